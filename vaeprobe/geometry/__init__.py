@@ -1,0 +1,1 @@
+"""Jacobians, Gram matrices and what follows from them."""

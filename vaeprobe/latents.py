@@ -1,0 +1,178 @@
+"""Where to probe: latents from the prior, from posteriors, on a grid, or from a file.
+
+Every source draws float64 rows on the CPU, shape (n, latent).  A draw depends on the seed alone, never on
+the machine, the device or the chunk size, and the first rows of a longer draw are those of a shorter one,
+so that sampling can grow without starting again.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.intervals import stream
+
+if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
+
+
+class Latents(ABC):
+    """A source of latents."""
+
+    @abstractmethod
+    def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
+        """Return latents, shape (n, decoder.latent_dim), float64; fewer rows where the source is finite."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return a few words for the report."""
+
+
+@dataclass(frozen=True)
+class Prior(Latents):
+    """The decoder's prior: N(0, 1) per continuous latent, uniform one-hot codes per categorical group.
+
+    Attributes:
+        purpose: names the random stream; two purposes give independent draws of the same seed.
+    """
+
+    purpose: str = "latents"
+
+    def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
+        columns = []
+        for k, group in enumerate(decoder.prior):
+            rng = stream(seed, f"{self.purpose}/{k}")
+            if group.kind == "normal":
+                columns.append(rng.standard_normal((n, group.size)))
+            else:
+                columns.append(np.eye(group.size)[rng.integers(0, group.size, size=n)])
+        return torch.from_numpy(np.concatenate(columns, axis=1))
+
+    def describe(self) -> str:
+        return "prior"
+
+
+@dataclass(frozen=True)
+class Posterior(Latents):
+    """Draws from q(z | x), or its means, for given data rows; cycles through the rows for n > len(data).
+
+    Attributes:
+        data: shape (rows, ...), as the encoder takes it.
+        means: take the posterior means instead of draws.
+    """
+
+    data: Tensor
+    means: bool = False
+
+    def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
+        if decoder.encoder is None:
+            raise UsageError(
+                "latents from the posterior need an encoder, and this decoder comes without one",
+                hint="describe the encoder in the blueprint, or use --latents prior",
+            )
+        mean, log_variance = decoder.encoder(self.data)
+        rows = torch.arange(n) % len(mean)
+        z = mean.double().cpu()[rows]
+        if not self.means:
+            noise = torch.from_numpy(stream(seed, "posterior").standard_normal(tuple(z.shape)))
+            z = z + noise * (0.5 * log_variance.double().cpu()[rows]).exp()
+        if z.shape[1] == decoder.latent_dim:
+            return z
+        full = Prior("posterior codes").draw(decoder, n, seed=seed)
+        full[:, decoder.continuous] = z
+        return full
+
+    def describe(self) -> str:
+        return "posterior means" if self.means else "posterior"
+
+
+@dataclass(frozen=True)
+class Grid(Latents):
+    """A lattice over [-extent, extent]^d of at most n points; traversals of each axis where that is too few.
+
+    One-hot groups are set to their first code.
+    """
+
+    extent: float = 2.0
+
+    def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
+        free = decoder.continuous
+        d = len(free)
+        side = int(np.floor(n ** (1 / d) + 1e-9))
+        if side >= 3 or d == 1:
+            axis = torch.linspace(-self.extent, self.extent, max(side, 2), dtype=torch.float64)
+            z = torch.stack([g.flatten() for g in torch.meshgrid([axis] * d, indexing="ij")], dim=1)
+        else:
+            axis = torch.linspace(-self.extent, self.extent, max(n // d, 2), dtype=torch.float64)
+            z = torch.cat([axis[:, None] * torch.eye(d, dtype=torch.float64)[i] for i in range(d)])
+        full = torch.zeros(len(z), decoder.latent_dim, dtype=torch.float64)
+        start = 0
+        for group in decoder.prior:
+            if group.kind == "onehot":
+                full[:, start] = 1.0
+            start += group.size
+        full[:, free] = z
+        return full
+
+    def describe(self) -> str:
+        return f"grid over [-{self.extent:g}, {self.extent:g}]"
+
+
+@dataclass(frozen=True)
+class Given(Latents):
+    """The rows of a matrix, shape (rows, latent), the first n of them."""
+
+    z: Tensor
+    origin: str = "given latents"
+
+    def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
+        if self.z.ndim != 2 or self.z.shape[1] != decoder.latent_dim:
+            raise UsageError(
+                f"the latents have shape {tuple(self.z.shape)}, the decoder takes (n, {decoder.latent_dim})",
+                hint="one row per latent, one column per latent dimension",
+            )
+        z = self.z.double().cpu()[:n]
+        if not torch.isfinite(z).all():
+            rows = (~torch.isfinite(z)).any(1).nonzero().flatten().tolist()
+            raise InputError(f"latents contain NaN or infinity in row {rows[0]} ({len(rows)} rows in all)")
+        return z
+
+    def describe(self) -> str:
+        return self.origin
+
+
+def parse(source: str, *, data: Tensor | None = None) -> Latents:
+    """Return the source that `--latents` names: prior, posterior, posterior-means, grid, or a .npy file.
+
+    Raises:
+        UsageError: posterior without data, or no such source.
+        InputError: the file is no numeric .npy matrix.
+    """
+    if source == "prior":
+        return Prior()
+    if source == "grid":
+        return Grid()
+    if source in ("posterior", "posterior-means"):
+        if data is None:
+            raise UsageError("latents from the posterior need data", hint="add --data X.npy")
+        return Posterior(data, means=source.endswith("means"))
+    path = Path(source)
+    if not path.is_file():
+        raise UsageError(
+            f"`{source}` is neither a source of latents nor a file",
+            hint="one of prior, posterior, posterior-means, grid, or the path of a .npy matrix",
+        )
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"`{path}` is no .npy matrix: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"`{path}` holds {array.dtype}, not real numbers")
+    return Given(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)), origin=str(path))

@@ -1,0 +1,157 @@
+"""What a probe is: settings that are options, arguments and policy keys at once.
+
+A probe is one file with one frozen, keyword-only dataclass derived from `Probe`.  Its fields, declared
+with `option`, become the subcommand's options; its docstring becomes the help (first paragraph the
+summary); `METRICS` says what its numbers mean.  `measure` returns a `Result` and prints nothing.
+
+This module and every probe's module import no torch at the top (`vaeprobe --help` stays fast): import it
+inside `measure`, and under TYPE_CHECKING for annotations.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.report import Check, Finding, Metric, MetricSpec, Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.latents import Latents
+    from vaeprobe.likelihoods import Likelihood
+
+R = TypeVar("R", bound=Result)
+
+
+def option(
+    default: Any,
+    *,
+    help: str,
+    min: float | None = None,
+    max: float | None = None,
+    names: tuple[str, ...] = (),
+    metavar: str | None = None,
+    panel: str = "Options",
+) -> Any:
+    """Return a dataclass field that is also a command-line option.
+
+    Args:
+        default: default value.
+        help: one line for `--help`.
+        min, max: bounds, checked by the command line.
+        names: the option's names where `--field-name` does not serve (e.g. `("--seed", "-s")`).
+        metavar: placeholder in the help.
+        panel: heading in the help.
+    """
+    meta = {"help": help, "min": min, "max": max, "names": names, "metavar": metavar, "panel": panel}
+    return field(default=default, metadata={"option": meta})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(ABC):
+    """Settings that all probes share.
+
+    Attributes:
+        samples: number of latents to draw.
+        latents: where they come from: prior, posterior, posterior-means, grid, a .npy file, or `Latents`.
+        likelihood: weight the Jacobian by a likelihood's metric; None for the Euclidean one.
+        sigma2: variance of a Gaussian likelihood.
+        data: data for posterior latents and for probes of the encoder: a path, or rows as a tensor.
+        seed: seed of every draw.
+        chunk: latents per block; None chooses by memory.
+    """
+
+    NAME: ClassVar[str]
+    METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
+
+    samples: int = option(256, help="Latents to draw.", min=2, names=("--samples", "-n"), panel="Sampling")
+    latents: Any = option(
+        "prior",
+        help="prior, posterior, posterior-means, grid, or a .npy file of latents.",
+        metavar="SOURCE",
+        panel="Sampling",
+    )
+    data: Any = option(None, help="Data rows (.npy, .npz, .safetensors, .pt).", metavar="FILE", panel="Sampling")
+    seed: int = option(0, help="Seed of every draw.", min=0, panel="Sampling")
+    likelihood: Literal["gaussian", "bernoulli", "poisson"] | None = option(
+        None, help="Weight the Jacobian by this likelihood's metric (Eq. 7).", panel="Geometry"
+    )
+    sigma2: float = option(1.0, help="Variance of a Gaussian likelihood.", min=1e-300, panel="Geometry")
+    chunk: int | None = option(None, help="Latents per block (default: by memory).", min=1, panel="Geometry")
+
+    @abstractmethod
+    def measure(self, decoder: Decoder) -> Result:
+        """Return what this probe finds on a decoder."""
+
+    # -- what every measure needs ------------------------------------------------------------------
+
+    def data_rows(self, limit: int | None = None) -> Tensor | None:
+        """Return the data, shape (rows, ...), or None where none was given."""
+        import torch
+
+        if self.data is None or isinstance(self.data, torch.Tensor):
+            return self.data
+        from vaeprobe.data import open_data
+
+        return torch.from_numpy(open_data(self.data).read(limit))
+
+    def source(self) -> Latents:
+        """Return where the latents come from."""
+        from vaeprobe.latents import Latents, parse
+
+        return self.latents if isinstance(self.latents, Latents) else parse(self.latents, data=self.data_rows())
+
+    def metric_likelihood(self) -> Likelihood | None:
+        """Return the likelihood whose metric is asked for, or None for the Euclidean one."""
+        from vaeprobe.likelihoods import by_name
+
+        return None if self.likelihood is None else by_name(self.likelihood, sigma2=self.sigma2)
+
+    def settings(self, decoder: Decoder) -> dict[str, Any]:
+        """Return the JSON form of the settings that shaped a result."""
+        import dataclasses
+
+        from vaeprobe.latents import Latents
+
+        plain = {}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Latents):
+                value = value.describe()
+            plain[f.name] = value if isinstance(value, (str, int, float, bool, type(None))) else str(type(value).__name__)
+        plain["dtype"] = str(decoder.dtype).removeprefix("torch.")
+        plain["differentiation"] = decoder.differentiation
+        return plain
+
+
+def judge(result: R, limits: Mapping[str, float], specs: Mapping[str, MetricSpec]) -> R:
+    """Return the result with a check for each limit; the direction comes from the metric.
+
+    Args:
+        result: what a probe measured.
+        limits: limit per metric id.
+        specs: known metrics by id.
+
+    Raises:
+        UsageError: a limit names a metric that does not exist or has no better direction.
+    """
+    checks: list[Check] = []
+    for id, limit in limits.items():
+        spec = specs.get(id)
+        if spec is None:
+            raise UsageError(f"no metric is called `{id}`", hint=did_you_mean(id, specs))
+        if spec.better is None:
+            raise UsageError(f"metric `{id}` has no better direction and takes no limit")
+        metric = result.metrics.get(id) or Metric.undefined(id, "this probe did not measure it")
+        checks.append(Check(metric=metric, side="max" if spec.better == "lower" else "min", limit=limit))
+    return replace(result, checks=(*result.checks, *checks))
+
+
+def decoder_findings(decoder: Decoder) -> tuple[Finding, ...]:
+    """Return what the loader and the contract noted about a decoder."""
+    return decoder.notes
