@@ -8,8 +8,9 @@ that into a terminal page, JSON, HTML and the rest.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
 
 SCHEMA_VERSION = 1
@@ -287,6 +288,10 @@ class Result:
 
     def details(self) -> dict[str, Any]:
         """Return what else belongs in the JSON form (matrices, per-latent rows), JSON-able."""
+        return {}
+
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        """Return a writer for each file that the probe was asked to save, by the name of its option."""
         return {}
 
     def to_dict(self) -> dict[str, Any]:
