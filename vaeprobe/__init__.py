@@ -1,7 +1,53 @@
-"""Analyse trained decoders: Jacobians, seams, density factorisation, posteriors and linear VAEs."""
+"""Analyse trained decoders: Jacobians, seams, density factorisation, posteriors and linear VAEs.
+
+>>> import torch, vaeprobe
+>>> decoder = vaeprobe.Decoder(lambda z: z * torch.tensor([1.0, 2.0], dtype=z.dtype), latent_dim=2)
+>>> vaeprobe.factorise(decoder, samples=64, seed=0).verdict
+'linear'
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from vaeprobe._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from vaeprobe.api import beta, factorise, orthogonality, posterior, trace
+    from vaeprobe.checkpoints import inspect, load
+    from vaeprobe.decoder import Decoder, Encoder, Group
+    from vaeprobe.errors import VaeprobeError
+    from vaeprobe.likelihoods import Bernoulli, Gaussian, Poisson
+    from vaeprobe.linear import PPCA, LinearVAE
+
+__all__ = [
+    "load", "inspect", "Decoder", "Encoder", "Group",
+    "orthogonality", "factorise", "trace", "posterior", "beta",
+    "PPCA", "LinearVAE",
+    "Gaussian", "Bernoulli", "Poisson",
+    "VaeprobeError",
+    "__version__",
+]  # fmt: skip
+
+_HOME = {
+    **dict.fromkeys(("load", "inspect"), "vaeprobe.checkpoints"),
+    **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
+    **dict.fromkeys(("orthogonality", "factorise", "trace", "posterior", "beta"), "vaeprobe.api"),
+    **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear"),
+    **dict.fromkeys(("Gaussian", "Bernoulli", "Poisson"), "vaeprobe.likelihoods"),
+    "VaeprobeError": "vaeprobe.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that `import vaeprobe` stays fast (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'vaeprobe' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m vaeprobe`."""
+
+from vaeprobe.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""Options that several commands share, declared once as types; defaults stay in signatures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from vaeprobe.errors import UsageError
+
+LOADING = "Loading"
+OUTPUT = "Output"
+
+Format = Literal["text", "json", "markdown", "html"]
+Color = Literal["auto", "always", "never"]
+
+ModelPath = Annotated[Path, typer.Argument(help="Checkpoint to probe.", show_default=False)]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="Build the network with your own code (runs it): package.module:factory.",
+        metavar="MODULE:FACTORY",
+        rich_help_panel=LOADING,
+    ),
+]
+BlueprintOption = Annotated[
+    str | None,
+    typer.Option(
+        "--blueprint",
+        help="Architecture as data: a TOML file, a preset's name, or `draft` for a marked guess.",
+        metavar="FILE",
+        rich_help_panel=LOADING,
+    ),
+]
+Key = Annotated[
+    str | None, typer.Option(help="Which entry of the file holds the weights or matrix.", rich_help_panel=LOADING)
+]
+Submodule = Annotated[
+    str | None, typer.Option(help="Which part of a pickled module is the decoder.", rich_help_panel=LOADING)
+]
+LatentDim = Annotated[
+    int | None, typer.Option(help="Number of latents, where the file leaves it open.", min=1, rich_help_panel=LOADING)
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=LOADING)]
+Dtype = Annotated[
+    Literal["float32", "float64"] | None,
+    typer.Option(help="Precision of the network (default: the checkpoint's, at least float32).", rich_help_panel=LOADING),
+]
+Json = Annotated[bool, typer.Option("--json", help="Same as --format json.", rich_help_panel=OUTPUT)]
+FormatOption = Annotated[Format, typer.Option("--format", help="The document on stdout.", rich_help_panel=OUTPUT)]
+OutputFile = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Write the document to a file instead.", rich_help_panel=OUTPUT),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.", rich_help_panel=OUTPUT)]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=OUTPUT)]
+ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.", rich_help_panel=OUTPUT)]
+
+
+def existing_device(name: str) -> str:
+    """Return the name of a device that torch has here.
+
+    Raises:
+        UsageError: no such device.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"the device `{name}` cannot be used: {reason}", hint="--device cpu always works") from None
+    return name

@@ -1,0 +1,140 @@
+"""Subcommands made from probes: the fields of a probe's settings are the options of its command."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vaeprobe.cli import options, output
+from vaeprobe.errors import VaeprobeError
+from vaeprobe.probes import metric_specs, probe_class
+from vaeprobe.probes.base import Probe, judge
+from vaeprobe.report import Result
+
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+LOADING: dict[str, tuple[Any, Any]] = {
+    "blueprint": (options.BlueprintOption, None),
+    "arch": (options.Arch, None),
+    "key": (options.Key, None),
+    "submodule": (options.Submodule, None),
+    "latent_dim": (options.LatentDim, None),
+    "device": (options.Device, "cpu"),
+    "dtype": (options.Dtype, None),
+}
+DOCUMENT: dict[str, tuple[Any, Any]] = {
+    "json": (options.Json, False),
+    "format": (options.FormatOption, "text"),
+    "output": (options.OutputFile, None),
+    "quiet": (options.Quiet, False),
+    "no_progress": (options.NoProgress, False),
+    "color": (options.ColorOption, "auto"),
+}
+
+
+def probe_command(name: str) -> Callable[..., int]:
+    """Return the Typer callback of a probe: its signature is read off the probe's fields and metrics."""
+    cls = probe_class(name)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    limits = {spec.option: spec.id for spec in cls.METRICS if spec.option}
+    limit_names = {_python_name(flag): id for flag, id in limits.items() if flag}
+
+    def command(model: Path, **values: Any) -> int:
+        settings = {k: v for k, v in values.items() if k in fields}
+        wanted = {id: values[k] for k, id in limit_names.items() if values[k] is not None}
+        probe = cls(**settings)
+        with output.progress_bar(not values["no_progress"]):
+            decoder = load(model, **{k: values[k] for k in LOADING})
+            result = judge(probe.measure(decoder), wanted, metric_specs())
+        files = {k: v for k, v in settings.items() if isinstance(v, Path)}
+        return output.emit(
+            with_artifact(result, decoder.artifact),
+            format="json" if values["json"] else values["format"],
+            output=values["output"],
+            quiet=values["quiet"],
+            color=values["color"],
+            files={k: v for k, v in files.items() if k in result.files()},
+        )
+
+    parameters = [inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=options.ModelPath)]
+    parameters += [_field_parameter(cls, f) for f in fields.values()]
+    parameters += [
+        inspect.Parameter(
+            _python_name(flag),
+            KEYWORD,
+            default=None,
+            annotation=Annotated[
+                float | None, typer.Option(flag, help=_limit_help(id), metavar="X", rich_help_panel="Limits (exit 0/1/3)")
+            ],
+        )
+        for flag, id in limits.items()
+        if flag
+    ]
+    for name_, (annotation, default) in {**LOADING, **DOCUMENT}.items():
+        parameters.append(inspect.Parameter(name_, KEYWORD, default=default, annotation=annotation))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__doc__ = cls.__doc__
+    command.__name__ = name
+    return command
+
+
+def load(path: Path, *, device: str = "cpu", **settings: Any) -> Any:
+    """Load a decoder for a command (see `vaeprobe.load`)."""
+    import vaeprobe
+
+    if str(Path.cwd()) not in sys.path and settings.get("arch"):
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own factory
+    return vaeprobe.load(path, device=options.existing_device(device), **settings)
+
+
+def with_artifact(result: Result, artifact: Any) -> Result:
+    """Return a result that names the file it came from."""
+    if result.artifact is not None or artifact is None:
+        return result
+    return dataclasses.replace(result, artifact=artifact)
+
+
+def _python_name(flag: str | None) -> str:
+    return (flag or "").lstrip("-").replace("-", "_")
+
+
+def _limit_help(id: str) -> str:
+    spec = metric_specs()[id]
+    return f"Limit of {spec.title}."
+
+
+def _field_parameter(cls: type[Probe], f: dataclasses.Field[Any]) -> inspect.Parameter:
+    meta: Mapping[str, Any] = f.metadata.get("option", {})
+    annotation = _annotation(cls, f)
+    flags = list(meta.get("names") or [f"--{f.name.replace('_', '-')}"])
+    option = typer.Option(
+        *flags,
+        help=meta.get("help"),
+        min=meta.get("min"),
+        max=meta.get("max"),
+        metavar=meta.get("metavar"),
+        rich_help_panel=meta.get("panel"),
+        show_default=f.default is not None,
+    )
+    default = None if f.default is dataclasses.MISSING else f.default
+    return inspect.Parameter(f.name, KEYWORD, default=default, annotation=Annotated[annotation, option])
+
+
+def _annotation(cls: type[Probe], f: dataclasses.Field[Any]) -> Any:
+    """Return the type of a field as Typer understands it; anything richer is text on the command line."""
+    if not isinstance(f.type, str):
+        return f.type
+    for owner in cls.__mro__:
+        if f.name in owner.__dict__.get("__annotations__", {}):
+            namespace = vars(sys.modules[owner.__module__])
+            break
+    else:  # pragma: no cover - a field has an owner
+        raise VaeprobeError(f"field `{f.name}` of {cls.__name__} has no owner")
+    annotation = eval(f.type, dict(namespace))
+    return str | None if annotation is Any else annotation

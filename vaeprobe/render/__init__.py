@@ -1,0 +1,1 @@
+"""Results and reports as text: terminal, JSON, Markdown, HTML, and the machine formats of `check`."""

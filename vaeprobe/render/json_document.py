@@ -1,0 +1,56 @@
+"""The JSON document: always valid JSON (non-finite numbers are null), with schema, tool and torch versions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from vaeprobe._version import __version__
+from vaeprobe.errors import VaeprobeError
+from vaeprobe.report import SCHEMA_VERSION, Result
+
+
+def of(result: Result) -> str:
+    """Return the JSON document of one result."""
+    return dumps({**header(), **result.to_dict()})
+
+
+def of_error(error: VaeprobeError) -> str:
+    """Return the JSON document of a run that ended with an error."""
+    body = {"code": error.code, "message": error.message, "hint": error.hint}
+    return dumps({**header(), "schema_version": SCHEMA_VERSION, "error": body, "exit_code": error.exit_code})
+
+
+def header() -> dict[str, Any]:
+    """Return what every document starts with."""
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError:  # pragma: no cover - torch is a dependency
+        torch_version = None
+    return {"tool": {"name": "vaeprobe", "version": __version__}, "torch": torch_version}
+
+
+def dumps(document: Mapping[str, Any], *, indent: int | None = 2) -> str:
+    """Return JSON text, one document, ending in a newline."""
+    return json.dumps(plain(document), indent=indent, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """Return a value made of JSON's own types; numpy and torch numbers and arrays are converted."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return str(value)

@@ -1,0 +1,63 @@
+"""A result as GitHub-flavoured Markdown, for job summaries and pull requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vaeprobe.render.text import clean, interval, number
+from vaeprobe.report import Bars, Heatmap, Result, Table, Value
+
+STATUS_MARK = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive", "undefined": "⚠️ undefined"}
+
+
+def escape(text: object) -> str:
+    """Return text that Markdown and the HTML inside it leave alone."""
+    out = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for mark in "\\`*_[]|#":
+        out = out.replace(mark, f"\\{mark}")
+    return out
+
+
+def grid(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
+    """Return a table."""
+    head = "| " + " | ".join(escape(c) for c in columns) + " |"
+    rule = "|" + " --- |" * len(columns)
+    body = ["| " + " | ".join(escape(number(cell)) for cell in row) + " |" for row in rows]
+    return "\n".join([head, rule, *body])
+
+
+def page(result: Result) -> str:
+    """Return the document of one result."""
+    parts = [f"# vaeprobe {result.command}" + (f": {escape(result.artifact.path)}" if result.artifact else "")]
+    if result.verdict:
+        parts.append(f"**{escape(result.verdict)}**")
+    if result.summary:
+        parts.append(escape(result.summary))
+    rows: list[list[Value]] = [
+        [m.id, m.value if m.value is not None else f"undefined: {m.reason}", interval(m.ci), m.unit]
+        for m in result.metrics.values()
+    ]
+    parts.append(grid(["metric", "value", "95 % interval", "unit"], rows))
+    if result.checks:
+        checks: list[list[Value]] = [
+            [STATUS_MARK[c.status], c.metric.id, c.metric.value, f"{c.side} {number(c.limit)}"] for c in result.checks
+        ]
+        parts.append("## Checks\n\n" + grid(["", "metric", "value", "limit"], checks))
+    for section in result.sections():
+        match section:
+            case Table():
+                parts.append(f"## {escape(section.title)}\n\n" + grid(section.columns, section.rows))
+            case Heatmap():
+                cells: list[list[Value]] = [
+                    [label, *row] for label, row in zip(section.row_labels, section.matrix, strict=True)
+                ]
+                parts.append(f"## {escape(section.title)}\n\n" + grid(["", *section.column_labels], cells))
+            case Bars():
+                bars: list[list[Value]] = [list(pair) for pair in zip(section.labels, section.values, strict=True)]
+                parts.append(f"## {escape(section.title)}\n\n" + grid(["", "value"], bars))
+            case _:
+                continue
+        if section.note:
+            parts.append(escape(section.note))
+    parts += [f"- **{f.level}** {escape(f.message)}" + (f" ({escape(f.hint)})" if f.hint else "") for f in result.findings]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,342 @@
+"""The terminal page of a result: headline, metrics, checks, pictures, findings; readable without colour."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable
+from typing import IO
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from vaeprobe.render.text import clean, interval, number
+from vaeprobe.report import Bars, Check, Curves, Finding, Heatmap, Metric, MetricSpec, Result, Section, Svg, Table
+
+STATUS_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "undefined": "yellow"}
+LEVEL_STYLE = {"error": "bold red", "warning": "yellow", "note": "dim"}
+SHADES = " ░▒▓█"
+EIGHTHS = " ▏▎▍▌▋▊▉█"
+MAX_CELLS = 24
+
+
+def console(stream: IO[str], color: str = "auto") -> Console:
+    """Return a console on a stream; `color` is auto, always or never."""
+    forced = {"auto": None, "always": True, "never": False}[color]
+    width = None if stream.isatty() else 100
+    return Console(
+        file=stream,
+        force_terminal=forced,
+        no_color=True if color == "never" else None,
+        color_system="truecolor" if color == "always" else "auto",
+        width=width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        legacy_windows=False,
+    )
+
+
+def plain(result: Result, quiet: bool = False, width: int = 100) -> str:
+    """Return the page as text without colour."""
+    stream = io.StringIO()
+    out = Console(file=stream, width=width, highlight=False, markup=False, emoji=False, color_system=None)
+    out.print(headline(result) if quiet else page(result))
+    return stream.getvalue()
+
+
+def page(result: Result) -> Group:
+    """Return the whole page."""
+    parts: list[RenderableType] = [headline(result), Text()]
+    scalars = [m for m in result.metrics.values() if not isinstance(m.value, (list, dict))]
+    parts.append(metric_table(scalars))
+    if result.checks:
+        parts += [Text(), check_table(result.checks)]
+    for section in result.sections():
+        drawn = draw(section)
+        if drawn is not None:
+            parts += [Text(), drawn]
+    if result.findings:
+        parts += [Text(), *(finding_line(f) for f in result.findings)]
+    return Group(*parts)
+
+
+def headline(result: Result) -> Group:
+    """Return what was probed and the verdict."""
+    lines: list[RenderableType] = []
+    title = Text(f"vaeprobe {result.command}", style="bold")
+    artifact = result.artifact
+    if artifact is not None:
+        title.append(f"  {clean(artifact.path)}", style="bold cyan")
+        facts = [artifact.format, artifact.architecture]
+        if artifact.sha256:
+            facts.append(f"sha256 {artifact.sha256[:12]}")
+        lines.append(Text(" · ".join(clean(f) for f in facts if f), style="dim"))
+    lines.insert(0, title)
+    if result.verdict:
+        lines.append(Text.assemble("verdict ", (clean(result.verdict), "bold")))
+    if result.summary:
+        lines.append(Text(clean(result.summary)))
+    return Group(*lines)
+
+
+def _grid(title: str, columns: Iterable[str], right: Iterable[int] = ()) -> RichTable:
+    table = RichTable(
+        title=Text(clean(title), style="bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
+    numeric = set(right)
+    for k, column in enumerate(columns):
+        table.add_column(Text(clean(column)), justify="right" if k in numeric else "left", overflow="fold")
+    return table
+
+
+def metric_table(metrics: Iterable[Metric]) -> RenderableType:
+    """Return metrics with their intervals; an undefined one with its reason."""
+    from vaeprobe.probes import metric_specs
+
+    specs = metric_specs()
+    table = _grid("", ["metric", "value", "95 % interval", ""], right=[1])
+    table.title = None
+    for metric in metrics:
+        spec = specs.get(metric.id) or MetricSpec(id=metric.id, title=metric.id)
+        name = Text.assemble(clean(spec.title), (f"  {metric.id}", "dim"))
+        if metric.value is None:
+            table.add_row(name, Text("undefined", style="yellow"), Text(), Text(clean(metric.reason), style="dim"))
+        else:
+            unit = metric.unit or spec.unit
+            table.add_row(name, Text(number(metric.value)), Text(interval(metric.ci), style="dim"), Text(unit, style="dim"))
+    return table
+
+
+def check_table(checks: Iterable[Check]) -> RenderableType:
+    """Return limits and whether they hold."""
+    table = _grid("Checks", ["", "metric", "value", "limit"], right=[2, 3])
+    for check in checks:
+        bound = "≤" if check.side == "max" else "≥"
+        table.add_row(
+            Text(check.status, style=STATUS_STYLE[check.status]),
+            Text(clean(check.metric.id)),
+            Text(number(check.metric.value)),
+            Text(f"{bound} {number(check.limit)}"),
+        )
+    return table
+
+
+def finding_line(finding: Finding) -> Text:
+    """Return a finding on one line, its hint on the next."""
+    line = Text.assemble((f"{finding.level}: ", LEVEL_STYLE[finding.level]), clean(finding.message))
+    line.append(f"  ({clean(finding.code)})", style="dim")
+    if finding.hint:
+        line.append(f"\n  hint: {clean(finding.hint)}", style="dim")
+    return line
+
+
+def draw(section: Section) -> RenderableType | None:
+    """Return a picture, or None for one that a terminal cannot show."""
+    match section:
+        case Table():
+            return _table(section)
+        case Heatmap():
+            return _heatmap(section)
+        case Bars():
+            return _bars(section)
+        case Curves():
+            return _curves(section)
+        case Svg():
+            return Text(f"{section.title}: {section.alt}", style="dim") if section.alt else None
+
+
+def _noted(body: RenderableType, note: str) -> RenderableType:
+    return Group(body, Text(clean(note), style="dim")) if note else body
+
+
+def _table(section: Table) -> RenderableType:
+    numeric = [
+        k
+        for k in range(len(section.columns))
+        if section.rows and all(row[k] is None or isinstance(row[k], (int, float)) for row in section.rows)
+    ]
+    table = _grid(section.title, section.columns, right=numeric)
+    for row in section.rows:
+        table.add_row(*(Text(number(cell)) for cell in row))
+    return _noted(table, section.note)
+
+
+def _color(share: float) -> str:
+    """Return a colour between white-blue and deep red, dark enough to read white digits on when strong."""
+    low, high = (33, 60, 99), (206, 58, 54)
+    if share < 0.5:
+        base, top, t = (22, 27, 34), low, share * 2
+    else:
+        base, top, t = low, high, share * 2 - 1
+    r, g, b = (round(x + (y - x) * t) for x, y in zip(base, top, strict=True))
+    return f"#{r:02x}{g:02x}{b:02x}"
+
+
+class _HeatmapView:
+    """A heat map that adapts to the console: digits on colour, shades where there is none."""
+
+    def __init__(self, section: Heatmap) -> None:
+        self.section = section
+
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+        section = self.section
+        colored = target.color_system is not None and not target.no_color
+        labels = [clean(label) for label in section.row_labels]
+        gutter = max((len(label) for label in labels), default=0) + 1
+        columns = len(section.column_labels)
+        cell = 4 if columns * 4 + gutter <= target.width and columns <= MAX_CELLS else 2
+        room = max(1, (target.width - gutter) // cell)
+        shown = min(columns, room)
+        yield Text(clean(section.title), style="bold")
+        if cell == 4:
+            heads = "".join(clean(label)[:3].rjust(4) for label in section.column_labels[:shown])
+            yield Text(" " * gutter + heads, style="dim", no_wrap=True)
+        for label, row in zip(labels, section.matrix, strict=True):
+            line = Text(label.rjust(gutter - 1) + " ", style="dim", no_wrap=True)
+            for value in row[:shown]:
+                line.append_text(self._cell(value, cell, colored))
+            yield line
+        if shown < columns:
+            yield Text(f"({shown} of {columns} columns fit; --json has them all)", style="dim")
+        if section.note:
+            yield Text(clean(section.note), style="dim")
+
+    def _cell(self, value: float | None, width: int, colored: bool) -> Text:
+        section = self.section
+        if value is None or not math.isfinite(value):
+            return Text("·".rjust(width), style="dim")
+        span = section.high - section.low
+        share = min(max((value - section.low) / span if span else 0.0, 0.0), 1.0)
+        digits = _short(value) if width == 4 else ""
+        if colored:
+            return Text(digits.rjust(width - 1) + " " if digits else " " * width, style=f"#f0f3f6 on {_color(share)}")
+        return Text(digits.rjust(width) if digits else SHADES[min(int(share * 5), 4)] * width)
+
+
+def _short(value: float) -> str:
+    """Return a number in at most three characters where it can be."""
+    if 0 <= value < 0.995:
+        return f"{value:.2f}"[1:]
+    return f"{value:.2g}"[:3] if abs(value) < 100 else f"{value:.0f}"[:3]
+
+
+def _heatmap(section: Heatmap) -> RenderableType:
+    return _HeatmapView(section)  # type: ignore[return-value]
+
+
+class _BarsView:
+    """One bar per label, scaled to the width of the console."""
+
+    def __init__(self, section: Bars) -> None:
+        self.section = section
+
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+        section = self.section
+        labels = [clean(label) for label in section.labels]
+        gutter = min(max((len(label) for label in labels), default=0), 24)
+        known = [abs(v) for v in section.values if v is not None]
+        top = max([*known, abs(section.mark or 0.0)], default=0.0) or 1.0
+        room = max(8, min(50, target.width - gutter - 14))
+        yield Text(clean(section.title), style="bold")
+        at = None if section.mark is None else min(int(abs(section.mark) / top * room), room - 1)
+        for label, value in zip(labels, section.values, strict=True):
+            line = Text(label[:gutter].rjust(gutter) + " ", style="dim", no_wrap=True)
+            bar = _bar(0.0 if value is None else abs(value) / top, room)
+            if at is not None and bar[at] == " ":
+                bar = bar[:at] + "│" + bar[at + 1 :]
+            line.append(bar, style="cyan")
+            line.append(f" {number(value)}", style="default")
+            yield line
+        if section.mark is not None and section.mark_label:
+            yield Text(f"{' ' * gutter} │ {clean(section.mark_label)}: {number(section.mark)}", style="dim")
+        if section.note:
+            yield Text(clean(section.note), style="dim")
+
+
+def _bar(share: float, width: int) -> str:
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (EIGHTHS[rest] if rest else "")).ljust(width)
+
+
+def _bars(section: Bars) -> RenderableType:
+    return _BarsView(section)  # type: ignore[return-value]
+
+
+class _CurvesView:
+    """Lines drawn with braille dots, one style per line."""
+
+    STYLES = ("cyan", "magenta", "yellow", "green", "red", "blue", "white")
+    HEIGHT = 8
+
+    def __init__(self, section: Curves) -> None:
+        self.section = section
+
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+        section = self.section
+        yield Text(clean(section.title), style="bold")
+        points = [y for ys in section.ys.values() for y in ys if y is not None and math.isfinite(y)]
+        if not points or len(section.x) < 2:
+            yield Text("nothing to draw", style="dim")
+            return
+        low, high = min(points), max(points)
+        gutter = max(len(number(low)), len(number(high)))
+        width = max(10, min(64, target.width - gutter - 3))
+        rows = self._dots(width, low, high)
+        for k, row in enumerate(rows):
+            tick = number(high) if k == 0 else number(low) if k == self.HEIGHT - 1 else ""
+            line = Text(f"{tick.rjust(gutter)} ┤", style="dim", no_wrap=True)
+            for bits, style in row:
+                line.append(chr(0x2800 + bits) if bits else " ", style=style)
+            yield line
+        left, right = number(float(section.x[0])), number(float(section.x[-1]))
+        label = clean(section.x_label)
+        yield Text(f"{' ' * (gutter + 2)}{left}{label.center(max(1, width - len(left) - len(right)))}{right}", style="dim")
+        if len(section.ys) > 1 or section.y_label:
+            legend = Text(" " * (gutter + 2))
+            for k, name in enumerate(section.ys):
+                legend.append(f"━ {clean(name)}  ", style=self.STYLES[k % len(self.STYLES)])
+            yield legend
+        if section.note:
+            yield Text(clean(section.note), style="dim")
+
+    def _dots(self, width: int, low: float, high: float) -> list[list[tuple[int, str]]]:
+        section, span = self.section, (high - low) or 1.0
+        cells: list[list[tuple[int, str]]] = [[(0, "")] * width for _ in range(self.HEIGHT)]
+        x0, x1 = float(section.x[0]), float(section.x[-1])
+        bit = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+        for k, ys in enumerate(section.ys.values()):
+            for column in range(width * 2):
+                y = _interpolate(section.x, ys, x0 + (x1 - x0) * column / (width * 2 - 1))
+                if y is None:
+                    continue
+                dot = min(round((high - y) / span * (self.HEIGHT * 4 - 1)), self.HEIGHT * 4 - 1)
+                row, sub = divmod(dot, 4)
+                bits, _ = cells[row][column // 2]
+                cells[row][column // 2] = (bits | bit[sub][column % 2], self.STYLES[k % len(self.STYLES)])
+        return cells
+
+
+def _interpolate(xs: Iterable[float], ys: Iterable[float | None], at: float) -> float | None:
+    previous: tuple[float, float] | None = None
+    for x, y in zip(xs, ys, strict=True):
+        if y is None or not math.isfinite(y):
+            previous = None
+            continue
+        if previous is not None and previous[0] <= at <= x:
+            gap = x - previous[0]
+            return previous[1] if gap == 0 else previous[1] + (y - previous[1]) * (at - previous[0]) / gap
+        previous = (float(x), float(y))
+    return None
+
+
+def _curves(section: Curves) -> RenderableType:
+    return _CurvesView(section)  # type: ignore[return-value]
+

@@ -1,0 +1,43 @@
+"""Text that is safe to show: control characters of untrusted strings removed, numbers in few digits."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+MISSING = "–"
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+
+
+def clean(text: object) -> str:
+    """Return text on one line, without control, bidirectional or other invisible characters."""
+    return "".join(
+        c if unicodedata.category(c) not in _HIDDEN else (" " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}")
+        for c in str(text)
+    )
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Return a cell of a table: four significant digits, a dash where there is no value."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if value == 0:
+            return "0"
+        size = abs(value)
+        if size >= 10**digits or size < 1e-3:
+            return f"{value:.{digits - 2}e}"
+        text = f"{value:.{digits}g}"
+        return f"{float(text):g}" if "e" in text else text
+    if isinstance(value, (list, tuple)):
+        return ", ".join(number(v, 3) for v in value)
+    return clean(value)
+
+
+def interval(ci: tuple[float, float] | None) -> str:
+    """Return an interval as `[low, high]`, or nothing."""
+    return f"[{number(ci[0])}, {number(ci[1])}]" if ci else ""
