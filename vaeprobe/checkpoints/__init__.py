@@ -1,0 +1,1 @@
+"""Checkpoint files: read, checked, and made into decoders."""

@@ -1,0 +1,136 @@
+"""The bytes of a file, read once: what is hashed is what is checked, and what is checked is what is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from vaeprobe.errors import InputError, ResourceError
+
+__all__ = ["Source", "printable", "quoted", "read_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file in memory.
+
+    Attributes:
+        path: as the user gave it.
+        data: its bytes.
+    """
+
+    path: Path
+    data: bytes
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the bytes that were read."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Number of bytes."""
+        return len(self.data)
+
+    @property
+    def name(self) -> str:
+        """The path as it is shown in messages, in backticks."""
+        return quoted(str(self.path), limit=200)
+
+
+def read_source(path: str | os.PathLike[str]) -> Source:
+    """Read a regular file.
+
+    Raises:
+        InputError: there is no such file, or it is a directory, FIFO, device or empty, or may not be read.
+        ResourceError: the file is larger than the memory of this machine.
+    """
+    path = Path(path)
+    name = quoted(str(path), limit=200)
+    try:
+        # a FIFO without a writer would block the open
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise InputError(f"there is no file {name}", hint=_neighbours(path)) from None
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise InputError(f"{name} cannot be opened: {why.lower()}") from None
+    with os.fdopen(handle, "rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{name} is a directory, not a checkpoint file", hint=_contents(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(
+                f"{name} is a {_kind(status.st_mode)}, not a regular file", hint="copy it to a file first"
+            )
+        if status.st_size > _memory():
+            raise ResourceError(f"{name} has {status.st_size:,} bytes, more than this machine's memory")
+        try:
+            data = file.read()
+        except OSError as error:
+            raise InputError(f"{name} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    if not data:
+        raise InputError(
+            f"{name} is empty (0 bytes)", hint="was the download or the save interrupted? fetch it again"
+        )
+    return Source(path, data)
+
+
+def printable(text: str, *, limit: int = 120) -> str:
+    """Return text of unknown origin fit for a message: control and bidirectional marks escaped, cut to `limit`."""
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def quoted(text: str, *, limit: int = 120) -> str:
+    """Return `printable` text in backticks."""
+    return f"`{printable(text, limit=limit)}`"
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISFIFO(mode):
+        return "FIFO"
+    return "socket" if stat.S_ISSOCK(mode) else "device"
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 1 << 62
+
+
+def _neighbours(path: Path) -> str | None:
+    """Offer the files of the same folder with a similar name."""
+    from vaeprobe.errors import did_you_mean
+
+    try:
+        return did_you_mean(path.name, (p.name for p in path.parent.iterdir() if p.is_file()))
+    except OSError:
+        return None
+
+
+def _contents(path: Path) -> str:
+    """Say which file of a model folder to give instead."""
+    try:
+        names = sorted(p.name for p in path.iterdir() if p.is_file())
+    except OSError:
+        names = []
+    if "model_index.json" in names or (
+        "config.json" in names and any(n.startswith("diffusion_") for n in names)
+    ):
+        return "this looks like a diffusers folder, which is not supported yet: give its .safetensors file and a blueprint"
+    if "model_config.json" in names and "model.pt" in names:
+        return "this looks like a pythae folder: give its `model.pt` and a blueprint"
+    weights = [
+        n
+        for n in names
+        if n.endswith((".pt", ".pth", ".ckpt", ".safetensors", ".pt2", ".npy", ".npz", ".bin"))
+    ]
+    return f"give a file in it, such as {quoted(weights[0])}" if weights else "give the file itself"
