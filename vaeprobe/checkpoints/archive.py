@@ -8,6 +8,7 @@ very bytes that were checked.
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ __all__ = ["Archive", "is_zip", "listing", "open_archive"]
 LOCAL_HEADER = b"PK\x03\x04"
 END_RECORD = b"PK\x05\x06"
 MAX_ENTRIES = 200_000
+MAX_CODE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Archive:
 
     Attributes:
         root: the one folder that holds all entries ("archive", the file's stem, ...), or "".
-        records: bytes by name below the root; views, nothing is copied.
+        records: bytes by name below the root; views of the file, not copies.
     """
 
     root: str
@@ -101,7 +103,7 @@ def listing(data: bytes) -> list[zipfile.ZipInfo]:
 
 
 def open_archive(data: bytes) -> Archive:
-    """Return the records of a zip as torch writes it: stored entries under one root.
+    """Return the records of a zip as torch writes it: entries under one root, stored but for TorchScript's code.
 
     Raises:
         UnsafeError: what `listing` refuses; compressed entries; a checksum that does not match a program.
@@ -110,6 +112,7 @@ def open_archive(data: bytes) -> Archive:
     infos = [info for info in listing(data) if not info.is_dir()]
     view = memoryview(data)
     spans = []
+    total_code = 0
     records: dict[str, memoryview] = {}
     roots = {info.filename.partition("/")[0] if "/" in info.filename else "" for info in infos}
     if len(roots) > 1:
@@ -121,13 +124,16 @@ def open_archive(data: bytes) -> Archive:
     for info in infos:
         start, stop = _span(data, info)
         spans.append((info.header_offset, start, stop))
-        record = view[start:stop]
         name = info.filename[len(root) + 1 :] if root else info.filename
+        record = _unpacked(view[start:stop], info, name)
+        total_code += len(record) if info.compress_type else 0
+        if total_code > MAX_CODE:
+            raise UnsafeError(f"the code in the zip archive unpacks to over {MAX_CODE:,} bytes")
         if zlib.crc32(record) != info.CRC:
             _refuse_checksum(name)
         records[name] = record
     spans.sort()
-    for (_, _, stop), (header, _, _) in zip(spans, spans[1:], strict=False):
+    for (_, _, stop), (header, _, _) in itertools.pairwise(spans):
         if stop > header:
             raise InputError("two entries of the zip archive overlap")
     return Archive(root, records)
@@ -155,13 +161,8 @@ def _check_names(infos: list[zipfile.ZipInfo]) -> None:
 
 
 def _span(data: bytes, info: zipfile.ZipInfo) -> tuple[int, int]:
-    """Return where a stored entry's bytes lie, after comparing its two headers."""
+    """Return where an entry's bytes lie in the file, after comparing its two headers."""
     name = quoted(info.filename)
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise UnsafeError(
-            f"entry {name} of the zip archive is compressed, which torch never does (a 2 MB file can unpack to 2 GB)",
-            hint="save it anew with torch.save",
-        )
     at = info.header_offset
     header = data[at : at + 30]
     if len(header) < 30 or header[:4] != LOCAL_HEADER:
@@ -171,15 +172,40 @@ def _span(data: bytes, info: zipfile.ZipInfo) -> tuple[int, int]:
     start = at + 30 + name_length + extra_length
     local = data[at + 30 : at + 30 + name_length]
     encoding = "utf-8" if flags & 0x800 else "cp437"
-    if method != zipfile.ZIP_STORED or local.decode(encoding, "replace") != info.orig_filename:
+    if method != info.compress_type or local.decode(encoding, "replace") != info.orig_filename:
         raise UnsafeError(f"the two headers of entry {name} of the zip archive differ")
     stop = start + info.compress_size
-    if info.compress_size != info.file_size or stop > len(data):
+    stored = info.compress_type == zipfile.ZIP_STORED
+    if stop > len(data) or (stored and info.compress_size != info.file_size):
         raise InputError(
             f"entry {name} of the zip archive claims {info.file_size:,} bytes that are not there",
             hint="the file is truncated or damaged: fetch it again",
         )
     return start, stop
+
+
+def _unpacked(packed: memoryview, info: zipfile.ZipInfo, name: str) -> memoryview:
+    """Return an entry's bytes; only source code of TorchScript may be compressed, and only a little of it."""
+    if info.compress_type == zipfile.ZIP_STORED:
+        return packed
+    if not name.startswith("code/") or info.compress_type != zipfile.ZIP_DEFLATED:
+        raise UnsafeError(
+            f"entry {quoted(info.filename)} of the zip archive is compressed, which torch never does with data"
+            " (a 2 MB file can unpack to 2 GB)",
+            hint="save it anew with torch.save",
+        )
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        out = inflate.decompress(packed, MAX_CODE + 1)
+    except zlib.error as error:
+        raise InputError(f"entry {quoted(info.filename)} of the zip archive is damaged: {error}") from None
+    if len(out) > MAX_CODE:
+        raise UnsafeError(
+            f"entry {quoted(info.filename)} of the zip archive unpacks to over {MAX_CODE:,} bytes"
+        )
+    if len(out) != info.file_size:
+        raise InputError(f"entry {quoted(info.filename)} of the zip archive has another size than it says")
+    return memoryview(out)
 
 
 def _refuse_checksum(name: str) -> None:
