@@ -290,6 +290,13 @@ class Result:
         """Return what else belongs in the JSON form (matrices, per-latent rows), JSON-able."""
         return {}
 
+    def per_sample(self) -> Mapping[str, Sequence[float]]:
+        """Return the values behind each metric that is a mean over latents, by metric id, in drawing order.
+
+        The gate pairs them with a baseline's on the same latents.
+        """
+        return {}
+
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         """Return a writer for each file that the probe was asked to save, by the name of its option."""
         return {}
