@@ -68,7 +68,8 @@ def run(arguments: Sequence[str]) -> int:
         if os.environ.get("VAEPROBE_DEBUG"):
             raise
         wrapped = VaeprobeError(
-            f"{BUG}: {type(error).__name__}: {error}", hint="run again with VAEPROBE_DEBUG=1 and report the traceback"
+            f"{BUG}: {type(error).__name__}: {error}",
+            hint="run again with VAEPROBE_DEBUG=1 and report the traceback",
         )
         output.error(wrapped, arguments)
         return wrapped.exit_code

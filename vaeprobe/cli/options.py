@@ -34,21 +34,30 @@ BlueprintOption = Annotated[
     ),
 ]
 Key = Annotated[
-    str | None, typer.Option(help="Which entry of the file holds the weights or matrix.", rich_help_panel=LOADING)
+    str | None,
+    typer.Option(help="Which entry of the file holds the weights or matrix.", rich_help_panel=LOADING),
 ]
 Submodule = Annotated[
     str | None, typer.Option(help="Which part of a pickled module is the decoder.", rich_help_panel=LOADING)
 ]
 LatentDim = Annotated[
-    int | None, typer.Option(help="Number of latents, where the file leaves it open.", min=1, rich_help_panel=LOADING)
+    int | None,
+    typer.Option(help="Number of latents, where the file leaves it open.", min=1, rich_help_panel=LOADING),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=LOADING)]
+Device = Annotated[
+    str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=LOADING)
+]
 Dtype = Annotated[
     Literal["float32", "float64"] | None,
-    typer.Option(help="Precision of the network (default: the checkpoint's, at least float32).", rich_help_panel=LOADING),
+    typer.Option(
+        help="Precision of the network (default: the checkpoint's, at least float32).",
+        rich_help_panel=LOADING,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Same as --format json.", rich_help_panel=OUTPUT)]
-FormatOption = Annotated[Format, typer.Option("--format", help="The document on stdout.", rich_help_panel=OUTPUT)]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="The document on stdout.", rich_help_panel=OUTPUT)
+]
 OutputFile = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Write the document to a file instead.", rich_help_panel=OUTPUT),
@@ -70,5 +79,7 @@ def existing_device(name: str) -> str:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"the device `{name}` cannot be used: {reason}", hint="--device cpu always works") from None
+        raise UsageError(
+            f"the device `{name}` cannot be used: {reason}", hint="--device cpu always works"
+        ) from None
     return name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
@@ -87,7 +88,9 @@ def write_atomically(path: Path, writer: Callable[[Path], None]) -> None:
         os.close(handle)
         os.chmod(name, 0o666 & ~_umask())
     except OSError as error:
-        raise UsageError(f"cannot write `{path}`: {error.strerror}", hint="choose a folder that exists and is yours") from None
+        raise UsageError(
+            f"cannot write `{path}`: {error.strerror}", hint="choose a folder that exists and is yours"
+        ) from None
     try:
         writer(Path(name))
         os.replace(name, path)
@@ -112,16 +115,17 @@ def as_usage_error(error: Exception) -> UsageError | None:
         return None
     command = getattr(getattr(error, "ctx", None), "command_path", "vaeprobe")
     message = " ".join(error.format_message().split())
-    return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"`{command} --help` lists the options")
+    return UsageError(
+        message[:1].lower() + message[1:].rstrip("."), hint=f"`{command} --help` lists the options"
+    )
 
 
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for a JSON document, even one that could not be parsed."""
-    pairs = zip(arguments, arguments[1:], strict=False)
     return (
         "--json" in arguments
         or any(a in ("--format=json", "--format=jsonl") for a in arguments)
-        or any(a == "--format" and b in ("json", "jsonl") for a, b in pairs)
+        or any(a == "--format" and b in ("json", "jsonl") for a, b in itertools.pairwise(arguments))
     )
 
 

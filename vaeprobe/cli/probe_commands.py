@@ -62,7 +62,9 @@ def probe_command(name: str) -> Callable[..., int]:
             files={k: v for k, v in files.items() if k in result.files()},
         )
 
-    parameters = [inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=options.ModelPath)]
+    parameters = [
+        inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=options.ModelPath)
+    ]
     parameters += [_field_parameter(cls, f) for f in fields.values()]
     parameters += [
         inspect.Parameter(
@@ -70,7 +72,8 @@ def probe_command(name: str) -> Callable[..., int]:
             KEYWORD,
             default=None,
             annotation=Annotated[
-                float | None, typer.Option(flag, help=_limit_help(id), metavar="X", rich_help_panel="Limits (exit 0/1/3)")
+                float | None,
+                typer.Option(flag, help=_limit_help(id), metavar="X", rich_help_panel="Limits (exit 0/1/3)"),
             ],
         )
         for flag, id in limits.items()
@@ -131,7 +134,7 @@ def _annotation(cls: type[Probe], f: dataclasses.Field[Any]) -> Any:
     if not isinstance(f.type, str):
         return f.type
     for owner in cls.__mro__:
-        if f.name in owner.__dict__.get("__annotations__", {}):
+        if f.name in inspect.get_annotations(owner):
             namespace = vars(sys.modules[owner.__module__])
             break
     else:  # pragma: no cover - a field has an owner

@@ -135,10 +135,14 @@ def heatmap_svg(section: Heatmap) -> str:
     size = max(8, min(36, 640 // max(columns, 1)))
     gutter = 8 + 7 * max((len(clean(s)) for s in section.row_labels), default=0)
     span = (section.high - section.low) or 1.0
-    out = [f'<svg viewBox="0 0 {gutter + size * columns} {20 + size * rows}" width="{gutter + size * columns}">']
+    out = [
+        f'<svg viewBox="0 0 {gutter + size * columns} {20 + size * rows}" width="{gutter + size * columns}">'
+    ]
     for j, label in enumerate(section.column_labels):
         if size >= 16:
-            out.append(f'<text x="{gutter + size * (j + 0.5):g}" y="12" text-anchor="middle">{escape(label)}</text>')
+            out.append(
+                f'<text x="{gutter + size * (j + 0.5):g}" y="12" text-anchor="middle">{escape(label)}</text>'
+            )
     for i, row in enumerate(section.matrix):
         if size >= 12:
             out.append(
@@ -173,7 +177,9 @@ def bars_svg(section: Bars) -> str:
     for k, (label, value) in enumerate(zip(section.labels, section.values, strict=True)):
         y, length = height * k, (abs(value) / top * width if value is not None else 0.0)
         out.append(f'<text x="{gutter - 6}" y="{y + 12}" text-anchor="end">{escape(label)}</text>')
-        out.append(f'<rect x="{gutter}" y="{y + 2}" width="{length:.2f}" height="{height - 5}" fill="{COLORS[0]}"/>')
+        out.append(
+            f'<rect x="{gutter}" y="{y + 2}" width="{length:.2f}" height="{height - 5}" fill="{COLORS[0]}"/>'
+        )
         out.append(f'<text x="{gutter + length + 5:.1f}" y="{y + 12}">{escape(number(value))}</text>')
     if section.mark is not None:
         x = gutter + abs(section.mark) / top * width
@@ -215,7 +221,11 @@ def curves_svg(section: Curves) -> str:
                 run.append(place(float(x), y))
                 continue
             if run:
-                out.append(f'<polyline points="{" ".join(run)}" fill="none" stroke="{color}" stroke-width="1.6"/>')
+                out.append(
+                    f'<polyline points="{" ".join(run)}" fill="none" stroke="{color}" stroke-width="1.6"/>'
+                )
             run = []
-        out.append(f'<text x="{left + 8 + 130 * (k % 4)}" y="{height + 44}" style="fill:{color}">{escape(name)}</text>')
+        out.append(
+            f'<text x="{left + 8 + 130 * (k % 4)}" y="{height + 44}" style="fill:{color}">{escape(name)}</text>'
+        )
     return "".join(out) + "</svg>"

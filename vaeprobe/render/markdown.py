@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from vaeprobe.render.text import clean, interval, number
 from vaeprobe.report import Bars, Heatmap, Result, Table, Value
 
-STATUS_MARK = {"pass": "✅ pass", "fail": "❌ fail", "inconclusive": "⚠️ inconclusive", "undefined": "⚠️ undefined"}
+STATUS_MARK = {
+    "pass": "✅ pass",
+    "fail": "❌ fail",
+    "inconclusive": "⚠️ inconclusive",
+    "undefined": "⚠️ undefined",
+}
 
 
 def escape(text: object) -> str:
@@ -28,7 +33,9 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
 
 def page(result: Result) -> str:
     """Return the document of one result."""
-    parts = [f"# vaeprobe {result.command}" + (f": {escape(result.artifact.path)}" if result.artifact else "")]
+    parts = [
+        f"# vaeprobe {result.command}" + (f": {escape(result.artifact.path)}" if result.artifact else "")
+    ]
     if result.verdict:
         parts.append(f"**{escape(result.verdict)}**")
     if result.summary:
@@ -40,7 +47,8 @@ def page(result: Result) -> str:
     parts.append(grid(["metric", "value", "95 % interval", "unit"], rows))
     if result.checks:
         checks: list[list[Value]] = [
-            [STATUS_MARK[c.status], c.metric.id, c.metric.value, f"{c.side} {number(c.limit)}"] for c in result.checks
+            [STATUS_MARK[c.status], c.metric.id, c.metric.value, f"{c.side} {number(c.limit)}"]
+            for c in result.checks
         ]
         parts.append("## Checks\n\n" + grid(["", "metric", "value", "limit"], checks))
     for section in result.sections():
@@ -53,11 +61,16 @@ def page(result: Result) -> str:
                 ]
                 parts.append(f"## {escape(section.title)}\n\n" + grid(["", *section.column_labels], cells))
             case Bars():
-                bars: list[list[Value]] = [list(pair) for pair in zip(section.labels, section.values, strict=True)]
+                bars: list[list[Value]] = [
+                    list(pair) for pair in zip(section.labels, section.values, strict=True)
+                ]
                 parts.append(f"## {escape(section.title)}\n\n" + grid(["", "value"], bars))
             case _:
                 continue
         if section.note:
             parts.append(escape(section.note))
-    parts += [f"- **{f.level}** {escape(f.message)}" + (f" ({escape(f.hint)})" if f.hint else "") for f in result.findings]
+    parts += [
+        f"- **{f.level}** {escape(f.message)}" + (f" ({escape(f.hint)})" if f.hint else "")
+        for f in result.findings
+    ]
     return "\n\n".join(parts) + "\n"

@@ -12,7 +12,19 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vaeprobe.render.text import clean, interval, number
-from vaeprobe.report import Bars, Check, Curves, Finding, Heatmap, Metric, MetricSpec, Result, Section, Svg, Table
+from vaeprobe.report import (
+    Bars,
+    Check,
+    Curves,
+    Finding,
+    Heatmap,
+    Metric,
+    MetricSpec,
+    Result,
+    Section,
+    Svg,
+    Table,
+)
 
 STATUS_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "undefined": "yellow"}
 LEVEL_STYLE = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -107,10 +119,17 @@ def metric_table(metrics: Iterable[Metric]) -> RenderableType:
         spec = specs.get(metric.id) or MetricSpec(id=metric.id, title=metric.id)
         name = Text.assemble(clean(spec.title), (f"  {metric.id}", "dim"))
         if metric.value is None:
-            table.add_row(name, Text("undefined", style="yellow"), Text(), Text(clean(metric.reason), style="dim"))
+            table.add_row(
+                name, Text("undefined", style="yellow"), Text(), Text(clean(metric.reason), style="dim")
+            )
         else:
             unit = metric.unit or spec.unit
-            table.add_row(name, Text(number(metric.value)), Text(interval(metric.ci), style="dim"), Text(unit, style="dim"))
+            table.add_row(
+                name,
+                Text(number(metric.value)),
+                Text(interval(metric.ci), style="dim"),
+                Text(unit, style="dim"),
+            )
     return table
 
 
@@ -143,11 +162,11 @@ def draw(section: Section) -> RenderableType | None:
         case Table():
             return _table(section)
         case Heatmap():
-            return _heatmap(section)
+            return _HeatmapView(section)
         case Bars():
-            return _bars(section)
+            return _BarsView(section)
         case Curves():
-            return _curves(section)
+            return _CurvesView(section)
         case Svg():
             return Text(f"{section.title}: {section.alt}", style="dim") if section.alt else None
 
@@ -216,7 +235,9 @@ class _HeatmapView:
         share = min(max((value - section.low) / span if span else 0.0, 0.0), 1.0)
         digits = _short(value) if width == 4 else ""
         if colored:
-            return Text(digits.rjust(width - 1) + " " if digits else " " * width, style=f"#f0f3f6 on {_color(share)}")
+            return Text(
+                digits.rjust(width - 1) + " " if digits else " " * width, style=f"#f0f3f6 on {_color(share)}"
+            )
         return Text(digits.rjust(width) if digits else SHADES[min(int(share * 5), 4)] * width)
 
 
@@ -225,10 +246,6 @@ def _short(value: float) -> str:
     if 0 <= value < 0.995:
         return f"{value:.2f}"[1:]
     return f"{value:.2g}"[:3] if abs(value) < 100 else f"{value:.0f}"[:3]
-
-
-def _heatmap(section: Heatmap) -> RenderableType:
-    return _HeatmapView(section)  # type: ignore[return-value]
 
 
 class _BarsView:
@@ -266,10 +283,6 @@ def _bar(share: float, width: int) -> str:
     return ("█" * full + (EIGHTHS[rest] if rest else "")).ljust(width)
 
 
-def _bars(section: Bars) -> RenderableType:
-    return _BarsView(section)  # type: ignore[return-value]
-
-
 class _CurvesView:
     """Lines drawn with braille dots, one style per line."""
 
@@ -298,7 +311,10 @@ class _CurvesView:
             yield line
         left, right = number(float(section.x[0])), number(float(section.x[-1]))
         label = clean(section.x_label)
-        yield Text(f"{' ' * (gutter + 2)}{left}{label.center(max(1, width - len(left) - len(right)))}{right}", style="dim")
+        yield Text(
+            f"{' ' * (gutter + 2)}{left}{label.center(max(1, width - len(left) - len(right)))}{right}",
+            style="dim",
+        )
         if len(section.ys) > 1 or section.y_label:
             legend = Text(" " * (gutter + 2))
             for k, name in enumerate(section.ys):
@@ -339,4 +355,3 @@ def _interpolate(xs: Iterable[float], ys: Iterable[float | None], at: float) -> 
 
 def _curves(section: Curves) -> RenderableType:
     return _CurvesView(section)  # type: ignore[return-value]
-

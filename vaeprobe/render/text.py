@@ -12,7 +12,9 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 def clean(text: object) -> str:
     """Return text on one line, without control, bidirectional or other invisible characters."""
     return "".join(
-        c if unicodedata.category(c) not in _HIDDEN else (" " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}")
+        c
+        if unicodedata.category(c) not in _HIDDEN
+        else (" " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}")
         for c in str(text)
     )
 

@@ -1,0 +1,37 @@
+"""`vaeprobe explain`: what a number, a finding or an error means."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from vaeprobe.errors import UsageError, did_you_mean
+
+
+def explain(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="A metric id, finding code or error code; none lists all.", show_default=False),
+    ] = None,
+) -> None:
+    """What a metric, finding or error code means: formula, source, range, how it misleads, what to do."""
+    from vaeprobe import meanings
+    from vaeprobe.probes import metric_specs
+
+    specs = metric_specs()
+    if name is None:
+        sys.stdout.write(meanings.index(specs))
+        return
+    if name in specs:
+        sys.stdout.write(meanings.of_metric(specs[name]))
+        return
+    text = meanings.CODES.get(name)
+    if text is None:
+        known = [*specs, *meanings.CODES]
+        raise UsageError(
+            f"nothing is called `{name}`",
+            hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",
+        )
+    sys.stdout.write(meanings.of_code(name, text))

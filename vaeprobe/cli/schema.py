@@ -1,0 +1,12 @@
+"""`vaeprobe schema`: the JSON Schema of every JSON document that vaeprobe writes."""
+
+from __future__ import annotations
+
+import sys
+
+
+def schema() -> None:
+    """Print the JSON Schema of the JSON documents (results, errors, `check` reports)."""
+    from vaeprobe.render import json_document, schema
+
+    sys.stdout.write(json_document.dumps(schema.document()))

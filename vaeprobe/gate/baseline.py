@@ -1,0 +1,178 @@
+"""Baselines: the per-latent values of an earlier run, paired with today's on the same latents.
+
+Pairing is what makes a small regression visible: the spread over latents is common to both models and
+cancels in the difference.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.gate.policy import Rule
+from vaeprobe.report import SCHEMA_VERSION, Metric, Status
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
+
+KIND = "vaeprobe-baseline"
+# settings that say which latents were drawn and what was measured on them
+METHOD = ("seed", "latents", "likelihood", "sigma2", "beta_sigma2", "active_threshold", "dtype")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What a baseline keeps of one model: its hash, and per probe the method and per-latent values."""
+
+    sha256: str
+    latent_dim: int
+    methods: Mapping[str, Mapping[str, Any]]
+    values: Mapping[str, Array]
+
+
+def read(path: Path) -> dict[str, Record]:
+    """Return the records of a baseline file, by model path.
+
+    Raises:
+        InputError: the file is missing or no baseline.
+    """
+    import numpy as np
+
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["kind"] != KIND:
+            raise KeyError("kind")
+        if document["schema_version"] != SCHEMA_VERSION:
+            raise InputError(
+                f"the baseline `{path}` has schema {document['schema_version']}, this version reads {SCHEMA_VERSION}",
+                hint="make it anew with --update-baseline",
+            )
+        records = {}
+        for model, body in document["models"].items():
+            values = {}
+            for id, text in body["values"].items():
+                array = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+                if not np.isfinite(array).all():
+                    raise ValueError(f"values of {id} are not finite")
+                values[str(id)] = array
+            records[str(model)] = Record(
+                sha256=str(body["sha256"]),
+                latent_dim=int(body["latent_dim"]),
+                methods={str(k): dict(v) for k, v in body["methods"].items()},
+                values=values,
+            )
+    except OSError as error:
+        raise InputError(
+            f"cannot read the baseline `{path}`: {error.strerror}", hint="make it with --update-baseline"
+        ) from None
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, binascii.Error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"`{path}` is no baseline of vaeprobe ({type(error).__name__}: {error})",
+            hint="make it anew with --update-baseline",
+        ) from None
+    return records
+
+
+def text(records: Mapping[str, Record]) -> str:
+    """Return a baseline file's text."""
+    models = {
+        model: {
+            "sha256": r.sha256,
+            "latent_dim": r.latent_dim,
+            "methods": {k: dict(v) for k, v in r.methods.items()},
+            "values": {
+                id: base64.b64encode(v.astype("<f8").tobytes()).decode() for id, v in r.values.items()
+            },
+        }
+        for model, r in sorted(records.items())
+    }
+    return json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, "models": models}, indent=1) + "\n"
+
+
+def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a result's settings that a paired comparison must share."""
+    return {key: settings[key] for key in METHOD if key in settings}
+
+
+def compare(rule: Rule, old: Array, new: Array, *, confidence: float) -> tuple[Metric, Status, float]:
+    """Hold the mean change of a metric against a regression margin.
+
+    Args:
+        rule: a rule with a `regression` margin.
+        old, new: values on the same latents in the same order; the longer one is cut.
+        confidence: level of the interval.
+
+    Returns:
+        the change (positive is worse) with its interval, the status, and the margin in the metric's unit.
+
+    Raises:
+        UsageError: a relative margin where the baseline is too near 0 for one.
+    """
+    import numpy as np
+
+    n = min(len(old), len(new))
+    old, new = old[:n], new[:n]
+    margin = rule.regression or 0.0
+    if rule.relative:
+        mean, error = float(old.mean()), float(old.std(ddof=1)) / math.sqrt(n)
+        if abs(mean) <= max(4 * error, 1e-6):
+            raise UsageError(
+                f"the baseline of `{rule.metric}` is {mean:.3g}, too near 0 for a margin in percent",
+                hint=f'give the margin in its own unit: "{rule.metric}" = {{ regression = 0.01 }}',
+            )
+        margin *= abs(mean)
+    worse = (new - old) if rule.side == "max" else (old - new)
+    change = float(np.mean(worse))
+    low, high = student_interval(worse, confidence)
+    metric = Metric(
+        id=rule.metric, value=change, ci=(low, high), level=confidence, n=n, method="paired with the baseline"
+    )
+    status: Status = "pass" if high <= margin else "fail" if low > margin else "inconclusive"
+    return metric, status, margin
+
+
+def student_interval(values: Array, confidence: float) -> tuple[float, float]:
+    """Return the interval of a mean by Student's t."""
+    import numpy as np
+
+    n = len(values)
+    mean = float(np.mean(values))
+    half = student_quantile(0.5 + confidence / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def student_quantile(p: float, dof: int) -> float:
+    """Return a quantile of Student's t by bisection on its distribution function."""
+    from statistics import NormalDist
+
+    import torch
+
+    if dof > 10_000:
+        return NormalDist().inv_cdf(p)
+
+    def cdf(t: float) -> float:
+        # 1 - I_x(dof/2, 1/2) / 2 by numerical integration of the density: exact enough at any dof
+        grid = torch.linspace(0, t, 4001, dtype=torch.float64)
+        log_c = math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2) - 0.5 * math.log(dof * math.pi)
+        density = torch.exp(log_c - (dof + 1) / 2 * torch.log1p(grid**2 / dof))
+        return 0.5 + float(torch.trapezoid(density, grid))
+
+    low, high = 0.0, 1.0
+    while cdf(high) < p:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if cdf(middle) < p else (low, middle)
+    return (low + high) / 2

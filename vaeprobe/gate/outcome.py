@@ -1,0 +1,195 @@
+"""What a gate run found: an outcome per rule, a report per model, one exit code."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vaeprobe.gate.policy import Rule, Waiver
+from vaeprobe.report import SCHEMA_VERSION, Artifact, Finding, Metric, Status
+
+# several inputs exit with the worst code, in this order
+WORST_FIRST = (70, 4, 6, 5, 2, 3, 1, 0)
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """Return the exit code that stands for several; 3 for none."""
+    seen = set(codes)
+    return next((code for code in WORST_FIRST if code in seen), 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A rule held against a model.
+
+    Attributes:
+        rule: what was asked.
+        metric: what was measured, with the interval that decided; for a regression rule the difference from
+            the baseline, positive where worse.
+        status: pass, fail, inconclusive or undefined.
+        bound: the number that the interval was held against.
+        waiver: the waiver that covers a failure, if any.
+    """
+
+    rule: Rule
+    metric: Metric
+    status: Status
+    bound: float
+    waiver: Waiver | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether this outcome can fail the run."""
+        return self.rule.level == "error" and self.waiver is None
+
+    @property
+    def message(self) -> str:
+        """Return the outcome in one sentence."""
+        metric = self.metric
+        if self.rule.limit is None and metric.value is not None:
+            what = f"changed by {float(_number(metric)):+.4g} (positive is worse)"
+        else:
+            what = "is undefined" if metric.value is None else f"is {float(_number(metric)):.4g}"
+        text = f"{self.rule.metric} {what}"
+        if metric.ci:
+            text += f" [{metric.ci[0]:.4g}, {metric.ci[1]:.4g}]"
+        text += f"; the rule asks for {self.rule.describe()}"
+        if metric.reason:
+            text += f"; {metric.reason}"
+        if self.status == "inconclusive":
+            text += f"; {metric.n} samples do not decide it"
+        if self.waiver:
+            text += f"; waived until {self.waiver.expires}: {self.waiver.reason}"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "metric": self.rule.metric,
+            "status": self.status,
+            "rule": asdict(self.rule),
+            "bound": self.bound,
+            "value": self.metric.value,
+            "ci": list(self.metric.ci) if self.metric.ci else None,
+            "n": self.metric.n,
+            "reason": self.metric.reason,
+            "waived": None
+            if self.waiver is None
+            else {**asdict(self.waiver), "expires": self.waiver.expires.isoformat()},
+            "message": self.message,
+        }
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Outcome:
+        """Return the outcome that `to_dict` wrote; KeyError, TypeError or ValueError for anything else."""
+        rule, waived, ci = Rule(**body["rule"]), body["waived"], body["ci"]
+        if body["status"] not in ("pass", "fail", "inconclusive", "undefined"):
+            raise ValueError(f"no status is called {body['status']!r}")
+        metric = Metric(
+            id=rule.metric,
+            value=body["value"],
+            ci=None if ci is None else (float(ci[0]), float(ci[1])),
+            n=body["n"],
+            reason=body["reason"],
+        )
+        waiver = waived and Waiver(**{**waived, "expires": datetime.date.fromisoformat(waived["expires"])})
+        return cls(rule=rule, metric=metric, status=body["status"], bound=float(body["bound"]), waiver=waiver)
+
+
+def _number(metric: Metric) -> float:
+    if not isinstance(metric.value, (int, float)):
+        raise TypeError(f"metric `{metric.id}` is no single number")
+    return float(metric.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a model could not be checked at all."""
+
+    code: str
+    message: str
+    hint: str | None
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReport:
+    """All outcomes of one model."""
+
+    model: str
+    artifact: Artifact | None = None
+    outcomes: Sequence[Outcome] = ()
+    findings: Sequence[Finding] = ()
+    failure: Failure | None = None
+    inconclusive: str = "error"
+
+    @property
+    def exit_code(self) -> int:
+        """0 all pass, 1 a rule fails, 3 undecided or nothing checked, else the code of the failure."""
+        if self.failure is not None:
+            return self.failure.exit_code
+        if not self.outcomes:
+            return 3
+        codes = {0}
+        for outcome in self.outcomes:
+            if not outcome.counts:
+                continue
+            if outcome.status == "fail":
+                codes.add(1)
+            elif outcome.status != "pass" and self.inconclusive == "error":
+                codes.add(3)
+        # within one model a failed rule is the news, not that another one is open
+        return 1 if 1 in codes else max(codes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "artifact": self.artifact.to_dict() if self.artifact else None,
+            "outcomes": [o.to_dict() for o in self.outcomes],
+            "findings": [f.to_dict() for f in self.findings],
+            "error": None
+            if self.failure is None
+            else {"code": self.failure.code, "message": self.failure.message, "hint": self.failure.hint},
+            "inconclusive": self.inconclusive,
+            "exit_code": self.exit_code,
+        }
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> ModelReport:
+        """Return the report that `to_dict` wrote; KeyError, TypeError or ValueError for anything else."""
+        error = body["error"]
+        return cls(
+            model=str(body["model"]),
+            artifact=body["artifact"] and Artifact(**body["artifact"]),
+            outcomes=tuple(Outcome.from_dict(o) for o in body["outcomes"]),
+            findings=tuple(Finding(**f) for f in body["findings"]),
+            failure=error and Failure(**error, exit_code=int(body["exit_code"])),
+            inconclusive=str(body["inconclusive"]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """A whole run.  A run that checked nothing never passes."""
+
+    models: Sequence[ModelReport]
+    policy: str = ""
+    policy_digest: str = ""
+    baseline: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        return worst_code(m.exit_code for m in self.models)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "command": "check",
+            "policy": {"origin": self.policy, "sha256": self.policy_digest},
+            "baseline": self.baseline,
+            "settings": self.settings,
+            "models": [m.to_dict() for m in self.models],
+            "exit_code": self.exit_code,
+        }

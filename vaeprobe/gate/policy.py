@@ -1,0 +1,410 @@
+"""What a policy file says: `vaeprobe.toml`, or the same tables under `[tool.vaeprobe]` in pyproject.toml.
+
+```toml
+[check]
+models = ["models/*.safetensors"]   # checked when the command line names none
+samples = 256                       # the first draw; it doubles until every rule is decided
+max-samples = 4096
+confidence = 0.95
+inconclusive = "error"              # or "warning", "pass"
+formats = ["safetensors", "pt2"]    # formats that artifacts must have
+
+[check.rules]
+"orthogonality.mean_abs_cosine" = { max = 0.2 }
+"orthogonality.alignment" = 0.5                        # the metric knows its direction: at least 0.5
+"orthogonality.ima_contrast" = { regression = "3 %" }  # against the baseline; 0.05 would be nats
+
+[orthogonality]                     # settings of a probe, as on its command line
+likelihood = "bernoulli"
+
+[[check.overrides]]
+models = "models/legacy_*"
+rules = { "orthogonality.alignment" = { min = 0.2, level = "warning" } }
+
+[[check.waivers]]
+rule = "orthogonality.mean_abs_cosine"
+models = "models/old.pt"
+reason = "retrained in the next release"
+expires = 2027-01-31
+```
+
+A policy can never grant trust: `arch`, `allow-code`, `submodule` and the like belong on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import fnmatch
+import hashlib
+import json
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.probes import PROBES, metric_specs, probe_class
+from vaeprobe.report import MetricSpec
+
+Side = Literal["max", "min"]
+RuleLevel = Literal["error", "warning"]
+Undecided = Literal["error", "warning", "pass"]
+
+POLICY_FILE = "vaeprobe.toml"
+TRUST = frozenset({"arch", "allow-code", "allow_code", "submodule", "trust", "device"})
+CHECK_KEYS = (
+    "models", "samples", "max-samples", "confidence", "inconclusive", "formats", "rules", "overrides", "waivers",
+)  # fmt: skip
+RULE_KEYS = ("max", "min", "limit", "regression", "level")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One limit of one metric.
+
+    Attributes:
+        metric: metric id.
+        side: the side the limit bounds.
+        limit: the bound, or None for a rule that only compares with the baseline.
+        regression: how much worse than the baseline the metric may be, in its own unit.
+        relative: whether `regression` is a fraction of the baseline instead.
+        level: error or warning.
+    """
+
+    metric: str
+    side: Side
+    limit: float | None = None
+    regression: float | None = None
+    relative: bool = False
+    level: RuleLevel = "error"
+
+    def describe(self) -> str:
+        """Return the rule in a few words."""
+        if self.limit is not None:
+            return f"{'at most' if self.side == 'max' else 'at least'} {self.limit:g}"
+        size = f"{100 * (self.regression or 0):g} %" if self.relative else f"{self.regression:g}"
+        return f"no more than {size} worse than the baseline"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiver:
+    """A rule that is known to fail on some models, until a date, for a reason."""
+
+    rule: str
+    reason: str
+    expires: datetime.date
+    models: str = "*"
+
+    def covers(self, metric: str, model: str, today: datetime.date) -> bool:
+        return self.applies(metric, model) and today <= self.expires
+
+    def applies(self, metric: str, model: str) -> bool:
+        return fnmatch.fnmatch(metric, self.rule) and matches(model, self.models)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Override:
+    """Rules that replace or join the general ones on some models; None switches a rule off."""
+
+    models: str
+    rules: Mapping[str, Rule | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A whole policy (see the module's text)."""
+
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+    overrides: Sequence[Override] = ()
+    waivers: Sequence[Waiver] = ()
+    models: Sequence[str] = ()
+    samples: int = 256
+    max_samples: int = 4096
+    confidence: float = 0.95
+    inconclusive: Undecided = "error"
+    formats: Sequence[str] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    origin: str = ""
+
+    def rules_for(self, model: str) -> dict[str, Rule]:
+        """Return the rules that apply to a model, by metric id."""
+        rules: dict[str, Rule | None] = dict(self.rules)
+        for override in self.overrides:
+            if matches(model, override.models):
+                rules.update(override.rules)
+        return {id: rule for id, rule in rules.items() if rule is not None}
+
+    def digest(self) -> str:
+        """Return a hash of all that can change an outcome."""
+        body = json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)
+        return hashlib.sha256(body.encode()).hexdigest()
+
+
+def matches(model: str, pattern: str) -> bool:
+    """Whether a path matches a glob, as written or by its name alone."""
+    path = Path(model).as_posix()
+    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(Path(path).name, pattern)
+
+
+def probe_of(metric: str) -> str | None:
+    """Return the probe that measures a metric, or None for one that no decoder probe measures."""
+    for name in PROBES:
+        if any(spec.id == metric for spec in probe_class(name).METRICS):
+            return name
+    return None
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def find(start: Path) -> Path | None:
+    """Return the nearest policy file at or above a folder, or None."""
+    for folder in (start, *start.parents):
+        path = folder / POLICY_FILE
+        if path.is_file():
+            return path
+        project = folder / "pyproject.toml"
+        if project.is_file() and "vaeprobe" in _toml(project).get("tool", {}):
+            return project
+    return None
+
+
+def read(path: Path) -> Policy:
+    """Return the policy in a TOML file.
+
+    Raises:
+        InputError: the file cannot be read or is no TOML.
+        UsageError: a key, metric or value is wrong; the hint offers the nearest name.
+    """
+    tables = _toml(path)
+    if path.name == "pyproject.toml":
+        tables = tables.get("tool", {}).get("vaeprobe", {})
+    return parse(tables, origin=str(path))
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the policy `{path}`: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the policy `{path}` is no UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the policy `{path}` is no TOML: {error}") from None
+
+
+def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
+    """Return the policy in parsed TOML tables (see `read`)."""
+    _known(tables, ("check", *PROBES), origin)
+    check = _table(tables.get("check", {}), f"{origin}: [check]")
+    _known(check, CHECK_KEYS, f"{origin}: [check]")
+    policy = Policy(
+        rules={r.metric: r for r in _rules(check.get("rules", {}), f"{origin}: [check.rules]") if r},
+        overrides=[
+            _override(o, origin) for o in _list(check.get("overrides", []), f"{origin}: check.overrides")
+        ],
+        waivers=[_waiver(w, origin) for w in _list(check.get("waivers", []), f"{origin}: check.waivers")],
+        models=_texts(check.get("models", []), f"{origin}: check.models"),
+        samples=_integer(check.get("samples", 256), f"{origin}: check.samples"),
+        max_samples=_integer(check.get("max-samples", 4096), f"{origin}: check.max-samples"),
+        confidence=_number(check.get("confidence", 0.95), f"{origin}: check.confidence"),
+        inconclusive=cast(
+            "Undecided", _choice(check.get("inconclusive", "error"), get_args(Undecided), origin)
+        ),
+        formats=_texts(check.get("formats", []), f"{origin}: check.formats"),
+        settings={name: _settings(name, tables[name], origin) for name in PROBES if name in tables},
+        origin=origin,
+    )
+    if not 0.5 < policy.confidence < 1:
+        raise UsageError(f"{origin}: confidence must lie between 0.5 and 1, not {policy.confidence}")
+    if policy.max_samples < policy.samples:
+        raise UsageError(f"{origin}: max-samples ({policy.max_samples}) is below samples ({policy.samples})")
+    return policy
+
+
+def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in table:
+        if key in TRUST:
+            raise UsageError(
+                f"{where}: `{key}` is a matter of trust and is not read from a file",
+                hint=f"give --{key.replace('_', '-')} on the command line",
+            )
+        if key not in keys:
+            raise UsageError(
+                f"{where}: unknown key `{key}`",
+                hint=did_you_mean(key, keys) or f"known keys: {', '.join(keys)}",
+            )
+
+
+def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
+    """Return one rule: a bare limit, a table, or False for a rule that is switched off.
+
+    Raises:
+        UsageError: no such metric, a limit on the wrong side, or a value of the wrong kind.
+    """
+    specs = metric_specs()
+    spec = specs.get(metric)
+    if spec is None or probe_of(metric) is None:
+        known = [id for id in specs if probe_of(id)]
+        raise UsageError(
+            f"{where}: no metric is called `{metric}`",
+            hint=did_you_mean(metric, known) or "`vaeprobe explain` lists them",
+        )
+    if body is False:
+        return None
+    table = _table(body, f'{where}: "{metric}"') if not _is_number(body) else {"limit": body}
+    _known(table, RULE_KEYS, f'{where}: "{metric}"')
+    sides = [k for k in ("max", "min", "limit") if k in table]
+    if len(sides) + ("regression" in table) != 1:
+        raise UsageError(
+            f'{where}: "{metric}" needs exactly one of max, min, limit and regression',
+            hint=f'for example "{metric}" = {{ {_side(spec, where)} = 0.2 }}' if spec.better else None,
+        )
+    level = cast("RuleLevel", _choice(table.get("level", "error"), get_args(RuleLevel), where))
+    if "regression" in table:
+        margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
+        return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)
+    limit = _number(table[sides[0]], f'{where}: "{metric}"')
+    side: Side = _side(spec, where) if sides[0] == "limit" else "max" if sides[0] == "max" else "min"
+    if spec.better and side != _side(spec, where):
+        raise UsageError(
+            f'{where}: "{metric}" is better when {spec.better}, and `{side}` would bound its good side',
+            hint=f"write {{ {_side(spec, where)} = {limit:g} }}, or just {limit:g}",
+        )
+    return Rule(metric=metric, side=side, limit=limit, level=level)
+
+
+def _rules(body: Any, where: str) -> list[Rule | None]:
+    return [rule(metric, value, where) for metric, value in _table(body, where).items()]
+
+
+def _side(spec: MetricSpec, where: str) -> Side:
+    if spec.better is None:
+        raise UsageError(
+            f'{where}: "{spec.id}" has no better direction',
+            hint="say which side: { max = ... } or { min = ... }",
+        )
+    return "max" if spec.better == "lower" else "min"
+
+
+def _margin(value: Any, where: str) -> tuple[float, bool]:
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        try:
+            share = float(value.rstrip().removesuffix("%")) / 100
+        except ValueError:
+            raise UsageError(f"{where}: `{value}` is no percentage", hint='write "3 %"') from None
+        if not 0 <= share < 10:
+            raise UsageError(f"{where}: a relative margin lies between 0 and 1000 %")
+        return share, True
+    margin = _number(value, where)
+    if margin < 0:
+        raise UsageError(
+            f"{where}: a margin is never negative", hint="the metric knows which direction is worse"
+        )
+    return margin, False
+
+
+def _override(body: Any, origin: str) -> Override:
+    where = f"{origin}: [[check.overrides]]"
+    table = _table(body, where)
+    _known(table, ("models", "rules"), where)
+    _require(table, ("models", "rules"), where)
+    entries = _table(table["rules"], where)
+    return Override(
+        models=str(table["models"]), rules={m: rule(m, value, where) for m, value in entries.items()}
+    )
+
+
+def _waiver(body: Any, origin: str) -> Waiver:
+    where = f"{origin}: [[check.waivers]]"
+    table = _table(body, where)
+    _known(table, ("rule", "models", "reason", "expires"), where)
+    _require(table, ("rule", "reason", "expires"), where)
+    expires = table["expires"]
+    if isinstance(expires, datetime.datetime):
+        expires = expires.date()
+    if isinstance(expires, str):
+        try:
+            expires = datetime.date.fromisoformat(expires)
+        except ValueError:
+            raise UsageError(f"{where}: `{expires}` is no date", hint="write expires = 2027-01-31") from None
+    if not isinstance(expires, datetime.date):
+        raise UsageError(f"{where}: expires must be a date", hint="write expires = 2027-01-31")
+    if not str(table["reason"]).strip():
+        raise UsageError(f"{where}: a waiver needs a reason")
+    known = [id for id in metric_specs() if probe_of(id)]
+    if not any(fnmatch.fnmatch(id, str(table["rule"])) for id in known):
+        raise UsageError(
+            f"{where}: no metric matches `{table['rule']}`", hint=did_you_mean(str(table["rule"]), known)
+        )
+    return Waiver(
+        rule=str(table["rule"]),
+        models=str(table.get("models", "*")),
+        reason=str(table["reason"]),
+        expires=expires,
+    )
+
+
+def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
+    where = f"{origin}: [{name}]"
+    table = _table(body, where)
+    fields = [f.name for f in dataclasses.fields(probe_class(name))]
+    dashed = [f.replace("_", "-") for f in fields]
+    _known(table, [*fields, *dashed], where)
+    own = {"samples": "check.samples"}
+    for key in table:
+        if key in own:
+            raise UsageError(f"{where}: `{key}` is set for all probes", hint=f"move it to {own[key]}")
+    return {key.replace("-", "_"): value for key, value in table.items()}
+
+
+def _require(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if key not in table:
+            raise UsageError(f"{where}: `{key}` is missing")
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: a table is expected, not {type(value).__name__}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UsageError(f"{where}: a list is expected", hint="write it with double brackets: [[...]]")
+    return value
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise UsageError(f"{where}: a list of strings is expected")
+    return values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(value: Any, where: str) -> float:
+    if not _is_number(value) or not math.isfinite(value):
+        raise UsageError(f"{where}: a finite number is expected, not `{value}`")
+    return float(value)
+
+
+def _integer(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+        raise UsageError(f"{where}: a whole number of at least 2 is expected, not `{value}`")
+    return value
+
+
+def _choice(value: Any, known: Sequence[str], where: str) -> str:
+    if value not in known:
+        raise UsageError(
+            f"{where}: `{value}` is none of {', '.join(known)}", hint=did_you_mean(str(value), known)
+        )
+    return str(value)

@@ -1,0 +1,253 @@
+"""Run a policy on models: sampling grows until every rule is decided.
+
+A rule is looked at after each doubling of the samples.  The interval of each look is widened so that all
+looks together keep the policy's confidence (Bonferroni over the possible looks), and a decision once made
+stands.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.gate import baseline as baselines
+from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
+from vaeprobe.gate.policy import Policy, Rule, probe_of
+from vaeprobe.probes import probe_class
+from vaeprobe.probes.base import decoder_findings
+from vaeprobe.report import Artifact, Finding, Metric, Result, Status
+
+if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
+
+Loader = Callable[[str], "Decoder"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A policy with its baseline, ready to check models.
+
+    Attributes:
+        policy: the rules.
+        baseline: records by model path, or None.
+        today: the day that waivers are judged on.
+    """
+
+    policy: Policy
+    baseline: Mapping[str, baselines.Record] | None = None
+    today: datetime.date = field(default_factory=datetime.date.today)
+
+    def check(self, model: str, load: Loader) -> ModelReport:
+        """Return what the policy says of one model; an error becomes the report's failure."""
+        try:
+            decoder = load(model)
+            return self.check_decoder(model, decoder)
+        except VaeprobeError as error:
+            return ModelReport(model=model, failure=failure_of(error))
+        except MemoryError:
+            return ModelReport(
+                model=model,
+                failure=Failure(code="resources", message="out of memory", hint="fewer samples", exit_code=6),
+            )
+
+    def check_decoder(self, model: str, decoder: Decoder) -> ModelReport:
+        """Return what the policy says of a loaded decoder.
+
+        Raises:
+            UsageError: a rule needs a baseline that is missing, or one made by another method.
+        """
+        rules = self.policy.rules_for(model)
+        outcomes: list[Outcome] = []
+        findings = list(decoder_findings(decoder))
+        record = self._record(model, decoder, rules, findings)
+        for probe in dict.fromkeys(probe_of(id) for id in rules):
+            if probe is None:  # pragma: no cover - a policy only holds metrics of probes
+                continue
+            mine = {id: r for id, r in rules.items() if probe_of(id) == probe}
+            outcomes += self._decide(probe, mine, decoder, record)
+        outcomes += self._format(decoder.artifact)
+        waived = [self._waive(outcome, model, findings) for outcome in outcomes]
+        if not waived:
+            findings.append(
+                Finding(code="nothing-checked", level="warning", message="no rule applies to this model")
+            )
+        return ModelReport(
+            model=model,
+            artifact=decoder.artifact,
+            outcomes=tuple(waived),
+            findings=tuple(findings),
+            inconclusive=self.policy.inconclusive,
+        )
+
+    def record(self, decoder: Decoder) -> baselines.Record:
+        """Return what a baseline keeps of a decoder: every metric that is a mean over latents, at max-samples."""
+        import numpy as np
+
+        values: dict[str, Any] = {}
+        methods: dict[str, Mapping[str, Any]] = {}
+        wanted = {probe_of(id) for rules in [self.policy.rules] for id in rules} or {"orthogonality"}
+        for name in sorted(p for p in wanted if p):
+            result = self._measure(name, decoder, self.policy.max_samples)
+            methods[name] = baselines.method_of(result.settings)
+            values |= {id: np.asarray(v, dtype=np.float64) for id, v in result.per_sample().items()}
+        sha256 = decoder.artifact.sha256 if decoder.artifact else ""
+        return baselines.Record(sha256=sha256, latent_dim=decoder.latent_dim, methods=methods, values=values)
+
+    # -- the parts -----------------------------------------------------------------------------------
+
+    def _measure(self, probe: str, decoder: Decoder, samples: int) -> Result:
+        settings = dict(self.policy.settings.get(probe, {}))
+        return probe_class(probe)(samples=samples, **settings).measure(decoder)
+
+    def _decide(
+        self, probe: str, rules: Mapping[str, Rule], decoder: Decoder, record: baselines.Record | None
+    ) -> list[Outcome]:
+        limits = {id: r for id, r in rules.items() if r.limit is not None}
+        paired = {id: r for id, r in rules.items() if r.limit is None}
+        decided: dict[str, Outcome] = {}
+        if paired and record is not None:
+            decided |= self._pair(probe, paired, decoder, record)
+        n, looks = self.policy.samples, looks_of(self.policy.samples, self.policy.max_samples)
+        level = 1 - (1 - self.policy.confidence) / looks
+        while len(decided) < len(rules):
+            result = self._measure(probe, decoder, n)
+            last = n >= self.policy.max_samples
+            for id, rule in limits.items():
+                if id in decided:
+                    continue
+                outcome = hold(rule, metric_at(result, id, level))
+                # more samples never define an undefined metric nor move one without an interval
+                final = outcome.status in ("pass", "fail", "undefined") or outcome.metric.ci is None
+                if final or last:
+                    decided[id] = outcome
+            n = min(2 * n, self.policy.max_samples)
+        return [decided[id] for id in rules]
+
+    def _pair(
+        self, probe: str, rules: Mapping[str, Rule], decoder: Decoder, record: baselines.Record
+    ) -> dict[str, Outcome]:
+        import numpy as np
+
+        n = max((len(record.values[id]) for id in rules if id in record.values), default=2)
+        result = self._measure(probe, decoder, n)
+        mine, theirs = baselines.method_of(result.settings), dict(record.methods.get(probe, {}))
+        different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+        if different:
+            changes = ", ".join(f"{k} {theirs.get(k)} -> {mine.get(k)}" for k in different)
+            raise UsageError(
+                f"the baseline was measured by another method ({changes})",
+                hint="measure the same way, or make the baseline anew with --update-baseline",
+            )
+        values, out = result.per_sample(), {}
+        for id, rule in rules.items():
+            if id not in record.values or id not in values:
+                raise UsageError(
+                    f"`{id}` is no mean over latents, or was undefined: it has no paired baseline",
+                    hint="give it a limit (max or min) instead of a regression",
+                )
+            new = np.asarray(values[id], dtype=np.float64)
+            if len(new) != len(record.values[id]):
+                raise UsageError(
+                    f"`{id}` has {len(new)} values and its baseline {len(record.values[id])}: they are not on the same latents",
+                    hint="a latent at which it is undefined leaves one out; give it a limit instead of a regression",
+                )
+            metric, status, margin = baselines.compare(
+                rule, record.values[id], new, confidence=self.policy.confidence
+            )
+            out[id] = Outcome(rule=rule, metric=metric, status=status, bound=margin)
+        return out
+
+    def _record(
+        self, model: str, decoder: Decoder, rules: Mapping[str, Rule], findings: list[Finding]
+    ) -> baselines.Record | None:
+        if not any(r.limit is None for r in rules.values()):
+            return None
+        if self.baseline is None:
+            raise UsageError(
+                "a rule compares with a baseline, and none was given",
+                hint="add --baseline FILE, or --update-baseline first",
+            )
+        record = self.baseline.get(Path(model).as_posix())
+        if record is None:
+            raise UsageError(
+                f"the baseline holds nothing about `{model}`", hint="add it with --update-baseline"
+            )
+        if record.latent_dim != decoder.latent_dim:
+            raise UsageError(
+                f"the baseline's model has {record.latent_dim} latents, this one {decoder.latent_dim}: "
+                "there are no common latents to pair on",
+                hint="make the baseline anew with --update-baseline",
+            )
+        if decoder.artifact and record.sha256 and record.sha256 == decoder.artifact.sha256:
+            message = "this is the very artifact of the baseline: no regression is possible"
+            findings.append(Finding(code="same-artifact", level="note", message=message))
+        return record
+
+    def _format(self, artifact: Artifact | None) -> list[Outcome]:
+        if not self.policy.formats or artifact is None:
+            return []
+        good = artifact.format in self.policy.formats
+        rule = Rule(metric="artifact.format", side="max", limit=0)
+        reason = f"{artifact.format} is {'' if good else 'not '}among {', '.join(self.policy.formats)}"
+        metric = Metric(id="artifact.format", value=int(not good), reason=reason)
+        return [Outcome(rule=rule, metric=metric, status="pass" if good else "fail", bound=0.0)]
+
+    def _waive(self, outcome: Outcome, model: str, findings: list[Finding]) -> Outcome:
+        if outcome.status == "pass":
+            return outcome
+        for waiver in self.policy.waivers:
+            if waiver.covers(outcome.rule.metric, model, self.today):
+                return replace(outcome, waiver=waiver)
+            if waiver.applies(outcome.rule.metric, model):
+                message = f"the waiver of {outcome.rule.metric} expired on {waiver.expires}: {waiver.reason}"
+                findings.append(Finding(code="waiver-expired", level="warning", message=message))
+        return outcome
+
+
+def looks_of(first: int, last: int) -> int:
+    """Return how many times a rule may be looked at when the samples double from first to last."""
+    return 1 + max(0, math.ceil(math.log2(last / first)))
+
+
+def metric_at(result: Result, id: str, level: float) -> Metric:
+    """Return a metric of a result with its interval at another level.
+
+    Means over latents get Student's interval of their values; other intervals are widened as a normal
+    distribution's would be.
+    """
+    import numpy as np
+
+    metric = result.metrics.get(id)
+    if metric is None:
+        return Metric.undefined(id, "the probe did not report it")
+    values = result.per_sample().get(id)
+    if values is not None and len(values) > 1 and metric.value is not None:
+        array = np.asarray(values, dtype=np.float64)
+        return replace(metric, ci=baselines.student_interval(array, level), level=level)
+    if metric.ci is None or not isinstance(metric.value, (int, float)):
+        return metric
+    normal = NormalDist()
+    factor = normal.inv_cdf(0.5 + level / 2) / normal.inv_cdf(0.5 + (metric.level or 0.95) / 2)
+    low, high = (metric.value - (metric.value - end) * factor for end in metric.ci)
+    return replace(metric, ci=(low, high), level=level)
+
+
+def hold(rule: Rule, metric: Metric) -> Outcome:
+    """Return the outcome of a limit rule."""
+    from vaeprobe.report import Check
+
+    if rule.limit is None:
+        raise ValueError("a regression rule is held against a baseline")
+    status: Status = Check(metric=metric, side=rule.side, limit=rule.limit).status
+    return Outcome(rule=rule, metric=metric, status=status, bound=rule.limit)
+
+
+def failure_of(error: VaeprobeError) -> Failure:
+    """Return an error as data."""
+    return Failure(code=error.code, message=error.message, hint=error.hint, exit_code=error.exit_code)

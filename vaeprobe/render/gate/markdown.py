@@ -1,0 +1,34 @@
+"""A table for a pull request or a job summary."""
+
+from __future__ import annotations
+
+from vaeprobe.gate.outcome import GateReport
+from vaeprobe.render.gate.text import WORDS
+from vaeprobe.render.markdown import STATUS_MARK, escape, grid
+from vaeprobe.render.text import interval, number
+from vaeprobe.report import Value
+
+
+def render(report: GateReport) -> str:
+    parts = [f"# vaeprobe check: {WORDS.get(report.exit_code, str(report.exit_code))}"]
+    for model in report.models:
+        parts.append(f"## {escape(model.model)}")
+        if model.failure is not None:
+            parts.append(
+                f"**{escape(model.failure.message)}**"
+                + (f" ({escape(model.failure.hint)})" if model.failure.hint else "")
+            )
+            continue
+        rows: list[list[Value]] = [
+            [
+                "waived" if o.waiver else STATUS_MARK[o.status],
+                o.rule.metric,
+                number(o.metric.value),
+                interval(o.metric.ci),
+                o.rule.describe(),
+            ]
+            for o in model.outcomes
+        ]
+        parts.append(grid(["", "metric", "value", "interval", "rule"], rows))
+        parts += [f"- **{f.level}** {escape(f.message)}" for f in model.findings]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,86 @@
+"""SARIF 2.1.0, for code-scanning dashboards."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from vaeprobe._version import __version__
+from vaeprobe.gate.outcome import GateReport, ModelReport, Outcome
+from vaeprobe.probes import metric_specs
+from vaeprobe.render import json_document
+from vaeprobe.render.text import clean
+
+SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+KIND = {"fail": "fail", "inconclusive": "open", "undefined": "open", "pass": "pass"}
+
+
+def render(report: GateReport) -> str:
+    results = [r for model in report.models for r in _results(model)]
+    ids = sorted({r["ruleId"] for r in results})
+    for result in results:
+        result["ruleIndex"] = ids.index(result["ruleId"])
+    run: dict[str, Any] = {
+        "tool": {
+            "driver": {
+                "name": "vaeprobe",
+                "version": __version__,
+                "rules": [_rule(id) for id in ids],
+            }
+        },
+        "columnKind": "utf16CodeUnits",
+        "results": results,
+        "invocations": [
+            {
+                "executionSuccessful": report.exit_code in (0, 1, 3),
+                "exitCode": report.exit_code,
+            }
+        ],
+    }
+    return json_document.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
+
+
+def _rule(id: str) -> dict[str, Any]:
+    spec = metric_specs().get(id)
+    title = spec.title if spec else id
+    help_text = " ".join(t for t in (spec.meaning, spec.remedy) if t) if spec else ""
+    return {
+        "id": id,
+        "shortDescription": {"text": title},
+        "help": {"text": help_text or title},
+    }
+
+
+def _results(model: ModelReport) -> list[dict[str, Any]]:
+    if model.failure is not None:
+        return [_result(f"vaeprobe.{model.failure.code}", "error", "fail", model.failure.message, model)]
+    return [
+        _result(o.rule.metric, _level(o, model), KIND[o.status], o.message, model, o)
+        for o in model.outcomes
+        if o.status != "pass"
+    ]
+
+
+def _level(outcome: Outcome, model: ModelReport) -> str:
+    # SARIF allows a level other than "none" only for results of kind "fail"
+    if outcome.status != "fail":
+        return "none"
+    return "note" if outcome.waiver else outcome.rule.level
+
+
+def _result(
+    rule: str, level: str, kind: str, message: str, model: ModelReport, outcome: Outcome | None = None
+) -> dict[str, Any]:
+    uri = quote(PurePath(model.model).as_posix())
+    out: dict[str, Any] = {
+        "ruleId": rule,
+        "level": level,
+        "kind": kind,
+        "message": {"text": clean(message)},
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}}}],
+        "partialFingerprints": {"vaeprobe/v1": f"{rule}:{uri}"},
+    }
+    if outcome is not None and outcome.waiver is not None:
+        out["suppressions"] = [{"kind": "external", "justification": clean(outcome.waiver.reason)}]
+    return out

@@ -1,0 +1,141 @@
+"""The JSON Schema (draft 2020-12) of every JSON document that vaeprobe writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vaeprobe.report import SCHEMA_VERSION
+
+NUMBER = {"type": "number"}
+TEXT = {"type": "string"}
+STATUS = {"enum": ["pass", "fail", "inconclusive", "undefined"]}
+INTERVAL = {"type": ["array", "null"], "items": {"type": ["number", "null"]}, "minItems": 2, "maxItems": 2}
+EXIT_CODE = {"enum": [0, 1, 2, 3, 4, 5, 6, 70]}
+
+
+def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": {**required, **optional},
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+def document() -> dict[str, Any]:
+    """Return the schema."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "vaeprobe documents",
+        "oneOf": [{"$ref": f"#/$defs/{name}"} for name in ("result", "failure", "check")],
+        "$defs": {
+            "metric": _object(
+                {
+                    "value": {"type": ["number", "boolean", "string", "array", "object", "null"]},
+                    "ci": INTERVAL,
+                    "n": {"type": ["integer", "null"]},
+                    "unit": TEXT,
+                },
+                level=NUMBER,
+                method=TEXT,
+                reason=TEXT,
+            )
+            | {"if": {"properties": {"value": {"type": "null"}}}, "then": {"required": ["reason"]}},
+            "artifact": {
+                "anyOf": [
+                    {"type": "null"},
+                    _object(
+                        {
+                            "path": TEXT,
+                            "sha256": {"type": "string", "pattern": "^([0-9a-f]{64})?$"},
+                            "size": {"type": "integer"},
+                            "format": TEXT,
+                            "architecture": TEXT,
+                            "details": {"type": "object"},
+                        }
+                    ),
+                ]
+            },
+            "finding": _object(
+                {
+                    "code": TEXT,
+                    "level": {"enum": ["error", "warning", "note"]},
+                    "message": TEXT,
+                    "hint": {"type": ["string", "null"]},
+                }
+            ),
+            "limit": _object(
+                {
+                    "metric": TEXT,
+                    "side": {"enum": ["max", "min"]},
+                    "limit": NUMBER,
+                    "status": STATUS,
+                    "level": {"enum": ["error", "warning", "note"]},
+                    "value": {},
+                    "ci": INTERVAL,
+                }
+            ),
+            "tool": _object({"name": {"const": "vaeprobe"}, "version": TEXT}),
+            "error": _object({"code": TEXT, "message": TEXT, "hint": {"type": ["string", "null"]}}),
+            "result": _object(
+                {
+                    **_head(),
+                    "command": TEXT,
+                    "artifact": {"$ref": "#/$defs/artifact"},
+                    "settings": {"type": "object"},
+                    "verdict": TEXT,
+                    "summary": TEXT,
+                    "metrics": {"type": "object", "additionalProperties": {"$ref": "#/$defs/metric"}},
+                    "details": {"type": "object"},
+                    "checks": {"type": "array", "items": {"$ref": "#/$defs/limit"}},
+                    "findings": {"type": "array", "items": {"$ref": "#/$defs/finding"}},
+                    "exit_code": EXIT_CODE,
+                }
+            ),
+            "failure": _object({**_head(), "error": {"$ref": "#/$defs/error"}, "exit_code": EXIT_CODE}),
+            "outcome": _object(
+                {
+                    "metric": TEXT,
+                    "status": STATUS,
+                    "rule": {"type": "object"},
+                    "bound": NUMBER,
+                    "value": {"type": ["number", "null"]},
+                    "ci": INTERVAL,
+                    "n": {"type": ["integer", "null"]},
+                    "reason": {"type": ["string", "null"]},
+                    "waived": {"type": ["object", "null"]},
+                    "message": TEXT,
+                }
+            ),
+            "model": _object(
+                {
+                    "model": TEXT,
+                    "artifact": {"$ref": "#/$defs/artifact"},
+                    "outcomes": {"type": "array", "items": {"$ref": "#/$defs/outcome"}},
+                    "findings": {"type": "array", "items": {"$ref": "#/$defs/finding"}},
+                    "error": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/error"}]},
+                    "inconclusive": {"enum": ["error", "warning", "pass"]},
+                    "exit_code": EXIT_CODE,
+                }
+            ),
+            "check": _object(
+                {
+                    **_head(),
+                    "command": {"const": "check"},
+                    "policy": _object({"origin": TEXT, "sha256": TEXT}),
+                    "baseline": {"type": ["string", "null"]},
+                    "settings": {"type": "object"},
+                    "models": {"type": "array", "items": {"$ref": "#/$defs/model"}},
+                    "exit_code": EXIT_CODE,
+                }
+            ),
+        },
+    }
+
+
+def _head() -> dict[str, Any]:
+    return {
+        "tool": {"$ref": "#/$defs/tool"},
+        "torch": {"type": ["string", "null"]},
+        "schema_version": {"const": SCHEMA_VERSION},
+    }
