@@ -12,9 +12,10 @@ from typing import Literal
 
 from vaeprobe.checkpoints.pickles import Global
 from vaeprobe.checkpoints.source import quoted
+from vaeprobe.checkpoints.tensors import DTYPES
 from vaeprobe.errors import UnsafeError
 
-__all__ = ["DTYPES", "STORAGES", "Trust", "dangerous", "foreign", "named", "refuse_dangerous", "trust"]
+__all__ = ["STORAGES", "Trust", "dangerous", "foreign", "named", "refuse_dangerous", "trust"]
 
 Trust = Literal["inert", "layer", "foreign", "dangerous"]
 
@@ -23,15 +24,6 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# bytes per number -> dtypes, in the names of torch
-_SIZES = {
-    1: "int8 uint8 bool float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu",
-    2: "float16 bfloat16 int16 uint16",
-    4: "float32 int32 uint32 complex32",
-    8: "float64 int64 uint64 complex64",
-    16: "complex128",
-}
-DTYPES = {name: size for size, names in _SIZES.items() for name in names.split()}
 STORAGES = {
     "FloatStorage": "float32",
     "DoubleStorage": "float64",

@@ -1,0 +1,360 @@
+"""Files of torch.save (zip, and the older non-zip form) and plain pickles of tensors, without torch.
+
+`read` finds the pickle and the storages, and `TorchFile.spec` says of a value in the pickle which tensor it
+describes: dtype, shape, strides and the bytes behind it, every claim checked against the bytes that are there.
+
+Source: torch/serialization.py, `_save`, `_legacy_save` and `_legacy_load`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vaeprobe.checkpoints.archive import END_RECORD, Archive, has_zip_end, open_archive
+from vaeprobe.checkpoints.pickles import Built, Global, Node, Persistent, Pickle, PickleError, interpret
+from vaeprobe.checkpoints.source import quoted
+from vaeprobe.checkpoints.tensors import DTYPES, TensorSpec, contiguous
+from vaeprobe.checkpoints.trust import STORAGES, foreign, named, refuse_dangerous
+from vaeprobe.errors import InputError, ResourceError, UnsafeError
+
+__all__ = ["LEGACY_HEAD", "TorchFile", "read", "text_of"]
+
+Container = Literal["torch zip", "torch legacy", "pickle"]
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_HEAD = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
+LARGEST_VIEW = 1 << 30  # bytes of a tensor that is larger than its storage (strides of 0)
+CUT = "the file is truncated or damaged: fetch it again"
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """What a torch file or a pickle holds, nothing of it built.
+
+    Attributes:
+        container: how it is packed.
+        root: the value that it holds, inert.
+        globals: every name that unpickling it would import.
+    """
+
+    container: Container
+    root: Node
+    globals: tuple[Global, ...]
+    _storages: Mapping[str, memoryview] = field(repr=False)
+    _big_endian: bool = False
+    _nested: Mapping[int, TorchFile] = field(default_factory=dict, repr=False)
+    _specs: dict[int, TensorSpec | None] = field(default_factory=dict, repr=False)
+
+    def is_tensor(self, node: Node) -> bool:
+        """Return whether a value describes a tensor or an array, of any kind."""
+        return isinstance(node, Built) and isinstance(node.maker, Global) and _tensor_maker(node.maker)
+
+    def spec(self, node: Node) -> TensorSpec:
+        """Return the dense tensor that a value describes.
+
+        Raises:
+            InputError: it is no dense tensor of numbers, or claims numbers that the file does not hold.
+            ResourceError: it claims over 1 GiB that the file does not hold (strides of zero).
+        """
+        try:
+            return self._dense(node)
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, RecursionError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError("a tensor is described in a way that torch never writes", hint=CUT) from None
+
+    def _dense(self, node: Built) -> TensorSpec:
+        maker, args = node.maker, node.args
+        match maker.name:
+            case "_rebuild_tensor_v2" | "_rebuild_tensor":
+                return self._strided(*args[:4])
+            case "_rebuild_tensor_v3":
+                return self._strided(*args[:4], dtype=args[6].name)
+            case "_rebuild_parameter" | "_rebuild_parameter_with_state":
+                return self._dense(args[0])
+            case "_rebuild_from_type_v2":
+                return self._dense(Built(args[0], args[2]))
+            case "Parameter" | "Buffer":
+                return self._dense(args[0] if args else node.state[0])
+            case "_reconstruct" | "_frombuffer":
+                return _array(node)
+            case name if name.endswith("Tensor") and isinstance(node.state, tuple):  # torch < 0.4
+                return self._strided(*node.state[:4])
+            case name:
+                kind = name.removeprefix("_rebuild_").removesuffix("_tensor").replace("qtensor", "quantised")
+                raise InputError(
+                    f"a tensor in the file is {kind.replace('_', ' ')}, which has no dense weights to read",
+                    hint="save dense float weights: tensor.to_dense() or tensor.dequantize() before torch.save",
+                )
+
+    def _strided(
+        self,
+        storage: Node,
+        offset: int,
+        shape: tuple[int, ...],
+        stride: tuple[int, ...],
+        *,
+        dtype: str | None = None,
+    ) -> TensorSpec:
+        stored, data, start = self._storage(storage)
+        dtype = dtype or stored
+        shape, stride = _sizes(shape), _sizes(stride)
+        offset += start
+        size = DTYPES[dtype]
+        if len(shape) != len(stride) or len(shape) > 32 or offset < 0:
+            raise InputError("a tensor is described in a way that torch never writes", hint=CUT)
+        spec = TensorSpec(dtype, shape, stride, offset, data, self._big_endian)
+        if 0 in shape:
+            return spec
+        last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
+        if (last + 1) * size > len(data):
+            raise InputError(
+                f"a tensor of shape {list(shape)} claims {(last + 1) * size:,} bytes of a storage of {len(data):,}",
+                hint=CUT,
+            )
+        if spec.nbytes > len(data) and spec.nbytes > LARGEST_VIEW:
+            raise ResourceError(
+                f"a tensor of shape {list(shape)} repeats {len(data):,} bytes into {spec.nbytes:,}",
+                hint="no decoder needs that: ask for the weights as safetensors",
+            )
+        return spec
+
+    def _storage(self, node: Node) -> tuple[str, memoryview, int]:
+        """Return the dtype, the bytes, and the first number of a storage."""
+        if isinstance(node, Built) and id(node) in self._nested:
+            inner = self._nested[id(node)]
+            return inner._storage(inner.root)
+        if isinstance(node, Built) and node.by("torch.storage.TypedStorage"):
+            raise InputError("a storage is described in a way that torch never writes", hint=CUT)
+        dtype, key, numel, view = _storage_id(node)
+        data = self._storages.get(key)
+        if data is None:
+            raise InputError(f"the file lacks the numbers of storage {quoted(key)}", hint=CUT)
+        if numel * DTYPES[dtype] != len(data):
+            raise InputError(
+                f"storage {quoted(key)} claims {numel:,} numbers of {dtype} and holds {len(data):,} bytes",
+                hint=CUT,
+            )
+        return dtype, data, view
+
+
+def read(data: bytes, file: str, container: Container) -> TorchFile:
+    """Read the structure of a file; `file` is how messages call it.
+
+    Raises:
+        UnsafeError: it asks for a name made to run something, is two files in one, or its zip is unsafe.
+        InputError: it is damaged.
+        ResourceError: it describes more than fits.
+    """
+    try:
+        found = _READERS[container](data)
+    except PickleError as error:
+        refuse_dangerous(file, error.globals)
+        unknown = foreign(error.globals)
+        if unknown:
+            raise UnsafeError(
+                f"{file} would import {named(unknown)} before it breaks off: {error.message}", hint=error.hint
+            ) from None
+        raise InputError(f"{file}: {error.message}", hint=error.hint) from None
+    refuse_dangerous(file, found.globals)
+    return found
+
+
+# -- the three containers -------------------------------------------------------------------------
+
+
+def _read_zip(data: bytes) -> TorchFile:
+    archive = open_archive(data)
+    if "data.pkl" not in archive:
+        raise InputError("the zip archive has no `data.pkl`: it is no file of torch.save")
+    pickle = interpret(archive.read("data.pkl"))
+    storages = {name[5:]: record for name, record in archive.records.items() if name.startswith("data/")}
+    return _finish("torch zip", pickle, storages, big_endian=_big_endian(archive))
+
+
+def _big_endian(archive: Archive) -> bool:
+    return "byteorder" in archive and archive.read("byteorder") == b"big"
+
+
+def _read_legacy(data: bytes) -> TorchFile:
+    at = 0
+    heads = []
+    for _ in range(3):  # a magic number, the protocol's version, the writer's machine
+        pickle = interpret(data, at)
+        heads.append(pickle.root)
+        at = pickle.end
+    machine = heads[2] if isinstance(heads[2], dict) else {}
+    body = interpret(data, at)
+    try:
+        keys = interpret(data, body.end)
+    except PickleError as error:
+        raise PickleError(error.message, (*body.globals, *error.globals)) from None
+    big_endian = machine.get("little_endian") is False
+    storages, end = _legacy_storages(data, keys, body, big_endian)
+    _refuse_tail(data, end)
+    return _finish("torch legacy", body, storages, big_endian=big_endian)
+
+
+def _legacy_storages(
+    data: bytes, keys: Pickle, body: Pickle, big_endian: bool
+) -> tuple[dict[str, memoryview], int]:
+    """Return the bytes of each storage, which follow the pickles in the order of `keys`, and where they end."""
+    types: dict[str, str] = {}
+    for reference in body.persistent:
+        dtype, key, _, _ = _storage_id(reference)
+        types.setdefault(key, dtype)
+    view = memoryview(data)
+    out: dict[str, memoryview] = {}
+    at = keys.end
+    if not isinstance(keys.root, list):
+        raise PickleError("the list of storages is missing", body.globals)
+    for name in keys.root:
+        key = text_of(name)
+        if key not in types or at + 8 > len(data):
+            raise PickleError(f"the numbers of storage {quoted(key)} are missing", body.globals)
+        (count,) = struct.unpack_from(">q" if big_endian else "<q", data, at)
+        size = count * DTYPES[types[key]]
+        if count < 0 or at + 8 + size > len(data):
+            raise PickleError(
+                f"storage {quoted(key)} claims {size:,} bytes and {len(data) - at - 8:,} follow", body.globals
+            )
+        out[key] = view[at + 8 : at + 8 + size]
+        at += 8 + size
+    return out, at
+
+
+def _read_pickle(data: bytes) -> TorchFile:
+    pickle = interpret(data)
+    _refuse_tail(data, pickle.end)
+    return _finish("pickle", pickle, {})
+
+
+_READERS = {"torch zip": _read_zip, "torch legacy": _read_legacy, "pickle": _read_pickle}
+
+
+def _refuse_tail(data: bytes, end: int) -> None:
+    if end == len(data):
+        return
+    if END_RECORD in data[end:] and has_zip_end(data):
+        raise UnsafeError(
+            "the file is a pickle and a zip archive at once, so that two readers can see two different files",
+            hint="ask for a file as torch.save writes it",
+        )
+    raise InputError(f"{len(data) - end:,} bytes follow the end of the checkpoint", hint=CUT)
+
+
+def _finish(
+    container: Container, pickle: Pickle, storages: Mapping[str, memoryview], *, big_endian: bool = False
+) -> TorchFile:
+    """Look into storages that are themselves torch files, as plain pickles of tensors have them."""
+    nested: dict[int, TorchFile] = {}
+    names = dict.fromkeys(pickle.globals)
+    for call in pickle.calls:
+        if call.by("torch.storage._load_from_bytes"):
+            inner_data = _bytes_of(call.args[0]) if call.args else b""
+            if not inner_data.startswith(LEGACY_HEAD):
+                raise PickleError("a storage inside the pickle is no torch file", tuple(names))
+            inner = _read_legacy(inner_data)
+            nested[id(call)] = inner
+            names.update(dict.fromkeys(inner.globals))
+    return TorchFile(container, pickle.root, tuple(names), storages, big_endian, nested)
+
+
+# -- values ---------------------------------------------------------------------------------------
+
+
+def text_of(node: Node) -> str:
+    """Return text that may have been written as bytes."""
+    return node.decode("ascii", "replace") if isinstance(node, bytes) else str(node)
+
+
+def _bytes_of(node: Node) -> bytes:
+    """Return bytes, which protocol 2 writes as `_codecs.encode(text, "latin1")`."""
+    if isinstance(node, Built) and node.by("_codecs.encode") and isinstance(node.args[0], str):
+        return node.args[0].encode("latin-1")
+    if isinstance(node, Built) and node.by("builtins.bytes") and not node.args:
+        return b""
+    return bytes(node) if isinstance(node, (bytes, bytearray)) else b""
+
+
+def _storage_id(node: Node) -> tuple[str, str, int, int]:
+    """Return dtype, key, number of elements and first element of a persistent id ("storage", ...)."""
+    id = node.id if isinstance(node, Persistent) else None
+    if (
+        not isinstance(id, tuple)
+        or len(id) < 5
+        or text_of(id[0]) != "storage"
+        or not isinstance(id[1], Global)
+    ):
+        raise PickleError("a reference to something that is no storage", ())
+    dtype = STORAGES.get(id[1].name)
+    if dtype is None or not isinstance(id[4], int) or id[4] < 0:
+        raise PickleError(f"a storage of unknown type {quoted(str(id[1]))}", ())
+    view = id[5] if len(id) > 5 else None
+    start = view[1] if isinstance(view, tuple) and len(view) == 3 and isinstance(view[1], int) else 0
+    return dtype, text_of(id[2]), id[4], start
+
+
+def _sizes(node: Node) -> tuple[int, ...]:
+    """Return a shape, which may be a tuple or a torch.Size."""
+    if isinstance(node, Built) and node.by("torch.Size"):
+        (node,) = node.args
+    if not isinstance(node, (tuple, list)) or not all(type(n) is int and n >= 0 for n in node):
+        raise InputError("a tensor has a shape that is none", hint=CUT)
+    return tuple(node)
+
+
+def _tensor_maker(maker: Global) -> bool:
+    """Return whether a global makes tensors or arrays."""
+    if maker.module in ("torch._utils", "torch._tensor"):
+        return maker.name.startswith("_rebuild_")
+    if maker.module in ("torch", "torch.cuda"):
+        return maker.name.endswith("Tensor")
+    if maker.module.startswith(("numpy.core.", "numpy._core.")):
+        return maker.name in ("_reconstruct", "_frombuffer")
+    return maker.module == "torch.nn.parameter"
+
+
+# numpy's codes, without the byte order
+_NUMPY = {
+    "f8": "float64",
+    "f4": "float32",
+    "f2": "float16",
+    "i8": "int64",
+    "i4": "int32",
+    "i2": "int16",
+    "i1": "int8",
+    "u8": "uint64",
+    "u4": "uint32",
+    "u2": "uint16",
+    "u1": "uint8",
+    "b1": "bool",
+    "c8": "complex64",
+    "c16": "complex128",
+}
+
+
+def _array(node: Built) -> TensorSpec:
+    """Return a numpy array in a pickle."""
+    if node.maker.name == "_frombuffer":
+        raw, dtype, shape, order = node.args[:4]
+        fortran = order == "F"
+    else:
+        _, shape, dtype, fortran, raw = node.state
+    code = dtype.args[0]
+    if code not in _NUMPY:
+        raise InputError(
+            f"an array in the file holds {quoted(str(code))}, not numbers", hint="save numeric arrays alone"
+        )
+    data = memoryview(_bytes_of(raw))
+    shape = _sizes(shape)
+    size = DTYPES[_NUMPY[code]]
+    if math.prod(shape) * size != len(data):
+        raise InputError(f"an array of shape {list(shape)} comes with {len(data):,} bytes", hint=CUT)
+    stride = contiguous(shape[::-1])[::-1] if fortran else contiguous(shape)
+    big = isinstance(dtype.state, tuple) and len(dtype.state) > 1 and dtype.state[1] == ">"
+    return TensorSpec(_NUMPY[code], shape, stride, 0, data, big)
