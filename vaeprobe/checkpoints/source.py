@@ -59,25 +59,30 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{name} cannot be opened: {why.lower()}") from None
-    with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{name} is a directory, not a checkpoint file", hint=_contents(path))
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(
-                f"{name} is a {_kind(status.st_mode)}, not a regular file", hint="copy it to a file first"
-            )
-        if status.st_size > _memory():
-            raise ResourceError(f"{name} has {status.st_size:,} bytes, more than this machine's memory")
-        try:
+    try:
+        _check_regular(os.fstat(handle), path, name)
+        with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read()
-        except OSError as error:
-            raise InputError(f"{name} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        os.close(handle)
     if not data:
         raise InputError(
             f"{name} is empty (0 bytes)", hint="was the download or the save interrupted? fetch it again"
         )
     return Source(path, data)
+
+
+def _check_regular(status: os.stat_result, path: Path, name: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{name} is a directory, not a checkpoint file", hint=_contents(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(
+            f"{name} is a {_kind(status.st_mode)}, not a regular file", hint="copy it to a file first"
+        )
+    if status.st_size > _memory():
+        raise ResourceError(f"{name} has {status.st_size:,} bytes, more than this machine's memory")
 
 
 def printable(text: str, *, limit: int = 120) -> str:
