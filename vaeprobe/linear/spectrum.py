@@ -1,0 +1,330 @@
+"""Eigenpairs of a covariance, by the way that fits the shape of the data.
+
+- exact: the m x m covariance from streamed moments, then all its eigenpairs;
+- dual: for few rows (n < m), the n x n matrix of inner products, whose eigenvalues are the same;
+- randomized: block Lanczos with full reorthogonalisation on products with the rows (Musco and Musco 2015;
+  Halko, Martinsson and Tropp 2011), for many columns and many rows; its residuals are stated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from vaeprobe.data import Data, in_memory
+from vaeprobe.errors import InputError, ResourceError, UsageError
+from vaeprobe.intervals import stream
+from vaeprobe.linear import moments
+from vaeprobe.linear.moments import Moments
+from vaeprobe.linear.processes import ALONE, Processes
+from vaeprobe.progress import tell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
+
+Solver = Literal["exact", "dual", "randomized", "em"]
+
+EXACT_COLUMNS = 2048
+DUAL_ROWS = 2048
+CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
+OVERSAMPLING = 10
+PASSES = 30
+TOLERANCE = 1e-6  # estimated relative error at which the randomized solver stops
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Eigenpairs of the covariance S (divided by n), largest first.
+
+    Attributes:
+        n: number of rows.
+        mean: shape (m,).
+        values: the known eigenvalues, shape (k,), descending, none negative.
+        vectors: unit eigenvectors as columns, shape (m, k); the largest entry of each is positive.
+        total: trace of S, the total variance.
+        solver: how they were computed.
+        residuals: ||S u - lambda u|| per pair, shape (k,): a true eigenvalue lies that near; 0 where exact.
+        resolution: variance below which a direction is rounding error.
+        precision: type of the products, "float64" or "float32".
+    """
+
+    n: int
+    mean: Array
+    values: Array
+    vectors: Array
+    total: float
+    solver: Solver
+    residuals: Array
+    resolution: float
+    precision: str = "float64"
+
+    @property
+    def m(self) -> int:
+        """Number of columns of the data."""
+        return len(self.mean)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every eigenvalue that is not zero is known."""
+        return self.solver in ("exact", "dual")
+
+    @property
+    def rank(self) -> int:
+        """Known eigenvalues above rounding error."""
+        return int((self.values > self.resolution).sum())
+
+    @property
+    def error(self) -> float:
+        """Largest residual over the largest eigenvalue."""
+        return float(self.residuals.max() / self.values[0]) if self.values[0] > 0 else 0.0
+
+    def rest(self, d: int) -> float:
+        """Return the variance outside the first d directions, never negative."""
+        return max(0.0, self.total - float(self.values[:d].sum()))
+
+    def product(self, V: Array) -> Array:
+        """Return S V for a complete spectrum, shape (m, k)."""
+        return self.vectors @ (self.values[:, None] * (self.vectors.T @ V))
+
+
+def choose(data: Data, solver: str = "auto") -> Solver:
+    """Return the solver for data of this shape; `auto` takes exact up to 2048 columns, dual up to 2048 rows.
+
+    Raises:
+        UsageError: no such solver.
+    """
+    if solver in ("exact", "dual", "randomized"):
+        return solver  # type: ignore[return-value]
+    if solver != "auto":
+        raise UsageError(f"no solver is called `{solver}`", hint="one of auto, exact, dual, randomized")
+    if data.rows < data.columns and data.rows <= DUAL_ROWS:
+        return "dual"
+    return "exact" if data.columns <= EXACT_COLUMNS else "randomized"
+
+
+def compute(
+    data: Data, k: int, *, solver: str = "auto", seed: int = 0, processes: Processes = ALONE
+) -> Spectrum:
+    """Return the eigenpairs of the covariance of the rows, at least k of them where they exist.
+
+    Args:
+        data: all rows, or this process's share of them.
+        k: pairs that must be known; the exact and dual solvers return all.
+        solver: auto, exact, dual or randomized.
+        processes: the processes that share the rows.
+
+    Raises:
+        InputError: there are fewer than two rows, or they are all equal.
+    """
+    chosen = choose(data, solver)
+    if processes.world > 1 and chosen == "dual":
+        chosen = "exact" if data.columns <= EXACT_COLUMNS else "randomized"
+    if chosen == "exact":
+        found = of_moments(
+            moments.total(processes.moments(moments.accumulate(data))), moments.arithmetic(data)
+        )
+    elif chosen == "dual":
+        found = _dual(data)
+    else:
+        found = _randomized(_Rows.of(data, processes), min(k, data.columns), seed)
+    if not found.total > found.resolution:
+        raise InputError(
+            "all rows are equal: there is no variance to explain", hint="is every column constant?"
+        )
+    return found
+
+
+def of_moments(whole: Moments, kind: np.dtype[np.floating] | None = None) -> Spectrum:
+    """Return all eigenpairs of a covariance."""
+    kind = kind or np.dtype(np.float64)
+    S = whole.covariance
+    values, vectors = np.linalg.eigh(S)
+    return _spectrum(whole.n, whole.mean, values[::-1], vectors[:, ::-1], float(np.trace(S)), "exact", kind)
+
+
+def _spectrum(
+    n: int,
+    mean: Array,
+    values: Array,
+    vectors: Array,
+    total: float,
+    solver: Solver,
+    kind: np.dtype[np.floating],
+) -> Spectrum:
+    values = np.maximum(values, 0.0)
+    epsilon = float(np.finfo(kind).eps)
+    # float32 products lose some 1e-7 of the largest eigenvalue, float64 ones some 1e-16 per column
+    resolution = float(values[0]) * epsilon * (16 if kind == np.float32 else len(mean))
+    # a spread that is only the rounding of a large mean is no variance
+    resolution = max(
+        resolution, float(np.square(mean).max(initial=0.0)) * (64 * np.finfo(np.float64).eps) ** 2
+    )
+    return Spectrum(
+        n=n,
+        mean=mean,
+        values=values,
+        vectors=_canonical(vectors),
+        total=total,
+        solver=solver,
+        residuals=np.zeros(len(values)),
+        resolution=resolution,
+        precision=kind.name,
+    )
+
+
+def _canonical(vectors: Array) -> Array:
+    """Return the columns with signs that make the entry of largest size positive."""
+    top = np.take_along_axis(vectors, np.abs(vectors).argmax(axis=0)[None], axis=0)
+    return np.ascontiguousarray(vectors * np.where(top < 0, -1.0, 1.0))
+
+
+def _dual(data: Data) -> Spectrum:
+    rows = data.read(dtype=np.float64).reshape(-1, data.columns)
+    n = len(rows)
+    if n < 2:
+        moments.total((Moments(n, np.zeros(0), np.zeros((0, 0))),))
+    mean = rows.mean(axis=0)
+    rows -= mean
+    K = rows @ rows.T / n
+    tell("dual", 1, 2)
+    values, V = np.linalg.eigh(K)
+    keep = min(n - 1, data.columns)
+    values, V = values[::-1][:keep], V[:, ::-1][:, :keep]
+    found = values > values[0] * np.finfo(np.float64).eps * n
+    vectors = rows.T @ V[:, found]
+    # one QR step: the columns of X^T V are orthogonal only up to rounding over the smallest eigenvalue
+    vectors, R = np.linalg.qr(vectors)
+    vectors *= np.sign(np.diag(R))
+    tell("dual", 2, 2)
+    return _spectrum(n, mean, values[found], vectors, float(np.trace(K)), "dual", np.dtype(np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Centred rows for repeated products with the covariance; kept in memory where they fit.
+
+    Attributes:
+        data: this process's rows; centred already where `cached`.
+        n: rows of all processes.
+        mean: mean of all rows.
+        total: total variance.
+        kind: type of the products.
+    """
+
+    data: Data
+    n: int
+    mean: Array
+    total: float
+    kind: np.dtype[np.floating]
+    cached: bool
+    processes: Processes
+
+    @classmethod
+    def of(cls, data: Data, processes: Processes) -> _Rows:
+        kind = data.dtype
+        m = data.columns
+        fits = data.rows * m * kind.itemsize <= CACHE_BYTES
+        if fits:
+            data = in_memory(data.read().reshape(-1, m), nonfinite=data.nonfinite)
+        shift = np.zeros(m, kind)
+        sums, squares, count = np.zeros(m), np.zeros(m), 0
+        for block in data.blocks(2048, dtype=kind):
+            if count == 0:
+                shift = block.mean(axis=0, dtype=np.float64).astype(kind)
+            v = block - shift
+            sums += np.ones(len(v), kind) @ v
+            squares += np.einsum("ij,ij->j", v, v)
+            count += len(v)
+        # exact merge of counts, means and squares over processes, as for Moments
+        n = int(processes.sum(np.array([count], np.float64))[0])
+        mean = processes.sum(count * shift + sums) / max(n, 1)
+        step = shift - mean
+        total = float(processes.sum(squares + 2 * step * sums + count * step**2).sum()) / max(n, 1)
+        if n < 2:
+            moments.total((Moments(n, mean, np.zeros((0, 0))),))
+        if fits:
+            for first in range(0, data.rows, 2048):  # the copy is ours: centre it in place
+                data.shards[0].array[first : first + 2048] -= mean.astype(kind)  # type: ignore[attr-defined]
+        return cls(data, n, mean, total, kind, fits, processes)
+
+    def centred(self) -> Iterator[NDArray[np.floating]]:
+        mean = self.mean.astype(self.kind)
+        for block in self.data.blocks(1024, dtype=self.kind):
+            yield block if self.cached else block - mean
+
+    def product(self, V: Array) -> Array:
+        """Return S V, shape (m, b), float64."""
+        V = V.astype(self.kind)
+        out = np.zeros(V.shape)
+        for X in self.centred():
+            out += X.T @ (X @ V)
+        return self.processes.sum(out) / self.n
+
+
+def _randomized(rows: _Rows, k: int, seed: int) -> Spectrum:
+    m = len(rows.mean)
+    block = min(k + OVERSAMPLING, m, max(rows.n - 1, 1))
+    steps = min(PASSES, -(-m // block))
+    Q, _ = np.linalg.qr(stream(seed, "sketch").standard_normal((m, block)))
+    basis = Q
+    T = np.zeros((0, 0))
+    for step in range(1, steps + 1):
+        W = rows.product(Q)
+        # full reorthogonalisation, twice; the first pass gives the new block column of T
+        H = basis.T @ W
+        W -= basis @ H
+        W -= basis @ (basis.T @ W)
+        size = basis.shape[1]
+        T = np.block([[T, H[: len(T)]], [H[: len(T)].T, (H[len(T) :] + H[len(T) :].T) / 2]])
+        Q, B = np.linalg.qr(W)
+        values, Y = np.linalg.eigh(T)
+        values, Y = values[::-1][:block], Y[:, ::-1][:, :block]
+        residuals = np.linalg.norm(B @ Y[size - Q.shape[1] :], axis=0)
+        tell("randomized spectrum, passes", step, steps)
+        if size == m:
+            residuals = np.zeros_like(residuals)  # the basis spans everything
+        if size == m or _estimated_error(values, residuals, k) <= TOLERANCE:
+            break
+        if step < steps:
+            Q, _ = np.linalg.qr(Q - basis @ (basis.T @ Q))  # W may be of less than full rank
+            Q = Q[:, : m - size]
+            basis = np.hstack([basis, Q])
+    tell("randomized spectrum, passes", steps, steps)
+    known = min(k, len(values))
+    vectors = basis @ Y[:, :known]
+    found = _spectrum(rows.n, rows.mean, values[:known], vectors, rows.total, "randomized", rows.kind)
+    return Spectrum(**{**vars(found), "residuals": residuals[:known]})
+
+
+def _estimated_error(values: Array, residuals: Array, k: int) -> float:
+    """Return the largest relative error of the first k Ritz values: residual^2 over the gap, at most the residual."""
+    k = min(k, len(values))
+    scale = max(float(values[0]), np.finfo(np.float64).tiny)
+    errors = []
+    for i in range(k):
+        gaps = np.abs(values - values[i])
+        gap = gaps[gaps > residuals[i]].min(initial=np.inf)
+        bound = residuals[i] if not np.isfinite(gap) else min(residuals[i], residuals[i] ** 2 / gap)
+        errors.append(bound / scale)
+    return float(max(errors, default=0.0))
+
+
+def rows_of(data: Data, processes: Processes = ALONE) -> _Rows:
+    """Return centred rows whose `product` multiplies by the covariance without forming it.
+
+    Raises:
+        ResourceError: the rows are too many to be read again at every step.
+    """
+    rows = _Rows.of(data, processes)
+    if not rows.cached:
+        raise ResourceError(
+            f"training reads the {data.rows} rows at every step, and they do not fit into memory",
+            hint="train on a part of the rows, or use --method closed",
+        )
+    return rows
