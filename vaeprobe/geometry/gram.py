@@ -83,9 +83,9 @@ def ima_contrast(G: Tensor, *, tolerance: float | None = None) -> Tensor:
         G: shape (n, k, k).
         tolerance: see `singular_tolerance`, whose float64 value is the default.
 
-    Source: Gresele et al. (2021), arXiv:2106.05200, Eq. 8; Allen (2024), arXiv:2410.22559v1, Eqs. 14, 15.
+    Source: Gresele et al. (2021), arXiv:2106.05200, Section 4; Allen (2024), arXiv:2410.22559v1, Eqs. 14, 15.
     """
-    return (-0.5 * _cosine_log_det(G, tolerance)).clamp_min(0)
+    return (0.0 - 0.5 * _cosine_log_det(G, tolerance)).clamp_min(0)
 
 
 def log_det(G: Tensor, *, tolerance: float | None = None) -> Tensor:
@@ -119,7 +119,7 @@ def mean_field_gap(G: Tensor, beta_sigma2: float = 1.0) -> Tensor:
         bad = info > 0
         s2 = torch.linalg.eigvalsh(G[bad]).clamp_min(0) / beta_sigma2
         logs[bad] = 0.5 * s2.log1p().sum(-1) + scale[bad].log().sum(-1)
-    return (-logs).clamp_min(0)
+    return (0.0 - logs).clamp_min(0)
 
 
 def active_latents(G: Tensor, threshold: float = ACTIVE_THRESHOLD) -> Tensor:

@@ -1,0 +1,430 @@
+"""Rotations of the latent space: the null they give, the best of them, and how far a basis is from the axes.
+
+A rotation R of the latents takes f(z) to f(R z) and G to R^T G R, and leaves det G alone, so that every
+contrast here follows from the quadratic forms r_i^T G r_i of R's columns.  "Rotation" means orthogonal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vaeprobe.geometry.gram import ima_contrast, singular_tolerance
+from vaeprobe.intervals import stream
+from vaeprobe.progress import tell
+
+__all__ = [
+    "Alignment",
+    "RotationFit",
+    "alignment",
+    "assignment",
+    "distance_to_axes",
+    "haar",
+    "joint_diagonalise",
+    "nearest_order",
+    "rotate",
+    "rotated_contrast",
+]
+
+# Singular values nearer than this, relative to the larger, count as equal.
+TIE = 1e-6
+# Sweeps that look for each pair's global minimum before plain descent.
+SCANNED = 3
+# A start has come to rest when a sweep gains less than this, in nats per axis and as a share of what is left.
+REST = 1e-11
+REST_SHARE = 1e-7
+
+
+def haar(k: int, count: int, seed: int = 0) -> Tensor:
+    """Return orthogonal matrices drawn from the Haar measure on O(k), shape (count, k, k), float64."""
+    draw = stream(seed, f"haar/{k}").standard_normal((count, k, k))
+    Q, T = np.linalg.qr(draw)
+    return torch.from_numpy(Q * np.sign(np.diagonal(T, axis1=1, axis2=2))[:, None, :])
+
+
+def rotate(G: Tensor, R: Tensor) -> Tensor:
+    """Return R^T G R, shape (n, k, k): the pullback metrics of z -> f(R z)."""
+    return R.mT @ G @ R
+
+
+def rotated_contrast(G: Tensor, R: Tensor, *, tolerance: float | None = None) -> Tensor:
+    """Return the ima contrast of every latent under every rotation, shape (count, n).
+
+    Args:
+        G: pullback metrics, shape (n, k, k); inf where one is singular within the tolerance.
+        R: rotations, shape (count, k, k).
+    """
+    # log det G = sum_i log G_ii - 2 c, and R leaves it alone
+    n, k = G.shape[:2]
+    diagonal = G.diagonal(dim1=-2, dim2=-1)
+    half_log_det = 0.5 * diagonal.clamp_min(_tiny(G)).log().sum(-1) - ima_contrast(G, tolerance=tolerance)
+    return (_half_log_norms(G, R) - half_log_det).clamp_min(0) if n * k else G.new_zeros(len(R), n)
+
+
+def _half_log_norms(G: Tensor, R: Tensor) -> Tensor:
+    """Return sum_i log sqrt(r_i^T G r_i), shape (count, n), as one matrix product per block of rotations."""
+    n, k = G.shape[:2]
+    upper = torch.triu_indices(k, k)
+    packed = G[:, upper[0], upper[1]]
+    twice = torch.where(upper[0] == upper[1], 1.0, 2.0).to(G.dtype)
+    out = []
+    for block in torch.split(R, max(1, 2_000_000 // (k * max(n, len(twice))))):
+        columns = block.mT.reshape(-1, k)
+        products = columns[:, upper[0]] * columns[:, upper[1]] * twice
+        squares = (products @ packed.T).clamp_min(_tiny(G))
+        out.append(0.5 * squares.log().reshape(len(block), k, n).sum(1))
+    return torch.cat(out)
+
+
+def _tiny(G: Tensor) -> float:
+    return float(torch.finfo(G.dtype).tiny)
+
+
+# -- the rotation null --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """How much better the given axes are than random ones.
+
+    Attributes:
+        value: A = 1 - mean c / mean null; None where the null is 0, since every basis is orthogonal then.
+        p_value: (1 + #{draws <= c}) / (K + 1); None with `value`.
+        contrast: c per latent at the given axes, shape (n,).
+        null: c per latent, mean over the rotations, shape (n,).
+        draws: mean c over the latents per rotation, shape (K,).
+    """
+
+    value: float | None
+    p_value: float | None
+    contrast: Tensor
+    null: Tensor
+    draws: Tensor
+
+
+def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | None = None) -> Alignment:
+    """Compare the ima contrast at the given axes with that at Haar-random ones, the same at every latent.
+
+    An exact Monte-Carlo test of "the basis is a random rotation of any other" where the latents are
+    isotropic, as N(0, I) is.
+
+    Args:
+        G: nonsingular pullback metrics, shape (n, k, k).
+        count: number of rotations K.
+        tolerance: squared relative rounding of G, see `singular_tolerance`.
+
+    Raises:
+        ValueError: a G is singular, whose contrast is infinite in every basis.
+    """
+    k = G.shape[-1]
+    tolerance = singular_tolerance(k) if tolerance is None else tolerance
+    contrast = ima_contrast(G, tolerance=tolerance)
+    if not torch.isfinite(contrast).all():
+        raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
+    null, draws = torch.zeros_like(contrast), []
+    rotations = torch.split(haar(k, count, seed), max(1, 50_000_000 // (len(G) * k**3 + 1)))
+    for done, block in enumerate(rotations, start=1):
+        c = rotated_contrast(G, block, tolerance=tolerance)
+        null += c.sum(0) / count
+        draws.append(c.mean(1))
+        tell("random rotations", done, len(rotations))
+    means = torch.cat(draws)
+    observed, expected = float(contrast.mean()), float(means.mean())
+    if expected <= k**2 * tolerance:
+        return Alignment(None, None, contrast, null, means)
+    p_value = (1 + int((means <= observed).sum())) / (count + 1)
+    return Alignment(1 - observed / expected, p_value, contrast, null, means)
+
+
+# -- the best rotation --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class RotationFit:
+    """The rotation of the latent space whose axes have the least ima contrast.
+
+    Attributes:
+        R: shape (k, k); its columns are the best axes, each in the place and with the sign nearest to the
+            given one. The columns of the Jacobian of z -> f(R z) are as orthogonal as they get.
+        contrast: mean c(R^T G R) over the latents it was fitted on.
+        start: mean c(G) over the same latents.
+        agreeing: how many of the starts ended within 1e-6 (relative) of the best.
+        starts: number of starts, the identity first.
+        sweeps: Jacobi sweeps taken.
+        converged: whether the best start came to rest before the last sweep.
+    """
+
+    R: Tensor
+    contrast: float
+    start: float
+    agreeing: int
+    starts: int
+    sweeps: int
+    converged: bool
+
+
+def joint_diagonalise(
+    G: Tensor,
+    *,
+    restarts: int = 4,
+    seed: int = 0,
+    sweeps: int = 60,
+    tolerance: float | None = None,
+) -> RotationFit:
+    """Find the rotation R that minimises mean_z c(R^T G R): orthogonal joint approximate diagonalisation.
+
+    Jacobi sweeps over pairs of axes in round-robin order, k/2 disjoint pairs and all starts at once; each
+    pair's angle minimises the log-det criterion globally, by a grid and Newton steps.
+
+    Args:
+        G: nonsingular pullback metrics, shape (n, k, k).
+        restarts: random starts besides the identity.
+        sweeps: most sweeps per start.
+        tolerance: squared relative rounding of G, see `singular_tolerance`.
+
+    Raises:
+        ValueError: a G is singular: restrict to active latents and drop such samples before.
+
+    Source: Flury and Gautschi (1986), SIAM J. Sci. Stat. Comput. 7; Pham (2001), SIAM J. Matrix Anal. 22.
+    """
+    n, k = G.shape[:2]
+    start = ima_contrast(G, tolerance=tolerance)
+    if not torch.isfinite(start).all():
+        raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
+    if k < 2:
+        return RotationFit(torch.eye(k, dtype=G.dtype), 0.0, 0.0, 1, 1, 0, True)
+    # a scale per latent changes no contrast and evens out the rounding
+    G = G / G.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    R = torch.cat([torch.eye(k, dtype=G.dtype)[None], haar(k, restarts, seed).to(G.dtype)])
+    per_block = max(1, 30_000_000 // (n * k * k))
+    ended, took, rested = [], 0, []
+    for done, block in enumerate(torch.split(R, per_block), start=1):
+        R_block, used, calm = _jacobi(G, block, sweeps, tolerance)
+        ended.append(R_block)
+        rested.append(calm)
+        took = max(took, used)
+        tell("best rotation", done, -(-len(R) // per_block))
+    R = torch.cat(ended)
+    contrasts = rotated_contrast(G, R, tolerance=tolerance).mean(1)
+    # the identity's own descent wins ties, so that an optimal basis stays where it is
+    least = float(contrasts.min())
+    slack = 1e-9 * max(float(start.mean()), 1e-3)
+    best = int((contrasts <= least + slack).to(torch.uint8).argmax())
+    agreeing = int((contrasts <= least + 1e-6 * max(float(start.mean()), 1e-3)).sum())
+    return RotationFit(
+        R=nearest_order(R[best]),
+        contrast=float(contrasts[best]),
+        start=float(start.mean()),
+        agreeing=agreeing,
+        starts=len(R),
+        sweeps=took,
+        converged=bool(torch.cat(rested)[best]),
+    )
+
+
+def nearest_order(R: Tensor) -> Tensor:
+    """Return R, (k, k), with its columns permuted and signed to be nearest to the identity."""
+    place = torch.from_numpy(assignment(R.abs().mT.numpy()[None])[0])
+    out = torch.empty_like(R)
+    out[:, place] = R
+    return out * torch.where(out.diagonal() < 0, -1.0, 1.0).to(R.dtype)
+
+
+def _round_robin(k: int) -> list[tuple[Tensor, Tensor]]:
+    """Return k - 1 (or k) rounds of disjoint pairs that hold every pair once (circle method)."""
+    players = list(range(k + k % 2))
+    rounds = []
+    for _ in range(len(players) - 1):
+        half = len(players) // 2
+        pairs = [
+            (p, q) for p, q in zip(players[:half], reversed(players[half:]), strict=True) if max(p, q) < k
+        ]
+        rounds.append((torch.tensor([min(x) for x in pairs]), torch.tensor([max(x) for x in pairs])))
+        players.insert(1, players.pop())
+    return rounds
+
+
+def _jacobi(G: Tensor, R: Tensor, sweeps: int, tolerance: float | None) -> tuple[Tensor, int, Tensor]:
+    """Return R after Jacobi sweeps from R, (starts, k, k), the sweeps taken, and which starts came to rest."""
+    k = G.shape[-1]
+    R = R.clone()
+    rounds = _round_robin(k)
+    left = rotated_contrast(G, R, tolerance=tolerance).mean(1)
+    moving = torch.ones(len(R), dtype=torch.bool)
+    taken = 0
+    while taken < sweeps and moving.any():
+        live = moving.nonzero().flatten()
+        H, turned = _congruent(G.expand(len(live), *G.shape), R[live]), R[live]
+        gained = torch.zeros(len(live), dtype=G.dtype)
+        for p, q in rounds:
+            a, b, e = H[:, :, p, p], H[:, :, p, q], H[:, :, q, q]
+            phi, gain = _best_angle((a - e) / (a + e), 2 * b / (a + e), scan=taken < SCANNED)
+            gained += gain.sum(1)
+            turn = _plane_rotations(phi / 2, p, q, k)
+            H, turned = _congruent(H, turn), turned @ turn
+        R[live] = turned
+        left[live] -= gained
+        moving[live] = gained > REST * k + REST_SHARE * left[live]
+        taken += 1
+    return R, taken, ~moving
+
+
+def _congruent(H: Tensor, W: Tensor) -> Tensor:
+    """Return W^T H W for H of shape (starts, n, k, k) and W of shape (starts, k, k)."""
+    starts, n, k, _ = H.shape
+    half = (H.reshape(starts, n * k, k) @ W).reshape(starts, n, k, k)
+    return (half.mT.reshape(starts, n * k, k) @ W).reshape(starts, n, k, k)
+
+
+def _plane_rotations(theta: Tensor, p: Tensor, q: Tensor, k: int) -> Tensor:
+    """Return the rotations by theta, (starts, pairs), in the disjoint planes (p, q), shape (starts, k, k)."""
+    W = torch.eye(k, dtype=theta.dtype).repeat(len(theta), 1, 1)
+    cos, sin = torch.cos(theta), torch.sin(theta)
+    W[:, p, p], W[:, q, q], W[:, q, p], W[:, p, q] = cos, cos, sin, -sin
+    return W
+
+
+def _best_angle(x: Tensor, y: Tensor, *, scan: bool) -> tuple[Tensor, Tensor]:
+    """Minimise h(phi) = mean_z 1/2 log(1 - (x cos phi + y sin phi)^2) over phi, for every start and pair.
+
+    h is the contrast's change under a turn of two axes by phi / 2, where x = (G_pp - G_qq) / (G_pp + G_qq)
+    and y = 2 G_pq / (G_pp + G_qq); it has period pi.
+
+    Args:
+        x, y: shape (starts, n, pairs).
+        scan: look for the global minimum on a grid first; else descend from 0.
+
+    Returns:
+        phi, and the fall h(0) - h(phi) >= 0, each (starts, pairs); phi = 0 where nothing is gained.
+    """
+
+    def h(phi: Tensor) -> Tensor:
+        w = x * torch.cos(phi)[:, None] + y * torch.sin(phi)[:, None]
+        return 0.5 * ((1 - w) * (1 + w)).clamp_min(_tiny(x)).log().mean(1)
+
+    here = h(torch.zeros_like(x[:, 0]))
+    best, phi = here, torch.zeros_like(here)
+    if scan:
+        for angle in np.linspace(-np.pi / 2, np.pi / 2, 12, endpoint=False)[1:]:
+            candidate = torch.full_like(here, float(angle))
+            value = h(candidate)
+            closer = value < best - 1e-12
+            phi, best = torch.where(closer, candidate, phi), torch.where(closer, value, best)
+    for _ in range(4 if scan else 2):
+        cos, sin = torch.cos(phi)[:, None], torch.sin(phi)[:, None]
+        w, slope = x * cos + y * sin, y * cos - x * sin
+        room = ((1 - w) * (1 + w)).clamp_min(_tiny(x))
+        first = -(w * slope / room).mean(1)
+        second = ((w.square() - slope.square()) / room - 2 * (w * slope / room).square()).mean(1)
+        step = torch.where(second > 0, -first / second.clamp_min(1e-300), -torch.sign(first) * 0.05)
+        candidate = phi + step.clamp(-0.2, 0.2)
+        value = h(candidate)
+        closer = value <= best
+        phi, best = torch.where(closer, candidate, phi), torch.where(closer, value, best)
+    gain = here - best
+    worth = gain > 1e-16
+    return torch.where(worth, phi, torch.zeros_like(phi)), torch.where(worth, gain, torch.zeros_like(gain))
+
+
+# -- distance to the axes -----------------------------------------------------------------------
+
+
+def assignment(weight: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the column given to each row so that the sum of weights is largest, shape (n, k).
+
+    The Hungarian algorithm (shortest augmenting paths), exact, all n problems of shape (n, k, k) in step.
+    """
+    out: NDArray[np.int64] = weight.argmax(2)
+    # distinct row maxima reach the upper bound
+    hard = np.nonzero((np.sort(out, axis=1) != np.arange(weight.shape[1])).any(1))[0]
+    if len(hard):
+        out[hard] = _hungarian(-weight[hard])
+    return out
+
+
+def _hungarian(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    n, k, _ = cost.shape
+    every = np.arange(n)
+    # column 0 and row 0 stand for "none"; row_of[b, j] is the row that holds column j
+    u, v = np.zeros((n, k + 1)), np.zeros((n, k + 1))
+    row_of = np.zeros((n, k + 1), dtype=np.int64)
+    for row in range(1, k + 1):
+        row_of[:, 0] = row
+        column = np.zeros(n, dtype=np.int64)
+        before = np.zeros((n, k + 1), dtype=np.int64)
+        slack, used = np.full((n, k + 1), np.inf), np.zeros((n, k + 1), dtype=bool)
+        open_ = every
+        while len(open_):
+            at = column[open_]
+            used[open_, at] = True
+            here = row_of[open_, at]
+            reduced = cost[open_, here - 1] - u[open_, here][:, None] - v[open_, 1:]
+            less = ~used[open_, 1:] & (reduced < slack[open_, 1:])
+            slack[open_, 1:] = np.where(less, reduced, slack[open_, 1:])
+            before[open_, 1:] = np.where(less, at[:, None], before[open_, 1:])
+            free = np.where(used[open_], np.inf, slack[open_])
+            free[:, 0] = np.inf
+            column[open_] = free.argmin(1)
+            delta = free.min(1)[:, None]
+            u[open_[:, None], row_of[open_]] += np.where(used[open_], delta, 0.0)
+            v[open_] -= np.where(used[open_], delta, 0.0)
+            slack[open_] -= np.where(used[open_], 0.0, delta)
+            open_ = open_[row_of[open_, column[open_]] != 0]
+        open_ = every
+        while len(open_):
+            at = column[open_]
+            last = before[open_, at]
+            row_of[open_, at] = row_of[open_, last]
+            column[open_] = last
+            open_ = open_[last != 0]
+    out = np.empty((n, k), dtype=np.int64)
+    out[every[:, None], row_of[:, 1:] - 1] = np.arange(k)
+    return out
+
+
+def distance_to_axes(s: Tensor, V: Tensor, *, tie: float = TIE) -> Tensor:
+    """Return min_P ||V - P||_F over signed permutations P, shape (n,), in [0, sqrt(2 k)).
+
+    V is arbitrary inside a block of equal singular values: each such block is first rotated to the axes
+    that it is nearest to.
+
+    Args:
+        s: singular values, shape (n, k), descending.
+        V: right singular vectors as columns, shape (n, k, k).
+        tie: singular values nearer than this, relative to the larger, are equal.
+
+    Source: Rolinek et al. (2019), arXiv:1812.06775 (distance to orthogonality), which leaves ties open.
+    """
+    V = _untied(s, V, tie)
+    axis = torch.from_numpy(assignment(V.abs().mT.numpy()))[:, None, :]
+    held = V.gather(1, axis)[:, 0].square()
+    # 1 - |v| and the rest of the column from the rest alone: exact near 0, where sqrt(2k - 2 sum) is not
+    rest = V.scatter(1, axis, 0.0).square().sum(1)
+    return (rest + (rest / (1 + held.sqrt())).square()).sum(1).sqrt()
+
+
+def _untied(s: Tensor, V: Tensor, tie: float) -> Tensor:
+    """Return V with each block of equal singular values rotated to its nearest axes."""
+    # singular values that vanish beside the first are equal too: the null space has no basis of its own
+    joined = s[:, :-1] - s[:, 1:] <= tie * s[:, :-1] + 1e-8 * s[:, :1]
+    rows = joined.any(1).nonzero().flatten()
+    if len(rows) == 0:
+        return V
+    V = V.clone()
+    block = torch.cat([torch.zeros(len(s), 1, dtype=torch.long), (~joined).long().cumsum(1)], dim=1)[rows]
+    # weight of an axis in a block: the length of its projection, shared by the block's columns
+    same = (block[:, :, None] == block[:, None, :]).to(V.dtype)
+    weight = (V[rows].square() @ same).sqrt()
+    axis = torch.from_numpy(assignment(weight.mT.contiguous().numpy()))
+    for at, row in enumerate(rows.tolist()):
+        for label, size in zip(*torch.unique(block[at], return_counts=True), strict=True):
+            if size > 1:
+                columns = (block[at] == label).nonzero().flatten()
+                part = V[row][:, columns]
+                A, _, Bh = torch.linalg.svd(part[axis[at, columns]])
+                V[row, :, columns] = part @ (Bh.mT @ A.mT)
+    return V
