@@ -1,0 +1,270 @@
+"""The direction fields that seams follow: right singular vectors of the decoder's Jacobian, tracked by continuity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.gram import canonical_signs, singular_frame
+from vaeprobe.geometry.jacobian import gram, pullback, pushforward
+from vaeprobe.intervals import stream
+from vaeprobe.likelihoods import Likelihood
+
+__all__ = ["DenseField", "DirectionField", "Directions", "Frame", "IterativeField", "follow", "nearest_axes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Leading singular values and right singular vectors of the Jacobian at P points.
+
+    Attributes:
+        s: descending, shape (P, b).
+        V: orthonormal columns, shape (P, k, b).
+        finite: whether the Jacobian was finite, shape (P,); s and V are arbitrary where not.
+    """
+
+    s: Tensor
+    V: Tensor
+    finite: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """The singular direction that continues a given one, at P points.
+
+    Attributes:
+        v: unit vectors, shape (P, k), on the side of the direction they continue.
+        s: their singular values, shape (P,).
+        rank: their place in the descending order of singular values, shape (P,).
+        overlap: cosine with the direction they continue, or the share of it inside a tied block, shape (P,).
+        tied: whether the singular value coincides with a neighbour within the field's resolution, shape (P,).
+        finite: whether the decoder is finite there, shape (P,).
+        frame: the frame they were taken from.
+    """
+
+    v: Tensor
+    s: Tensor
+    rank: Tensor
+    overlap: Tensor
+    tied: Tensor
+    finite: Tensor
+    frame: Frame
+
+
+class DirectionField(Protocol):
+    """Singular frames of a decoder, on demand.
+
+    Attributes:
+        k: number of continuous latents.
+        width: singular vectors that a frame holds, b <= k.
+        resolution: relative difference under which two singular values count as tied.
+        rounding: relative rounding of the Jacobian.
+        evaluations: points at which frames were taken so far.
+    """
+
+    k: int
+    width: int
+    resolution: float
+    rounding: float
+    evaluations: int
+
+    def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
+        """Return the frames at latents of shape (P, latent); `warm` (P, k, b) is a guess at V."""
+        ...
+
+
+def _rounding(decoder: Decoder) -> float:
+    return float(torch.finfo(decoder.dtype or torch.float32).eps)
+
+
+@dataclass
+class DenseField:
+    """Frames by the whole pullback metric: exact, k directional derivatives a point."""
+
+    decoder: Decoder
+    likelihood: Likelihood | None = None
+    chunk: int | None = None
+    evaluations: int = 0
+    k: int = field(init=False)
+    width: int = field(init=False)
+    rounding: float = field(init=False)
+    resolution: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.k = self.width = len(self.decoder.continuous)
+        self.rounding = _rounding(self.decoder)
+        self.resolution = max(1e-7, 1e3 * self.rounding)
+
+    def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
+        self.evaluations += len(z)
+        G = gram(self.decoder, z, likelihood=self.likelihood, chunk=self.chunk)
+        finite = torch.isfinite(G).flatten(1).all(1)
+        if not finite.all():
+            G = torch.where(finite[:, None, None], G, torch.eye(self.k, dtype=G.dtype))
+        s, V = singular_frame(G)
+        return Frame(s, V, finite)
+
+
+@dataclass
+class IterativeField:
+    """Leading frames by block Krylov iteration on J v and J^T w: no Jacobian is ever formed.
+
+    Each frame starts from a warm guess (the frame of the last point), so that few products are needed; the
+    block holds `guard` more vectors than are wanted, which speeds convergence.
+
+    Args:
+        decoder: what to differentiate.
+        wanted: how many leading singular vectors must be right.
+        guard: extra vectors in the block.
+        accuracy: largest angle error of a wanted vector, in radians.
+        rounds: most block products per frame.
+    """
+
+    decoder: Decoder
+    wanted: int
+    likelihood: Likelihood | None = None
+    guard: int = 2
+    accuracy: float = 1e-6
+    rounds: int = 40
+    evaluations: int = 0
+    products: int = 0
+    unconverged: int = 0
+    k: int = field(init=False)
+    width: int = field(init=False)
+    rounding: float = field(init=False)
+    resolution: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.k = len(self.decoder.continuous)
+        self.width = min(self.k, self.wanted + self.guard)
+        self.rounding = _rounding(self.decoder)
+        self.resolution = max(1e-6, 1e3 * self.rounding)
+        self.accuracy = max(self.accuracy, 30 * self.rounding)
+
+    def apply(self, z: Tensor, Q: Tensor) -> Tensor:
+        """Return G Q, shape (P, k, c), for Q of shape (P, k, c)."""
+        self.products += Q.shape[2]
+        natural = self.likelihood is not None and self.decoder.has_natural
+        y, JQ = pushforward(self.decoder, z, Q.permute(2, 0, 1), natural=natural)
+        if self.likelihood is not None:
+            weight = self.likelihood.weight(y.double(), "natural" if natural else self.decoder.parameter)
+            JQ = JQ * weight.to(JQ.dtype)
+        columns = [pullback(self.decoder, z, w, natural=natural) for w in JQ]
+        return torch.stack(columns, dim=2).double().cpu()
+
+    def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
+        self.evaluations += len(z)
+        B = self._orthonormal(self._guess(len(z)) if warm is None else warm, None)
+        GB = self.apply(z, B)
+        finite = torch.isfinite(GB).flatten(1).all(1)
+        GB = torch.where(finite[:, None, None], GB, B)
+        for round in range(self.rounds):
+            T = B.mT @ GB
+            values, Y = torch.linalg.eigh((T + T.mT) / 2)
+            values, Y = values.flip(-1)[:, : self.width], Y.flip(-1)[:, :, : self.width]
+            X, GX = B @ Y, GB @ Y
+            residual = GX - X * values[:, None, :]
+            if self._converged(values, residual) or B.shape[2] == self.k:
+                break
+            if B.shape[2] + self.width > min(self.k, 6 * self.width):
+                B, GB = X, GX
+            if B.shape[2] + self.width > self.k:
+                B = self._orthonormal(torch.cat([B, self._guess(len(z), self.k)], 2)[:, :, : self.k], None)
+                GB = self.apply(z, B)
+                continue
+            block = self._orthonormal(residual, B)
+            G_block = self.apply(z, block)
+            B, GB = torch.cat([B, block], dim=2), torch.cat([GB, torch.nan_to_num(G_block)], dim=2)
+            if round == self.rounds - 2:
+                self.unconverged += len(z)
+        return Frame(values.clamp_min(0).sqrt(), self._signed(X), finite)
+
+    def _converged(self, values: Tensor, residual: Tensor) -> bool:
+        """Whether the wanted vectors are accurate: residual over the gap bounds the angle (Davis-Kahan)."""
+        wanted = residual.norm(dim=1)[:, : self.wanted]
+        scale = values[:, :1].clamp_min(torch.finfo(values.dtype).tiny)
+        gaps = (values[:, :, None] - values[:, None, :]).abs() / scale[:, :, None]
+        # a tied pair has no vectors of its own to converge to: its block does
+        gaps = torch.where(gaps > self.resolution, gaps, torch.ones_like(gaps)).amin(-1)[:, : self.wanted]
+        floor = 30 * self.rounding
+        return bool((wanted / scale <= torch.clamp_min(self.accuracy * gaps, floor)).all())
+
+    def _guess(self, points: int, columns: int | None = None) -> Tensor:
+        draw = stream(0, "krylov").standard_normal((self.k, columns or self.width))
+        return torch.from_numpy(draw).expand(points, -1, -1)
+
+    def _orthonormal(self, block: Tensor, against: Tensor | None) -> Tensor:
+        """Return an orthonormal block orthogonal to `against`; spent columns are replaced by random ones."""
+        noise = self._guess(len(block), block.shape[2])
+        for _ in range(3):
+            if against is not None:
+                block = block - against @ (against.mT @ block)
+            size = block.norm(dim=1, keepdim=True)
+            spent = size <= 1e-14 * size.amax((1, 2), keepdim=True).clamp_min(1e-280)
+            block = torch.where(spent, noise, block / torch.where(spent, torch.ones_like(size), size))
+            block = torch.linalg.qr(block).Q
+        return block
+
+    @staticmethod
+    def _signed(X: Tensor) -> Tensor:
+        return canonical_signs(X)
+
+
+def follow(frame: Frame, last: Tensor, resolution: float, *, floor: float = 0.0) -> Directions:
+    """Return the singular directions that continue `last` (P, k): those of largest overlap.
+
+    Inside a block of tied singular values no vector is distinguished, and the last direction is projected
+    on the block.
+
+    Args:
+        frame: frames at P points.
+        last: unit vectors, shape (P, k).
+        resolution: relative difference under which singular values are tied.
+        floor: relative rounding of the Jacobian, which blurs small singular values further.
+    """
+    overlaps = (frame.V.mT @ last[:, :, None]).squeeze(-1)
+    rank = overlaps.abs().argmax(1)
+    s = frame.s.gather(1, rank[:, None])
+    blur = resolution * torch.maximum(frame.s, s) + 8 * floor * frame.s[:, :1]
+    block = (frame.s - s).abs() <= blur
+    block.scatter_(1, rank[:, None], True)
+    projected = (frame.V @ (overlaps * block)[:, :, None]).squeeze(-1)
+    overlap = projected.norm(dim=1)
+    safe = overlap.clamp_min(1e-300)[:, None]
+    v = torch.where(overlap[:, None] > 0, projected / safe, last)
+    return Directions(
+        v=v, s=s[:, 0], rank=rank, overlap=overlap, tied=block.sum(1) > 1, finite=frame.finite, frame=frame
+    )
+
+
+def nearest_axes(frame: Frame, resolution: float, floor: float = 0.0) -> Tensor:
+    """Return V with each block of tied singular vectors turned as near to the axes as it goes, (P, k, b).
+
+    Tied singular vectors are arbitrary inside their block; this choice makes them the same on every
+    machine, and exact axes where the block is spanned by axes.
+    """
+    s, V = frame.s, frame.V.clone()
+    near = (s[:, :-1] - s[:, 1:]) <= resolution * s[:, :-1] + 8 * floor * s[:, :1]
+    for p in near.any(1).nonzero().flatten().tolist():
+        for low, high in _runs(near[p].tolist()):
+            block = V[p, :, low:high]
+            axes = block.square().sum(1).argsort(descending=True, stable=True)[: high - low].sort().values
+            U, _, Wh = torch.linalg.svd(block[axes].T)
+            V[p, :, low:high] = block @ (U @ Wh)
+    return canonical_signs(V)
+
+
+def _runs(near: Sequence[bool]) -> list[tuple[int, int]]:
+    """Return the half-open ranges of indices chained together by `near[i]` (i tied to i + 1)."""
+    runs, low = [], 0
+    for i, tied in enumerate([*near, False]):
+        if not tied:
+            if i > low:
+                runs.append((low, i + 1))
+            low = i + 1
+    return runs

@@ -1,0 +1,390 @@
+"""Many half-seams stepped at once, each with its own step length, from a start to its stop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.progress import tell
+from vaeprobe.seams.fields import DirectionField, Directions, Frame
+from vaeprobe.seams.schemes import Move, Scheme, Trial
+
+Stop: TypeAlias = Literal["length", "radius", "collapse", "not finite", "closed", "steps", "outside"]
+
+# cos 26 degrees: a step that turns the direction further than that is halved
+OVERLAP = 0.9
+LONGEST = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Where a half-seam ends.
+
+    Attributes:
+        length: latent length, per half-seam, shape (P,).
+        radius: latent radius |z| over the continuous latents, per half-seam, shape (P,).
+        collapse: smallest singular value, as a share of the largest one at the start.
+        steps: most trial steps.
+    """
+
+    length: Tensor
+    radius: Tensor
+    collapse: float = 1e-6
+    steps: int = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened on a half-seam."""
+
+    kind: Literal["kink", "step limit"]
+    path: int
+    t: float
+    value: float
+
+
+@dataclass(slots=True)
+class Track:
+    """One half-seam: its nodes in order and why it stopped.
+
+    Attributes:
+        t: latent arc length, shape (N,).
+        z: latents, shape (N, latent).
+        v: unit tangents over the continuous latents, shape (N, k).
+        s: singular value followed, shape (N,).
+        rank: its place in the descending order, shape (N,).
+        tied: whether it coincides with another one, shape (N,).
+        spectrum: leading singular values, shape (N, b).
+        stop: why it ended.
+    """
+
+    t: Tensor
+    z: Tensor
+    v: Tensor
+    s: Tensor
+    rank: Tensor
+    tied: Tensor
+    spectrum: Tensor
+    stop: Stop
+    marks: list[Mark]
+
+
+def hermite(z0: Tensor, v0: Tensor, z1: Tensor, v1: Tensor, h: Tensor, theta: Tensor) -> Tensor:
+    """Return the cubic through both ends with both tangents, at shares theta of the step.
+
+    Args:
+        z0, v0, z1, v1: shape (P, k).
+        h: step lengths, shape (P,).
+        theta: shares in [0, 1], shape (P, c).
+
+    Returns:
+        shape (P, c, k).
+    """
+    x = theta[:, :, None]
+    a, b = z0[:, None], z1[:, None]
+    p, q = (h[:, None] * v0)[:, None], (h[:, None] * v1)[:, None]
+    return (1 + 2 * x) * (1 - x) ** 2 * a + x * (1 - x) ** 2 * p + x**2 * (3 - 2 * x) * b + x**2 * (x - 1) * q
+
+
+def _take(at: Directions, index: Tensor) -> Directions:
+    frame = Frame(at.frame.s[index], at.frame.V[index], at.frame.finite[index])
+    return Directions(
+        at.v[index], at.s[index], at.rank[index], at.overlap[index], at.tied[index], at.finite[index], frame
+    )
+
+
+def _put(at: Directions, index: Tensor, new: Directions, rows: Tensor) -> None:
+    for name in ("v", "s", "rank", "overlap", "tied", "finite"):
+        getattr(at, name)[index] = getattr(new, name)[rows]
+    at.frame.s[index], at.frame.V[index] = new.frame.s[rows], new.frame.V[rows]
+
+
+class _Recorder:
+    """Nodes of all half-seams in the order they are found, sorted out at the end."""
+
+    def __init__(self) -> None:
+        self.path: list[Tensor] = []
+        self.rows: list[tuple[Tensor, ...]] = []
+
+    def add(self, path: Tensor, t: Tensor, z: Tensor, at: Directions) -> None:
+        self.path.append(path)
+        self.rows.append((t, z, at.v, at.s, at.rank, at.tied, at.frame.s))
+
+    def tracks(self, stops: Sequence[Stop], marks: list[Mark]) -> list[Track]:
+        path = torch.cat(self.path)
+        order = torch.argsort(path, stable=True)
+        columns = [torch.cat(column)[order] for column in zip(*self.rows, strict=True)]
+        sizes = torch.bincount(path, minlength=len(stops)).tolist()
+        parts = zip(*(column.split(sizes) for column in columns), strict=True)
+        by_path: list[list[Mark]] = [[] for _ in stops]
+        for mark in marks:
+            by_path[mark.path].append(mark)
+        return [
+            Track(*part, stop=stop, marks=own) for part, stop, own in zip(parts, stops, by_path, strict=True)
+        ]
+
+
+def integrate(
+    field: DirectionField,
+    move: Move,
+    coordinates: Tensor,
+    z: Tensor,
+    at: Directions,
+    scheme: Scheme,
+    limits: Limits,
+    tolerance: float,
+) -> list[Track]:
+    """Return the half-seams from z (P, latent) along at.v (P, k), each until it stops.
+
+    Args:
+        field: gives the singular frames.
+        move: (z, step over the continuous latents) -> z.
+        coordinates: indices of the continuous latents, shape (k,).
+        at: the directions at z.
+        scheme, limits, tolerance: how far and how accurately; the tolerance bounds the error of a step.
+    """
+    return _Run(field, move, coordinates, z, at, scheme, limits, tolerance).tracks()
+
+
+class _Run:
+    """The state of one `integrate`: one row per half-seam, stepped until none is left."""
+
+    def __init__(
+        self,
+        field: DirectionField,
+        move: Move,
+        coordinates: Tensor,
+        z: Tensor,
+        at: Directions,
+        scheme: Scheme,
+        limits: Limits,
+        tolerance: float,
+    ) -> None:
+        self.field, self.move, self.coordinates = field, move, coordinates
+        self.scheme, self.limits, self.tolerance = scheme, limits, tolerance
+        P = len(z)
+        self.start, self.heading = z.clone(), at.v.clone()
+        self.z, self.at = z.clone(), _take(at, torch.arange(P))
+        self.t = torch.zeros(P, dtype=torch.float64)
+        self.shortest = (limits.length / 4).clamp_max(scheme.shortest(tolerance))
+        self.longest = (limits.length / 4).clamp_max(LONGEST)
+        self.h = self.longest.clamp_max(scheme.first)
+        self.grow = torch.ones(P, dtype=torch.bool)
+        # `kinks`: a kink lies before this arc length; the stride with which it was met
+        self.bracket = torch.full_like(self.t, torch.inf)
+        self.stride = self.h.clone()
+        self.floor = limits.collapse * at.frame.s[:, 0]
+        self.landing: list[Stop | None] = [None] * P
+        self.stops: list[Stop | None] = [None] * P
+        self.trials = torch.zeros(P, dtype=torch.long)
+        self.marks: list[Mark] = []
+        self.recorder = _Recorder()
+
+    def tracks(self) -> list[Track]:
+        P = len(self.z)
+        self.recorder.add(torch.arange(P), self.t.clone(), self.z.clone(), _take(self.at, torch.arange(P)))
+        self._stop(~self.at.finite, "not finite")
+        self._stop(self.at.finite & ~(self.at.s > self.floor), "collapse")
+        self._stop(self._radius(self.z) > self.limits.radius, "outside")
+        while True:
+            active = torch.tensor([p for p in range(P) if self.stops[p] is None], dtype=torch.long)
+            tell("tracing seams", P - len(active) + float((self.t / self.limits.length)[active].sum()), P)
+            if not len(active):
+                break
+            self._advance(active)
+        return self.recorder.tracks([stop or "steps" for stop in self.stops], self.marks)
+
+    def _radius(self, z: Tensor) -> Tensor:
+        return z[:, self.coordinates].norm(dim=1)
+
+    def _stop(self, where: Tensor, reason: Stop) -> None:
+        for p in where.nonzero().flatten().tolist():
+            if self.stops[p] is None:
+                self.stops[p] = reason
+
+    def _advance(self, active: Tensor) -> None:
+        h = torch.minimum(self.h[active], self.limits.length[active] - self.t[active])
+        at = _take(self.at, active)
+        trial = self.scheme.step(self.field, self.move, self.z[active], at, h)
+        self.trials[active] += 1
+
+        lost = ~trial.at.finite | ~torch.isfinite(trial.error) | ~(trial.at.s > self.floor[active])
+        shortest = h <= self.shortest[active] * (1 + 1e-9)
+        good = ~lost & (trial.error <= self.tolerance) & (trial.overlap >= OVERLAP)
+        forced = ~lost & ~good & shortest
+        accepted = good | forced
+
+        gone = lost & shortest
+        for row in gone.nonzero().flatten().tolist():
+            finite = bool(trial.at.finite[row]) and bool(torch.isfinite(trial.error[row]))
+            self.stops[int(active[row])] = "collapse" if finite else "not finite"
+
+        share, reasons = self._landings(active, trial, h, accepted)
+        landed_now = torch.tensor([r is not None for r in reasons])
+        # the landing itself is a shorter step to the same place; one that is already due is taken as it is
+        retry = accepted & landed_now & (share < 1 - 1e-12)
+        for row in (retry | ~accepted).nonzero().flatten().tolist():
+            self.landing[int(active[row])] = reasons[row] if retry[row] else None
+        accepted &= ~retry
+
+        self._mark(active, trial, at, h, accepted, forced)
+        self._resize(active, trial, h, accepted, lost, retry, share)
+        rows = accepted.nonzero().flatten()
+        if len(rows):
+            index = active[rows]
+            self.z[index] = trial.z[rows]
+            self.t[index] += h[rows]
+            _put(self.at, index, trial.at, rows)
+            self.recorder.add(index, self.t[index].clone(), trial.z[rows], _take(trial.at, rows))
+        for row in rows.tolist():
+            p = int(active[row])
+            if self.landing[p] is not None:
+                self.stops[p] = self.landing[p]
+            elif float(self.t[p]) >= float(self.limits.length[p]) * (1 - 1e-12):
+                self.stops[p] = "length"
+        for p in active.tolist():
+            if self.stops[p] is None and int(self.trials[p]) >= self.limits.steps:
+                self.stops[p] = "steps"
+
+    def _landings(
+        self, active: Tensor, trial: Trial, h: Tensor, accepted: Tensor
+    ) -> tuple[Tensor, list[Stop | None]]:
+        """Return the share of each step at which it meets the radius or its own start, and which."""
+        share = torch.ones_like(h)
+        reasons: list[Stop | None] = [None] * len(h)
+        fresh = accepted & torch.tensor([self.landing[p] is None for p in active.tolist()])
+        rows = (fresh & (self._radius(trial.z) > self.limits.radius[active])).nonzero().flatten()
+        if len(rows):
+            radius = self.limits.radius[active[rows]]
+            low, high = torch.zeros(len(rows), dtype=h.dtype), torch.ones(len(rows), dtype=h.dtype)
+            for _ in range(50):
+                middle = (low + high) / 2
+                out = self._along(active, trial, h, rows, middle[:, None]).norm(dim=2)[:, 0] > radius
+                low, high = torch.where(out, low, middle), torch.where(out, middle, high)
+            share[rows] = low.clamp_min(1e-12)
+            for row in rows.tolist():
+                reasons[row] = "radius"
+        self._closings(active, trial, h, fresh, share, reasons)
+        return share, reasons
+
+    def _along(self, active: Tensor, trial: Trial, h: Tensor, rows: Tensor, theta: Tensor) -> Tensor:
+        index, c = active[rows], self.coordinates
+        return hermite(
+            self.z[index][:, c], self.at.v[index], trial.z[rows][:, c], trial.at.v[rows], h[rows], theta
+        )
+
+    def _closings(
+        self,
+        active: Tensor,
+        trial: Trial,
+        h: Tensor,
+        fresh: Tensor,
+        share: Tensor,
+        reasons: list[Stop | None],
+    ) -> None:
+        """Find the seams that run into their own start, in the direction in which they left it."""
+        home = self.start[active][:, self.coordinates]
+        near = (trial.z[:, self.coordinates] - home).norm(dim=1) <= 1.5 * h
+        same = (trial.at.v * self.heading[active]).sum(1) > 0.8
+        rows = (fresh & near & same & (self.t[active] > 4 * h)).nonzero().flatten()
+        if not len(rows):
+            return
+        low, high = torch.zeros(len(rows), dtype=h.dtype), torch.ones(len(rows), dtype=h.dtype)
+        for _ in range(12):
+            theta = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, 9, dtype=h.dtype)
+            best = (self._along(active, trial, h, rows, theta) - home[rows][:, None]).norm(dim=2).argmin(1)
+            step = (high - low) / 8
+            centre = theta.gather(1, best[:, None])[:, 0]
+            low, high = (centre - step).clamp_min(0), (centre + step).clamp_max(1)
+        middle = (low + high) / 2
+        miss = (self._along(active, trial, h, rows, middle[:, None])[:, 0] - home[rows]).norm(dim=1)
+        for row, at_share, distance in zip(rows.tolist(), middle.tolist(), miss.tolist(), strict=True):
+            inside = 1e-9 < at_share < 1 - 1e-9
+            if inside and distance <= 1e-3 and reasons[row] is None:
+                share[row], reasons[row] = at_share, "closed"
+
+    def _mark(
+        self, active: Tensor, trial: Trial, at: Directions, h: Tensor, accepted: Tensor, forced: Tensor
+    ) -> None:
+        turn = 2 * torch.asin(((trial.at.v - at.v).norm(dim=1) / 2).clamp_max(1))
+        blur = 1e-6 if self.field.rounding < 1e-12 else 1e-3
+        bent = accepted & (turn > blur) if self.scheme.name == "kinks" else forced
+        kind: Literal["kink", "step limit"] = "kink" if self.scheme.name == "kinks" else "step limit"
+        for row in bent.nonzero().flatten().tolist():
+            p = int(active[row])
+            self.marks.append(Mark(kind, p, float(self.t[p] + h[row] / 2), float(turn[row])))
+
+    def _resize(
+        self,
+        active: Tensor,
+        trial: Trial,
+        h: Tensor,
+        accepted: Tensor,
+        lost: Tensor,
+        retry: Tensor,
+        share: Tensor,
+    ) -> None:
+        """Choose the next step lengths."""
+        if self.scheme.name == "kinks":
+            size = self._bisect(active, trial, h, accepted, retry)
+        else:
+            ratio = (self.tolerance / trial.error.clamp_min(1e-300)).nan_to_num(0.0)
+            factor = (0.9 * ratio ** (1 / self.scheme.order)).clamp(0.2, 5.0)
+            factor = torch.where(trial.overlap < OVERLAP, factor.clamp_max(0.5), factor)
+            grown = torch.where(self.grow[active] & accepted, factor, factor.clamp_max(1.0))
+            size = torch.where(lost, h / 2, h * grown)
+        self.grow[active] = accepted
+        size = torch.where(retry, h * share, size.clamp(self.shortest[active], self.longest[active]))
+        self.h[active] = size
+
+    def _bisect(self, active: Tensor, trial: Trial, h: Tensor, accepted: Tensor, retry: Tensor) -> Tensor:
+        """Halve the way to a kink until it is within the tolerance; stride on beyond it."""
+        t, bracket, stride = self.t[active], self.bracket[active], self.stride[active]
+        searching = torch.isfinite(bracket)
+        bent = trial.error > 1e-3 * self.tolerance
+        crossed = accepted & (bent | (t + h >= bracket))
+        missed = ~accepted & ~retry
+        stride = torch.where(missed & ~searching, h, stride)
+        bracket = torch.where(missed, t + h, torch.where(crossed, torch.inf, bracket))
+        self.bracket[active], self.stride[active] = bracket, stride
+        after = torch.where(accepted, t + h, t)
+        half = (bracket - after) / 2
+        free = torch.where(crossed, stride / 2, h * 2)
+        return torch.where(torch.isfinite(half), half, free)
+
+
+def joined(backward: Track | None, forward: Track | None) -> Track:
+    """Return two half-seams of the same start as one, from the far end of `backward` to that of `forward`.
+
+    A seam that closes on itself is kept once.
+    """
+    if forward is not None and (backward is None or forward.stop == "closed"):
+        return forward
+    if backward is None:
+        raise ValueError("a seam needs at least one half")
+    turned = replace(backward, t=-backward.t.flip(0), v=-backward.v.flip(0), marks=[])
+    for name in ("z", "s", "rank", "tied", "spectrum"):
+        setattr(turned, name, getattr(backward, name).flip(0))
+    turned.marks = [replace(m, t=-m.t) for m in reversed(backward.marks)]
+    if forward is None:
+        return turned
+    for name in ("t", "z", "v", "s", "rank", "tied", "spectrum"):
+        setattr(turned, name, torch.cat([getattr(turned, name), getattr(forward, name)[1:]]))
+    turned.marks += forward.marks
+    return turned
+
+
+def prior_radius(k: int, mass: float = 0.999) -> float:
+    """Return the radius of the ball that holds a share of the mass of N(0, I_k)."""
+    low, high = 0.0, float(np.sqrt(k)) + 10.0
+    half = torch.tensor(k / 2, dtype=torch.float64)
+    for _ in range(80):
+        middle = (low + high) / 2
+        inside = float(torch.special.gammainc(half, torch.tensor(middle**2 / 2, dtype=torch.float64)))
+        low, high = (middle, high) if inside < mass else (low, middle)
+    return (low + high) / 2

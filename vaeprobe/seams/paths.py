@@ -1,0 +1,597 @@
+"""Seams of a decoder: the paths in latent space that follow one right singular vector of its Jacobian."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import UsageError
+from vaeprobe.likelihoods import Likelihood
+from vaeprobe.seams.fields import (
+    DenseField,
+    DirectionField,
+    Directions,
+    Frame,
+    IterativeField,
+    follow,
+    nearest_axes,
+)
+from vaeprobe.seams.integrate import Limits, Stop, Track, hermite, integrate, joined, prior_radius
+from vaeprobe.seams.schemes import SCHEMES, SchemeName, smoothness
+
+__all__ = ["Event", "Paths", "Seam", "trace_paths"]
+
+EventKind: TypeAlias = Literal["crossing", "tied", "kink", "step limit"]
+Way: TypeAlias = Literal["both", "forward", "backward"]
+
+# Latents beyond which leading singular vectors are found by iteration, if few are asked for.
+LARGE = 64
+LOG_TAU = float(np.log(2 * np.pi))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened on a seam.
+
+    Attributes:
+        kind: "crossing", two singular values change places; "tied", a stretch on which the singular value
+            coincides with another one and the direction is carried over, not determined; "kink", the
+            direction jumps; "step limit", the shortest step was taken although it exceeds the tolerance.
+        start, component: the seam.
+        t: signed arc length from the start at which it happens.
+        until: arc length at which a stretch ends; t itself for a point.
+        z: latent at t, shape (latent,).
+        ranks: place of the singular value among all, before and after.
+        value: crossing, the smallest relative difference of the two singular values that was seen; kink and
+            step limit, the angle in radians; tied, 0.
+    """
+
+    kind: EventKind
+    start: int
+    component: int
+    t: float
+    until: float
+    z: Tensor
+    ranks: tuple[int, int]
+    value: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "start": self.start,
+            "component": self.component,
+            "t": self.t,
+            "until": self.until,
+            "z": self.z.tolist(),
+            "ranks": list(self.ranks),
+            "value": self.value,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seam:
+    """One seam through one start, from its far end against the singular vector to that along it.
+
+    Attributes:
+        start: row of the starting point.
+        component: place of its singular value at the start, 0 the largest.
+        t: signed latent arc length, 0 at the start, ascending, shape (N,).
+        z: latents, shape (N, latent).
+        v: unit tangents over the continuous latents, shape (N, k).
+        s: singular value: data-space speed |d f(z(t)) / dt|, shape (N,).
+        rank: its place among the singular values, shape (N,).
+        tied: whether it coincides with another one, shape (N,).
+        stop: why it ends, against and along; None on a side that was not traced.
+        events: what happened on it, in order of t.
+        coordinates: indices of the continuous latents.
+    """
+
+    start: int
+    component: int
+    t: Tensor
+    z: Tensor
+    v: Tensor
+    s: Tensor
+    rank: Tensor
+    tied: Tensor
+    stop: tuple[Stop | None, Stop | None]
+    events: tuple[Event, ...]
+    coordinates: Tensor
+
+    @property
+    def length(self) -> float:
+        """Latent arc length."""
+        return float(self.t[-1] - self.t[0])
+
+    @property
+    def chord(self) -> float:
+        """Distance between its ends."""
+        return float((self.z[-1] - self.z[0]).norm())
+
+    @property
+    def straightness(self) -> float:
+        """Chord over length, 1 for a straight line, 0 for a closed loop; 1 for a path of no length."""
+        return min(self.chord / self.length, 1.0) if self.length > 0 else 1.0
+
+    @property
+    def turning(self) -> float:
+        """Total angle that the tangent turns through, in radians."""
+        return float(2 * torch.asin((self.v.diff(dim=0).norm(dim=1) / 2).clamp_max(1)).sum())
+
+    @property
+    def closed(self) -> bool:
+        return self.stop[1] == "closed"
+
+    def mean(self, values: Tensor) -> float:
+        """Return the mean over arc length of values at the nodes, shape (N,)."""
+        if self.length <= 0:
+            return float(values[0])
+        return float(torch.trapezoid(values.double(), self.t) / self.length)
+
+    @property
+    def axis(self) -> int:
+        """The latent axis it is nearest to: that of largest mean overlap (an index into all latents)."""
+        means = [self.mean(column) for column in self.v.abs().unbind(1)]
+        return int(self.coordinates[int(np.argmax(means))])
+
+    @property
+    def axis_overlap(self) -> Tensor:
+        """Overlap |v . e| with its nearest axis at the nodes, shape (N,)."""
+        column = int((self.coordinates == self.axis).nonzero()[0])
+        return self.v[:, column].abs()
+
+    @property
+    def log_prior(self) -> Tensor:
+        """log N(z; 0, I) over the continuous latents in nats, shape (N,)."""
+        free = self.z[:, self.coordinates]
+        return -0.5 * (free.square().sum(1) + free.shape[1] * LOG_TAU)
+
+    @property
+    def log_factor(self) -> Tensor:
+        """The seam's own density factor, log N(v . z; 0, 1) - log s in nats, shape (N,).
+
+        Source: Allen (2024), arXiv:2410.22559v1, Section 4.1: p_i = p(z_i) / s_i in the basis of the seams.
+        """
+        u = (self.v * self.z[:, self.coordinates]).sum(1)
+        return -0.5 * (u.square() + LOG_TAU) - self.s.clamp_min(torch.finfo(torch.float64).tiny).log()
+
+    def at(self, t: Tensor) -> Tensor:
+        """Return the latents at arc lengths t (c,), shape (c, latent): cubic between nodes, ends held."""
+        if len(self.t) == 1:
+            return self.z[:1].repeat(len(t), 1)
+        t = t.double().clamp(float(self.t[0]), float(self.t[-1]))
+        i = (torch.searchsorted(self.t, t, right=True) - 1).clamp(0, len(self.t) - 2)
+        h = self.t[i + 1] - self.t[i]
+        theta = ((t - self.t[i]) / h)[:, None]
+        free = self.coordinates
+        out = self.z[:1].repeat(len(t), 1)
+        out[:, free] = hermite(
+            self.z[i][:, free], self.v[i], self.z[i + 1][:, free], self.v[i + 1], h, theta
+        )[:, 0]
+        return out
+
+    def samples(self, count: int) -> tuple[Tensor, Tensor]:
+        """Return equally spaced arc lengths (count,) and the latents there (count, latent)."""
+        t = torch.linspace(float(self.t[0]), float(self.t[-1]), count, dtype=torch.float64)
+        return t, self.at(t)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths(Sequence[Seam]):
+    """Seams through a number of starts, and how they were traced.
+
+    Attributes:
+        seams: one per start and component, starts in order.
+        starts: shape (n, latent).
+        components: places of the singular values at the start.
+        scheme: smooth, kinks or rough (see `vaeprobe.seams.schemes`).
+        statement: the scheme in words, for a report.
+        tolerance: error allowed per step.
+        radius, length: latent radius and arc length per direction at which a seam stops.
+        method: "dense" Gram matrices, or "iterative" on products with J and its transpose.
+        evaluations: latents at which a singular frame was taken.
+    """
+
+    seams: tuple[Seam, ...]
+    starts: Tensor
+    components: tuple[int, ...]
+    scheme: SchemeName
+    statement: str
+    tolerance: float
+    radius: float
+    length: float
+    method: Literal["dense", "iterative"]
+    evaluations: int
+    resolution: float
+    coordinates: Tensor = field(repr=False)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.seams[index]
+
+    def __len__(self) -> int:
+        return len(self.seams)
+
+    def __iter__(self) -> Iterator[Seam]:
+        return iter(self.seams)
+
+    @property
+    def events(self) -> list[Event]:
+        """All events, seam by seam."""
+        return [event for seam in self.seams for event in seam.events]
+
+    @property
+    def stops(self) -> Counter[str]:
+        """How many half-seams ended for each reason."""
+        return Counter(str(stop) for seam in self.seams for stop in seam.stop if stop is not None)
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Return everything as numpy arrays, as `save` writes them.
+
+        - `t (N,)`, `z (N, latent)`, `v (N, k)`, `s (N,)`, `rank (N,)`, `tied (N,)`, `log_prior (N,)`,
+          `log_factor (N,)`: the nodes of all seams one after another;
+        - `offset (seams + 1,)`: seam i owns the nodes offset[i] to offset[i + 1];
+        - `start`, `component`, `length`, `straightness`, `turning`, `axis`, `axis_overlap` (mean),
+          `axis_overlap_worst`, each `(seams,)`; `stop (seams, 2)`, why it ends against and along;
+        - `event_kind`, `event_start`, `event_component`, `event_t`, `event_until`, `event_value` `(E,)`,
+          `event_ranks (E, 2)`, `event_z (E, latent)`;
+        - `starts (n, latent)`, `coordinates (k,)` (the continuous latents), `tolerance`, `radius`, `scheme`.
+        """
+        seams, events = self.seams, self.events
+        latent = self.starts.shape[1]
+
+        def nodes(name: str) -> np.ndarray[Any, Any]:
+            array: np.ndarray[Any, Any] = torch.cat([getattr(seam, name) for seam in seams]).numpy()
+            return array
+
+        out = {k: nodes(k) for k in ("t", "z", "v", "s", "rank", "tied", "log_prior", "log_factor")}
+        out["offset"] = np.cumsum([0] + [len(seam.t) for seam in seams])
+        for name in ("start", "component", "length", "straightness", "turning", "axis"):
+            out[name] = np.array([getattr(seam, name) for seam in seams])
+        out["axis_overlap"] = np.array([seam.mean(seam.axis_overlap) for seam in seams])
+        out["axis_overlap_worst"] = np.array([float(seam.axis_overlap.min()) for seam in seams])
+        out["stop"] = np.array([[str(stop or "") for stop in seam.stop] for seam in seams])
+        for name in ("kind", "start", "component", "t", "until", "value"):
+            kind = {"kind": np.str_, "start": np.int64, "component": np.int64}.get(name, np.float64)
+            out[f"event_{name}"] = np.array([getattr(event, name) for event in events], dtype=kind)
+        out["event_ranks"] = np.array([event.ranks for event in events], dtype=np.int64).reshape(-1, 2)
+        out["event_z"] = np.array([event.z.numpy() for event in events], dtype=np.float64).reshape(-1, latent)
+        out["starts"], out["coordinates"] = self.starts.numpy(), self.coordinates.numpy()
+        out["tolerance"], out["radius"] = np.array(self.tolerance), np.array(self.radius)
+        out["scheme"] = np.array(self.scheme)
+        return out
+
+    def save(self, path: Path | str, **more: np.ndarray[Any, Any]) -> None:
+        """Write `arrays()` to a compressed .npz file, with further arrays by name."""
+        with open(path, "wb") as stream:
+            np.savez_compressed(stream, **self.arrays(), **more)  # type: ignore[arg-type]
+
+
+def trace_paths(
+    decoder: Decoder,
+    z0: Tensor,
+    *,
+    components: Sequence[int] | None = None,
+    along: Tensor | None = None,
+    way: Way = "both",
+    length: float | Tensor | None = None,
+    radius: float | None = None,
+    tolerance: float | None = None,
+    scheme: SchemeName | None = None,
+    method: Literal["dense", "iterative"] | None = None,
+    likelihood: Likelihood | None = None,
+    steps: int = 4000,
+    chunk: int | None = None,
+) -> Paths:
+    """Return the seams through some latents: dz/dt = v_i(z) at unit speed, both ways, all at once.
+
+    v_i is followed by continuity: at each step the singular vector of largest overlap with the last
+    direction, through crossings of singular values and through stretches where they coincide.
+
+    Args:
+        decoder: the map; one-hot latents are held fixed.
+        z0: starting points, shape (n, latent).
+        components: places of the singular values at the start, 0 the largest; all by default.
+        along: instead of components, one direction per start, shape (n, k): the seam nearest to it.
+        way: along the singular vector (its largest entry positive, or the side of `along`), against, or both.
+        length: latent arc length per direction, one number or one per start (n,); by default a full turn at
+            the radius.
+        radius: latent radius |z| at which a seam stops; by default that of 99.9 % of the prior's mass, or 1
+            beyond the start where that is further out.
+        tolerance: error per step in latent units; the global error is proportional to it.  By default that
+            of the scheme: 1e-8 in float64, 1e-5 in float32, 1e-4 across dense kinks.
+        scheme: how to step; by default what the decoder's smoothness near the starts allows.
+        method: by default dense, and iterative for few components of more than 64 latents.
+        likelihood: weight the Jacobian by its metric (Eq. 7).
+        steps: most trial steps per half-seam.
+        chunk: latents per block of the Jacobian engine.
+
+    Raises:
+        UsageError: z0, components or along do not fit the decoder, or an option is out of range.
+
+    Source: Allen (2024), arXiv:2410.22559v1, Section 4.1.3 and footnote 5.
+    """
+    z0 = _starts(decoder, z0)
+    coordinates = torch.tensor(decoder.continuous)
+    k = len(coordinates)
+    chosen = _components(components, k, along is not None)
+    _positive(radius=radius, tolerance=tolerance)
+    norms = z0[:, coordinates].norm(dim=1)
+    prior = prior_radius(k)
+    radii = (norms + 1).clamp_min(prior) if radius is None else torch.full_like(norms, radius)
+    radius = prior if radius is None else float(radius)
+    lengths = torch.as_tensor(2 * np.pi * radius if length is None else length).double().expand(len(z0))
+    _positive(length=float(lengths.min()))
+    natural = likelihood is not None and decoder.has_natural
+    how = SCHEMES[scheme or smoothness(decoder, z0, natural=natural).scheme]
+
+    field: DirectionField
+    block = max(chosen) + 1
+    if method is None:
+        method = "iterative" if k > LARGE and 16 * (block + 2) < k and along is None else "dense"
+    if method == "dense":
+        field = DenseField(decoder, likelihood, chunk)
+    else:
+        field = IterativeField(decoder, block, likelihood, accuracy=0.1 * (tolerance or 1e-6))
+    tolerance = how.default_tolerance(field.rounding) if tolerance is None else float(tolerance)
+
+    def move(z: Tensor, step: Tensor) -> Tensor:
+        moved = z.clone()
+        moved[:, coordinates] += step
+        return moved
+
+    frame = field.frame(z0)
+    V = nearest_axes(frame, field.resolution, field.rounding)
+    headings, rows, labels = [], [], []
+    for n in range(len(z0)):
+        for c in chosen if along is None else [0]:
+            headings.append(V[n, :, c] if along is None else _unit(along[n].double()))
+            rows.append(n)
+            labels.append(c)
+    row = torch.tensor(rows)
+    heading = torch.stack(headings)
+    signs = {"both": (-1.0, 1.0), "forward": (1.0,), "backward": (-1.0,)}[way]
+    aims = [_aimed(frame, sign * heading, row, field) for sign in signs]
+    if along is not None:
+        labels = aims[0].rank.tolist()
+    tracks = integrate(
+        field,
+        move,
+        coordinates,
+        z0[row].repeat(len(signs), 1),
+        _stacked(aims),
+        how,
+        Limits(length=lengths[row].repeat(len(signs)), radius=radii[row].repeat(len(signs)), steps=steps),
+        tolerance,
+    )
+    sides = [tracks[i * len(rows) : (i + 1) * len(rows)] for i in range(len(signs))]
+    seams = []
+    for i, (n, c) in enumerate(zip(rows, labels, strict=True)):
+        backward = sides[0][i] if way != "forward" else None
+        forward = sides[-1][i] if way != "backward" else None
+        seams.append(_seam(n, c, backward, forward, coordinates))
+    if how.name == "smooth":
+        seams = _refined(seams, field)
+    return Paths(
+        seams=tuple(seams),
+        starts=z0,
+        components=tuple(chosen),
+        scheme=how.name,
+        statement=how.statement,
+        tolerance=tolerance,
+        radius=radius,
+        length=float(lengths.max()),
+        method=method,
+        evaluations=field.evaluations,
+        resolution=field.resolution,
+        coordinates=coordinates,
+    )
+
+
+# -- arguments ----------------------------------------------------------------------------------
+
+
+def _starts(decoder: Decoder, z0: Tensor) -> Tensor:
+    z0 = torch.as_tensor(z0)
+    if z0.ndim == 1:
+        z0 = z0[None]
+    if z0.ndim != 2 or z0.shape[1] != decoder.latent_dim or not len(z0):
+        raise UsageError(
+            f"the starting points have shape {tuple(z0.shape)}, the decoder takes (n, {decoder.latent_dim})",
+            hint="one row per starting point, one column per latent",
+        )
+    z0 = z0.detach().double().cpu()
+    if not torch.isfinite(z0).all():
+        raise UsageError("a starting point holds NaN or infinity")
+    return z0
+
+
+def _components(components: Sequence[int] | None, k: int, directed: bool) -> list[int]:
+    if directed and components is not None:
+        raise UsageError("`components` and `along` exclude each other", hint="leave one of them out")
+    chosen = list(range(k)) if components is None else [int(c) for c in components]
+    wrong = [c for c in chosen if not 0 <= c < k]
+    if wrong or not chosen:
+        raise UsageError(
+            f"component {wrong[0]} does not exist" if wrong else "no component was asked for",
+            hint=f"components are numbered 0 to {k - 1}, by descending singular value",
+        )
+    if len(set(chosen)) < len(chosen):
+        raise UsageError("a component is named twice", hint="name each once, e.g. 0,1,2")
+    return chosen
+
+
+def _positive(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not (np.isfinite(value) and value > 0):
+            raise UsageError(f"`{name}` must be a positive number, not {value}")
+
+
+def _unit(v: Tensor) -> Tensor:
+    return v / v.norm().clamp_min(1e-300)
+
+
+def _aimed(frame: Frame, heading: Tensor, row: Tensor, field: DirectionField) -> Directions:
+    here = Frame(frame.s[row], frame.V[row], frame.finite[row])
+    return follow(here, heading, field.resolution, floor=field.rounding)
+
+
+def _stacked(aims: Sequence[Directions]) -> Directions:
+    def cat(name: str, of: Sequence[Any]) -> Tensor:
+        return torch.cat([getattr(a, name) for a in of])
+
+    frames = [a.frame for a in aims]
+    frame = Frame(cat("s", frames), cat("V", frames), cat("finite", frames))
+    return Directions(
+        *(cat(name, aims) for name in ("v", "s", "rank", "overlap", "tied", "finite")), frame=frame
+    )
+
+
+# -- from tracks to seams -----------------------------------------------------------------------
+
+
+def _seam(
+    start: int, component: int, backward: Track | None, forward: Track | None, coordinates: Tensor
+) -> Seam:
+    track = joined(backward, forward)
+    back = None if backward is None or (forward is not None and forward.stop == "closed") else backward.stop
+    seam = Seam(
+        start=start,
+        component=component,
+        t=track.t,
+        z=track.z,
+        v=track.v,
+        s=track.s,
+        rank=track.rank,
+        tied=track.tied,
+        stop=(back, None if forward is None else forward.stop),
+        events=(),
+        coordinates=coordinates,
+    )
+    marks = [
+        Event(
+            kind=mark.kind,
+            start=start,
+            component=component,
+            t=mark.t,
+            until=mark.t,
+            z=seam.at(torch.tensor([mark.t]))[0],
+            ranks=(_rank_at(seam, mark.t),) * 2,
+            value=mark.value,
+        )
+        for mark in track.marks
+    ]
+    events = sorted([*_crossings(seam, track.spectrum), *_tied(seam), *marks], key=lambda e: e.t)
+    return _with_events(seam, events)
+
+
+def _with_events(seam: Seam, events: Sequence[Event]) -> Seam:
+    return replace(seam, events=tuple(events))
+
+
+def _rank_at(seam: Seam, t: float) -> int:
+    i = int(torch.searchsorted(seam.t, torch.tensor(t, dtype=torch.float64)).clamp(0, len(seam.t) - 1))
+    return int(seam.rank[i])
+
+
+def _crossings(seam: Seam, spectrum: Tensor) -> list[Event]:
+    """Return where the followed singular value changes its place, linear in log s between nodes.
+
+    Nodes inside a tied stretch have no place of their own and are skipped.
+    """
+    out = []
+    clear = (~seam.tied).nonzero().flatten().tolist()
+    tiny = torch.finfo(torch.float64).tiny
+    for i, j in zip(clear, clear[1:], strict=False):
+        before, after = int(seam.rank[i]), int(seam.rank[j])
+        if before == after:
+            continue
+        logs = spectrum[[i, j]].clamp_min(tiny).log()
+        d0 = float(logs[0, before] - logs[0, after])
+        d1 = float(logs[1, after] - logs[1, before])
+        share = min(max(d0 / (d0 - d1), 0.0), 1.0) if d0 != d1 else 0.5
+        t = float(seam.t[i] + share * (seam.t[j] - seam.t[i]))
+        out.append(
+            Event(
+                kind="crossing",
+                start=seam.start,
+                component=seam.component,
+                t=t,
+                until=t,
+                z=seam.at(torch.tensor([t]))[0],
+                ranks=(before, after),
+                value=0.0 if j > i + 1 else min(abs(d0), abs(d1)),
+            )
+        )
+    return out
+
+
+def _tied(seam: Seam) -> list[Event]:
+    out, i = [], 0
+    flags = seam.tied.tolist()
+    while i < len(flags):
+        j = i
+        while flags[i] and j + 1 < len(flags) and flags[j + 1]:
+            j += 1
+        if flags[i] and j > i:
+            out.append(
+                Event(
+                    kind="tied",
+                    start=seam.start,
+                    component=seam.component,
+                    t=float(seam.t[i]),
+                    until=float(seam.t[j]),
+                    z=seam.z[i],
+                    ranks=(int(seam.rank[i]), int(seam.rank[j])),
+                    value=0.0,
+                )
+            )
+        i = j + 1
+    return out
+
+
+def _refined(seams: Sequence[Seam], field: DirectionField, rounds: int = 30) -> list[Seam]:
+    """Return the seams with their crossings located by bisection on the place of the singular value."""
+    jobs = [(i, e) for i, seam in enumerate(seams) for e in seam.events if e.kind == "crossing"][:512]
+    if not jobs:
+        return list(seams)
+    low, high, last = [], [], []
+    for i, event in jobs:
+        seam = seams[i]
+        clear = (~seam.tied).nonzero().flatten()
+        at = seam.t[clear]
+        right = int(torch.searchsorted(at, torch.tensor(event.t, dtype=torch.float64)).clamp(1, len(at) - 1))
+        low.append(float(at[right - 1]))
+        high.append(float(at[right]))
+        last.append(seam.v[clear[right - 1]])
+    t0, t1, ref = torch.tensor(low).double(), torch.tensor(high).double(), torch.stack(last)
+    before = torch.tensor([e.ranks[0] for _, e in jobs])
+    other = torch.tensor([e.ranks[1] for _, e in jobs])
+    gap = torch.full_like(t0, torch.inf)
+    for _ in range(rounds):
+        middle = (t0 + t1) / 2
+        z = torch.cat([seams[i].at(middle[n : n + 1]) for n, (i, _) in enumerate(jobs)])
+        frame = field.frame(z)
+        here = follow(frame, ref, field.resolution, floor=field.rounding)
+        pair = frame.s.gather(1, before[:, None]), frame.s.gather(1, other[:, None])
+        gap = torch.minimum(
+            gap, ((pair[0] - pair[1]).abs() / pair[0].maximum(pair[1]).clamp_min(1e-300))[:, 0]
+        )
+        left = (here.rank == before) & ~here.tied
+        t0, t1 = torch.where(left | here.tied, middle, t0), torch.where(left, t1, middle)
+        if bool(((t1 - t0) <= 1e-10).all()):
+            break
+    out = list(seams)
+    for n, (i, event) in enumerate(jobs):
+        t = float((t0[n] + t1[n]) / 2)
+        z = seams[i].at(torch.tensor([t]))[0]
+        new = replace(event, t=t, until=t, z=z, value=float(gap[n]))
+        out[i] = _with_events(out[i], [new if e is event else e for e in out[i].events])
+    return out

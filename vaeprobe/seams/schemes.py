@@ -1,0 +1,177 @@
+"""How a seam is stepped: which scheme a decoder's smoothness allows, and single steps of each.
+
+- `smooth`: Dormand-Prince 5(4); the difference of its two orders is the error estimate.
+- `kinks`: for decoders with constant directions between kinks (linear, ReLU): straight to the next kink, found
+  by bisection to within the tolerance; exact in between.
+- `rough`: for kinks too many to find one by one (a ReLU network under a sigmoid): Heun 2(1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.jacobian import pushforward
+from vaeprobe.intervals import stream
+from vaeprobe.seams.fields import DirectionField, Directions, follow
+
+SchemeName: TypeAlias = Literal["smooth", "kinks", "rough"]
+
+# Kinks per unit of latent length beyond which they are stepped over, not searched one by one.
+DENSE_KINKS = 40.0
+SEGMENTS, NODES, SPAN = 8, 33, 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothness:
+    """What the decoder's derivative looks like along short segments.
+
+    Attributes:
+        scheme: the scheme that fits.
+        kinks: kinks per unit of latent length, where the derivative is constant between them, else None.
+        roughness: second over first differences of the derivative, median over segments: far below 1 for a
+            smooth map, about 1 where kinks make it change by jumps.
+    """
+
+    scheme: SchemeName
+    kinks: float | None
+    roughness: float
+
+
+def smoothness(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Smoothness:
+    """Return how smooth a decoder is near some latents, from J w along short segments through them.
+
+    Args:
+        z: starting points, shape (n, latent); the first eight are used.
+    """
+    z = z[:SEGMENTS]
+    rng = stream(0, "smoothness")
+    k = len(decoder.continuous)
+    move, w = (torch.from_numpy(rng.standard_normal((len(z), k))) for _ in range(2))
+    move = move / move.norm(dim=1, keepdim=True)
+    t = torch.linspace(-SPAN / 2, SPAN / 2, NODES, dtype=torch.float64)
+    points = z[:, None, :].repeat(1, NODES, 1).double()
+    points[:, :, decoder.continuous] += t[None, :, None] * move[:, None, :]
+    _, Jw = pushforward(decoder, points.flatten(0, 1), w.repeat_interleave(NODES, 0), natural=natural)
+    Jw = Jw.double().cpu().reshape(len(z), NODES, -1)
+    whole = torch.isfinite(Jw).flatten(1).all(1)
+    Jw = Jw[whole]
+    scale = Jw.norm(dim=2).amax(1)
+    Jw, scale = Jw[scale > 0], scale[scale > 0]
+    if not len(Jw):
+        return Smoothness("smooth", None, 0.0)
+    first = Jw.diff(dim=1).norm(dim=2) / scale[:, None]
+    second = Jw.diff(n=2, dim=1).norm(dim=2) / scale[:, None]
+    noise = 100 * float(torch.finfo(decoder.dtype or torch.float32).eps)
+    flat = first <= noise
+    changes = float((~flat).sum()) / (len(first) * SPAN)
+    rms_first, rms_second = first.square().mean(1).sqrt(), second.square().mean(1).sqrt()
+    moving = rms_first > noise
+    ratio = rms_second[moving] / rms_first[moving]
+    roughness = float(ratio.median()) if moving.any() else 0.0
+    if flat.double().mean() > 0.5:
+        return Smoothness("kinks" if changes <= DENSE_KINKS else "rough", changes, roughness)
+    return Smoothness("smooth" if roughness < 0.25 else "rough", None, roughness)
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A step that was tried: where it leads, the directions there, its error, its smallest overlap."""
+
+    z: Tensor
+    at: Directions
+    error: Tensor
+    overlap: Tensor
+
+
+Move: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+Step: TypeAlias = Callable[[DirectionField, Move, Tensor, Directions, Tensor], Trial]
+
+
+def _aim(field: DirectionField, z: Tensor, last: Directions) -> Directions:
+    return follow(field.frame(z, last.frame.V), last.v, field.resolution, floor=field.rounding)
+
+
+# Dormand and Prince (1980): nodes, weights of order 5, difference to those of order 4.
+_A = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+def _combine(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    return torch.stack([w * k for w, k in zip(weights, slopes, strict=True) if w], 0).sum(0)
+
+
+def dormand_prince(field: DirectionField, move: Move, z: Tensor, at: Directions, h: Tensor) -> Trial:
+    """Step by h (P,) with order 5; the error estimate is that of order 4."""
+    slopes, here, overlap = [at.v], at, torch.ones_like(h)
+    point = z
+    for row in _A:
+        point = move(z, h[:, None] * _combine(row, slopes))
+        here = _aim(field, point, at)
+        overlap = torch.minimum(overlap, torch.where(here.finite, here.overlap, 1.0))
+        slopes.append(here.v)
+    error = h * _combine(_E, slopes).norm(dim=1)
+    return Trial(point, here, error, overlap)
+
+
+def heun(field: DirectionField, move: Move, z: Tensor, at: Directions, h: Tensor) -> Trial:
+    """Step by h (P,) with order 2; the error estimate is that of order 1."""
+    euler = _aim(field, move(z, h[:, None] * at.v), at)
+    slope = (at.v + euler.v) / 2
+    point = move(z, h[:, None] * slope)
+    here = _aim(field, point, at)
+    error = h * (euler.v - at.v).norm(dim=1) / 2
+    return Trial(point, here, error, torch.minimum(here.overlap, euler.overlap))
+
+
+def straight(field: DirectionField, move: Move, z: Tensor, at: Directions, h: Tensor) -> Trial:
+    """Step by h (P,) along the present direction; the error is what a kink on the way would cost at most."""
+    point = move(z, h[:, None] * at.v)
+    here = _aim(field, point, at)
+    return Trial(point, here, h * (here.v - at.v).norm(dim=1), torch.ones_like(h))
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A way of stepping.
+
+    Attributes:
+        step: one trial step.
+        order: the error estimate shrinks as h ** order.
+        tolerance: default error per step, by the rounding of the decoder's dtype (float64, float32).
+        first: first step length.
+        statement: how a report calls it.
+    """
+
+    name: SchemeName
+    step: Step
+    order: int
+    tolerance: tuple[float, float]
+    first: float
+    statement: str
+
+    def default_tolerance(self, rounding: float) -> float:
+        return self.tolerance[0] if rounding < 1e-12 else self.tolerance[1]
+
+    def shortest(self, tolerance: float) -> float:
+        """Return the step length that is not halved any further."""
+        return {"smooth": 10 * tolerance, "kinks": tolerance, "rough": 10 * tolerance}[self.name]
+
+
+SCHEMES: dict[SchemeName, Scheme] = {
+    "smooth": Scheme("smooth", dormand_prince, 5, (1e-8, 1e-5), 0.05, "Dormand-Prince 5(4), adaptive"),
+    "kinks": Scheme("kinks", straight, 1, (1e-8, 1e-5), 0.05, "straight pieces, kinks by bisection"),
+    "rough": Scheme("rough", heun, 2, (1e-4, 1e-4), 0.02, "Heun 2(1), adaptive, across dense kinks"),
+}
