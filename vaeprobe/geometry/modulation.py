@@ -1,0 +1,141 @@
+"""Does the length of a Jacobian column depend on its own latent alone? Differences that keep one latent frozen.
+
+Condition C2 of a density that factorises along the latent axes asks that n_i = ||J_i|| is a function of z_i.
+Derivatives of n_i cannot tell on piecewise linear networks, where they vanish almost everywhere; differences
+between latents that share z_i can, on every network (the pick-freeze scheme of Sobol' 1993, in the difference
+form, whose error is proportional to what it measures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.gram import column_norms
+from vaeprobe.geometry.jacobian import gram, pushforward
+from vaeprobe.likelihoods import Likelihood
+
+__all__ = [
+    "column_lengths",
+    "frozen",
+    "frozen_lengths",
+    "jacobian_variation",
+    "log_ratio",
+    "redrawn_lengths",
+]
+
+NUMBERS = 1 << 23
+"""Output numbers held at a time."""
+
+
+def column_lengths(G: Tensor, R: Tensor) -> Tensor:
+    """Return the lengths of the columns J r_i, shape (n, a), for directions R, shape (k, a)."""
+    return column_norms(R.T @ G @ R)
+
+
+def frozen(decoder: Decoder, z: Tensor, partner: Tensor, direction: Tensor) -> Tensor:
+    """Return `partner` with the coordinate along a direction taken from `z`: all else is redrawn.
+
+    Args:
+        z, partner: latents, shape (n, latent); one-hot codes come from the partner.
+        direction: unit vector over the continuous latents, shape (k,).
+    """
+    free = decoder.continuous
+    out = partner.clone()
+    coordinate = (z[:, free] - partner[:, free]) @ direction
+    out[:, free] += coordinate[:, None] * direction
+    return out
+
+
+def frozen_lengths(
+    decoder: Decoder,
+    z: Tensor,
+    partner: Tensor,
+    R: Tensor,
+    *,
+    likelihood: Likelihood | None = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Return ||J r_i|| where the i-th coordinate is that of z and all else that of the partner, shape (n, a).
+
+    One Jacobian-vector product per latent and direction.
+
+    Args:
+        R: orthonormal directions as columns, shape (k, a).
+    """
+    natural = likelihood is not None and decoder.has_natural
+    columns = []
+    for r in R.T:
+        lengths = []
+        x = frozen(decoder, z, partner, r)
+        for rows in torch.split(x, _rows(decoder, chunk)):
+            y, moved = pushforward(decoder, rows, r.expand(len(rows), -1), natural=natural)
+            square = moved.double().square()
+            if likelihood is not None:
+                square = square * likelihood.weight(y.double(), "natural" if natural else decoder.parameter)
+            lengths.append(square.sum(1).sqrt().cpu())
+        columns.append(torch.cat(lengths))
+    return torch.stack(columns, dim=1)
+
+
+def redrawn_lengths(
+    decoder: Decoder,
+    z: Tensor,
+    partner: Tensor,
+    R: Tensor,
+    *,
+    likelihood: Likelihood | None = None,
+    chunk: int | None = None,
+) -> Iterator[Tensor]:
+    """Yield, for each direction j, all ||J r_i|| at z with its j-th coordinate alone redrawn, shape (n, a)."""
+    for r in R.T:
+        G = gram(decoder, frozen(decoder, partner, z, r), likelihood=likelihood, chunk=chunk)
+        yield column_lengths(G, R)
+
+
+def log_ratio(first: Tensor, second: Tensor, floor: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """Return log(first / second), 0 where a length is not above the floor, and where both are above it."""
+    alive = (first > floor) & (second > floor)
+    one = torch.ones_like(first)
+    return torch.where(alive, first, one).log() - torch.where(alive, second, one).log(), alive
+
+
+def jacobian_variation(
+    decoder: Decoder,
+    z: Tensor,
+    partner: Tensor,
+    R: Tensor,
+    *,
+    natural: bool = False,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return how much each column J r_i varies: ||J r_i(z) - J r_i(z')||^2 / 2 and the mean of its two squares.
+
+    Args:
+        z, partner: independent latents, shape (n, latent).
+        R: directions as columns, shape (k, a).
+
+    Returns:
+        two tensors of shape (n, a), float64; the ratio of their means is the share of E ||J r_i||^2 that is
+        variance: 0 iff the column is constant, 1 where its mean is 0.
+    """
+    difference, size = [], []
+    rows = _rows(decoder, chunk)
+    for x, x_ in zip(torch.split(z, rows), torch.split(partner, rows), strict=True):
+        differences, sizes = [], []
+        for r in R.T:
+            v = r.expand(len(x), -1)
+            J = pushforward(decoder, x, v, natural=natural)[1].double()
+            J_ = pushforward(decoder, x_, v, natural=natural)[1].double()
+            differences.append((J - J_).square().sum(1).cpu() / 2)
+            sizes.append((J.square().sum(1) + J_.square().sum(1)).cpu() / 2)
+        difference.append(torch.stack(differences, dim=1))
+        size.append(torch.stack(sizes, dim=1))
+    return torch.cat(difference), torch.cat(size)
+
+
+def _rows(decoder: Decoder, chunk: int | None) -> int:
+    return chunk or max(1, min(512, NUMBERS // decoder.data_dim))

@@ -1,0 +1,228 @@
+"""Is a decoder smooth enough for derivatives of its Jacobian to mean anything?
+
+Judged by behaviour, not by the names of layers: along a segment of latent space the change of J u must be the
+integral of its derivative.  It is on a smooth network; on a network with kinks (ReLU, max) the derivative
+misses the jumps of J at them, and on a piecewise linear one it is 0 throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from vaeprobe.decoder import Decoder, differentiable_kernels
+from vaeprobe.likelihoods import Likelihood
+from vaeprobe.progress import track
+
+__all__ = ["Smoothness", "metric_derivatives", "smoothness"]
+
+Map = Callable[[Tensor], Tensor]
+Kind = Literal["linear", "piecewise linear", "kinked", "smooth", "unknown"]
+
+NODES = 8
+PARTS = 4
+LEVELS = 5
+UNRESOLVED = 0.05
+
+# Activations whose fused kernels have one forward-mode derivative and no second one, as primitives that do.
+PRIMITIVES: dict[Any, Callable[..., Tensor]] = {
+    F.silu: lambda x, inplace=False: x * torch.sigmoid(x),
+    F.mish: lambda x, inplace=False: x * torch.tanh(F.softplus(x)),
+    F.hardsigmoid: lambda x, inplace=False: F.relu6(x + 3) / 6,
+    F.glu: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
+}
+
+
+class _Primitives(TorchFunctionMode):
+    """Computes activations from primitives that can be differentiated again and again."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return PRIMITIVES.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _nested_derivatives() -> Iterator[None]:
+    with torch.no_grad(), differentiable_kernels(), _Primitives():
+        yield
+
+
+def _along(f: Map, v: Tensor) -> Map:
+    """Return the derivative of a map along directions v, one per row."""
+
+    def derivative(x: Tensor) -> Tensor:
+        moved: Tensor = torch.func.jvp(f, (x,), (v,))[1]
+        return moved
+
+    return derivative
+
+
+# -- smooth or not ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Smoothness:
+    """How J changes along segments between latents.
+
+    Attributes:
+        kind: "linear" (J does not change), "piecewise linear" (it changes, its derivative is 0), "kinked" (it
+            jumps here and there), "smooth", or "unknown" (no second derivatives to be had).
+        kinked: share of the segments on which a jump was found; None where unknown.
+        why: a clause for the report.
+    """
+
+    kind: Kind
+    kinked: float | None
+    why: str
+
+    @property
+    def smooth(self) -> bool:
+        return self.kind in ("linear", "smooth")
+
+
+def smoothness(
+    decoder: Decoder, a: Tensor, b: Tensor, u: Tensor, *, natural: bool = False, order: Literal[1, 2] = 1
+) -> Smoothness:
+    """Return whether J u is differentiable along the segments from a to b.
+
+    A segment on which the change of J u is not the integral of its derivative (Gauss-Legendre) is cut in
+    parts, and the worst of them is followed, `LEVELS` times: the defect of a smooth map dies out, also near a
+    pole, and that of a jump takes over all of the change.
+
+    Args:
+        a, b: ends of the segments, shape (segments, latent).
+        u: directions over the continuous latents, shape (segments, k).
+        order: 2 asks it of the derivative of J u along u, which is what derivatives of seams need.
+    """
+    if decoder.differentiation != "forward":
+        return Smoothness(
+            "unknown", None, "the decoder has no forward-mode derivative to differentiate again"
+        )
+    f = decoder.natural_flat if natural else decoder.flat
+    direction = torch.zeros(len(u), decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)
+    direction[:, decoder.continuous] = u.to(device=decoder.device, dtype=decoder.dtype)
+    a, b = (x.to(device=decoder.device, dtype=decoder.dtype) for x in (a, b))
+
+    seen: list[_Segment] = []
+    try:
+        for at in track(range(len(a)), "smoothness"):
+            seen.append(_follow(f, a[at], b[at], direction[at], order))
+    except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        return Smoothness("unknown", None, f"higher derivatives of the decoder failed ({first_line})")
+    name = "Jacobian" if order == 1 else "Jacobian's derivative"
+    changed = [segment for segment in seen if segment.changes]
+    if not changed:
+        return Smoothness("linear", 0.0, f"the {name} does not change along any segment between latents")
+    share = sum(segment.jumps for segment in changed) / len(changed)
+    if share and all(segment.flat for segment in changed):
+        return Smoothness(
+            "piecewise linear", share, f"the {name} changes while its derivative is 0 throughout"
+        )
+    if share:
+        return Smoothness("kinked", share, f"the {name} jumps on {share:.0%} of the segments between latents")
+    return Smoothness("smooth", 0.0, f"all changes of the {name} are the integral of its derivative")
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    changes: bool
+    flat: bool = False
+    jumps: bool = False
+
+
+def _follow(f: Map, a: Tensor, b: Tensor, u: Tensor, order: int) -> _Segment:
+    """Look for a jump of the order-th derivative of f along u, on the segment from a to b."""
+    nodes, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(NODES))
+    edges = torch.linspace(0, 1, PARTS + 1, dtype=torch.float64)
+    places = torch.cat([edges, (edges[:-1, None] + (nodes + 1) / (2 * PARTS)).flatten()])
+    rounding = 100 * float(torch.finfo(a.dtype).eps)
+    low, high, flat = 0.0, 1.0, False
+    for level in range(LEVELS):
+        t = (low + (high - low) * places).to(device=a.device, dtype=a.dtype)
+        x = a + t[:, None] * (b - a)
+        along_u = f
+        for _ in range(order):
+            along_u = _along(along_u, u.expand_as(x))
+        with _nested_derivatives():
+            g, dg = (y.double().cpu() for y in torch.func.jvp(along_u, (x,), ((b - a).expand_as(x),)))
+        change = g[1 : PARTS + 1] - g[:PARTS]
+        slopes = dg[PARTS + 1 :].reshape(PARTS, NODES, -1)
+        integral = torch.einsum("k,pkm->pm", weights, slopes) * (high - low) / (2 * PARTS)
+        defect, size = (change - integral).norm(dim=1), change.norm(dim=1)
+        noise = rounding * float(g.norm(dim=1).max())
+        if level == 0:
+            if float(size.max()) <= noise and float(integral.norm(dim=1).max()) <= noise:
+                return _Segment(changes=False)
+            flat = not bool(dg.any())
+        worst = int(defect.argmax())
+        if float(defect[worst]) <= noise + 1e-3 * UNRESOLVED * float(size.sum()):
+            return _Segment(changes=True)
+        low, high = low + (high - low) * worst / PARTS, low + (high - low) * (worst + 1) / PARTS
+    return _Segment(
+        changes=True, flat=flat, jumps=float(defect[worst]) > UNRESOLVED * float(size[worst]) + noise
+    )
+
+
+# -- derivatives of the metric ------------------------------------------------------------------
+
+
+def metric_derivatives(
+    decoder: Decoder,
+    z: Tensor,
+    latents: list[int],
+    *,
+    likelihood: Likelihood | None = None,
+    order: Literal[1, 2] = 2,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the pullback metric over some latents and its exact derivatives, by nested forward mode.
+
+    Args:
+        z: latents, shape (n, latent).
+        latents: the k latents to differentiate in, as indices of z's columns.
+        order: 1 for first derivatives alone.
+
+    Returns:
+        G (n, k, k), dG/dz_l (n, l, k, k) and d2G/dz_l dz_m (n, l, m, k, k) or None, float64 on the CPU.
+
+    Raises:
+        RuntimeError, NotImplementedError: an operation of the decoder has no such derivative.
+    """
+    natural = likelihood is not None and decoder.has_natural
+    f = decoder.natural_flat if natural else decoder.flat
+    k = len(latents)
+    basis = torch.eye(decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)[latents]
+
+    def metric(x: Tensor) -> Tensor:
+        output = torch.func.jvp(f, (x.repeat(k, 1),), (basis.repeat_interleave(len(x), 0),))
+        J = output[1].reshape(k, len(x), -1).double()
+        if likelihood is None:
+            return torch.einsum("anm,bnm->nab", J, J)
+        W = likelihood.weight(output[0][: len(x)].double(), "natural" if natural else decoder.parameter)
+        return torch.einsum("anm,nm,bnm->nab", J, W, J)
+
+    x = z.to(device=decoder.device, dtype=decoder.dtype)
+    directions = [e.expand_as(x) for e in basis]
+    with _nested_derivatives():
+        G = metric(x).cpu()
+        dG = torch.stack([_along(metric, e)(x).cpu() for e in directions], dim=1)
+        if order == 1:
+            return G, dG, None
+        ddG = torch.empty(len(x), k, k, k, k, dtype=torch.float64)
+        pairs = [(l, m) for l in range(k) for m in range(l + 1)]
+        for l, m in track(pairs, "second derivatives of the metric"):
+            ddG[:, l, m] = ddG[:, m, l] = _along(_along(metric, directions[l]), directions[m])(x).cpu()
+    return G, dG, ddG
