@@ -68,3 +68,30 @@ def mean_interval(
     return bootstrap(
         lambda index: values[index].mean(axis=1), values.size, seed=seed, level=level, resamples=resamples
     )
+
+
+def resampled_means(values: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
+    """Return bootstrap means of several columns, resampled by rows together, shape (resamples, columns).
+
+    Statistics that are functions of several means (ratios, variances, maxima) follow from them.
+
+    Args:
+        values: one row per independent sample, shape (n, columns), finite.
+    """
+    n = len(values)
+    rng = stream(seed, "bootstrap")
+    step = max(1, min(resamples, 8_000_000 // max(n, 1)))
+    means = []
+    for done in range(0, resamples, step):
+        rows = min(step, resamples - done)
+        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        means.append(counts @ np.asarray(values, dtype=np.float64) / n)
+    return np.concatenate(means)
+
+
+def percentile_interval(values: Array, *, level: float = LEVEL) -> tuple[float, float]:
+    """Return the percentile interval of resampled values, shape (resamples,)."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
