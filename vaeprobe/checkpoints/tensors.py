@@ -138,7 +138,7 @@ def _cast_note(specs: Mapping[str, TensorSpec], to: str) -> Iterable[Finding]:
     if low:
         kinds = " and ".join(sorted(set(low)))
         yield Finding(
-            code="weights-cast",
+            code="cast-up",
             level="note",
             message=f"{len(low)} of {len(specs)} tensors are stored as {kinds} and were cast up to {to}",
         )

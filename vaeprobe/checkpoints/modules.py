@@ -1,0 +1,245 @@
+"""Whole pickled modules: layers of `torch.nn` are built anew from their recorded state, foreign classes never.
+
+A pickled module names the class of each of its parts.  A part whose class is torch's own is that class with the
+attributes in the file, and runs torch's code only.  A part of any other class is an empty shell here: its weights
+can be read and its children taken, its own `forward` is somebody's code and is not to be had from the file.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.pickles import Built, Global, Node
+from vaeprobe.checkpoints.selection import is_module, submodules
+from vaeprobe.checkpoints.source import quoted
+from vaeprobe.checkpoints.tensors import TensorSpec, realise
+from vaeprobe.checkpoints.torch_files import TorchFile, text_of
+from vaeprobe.checkpoints.trust import named, trust
+from vaeprobe.errors import InputError, UnsafeError, UsageError
+from vaeprobe.report import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["foreign_parts", "latents_of", "parts_of", "rebuild"]
+
+# bookkeeping that a fresh module has too: hooks would be code, and `_backend` is torch 0.4's
+DROPPED = {"_backend", "_is_full_backward_hook", "dump_patches", "_version", "_is_hf_initialized"}
+
+
+def foreign_parts(module: Built) -> dict[str, Global]:
+    """Return the parts of a module whose class is none of torch's layers, by name ("" is the module itself)."""
+    parts = [("", module), *submodules(module)]
+    return {name: part.maker for name, part in parts if trust(part.maker) != "layer"}
+
+
+def rebuild(file: TorchFile, module: Built, name: str) -> tuple[nn.Module, tuple[Finding, ...]]:
+    """Return a module made of torch's own layers, in eval mode, and notes on its weights.
+
+    Args:
+        name: how messages call it.
+
+    Raises:
+        UnsafeError: a part needs code that is not torch's.
+        InputError: the recorded state fits no layer.
+    """
+    strangers = foreign_parts(module)
+    if strangers:
+        raise UnsafeError(
+            f"{name} would import {named(dict.fromkeys(strangers.values()))} when it is unpickled",
+            hint=_way_out(module, strangers),
+        )
+    builder = _Builder(file)
+    out = builder.module(module, name)
+    weights = realise(builder.specs)
+    with torch.no_grad():
+        for path, tensor in weights.tensors.items():
+            holder = out.get_submodule(path.rpartition(".")[0])
+            _place(holder, path.rpartition(".")[2], tensor)
+    return out.eval().requires_grad_(False), weights.notes
+
+
+def _way_out(module: Built, strangers: Mapping[str, Global]) -> str:
+    """Say which parts can be had without foreign code, and what to do for the whole."""
+    whole = "--arch or --blueprint FILE says what the whole network is"
+    parts = [
+        (name, part)
+        for name, part in submodules(module)
+        if not any(s == name or s.startswith(f"{name}.") for s in strangers) and list(submodules(part))
+    ]
+    outer = [name for name, _ in parts if not any(name.startswith(f"{other}.") for other, _ in parts)]
+    if not outer:
+        return f"vaeprobe runs no code from a file; {whole}"
+    best = next((n for n in outer if n.rpartition(".")[2] in ("decoder", "dec", "generator")), outer[0])
+    return f"no code of it is needed for the part that `--submodule {best}` takes; {whole}"
+
+
+class _Builder:
+    """Builds modules, and gathers their tensors to be made together."""
+
+    def __init__(self, file: TorchFile) -> None:
+        self.file = file
+        self.specs: dict[str, TensorSpec] = {}
+
+    def module(self, node: Built, name: str, path: str = "") -> nn.Module:
+        cls = _layer_class(node.maker, name)
+        state = {text_of(k): v for k, v in node.state.items()}
+        out: nn.Module = cls.__new__(cls)
+        nn.Module.__init__(out)
+        settings: dict[str, Any] = {}
+        for key, value in state.items():
+            if key in ("_parameters", "_buffers"):
+                settings[key] = self.tensors(value, path)
+            elif key == "_modules":
+                settings[key] = {
+                    text_of(k): self.module(v, name, f"{path}{text_of(k)}.") if is_module(v) else None
+                    for k, v in value.items()
+                }
+            elif key.endswith("_hooks") or "_hooks_" in key:
+                if isinstance(value, dict) and value:
+                    raise UnsafeError(
+                        f"part {quoted(path.removesuffix('.'))} of {name} has hooks, which are code (weight or spectral"
+                        " normalisation?)",
+                        hint="remove them before saving (torch.nn.utils.remove_spectral_norm), or use --arch",
+                    )
+            elif key not in DROPPED:
+                settings[key] = self.setting(value, f"{path}{key}", name)
+        shadowed = [k for k in settings if callable(getattr(cls, k, None))]
+        if shadowed:
+            raise InputError(
+                f"{name} replaces method {quoted(shadowed[0])} of a layer, which torch never writes"
+            )
+        out.__setstate__({**out.__dict__, **settings})  # type: ignore[no-untyped-call]
+        return out
+
+    def tensors(self, table: Node, path: str) -> dict[str, Any]:
+        """Return empty places for parameters or buffers, and remember what goes there."""
+        for k, value in table.items():
+            if value is not None:
+                self.specs[f"{path}{text_of(k)}"] = self.file.spec(value)
+        return {text_of(k): None for k in table}
+
+    def setting(self, value: Node, path: str, name: str) -> Any:
+        """Return a plain attribute of a layer: numbers, text, containers of them, functions of torch.nn.functional."""
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.setting(v, path, name) for v in value)
+        if isinstance(value, dict):
+            return {k: self.setting(v, path, name) for k, v in value.items()}
+        if isinstance(value, Built) and value.by("builtins.set"):
+            return {
+                self.setting(v, path, name) for v in [*value.items, *(value.args[0] if value.args else ())]
+            }
+        if isinstance(value, Built) and value.by("torch.Size"):
+            return torch.Size(value.args[0])
+        if (
+            isinstance(value, Global)
+            and value.module == "torch"
+            and isinstance(getattr(torch, value.name, None), torch.dtype)
+        ):
+            return getattr(torch, value.name)
+        if isinstance(value, Global) and value.module in ("torch.nn.functional", "torch._C._nn"):
+            function = getattr(nn.functional, value.name, None)
+            if callable(function) and not isinstance(function, type):
+                return function
+        raise InputError(
+            f"attribute {quoted(path)} of {name} is nothing that a layer of torch holds",
+            hint="use --arch or --blueprint",
+        )
+
+
+def _layer_class(maker: Global, name: str) -> type[nn.Module]:
+    """Return a class of torch.nn; it is looked up among those already imported, nothing is imported for it."""
+    cls = getattr(sys.modules.get(maker.module), maker.name, None)
+    if not isinstance(cls, type) or not issubclass(cls, nn.Module) or cls.__module__ != maker.module:
+        raise InputError(
+            f"{name} uses layer {quoted(str(maker))}, which torch {torch.__version__.partition('+')[0]} does not have",
+            hint="say what it is with --blueprint or --arch",
+        )
+    return cls
+
+
+def _place(holder: nn.Module, name: str, tensor: Tensor) -> None:
+    if name in holder._parameters:
+        holder._parameters[name] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        holder._buffers[name] = tensor
+
+
+# -- from a module to a decoder -----------------------------------------------------------------------
+
+
+def parts_of(module: nn.Module, *, latent_dim: int | None, architecture: str) -> Parts:
+    """Return what a module gives to a `vaeprobe.Decoder`.
+
+    A network that begins with a transposed convolution gets its latents as images of one pixel.
+
+    Raises:
+        UsageError: the number of latents cannot be told from the first layer.
+    """
+    d, shape = latents_of(module)
+    notes: tuple[Finding, ...] = ()
+    layers = list(module) if isinstance(module, nn.Sequential) else [module]
+    if shape:
+        layers = [nn.Unflatten(1, shape), *layers]
+        message = f"the first layer is a transposed convolution: latents were reshaped to {' x '.join(map(str, shape))}"
+        notes = (Finding(code="reshaped-latents", level="note", message=message),)
+    if d is None and latent_dim is None:
+        raise UsageError(
+            "the first layer does not tell how many latents there are",
+            hint="say it: --latent-dim (latent_dim=...)",
+        )
+    natural = nn.Sequential(*layers[:-1]) if len(layers) > 1 and isinstance(layers[-1], nn.Sigmoid) else None
+    return Parts(
+        decoder=module if len(layers) == 1 else nn.Sequential(*layers),
+        natural=natural,
+        latent_dim=d or latent_dim or 0,
+        architecture=architecture,
+        notes=notes,
+    )
+
+
+def latents_of(module: nn.Module) -> tuple[int | None, tuple[int, ...]]:
+    """Return the number of latents that the first layer takes, and the shape it takes them in if not as rows.
+
+    (None, ()) where it does not tell.
+    """
+    first = next(_leaves(module), None)
+    match first:
+        case nn.Linear():
+            return first.in_features, ()
+        case nn.Bilinear():
+            return None, ()
+        case nn.ConvTranspose1d():
+            return first.in_channels, (first.in_channels, 1)
+        case nn.ConvTranspose2d():
+            return first.in_channels, (first.in_channels, 1, 1)
+        case nn.ConvTranspose3d():
+            return first.in_channels, (first.in_channels, 1, 1, 1)
+        case nn.BatchNorm1d():
+            return first.num_features, ()
+        case nn.LayerNorm() if len(first.normalized_shape) == 1:
+            return first.normalized_shape[0], ()
+        case nn.Unflatten() if isinstance(first.unflattened_size, (tuple, list)):
+            size = 1
+            for n in first.unflattened_size:
+                size *= int(n)
+            return (size if size > 0 else None), ()
+        case _:
+            return None, ()
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the layers of a chain, activations that keep the shape left out."""
+    children = list(module.children())
+    if not children and not isinstance(module, (nn.Identity, nn.Dropout, nn.Flatten, nn.ReLU, nn.Tanh)):
+        yield module
+    for child in children:
+        yield from _leaves(child)

@@ -1,0 +1,251 @@
+"""Which part of a torch file is the network: its weights by name, a whole module, or a bare matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from vaeprobe.checkpoints.pickles import Built, Global, Node, walk
+from vaeprobe.checkpoints.source import quoted
+from vaeprobe.checkpoints.tensors import TensorSpec
+from vaeprobe.checkpoints.torch_files import TorchFile, text_of
+from vaeprobe.checkpoints.trust import foreign, named, trust
+from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
+from vaeprobe.report import Finding
+
+__all__ = ["Selection", "is_module", "module_at", "part", "select", "submodules", "tensors_of"]
+
+# where training scripts put a model's weights, the likeliest first
+USUAL = (
+    *("state_dict", "model_state_dict", "net_state_dict", "netG_state_dict", "generator_state_dict"),
+    *(
+        "decoder_state_dict",
+        "vae_state_dict",
+        "model_state",
+        "model",
+        "net",
+        "netG",
+        "G",
+        "generator",
+        "vae",
+        "weights",
+    ),
+    *("params", "module", "network", "ema", "model_ema"),
+)
+MAX_NESTING = 60
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of a file that was chosen.
+
+    Attributes:
+        node: the part.
+        key: how it is reached from the root, "" for the root.
+        notes: what else there was to choose from, and what was left unread.
+    """
+
+    node: Node
+    key: str
+    notes: tuple[Finding, ...] = ()
+
+
+def select(file: TorchFile, name: str, key: str | None = None) -> Selection:
+    """Return the part of a file that holds the network; `name` is how messages call the file.
+
+    Raises:
+        UnsafeError: the file, or with `key` that part of it, would import code.
+        UsageError: there is no entry `key`.
+        InputError: the file holds no tensors.
+    """
+    if key is not None:
+        chosen = part(file, name, key)
+        _refuse_foreign(file, chosen, name, key)
+        unread = [g for g in foreign(file.globals) if g not in foreign(_globals(chosen))]
+        notes: tuple[Finding, ...] = ()
+        if unread:
+            notes = (
+                Finding(
+                    code="unread-objects",
+                    level="warning",
+                    message=f"entry {quoted(key)} was read alone; the rest of the file would import {named(unread)}",
+                ),
+            )
+        return Selection(chosen, key, notes)
+    _refuse_foreign(file, file.root, name, None)
+    root = file.root
+    if file.is_tensor(root) or is_module(root) or _holds_tensors(file, root):
+        return Selection(root, "")
+    found = dict(_entries(file, root))
+    if not found:
+        held = ", ".join(quoted(k) for k in list(_table(root))[:6]) or quoted(type(root).__name__)
+        raise InputError(f"{name} holds no tensors", hint=f"it holds {held}; is it the right file?")
+    usual = [k for k in USUAL if k in found] or [k for k in found if k.rpartition(".")[2] in USUAL[:7]]
+    if not usual and all(map(is_module, found.values())):
+        usual = [k for k in ("decoder", "dec") if k in found]
+    if len(found) == 1 or usual:
+        best = usual[0] if usual else next(iter(found))
+        return Selection(found[best], best, tuple(_others(best, found)))
+    return Selection(root, "")  # encoder and decoder apart: their names become prefixes
+
+
+def part(file: TorchFile, name: str, key: str) -> Node:
+    """Return the entry of a file at a dotted path; names may contain dots themselves.
+
+    Raises:
+        UsageError: there is no such entry.
+    """
+    try:
+        return _descend(file.root, key)
+    except KeyError:
+        known = [k for k, _ in _entries(file, file.root)] or [text_of(k) for k in _table(file.root)]
+        offered = f"entries: {', '.join(quoted(k) for k in known[:8])}" if known else "it has no entries"
+        raise UsageError(
+            f"{name} has no entry {quoted(key)}", hint=did_you_mean(key, known) or offered
+        ) from None
+
+
+def _descend(node: Node, key: str) -> Node:
+    table = _table(node)
+    if key in table:
+        return table[key]
+    for k, value in table.items():
+        if isinstance(k, str) and key.startswith(f"{k}."):
+            try:
+                return _descend(value, key[len(k) + 1 :])
+            except KeyError:
+                continue
+    raise KeyError(key)
+
+
+def _table(node: Node) -> Mapping[str, Node]:
+    """Return the entries of a container by name."""
+    if isinstance(node, dict):
+        return {text_of(k): v for k, v in node.items() if isinstance(k, (str, bytes, int))}
+    if isinstance(node, (list, tuple)):
+        return {str(k): v for k, v in enumerate(node)}
+    if is_module(node):
+        return {
+            text_of(k): v
+            for kind in ("_modules", "_parameters", "_buffers")
+            for k, v in _part(node, kind).items()
+        }
+    return {}
+
+
+def _holds_tensors(file: TorchFile, node: Node) -> bool:
+    return isinstance(node, dict) and any(isinstance(k, str) and file.is_tensor(v) for k, v in node.items())
+
+
+def _entries(file: TorchFile, node: Node, path: str = "", depth: int = 0) -> Iterator[tuple[str, Node]]:
+    """Yield the parts that hold tensors by name, or are modules, at most three levels down."""
+    for k, value in _table(node).items():
+        if k.startswith("optimizer") or k in ("state", "param_groups"):
+            continue
+        here = f"{path}{k}"
+        if _holds_tensors(file, value) or is_module(value):
+            yield here, value
+        elif depth < 2 and isinstance(value, (dict, list, tuple)):
+            yield from _entries(file, value, f"{here}.", depth + 1)
+
+
+def _others(best: str, found: Mapping[str, Node]) -> Iterator[Finding]:
+    rest = [quoted(k) for k in found if k != best]
+    if rest:
+        more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
+        yield Finding(
+            code="chosen-entry",
+            level="note",
+            message=f"the weights are entry {quoted(best)}; the file also holds {', '.join(rest[:4])}{more}",
+            hint="choose another with --key",
+        )
+
+
+# -- modules --------------------------------------------------------------------------------------
+
+
+def is_module(node: Node) -> bool:
+    """Return whether a value is a pickled `nn.Module`, of whatever class."""
+    return (
+        isinstance(node, Built)
+        and node.new
+        and isinstance(node.state, dict)
+        and isinstance(node.state.get("_modules"), dict)
+        and isinstance(node.maker, Global)
+    )
+
+
+def _part(module: Built, kind: str) -> Mapping[Node, Node]:
+    table = module.state.get(kind)
+    return table if isinstance(table, dict) else {}
+
+
+def module_at(root: Built, path: str) -> Built:
+    """Return the submodule at a dotted path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    node = root
+    for step in path.split("."):
+        children = _part(node, "_modules")
+        if step not in children or not is_module(children[step]):
+            known = [name for name, _ in submodules(root)]
+            raise UsageError(
+                f"the module has no part {quoted(path)}",
+                hint=did_you_mean(path, known) or f"parts: {', '.join(quoted(k) for k in known[:8])}",
+            )
+        node = children[step]
+    return node
+
+
+def submodules(module: Built, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Built]]:
+    """Yield the named parts of a module, outermost first."""
+    if depth > MAX_NESTING:
+        raise InputError("the module is nested too deeply")
+    for k, child in _part(module, "_modules").items():
+        if is_module(child):
+            yield f"{prefix}{text_of(k)}", child
+            yield from submodules(child, f"{prefix}{text_of(k)}.", depth + 1)
+
+
+def tensors_of(file: TorchFile, node: Node, prefix: str = "", depth: int = 0) -> dict[str, TensorSpec]:
+    """Return the tensors of a state dict, of a module, or of several side by side, by dotted name.
+
+    Raises:
+        InputError: one of them is no dense tensor, or the part is nested too deeply.
+    """
+    if depth > MAX_NESTING:
+        raise InputError("the checkpoint is nested too deeply")
+    if file.is_tensor(node):
+        return {prefix.removesuffix(".") or "matrix": file.spec(node)}
+    out: dict[str, TensorSpec] = {}
+    for k, value in _table(node).items():
+        if file.is_tensor(value):
+            out[f"{prefix}{k}"] = file.spec(value)
+        elif isinstance(value, dict) or is_module(value):
+            out.update(tensors_of(file, value, f"{prefix}{k}.", depth + 1))
+    return out
+
+
+# -- what would be imported -------------------------------------------------------------------------
+
+
+def _globals(node: Node) -> list[Global]:
+    return list(dict.fromkeys(x for x in walk(node) if isinstance(x, Global)))
+
+
+def _refuse_foreign(file: TorchFile, node: Node, name: str, key: str | None) -> None:
+    """Refuse code that is no class of a module: such a class is never needed to read its weights."""
+    names = foreign(file.globals if key is None else _globals(node))
+    modules = {x.maker for x in walk(node) if is_module(x)}
+    unknown = [g for g in names if g not in modules]
+    if not unknown:
+        return
+    hint = "vaeprobe runs no code from a file: save the weights alone, torch.save(model.state_dict(), path)"
+    if key is None:
+        clean = [k for k, v in _entries(file, file.root) if all(trust(g) != "foreign" for g in _globals(v))]
+        if clean:
+            best = next((k for k in USUAL if k in clean), clean[0])
+            hint = f"vaeprobe runs no code from a file; `--key {best}` reads that entry alone, without it"
+    raise UnsafeError(f"{name} would import {named(unknown)} when it is unpickled", hint=hint)
