@@ -76,7 +76,9 @@ class Probe(ABC):
         metavar="SOURCE",
         panel="Sampling",
     )
-    data: Any = option(None, help="Data rows (.npy, .npz, .safetensors, .pt).", metavar="FILE", panel="Sampling")
+    data: Any = option(
+        None, help="Data rows (.npy, .npz, .safetensors, .pt).", metavar="FILE", panel="Sampling"
+    )
     seed: int = option(0, help="Seed of every draw.", min=0, panel="Sampling")
     likelihood: Literal["gaussian", "bernoulli", "poisson"] | None = option(
         None, help="Weight the Jacobian by this likelihood's metric (Eq. 7).", panel="Geometry"
@@ -104,13 +106,52 @@ class Probe(ABC):
         """Return where the latents come from."""
         from vaeprobe.latents import Latents, parse
 
-        return self.latents if isinstance(self.latents, Latents) else parse(self.latents, data=self.data_rows())
+        return (
+            self.latents if isinstance(self.latents, Latents) else parse(self.latents, data=self.data_rows())
+        )
 
     def metric_likelihood(self) -> Likelihood | None:
         """Return the likelihood whose metric is asked for, or None for the Euclidean one."""
         from vaeprobe.likelihoods import by_name
 
         return None if self.likelihood is None else by_name(self.likelihood, sigma2=self.sigma2)
+
+    def likelihood_findings(self, decoder: Decoder, z: Tensor) -> tuple[Finding, ...]:
+        """Check that the outputs fit the likelihood that was asked for, and return what to know about it.
+
+        Args:
+            z: latents, shape (n, latent); a few rows are decoded.
+
+        Raises:
+            UsageError: the outputs cannot be the likelihood's means.
+        """
+        likelihood = self.metric_likelihood()
+        if likelihood is None or likelihood.name == "gaussian" or decoder.has_natural:
+            return ()
+        import torch
+
+        with torch.no_grad():
+            y = decoder.flat(z[:64]).double()
+        low, high = float(y.min()), float(y.max())
+        if low < 0 or (likelihood.name == "bernoulli" and high > 1):
+            domain = "[0, 1]" if likelihood.name == "bernoulli" else "[0, inf)"
+            raise UsageError(
+                f"the outputs run from {low:.3g} to {high:.3g}: "
+                f"the means of a {likelihood.name.capitalize()} likelihood lie in {domain}",
+                hint="leave --likelihood out for the Euclidean metric, or say in the blueprint that the outputs "
+                "are natural parameters (logits, log-rates)",
+            )
+        share = float((likelihood.weight(y, decoder.parameter) == 0).double().mean())
+        if share == 0:
+            return ()
+        return (
+            Finding(
+                code="saturated",
+                level="note" if share < 0.5 else "warning",
+                message=f"{share:.0%} of the outputs are saturated, and the likelihood gives them no weight",
+                hint="a blueprint that names the last activation lets the natural parameter be used instead",
+            ),
+        )
 
     def settings(self, decoder: Decoder) -> dict[str, Any]:
         """Return the JSON form of the settings that shaped a result."""
@@ -123,7 +164,9 @@ class Probe(ABC):
             value = getattr(self, f.name)
             if isinstance(value, Latents):
                 value = value.describe()
-            plain[f.name] = value if isinstance(value, (str, int, float, bool, type(None))) else str(type(value).__name__)
+            plain[f.name] = (
+                value if isinstance(value, (str, int, float, bool, type(None))) else str(type(value).__name__)
+            )
         plain["dtype"] = str(decoder.dtype).removeprefix("torch.")
         plain["differentiation"] = decoder.differentiation
         return plain
