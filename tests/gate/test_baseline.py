@@ -1,0 +1,108 @@
+"""Baselines: paired intervals keep their level, files are read with suspicion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.gate import baseline as baselines
+from vaeprobe.gate.policy import Rule
+from vaeprobe.gate.run import looks_of
+
+CONTRAST = "orthogonality.ima_contrast"
+
+
+@pytest.mark.parametrize("dof", [1, 2, 5, 30, 255, 20_000])
+@pytest.mark.parametrize("p", [0.9, 0.975, 0.999])
+def test_student_quantile_is_scipys(dof: int, p: float) -> None:
+    assert baselines.student_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=2e-4)
+
+
+def simulate(change: float, trials: int, *, margin: float, seed: int, n: int = 1024) -> dict[str, float]:
+    """How often each status comes of models whose metric differs by a true relative change.
+
+    Values vary over latents with sd 0.5 (shared by both models) and between the models with sd 0.1.
+    """
+    rng = np.random.default_rng(seed)
+    rule = Rule(metric=CONTRAST, side="max", regression=margin, relative=True)
+    counts = {"pass": 0, "fail": 0, "inconclusive": 0}
+    for _ in range(trials):
+        old = 2 + 0.5 * rng.standard_normal(n)
+        new = old * (1 + change) + 0.1 * rng.standard_normal(n)
+        counts[baselines.compare(rule, old, new, confidence=0.95)[1]] += 1
+    return {status: count / trials for status, count in counts.items()}
+
+
+def test_false_alarms_and_detection() -> None:
+    equal = simulate(0.0, 400, margin=0.0, seed=0)
+    assert equal["fail"] <= 0.05
+    worse = simulate(0.03, 400, margin=0.01, seed=1)
+    assert worse["fail"] >= 0.95
+    within = simulate(0.0, 400, margin=0.01, seed=2)
+    assert within["pass"] >= 0.95
+
+
+def test_looks() -> None:
+    assert [looks_of(64, n) for n in (64, 65, 128, 129, 512)] == [1, 2, 2, 3, 4]
+
+
+def test_the_better_direction_decides_what_is_worse() -> None:
+    old, new = np.linspace(0, 1, 50), np.linspace(0, 1, 50) + 0.1
+    lower = Rule(metric=CONTRAST, side="max", regression=0.01)
+    higher = Rule(metric=CONTRAST, side="min", regression=0.01)
+    assert baselines.compare(lower, old, new, confidence=0.95)[1] == "fail"
+    assert baselines.compare(higher, old, new, confidence=0.95)[1] == "pass"
+
+
+def test_no_relative_margin_near_zero() -> None:
+    old = 1e-9 * np.random.default_rng(0).standard_normal(64)
+    rule = Rule(metric=CONTRAST, side="max", regression=0.03, relative=True)
+    with pytest.raises(UsageError, match="too near 0"):
+        baselines.compare(rule, old, old, confidence=0.95)
+
+
+def record() -> baselines.Record:
+    return baselines.Record(
+        sha256="0" * 64, latent_dim=3, methods={"orthogonality": {"seed": 0}}, values={CONTRAST: np.arange(5.0)}
+    )
+
+
+def test_a_baseline_survives_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(baselines.text({"m.pt": record()}))
+    back = baselines.read(path)["m.pt"]
+    assert back.methods == record().methods
+    np.testing.assert_array_equal(back.values[CONTRAST], record().values[CONTRAST])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(kind="x"),
+        lambda d: d.update(schema_version=99),
+        lambda d: d.update(models=[]),
+        lambda d: d["models"]["m.pt"].pop("sha256"),
+        lambda d: d["models"]["m.pt"]["values"].update({CONTRAST: "not base64!"}),
+        lambda d: d["models"]["m.pt"]["values"].update({CONTRAST: "AAAAAAAA+H8="}),  # a NaN
+        lambda d: d["models"]["m.pt"].update(methods=3),
+    ],
+)
+def test_a_broken_baseline_is_an_input_error(tmp_path: Path, change: object) -> None:
+    document = json.loads(baselines.text({"m.pt": record()}))
+    change(document)  # type: ignore[operator]
+    path = tmp_path / "b.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="baseline"):
+        baselines.read(path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "null", "\x00"])
+def test_a_hostile_baseline_is_an_input_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(text)
+    with pytest.raises(InputError):
+        baselines.read(path)

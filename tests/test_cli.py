@@ -1,0 +1,214 @@
+"""The command line as a user meets it: exit codes, streams, documents, errors."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jsonschema
+import pytest
+from vaeprobe.cli import run
+from vaeprobe.render import schema
+
+SAMPLES = Path(__file__).parents[1] / "sample_models"
+LINEAR = str(SAMPLES / "linear.npy")
+ROTATED = str(SAMPLES / "linear_rotated.npy")
+
+
+def call(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vaeprobe", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def json_of(text: str) -> dict[str, object]:
+    document: dict[str, object] = json.loads(text)
+    jsonschema.validate(document, schema.document())
+    return document
+
+
+def test_a_measurement_without_limits_exits_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["orthogonality", LINEAR, "--samples", "16"]) == 0
+    assert "orthogonal" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("model", "limit", "code"),
+    [(LINEAR, "0.01", 0), (ROTATED, "0.01", 1)],
+)
+def test_a_limit_turns_it_into_a_check(model: str, limit: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    returned = run(["orthogonality", model, "--samples", "16", "--json", "--max-mean-abs-cosine", limit])
+    document = json_of(capsys.readouterr().out)
+    assert returned == document["exit_code"] == code
+    (check,) = document["checks"]  # type: ignore[misc]
+    assert check["status"] == {0: "pass", 1: "fail"}[code]
+
+
+def test_an_undefined_metric_never_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    np.save(tmp_path / "one.npy", np.ones((5, 1)))
+    code = run(["orthogonality", str(tmp_path / "one.npy"), "--samples", "8", "--max-mean-abs-cosine", "1", "--json"])
+    document = json_of(capsys.readouterr().out)
+    assert code == 3
+    metric = document["metrics"]["orthogonality.mean_abs_cosine"]  # type: ignore[index]
+    assert metric["value"] is None
+    assert "latent" in metric["reason"]
+
+
+def test_json_carries_what_a_pipeline_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["orthogonality", LINEAR, "--samples", "16", "--json", "--seed", "3"]) == 0
+    document = json_of(capsys.readouterr().out)
+    assert document["settings"]["seed"] == 3  # type: ignore[index]
+    assert len(document["artifact"]["sha256"]) == 64  # type: ignore[index]
+    for id in (
+        "latents.dim",
+        "latents.active",
+        "orthogonality.mean_abs_cosine",
+        "orthogonality.max_abs_cosine",
+        "orthogonality.ima_contrast",
+        "orthogonality.ima_contrast_null",
+        "orthogonality.alignment",
+        "orthogonality.alignment_p",
+        "orthogonality.ima_contrast_rotated",
+        "orthogonality.mean_field_gap",
+        "orthogonality.distance_to_axes",
+    ):
+        assert id in document["metrics"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["orthogonality"], 2, "missing argument"),
+        (["orthogonalty", "x"], 2, "orthogonality"),
+        (["orthogonality", LINEAR, "--samples", "many"], 2, "many"),
+        (["orthogonality", LINEAR, "--device", "warp:9"], 2, "device"),
+        (["orthogonality", "no/such/file.pt"], 5, "no/such/file.pt"),
+        (["orthogonality", str(SAMPLES)], 5, "directory"),
+        (["explain", "orthogonality.alignmen"], 2, "orthogonality.alignment"),
+    ],
+)
+def test_errors_are_one_line_and_a_hint(
+    arguments: list[str], code: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err.lower() if words.islower() else words in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) <= 2
+    assert err.startswith("error: ")
+
+
+def test_errors_are_json_where_json_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["orthogonality", "no/such/file.pt", "--json"]) == 5
+    document = json_of(capsys.readouterr().out)
+    assert document["exit_code"] == 5
+    assert "no/such/file.pt" in document["error"]["message"]  # type: ignore[index]
+
+
+def test_a_bug_of_ours_exits_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import vaeprobe.checkpoints
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    monkeypatch.setattr(vaeprobe.checkpoints, "load", broken)
+    monkeypatch.setattr("vaeprobe.load", broken, raising=False)
+    assert run(["orthogonality", LINEAR]) == 70
+    assert "bug" in capsys.readouterr().err
+
+
+def test_output_goes_to_a_file_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for format, start in (("json", "{"), ("markdown", "# "), ("html", "<!doctype html>"), ("text", "vaeprobe")):
+        path = tmp_path / f"report.{format}"
+        assert run(["orthogonality", LINEAR, "--samples", "16", "--format", format, "-o", str(path)]) == 0
+        assert path.read_text(encoding="utf-8").startswith(start)
+    assert capsys.readouterr().out == ""
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json", "report.markdown", "report.text"]
+
+
+def test_an_unwritable_output_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["orthogonality", LINEAR, "--samples", "16", "--json", "-o", "/no/such/folder/x.json"]) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_quiet_is_short(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["orthogonality", LINEAR, "--samples", "16", "--quiet"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) <= 8
+
+
+@pytest.mark.parametrize("columns", ["40", "80", "200"])
+def test_any_width_and_no_colour(columns: str) -> None:
+    done = call("orthogonality", LINEAR, "--samples", "16", env={"COLUMNS": columns, "NO_COLOR": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+
+
+def test_a_poor_environment_is_enough(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vaeprobe", "orthogonality", LINEAR, "--samples", "16"],
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONIOENCODING": "", "PYTHONPATH": str(SAMPLES.parent)},
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    line = f"{sys.executable} -m vaeprobe explain | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=SAMPLES.parent, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_no_partial_output(sent: signal.Signals, code: int, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vaeprobe", "orthogonality", LINEAR, "--samples", "3000000", "--json", "-o", str(out)],
+        stderr=subprocess.PIPE,
+        cwd=SAMPLES.parent,
+    )
+    time.sleep(6)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert list(tmp_path.iterdir()) == []
+    assert b"Traceback" not in err
+
+
+def test_explain_covers_every_metric_and_code(capsys: pytest.CaptureFixture[str]) -> None:
+    from vaeprobe import meanings
+    from vaeprobe.probes import metric_specs
+
+    for id, spec in metric_specs().items():
+        assert run(["explain", id]) == 0
+        page = capsys.readouterr().out
+        for text in (spec.title, spec.formula, spec.source, spec.meaning, spec.misleads, spec.remedy, spec.range):
+            assert text, f"{id} leaves something unsaid"
+        assert spec.title in page
+    for code in meanings.CODES:
+        assert run(["explain", code]) == 0
+        assert capsys.readouterr().out.startswith(code)
+
+
+def test_schema_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["schema"]) == 0
+    jsonschema.Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
