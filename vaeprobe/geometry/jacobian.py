@@ -1,4 +1,9 @@
-"""The Jacobian engine: J, G = J^T W J, J v and J^T w of a decoder, batched and chunked."""
+"""The Jacobian engine: J, G = J^T W J, J v and J^T w of a decoder, batched and chunked.
+
+Networks run in the decoder's precision, Gram matrices are summed in float64: float32 propagation with a
+float64 Gram gives cosines and column norms to 1e-6 even for columns scaled by 1e-6, where a float32 Gram
+gets the small singular values wrong altogether.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +11,43 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder, differentiable_kernels
+from vaeprobe.errors import ResourceError
+from vaeprobe.geometry.chunks import Chunk, Size, sweep
+from vaeprobe.geometry.columns import dense_gram
+from vaeprobe.geometry.methods import choose, function_of
 from vaeprobe.likelihoods import Likelihood
+
+__all__ = ["gram", "jacobian", "pullback", "pushforward"]
+
+LARGEST_JACOBIAN = 4 << 30
+"""Bytes of the Jacobian at one latent beyond which Gram matrices are refused."""
 
 
 def jacobian(decoder: Decoder, z: Tensor, *, natural: bool = False, chunk: int | None = None) -> Tensor:
-    """Return Jacobians over the continuous latents, shape (n, data, k), in the decoder's dtype."""
-    free = decoder.continuous
-    f = decoder.natural_flat if natural else decoder.flat
-    z = z.to(device=decoder.device, dtype=decoder.dtype)
-    blocks = []
-    basis = torch.eye(decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)[free]
-    for x in z.split(chunk or 64):
-        with differentiable_kernels():
-            if decoder.differentiation == "forward":
-                with torch.no_grad():
-                    repeated = x.repeat(len(free), 1)
-                    tangents = basis.repeat_interleave(len(x), 0)
-                    _, columns = torch.func.jvp(f, (repeated,), (tangents,))
-                J = columns.reshape(len(free), len(x), -1).permute(1, 2, 0)
-            else:
-                leaf = x.clone().requires_grad_(True)
-                with torch.enable_grad():
-                    y = f(leaf)
-                    rows = [
-                        torch.autograd.grad(y[:, i].sum(), leaf, retain_graph=True)[0][:, free]
-                        for i in range(y.shape[1])
-                    ]
-                J = torch.stack(rows, dim=1)
-        blocks.append(J.detach())
-    return torch.cat(blocks)
+    """Return Jacobians over the continuous latents, shape (n, data, k), in the decoder's dtype.
+
+    Args:
+        z: latents, shape (n, latent).
+        natural: differentiate the natural parameter instead of the output.
+        chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
+
+    Raises:
+        ResourceError: memory does not suffice for a single column.
+    """
+    f, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
+    choice = choose(decoder, natural=natural)
+    out: Tensor | None = None
+
+    def work(part: Chunk) -> None:
+        nonlocal out
+        for some in part.directions:
+            y, columns = choice.push(f, x[part.points], _everywhere(basis[some], part.points))
+            if out is None:
+                out = torch.empty(len(x), y.shape[1], len(basis), dtype=y.dtype, device=y.device)
+            out[part.points, :, some] = columns.value().permute(1, 2, 0)
+
+    sweep(len(x), len(basis), Size.fitting(choice.widest, x.itemsize, len(basis), chunk), work)
+    return x.new_empty(0, decoder.data_dim, len(basis)) if out is None else out
 
 
 def gram(
@@ -43,20 +56,44 @@ def gram(
     """Return pullback metrics J^T W J over the continuous latents, shape (n, k, k), float64 on the CPU.
 
     W = I without a likelihood, else its metric (Allen 2024, Eq. 7): taken on the natural parameter where
-    the decoder has it, else on the mean.
+    the decoder has it, else on the mean.  No more than the Jacobians of one chunk are held at a time.
+
+    Args:
+        z: latents, shape (n, latent).
+        chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
+
+    Raises:
+        ResourceError: the Jacobian at a single latent is too large to hold.
     """
     natural = likelihood is not None and decoder.has_natural
-    out = []
-    for x in z.split(chunk or 64):
-        J = jacobian(decoder, x, natural=natural, chunk=chunk).double()
+    f, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
+    choice = choose(decoder, natural=natural)
+    bytes_at_one = decoder.data_dim * len(basis) * x.itemsize
+    if bytes_at_one > LARGEST_JACOBIAN:
+        raise ResourceError(
+            f"the Jacobian at one latent, {decoder.data_dim} x {len(basis)}, would take {bytes_at_one / 2**30:.0f} GB",
+            hint="estimate what you need of it by random probes (vaeprobe.geometry.matrix_free)",
+        )
+    out = torch.empty(len(x), len(basis), len(basis), dtype=torch.float64)
+
+    def factor(y: Tensor) -> Tensor | None:
         if likelihood is None:
-            out.append((J.mT @ J).cpu())
-        else:
-            with torch.no_grad():
-                y = (decoder.natural_flat(x) if natural else decoder.flat(x)).double()
-            W = likelihood.weight(y, "natural" if natural else decoder.parameter)
-            out.append((J.mT @ (W[:, :, None] * J)).cpu())
-    return torch.cat(out)
+            return None
+        return likelihood.weight(y.double(), "natural" if natural else decoder.parameter).sqrt()
+
+    def work(part: Chunk) -> None:
+        if len(part.directions) == 1:
+            y, columns = choice.push(f, x[part.points], _everywhere(basis, part.points))
+            out[part.points] = columns.gram(factor(y)).to(out)
+            return
+        blocks = []
+        for some in part.directions:
+            y, columns = choice.push(f, x[part.points], _everywhere(basis[some], part.points))
+            blocks.append(columns.value())
+        out[part.points] = dense_gram(torch.cat(blocks), factor(y)).to(out)
+
+    sweep(len(x), len(basis), Size.fitting(choice.widest, x.itemsize, len(basis), chunk), work)
+    return out
 
 
 def pushforward(decoder: Decoder, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:
@@ -68,38 +105,55 @@ def pushforward(decoder: Decoder, z: Tensor, v: Tensor, *, natural: bool = False
 
     Returns:
         y, shape (n, data), and J v, shape (n, data) or (s, n, data), in the decoder's dtype.
+
+    Raises:
+        ResourceError: memory does not suffice for a single direction.
     """
-    f = decoder.natural_flat if natural else decoder.flat
-    x = z.to(device=decoder.device, dtype=decoder.dtype)
-    directions = _on_all_latents(decoder, v)
-    with differentiable_kernels():
-        if decoder.differentiation == "forward":
-            if v.ndim == 2:
-                with torch.no_grad():
-                    y, moved = torch.func.jvp(f, (x,), (directions,))
-                return y, moved
-            with torch.no_grad():
-                y, moved = torch.func.jvp(f, (x.repeat(len(v), 1),), (directions.flatten(0, 1),))
-            return y[: len(x)], moved.reshape(len(v), len(x), -1)
-        with torch.enable_grad():
-            # J v as the derivative of J^T w in w: reverse mode twice
-            leaf = x.detach().clone().requires_grad_(True)
-            y = f(leaf)
-            w = torch.zeros_like(y, requires_grad=True)
-            (pulled,) = torch.autograd.grad(y, leaf, w, create_graph=True)
-            stack = directions if v.ndim == 3 else directions[None]
-            moves = [torch.autograd.grad(pulled, w, u, retain_graph=True)[0] for u in stack]
-    return y.detach(), torch.stack(moves) if v.ndim == 3 else moves[0]
+    f, x = function_of(decoder, natural), _latents(decoder, z)
+    directions = _on_all_latents(decoder, v if v.ndim == 3 else v[None])
+    choice = choose(decoder, natural=natural)
+    outputs: list[Tensor] = []
+    moves: list[Tensor] = []
+
+    def work(part: Chunk) -> None:
+        found = [choice.push(f, x[part.points], directions[some, part.points]) for some in part.directions]
+        values = [columns.value() for _, columns in found]
+        outputs.append(found[0][0])
+        moves.append(values[0] if len(values) == 1 else torch.cat(values))
+
+    sweep(len(x), len(directions), Size.fitting(choice.widest, x.itemsize, len(directions)), work, "J v")
+    if not outputs:
+        outputs, moves = (
+            [x.new_empty(0, decoder.data_dim)],
+            [x.new_empty(len(directions), 0, decoder.data_dim)],
+        )
+    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    Jv = moves[0] if len(moves) == 1 else torch.cat(moves, dim=1)
+    return y, Jv if v.ndim == 3 else Jv[0]
 
 
 def pullback(decoder: Decoder, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
     """Return J^T w over the continuous latents, shape (n, k), for w of shape (n, data)."""
-    f = decoder.natural_flat if natural else decoder.flat
-    leaf = z.detach().to(device=decoder.device, dtype=decoder.dtype).clone().requires_grad_(True)
+    f = function_of(decoder, natural)
+    leaf = _latents(decoder, z).detach().clone().requires_grad_(True)
     with differentiable_kernels(), torch.enable_grad():
         y = f(leaf)
         (pulled,) = torch.autograd.grad(y, leaf, w.to(device=y.device, dtype=y.dtype))
     return pulled[:, decoder.continuous]
+
+
+def _latents(decoder: Decoder, z: Tensor) -> Tensor:
+    return z.detach().to(device=decoder.device, dtype=decoder.dtype)
+
+
+def _basis(decoder: Decoder) -> Tensor:
+    """Return the unit vectors of the continuous latents, shape (k, latent)."""
+    return torch.eye(decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)[decoder.continuous]
+
+
+def _everywhere(directions: Tensor, points: slice) -> Tensor:
+    """Return the same directions, shape (d, latent), at every point: shape (d, points, latent), stride 0."""
+    return directions[:, None].expand(-1, points.stop - points.start, -1)
 
 
 def _on_all_latents(decoder: Decoder, v: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""How many latents and directions to take at a time: fast, within memory, and less when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from vaeprobe.errors import ResourceError
+from vaeprobe.progress import tell
+
+__all__ = ["Chunk", "Size", "sweep"]
+
+BUDGET = 24 << 20
+"""Bytes of the largest tangent tensor.  Beyond 32 MB the C library maps every tensor afresh."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """So many latents, and so many directions at each, at a time."""
+
+    points: int
+    directions: int
+
+    @classmethod
+    def fitting(cls, widest: int, itemsize: int, directions: int, points: int | None = None) -> Size:
+        """Return the largest size whose widest tangents stay in the budget.
+
+        Args:
+            widest: numbers per latent in the decoder's widest layer.
+            itemsize: bytes per number.
+            directions: how many there are in all.
+            points: latents at a time, where the caller knows better.
+        """
+        rows = max(1, BUDGET // max(1, widest * itemsize))
+        if points is not None:
+            return cls(max(1, points), min(directions, max(1, rows // points)))
+        return cls(max(1, rows // directions), min(directions, rows))
+
+    def halved(self) -> Size | None:
+        """Return half the size, latents first; None where nothing is left to halve."""
+        if self.points > 1:
+            return replace(self, points=(self.points + 1) // 2)
+        if self.directions > 1:
+            return replace(self, directions=(self.directions + 1) // 2)
+        return None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some latents, and the directions to take at them in turn."""
+
+    points: slice
+    directions: tuple[slice, ...]
+
+
+def sweep(
+    n: int, directions: int, size: Size, work: Callable[[Chunk], None], description: str = "Jacobians"
+) -> None:
+    """Do `work` on every chunk of n latents; where memory runs out, halve the chunk and do it again.
+
+    Raises:
+        ResourceError: one direction at one latent is too much.
+    """
+    start = 0
+    while start < n:
+        points = slice(start, min(start + size.points, n))
+        steps = range(0, directions, size.directions)
+        chunk = Chunk(points, tuple(slice(i, min(i + size.directions, directions)) for i in steps))
+        try:
+            work(chunk)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            smaller = size.halved()
+            if smaller is None:
+                raise ResourceError(
+                    "not enough memory for one direction at one latent",
+                    hint="free some memory, or probe a smaller decoder (--submodule)",
+                ) from error
+            size = smaller
+            continue
+        start = points.stop
+        if size.points < n:
+            tell(description, start, n)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory has run out (torch says so in words on the CPU)."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in ("can't allocate memory", "not enough memory", "out of memory"))

@@ -1,0 +1,203 @@
+"""Ways to push tangents through a decoder, and which of them to trust with a given one.
+
+Each method takes f, latents x of shape (n, latent) and directions v of shape (d, n, latent), and returns f(x),
+shape (n, data), and the tangents J v.  They differ in speed and in what they can differentiate, so the
+fastest that agrees with the plainest at a few latents is chosen, once per decoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vaeprobe.decoder import Decoder, differentiable_kernels
+from vaeprobe.errors import ContractError
+from vaeprobe.geometry.columns import Columns, Known
+from vaeprobe.geometry.tangents import Unsupported, push
+from vaeprobe.intervals import stream
+
+__all__ = ["Choice", "choose", "carried", "mapped", "repeated", "reversed_twice", "row_by_row"]
+
+Function: TypeAlias = Callable[[Tensor], Tensor]
+Method: TypeAlias = Callable[[Function, Tensor, Tensor], tuple[Tensor, Columns]]
+
+TEST_POINTS = 7  # a number that no layer has as its width by accident
+
+
+def carried(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
+    """Carry the tangents along with the primal (see `vaeprobe.geometry.tangents`): the fastest."""
+    with differentiable_kernels():
+        return push(f, x, v)
+
+
+def mapped(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
+    """Forward mode of torch.func, vectorised over directions."""
+    with torch.no_grad(), differentiable_kernels():
+        pairs = torch.func.vmap(lambda u: torch.func.jvp(f, (x,), (u,)))(v)
+    return pairs[0][0], Known(pairs[1])
+
+
+def repeated(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
+    """Forward mode of torch.func on a batch repeated for every direction: the plainest."""
+    with torch.no_grad(), differentiable_kernels():
+        pair = torch.func.jvp(f, (x.repeat(len(v), 1),), (v.flatten(0, 1),))
+    return pair[0][: len(x)], Known(pair[1].reshape(len(v), len(x), -1))
+
+
+def reversed_twice(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
+    """Reverse mode twice: J v is the derivative of <J^T w, v> in w."""
+    with torch.enable_grad(), differentiable_kernels():
+        leaf = x.detach().clone().requires_grad_(True)
+        y = f(leaf)
+        w = torch.zeros_like(y, requires_grad=True)
+        (pulled,) = torch.autograd.grad(y, leaf, w, create_graph=True)
+        moved = [torch.autograd.grad(pulled, w, u, retain_graph=True)[0] for u in v]
+    return y.detach(), Known(torch.stack(moved))
+
+
+def row_by_row(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
+    """Reverse mode, one output at a time: works for whatever has a backward pass, and is slow."""
+    with torch.enable_grad(), differentiable_kernels():
+        leaf = x.detach().clone().requires_grad_(True)
+        y = f(leaf)
+        rows = [torch.autograd.grad(y[:, i].sum(), leaf, retain_graph=True)[0] for i in range(y.shape[1])]
+    J = torch.stack(rows, dim=1)
+    return y.detach(), Known(torch.einsum("nmk,dnk->dnm", J, v))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to differentiate one decoder.
+
+    Attributes:
+        push: the method.
+        widest: numbers per latent in the widest layer.
+    """
+
+    push: Method
+    widest: int
+
+    @property
+    def name(self) -> str:
+        return self.push.__name__
+
+
+_choices: WeakKeyDictionary[Decoder, dict[bool, Choice]] = WeakKeyDictionary()
+
+
+def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
+    """Return the fastest method that is right at a few latents; decided once per decoder.
+
+    Raises:
+        ContractError: no method differentiates the decoder.
+    """
+    known = _choices.setdefault(decoder, {})
+    if natural not in known:
+        known[natural] = _compared(decoder, natural)
+    return known[natural]
+
+
+def function_of(decoder: Decoder, natural: bool) -> Function:
+    """Return the map to differentiate: latents to rows of outputs or of natural parameters."""
+    return decoder.natural_flat if natural else decoder.flat
+
+
+def _compared(decoder: Decoder, natural: bool) -> Choice:
+    f = function_of(decoder, natural)
+    x = decoder._probe_rows(TEST_POINTS).to(device=decoder.device, dtype=decoder.dtype)
+    rng = stream(0, "methods")
+    v = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
+    free = decoder.continuous
+    v[..., free] = torch.from_numpy(rng.standard_normal((2, TEST_POINTS, len(free)))).to(v)
+    widest = _widest(f, x)
+
+    plain: list[Method] = [repeated] if decoder.differentiation == "forward" else [reversed_twice, row_by_row]
+    reference, truth = _first_working(plain, f, x, v)
+    candidates: list[Method] = [carried, mapped] if decoder.differentiation == "forward" else [carried]
+    if isinstance(decoder.function, nn.Module) and any(
+        isinstance(module, torch.jit.ScriptModule) for module in decoder.function.modules()
+    ):
+        candidates = []  # its derivatives may change from call to call: stay with what the contract checked
+    for method in candidates:
+        try:
+            found = method(f, x, v)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, Unsupported):
+            continue
+        if _agree(found, truth):
+            return Choice(method, widest)
+    return Choice(reference, widest)
+
+
+def _first_working(
+    methods: list[Method], f: Function, x: Tensor, v: Tensor
+) -> tuple[Method, tuple[Tensor, Columns]]:
+    failure: Exception | None = None
+    for method in methods:
+        try:
+            return method, method(f, x, v)
+        except (RuntimeError, NotImplementedError) as error:
+            failure = error
+    raise ContractError("the decoder cannot be differentiated") from failure
+
+
+def _agree(found: tuple[Tensor, Columns], truth: tuple[Tensor, Columns]) -> bool:
+    """Whether outputs, tangents and Gram matrices are the same at most test latents.
+
+    One latent may sit at a kink, where rounding decides between two right derivatives.
+    """
+    y, columns = found
+    y_true, columns_true = truth
+    # before the tangents themselves: the Gram matrix may come by a way of its own
+    G, G_true = columns.gram(), columns_true.gram()
+    t, t_true = columns.value(), columns_true.value()
+    if y.shape != y_true.shape or t.shape != t_true.shape or y.dtype != y_true.dtype:
+        return False
+    tolerance = 1e-9 if y.dtype == torch.float64 else 2e-2 if y.itemsize == 2 else 1e-4
+    errors = torch.stack(
+        [
+            _distance(y, y_true),
+            _distance(t.transpose(0, 1), t_true.transpose(0, 1)),
+            _distance(G, G_true),
+        ]
+    )
+    return bool((errors.median(dim=1).values <= tolerance).all())
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return the relative distance at each latent, infinite where it is not a number."""
+    a, b = a.double().flatten(1), b.double().flatten(1)
+    size = b.norm(dim=1)
+    error = (a - b).norm(dim=1)
+    return torch.where(error == 0, error, error / size).nan_to_num(nan=float("inf"))
+
+
+class _Widest(TorchDispatchMode):
+    """Notes the largest tensor with one row per latent."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+        self.numel = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.ndim > 0 and out.shape[0] % self.rows == 0:
+            self.numel = max(self.numel, out.numel() // self.rows)
+        return out
+
+
+def _widest(f: Function, x: Tensor) -> int:
+    watch = _Widest(len(x))
+    try:
+        with torch.no_grad(), differentiable_kernels(), watch:
+            y = f(x)
+    except Exception:  # a program that torch cannot watch: guess from its output
+        with torch.no_grad(), differentiable_kernels():
+            return 4 * f(x)[0].numel()
+    return max(watch.numel, y[0].numel())
