@@ -1,8 +1,7 @@
 """From a blueprint and tensors to a network of `torch.nn` modules, and back.
 
-`assemble` first walks the layers on tensors without memory (torch's meta device), so that every shape is
-checked, and a wrong blueprint is explained, before anything is computed; then it puts the file's own
-tensors in place, without copying them.  `describe` goes the other way.
+`assemble` makes each layer of the file's own tensors, without copying them, and passes a batch of no rows
+through it: that checks every shape, and explains a wrong blueprint, before anything is computed.  `describe` goes the other way.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, BlueprintError, EncoderPlan, Latents, Layer
 from vaeprobe.decoder import Encoder, Group
@@ -177,7 +178,13 @@ class Weights:
     tensors: Mapping[str, Tensor]
     origin: str
     used: set[str] = field(default_factory=set)
-    pending: list[tuple[nn.Module, dict[str, Tensor]]] = field(default_factory=list)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What to compute in: half precision is cast up, and the widest type of the file wins."""
+        return (
+            torch.float64 if any(t.dtype == torch.float64 for t in self.tensors.values()) else torch.float32
+        )
 
     def get(self, name: str) -> Tensor | None:
         tensor = self.tensors.get(name)
@@ -224,20 +231,19 @@ class Weights:
         return self.need(f"{key}weight")
 
     def put(self, module: nn.Module, **tensors: Tensor | None) -> nn.Module:
-        """Remember which tensors belong to a module that has no memory yet."""
-        self.pending.append((module, {k: t for k, t in tensors.items() if t is not None}))
+        """Give a module without memory its tensors, as they are: nothing is copied but what is cast up."""
+        state = {k: t.detach().to(self.dtype) for k, t in tensors.items() if t is not None}
+        module.load_state_dict(state, strict=False, assign=True)
         return module
 
-    def settle(self) -> torch.dtype:
-        """Put the tensors into their modules; half precision is cast up, and the widest type wins."""
-        tensors = [t for _, own in self.pending for t in own.values()]
-        dtype = torch.float64 if any(t.dtype == torch.float64 for t in tensors) else torch.float32
-        for module, own in self.pending:
-            module.load_state_dict(
-                {k: t.detach().to(dtype) for k, t in own.items()}, strict=False, assign=True
-            )
-        self.pending.clear()
-        return dtype
+
+class _Uninitialised(TorchFunctionMode):
+    """Makes modules without drawing their initial weights, which would be thrown away."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("uniform_", "normal_", "fill_", "zero_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 # -- one layer --------------------------------------------------------------------------------------
@@ -497,11 +503,11 @@ def _residual(
 
 
 def _after(module: nn.Module, shape: Shape, weights: Weights) -> Shape:
-    """Return the shape that comes out of a module, without computing anything."""
+    """Return the shape that comes out of a module: it is given no rows, so that nothing is computed."""
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
     try:
         with torch.no_grad():
-            after = tuple(module.eval()(torch.empty(2, *shape, device="meta", dtype=dtype)).shape[1:])
+            after = tuple(module.eval()(torch.empty(0, *shape, dtype=dtype)).shape[1:])
     except (RuntimeError, ValueError, NotImplementedError, IndexError) as error:
         reason = (str(error).strip().splitlines() or ["does not fit"])[0]
         raise Misfit(f"cannot take an input of shape {_shown(shape)}: {reason[:160]}") from None
@@ -598,12 +604,12 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
         )
     weights = Weights(tensors, bp.origin)
     try:
-        network = _walk(bp, weights)
+        with _Uninitialised():
+            network = _walk(bp, weights)
     except Misfit as error:
         if error.hint is None:
             error.hint = repair(bp, tensors, error)
         raise BlueprintError(error.message, hint=error.hint) from None
-    dtype = weights.settle()
     for module in filter(None, (network.decoder, network.encoder)):
         module.eval().requires_grad_(False)
     free = sum(size for kind, size in network.latents if kind == "normal")
@@ -614,7 +620,7 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
         prior=tuple(Group(kind, size) for kind, size in network.latents),
         parameter=bp.parameter,
         likelihood=bp.likelihood,
-        encoder=Encoder(network.encoder, free, input_shape=bp.encoder.input, dtype=dtype)
+        encoder=Encoder(network.encoder, free, input_shape=bp.encoder.input, dtype=weights.dtype)
         if network.encoder is not None and bp.encoder is not None
         else None,
         architecture=bp.origin,
@@ -684,7 +690,8 @@ def repair(bp: Blueprint, tensors: Mapping[str, Tensor], misfit: Misfit) -> str 
     past = None
     for words, changed in _changes(bp, tensors, misfit):
         try:
-            _walk(changed, Weights(tensors, bp.origin))
+            with _Uninitialised():
+                _walk(changed, Weights(tensors, bp.origin))
         except Misfit as other:
             if past is None and other.part == misfit.part and other.index > misfit.index + ("put" in words):
                 past = words

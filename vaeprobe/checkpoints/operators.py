@@ -1,0 +1,142 @@
+"""The operators that a self-contained program may use: mathematics on tensors, and nothing else.
+
+Both `.pt2` and TorchScript say what to compute as names of torch's `aten` operators.  `operator` turns such a name
+into the function, if it is in the list below; whatever can read or write a file, run code, or draw random numbers
+is not.  In-place forms (`relu_`) of listed operators are listed too.
+"""
+
+from __future__ import annotations
+
+import math
+import operator as python_operator
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaeprobe.checkpoints.source import quoted
+from vaeprobe.errors import ResourceError, UnsafeError
+
+__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "bounded", "operator", "refuse"]
+
+LARGEST = 1 << 30  # numbers in one tensor of a program: 4 GB in float32
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MATHS = _words(
+    # products, convolutions, normalisation, attention, recurrence
+    "linear addmm mm matmul bmm baddbmm mv dot outer einsum conv1d conv2d conv3d conv_transpose1d conv_transpose2d"
+    " conv_transpose3d convolution _convolution batch_norm native_batch_norm _native_batch_norm_legit_no_training"
+    " instance_norm group_norm native_group_norm layer_norm native_layer_norm rms_norm linalg_vector_norm"
+    " scaled_dot_product_attention lstm gru embedding bilinear"
+    # activations
+    " relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid softplus hardtanh hardswish hardsigmoid prelu"
+    " _prelu_kernel threshold softmax _softmax log_softmax _log_softmax log_sigmoid glu hardshrink softshrink"
+    " dropout feature_dropout alpha_dropout dropout2d"
+    # element by element
+    " add sub mul div rsub neg abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square pow reciprocal sin cos tan"
+    " asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc clamp clamp_min clamp_max minimum maximum where"
+    " sign floor ceil round trunc frac fmod remainder floor_divide floordiv true_divide lerp addcmul addcdiv logaddexp"
+    " sinc nan_to_num masked_fill logical_not logical_and logical_or eq ne lt le gt ge isnan isinf isfinite"
+    # sums over axes
+    " sum mean amax amin max min var std var_mean prod cumsum logsumexp argmax argmin any all norm"
+    # shapes
+    " view view_as reshape reshape_as flatten unflatten permute transpose t squeeze unsqueeze expand expand_as repeat"
+    " tile cat concat stack split split_with_sizes chunk unbind select slice narrow index gather index_select flip roll"
+    " contiguous clone detach detach_ alias _unsafe_view _reshape_alias movedim swapaxes pad constant_pad_nd"
+    " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle broadcast_to"
+    " broadcast_tensors lift_fresh lift_fresh_copy lift repeat_interleave tril triu one_hot col2im im2col meshgrid"
+    " to _to_copy type_as copy fill zero slice_scatter select_scatter index_put scatter size dim numel"
+    " is_floating_point hstack vstack"
+    # resolution
+    " upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d"
+    " upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d avg_pool1d avg_pool2d avg_pool3d"
+    " max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d grid_sampler affine_grid_generator"
+    # new tensors, filled
+    " zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange linspace eye scalar_tensor tensor"
+)
+SYMBOLIC = _words("sym_size sym_numel sym_stride")
+ASSERTIONS = _words(
+    "_assert_scalar _assert_tensor_metadata _assert_async sym_constrain_range sym_constrain_range_for_size"
+)
+PYTHON: dict[str, Callable[..., Any]] = {
+    "_operator.add": python_operator.add, "_operator.sub": python_operator.sub, "_operator.mul": python_operator.mul,
+    "_operator.floordiv": python_operator.floordiv, "_operator.truediv": python_operator.truediv,
+    "_operator.mod": python_operator.mod, "_operator.neg": python_operator.neg, "_operator.getitem": python_operator.getitem,
+    "_operator.eq": python_operator.eq, "_operator.ne": python_operator.ne, "_operator.lt": python_operator.lt,
+    "_operator.le": python_operator.le, "_operator.gt": python_operator.gt, "_operator.ge": python_operator.ge,
+    "_operator.and_": python_operator.and_, "_operator.or_": python_operator.or_,
+    "math.floor": math.floor, "math.ceil": math.ceil, "math.trunc": math.trunc, "math.sqrt": math.sqrt,
+    "torch.sym_float": float, "torch.sym_int": int, "torch.sym_max": max, "torch.sym_min": min, "torch.sym_not": python_operator.not_,
+}  # fmt: skip
+# said in the refusal, since these are what a hostile program wants
+KNOWN_HARM = {
+    "from_file": "opens a file (and can write it)",
+    "save": "writes a file",
+    "load": "reads a file",
+    "_save_for_backward": "writes a file",
+}
+
+
+def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
+    """Return an operator of torch's `aten` namespace: one overload, or all of them behind one function.
+
+    Raises:
+        UnsafeError: it is not in the list of operators known to be harmless.
+    """
+    base = name.removesuffix("_") if not name.startswith("__") else name
+    if base not in MATHS and name not in MATHS and name not in SYMBOLIC:
+        raise refuse(f"aten.{name}")
+    found = getattr(torch.ops.aten, name, None)
+    if found is not None and overload is not None:
+        found = getattr(found, overload, None)
+    if found is None:
+        raise refuse(
+            f"aten.{name}" + (f".{overload}" if overload else ""), "this version of torch does not have it"
+        )
+    function: Callable[..., Any] = found
+    return function
+
+
+def refuse(name: str, why: str | None = None) -> UnsafeError:
+    """Return the error that refuses an operator."""
+    leaf = name.split(".")[1] if name.startswith("aten.") and "." in name else name.rpartition(".")[2]
+    why = why or KNOWN_HARM.get(leaf) or "not among the operators known to be harmless"
+    return UnsafeError(
+        f"the program uses the operator {quoted(name)}: {why}",
+        hint="save the weights alone, as .safetensors, and describe the network by a blueprint",
+    )
+
+
+def bounded(arguments: Iterable[Any]) -> None:
+    """Check that no list of whole numbers among the arguments is the shape of an absurdly large tensor.
+
+    Raises:
+        ResourceError: one is.
+    """
+    for value in arguments:
+        if isinstance(value, (list, tuple, torch.Size)) and value and all(type(n) is int for n in value):
+            if math.prod(max(n, 1) for n in value) > LARGEST:
+                raise ResourceError(
+                    f"the program asks for a tensor of shape {tuple(value)}, more than {LARGEST:,} numbers"
+                )
+        elif type(value) is int and LARGEST < value < (1 << 63) - 1:
+            raise ResourceError(f"the program asks for {value:,} of something, more than {LARGEST:,}")
+
+
+def small(out: Any) -> None:
+    """Check that no tensor that an operator returned (on the meta device) is absurdly large.
+
+    Raises:
+        ResourceError: one is.
+    """
+    for tensor in out if isinstance(out, (tuple, list)) else (out,):
+        if isinstance(tensor, Tensor) and tensor.numel() > LARGEST:
+            raise ResourceError(
+                f"the program makes a tensor of shape {tuple(tensor.shape)}, more than {LARGEST:,} numbers",
+                hint="is this the decoder alone?",
+            )
