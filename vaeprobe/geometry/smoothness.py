@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.decoder import Decoder, differentiable_kernels
+from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track
 
@@ -30,6 +31,8 @@ Kind = Literal["linear", "piecewise linear", "kinked", "smooth", "unknown"]
 NODES = 8
 PARTS = 4
 LEVELS = 5
+ROWS = 256
+SKETCH = 1024
 UNRESOLVED = 0.05
 
 # Activations whose fused kernels have one forward-mode derivative and no second one, as primitives that do.
@@ -116,19 +119,16 @@ def smoothness(
     direction[:, decoder.continuous] = u.to(device=decoder.device, dtype=decoder.dtype)
     a, b = (x.to(device=decoder.device, dtype=decoder.dtype) for x in (a, b))
 
-    seen: list[_Segment] = []
     try:
-        for at in track(range(len(a)), "smoothness"):
-            seen.append(_follow(f, a[at], b[at], direction[at], order))
+        changes, flat, jumps = _follow(f, a, b, direction, order)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         return Smoothness("unknown", None, f"higher derivatives of the decoder failed ({first_line})")
     name = "Jacobian" if order == 1 else "Jacobian's derivative"
-    changed = [segment for segment in seen if segment.changes]
-    if not changed:
+    if not changes.any():
         return Smoothness("linear", 0.0, f"the {name} does not change along any segment between latents")
-    share = sum(segment.jumps for segment in changed) / len(changed)
-    if share and all(segment.flat for segment in changed):
+    share = float(jumps.sum() / changes.sum())
+    if share and flat[changes].all():
         return Smoothness(
             "piecewise linear", share, f"the {name} changes while its derivative is 0 throughout"
         )
@@ -137,44 +137,70 @@ def smoothness(
     return Smoothness("smooth", 0.0, f"all changes of the {name} are the integral of its derivative")
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    changes: bool
-    flat: bool = False
-    jumps: bool = False
+def _follow(f: Map, a: Tensor, b: Tensor, u: Tensor, order: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Look for jumps of the order-th derivative of f along u, on the segments from a to b, all at once.
 
-
-def _follow(f: Map, a: Tensor, b: Tensor, u: Tensor, order: int) -> _Segment:
-    """Look for a jump of the order-th derivative of f along u, on the segment from a to b."""
-    nodes, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(NODES))
+    Returns:
+        which segments it changes on, where its derivative is 0 throughout, and where it jumps: (segments,).
+    """
+    gauss, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(NODES))
     edges = torch.linspace(0, 1, PARTS + 1, dtype=torch.float64)
-    places = torch.cat([edges, (edges[:-1, None] + (nodes + 1) / (2 * PARTS)).flatten()])
+    places = torch.cat([edges, (edges[:-1, None] + (gauss + 1) / (2 * PARTS)).flatten()])
     rounding = 100 * float(torch.finfo(a.dtype).eps)
-    low, high, flat = 0.0, 1.0, False
-    for level in range(LEVELS):
-        t = (low + (high - low) * places).to(device=a.device, dtype=a.dtype)
-        x = a + t[:, None] * (b - a)
-        along_u = f
-        for _ in range(order):
-            along_u = _along(along_u, u.expand_as(x))
-        with _nested_derivatives():
-            g, dg = (y.double().cpu() for y in torch.func.jvp(along_u, (x,), ((b - a).expand_as(x),)))
-        change = g[1 : PARTS + 1] - g[:PARTS]
-        slopes = dg[PARTS + 1 :].reshape(PARTS, NODES, -1)
-        integral = torch.einsum("k,pkm->pm", weights, slopes) * (high - low) / (2 * PARTS)
-        defect, size = (change - integral).norm(dim=1), change.norm(dim=1)
-        noise = rounding * float(g.norm(dim=1).max())
+    changes, flat, jumps = (torch.zeros(len(a), dtype=torch.bool) for _ in range(3))
+    low = torch.zeros(len(a), dtype=torch.float64)
+    live, length, jumped = torch.arange(len(a)), 1.0, jumps
+    for level in track(range(LEVELS), "smoothness"):
+        t = (low[live][:, None] + length * places).to(device=a.device, dtype=a.dtype)
+        x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
+        u_, along = (w[live].repeat_interleave(len(places), 0) for w in (u, b - a))
+        values = _values_and_slopes(f, x.flatten(0, 1), u_, along, order)
+        g, dg = (w.reshape(len(live), len(places), -1) for w in values)
+        change = g[:, 1 : PARTS + 1] - g[:, :PARTS]
+        slopes = dg[:, PARTS + 1 :].reshape(len(live), PARTS, NODES, -1)
+        integral = torch.einsum("k,spkm->spm", weights, slopes) * length / (2 * PARTS)
+        defect, size = (change - integral).norm(dim=2), change.norm(dim=2)
+        noise = rounding * g.norm(dim=2).amax(1)
         if level == 0:
-            if float(size.max()) <= noise and float(integral.norm(dim=1).max()) <= noise:
-                return _Segment(changes=False)
-            flat = not bool(dg.any())
-        worst = int(defect.argmax())
-        if float(defect[worst]) <= noise + 1e-3 * UNRESOLVED * float(size.sum()):
-            return _Segment(changes=True)
-        low, high = low + (high - low) * worst / PARTS, low + (high - low) * (worst + 1) / PARTS
-    return _Segment(
-        changes=True, flat=flat, jumps=float(defect[worst]) > UNRESOLVED * float(size[worst]) + noise
-    )
+            changes = (size.amax(1) > noise) | (integral.norm(dim=2).amax(1) > noise)
+            flat = ~dg.flatten(1).any(1)
+        worst, part = defect.max(1)
+        open_ = changes[live] & (worst > noise + 1e-3 * UNRESOLVED * size.sum(1))
+        jumped = worst > noise + UNRESOLVED * size.gather(1, part[:, None])[:, 0]
+        low[live] += length * part / PARTS
+        length /= PARTS
+        live, jumped = live[open_], jumped[open_]
+        if not len(live):
+            break
+    jumps[live] = jumped
+    return changes, flat, jumps
+
+
+def _values_and_slopes(f: Map, x: Tensor, u: Tensor, along: Tensor, order: int) -> tuple[Tensor, Tensor]:
+    """Return the order-th derivative of f along u and its derivative along another direction.
+
+    Both have shape (rows, data), with `SKETCH` signed sums of outputs in place of more outputs than that,
+    which keep lengths on average.
+    """
+    values, slopes = [], []
+    for x_, u_, along_ in zip(*(torch.split(w, ROWS) for w in (x, u, along)), strict=True):
+        g = f
+        for _ in range(order):
+            g = _along(g, u_)
+        with _nested_derivatives():
+            output = torch.func.jvp(g, (x_,), (along_,))
+        values.append(_sketch(output[0].double().cpu()))
+        slopes.append(_sketch(output[1].double().cpu()))
+    return torch.cat(values), torch.cat(slopes)
+
+
+def _sketch(y: Tensor) -> Tensor:
+    m = y.shape[1]
+    if m <= SKETCH:
+        return y
+    rng = stream(m, "sketch")
+    signs, places = (torch.from_numpy(rng.integers(0, top, m)) for top in (2, SKETCH))
+    return torch.zeros(len(y), SKETCH, dtype=y.dtype).index_add_(1, places, y * (2 * signs - 1))
 
 
 # -- derivatives of the metric ------------------------------------------------------------------
