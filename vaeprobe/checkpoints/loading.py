@@ -1,0 +1,529 @@
+"""From a file to a `Decoder`: sniff, check, read, find the architecture, build."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.checkpoints import presets, safetensors_file, selection
+from vaeprobe.checkpoints.archive import open_archive
+from vaeprobe.checkpoints.blueprint import Blueprint, assemble
+from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.sniff import Format, sniff
+from vaeprobe.checkpoints.source import Source, quoted, read_source
+from vaeprobe.checkpoints.tensors import TensorSpec, Weights, realise
+from vaeprobe.checkpoints.torch_files import TorchFile
+from vaeprobe.checkpoints.torch_files import read as read_torch_file
+from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.errors import (
+    ArchitectureError,
+    ContractError,
+    InputError,
+    UsageError,
+    VaeprobeError,
+    did_you_mean,
+)
+from vaeprobe.report import Artifact, Finding
+
+if TYPE_CHECKING:
+    from vaeprobe.checkpoints.pickles import Built
+
+__all__ = ["load"]
+
+LATER = {
+    "hdf5": (
+        "an HDF5 file (Keras weights, or data)",
+        "rebuild the decoder in torch and save it, or export it to .pt2",
+    ),
+    "keras": ("a Keras model", "rebuild the decoder in torch and save it, or export it to .pt2"),
+    "onnx": (
+        "an ONNX model",
+        "export the decoder to .pt2 with torch.export.save, or give its torch checkpoint",
+    ),
+}
+DRAFT_HINT = (
+    "`vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes; or --arch"
+    " package.module:factory builds the network with your own code"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user said about a file."""
+
+    source: Source
+    arch: str | None = None
+    blueprint: Blueprint | str | os.PathLike[str] | None = None
+    key: str | None = None
+    submodule: str | None = None
+    latent_dim: int | None = None
+    allow_code: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a file turned out to be.
+
+    Attributes:
+        format: as reports name it.
+        notes: beyond those in `parts`.
+    """
+
+    parts: Parts
+    format: str
+    notes: tuple[Finding, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    arch: str | Callable[..., Any] | None = None,
+    blueprint: Blueprint | str | os.PathLike[str] | None = None,
+    key: str | None = None,
+    submodule: str | None = None,
+    latent_dim: int | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: str | torch.device = "cpu",
+    allow_code: bool = False,
+) -> Decoder:
+    """Return the decoder in a checkpoint file; nothing in the file is executed.
+
+    The format is told from the bytes.  Where a file holds weights alone, their architecture comes from, in this
+    order: `arch`; `blueprint`; a blueprint beside the file (`model.pt.toml`, `model.blueprint.toml`, `model.toml`);
+    one in the file's own metadata (safetensors); a preset, by the names and shapes of all the decoder's tensors.
+
+    Args:
+        path: the file.
+        arch: `package.module:factory`, or the factory itself: your code, see `vaeprobe.checkpoints.factory`.
+        blueprint: a TOML file, a `Blueprint`, the name of a preset, or "draft" for a marked guess.
+        key: the entry of the file that holds the weights, or the matrix.
+        submodule: the part of a pickled module, or of what `arch` builds, that decodes.
+        latent_dim: number of latents, where the file leaves it open; checked where it does not.
+        dtype: precision of the network; by default the file's, at least float32.
+        device: where to compute.
+        allow_code: unpickle the file with torch, which runs whatever code it asks for.
+
+    Raises:
+        UnsafeError: the file asks to run code.
+        InputError: it is damaged, or in no known format.
+        ArchitectureError: it holds weights, and nothing says of which network.
+        UsageError: an argument does not fit the file.
+        ContractError: the network is no decoder (see `vaeprobe.Decoder`).
+        ResourceError: it claims more memory than makes sense.
+
+    Example:
+        >>> import numpy, tempfile, vaeprobe
+        >>> path = tempfile.mkdtemp() + "/W.npy"
+        >>> numpy.save(path, numpy.eye(4, 2))
+        >>> vaeprobe.load(path).latent_dim
+        2
+    """
+    source = read_source(path)
+    request = Request(
+        source=source,
+        arch=arch if isinstance(arch, str) else None,
+        blueprint=blueprint,
+        key=key,
+        submodule=submodule,
+        latent_dim=latent_dim,
+        allow_code=allow_code,
+    )
+    with _naming(source):
+        if arch is not None:
+            from vaeprobe.checkpoints import factory
+
+            maker = arch if callable(arch) else factory.find(arch)
+            found = _by_factory(request, maker)
+        else:
+            found = _READERS[_known(sniff(source), source)](request)
+        return _decoder(found, request, _dtype(dtype), torch.device(device))
+
+
+@contextmanager
+def _naming(source: Source) -> Iterator[None]:
+    """Put the file's name before messages that do not have it."""
+    try:
+        yield
+    except VaeprobeError as error:
+        if source.name not in error.message:
+            error.message = f"{source.name}: {error.message}"
+            error.args = (error.message,)
+        raise
+
+
+def _known(format: Format, source: Source) -> Format:
+    if format in LATER:
+        what, instead = LATER[format]
+        raise InputError(f"{source.name} is {what}, which vaeprobe does not read yet", hint=instead)
+    return format
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    known = {"float32": torch.float32, "float64": torch.float64}
+    if dtype not in known:
+        raise UsageError(
+            f"there is no precision {quoted(dtype)}", hint=did_you_mean(dtype, known) or "float32 or float64"
+        )
+    return known[dtype]
+
+
+# -- formats ----------------------------------------------------------------------------------------
+
+
+def _torch_file(request: Request, container: Any) -> Found:
+    """Read a file of torch.save or a plain pickle."""
+    if request.allow_code:
+        return _unpickled(request)
+    file = read_torch_file(request.source.data, request.name, container)
+    chosen = selection.select(file, request.name, request.key)
+    if selection.is_module(chosen.node):
+        found = _module(request, file, chosen.node)
+    elif request.submodule is not None:
+        raise UsageError(
+            f"{request.name} holds bare weights, which have no submodules",
+            hint="the `prefix` of a blueprint, or --key, takes the weights of a part",
+        )
+    else:
+        specs = selection.tensors_of(file, chosen.node)
+        found = _weights(request, realise(specs), "state_dict", matrix=file.is_tensor(chosen.node))
+    details = {"container": container, **({"key": chosen.key} if chosen.key else {})}
+    return replace(found, notes=(*chosen.notes, *found.notes), details={**found.details, **details})
+
+
+def _module(request: Request, file: TorchFile, node: Built) -> Found:
+    """Read a whole pickled module: rebuilt if it is made of torch's layers, else its weights by a blueprint."""
+    from vaeprobe.checkpoints import modules
+
+    if request.submodule is None:
+        bp = _blueprint_given(request)
+        if bp is not None or request.blueprint is not None:
+            return _weights(request, realise(selection.tensors_of(file, node)), "module")
+    where = node if request.submodule is None else selection.module_at(node, request.submodule)
+    name = (
+        request.name if request.submodule is None else f"part {quoted(request.submodule)} of {request.name}"
+    )
+    module, notes = modules.rebuild(file, where, name)
+    layers = f"pickled {where.maker.name}" + (
+        f", part {quoted(request.submodule)}" if request.submodule else ""
+    )
+    parts = modules.parts_of(module, latent_dim=request.latent_dim, architecture=layers)
+    return Found(parts=parts, format="module", notes=notes)
+
+
+def _unpickled(request: Request) -> Found:
+    """Unpickle with torch: code in the file runs, because the user said so."""
+    import io
+
+    from vaeprobe.checkpoints import factory, modules
+
+    try:
+        with factory._working_directory_importable():
+            loaded = torch.load(io.BytesIO(request.source.data), map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise InputError(f"unpickling {request.name} raised {type(error).__name__}: {error}") from error
+    warning = Finding(
+        code="code-was-run", level="warning", message="the file was unpickled with --allow-code: its code ran"
+    )
+    if request.key is not None:
+        if not isinstance(loaded, Mapping) or request.key not in loaded:
+            raise UsageError(f"{request.name} has no entry {quoted(request.key)}")
+        loaded = loaded[request.key]
+    if not isinstance(loaded, nn.Module):
+        raise UsageError(
+            f"{request.name} unpickles to {type(loaded).__name__}, which needs no code to be read",
+            hint="leave out --allow-code",
+        )
+    part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
+    parts = modules.parts_of(
+        part, latent_dim=request.latent_dim, architecture=f"unpickled {type(loaded).__name__}"
+    )
+    return Found(parts=parts, format="module", notes=(warning,))
+
+
+def _is_half(module: nn.Module) -> bool:
+    return any(p.is_floating_point() and p.itemsize < 4 for p in module.parameters())
+
+
+def _safetensors(request: Request) -> Found:
+    specs, metadata = safetensors_file.read(request.source.data)
+    specs, is_matrix = _under_key(request, specs)
+    return _weights(request, realise(specs, metadata), "safetensors", matrix=is_matrix)
+
+
+def _under_key(request: Request, specs: dict[str, TensorSpec]) -> tuple[dict[str, TensorSpec], bool]:
+    """Return the tensors below a prefix, or the one that the key names."""
+    key = request.key
+    if key is None:
+        return specs, False
+    if key in specs:
+        return {key: specs[key]}, True
+    below = {k.removeprefix(f"{key}."): v for k, v in specs.items() if k.startswith(f"{key}.")}
+    if not below:
+        families = dict.fromkeys(k.partition(".")[0] for k in specs)
+        offered = (
+            did_you_mean(key, [*specs, *families]) or f"entries: {', '.join(map(quoted, list(families)[:8]))}"
+        )
+        raise UsageError(f"{request.name} has no entry {quoted(key)}", hint=offered)
+    return below, False
+
+
+def _npy(request: Request) -> Found:
+    from vaeprobe.checkpoints import matrix, numpy_files
+
+    array, notes = numpy_files.read_npy(request.source.data, request.name)
+    tensor, rounded = matrix.tensor_of(array, request.name)
+    return Found(
+        parts=matrix.parts_of({"matrix": tensor}, request.name), format="npy", notes=(*notes, *rounded)
+    )
+
+
+def _npz(request: Request) -> Found:
+    from vaeprobe.checkpoints import matrix, numpy_files
+
+    notes: list[Finding] = []
+    tensors: dict[str, Tensor] = {}
+    for name, (array, own) in numpy_files.read_npz(request.source.data, request.name).items():
+        tensors[name], rounded = matrix.tensor_of(array, f"array {quoted(name)}")
+        notes += [*own, *rounded]
+    if _blueprint_given(request) is not None:
+        return _weights(request, Weights(tensors, {}, tuple(notes)), "npz")
+    return Found(
+        parts=matrix.parts_of(tensors, request.name, key=request.key), format="npz", notes=tuple(notes)
+    )
+
+
+def _pt2(request: Request) -> Found:
+    from vaeprobe.checkpoints import exported
+
+    archive = open_archive(request.source.data)
+    parts = exported.read(archive, blueprint=_blueprint_given(request), latent_dim=request.latent_dim)
+    return Found(parts=parts, format="pt2")
+
+
+def _torchscript(request: Request) -> Found:
+    from vaeprobe.checkpoints import torchscript
+
+    archive = open_archive(request.source.data)
+    parts = torchscript.read(archive, blueprint=_blueprint_given(request), latent_dim=request.latent_dim)
+    return Found(parts=parts, format="torchscript")
+
+
+_READERS: dict[str, Callable[[Request], Found]] = {
+    "torch zip": lambda request: _torch_file(request, "torch zip"),
+    "torch legacy": lambda request: _torch_file(request, "torch legacy"),
+    "pickle": lambda request: _torch_file(request, "pickle"),
+    "safetensors": _safetensors,
+    "npy": _npy,
+    "npz": _npz,
+    "pt2": _pt2,
+    "torchscript": _torchscript,
+}
+
+
+# -- the architecture of bare weights ------------------------------------------------------------------
+
+
+def _weights(request: Request, weights: Weights, format: str, *, matrix: bool = False) -> Found:
+    """Find the network that weights belong to."""
+    if matrix:
+        from vaeprobe.checkpoints import matrix as linear
+
+        return Found(parts=linear.parts_of(weights.tensors, request.name), format=format, notes=weights.notes)
+    bp = _blueprint_given(request) or _blueprint_found(request, weights)
+    if bp is None:
+        raise ArchitectureError(
+            f"{request.name} holds {len(weights.tensors)} tensors and does not say which network they belong to:"
+            f" {_outline(weights.tensors)}",
+            hint=DRAFT_HINT,
+        )
+    return Found(parts=assemble(bp, weights.tensors), format=format, notes=weights.notes)
+
+
+def _blueprint_given(request: Request) -> Blueprint | None:
+    """Return the blueprint that the user gave or put beside the file; None for "draft" and names of presets."""
+    given = request.blueprint
+    if isinstance(given, Blueprint):
+        return given
+    if given is not None:
+        path = Path(given)
+        if path.is_file():
+            return _blueprint_file(path)
+        if str(given) == "draft" or str(given).removeprefix("preset ") in presets.NAMES:
+            return None
+        near = did_you_mean(str(given), [*presets.NAMES, "draft"])
+        raise UsageError(
+            f"there is no blueprint {quoted(str(given))}",
+            hint=near or f"a TOML file, draft, or one of {', '.join(presets.NAMES)}",
+        )
+    file = request.source.path
+    beside = [
+        file.with_name(f"{file.name}.toml"),
+        file.with_suffix(".blueprint.toml"),
+        file.with_suffix(".toml"),
+    ]
+    return next((_blueprint_file(path) for path in beside if path.is_file()), None)
+
+
+def _blueprint_file(path: Path) -> Blueprint:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the blueprint {quoted(str(path))} cannot be read: {error}") from None
+    return Blueprint.from_toml(text, f"blueprint {path}")
+
+
+def _blueprint_found(request: Request, weights: Weights) -> Blueprint | None:
+    """Return the blueprint that the weights call for: the one asked for by name, their metadata's, a preset's."""
+    if request.blueprint is not None:
+        name = str(request.blueprint)
+        if name == "draft":
+            from vaeprobe.checkpoints.draft import draft
+
+            return draft(weights.tensors)
+        return presets.get(name, weights.tensors)
+    return Blueprint.from_metadata(weights.metadata) or presets.match(weights.tensors)
+
+
+def _outline(tensors: Mapping[str, Tensor], limit: int = 6) -> str:
+    """Return the first names and shapes, in a sentence."""
+    shown = [
+        f"{quoted(k)} {'x'.join(map(str, t.shape)) or 'scalar'}" for k, t in list(tensors.items())[:limit]
+    ]
+    return ", ".join(shown) + (f", and {len(tensors) - limit} more" if len(tensors) > limit else "")
+
+
+# -- the user's own code ----------------------------------------------------------------------------------
+
+
+def _by_factory(request: Request, maker: Callable[..., Any]) -> Found:
+    """Let the user's factory build the network, and load the file's weights into it."""
+    from vaeprobe.checkpoints import factory, modules
+
+    name = request.arch or getattr(maker, "__name__", "factory")
+    architecture = f"arch {name}"
+    notes: tuple[Finding, ...] = ()
+    if factory.takes_path(maker):
+        built, format = factory.call(maker, request.source.path), "read by the factory"
+    else:
+        weights, format = _bare_weights(request)
+        built = factory.call(maker)
+        module = built.module if isinstance(built, Decoder) else built
+        if not isinstance(module, nn.Module):
+            raise UsageError(
+                f"the factory returned {type(built).__name__}, not an nn.Module to load weights into",
+                hint="a factory that reads the file itself takes its path: def factory(path): ...",
+            )
+        notes = (*weights.notes, *factory.fill(module, weights.tensors))
+    if isinstance(built, Decoder):
+        return Found(parts=_parts_of_decoder(built, architecture), format=format, notes=notes)
+    part = factory.pick(built, request.submodule)
+    if isinstance(part, nn.Module) and request.latent_dim is None:
+        parts = modules.parts_of(part, latent_dim=_named_latents(built), architecture=architecture)
+        return Found(parts=parts, format=format, notes=notes)
+    if request.latent_dim is None:
+        raise UsageError("a callable does not say how many latents it takes", hint="add --latent-dim D")
+    plain = Parts(decoder=part, latent_dim=request.latent_dim, architecture=architecture)
+    return Found(parts=plain, format=format, notes=notes)
+
+
+def _named_latents(built: Any) -> int | None:
+    names = ("latent_dim", "latent_size", "z_dim", "zdim", "nz", "latent_dims", "n_latent", "num_latents")
+    return next((v for v in (getattr(built, n, None) for n in names) if type(v) is int and v > 0), None)
+
+
+def _parts_of_decoder(decoder: Decoder, architecture: str) -> Parts:
+    """Return the pieces of a decoder that a factory returned, to be checked again with the file's weights."""
+    return Parts(
+        decoder=decoder.module or decoder.function,
+        natural=decoder.natural,
+        latent_dim=decoder.latent_dim,
+        prior=decoder.prior,
+        parameter=decoder.parameter,
+        likelihood=decoder.likelihood,
+        encoder=decoder.encoder,
+        architecture=architecture,
+        notes=decoder.notes,
+    )
+
+
+def _bare_weights(request: Request) -> tuple[Weights, str]:
+    """Return the weights of a file by name, whatever holds them."""
+    format = _known(sniff(request.source), request.source)
+    if format in ("torch zip", "torch legacy", "pickle"):
+        file = read_torch_file(request.source.data, request.name, format)
+        chosen = selection.select(file, request.name, request.key)
+        weights = realise(selection.tensors_of(file, chosen.node))
+        return replace(weights, notes=(*chosen.notes, *weights.notes)), "state_dict"
+    if format == "safetensors":
+        specs, metadata = safetensors_file.read(request.source.data)
+        return realise(_under_key(request, specs)[0], metadata), "safetensors"
+    raise UsageError(f"{request.name} is {format}, and --arch needs bare weights", hint="leave out --arch")
+
+
+# -- the decoder ------------------------------------------------------------------------------------------
+
+
+def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: torch.device) -> Decoder:
+    """Check the contract of `Decoder`."""
+    parts, source = found.parts, request.source
+    if request.latent_dim not in (None, parts.latent_dim):
+        raise UsageError(
+            f"{source.name} has {parts.latent_dim} latents, not {request.latent_dim}",
+            hint="leave out --latent-dim",
+        )
+    notes = (*found.notes, *parts.notes)
+    artifact = Artifact(
+        path=str(source.path),
+        sha256=source.sha256,
+        size=source.size,
+        format=found.format,
+        architecture=parts.architecture,
+        details=found.details,
+    )
+    try:
+        return Decoder(
+            _moved(parts.decoder, dtype, device),
+            parts.latent_dim,
+            name=source.path.stem,
+            dtype=dtype,
+            device=device,
+            prior=parts.prior,
+            parameter=parts.parameter,
+            natural=_moved(parts.natural, dtype, device) if parts.natural is not None else None,
+            likelihood=parts.likelihood,
+            encoder=_moved_encoder(parts.encoder, dtype, device) if parts.encoder is not None else None,
+            artifact=artifact,
+            notes=notes,
+        )
+    except ContractError as error:
+        broken = next((note for note in notes if note.code == "nonfinite-weights"), None)
+        if broken is not None and "NaN" in error.message:
+            raise ContractError(f"{error.message}; {broken.message}", hint=broken.hint) from None
+        raise
+
+
+def _moved(
+    function: Callable[[Tensor], Any], dtype: torch.dtype | None, device: torch.device
+) -> Callable[[Tensor], Any]:
+    return function.to(device=device, dtype=dtype) if isinstance(function, nn.Module) else function
+
+
+def _moved_encoder(encoder: Encoder, dtype: torch.dtype | None, device: torch.device) -> Encoder:
+    function = encoder.function
+    if isinstance(function, nn.Module):
+        function = function.to(device=device, dtype=dtype)
+    return replace(encoder, function=function, dtype=dtype or encoder.dtype, device=device)
