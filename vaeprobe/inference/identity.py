@@ -25,7 +25,7 @@ from torch import Tensor
 from vaeprobe.inference.moments import PosteriorMoments
 from vaeprobe.intervals import LEVEL, RESAMPLES, stream
 
-__all__ = ["Agreement", "Estimate", "agreement", "pooled_ratio", "ratio_per_latent", "shares"]
+__all__ = ["Agreement", "Estimate", "absolute_share", "agreement", "pooled_ratio", "ratio_per_latent", "shares"]
 
 
 @dataclass(frozen=True)
@@ -124,3 +124,12 @@ def agreement(
 
     whole = (top.sum(0) / bottom.sum(0)) / (top.sum() / bottom.sum())
     return Agreement(float(spread(whole, 1)), _interval(spread(drawn, 2), level))
+
+
+def absolute_share(
+    top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Estimate:
+    """Return sum_i |sum_x top| / sum bottom with an interval from resampled rows, shapes (n, k)."""
+    counts = _row_counts(len(top), resamples, seed)
+    values = (counts @ top).abs().sum(1) / (counts @ bottom).sum(1)
+    return Estimate(float(top.sum(0).abs().sum() / bottom.sum()), _interval(values, level))

@@ -1,0 +1,158 @@
+"""Do an encoder, a decoder and data belong together?  Checked by decoding the data's own codes.
+
+The commonest mistake is the layout of the encoder's outputs: means and log-variances in the wrong places
+make every later number meaningless, and nothing in a file rules it out.  The data do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.inference.elbo import kl_per_latent
+from vaeprobe.inference.moments import log_density_and_score, with_codes
+from vaeprobe.intervals import stream
+from vaeprobe.likelihoods import Likelihood
+from vaeprobe.report import Finding
+
+__all__ = ["check_data", "check_layout", "layouts"]
+
+COLLAPSED_KL = 0.1  # nats: an encoder that says less than this reconstructs no better than chance, rightly
+
+
+def check_data(decoder: Decoder, x: Tensor, likelihood: Likelihood) -> None:
+    """Check that data rows fit the decoder's output and the likelihood.
+
+    Raises:
+        UsageError: the rows have another size than the decoder's output, or values outside the
+            likelihood's support; the decoder's outputs are no means of that likelihood.
+    """
+    if x[0].numel() != decoder.data_dim:
+        raise UsageError(
+            f"the data rows have shape {tuple(x.shape[1:])}, the decoder's output {tuple(decoder.output_shape)}",
+            hint="resize or pad the images to the shape the model was trained on",
+        )
+    low, high = float(x.min()), float(x.max())
+    if likelihood.name == "bernoulli" and not (low >= 0 and high <= 1):
+        raise UsageError(
+            f"the data run from {low:.4g} to {high:.4g}, a Bernoulli likelihood takes [0, 1]",
+            hint="scale pixels to [0, 1], or name another likelihood: --likelihood gaussian",
+        )
+    if likelihood.name == "poisson" and low < 0:
+        raise UsageError(f"the data go down to {low:.4g}, a Poisson likelihood takes counts from 0")
+    if decoder.parameter == "mean" and likelihood.name != "gaussian":
+        with torch.no_grad():
+            y = decoder.flat(torch.zeros(1, decoder.latent_dim))
+        if float(y.min()) < 0 or (likelihood.name == "bernoulli" and float(y.max()) > 1):
+            raise UsageError(
+                f"the decoder's outputs run from {float(y.min()):.4g} to {float(y.max()):.4g}: "
+                f"they are no means of a {likelihood.name.capitalize()}",
+                hint='if they are logits or log-rates, say parameter = "natural" in the blueprint',
+            )
+
+
+def layouts(mean: Tensor, log_variance: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return (mean, log variance) as other readings of the same encoder outputs would have them.
+
+    Args:
+        mean, log_variance: as read, shape (n, k).
+
+    Returns:
+        readings by name; "interleaved" applies to outputs that were read chunked, and the other way round.
+    """
+    n, k = mean.shape
+    chunked = torch.cat([mean, log_variance], dim=1).view(n, k, 2)
+    interleaved = torch.stack([mean, log_variance], dim=2).reshape(n, 2 * k)
+    found = {
+        "interleaved": (chunked[:, :, 0], chunked[:, :, 1]),
+        "chunked": (interleaved[:, :k], interleaved[:, k:]),
+        "log-variances first, then means": (log_variance, mean),
+        "log standard deviations": (mean, 2 * log_variance),
+        "softplus standard deviations": (mean, 2 * torch.nn.functional.softplus(log_variance).log()),
+    }
+    if (log_variance > 0).all():
+        found["variances"] = (mean, log_variance.log())
+        found["standard deviations"] = (mean, 2 * log_variance.log())
+    return found
+
+
+def check_layout(
+    decoder: Decoder, encoder: Encoder, x: Tensor, likelihood: Likelihood, *, seed: int = 0, rows: int = 128
+) -> tuple[Finding, ...]:
+    """Check that the encoder's codes reconstruct the data better than the mean image, with a finite KL.
+
+    Returns:
+        a finding where they do not and no other layout does either.
+
+    Raises:
+        InputError: another layout of the encoder's outputs clearly serves the data better, or the KL is
+            not finite.
+    """
+    x = x[:rows]
+    mean, log_variance = (t.double().cpu() for t in encoder(x))
+    kl = kl_per_latent(mean, log_variance.exp()).sum(1)
+    broken = int((~torch.isfinite(kl)).sum())
+    if broken:
+        raise InputError(
+            f"the encoder's KL is not finite on {broken} of {len(x)} data rows",
+            hint="a variance or standard deviation read as a log-variance? name it in the blueprint's [encoder]",
+        )
+    noise = torch.from_numpy(stream(seed, "layout").standard_normal(tuple(mean.shape)))
+    chance = _chance(x, likelihood)
+
+    def quality(mean: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
+        z = mean + noise * (0.5 * log_variance).exp()
+        value, _ = log_density_and_score(decoder, likelihood, x, with_codes(decoder, likelihood, x, z))
+        return value, value - kl_per_latent(mean, log_variance.exp()).sum(1)
+
+    given, given_elbo = quality(mean, log_variance)
+    if _clearly_positive(given - chance) or float(kl.mean()) < COLLAPSED_KL:
+        return ()
+    best, best_name = given_elbo, ""
+    for name, (m, v) in layouts(mean, log_variance).items():
+        if torch.isfinite(v).all() and float(v.max()) < 20:
+            value, elbo = quality(m, v)
+            if _clearly_positive(value - chance) and _clearly_positive(elbo - best):
+                best, best_name = elbo, name
+    gap = float((chance - given).mean())
+    if best_name:
+        raise InputError(
+            f"the encoder's codes reconstruct the data {abs(gap):.4g} nats a row {_side(gap)} than the mean "
+            f"image does: its outputs are laid out otherwise",
+            hint=f"read as {best_name} they gain {float((best - given_elbo).mean()):.4g} nats: "
+            "say so in the blueprint's [encoder]",
+        )
+    return (
+        Finding(
+            code="no-better-than-chance",
+            level="warning",
+            message=f"the encoder's codes reconstruct the data {abs(gap):.4g} nats a row {_side(gap)} than the mean "
+            "image does",
+            hint="other data than it was trained on, another scaling, or a wrong layout of the encoder's outputs",
+        ),
+    )
+
+
+def _side(gap: float) -> str:
+    return "worse" if gap > 0 else "better"
+
+
+def _chance(x: Tensor, likelihood: Likelihood) -> Tensor:
+    """Return log p(x | mean image), shape (n,)."""
+    rows = x.flatten(1).double().cpu()
+    centre = rows.mean(0)
+    if likelihood.name == "bernoulli":
+        centre = centre.clamp(1 / (2 * len(rows)), 1 - 1 / (2 * len(rows)))
+    elif likelihood.name == "poisson":
+        centre = centre.clamp_min(1 / (2 * len(rows)))
+    return likelihood.log_density(rows, centre.expand_as(rows), "mean")
+
+
+def _clearly_positive(difference: Tensor) -> bool:
+    if len(difference) < 2:
+        return float(difference.mean()) > 0
+    return float(difference.mean()) > 3 * float(difference.std()) / math.sqrt(len(difference))

@@ -1,0 +1,151 @@
+"""What the probes of an encoder share: its options, its data, and the moments under its posteriors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vaeprobe.errors import UsageError
+from vaeprobe.probes.base import Probe, decoder_findings, option
+from vaeprobe.report import Finding, MetricSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaeprobe.decoder import Decoder, Encoder
+    from vaeprobe.inference.moments import PosteriorMoments
+    from vaeprobe.likelihoods import Likelihood
+
+# rows of a data file that are looked at; `samples` of them, drawn at random, are measured
+MOST_ROWS = 20_000
+
+KL_PER_LATENT = MetricSpec(
+    id="kl.per_latent",
+    title="KL(q(z_i|x) || p(z_i)) per latent",
+    unit="nats",
+    range="[0, inf) each",
+    formula="mean over x of (e_i(x)^2 + Sigma_ii(x) - 1 - log Sigma_ii(x)) / 2",
+    source="Kingma and Welling 2014; linear VAE: 1/2 log(lambda_i / (beta sigma^2))_+",
+    meaning="What each latent costs, and at most how many nats the data are told by it.",
+    misleads="A latent can have a KL and still be ignored by the decoder: compare the four rules of activity.",
+    remedy="A KL of 0 is a collapsed latent: lower beta or sigma^2, or use fewer latents.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What an encoder, a decoder and data say together.
+
+    Attributes:
+        x: the data rows that were measured, shape (n, ...).
+        available: all rows that were read.
+        likelihood: the likelihood they were held against.
+        moments: moments under the posteriors of `x`.
+        findings: what the loader, the encoder and the layout check noted.
+    """
+
+    x: Tensor
+    available: Tensor
+    likelihood: Likelihood
+    moments: PosteriorMoments
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderProbe(Probe):
+    """Settings of the probes that hold an encoder's posteriors against the likelihood.
+
+    Attributes:
+        samples: data rows to measure, drawn at random from the data.
+        encoder: the encoder, where the checkpoint has none: a path, or an `Encoder`.
+        pairs: antithetic pairs of posterior draws per row.
+    """
+
+    samples: int = option(256, help="Data rows to measure.", min=2, names=("--samples", "-n"), panel="Sampling")
+    latents: Any = option(
+        "posterior", help="Always the posteriors of the data.", metavar="SOURCE", panel="Sampling"
+    )
+    encoder: Any = option(
+        None, help="The encoder, where it is in a file of its own.", metavar="FILE", panel="Sampling"
+    )
+    pairs: int = option(8, help="Antithetic pairs of posterior draws per row.", min=2, panel="Sampling")
+
+    def evidence(self, decoder: Decoder) -> Evidence:
+        """Return the data, the likelihood and the posterior moments, checked against each other.
+
+        Raises:
+            UsageError: there is no encoder, no data or no likelihood, or they do not fit together.
+            InputError: the encoder's outputs are laid out otherwise.
+        """
+        import torch
+
+        from vaeprobe.inference.layout import check_data, check_layout
+        from vaeprobe.inference.moments import posterior_moments
+        from vaeprobe.intervals import stream
+
+        if self.latents not in ("posterior", "prior"):
+            raise UsageError(f"{self.NAME} works at the posteriors of the data, not at other latents")
+        encoder = self.chosen_encoder(decoder)
+        likelihood = self.chosen_likelihood(decoder)
+        rows = self.data_rows(MOST_ROWS)
+        if rows is None:
+            raise UsageError(f"{self.NAME} needs data", hint="add --data X.npy, rows as the encoder takes them")
+        if rows.ndim < 2 or len(rows) < 2:
+            raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
+        check_data(decoder, rows, likelihood)
+        picked = torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])
+        x = rows[picked.sort().values]
+        findings = check_layout(decoder, encoder, x, likelihood, seed=self.seed)
+        moments = posterior_moments(
+            decoder, encoder, x, likelihood, pairs=self.pairs, gram_pairs=2, seed=self.seed, chunk=self.chunk
+        )
+        return Evidence(
+            x=x,
+            available=rows,
+            likelihood=likelihood,
+            moments=moments,
+            findings=(*decoder_findings(decoder), *encoder.notes, *findings),
+        )
+
+    def chosen_encoder(self, decoder: Decoder) -> Encoder:
+        """Return the encoder: the one that was named, else the checkpoint's own.
+
+        Raises:
+            UsageError: there is none, or it has another number of latents than the decoder.
+        """
+        from vaeprobe.decoder import Encoder
+
+        if self.encoder is None:
+            found = decoder.encoder
+        elif isinstance(self.encoder, Encoder):
+            found = self.encoder
+        else:
+            from vaeprobe.inference.encoders import open_encoder
+
+            found = open_encoder(self.encoder, decoder)
+        if found is None:
+            raise UsageError(
+                f"{self.NAME} needs the encoder, and this checkpoint comes without one",
+                hint="describe it in the blueprint's [encoder], or name its own file with --encoder",
+            )
+        if found.latent_dim != len(decoder.continuous):
+            raise UsageError(
+                f"the encoder has {found.latent_dim} latents, the decoder {len(decoder.continuous)} continuous ones"
+            )
+        return found
+
+    def chosen_likelihood(self, decoder: Decoder) -> Likelihood:
+        """Return the likelihood: the one that was named, else the decoder's own.
+
+        Raises:
+            UsageError: neither is known.
+        """
+        from vaeprobe.likelihoods import by_name
+
+        name = self.likelihood or decoder.likelihood
+        if name is None:
+            raise UsageError(
+                "the likelihood that the decoder was trained with is not known",
+                hint="--likelihood gaussian (squared error), bernoulli (cross-entropy) or poisson",
+            )
+        return by_name(name, sigma2=self.sigma2)
