@@ -18,7 +18,8 @@ Stop: TypeAlias = Literal["length", "radius", "collapse", "not finite", "closed"
 
 # cos 26 degrees: a step that turns the direction further than that is halved
 OVERLAP = 0.9
-LONGEST = 0.25
+# the longest step: nodes stay close enough for the cubic between them
+LONGEST = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,14 +119,15 @@ class _Recorder:
     def tracks(self, stops: Sequence[Stop], marks: list[Mark]) -> list[Track]:
         path = torch.cat(self.path)
         order = torch.argsort(path, stable=True)
-        columns = [torch.cat(column)[order] for column in zip(*self.rows, strict=True)]
         sizes = torch.bincount(path, minlength=len(stops)).tolist()
-        parts = zip(*(column.split(sizes) for column in columns), strict=True)
+        columns = [torch.split(torch.cat(c)[order], sizes) for c in zip(*self.rows, strict=True)]
         by_path: list[list[Mark]] = [[] for _ in stops]
         for mark in marks:
             by_path[mark.path].append(mark)
+        t, z, v, s, rank, tied, spectrum = columns
         return [
-            Track(*part, stop=stop, marks=own) for part, stop, own in zip(parts, stops, by_path, strict=True)
+            Track(t[p], z[p], v[p], s[p], rank[p], tied[p], spectrum[p], stops[p], by_path[p])
+            for p in range(len(stops))
         ]
 
 
@@ -200,7 +202,8 @@ class _Run:
         return self.recorder.tracks([stop or "steps" for stop in self.stops], self.marks)
 
     def _radius(self, z: Tensor) -> Tensor:
-        return z[:, self.coordinates].norm(dim=1)
+        norms: Tensor = z[:, self.coordinates].norm(dim=1)
+        return norms
 
     def _stop(self, where: Tensor, reason: Stop) -> None:
         for p in where.nonzero().flatten().tolist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -177,6 +178,10 @@ class Seam:
             self.z[i][:, free], self.v[i], self.z[i + 1][:, free], self.v[i + 1], h, theta
         )[:, 0]
         return out
+
+    def tangent(self, t: Tensor) -> Tensor:
+        """Return the unit tangents at the nodes nearest to arc lengths t (c,), shape (c, k)."""
+        return self.v[(self.t[None, :] - t[:, None]).abs().argmin(1)]
 
     def samples(self, count: int) -> tuple[Tensor, Tensor]:
         """Return equally spaced arc lengths (count,) and the latents there (count, latent)."""
@@ -435,7 +440,8 @@ def _positive(**values: float | None) -> None:
 
 
 def _unit(v: Tensor) -> Tensor:
-    return v / v.norm().clamp_min(1e-300)
+    unit: Tensor = v / v.norm().clamp_min(1e-300)
+    return unit
 
 
 def _aimed(frame: Frame, heading: Tensor, row: Tensor, field: DirectionField) -> Directions:
@@ -444,13 +450,19 @@ def _aimed(frame: Frame, heading: Tensor, row: Tensor, field: DirectionField) ->
 
 
 def _stacked(aims: Sequence[Directions]) -> Directions:
-    def cat(name: str, of: Sequence[Any]) -> Tensor:
-        return torch.cat([getattr(a, name) for a in of])
-
     frames = [a.frame for a in aims]
-    frame = Frame(cat("s", frames), cat("V", frames), cat("finite", frames))
     return Directions(
-        *(cat(name, aims) for name in ("v", "s", "rank", "overlap", "tied", "finite")), frame=frame
+        v=torch.cat([a.v for a in aims]),
+        s=torch.cat([a.s for a in aims]),
+        rank=torch.cat([a.rank for a in aims]),
+        overlap=torch.cat([a.overlap for a in aims]),
+        tied=torch.cat([a.tied for a in aims]),
+        finite=torch.cat([a.finite for a in aims]),
+        frame=Frame(
+            torch.cat([f.s for f in frames]),
+            torch.cat([f.V for f in frames]),
+            torch.cat([f.finite for f in frames]),
+        ),
     )
 
 
@@ -509,7 +521,7 @@ def _crossings(seam: Seam, spectrum: Tensor) -> list[Event]:
     out = []
     clear = (~seam.tied).nonzero().flatten().tolist()
     tiny = torch.finfo(torch.float64).tiny
-    for i, j in zip(clear, clear[1:], strict=False):
+    for i, j in itertools.pairwise(clear):
         before, after = int(seam.rank[i]), int(seam.rank[j])
         if before == after:
             continue

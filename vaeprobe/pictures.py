@@ -1,0 +1,259 @@
+"""Pictures written by hand: PNG from pixels, traversal strips, nets of seams as SVG."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from vaeprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels: TypeAlias = NDArray[np.uint8]
+    Floats: TypeAlias = NDArray[np.float64]
+
+__all__ = ["ImageShape", "Panel", "Polyline", "image_shape", "net_svg", "png", "tile"]
+
+
+def png(pixels: Pixels) -> bytes:
+    """Return a PNG file of 8-bit pixels, shape (height, width) grey or (height, width, 3) red-green-blue.
+
+    Raises:
+        ValueError: the array is of another type or shape.
+
+    Source: W3C Portable Network Graphics, third edition: signature, IHDR, IDAT (filter 0), IEND.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise ValueError(
+            f"a picture is uint8 of shape (h, w) or (h, w, 3), not {pixels.dtype} {pixels.shape}"
+        )
+    height, width = pixels.shape[:2]
+    if not height or not width:
+        raise ValueError("a picture without pixels")
+
+    def block(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = np.zeros((height, 1 + pixels[0].size), dtype=np.uint8)
+    rows[:, 1:] = pixels.reshape(height, -1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
+    body = block(b"IHDR", header) + block(b"IDAT", zlib.compress(rows.tobytes(), 9)) + block(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+# -- outputs as images --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ImageShape:
+    """How a row of outputs is an image: `channels` first or last, 1 (grey) or 3 (colour)."""
+
+    height: int
+    width: int
+    channels: int
+    channels_first: bool
+
+    def images(self, rows: Floats) -> Floats:
+        """Return outputs (n, m) as images (n, height, width, channels)."""
+        n = len(rows)
+        if self.channels_first:
+            return rows.reshape(n, self.channels, self.height, self.width).transpose(0, 2, 3, 1)
+        return rows.reshape(n, self.height, self.width, self.channels)
+
+
+def image_shape(output_shape: Sequence[int], asked: str | None = None) -> ImageShape:
+    """Return how a decoder's output is an image.
+
+    Args:
+        output_shape: shape of one output.
+        asked: "28x28", "3x64x64" or "64x64x3", where the shape itself does not tell.
+
+    Raises:
+        UsageError: the outputs are no image, or `asked` does not fit them.
+    """
+    shape = tuple(int(n) for n in output_shape)
+    size = math.prod(shape)
+    if asked is not None:
+        try:
+            shape = tuple(int(part) for part in asked.lower().replace(",", "x").split("x"))
+        except ValueError:
+            shape = ()
+        if not shape or math.prod(shape) != size or min(shape) < 1:
+            raise UsageError(
+                f"the image shape `{asked}` does not hold the decoder's {size} outputs",
+                hint="height x width or channels x height x width, e.g. --image-shape 3x64x64",
+            )
+    if len(shape) == 1:
+        side = math.isqrt(size)
+        if side * side == size and side > 1:
+            return ImageShape(side, side, 1, True)
+        side = math.isqrt(size // 3)
+        if size % 3 == 0 and side * side * 3 == size and side > 1:
+            return ImageShape(side, side, 3, True)
+    if len(shape) == 2:
+        return ImageShape(shape[0], shape[1], 1, True)
+    if len(shape) == 3 and shape[0] in (1, 3):
+        return ImageShape(shape[1], shape[2], shape[0], True)
+    if len(shape) == 3 and shape[2] in (1, 3):
+        return ImageShape(shape[0], shape[1], shape[2], False)
+    raise UsageError(
+        f"outputs of shape {tuple(output_shape)} are no image that can be drawn",
+        hint="say how to read them: --image-shape 28x28 or 3x64x64",
+    )
+
+
+BACKGROUND, MARK = (32, 36, 42), (242, 132, 48)
+
+
+def tile(
+    grid: Sequence[Sequence[Floats | None]],
+    *,
+    marks: Sequence[Sequence[bool]] | None = None,
+    gap: int = 2,
+    group: int | None = None,
+) -> Pixels:
+    """Return a grid of images as one picture, uint8, shape (height, width, 3).
+
+    Values in [0, 1] are shown as they are; anything else is scaled by the range of the whole grid.
+
+    Args:
+        grid: rows of images of one shape (h, w, 1 or 3); None leaves a place empty.
+        marks: images to frame, same shape as the grid.
+        gap: pixels between images.
+        group: a wider gap after this many columns.
+    """
+    known = [image for row in grid for image in row if image is not None]
+    if not known:
+        raise ValueError("no image to tile")
+    low, high = min(float(i.min()) for i in known), max(float(i.max()) for i in known)
+    if low < -1e-6 or high > 1 + 1e-6:
+        low, span = low, (high - low) or 1.0
+    else:
+        low, span = 0.0, 1.0
+    h, w = known[0].shape[:2]
+    columns = len(grid[0])
+    breaks = [3 * gap + 2 if group and c and c % group == 0 else 0 for c in range(columns)]
+    left = [gap + c * (w + gap) + sum(breaks[: c + 1]) for c in range(columns)]
+    canvas = np.empty((gap + len(grid) * (h + gap), left[-1] + w + gap, 3), dtype=np.uint8)
+    canvas[:] = BACKGROUND
+    for r, row in enumerate(grid):
+        top = gap + r * (h + gap)
+        for c, image in enumerate(row):
+            if image is None:
+                continue
+            if marks is not None and marks[r][c]:
+                canvas[top - gap : top + h + gap, left[c] - gap : left[c] + w + gap] = MARK
+            shade = np.clip((image - low) / span, 0, 1)
+            canvas[top : top + h, left[c] : left[c] + w] = np.round(255 * shade).astype(np.uint8)
+    return canvas
+
+
+# -- nets of seams ------------------------------------------------------------------------------
+
+COLORS = ("#0969da", "#cf222e", "#1a7f37", "#8250df")
+
+
+@dataclass(frozen=True, slots=True)
+class Polyline:
+    """A line through points (n, 2), of one family of seams; `strong` draws it thick."""
+
+    points: Floats
+    family: int
+    strong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One part of a net: lines, dots (n, 2), circles about the origin, the names of both axes."""
+
+    title: str
+    lines: Sequence[Polyline]
+    axes: tuple[str, str]
+    dots: Floats | None = None
+    circles: Sequence[float] = ()
+
+
+def net_svg(panels: Sequence[Panel], legend: Sequence[str], *, side: int = 420) -> str:
+    """Return panels side by side as an SVG document; all scales are equal on both axes of a panel.
+
+    Args:
+        panels: what to draw.
+        legend: name of each family of seams.
+        side: width and height of a panel in pixels.
+    """
+    margin, head, foot = 24, 30, 54
+    width, height = margin + len(panels) * (side + margin), head + side + foot
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" font-family="system-ui, sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+    ]
+    for k, panel in enumerate(panels):
+        out += _panel(panel, margin + k * (side + margin), head, side, k)
+    x = margin
+    for family, name in enumerate(legend):
+        color, y = COLORS[family % len(COLORS)], height - 14
+        out.append(
+            f'<line x1="{x}" x2="{x + 22}" y1="{y - 4}" y2="{y - 4}" stroke="{color}" stroke-width="2.5"/>'
+        )
+        out.append(f'<text x="{x + 28}" y="{y}" style="fill:#1f2328">{_escape(name)}</text>')
+        x += 48 + 7 * len(name)
+    return "\n".join([*out, "</svg>"])
+
+
+def _panel(panel: Panel, left: float, top: float, side: float, number: int) -> list[str]:
+    points = np.concatenate([line.points for line in panel.lines]) if panel.lines else np.zeros((1, 2))
+    reach = max(panel.circles, default=0.0)
+    corners = np.concatenate([points, [[-reach, -reach], [reach, reach]]]) if reach else points
+    low, high = corners.min(0), corners.max(0)
+    scale = 0.94 * side / max(float((high - low).max()), 1e-12)
+    centre = (low + high) / 2
+
+    def place(at: Floats) -> Floats:
+        return np.stack(
+            [
+                left + side / 2 + scale * (at[:, 0] - centre[0]),
+                top + side / 2 - scale * (at[:, 1] - centre[1]),
+            ],
+            1,
+        )
+
+    ink = 'style="fill:#1f2328"'
+    out = [
+        f'<text x="{left}" y="{top - 10}" {ink} font-weight="600">{_escape(panel.title)}</text>',
+        f'<clipPath id="panel{number}"><rect x="{left}" y="{top}" width="{side}" height="{side}"/></clipPath>',
+        f'<rect x="{left}" y="{top}" width="{side}" height="{side}" fill="#f6f8fa" stroke="#d0d7de"/>',
+        f'<text x="{left + side / 2:.1f}" y="{top + side + 15}" {ink} text-anchor="middle">'
+        f"{_escape(panel.axes[0])}</text>",
+        f'<text transform="translate({left - 8:.1f} {top + side / 2:.1f}) rotate(-90)" {ink} '
+        f'text-anchor="middle">{_escape(panel.axes[1])}</text>',
+        f'<g clip-path="url(#panel{number})" fill="none" stroke-linejoin="round">',
+    ]
+    origin = place(np.zeros((1, 2)))[0]
+    for radius in panel.circles:
+        out.append(
+            f'<circle cx="{origin[0]:.2f}" cy="{origin[1]:.2f}" r="{radius * scale:.2f}" stroke="#afb8c1" '
+            f'stroke-dasharray="3 3"/>'
+        )
+    for line in sorted(panel.lines, key=lambda line: line.strong):
+        path = " ".join(f"{x:.2f},{y:.2f}" for x, y in place(line.points))
+        color = COLORS[line.family % len(COLORS)]
+        out.append(
+            f'<polyline points="{path}" stroke="{color}" stroke-width="{2.4 if line.strong else 1.1}" '
+            f'stroke-opacity="{1 if line.strong else 0.75}"/>'
+        )
+    if panel.dots is not None and len(panel.dots):
+        for x, y in place(panel.dots):
+            out.append(f'<circle cx="{x:.2f}" cy="{y:.2f}" r="3" fill="#1f2328" stroke="#fff"/>')
+    return [*out, "</g>"]
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
