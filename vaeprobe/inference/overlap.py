@@ -34,6 +34,8 @@ def nearest_overlap(mean: Tensor, variance: Tensor) -> Tensor:
 def variance_at(variance: Tensor, factor: float) -> Tensor:
     """Return the posterior variances that the same decoder would ask for at `factor` times beta, (n, k).
 
-    1/Sigma - 1 is the curvature over beta; the decoder and the curvature are held fixed.
+    1/Sigma - 1 is the curvature over beta; the decoder and the curvature are held fixed.  A variance above
+    the prior's shows no curvature and stays.
     """
-    return 1 / (1 + (1 / variance - 1) / factor)
+    excess = 1 / variance - 1
+    return torch.where(excess > 0, 1 / (1 + excess / factor), variance)
