@@ -20,7 +20,9 @@ LINEAR = str(SAMPLES / "linear.npy")
 ROTATED = str(SAMPLES / "linear_rotated.npy")
 
 
-def call(*arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def call(
+    *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "vaeprobe", *arguments],
         capture_output=True,
@@ -48,7 +50,9 @@ def test_a_measurement_without_limits_exits_0(capsys: pytest.CaptureFixture[str]
     ("model", "limit", "code"),
     [(LINEAR, "0.01", 0), (ROTATED, "0.01", 1)],
 )
-def test_a_limit_turns_it_into_a_check(model: str, limit: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_limit_turns_it_into_a_check(
+    model: str, limit: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     returned = run(["orthogonality", model, "--samples", "16", "--json", "--max-mean-abs-cosine", limit])
     document = json_of(capsys.readouterr().out)
     assert returned == document["exit_code"] == code
@@ -60,7 +64,9 @@ def test_an_undefined_metric_never_passes(tmp_path: Path, capsys: pytest.Capture
     import numpy as np
 
     np.save(tmp_path / "one.npy", np.ones((5, 1)))
-    code = run(["orthogonality", str(tmp_path / "one.npy"), "--samples", "8", "--max-mean-abs-cosine", "1", "--json"])
+    code = run(
+        ["orthogonality", str(tmp_path / "one.npy"), "--samples", "8", "--max-mean-abs-cosine", "1", "--json"]
+    )
     document = json_of(capsys.readouterr().out)
     assert code == 3
     metric = document["metrics"]["orthogonality.mean_abs_cosine"]  # type: ignore[index]
@@ -133,12 +139,22 @@ def test_a_bug_of_ours_exits_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 
 
 def test_output_goes_to_a_file_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for format, start in (("json", "{"), ("markdown", "# "), ("html", "<!doctype html>"), ("text", "vaeprobe")):
+    for format, start in (
+        ("json", "{"),
+        ("markdown", "# "),
+        ("html", "<!doctype html>"),
+        ("text", "vaeprobe"),
+    ):
         path = tmp_path / f"report.{format}"
         assert run(["orthogonality", LINEAR, "--samples", "16", "--format", format, "-o", str(path)]) == 0
         assert path.read_text(encoding="utf-8").startswith(start)
     assert capsys.readouterr().out == ""
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["report.html", "report.json", "report.markdown", "report.text"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "report.html",
+        "report.json",
+        "report.markdown",
+        "report.text",
+    ]
 
 
 def test_an_unwritable_output_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +177,12 @@ def test_any_width_and_no_colour(columns: str) -> None:
 def test_a_poor_environment_is_enough(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "vaeprobe", "orthogonality", LINEAR, "--samples", "16"],
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C", "PYTHONIOENCODING": "", "PYTHONPATH": str(SAMPLES.parent)},
+        env={
+            "PATH": os.environ["PATH"],
+            "LC_ALL": "C",
+            "PYTHONIOENCODING": "",
+            "PYTHONPATH": str(SAMPLES.parent),
+        },
         capture_output=True,
         stdin=subprocess.DEVNULL,
         cwd=tmp_path,
@@ -172,7 +193,9 @@ def test_a_poor_environment_is_enough(tmp_path: Path) -> None:
 
 def test_a_closed_pipe_is_quiet() -> None:
     line = f"{sys.executable} -m vaeprobe explain | head -n 1"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=SAMPLES.parent, check=False)
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, cwd=SAMPLES.parent, check=False
+    )
     assert done.returncode == 0
     assert done.stderr == ""
 
@@ -182,7 +205,18 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_a_signal_leaves_no_partial_output(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     process = subprocess.Popen(
-        [sys.executable, "-m", "vaeprobe", "orthogonality", LINEAR, "--samples", "3000000", "--json", "-o", str(out)],
+        [
+            sys.executable,
+            "-m",
+            "vaeprobe",
+            "orthogonality",
+            LINEAR,
+            "--samples",
+            "3000000",
+            "--json",
+            "-o",
+            str(out),
+        ],
         stderr=subprocess.PIPE,
         cwd=SAMPLES.parent,
     )
@@ -201,7 +235,15 @@ def test_explain_covers_every_metric_and_code(capsys: pytest.CaptureFixture[str]
     for id, spec in metric_specs().items():
         assert run(["explain", id]) == 0
         page = capsys.readouterr().out
-        for text in (spec.title, spec.formula, spec.source, spec.meaning, spec.misleads, spec.remedy, spec.range):
+        for text in (
+            spec.title,
+            spec.formula,
+            spec.source,
+            spec.meaning,
+            spec.misleads,
+            spec.remedy,
+            spec.range,
+        ):
             assert text, f"{id} leaves something unsaid"
         assert spec.title in page
     for code in meanings.CODES:

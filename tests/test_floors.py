@@ -46,7 +46,11 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{a.name}" for a in node.names] if node.module == "vaeprobe" else [node.module]
+            names = (
+                [f"{node.module}.{a.name}" for a in node.names]
+                if node.module == "vaeprobe"
+                else [node.module]
+            )
         elif isinstance(node, ast.Import):
             names = [a.name for a in node.names]
         else:
@@ -79,7 +83,9 @@ def test_only_the_top_rooms_know_the_terminal(path: Path) -> None:
     assert "rich" not in known or mine in ("cli", "render")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["orthogonality", "--help"], ["check", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["orthogonality", "--help"], ["check", "--help"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom vaeprobe.cli import run\n"

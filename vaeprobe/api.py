@@ -39,7 +39,8 @@ def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
         return load(decoder, latent_dim=latent_dim)
     if latent_dim is None:
         raise UsageError(
-            "a callable does not say how many latents it takes", hint="pass latent_dim=..., or a vaeprobe.Decoder"
+            "a callable does not say how many latents it takes",
+            hint="pass latent_dim=..., or a vaeprobe.Decoder",
         )
     return Decoder(decoder, latent_dim)
 
@@ -49,7 +50,8 @@ def _probe(cls: type[P], settings: Mapping[str, Any]) -> P:
     for name in settings:
         if name not in known:
             raise UsageError(
-                f"{cls.NAME} has no setting `{name}`", hint=did_you_mean(name, known) or f"one of {', '.join(known)}"
+                f"{cls.NAME} has no setting `{name}`",
+                hint=did_you_mean(name, known) or f"one of {', '.join(known)}",
             )
     return cls(**settings)
 

@@ -100,7 +100,9 @@ class Poisson(Likelihood):
         return theta.exp()
 
     def log_density(self, x: Tensor, output: Tensor, parameter: Parameter) -> Tensor:
-        log_rate = output if parameter == "natural" else output.clamp_min(torch.finfo(output.dtype).tiny).log()
+        log_rate = (
+            output if parameter == "natural" else output.clamp_min(torch.finfo(output.dtype).tiny).log()
+        )
         return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).flatten(1).sum(1)
 
 

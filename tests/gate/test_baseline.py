@@ -67,7 +67,10 @@ def test_no_relative_margin_near_zero() -> None:
 
 def record() -> baselines.Record:
     return baselines.Record(
-        sha256="0" * 64, latent_dim=3, methods={"orthogonality": {"seed": 0}}, values={CONTRAST: np.arange(5.0)}
+        sha256="0" * 64,
+        latent_dim=3,
+        methods={"orthogonality": {"seed": 0}},
+        values={CONTRAST: np.arange(5.0)},
     )
 
 

@@ -50,7 +50,11 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     assert (rules[COSINE].side, rules[COSINE].limit) == ("max", 0.2)
     assert (rules[ALIGNMENT].side, rules[ALIGNMENT].limit) == ("min", 0.5)
     regression = rules["orthogonality.ima_contrast"]
-    assert (regression.regression, regression.relative, regression.level) == (pytest.approx(0.03), True, "warning")
+    assert (regression.regression, regression.relative, regression.level) == (
+        pytest.approx(0.03),
+        True,
+        "warning",
+    )
     legacy = policy.rules_for("models/legacy_1.pt")
     assert legacy[ALIGNMENT].limit == 0.2
     assert COSINE not in legacy
@@ -65,7 +69,11 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     [
         ("[check]\nsample = 3", "unknown key `sample`", "samples"),
         ("[chek]", "unknown key `chek`", "check"),
-        ('[check.rules]\n"orthogonality.mean_cosine" = 1', "no metric is called", "orthogonality.mean_abs_cosine"),
+        (
+            '[check.rules]\n"orthogonality.mean_cosine" = 1',
+            "no metric is called",
+            "orthogonality.mean_abs_cosine",
+        ),
         (f'[check.rules]\n"{COSINE}" = {{ min = 0.2 }}', "better when lower", "max = 0.2"),
         (f'[check.rules]\n"{COSINE}" = {{ }}', "exactly one of", "max = 0.2"),
         (f'[check.rules]\n"{COSINE}" = {{ max = 1, regression = 2 }}', "exactly one of", ""),
@@ -73,7 +81,7 @@ def test_a_whole_policy(tmp_path: Path) -> None:
         (f'[check.rules]\n"{COSINE}" = {{ regression = "x %" }}', "no percentage", "3 %"),
         ('[check.rules]\n"latents.dim" = 3', "no better direction", "max = ..."),
         ('[check]\narch = "evil:run"', "matter of trust", "--arch"),
-        ('[orthogonality]\nallow-code = true', "matter of trust", "--allow-code"),
+        ("[orthogonality]\nallow-code = true", "matter of trust", "--allow-code"),
         ("[orthogonality]\nsamples = 3", "set for all probes", "check.samples"),
         ("[orthogonality]\nrotatoins = 3", "unknown key `rotatoins`", "rotations"),
         ("[check]\nconfidence = 2.0", "between 0.5 and 1", ""),

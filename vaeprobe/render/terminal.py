@@ -351,7 +351,3 @@ def _interpolate(xs: Iterable[float], ys: Iterable[float | None], at: float) -> 
             return previous[1] if gap == 0 else previous[1] + (y - previous[1]) * (at - previous[0]) / gap
         previous = (float(x), float(y))
     return None
-
-
-def _curves(section: Curves) -> RenderableType:
-    return _CurvesView(section)  # type: ignore[return-value]

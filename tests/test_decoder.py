@@ -1,0 +1,151 @@
+"""The contract at the door: what a Decoder accepts, what it refuses, and in which words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.errors import ContractError, UsageError
+
+
+def test_a_callable_settles_its_dtype() -> None:
+    double = Decoder(lambda z: z @ torch.eye(2, 3, dtype=torch.float64), latent_dim=2)
+    single = Decoder(lambda z: z @ torch.eye(2, 3), latent_dim=2)
+    assert (double.dtype, single.dtype) == (torch.float64, torch.float32)
+    assert double.output_shape == (3,)
+    assert double.differentiation == "forward"
+
+
+def test_a_module_is_probed_in_eval_mode_and_left_alone() -> None:
+    module = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 3))
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    decoder = Decoder(module, latent_dim=2)
+    assert module.training
+    assert [n.code for n in decoder.notes] == ["training-mode"]
+    assert all(torch.equal(v, before[k]) for k, v in module.state_dict().items())
+    shared = {p.data_ptr() for p in module.parameters()}
+    assert decoder.module is not None
+    assert {p.data_ptr() for p in decoder.module.parameters()} == shared
+
+
+@pytest.mark.parametrize(
+    ("f", "words"),
+    [
+        (lambda z: z + torch.randn_like(z), "two calls"),
+        (lambda z: z - z.mean(0), "mixes the rows"),
+        (lambda z: z / 0, "NaN or infinity"),
+        (lambda z: z.detach(), "not differentiable"),
+        (lambda z: (z * 255).to(torch.uint8), "no derivative"),
+        (lambda z: z.sum(), "output of shape"),
+        (lambda z: z @ torch.eye(5, 5, dtype=z.dtype), "cannot be called"),
+        (lambda z: "x", "returns str"),
+        (lambda z: {"a": 1, "b": 2}, "dict with keys"),
+    ],
+)
+def test_a_broken_contract_is_named(f: object, words: str) -> None:
+    with pytest.raises(ContractError, match=words) as caught:
+        Decoder(f, latent_dim=2)  # type: ignore[arg-type]
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.BatchNorm1d(2, track_running_stats=False), "batch of one"),
+        (
+            nn.Sequential(
+                nn.Linear(2, 8), nn.Unflatten(1, (2, 4)), nn.BatchNorm1d(2, track_running_stats=False)
+            ),
+            "mixes",
+        ),
+    ],
+)
+def test_batch_norm_without_running_statistics_is_named(module: nn.Module, words: str) -> None:
+    with pytest.raises(ContractError, match=words) as caught:
+        Decoder(module, latent_dim=2)
+    assert "batch normalisation" in str(caught.value.hint)
+
+
+class OnlyReverse(torch.autograd.Function):
+    """A square without a forward-mode derivative."""
+
+    @staticmethod
+    def forward(ctx: object, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)  # type: ignore[attr-defined]
+        return z**2
+
+    @staticmethod
+    def backward(ctx: object, w: Tensor) -> Tensor:
+        (z,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return 2 * z * w
+
+
+def test_reverse_mode_where_there_is_no_forward_mode() -> None:
+    decoder = Decoder(OnlyReverse.apply, latent_dim=2)
+    assert decoder.differentiation == "reverse"
+    assert "reverse-mode" in [n.code for n in decoder.notes]
+
+
+class WrongForward(OnlyReverse):
+    """Forward mode that is silently zero, as TorchScript's from its second call on."""
+
+    @staticmethod
+    def jvp(ctx: object, v: Tensor) -> Tensor:
+        return torch.zeros_like(v)
+
+    @staticmethod
+    def forward(ctx: object, z: Tensor) -> Tensor:
+        ctx.save_for_backward(z)  # type: ignore[attr-defined]
+        ctx.save_for_forward(z)  # type: ignore[attr-defined]
+        return z**2
+
+
+def test_a_silently_wrong_forward_mode_is_caught() -> None:
+    decoder = Decoder(WrongForward.apply, latent_dim=2)
+    assert decoder.differentiation == "reverse"
+
+
+class WrongBackward(OnlyReverse):
+    @staticmethod
+    def backward(ctx: object, w: Tensor) -> Tensor:
+        return w
+
+
+def test_wrong_derivatives_are_refused() -> None:
+    # no forward mode to compare with: finite differences are the judge
+    with pytest.raises(ContractError, match="finite differences"):
+        Decoder(WrongBackward.apply, latent_dim=2)
+
+
+@pytest.mark.parametrize(
+    ("output", "wrap"),
+    [
+        (None, lambda y: (y, y + 1)),
+        (None, lambda y: {"reconstruction": y, "z": y + 1}),
+        ("x", lambda y: {"x": y, "other": y + 1}),
+        (1, lambda y: [y + 1, y]),
+    ],
+)
+def test_tuples_and_dicts(output: int | str | None, wrap: object) -> None:
+    decoder = Decoder(lambda z: wrap(2 * z), latent_dim=2, output=output)  # type: ignore[operator]
+    z = torch.ones(3, 2)
+    torch.testing.assert_close(decoder(z), 2 * z.double())
+
+
+def test_one_hot_latents_carry_no_derivative() -> None:
+    decoder = Decoder(lambda z: z, latent_dim=5, prior=(Group("normal", 2), Group("onehot", 3)))
+    assert decoder.continuous == [0, 1]
+    with pytest.raises(UsageError, match="prior"):
+        Decoder(lambda z: z, latent_dim=5, prior=(Group("normal", 2),))
+
+
+def test_an_encoder_checks_shapes() -> None:
+    encoder = Encoder(lambda x: (x[:, :2], x[:, 2:4]), latent_dim=2, input_shape=(4,))
+    mean, log_variance = encoder(torch.arange(8.0).reshape(2, 2, 2))
+    assert mean.tolist() == [[0, 1], [4, 5]]
+    assert log_variance.tolist() == [[2, 3], [6, 7]]
+    with pytest.raises(UsageError, match=r"the encoder takes \(4,\)"):
+        encoder(torch.zeros(2, 5))
+    with pytest.raises(ContractError, match="not twice"):
+        Encoder(lambda x: (x, x), latent_dim=2)(torch.zeros(2, 3))
