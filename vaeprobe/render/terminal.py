@@ -60,9 +60,10 @@ def plain(result: Result, quiet: bool = False, width: int = 100) -> str:
 
 def page(result: Result) -> Group:
     """Return the whole page."""
-    parts: list[RenderableType] = [headline(result), Text()]
+    parts: list[RenderableType] = [headline(result)]
     scalars = [m for m in result.metrics.values() if not isinstance(m.value, (list, dict))]
-    parts.append(metric_table(scalars))
+    if scalars:
+        parts += [Text(), metric_table(scalars)]
     if result.checks:
         parts += [Text(), check_table(result.checks)]
     for section in result.sections():
