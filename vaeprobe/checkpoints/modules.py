@@ -21,7 +21,7 @@ from vaeprobe.checkpoints.source import quoted
 from vaeprobe.checkpoints.tensors import TensorSpec, realise
 from vaeprobe.checkpoints.torch_files import TorchFile, text_of
 from vaeprobe.checkpoints.trust import named, trust
-from vaeprobe.errors import InputError, UnsafeError, UsageError
+from vaeprobe.errors import ArchitectureError, InputError, UnsafeError, UsageError
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -183,8 +183,14 @@ def parts_of(module: nn.Module, *, latent_dim: int | None, architecture: str) ->
 
     Raises:
         UsageError: the number of latents cannot be told from the first layer.
+        ArchitectureError: the first layer takes images.
     """
     d, shape = latents_of(module)
+    if isinstance(next(_leaves(module), None), (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        raise ArchitectureError(
+            "the network begins with a convolution, and nothing says the shape that latents take before it",
+            hint="a blueprint whose first layer is a `reshape` says it, or --arch with a wrapper that reshapes",
+        )
     notes: tuple[Finding, ...] = ()
     layers = list(module) if isinstance(module, nn.Sequential) else [module]
     if shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vaeprobe.checkpoints.source import quoted
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["DTYPES", "TensorSpec", "Weights", "contiguous", "realise"]
+__all__ = ["DTYPES", "TensorSpec", "Weights", "contiguous", "nonfinite", "nonfinite_finding", "realise"]
 
 # bytes per number -> dtypes, in the names of torch
 _SIZES = {
@@ -28,6 +28,15 @@ _SIZES = {
 DTYPES = {name: size for size, names in _SIZES.items() for name in names.split()}
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", *(n for n in DTYPES if n.startswith("float8")))
+# the bits that are all set in NaN and infinity
+EXPONENTS = {
+    "float64": 0x7FF0 << 48,
+    "float32": 0x7F80 << 16,
+    "float16": 0x7C00,
+    "bfloat16": 0x7F80,
+    "float8_e5m2": 0x7C,
+    "float8_e4m3fn": 0x7F,
+}
 SPARE = 1 << 28  # bytes that views of shared storages may need beyond twice the file's own
 
 
@@ -110,7 +119,7 @@ def realise(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None 
     tensors = {name: _tensor(spec, bases) for name, spec in specs.items()}
     wide = torch.float64 if any(spec.dtype == "float64" for spec in specs.values()) else torch.float32
     cast = {name: t.to(wide) if t.is_floating_point() else t for name, t in tensors.items()}
-    notes = [*_cast_note(specs, str(wide).removeprefix("torch.")), *_nonfinite(cast)]
+    notes = [*_cast_note(specs, str(wide).removeprefix("torch.")), *nonfinite_finding(specs)]
     return Weights({name: t.contiguous() for name, t in cast.items()}, dict(metadata or {}), tuple(notes))
 
 
@@ -144,28 +153,33 @@ def _cast_note(specs: Mapping[str, TensorSpec], to: str) -> Iterable[Finding]:
         )
 
 
-def _nonfinite(tensors: Mapping[str, Tensor]) -> Iterable[Finding]:
-    """Count NaN and infinite weights, per tensor."""
-    import torch
+def nonfinite(spec: TensorSpec) -> int:
+    """Return how many numbers of a tensor are NaN or infinite (0 for integers), without torch."""
+    import numpy as np
 
-    bad = {
-        name: int((~torch.isfinite(t)).sum())
-        for name, t in tensors.items()
-        if t.is_floating_point() and not bool(torch.isfinite(t).all())
-    }
-    if bad:
-        worst = sorted(bad, key=lambda name: -bad[name])
-        counts = [f"{quoted(name)} has {bad[name]:,} of {tensors[name].numel():,}" for name in worst[:3]]
-        more = f", and {len(worst) - 3} more tensors" if len(worst) > 3 else ""
-        yield Finding(
+    size = DTYPES[spec.dtype]
+    exponent = EXPONENTS.get(spec.dtype)
+    if exponent is None or spec.numel == 0 or len(spec.data) < size:
+        return 0
+    raw = np.frombuffer(spec.data, f"{'>' if spec.big_endian else '<'}u{size}", len(spec.data) // size)
+    steps = tuple(n * size for n in spec.stride)
+    numbers = np.lib.stride_tricks.as_strided(raw[spec.offset :], spec.shape, steps, writeable=False)
+    return int(np.count_nonzero((numbers & exponent) == exponent))
+
+
+def nonfinite_finding(specs: Mapping[str, TensorSpec]) -> tuple[Finding, ...]:
+    """Return the finding that counts NaN and infinite weights per tensor, if there are any."""
+    bad = {name: count for name, spec in specs.items() if (count := nonfinite(spec))}
+    if not bad:
+        return ()
+    worst = sorted(bad, key=lambda name: -bad[name])
+    counts = [f"{quoted(name)} has {bad[name]:,} of {specs[name].numel:,}" for name in worst[:3]]
+    more = f", and {len(worst) - 3} more tensors" if len(worst) > 3 else ""
+    return (
+        Finding(
             code="nonfinite-weights",
             level="error",
             message=f"NaN or infinite weights: {', '.join(counts)}{more}",
             hint="the training diverged, or a cast to half precision overflowed: take an earlier checkpoint",
-        )
-
-
-def recast(weights: Weights, dtype: torch.dtype) -> Weights:
-    """Return the weights with every float in another dtype."""
-    tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in weights.tensors.items()}
-    return replace(weights, tensors=tensors)
+        ),
+    )

@@ -1,0 +1,82 @@
+"""`vaeprobe inspect`: what is in a file, without running anything of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vaeprobe.cli import options, output
+from vaeprobe.errors import UsageError, VaeprobeError
+
+WORST_FIRST = (70, 4, 6, 5, 3, 1, 0)
+
+
+def inspect(
+    models: Annotated[list[Path], typer.Argument(help="Checkpoints to look into.", show_default=False)],
+    *,
+    key: options.Key = None,
+    draft_blueprint: Annotated[
+        Path | None,
+        typer.Option(
+            "--draft-blueprint",
+            help="Write a first blueprint, from the names and shapes of the tensors, to this file.",
+            metavar="OUT",
+            rich_help_panel="Output",
+        ),
+    ] = None,
+    json_: options.Json = False,
+    format: options.FormatOption = "text",
+    out: options.OutputFile = None,
+    quiet: options.Quiet = False,
+    color: options.ColorOption = "auto",
+) -> int:
+    """Say what is in a checkpoint: format, tensors, what it would import, how its architecture is known.
+
+    Nothing in the file is executed.  Exit 0 where `vaeprobe` can read it, 1 for NaN weights, 4 for a file that asks to
+    run code, 5 for one that is damaged or in no known format.
+    """
+    if draft_blueprint is not None and len(models) > 1:
+        raise UsageError("--draft-blueprint takes one model", hint="draft them one at a time")
+    if out is not None and len(models) > 1:
+        raise UsageError("--output takes one model", hint="write them one at a time, or use --json > FILE")
+    from vaeprobe.checkpoints import inspect as look
+
+    chosen = "json" if json_ else format
+    if len(models) == 1:
+        found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None)
+        files = {"draft_blueprint": draft_blueprint} if draft_blueprint is not None else None
+        return output.emit(found, format=chosen, output=out, quiet=quiet, color=color, files=files)
+    codes, documents = [], []
+    for k, model in enumerate(models):
+        try:
+            found = look(model, key=key)
+        except VaeprobeError as error:
+            codes.append(error.exit_code)
+            documents.append(_error_entry(model, error))
+            if chosen != "json":
+                output.error(error, ())
+            continue
+        codes.append(found.exit_code)
+        if chosen == "json":
+            documents.append(found.to_dict())
+        else:
+            if k and chosen == "text":
+                print()
+            output.emit(found, format=chosen, quiet=quiet, color=color)
+    worst = (
+        next(code for code in WORST_FIRST if code in codes) if set(codes) <= set(WORST_FIRST) else max(codes)
+    )
+    if chosen == "json":
+        from vaeprobe.render import json_document
+
+        body = {"command": "inspect", "models": documents, "exit_code": worst}
+        sys.stdout.write(json_document.dumps({**json_document.header(), **body}))
+    return worst
+
+
+def _error_entry(model: Path, error: VaeprobeError) -> dict[str, Any]:
+    body = {"code": error.code, "message": error.message, "hint": error.hint}
+    return {"artifact": {"path": str(model)}, "error": body, "exit_code": error.exit_code}
