@@ -70,7 +70,7 @@ def _cosine_log_det(G: Tensor, tolerance: float | None) -> Tensor:
     floor = (singular_tolerance(k) if tolerance is None else tolerance) ** 0.5
     regular = (info == 0) & (pivots > floor).all(-1)
     logs = torch.where(pivots > floor, pivots, torch.ones_like(pivots)).log()
-    return torch.where(regular, 2 * logs.sum(-1), torch.full_like(logs[:, 0], -torch.inf))
+    return torch.where(regular, 2 * logs.sum(-1), -torch.inf)
 
 
 def ima_contrast(G: Tensor, *, tolerance: float | None = None) -> Tensor:
@@ -205,4 +205,4 @@ def conformality(G: Tensor) -> Tensor:
     n = column_norms(G)
     if not (n > 0).all():
         raise ValueError("a column of length zero has no logarithm: restrict G to its active latents")
-    return n.log().std(-1, correction=0)
+    return n.log().std(-1, correction=0) if n.numel() else n.new_zeros(len(n))

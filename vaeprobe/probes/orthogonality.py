@@ -1,0 +1,228 @@
+"""`vaeprobe orthogonality`: are the columns of the decoder's Jacobian orthogonal, and is it the axes' doing?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from vaeprobe.errors import UsageError
+from vaeprobe.probes.base import Probe, decoder_findings, option
+from vaeprobe.probes.orthogonality_metrics import METRICS
+from vaeprobe.report import Bars, Heatmap, MetricSpec, Result, Section, Table, metric_map
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaeprobe.decoder import Decoder
+
+# Latents shown in a picture.
+SHOWN = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrthogonalityResult(Result):
+    """How orthogonal the Jacobian's columns are.
+
+    Attributes:
+        rotation: R*, shape (latent, latent), float64: the identity on inactive latents and one-hot codes;
+            None where it is undefined. f(R* z) is the decoder in its best orthogonal basis.
+        latent_names: name of each continuous latent, in the order of the matrices.
+        active: indices into `latent_names` of the active latents.
+        cosines: mean |C_ij| over latents, active x active; None where undefined.
+        norms: root-mean-square column norm of each continuous latent.
+        spectrum: root-mean-square singular values of the active columns, descending.
+        threshold: share of the largest norm under which a latent is inactive.
+        tables: values beside their nulls, and what R* repairs.
+    """
+
+    command: ClassVar[str] = "orthogonality"
+
+    rotation: Tensor | None = field(default=None, repr=False, compare=False)
+    latent_names: tuple[str, ...] = ()
+    active: tuple[int, ...] = ()
+    cosines: tuple[tuple[float | None, ...], ...] | None = None
+    norms: tuple[float, ...] = ()
+    spectrum: tuple[float, ...] = ()
+    threshold: float = 0.05
+    tables: tuple[Table, ...] = ()
+    save_rotation: bool = False
+
+    def rotated(self, decoder: Decoder) -> Decoder:
+        """Return the decoder in its best orthogonal basis, z -> f(R* z).
+
+        Its encoder is left behind: a posterior that is diagonal in one basis is not in another.
+
+        Raises:
+            UsageError: the rotation is undefined.
+        """
+        R = self.rotation
+        if R is None:
+            raise UsageError(
+                f"there is no best rotation: {self['orthogonality.ima_contrast_rotated'].reason}"
+            )
+
+        def turn(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+            return lambda z: f(z @ R.to(device=z.device, dtype=z.dtype).T)
+
+        return decoder.with_function(
+            turn(decoder.function),
+            natural=None if decoder.natural is None else turn(decoder.natural),
+            name=f"{decoder.name}, rotated",
+            encoder=None,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write R* as a .npy matrix, shape (latent, latent).
+
+        Raises:
+            UsageError: the rotation is undefined.
+        """
+        import numpy as np
+
+        if self.rotation is None:
+            raise UsageError(
+                f"there is no best rotation: {self['orthogonality.ima_contrast_rotated'].reason}"
+            )
+        with open(path, "wb") as file:
+            np.save(file, self.rotation.numpy())
+
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        return {"save_rotation": self.save} if self.save_rotation and self.rotation is not None else {}
+
+    def sections(self) -> tuple[Section, ...]:
+        sections: list[Section] = []
+        active = [self.latent_names[i] for i in self.active]
+        if self.cosines is not None:
+            shown = self._strongest(self.active)
+            places = [self.active.index(i) for i in shown]
+            rest = len(active) - len(shown)
+            sections.append(
+                Heatmap(
+                    title="Mean |cos| between the columns of active latents",
+                    matrix=[[self.cosines[i][j] for j in places] for i in places],
+                    row_labels=[self.latent_names[i] for i in shown],
+                    column_labels=[self.latent_names[i] for i in shown],
+                    note=f"the {len(shown)} strongest of {len(active)}; --json has them all" if rest else "",
+                )
+            )
+        sections += self.tables
+        if self.norms:
+            shown = self._strongest(range(len(self.norms)))
+            rest = len(self.norms) - len(shown)
+            sections.append(
+                Bars(
+                    title="Column norm of each latent (root mean square)",
+                    labels=[self.latent_names[i] for i in shown],
+                    values=[self.norms[i] for i in shown],
+                    mark=self.threshold * max(self.norms),
+                    mark_label=f"active above {self.threshold:g} of the largest",
+                    note=f"the {len(shown)} strongest of {len(self.norms)}; --json has them all"
+                    if rest
+                    else "",
+                )
+            )
+        if len(self.spectrum) > 1:
+            values = self.spectrum[:SHOWN]
+            rest = len(self.spectrum) - len(values)
+            sections.append(
+                Bars(
+                    title="Singular values of the active columns (root mean square)",
+                    labels=[f"s{i}" for i in range(1, len(values) + 1)],
+                    values=values,
+                    note=f"the first {len(values)} of {len(self.spectrum)}; --json has them all"
+                    if rest
+                    else "",
+                )
+            )
+        return tuple(sections)
+
+    def _strongest(self, indices: Iterable[int]) -> list[int]:
+        """Return at most SHOWN latents, those of the largest norm, in their own order."""
+        return sorted(sorted(indices, key=lambda i: -self.norms[i])[:SHOWN])
+
+    def details(self) -> dict[str, Any]:
+        return {
+            "latents": [
+                {"name": name, "rms_norm": norm, "active": i in set(self.active)}
+                for i, (name, norm) in enumerate(zip(self.latent_names, self.norms, strict=True))
+            ],
+            "mean_abs_cosines": None if self.cosines is None else [list(row) for row in self.cosines],
+            "rms_singular_values": list(self.spectrum),
+            "rotation": None if self.rotation is None else self.rotation.tolist(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orthogonality(Probe):
+    """Are the columns of the decoder's Jacobian orthogonal, and is it the latent axes' doing?
+
+    Measures the angles between the Jacobian's columns (cosines, ima contrast, mean-field gap), holds them
+    against random rotations of the latent space (alignment, with an exact p-value), and looks for the
+    rotation that makes them most orthogonal (what a rotation repairs, and what it cannot).
+
+    Attributes:
+        beta_sigma2: beta times the noise variance, for the mean-field gap.
+        rotations: random rotations for the null; None takes 999, fewer where many latents are active.
+        restarts: random starts of the search for the best rotation; None takes 4, fewer above 16 active.
+        save_rotation: write the best rotation R* to this .npy file.
+        active_threshold: share of the largest rms column norm above which a latent is active.
+
+    Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
+    """
+
+    NAME: ClassVar[str] = "orthogonality"
+    METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
+
+    beta_sigma2: float = option(
+        1.0, help="Beta times noise variance, for the mean-field gap.", min=1e-300, panel="Geometry"
+    )
+    rotations: int | None = option(
+        None, help="Random rotations for the null (default: 999, fewer for many latents).", min=1
+    )
+    restarts: int | None = option(
+        None, help="Random starts of the search for the best rotation (default: 4, fewer for many).", min=0
+    )
+    save_rotation: Path | None = option(
+        None, help="Write the best rotation to this .npy file.", metavar="FILE"
+    )
+    active_threshold: float = option(
+        0.05, help="Share of the largest rms column norm above which a latent is active.", min=0.0, max=1.0
+    )
+
+    def measure(self, decoder: Decoder) -> OrthogonalityResult:
+        """Return the orthogonality of a decoder at latents drawn from the source.
+
+        Raises:
+            UsageError: the outputs do not fit the likelihood, or the source of latents does not fit the decoder.
+        """
+        from vaeprobe.geometry.jacobian import gram
+        from vaeprobe.latents import Prior
+        from vaeprobe.probes.orthogonality_reading import Reading, verdict
+
+        source = self.source()
+        z = source.draw(decoder, self.samples, seed=self.seed)
+        fits = self.likelihood_findings(decoder, z)
+        G = gram(decoder, z, likelihood=self.metric_likelihood(), chunk=self.chunk)
+        reading = Reading(G, decoder, self, isotropic=isinstance(source, Prior))
+        metrics = metric_map(reading.metrics())
+        word, summary = verdict(metrics, reading)
+        return OrthogonalityResult(
+            metrics=metrics,
+            verdict=word,
+            summary=summary,
+            findings=(*decoder_findings(decoder), *fits, *reading.findings()),
+            settings=self.settings(decoder)
+            | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},
+            artifact=decoder.artifact,
+            rotation=reading.rotation,
+            latent_names=reading.names,
+            active=tuple(reading.active.tolist()),
+            cosines=reading.cosine_matrix,
+            norms=tuple(reading.rms_norms.tolist()),
+            spectrum=tuple(reading.rms_singular_values.tolist()),
+            threshold=self.active_threshold,
+            tables=tuple(reading.tables(metrics)),
+            save_rotation=self.save_rotation is not None,
+        )

@@ -1,0 +1,535 @@
+"""What Gram matrices say about orthogonality: metrics, tables beside chance, findings and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.geometry import gram
+from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast
+from vaeprobe.geometry.rotations import (
+    TIE,
+    Alignment,
+    RotationFit,
+    alignment,
+    distance_to_axes,
+    haar,
+    joint_diagonalise,
+    rotate,
+    rotated_contrast,
+)
+from vaeprobe.intervals import LEVEL, bootstrap
+from vaeprobe.report import Finding, Metric, Table, Value
+
+if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.probes.orthogonality import Orthogonality
+
+# Root-mean-square cosine, as a contrast implies it, under which columns are called orthogonal.
+ORTHOGONAL = 0.05
+# Significance of the rotation test, and the share of the contrast that a rotation must remove to explain it.
+SIGNIFICANT = 0.05
+REPAIRED = 0.9
+# Condition number of the normalised columns above which float32 Jacobians lose digits that matter.
+ILL_CONDITIONED = 1e3
+# Active latents above which the best rotation is not searched.
+LARGEST_SEARCH = 128
+
+
+class Reading:
+    """Gram matrices, and all that can be read off them; each number once, when it is first asked for.
+
+    Attributes:
+        G: finite pullback metrics over the continuous latents, shape (n, k, k).
+        overflowed: latents left out since their Gram matrix is not finite.
+        active: indices of the active latents, shape (a,).
+        sub: pullback metrics over the active latents, shape (n, a, a).
+        contrast: ima contrast of `sub`, shape (n,); inf where J is rank-deficient.
+        regular: where it is finite, shape (n,).
+        no_pairs: why there are no pairs of columns, or None.
+        singular: why the contrast is undefined, or None.
+    """
+
+    def __init__(self, G: Tensor, decoder: Decoder, probe: Orthogonality, *, isotropic: bool) -> None:
+        finite = torch.isfinite(G).flatten(1).all(1)
+        dtype = decoder.dtype or torch.float64
+        self.decoder, self.probe, self.isotropic, self.dtype = decoder, probe, isotropic, dtype
+        self.G, self.overflowed = G[finite], int((~finite).sum())
+        self.names = tuple(f"z{i}" for i in decoder.continuous)
+        self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
+        self.active = gram.active_latents(self.G, probe.active_threshold).nonzero().flatten()
+        self.sub = self.G[:, self.active[:, None], self.active]
+        a = len(self.active)
+        self.tolerance = gram.singular_tolerance(max(a, 1), dtype)
+        self.contrast = gram.ima_contrast(self.sub, tolerance=self.tolerance)
+        self.regular = torch.isfinite(self.contrast)
+        self.cosines = gram.column_cosines(self.sub)
+        self.no_pairs = self._why_no_pairs()
+        self.singular = self.no_pairs or self._why_singular()
+        self.rotations = probe.rotations or int(
+            min(999, max(199, 3e10 // (len(self.G) * max(a, 1) ** 3 + 1)))
+        )
+        self.restarts = (4 if a <= 16 else 2 if a <= 32 else 0) if probe.restarts is None else probe.restarts
+
+    def _why_no_pairs(self) -> str | None:
+        if len(self.G) < 2:
+            return f"the Jacobian is finite at {len(self.G)} of {self.overflowed + len(self.G)} latents"
+        if len(self.active) == 0:
+            return "every column of the Jacobian is zero: no latent moves the output"
+        if len(self.active) == 1:
+            one = (
+                "the only latent"
+                if len(self.names) == 1
+                else f"{self.names[int(self.active[0])]} alone is active, and"
+            )
+            return (
+                f"{one} has no pair of columns" if len(self.names) > 1 else f"{one} makes no pair of columns"
+            )
+        return None
+
+    def _why_singular(self) -> str | None:
+        n, a, m = len(self.G), len(self.active), self.decoder.data_dim
+        if m < a:
+            return f"J is rank-deficient: {m} outputs cannot hold {a} independent columns"
+        lost = n - int(self.regular.sum())
+        if 2 * lost > n or n - lost < 2:
+            return f"J is rank-deficient at {lost} of {n} latents: {self._lost_how()}"
+        return None
+
+    def _lost_how(self) -> str:
+        """Say what makes J rank-deficient where it is."""
+        zero = int((self._zero_columns & ~self.regular).sum())
+        dependent = int((~self.regular).sum()) - zero
+        parts = [f"a column of length zero at {zero}"] if zero else []
+        parts += [f"columns linearly dependent at {dependent}"] if dependent else []
+        return ", ".join(parts)
+
+    @cached_property
+    def _zero_columns(self) -> Tensor:
+        """Where an active column has length zero, shape (n,)."""
+        return (self.sub.diagonal(dim1=-2, dim2=-1) <= 0).any(1)
+
+    # -- quantities --------------------------------------------------------------------------------
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """|C_ij| of pairs i < j and whether both columns have a length, each (n, pairs)."""
+        i, j = torch.triu_indices(len(self.active), len(self.active), 1)
+        lengths = self.cosines.diagonal(dim1=-2, dim2=-1) > 0
+        return self.cosines[:, i, j].abs(), lengths[:, i] & lengths[:, j]
+
+    @cached_property
+    def cosine_matrix(self) -> tuple[tuple[float | None, ...], ...] | None:
+        """Mean |C_ij| over the latents where both columns have a length, active x active."""
+        if self.no_pairs:
+            return None
+        lengths = (self.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
+        count = lengths.T @ lengths
+        total = self.cosines.abs().sum(0)
+        return tuple(
+            tuple(float(t / c) if c > 0 else None for t, c in zip(ts, cs, strict=True))
+            for ts, cs in zip(total, count, strict=True)
+        )
+
+    @cached_property
+    def rms_norms(self) -> Tensor:
+        return self.G.diagonal(dim1=-2, dim2=-1).mean(0).sqrt().nan_to_num()
+
+    @cached_property
+    def frame(self) -> tuple[Tensor, Tensor]:
+        """Singular values and right singular vectors of the active columns where J has full rank."""
+        return gram.singular_frame(self.sub[self.regular])
+
+    @cached_property
+    def rms_singular_values(self) -> Tensor:
+        return self.frame[0].square().mean(0).sqrt() if self.singular is None else torch.zeros(0)
+
+    @cached_property
+    def alignment(self) -> Alignment | None:
+        if self.singular:
+            return None
+        G = self.sub[self.regular]
+        return alignment(G, count=self.rotations, seed=self.probe.seed, tolerance=self.tolerance)
+
+    @cached_property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Pullback metrics of every other latent: to fit R* on, and to judge it on."""
+        G = self.sub[self.regular]
+        largest = max(64, 4_000_000 // len(self.active) ** 2)
+        return G[::2][:largest], G[1::2]
+
+    @cached_property
+    def search(self) -> RotationFit | str:
+        """The best rotation of the active latents, or why there is none."""
+        if self.singular:
+            return self.singular
+        if len(self.active) > LARGEST_SEARCH:
+            return f"the best of all rotations is not searched for more than {LARGEST_SEARCH} active latents"
+        fit, held = self.halves
+        if len(held) < 2:
+            return f"{len(fit) + len(held)} latents are too few to fit a rotation on one half and judge it on the other"
+        return joint_diagonalise(fit, restarts=self.restarts, seed=self.probe.seed, tolerance=self.tolerance)
+
+    @cached_property
+    def rotation(self) -> Tensor | None:
+        """R* over the whole latent space, shape (latent, latent), or None."""
+        if isinstance(self.search, str):
+            return None
+        R = torch.eye(self.decoder.latent_dim, dtype=torch.float64)
+        at = torch.tensor(self.decoder.continuous)[self.active]
+        R[at[:, None], at] = self.search.R
+        return R
+
+    # -- metrics -----------------------------------------------------------------------------------
+
+    def _mean(
+        self, id: str, values: Tensor, *, why: str | None = None, unit: str = "", method: str = "mean"
+    ) -> Metric:
+        """Return a metric that is the mean (or median) of one value per latent, with its bootstrap interval."""
+        x, n = values.double().numpy(), len(values)
+        if why is None and n == 0:
+            why = "no latent has a value"
+        if why is not None:
+            return Metric.undefined(id, why, unit=unit)
+        take = np.median if method == "median" else np.mean
+        ci = bootstrap(lambda index: take(x[index], axis=1), n, seed=self.probe.seed) if n > 1 else None
+        method = f"{method} over latents, bootstrap interval"
+        return Metric(id=id, value=float(take(x)), ci=ci, level=LEVEL, n=n, unit=unit, method=method)
+
+    def metrics(self) -> list[Metric]:
+        """Return every metric, in the order of the page."""
+        return [
+            Metric(id="latents.dim", value=self.decoder.latent_dim),
+            Metric(id="latents.active", value=len(self.active), n=len(self.G)),
+            *self._cosine_metrics(),
+            *self._contrast_metrics(),
+            *self._rotation_metrics(),
+            self._mean_field_gap(),
+            *self._frame_metrics(),
+        ]
+
+    def _cosine_metrics(self) -> list[Metric]:
+        cosine, both = self.pairs
+        some = both.any(1)
+        cosine, both = torch.where(both, cosine, 0.0)[some], both[some]
+        mean = cosine.sum(1) / both.sum(1)
+        largest = cosine.amax(1) if cosine.shape[1] else mean
+        null = Metric(
+            id="orthogonality.mean_abs_cosine_gaussian", value=expected_abs_cosine(self.decoder.data_dim)
+        )
+        return [
+            self._mean("orthogonality.mean_abs_cosine", mean, why=self.no_pairs),
+            self._mean("orthogonality.max_abs_cosine", largest, why=self.no_pairs),
+            null,
+        ]
+
+    def _contrast_metrics(self) -> list[Metric]:
+        c = self.contrast[self.regular]
+        gaussian_id = "orthogonality.ima_contrast_gaussian"
+        out = [self._mean("orthogonality.ima_contrast", c, why=self.singular, unit="nats")]
+        found = self.alignment
+        if found is None:
+            why = self.singular or ""
+            ids = ("ima_contrast_null", "ima_contrast_gaussian", "alignment", "alignment_p")
+            return out + [Metric.undefined(f"orthogonality.{name}", why) for name in ids]
+        out.append(self._mean("orthogonality.ima_contrast_null", found.null, unit="nats"))
+        gaussian = expected_contrast(len(self.active), self.decoder.data_dim)
+        out.append(Metric(id=gaussian_id, value=gaussian, unit="nats", method="closed form"))
+        if found.value is None or found.p_value is None:
+            why = "G is a multiple of the identity: every basis of the latent space is orthogonal"
+            return out + [
+                Metric.undefined(f"orthogonality.{name}", why) for name in ("alignment", "alignment_p")
+            ]
+        given, null = c.numpy(), found.null.numpy()
+        ci = bootstrap(lambda i: 1 - given[i].mean(1) / null[i].mean(1), len(given), seed=self.probe.seed)
+        how = f"{self.rotations} Haar rotations, the same at every latent"
+        value = Metric(
+            id="orthogonality.alignment", value=found.value, ci=ci, level=LEVEL, n=len(given), method=how
+        )
+        p = Metric(
+            id="orthogonality.alignment_p",
+            value=found.p_value,
+            n=self.rotations,
+            method=f"Monte Carlo, {how}",
+        )
+        return [*out, value, p]
+
+    def _rotation_metrics(self) -> list[Metric]:
+        ids = [
+            f"orthogonality.{name}" for name in ("ima_contrast_held_out", "ima_contrast_rotated", "fixable")
+        ]
+        if isinstance(self.search, str):
+            return [Metric.undefined(id, self.search, unit="nats") for id in ids]
+        held = self.halves[1]
+        given = gram.ima_contrast(held, tolerance=self.tolerance)
+        turned = rotated_contrast(held, self.search.R[None], tolerance=self.tolerance)[0]
+        return [
+            self._mean(id, x, unit="nats") for id, x in zip(ids, (given, turned, given - turned), strict=True)
+        ]
+
+    def _mean_field_gap(self) -> Metric:
+        id, b = "orthogonality.mean_field_gap", self.probe.beta_sigma2
+        why = None if len(self.G) else self.no_pairs
+        metric = self._mean(id, gram.mean_field_gap(self.G, b), why=why, unit="nats")
+        name = "beta" if self.probe.likelihood else "beta sigma^2"
+        return replace(metric, method=f"{name} = {b:g}; {metric.method}") if metric.defined else metric
+
+    def _frame_metrics(self) -> list[Metric]:
+        def undefined(name: str) -> Metric:
+            return Metric.undefined(f"orthogonality.{name}", self.singular or "")
+
+        whole = ~self._zero_columns
+        everywhere = gram.effective_rank(gram.singular_frame(self.G)[0])
+        why = None if len(self.G) else self.no_pairs
+        rank = self._mean("orthogonality.effective_rank", everywhere, why=why)
+        logs = gram.conformality(self.sub[whole]) if self.no_pairs is None else self.contrast
+        spread = self._mean("orthogonality.conformality", logs, why=self.no_pairs)
+        if self.singular:
+            names = ("condition_number", "smallest_gap")
+            return [undefined("distance_to_axes"), spread, rank, *(undefined(name) for name in names)]
+        s, V = self.frame
+        return [
+            self._mean("orthogonality.distance_to_axes", distance_to_axes(s, V, tie=self.tie)),
+            spread,
+            rank,
+            self._mean("orthogonality.condition_number", gram.condition_number(s), method="median"),
+            self._mean("orthogonality.smallest_gap", gram.smallest_gap(s), method="median"),
+        ]
+
+    # -- tables and findings -----------------------------------------------------------------------
+
+    def tables(self, metrics: Mapping[str, Metric]) -> list[Table]:
+        """Return values beside what chance gives, and what a rotation repairs."""
+        if self.no_pairs or self.singular or self.alignment is None:
+            return []
+
+        def value(name: str) -> Value:
+            return metrics[f"orthogonality.{name}"].value
+
+        draws = self.alignment.draws
+        low, high = (float(q) for q in draws.quantile(draws.new_tensor([0.05, 0.95])))
+        cosine, distance = self._chance()
+        beside = Table(
+            title="Beside chance",
+            columns=["", "these axes", "random rotations", "their 5-95 %", "Gaussian columns"],
+            rows=[
+                ["mean |cos|", value("mean_abs_cosine"), cosine, None, value("mean_abs_cosine_gaussian")],
+                ["ima contrast (nats)", value("ima_contrast"), value("ima_contrast_null"), f"{low:.3g} - {high:.3g}",
+                 value("ima_contrast_gaussian")],
+                ["distance to axes", value("distance_to_axes"), distance, None, None],
+            ],
+        )  # fmt: skip
+        if isinstance(self.search, str):
+            return [beside]
+        fit, held = self.halves
+        search = self.search
+        stay = search.R.diagonal()
+        repair = Table(
+            title="What one rotation R* of the latent space repairs",
+            columns=["latents", "these axes", "at R*"],
+            rows=[
+                [f"{len(fit)} it was fitted on", search.start, search.contrast],
+                [f"{len(held)} held out", value("ima_contrast_held_out"), value("ima_contrast_rotated")],
+            ],
+            note=f"ima contrast in nats; {search.agreeing} of {search.starts} starts agree; R* keeps "
+            f"{int((stay > 0.98).sum())} of {len(stay)} axes to a cosine of 0.98",
+        )
+        return [beside, repair]
+
+    def _chance(self) -> tuple[float, float]:
+        """Return the mean |cos| under random rotations, and the mean distance of random V to the axes."""
+        a = len(self.active)
+        G = self.sub[self.regular][:128]
+        R = haar(a, 20, self.probe.seed)
+        i, j = torch.triu_indices(a, a, 1)
+        cosine = torch.stack([gram.column_cosines(rotate(G, r))[:, i, j].abs().mean() for r in R]).mean()
+        V = haar(a, 64, self.probe.seed + 1)
+        spread = torch.arange(a, 0, -1, dtype=V.dtype).expand(len(V), a)
+        return float(cosine), float(distance_to_axes(spread, V).mean())
+
+    def findings(self) -> list[Finding]:
+        """Return what a reader has to know about these numbers."""
+        found = []
+        if self.overflowed:
+            found.append(
+                Finding(
+                    code="not-finite",
+                    level="warning",
+                    message=f"the Jacobian is not finite at {self.overflowed} of {self.overflowed + len(self.G)} "
+                    "latents, which are left out",
+                    hint="--dtype float64 widens the range",
+                )
+            )
+        idle = [name for i, name in enumerate(self.names) if i not in set(self.active.tolist())]
+        if idle and len(self.G):
+            found.append(
+                Finding(
+                    code="inactive-latents",
+                    level="note",
+                    message=f"{_some(idle)} {'is' if len(idle) == 1 else 'are'} inactive: column norm within "
+                    f"{self.probe.active_threshold:g} of the largest",
+                    hint="angles are measured among active latents; --active-threshold moves the line",
+                )
+            )
+        lost = int((~self.regular).sum())
+        if lost and self.no_pairs is None and self.decoder.data_dim >= len(self.active):
+            found.append(
+                Finding(
+                    code="rank-deficient",
+                    level="warning",
+                    message=f"J is rank-deficient at {lost} of {len(self.G)} latents ({self._lost_how()}): the "
+                    "contrast is infinite there, and averaged over the others",
+                    hint="the mean-field gap is finite at all of them",
+                )
+            )
+        if self.singular:
+            return found
+        found += self._precision_findings()
+        if not self.isotropic:
+            found.append(
+                Finding(
+                    code="approximate-p-value",
+                    level="note",
+                    message="the p-value of the alignment is exact for latents from the prior, approximate for these",
+                )
+            )
+        fit, _ = self.halves
+        angles = len(self.active) * (len(self.active) - 1) // 2
+        if not isinstance(self.search, str):
+            if len(fit) * len(self.active) < 2 * angles:
+                found.append(
+                    Finding(
+                        code="few-latents",
+                        level="note",
+                        message=f"the best rotation has {angles} angles, fitted on {len(fit)} latents",
+                        hint=f"--samples {8 * len(self.active)} or more",
+                    )
+                )
+            if not self.search.converged:
+                found.append(
+                    Finding(
+                        code="not-converged",
+                        level="note",
+                        message=f"the search for the best rotation was still improving after {self.search.sweeps} sweeps",
+                        hint="its contrast is an upper bound of what a rotation can reach",
+                    )
+                )
+        return found
+
+    def _precision_findings(self) -> list[Finding]:
+        found = []
+        eigenvalues = torch.linalg.eigvalsh(self.cosines[self.regular]).flip(-1).clamp_min(0)
+        condition = float(gram.condition_number(eigenvalues.sqrt()).median())
+        if condition > ILL_CONDITIONED and self.dtype != torch.float64:
+            found.append(
+                Finding(
+                    code="ill-conditioned",
+                    level="warning",
+                    message=f"the normalised columns have condition number {condition:.1e}, more than "
+                    f"{str(self.dtype).removeprefix('torch.')} Jacobians resolve",
+                    hint="--dtype float64",
+                )
+            )
+        s = self.frame[0]
+        tied = float(((s[:, :-1] - s[:, 1:]) <= self.tie * s[:, :-1]).any(1).double().mean())
+        if tied > 0:
+            found.append(
+                Finding(
+                    code="tied-singular-values",
+                    level="note",
+                    message=f"singular values coincide at {tied:.0%} of the latents: V is arbitrary there, and is "
+                    "rotated to the nearest axes",
+                )
+            )
+        return found
+
+
+def _some(names: Sequence[str], limit: int = 6) -> str:
+    """Return a few names and how many more there are."""
+    if len(names) <= limit:
+        return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+    return f"{', '.join(names[:limit])} and {len(names) - limit} more"
+
+
+# -- the verdict ---------------------------------------------------------------------------------
+
+
+def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
+    """Return the verdict in a word or two, and as a researcher would write it."""
+
+    def number(name: str) -> float:
+        value = metrics[f"orthogonality.{name}"].value
+        assert isinstance(value, float)
+        return value
+
+    a, k = len(reading.active), len(reading.names)
+    if reading.singular:
+        gap = metrics["orthogonality.mean_field_gap"]
+        rest = ""
+        if isinstance(gap.value, float):
+            rest = f" The mean-field gap is {nats(gap.value)} ({(gap.method or '').split(';')[0]})."
+        return "undefined", f"Orthogonality is undefined: {reading.singular}.{rest}"
+    pairs = a * (a - 1) / 2
+    small = 0.5 * pairs * ORTHOGONAL**2  # the contrast of columns whose root-mean-square cosine is ORTHOGONAL
+    high = metrics["orthogonality.ima_contrast"].ci
+    c, null = number("ima_contrast"), number("ima_contrast_null")
+    among = f"the {a} active latents" if a < k else f"the {a} latents"
+    if (high[1] if high else c) <= small and null <= small:
+        return "conformal", (
+            f"The Jacobian's columns are orthogonal in every basis of {among} (ima contrast {nats(c)}, "
+            f"{nats(null)} under random rotations): the axes are not special."
+        )
+    A, p = number("alignment"), number("alignment_p")
+    evidence = (
+        f"ima contrast {nats(c)} against {nats(null)} under random rotations of the latent space "
+        f"(alignment {A:.2f}, p = {p:.2g})"
+    )
+    repair, repaired, removed = _repair(metrics)
+    if (high[1] if high else c) <= small:
+        return "orthogonal", f"The Jacobian's columns are orthogonal along the axes of {among}: {evidence}."
+    if repaired and removed >= REPAIRED:
+        return "rotated", (
+            f"The Jacobian's columns are not orthogonal along the given axes, {evidence}, but one rotation of the "
+            f"latent space makes them so: {repair}."
+        )
+    tail = f" {repair[0].upper()}{repair[1:]}." if repair else ""
+    if p <= SIGNIFICANT:
+        return (
+            "aligned",
+            f"The axes of {among} are more orthogonal than chance, not perfectly so: {evidence}.{tail}",
+        )
+    if repaired and removed >= 0.5:
+        return "partly rotated", f"The given axes are no more orthogonal than random ones: {evidence}.{tail}"
+    return "entangled", f"The axes of {among} are no more orthogonal than random ones: {evidence}.{tail}"
+
+
+def _repair(metrics: Mapping[str, Metric]) -> tuple[str, bool, float]:
+    """Return what the best rotation does in words, whether it repairs anything for sure, and which share."""
+    fixable, given, turned = (
+        metrics[f"orthogonality.{name}"]
+        for name in ("fixable", "ima_contrast_held_out", "ima_contrast_rotated")
+    )
+    if not (isinstance(given.value, float) and isinstance(turned.value, float) and fixable.ci):
+        return "", False, 0.0
+    share = 1 - turned.value / given.value if given.value > 0 else 0.0
+    before, after = nats(given.value), nats(turned.value)
+    if fixable.ci[0] > 0:
+        return (
+            f"the best rotation lowers the contrast from {before} to {after} on held-out latents",
+            True,
+            share,
+        )
+    clearly = "" if turned.value >= given.value else "clearly "
+    words = f"no rotation does {clearly}better ({before} at the axes, {after} at the best found, held out)"
+    return words, False, share
+
+
+def nats(value: float) -> str:
+    """Return an amount in nats; rounding noise as 0."""
+    return f"{value:.3g} nats" if value > 1e-9 else "0 nats"
