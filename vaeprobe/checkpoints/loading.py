@@ -318,7 +318,13 @@ def _torchscript(request: Request) -> Found:
     from vaeprobe.checkpoints import torchscript
 
     archive = open_archive(request.source.data)
-    parts = torchscript.read(archive, blueprint=_blueprint_given(request), latent_dim=request.latent_dim)
+    parts = torchscript.read(
+        archive,
+        request.source.data,
+        blueprint=_blueprint_given(request),
+        latent_dim=request.latent_dim,
+        submodule=request.submodule,
+    )
     return Found(parts=parts, format="torchscript")
 
 
