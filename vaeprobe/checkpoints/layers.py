@@ -504,6 +504,8 @@ def _residual(
 
 def _after(module: nn.Module, shape: Shape, weights: Weights) -> Shape:
     """Return the shape that comes out of a module: it is given no rows, so that nothing is computed."""
+    if isinstance(module, (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)):
+        return shape  # refuses a batch of no rows
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
     try:
         with torch.no_grad():

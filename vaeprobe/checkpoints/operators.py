@@ -18,7 +18,7 @@ from torch import Tensor
 from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import ResourceError, UnsafeError
 
-__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "bounded", "operator", "refuse"]
+__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "bounded", "grows", "operator", "refuse", "small"]
 
 LARGEST = 1 << 30  # numbers in one tensor of a program: 4 GB in float32
 
@@ -58,6 +58,14 @@ MATHS = _words(
     " max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d grid_sampler affine_grid_generator"
     # new tensors, filled
     " zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange linspace eye scalar_tensor tensor"
+)
+# what can return far more numbers than it takes: a program with one of these is rehearsed without memory first
+GROWING = _words(
+    "zeros ones full new_zeros new_ones new_full arange linspace eye repeat tile expand broadcast_to pad constant_pad_nd"
+    " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d repeat_interleave one_hot col2im im2col"
+    " meshgrid outer einsum upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d"
+    " _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d"
+    " adaptive_avg_pool1d adaptive_avg_pool2d affine_grid_generator"
 )
 SYMBOLIC = _words("sym_size sym_numel sym_stride")
 ASSERTIONS = _words(
@@ -126,6 +134,14 @@ def bounded(arguments: Iterable[Any]) -> None:
                 )
         elif type(value) is int and LARGEST < value < (1 << 63) - 1:
             raise ResourceError(f"the program asks for {value:,} of something, more than {LARGEST:,}")
+
+
+def grows(name: str, arguments: Iterable[Any]) -> bool:
+    """Return whether an operator could return a tensor far larger than its inputs."""
+    numbers = (n for a in arguments for n in (a if isinstance(a, (list, tuple)) else (a,)) if type(n) is int)
+    if name.startswith(("conv", "_conv")):
+        return any(n > 16 for n in numbers)  # a stride, a padding
+    return name.removesuffix("_") in GROWING
 
 
 def small(out: Any) -> None:
