@@ -64,5 +64,7 @@ def estimate_beta(moments: PosteriorMoments, *, seed: int = 0) -> BetaEstimate |
         gauss_newton=pooled(approximate, bottom),
         means=pooled(pull, size),
         per_latent=ratio_per_latent(exact, torch.where(bottom.sum(0) == 0, 1e-300, bottom), seed=seed),
-        agreement=agreement(exact[:, active], bottom[:, active], seed=seed) if int(active.sum()) > 1 else None,
+        agreement=agreement(exact[:, active], bottom[:, active], seed=seed)
+        if int(active.sum()) > 1
+        else None,
     )

@@ -102,4 +102,5 @@ def mean_gap(moments: PosteriorMoments, beta: float) -> Tensor:
     inverse = torch.linalg.inv(Lambda)
     u = moments.score / beta - moments.mean
     noise = (inverse.diagonal(dim1=1, dim2=2) * (moments.score_error / beta).square()).sum(1)
-    return 0.5 * beta * (torch.einsum("ni,nij,nj->n", u, inverse, u) - noise)
+    gain: Tensor = 0.5 * beta * (torch.einsum("ni,nij,nj->n", u, inverse, u) - noise)
+    return gain

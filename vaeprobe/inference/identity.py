@@ -25,7 +25,15 @@ from torch import Tensor
 from vaeprobe.inference.moments import PosteriorMoments
 from vaeprobe.intervals import LEVEL, RESAMPLES, stream
 
-__all__ = ["Agreement", "Estimate", "absolute_share", "agreement", "pooled_ratio", "ratio_per_latent", "shares"]
+__all__ = [
+    "Agreement",
+    "Estimate",
+    "absolute_share",
+    "agreement",
+    "pooled_ratio",
+    "ratio_per_latent",
+    "shares",
+]
 
 
 @dataclass(frozen=True)

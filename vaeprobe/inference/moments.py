@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ __all__ = ["PosteriorMoments", "log_density_and_score", "posterior_moments", "wi
 MOST_CODES = 512
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PosteriorMoments:
     """Moments under q(z|x) = N(e(x), diag Sigma), one row per data row, float64 on the CPU.
 
@@ -158,19 +159,39 @@ def posterior_moments(
         ValueError: fewer than two pairs, or more for G than there are.
     """
     if not 2 <= gram_pairs <= pairs:
-        raise ValueError(f"2 <= gram_pairs <= pairs is needed for standard errors, not {gram_pairs} and {pairs}")
+        raise ValueError(
+            f"2 <= gram_pairs <= pairs is needed for standard errors, not {gram_pairs} and {pairs}"
+        )
     mean, log_variance = (t.double().cpu() for t in encoder(x))
-    noise = torch.from_numpy(stream(seed, "posterior moments").standard_normal((len(x), pairs, mean.shape[1])))
+    noise = torch.from_numpy(
+        stream(seed, "posterior moments").standard_normal((len(x), pairs, mean.shape[1]))
+    )
     block = max(1, 512 // (2 * pairs + 1))
     parts = [
-        _block(decoder, likelihood, x[i], mean[i], log_variance[i].exp(), noise[i], gram_pairs, chunk)
-        for i in track(torch.arange(len(x)).split(block), "averaging over posteriors")
+        _averages(decoder, likelihood, x[i], mean[i], log_variance[i].exp(), noise[i], gram_pairs, chunk)
+        for i in track(torch.split(torch.arange(len(x)), block), "averaging over posteriors")
     ]
     columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return PosteriorMoments(mean, log_variance.exp(), *columns, pairs=pairs)
+    averages = _Averages(*columns)
+    return PosteriorMoments(mean=mean, variance=log_variance.exp(), pairs=pairs, **averages._asdict())
 
 
-def _block(
+class _Averages(NamedTuple):
+    """The fields of `PosteriorMoments` that are averages over draws, for a block of rows."""
+
+    gram_at_mean: Tensor
+    gram: Tensor
+    gauss_newton_error: Tensor
+    curvature: Tensor
+    curvature_error: Tensor
+    score: Tensor
+    score_error: Tensor
+    log_density_at_mean: Tensor
+    log_density: Tensor
+    log_density_error: Tensor
+
+
+def _averages(
     decoder: Decoder,
     likelihood: Likelihood,
     x: Tensor,
@@ -179,7 +200,7 @@ def _block(
     noise: Tensor,
     gram_pairs: int,
     chunk: int | None,
-) -> tuple[Tensor, ...]:
+) -> _Averages:
     n, pairs, k = noise.shape
     base = with_codes(decoder, likelihood, x, mean)
     step = torch.zeros(n, pairs, decoder.latent_dim, dtype=torch.float64)
@@ -190,7 +211,9 @@ def _block(
     G_all = gram(decoder, torch.cat([base, few]), likelihood=likelihood, chunk=chunk)
     G0, G = G_all[:n], G_all[n:].reshape(n, 2, gram_pairs, k, k).mean(1)
     value0, _ = log_density_and_score(decoder, likelihood, x, base)
-    value, score = log_density_and_score(decoder, likelihood, x.repeat_interleave(2 * pairs, 0), z.flatten(0, 2))
+    value, score = log_density_and_score(
+        decoder, likelihood, x.repeat_interleave(2 * pairs, 0), z.flatten(0, 2)
+    )
     value, score = value.reshape(n, 2, pairs).mean(1), score.reshape(n, 2, pairs, k)
 
     # -eps_i (g_i(+) - g_i(-)) / (2 sd_i), less the same for the quadratic of G0, plus its expectation G0_ii
@@ -200,15 +223,15 @@ def _block(
     # log p averaged over a pair, likewise
     value = value + 0.5 * torch.einsum("npi,nij,npj->np", shift, G0, shift)
     value = value - 0.5 * (G0.diagonal(dim1=1, dim2=2) * variance).sum(1, keepdim=True)
-    return (
-        G0,
-        G.mean(1),
-        G.diagonal(dim1=2, dim2=3).std(1) / math.sqrt(gram_pairs),
-        curvature.mean(1),
-        curvature.std(1) / math.sqrt(pairs),
-        score.mean((1, 2)),
-        score.mean(1).std(1) / math.sqrt(pairs),
-        value0,
-        value.mean(1),
-        value.std(1) / math.sqrt(pairs),
+    return _Averages(
+        gram_at_mean=G0,
+        gram=G.mean(1),
+        gauss_newton_error=G.diagonal(dim1=2, dim2=3).std(1) / math.sqrt(gram_pairs),
+        curvature=curvature.mean(1),
+        curvature_error=curvature.std(1) / math.sqrt(pairs),
+        score=score.mean((1, 2)),
+        score_error=score.mean(1).std(1) / math.sqrt(pairs),
+        log_density_at_mean=value0,
+        log_density=value.mean(1),
+        log_density_error=value.std(1) / math.sqrt(pairs),
     )

@@ -429,7 +429,9 @@ class Posterior(EncoderProbe):
             return Metric.undefined("posterior.residual_share", "every latent collapsed", n=m.rows)
         weight = m.variance[:, active]
         share = absolute_share(
-            weight * (m.gauss_newton - m.curvature)[:, active], weight * m.gauss_newton[:, active], seed=self.seed
+            weight * (m.gauss_newton - m.curvature)[:, active],
+            weight * m.gauss_newton[:, active],
+            seed=self.seed,
         )
         return Metric(
             id="posterior.residual_share",
@@ -485,7 +487,11 @@ class Posterior(EncoderProbe):
         )
         if found is None or found.value is None:
             return f"{first} Whether the averaged Hessian is diagonal cannot be decided."
-        how = "diagonal beyond chance" if self._verdict(found) == "aligned" else "no more diagonal than in a random basis"
+        how = (
+            "diagonal beyond chance"
+            if self._verdict(found) == "aligned"
+            else "no more diagonal than in a random basis"
+        )
         return (
             f"{first} Averaged over each posterior, the likelihood's Hessian is {how} "
             f"(alignment {found.value:.2f}, p = {found.p_value:.3g})."

@@ -61,7 +61,9 @@ class EncoderProbe(Probe):
         pairs: antithetic pairs of posterior draws per row.
     """
 
-    samples: int = option(256, help="Data rows to measure.", min=2, names=("--samples", "-n"), panel="Sampling")
+    samples: int = option(
+        256, help="Data rows to measure.", min=2, names=("--samples", "-n"), panel="Sampling"
+    )
     latents: Any = option(
         "posterior", help="Always the posteriors of the data.", metavar="SOURCE", panel="Sampling"
     )
@@ -89,7 +91,9 @@ class EncoderProbe(Probe):
         likelihood = self.chosen_likelihood(decoder)
         rows = self.data_rows(MOST_ROWS)
         if rows is None:
-            raise UsageError(f"{self.NAME} needs data", hint="add --data X.npy, rows as the encoder takes them")
+            raise UsageError(
+                f"{self.NAME} needs data", hint="add --data X.npy, rows as the encoder takes them"
+            )
         if rows.ndim < 2 or len(rows) < 2:
             raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
         check_data(decoder, rows, likelihood)
