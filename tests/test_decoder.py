@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+
 from vaeprobe.decoder import Decoder, Encoder, Group
 from vaeprobe.errors import ContractError, UsageError
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from vaeprobe.decoder import Decoder, Encoder, Group
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.latents import Given, Grid, Posterior, Prior, parse

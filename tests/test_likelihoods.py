@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal, Poisson
+
 from vaeprobe import likelihoods
 from vaeprobe.errors import UsageError
 

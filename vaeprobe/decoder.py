@@ -66,7 +66,7 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     if isinstance(module, torch.jit.ScriptModule):
         return module.eval()
     shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
-    clone: nn.Module = copy.deepcopy(module, memo=shared)  # type: ignore[arg-type]
+    clone: nn.Module = copy.deepcopy(module, memo=shared)
     # an exported program refuses .eval(): it is a fixed graph already
     return clone if isinstance(clone, torch.fx.GraphModule) else clone.eval()
 
@@ -188,7 +188,8 @@ class Decoder:
     @property
     def continuous(self) -> list[int]:
         """Indices of the latents with a density: those that a derivative makes sense for."""
-        out, start = [], 0
+        out: list[int] = []
+        start = 0
         for group in self.prior:
             if group.kind == "normal":
                 out.extend(range(start, start + group.size))
@@ -352,7 +353,7 @@ class Decoder:
                 with differentiable_kernels():
                     if mode == "forward":
                         with torch.no_grad():
-                            _, moved = torch.func.jvp(self.flat, (x,), (v,))
+                            moved = torch.func.jvp(self.flat, (x,), (v,))[1]
                         out.append(float((w.double() * moved.double()).sum()))
                     else:
                         leaf = x.clone().requires_grad_(True)
@@ -368,9 +369,7 @@ class Decoder:
         v = torch.zeros(4, self.latent_dim, dtype=torch.float64)
         v[:, self.continuous] = torch.from_numpy(rng.standard_normal((4, len(self.continuous))))
         w = torch.from_numpy(rng.standard_normal((4, self.data_dim)))
-        kind: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
-        y_dtype = {"device": self.device, "dtype": self._output_dtype}
-        return v.to(**kind), w.to(**y_dtype)
+        return v.to(self.device, self.dtype), w.to(self.device, self._output_dtype)
 
     @property
     def _output_dtype(self) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -33,7 +33,7 @@ def tell(description: str, done: float, total: float | None) -> None:
 
 def track(items: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
     """Yield the items, telling progress after each."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     tell(description, 0, total)
     done = 0

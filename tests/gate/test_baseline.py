@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy import stats
+
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.policy import Rule

@@ -6,6 +6,7 @@ import datetime
 from pathlib import Path
 
 import pytest
+
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import policy as policies
 
@@ -96,7 +97,7 @@ def test_a_whole_policy(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, words: str, hint: str) -> None:
-    with pytest.raises(UsageError, match=".*") as caught:
+    with pytest.raises(UsageError, match="") as caught:
         read(tmp_path, text)
     assert words in caught.value.message
     assert hint in (caught.value.hint or "")

@@ -63,7 +63,7 @@ def page(result: Result) -> Group:
     parts: list[RenderableType] = [headline(result)]
     scalars = [m for m in result.metrics.values() if not isinstance(m.value, (list, dict))]
     if scalars:
-        parts += [Text(), metric_table(scalars)]
+        parts += [Text(), _MetricsView(scalars)]
     if result.checks:
         parts += [Text(), check_table(result.checks)]
     for section in result.sections():
@@ -94,49 +94,55 @@ def headline(result: Result) -> Group:
     return Group(*lines)
 
 
-def _grid(title: str, columns: Iterable[str], right: Iterable[int] = ()) -> RichTable:
-    table = RichTable(
-        title=Text(clean(title), style="bold"),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        header_style="dim",
-    )
+def _grid(columns: Iterable[str], right: Iterable[int] = ()) -> RichTable:
+    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     numeric = set(right)
     for k, column in enumerate(columns):
         table.add_column(Text(clean(column)), justify="right" if k in numeric else "left", overflow="fold")
     return table
 
 
-def metric_table(metrics: Iterable[Metric]) -> RenderableType:
-    """Return metrics with their intervals; an undefined one with its reason."""
-    from vaeprobe.probes import metric_specs
+def _titled(title: str, body: RenderableType, note: str = "") -> RenderableType:
+    parts: list[RenderableType] = [Text(clean(title), style="bold"), body]
+    if note:
+        parts.append(Text(clean(note), style="dim"))
+    return Group(*parts)
 
-    specs = metric_specs()
-    table = _grid("", ["metric", "value", "95 % interval", ""], right=[1])
-    table.title = None
-    for metric in metrics:
-        spec = specs.get(metric.id) or MetricSpec(id=metric.id, title=metric.id)
-        name = Text.assemble(clean(spec.title), (f"  {metric.id}", "dim"))
-        if metric.value is None:
-            table.add_row(
-                name, Text("undefined", style="yellow"), Text(), Text(clean(metric.reason), style="dim")
-            )
-        else:
+
+class _MetricsView:
+    """Metrics with their intervals, an undefined one with its reason; ids where the console is wide."""
+
+    WIDE = 100
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self.metrics = list(metrics)
+
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+        from vaeprobe.probes import metric_specs
+
+        specs = metric_specs()
+        wide = target.width >= self.WIDE
+        table = _grid(["metric", "value", "95 % interval", "", *(["id"] if wide else [])], right=[1])
+        for metric in self.metrics:
+            spec = specs.get(metric.id) or MetricSpec(id=metric.id, title=metric.id)
             unit = metric.unit or spec.unit
-            table.add_row(
-                name,
+            row = [
+                Text(clean(spec.title)),
                 Text(number(metric.value)),
                 Text(interval(metric.ci), style="dim"),
-                Text(unit, style="dim"),
-            )
-    return table
+            ]
+            if metric.value is None:
+                row[1] = Text("undefined", style="yellow")
+            row.append(Text(clean(metric.reason or unit), style="dim"))
+            if wide:
+                row.append(Text(metric.id, style="dim"))
+            table.add_row(*row)
+        yield table
 
 
 def check_table(checks: Iterable[Check]) -> RenderableType:
     """Return limits and whether they hold."""
-    table = _grid("Checks", ["", "metric", "value", "limit"], right=[2, 3])
+    table = _grid(["", "metric", "value", "limit"], right=[2, 3])
     for check in checks:
         bound = "≤" if check.side == "max" else "≥"
         table.add_row(
@@ -145,7 +151,7 @@ def check_table(checks: Iterable[Check]) -> RenderableType:
             Text(number(check.metric.value)),
             Text(f"{bound} {number(check.limit)}"),
         )
-    return table
+    return _titled("Checks", table)
 
 
 def finding_line(finding: Finding) -> Text:
@@ -172,20 +178,16 @@ def draw(section: Section) -> RenderableType | None:
             return Text(f"{section.title}: {section.alt}", style="dim") if section.alt else None
 
 
-def _noted(body: RenderableType, note: str) -> RenderableType:
-    return Group(body, Text(clean(note), style="dim")) if note else body
-
-
 def _table(section: Table) -> RenderableType:
     numeric = [
         k
         for k in range(len(section.columns))
         if section.rows and all(row[k] is None or isinstance(row[k], (int, float)) for row in section.rows)
     ]
-    table = _grid(section.title, section.columns, right=numeric)
+    table = _grid(section.columns, right=numeric)
     for row in section.rows:
         table.add_row(*(Text(number(cell)) for cell in row))
-    return _noted(table, section.note)
+    return _titled(section.title, table, section.note)
 
 
 def _color(share: float) -> str:

@@ -1,0 +1,78 @@
+"""Metrics, checks and results: undefined is a state, whole intervals decide."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from vaeprobe.report import Check, Metric, MetricSpec, Result, metric_map, worst_status
+
+ID = "orthogonality.ima_contrast"
+
+
+def metric(value: float, low: float, high: float) -> Metric:
+    return Metric(id=ID, value=value, ci=(low, high), level=0.95, n=10)
+
+
+def test_a_metric_is_a_number_or_a_reason() -> None:
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="needs a reason"):
+            Metric(id=ID, value=value)
+    with pytest.raises(ValueError, match="neither a value nor a reason"):
+        Metric(id=ID, value=None)
+    assert Metric.undefined(ID, "one latent").to_dict() == {
+        "value": None,
+        "ci": None,
+        "n": None,
+        "unit": "",
+        "reason": "one latent",
+    }
+
+
+@pytest.mark.parametrize(
+    ("side", "limit", "status"),
+    [
+        ("max", 3.0, "pass"),
+        ("max", 2.0, "inconclusive"),
+        ("max", 0.5, "fail"),
+        ("min", 0.5, "pass"),
+        ("min", 2.0, "inconclusive"),
+        ("min", 3.0, "fail"),
+        ("max", 2.5, "pass"),
+        ("min", 1.0, "pass"),
+    ],
+)
+def test_the_whole_interval_decides(side: str, limit: float, status: str) -> None:
+    assert Check(metric=metric(2, 1, 2.5), side=side, limit=limit).status == status  # type: ignore[arg-type]
+
+
+def test_undefined_never_passes() -> None:
+    check = Check(metric=Metric.undefined(ID, "x"), side="max", limit=1e9)
+    assert check.status == "undefined"
+    assert Result(metrics={}, checks=(check,)).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ([], 0),
+        (["pass"], 0),
+        (["pass", "inconclusive"], 3),
+        (["undefined"], 3),
+        (["inconclusive", "fail"], 1),
+    ],
+)
+def test_the_worst_status_is_the_exit_code(statuses: list[str], code: int) -> None:
+    assert worst_status(statuses) == code  # type: ignore[arg-type]
+
+
+def test_options_carry_the_direction() -> None:
+    assert MetricSpec(id="a.mean_abs_cosine", title="x", better="lower").option == "--max-mean-abs-cosine"
+    assert MetricSpec(id="a.alignment", title="x", better="higher").option == "--min-alignment"
+    assert MetricSpec(id="a.b", title="x").option is None
+
+
+def test_a_metric_twice_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        metric_map([metric(1, 0, 2), metric(1, 0, 2)])
