@@ -251,7 +251,7 @@ def _program(source: Source, format: Format, key: str | None) -> Inspection:
     else:
         from vaeprobe.checkpoints import torchscript
 
-        parts = torchscript.read(archive, source.data)
+        parts = torchscript.read(archive)
     state: Mapping[str, Any] = getattr(parts.decoder, "state_dict", dict)()
     tensors = tuple(
         TensorInfo(name=k, dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape))

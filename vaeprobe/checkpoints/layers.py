@@ -23,7 +23,7 @@ from vaeprobe.decoder import Encoder, Group
 from vaeprobe.errors import ArchitectureError, ResourceError, did_you_mean
 from vaeprobe.report import Finding
 
-__all__ = ["GaussianEncoder", "Parts", "Residual", "assemble", "describe"]
+__all__ = ["GaussianEncoder", "Parts", "Residual", "Uninitialised", "assemble", "describe"]
 
 Shape = tuple[int, ...]
 LARGEST_ROW = 1 << 28  # numbers in one row of an activation: 1 GB in float32
@@ -237,7 +237,7 @@ class Weights:
         return module
 
 
-class _Uninitialised(TorchFunctionMode):
+class Uninitialised(TorchFunctionMode):
     """Makes modules without drawing their initial weights, which would be thrown away."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -606,7 +606,7 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
         )
     weights = Weights(tensors, bp.origin)
     try:
-        with _Uninitialised():
+        with Uninitialised():
             network = _walk(bp, weights)
     except Misfit as error:
         if error.hint is None:
@@ -692,7 +692,7 @@ def repair(bp: Blueprint, tensors: Mapping[str, Tensor], misfit: Misfit) -> str 
     past = None
     for words, changed in _changes(bp, tensors, misfit):
         try:
-            with _Uninitialised():
+            with Uninitialised():
                 _walk(changed, Weights(tensors, bp.origin))
         except Misfit as other:
             if past is None and other.part == misfit.part and other.index > misfit.index + ("put" in words):

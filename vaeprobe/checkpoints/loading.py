@@ -320,7 +320,6 @@ def _torchscript(request: Request) -> Found:
     archive = open_archive(request.source.data)
     parts = torchscript.read(
         archive,
-        request.source.data,
         blueprint=_blueprint_given(request),
         latent_dim=request.latent_dim,
         submodule=request.submodule,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.layers import Parts, Uninitialised
 from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.report import Finding
@@ -75,7 +75,8 @@ def parts_of(tensors: Mapping[str, Tensor], name: str, *, key: str | None = None
             )
         )
     offset = next((tensors[k] for k in OFFSETS if k in tensors and tensors[k].shape == (m,)), None)
-    layer = nn.Linear(d, m, bias=offset is not None, device="meta")
+    with Uninitialised():
+        layer = nn.Linear(d, m, bias=offset is not None, device="meta")
     layer.weight = nn.Parameter(matrix, requires_grad=False)
     if offset is not None:
         layer.bias = nn.Parameter(offset.to(matrix.dtype), requires_grad=False)
