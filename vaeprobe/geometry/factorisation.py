@@ -656,7 +656,7 @@ def _factors(sample: _Sample, usable: Tensor, R: Tensor, permutations: int) -> F
         return None
     factors = (-y.square() / 2 - torch.where(lengths > 0, lengths, 1.0).log())[alive][:TEST_ROWS]
     a = R.shape[1]
-    few = factors[: max(64, min(256, int((400_000 / a) ** 0.5)))]
+    few = factors[: max(64, min(256, int(400 / a**0.5)))]
     return Factors(
         correlations=correlation_test(factors, permutations=permutations, seed=sample.seed),
         distances=distance_correlation_test(few, permutations=min(permutations, 199), seed=sample.seed),
