@@ -391,7 +391,7 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
     best, stale = math.inf, 0
     for step in range(settings.steps + 1):
         SW = S.product(W)
-        M: Array = np.linalg.inv(W.T @ W + tau * eye)
+        M = np.asarray(np.linalg.inv(W.T @ W + tau * eye), np.float64)
         value = _marginal(S, W, SW, M, tau / beta, beta)
         gap = solution.elbo - value
         if step % LOOK == 0 or step == settings.steps or gap <= settings.tolerance:

@@ -1,0 +1,199 @@
+"""How many latents: Minka's evidence, BIC and held-out likelihood, all reported; one chosen and named."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from vaeprobe.errors import InputError
+from vaeprobe.linear import spectrum as spectra
+from vaeprobe.linear.closed_form import LOG_2PI
+from vaeprobe.linear.moments import Moments, accumulate, total
+from vaeprobe.linear.processes import ALONE, Processes
+from vaeprobe.linear.spectrum import Spectrum
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vaeprobe.data import Data
+
+    Array: TypeAlias = NDArray[np.float64]
+
+FOLDS = 5
+Criterion = Literal["minka", "bic", "held-out"]
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """Scores of PPCA with k = 1, 2, ... latents.
+
+    Attributes:
+        candidates: the k's, shape (c,).
+        minka: log evidence by Laplace's method, nats; None where it is not defined.
+        bic: Bayesian information criterion, lower is better.
+        held_out: log-likelihood of rows left out, mean over folds, nats per row; None where not computed.
+        by: the criterion that chose.
+        dimension: its choice.
+        reason: why that criterion.
+    """
+
+    candidates: NDArray[np.int64]
+    minka: Array | None
+    bic: Array
+    held_out: Array | None
+    by: Criterion
+    reason: str
+
+    def best(self, criterion: Criterion) -> int | None:
+        """Return what a criterion would choose, or None where it is not defined."""
+        scores = {"minka": self.minka, "bic": -self.bic, "held-out": self.held_out}[criterion]
+        return None if scores is None else int(self.candidates[int(np.argmax(scores))])
+
+    @property
+    def dimension(self) -> int:
+        chosen = self.best(self.by)
+        assert chosen is not None
+        return chosen
+
+
+def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processes = ALONE) -> Choice:
+    """Return the scores of all dimensions and a choice: Minka's where rows outnumber columns, else held-out.
+
+    Raises:
+        InputError: the rows are too few, or lie in too few dimensions, to leave any noise over.
+    """
+    values, n, m = spectrum.values, spectrum.n, spectrum.m
+    top = min(m - 1, n - 2, spectrum.rank - (0 if spectrum.rank < len(values) else 1), len(values))
+    while top > 0 and spectrum.rest(top) <= spectrum.resolution * (m - top):
+        top -= 1
+    if top < 1:
+        raise InputError(
+            f"{n} rows of {m} columns leave no noise to choose a dimension by",
+            hint="give --latent-dim a number",
+        )
+    candidates = np.arange(1, top + 1)
+    minka = minka_evidence(values, n, m)[:top] if spectrum.complete and n > m else None
+    held = _held_out(data, spectrum, top, seed, processes)
+    if minka is not None:
+        by, reason = "minka", "Minka's evidence: rows outnumber columns"
+    elif held is not None:
+        by, reason = "held-out", "held-out likelihood: Minka's evidence and BIC need more rows than columns"
+    else:
+        by, reason = "bic", "BIC: the spectrum is known in part only"
+    return Choice(candidates, minka, bic(spectrum, top), held, by, reason)  # type: ignore[arg-type]
+
+
+def profile_loglik(spectrum: Spectrum, top: int) -> Array:
+    """Return PPCA's maximum log-likelihood per row for k = 1..top latents, nats."""
+    k = np.arange(1, top + 1)
+    m, logs = spectrum.m, np.cumsum(np.log(spectrum.values[:top]))
+    noise = (spectrum.total - np.cumsum(spectrum.values[:top])) / (m - k)
+    return np.asarray(-0.5 * (m * (LOG_2PI + 1) + logs + (m - k) * np.log(noise)))
+
+
+def bic(spectrum: Spectrum, top: int) -> Array:
+    """Return -2 n loglik + p log n for k = 1..top, p = m (mean) + m k - k (k - 1) / 2 (columns) + 1 (sigma^2)."""
+    k = np.arange(1, top + 1)
+    m, n = spectrum.m, spectrum.n
+    p = m + m * k - k * (k - 1) / 2 + 1
+    return np.asarray(-2 * n * profile_loglik(spectrum, top) + p * math.log(n))
+
+
+def minka_evidence(values: Array, n: int, m: int) -> Array:
+    """Return the log evidence of k = 1..m-1 latents by Laplace's method (Minka 2000, Eq. 30), nats.
+
+    Args:
+        values: all m eigenvalues, descending.
+    """
+    full = np.zeros(m)
+    full[: len(values)] = values
+    floor = np.finfo(np.float64).eps * full[0]
+    full = np.maximum(full, floor)
+    k = np.arange(1, m)
+    noise = (full.sum() - np.cumsum(full)[:-1]) / (m - k)
+    j = np.arange(1, m)
+    uniform = -k * math.log(2) + np.cumsum([math.lgamma((m - i + 1) / 2) for i in j])
+    uniform = uniform - np.cumsum(math.log(math.pi) * (m - j + 1) / 2)
+    fit = -0.5 * n * (np.cumsum(np.log(full))[:-1] + (m - k) * np.log(noise))
+    volume = 0.5 * math.log(2 * math.pi) * (m * k - k * (k + 1) / 2 + k)
+    # log det of the Hessian: pairs (i, j) with i <= k, the discarded eigenvalues replaced by their mean
+    above = np.triu(np.ones((m, m), bool), 1)
+    differences = np.log(np.maximum(full[:, None] - full[None, :], floor), where=above, out=np.zeros((m, m)))
+    inverse = 1 / full
+    curvature = np.log(
+        np.maximum(inverse[None, :] - inverse[:, None], np.finfo(np.float64).eps * inverse[0]),
+        where=above,
+        out=np.zeros((m, m)),
+    )
+    spread = np.cumsum(differences.sum(axis=1))[:-1]
+    inner = np.cumsum(curvature.sum(axis=0))[:-1]
+    outer = np.array(
+        [
+            (m - q)
+            * np.log(np.maximum(1 / noise[q - 1] - inverse[:q], np.finfo(np.float64).eps * inverse[0])).sum()
+            for q in k
+        ]
+    )
+    pairs = m * k - k * (k + 1) / 2
+    hessian = spread + inner + outer + pairs * math.log(n)
+    return np.asarray(uniform + fit + volume - 0.5 * hessian - 0.5 * k * math.log(n))
+
+
+def _held_out(data: Data, spectrum: Spectrum, top: int, seed: int, processes: Processes) -> Array | None:
+    if spectrum.solver == "exact":
+        parts = processes.moments(accumulate(data, folds=FOLDS, seed=seed))
+        if min(p.n for p in parts) < 1 or spectrum.n < 2 * FOLDS:
+            return None
+        scores = []
+        for k, test in enumerate(parts):
+            train = spectra.of_moments(total((*parts[:k], *parts[k + 1 :])))
+            scores.append(_score(train, test, top))
+        return np.asarray(np.mean(scores, axis=0))
+    if spectrum.solver == "dual" and spectrum.n >= 2 * FOLDS:
+        from vaeprobe.data import in_memory
+        from vaeprobe.intervals import stream
+
+        rows = data.read(dtype=np.float64).reshape(-1, data.columns)
+        owner = stream(seed, "folds").permutation(len(rows)) % FOLDS
+        scores = []
+        for k in range(FOLDS):
+            train = spectra.compute(in_memory(rows[owner != k]), top, solver="dual")
+            test_rows = rows[owner == k]
+            mean = test_rows.mean(axis=0)
+            centred = test_rows - mean
+            scores.append(_score_rows(train, centred, mean, top))
+        return np.asarray(np.mean(scores, axis=0))
+    return None
+
+
+def _score(train: Spectrum, test: Moments, top: int) -> Array:
+    step = test.mean - train.mean
+    U = train.vectors[:, :top]
+    along = np.einsum("ij,ij->j", U, test.covariance @ U) + (step @ U) ** 2
+    return _gaussian(train, along, float(np.trace(test.covariance) + step @ step), top)
+
+
+def _score_rows(train: Spectrum, centred: Array, mean: Array, top: int) -> Array:
+    step = mean - train.mean
+    U = train.vectors[:, :top]
+    along = np.square(centred @ U).mean(axis=0) + (step @ U) ** 2
+    return _gaussian(train, along, float(np.square(centred).sum() / len(centred) + step @ step), top)
+
+
+def _gaussian(train: Spectrum, along: Array, whole: float, top: int) -> Array:
+    """Return the mean log-likelihood of test rows with second moments `along` the train eigenvectors, by k."""
+    known = min(top, len(along))
+    k = np.arange(1, known + 1)
+    values = train.values[:known]
+    noise = (train.total - np.cumsum(values)) / (train.m - k)
+    out = np.full(top, -np.inf)
+    good = noise > train.resolution
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inside = np.cumsum(np.log(values) + along[:known] / values)
+        outside = (train.m - k) * np.log(noise) + (whole - np.cumsum(along[:known])) / noise
+        score = -0.5 * (train.m * LOG_2PI + inside + outside)
+    out[:known][good] = score[good]
+    return out

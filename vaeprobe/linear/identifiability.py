@@ -1,0 +1,135 @@
+"""Which columns the data determine: intervals of eigenvalues, tied blocks, and bootstrap of directions.
+
+A direction is determined only as far as its eigenvalue differs from its neighbours' (Anderson 1963; Allen
+2024, Corollary 1.1): two sample eigenvalues always differ, so the question is whether the population's do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from vaeprobe.intervals import LEVEL, stream
+from vaeprobe.linear.spectrum import Spectrum
+from vaeprobe.progress import tell
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from vaeprobe.data import Data
+
+    Array: TypeAlias = NDArray[np.float64]
+
+EXTRA = 16  # directions beyond the d columns that the bootstrap lets them turn into
+MOST_GROUPS = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Identifiability:
+    """What n rows say about d columns.
+
+    Attributes:
+        intervals: of the eigenvalues, shape (d, 2).
+        gaps: lambda_i - lambda_{i+1}, shape (d,); None where the next eigenvalue is not known.
+        gap_intervals: their intervals, shape (d, 2).
+        p_values: of equality of lambda_i and lambda_{i+1}, shape (d,).
+        blocks: index ranges [first, last] (from 0) of active columns that are told apart only from outside;
+            `last` may be d, which says that the block reaches into the discarded directions.
+        angles: bootstrap 95 % quantile of the angle between column i and its resampled self, radians, or None.
+        directions: number of leading eigenvectors that the bootstrap let the columns turn into.
+    """
+
+    intervals: Array
+    gaps: Array
+    gap_intervals: Array
+    p_values: Array
+    blocks: tuple[tuple[int, int], ...]
+    angles: Array | None = None
+    directions: int = 0
+
+    def alone(self, active: NDArray[np.bool_]) -> int:
+        """Return the number of active columns that are determined one by one."""
+        inside = {i for first, last in self.blocks for i in range(first, last + 1)}
+        return sum(1 for i in np.flatnonzero(active) if int(i) not in inside)
+
+
+def of_spectrum(
+    spectrum: Spectrum, d: int, active: Sequence[bool], *, level: float = LEVEL
+) -> Identifiability:
+    """Return what the eigenvalues say, for Gaussian rows and n large against m (Anderson 1963).
+
+    Intervals are `lambda exp(+- z sqrt(2 / n))`; neighbours are compared by the likelihood-ratio test of
+    equality, `n (2 log mean - sum log) ~ chi^2` with 2 degrees of freedom.
+    """
+    n, values = spectrum.n, spectrum.values
+    lead = np.zeros(d + 1)
+    lead[: min(d + 1, len(values))] = values[: d + 1]
+    if len(values) <= d and spectrum.m > d:
+        lead[d] = spectrum.rest(d) / (spectrum.m - d)
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    spread = math.exp(z * math.sqrt(2 / n))
+    intervals = np.stack([lead[:d] / spread, lead[:d] * spread], axis=1)
+    gaps = lead[:-1] - lead[1:]
+    half = z * np.sqrt(2 / n * (lead[:-1] ** 2 + lead[1:] ** 2))
+    a, b = np.maximum(lead[:-1], 1e-300), np.maximum(lead[1:], 1e-300)
+    ratio = n * np.maximum(2 * np.log((a + b) / 2) - np.log(a) - np.log(b), 0.0)
+    p_values = np.exp(-ratio / 2)  # the upper tail of chi^2 with 2 degrees of freedom
+    blocks = tuple(_blocks(p_values, active, 1 - level))
+    return Identifiability(intervals, gaps, np.stack([gaps - half, gaps + half], axis=1), p_values, blocks)
+
+
+def _blocks(p_values: Array, active: Sequence[bool], alpha: float) -> Iterable[tuple[int, int]]:
+    first = 0
+    d = len(p_values)
+    for i in range(d):
+        joined = p_values[i] > alpha and active[i] and (i + 1 == d or active[i + 1])
+        if not joined:
+            if i > first and active[first]:
+                yield first, i
+            first = i + 1
+    if first < d and active[first]:
+        yield first, d
+
+
+def bootstrap_angles(
+    data: Data, spectrum: Spectrum, d: int, *, resamples: int = 200, seed: int = 0, level: float = LEVEL
+) -> tuple[Array, int]:
+    """Return the quantile of each column's angle to its resampled self, shape (d,), and the directions used.
+
+    Rows are resampled in up to 1000 interleaved groups (single rows where n <= 1000), inside the span of the
+    d columns and the 16 next eigenvectors.
+    """
+    K = min(spectrum.rank, d + EXTRA, spectrum.vectors.shape[1])
+    U = spectrum.vectors[:, :K]
+    groups = max(min(spectrum.n, MOST_GROUPS, 16_000_000 // (K * K)), 2)
+    outer, sums, counts = np.zeros((groups, K, K)), np.zeros((groups, K)), np.zeros(groups)
+    done = 0
+    for block in data.blocks(dtype=np.float64):
+        scores = (block - spectrum.mean) @ U
+        lead, tail = done % groups, -(done + len(block)) % groups
+        padded = np.concatenate([np.zeros((lead, K)), scores, np.zeros((tail, K))]).reshape(-1, groups, K)
+        outer += np.einsum("tgk,tgl->gkl", padded, padded, optimize=True)
+        sums += padded.sum(axis=0)
+        counts += np.bincount((done + np.arange(len(block))) % groups, minlength=groups)
+        done += len(block)
+        tell("bootstrap, scores", done, data.rows)
+    tell("bootstrap, scores", data.rows, data.rows)
+    rng = stream(seed, "bootstrap columns")
+    flat = outer.reshape(groups, -1)
+    found = np.empty((resamples, min(d, K)))
+    for r in range(resamples):
+        weight = rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
+        n = max(float(weight @ counts), 1.0)
+        centre = weight @ sums / n
+        S = (weight @ flat).reshape(K, K) / n - np.outer(centre, centre)
+        V = np.linalg.eigh(S)[1][:, ::-1]
+        own = np.minimum(np.abs(np.diagonal(V))[: found.shape[1]], 1.0)
+        found[r] = np.arccos(own)
+    angles = np.full(d, math.pi / 2)
+    angles[: found.shape[1]] = np.quantile(found, level, axis=0)
+    return angles, K
