@@ -304,7 +304,7 @@ class Program(nn.Module):
 
     def forward(self, z: Tensor) -> Any:
         """Return the outputs for latents of shape (n, latent)."""
-        x = z.reshape(len(z), *self.row)
+        x = z.reshape(z.shape[0], *self.row)
         if not self.batched:
             return torch.stack([_first(self.run(r)) for r in x])
         if not self.batch:

@@ -139,11 +139,16 @@ class GaussianEncoder(nn.Module):
     """
 
     def __init__(
-        self, trunk: nn.Module, output: str, second: str, mean: nn.Module, spread: nn.Module
+        self,
+        trunk: nn.Module,
+        output: Literal["interleaved", "chunked", "heads"],
+        second: str,
+        mean: nn.Module,
+        spread: nn.Module,
     ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.output = output
+        self.output: Literal["interleaved", "chunked", "heads"] = output
         self.second = second
         self.mean = mean
         self.spread = spread
@@ -484,8 +489,12 @@ def _renamed(error: Misfit, message: str) -> Misfit:
 def _module(layer: Layer, prefix: str, weights: Weights, shape: Shape) -> nn.Module:
     if layer.key is None:
         return PLAIN[layer.kind](layer, shape)
-    key = f"{prefix}{layer.key}"
-    return WEIGHTED[layer.kind](layer, f"{key}." if key else "", weights, shape)
+    return WEIGHTED[layer.kind](layer, _stem(prefix + layer.key), weights, shape)
+
+
+def _stem(key: str) -> str:
+    """Return what comes before `weight` and `bias`."""
+    return key if not key or key.endswith(".") else f"{key}."
 
 
 def _residual(
@@ -573,7 +582,7 @@ def _first_latents(bp: Blueprint, weights: Weights) -> Latents:
     """Return the latents that the first layer takes."""
     for layer in bp.layers:
         if layer.kind == "linear":
-            W = weights.weight(f"{bp.prefix}{layer.key}." if bp.prefix + str(layer.key) else "")
+            W = weights.weight(_stem(f"{bp.prefix}{layer.key}"))
             if W.ndim == 2:
                 return (("normal", W.shape[1]),)
         if layer.kind == "reshape":
@@ -718,7 +727,7 @@ def _changes(bp: Blueprint, tensors: Mapping[str, Tensor], misfit: Misfit) -> It
         return replace(bp, layers=tuple(new))
 
     def weight(layer: Layer) -> Tensor | None:
-        return tensors.get(f"{prefix}{layer.key}.weight") if layer.key is not None else None
+        return tensors.get(f"{_stem(prefix + layer.key)}weight") if layer.key is not None else None
 
     if at < len(layers):
         layer, W = layers[at], weight(layers[at])
@@ -780,19 +789,22 @@ def _otherwise(layer: Layer) -> Iterator[Layer]:
 # -- the way back ---------------------------------------------------------------------------------------
 
 
-def describe(module: nn.Module, prefix: str = "") -> tuple[tuple[Layer, ...], dict[str, Tensor]]:
+def describe(
+    module: nn.Module, prefix: str = "", name: str = ""
+) -> tuple[tuple[Layer, ...], dict[str, Tensor]]:
     """Return the layers of a network of known modules, and its tensors by the names that the layers use.
 
     Args:
         module: an `nn.Sequential` (possibly nested) of modules that a blueprint knows, or one such module.
-        prefix: put before every tensor name.
+        prefix: put before every tensor's name, and not in the layers.
+        name: put before every tensor's name, and in the layers.
 
     Raises:
         BlueprintError: a module is none that a blueprint knows.
     """
     tensors: dict[str, Tensor] = {}
-    layers = tuple(_described(module, "", tensors))
-    return layers, {f"{prefix}{name}": t for name, t in tensors.items()}
+    layers = tuple(_described(module, name, tensors))
+    return layers, {f"{prefix}{key}": t for key, t in tensors.items()}
 
 
 def _described(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> Iterator[Layer]:

@@ -389,6 +389,10 @@ def _sliced(items: Any, start: int | None = None, stop: int | None = None, step:
     return items[start:stop:step]
 
 
+def _size(x: Tensor, axis: int | None = None) -> Any:
+    return list(x.shape) if axis is None else x.shape[axis]
+
+
 SCALAR: Mapping[str, Callable[..., Any]] = {
     "add": python_operator.add, "sub": python_operator.sub, "mul": _product, "div": python_operator.truediv,
     "floordiv": python_operator.floordiv, "remainder": python_operator.mod, "neg": python_operator.neg, "pow": _power,
@@ -399,9 +403,22 @@ SCALAR: Mapping[str, Callable[..., Any]] = {
     "extend": _extend, "list": list, "slice": _sliced, "format": _format, "abs": abs, "floor": math.floor, "ceil": math.ceil,
     "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "round": round, "Int": int, "Float": float, "Bool": bool,
     "ScalarImplicit": lambda x: x, "IntImplicit": int, "FloatImplicit": float, "str": str, "min": min, "max": max, "warn": lambda *a: None,
+    "size": _size, "dim": Tensor.dim,
 }  # fmt: skip
 # of these Python's form serves tensors and lists of tensors too
-ON_ANYTHING = {"__is__", "__isnot__", "len", "append", "extend", "list", "__getitem__", "format", "warn"}
+ON_ANYTHING = {
+    "size",
+    "dim",
+    "__is__",
+    "__isnot__",
+    "len",
+    "append",
+    "extend",
+    "list",
+    "__getitem__",
+    "format",
+    "warn",
+}
 READERS: Mapping[str, Callable[..., Any]] = {
     "Int": int,
     "Float": float,
@@ -411,7 +428,7 @@ READERS: Mapping[str, Callable[..., Any]] = {
     "ScalarImplicit": Tensor.item,
 }
 PRIM: Mapping[str, Callable[..., Any] | None] = {
-    "NumToTensor": torch.tensor,
+    "NumToTensor": lambda x: x if isinstance(x, torch.SymInt) else torch.tensor(x),
     "dtype": lambda x: x.dtype,
     "device": lambda x: x.device,
     "layout": lambda x: x.layout,
@@ -468,7 +485,7 @@ class Script(nn.Module):
 
     def run(self, z: Tensor) -> tuple[Any, str | None]:
         """Return the outputs, and the name of the operator that made the first of them, if it is sigmoid or exp."""
-        x = z.reshape(len(z), *self.row) if self.row != (-1,) else z
+        x = z.reshape(z.shape[0], *self.row) if self.row != (-1,) else z
         call = _Call(self, z.device)
         method = self.library.method(self.root.value.kind, "forward")
         assert method is not None
@@ -673,6 +690,8 @@ class _Call:
                 return self.device
         args = [self.value(a, names) for a in e.args]
         kwargs = {str(k.arg): self.value(k.value, names) for k in e.keywords}
+        if name == "int" and isinstance(args[0], torch.SymInt):
+            return args[0]  # a size while the program is traced by torch.export
         if name in ("int", "float", "bool"):
             return (int if name == "int" else float if name == "float" else bool)(args[0])
         if head == "__torch__":

@@ -1,0 +1,223 @@
+"""Decoders written to files that say everything by themselves: safetensors with a blueprint, or .pt2."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, EncoderPlan
+from vaeprobe.checkpoints.layers import GaussianEncoder, describe
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import UsageError
+from vaeprobe.latents import Prior
+from vaeprobe.report import Finding, Metric, MetricSpec, Result, Section, Table, metric_map
+
+__all__ = ["Conversion", "METRICS", "SUFFIXES", "blueprint_of", "convert", "write"]
+
+SUFFIXES = (".safetensors", ".pt2")
+METRICS = (
+    MetricSpec(
+        id="convert.largest_difference",
+        title="largest difference of outputs",
+        unit="",
+        range="[0, inf), relative to the largest output",
+        formula="max abs(f_new(z) - f_old(z)) / max abs(f_old(z)) over 16 prior latents",
+        meaning="how exactly the written file computes what the old one did; 0 is bit for bit",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversion(Result):
+    """What was written.
+
+    Attributes:
+        tensors: shapes of the tensors written, by name.
+        blueprint: the architecture written with them, as TOML.
+        sidecar: where the blueprint stands, if not in the file.
+    """
+
+    command: ClassVar[str] = "convert"
+
+    output: str
+    tensors: Mapping[str, tuple[int, ...]]
+    blueprint: str
+    sidecar: str | None = None
+
+    def sections(self) -> tuple[Section, ...]:
+        rows = [[name, " x ".join(map(str, shape))] for name, shape in self.tensors.items()]
+        return (Table(title="Tensors", columns=["name", "shape"], rows=rows),) if rows else ()
+
+    def renamed(self, path: Path) -> Conversion:
+        """Return the result for the file under its final name."""
+        summary = self.summary.replace(Path(self.output).name, path.name, 1)
+        return replace(
+            self,
+            output=str(path),
+            summary=summary,
+            sidecar=str(sidecar_of(path)) if self.sidecar is not None else None,
+        )
+
+    def details(self) -> dict[str, Any]:
+        shapes = {name: list(shape) for name, shape in self.tensors.items()}
+        return {
+            "output": self.output,
+            "tensors": shapes,
+            "blueprint": self.blueprint,
+            "sidecar": self.sidecar,
+        }
+
+
+def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
+    """Return the blueprint of a decoder made of known layers, and its tensors by the names that it uses.
+
+    Raises:
+        BlueprintError: the decoder is no network of layers that a blueprint knows.
+    """
+    if decoder.module is None:
+        raise BlueprintError(
+            "the decoder is a function, not a network of layers, and a blueprint cannot describe it",
+            hint="write it to a .pt2 file instead",
+        )
+    layers, tensors = describe(decoder.module, "decoder.")
+    bp = Blueprint(
+        layers=layers,
+        latents=tuple((g.kind, g.size) for g in decoder.prior),
+        likelihood=decoder.likelihood,
+        parameter=decoder.parameter,
+        prefix="decoder.",
+    )
+    plan, own = _plan_of(decoder)
+    return replace(bp, encoder=plan), {**tensors, **own}
+
+
+def _plan_of(decoder: Decoder) -> tuple[EncoderPlan | None, dict[str, Tensor]]:
+    """Return the encoder's part of the blueprint and its tensors; None where there is no encoder of known layers."""
+    encoder = decoder.encoder
+    if encoder is None or encoder.input_shape is None or not isinstance(encoder.function, GaussianEncoder):
+        return None, {}
+    network = encoder.function
+    layers, tensors = describe(network.trunk, "encoder.")
+    plan = EncoderPlan(
+        layers=layers,
+        input=tuple(encoder.input_shape),
+        output=network.output,
+        second=network.second,
+        prefix="encoder.",
+    )
+    if network.output == "heads":
+        mean, own = describe(network.mean, "encoder.", "mean")
+        spread, more = describe(network.spread, "encoder.", network.second)
+        tensors |= {**own, **more}
+        plan = replace(plan, mean=mean, spread=spread)
+    return plan, tensors
+
+
+def convert(decoder: Decoder, path: Path, *, sidecar: bool = False) -> Conversion:
+    """Write a decoder to a file, read it back, and compare.
+
+    Args:
+        path: ends in .safetensors (weights, and the architecture as a blueprint) or .pt2 (the program itself).
+        sidecar: write the blueprint beside the file, as `<path>.toml`, instead of into it.
+
+    Raises:
+        UsageError: another suffix, or the decoder cannot be written in that form.
+    """
+    from vaeprobe.checkpoints import load
+
+    bp, tensors = write(decoder, path, sidecar=sidecar)
+    again = load(path, blueprint=sidecar_of(path) if sidecar else None)
+    z = Prior().draw(decoder, 16)
+    with torch.no_grad():
+        old, new = decoder.flat(z).double().cpu(), again.flat(z).double().cpu()
+    difference = float((new - old).abs().max() / old.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+    same = "bit for bit" if difference == 0 else f"to {difference:.1e} of the largest output"
+    encoder_lost = decoder.encoder is not None and bp.encoder is None
+    findings = [f for f in decoder.notes if f.level != "note"]
+    if encoder_lost:
+        findings.append(
+            Finding(
+                code="encoder-left-out",
+                level="warning",
+                message="the encoder was not written: probes of the posterior need it",
+                hint="write to .safetensors to keep it" if path.suffix == ".pt2" else None,
+            )
+        )
+    what = (
+        "the program with its weights"
+        if path.suffix == ".pt2"
+        else f"{len(tensors)} tensors and their blueprint"
+    )
+    return Conversion(
+        metrics=metric_map(
+            [Metric(id=METRICS[0].id, value=difference, n=len(z), method="both files on the same latents")]
+        ),
+        verdict="converted",
+        summary=f"{path.name} holds {what}; read back, it computes the same outputs {same}.",
+        findings=tuple(findings),
+        artifact=decoder.artifact,
+        output=str(path),
+        tensors={name: tuple(t.shape) for name, t in tensors.items()},
+        blueprint=bp.to_toml(),
+        sidecar=str(sidecar_of(path)) if sidecar else None,
+    )
+
+
+def write(decoder: Decoder, path: Path, *, sidecar: bool = False) -> tuple[Blueprint, dict[str, Tensor]]:
+    """Write a decoder to a .safetensors or .pt2 file, and return what says its architecture and its tensors.
+
+    Raises:
+        UsageError: another suffix, or the decoder cannot be written in that form.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(
+            f"cannot write `{path.suffix or path.name}`",
+            hint=f"name the output *{SUFFIXES[0]} or *{SUFFIXES[1]}",
+        )
+    if path.suffix == ".pt2":
+        return _write_pt2(decoder, path), {}
+    from safetensors.torch import save_file
+
+    bp, tensors = blueprint_of(decoder)
+    dense = {
+        name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()
+    }  # tied weights are written twice
+    save_file(dense, path, metadata={"format": "pt"} if sidecar else {"format": "pt", **bp.to_metadata()})
+    if sidecar:
+        sidecar_of(path).write_text(bp.to_toml(), encoding="utf-8")
+    return bp, tensors
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return where the blueprint of a file stands that does not carry its own."""
+    return path.with_name(path.name + ".toml")
+
+
+def _write_pt2(decoder: Decoder, path: Path) -> Blueprint:
+    if decoder.module is None:
+        raise UsageError("the decoder is a function, not a network, and cannot be exported")
+    bp = Blueprint(
+        latents=tuple((g.kind, g.size) for g in decoder.prior),
+        likelihood=decoder.likelihood,
+        parameter=decoder.parameter,
+    )
+    z = Prior().draw(decoder, 3).to(device=decoder.device, dtype=decoder.dtype)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                decoder.module, (z,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
+            )
+            torch.export.save(program, path, extra_files={"vaeprobe.toml": bp.to_toml()})
+    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"torch.export cannot trace the decoder: {reason[:200]}", hint="write to .safetensors instead"
+        ) from None
+    return bp
