@@ -1,0 +1,186 @@
+"""The gate on real decoders: sampling grows, waivers expire, baselines pair, errors become failures."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.gate.outcome import ModelReport, worst_code
+from vaeprobe.gate.policy import Policy, Rule, Waiver
+from vaeprobe.gate.run import Gate
+from vaeprobe.report import Artifact
+
+COSINE = "orthogonality.mean_abs_cosine"
+CONTRAST = "orthogonality.ima_contrast"
+TODAY = datetime.date(2026, 6, 1)
+
+
+def decoder(strength: float = 0.3, sha256: str = "a" * 64) -> Decoder:
+    """A smooth decoder whose columns are the less orthogonal the stronger the last term."""
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        a, b, c = z.unbind(-1)
+        return torch.stack([a, b, c, strength * torch.sin(a + b + 0.5 * c), 0.2 * torch.tanh(c)], dim=-1)
+
+    return Decoder(f, latent_dim=3, artifact=Artifact(path="m.pt", sha256=sha256, format="state_dict"))
+
+
+def limit(metric: str, bound: float, **extra: object) -> Policy:
+    rule = Rule(metric=metric, side="max", limit=bound, **extra)  # type: ignore[arg-type]
+    return Policy(rules={metric: rule}, samples=16, max_samples=256)
+
+
+def check(policy: Policy, probed: Decoder | None = None, **gate: object) -> ModelReport:
+    return Gate(policy=policy, today=TODAY, **gate).check_decoder("m.pt", probed or decoder())  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def truth() -> float:
+    """The mean absolute cosine, from many samples."""
+    from vaeprobe.probes.orthogonality import Orthogonality
+
+    value = Orthogonality(samples=20_000, rotations=1, restarts=0).measure(decoder())[COSINE].value
+    assert isinstance(value, float)
+    return value
+
+
+def test_clear_limits_are_decided_at_the_first_look(truth: float) -> None:
+    for bound, status, code in ((truth * 2, "pass", 0), (truth / 2, "fail", 1)):
+        report = check(limit(COSINE, bound))
+        (outcome,) = report.outcomes
+        assert (outcome.status, report.exit_code, outcome.metric.n) == (status, code, 16)
+
+
+def test_sampling_grows_until_a_close_limit_is_decided(truth: float) -> None:
+    (outcome,) = check(limit(COSINE, truth * 1.15)).outcomes
+    assert outcome.status == "pass"
+    assert outcome.metric.n is not None
+    assert outcome.metric.n > 16
+
+
+def test_too_close_is_inconclusive_and_the_policy_says_what_that_means(truth: float) -> None:
+    policy = limit(COSINE, truth)
+    assert (check(policy).outcomes[0].status, check(policy).exit_code) == ("inconclusive", 3)
+    for lenient in ("warning", "pass"):
+        assert check(replace(policy, inconclusive=lenient)).exit_code == 0  # type: ignore[arg-type]
+
+
+def test_a_warning_never_fails_the_run(truth: float) -> None:
+    assert check(limit(COSINE, truth / 2, level="warning")).exit_code == 0
+
+
+def test_an_undefined_metric_is_not_a_pass() -> None:
+    one = Decoder(lambda z: torch.cat([z, 2 * z], dim=1), latent_dim=1)
+    report = check(limit(COSINE, 1.0), one)
+    assert report.outcomes[0].status == "undefined"
+    assert report.exit_code == 3
+
+
+def test_no_rule_never_passes() -> None:
+    report = check(Policy())
+    assert report.exit_code == 3
+    assert report.findings[-1].code == "nothing-checked"
+
+
+def test_waivers_hold_until_they_expire(truth: float) -> None:
+    policy = limit(COSINE, truth / 2)
+    waiver = Waiver(rule="orthogonality.*", reason="known", expires=TODAY)
+    assert check(replace(policy, waivers=[waiver])).exit_code == 0
+    expired = replace(waiver, expires=TODAY - datetime.timedelta(days=1))
+    report = check(replace(policy, waivers=[expired]))
+    assert report.exit_code == 1
+    assert "waiver-expired" in [f.code for f in report.findings]
+
+
+def test_required_formats(truth: float) -> None:
+    policy = replace(limit(COSINE, 1.0), formats=["safetensors"])
+    report = check(policy)
+    assert [o.status for o in report.outcomes] == ["pass", "fail"]
+    assert report.exit_code == 1
+
+
+# -- baselines --------------------------------------------------------------------------------------
+
+
+def regression(margin: float, relative: bool = True) -> Policy:
+    rule = Rule(metric=CONTRAST, side="max", regression=margin, relative=relative)
+    return Policy(rules={CONTRAST: rule}, samples=64, max_samples=512)
+
+
+def test_a_small_regression_is_seen_only_by_pairing() -> None:
+    policy = regression(0.02)
+    record = Gate(policy=policy).record(decoder(0.3))
+    worse = check(
+        policy, decoder(0.306, "b" * 64), baseline={"m.pt": record}
+    )  # the contrast rises by about 4 %
+    (outcome,) = worse.outcomes
+    assert outcome.status == "fail"
+    values = record.values[CONTRAST]
+    unpaired = 1.96 * values.std() / np.sqrt(len(values))
+    assert outcome.metric.value < unpaired  # type: ignore[operator]
+    better = check(policy, decoder(0.29, "b" * 64), baseline={"m.pt": record})
+    assert better.exit_code == 0
+
+
+def test_the_same_artifact_is_said() -> None:
+    policy = regression(0.0)
+    record = Gate(policy=policy).record(decoder())
+    report = check(policy, baseline={"m.pt": record})
+    assert report.exit_code == 0
+    assert "same-artifact" in [f.code for f in report.findings]
+
+
+def test_another_method_is_refused() -> None:
+    policy = regression(0.02)
+    record = Gate(policy=policy).record(decoder())
+    other = replace(policy, settings={"orthogonality": {"seed": 1}})
+    with pytest.raises(UsageError, match=r"another method .*seed 0 -> 1"):
+        check(other, baseline={"m.pt": record})
+
+
+def test_what_a_baseline_cannot_answer_is_said() -> None:
+    policy = regression(0.02)
+    record = Gate(policy=policy).record(decoder())
+    with pytest.raises(UsageError, match="none was given"):
+        check(policy)
+    with pytest.raises(UsageError, match="holds nothing about"):
+        check(policy, baseline={"other.pt": record})
+    with pytest.raises(UsageError, match="there are no common latents"):
+        check(policy, baseline={"m.pt": replace(record, latent_dim=4)})
+    alignment = Rule(metric="orthogonality.alignment", side="min", regression=0.1)
+    with pytest.raises(UsageError, match="no paired baseline"):
+        check(replace(policy, rules={alignment.metric: alignment}), baseline={"m.pt": record})
+
+
+# -- reports ----------------------------------------------------------------------------------------
+
+
+def test_an_error_becomes_the_failure_of_its_model() -> None:
+    def load(path: str) -> Decoder:
+        raise InputError("no such file", hint="look again")
+
+    report = Gate(policy=limit(COSINE, 1.0)).check("x.pt", load)
+    assert report.failure is not None
+    assert (report.failure.message, report.exit_code) == ("no such file", 5)
+
+
+def test_a_report_survives_json(truth: float) -> None:
+    policy = replace(
+        limit(COSINE, truth / 2), waivers=[Waiver(rule="*", reason="known", expires=TODAY)], formats=["pt2"]
+    )
+    report = check(policy)
+    assert ModelReport.from_dict(report.to_dict()).to_dict() == report.to_dict()
+
+
+def test_the_worst_code_wins() -> None:
+    assert worst_code([0, 1, 3]) == 3
+    assert worst_code([0, 1]) == 1
+    assert worst_code([5, 4, 6, 1]) == 4
+    assert worst_code([70, 4]) == 70
+    assert worst_code([]) == 3
