@@ -121,13 +121,13 @@ def outcome(path: Path, **how: Any) -> VaeprobeError | None:
     """Load a file and return the error, None where it loads; holds what must hold of every hostile file."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     names = sorted(path.parent.iterdir())
-    start = time.monotonic()
+    start = time.process_time()
     error: VaeprobeError | None = None
     try:
         vaeprobe.load(path, **how)
     except VaeprobeError as caught:
         error = caught
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000, "resident memory, KB"
     assert sorted(path.parent.iterdir()) == names, "a file was written"
     if error is not None:

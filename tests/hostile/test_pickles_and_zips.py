@@ -171,7 +171,9 @@ def test_17_deflated_bomb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"(" * 400_000, b"]" * 400_000 + b"a" * 399_999 + b".", b")" + b"\x85" * 400_000 + b"."]
+    "body",
+    [b"(" * 400_000, b"]" * 400_000 + b"a" * 399_999 + b".", b")" + b"\x85" * 400_000 + b"."],
+    ids=["marks", "lists", "tuples"],
 )
 def test_18_deep_nesting(tmp_path: Path, body: bytes) -> None:
     for data in (b"\x80\x02" + body, with_pickle(b"\x80\x02" + body)):
@@ -281,9 +283,10 @@ def test_code_made_to_run_is_refused_even_beside_a_chosen_key(tmp_path: Path) ->
 
 
 def test_names_in_messages_carry_no_control_characters(tmp_path: Path) -> None:
-    pickled = b"cevil\x1b]0;title\x07\nname\x9b31m\n)R."
-    message = refused(tmp_path, pickled, 4)
-    assert "\\x1b]0;title\\x07" in message
+    module, name = b"evil\x1b]0;title\x07", "a\x9b31m\u202eb".encode()
+    text = [b"\x8c" + bytes([len(t)]) + t for t in (module, name)]
+    message = refused(tmp_path, b"\x80\x04" + text[0] + text[1] + b"\x93)R.", 4)
+    assert "`evil\\x1b]0;title\\x07.a\\x9b31m\\u202eb`" in message
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ Node: TypeAlias = Any
 
 MAX_OPCODES = 5_000_000
 MAX_DEPTH = 1_000
+MAX_STACK = 100_000  # pickle.dump writes dicts and lists in batches of a thousand
 
 
 class PickleError(InputError):
@@ -134,6 +135,8 @@ def interpret(data: bytes, start: int = 0) -> Pickle:
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             machine.step(opcode.name, argument)
+            if len(machine.stack) > MAX_STACK:
+                raise ValueError(f"over {MAX_STACK:,} values wait on its stack")
             if count >= MAX_OPCODES:
                 raise ResourceError(
                     f"the pickle has over {MAX_OPCODES:,} instructions", hint="save the weights alone"
