@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -48,6 +48,7 @@ class OrthogonalityResult(Result):
     threshold: float = 0.05
     tables: tuple[Table, ...] = ()
     save_rotation: bool = False
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def rotated(self, decoder: Decoder) -> Decoder:
         """Return the decoder in its best orthogonal basis, z -> f(R* z).
@@ -89,7 +90,10 @@ class OrthogonalityResult(Result):
             np.save(file, self.rotation.numpy())
 
     def files(self) -> Mapping[str, Callable[[Path], None]]:
-        return {"save_rotation": self.save} if self.save_rotation and self.rotation is not None else {}
+        return {"save_rotation": self.save} if self.save_rotation else {}
+
+    def per_sample(self) -> Mapping[str, Sequence[float]]:
+        return self.values
 
     def sections(self) -> tuple[Section, ...]:
         sections: list[Section] = []
@@ -225,4 +229,5 @@ class Orthogonality(Probe):
             threshold=self.active_threshold,
             tables=tuple(reading.tables(metrics)),
             save_rotation=self.save_rotation is not None,
+            values=reading.per_sample,
         )

@@ -52,6 +52,7 @@ class Reading:
         sub: pullback metrics over the active latents, shape (n, a, a).
         contrast: ima contrast of `sub`, shape (n,); inf where J is rank-deficient.
         regular: where it is finite, shape (n,).
+        per_sample: the values behind the means, by metric id, where no latent was left out.
         no_pairs: why there are no pairs of columns, or None.
         singular: why the contrast is undefined, or None.
     """
@@ -60,6 +61,8 @@ class Reading:
         finite = torch.isfinite(G).flatten(1).all(1)
         dtype = decoder.dtype or torch.float64
         self.decoder, self.probe, self.isotropic, self.dtype = decoder, probe, isotropic, dtype
+        self.per_sample: dict[str, tuple[float, ...]] = {}
+        self.samples = len(G)
         self.G, self.overflowed = G[finite], int((~finite).sum())
         self.names = tuple(f"z{i}" for i in decoder.continuous)
         self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
@@ -198,6 +201,8 @@ class Reading:
         if why is not None:
             return Metric.undefined(id, why, unit=unit)
         take = np.median if method == "median" else np.mean
+        if method == "mean" and n == self.samples:
+            self.per_sample[id] = tuple(x.tolist())
         ci = bootstrap(lambda index: take(x[index], axis=1), n, seed=self.probe.seed) if n > 1 else None
         method = f"{method} over latents, bootstrap interval"
         return Metric(id=id, value=float(take(x)), ci=ci, level=LEVEL, n=n, unit=unit, method=method)
