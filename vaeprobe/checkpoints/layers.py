@@ -238,7 +238,11 @@ class Weights:
     def put(self, module: nn.Module, **tensors: Tensor | None) -> nn.Module:
         """Give a module without memory its tensors, as they are: nothing is copied but what is cast up."""
         state = {k: t.detach().to(self.dtype) for k, t in tensors.items() if t is not None}
-        module.load_state_dict(state, strict=False, assign=True)
+        try:
+            module.load_state_dict(state, strict=False, assign=True)
+        except RuntimeError:
+            shapes = ", ".join(f"{k} {_shown(t.shape)}" for k, t in state.items())
+            raise Misfit(f"its tensors do not fit one another: {shapes}") from None
         return module
 
 

@@ -1,0 +1,383 @@
+"""A first blueprint from the names and shapes of tensors: a guess, and marked as one.
+
+Shapes tell which layers there are and how many channels they have; that they follow one another in the order of the
+file is likely; activations, strides, paddings and reshapes leave no trace.  What is assumed is written beside the layer
+in TOML and listed in `Blueprint.assumptions`, and every report that rests on a draft repeats it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from vaeprobe.checkpoints.blueprint import Blueprint, Layer
+from vaeprobe.checkpoints.presets import Shaped
+from vaeprobe.checkpoints.source import quoted
+from vaeprobe.errors import ArchitectureError
+
+__all__ = ["draft"]
+
+Shape = tuple[int, ...]
+
+DECODER = re.compile(r"dec|gen|net_?g\b|^g\b|to_im|to_feat|from_latent|from_z|upsampl|p_x", re.IGNORECASE)
+ENCODER = re.compile(
+    r"enc|disc|critic|classif|(^|[._])(mu|mean|log_?var|log_?sigma|logstd|sigma|var|q_z|fc_mu|fc_var|fc_mean)($|[._])|_mu\b|im\w*_to_",
+    re.IGNORECASE,
+)
+BRANCHES = re.compile(r"(^|[._])(res|skip|short|attn|attention|block)", re.IGNORECASE)
+IMAGE_CHANNELS = (1, 3, 4)
+WAY_OUT = (
+    "write a blueprint by hand (examples: the docstring of vaeprobe.checkpoints.blueprint), or use --arch"
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of the file: its name and the shapes of its tensors."""
+
+    name: str
+    shapes: Mapping[str, Shape]
+
+    @property
+    def weight(self) -> Shape:
+        return self.shapes.get("weight") or self.shapes.get("running_mean") or ()
+
+    @property
+    def kind(self) -> str:
+        """Return linear, conv (either kind), batch_norm, norm or prelu."""
+        if "running_mean" in self.shapes:
+            return "batch_norm"
+        if len(self.weight) == 2:
+            return "linear"
+        if len(self.weight) in (3, 4, 5):
+            return "conv"
+        return "norm" if "bias" in self.shapes else "prelu"
+
+
+class Broken(Exception):
+    """The layers do not follow one another."""
+
+
+@dataclass
+class Chain:
+    """Layers found so far, the shape that comes out of them, and what was assumed on the way."""
+
+    latents: int
+    shape: Shape
+    layers: list[Layer] = field(default_factory=list)
+    assumptions: dict[str, list[str]] = field(default_factory=dict)
+
+    def assume(self, what: str, about: str = "") -> str:
+        names = self.assumptions.setdefault(what, [])
+        if about and about not in names:
+            names.append(about)
+        return what
+
+
+def draft(tensors: Mapping[str, Shaped]) -> Blueprint:
+    """Return the likeliest decoder that the tensors could belong to; `assumptions` says what was guessed.
+
+    Args:
+        tensors: by name, in the order of the file; only names and shapes are looked at.
+
+    Raises:
+        ArchitectureError: their layers do not follow one another in any order tried.
+    """
+    blocks, sorted_names = _blocks({name: tuple(t.shape) for name, t in tensors.items()})
+    if not any(b.kind in ("linear", "conv") for b in blocks):
+        raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)
+    reasons = []
+    for candidate, why in _candidates(blocks):
+        try:
+            chain = _chain(candidate)
+        except Broken as broken:
+            reasons.append(str(broken))
+            continue
+        if sorted_names:
+            chain.assume("layers run in the order of the numbers in their names, since the file sorts them")
+        if why:
+            chain.assume(why)
+        return _finished(chain, candidate)
+    raise ArchitectureError(
+        f"the tensors do not make a chain of layers: {reasons[0]}"
+        if reasons
+        else "the tensors do not make a chain of layers",
+        hint=WAY_OUT,
+    )
+
+
+def _blocks(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
+    """Return the layers in the order of the file, and whether the file sorts its names."""
+    groups: dict[str, dict[str, Shape]] = {}
+    for name, shape in shapes.items():
+        stem, _, leaf = name.rpartition(".")
+        if leaf == "weight_v":
+            leaf = "weight"
+        if leaf in ("weight", "bias", "running_mean", "running_var"):
+            groups.setdefault(stem, {})[leaf] = shape
+    names = list(groups)
+    alphabetical = len(names) > 2 and list(shapes) == sorted(shapes)
+    if alphabetical:
+        names.sort(
+            key=lambda name: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)]
+        )
+    return [
+        Block(n, groups[n]) for n in names if "weight" in groups[n] or "running_mean" in groups[n]
+    ], alphabetical
+
+
+def _candidates(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
+    """Yield lists of layers that could be the decoder, the likeliest first, and why these."""
+    named = [b for b in blocks if DECODER.search(b.name) and not ENCODER.search(b.name)]
+    if named:
+        after = list(blocks).index(named[-1]) + 1
+        tail = [b for b in blocks[after:] if not ENCODER.search(b.name)]
+        if tail:
+            yield [*named, *tail], f"{quoted(tail[0].name)} and what follows it are the decoder's last layers"
+        yield named, ""
+    rest = [b for b in blocks if not ENCODER.search(b.name)]
+    if len(rest) == len(blocks):
+        yield rest, ""
+    # an autoencoder without telling names: the end of the file, from its narrowest input on
+    tails = []
+    for start in range(len(rest)):
+        try:
+            tails.append((_chain(rest[start:]).shape, start, rest[start:]))
+        except Broken:
+            continue
+    widths = {start: _takes(part[0]) for _, start, part in tails}
+    for _, start, part in sorted(tails, key=lambda t: (widths[t[1]], t[1])):
+        if part[0].kind == "linear":
+            yield (
+                part,
+                f"the decoder begins at {quoted(part[0].name)}, the narrowest input of the layers that chain"
+                if start
+                else "",
+            )
+
+
+def _takes(block: Block) -> int:
+    """Return how many numbers or channels a layer takes."""
+    return block.weight[1] if block.kind == "linear" else block.weight[0] if block.weight else 0
+
+
+# -- one after the other ----------------------------------------------------------------------------------
+
+
+def _chain(blocks: Sequence[Block]) -> Chain:
+    """Return the layers and their assumptions.
+
+    Raises:
+        Broken: a layer does not take what the one before it returns.
+    """
+    while blocks and blocks[0].kind not in ("linear", "conv"):
+        blocks = blocks[1:]
+    if not blocks:
+        raise Broken("none has weights")
+    chain = Chain(_takes(blocks[0]), (_takes(blocks[0]),))
+    weighted = [i for i, b in enumerate(blocks) if b.kind in ("linear", "conv")]
+    for i, block in enumerate(blocks):
+        following = blocks[i + 1] if i + 1 < len(blocks) else None
+        _STEPS[block.kind](chain, block, following)
+        hidden = i < weighted[-1]
+        if hidden and block.kind != "prelu" and (following is None or following.kind in ("linear", "conv")):
+            comment = chain.assume("relu follows every hidden layer")
+            chain.layers.append(
+                Layer(
+                    "relu", comment=comment if not any(layer.kind == "relu" for layer in chain.layers) else ""
+                )
+            )
+    return chain
+
+
+def _linear(chain: Chain, block: Block, following: Block | None) -> None:
+    if math.prod(chain.shape) != block.weight[1]:
+        raise Broken(
+            f"{quoted(block.name)} takes {block.weight[1]} numbers, and what comes before it returns {_product(chain.shape)}"
+        )
+    if len(chain.shape) > 1:
+        chain.layers.append(Layer("flatten"))
+    chain.layers.append(Layer("linear", block.name))
+    chain.shape = (block.weight[0],)
+
+
+def _conv(chain: Chain, block: Block, following: Block | None) -> None:
+    a, b, *kernel = block.weight
+    outputs = block.shapes.get("bias", (None,))[0]  # a bias tells outputs from inputs
+    kinds = [t for t, returned in ((True, b), (False, a)) if outputs in (None, returned)]
+    if not chain.layers:
+        if True not in kinds:
+            raise Broken(
+                f"{quoted(block.name)} begins with a convolution, and the size of the map that it takes is not recorded"
+            )
+        kinds = [True]
+    fits = [t for t in kinds if _takes_shape(a if t else b, chain.shape, len(kernel))]
+    if not fits:
+        raise Broken(
+            f"{quoted(block.name)} takes {' or '.join(str(a if t else b) for t in kinds) or 'no'} channels,"
+            f" and what comes before it returns {_product(chain.shape)}"
+        )
+    k = kernel[0]
+    transposed = fits[0] if len(fits) == 1 else k % 2 == 0
+    comments = []
+    if len(fits) == 2:
+        kind = "a transposed convolution" if transposed else "a convolution"
+        comments.append(chain.assume(f"{kind}, though its shape fits both kinds", block.name))
+    if len(chain.shape) == 1:
+        channels = a if transposed else b
+        side = _square(chain.shape[0], channels, len(kernel)) or 1
+        shape = [channels, *([side] * len(kernel))]
+        comment = (
+            ""
+            if not chain.layers
+            else chain.assume(f"{chain.shape[0]} numbers are reshaped to {_product(shape)}")
+        )
+        chain.layers.append(Layer("reshape", options={"shape": shape}, comment=comment))
+        chain.shape = tuple(shape)
+    layer = _settings(transposed, k, chain.shape[-1], block.name)
+    words = (
+        ", ".join(f"{name} {layer[name]}" for name in ("stride", "padding") if name in layer.options)
+        or "stride 1, no padding"
+    )
+    if k > 1:
+        comments.append(
+            chain.assume(
+                f"{words} for kernels of {k}{' on 1 x 1' if chain.shape[-1] == 1 else ''}", block.name
+            )
+        )
+    chain.layers.append(replace(layer, comment="; ".join(comments)))
+    side = _side(layer, transposed, k, chain.shape[-1])
+    if side < 1:
+        raise Broken(
+            f"{quoted(block.name)} has a kernel of {k}, larger than what comes before it returns, {_product(chain.shape)}"
+        )
+    chain.shape = (b if transposed else a, *([side] * len(kernel)))
+
+
+def _takes_shape(channels: int, shape: Shape, axes: int) -> bool:
+    """Return whether a convolution takes a map, or numbers that can be reshaped to one."""
+    return shape[0] == channels if len(shape) > 1 else _square(shape[0], channels, axes) is not None
+
+
+def _settings(transposed: bool, k: int, side: int, name: str) -> Layer:
+    """Return a convolution with the usual settings of its kernel."""
+    if not transposed:
+        return Layer("conv", name).with_options(padding=(k - 1) // 2)
+    layer = Layer("conv_transpose", name)
+    if (side == 1 and k > 2) or k == 1:
+        return layer
+    if k % 2 == 0:
+        return layer.with_options(stride=2, padding=(k - 2) // 2)
+    return layer.with_options(stride=2, padding=(k - 1) // 2, output_padding=1)
+
+
+def _side(layer: Layer, transposed: bool, k: int, side: int) -> int:
+    if transposed:
+        return int((side - 1) * layer["stride"] - 2 * layer["padding"] + k + layer["output_padding"])
+    return int((side + 2 * layer["padding"] - k) // layer["stride"] + 1)
+
+
+def _batch_norm(chain: Chain, block: Block, following: Block | None) -> None:
+    (channels,) = block.weight
+    if len(chain.shape) == 1 and chain.shape[0] != channels:
+        axes = len(following.weight) - 2 if following is not None and following.kind == "conv" else 2
+        side = _square(chain.shape[0], channels, axes)
+        if side is None:
+            raise Broken(
+                f"{quoted(block.name)} takes {channels} channels, and what comes before it returns {_product(chain.shape)}"
+            )
+        shape = [channels, *([side] * axes)]
+        comment = chain.assume(f"{chain.shape[0]} numbers are reshaped to {_product(shape)}")
+        chain.layers.append(Layer("reshape", options={"shape": shape}, comment=comment))
+        chain.shape = tuple(shape)
+    if chain.shape[0] != channels:
+        raise Broken(
+            f"{quoted(block.name)} takes {channels} channels, and what comes before it returns {_product(chain.shape)}"
+        )
+    chain.layers.append(Layer("batch_norm", block.name))
+
+
+def _norm(chain: Chain, block: Block, following: Block | None) -> None:
+    if block.weight != chain.shape[:1]:
+        raise Broken(
+            f"{quoted(block.name)} takes {_product(block.weight)} channels, and what comes before it returns {_product(chain.shape)}"
+        )
+    if len(chain.shape) == 1:
+        chain.layers.append(Layer("layer_norm", block.name))
+        return
+    groups = next(g for g in (32, 16, 8, 4, 2, 1) if chain.shape[0] % g == 0)
+    comment = chain.assume(f"group normalisation of {groups} groups", block.name)
+    chain.layers.append(Layer("group_norm", block.name, {"groups": groups}, comment=comment))
+
+
+def _prelu(chain: Chain, block: Block, following: Block | None) -> None:
+    if len(block.weight) != 1 or block.weight[0] not in (1, chain.shape[0]):
+        raise Broken(f"{quoted(block.name)} of shape {_product(block.weight)} is no layer that is known")
+    chain.layers.append(Layer("prelu", block.name, comment=chain.assume("a parametric relu", block.name)))
+
+
+_STEPS = {"linear": _linear, "conv": _conv, "batch_norm": _batch_norm, "norm": _norm, "prelu": _prelu}
+
+
+def _square(numbers: int, channels: int, axes: int) -> int | None:
+    """Return the side of `channels` squares (cubes, ...) that hold so many numbers, None where there is none."""
+    if channels < 1 or numbers % channels:
+        return None
+    side = round((numbers // channels) ** (1 / axes))
+    return side if side >= 1 and side**axes == numbers // channels else None
+
+
+def _product(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
+# -- the end ----------------------------------------------------------------------------------------------
+
+
+def _finished(chain: Chain, blocks: Sequence[Block]) -> Blueprint:
+    d = chain.latents
+    image = len(chain.shape) > 1 or chain.shape[0] in (784, 1024, 3072, 4096, 12288)
+    if image and (len(chain.shape) == 1 or chain.shape[0] in IMAGE_CHANNELS):
+        comment = chain.assume("the output ends in a sigmoid; it could be logits, or end in tanh or nothing")
+        chain.layers.append(Layer("sigmoid", comment=comment))
+    else:
+        chain.assume("the output has no activation")
+    branching = next((b.name for b in blocks if BRANCHES.search(b.name)), None)
+    if branching:
+        chain.assume(
+            f"layers follow one another, though names such as {quoted(branching)} suggest skip connections"
+        )
+    chain.assume(f"all {d} latents are N(0, 1)")
+    common = _common_prefix([layer.key for layer in chain.layers if layer.key is not None])
+    layers = tuple(
+        replace(
+            layer,
+            key=layer.key[len(common) :] if layer.key is not None else None,
+            comment=f"assumed: {layer.comment}" if layer.comment else "",
+        )
+        for layer in chain.layers
+    )
+    return Blueprint(
+        layers=layers,
+        latents=(("normal", d),),
+        prefix=common,
+        assumptions=tuple(
+            what
+            + (f" ({', '.join(map(quoted, about[:4]))}{', ...' if len(about) > 4 else ''})" if about else "")
+            for what, about in chain.assumptions.items()
+        ),
+        origin="a draft",
+    )
+
+
+def _common_prefix(keys: Sequence[str]) -> str:
+    """Return the dotted prefix that all names share, the last part of a name excluded."""
+    stems = [k.split(".")[:-1] for k in keys]
+    common = []
+    for parts in zip(*stems, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    return "".join(f"{part}." for part in common)
