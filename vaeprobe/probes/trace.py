@@ -482,7 +482,7 @@ class Trace(Probe):
     METRICS = METRICS
 
     samples: int = option(
-        16, help="Starting points.", min=1, names=("--starts", "--samples", "-n"), panel="Sampling"
+        8, help="Starting points.", min=1, names=("--starts", "--samples", "-n"), panel="Sampling"
     )
     row: int | None = option(
         None, help="Start at the encoder's mean of this row of --data.", min=0, panel="Sampling"
@@ -497,7 +497,7 @@ class Trace(Probe):
         None, help="Latent length per direction (default: a full turn).", min=1e-6, panel="Tracing"
     )
     radius: float | None = option(
-        None, help="Latent radius to stop at (default: 99.9 % of the prior).", min=1e-6, panel="Tracing"
+        None, help="Latent radius to stop at (default: 99 % of the prior).", min=1e-6, panel="Tracing"
     )
     tolerance: float | None = option(
         None, help="Error per step (default: by scheme and precision).", min=1e-14, panel="Tracing"

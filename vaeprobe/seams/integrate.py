@@ -382,7 +382,7 @@ def joined(backward: Track | None, forward: Track | None) -> Track:
     return turned
 
 
-def prior_radius(k: int, mass: float = 0.999) -> float:
+def prior_radius(k: int, mass: float = 0.99) -> float:
     """Return the radius of the ball that holds a share of the mass of N(0, I_k)."""
     low, high = 0.0, float(np.sqrt(k)) + 10.0
     half = torch.tensor(k / 2, dtype=torch.float64)

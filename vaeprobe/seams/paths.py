@@ -308,10 +308,10 @@ def trace_paths(
         way: along the singular vector (its largest entry positive, or the side of `along`), against, or both.
         length: latent arc length per direction, one number or one per start (n,); by default a full turn at
             the radius.
-        radius: latent radius |z| at which a seam stops; by default that of 99.9 % of the prior's mass, or 1
+        radius: latent radius |z| at which a seam stops; by default that of 99 % of the prior's mass, or 1
             beyond the start where that is further out.
         tolerance: error per step in latent units; the global error is proportional to it.  By default that
-            of the scheme: 1e-8 in float64, 1e-5 in float32, 1e-4 across dense kinks.
+            of the scheme: 1e-8 in float64, 1e-5 in float32, 5e-3 across dense kinks.
         scheme: how to step; by default what the decoder's smoothness near the starts allows.
         method: by default dense, and iterative for few components of more than 64 latents.
         likelihood: weight the Jacobian by its metric (Eq. 7).

@@ -135,7 +135,9 @@ class Net:
             ),
             Panel("data space", data, (axes[0], axes[1])),
         ]
-        return net_svg(panels, ("seams of the larger singular value", "seams of the smaller singular value"))
+        return net_svg(
+            panels, ("larger singular value at the centre", "smaller singular value at the centre")
+        )
 
 
 def _fine(seam: Seam) -> Tensor:
@@ -183,7 +185,7 @@ def trace_net(
             f"the seams through {[round(float(c), 3) for c in centre]} have no length: {main[1].stop[1]}",
             hint="start elsewhere: --latents FILE",
         )
-    starts, headings, owner = [], [], []
+    starts, headings, owner, places = [], [], [], []
     for family in (0, 1):
         other = main[1 - family]
         low, high = float(other.t[0]), float(other.t[-1])
@@ -193,6 +195,7 @@ def trace_net(
         starts.append(other.at(ticks))
         headings.append(torch.stack([-tangent[:, 1], tangent[:, 0]], dim=1))
         owner += [family] * len(ticks)
+        places += ticks.tolist()
     seams: list[list[Seam]] = [[main[0]], [main[1]]]
     if owner:
         more = trace_paths(
@@ -202,9 +205,12 @@ def trace_net(
             scheme=first.scheme,
             **settings,  # type: ignore[arg-type]
         )
-        for family, seam in zip(owner, more, strict=True):
-            if seam.length > 0:
-                seams[family].append(seam)
+        # the seams nearest to the centre first; one that comes back to where another runs is left out
+        for n in np.argsort(np.abs(places), kind="stable").tolist():
+            family, z = owner[n], more[n].at(torch.zeros(1))
+            taken = torch.cat([_fine(seam) for seam in seams[family]])
+            if more[n].length > 0 and float((taken - z).norm(dim=1).min()) > 0.6 * spacing:
+                seams[family].append(more[n])
     families = (tuple(seams[0]), tuple(seams[1]))
     outputs = [tuple(decode(decoder, _fine(seam)) for seam in family) for family in families]
     places = [
@@ -214,6 +220,6 @@ def trace_net(
         main=main,
         families=families,
         outputs=(outputs[0], outputs[1]),
-        crossings=torch.stack(places).numpy() if places else np.zeros((0, 2)),
+        crossings=torch.stack(crossed).numpy() if crossed else np.zeros((0, 2)),
         coordinates=(free[0], free[1]),
     )
