@@ -213,7 +213,7 @@ def trace_net(
                 seams[family].append(more[n])
     families = (tuple(seams[0]), tuple(seams[1]))
     outputs = [tuple(decode(decoder, _fine(seam)) for seam in family) for family in families]
-    places = [
+    crossed = [
         e.z[free] for family in families for seam in family for e in seam.events if e.kind == "crossing"
     ]
     return Net(
