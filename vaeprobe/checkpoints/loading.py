@@ -432,7 +432,7 @@ def _by_factory(request: Request, maker: Callable[..., Any]) -> Found:
                 f"the factory returned {type(built).__name__}, not an nn.Module to load weights into",
                 hint="a factory that reads the file itself takes its path: def factory(path): ...",
             )
-        notes = (*weights.notes, *factory.fill(module, weights.tensors))
+        notes = (*weights.notes, *factory.fill(module.eval(), weights.tensors))
     if isinstance(built, Decoder):
         return Found(parts=_parts_of_decoder(built, architecture), format=format, notes=notes)
     part = factory.pick(built, request.submodule)

@@ -81,7 +81,7 @@ def parts_of(tensors: Mapping[str, Tensor], name: str, *, key: str | None = None
     if offset is not None:
         layer.bias = nn.Parameter(offset.to(matrix.dtype), requires_grad=False)
     return Parts(
-        decoder=layer,
+        decoder=layer.eval(),
         latent_dim=d,
         architecture=f"linear, {m} x {d} matrix" + (f" {quoted(chosen)}" if len(tensors) > 1 else ""),
         notes=tuple(notes),

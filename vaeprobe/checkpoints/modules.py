@@ -62,7 +62,7 @@ def rebuild(file: TorchFile, module: Built, name: str) -> tuple[nn.Module, tuple
         for path, tensor in weights.tensors.items():
             holder = out.get_submodule(path.rpartition(".")[0])
             _place(holder, path.rpartition(".")[2], tensor)
-    return out.eval().requires_grad_(False), weights.notes
+    return out.eval().requires_grad_(False), (*weights.notes, *builder.notes())
 
 
 def _way_out(module: Built, strangers: Mapping[str, Global]) -> str:
@@ -86,6 +86,14 @@ class _Builder:
     def __init__(self, file: TorchFile) -> None:
         self.file = file
         self.specs: dict[str, TensorSpec] = {}
+        self.training: list[str] = []
+
+    def notes(self) -> Iterator[Finding]:
+        """Yield a note where layers that behave differently in training were saved in training mode."""
+        if self.training:
+            kinds = " and ".join(sorted(set(self.training)))
+            message = f"{kinds} layers were saved in training mode: probed in eval mode"
+            yield Finding(code="training-mode", level="note", message=message)
 
     def module(self, node: Built, name: str, path: str = "") -> nn.Module:
         cls = _layer_class(node.maker, name)
@@ -110,6 +118,10 @@ class _Builder:
                     )
             elif key not in DROPPED:
                 settings[key] = self.setting(value, f"{path}{key}", name)
+        if settings.get("training") and isinstance(
+            out, nn.modules.batchnorm._NormBase | nn.modules.dropout._DropoutNd
+        ):
+            self.training.append(cls.__name__)
         shadowed = [k for k in settings if callable(getattr(cls, k, None))]
         if shadowed:
             raise InputError(
@@ -202,9 +214,11 @@ def parts_of(module: nn.Module, *, latent_dim: int | None, architecture: str) ->
             "the first layer does not tell how many latents there are",
             hint="say it: --latent-dim (latent_dim=...)",
         )
-    natural = nn.Sequential(*layers[:-1]) if len(layers) > 1 and isinstance(layers[-1], nn.Sigmoid) else None
+    natural = (
+        nn.Sequential(*layers[:-1]).eval() if len(layers) > 1 and isinstance(layers[-1], nn.Sigmoid) else None
+    )
     return Parts(
-        decoder=module if len(layers) == 1 else nn.Sequential(*layers),
+        decoder=nn.Sequential(*layers).eval() if shape else module,
         natural=natural,
         latent_dim=d or latent_dim or 0,
         architecture=architecture,
