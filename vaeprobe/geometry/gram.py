@@ -24,7 +24,7 @@ __all__ = [
     "smallest_gap",
 ]
 
-# The share of the largest rms column norm under which a latent counts as inactive.
+# The share of the largest mean column norm under which a latent counts as inactive.
 ACTIVE_THRESHOLD = 0.05
 
 
@@ -125,11 +125,11 @@ def mean_field_gap(G: Tensor, beta_sigma2: float = 1.0) -> Tensor:
 def active_latents(G: Tensor, threshold: float = ACTIVE_THRESHOLD) -> Tensor:
     """Return which latents move the output, shape (k,), bool.
 
-    A latent is active when its column norm, root mean square over the samples, exceeds `threshold` times
-    the largest one.
+    A latent is active when its column norm, averaged over the samples, exceeds `threshold` times the
+    largest one.
     """
-    rms = G.diagonal(dim1=-2, dim2=-1).clamp_min(0).mean(0).sqrt()
-    return (rms > 0) & (rms > threshold * rms.max())
+    mean = column_norms(G).mean(0)
+    return (mean > 0) & (mean > threshold * mean.max())
 
 
 def canonical_signs(V: Tensor) -> Tensor:

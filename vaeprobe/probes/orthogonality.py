@@ -31,7 +31,7 @@ class OrthogonalityResult(Result):
         latent_names: name of each continuous latent, in the order of the matrices.
         active: indices into `latent_names` of the active latents.
         cosines: mean |C_ij| over latents, active x active; None where undefined.
-        norms: root-mean-square column norm of each continuous latent.
+        norms: mean column norm of each continuous latent.
         spectrum: root-mean-square singular values of the active columns, descending.
         threshold: share of the largest norm under which a latent is inactive.
         tables: values beside their nulls, and what R* repairs.
@@ -117,7 +117,7 @@ class OrthogonalityResult(Result):
             rest = len(self.norms) - len(shown)
             sections.append(
                 Bars(
-                    title="Column norm of each latent (root mean square)",
+                    title="Mean column norm of each latent",
                     labels=[self.latent_names[i] for i in shown],
                     values=[self.norms[i] for i in shown],
                     mark=self.threshold * max(self.norms),
@@ -149,7 +149,7 @@ class OrthogonalityResult(Result):
     def details(self) -> dict[str, Any]:
         return {
             "latents": [
-                {"name": name, "rms_norm": norm, "active": i in set(self.active)}
+                {"name": name, "mean_norm": norm, "active": i in set(self.active)}
                 for i, (name, norm) in enumerate(zip(self.latent_names, self.norms, strict=True))
             ],
             "mean_abs_cosines": None if self.cosines is None else [list(row) for row in self.cosines],
@@ -171,7 +171,7 @@ class Orthogonality(Probe):
         rotations: random rotations for the null; None takes 999, fewer where many latents are active.
         restarts: random starts of the search for the best rotation; None takes 4, fewer above 16 active.
         save_rotation: write the best rotation R* to this .npy file.
-        active_threshold: share of the largest rms column norm above which a latent is active.
+        active_threshold: share of the largest mean column norm above which a latent is active.
 
     Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
     """
@@ -192,7 +192,7 @@ class Orthogonality(Probe):
         None, help="Write the best rotation to this .npy file.", metavar="FILE"
     )
     active_threshold: float = option(
-        0.05, help="Share of the largest rms column norm above which a latent is active.", min=0.0, max=1.0
+        0.05, help="Share of the largest mean column norm above which a latent is active.", min=0.0, max=1.0
     )
 
     def measure(self, decoder: Decoder) -> OrthogonalityResult:
@@ -224,7 +224,7 @@ class Orthogonality(Probe):
             latent_names=reading.names,
             active=tuple(reading.active.tolist()),
             cosines=reading.cosine_matrix,
-            norms=tuple(reading.rms_norms.tolist()),
+            norms=tuple(reading.mean_norms.tolist()),
             spectrum=tuple(reading.rms_singular_values.tolist()),
             threshold=self.active_threshold,
             tables=tuple(reading.tables(metrics)),

@@ -24,8 +24,7 @@ METRICS: tuple[MetricSpec, ...] = (
         title="active latents",
         better="higher",
         range="0 .. continuous latents",
-        formula="#{i : sqrt(mean_z n_i^2) > t max_j sqrt(mean_z n_j^2)}, n_i = |J_i|, t = 0.05 "
-        "(--active-threshold)",
+        formula="#{i : mean_z n_i > t max_j mean_z n_j}, n_i = |J_i|, t = 0.05 (--active-threshold)",
         source="column-norm analogue of active units, Burda et al. (2016), arXiv:1509.00519",
         meaning="Latents that move the output. The cosines, contrasts and rotations are taken among these: a "
         "column of nearly zero length has a direction, and no meaning.",

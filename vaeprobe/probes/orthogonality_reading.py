@@ -38,6 +38,8 @@ SIGNIFICANT = 0.05
 REPAIRED = 0.9
 # Condition number of the normalised columns above which float32 Jacobians lose digits that matter.
 ILL_CONDITIONED = 1e3
+# Latents within this factor of the line between active and inactive are pointed out.
+BORDER = 1.25
 # Active latents above which the best rotation is not searched.
 LARGEST_SEARCH = 128
 
@@ -78,7 +80,7 @@ class Reading:
         self.rotations = probe.rotations or int(
             min(999, max(199, 3e10 // (len(self.G) * max(a, 1) ** 3 + 1)))
         )
-        self.restarts = (4 if a <= 16 else 2 if a <= 32 else 0) if probe.restarts is None else probe.restarts
+        self.restarts = (4 if a <= 16 else 2) if probe.restarts is None else probe.restarts
 
     def _why_no_pairs(self) -> str | None:
         if len(self.G) < 2:
@@ -141,8 +143,9 @@ class Reading:
         )
 
     @cached_property
-    def rms_norms(self) -> Tensor:
-        return self.G.diagonal(dim1=-2, dim2=-1).mean(0).sqrt().nan_to_num()
+    def mean_norms(self) -> Tensor:
+        """Mean column norm of each continuous latent, shape (k,)."""
+        return gram.column_norms(self.G).mean(0) if len(self.G) else torch.zeros(len(self.names))
 
     @cached_property
     def frame(self) -> tuple[Tensor, Tensor]:
@@ -322,10 +325,10 @@ class Reading:
         cosine, distance = self._chance()
         beside = Table(
             title="Beside chance",
-            columns=["", "these axes", "random rotations", "their 5-95 %", "Gaussian columns"],
+            columns=["", "these axes", "random axes", "their 5-95 %", "Gaussian columns"],
             rows=[
                 ["mean |cos|", value("mean_abs_cosine"), cosine, None, value("mean_abs_cosine_gaussian")],
-                ["ima contrast (nats)", value("ima_contrast"), value("ima_contrast_null"), f"{low:.3g} - {high:.3g}",
+                ["ima contrast", value("ima_contrast"), value("ima_contrast_null"), f"{low:.3g} - {high:.3g}",
                  value("ima_contrast_gaussian")],
                 ["distance to axes", value("distance_to_axes"), distance, None, None],
             ],
@@ -336,13 +339,13 @@ class Reading:
         search = self.search
         stay = search.R.diagonal()
         repair = Table(
-            title="What one rotation R* of the latent space repairs",
-            columns=["latents", "these axes", "at R*"],
+            title="What a rotation R* repairs",
+            columns=["ima contrast (nats)", "these axes", "at R*"],
             rows=[
                 [f"{len(fit)} it was fitted on", search.start, search.contrast],
                 [f"{len(held)} held out", value("ima_contrast_held_out"), value("ima_contrast_rotated")],
             ],
-            note=f"ima contrast in nats; {search.agreeing} of {search.starts} starts agree; R* keeps "
+            note=f"{search.agreeing} of {search.starts} starts agree; R* keeps "
             f"{int((stay > 0.98).sum())} of {len(stay)} axes to a cosine of 0.98",
         )
         return [beside, repair]
@@ -377,9 +380,25 @@ class Reading:
                 Finding(
                     code="inactive-latents",
                     level="note",
-                    message=f"{_some(idle)} {'is' if len(idle) == 1 else 'are'} inactive: column norm within "
+                    message=f"{_some(idle)} {'is' if len(idle) == 1 else 'are'} inactive: mean column norm within "
                     f"{self.probe.active_threshold:g} of the largest",
                     hint="angles are measured among active latents; --active-threshold moves the line",
+                )
+            )
+        share = (
+            self.mean_norms
+            / self.mean_norms.max().clamp_min(1e-300)
+            / max(self.probe.active_threshold, 1e-300)
+        )
+        near = [name for name, x in zip(self.names, share.tolist(), strict=True) if 1 / BORDER < x < BORDER]
+        if near and self.no_pairs is None:
+            found.append(
+                Finding(
+                    code="borderline-latents",
+                    level="note",
+                    message=f"{_some(near)} {'is' if len(near) == 1 else 'are'} near the line between active and "
+                    "inactive: the contrasts depend on which side they fall",
+                    hint="see the bars, and set --active-threshold in a gap between them",
                 )
             )
         lost = int((~self.regular).sum())
@@ -421,7 +440,7 @@ class Reading:
                     Finding(
                         code="not-converged",
                         level="note",
-                        message=f"the search for the best rotation was still improving after {self.search.sweeps} sweeps",
+                        message=f"the search for the best rotation was still improving after {self.search.steps} steps",
                         hint="its contrast is an upper bound of what a rotation can reach",
                     )
                 )
