@@ -253,6 +253,12 @@ class _Rows:
                 data.shards[0].array[first : first + 2048] -= mean.astype(kind)  # type: ignore[attr-defined]
         return cls(data, n, mean, total, kind, fits, processes)
 
+    @property
+    def array(self) -> NDArray[np.floating]:
+        """The centred rows in memory, shape (n, m)."""
+        assert self.cached
+        return self.data.shards[0].array  # type: ignore[attr-defined, no-any-return]
+
     def centred(self) -> Iterator[NDArray[np.floating]]:
         mean = self.mean.astype(self.kind)
         for block in self.data.blocks(1024, dtype=self.kind):

@@ -1,0 +1,64 @@
+"""Spectrum, learning curves and column images as a picture file; needs matplotlib."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from vaeprobe.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from vaeprobe.linear.result import LinearResult
+
+SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def draw(result: LinearResult, path: Path) -> None:
+    """Write the picture of a result.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        UsageError: the suffix names no picture format.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"`{path.suffix}` is no picture format", hint=f"end the name in {', '.join(SUFFIXES)}"
+        )
+    try:
+        Figure = import_module("matplotlib.figure").Figure
+        FigureCanvas = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
+    except ImportError:
+        raise MissingExtraError("--plot needs matplotlib", hint="pip install 'vaeprobe[plot]'") from None
+    from vaeprobe.linear.result import signed_image
+
+    shape = tuple(k for k in result.row_shape if k != 1)
+    pictured = len(shape) == 2 and len(result.row_shape) > 1
+    images = np.flatnonzero(result.solution.active)[:12].tolist() if pictured else []
+    figure = Figure(figsize=(10, 3.6 + (1.8 if len(images) else 0)), layout="constrained")
+    FigureCanvas(figure)
+    grid = figure.add_gridspec(2 if len(images) else 1, 12, height_ratios=[2, 1] if len(images) else [1])
+
+    axis = figure.add_subplot(grid[0, :6] if result.certificates else grid[0, :])
+    values = result.spectrum.values[: max(4 * result.solution.d, 40)]
+    axis.semilogy(np.arange(1, len(values) + 1), np.maximum(values, 1e-300), "o-", markersize=3)
+    axis.axhline(result.solution.tau, linestyle="--", color="tab:red", label="collapse threshold βσ²")
+    axis.axvline(result.solution.d + 0.5, linestyle=":", color="gray", label="latent dimension")
+    axis.set_ylim(bottom=max(float(values[-1]), result.solution.tau * 1e-2) * 0.5)
+    axis.set(xlabel="index", ylabel="eigenvalue", title="Spectrum")
+    axis.legend(fontsize="small")
+    if result.certificates:
+        axis = figure.add_subplot(grid[0, 6:])
+        for c in result.certificates:
+            steps, gaps = zip(*c.run.trace, strict=True)
+            axis.loglog(np.maximum(steps, 1), np.maximum(gaps, 1e-16), label=c.run.method)
+        axis.set(xlabel="step", ylabel="gap to the optimum (nats per row)", title="Learning curves")
+        axis.legend(fontsize="small")
+    for k, i in enumerate(images):
+        axis = figure.add_subplot(grid[1, k])
+        axis.imshow(signed_image(result.solution.vectors[:, i].reshape(shape)), interpolation="nearest")
+        axis.set_title(str(i + 1), fontsize="small")
+        axis.axis("off")
+    figure.savefig(path, dpi=150)
