@@ -494,7 +494,7 @@ class Trace(Probe):
         panel="Tracing",
     )
     length: float | None = option(
-        None, help="Latent length per direction (default: a full turn).", min=1e-6, panel="Tracing"
+        None, help="Latent length per direction (default: a full turn, or the radius).", min=1e-6, panel="Tracing"
     )
     radius: float | None = option(
         None, help="Latent radius to stop at (default: 99 % of the prior).", min=1e-6, panel="Tracing"

@@ -307,7 +307,7 @@ def trace_paths(
         along: instead of components, one direction per start, shape (n, k): the seam nearest to it.
         way: along the singular vector (its largest entry positive, or the side of `along`), against, or both.
         length: latent arc length per direction, one number or one per start (n,); by default a full turn at
-            the radius.
+            the radius, and across dense kinks the radius.
         radius: latent radius |z| at which a seam stops; by default that of 99 % of the prior's mass, or 1
             beyond the start where that is further out.
         tolerance: error per step in latent units; the global error is proportional to it.  By default that
@@ -332,10 +332,12 @@ def trace_paths(
     prior = prior_radius(k)
     radii = (norms + 1).clamp_min(prior) if radius is None else torch.full_like(norms, radius)
     radius = prior if radius is None else float(radius)
-    lengths = torch.as_tensor(2 * np.pi * radius if length is None else length).double().expand(len(z0))
-    _positive(length=float(lengths.min()))
     natural = likelihood is not None and decoder.has_natural
     how = SCHEMES[scheme or smoothness(decoder, z0, natural=natural).scheme]
+    if length is None:
+        length = radius if how.name == "rough" else 2 * np.pi * radius
+    lengths = torch.as_tensor(length).double().expand(len(z0))
+    _positive(length=float(lengths.min()))
 
     field: DirectionField
     block = max(chosen) + 1
