@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from maps import (
     ExactMap,
     all_maps,
@@ -14,7 +16,6 @@ from maps import (
     singular_maps,
     tied_maps,
 )
-from torch import Tensor
 
 ALL = all_maps()
 

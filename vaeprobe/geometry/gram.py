@@ -148,8 +148,8 @@ def singular_frame(G: Tensor) -> tuple[Tensor, Tensor]:
     """Return the singular values and right singular vectors of J, (n, k) descending and (n, k, k).
 
     V's columns are orthonormal, with canonical signs, and arbitrary where singular values coincide.  Works
-    for singular G.  The singular values come from a factor of G with unit columns scaled back, which loses
-    half the digits that the eigenvalues of G would lose.
+    for singular G.  Both come from a factor of G with unit columns, scaled back, so that the scales of the
+    columns cost no digits.
     """
     C = column_cosines(G)
     values, Q = torch.linalg.eigh(C)
