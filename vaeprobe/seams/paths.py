@@ -384,7 +384,7 @@ def trace_paths(
         backward = sides[0][i] if way != "forward" else None
         forward = sides[-1][i] if way != "backward" else None
         seams.append(_seam(n, c, backward, forward, coordinates))
-    if how.name == "smooth":
+    if how.name != "rough":
         seams = _refined(seams, field)
     return Paths(
         seams=tuple(seams),
@@ -502,12 +502,11 @@ def _seam(
         )
         for mark in track.marks
     ]
-    events = sorted([*_crossings(seam, track.spectrum), *_tied(seam), *marks], key=lambda e: e.t)
-    return _with_events(seam, events)
+    return _with_events(seam, [*_crossings(seam, track.spectrum), *_tied(seam), *marks])
 
 
 def _with_events(seam: Seam, events: Sequence[Event]) -> Seam:
-    return replace(seam, events=tuple(events))
+    return replace(seam, events=tuple(sorted(events, key=lambda event: event.t)))
 
 
 def _rank_at(seam: Seam, t: float) -> int:
@@ -571,41 +570,82 @@ def _tied(seam: Seam) -> list[Event]:
     return out
 
 
-def _refined(seams: Sequence[Seam], field: DirectionField, rounds: int = 30) -> list[Seam]:
-    """Return the seams with their crossings located by bisection on the place of the singular value."""
-    jobs = [(i, e) for i, seam in enumerate(seams) for e in seam.events if e.kind == "crossing"][:512]
-    if not jobs:
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    """A change of state between two nodes of a seam, to be located.
+
+    Attributes:
+        seam, event: whose it is.
+        low, high: arc lengths of the nodes.
+        last: tangent at the lower node.
+        ranks: places of a crossing; None for the edge of a tied stretch.
+        tied: whether the lower node is tied.
+        side: which end of the event it is.
+    """
+
+    seam: int
+    event: Event
+    low: float
+    high: float
+    last: Tensor
+    ranks: tuple[int, int] | None
+    tied: bool
+    side: Literal["t", "until"]
+
+
+def _edges(index: int, seam: Seam) -> Iterator[_Edge]:
+    clear = (~seam.tied).nonzero().flatten()
+    for event in seam.events:
+        if event.kind == "crossing":
+            at = seam.t[clear]
+            j = int(torch.searchsorted(at, torch.tensor(event.t, dtype=torch.float64)).clamp(1, len(at) - 1))
+            low, high = float(at[j - 1]), float(at[j])
+            yield _Edge(index, event, low, high, seam.v[clear[j - 1]], event.ranks, False, "t")
+        if event.kind == "tied":
+            i, j = (int(torch.searchsorted(seam.t, torch.tensor(t).double())) for t in (event.t, event.until))
+            if i > 0:
+                yield _Edge(index, event, float(seam.t[i - 1]), event.t, seam.v[i - 1], None, False, "t")
+            if j + 1 < len(seam.t):
+                yield _Edge(index, event, event.until, float(seam.t[j + 1]), seam.v[j], None, True, "until")
+
+
+def _refined(seams: Sequence[Seam], field: DirectionField, most: int = 512, rounds: int = 34) -> list[Seam]:
+    """Return the seams with crossings and the edges of tied stretches located by bisection along them."""
+    edges = [edge for i, seam in enumerate(seams) for edge in _edges(i, seam)][:most]
+    if not edges:
         return list(seams)
-    low, high, last = [], [], []
-    for i, event in jobs:
-        seam = seams[i]
-        clear = (~seam.tied).nonzero().flatten()
-        at = seam.t[clear]
-        right = int(torch.searchsorted(at, torch.tensor(event.t, dtype=torch.float64)).clamp(1, len(at) - 1))
-        low.append(float(at[right - 1]))
-        high.append(float(at[right]))
-        last.append(seam.v[clear[right - 1]])
-    t0, t1, ref = torch.tensor(low).double(), torch.tensor(high).double(), torch.stack(last)
-    before = torch.tensor([e.ranks[0] for _, e in jobs])
-    other = torch.tensor([e.ranks[1] for _, e in jobs])
-    gap = torch.full_like(t0, torch.inf)
+    low = torch.tensor([e.low for e in edges], dtype=torch.float64)
+    high = torch.tensor([e.high for e in edges], dtype=torch.float64)
+    last = torch.stack([e.last for e in edges])
+    before = torch.tensor([e.ranks[0] if e.ranks else 0 for e in edges])
+    after = torch.tensor([e.ranks[1] if e.ranks else 0 for e in edges])
+    crossing = torch.tensor([e.ranks is not None for e in edges])
+    was_tied = torch.tensor([e.tied for e in edges])
+    gap = torch.full_like(low, torch.inf)
     for _ in range(rounds):
-        middle = (t0 + t1) / 2
-        z = torch.cat([seams[i].at(middle[n : n + 1]) for n, (i, _) in enumerate(jobs)])
-        frame = field.frame(z)
-        here = follow(frame, ref, field.resolution, floor=field.rounding)
-        pair = frame.s.gather(1, before[:, None]), frame.s.gather(1, other[:, None])
-        gap = torch.minimum(
-            gap, ((pair[0] - pair[1]).abs() / pair[0].maximum(pair[1]).clamp_min(1e-300))[:, 0]
-        )
-        left = (here.rank == before) & ~here.tied
-        t0, t1 = torch.where(left | here.tied, middle, t0), torch.where(left, t1, middle)
-        if bool(((t1 - t0) <= 1e-10).all()):
+        middle = (low + high) / 2
+        z = torch.cat([seams[e.seam].at(middle[n : n + 1]) for n, e in enumerate(edges)])
+        frame = field.frame(z, None)
+        here = follow(frame, last, field.resolution, floor=field.rounding)
+        s0, s1 = (frame.s.gather(1, rank[:, None])[:, 0] for rank in (before, after))
+        gap = torch.minimum(gap, (s0 - s1).abs() / s0.maximum(s1).clamp_min(1e-300))
+        same = torch.where(crossing, (here.rank == before) & ~here.tied, here.tied == was_tied)
+        meeting = crossing & here.tied
+        low = torch.where(same | meeting, middle, low)
+        high = torch.where(~same, middle, high)
+        if bool(((high - low) <= 1e-10).all()):
             break
     out = list(seams)
-    for n, (i, event) in enumerate(jobs):
-        t = float((t0[n] + t1[n]) / 2)
-        z = seams[i].at(torch.tensor([t]))[0]
-        new = replace(event, t=t, until=t, z=z, value=float(gap[n]))
-        out[i] = _with_events(out[i], [new if e is event else e for e in out[i].events])
+    found: dict[int, Event] = {}
+    for n, edge in enumerate(edges):
+        t = float((low[n] + high[n]) / 2)
+        event = found.get(id(edge.event), edge.event)
+        if edge.ranks is not None:
+            event = replace(event, t=t, until=t, value=float(gap[n]))
+        else:
+            event = replace(event, t=t) if edge.side == "t" else replace(event, until=t)
+        found[id(edge.event)] = replace(event, z=seams[edge.seam].at(torch.tensor([event.t]))[0])
+    for i, seam in enumerate(seams):
+        if any(id(event) in found for event in seam.events):
+            out[i] = _with_events(seam, [found.get(id(event), event) for event in seam.events])
     return out
