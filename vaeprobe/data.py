@@ -459,16 +459,7 @@ def _npy_header(file: IO[bytes], path: str) -> _Header:
             }
             if version in readers:
                 return readers[version](file)
-    except (
-        ValueError,
-        SyntaxError,
-        TypeError,
-        KeyError,
-        OverflowError,
-        RecursionError,
-        MemoryError,
-        EOFError,
-    ) as error:
+    except Exception as error:  # the header is a Python literal: the parser raises all sorts
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise InputError(f"`{path}` has a damaged .npy header: {reason}") from None
     raise InputError(f"`{path}` is a .npy file of version {version}, which only structured arrays need")
@@ -614,7 +605,7 @@ def _open_text(path: str) -> _TextShard:
         rows = len(lines) + sum(1 for _ in filled) - header
     with _text(path) as file:
         skip = next(k for k, line in enumerate(file, start=1) if line.strip()) if header else 0
-    columns = len(_cells(lines[-1], delimiter))
+    columns = len(_cells(lines[1 if header else 0], delimiter))
     return _TextShard(
         path=path,
         rows=rows,

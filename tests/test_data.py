@@ -1,0 +1,267 @@
+"""Rows from files: exact conversion, every format, and what is refused (SAFETY cases 58 to 71)."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaeprobe.data import in_memory, open_data
+from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError
+
+A = np.random.default_rng(0).normal(size=(103, 3, 4))
+
+
+def save(path: Path, array: np.ndarray, **how: bool) -> Path:
+    np.save(path, array, **how)
+    return path
+
+
+# -- what is read, and exactly ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["f8", "f4", "f2", ">f8", ">f4", "g", "i1", "i2", ">i4", "i8", "u2", "u4", "u8", "?"]
+)
+@pytest.mark.parametrize("fortran", [False, True])
+@pytest.mark.parametrize("archive", [False, True])
+def test_numbers_are_converted_exactly(tmp_path: Path, kind: str, fortran: bool, archive: bool) -> None:
+    array = np.abs(A * 9).astype(kind) if kind.startswith("u") else (A * 9).astype(kind)
+    array = np.asfortranarray(array) if fortran else array
+    path = tmp_path / ("x.npz" if archive else "x.npy")
+    np.savez_compressed(path, x=array) if archive else np.save(path, array)
+    data = open_data(path)
+    assert data.shape == A.shape
+    assert data.read().dtype in (np.float32, np.float64)
+    np.testing.assert_array_equal(data.read(), array.astype(np.float64))
+    blocks = np.concatenate([b.copy() for b in data.blocks(10)])
+    np.testing.assert_array_equal(blocks, array.astype(np.float64).reshape(103, 12))
+
+
+def test_integers_that_no_float_holds_are_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npy", np.array([[2**53 + 1, 0]]))
+    with pytest.raises(InputError, match=r"beyond 2\^53"):
+        open_data(path).read()
+
+
+def test_uint8_is_divided_by_255_and_says_so(tmp_path: Path) -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    path = save(tmp_path / "x.npy", pixels)
+    data = open_data(path)
+    np.testing.assert_array_equal(data.read(dtype=np.float64), pixels / 255)
+    assert "divided by 255" in data.notes[0].message
+    np.testing.assert_array_equal(open_data(path, scale="none").read(), pixels)
+    np.testing.assert_allclose(open_data(path, scale="1/16").read(), pixels / 16)
+    with pytest.raises(UsageError, match="no scale"):
+        open_data(path, scale="pixels")
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_torch_and_safetensors(tmp_path: Path, suffix: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    x = torch.from_numpy(A).bfloat16()
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "pt":
+        torch.save({"x": x, "y": x * 2}, path)
+    else:
+        save_file({"x": x, "y": x * 2}, path)
+    with pytest.raises(UsageError, match="2 arrays"):
+        open_data(path)
+    np.testing.assert_array_equal(open_data(path, key="x").read(), x.double().numpy())
+    with pytest.raises(UsageError, match="no array `z`"):
+        open_data(path, key="z")
+
+
+def test_csv(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text('a,b\n1,2.5\n\n3,"4e2"\n', encoding="utf-8-sig")
+    np.testing.assert_array_equal(open_data(path).read(), [[1, 2.5], [3, 400]])
+    path.write_text("1 2 3\n4 5 6\n")
+    np.testing.assert_array_equal(open_data(path).read(), [[1, 2, 3], [4, 5, 6]])
+    path.write_text("1;2\nNA;\n")
+    gaps = open_data(path, nonfinite="keep").read()
+    assert np.isnan(gaps[1]).all()
+    path.write_text("1,2\n3,oops\n")
+    with pytest.raises(InputError, match="line 2, column 2 holds 'oops'"):
+        open_data(path).read()
+    path.write_text("1,2\n3,4,5\n")
+    with pytest.raises(InputError, match="line 2 has 3 columns"):
+        open_data(path).read()
+
+
+def test_shards_follow_each_other_in_order(tmp_path: Path) -> None:
+    for k in range(3):
+        save(tmp_path / f"part{k}.npy", A[k * 30 : (k + 1) * 30])
+    data = open_data(str(tmp_path / "part*.npy"))
+    np.testing.assert_array_equal(data.read(), A[:90])
+    shares = [data.share(rank, 4).read() for rank in range(4)]
+    np.testing.assert_array_equal(np.concatenate(shares), A[:90])
+    save(tmp_path / "part3.npy", A.reshape(103, 12))
+    with pytest.raises(InputError, match="rows of shape"):
+        open_data(str(tmp_path / "part*.npy"))
+    with pytest.raises(InputError, match="no file matches"):
+        open_data(str(tmp_path / "nothing*.npy"))
+
+
+# -- rows that are not finite -----------------------------------------------------------------------
+
+
+def test_rows_with_nan_are_counted_named_and_refused(tmp_path: Path) -> None:
+    array = A.copy()
+    array[[4, 77], 0, 0] = [np.nan, np.inf]
+    path = save(tmp_path / "x.npy", array)
+    with pytest.raises(InputError, match=r"2 of 103 rows hold NaN or infinity \(counted from 0: 4, 77\)"):
+        open_data(path).read()
+    assert len(open_data(path, nonfinite="drop").read()) == 101
+    assert len(open_data(path, nonfinite="keep").read()) == 103
+
+
+def test_large_finite_numbers_are_not_taken_for_infinity() -> None:
+    big = np.full((4, 3), 3e38, np.float32)
+    np.testing.assert_array_equal(in_memory(big).read(), big)
+
+
+# -- what is refused --------------------------------------------------------------------------------
+
+
+def test_object_arrays_and_pickles_are_refused_as_unsafe(tmp_path: Path) -> None:
+    with pytest.raises(UnsafeError, match="Python objects"):
+        open_data(save(tmp_path / "x.npy", np.array([[{}]], dtype=object), allow_pickle=True))
+    (tmp_path / "y.npy").write_bytes(b"\x80\x04K\x01.")
+    with pytest.raises(UnsafeError, match="is a pickle"):
+        open_data(tmp_path / "y.npy")
+
+
+def test_torch_files_that_ask_for_code_are_refused(tmp_path: Path) -> None:
+    import torch
+
+    torch.save(subprocess.Popen, tmp_path / "x.pt")
+    with pytest.raises(UnsafeError, match="asks for more than tensors"):
+        open_data(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([["a"]]), np.zeros((2, 2), "M8[s]"), np.zeros((2, 2), "f4,i4"), np.zeros((2, 2), complex)],
+)
+def test_types_that_are_no_real_numbers(tmp_path: Path, array: np.ndarray) -> None:
+    with pytest.raises(InputError, match="not real numbers"):
+        open_data(save(tmp_path / "x.npy", array))
+
+
+@pytest.mark.parametrize("shape", [(), (5,)])
+def test_rows_need_two_axes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="two axes") as caught:
+        open_data(save(tmp_path / "x.npy", np.zeros(shape)))
+    assert "x[:, None]" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(("shape", "what"), [((0, 3), "rows"), ((3, 0), "columns")])
+def test_empty_arrays(tmp_path: Path, shape: tuple[int, ...], what: str) -> None:
+    with pytest.raises(InputError, match=f"has no {what}"):
+        open_data(save(tmp_path / "x.npy", np.zeros(shape)))
+
+
+def _npy(header: str, body: bytes = b"") -> bytes:
+    text = header.encode().ljust(118) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x93NUMPY\x01",
+        _npy("{'descr': '<f8', 'fortran_order': False, 'shape': (1000, 1000)}", bytes(80)),
+        _npy("{'descr': '<f8', 'fortran_order': False, 'shape': (-1, 3)}", bytes(80)),
+        _npy("{'descr': '<f8', 'fortran_order': False, 'shape': (9" + "9" * 40 + ", 3)}", bytes(80)),
+        _npy("__import__('os').system('true')", bytes(80)),
+        _npy("(" * 5000, bytes(80)),
+        b"\x93NUMPY\x02\x00" + struct.pack("<I", 60_000) + b"(" * 60_000,
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n",
+        b"<!DOCTYPE html><html>404</html>",
+        bytes(range(1, 65)),
+    ],
+    ids=["empty", "short", "lie", "negative", "overflow", "code", "nesting", "bomb", "lfs", "html", "noise"],
+)
+def test_damaged_npy_files(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.npy"
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        open_data(path)
+
+
+def test_trailing_bytes_make_a_warning(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npy", A)
+    with open(path, "ab") as file:
+        file.write(b"more")
+    data = open_data(path)
+    np.testing.assert_array_equal(data.read(), A)
+    assert (data.notes[0].code, data.notes[0].level) == ("trailing-bytes", "warning")
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npy", A)
+    data = open_data(path)
+    os.truncate(path, 500)
+    with pytest.raises(InputError, match="ended while it was read"):
+        data.read()
+
+
+def test_archive_bombs_and_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f8", "fortran_order": False, "shape": (40_000, 1000)}
+    )
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as member:
+        member.write(header.getvalue())
+        for _ in range(320):
+            member.write(bytes(1_000_000))
+    with pytest.raises(ResourceError, match="expands"):
+        open_data(path)
+    np.savez_compressed(path, x=A)
+    content = bytearray(path.read_bytes())
+    content[500] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged archive"):
+        open_data(path).read()
+
+
+def test_folders_pipes_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a folder"):
+        open_data(tmp_path)
+    with pytest.raises(InputError, match="there is no file"):
+        open_data(tmp_path / "x.npy")
+    os.mkfifo(tmp_path / "pipe.npy")
+    with pytest.raises(InputError, match="no regular file"):
+        open_data(tmp_path / "pipe.npy")
+
+
+def test_a_large_file_is_streamed_in_little_memory(tmp_path: Path) -> None:
+    """SAFETY case 70, small: a sparse 1.2 GB file under 200 MB of resident memory above the imports."""
+    path = tmp_path / "x.npy"
+    header = _npy("{'descr': '<f4', 'fortran_order': False, 'shape': (300000, 1000)}")
+    with open(path, "wb") as file:
+        file.write(header)
+        file.truncate(len(header) + 300_000 * 1000 * 4)
+    script = f"""
+import resource
+from vaeprobe.data import open_data
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = sum(len(b) for b in open_data({str(path)!r}).blocks())
+print(rows, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    rows, grown = map(int, out.split())
+    assert rows == 300_000
+    assert grown < 200
