@@ -36,7 +36,7 @@ from vaeprobe.geometry.modulation import (
     log_ratio,
     redrawn_lengths,
 )
-from vaeprobe.geometry.rotations import RotationFit, haar, joint_diagonalise, rotate, rotated_contrast
+from vaeprobe.geometry.rotations import RotationFit, haar, joint_diagonalise, rotated_contrast
 from vaeprobe.geometry.smoothness import Smoothness, metric_derivatives, smoothness
 from vaeprobe.intervals import mean_interval, percentile_interval, resampled_means, stream
 from vaeprobe.latents import Latents, Prior
@@ -549,10 +549,9 @@ def _best_rotation(sample: _Sample, usable: Tensor, margin: float) -> tuple[Rota
     fit = joint_diagonalise(
         G[0::2][:FIT_ROWS], restarts=restarts, seed=sample.seed, tolerance=_tolerance(sample)
     )
-    held = ima_contrast(G[1::2], tolerance=_tolerance(sample))
-    contrast = ima_contrast(rotate(G[1::2], fit.R), tolerance=_tolerance(sample))
-    finite = torch.isfinite(contrast)
-    return fit, float(held.mean()), _mean_decision(contrast[finite], margin, sample.seed)
+    bases = torch.stack([torch.eye(G.shape[1], dtype=G.dtype), fit.R])
+    held, rotated = rotated_contrast(G[1::2], bases, tolerance=_tolerance(sample))
+    return fit, float(held.mean()), _mean_decision(rotated, margin, sample.seed)
 
 
 # -- C2 -----------------------------------------------------------------------------------------

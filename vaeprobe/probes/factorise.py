@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -77,7 +78,7 @@ METRICS: tuple[MetricSpec, ...] = (
         id="factorise.linearity",
         title="linearity",
         better="higher",
-        range="[0, 1]",
+        range="(-inf, 1], below 0 by sampling error alone",
         formula="min_i [1 - E |J_i(z) - J_i(z')|^2 / (2 E |J_i|^2)], z and z' independent",
         source=f"{PAPER}, Theorem 1",
         meaning="Share of the Jacobian that is the same everywhere, for the least linear column; 1 for a linear "
@@ -145,7 +146,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec(
         id="factorise.seam_dependence",
-        title="correlation of seam factors",
+        title="correlation of seams",
         better="lower",
         range="[0, 1]",
         formula="max_{i<j} |corr(l_i, l_j)|, l_i = log p(z_i) - log n_i(z)",
@@ -157,7 +158,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec(
         id="factorise.seam_dependence_p",
-        title="p-value of the correlation",
+        title="  its p-value",
         range="[1 / (K + 1), 1]",
         formula="(1 + #{permutations with a larger maximum over pairs}) / (K + 1)",
         source="Westfall and Young (1993): corrected for the number of pairs",
@@ -167,7 +168,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec(
         id="factorise.distance_correlation",
-        title="distance correlation of factors",
+        title="distance correlation",
         better="lower",
         range="[0, 1]",
         formula="max_{i<j} dCor(l_i, l_j)",
@@ -178,7 +179,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec(
         id="factorise.distance_correlation_p",
-        title="p-value of the distance corr.",
+        title="  its p-value",
         range="[1 / (K + 1), 1]",
         formula="as factorise.seam_dependence_p, at most 199 permutations",
         source="Westfall and Young (1993)",
@@ -188,7 +189,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec(
         id="factorise.gap_rotated",
-        title="gap after the best rotation",
+        title="gap at best rotation",
         better="lower",
         unit="nats",
         range="[0, inf)",
@@ -201,7 +202,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec(
         id="factorise.modulation_rotated",
-        title="largest cross after the rotation",
+        title="cross at best rotation",
         better="lower",
         range="[0, inf)",
         formula="max_i cross_i of f(R* z)",
@@ -305,7 +306,7 @@ class FactoriseResult(Result):
             title="Evidence",
             columns=["test", "value", "95 % interval", "zero is", "holds"],
             rows=[
-                [t["test"], t["value"], _interval(t["ci"]), _limit(t["limit"]), _holds(t["holds"])]
+                [t["test"], _clean(t["value"]), _interval(t["ci"]), _limit(t["limit"]), _holds(t["holds"])]
                 for t in self._rows_of_tests()
             ],
             note="holds: the interval lies under what counts as zero; fails: above; open: neither",
@@ -346,8 +347,8 @@ class FactoriseResult(Result):
             rows.append(
                 [
                     name,
-                    spread.deviation[i],
-                    spread.cross[i],
+                    _clean(spread.deviation[i]),
+                    _clean(spread.cross[i]),
                     spread.own_share[i],
                     _interval(spread.own_share_ci[i]),
                     self._strongest(i),
@@ -461,7 +462,7 @@ class Factorise(Probe):
         return FactoriseResult(
             metrics=_metrics(decoder, evidence),
             verdict=evidence.verdict,
-            summary=_summary(evidence),
+            summary=_summary(evidence, likelihood.name if likelihood else None),
             findings=(*findings, *_findings(evidence)),
             settings={
                 **self.settings(decoder),
@@ -648,12 +649,17 @@ def _factors_json(factors: Factors | None) -> dict[str, Any] | None:
 # -- words --------------------------------------------------------------------------------------
 
 
+def _clean(value: float) -> float:
+    """Return 0 for what is left of 0 after rounding: tables show no 1e-16."""
+    return 0.0 if abs(value) < 1e-9 else value
+
+
 def _interval(ci: Sequence[float] | None) -> str | None:
     return None if ci is None else f"{_short(ci[0])} – {_short(ci[1])}"
 
 
 def _short(value: float) -> str:
-    return "0" if abs(value) < 1e-9 else f"{value:.3g}"
+    return f"{_clean(value):.3g}"
 
 
 def _limit(value: float) -> str:
@@ -664,12 +670,15 @@ def _holds(zero: bool | None) -> str:
     return {True: "holds", False: "fails", None: "open"}[zero]
 
 
-def _summary(e: Evidence) -> str:
+def _summary(e: Evidence, likelihood: str | None) -> str:
     """Return the verdict as a researcher would write it."""
     if e.undefined or e.gap is None or e.spread is None or e.gap_null is None:
         return f"Undefined: {e.undefined}."
-    count = f"{len(e.active)} of {len(e.continuous)} latents are active. "
-    lengths = _lengths(e.spread)
+    active, k = len(e.active), len(e.continuous)
+    count = "" if active == k else f"{active} of {k} latents are active. "
+    if likelihood is not None:
+        count = f"{count}Measured in the metric of a {likelihood.capitalize()} likelihood. "
+    lengths = _lengths(e.spread, _worst(e))
     match e.verdict:
         case "linear":
             where = (
@@ -709,30 +718,31 @@ def _summary(e: Evidence) -> str:
                 "derivative of the log density along them is 0."
             )
         case _:
-            share = e.gap.value / e.gap_null if e.gap_null > 0 else 1.0
-            degree = (
-                "nearly orthogonal"
-                if share < NEARLY
-                else "partly orthogonal"
-                if share < PARTLY
-                else "oblique"
-            )
-            rotated = (
-                f"the best rotation leaves {_short(e.gap_rotated.value)}" if e.gap_rotated else "not rotated"
-            )
-            curved = {
-                None: "",
-                "dependent": f" Its curved seams are dependent: {e.curved.why}." if e.curved else "",
-                "undetermined": f" Curved seams cannot be judged: {e.curved.why}." if e.curved else "",
-            }[e.curved.state if e.curved else None]
-            return (
-                f"{count}Strictly the density does not factorise. The columns are {degree} (gap "
-                f"{_short(e.gap.value)} nats against {_short(e.gap_null)} at random axes; {rotated}), and "
-                f"{lengths}.{curved}"
-            )
+            return f"{count}Strictly the density does not factorise. {_oblique(e)}, and {lengths}.{_bent(e)}"
 
 
-def _lengths(spread: Spread) -> str:
+def _oblique(e: Evidence) -> str:
+    """Return how far the columns are from orthogonal, as a clause."""
+    assert e.gap is not None
+    assert e.gap_null is not None
+    share = e.gap.value / e.gap_null if e.gap_null > 0 else 1.0
+    degree = "nearly orthogonal" if share < NEARLY else "partly orthogonal" if share < PARTLY else "oblique"
+    rotated = f"; the best rotation leaves {_short(e.gap_rotated.value)}" if e.gap_rotated else ""
+    gap = f"gap {_short(e.gap.value)} nats against {_short(e.gap_null)} at random axes{rotated}"
+    return f"The columns are {degree} ({gap})"
+
+
+def _bent(e: Evidence) -> str:
+    """Return what is known of curved seams, as a sentence."""
+    if e.curved is None:
+        return ""
+    judged = (
+        "Curved seams cannot be judged" if e.curved.state == "undetermined" else "Curved seams are dependent"
+    )
+    return f" {judged}: {e.curved.why}."
+
+
+def _lengths(spread: Spread, worst: str = "") -> str:
     """Return how far column lengths are their latents' own, as a clause."""
     if spread.largest.likely_zero or spread.mean_own_share is None:
         return "the length of each depends on its own latent alone"
@@ -740,22 +750,33 @@ def _lengths(spread: Spread) -> str:
     degree = "mostly on their own latent" if share > MOSTLY_OWN else "on other latents as well"
     if share < PARTLY_OWN:
         degree = "mostly on other latents"
-    return f"their lengths depend {degree} (own share {share:.2f}, largest cross {spread.largest.value:.2g})"
+    return f"their lengths depend {degree} (mean own share {share:.2f}{worst})"
+
+
+def _worst(e: Evidence) -> str:
+    """Return which column other latents change most, and which of them does, as the end of a bracket."""
+    if e.spread is None or e.pairs is None:
+        return ""
+    i = max(range(len(e.active)), key=e.spread.cross.__getitem__)
+    row = e.pairs[i].clone()
+    row[i] = 0
+    changed, by = (f"z{e.continuous[e.active[at]]}" for at in (i, int(row.argmax())))
+    factor = math.exp(e.spread.cross[i])
+    return f"; others change the length of {changed} by a factor {factor:.2g} (rms), {by} most of all"
 
 
 def _findings(e: Evidence) -> list[Finding]:
     findings = []
     if e.undefined:
         return [Finding(code="factorise-undefined", level="warning", message=f"no verdict: {e.undefined}")]
-    inactive = len(e.continuous) - len(e.active)
+    inactive = [f"z{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
     if inactive:
-        names = [f"z{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
-        listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        listed = ", ".join(inactive[:8]) + (", ..." if len(inactive) > 8 else "")
         findings.append(
             Finding(
                 code="inactive-latents",
                 level="note",
-                message=f"{inactive} of {len(e.continuous)} continuous latents are inactive and left out ({listed})",
+                message=f"left out as inactive: {len(inactive)} of {len(e.continuous)} continuous latents ({listed})",
             )
         )
     if e.usable < e.drawn:
@@ -776,21 +797,13 @@ def _findings(e: Evidence) -> list[Finding]:
                 hint="raise --max-samples, or choose another --margin",
             )
         )
-    if e.tied and e.verdict != "linear":
+    if e.tied:
         findings.append(
             Finding(
                 code="tied-singular-values",
                 level="note",
-                message="all singular values are equal at every latent: any orthogonal basis is a set of seams, and "
-                "the verdict is about the given axes",
-            )
-        )
-    if e.tied and e.verdict == "linear":
-        findings.append(
-            Finding(
-                code="tied-singular-values",
-                level="note",
-                message="all singular values are equal: every orthogonal basis is a set of seams",
+                message="all singular values are equal at every latent: every orthogonal basis is a set of seams, and "
+                "what is said of lengths is about the given axes",
             )
         )
     if e.smooth is not None and not e.smooth.smooth:
