@@ -7,7 +7,8 @@ Each is a beta-VAE on scikit-learn's 8 x 8 digits (1797 images), trained close t
 with a fixed seed, at beta = 0.5, 1, 2, 4 and 8: a Gaussian likelihood of fixed variance 0.05 on the grey
 levels in [0, 1], and a Bernoulli likelihood on the images binarised at one half, each pixel repeated 2 x 2
 (binary 8 x 8 images carry too little to survive beta = 8).  `manifest.json` keeps the truth (beta, sigma2,
-seed) and the sha256 of each file; `gaussian.npy` and `bernoulli.npy` hold 256 of the training images, uint8.
+seed) and the sha256 of each file; `gaussian.npy` and `bernoulli.npy` hold 512 and
+256 of the training images, uint8.
 
     python sample_models/train_betas.py
 """
@@ -32,6 +33,7 @@ BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
 SIGMA2 = 0.05
 LATENTS = 6
 WIDTHS = {"gaussian": 96, "bernoulli": 40}
+KEPT = {"gaussian": 512, "bernoulli": 256}  # images kept as data
 STEPS = 4000
 SEED = 0
 
@@ -137,7 +139,7 @@ def main() -> None:
     models = []
     for likelihood, width in WIDTHS.items():
         x = rows(likelihood)
-        picked = np.random.default_rng(SEED).permutation(len(x))[:256]
+        picked = np.random.default_rng(SEED).permutation(len(x))[: KEPT[likelihood]]
         np.save(FOLDER / f"{likelihood}.npy", images(likelihood)[np.sort(picked)])
         for beta in BETAS:
             vae = train(x, likelihood, beta, width=width)

@@ -17,6 +17,7 @@ too, however badly it serves single rows, where the ratio of mean precisions is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ def shares(moments: PosteriorMoments, curvature: Tensor) -> tuple[Tensor, Tensor
     return moments.variance * curvature, 1 - moments.variance
 
 
+@lru_cache(maxsize=4)
 def _row_counts(n: int, resamples: int, seed: int) -> Tensor:
     """Return how often each row occurs in each resample, shape (resamples, n)."""
     rng = stream(seed, "bootstrap rows")

@@ -21,7 +21,7 @@ MOST_ROWS = 20_000
 
 KL_PER_LATENT = MetricSpec(
     id="kl.per_latent",
-    title="KL(q(z_i|x) || p(z_i)) per latent",
+    title="KL per latent",
     unit="nats",
     range="[0, inf) each",
     formula="mean over x of (e_i(x)^2 + Sigma_ii(x) - 1 - log Sigma_ii(x)) / 2",
