@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
+    from vaeprobe.latents import Latents
 
 # Latents shown in a picture.
 SHOWN = 24
@@ -48,7 +49,7 @@ class OrthogonalityResult(Result):
     threshold: float = 0.05
     tables: tuple[Table, ...] = ()
     save_rotation: bool = False
-    values: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     def rotated(self, decoder: Decoder) -> Decoder:
         """Return the decoder in its best orthogonal basis, z -> f(R* z).
@@ -172,6 +173,7 @@ class Orthogonality(Probe):
         restarts: random starts of the search for the best rotation; None takes 4, fewer above 16 active.
         save_rotation: write the best rotation R* to this .npy file.
         active_threshold: share of the largest mean column norm above which a latent is active.
+        posterior_draws: draws per data row with latents from the posterior, over which G is averaged.
 
     Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
     """
@@ -194,6 +196,12 @@ class Orthogonality(Probe):
     active_threshold: float = option(
         0.05, help="Share of the largest mean column norm above which a latent is active.", min=0.0, max=1.0
     )
+    posterior_draws: int = option(
+        8,
+        help="Draws per data row with --latents posterior; G is averaged over them.",
+        min=1,
+        panel="Sampling",
+    )
 
     def measure(self, decoder: Decoder) -> OrthogonalityResult:
         """Return the orthogonality of a decoder at latents drawn from the source.
@@ -201,14 +209,12 @@ class Orthogonality(Probe):
         Raises:
             UsageError: the outputs do not fit the likelihood, or the source of latents does not fit the decoder.
         """
-        from vaeprobe.geometry.jacobian import gram
         from vaeprobe.latents import Prior
         from vaeprobe.probes.orthogonality_reading import Reading, verdict
 
         source = self.source()
-        z = source.draw(decoder, self.samples, seed=self.seed)
+        z, G = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)
-        G = gram(decoder, z, likelihood=self.metric_likelihood(), chunk=self.chunk)
         reading = Reading(G, decoder, self, isotropic=isinstance(source, Prior))
         metrics = metric_map(reading.metrics())
         word, summary = verdict(metrics, reading)
@@ -231,3 +237,21 @@ class Orthogonality(Probe):
             save_rotation=self.save_rotation is not None,
             values=reading.per_sample,
         )
+
+    def _pullback_metrics(self, decoder: Decoder, source: Latents) -> tuple[Tensor, Tensor]:
+        """Return latents and G per latent; per data row, averaged over its posterior, with posterior latents.
+
+        Orthogonality is promised in expectation over each posterior (Eq. 8), so G is averaged before
+        anything is normalised.
+        """
+        from vaeprobe.geometry.jacobian import gram
+        from vaeprobe.latents import Posterior
+
+        draws, rows = 1, self.samples
+        if isinstance(source, Posterior) and not source.means:
+            # a draw cycles through the rows
+            source, draws = replace(source, data=source.data[:rows]), self.posterior_draws
+            rows = len(source.data)
+        z = source.draw(decoder, rows * draws, seed=self.seed)
+        G = gram(decoder, z, likelihood=self.metric_likelihood(), chunk=self.chunk)
+        return z, G if draws == 1 else G.reshape(draws, rows, *G.shape[1:]).mean(0)

@@ -285,8 +285,12 @@ class Reading:
         id, b = "orthogonality.mean_field_gap", self.probe.beta_sigma2
         why = None if len(self.G) else self.no_pairs
         metric = self._mean(id, gram.mean_field_gap(self.G, b), why=why, unit="nats")
-        name = "beta" if self.probe.likelihood else "beta sigma^2"
-        return replace(metric, method=f"{name} = {b:g}; {metric.method}") if metric.defined else metric
+        return replace(metric, method=f"{self.noise}; {metric.method}") if metric.defined else metric
+
+    @property
+    def noise(self) -> str:
+        """What the mean-field gap supposes: beta alone where the likelihood's metric carries the noise."""
+        return f"{'beta' if self.probe.likelihood else 'beta sigma^2'} = {self.probe.beta_sigma2:g}"
 
     def _frame_metrics(self) -> list[Metric]:
         def undefined(name: str) -> Metric:
@@ -332,6 +336,7 @@ class Reading:
                  value("ima_contrast_gaussian")],
                 ["distance to axes", value("distance_to_axes"), distance, None, None],
             ],
+            note=f"the mean-field gap above supposes {self.noise} (--beta-sigma2)",
         )  # fmt: skip
         if isinstance(self.search, str):
             return [beside]
@@ -497,7 +502,7 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         gap = metrics["orthogonality.mean_field_gap"]
         rest = ""
         if isinstance(gap.value, float):
-            rest = f" The mean-field gap is {nats(gap.value)} ({(gap.method or '').split(';')[0]})."
+            rest = f" The mean-field gap is {nats(gap.value)} ({reading.noise})."
         return "undefined", f"Orthogonality is undefined: {reading.singular}.{rest}"
     pairs = a * (a - 1) / 2
     small = 0.5 * pairs * ORTHOGONAL**2  # the contrast of columns whose root-mean-square cosine is ORTHOGONAL
@@ -510,8 +515,9 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
             f"{nats(null)} under random rotations): the axes are not special."
         )
     A, p = number("alignment"), number("alignment_p")
+    metric = f" in the {reading.probe.likelihood.capitalize()} metric" if reading.probe.likelihood else ""
     evidence = (
-        f"ima contrast {nats(c)} against {nats(null)} under random rotations of the latent space "
+        f"ima contrast {nats(c)}{metric} against {nats(null)} under random rotations of the latent space "
         f"(alignment {A:.2f}, p = {p:.2g})"
     )
     repair, repaired, removed = _repair(metrics)

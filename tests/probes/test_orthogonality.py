@@ -1,0 +1,566 @@
+"""The orthogonality probe against exact maps, laws, and real checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from maps import (
+    ExactMap,
+    a,
+    all_maps,
+    b1,
+    decoder,
+    e,
+    f_dead,
+    f_duplicated,
+    f_wide,
+    frame,
+    oblique_maps,
+    orthogonal_maps,
+    rotated,
+    singular_maps,
+    tied_maps,
+)
+from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.errors import UsageError
+from vaeprobe.geometry.jacobian import gram
+from vaeprobe.latents import Given, Posterior, Prior
+from vaeprobe.probes.base import judge
+from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
+
+SPECS = {spec.id: spec for spec in METRICS}
+
+
+def measure(of: ExactMap | Decoder, **changes: Any) -> OrthogonalityResult:
+    settings: dict[str, Any] = {"samples": 40, "rotations": 99, "restarts": 1} | changes
+    return Orthogonality(**settings).measure(of if isinstance(of, Decoder) else decoder(of))
+
+
+def number(result: OrthogonalityResult, name: str) -> float:
+    value = result[name if "." in name else f"orthogonality.{name}"].value
+    assert isinstance(value, (int, float)), result[f"orthogonality.{name}"].reason
+    return float(value)
+
+
+def findings(result: OrthogonalityResult) -> set[str]:
+    return {f.code for f in result.findings}
+
+
+def numbers_in(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [x for v in value.values() for x in numbers_in(v)]
+    if isinstance(value, (list, tuple)):
+        return [x for v in value for x in numbers_in(v)]
+    return [value] if isinstance(value, float) else []
+
+
+# -- exact maps ---------------------------------------------------------------------------------
+
+REGULAR = [m for m in all_maps() if m.contrast and m.latent_dim > 1]
+
+
+@pytest.mark.parametrize("map", REGULAR, ids=repr)
+def test_every_number_of_a_regular_map_follows_from_its_stated_metric(map: ExactMap) -> None:
+    d = map.latent_dim
+    result = measure(map, beta_sigma2=0.3)
+    z = Prior().draw(decoder(map), 40, seed=0)
+    G = map.gram(z)
+    n = G.diagonal(dim1=-2, dim2=-1).sqrt()
+    i, j = np.triu_indices(d, 1)
+    cosines = (G / (n[:, :, None] * n[:, None, :]))[:, i, j].abs()
+    Lambda = torch.eye(d, dtype=torch.float64) + G / 0.3
+    gap = 0.5 * (Lambda.diagonal(dim1=-2, dim2=-1).log().sum(1) - torch.linalg.slogdet(Lambda)[1])
+    s = torch.linalg.eigvalsh(G).flip(1).sqrt()
+    p = s / s.sum(1, keepdim=True)
+    assert map.contrast is not None
+    expected = {
+        "latents.dim": d,
+        "latents.active": d,
+        "orthogonality.mean_abs_cosine": cosines.mean(),
+        "orthogonality.max_abs_cosine": cosines.amax(1).mean(),
+        "orthogonality.ima_contrast": map.contrast(z).mean(),
+        "orthogonality.ima_contrast_held_out": map.contrast(z)[1::2].mean(),
+        "orthogonality.mean_field_gap": gap.mean(),
+        "orthogonality.conformality": n.log().std(1, correction=0).mean(),
+        "orthogonality.condition_number": np.median(s[:, 0] / s[:, -1]),
+        "orthogonality.effective_rank": (-p * p.log()).sum(1).exp().mean(),
+        "orthogonality.smallest_gap": np.median((1 - s[:, 1:] / s[:, :-1]).amin(1)),
+    }
+    for id, value in expected.items():
+        assert result[id].value == pytest.approx(float(value), abs=1e-9), id
+
+
+@pytest.mark.parametrize("map", [m for m in orthogonal_maps() if m.latent_dim > 1], ids=repr)
+def test_orthogonal_maps_pass(map: ExactMap) -> None:
+    result = measure(map)
+    assert result.verdict == "orthogonal"
+    for name in ("mean_abs_cosine", "ima_contrast", "mean_field_gap", "ima_contrast_rotated", "fixable"):
+        assert number(result, name) == pytest.approx(0, abs=1e-9)
+    assert number(result, "distance_to_axes") < 1e-8
+    assert number(result, "alignment") == pytest.approx(1, abs=1e-9)
+    assert number(result, "alignment_p") == 0.01
+
+
+@pytest.mark.parametrize("map", [m for m in oblique_maps() if m.rotation is not None], ids=repr)
+def test_rotated_maps_fail_and_are_repaired_on_held_out_latents(map: ExactMap) -> None:
+    result = measure(map)
+    assert result.verdict == "rotated"
+    assert number(result, "ima_contrast_rotated") == pytest.approx(0, abs=1e-9)
+    assert number(result, "fixable") == pytest.approx(number(result, "ima_contrast_held_out"), abs=1e-9)
+    mended = measure(result.rotated(decoder(map)))
+    assert mended.verdict == "orthogonal"
+
+
+@pytest.mark.parametrize("map", tied_maps(), ids=repr)
+def test_conformal_maps_are_orthogonal_in_every_basis(map: ExactMap) -> None:
+    for version in (map, rotated(map)):
+        result = measure(version)
+        assert result.verdict == "conformal"
+        assert not result["orthogonality.alignment"].defined
+        assert "every basis" in str(result["orthogonality.alignment"].reason)
+        assert number(result, "distance_to_axes") < 1e-8
+        assert "tied-singular-values" in findings(result)
+
+
+def test_an_entangled_map_is_not_repaired() -> None:
+    result = measure(e(3), samples=200)
+    assert result.verdict == "entangled"
+    assert number(result, "ima_contrast_rotated") > 0.2
+    assert result["orthogonality.ima_contrast_rotated"].ci is not None
+
+
+# -- undefined ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "map", [f_duplicated(2), f_duplicated(5), f_wide(), f_dead(2, 3, dead=(0, 1))], ids=repr
+)
+def test_singular_maps_are_undefined_with_a_reason_and_a_finite_gap(map: ExactMap) -> None:
+    result = measure(map)
+    assert result.verdict == "undefined"
+    for name in ("ima_contrast", "alignment", "alignment_p", "ima_contrast_rotated", "distance_to_axes"):
+        metric = result[f"orthogonality.{name}"]
+        assert not metric.defined
+        assert metric.reason
+    assert math.isfinite(number(result, "mean_field_gap"))
+    assert judge(result, {"orthogonality.ima_contrast": 1.0}, SPECS).exit_code == 3
+
+
+def test_the_reasons_say_what_is_the_matter() -> None:
+    reason = "orthogonality.ima_contrast"
+    assert "2 outputs cannot hold 4 independent columns" in str(measure(f_wide())[reason].reason)
+    assert "columns linearly dependent at 40" in str(measure(f_duplicated(3))[reason].reason)
+    assert "no latent moves the output" in str(measure(f_dead(2, 3, dead=(0, 1)))[reason].reason)
+    assert "z1 alone is active" in str(measure(f_dead(3, dead=(0, 2)))[reason].reason)
+    assert "the only latent makes no pair" in str(measure(b1(1))[reason].reason)
+
+
+def test_duplicated_columns_have_cosine_one() -> None:
+    assert number(measure(f_duplicated(2)), "mean_abs_cosine") == pytest.approx(1)
+
+
+@pytest.mark.parametrize("dead", [(0,), (1, 3)])
+def test_dead_latents_are_masked_and_named(dead: tuple[int, ...]) -> None:
+    result = measure(f_dead(4, dead=dead))
+    assert result.verdict == "orthogonal"
+    assert number(result, "latents.active") == 4 - len(dead)
+    (note,) = [f for f in result.findings if f.code == "inactive-latents"]
+    assert all(f"z{i}" in note.message for i in dead)
+    assert result.rotation is not None
+    for i in dead:
+        assert result.rotation[i, i] == 1
+
+
+def half_dead(z: Tensor) -> Tensor:
+    """A column that is zero at the fourth of latents with z_0 < -0.67."""
+    bend = torch.relu(z[:, :1] + 0.6745)
+    return torch.cat([bend, z[:, 1:], 0.3 * z[:, 1:2] * z[:, 2:3] + 0.2 * bend], dim=1)
+
+
+def test_single_singular_latents_are_left_out_and_counted() -> None:
+    result = measure(Decoder(half_dead, 3, dtype=torch.float64), samples=200)
+    z = Prior().draw(Decoder(half_dead, 3), 200)
+    lost = int((z[:, 0] < -0.6745).sum())
+    assert result["orthogonality.ima_contrast"].n == 200 - lost
+    (finding,) = [f for f in result.findings if f.code == "rank-deficient"]
+    assert f"at {lost} of 200 latents" in finding.message
+    assert f"length zero at {lost}" in finding.message
+    assert result["orthogonality.mean_field_gap"].n == 200
+    assert result["orthogonality.mean_abs_cosine"].n == 200
+
+
+def test_mostly_singular_is_undefined() -> None:
+    def f(z: Tensor) -> Tensor:
+        return torch.cat([torch.relu(z[:, :1] - 0.7), z[:, 1:]], dim=1)
+
+    result = measure(Decoder(f, 2, dtype=torch.float64), samples=100)
+    assert result.verdict == "undefined"
+    assert "rank-deficient at" in str(result["orthogonality.ima_contrast"].reason)
+
+
+@pytest.mark.parametrize("map", singular_maps() + tied_maps() + [b1(1), a(2)], ids=repr)
+def test_no_report_holds_nan_or_infinity(map: ExactMap) -> None:
+    for samples in (2, 5):
+        document = measure(map, samples=samples).to_dict()
+        assert all(math.isfinite(x) for x in numbers_in(document))
+        json.dumps(document, allow_nan=False)
+
+
+def test_a_jacobian_that_overflows_is_left_out() -> None:
+    def f(z: Tensor) -> Tensor:
+        return torch.cat([z, torch.exp(torch.exp(2.6 * z[:, :1] + 1.5))], dim=1)
+
+    result = measure(Decoder(f, 2, dtype=torch.float64), samples=300)
+    (finding,) = [f for f in result.findings if f.code == "not-finite"]
+    assert "of 300" in finding.message
+    assert all(math.isfinite(x) for x in numbers_in(result.to_dict()))
+
+
+# -- laws ---------------------------------------------------------------------------------------
+
+LAWFUL = [
+    "mean_abs_cosine",
+    "ima_contrast",
+    "mean_field_gap",
+    "max_abs_cosine",
+    "conformality",
+    "distance_to_axes",
+]
+
+
+def moved(map: ExactMap, change: Any, back: Any) -> tuple[OrthogonalityResult, OrthogonalityResult]:
+    """Return results of f and of f after a change of latents, at corresponding latents."""
+    z = Prior().draw(decoder(map), 24)
+    turned = dataclasses.replace(map, f=lambda w: map.f(change(w)))
+    return measure(map, latents=Given(z), samples=24), measure(turned, latents=Given(back(z)), samples=24)
+
+
+@settings(max_examples=8)
+@given(st.permutations(range(4)), st.lists(st.sampled_from([-1.0, 1.0]), min_size=4, max_size=4))
+def test_order_and_sign_of_latents_do_not_matter(order: list[int], signs: list[float]) -> None:
+    sign = torch.tensor(signs, dtype=torch.float64)
+    inverse = torch.tensor(order).argsort()
+    first, second = moved(e(4), lambda w: (w * sign)[:, inverse], lambda z: z[:, order] * sign)
+    for name in LAWFUL:
+        assert number(first, name) == pytest.approx(number(second, name), abs=1e-9), name
+
+
+@settings(max_examples=6)
+@given(st.integers(0, 1000), st.floats(0.1, 10))
+def test_rotation_and_scale_of_the_data_do_not_matter(seed: int, scale: float) -> None:
+    map = e(3)
+    Q = frame(map.data_dim, map.data_dim, seed)
+    turned = dataclasses.replace(map, f=lambda z: scale * map.f(z) @ Q.to(z.dtype).T)
+    first, second = measure(map, beta_sigma2=0.5), measure(turned, beta_sigma2=0.5 * scale**2)
+    for name in [*LAWFUL, "alignment", "alignment_p"]:
+        assert number(first, name) == pytest.approx(number(second, name), abs=1e-8), name
+
+
+@settings(max_examples=6)
+@given(st.integers(0, 1000))
+def test_a_rotation_of_the_latents_leaves_the_null_and_the_best_contrast(seed: int) -> None:
+    R = frame(3, 3, seed)
+    map = e(3)
+    first, second = moved(map, lambda w: w @ R.T, lambda z: z @ R)
+    null, other = number(first, "ima_contrast_null"), number(second, "ima_contrast_null")
+    assert null == pytest.approx(other, rel=0.15)  # 99 rotations each
+    assert number(first, "effective_rank") == pytest.approx(number(second, "effective_rank"), abs=1e-9)
+    assert number(first, "condition_number") == pytest.approx(number(second, "condition_number"), rel=1e-7)
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 100))
+def test_the_seed_decides_everything(seed: int) -> None:
+    assert measure(e(3), seed=seed).to_dict() == measure(e(3), seed=seed).to_dict()
+    assert number(measure(e(3), seed=seed), "ima_contrast") != number(
+        measure(e(3), seed=seed + 1), "ima_contrast"
+    )
+
+
+def test_chunks_do_not_matter() -> None:
+    first, second = measure(e(4), chunk=3), measure(e(4))
+    assert number(first, "ima_contrast") == pytest.approx(number(second, "ima_contrast"), abs=1e-12)
+
+
+def test_intervals_cover_the_mean_of_many_latents() -> None:
+    probed, inside = decoder(e(3)), 0
+    truth = float(e(3).contrast(Prior().draw(probed, 100_000, seed=99)).mean())  # type: ignore[misc]
+    for seed in range(20):
+        result = measure(probed, samples=60, seed=seed, restarts=0, rotations=19)
+        low, high = result["orthogonality.ima_contrast"].ci or (0, 0)
+        inside += low <= truth <= high
+    assert inside >= 15
+
+
+# -- decoders of all kinds ----------------------------------------------------------------------
+
+
+def network(dtype: torch.dtype = torch.float64, sizes: tuple[int, ...] = (5, 32, 40)) -> nn.Sequential:
+    torch.manual_seed(3)
+    layers: list[nn.Module] = []
+    for p, q in itertools.pairwise(sizes):
+        layers += [nn.Linear(p, q), nn.Tanh()]
+    return nn.Sequential(*layers[:-1]).to(dtype)
+
+
+def test_float32_agrees_with_float64() -> None:
+    net = network()
+    exact = measure(Decoder(net, 5))
+    single = measure(Decoder(network(torch.float32), 5))
+    for name in (*LAWFUL, "alignment", "ima_contrast_rotated"):
+        assert number(single, name) == pytest.approx(number(exact, name), rel=1e-3, abs=1e-5), name
+
+
+def test_collinear_columns_in_float32_are_called_dependent() -> None:
+    W = frame(30, 3).float()
+    W[:, 2] = W[:, 0] * 1.1
+    result = measure(Decoder(lambda z: torch.tanh(0.3 * z @ W.T), 3, dtype=torch.float32))
+    assert result.verdict == "undefined"
+    assert "linearly dependent" in result.summary
+
+
+def test_nearly_collinear_columns_in_float32_ask_for_float64() -> None:
+    W = frame(30, 3).float()
+    W[:, 2] = W[:, 0] + 5e-4 * W[:, 2]
+    result = measure(Decoder(lambda z: torch.tanh(0.3 * z @ W.T), 3, dtype=torch.float32))
+    (finding,) = [f for f in result.findings if f.code == "ill-conditioned"]
+    assert finding.hint == "--dtype float64"
+
+
+def test_one_hot_codes_are_held_fixed() -> None:
+    base = b1(2, 8)
+    codes = frame(8, 3, 5)
+    joint = Decoder(
+        lambda z: base.f(z[:, 1:3]) + z[:, 3:] @ codes.T + 0 * z[:, :1],
+        6,
+        dtype=torch.float64,
+        prior=(Group("normal", 3), Group("onehot", 3)),
+    )
+    result = measure(joint)
+    assert number(result, "latents.dim") == 6
+    assert result.latent_names == ("z0", "z1", "z2")
+    assert result.active == (1, 2)
+    assert result.rotation is not None
+    assert result.rotation.shape == (6, 6)
+    assert torch.equal(result.rotation[3:, 3:], torch.eye(3, dtype=torch.float64))
+    assert number(result, "mean_abs_cosine") == pytest.approx(0, abs=1e-12)
+
+
+def test_sixty_four_latents_work_and_stay_readable() -> None:
+    result = measure(Decoder(network(sizes=(64, 80, 100)), 64), samples=20, restarts=0)
+    assert result["orthogonality.ima_contrast"].defined
+    heat, *_ = result.sections()
+    assert len(heat.matrix) == 24  # type: ignore[union-attr]
+    assert "24 strongest of 64" in heat.note  # type: ignore[union-attr]
+    assert len(result.details()["mean_abs_cosines"]) == 64
+
+
+# -- likelihoods --------------------------------------------------------------------------------
+
+
+def bernoulli_decoder(**changes: Any) -> Decoder:
+    net = network()
+    return Decoder(lambda z: torch.sigmoid(3 * net(z)), 5, dtype=torch.float64, **changes)
+
+
+def test_the_bernoulli_metric_is_the_same_from_means_logits_and_by_hand() -> None:
+    net = network()
+    by_mean = measure(bernoulli_decoder(), likelihood="bernoulli")
+    by_natural = measure(bernoulli_decoder(natural=lambda z: 3 * net(z)), likelihood="bernoulli")
+    logits = Decoder(lambda z: 3 * net(z), 5, dtype=torch.float64, parameter="natural")
+    for other in (by_natural, measure(logits, likelihood="bernoulli")):
+        for name in (*LAWFUL, "alignment"):
+            assert number(by_mean, name) == pytest.approx(number(other, name), abs=1e-8), name
+    # the variance-stabilised map has the likelihood's metric as its Euclidean one
+    stable = Decoder(lambda z: 2 * torch.asin(torch.sigmoid(3 * net(z)).sqrt()), 5, dtype=torch.float64)
+    for name in (*LAWFUL, "alignment"):
+        assert number(by_mean, name) == pytest.approx(number(measure(stable), name), abs=1e-8), name
+    assert number(by_mean, "ima_contrast") != number(measure(bernoulli_decoder()), "ima_contrast")
+    assert "Bernoulli metric" in by_mean.summary
+    assert "beta = 1" in str(by_mean["orthogonality.mean_field_gap"].method)
+
+
+def test_the_gaussian_metric_divides_by_the_variance() -> None:
+    plain = measure(e(3), beta_sigma2=0.25)
+    weighted = measure(e(3), likelihood="gaussian", sigma2=0.25)
+    assert number(plain, "mean_field_gap") == pytest.approx(number(weighted, "mean_field_gap"), abs=1e-12)
+
+
+def test_outputs_that_are_no_means_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"the means of a Bernoulli likelihood lie in \[0, 1\]"):
+        measure(e(3), likelihood="bernoulli")
+    with pytest.raises(UsageError, match=r"Poisson likelihood lie in \[0, inf\)"):
+        measure(e(3), likelihood="poisson")
+
+
+def test_saturated_outputs_are_counted() -> None:
+    net = network()
+
+    def f(z: Tensor) -> Tensor:
+        y = torch.sigmoid(net(z))
+        return torch.cat([y, torch.ones_like(y)], dim=1)
+
+    result = measure(Decoder(f, 5, dtype=torch.float64), likelihood="bernoulli")
+    (finding,) = [f for f in result.findings if f.code == "saturated"]
+    assert finding.message.startswith("50% of the outputs are saturated")
+    assert result["orthogonality.ima_contrast"].defined
+
+
+# -- sources of latents -------------------------------------------------------------------------
+
+
+def test_posterior_latents_average_the_metric_over_each_posterior() -> None:
+    map = e(3)
+    encoder = Encoder(lambda x: (x[:, :3], x[:, 3:6] - 1), 3, dtype=torch.float64)
+    probed = decoder(map, encoder=encoder)
+    rows = torch.from_numpy(np.random.default_rng(0).standard_normal((10, 6)))
+    source = Posterior(rows)
+    result = measure(probed, latents=source, posterior_draws=4, samples=50)
+    G = gram(probed, source.draw(probed, 40)).reshape(4, 10, 3, 3).mean(0)
+    n = G.diagonal(dim1=-2, dim2=-1).sqrt()
+    cosine = (G / (n[:, :, None] * n[:, None, :]))[:, [0, 0, 1], [1, 2, 2]].abs().mean()
+    assert number(result, "mean_abs_cosine") == pytest.approx(float(cosine), abs=1e-12)
+    assert result["orthogonality.mean_abs_cosine"].n == 10
+    assert "approximate-p-value" in findings(result)
+
+
+def test_latents_from_a_file_and_a_grid(tmp_path: Path) -> None:
+    path = tmp_path / "z.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((12, 3)))
+    assert measure(e(3), latents=str(path))["orthogonality.ima_contrast"].n == 12
+    assert measure(e(3), latents="grid", samples=27)["orthogonality.ima_contrast"].n == 27
+
+
+# -- the rotation as a file and as a decoder ----------------------------------------------------
+
+
+def test_the_saved_rotation_repairs_the_decoder(tmp_path: Path) -> None:
+    map = rotated(b1(3), seed=2)
+    result = measure(map, save_rotation=tmp_path / "R.npy")
+    result.files()["save_rotation"](tmp_path / "R.npy")
+    R = torch.from_numpy(np.load(tmp_path / "R.npy", allow_pickle=False))
+    torch.testing.assert_close(R.T @ R, torch.eye(3, dtype=torch.float64))
+    mended = Decoder(lambda z: map.f(z @ R.T), 3, dtype=torch.float64)
+    assert number(measure(mended), "ima_contrast") == pytest.approx(0, abs=1e-9)
+    assert not measure(map).files()
+
+
+def test_there_is_no_rotation_to_save_or_apply_where_it_is_undefined(tmp_path: Path) -> None:
+    result = measure(f_wide(), save_rotation=tmp_path / "R.npy")
+    assert result.rotation is None
+    with pytest.raises(UsageError, match="there is no best rotation: J is rank-deficient"):
+        result.save(tmp_path / "R.npy")
+    with pytest.raises(UsageError, match="there is no best rotation"):
+        result.rotated(decoder(f_wide()))
+
+
+# -- words and pictures -------------------------------------------------------------------------
+
+
+def test_every_metric_has_a_full_text_and_every_text_a_metric() -> None:
+    result = measure(e(3))
+    assert set(result.metrics) == set(SPECS)
+    for spec in METRICS:
+        for part in ("title", "range", "formula", "source", "meaning", "misleads", "remedy"):
+            assert getattr(spec, part), f"{spec.id} has no {part}"
+
+
+def test_limits_become_checks() -> None:
+    good = judge(measure(b1(3)), {"orthogonality.max_abs_cosine": 0.1, "orthogonality.alignment": 0.9}, SPECS)
+    assert good.exit_code == 0
+    assert [c.status for c in good.checks] == ["pass", "pass"]
+    assert judge(measure(rotated(b1(3))), {"orthogonality.ima_contrast": 0.01}, SPECS).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "map", [e(6), f_dead(), f_wide(), b1(1), f_dead(2, 3, dead=(0, 1)), tied_maps()[0]], ids=repr
+)
+def test_pages_of_every_kind_are_drawn(map: ExactMap) -> None:
+    terminal = pytest.importorskip("vaeprobe.render.terminal")
+    result = measure(map)
+    page = terminal.plain(result, width=80)
+    assert result.summary.split()[0] in page
+    assert "nan" not in page.lower().split()
+    assert max(map_len(line) for line in page.splitlines()) <= 80
+
+
+def map_len(line: str) -> int:
+    return len(line.rstrip())
+
+
+def test_summaries_read_like_a_researcher_wrote_them() -> None:
+    aligned = measure(
+        Decoder(lambda z: torch.cat([z[:, :1] + 0.15 * z[:, 1:2], 3 * z[:, 1:]], 1), 2, dtype=torch.float64)
+    )
+    assert "against" in aligned.summary
+    assert "under random rotations of the latent space (alignment" in aligned.summary
+    assert measure(f_wide()).summary.startswith("Orthogonality is undefined: J is rank-deficient: 2 outputs")
+    assert measure(rotated(b1(3))).summary.endswith("to 0 nats on held-out latents.")
+
+
+# -- real checkpoints ---------------------------------------------------------------------------
+
+# folder: contrast and null as published beside the files, Euclidean then Bernoulli, and active latents
+PUBLISHED = {
+    "VAE_mnist": (1.87, 3.81, 1.77, 10),
+    "betaH_mnist": (2.47, 8.35, 2.25, 10),
+    "btcvae_mnist": (1.40, 5.80, 1.29, 8),
+    "VAE_dsprites": (8.0, 15.4, 7.16, 10),
+    "betaH_dsprites": (3.90, 9.8, 3.68, 8),
+    "btcvae_dsprites": (0.85, 3.8, 0.81, 5),
+}
+QUICK = ("VAE_mnist", "btcvae_mnist")
+
+
+def within_sampling_error(result: OrthogonalityResult, name: str, published: float) -> bool:
+    """Whether two samples of this size, of equal spread, agree to four standard errors."""
+    low, high = result[f"orthogonality.{name}"].ci or (0, 0)
+    error = (high - low) / (2 * 1.96)
+    return abs(number(result, name) - published) < 4 * math.sqrt(2) * error + 0.02 * published
+
+
+def load(models: Path, name: str) -> Decoder:
+    from vaeprobe.checkpoints import load
+
+    return load(models / "disvae" / name / "model.pt")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in PUBLISHED]
+)
+def test_published_numbers_of_real_decoders_are_reproduced(models: Path, name: str) -> None:
+    contrast, null, bernoulli, active = PUBLISHED[name]
+    probed = load(models, name)
+    size = {"samples": 128 if name in QUICK else 256, "rotations": 199, "restarts": 0}
+    result = measure(probed, **size)
+    assert number(result, "latents.active") == active
+    assert within_sampling_error(result, "ima_contrast", contrast)
+    assert within_sampling_error(result, "ima_contrast_null", null)
+    assert number(result, "alignment_p") == 1 / 200
+    weighted = measure(probed, likelihood="bernoulli", **size)
+    assert within_sampling_error(weighted, "ima_contrast", bernoulli)
+    # the likelihood's own metric is the more orthogonal one
+    assert number(weighted, "ima_contrast") < number(result, "ima_contrast")
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("VAE_mnist", 8), pytest.param("betaH_mnist", 10, marks=pytest.mark.slow)]
+)
+def test_the_standard_basis_is_the_best_of_all_rotations_of_a_vae(models: Path, name: str, kept: int) -> None:
+    result = measure(load(models, name), samples=192)
+    given, turned = number(result, "ima_contrast_held_out"), number(result, "ima_contrast_rotated")
+    assert turned == pytest.approx(given, rel=0.05)
+    assert result.rotation is not None
+    assert int((result.rotation.diagonal() > 0.97).sum()) >= kept - 1
