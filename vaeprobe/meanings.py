@@ -18,7 +18,56 @@ class Meaning:
 
 
 # codes of errors (vaeprobe.errors) and findings; a test holds this against the code
-CODES: dict[str, Meaning] = {}
+CODES: dict[str, Meaning] = {
+    "approximate-p-value": Meaning(
+        "The rotation test is exact when the latents' distribution does not change under rotations, as N(0, I) "
+        "does not. Latents from posteriors, a grid or a file have no such symmetry.",
+        "Read the p-value as a description, or take --latents prior.",
+    ),
+    "borderline-latents": Meaning(
+        "Mean column norms of these latents lie within a factor 1.25 of the line between active and inactive, "
+        "so that another sample may count them on the other side, and every contrast moves with it.",
+        "Look at the bars and put --active-threshold in a gap; compare models at the same set of latents.",
+    ),
+    "few-latents": Meaning(
+        "The rotation R* has d (d - 1) / 2 angles, and there are few latents to fit them on: R* follows the "
+        "sample, and the contrast on held-out latents does not fall as far as it could.",
+        "Draw more latents (--samples).",
+    ),
+    "ill-conditioned": Meaning(
+        "The columns, scaled to unit length, are so nearly dependent that the rounding of the network's own "
+        "precision shows in contrasts and singular vectors.",
+        "Run in double precision: --dtype float64.",
+    ),
+    "inactive-latents": Meaning(
+        "These latents hardly move the output: their Jacobian columns are under 5 % of the longest, on average. "
+        "The direction of such a column means nothing, so it is left out of cosines and contrasts.",
+        "Many of them mean posterior collapse. --active-threshold moves the line.",
+    ),
+    "not-converged": Meaning(
+        "The search for the best rotation was stopped while it still improved.",
+        "Its contrast is an upper bound. Another --restarts or --seed may end earlier.",
+    ),
+    "not-finite": Meaning(
+        "The Jacobian overflows or is NaN at some latents, which are left out of every number.",
+        "Use --dtype float64; a decoder that overflows at prior samples often has an exponential output.",
+    ),
+    "rank-deficient": Meaning(
+        "At some latents a column of the Jacobian is zero or depends on others, so that log det G is -inf and the "
+        "ima contrast infinite. ReLU and saturated outputs do that. The contrast is averaged over the rest.",
+        "Read the mean-field gap, which is finite everywhere, beside it.",
+    ),
+    "saturated": Meaning(
+        "Some outputs are exactly 0 or 1 in the decoder's precision. A Bernoulli has no variance there, so they "
+        "carry no weight in the likelihood's metric.",
+        "Describe the last activation in the blueprint: the natural parameter does not saturate.",
+    ),
+    "tied-singular-values": Meaning(
+        "Singular values of J coincide at some latents. Singular vectors are arbitrary within such a block, and "
+        "are rotated to the nearest axes before they are compared with them.",
+        "Use numbers that do without V: cosines, contrast, alignment.",
+    ),
+}
 
 
 def _wrap(text: str, indent: str = "  ") -> str:
