@@ -27,6 +27,15 @@ from programs import (
 import vaeprobe
 
 
+def code_of(path: Path) -> int:
+    """Return the exit code of loading a file."""
+    try:
+        vaeprobe.load(path)
+    except vaeprobe.errors.VaeprobeError as error:
+        return error.exit_code
+    return 0
+
+
 @pytest.mark.parametrize("maker", [small_pt2, small_script])
 def test_the_untampered_files_load(tmp_path: Path, maker: Any) -> None:
     path = tmp_path / "model"
@@ -137,9 +146,7 @@ def test_30_custom_operators(tmp_path: Path, call: str) -> None:
 def test_30_nothing_but_listed_operators_is_reachable(tmp_path: Path, line: str) -> None:
     path = tmp_path / "model"
     path.write_bytes(before_linear(line))
-    with pytest.raises(vaeprobe.errors.VaeprobeError) as caught:
-        vaeprobe.load(path)
-    assert caught.value.exit_code in (4, 5)
+    assert code_of(path) in (4, 5)
 
 
 def test_30_a_pickle_of_the_archive_that_imports(tmp_path: Path) -> None:
@@ -203,10 +210,8 @@ def test_33_opaque_object(tmp_path: Path, name: str) -> None:
 )
 def test_34_expression_for_sympy(tmp_path: Path, text: str) -> None:
     def edit(document: Any) -> None:
-        values = document["graph_module"]["graph"]["sym_int_values"]
-        for value in values.values():
-            value["as_expr"]["expr_str"] = text.replace("MARKER", str(tmp_path / "marker"))
-        assert values
+        value = {"as_expr": {"expr_str": text.replace("MARKER", str(tmp_path / "marker")), "hint": None}}
+        document["graph_module"]["graph"]["sym_int_values"]["size"] = value
 
     assert "evaluate" in refused(tmp_path, with_graph(edit), 4)
 
@@ -309,10 +314,7 @@ def test_a_missing_entry_is_one_clear_error(tmp_path: Path, maker: Any) -> None:
     for name in parts:
         path = tmp_path / "model"
         path.write_bytes(zipped({k: v for k, v in parts.items() if k != name}))
-        try:
-            vaeprobe.load(path)
-        except vaeprobe.errors.VaeprobeError as error:
-            assert error.exit_code in (2, 4, 5), name
+        assert code_of(path) in (0, 4, 5), name
 
 
 @pytest.mark.parametrize("maker", [small_pt2, small_script])
@@ -330,10 +332,7 @@ def test_flipped_bits_give_documented_errors_only(tmp_path: Path, maker: Any) ->
         at = int(torch.randint(len(content), (1,), generator=generator))
         content[at] ^= 1 << int(torch.randint(7, (1,), generator=generator))
         path.write_bytes(zipped({**parts, name: bytes(content)}))
-        try:
-            vaeprobe.load(path)
-        except vaeprobe.errors.VaeprobeError as error:
-            assert error.exit_code in (2, 4, 5, 6)
+        assert code_of(path) in (0, 4, 5, 6)
 
 
 def test_network_is_what_the_files_hold(tmp_path: Path) -> None:

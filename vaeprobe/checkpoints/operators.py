@@ -101,7 +101,7 @@ def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
         raise refuse(f"aten.{name}")
     found = getattr(torch.ops.aten, name, None)
     if found is not None and overload is not None:
-        found = getattr(found, overload, None)
+        found = getattr(found, overload) if overload in found.overloads() else None
     if found is None:
         raise refuse(
             f"aten.{name}" + (f".{overload}" if overload else ""), "this version of torch does not have it"

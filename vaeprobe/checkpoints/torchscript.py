@@ -38,7 +38,7 @@ from vaeprobe.report import Finding
 __all__ = ["ENTRY", "Script", "read"]
 
 ENTRY = "constants.pkl"
-BUDGET = 200_000  # statements in one call: a decoder has a few hundred
+BUDGET = 50_000  # steps of one call: a decoder takes a few hundred
 LONGEST = 1_000_000  # of a list or a text
 DEEPEST = 200  # nested calls
 HINT = "save the weights alone, as .safetensors, and describe the network by a blueprint"
@@ -556,13 +556,16 @@ class _Call:
 
     def block(self, statements: Sequence[ast.stmt], names: dict[str, Any]) -> None:
         for statement in statements:
-            self.left -= 1
-            if self.left < 0:
-                raise ResourceError(
-                    f"the program runs over {BUDGET:,} statements for one call",
-                    hint="does it loop without end?",
-                )
+            self.spend(1)
             self.statement(statement, names)
+
+    def spend(self, units: int) -> None:
+        """Take from the budget: one for a statement, one for each item of a list that is gone through."""
+        self.left -= units
+        if self.left < 0:
+            raise ResourceError(
+                f"the program takes over {BUDGET:,} steps for one call", hint="does it loop without end?"
+            )
 
     def statement(self, s: ast.stmt, names: dict[str, Any]) -> None:
         match s:
@@ -737,8 +740,11 @@ class _Call:
         )
 
     def operator(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        tensors = [a for a in _leaves([*args, *kwargs.values()]) if isinstance(a, Tensor)]
-        if name in SCALAR and (not tensors or name in ON_ANYTHING):
+        if name not in ("append", "len", "__getitem__"):
+            self.spend(sum(len(a) for a in args if isinstance(a, (list, tuple, str))))
+        if name in SCALAR and (
+            name in ON_ANYTHING or not any(isinstance(a, Tensor) for a in _leaves([*args, *kwargs.values()]))
+        ):
             out = SCALAR[name](*args, **kwargs)
             if isinstance(out, (list, str)) and len(out) > LONGEST:
                 raise ResourceError(f"the program makes a list of {len(out):,} items")
