@@ -160,7 +160,7 @@ def _spectrum(
     values = np.maximum(values, 0.0)
     epsilon = float(np.finfo(kind).eps)
     # float32 products lose some 1e-7 of the largest eigenvalue, float64 ones some 1e-16 per column
-    resolution = float(values[0]) * epsilon * (16 if kind == np.float32 else len(mean))
+    resolution = float(values.max(initial=0.0)) * epsilon * (16 if kind == np.float32 else len(mean))
     # a spread that is only the rounding of a large mean is no variance
     resolution = max(
         resolution, float(np.square(mean).max(initial=0.0)) * (64 * np.finfo(np.float64).eps) ** 2

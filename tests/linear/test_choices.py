@@ -1,0 +1,167 @@
+"""Number of latents, identifiability and missing values against references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from linear_rows import dense_loglik, rows_with
+
+from vaeprobe.data import in_memory
+from vaeprobe.errors import InputError
+from vaeprobe.linear import closed_form, dimension, identifiability, missing, spectrum
+
+
+def generated(n: int, m: int = 15, d: int = 4, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    W = np.linalg.qr(rng.normal(size=(m, d)))[0] * [5.0, 4.0, 3.0, 2.0][:d]
+    return rng.normal(size=(n, d)) @ W.T + 0.5 * rng.normal(size=(n, m)) + 3
+
+
+# -- how many latents -------------------------------------------------------------------------------
+
+
+def test_minka_equals_scikit_learn() -> None:
+    pca = pytest.importorskip("sklearn.decomposition._pca")
+    found = spectrum.compute(in_memory(generated(300)), 5)
+    ours = dimension.minka_evidence(found.values, 300, 15)
+    theirs = [pca._assess_dimension(found.values, k, 300) for k in range(1, 15)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-10)
+
+
+def test_all_criteria_find_the_dimension_of_a_generator() -> None:
+    data = in_memory(generated(600))
+    choice = dimension.choose(spectrum.compute(data, 5), data)
+    assert (choice.best("minka"), choice.best("bic"), choice.best("held-out")) == (4, 4, 4)
+    assert (choice.by, choice.dimension) == ("minka", 4)
+
+
+@pytest.mark.parametrize("n", [40, 12])
+def test_held_out_likelihood_equals_a_loop_over_folds(n: int) -> None:
+    """By moments (n > m) and by rows (n < m): the two ways agree with plain refitting."""
+    X = generated(n)
+    data = in_memory(X)
+    found = spectrum.compute(data, 5)
+    choice = dimension.choose(found, data, seed=1)
+    assert choice.held_out is not None
+    assert (choice.minka is None) == (n < 15)
+    from vaeprobe.intervals import stream
+
+    rng = stream(1, "folds")
+    owner = rng.integers(5, size=n) if n > 15 else rng.permutation(n) % 5
+    for k in (1, 3):
+        scores = []
+        for fold in range(5):
+            s = closed_form.solve(spectrum.compute(in_memory(X[owner != fold]), k), k)
+            scores.append(dense_loglik(X[owner == fold], s.mean, s.W @ s.W.T + s.sigma2 * np.eye(15)))
+        assert choice.held_out[k - 1] == pytest.approx(np.mean(scores), rel=1e-9)
+
+
+def test_no_noise_no_choice() -> None:
+    data = in_memory(np.random.default_rng(0).normal(size=(50, 1)) @ np.ones((1, 6)))
+    with pytest.raises(InputError, match="leave no noise"):
+        dimension.choose(spectrum.compute(data, 2), data)
+
+
+# -- what is identified -----------------------------------------------------------------------------
+
+
+def test_intervals_cover_and_tied_eigenvalues_are_found_tied() -> None:
+    truth = np.array([9.0, 4.0, 4.0, 1.0, 0.5, 0.5])
+    covered, joined, split = 0, 0, 0
+    for seed in range(100):
+        X = np.random.default_rng(seed).normal(size=(1000, 6)) * np.sqrt(truth)
+        found = spectrum.compute(in_memory(X), 4)
+        ident = identifiability.of_spectrum(found, 4, [True] * 4)
+        low, high = ident.intervals[0]
+        covered += bool(low <= 9 <= high)
+        joined += (1, 2) in ident.blocks
+        split += ident.alone(np.array([True] * 4)) == 2
+    assert covered >= 89  # 95 % of 100, three standard errors below
+    assert joined >= 85
+    assert split >= 85
+
+
+def test_blocks_reach_into_the_discarded_directions() -> None:
+    found = spectrum.compute(in_memory(rows_with((9.0, 2.0, 1.99, 1.98, 0.1))), 3)
+    ident = identifiability.of_spectrum(found, 3, [True, True, True])
+    assert ident.blocks == ((1, 3),)
+    assert ident.alone(np.array([True] * 3)) == 1
+    assert identifiability.of_spectrum(found, 3, [True, False, False]).blocks == ()
+
+
+def test_bootstrap_angles_match_the_asymptotic_ones() -> None:
+    values = (9.0, 4.0, 1.0, 0.25)
+    X = np.random.default_rng(0).normal(size=(2000, 4)) * np.sqrt(values)
+    data = in_memory(X)
+    found = spectrum.compute(data, 2)
+    angles, directions = identifiability.bootstrap_angles(data, found, 2, resamples=400)
+    assert directions == 4
+    rng = np.random.default_rng(1)
+    for i in range(2):
+        others = [j for j in range(4) if j != i]
+        sd = np.array([np.sqrt(values[i] * values[j] / 2000) / abs(values[i] - values[j]) for j in others])
+        expected = np.quantile(np.linalg.norm(rng.normal(size=(20_000, 3)) * sd, axis=1), 0.95)
+        assert angles[i] == pytest.approx(expected, rel=0.2)
+
+
+# -- missing values ---------------------------------------------------------------------------------
+
+
+def test_without_gaps_em_finds_the_closed_form() -> None:
+    X = generated(200)
+    found = missing.fit(X, 4)
+    s = closed_form.solve(spectrum.compute(in_memory(X), 4), 4)
+    assert found.loglik == pytest.approx(s.loglik, rel=1e-10)
+    assert found.sigma2 == pytest.approx(s.sigma2, rel=1e-6)
+    assert found.missing == 0
+
+
+def test_with_gaps_the_likelihood_is_that_of_the_observed_values_and_stationary() -> None:
+    rng = np.random.default_rng(0)
+    X = generated(150, m=8, d=2)
+    X[rng.random(X.shape) < 0.25] = np.nan
+    X[7] = np.nan  # a row without any value says nothing
+    found = missing.fit(X, 2)
+    spec = found.spectrum
+    assert found.converged
+    assert spec.n == 149
+
+    def observed(mean: np.ndarray, covariance: np.ndarray) -> float:
+        total = 0.0
+        for row in X:
+            seen = np.flatnonzero(np.isfinite(row))
+            if len(seen):
+                total += dense_loglik(row[seen][None], mean[seen], covariance[np.ix_(seen, seen)])
+        return total / 149
+
+    W = spec.vectors[:, :2] * np.sqrt(spec.values[:2] - found.sigma2)
+    best = observed(spec.mean, W @ W.T + found.sigma2 * np.eye(8))
+    assert best == pytest.approx(found.loglik, rel=1e-9)
+    for size in (3e-3, 0.1):
+        moved = W + size * rng.normal(size=W.shape)
+        near = observed(spec.mean + size * rng.normal(size=8), moved @ moved.T + found.sigma2 * np.eye(8))
+        assert near < best
+
+
+def test_gaps_recover_the_generator_better_than_dropping_rows() -> None:
+    rng = np.random.default_rng(0)
+    X = generated(400)
+    full = spectrum.compute(in_memory(X), 4)
+    X[rng.random(X.shape) < 0.1] = np.nan
+    found = missing.fit(X, 4).spectrum
+    kept = spectrum.compute(in_memory(X[np.isfinite(X).all(axis=1)]), 4)
+
+    def angle(U: np.ndarray) -> float:
+        return float(np.linalg.norm(U[:, :4] - full.vectors[:, :4] @ (full.vectors[:, :4].T @ U[:, :4])))
+
+    assert angle(found.vectors) < angle(kept.vectors) / 2
+
+
+def test_a_column_without_any_value_is_named() -> None:
+    X = generated(20)
+    X[:, 3] = np.nan
+    with pytest.raises(InputError, match="column 3 "):
+        missing.fit(X, 2)
+    X[:, 3] = np.inf
+    with pytest.raises(InputError, match="infinite"):
+        missing.fit(X, 2)

@@ -1,0 +1,94 @@
+"""Eigenpairs by every solver against numpy's, and moments merged in any order."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vaeprobe.data import in_memory
+from vaeprobe.errors import UsageError
+from vaeprobe.linear import moments, spectrum
+
+
+def decaying(n: int, m: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=(n, min(n, m))) * 0.8 ** np.arange(min(n, m))
+    return scores @ np.linalg.qr(rng.normal(size=(m, min(n, m))))[0].T + 1e-3 * rng.normal(size=(n, m)) + 5
+
+
+@given(cuts=st.lists(st.integers(0, 90), max_size=4), seed=st.integers(0, 20))
+def test_moments_add_up_however_the_rows_are_cut(cuts: list[int], seed: int) -> None:
+    X = np.random.default_rng(seed).normal(size=(90, 4)) + 100
+    edges = [0, *sorted(cuts), 90]
+    parts = [moments.accumulate(in_memory(X[a:b]))[0] for a, b in itertools.pairwise(edges) if b > a]
+    whole = moments.total(tuple(parts))
+    assert whole.n == 90
+    np.testing.assert_allclose(whole.mean, X.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(whole.covariance, np.cov(X.T, bias=True), rtol=1e-10, atol=1e-12)
+
+
+def test_folds_are_a_partition() -> None:
+    X = decaying(200, 6)
+    parts = moments.accumulate(in_memory(X), folds=5, seed=3)
+    assert sum(p.n for p in parts) == 200
+    np.testing.assert_allclose(moments.total(parts).covariance, np.cov(X.T, bias=True), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 40), (40, 120), (50, 50)])
+@pytest.mark.parametrize("solver", ["exact", "dual", "randomized"])
+def test_solvers_agree_with_numpy(n: int, m: int, solver: str) -> None:
+    X = decaying(n, m)
+    found = spectrum.compute(in_memory(X), 6, solver=solver)
+    values, vectors = np.linalg.eigh(np.cov(X.T, bias=True))
+    np.testing.assert_allclose(
+        found.values[:6], values[::-1][:6], rtol=1e-6 if solver == "randomized" else 1e-10
+    )
+    overlap = np.abs(np.sum(found.vectors[:, :6] * vectors[:, ::-1][:, :6], axis=0))
+    np.testing.assert_allclose(overlap, 1, atol=1e-6)
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(len(found.values)), atol=1e-10)
+    assert found.total == pytest.approx(np.trace(np.cov(X.T, bias=True)), rel=1e-10)
+
+
+def test_the_stated_error_of_the_randomized_solver_holds() -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 250))  # a flat spectrum: the hardest case
+    truth = np.linalg.eigvalsh(np.cov(X.T, bias=True))
+    found = spectrum.compute(in_memory(X), 10, solver="randomized")
+    nearest = np.abs(found.values[:, None] - truth[None, :]).min(axis=1)
+    assert (nearest <= found.residuals + 1e-12).all()
+    assert (found.values <= truth[::-1][:10] + 1e-12).all()  # Ritz values never exceed
+
+
+def test_few_distinct_rows_do_not_break_the_randomized_solver() -> None:
+    X = np.repeat(np.random.default_rng(0).normal(size=(4, 60)), 20, axis=0)
+    found = spectrum.compute(in_memory(X), 8, solver="randomized")
+    truth = np.linalg.eigvalsh(np.cov(X.T, bias=True))[::-1][:8]
+    np.testing.assert_allclose(found.values, truth, atol=1e-10)
+
+
+def test_the_choice_follows_the_shape() -> None:
+    shapes = {(100, 50): "exact", (50, 100): "dual", (3000, 4000): "randomized", (3000, 2000): "exact"}
+    for shape, solver in shapes.items():
+        assert spectrum.choose(in_memory(np.broadcast_to(np.zeros(()), shape))) == solver
+    with pytest.raises(UsageError, match="no solver is called `qr`"):
+        spectrum.choose(in_memory(np.zeros((2, 2))), "qr")
+
+
+def test_float32_is_used_for_large_float32_data_only() -> None:
+    def kind(rows: int, columns: int, dtype: type) -> str:
+        return moments.arithmetic(in_memory(np.broadcast_to(np.zeros((), dtype), (rows, columns)))).name
+
+    assert kind(10**6, 1000, np.float32) == "float32"
+    assert kind(10**6, 1000, np.float64) == "float64"
+    assert kind(10**4, 784, np.float32) == "float64"
+
+
+def test_float32_products_are_near_the_float64_ones() -> None:
+    X = decaying(500, 20).astype(np.float32)
+    low = moments.total(moments.accumulate(in_memory(X), dtype=np.float32)).covariance
+    high = moments.total(moments.accumulate(in_memory(X), dtype=np.float64)).covariance
+    assert np.abs(low - high).max() < 1e-6 * np.abs(high).max()

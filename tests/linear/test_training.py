@@ -1,0 +1,162 @@
+"""Training reaches the closed form, and breaks the rotation symmetry exactly where it should."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from linear_rows import LAMBDA, rows_with
+
+from vaeprobe.data import in_memory
+from vaeprobe.errors import UsageError
+from vaeprobe.linear import certificate, closed_form, spectrum
+from vaeprobe.linear.certificate import Certificate, certify
+from vaeprobe.linear.training import METHODS, Covariance, Method, Parameters, Training, objective, train
+
+GRADIENT_METHODS = METHODS[:4]
+
+
+def certified(
+    method: Method,
+    values: tuple[float, ...] = LAMBDA,
+    d: int = 3,
+    *,
+    beta: float = 1.0,
+    sigma2: float | None = None,
+    seed: int = 0,
+    **how: object,
+) -> tuple[Certificate, closed_form.Solution]:
+    X = rows_with(values)
+    found = spectrum.compute(in_memory(X), d)
+    solution = closed_form.solve(found, d, beta=beta, sigma2=sigma2)
+    S = Covariance.of_spectrum(found, X - X.mean(axis=0))
+    run = train(method, S, solution, Training(**how), seed=seed)  # type: ignore[arg-type]
+    return certify(run, solution, S), solution
+
+
+@pytest.mark.parametrize("method", GRADIENT_METHODS)
+@pytest.mark.parametrize("free_encoder", [False, True])
+def test_gradients_match_finite_differences(method: Method, free_encoder: bool) -> None:
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(6, 6))
+    S = Covariance(lambda V: A @ A.T @ V, float(np.trace(A @ A.T)), 6)
+    p = Parameters.initial(method, 6, 3, 0.5, 1, free_encoder=free_encoder)
+    p = p.like(p.flat() + 0.1 * rng.normal(size=p.flat().shape))
+    if method == "elbo-full":
+        p.spread[np.triu_indices(3, 1)] = 0  # the upper triangle is not used
+    x = p.flat()
+
+    def value(at: np.ndarray) -> float:
+        return objective(method, S, p.like(at), 1.7).value
+
+    numeric = np.array([(value(x + 1e-6 * e) - value(x - 1e-6 * e)) / 2e-6 for e in np.eye(len(x))])
+    np.testing.assert_allclose(objective(method, S, p, 1.7).gradient.flat(), numeric, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("beta", "sigma2"), [(1.0, None), (1.0, 0.4), (3.0, 0.3)])
+def test_every_method_reaches_the_closed_form(method: Method, beta: float, sigma2: float | None) -> None:
+    found, s = certified(method, beta=beta, sigma2=sigma2, tolerance=1e-13)
+    assert abs(found.run.gap) < 1e-6
+    assert found.max_angle is not None
+    assert found.max_angle < 1e-5
+    assert found.sigma2_ratio == pytest.approx(1, abs=1e-6)
+    if method in ("elbo", "det-elbo"):
+        np.testing.assert_allclose(found.cosines, 1, atol=1e-6)
+        np.testing.assert_allclose(found.norm_ratios, 1, atol=1e-5)
+        np.testing.assert_allclose(found.kl, s.kl, atol=1e-5)
+        assert found.max_abs_cosine is not None
+        assert found.max_abs_cosine < 1e-5
+        assert found.verdict == "optimum on the axes"
+
+
+def test_learned_sigma2_with_beta() -> None:
+    found, s = certified("elbo", beta=1.5, tolerance=1e-13)
+    assert s.learned
+    assert found.sigma2_ratio == pytest.approx(1, abs=1e-6)
+    with pytest.raises(UsageError, match="EM maximises the likelihood"):
+        certified("em", beta=1.5)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equation_10_as_printed_leaves_the_rotation_free(seed: int) -> None:
+    literal, _ = certified("det-elbo-literal", seed=seed)
+    diagonal, _ = certified("det-elbo", seed=seed, tolerance=1e-14)
+    assert literal.verdict == "optimum, rotated"
+    assert literal.max_abs_cosine is not None
+    assert literal.max_abs_cosine > 0.1
+    assert diagonal.max_abs_cosine is not None
+    assert diagonal.max_abs_cosine < 1e-6
+    assert literal.run.objective == pytest.approx(diagonal.run.objective, abs=1e-8)
+    assert "as printed" in literal.sentence
+
+
+def test_a_rotation_costs_a_diagonal_posterior_the_mean_field_gap() -> None:
+    """The ELBO gap of a rotated PPCA solution equals 1/2 (sum log Lambda_ii - log det Lambda)."""
+    X = rows_with(LAMBDA)
+    found = spectrum.compute(in_memory(X), 3)
+    s = closed_form.solve(found, 3)
+    rotated, _ = certified("em", seed=4)
+    run = rotated.run
+    tau = run.sigma2
+    diagonal = closed_form.LinearModel(
+        found.mean, run.W, run.sigma2, run.E, tau / (np.square(run.W).sum(axis=0) + tau)
+    )
+    lost = s.elbo - closed_form.beta_elbo(found, diagonal, 1.0)
+    assert lost > 0.01
+    assert lost == pytest.approx(rotated.mean_field_gap, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tied_eigenvalues_are_certified_as_a_block(method: Method) -> None:
+    found, s = certified(method, (8.0, 3.0, 3.0, 3.0, 0.5, 0.5), 4, tolerance=1e-13)
+    assert found.converged
+    assert certificate.tied(s.values) == [slice(0, 1), slice(1, 4)]
+    if method in ("elbo", "det-elbo"):
+        assert found.verdict == "optimum on the axes"
+        np.testing.assert_allclose(found.cosines, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_collapsed_latents_end_collapsed(method: Method) -> None:
+    found, s = certified(method, d=5, sigma2=2.0, tolerance=1e-12)
+    assert s.active.tolist() == [True, True, True, False, False]
+    assert found.converged
+    assert len(found.angles) == 3
+    assert float(np.linalg.svd(found.run.W, compute_uv=False)[3]) < 1e-3
+
+
+def test_theorem_3_in_training() -> None:
+    """The two objectives, trained apart with the rotation fixed, end at the same columns."""
+    one, _ = certified("elbo", beta=3, sigma2=0.4, tolerance=1e-14)
+    other, _ = certified("elbo", beta=1, sigma2=1.2, tolerance=1e-14, seed=5)
+    own = one.run.W[:, one.partners]
+    theirs = other.run.W[:, other.partners]
+    np.testing.assert_allclose(np.abs(own), np.abs(theirs), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [None, 100])
+def test_adam_trains_the_encoder_too(batch_size: int | None) -> None:
+    found, _ = certified("elbo", optimiser="adam", steps=1500, learning_rate=0.03, batch_size=batch_size)
+    assert found.run.optimiser == "adam"
+    assert found.run.gap < (1e-6 if batch_size is None else 1e-2)
+    assert [step for step, _ in found.run.trace] == sorted(step for step, _ in found.run.trace)
+
+
+def test_a_run_cut_short_is_called_not_converged() -> None:
+    found, _ = certified("elbo", steps=2)
+    assert found.verdict == "not converged"
+    assert found.run.stopped == "steps"
+    assert "after 2 steps" in found.sentence
+
+
+def test_minibatches_are_for_adam() -> None:
+    with pytest.raises(UsageError, match="minibatches are for Adam"):
+        certified("elbo", batch_size=10)
+
+
+def test_em_never_falls() -> None:
+    found, _ = certified("em", tolerance=1e-12)
+    gaps = [gap for _, gap in found.run.trace]
+    assert all(b <= a + 1e-13 for a, b in itertools.pairwise(gaps))
