@@ -22,10 +22,11 @@ OFFSETS = ("mean", "bias", "offset", "mu", "b", "mean_")
 def tensor_of(array: np.ndarray[Any, np.dtype[Any]], name: str) -> tuple[Tensor, tuple[Finding, ...]]:
     """Return an array as a float tensor: float32 and float64 stay, half becomes float32, the rest float64."""
     wide = np.float32 if array.dtype in (np.float16, np.float32) else np.float64
-    with np.errstate(over="ignore"):
+    with np.errstate(all="ignore"):
         out = np.ascontiguousarray(array, dtype=wide)
+        back = out.astype(array.dtype)
     notes: tuple[Finding, ...] = ()
-    if not np.array_equal(out, array, equal_nan=array.dtype.kind == "f"):
+    if not np.array_equal(back, array, equal_nan=array.dtype.kind == "f"):
         message = f"{name} is stored as {array.dtype}, and was rounded to float64"
         notes = (Finding(code="rounded", level="note", message=message),)
     return torch.from_numpy(out), notes
