@@ -19,6 +19,238 @@ class Meaning:
 
 # codes of errors (vaeprobe.errors) and findings; a test holds this against the code
 CODES: dict[str, Meaning] = {
+    "usage": Meaning(
+        "An option, argument, policy or blueprint is wrong (exit code 2).",
+        "The hint names the nearest valid name or form; `vaeprobe COMMAND --help` lists all.",
+    ),
+    "missing-extra": Meaning(
+        "A feature needs a package that is not installed (exit code 2).",
+        "Run the pip command in the hint.",
+    ),
+    "blueprint": Meaning(
+        "A blueprint is malformed, or its layers do not fit the tensors of the file (exit code 2).",
+        "The message names the layer and both shapes, the hint the nearest fix. `vaeprobe inspect MODEL` lists the tensors; `--draft-blueprint OUT` writes a first version.",
+    ),
+    "unsafe": Meaning(
+        "The file asks for something that could run code, write files or reach outside itself, and is refused (exit code 4).",
+        "Ask its author for safetensors with a blueprint, or for a bare state_dict. Do not load a file from a stranger by other means: what it would import is named in the message.",
+    ),
+    "unreadable": Meaning(
+        "The file is missing, damaged, empty, or in no format that vaeprobe reads (exit code 5).",
+        "The message says what was found. A git-LFS pointer wants `git lfs pull`; a web page saved by mistake wants another download.",
+    ),
+    "architecture": Meaning(
+        "The file holds weights alone, and nothing says which network they belong to (exit code 5).",
+        "Write a blueprint (`vaeprobe inspect MODEL --draft-blueprint OUT` makes a marked draft), or name your own code with --arch.",
+    ),
+    "contract": Meaning(
+        "The network is no decoder in vaeprobe's sense: deterministic, rows independent, finite, differentiable (exit code 5).",
+        "The message says which property fails and what usually causes it. Wrap the network so that it returns the mean instead of a sample.",
+    ),
+    "resources": Meaning(
+        "The run would take, or took, more memory or time than allowed (exit code 6).",
+        "Fewer --samples, a smaller --chunk, or only some components.",
+    ),
+    "internal": Meaning(
+        "A bug of vaeprobe (exit code 70).",
+        "Run again with VAEPROBE_DEBUG=1 and report the traceback with the smallest file that shows it.",
+    ),
+    "training-mode": Meaning(
+        "The module was saved or passed in training mode; it is probed in eval mode, on a copy that shares its weights.",
+        "Nothing, unless the model is meant to be used in training mode. Save it after .eval() to silence this.",
+    ),
+    "reverse-mode": Meaning(
+        "Forward-mode derivatives are missing or wrong for this network, so reverse mode is used.",
+        "Results are the same; it is slower by about the number of outputs over the number of latents. A blueprint instead of a compiled program usually gives forward mode back.",
+    ),
+    "cast-up": Meaning(
+        "Weights stored in half precision (or integers) were cast to the precision of the computation.",
+        "Nothing; the values are exact.",
+    ),
+    "nonfinite-weights": Meaning(
+        "Some weights are NaN or infinite.",
+        "Take an earlier checkpoint: training diverged, or a cast to half precision overflowed.",
+    ),
+    "chosen-entry": Meaning(
+        "The file holds several candidates, and the likeliest was taken.",
+        "Choose another with --key.",
+    ),
+    "unread-objects": Meaning(
+        "One entry was read alone; other parts of the file would import foreign code and were not read.",
+        "Nothing, if the entry is the right one.",
+    ),
+    "unused-tensors": Meaning(
+        "Some tensors of the file have no place in the architecture.",
+        "Usually an encoder, an optimiser or a discriminator; if a decoder layer is among them, the blueprint misses it.",
+    ),
+    "draft-blueprint": Meaning(
+        "The architecture is a guess from names and shapes: activations, strides and reshapes are not recorded in weights.",
+        "Write the draft with `vaeprobe inspect MODEL --draft-blueprint OUT`, check every marked line, and pass it with --blueprint.",
+    ),
+    "foreign-classes": Meaning(
+        "A pickled module is built of classes that vaeprobe does not know and will not run.",
+        "Take a part made of torch's own layers with --submodule, or describe the whole with --blueprint or --arch.",
+    ),
+    "reshaped-latents": Meaning(
+        "The network takes latents with extra axes (such as d x 1 x 1); vaeprobe adds them.",
+        "Nothing.",
+    ),
+    "latents-inferred": Meaning(
+        "The format does not record the number of latents; it was found by trying.",
+        "Say it with --latent-dim.",
+    ),
+    "fixed-batch": Meaning(
+        "The program takes batches of one fixed size; latents are padded to it.",
+        "Export it with a dynamic batch axis for speed.",
+    ),
+    "rounded": Meaning(
+        "Numbers of a wider type were rounded to the precision of the computation.",
+        "Nothing, or --dtype float64.",
+    ),
+    "trailing-bytes": Meaning(
+        "The file has bytes after its content. They were ignored.",
+        "Find out who appended them: nothing should.",
+    ),
+    "wide-matrix": Meaning(
+        "A matrix has fewer outputs than latents; it may be stored transposed.",
+        "A decoder is outputs x latents. scikit-learn's components_ are the transpose of that.",
+    ),
+    "code-was-run": Meaning(
+        "The file was unpickled on request, so its own code ran.",
+        "Convert it to safetensors once (`vaeprobe convert`), and never need that again.",
+    ),
+    "encoder-left-out": Meaning(
+        "A conversion kept the decoder and not its encoder.",
+        "Write to .safetensors to keep both.",
+    ),
+    "factorise-undefined": Meaning(
+        "Factorisation is undefined here: fewer than two active latents, or rank-deficient columns.",
+        "See the reason given; collapse is the usual cause.",
+    ),
+    "undecided": Meaning(
+        "The samples allowed do not decide some tests.",
+        "Raise --max-samples, or choose a margin that matters to you with --margin.",
+    ),
+    "not-smooth": Meaning(
+        "The network is piecewise linear (ReLU): derivatives of J are zero almost everywhere and say nothing of its kinks.",
+        "Rely on the frozen-coordinate differences of C2, which work for every network.",
+    ),
+    "tied-seams": Meaning(
+        "Some seams have equal singular values and are not identified one by one.",
+        "They are tested as one block.",
+    ),
+    "trace-scheme": Meaning(
+        "Which scheme traced the seams, and to what tolerance.",
+        "Nothing; --scheme and --tolerance choose.",
+    ),
+    "trace-components": Meaning(
+        "Components of smaller singular values were not traced.",
+        "Choose them with --components.",
+    ),
+    "trace-no-picture": Meaning(
+        "No picture was written, since no seam has any length.",
+        "Start elsewhere, or see why the decoder collapses there.",
+    ),
+    "trace-outside": Meaning(
+        "Some starting points lie outside the radius in which seams are followed.",
+        "Raise --radius or leave it out.",
+    ),
+    "trace-not-finite": Meaning(
+        "Some seams stop where the decoder is not finite.",
+        "Lower --radius, or --dtype float64.",
+    ),
+    "trace-steps": Meaning(
+        "Some seams end at the step limit.",
+        "Raise --tolerance, or use --scheme rough.",
+    ),
+    "trace-collapse": Meaning(
+        "Some seams stop where the output no longer changes along them.",
+        "Nothing: there is no density to follow there.",
+    ),
+    "beta-unknown": Meaning(
+        "Beta could not be estimated from the encoder, and 1 was assumed.",
+        "Give the trained value with --beta.",
+    ),
+    "large-residual": Meaning(
+        "The residual term of Eq. 7, which the Gauss-Newton form drops, is a large part of the curvature.",
+        "Read the Stein columns; ask whether the likelihood is the one the model was trained with.",
+    ),
+    "other-variance": Meaning(
+        "At the variance given, the encoder asks for another beta; by Theorem 3 only their product is identified.",
+        "Give the trained --sigma2, or read the product.",
+    ),
+    "collapsed": Meaning(
+        "Every posterior equals the prior.",
+        "A smaller beta or sigma^2, or a KL warm-up.",
+    ),
+    "collapsed-latents": Meaning(
+        "Some latents tell less about the data than the prior does and carry no weight in the estimate.",
+        "Nothing; the table shows which.",
+    ),
+    "not-at-optimum": Meaning(
+        "The active latents ask for different betas: no single beta explains this encoder, so it is not at the optimum of a beta-ELBO.",
+        "Early stopping, capacity annealing, a total-correlation term or another likelihood do this. Treat the estimate as an effective value.",
+    ),
+    "no-curvature": Meaning(
+        "The likelihood has no positive curvature where the encoder puts its posteriors, so nothing can be recovered.",
+        "Check that encoder, decoder and data belong together.",
+    ),
+    "other-beta": Meaning(
+        "The nominal beta lies outside the interval of the recovered one.",
+        "Trust the recovered one for what the encoder does; see not-at-optimum for causes.",
+    ),
+    "no-better-than-chance": Meaning(
+        "Reconstructions are no better than the mean image: the encoder's layout, the data or their scale are wrong.",
+        "Check the blueprint's encoder output (interleaved, chunked), and the scale of the data.",
+    ),
+    "scaled": Meaning(
+        "Values were scaled when they were read (8-bit images by 1/255).",
+        "--scale none keeps them.",
+    ),
+    "latent-dim": Meaning(
+        "How the number of latents was chosen.",
+        "Give it with --latent-dim.",
+    ),
+    "flattened": Meaning(
+        "Rows with several axes (images) were flattened to columns.",
+        "Nothing; the shape is kept in the saved model.",
+    ),
+    "dropped-rows": Meaning(
+        "Rows with NaN or infinite values were left out, as asked, or have no value at all.",
+        "Find out where they come from; `--missing em` uses rows that are incomplete.",
+    ),
+    "missing-values": Meaning(
+        "Some values are missing and were treated as unknown by EM.",
+        "Nothing, if they are missing at random.",
+    ),
+    "collapse": Meaning(
+        "Some latents collapse: their eigenvalue does not exceed beta sigma^2.",
+        "Fewer latents, or a smaller beta or sigma^2.",
+    ),
+    "tied-eigenvalues": Meaning(
+        "Eigenvalues are equal within their error, so only the block of their directions is identified.",
+        "Do not interpret these columns one by one; more rows may separate them.",
+    ),
+    "randomized": Meaning(
+        "Eigenpairs were found by a randomized method, to the error stated.",
+        "--solver exact, where time and memory allow.",
+    ),
+    "float32": Meaning(
+        "Moments were computed in float32.",
+        "Pass float64 data where the last digits matter.",
+    ),
+    "nothing-checked": Meaning(
+        "No rule applies to a model, and a run that checks nothing never passes.",
+        "Add rules to the policy, or take the model out of the list.",
+    ),
+    "same-artifact": Meaning(
+        "The model is byte for byte the baseline's.",
+        "Nothing.",
+    ),
+    "waiver-expired": Meaning(
+        "A waiver is past its date, and the rule counts again.",
+        "Fix the model, or renew the waiver with a reason.",
+    ),
     "approximate-p-value": Meaning(
         "The rotation test is exact when the latents' distribution does not change under rotations, as N(0, I) "
         "does not. Latents from posteriors, a grid or a file have no such symmetry.",
