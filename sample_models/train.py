@@ -7,7 +7,7 @@ those of the files that stand here.
 linear.npy            x = W z with known truth: orthogonal columns of known length
 linear_rotated.npy    the same after a known rotation of the latents
 digits_mlp.*          MLP beta-VAE, beta 1, Bernoulli likelihood: safetensors + blueprint, state_dict + sidecar
-digits_conv.*         convolutional beta-VAE, beta 2, Bernoulli: safetensors + blueprint, .pt2 (decoder alone)
+digits_conv.*         convolutional beta-VAE, beta 0.5, Bernoulli: safetensors + blueprint, .pt2 (decoder alone)
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def main() -> None:
     torch.use_deterministic_algorithms(True)
     truth = linear_truth()
     x = digits()
-    recipes = {"digits_mlp": (mlp, MLP_BLUEPRINT, 1.0, 400), "digits_conv": (conv, CONV_BLUEPRINT, 2.0, 400)}
+    recipes = {"digits_mlp": (mlp, MLP_BLUEPRINT, 1.0, 400), "digits_conv": (conv, CONV_BLUEPRINT, 0.5, 400)}
     for name, (make, blueprint, beta, epochs) in recipes.items():
         torch.manual_seed(SEED)
         model = make()
