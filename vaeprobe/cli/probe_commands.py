@@ -82,9 +82,17 @@ def probe_command(name: str) -> Callable[..., int]:
     for name_, (annotation, default) in {**LOADING, **DOCUMENT}.items():
         parameters.append(inspect.Parameter(name_, KEYWORD, default=default, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = cls.__doc__
+    command.__doc__ = _help(cls)
     command.__name__ = name
     return command
+
+
+def _help(cls: type[Probe]) -> str:
+    """Return a probe's docstring up to its sections, which the options' own help repeats."""
+    text = inspect.getdoc(cls) or ""
+    for heading in ("Attributes:", "Source:", "Raises:", "Example:"):
+        text = text.split(f"\n\n{heading}", 1)[0]
+    return text
 
 
 def load(path: Path, *, device: str = "cpu", **settings: Any) -> Any:

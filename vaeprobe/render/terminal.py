@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Iterable
 from typing import IO
 
@@ -36,7 +37,7 @@ MAX_CELLS = 24
 def console(stream: IO[str], color: str = "auto") -> Console:
     """Return a console on a stream; `color` is auto, always or never."""
     forced = {"auto": None, "always": True, "never": False}[color]
-    width = None if stream.isatty() else 100
+    width = None if stream.isatty() or "COLUMNS" in os.environ else 100
     return Console(
         file=stream,
         force_terminal=forced,
