@@ -102,33 +102,31 @@ class Deferred(Columns):
 class Scaled(Columns):
     """Tangents times an element-wise factor, shape broadcastable to `shape`."""
 
+    _parts: tuple[Columns, Tensor] | None
+
     def __init__(self, inner: Columns, factor: Tensor) -> None:
         super().__init__(inner.directions, inner.shape)
-        if isinstance(inner, Scaled) and inner._pending:
-            assert inner._inner is not None
-            assert inner._factor is not None
-            inner, factor = inner._inner, inner._factor * factor
-        self._inner: Columns | None = inner
-        self._factor: Tensor | None = factor
+        if isinstance(inner, Scaled) and inner._parts is not None:
+            inner, factor = inner._parts[0], inner._parts[1] * factor
+        self._parts = (inner, factor)
 
     def _compute(self) -> tuple[Tensor, bool]:
-        assert self._inner is not None
-        assert self._factor is not None
-        value, mine = _take(self._inner)
-        if mine and torch.result_type(value, self._factor) == value.dtype:
-            return value.mul_(self._factor), True
-        return value * self._factor, True
+        assert self._parts is not None
+        factor = self._parts[1]
+        value, mine = _take(self._parts[0])
+        if mine and torch.result_type(value, factor) == value.dtype:
+            return value.mul_(factor), True
+        return value * factor, True
 
     def _release(self) -> None:
-        self._inner = self._factor = None
+        self._parts = None
 
     def gram(self, factor: Tensor | None = None) -> Tensor:
-        if not self._pending:
+        if self._parts is None:
             return super().gram(factor)
-        assert self._inner is not None
-        assert self._factor is not None
-        mine = self._factor.expand(self.shape)
-        return self._inner.gram(mine if factor is None else mine * factor.reshape(self.shape))
+        inner, mine = self._parts
+        mine = mine.expand(self.shape)
+        return inner.gram(mine if factor is None else mine * factor.reshape(self.shape))
 
 
 class Reshaped(Columns):
@@ -229,7 +227,8 @@ def on_every_point(operation: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     if n > 1 and t.stride()[1] == 0:
         one = operation(t[:, 0])
         return one.unsqueeze(1).expand(d, n, *one.shape[1:])
-    return operation(t.flatten(0, 1)).unflatten(0, (d, n))
+    out = operation(t.flatten(0, 1))
+    return out.reshape(d, n, *out.shape[1:])
 
 
 _roots = WeakTensorKeyDictionary()

@@ -92,7 +92,7 @@ def gram(
             blocks.append(columns.value())
         out[part.points] = dense_gram(torch.cat(blocks), factor(y)).to(out)
 
-    sweep(len(x), len(basis), Size.fitting(choice.widest, x.itemsize, len(basis), chunk), work)
+    sweep(len(x), len(basis), Size.fitting(choice.widest_gram, x.itemsize, len(basis), chunk), work)
     return out
 
 
@@ -133,13 +133,34 @@ def pushforward(decoder: Decoder, z: Tensor, v: Tensor, *, natural: bool = False
 
 
 def pullback(decoder: Decoder, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
-    """Return J^T w over the continuous latents, shape (n, k), for w of shape (n, data)."""
-    f = function_of(decoder, natural)
-    leaf = _latents(decoder, z).detach().clone().requires_grad_(True)
-    with differentiable_kernels(), torch.enable_grad():
-        y = f(leaf)
-        (pulled,) = torch.autograd.grad(y, leaf, w.to(device=y.device, dtype=y.dtype))
-    return pulled[:, decoder.continuous]
+    """Return J^T w over the continuous latents.
+
+    Args:
+        z: latents, shape (n, latent).
+        w: one covector per latent, shape (n, data), or several that share the primal, shape (s, n, data).
+
+    Returns:
+        shape (n, k) or (s, n, k), in the decoder's dtype.
+
+    Raises:
+        ResourceError: memory does not suffice for a single latent.
+    """
+    f, x = function_of(decoder, natural), _latents(decoder, z)
+    covectors = w if w.ndim == 3 else w[None]
+    free = decoder.continuous
+    pulled = x.new_empty(len(covectors), len(x), len(free))
+
+    def work(part: Chunk) -> None:
+        with differentiable_kernels(), torch.enable_grad():
+            leaf = x[part.points].clone().requires_grad_(True)
+            y = f(leaf)
+            for i, covector in enumerate(covectors):
+                along = covector[part.points].to(device=y.device, dtype=y.dtype)
+                (gradient,) = torch.autograd.grad(y, leaf, along, retain_graph=i + 1 < len(covectors))
+                pulled[i, part.points] = gradient[:, free]
+
+    sweep(len(x), 1, Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, 1), work, "J^T w")
+    return pulled if w.ndim == 3 else pulled[0]
 
 
 def _latents(decoder: Decoder, z: Tensor) -> Tensor:

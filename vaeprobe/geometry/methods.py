@@ -76,16 +76,23 @@ class Choice:
     """How to differentiate one decoder.
 
     Attributes:
-        push: the method.
-        widest: numbers per latent in the widest layer.
+        method: the fastest that is right.
+        plain: the plainest that works.
+        widest: numbers per latent and direction in the widest tangents, for J.
+        widest_gram: the same for Gram matrices, which may do without the widest.
     """
 
-    push: Method
+    method: Method
+    plain: Method
     widest: int
+    widest_gram: int
 
-    @property
-    def name(self) -> str:
-        return self.push.__name__
+    def push(self, f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
+        """Return f(x) and J v."""
+        try:
+            return self.method(f, x, v)
+        except Unsupported:  # control flow led elsewhere than at the test latents
+            return self.plain(f, x, v)
 
 
 _choices: WeakKeyDictionary[Decoder, dict[bool, Choice]] = WeakKeyDictionary()
@@ -115,7 +122,6 @@ def _compared(decoder: Decoder, natural: bool) -> Choice:
     v = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
     free = decoder.continuous
     v[..., free] = torch.from_numpy(rng.standard_normal((2, TEST_POINTS, len(free)))).to(v)
-    widest = _widest(f, x)
 
     plain: list[Method] = [repeated] if decoder.differentiation == "forward" else [reversed_twice, row_by_row]
     reference, truth = _first_working(plain, f, x, v)
@@ -130,8 +136,8 @@ def _compared(decoder: Decoder, natural: bool) -> Choice:
         except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, Unsupported):
             continue
         if _agree(found, truth):
-            return Choice(method, widest)
-    return Choice(reference, widest)
+            return _measured(method, reference, f, x, v)
+    return _measured(reference, reference, f, x, v)
 
 
 def _first_working(
@@ -178,26 +184,35 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Widest(TorchDispatchMode):
-    """Notes the largest tensor with one row per latent."""
+    """Notes the largest tensor with one row per latent and direction."""
 
-    def __init__(self, rows: int) -> None:
-        super().__init__()
-        self.rows = rows
-        self.numel = 0
+    def __init__(self, directions: int, points: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.leads = ((directions * points,), (directions, points))
+        self.rows = directions * points
+        self.numel: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.ndim > 0 and out.shape[0] % self.rows == 0:
-            self.numel = max(self.numel, out.numel() // self.rows)
+        if isinstance(out, Tensor) and (
+            tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads
+        ):
+            self.numel = max(self.numel, int(out.numel()) // self.rows)
         return out
 
 
-def _widest(f: Function, x: Tensor) -> int:
-    watch = _Widest(len(x))
-    try:
-        with torch.no_grad(), differentiable_kernels(), watch:
-            y = f(x)
-    except Exception:  # a program that torch cannot watch: guess from its output
-        with torch.no_grad(), differentiable_kernels():
-            return 4 * f(x)[0].numel()
-    return max(watch.numel, y[0].numel())
+def _measured(method: Method, plain: Method, f: Function, x: Tensor, v: Tensor) -> Choice:
+    """Return the method with the width of the tangents that it makes."""
+
+    def widest(work: Callable[[Columns], Tensor]) -> int:
+        try:
+            with _Widest(*v.shape[:2]) as watch:
+                y, columns = method(f, x, v)
+                work(columns)
+        except Exception:  # a program that torch cannot watch: guess from its output
+            return 4 * method(f, x, v)[0][0].numel()
+        return max(watch.numel, 1 if method is carried else y[0].numel())
+
+    return Choice(
+        method, plain, widest(lambda columns: columns.value()), widest(lambda columns: columns.gram())
+    )

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -184,13 +185,13 @@ def _propagate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         raise Unsupported(f"`{name}` writes into a tensor without tangents")
     if isinstance(func, torch.jit.ScriptFunction | torch._C.ScriptMethod):
         raise Unsupported("TorchScript takes plain tensors only")
+    if _writes(func):
+        return _written(func, args, kwargs)
     plain_args, plain_kwargs = _plain((args, kwargs))
     if name in ELEMENTWISE:
         return _elementwise(func, args, kwargs, duals)
     if name in ADDITIONS:
         return _addition(func, name, args, kwargs)
-    if _writes(func):
-        return _written(func, args, kwargs)
     if name in RESHAPES:
         # `reshape` for `view`: our own memory layout must not fail where the user's would not
         y = (
@@ -284,34 +285,40 @@ def _substituted(tree: Any, duals: list[Dual], values: Sequence[Tensor]) -> Any:
 def _elementwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual]) -> Any:
     """The derivative is one factor per number, taken on the primal by reverse mode."""
     columns = [_columns_of(dual) for dual in duals]
-    with torch.enable_grad():
-        leaves = [dual.primal.detach().requires_grad_(True) for dual in duals]
-        # the function may write to its argument, and must not write to a leaf
-        moved = [leaf.clone() for leaf in leaves]
-        call_args, call_kwargs = _substituted((args, kwargs), duals, moved)
-        y = func(*call_args, **call_kwargs)
-        if any(leaf.shape != y.shape for leaf in leaves):
-            leaves = [leaf.detach().expand(y.shape).clone().requires_grad_(True) for leaf in leaves]
-            moved = [leaf.clone() for leaf in leaves]
-            call_args, call_kwargs = _substituted((args, kwargs), duals, moved)
-            y = func(*call_args, **call_kwargs)
-        if not y.is_floating_point():
-            if y.is_complex():
-                raise Unsupported("complex numbers")
-            return y
-        factors = (
-            torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True) if y.requires_grad else ()
-        )
-    y = y.detach()
-    terms = [
+    leaves = [dual.primal for dual in duals]
+    if len(leaves) > 1:
+        shape = np.broadcast_shapes(*[tuple(t.shape) for t in _tensors_in((args, kwargs))])
+        leaves = [leaf.expand(shape) for leaf in leaves]
+    y, moved, factors = _factors(func, args, kwargs, duals, leaves)
+    if len(leaves) == 1 and y.shape != leaves[0].shape:
+        y, moved, factors = _factors(func, args, kwargs, duals, [leaves[0].expand(y.shape)])
+    if not y.is_floating_point():
+        return y
+    terms: list[Columns] = [
         Scaled(_broadcast(c, y.shape), factor)
-        for c, factor in zip(columns, factors, strict=False)
+        for c, factor in zip(columns, factors, strict=True)
         if factor is not None
     ]
-    result = terms[0] if len(terms) == 1 else _sum(terms, len(columns) and columns[0].directions, y)
-    if moved[0]._version > 0 and isinstance(args[0], Dual):
-        return _overwritten(args[0], y, result)
-    return _dual(y, result)
+    result = _sum(terms) if terms else Known(y.new_zeros(()).expand(columns[0].directions, *y.shape))
+    return _overwritten(args[0], y, result) if moved and isinstance(args[0], Dual) else _dual(y, result)
+
+
+def _factors(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual], leaves: list[Tensor]
+) -> tuple[Tensor, bool, Sequence[Tensor | None]]:
+    """Return an element-wise function's value, whether it wrote to its argument, and its partial derivatives."""
+    with torch.enable_grad():
+        leaves = [leaf.detach().requires_grad_(True) for leaf in leaves]
+        # the function may write to its argument, and must not write to a leaf
+        copies = [leaf.clone() for leaf in leaves]
+        call_args, call_kwargs = _substituted((args, kwargs), duals, copies)
+        y: Tensor = func(*call_args, **call_kwargs)
+        if y.is_complex():
+            raise Unsupported("complex numbers")
+        factors: Sequence[Tensor | None] = [None] * len(leaves)
+        if y.requires_grad:
+            factors = torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
+    return y.detach(), copies[0]._version > 0, factors
 
 
 def _addition(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -320,31 +327,20 @@ def _addition(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any
     alpha = kwargs.get("alpha", 1)
     signs = {"add": (1, alpha), "radd": (1, 1), "rsub": (-alpha, 1)}.get(name, (1, -alpha))
     terms = [
-        _broadcast_later(_columns_of(x), sign)
-        for x, sign in zip((first, second), signs, strict=True)
-        if isinstance(x, Dual)
+        (_columns_of(x), sign) for x, sign in zip((first, second), signs, strict=True) if isinstance(x, Dual)
     ]
     y = func(*plain_args, **plain_kwargs)
-    result = _sum([term(y.shape) for term in terms], terms and 0, y)
-    if _writes(func):
-        first.columns, first.version = result, first.primal._version
-        return first
-    return _dual(y, result)
+    return _dual(y, _sum([_times(_broadcast(columns, y.shape), sign) for columns, sign in terms]))
 
 
-def _broadcast_later(columns: Columns, sign: float) -> Callable[[torch.Size], Columns]:
-    def at(shape: torch.Size) -> Columns:
-        wide = _broadcast(columns, shape)
-        if sign == 1:
-            return wide
-        return Deferred(wide.directions, shape, lambda: wide.value() * sign)
-
-    return at
+def _times(columns: Columns, number: float) -> Columns:
+    if number == 1:
+        return columns
+    value = columns.value()
+    return Deferred(columns.directions, columns.shape, lambda: value * number)
 
 
-def _sum(terms: Sequence[Columns], directions: int, y: Tensor) -> Columns:
-    if not terms:
-        return Known(y.new_zeros(()).expand(directions, *y.shape))
+def _sum(terms: Sequence[Columns]) -> Columns:
     if len(terms) == 1:
         return terms[0]
     values = [term.value() for term in terms]
@@ -355,7 +351,7 @@ def _sum(terms: Sequence[Columns], directions: int, y: Tensor) -> Columns:
             out += value
         return out
 
-    return Deferred(terms[0].directions, y.shape, total)
+    return Deferred(terms[0].directions, terms[0].shape, total)
 
 
 def _broadcast(columns: Columns, shape: torch.Size) -> Columns:
@@ -367,7 +363,7 @@ def _broadcast(columns: Columns, shape: torch.Size) -> Columns:
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Any other in-place operation, by the operation that is not in place."""
+    """An in-place operation, by the one that is not in place."""
     x = args[0]
     out_of_place = getattr(Tensor, _name(func), None) or getattr(torch, _name(func), None)
     if out_of_place is None:
@@ -387,16 +383,16 @@ def _overwritten(x: Dual, y: Tensor, columns: Columns) -> Dual:
 def _convolution(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual:
     columns, primal = _columns_of(x), args[0]
     weight = args[1] if len(args) > 1 else kwargs["weight"]
-    # channels last makes transposed convolutions up to twice as fast on CPUs
-    layout = torch.channels_last if primal.ndim == 4 else torch.preserve_format
 
     def along(t: Tensor) -> Tensor:
-        t = t.contiguous(memory_format=layout) if t.ndim == 4 else t.contiguous()
-        if len(args) > 2:
-            return func(t, weight, None, *args[3:], **kwargs)
-        return func(t, *args[1:], **{**kwargs, "bias": None})
+        out: Tensor = (
+            func(_laid_out(t), weight, None, *args[3:], **kwargs)
+            if len(args) > 2
+            else func(_laid_out(t), *args[1:], **{**kwargs, "bias": None})
+        )
+        return out
 
-    y = func(primal.contiguous(memory_format=layout) if primal.ndim == 4 else primal, *args[1:], **kwargs)
+    y = func(_laid_out(primal), *args[1:], **kwargs)
     inputs = columns.value()
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
         inputs = inputs.unsqueeze(1)
@@ -410,6 +406,11 @@ def _convolution(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: d
     if name == "conv_transpose2d" and _doubles(primal, weight, y, args, kwargs):
         return _dual(y, Upsampling(inputs, weight, y.shape, compute))
     return _dual(y, Deferred(columns.directions, y.shape, compute))
+
+
+def _laid_out(x: Tensor) -> Tensor:
+    """Return a tensor with channels last, which makes transposed convolutions up to twice as fast on CPUs."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
 def _doubles(x: Tensor, weight: Tensor, y: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -469,7 +470,7 @@ def _normalised(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: di
     y = func(*args, **kwargs)
     weight, eps = settings.get("weight"), settings.get("eps", 1e-5)
     if name == "group_norm":
-        lead = (primal.shape[0], settings["num_groups"])
+        lead: tuple[int, ...] = (primal.shape[0], settings["num_groups"])
         scale = None if weight is None else weight.reshape(1, -1, *[1] * (primal.ndim - 2))
     else:
         lead = tuple(primal.shape[: primal.ndim - len(tuple(settings["normalized_shape"]))])
@@ -547,7 +548,8 @@ def _differentiated(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual], y: Any
 ) -> Any:
     """Any function: torch's own forward mode, at this one call."""
-    primals = tuple(dual.primal for dual in duals)
+    # forward mode of some functions fails on channels last
+    primals = tuple(dual.primal.contiguous() for dual in duals)
     tangents = tuple(_columns_of(dual).value() for dual in duals)
 
     def call(*values: Tensor) -> tuple[Tensor, ...]:

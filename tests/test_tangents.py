@@ -1,0 +1,254 @@
+"""Carried tangents against torch's own forward mode, operation by operation and on random networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaeprobe.decoder import differentiable_kernels
+from vaeprobe.geometry.columns import LinearOutput, Upsampling, dense_gram, matrix_root
+from vaeprobe.geometry.tangents import Unsupported, push
+
+Function = Callable[[Tensor], Tensor]
+D = 3
+
+
+def reference(f: Function, x: Tensor, v: Tensor) -> Tensor:
+    with torch.no_grad(), differentiable_kernels():
+        return torch.stack([torch.func.jvp(f, (x,), (u.contiguous(),))[1] for u in v])
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max().clamp_min(1e-300))
+
+
+def compare(f: Function, *, n: int = 4, dtype: torch.dtype = torch.float64, everywhere: bool = True) -> None:
+    """Hold value, tangents and both Gram matrices against forward mode."""
+    generator = torch.Generator().manual_seed(1)
+    tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+    x = torch.randn(n, D, dtype=dtype, generator=generator)
+    v = torch.eye(D, dtype=dtype)[:, None].expand(D, n, D)
+    if not everywhere:
+        v = torch.randn(5, n, D, dtype=dtype, generator=generator)
+    with torch.no_grad(), differentiable_kernels():
+        y_true = f(x.clone())
+        J = reference(f, x, v)
+        y, columns = push(f, x, v)
+        assert torch.equal(x, torch.randn(n, D, dtype=dtype, generator=torch.Generator().manual_seed(1)))
+        G = columns.gram()
+        factor = torch.rand(y.shape, dtype=dtype, generator=generator)
+        G_weighted = push(f, x, v)[1].gram(factor)
+        t = push(f, x, v)[1].value()
+    assert relative(y, y_true) < tolerance
+    assert t.shape == J.shape
+    assert relative(t, J) < tolerance
+    flat, w = J.double().flatten(2), factor.double().flatten(1)
+    assert relative(G, torch.einsum("inm,jnm->nij", flat, flat)) < tolerance
+    assert relative(G_weighted, torch.einsum("inm,jnm,nm->nij", flat, flat, w.square())) < tolerance
+    assert G.dtype == torch.float64
+
+
+def lift(z: Tensor) -> Tensor:
+    """Some smooth positive image of shape (n, 4, 4, 4), different in every number."""
+    w = torch.linspace(-1, 1, D * 64, dtype=z.dtype).reshape(64, D)
+    return (torch.tanh(z @ w.T + 0.1) + 1.5).view(-1, 4, 4, 4)
+
+
+ELEMENTWISE = {
+    "relu": F.relu, "leaky": lambda h: F.leaky_relu(h - 1.4, 0.2), "elu": lambda h: F.elu(h - 1.4), "gelu": F.gelu,
+    "silu": F.silu, "mish": F.mish, "softplus": F.softplus, "sigmoid": torch.sigmoid, "tanh": torch.tanh,
+    "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "pow": lambda h: h**2.5, "rpow": lambda h: 2.0**h,
+    "power": lambda h: h**h, "reciprocal": lambda h: 1 / h, "abs": lambda h: abs(h - 1.4), "neg": lambda h: -h,
+    "clamp": lambda h: h.clamp(1.2, 1.9), "hardtanh": lambda h: F.hardtanh(h - 1.4), "sub": lambda h: 3 - h,
+    "times itself": lambda h: h * h, "over": lambda h: h.sin() / h, "maximum": lambda h: torch.maximum(h, 3 - h),
+    "where": lambda h: torch.where(h > 1.5, h.square(), h), "prelu": lambda h: F.prelu(h - 1.4, h.new_tensor([0.3])),
+    "alpha": lambda h: torch.add(h, h.square(), alpha=0.3), "addcmul": lambda h: torch.addcmul(h, h, h.cos(), value=2),
+    "lerp": lambda h: torch.lerp(h, h.square(), 0.3), "atan2": lambda h: torch.atan2(h, h.square()),
+    "constant": lambda h: h * 0 + h.detach(), "floor": lambda h: h.floor() + h, "dropout": lambda h: F.dropout(h, 0.5, False),
+}  # fmt: skip
+
+BROADCAST = {
+    "scalar": lambda h: h + 1 - 2 * h,
+    "channel": lambda h: (
+        h * torch.arange(1.0, 5.0, dtype=h.dtype).view(4, 1, 1) + torch.ones(2, 1, 4, 4, 4, dtype=h.dtype)
+    ),
+    "gate": lambda h: h * h.mean((2, 3), keepdim=True).sigmoid(),
+    "residue": lambda h: h - h.mean((1, 2, 3), keepdim=True),
+    "outer": lambda h: h[:, :1] * h[:, :, :1],
+    "row": lambda h: h + h[:, :, 0, 0][:, :, None, None],
+}
+
+SHAPES = {
+    "view": lambda h: h.view(h.size(0), -1), "flatten": lambda h: torch.flatten(h, 1), "permute": lambda h: h.permute(0, 2, 3, 1),
+    "transpose": lambda h: h.transpose(1, 3).contiguous().view(len(h), -1), "chunk": lambda h: torch.cat(h.chunk(2, 1)[::-1], 1),
+    "split": lambda h: h.split([1, 3], 1)[1], "unbind": lambda h: torch.stack(h.unbind(1)[:2], -1), "getitem": lambda h: h[:, 1:, ::2, -1],
+    "mask": lambda h: h[:, torch.tensor([True, False, True, True])], "gather": lambda h: h.flatten(1).index_select(1, torch.tensor([3, 1, 1])),
+    "cat": lambda h: torch.cat([h, torch.ones_like(h), 2 * h], 1), "stack": lambda h: torch.stack([h, h.new_zeros(h.shape)], 2),
+    "pad": lambda h: F.pad(h, (1, 2, 0, 1), value=7.0), "reflect": lambda h: F.pad(h, (1, 1, 1, 1), mode="reflect"),
+    "shuffle": lambda h: F.pixel_shuffle(h, 2), "nearest": lambda h: F.interpolate(h, scale_factor=2),
+    "bilinear": lambda h: F.interpolate(h, size=(7, 5), mode="bilinear"), "pool": lambda h: F.avg_pool2d(h, 2),
+    "max pool": lambda h: F.max_pool2d(h, 2), "sum": lambda h: h.sum((2, 3)), "cumsum": lambda h: h.cumsum(1), "flip": lambda h: h.flip(1, 2),
+    "roll": lambda h: h.roll(1, 2), "repeat": lambda h: h.repeat(1, 2, 1, 1), "expand": lambda h: h[:, :1].expand(-1, 3, -1, -1),
+    "squeeze": lambda h: h[:, :1].squeeze(1).unsqueeze(-1), "max": lambda h: h.max(1).values, "topk": lambda h: h.topk(2, 1)[0],
+    "norm": lambda h: h.flatten(1).norm(dim=1, keepdim=True), "logsumexp": lambda h: h.logsumexp(1), "var": lambda h: h.var(1),
+    "iterate": lambda h: torch.stack([row * i for i, row in enumerate(h.flatten(1).T, 1)], 1), "T": lambda h: (h.flatten(1).T * 2).T,
+    "to": lambda h: h.to(torch.float64), "dict": lambda h: torch.max(h, dim=1)[0],
+}  # fmt: skip
+
+ATTENTION = nn.MultiheadAttention(4, 2, batch_first=True).double().eval().requires_grad_(False)
+W = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(4, 4).sin()
+KERNEL = torch.linspace(-1, 2, 4 * 2 * 16, dtype=torch.float64).reshape(4, 2, 4, 4).cos()
+
+LAYERS = {
+    "linear": lambda h: F.linear(h, W, W[0]), "matmul": lambda h: h @ W, "left": lambda h: W @ h, "addmm": lambda h: torch.addmm(W[0], h.flatten(1)[:, :4], W),
+    "both": lambda h: h @ h.mT, "bmm": lambda h: torch.bmm(h[:, 0], h[:, 1]), "einsum": lambda h: torch.einsum("nchw,ncij,cd->ndhi", h, h, W),
+    "softmax": lambda h: h.softmax(1), "log_softmax": lambda h: F.log_softmax(h, -1),
+    "attention": lambda h: F.scaled_dot_product_attention(h, h.sin(), h), "mha": lambda h: ATTENTION(*[h.flatten(2).mT] * 3)[0],
+    "layer norm": lambda h: F.layer_norm(h, (4, 4), W, W), "group norm": lambda h: F.group_norm(h, 2, W[0], W[1]),
+    "plain group norm": lambda h: F.group_norm(F.conv2d(h, KERNEL[..., :2, :2].transpose(0, 1)), 2), "instance norm": lambda h: F.instance_norm(F.conv2d(h, KERNEL[..., :2, :2].transpose(0, 1))),
+    "batch norm": lambda h: F.batch_norm(h, W[0], W[1].abs() + 1, W[2], W[3]),
+    "conv": lambda h: F.conv2d(h, KERNEL.transpose(0, 1), W[0, :2], padding="valid"), "grouped": lambda h: F.conv2d(h, KERNEL[:, :1, :3, :3], None, 1, 1, 1, 4),
+    "conv1d": lambda h: F.conv1d(h.flatten(2), KERNEL[..., 0].transpose(0, 1), padding=1), "conv3d": lambda h: F.conv3d(h[:, None], KERNEL[:1, :1, None, :2, :2]),
+    "up": lambda h: F.conv_transpose2d(h, KERNEL, W[0, :2], 2, 1), "up sigmoid": lambda h: F.conv_transpose2d(h, KERNEL, stride=2, padding=1).sigmoid().flatten(1),
+    "up odd": lambda h: F.conv_transpose2d(h, KERNEL, W[0, :2], 2, 1, 1), "up plain": lambda h: F.conv_transpose2d(h, KERNEL, stride=2),
+    "up rows": lambda h: F.conv_transpose2d(h[:, :, :2], KERNEL, stride=(2, 2), padding=(1, 1)) * 2,
+    "up norm": lambda h: F.leaky_relu(F.batch_norm(F.conv_transpose2d(h, KERNEL, stride=2, padding=1), W[0, :2], W[1, :2].abs() + 1), 0.1),
+    "tall linear": lambda h: F.linear(h.flatten(1), torch.linspace(-1, 1, 200 * 64, dtype=h.dtype).reshape(200, 64).sin()),
+    "unbatched conv": lambda h: torch.stack([F.conv2d(row, KERNEL.transpose(0, 1)) for row in h]),
+}  # fmt: skip
+
+
+def skip(h: Tensor) -> Tensor:
+    before = h
+    h = F.conv_transpose2d(h, KERNEL.repeat(1, 2, 1, 1), stride=2, padding=1)
+    kept = h
+    h = torch.relu_(h - 1)
+    h = h + kept.sigmoid() * kept
+    return torch.cat([h.flatten(1), before.flatten(1), kept.flatten(1)], 1)
+
+
+def in_place(h: Tensor) -> Tensor:
+    h = h.clone()
+    h += 1
+    h.mul_(torch.cos(h))
+    h.sub_(h.mean(1, keepdim=True)).div_(2).clamp_(-0.3, 0.4)
+    F.leaky_relu(h, 0.1, True)
+    return F.relu(h + 0.2, inplace=True).masked_fill_(h > 0.35, 0.7)
+
+
+def branching(h: Tensor) -> Tensor:
+    if h.sum() > 0 and float(h[0, 0, 0, 0]) < 100 and h.shape[1] == 4 and h.ndim == 4 and bool((h > 0).any()):
+        h = h * 2
+    for _ in range(int(h.size(1))):
+        h = h.sin()
+    return h
+
+
+PROGRAMS = {"skip": skip, "in place": in_place, "branching": branching}
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE | BROADCAST | SHAPES | LAYERS | PROGRAMS)
+def test_every_operation_agrees_with_forward_mode(name: str) -> None:
+    operation = (ELEMENTWISE | BROADCAST | SHAPES | LAYERS | PROGRAMS)[name]
+    f = lambda z: operation(lift(z))  # noqa: E731
+    compare(f)
+    compare(f, n=1)
+    compare(f, everywhere=False)
+    compare(operation_on_tangents_shared_by_all_points(operation))
+
+
+def operation_on_tangents_shared_by_all_points(operation: Function) -> Function:
+    """The operation on a linear image: its tangents are the same at every point, and stored once."""
+    w = 0.1 * torch.linspace(0, 300, D * 64, dtype=torch.float64).reshape(64, D).sin()
+    shift = torch.linspace(1, 2, 64, dtype=torch.float64)
+    return lambda z: operation(F.linear(z, w, shift).view(-1, 4, 4, 4))
+
+
+def module(seed: int, conv: bool, norm: bool, activation: str, inplace: bool) -> nn.Module:
+    torch.manual_seed(seed)
+    act = {
+        "relu": lambda: nn.ReLU(inplace),
+        "leaky": lambda: nn.LeakyReLU(0.2, inplace),
+        "tanh": nn.Tanh,
+        "silu": lambda: nn.SiLU(inplace),
+    }
+    layers: list[nn.Module] = [nn.Linear(D, 32), act[activation]()]
+    if conv:
+        layers += [nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 6, 4, 2, 1)]
+        layers += [nn.BatchNorm2d(6)] if norm else []
+        layers += [act[activation](), nn.ConvTranspose2d(6, 2, 4, 2, 1), nn.Sigmoid()]
+    else:
+        layers += [nn.BatchNorm1d(32)] if norm else []
+        layers += [nn.Linear(32, 16), act[activation](), nn.Linear(16, 40)]
+    return nn.Sequential(*layers).eval()
+
+
+@settings(max_examples=8)
+@given(
+    st.integers(0, 10**6), st.booleans(), st.booleans(), st.sampled_from(["relu", "leaky", "tanh", "silu"]), st.booleans()
+)  # fmt: skip
+def test_random_networks_in_both_precisions(
+    seed: int, conv: bool, norm: bool, activation: str, inplace: bool
+) -> None:
+    network = module(seed, conv, norm, activation, inplace)
+    compare(network.double())
+    # float32 flips kinks, so compare where there are none
+    if activation in ("tanh", "silu"):
+        compare(network.float(), dtype=torch.float32)
+
+
+def test_a_last_linear_layer_is_not_computed_for_gram_matrices() -> None:
+    wide = nn.Linear(8, 5000).double()
+    x = torch.randn(3, 4, 8, dtype=torch.float64)
+    columns = LinearOutput(x, wide.weight.detach(), torch.Size([4, 5000]))
+    G = columns.gram()
+    assert columns._pending
+    assert torch.allclose(G, dense_gram(columns.value(), None), rtol=1e-12)
+
+
+def test_the_root_of_a_weight_follows_the_weight() -> None:
+    weight = torch.randn(50, 4, dtype=torch.float64)
+    weight[:, 2] = 0  # rank 3
+    first = matrix_root(weight)
+    assert torch.allclose(first.T @ first, weight.T @ weight)
+    assert matrix_root(weight) is first
+    weight.mul_(2)
+    assert torch.allclose(matrix_root(weight).T @ matrix_root(weight), weight.T @ weight)
+
+
+def test_up_sampling_convolutions_take_the_short_way() -> None:
+    with torch.no_grad():
+        _, columns = push(
+            lambda z: F.conv_transpose2d(lift(z), KERNEL, stride=2, padding=1),
+            torch.randn(2, D, dtype=torch.float64),
+            torch.ones(1, 2, D, dtype=torch.float64),
+        )
+    assert isinstance(columns, Upsampling)
+
+
+def written_into_a_plain_tensor(z: Tensor) -> Tensor:
+    out = torch.zeros(len(z), 2, dtype=z.dtype)
+    out[:, 0] = z[:, 0]
+    return out
+
+
+def written_through_a_view(z: Tensor) -> Tensor:
+    h = z * 2
+    h.view(-1).mul_(3)
+    return h
+
+
+def no_tangents(z: Tensor) -> Tensor:
+    return torch.ones(len(z), 2)
+
+
+@pytest.mark.parametrize("f", [written_into_a_plain_tensor, written_through_a_view, no_tangents])
+def test_what_cannot_be_followed_is_refused_and_never_wrong(f: Function) -> None:
+    with pytest.raises(Unsupported):
+        push(f, torch.randn(2, D), torch.randn(1, 2, D))

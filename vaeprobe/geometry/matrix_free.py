@@ -1,0 +1,252 @@
+"""What can be known of G = J^T J without forming it, for decoders with thousands of latents.
+
+Every estimate multiplies J and J^T with a few random vectors, whatever the size of the Jacobian, and comes
+with its standard error.  The relative error of one estimate at k probes is about 0.04 / sqrt(k) for the trace
+and 0.4 / sqrt(k) for the off-diagonal energy on real decoders.
+
+Sources: Hutchinson (1990) for traces and diagonals; Bekas, Kokiopoulou and Saad (2007) for diagonals; Golub
+and Underwood (1977) for block Lanczos.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import UsageError
+from vaeprobe.geometry.jacobian import pullback, pushforward
+from vaeprobe.intervals import stream
+
+__all__ = [
+    "Estimate",
+    "SingularTriplets",
+    "diagonal",
+    "frobenius_norm_squared",
+    "mean_abs_cosine",
+    "off_diagonal_energy",
+    "singular_triplets",
+    "trace",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """An estimate at each latent.
+
+    Attributes:
+        value: shape (n, ...), float64.
+        standard_error: of the random probes, the same shape; infinite for a single probe.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+
+
+def trace(decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natural: bool = False) -> Estimate:
+    """Estimate tr G = ||J||_F^2 at every latent, shape (n,): the mean of ||J v||^2 over random signs v."""
+    v = _signs(decoder, z, probes, seed)
+    _, Jv = pushforward(decoder, z, v, natural=natural)
+    return _mean(Jv.double().square().sum(-1).cpu())
+
+
+def frobenius_norm_squared(
+    decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natural: bool = False
+) -> Estimate:
+    """Estimate ||G||_F^2 = sum_i s_i^4 at every latent, shape (n,): the mean of ||G v||^2."""
+    v = _signs(decoder, z, probes, seed)
+    return _mean(_metric_products(decoder, z, v, natural).square().sum(-1))
+
+
+def diagonal(
+    decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natural: bool = False
+) -> Estimate:
+    """Estimate the squared column lengths G_ii at every latent, shape (n, k): the mean of v * G v."""
+    v = _signs(decoder, z, probes, seed)
+    return _mean(v * _metric_products(decoder, z, v, natural))
+
+
+def off_diagonal_energy(
+    decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natural: bool = False
+) -> Estimate:
+    """Estimate sum_{i != j} G_ij^2 at every latent, shape (n,), without bias: 0 iff columns are orthogonal.
+
+    Over random signs v, (v * G v)_i has mean G_ii and variance sum_{j != i} G_ij^2, so the sum over i of its
+    sample variances is what is wanted.  The standard error is the jackknife's over probes.
+
+    Raises:
+        UsageError: fewer than three probes, of which no error can be told.
+    """
+    if probes < 3:
+        raise UsageError(f"the off-diagonal energy needs at least 3 probes, not {probes}")
+    v = _signs(decoder, z, probes, seed)
+    a = v * _metric_products(decoder, z, v, natural)
+    a = a - a.mean(0)
+    square = a.square().sum(-1)
+    energy = square.sum(0) / (probes - 1)
+    # leaving out probe p moves the mean by -a_p / (probes - 1) and takes |a_p|^2 probes / (probes - 1) away
+    without = (square.sum(0) - square * probes / (probes - 1)) / (probes - 2)
+    spread = (without - without.mean(0)).square().sum(0) * (probes - 1) / probes
+    return Estimate(energy, spread.sqrt())
+
+
+def mean_abs_cosine(
+    decoder: Decoder, z: Tensor, *, columns: int = 32, seed: int = 0, natural: bool = False
+) -> Estimate:
+    """Estimate the mean abs cosine between columns of J at every latent, shape (n,).
+
+    Exact for a random choice of columns (the same at every latent); with as many as there are, exact.  Columns of length zero have
+    no cosine and are left out.  The standard error is the jackknife's over columns.
+
+    Raises:
+        UsageError: fewer than two columns.
+    """
+    k = len(decoder.continuous)
+    count = min(columns, k)
+    if count < 2:
+        raise UsageError(
+            "a cosine needs two columns", hint="the decoder has one continuous latent" if k < 2 else None
+        )
+    chosen = np.sort(stream(seed, "columns").permutation(k)[:count])
+    v = torch.zeros(count, len(z), k, dtype=torch.float64)
+    v[torch.arange(count), :, torch.from_numpy(chosen)] = 1.0
+    _, J = pushforward(decoder, z, v, natural=natural)
+    J = J.double().cpu().transpose(0, 1)
+    length = J.norm(dim=-1)
+    defined = (length > 0).double()
+    unit = J / torch.where(length > 0, length, torch.ones_like(length))[..., None]
+    cosines = (unit @ unit.mT).abs().clamp_max(1.0)
+    pairs = defined[:, :, None] * defined[:, None, :]
+    pairs.diagonal(dim1=-2, dim2=-1).zero_()
+    cosines = cosines * pairs
+    total, number = cosines.sum((-2, -1)), pairs.sum((-2, -1))
+    value = total / number
+    if count == k:
+        return Estimate(value, torch.zeros_like(value))
+    without = (total[:, None] - 2 * cosines.sum(-1)) / (number[:, None] - 2 * pairs.sum(-1))
+    spread = (without - without.mean(1, keepdim=True)).square().sum(1) * (count - 1) / count
+    return Estimate(value, (spread * (1 - count / k)).sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class SingularTriplets:
+    """The largest singular values of J at each latent, with their vectors: J V = U diag(s).
+
+    Attributes:
+        s: shape (n, count), descending, float64.
+        U: shape (n, data, count), float64.
+        V: shape (n, k, count), float64.
+        residual: ||J^T u - s v|| / s_1, shape (n, count): a bound on the error of s in units of s_1.
+        products: how many times J and J^T were each multiplied with a vector, per latent.
+    """
+
+    s: Tensor
+    U: Tensor
+    V: Tensor
+    residual: Tensor
+    products: int
+
+
+def singular_triplets(
+    decoder: Decoder,
+    z: Tensor,
+    count: int = 5,
+    *,
+    block: int = 2,
+    products: int = 64,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+    natural: bool = False,
+) -> SingularTriplets:
+    """Find the largest singular values and vectors of J at every latent by block Lanczos.
+
+    Stops when every residual is below `tolerance`, when `products` are spent, or when the whole latent space
+    is spanned (the result is then exact).  On flat spectra it is `products` that ends it: read the residuals.
+
+    Args:
+        block: vectors at a time; at least the multiplicity of singular values that should all be found.
+        products: the most multiplications with J, per latent.
+
+    Raises:
+        UsageError: more triplets than latents, or than `products` can give.
+    """
+    k = len(decoder.continuous)
+    if not 1 <= count <= min(k, decoder.data_dim):
+        raise UsageError(f"a {decoder.data_dim} x {k} Jacobian has no {count} singular values")
+    if products < count:
+        raise UsageError(f"{count} singular values need at least as many products, not {products}")
+    block = min(block, k)
+    start = torch.from_numpy(stream(seed, "lanczos").standard_normal((len(z), k, block)))
+    Q = torch.linalg.qr(start).Q
+    GQ = Q.new_zeros(len(z), k, 0)
+    while True:
+        new = Q[..., GQ.shape[-1] :]
+        GQ = torch.cat(
+            [GQ, _metric_products(decoder, z, new.permute(2, 0, 1), natural).permute(1, 2, 0)], dim=-1
+        )
+        # Rayleigh-Ritz on the space so far
+        T = Q.mT @ GQ
+        values, Y = torch.linalg.eigh((T + T.mT) / 2)
+        values, Y = values.flip(-1)[:, :count].clamp_min(0), Y.flip(-1)[..., :count]
+        V = Q @ Y
+        s = values.sqrt()
+        misfit = (GQ @ Y - V * values[:, None]).norm(dim=1)
+        residual = misfit / torch.where(s > 0, s, torch.inf) / torch.where(s[:, :1] > 0, s[:, :1], torch.inf)
+        spanned = Q.shape[-1]
+        enough = spanned >= count and bool((residual <= tolerance).all())
+        if enough or spanned >= k or spanned + 1 > products:
+            break
+        Q = torch.cat(
+            [Q, _next_block(Q, GQ[..., -new.shape[-1] :], min(block, k - spanned, products - spanned))], -1
+        )
+    _, JV = pushforward(decoder, z, V.permute(2, 0, 1), natural=natural)
+    JV = JV.double().cpu().permute(1, 2, 0)
+    # lengths of J v carry twice the digits of the square roots of Ritz values
+    s = JV.norm(dim=1)
+    U = JV / torch.where(s > 0, s, torch.ones_like(s))[:, None]
+    return SingularTriplets(s, U, V, residual, spanned + count)
+
+
+def _next_block(Q: Tensor, products: Tensor, width: int) -> Tensor:
+    """Return orthonormal vectors, shape (n, k, width), orthogonal to Q, along what G adds to its span.
+
+    Twice is enough for full reorthogonalisation (Parlett 1998, section 6.9).  Where G adds nothing, any
+    vectors outside the span do.
+    """
+    rest = products[..., :width]
+    scale = rest.norm(dim=1, keepdim=True).amax(-1, keepdim=True)
+    for _ in range(2):
+        rest = rest - Q @ (Q.mT @ rest)
+    lost = rest.norm(dim=1, keepdim=True) <= 1e-10 * scale
+    fill = torch.from_numpy(stream(Q.shape[-1], "lanczos fill").standard_normal(tuple(rest.shape)))
+    rest = torch.where(lost, fill, rest / torch.where(scale > 0, scale, torch.ones_like(scale)))
+    block = rest
+    for _ in range(3):
+        block = block - Q @ (Q.mT @ block)
+        block = torch.linalg.qr(block).Q
+    return block
+
+
+def _signs(decoder: Decoder, z: Tensor, probes: int, seed: int) -> Tensor:
+    """Return random signs, shape (probes, n, k), float64; the first probes do not depend on how many follow."""
+    shape = (len(z), len(decoder.continuous))
+    draws = [stream(seed, f"signs/{p}").integers(0, 2, size=shape) for p in range(probes)]
+    return torch.from_numpy(np.stack(draws) * 2.0 - 1.0)
+
+
+def _metric_products(decoder: Decoder, z: Tensor, v: Tensor, natural: bool) -> Tensor:
+    """Return G v for v of shape (s, n, k): the same shape, float64 on the CPU."""
+    _, Jv = pushforward(decoder, z, v, natural=natural)
+    return pullback(decoder, z, Jv, natural=natural).double().cpu()
+
+
+def _mean(samples: Tensor) -> Estimate:
+    """Return the mean over probes, the first axis, with its standard error."""
+    count = len(samples)
+    if count < 2:
+        return Estimate(samples.mean(0), torch.full_like(samples[0], math.inf))
+    return Estimate(samples.mean(0), samples.std(0) / math.sqrt(count))
