@@ -1,0 +1,115 @@
+"""Smooth, kinked or piecewise linear: told by what a network does, not by what its layers are called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import maps
+from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.smoothness import metric_derivatives, smoothness
+from vaeprobe.likelihoods import Bernoulli
+
+
+def kind(decoder: Decoder, order: int = 1, seed: int = 0) -> str:
+    rng = np.random.default_rng(seed)
+    a, b, u = (torch.from_numpy(rng.standard_normal((12, decoder.latent_dim))) for _ in range(3))
+    return smoothness(decoder, a, b, u, order=order).kind  # type: ignore[arg-type]
+
+
+def network(activation: nn.Module, *, last: nn.Module | None = None) -> Decoder:
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 40), activation, nn.Linear(40, 40), activation, nn.Linear(40, 20)]
+    net = nn.Sequential(*layers, *([last] if last else []))
+    for p in net.parameters():
+        p.data *= 1.5
+    return Decoder(net, 3)
+
+
+@pytest.mark.parametrize(
+    ("map", "expected"),
+    [
+        (maps.a(3), "linear"),
+        (maps.b1(4), "smooth"),
+        (maps.c2(3), "smooth"),
+        (maps.g(2), "smooth"),  # a pole at 0, which no segment hits
+        (maps.c4(), "piecewise linear"),
+        (maps.parabolic(), "kinked"),  # cut along a half line
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_maps(map: maps.ExactMap, expected: str, dtype: torch.dtype) -> None:
+    assert kind(maps.decoder(map, dtype=dtype)) == expected
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh(), nn.SiLU(), nn.Mish(), nn.GELU(), nn.Softplus()], ids=repr)
+def test_smooth_networks(activation: nn.Module) -> None:
+    assert kind(network(activation)) == "smooth"
+    assert kind(network(activation, last=nn.Sigmoid())) == "smooth"
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(0.2), nn.PReLU()], ids=repr)
+def test_networks_with_kinks(activation: nn.Module) -> None:
+    assert kind(network(activation)) == "piecewise linear"
+    assert kind(network(activation, last=nn.Sigmoid())) == "kinked"
+
+
+def test_elu_has_kinks_in_its_second_derivative() -> None:
+    assert kind(network(nn.ELU()), order=2) == "kinked"
+    assert kind(network(nn.Tanh()), order=2) == "smooth"
+
+
+def test_many_outputs_are_sketched() -> None:
+    torch.manual_seed(0)
+    for activation, expected in ((nn.Tanh(), "smooth"), (nn.ReLU(), "piecewise linear")):
+        net = nn.Sequential(nn.Linear(3, 30), activation, nn.Linear(30, 3000))
+        assert kind(Decoder(net, 3)) == expected
+
+
+def test_what_cannot_be_differentiated_twice_is_unknown() -> None:
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)  # type: ignore[attr-defined]
+            return x * x
+
+        @staticmethod
+        def backward(ctx: object, g: Tensor) -> Tensor:
+            (x,) = ctx.saved_tensors  # type: ignore[attr-defined]
+            return 2 * x * g
+
+    found = Decoder(Square.apply, 2)
+    assert found.differentiation == "reverse"
+    z = torch.randn(3, 2)
+    seen = smoothness(found, z, z + 1, z)
+    assert seen.kind == "unknown"
+    assert not seen.smooth
+    assert "forward-mode" in seen.why
+
+
+@pytest.mark.parametrize("likelihood", [None, Bernoulli()])
+@pytest.mark.parametrize("activation", [nn.SiLU(), nn.GELU(), nn.Mish()], ids=repr)
+def test_derivatives_of_the_metric_match_finite_differences(
+    activation: nn.Module, likelihood: Bernoulli | None
+) -> None:
+    torch.manual_seed(1)
+    logits = nn.Sequential(nn.Linear(4, 16), activation, nn.Linear(16, 12)).double()
+    decoder = Decoder(nn.Sequential(logits, nn.Sigmoid()), 4, natural=logits)
+    latents, h = [0, 1, 3], 1e-4
+    z = torch.from_numpy(np.random.default_rng(0).standard_normal((4, 4)))
+
+    def at(x: Tensor) -> tuple[Tensor, Tensor]:
+        G, dG, _ = metric_derivatives(decoder, x, latents, likelihood=likelihood, order=1)
+        return G, dG
+
+    _, dG, ddG = metric_derivatives(decoder, z, latents, likelihood=likelihood)
+    assert ddG is not None
+    for place, latent in enumerate(latents):
+        step = torch.zeros(4, dtype=torch.float64)
+        step[latent] = h
+        (up, dup), (down, ddown) = at(z + step), at(z - step)
+        assert torch.allclose((up - down) / (2 * h), dG[:, place], atol=1e-6 * float(dG.abs().max()))
+        assert torch.allclose((dup - ddown) / (2 * h), ddG[:, place], atol=1e-6 * float(ddG.abs().max()))
