@@ -289,6 +289,16 @@ def test_names_in_messages_carry_no_control_characters(tmp_path: Path) -> None:
     assert "`evil\\x1b]0;title\\x07.a\\x9b31m\\u202eb`" in message
 
 
+def test_a_layer_that_would_make_a_huge_tensor(tmp_path: Path) -> None:
+    bomb = torch.nn.Sequential(
+        torch.nn.Linear(2, 16),
+        torch.nn.Unflatten(1, (1, 4, 4)),
+        torch.nn.Upsample(scale_factor=20_000),
+        torch.nn.Flatten(),
+    )
+    assert "more than 1,073,741,824 numbers" in refused(tmp_path, saved(bomb), 6)
+
+
 @pytest.mark.slow
 def test_every_truncation_of_a_hostile_pickle(tmp_path: Path) -> None:
     data = raw_pickle({"a": [1, 2.0, "text"], "b": Touch(tmp_path / "marker")})

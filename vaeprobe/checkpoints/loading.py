@@ -221,6 +221,8 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
         f", part {quoted(request.submodule)}" if request.submodule else ""
     )
     parts = modules.parts_of(module, latent_dim=request.latent_dim, architecture=layers)
+    if isinstance(parts.decoder, nn.Module):
+        modules.rehearse(parts.decoder, parts.latent_dim)
     return Found(parts=parts, format="module", notes=notes)
 
 

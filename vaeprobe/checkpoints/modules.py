@@ -7,13 +7,17 @@ can be read and its children taken, its own `forward` is somebody's code and is 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from vaeprobe.checkpoints import operators
 from vaeprobe.checkpoints.layers import Parts
 from vaeprobe.checkpoints.pickles import Built, Global, Node
 from vaeprobe.checkpoints.selection import is_module, submodules
@@ -27,7 +31,7 @@ from vaeprobe.report import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["foreign_parts", "latents_of", "parts_of", "rebuild"]
+__all__ = ["foreign_parts", "latents_of", "parts_of", "rebuild", "rehearse"]
 
 # bookkeeping that a fresh module has too: hooks would be code, and `_backend` is torch 0.4's
 DROPPED = {"_backend", "_is_full_backward_hook", "dump_patches", "_version", "_is_hf_initialized"}
@@ -183,6 +187,31 @@ def _place(holder: nn.Module, name: str, tensor: Tensor) -> None:
         holder._parameters[name] = nn.Parameter(tensor, requires_grad=False)
     else:
         holder._buffers[name] = tensor
+
+
+class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses absurdly large tensors as they are made (on the meta device, where they take no memory)."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        operators.small(out)
+        return out
+
+
+def rehearse(module: nn.Module, latent_dim: int) -> None:
+    """Run a module on tensors without memory, to see that nothing in it would be absurdly large.
+
+    Raises:
+        ResourceError: an activation would have over 2^30 numbers.
+    """
+    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+    ghosts = {name: tensor.to("meta") for name, tensor in tensors}
+    dtype = next((t.dtype for t in ghosts.values() if t.is_floating_point()), torch.float32)
+    z = torch.empty(2, latent_dim, device="meta", dtype=dtype)
+    # a layer that cannot run at all is for the decoder's contract to say
+    cannot_run = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
+    with contextlib.suppress(*cannot_run), torch.no_grad(), _Bounded():  # type: ignore[no-untyped-call]
+        torch.func.functional_call(module, ghosts, (z,))
 
 
 # -- from a module to a decoder -----------------------------------------------------------------------

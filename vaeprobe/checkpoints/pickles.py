@@ -183,7 +183,7 @@ class _Machine:
         elif op in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(self.memo[int(argument)])
         else:
-            getattr(self, f"op_{op.lower()}", self.unknown)(argument)
+            METHODS[op](self, argument)
 
     def unknown(self, argument: Any) -> None:
         raise ValueError("an instruction that no checkpoint needs")
@@ -380,6 +380,12 @@ class _Machine:
     def refer(self, id: Node) -> None:
         self.persistent.append(Persistent(id))
         self.stack.append(self.persistent[-1])
+
+
+METHODS = {
+    opcode.name: getattr(_Machine, f"op_{opcode.name.lower()}", _Machine.unknown)
+    for opcode in pickletools.opcodes
+}
 
 
 def _set_items(target: Node, items: list[Node]) -> None:

@@ -78,18 +78,18 @@ INERT: dict[str, frozenset[str]] = {
 # what exists to run, load or reach something: no checkpoint has a use for it
 DANGEROUS_MODULES = _words(
     "os posix nt sys subprocess pty commands popen2 shutil socket ctypes importlib imp pkgutil runpy code codeop"
-    " pickle _pickle cPickle dill marshal cloudpickle joblib shelve types webbrowser http urllib requests httpx"
+    " pickle _pickle cPickle dill marshal cloudpickle joblib shelve webbrowser http urllib requests httpx"
     " aiohttp pdb bdb timeit profile cProfile trace doctest asyncio multiprocessing threading signal pip ensurepip"
-    " site platform tempfile fileinput io _io ftplib smtplib telnetlib ssl venv idlelib distutils setuptools"
-    " zipimport linecache inspect"
+    " site tempfile fileinput ftplib smtplib telnetlib ssl venv idlelib distutils setuptools"
+    " zipimport linecache"
 )
 DANGEROUS_PACKAGES = _words(
-    "numpy.testing numpy.f2py numpy.distutils torch.hub torch.jit torch.distributed torch.utils.cpp_extension"
+    "numpy.testing numpy.f2py numpy.distutils torch.hub torch.jit torch.utils.cpp_extension"
     " torch.utils.collect_env torch.utils.bottleneck"
 )
 DANGEROUS_NAMES = _words(
     "builtins.eval builtins.exec builtins.execfile builtins.compile builtins.__import__ builtins.open builtins.input"
-    " builtins.breakpoint builtins.globals torch.load torch.save torch.from_file torch.serialization.load"
+    " builtins.breakpoint builtins.globals types.FunctionType types.CodeType io.open _io.open platform.popen torch.load torch.save torch.from_file torch.serialization.load"
     " numpy.load numpy.save"
 )
 
