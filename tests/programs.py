@@ -24,7 +24,7 @@ def network() -> nn.Sequential:
         nn.ConvTranspose2d(2, 2, 4, 2, 1),
         nn.Sigmoid(),
     )
-    return nn.Sequential(*layers).eval()
+    return nn.Sequential(*layers).eval().requires_grad_(False)
 
 
 def exported(module: nn.Module, z: Tensor, *, dynamic: bool = True, **files: str) -> bytes:

@@ -1,0 +1,150 @@
+"""Drafts: the right network where names and shapes allow it, every guess marked, and no silent use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import vaeprobe
+from vaeprobe.checkpoints import presets
+from vaeprobe.checkpoints.blueprint import Blueprint, assemble
+from vaeprobe.checkpoints.draft import draft
+from vaeprobe.errors import ArchitectureError
+
+
+def state(**modules: nn.Module) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return {f"{name}.{k}": v for name, m in modules.items() for k, v in m.state_dict().items()}
+
+
+def same(bp: Blueprint, tensors: dict[str, Tensor], expected: nn.Module) -> None:
+    parts = assemble(bp, tensors)
+    z = torch.randn(4, parts.latent_dim)
+    assert torch.allclose(parts.decoder(z), expected.eval()(z))
+
+
+def test_an_mlp_decoder() -> None:
+    net = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 7))
+    tensors = state(decoder=net, encoder=nn.Sequential(nn.Linear(7, 16), nn.ReLU(), nn.Linear(16, 6)))
+    bp = draft(tensors)
+    assert bp.prefix == "decoder."
+    same(bp, tensors, net)
+    assert "relu follows every hidden layer" in bp.assumptions
+    assert "the output has no activation" in bp.assumptions
+
+
+def test_a_conv_decoder_with_batch_norm() -> None:
+    net = nn.Sequential(
+        nn.Linear(5, 128), nn.ReLU(), nn.Unflatten(1, (8, 4, 4)), nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.ConvTranspose2d(8, 3, 3, 2, 1, 1), nn.Sigmoid(),
+    )  # fmt: skip
+    tensors = state(generator=net)
+    bp = draft(tensors)
+    same(bp, tensors, net)
+    text = bp.to_toml()
+    assert "# assumed: 128 numbers are reshaped to 8 x 4 x 4" in text
+    assert "`generator.3`" in " ".join(bp.assumptions)
+
+
+def test_sorted_names_are_put_in_the_order_of_their_numbers() -> None:
+    net = nn.Sequential(*[layer for _ in range(6) for layer in (nn.Linear(4, 4), nn.ReLU())], nn.Linear(4, 4))
+    tensors = state(decoder=net)
+    shuffled = dict(sorted(tensors.items()))
+    assert list(shuffled) != list(tensors)
+    bp = draft(shuffled)
+    same(bp, tensors, net)
+    assert any("order of the numbers" in a for a in bp.assumptions)
+
+
+def test_an_autoencoder_without_telling_names_begins_at_its_bottleneck() -> None:
+    tensors = state(
+        fc1=nn.Linear(30, 12),
+        fc21=nn.Linear(12, 4),
+        fc22=nn.Linear(12, 4),
+        fc3=nn.Linear(4, 12),
+        fc4=nn.Linear(12, 30),
+    )
+    bp = draft(tensors)
+    assert [layer.key for layer in bp.layers if layer.key] == ["fc3", "fc4"]
+    assert any("begins at `fc3`" in a for a in bp.assumptions)
+
+
+def test_every_assumption_is_kept_in_the_file_and_reported() -> None:
+    tensors = state(decoder=nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 784)))
+    bp = draft(tensors)
+    again = Blueprint.from_toml(bp.to_toml())
+    assert again.assumptions == bp.assumptions
+    assert len(bp.assumptions) >= 3
+    (note,) = [n for n in assemble(again, tensors).notes if n.code == "draft-blueprint"]
+    assert all(a in note.message for a in bp.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"a.weight": (4, 3), "b.weight": (9, 5)}, "takes 5 numbers, and what comes before it returns 4"),
+        ({"a.weight": (8, 8, 3, 3), "a.bias": (8,)}, None),
+        ({"a.weight": (64, 32, 3, 3), "a.bias": (64,)}, "the size of the map that it takes is not recorded"),
+        ({"step": ()}, "no weights of layers"),
+    ],
+)
+def test_what_does_not_chain_is_an_error_that_says_where(
+    shapes: dict[str, tuple[int, ...]], message: str | None
+) -> None:
+    tensors = {k: torch.zeros(v) for k, v in shapes.items()}
+    if message is None:
+        assert draft(tensors).latent_dim == 8
+        return
+    if message.startswith("takes"):
+        # two layers that do not follow one another: the last alone is a chain
+        assert draft(tensors).latents == (("normal", 5),)
+        return
+    with pytest.raises(ArchitectureError, match=message) as caught:
+        draft(tensors)
+    assert "blueprint" in (caught.value.hint or "")
+
+
+def test_a_draft_is_never_used_silently(tmp_path: Path) -> None:
+    torch.save(state(decoder=nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5))), tmp_path / "m.pt")
+    with pytest.raises(ArchitectureError):
+        vaeprobe.load(tmp_path / "m.pt")
+    decoder = vaeprobe.load(tmp_path / "m.pt", blueprint="draft")
+    assert "draft-blueprint" in {n.code for n in decoder.notes}
+
+
+# what the families' code says and a draft cannot know
+RIGHT = [
+    "disvae/VAE_mnist/model.pt",
+    "disvae/VAE_dsprites/model.pt",
+    "jointvae/fashion.pt",
+    "jointvae/chairs.pt",
+    "riemann/mnist.pth",
+]
+RIGHT_SHAPE = ["riemann/celeba.pth", "inverse_micro/vae.pth"]
+
+
+@pytest.mark.parametrize("name", RIGHT + RIGHT_SHAPE)
+def test_drafts_of_real_files(models: Path, name: str) -> None:
+    tensors = torch.load(models / name, map_location="cpu", weights_only=True)
+    ours = assemble(draft(tensors), tensors)
+    known = presets.match(tensors)
+    assert known is not None
+    theirs = assemble(known, tensors)
+    z = torch.randn(4, theirs.latent_dim)
+    a, b = ours.decoder(z), theirs.decoder(z)
+    assert a.shape == b.shape
+    if name in RIGHT:
+        assert torch.equal(a, b)
+
+
+def test_the_safetensors_file_without_metadata(models: Path) -> None:
+    tensors = load_file(models / "formats/jointvae_fashion.safetensors")
+    original = torch.load(models / "jointvae/fashion.pt", map_location="cpu", weights_only=True)
+    known = presets.match(original)
+    assert known is not None
+    z = torch.randn(4, 20)
+    assert torch.equal(assemble(draft(tensors), tensors).decoder(z), assemble(known, original).decoder(z))

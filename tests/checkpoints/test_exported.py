@@ -1,0 +1,220 @@
+""".pt2 programs: the same numbers as torch's own loader, by a reader that runs nothing of the file."""
+
+from __future__ import annotations
+
+import io
+import logging
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from programs import exported, network, small_pt2, with_graph
+from torch import Tensor, nn
+
+import vaeprobe
+from vaeprobe.checkpoints import exported as module
+from vaeprobe.checkpoints.archive import open_archive
+from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
+from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.errors import InputError
+from vaeprobe.geometry.jacobian import jacobian
+
+
+def read(data: bytes, **how: Any) -> Parts:
+    return module.read(open_archive(data), **how)
+
+
+def by_torch(data: bytes) -> Callable[[Tensor], Tensor]:
+    """Return the program as torch's own loader reads it."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program: Callable[[Tensor], Tensor] = torch.export.load(io.BytesIO(data)).module()
+            return program
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+class Many(nn.Module):
+    """Most operators that decoders use, shapes that depend on the batch, a constant, a list, two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 16)
+        self.norm = nn.BatchNorm1d(16)
+        self.norm.running_mean = torch.randn(16)
+        self.more = nn.ModuleList([nn.Linear(16, 16) for _ in range(2)])
+        self.layer_norm = nn.LayerNorm(16)
+        self.prelu = nn.PReLU()
+        self.up = nn.ConvTranspose2d(16, 4, 3, 2, 1, 1)
+        self.group_norm = nn.GroupNorm(2, 4)
+        self.drop = nn.Dropout()
+        self.register_buffer("grid", torch.linspace(-1, 1, 4), persistent=False)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.drop(self.norm(self.first(z)))
+        for layer in self.more:
+            x = x + torch.nn.functional.silu(layer(x))
+        x = self.prelu(self.layer_norm(x))
+        y = self.up(x.view(z.shape[0], 16, 1, 1))
+        y = torch.nn.functional.interpolate(self.group_norm(y), scale_factor=2, mode="nearest") + self.grid
+        y = torch.cat([y, y.flip(1)], dim=1)
+        a, b = y.chunk(2, dim=1)
+        return torch.sigmoid(a * torch.exp(-b.abs())) + z.mean(1)[:, None, None, None], x
+
+
+def test_the_same_numbers_as_torch() -> None:
+    data = exported(Many().eval(), torch.randn(3, 4))
+    parts = read(data)
+    for n in (1, 2, 5):
+        z = torch.randn(n, 4)
+        ours, theirs = parts.decoder(z), by_torch(data)(z)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_derivatives_on_repeated_calls(dtype: torch.dtype) -> None:
+    net = Many().eval().to(dtype)
+    parts = read(exported(net, torch.randn(3, 4, dtype=dtype)))
+    decoder = Decoder(parts.decoder, parts.latent_dim)
+    z = torch.randn(2, 4, dtype=dtype)
+    expected = torch.stack([torch.func.jacrev(lambda r: net(r[None])[0].flatten())(row) for row in z])
+    for _ in range(3):
+        assert torch.allclose(jacobian(decoder, z), expected, rtol=1e-5, atol=1e-6)
+    assert (decoder.differentiation, decoder.dtype) == ("forward", dtype)
+
+
+def test_a_fixed_batch_is_filled_up_and_said() -> None:
+    net = network()
+    parts = read(exported(net, torch.zeros(3, 2), dynamic=False))
+    assert [n.code for n in parts.notes] == ["fixed-batch"]
+    for n in (1, 3, 4, 7):
+        z = torch.randn(n, 2)
+        assert torch.allclose(parts.decoder(z), net(z), atol=1e-6)
+    decoder = Decoder(parts.decoder, 2, natural=parts.natural)
+    assert decoder.data_dim == 32
+    z = torch.randn(2, 2)
+    assert torch.allclose(jacobian(decoder, z), jacobian(Decoder(net, 2), z), atol=1e-6)
+
+
+def test_one_row_without_a_batch_axis() -> None:
+    net = nn.Sequential(nn.Linear(3, 5), nn.Tanh()).eval()
+    parts = read(exported(net, torch.zeros(3), dynamic=False))
+    z = torch.randn(4, 3)
+    assert parts.latent_dim == 3
+    assert torch.allclose(parts.decoder(z), net(z), atol=1e-6)
+
+
+def test_latents_as_one_by_one_images() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(6, 2, 4), nn.Tanh()).eval()
+    parts = read(exported(net, torch.zeros(2, 6, 1, 1)))
+    z = torch.randn(4, 6)
+    assert parts.latent_dim == 6
+    assert torch.equal(parts.decoder(z), net(z[:, :, None, None]))
+
+
+def test_training_mode_is_undone_and_said() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
+    parts = read(exported(net, torch.randn(4, 3)))
+    assert "training-mode" in [n.code for n in parts.notes]
+    z = torch.randn(5, 3)
+    assert torch.allclose(parts.decoder(z), net.eval()(z), atol=1e-6)
+
+
+def test_in_place_operators_leave_the_latents_alone() -> None:
+    class InPlace(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return z.clone().relu_().add_(1) * 2
+
+    parts = read(exported(InPlace(), torch.randn(3, 2)), latent_dim=2)
+    z = torch.randn(4, 2)
+    before = z.clone()
+    assert torch.equal(parts.decoder(z), (z.relu() + 1) * 2)
+    assert torch.equal(z, before)
+
+
+def test_the_last_activation_comes_off() -> None:
+    net = network()
+    parts = read(small_pt2())
+    z = torch.randn(4, 2)
+    assert isinstance(parts.natural, module.Program)
+    assert torch.equal(parts.natural(z), net[:-1](z))
+    assert read(small_pt2(), blueprint=Blueprint(likelihood="gaussian")).natural is None
+
+
+def test_a_blueprint_without_layers_says_latents_and_likelihood() -> None:
+    bp = Blueprint.from_toml('latents = [{ normal = 1 }, { onehot = 1 }]\nlikelihood = "bernoulli"')
+    parts = read(small_pt2(), blueprint=bp)
+    assert parts.prior == (Group("normal", 1), Group("onehot", 1))
+    assert parts.likelihood == "bernoulli"
+    assert (
+        read(exported(network(), torch.zeros(3, 2), **{"vaeprobe.toml": bp.to_toml()})).prior == parts.prior
+    )
+
+
+def test_wrong_numbers_of_latents() -> None:
+    with pytest.raises(BlueprintError, match="says 3 latents, and the program takes 2") as caught:
+        read(small_pt2(), blueprint=Blueprint.from_toml("latents = 3"))
+    assert "latents = 2" in (caught.value.hint or "")
+    with pytest.raises(BlueprintError, match="takes 2 latents, not 5"):
+        read(small_pt2(), latent_dim=5)
+
+
+def test_two_inputs() -> None:
+    class Two(nn.Module):
+        def forward(self, z: Tensor, y: Tensor) -> Tensor:
+            return z + y
+
+    stream = io.BytesIO()
+    program = torch.export.export(Two(), (torch.zeros(2, 3), torch.zeros(2, 3)))
+    torch.export.save(program, stream)
+    with pytest.raises(InputError, match="takes 2 inputs, and a decoder takes one"):
+        read(stream.getvalue())
+
+
+def test_another_schema_is_said() -> None:
+    def edit(document: Any) -> None:
+        document["schema_version"]["major"] = 9
+
+    with pytest.raises(InputError, match="schema version 9"):
+        read(with_graph(edit))
+
+
+def test_reading_imports_neither_sympy_nor_torch_export(tmp_path: Path) -> None:
+    """Neither of the two that would evaluate what is in the file."""
+    (tmp_path / "m.pt2").write_bytes(small_pt2())
+    code = (
+        "import sys; import torch; before = set(sys.modules)\n"
+        "from vaeprobe.checkpoints import exported; from vaeprobe.checkpoints.archive import open_archive\n"
+        f"parts = exported.read(open_archive(open({str(tmp_path / 'm.pt2')!r}, 'rb').read()))\n"
+        "parts.decoder(torch.zeros(3, 2))\n"
+        "new = {m.partition('.')[0] for m in set(sys.modules) - before}\n"
+        "print('sympy' in new, any(m.startswith('torch.export') for m in set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+# -- real files -------------------------------------------------------------------------------------------
+
+
+def test_the_file_agrees_with_the_state_dict_it_came_from(models: Path) -> None:
+    program = vaeprobe.load(models / "formats/btcvae_dsprites_dyn.pt2")
+    weights = vaeprobe.load(models / "disvae/btcvae_dsprites/model.pt")
+    z = torch.randn(8, 10)
+    scale = float(weights(z).abs().max())
+    assert float((program(z) - weights(z)).abs().max()) <= 1e-5 * scale
+    assert torch.allclose(program.natural_flat(z), weights.natural_flat(z), rtol=1e-5, atol=1e-5)
+    J = jacobian(weights, z)
+    for _ in range(3):
+        assert float((jacobian(program, z) - J).abs().max()) <= 1e-5 * float(J.abs().max())
+    assert program.artifact is not None
+    assert program.artifact.architecture == "self-contained"

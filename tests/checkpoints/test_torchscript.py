@@ -1,0 +1,219 @@
+"""TorchScript: the same numbers as torch's interpreter, right derivatives on every call, and no torch.jit."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from programs import network, scripted, small_script
+from torch import Tensor, nn
+
+import vaeprobe
+from vaeprobe.checkpoints import torchscript
+from vaeprobe.checkpoints.archive import open_archive
+from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
+from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.errors import InputError
+from vaeprobe.geometry.jacobian import jacobian
+
+
+def read(data: bytes, **how: Any) -> Parts:
+    return torchscript.read(open_archive(data), **how)
+
+
+class Many(nn.Module):
+    """Control flow, lists, tuples, constants, assertions, functions, recurrent layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 8)
+        self.norm = nn.BatchNorm1d(8)
+        self.norm.running_mean = torch.randn(8)
+        self.drop = nn.Dropout()
+        self.up = nn.ConvTranspose2d(8, 4, 3, 2, 1, 1)
+        self.resize = nn.Upsample(scale_factor=2.0)
+        self.group_norm = nn.GroupNorm(2, 4)
+        self.layer_norm = nn.LayerNorm(8)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+        self.more = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.gain: float = 2.0
+        self.register_buffer("grid", torch.linspace(-1, 1, 4))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor | None]]:
+        x = self.drop(self.norm(self.first(z)))
+        for layer in self.more:
+            x = x + nn.functional.silu(layer(x))
+        x = self.layer_norm(x)
+        if x.shape[0] > 100 and self.gain > 1.0:
+            x = x * 2
+        steps, _ = self.gru(x[:, None].expand(-1, 3, -1))
+        h = torch.zeros(x.size(0), 3) + steps[:, -1, :3] * self.gain
+        y = self.group_norm(self.resize(self.up(x.view(-1, 8, 1, 1)))) + self.grid
+        outs = []
+        for i in range(3):
+            outs.append(y[:, i] * (i + 1) / 2)
+        out = torch.stack(outs, 1)
+        assert out.shape[1] == 3, "no"
+        return torch.sigmoid(out) * 0.5 + h.mean(1)[:, None, None, None], (h, None)
+
+
+def test_the_same_numbers_as_torch() -> None:
+    net = Many().eval()
+    parts = read(scripted(net))
+    for n in (1, 3, 101):
+        z = torch.randn(n, 4)
+        assert torch.allclose(parts.decoder(z)[0], net(z)[0], atol=1e-6)
+        assert torch.allclose(parts.decoder(z)[1][0], net(z)[1][0], atol=1e-6)
+
+
+def test_traces() -> None:
+    net = network()
+    parts = read(scripted(net, torch.zeros(3, 2)))
+    z = torch.randn(5, 2)
+    assert torch.equal(parts.decoder(z), net(z))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("traced", [False, True])
+def test_forward_mode_is_right_on_every_call(dtype: torch.dtype, traced: bool) -> None:
+    """Torch's own executor returns zeros from the second call on."""
+    net = network().to(dtype)
+    parts = read(scripted(net, torch.zeros(3, 2, dtype=dtype) if traced else None))
+    decoder = Decoder(parts.decoder, 2)
+    z = torch.randn(4, 2, dtype=dtype)
+    expected = torch.stack([torch.func.jacrev(lambda r: net(r[None]).flatten())(row) for row in z])
+    assert float(expected.abs().max()) > 1e-3
+    for _ in range(4):
+        _, Jv = torch.func.jvp(decoder.flat, (z,), (torch.ones_like(z),))
+        assert torch.allclose(Jv, expected.sum(2), atol=1e-6)
+        assert torch.allclose(jacobian(decoder, z), expected, atol=1e-6)
+    assert (decoder.differentiation, decoder.dtype) == ("forward", dtype)
+
+
+def test_frozen_modules_work_in_float64() -> None:
+    net = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frozen = torch.jit.freeze(torch.jit.script(net))
+        stream = io.BytesIO()
+        torch.jit.save(frozen, stream)
+    parts = read(stream.getvalue(), latent_dim=2)
+    z = torch.randn(3, 2)
+    assert torch.allclose(parts.decoder(z), net(z), atol=1e-6)
+
+
+def test_training_mode_is_undone_and_said() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2)).train()
+    parts = read(scripted(net))
+    assert "training-mode" in [n.code for n in parts.notes]
+    z = torch.randn(5, 3)
+    assert torch.allclose(parts.decoder(z), net.eval()(z), atol=1e-6)
+
+
+def test_the_number_of_latents_is_inferred_and_said() -> None:
+    parts = read(small_script())
+    assert parts.latent_dim == 2
+    assert "latents-inferred" in [n.code for n in parts.notes]
+    assert "latents-inferred" not in [n.code for n in read(small_script(), latent_dim=2).notes]
+    with pytest.raises(BlueprintError, match="does not take 5 latents"):
+        read(small_script(), latent_dim=5)
+
+
+def test_latents_as_one_by_one_images() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(6, 2, 4), nn.Tanh()).eval()
+    parts = read(scripted(net))
+    z = torch.randn(4, 6)
+    assert parts.latent_dim == 6
+    assert torch.equal(parts.decoder(z), net(z[:, :, None, None]))
+
+
+class VAE(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(5, 4)
+        self.decoder = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x)[:, :2])
+
+
+def test_a_part_of_a_program() -> None:
+    net = VAE().eval()
+    parts = read(scripted(net), submodule="decoder")
+    z = torch.randn(3, 2)
+    assert torch.equal(parts.decoder(z), net.decoder(z))
+    with pytest.raises(BlueprintError, match="no module `decode`") as caught:
+        read(scripted(net), submodule="decode")
+    assert "did you mean `decoder`" in (caught.value.hint or "")
+
+
+def test_the_last_activation_comes_off() -> None:
+    net = network()
+    parts = read(small_script())
+    z = torch.randn(4, 2)
+    assert parts.natural is not None
+    assert torch.equal(parts.natural(z), net[:-1](z))
+    assert read(small_script(), blueprint=Blueprint(likelihood="gaussian")).natural is None
+
+
+def test_a_blueprint_without_layers_says_the_prior() -> None:
+    bp = Blueprint.from_toml("latents = [{ normal = 1 }, { onehot = 1 }]")
+    assert read(small_script(), blueprint=bp).prior == (Group("normal", 1), Group("onehot", 1))
+
+
+def test_an_assertion_of_the_program_is_an_error_of_ours() -> None:
+    class Fussy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Linear(3, 2)
+
+        def forward(self, z: Tensor) -> Tensor:
+            assert z.shape[0] > 10, "ten rows at least"
+            return self.w(z)
+
+    with pytest.raises(InputError, match="ten rows at least"):
+        read(scripted(Fussy()))
+
+
+def test_torch_jit_is_never_called(tmp_path: Path) -> None:
+    (tmp_path / "m.ts").write_bytes(small_script())
+    code = (
+        "import torch, vaeprobe\n"
+        "def no(*a, **k): raise SystemExit('torch.jit was called')\n"
+        "torch.jit.load = torch._C.import_ir_module = torch._C.import_ir_module_from_buffer = no\n"
+        f"print(vaeprobe.load({str(tmp_path / 'm.ts')!r}).latent_dim)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2"
+
+
+# -- real files -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("program", "weights", "d"),
+    [
+        ("formats/btcvae_dsprites_script.ts", "disvae/btcvae_dsprites/model.pt", 10),
+        ("formats/jointvae_fashion_trace.ts", "jointvae/fashion.pt", 20),
+    ],
+)
+def test_the_files_agree_with_the_state_dicts_they_came_from(
+    models: Path, program: str, weights: str, d: int
+) -> None:
+    ours, theirs = vaeprobe.load(models / program), vaeprobe.load(models / weights)
+    assert ours.latent_dim == d
+    z = torch.randn(8, d)
+    assert float((ours(z) - theirs(z)).abs().max()) <= 1e-5
+    assert torch.allclose(ours.natural_flat(z), theirs.natural_flat(z), rtol=1e-5, atol=1e-5)
+    k = theirs.continuous
+    J = jacobian(theirs, z)
+    for _ in range(3):
+        assert float((jacobian(ours, z)[:, :, k] - J).abs().max()) <= 1e-5 * float(J.abs().max())
