@@ -151,7 +151,8 @@ def minka_evidence(values: Array, n: int, m: int) -> Array:
 
 def _held_out(data: Data, spectrum: Spectrum, top: int, seed: int, processes: Processes) -> Array | None:
     if spectrum.solver == "exact":
-        parts = processes.moments(accumulate(data, folds=FOLDS, seed=seed))
+        own = processes.together(lambda: accumulate(data, folds=FOLDS, seed=seed))
+        parts = processes.moments(own)
         if min(p.n for p in parts) < 1 or spectrum.n < 2 * FOLDS:
             return None
         scores = []

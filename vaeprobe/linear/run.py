@@ -98,9 +98,7 @@ class TrainLinear:
             spec = fitted.spectrum
         else:
             wanted = RANDOMIZED_PAIRS if self.latent_dim == "auto" else int(self.latent_dim) + 1
-            spec = processes.together(
-                lambda: spectrum.compute(own, wanted, solver=self.solver, seed=self.seed, processes=processes)
-            )
+            spec = spectrum.compute(own, wanted, solver=self.solver, seed=self.seed, processes=processes)
         choice, d, chosen = self._dimension(spec, own, processes)
         if fitted is not None:
             known = replace(spec, values=spec.values[:d], vectors=spec.vectors[:, :d])
@@ -214,7 +212,7 @@ class TrainLinear:
             rows = own.read().reshape(-1, spec.m) - spec.mean.astype(own.dtype) if batches else None
             return Covariance.of_spectrum(spec, rows)
         found = spectrum.rows_of(own, processes)
-        return Covariance(found.product, found.total, spec.m, found.array)
+        return Covariance(found.product, found.total, spec.m, found.memory)
 
     def _train(
         self, methods: tuple[Method, ...], spec: Spectrum, own: Data, solution: Solution, processes: Processes

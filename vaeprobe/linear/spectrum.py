@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -126,13 +126,12 @@ def compute(
     if processes.world > 1 and chosen == "dual":
         chosen = "exact" if data.columns <= EXACT_COLUMNS else "randomized"
     if chosen == "exact":
-        found = of_moments(
-            moments.total(processes.moments(moments.accumulate(data))), moments.arithmetic(data)
-        )
+        parts = processes.together(lambda: moments.accumulate(data))
+        found = of_moments(moments.total(processes.moments(parts)), moments.arithmetic(data))
     elif chosen == "dual":
         found = _dual(data)
     else:
-        found = _randomized(_Rows.of(data, processes), min(k, data.columns), seed)
+        found = _randomized(Rows.of(data, processes), min(k, data.columns), seed)
     if not found.total > found.resolution:
         raise InputError(
             "all rows are equal: there is no variance to explain", hint="is every column constant?"
@@ -206,63 +205,61 @@ def _dual(data: Data) -> Spectrum:
 
 
 @dataclass(frozen=True, eq=False)
-class _Rows:
+class Rows:
     """Centred rows for repeated products with the covariance; kept in memory where they fit.
 
     Attributes:
-        data: this process's rows; centred already where `cached`.
+        data: this process's rows, as stored.
         n: rows of all processes.
         mean: mean of all rows.
         total: total variance.
-        kind: type of the products.
+        memory: the centred rows, shape (rows, m), where they fit; None streams them.
+        processes: those that share the rows.
     """
 
     data: Data
     n: int
     mean: Array
     total: float
-    kind: np.dtype[np.floating]
-    cached: bool
+    memory: NDArray[np.floating] | None
     processes: Processes
 
     @classmethod
-    def of(cls, data: Data, processes: Processes) -> _Rows:
-        kind = data.dtype
-        m = data.columns
+    def of(cls, data: Data, processes: Processes = ALONE) -> Rows:
+        """Read the rows once, for their mean and total variance.
+
+        Raises:
+            InputError: there are fewer than two rows.
+        """
+        kind, m = data.dtype, data.columns
         fits = data.rows * m * kind.itemsize <= CACHE_BYTES
-        if fits:
-            data = in_memory(data.read().reshape(-1, m), nonfinite=data.nonfinite)
-        shift = np.zeros(m, kind)
-        sums, squares, count = np.zeros(m), np.zeros(m), 0
-        for block in data.blocks(2048, dtype=kind):
-            if count == 0:
-                shift = block.mean(axis=0, dtype=np.float64).astype(kind)
-            v = block - shift
-            sums += np.ones(len(v), kind) @ v
-            squares += np.einsum("ij,ij->j", v, v)
-            count += len(v)
+        memory = processes.together(lambda: data.read().reshape(-1, m)) if fits else None
+        shift, sums, squares, count = processes.together(
+            lambda: _first_pass(data if memory is None else in_memory(memory))
+        )
         # exact merge of counts, means and squares over processes, as for Moments
         n = int(processes.sum(np.array([count], np.float64))[0])
         mean = processes.sum(count * shift + sums) / max(n, 1)
         step = shift - mean
         total = float(processes.sum(squares + 2 * step * sums + count * step**2).sum()) / max(n, 1)
-        if n < 2:
-            moments.total((Moments(n, mean, np.zeros((0, 0))),))
-        if fits:
-            for first in range(0, data.rows, 2048):  # the copy is ours: centre it in place
-                data.shards[0].array[first : first + 2048] -= mean.astype(kind)  # type: ignore[attr-defined]
-        return cls(data, n, mean, total, kind, fits, processes)
+        moments.total((Moments(n, mean, np.zeros((0, 0))),))  # two rows or more
+        if memory is not None:
+            memory -= mean.astype(kind)
+        return cls(data, n, mean, total, memory, processes)
 
     @property
-    def array(self) -> NDArray[np.floating]:
-        """The centred rows in memory, shape (n, m)."""
-        assert self.cached
-        return self.data.shards[0].array  # type: ignore[attr-defined, no-any-return]
+    def kind(self) -> np.dtype[Any]:
+        """Type of the products."""
+        return self.data.dtype
 
     def centred(self) -> Iterator[NDArray[np.floating]]:
+        """Yield blocks of centred rows."""
+        if self.memory is not None:
+            yield from (self.memory[k : k + 1024] for k in range(0, len(self.memory), 1024))
+            return
         mean = self.mean.astype(self.kind)
-        for block in self.data.blocks(1024, dtype=self.kind):
-            yield block if self.cached else block - mean
+        for block in self.data.blocks(1024):
+            yield block - mean
 
     def product(self, V: Array) -> Array:
         """Return S V, shape (m, b), float64."""
@@ -273,7 +270,22 @@ class _Rows:
         return self.processes.sum(out) / self.n
 
 
-def _randomized(rows: _Rows, k: int, seed: int) -> Spectrum:
+def _first_pass(data: Data) -> tuple[NDArray[np.floating], Array, Array, int]:
+    """Return a shift, and the sums, sums of squares and number of the rows minus it."""
+    kind, m = data.dtype, data.columns
+    shift = np.zeros(m, kind)
+    sums, squares, count = np.zeros(m), np.zeros(m), 0
+    for block in data.blocks(2048):
+        if count == 0:
+            shift = block.mean(axis=0, dtype=np.float64).astype(kind)
+        v = block - shift
+        sums += np.ones(len(v), kind) @ v
+        squares += np.einsum("ij,ij->j", v, v)
+        count += len(v)
+    return shift, sums, squares, count
+
+
+def _randomized(rows: Rows, k: int, seed: int) -> Spectrum:
     m = len(rows.mean)
     block = min(k + OVERSAMPLING, m, max(rows.n - 1, 1))
     steps = min(PASSES, -(-m // block))
@@ -321,14 +333,14 @@ def _estimated_error(values: Array, residuals: Array, k: int) -> float:
     return float(max(errors, default=0.0))
 
 
-def rows_of(data: Data, processes: Processes = ALONE) -> _Rows:
+def rows_of(data: Data, processes: Processes = ALONE) -> Rows:
     """Return centred rows whose `product` multiplies by the covariance without forming it.
 
     Raises:
         ResourceError: the rows are too many to be read again at every step.
     """
-    rows = _Rows.of(data, processes)
-    if not rows.cached:
+    rows = Rows.of(data, processes)
+    if rows.memory is None:
         raise ResourceError(
             f"training reads the {data.rows} rows at every step, and they do not fit into memory",
             hint="train on a part of the rows, or use --method closed",

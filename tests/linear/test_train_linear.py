@@ -1,0 +1,270 @@
+"""`train-linear` from file to document, on every shape of data, and over several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from linear_rows import LAMBDA, rows_with
+
+import vaeprobe
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.linear import TrainLinear, closed_form, spectrum
+from vaeprobe.linear.metrics import METRICS
+from vaeprobe.linear.result import LinearResult
+from vaeprobe.linear.training import Training
+from vaeprobe.render import json_document, terminal
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "x.npy"
+    np.save(path, rows_with(LAMBDA, offset=1.0))
+    return path
+
+
+def run(*arguments: object, code: int = 0, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "vaeprobe", "train-linear", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **(env or {})},
+        timeout=120,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout if code == 0 or "--json" in arguments else done.stderr
+
+
+# -- the result -------------------------------------------------------------------------------------
+
+
+def test_a_result_tells_all_metrics_and_parses(file: Path) -> None:
+    result = TrainLinear(latent_dim=3, methods=("elbo", "em"), theorem3=True).fit(file)
+    assert list(result.metrics) == [spec.id for spec in METRICS]
+    document = json.loads(json_document.of(result))
+    assert document["metrics"]["train_linear.sigma2"]["value"] == pytest.approx(np.mean(LAMBDA[3:]))
+    assert document["metrics"]["train_linear.eigenvalues"]["value"] == pytest.approx(list(LAMBDA[:3]))
+    assert [r["method"] for r in document["details"]["runs"]] == ["elbo", "em"]
+    assert document["details"]["theorem3"]["objective_difference"] == pytest.approx(0, abs=1e-10)
+    assert result.verdict == "optimum on the axes; optimum, rotated"
+    text = terminal.plain(result, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    for title in ("Columns of the decoder", "Training against", "Learning curves", "Theorem 3"):
+        assert title in text
+
+
+def test_every_metric_is_explained_in_full() -> None:
+    for spec in METRICS:
+        assert all(
+            (spec.title, spec.range, spec.formula, spec.source, spec.meaning, spec.misleads, spec.remedy)
+        )
+
+
+def test_nothing_trained_leaves_the_certificate_undefined(file: Path) -> None:
+    result = TrainLinear(latent_dim=3).fit(file)
+    assert result.verdict == "closed form"
+    gap = result["train_linear.elbo_gap"]
+    assert not gap.defined
+    assert "--method elbo" in str(gap.reason)
+
+
+def test_theorem_3_shows_that_learning_breaks_it(file: Path) -> None:
+    shown = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.4, theorem3=True).fit(file).equivalence
+    assert shown is not None
+    assert shown.column_difference < 1e-14
+    assert shown.kl_difference < 1e-14
+    assert shown.learned is not None
+    assert abs(shown.learned[1] / shown.learned[2] - 1) > 0.5
+
+
+def test_the_saved_model_is_a_decoder_with_its_encoder(tmp_path: Path) -> None:
+    import torch
+
+    X = rows_with((9.0, 5.0, 3.0, 0.4, 0.3, 0.2), offset=1.0).reshape(400, 2, 3)
+    np.save(tmp_path / "x.npy", X)
+    result = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.5).fit(tmp_path / "x.npy")
+    result.save(tmp_path / "m.safetensors")
+    decoder = vaeprobe.load(tmp_path / "m.safetensors")
+    assert decoder.latent_dim == 3
+    assert tuple(decoder.output_shape) == (2, 3)
+    assert decoder.encoder is not None
+    z = torch.randn(5, 3, dtype=torch.float64)
+    expected = (z.numpy() @ result.solution.W.T + result.solution.mean).reshape(5, 2, 3)
+    np.testing.assert_allclose(decoder(z).numpy(), expected, atol=1e-12)
+    mean, log_variance = decoder.encoder(torch.from_numpy(X))
+    np.testing.assert_allclose(log_variance.exp()[0].numpy(), result.solution.variance, rtol=1e-12)
+    model = result.solution.model()
+    np.testing.assert_allclose(mean.numpy(), (X.reshape(400, 6) - model.mean) @ model.E.T, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(30, 80), (2, 5), (50, 6), (12, 12)])
+def test_shapes_of_data(tmp_path: Path, shape: tuple[int, int]) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape))
+    result = TrainLinear(latent_dim=3, sigma2=0.2, methods=("elbo",)).fit(tmp_path / "x.npy")
+    assert result.certificates[0].converged
+    terminal.plain(result, width=80)
+
+
+def test_every_latent_collapsed(file: Path) -> None:
+    result = TrainLinear(latent_dim=2, sigma2=50.0, methods=("elbo", "em")).fit(file)
+    assert result.verdict == "collapsed"
+    assert result["train_linear.collapsed"].value == 2
+    assert not result["train_linear.max_angle"].defined
+    assert any(f.code == "collapse" for f in result.findings)
+    with pytest.raises(InputError, match="all latents would collapse"):
+        TrainLinear(sigma2=50.0).fit(file)
+
+
+def test_the_randomized_solver_trains_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", rows_with((*LAMBDA, *([0.01] * 13))))
+    result = TrainLinear(latent_dim=3, solver="randomized", methods=("elbo",)).fit(tmp_path / "x.npy")
+    assert result.certificates[0].converged
+    assert result["train_linear.spectrum_error"].value < 1e-2  # type: ignore[operator]
+    assert any(f.code == "randomized" for f in result.findings)
+
+
+def test_missing_values(tmp_path: Path) -> None:
+    X = rows_with(LAMBDA)
+    X[np.random.default_rng(1).random(X.shape) < 0.05] = np.nan
+    np.save(tmp_path / "x.npy", X)
+    with pytest.raises(InputError, match="rows hold NaN"):
+        TrainLinear(latent_dim=3).fit(tmp_path / "x.npy")
+    dropped = TrainLinear(latent_dim=3, drop_nonfinite=True).fit(tmp_path / "x.npy")
+    assert any(f.code == "dropped-rows" for f in dropped.findings)
+    result = TrainLinear(latent_dim=3, missing="em").fit(tmp_path / "x.npy")
+    assert result["train_linear.sigma2"].value == pytest.approx(np.mean(LAMBDA[3:]), rel=0.1)
+    assert not result["train_linear.bits_per_dim"].defined
+    terminal.plain(result, width=80)
+    for wrong in ({"latent_dim": "auto"}, {"methods": ("em",)}, {"drop_nonfinite": True}, {"beta": 2.0}):
+        with pytest.raises(UsageError):
+            TrainLinear(**{"latent_dim": 3, "missing": "em", **wrong}).fit(tmp_path / "x.npy")
+
+
+def test_unknown_methods_are_corrected(file: Path) -> None:
+    with pytest.raises(UsageError, match="no method is called `elb`") as caught:
+        TrainLinear(latent_dim=2, methods=("elb",)).fit(file)
+    assert "`elbo`" in str(caught.value.hint)
+
+
+def test_restarts_keep_the_best(file: Path) -> None:
+    result = TrainLinear(latent_dim=3, methods=("elbo",), restarts=3, training=Training(steps=8)).fit(file)
+    assert len(result.gaps["elbo"]) == 3
+    assert result.certificates[0].run.gap == min(result.gaps["elbo"])
+
+
+def test_plots(tmp_path: Path, file: Path) -> None:
+    result: LinearResult = TrainLinear(latent_dim=3, methods=("em",)).fit(file)
+    with pytest.raises(UsageError, match="no picture format"):
+        result.plot(tmp_path / "x.txt")
+    pytest.importorskip("matplotlib")
+    result.plot(tmp_path / "x.svg")
+    assert b"<svg" in (tmp_path / "x.svg").read_bytes()
+
+
+def test_mnist(models: Path) -> None:
+    path = models / "data" / "mnist28_2000.npy"
+    X = np.load(path).reshape(2000, -1) / 255
+    result = TrainLinear(latent_dim=10, beta=4.0, sigma2=0.1, bootstrap=0).fit(path)
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    theirs = decomposition.PCA(10, svd_solver="full").fit(X)
+    values = np.array(result["train_linear.eigenvalues"].value)
+    np.testing.assert_allclose(values * 2000 / 1999, theirs.explained_variance_, rtol=1e-8)
+    assert "Columns as images" in [s.title for s in result.sections()]
+    assert {"scaled", "flattened"} <= {f.code for f in result.findings}
+
+
+# -- the command ------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_model_and_holds_limits(file: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.safetensors"
+    out = run(file, "--latent-dim", 3, "--method", "em", "-o", model, "--json", "--max-elbo-gap", 1e-6)
+    document = json.loads(out)
+    assert document["checks"][0]["status"] == "pass"
+    assert vaeprobe.load(model).latent_dim == 3
+    failed = json.loads(
+        run(file, "--latent-dim", 3, "--method", "em", "--json", "--max-max-abs-cosine", 1e-4, code=1)
+    )
+    assert failed["checks"][0]["status"] == "fail"
+
+
+def test_the_command_refuses_in_one_line(file: Path, tmp_path: Path) -> None:
+    assert "--latent-dim takes a whole number" in run(file, "--latent-dim", "many", code=2)
+    assert ".safetensors" in run(file, "-o", tmp_path / "m.pt", code=2)
+    assert "there is no file" in run(tmp_path / "nothing.npy", code=5)
+
+
+# -- several processes ------------------------------------------------------------------------------
+
+
+def together(script_or_arguments: list[list[str]], timeout: float = 120) -> list[tuple[int, str, str]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env={**os.environ, **shared, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, arguments in enumerate(script_or_arguments)
+    ]
+    try:
+        return [(p.wait(timeout), *p.communicate()) for p in running]
+    finally:
+        for p in running:
+            p.kill()
+
+
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
+    X = rows_with(LAMBDA, offset=50.0)
+    for k, part in enumerate(np.split(X, [150, 160])):
+        np.save(tmp_path / f"part{k}.npy", part)
+    command = ["-m", "vaeprobe", "train-linear", str(tmp_path / "part*.npy"), "--latent-dim", "3"]
+    command += ["--method", "elbo", "--bootstrap", "0", "--json"]
+    (code, out, err), (other, silent, _) = together([command, command])
+    assert (code, other) == (0, 0), err
+    assert silent == ""
+    found = json.loads(out)
+    assert found["settings"]["processes"] == 2
+    alone = closed_form.solve(spectrum.compute(vaeprobe_data(tmp_path), 3), 3)
+    value = {k: m["value"] for k, m in found["metrics"].items()}
+    assert value["train_linear.sigma2"] == pytest.approx(alone.sigma2, rel=1e-10)
+    assert value["train_linear.loglik"] == pytest.approx(alone.loglik, rel=1e-10)
+    assert value["train_linear.eigenvalues"] == pytest.approx(alone.values.tolist(), rel=1e-10)
+
+
+def vaeprobe_data(folder: Path) -> object:
+    from vaeprobe.data import open_data
+
+    return open_data(str(folder / "part*.npy"))
+
+
+def test_an_error_in_one_process_ends_both_with_its_message(tmp_path: Path) -> None:
+    X = rows_with(LAMBDA)
+    X[-1, 0] = np.nan
+    np.save(tmp_path / "x.npy", X)
+    command = ["-m", "vaeprobe", "train-linear", str(tmp_path / "x.npy"), "--latent-dim", "3"]
+    (code, _, err), (other, _, own) = together([command, command])
+    assert (code, other) == (6, 5)
+    assert "process 1 of 2 failed: 1 of 200 rows hold NaN" in err
+    assert "counted from 0: 399" in own
+
+
+def test_a_dead_process_ends_the_run_with_a_clear_error(file: Path) -> None:
+    command = ["-m", "vaeprobe", "train-linear", str(file), "--latent-dim", "3", "--timeout", "20"]
+    dies = "import os\nfrom vaeprobe.linear.processes import joined\nwith joined(): os._exit(9)"
+    (code, out, err), (other, _, _) = together([command, ["-c", dies]])
+    assert (code, other) == (6, 9)
+    assert out == ""
+    assert "a process of this run has ended or does not answer" in err
+    assert "Traceback" not in err
