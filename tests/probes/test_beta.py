@@ -213,7 +213,7 @@ def test_no_data_and_no_likelihood() -> None:
     vae = linear_vae()
     with pytest.raises(UsageError, match="needs data"):
         Beta().measure(vae.decoder)
-    with pytest.raises(UsageError, match="likelihood .* is not known"):
+    with pytest.raises(UsageError, match=r"likelihood .* is not known"):
         Beta(data=vae.x).measure(replace(vae.decoder, likelihood=None))
 
 
