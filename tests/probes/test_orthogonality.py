@@ -543,7 +543,11 @@ def load(models: Path, name: str) -> Decoder:
 def test_published_numbers_of_real_decoders_are_reproduced(models: Path, name: str) -> None:
     contrast, null, bernoulli, active = PUBLISHED[name]
     probed = load(models, name)
-    size = {"samples": 128 if name in QUICK else 256, "rotations": 199, "restarts": 0}
+    size: dict[str, Any] = {"samples": 128 if name in QUICK else 256, "rotations": 199, "restarts": 0}
+    if name == "VAE_dsprites":
+        # its tenth latent lies on the line: 0.049 to 0.053 of the largest, by the draw
+        assert "borderline-latents" in findings(measure(probed, **size))
+        size["active_threshold"] = 0.04
     result = measure(probed, **size)
     assert number(result, "latents.active") == active
     assert within_sampling_error(result, "ima_contrast", contrast)
