@@ -494,7 +494,10 @@ class Trace(Probe):
         panel="Tracing",
     )
     length: float | None = option(
-        None, help="Latent length per direction (default: a full turn, or the radius).", min=1e-6, panel="Tracing"
+        None,
+        help="Latent length per direction (default: a full turn, or the radius).",
+        min=1e-6,
+        panel="Tracing",
     )
     radius: float | None = option(
         None, help="Latent radius to stop at (default: 99 % of the prior).", min=1e-6, panel="Tracing"
@@ -662,11 +665,10 @@ def parse_components(given: str | Sequence[int]) -> list[int]:
         return [int(c) for c in given]
     out: list[int] = []
     for part in given.split(","):
-        low, _, high = part.strip().partition("-")
-        if not low.isdecimal() or (high and not high.isdecimal()):
-            raise UsageError(
-                f"`{given}` names no components", hint="numbers from 0, as in --components 0,1,2 or 0-4"
-            )
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            hint = "numbers from 0, as in --components 0,1,2 or 0-4"
+            raise UsageError(f"`{given}` names no components", hint=hint)
         out += range(int(low), int(high or low) + 1)
     return out
 

@@ -18,6 +18,12 @@ from vaeprobe.likelihoods import Likelihood
 __all__ = ["DenseField", "DirectionField", "Directions", "Frame", "IterativeField", "follow", "nearest_axes"]
 
 
+# Relative difference under which two singular values are tied.  Near a tie the frame turns as fast as the gap is
+# small; carrying the direction over so narrow a zone costs nothing (1e-5 of length, squared, times the curvature),
+# and spares the many tiny steps that would resolve it.
+TIED = 1e-5
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """Leading singular values and right singular vectors of the Jacobian at P points.
@@ -98,7 +104,7 @@ class DenseField:
     def __post_init__(self) -> None:
         self.k = self.width = len(self.decoder.continuous)
         self.rounding = _rounding(self.decoder)
-        self.resolution = max(1e-7, 1e3 * self.rounding)
+        self.resolution = max(TIED, 1e3 * self.rounding)
 
     def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
         self.evaluations += len(z)
@@ -143,7 +149,7 @@ class IterativeField:
         self.k = len(self.decoder.continuous)
         self.width = min(self.k, self.wanted + self.guard)
         self.rounding = _rounding(self.decoder)
-        self.resolution = max(1e-6, 1e3 * self.rounding)
+        self.resolution = max(TIED, 1e3 * self.rounding)
         self.accuracy = max(self.accuracy, 30 * self.rounding)
 
     def apply(self, z: Tensor, Q: Tensor) -> Tensor:

@@ -1,0 +1,232 @@
+"""`trace`: verdicts on exact maps, honest undefined values, and the files it writes."""
+
+from __future__ import annotations
+
+import json
+import math
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import maps
+from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.errors import UsageError
+from vaeprobe.latents import Given
+from vaeprobe.probes.base import judge
+from vaeprobe.probes.trace import METRICS, Trace, Traced, parse_components
+
+# clear of the cut of `parabolic`
+UPPER = torch.tensor([[0.5, 1.0], [1.0, 0.8], [0.9, 1.5], [1.4, 1.1]], dtype=torch.float64)
+SPECS = {spec.id: spec for spec in METRICS}
+
+
+def trace(map: maps.ExactMap, **settings: object) -> Traced:
+    return Trace(**{"samples": 3, "length": 0.8, **settings}).measure(maps.decoder(map))  # type: ignore[arg-type]
+
+
+def value(result: Traced, name: str) -> float:
+    found = result[f"trace.{name}"].value
+    assert isinstance(found, (int, float)), result[f"trace.{name}"].reason
+    return float(found)
+
+
+@pytest.mark.parametrize(
+    ("map", "verdict"),
+    [
+        (maps.a(3), "axis-parallel"),
+        (maps.b1(3), "axis-parallel"),
+        (maps.c3(), "axis-parallel"),
+        (maps.rotated(maps.a(3)), "straight"),
+        (maps.rotated(maps.b1(2)), "straight"),
+        (maps.parabolic(), "curved"),
+        (maps.c1(k=1.0), "undetermined"),
+        (maps.f_dead(2, 3, dead=(0, 1)), "undefined"),
+    ],
+    ids=repr,
+)
+def test_verdicts(map: maps.ExactMap, verdict: str) -> None:
+    result = trace(map)
+    assert result.verdict == verdict
+    assert "seam" in result.summary
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert set(result.metrics) == set(SPECS)
+
+
+def test_circles_and_rays() -> None:
+    z = torch.tensor([[1.0, 0.2], [-0.3, 0.7], [0.4, -1.5]], dtype=torch.float64)
+    result = trace(maps.g(), latents=Given(z), length=None)
+    assert result.verdict == "curved"
+    assert value(result, "straightness") == pytest.approx(0.5, abs=1e-6), "rays 1, circles 0"
+    assert value(result, "turning") == pytest.approx(float((1 / z.norm(dim=1)).mean() / 2), rel=2e-2)
+    assert value(result, "crossings") == pytest.approx(1), "h' = k/rho at |z| = 1: twice on each ray"
+    assert value(result, "return_error") < 1e-6
+    assert result.net is not None
+    assert result["trace.nonintegrability"].reason
+
+
+def test_a_side_where_nothing_is_determined_is_measured() -> None:
+    z = torch.tensor([[0.5, 0.5], [1.0, 0.0]], dtype=torch.float64)
+    result = trace(maps.c4(), latents=Given(z), length=0.4)
+    assert result.verdict == "axis-parallel", "all on the side where the columns differ in length"
+    assert value(result, "tied") == 0
+    assert trace(maps.c4(), latents=Given(-z), length=0.4).verdict == "undetermined"
+
+
+def test_intervals_come_from_starts_and_limits_hold_against_them() -> None:
+    result = trace(maps.parabolic(), samples=4, latents=Given(UPPER))
+    metric = result["trace.straightness"]
+    assert metric.n == 4
+    assert metric.ci is not None
+    assert metric.ci[0] <= value(result, "straightness") <= metric.ci[1]
+    limited = judge(result, {"trace.straightness": 0.999999, "trace.turning": 1e-3}, SPECS)
+    assert [check.status for check in limited.checks] == ["fail", "fail"]
+    single = trace(maps.parabolic(), samples=1, latents=Given(UPPER))
+    assert single["trace.straightness"].ci is None
+
+
+def test_the_axis_overlap_is_read_beside_chance() -> None:
+    map = maps.rotated(maps.a(3))
+    result = trace(map)
+    assert map.rotation is not None
+    assert value(result, "axis_overlap") == pytest.approx(float(map.rotation.abs().max(1).values.mean()))
+    assert value(result, "axis_overlap_random") == pytest.approx(0.83, abs=0.01)
+    assert f"{value(result, 'axis_overlap_random'):.2f}" in result.summary
+    assert value(result, "nonintegrability") < 1e-6
+
+
+def test_dead_components_are_left_out_and_told() -> None:
+    result = trace(maps.f_dead(3))
+    assert result.paths.components == (0, 1)
+    assert any(finding.code == "trace-components" for finding in result.findings)
+    asked = trace(maps.f_dead(3), components="0-2")
+    assert value(asked, "collapsed") == 6
+    assert asked.verdict == "axis-parallel"
+
+
+def test_a_dead_decoder_is_undefined_with_its_reason() -> None:
+    result = trace(maps.f_dead(2, 3, dead=(0, 1)), images=None)
+    metric = result["trace.straightness"]
+    assert metric.value is None
+    assert "collapsed at every start" in (metric.reason or "")
+    assert metric.reason in result.summary
+    assert result.sections()
+
+
+def test_starts_outside_the_radius_are_told() -> None:
+    result = trace(maps.b1(2), latents=Given(torch.full((2, 2), 9.0)), radius=3.0)
+    assert result.verdict == "undefined"
+    assert "outside the radius 3" in (result["trace.straightness"].reason or "")
+    assert any(finding.code == "trace-outside" for finding in result.findings)
+
+
+def test_one_latent() -> None:
+    result = trace(maps.b1(1))
+    assert result.verdict == "axis-parallel"
+    assert "fewer than three latents" in (result["trace.nonintegrability"].reason or "")
+
+
+def images_of_two() -> Decoder:
+    """Two latents to 6 x 6 images, with an encoder."""
+    W = torch.from_numpy(np.random.default_rng(4).standard_normal((36, 2))) * torch.tensor([1.5, 0.7])
+
+    def f(z: Tensor) -> Tensor:
+        return torch.sigmoid(z @ W.to(z.dtype).T).reshape(-1, 1, 6, 6)
+
+    def encode(data: Tensor) -> tuple[Tensor, Tensor]:
+        mean = torch.stack([data.flatten(1).mean(1), data.flatten(1).amax(1) - 0.5], dim=1)
+        return mean, torch.zeros_like(mean)
+
+    encoder = Encoder(encode, 2, input_shape=(1, 6, 6), dtype=torch.float64)
+    return Decoder(f, 2, dtype=torch.float64, encoder=encoder)
+
+
+def test_files(tmp_path: Path) -> None:
+    names = {"save": tmp_path / "p.npz", "images": tmp_path / "s.png", "svg": tmp_path / "n.svg"}
+    settings = {"samples": 2, "length": 1.0, "frames": 5}
+    result = Trace(**settings, **names).measure(images_of_two())  # type: ignore[arg-type]
+    assert set(result.files()) == set(names)
+    for name, write in result.files().items():
+        write(names[name])
+    assert names["images"].read_bytes().startswith(b"\x89PNG")
+    ET.parse(names["svg"])
+    with np.load(names["save"], allow_pickle=False) as arrays:
+        assert arrays["traversal_seam_x"].shape == (2, 5, 36)
+        assert arrays["traversal_t"][2] == 0
+        middle = arrays["traversal_seam_x"][:, 2]
+        assert np.allclose(middle, arrays["traversal_axis_x"][:, 2]), "both pass through the start"
+        documented = (Traced.save_paths.__doc__ or "") + (type(result.paths).arrays.__doc__ or "")
+        assert all(name.removeprefix("event_") in documented for name in arrays.files)
+    strip = result.strip()
+    assert strip.shape[0] == 2 + 2 * (6 + 2), "two rows of 6 pixels, gaps of 2"
+    nothing = Trace(samples=2, length=0.5).measure(images_of_two())
+    assert nothing.files() == {}
+
+
+def test_a_row_of_data_is_a_start() -> None:
+    decoder = images_of_two()
+    data = torch.rand(4, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    result = Trace(row=2, data=data, length=0.5).measure(decoder)
+    assert decoder.encoder is not None
+    assert torch.allclose(result.paths.starts, decoder.encoder(data[2:3])[0])
+    with pytest.raises(UsageError, match="row 4 does not exist: the data have 4 rows"):
+        Trace(row=4, data=data).measure(decoder)
+    with pytest.raises(UsageError, match="--row needs data"):
+        Trace(row=0).measure(decoder)
+
+
+def test_wrong_options_fail_before_the_work() -> None:
+    with pytest.raises(UsageError, match="a net of seams needs two latents, this decoder has 3"):
+        trace(maps.b1(3), svg=Path("net.svg"))
+    with pytest.raises(UsageError, match="no image"):
+        trace(maps.b1(2), images=Path("strip.png"))
+    with pytest.raises(UsageError, match="`5x5` does not hold"):
+        trace(maps.b1(2), image_shape="5x5")
+    with pytest.raises(UsageError, match="component 7 does not exist"):
+        trace(maps.b1(2), components="7")
+
+
+@pytest.mark.parametrize(
+    ("given", "want"), [("0", [0]), ("0,2", [0, 2]), ("1-3", [1, 2, 3]), ([4, 1], [4, 1])]
+)
+def test_components_are_read(given: object, want: list[int]) -> None:
+    assert parse_components(given) == want  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("given", ["", "a", "1-", "-1", "0,,1", "1-x"])
+def test_components_that_are_no_numbers(given: str) -> None:
+    with pytest.raises(UsageError, match="names no components"):
+        parse_components(given)
+
+
+def test_every_metric_is_explained() -> None:
+    for spec in METRICS:
+        for part in ("title", "range", "formula", "source", "meaning", "misleads", "remedy"):
+            assert getattr(spec, part), f"{spec.id} has no {part}"
+
+
+def test_the_page_has_a_section_for_each_view() -> None:
+    result = trace(maps.b1(2))
+    titles = [section.title for section in result.sections()]
+    for title in ("Seams by component", "Stops and events", "Crossings", "Net of seams"):
+        assert title in titles
+    for section in result.sections():
+        if hasattr(section, "ys"):
+            assert all(y is None or math.isfinite(y) for ys in section.ys.values() for y in ys)
+
+
+# -- real checkpoints ---------------------------------------------------------------------------
+
+
+def test_a_published_decoder(models: Path) -> None:
+    import vaeprobe
+
+    decoder = vaeprobe.load(models / "disvae" / "btcvae_mnist" / "model.pt")
+    result = Trace(samples=2, components="0,1", length=0.15).measure(decoder)
+    assert result.paths.scheme == "rough", "ReLU layers under a sigmoid"
+    assert value(result, "straightness") > 0.3
+    assert result.strip().shape[2] == 3
+    json.dumps(result.to_dict(), allow_nan=False)
