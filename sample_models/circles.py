@@ -86,10 +86,10 @@ def figure(pairs: Sequence[tuple[Trained, Trained]], x: Tensor) -> str:
         for row, (model, colour) in enumerate(zip(pair, ("#0072b2", "#d55e00"), strict=True)):
             cx, cy = (column + 0.5) * PANEL, (row + 0.5) * PANEL + 20
             for points, fill, radius in ((x, "#bbbbbb", 0.8), (model.reconstruction, colour, 1.3)):
-                parts += [
-                    f'<circle cx="{cx + 55 * a:.1f}" cy="{cy - 55 * b:.1f}" r="{radius}" fill="{fill}"/>'
-                    for a, b in points[::2].tolist()
-                ]
+                marks = "".join(f"M{cx + 55 * a:.1f} {cy - 55 * b:.1f}h0" for a, b in points[::2].tolist())
+                parts.append(
+                    f'<path d="{marks}" stroke="{fill}" stroke-width="{2 * radius}" stroke-linecap="round"/>'
+                )
             label = f"beta {model.beta:g}, sigma² {model.sigma2:g}"
             parts.append(f'<text x="{cx}" y="{cy + 72}" text-anchor="middle">{label}</text>')
         parts.append(
