@@ -290,6 +290,11 @@ def test_keys_with_dots_and_positions_in_a_list() -> None:
     assert tensors_in(data, "1")["0.weight"].sum() == 0
 
 
+def test_a_prefix_of_flat_names_is_a_key() -> None:
+    data = write({"vae.decoder.0.weight": torch.ones(2), "vae.encoder.0.weight": torch.zeros(2)}, "zip")
+    assert set(tensors_in(data, "vae.decoder")) == {"0.weight"}
+
+
 def test_an_unknown_key_gets_the_nearest() -> None:
     with pytest.raises(UsageError, match="no entry `model_stat`") as error:
         tensors_in(write({"model_state": W, "ema": V}, "zip"), "model_stat")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -87,8 +88,11 @@ class Inspection(Result):
         return 1 if any(f.level == "error" for f in self.findings) else 0
 
     def sections(self) -> tuple[Section, ...]:
-        """Return the tables of parts, tensors and imports."""
+        """Return the tables of imports, parts and tensors."""
         out: list[Section] = []
+        if self.foreign:
+            rows = [[name, "would be imported on unpickling"] for name in self.foreign]
+            out.append(_cut("Code that the file asks for", ("name", ""), rows))
         if self.parts:
             out.append(_cut("Parts of the module", ("part", "class"), [list(p) for p in self.parts]))
         if self.tensors:
@@ -96,9 +100,6 @@ class Inspection(Result):
                 [t.name, " x ".join(map(str, t.shape)) or "scalar", t.dtype, t.numel] for t in self.tensors
             ]
             out.append(_cut("Tensors", ("name", "shape", "dtype", "numbers"), rows))
-        if self.foreign:
-            rows = [[name, "would be imported on unpickling"] for name in self.foreign]
-            out.append(_cut("Code that the file asks for", ("name", ""), rows))
         if self.metadata:
             rows = [[k, v if len(v) <= 60 else f"{v[:59]}…"] for k, v in self.metadata.items()]
             out.append(_cut("Metadata", ("key", "value"), rows))
@@ -155,16 +156,7 @@ def inspect(
         format = sniff(source)
         found = _INSPECTORS[format](source, format, key)
     except UnsafeError as error:
-        unsafe = Finding(code="unsafe", level="error", message=error.message, hint=error.hint)
-        return Inspection(
-            kind="unsafe",
-            metrics={},
-            verdict="unsafe",
-            summary="Nothing of it was run, and vaeprobe will not load it.",
-            findings=(unsafe,),
-            artifact=_artifact(source, ""),
-            foreign=_names_in(source),
-        )
+        return _unsafe(source, error)
     if draft_blueprint:
         return _with_draft(found, source)
     return found
@@ -185,7 +177,10 @@ def _artifact(source: Source, format: str, architecture: str = "") -> Artifact:
 
 def _torch_file(source: Source, format: Format, key: str | None) -> Inspection:
     file = read_torch_file(source.data, source.name, format)  # type: ignore[arg-type]
-    chosen = selection.select(file, source.name, key)
+    try:
+        chosen = selection.select(file, source.name, key)
+    except UnsafeError as error:
+        return _unsafe(source, error, file)
     specs = selection.tensors_of(file, chosen.node)
     if selection.is_module(chosen.node):
         return _module(source, file, chosen, specs)
@@ -219,6 +214,7 @@ def _module(
 
 def _safetensors(source: Source, format: Format, key: str | None) -> Inspection:
     specs, metadata = safetensors_file.read(source.data)
+    specs, _ = selection.under_key(specs, source.name, key)
     return _of_tensors(source, "weights", "Safetensors", "safetensors", specs, metadata=metadata)
 
 
@@ -349,6 +345,24 @@ def _with_draft(found: Inspection, source: Source) -> Inspection:
         )
     bp = found.blueprint or draft({t.name: t for t in found.tensors})
     return Inspection(**{**vars(found), "draft": bp})
+
+
+def _unsafe(source: Source, error: UnsafeError, file: TorchFile | None = None) -> Inspection:
+    """Return what can be said of a file that asks to run code."""
+    specs: Mapping[str, TensorSpec] = {}
+    with contextlib.suppress(VaeprobeError):  # damaged as well
+        specs = selection.tensors_of(file, file.root) if file is not None else {}
+    return Inspection(
+        kind="unsafe",
+        metrics={},
+        verdict="unsafe",
+        summary="It asks for code that is not torch's own; none of it was run, and `load` refuses the file.",
+        findings=(Finding(code="unsafe", level="error", message=error.message, hint=error.hint),),
+        tensors=tuple(TensorInfo(name=k, dtype=s.dtype, shape=s.shape) for k, s in specs.items()),
+        globals=tuple(map(str, file.globals)) if file is not None else (),
+        foreign=tuple(map(str, foreign(file.globals))) if file is not None else _names_in(source),
+        artifact=_artifact(source, ""),
+    )
 
 
 def _names_in(source: Source) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint, assemble
 from vaeprobe.checkpoints.layers import Parts
 from vaeprobe.checkpoints.sniff import Format, sniff
 from vaeprobe.checkpoints.source import Source, quoted, read_source
-from vaeprobe.checkpoints.tensors import TensorSpec, Weights, realise
+from vaeprobe.checkpoints.tensors import Weights, realise
 from vaeprobe.checkpoints.torch_files import TorchFile
 from vaeprobe.checkpoints.torch_files import read as read_torch_file
 from vaeprobe.decoder import Decoder, Encoder
@@ -262,25 +262,8 @@ def _is_half(module: nn.Module) -> bool:
 
 def _safetensors(request: Request) -> Found:
     specs, metadata = safetensors_file.read(request.source.data)
-    specs, is_matrix = _under_key(request, specs)
+    specs, is_matrix = selection.under_key(specs, request.name, request.key)
     return _weights(request, realise(specs, metadata), "safetensors", matrix=is_matrix)
-
-
-def _under_key(request: Request, specs: dict[str, TensorSpec]) -> tuple[dict[str, TensorSpec], bool]:
-    """Return the tensors below a prefix, or the one that the key names."""
-    key = request.key
-    if key is None:
-        return specs, False
-    if key in specs:
-        return {key: specs[key]}, True
-    below = {k.removeprefix(f"{key}."): v for k, v in specs.items() if k.startswith(f"{key}.")}
-    if not below:
-        families = dict.fromkeys(k.partition(".")[0] for k in specs)
-        offered = (
-            did_you_mean(key, [*specs, *families]) or f"entries: {', '.join(map(quoted, list(families)[:8]))}"
-        )
-        raise UsageError(f"{request.name} has no entry {quoted(key)}", hint=offered)
-    return below, False
 
 
 def _npy(request: Request) -> Found:
@@ -477,7 +460,7 @@ def _bare_weights(request: Request) -> tuple[Weights, str]:
         return replace(weights, notes=(*chosen.notes, *weights.notes)), "state_dict"
     if format == "safetensors":
         specs, metadata = safetensors_file.read(request.source.data)
-        return realise(_under_key(request, specs)[0], metadata), "safetensors"
+        return realise(selection.under_key(specs, request.name, request.key)[0], metadata), "safetensors"
     raise UsageError(f"{request.name} is {format}, and --arch needs bare weights", hint="leave out --arch")
 
 

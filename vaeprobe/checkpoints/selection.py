@@ -13,7 +13,7 @@ from vaeprobe.checkpoints.trust import foreign, named, trust
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
 from vaeprobe.report import Finding
 
-__all__ = ["Selection", "is_module", "module_at", "part", "select", "submodules", "tensors_of"]
+__all__ = ["Selection", "is_module", "module_at", "part", "select", "submodules", "tensors_of", "under_key"]
 
 # where training scripts put a model's weights, the likeliest first
 USUAL = (
@@ -95,9 +95,12 @@ def part(file: TorchFile, name: str, key: str) -> Node:
     Raises:
         UsageError: there is no such entry.
     """
+    below = {k.removeprefix(f"{key}."): v for k, v in _table(file.root).items() if k.startswith(f"{key}.")}
     try:
         return _descend(file.root, key)
     except KeyError:
+        if below:
+            return below
         known = [k for k, _ in _entries(file, file.root)] or [text_of(k) for k in _table(file.root)]
         offered = f"entries: {', '.join(quoted(k) for k in known[:8])}" if known else "it has no entries"
         raise UsageError(
@@ -159,6 +162,26 @@ def _others(best: str, found: Mapping[str, Node]) -> Iterator[Finding]:
             message=f"the weights are entry {quoted(best)}; the file also holds {', '.join(rest[:4])}{more}",
             hint="choose another with --key",
         )
+
+
+def under_key(
+    specs: Mapping[str, TensorSpec], name: str, key: str | None
+) -> tuple[dict[str, TensorSpec], bool]:
+    """Return the tensors below a prefix of flat names, and whether the key names a single one (a matrix).
+
+    Raises:
+        UsageError: there are none.
+    """
+    if key is None or key in specs:
+        return (dict(specs), False) if key is None else ({key: specs[key]}, True)
+    below = {k.removeprefix(f"{key}."): v for k, v in specs.items() if k.startswith(f"{key}.")}
+    if not below:
+        families = dict.fromkeys(k.partition(".")[0] for k in specs)
+        offered = f"entries: {', '.join(map(quoted, list(families)[:8]))}"
+        raise UsageError(
+            f"{name} has no entry {quoted(key)}", hint=did_you_mean(key, [*specs, *families]) or offered
+        )
+    return below, False
 
 
 # -- modules --------------------------------------------------------------------------------------
