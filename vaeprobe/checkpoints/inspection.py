@@ -91,8 +91,8 @@ class Inspection(Result):
         """Return the tables of imports, parts and tensors."""
         out: list[Section] = []
         if self.foreign:
-            rows = [[name, "would be imported on unpickling"] for name in self.foreign]
-            out.append(_cut("Code that the file asks for", ("name", ""), rows))
+            asked = [[name, "would be imported on unpickling"] for name in self.foreign]
+            out.append(_cut("Code that the file asks for", ("name", ""), asked))
         if self.parts:
             out.append(_cut("Parts of the module", ("part", "class"), [list(p) for p in self.parts]))
         if self.tensors:
