@@ -52,7 +52,7 @@ CONSTANT = 1e-3
 # M, curved C2 and twist count as zero under this share of their terms.
 CURVED = 0.01
 # Latents for the linear test, the pairs, the rotation null, the tests of dependence, second derivatives.
-LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, TEST_ROWS, CURVED_ROWS = 128, 128, 256, 1024, 64
+LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, TEST_ROWS, CURVED_ROWS = 128, 128, 256, 4096, 64
 # Rows of the fit of R*, random rotations of the null.
 FIT_ROWS, ROTATIONS = 1024, 50
 # Third-order evaluations of the decoder at most.
