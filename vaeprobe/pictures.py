@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import struct
 import zlib
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
     Pixels: TypeAlias = NDArray[np.uint8]
     Floats: TypeAlias = NDArray[np.float64]
 
-__all__ = ["ImageShape", "Panel", "Polyline", "image_shape", "net_svg", "png", "tile"]
+__all__ = [
+    "ImageShape",
+    "Panel",
+    "Polyline",
+    "framed_png",
+    "image_shape",
+    "net_svg",
+    "png",
+    "reduced",
+    "tile",
+]
 
 
 def png(pixels: Pixels) -> bytes:
@@ -153,6 +164,30 @@ def tile(
             shade = np.clip((image - low) / span, 0, 1)
             canvas[top : top + h, left[c] : left[c] + w] = np.round(255 * shade).astype(np.uint8)
     return canvas
+
+
+def reduced(pixels: Pixels, width: int) -> Pixels:
+    """Return a picture (h, w, 3) at most `width` pixels wide, each the mean of those it stands for."""
+    height = max(1, round(pixels.shape[0] * width / pixels.shape[1]))
+    if width >= pixels.shape[1]:
+        return pixels
+    edges = [
+        np.linspace(0, n, m + 1).astype(int) for n, m in zip(pixels.shape, (height, width), strict=False)
+    ]
+    sums = np.add.reduceat(np.add.reduceat(pixels.astype(float), edges[0][:-1], 0), edges[1][:-1], 1)
+    counts = np.diff(edges[0])[:, None, None] * np.diff(edges[1])[None, :, None]
+    mean: Pixels = np.round(sums / counts).astype(np.uint8)
+    return mean
+
+
+def framed_png(pixels: Pixels) -> str:
+    """Return a picture as SVG with the PNG inside, for pages that take no files."""
+    height, width = pixels.shape[:2]
+    data = base64.b64encode(png(pixels)).decode()
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">'
+        f'<image width="{width}" height="{height}" href="data:image/png;base64,{data}"/></svg>'
+    )
 
 
 # -- nets of seams ------------------------------------------------------------------------------

@@ -213,12 +213,22 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Thumbnail:
+    """A small picture for terminals with colour: red, green, blue bytes, row by row."""
+
+    width: int
+    height: int
+    rgb: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Svg:
-    """A picture already drawn as SVG (HTML only); `alt` stands for it elsewhere."""
+    """A picture already drawn as SVG (HTML only); `alt`, and a thumbnail where given, stand for it elsewhere."""
 
     title: str
     svg: str
     alt: str = ""
+    thumbnail: Thumbnail | None = None
 
 
 Section: TypeAlias = Table | Heatmap | Bars | Curves | Svg

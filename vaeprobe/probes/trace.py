@@ -20,6 +20,7 @@ from vaeprobe.report import (
     Section,
     Svg,
     Table,
+    Thumbnail,
     Value,
     metric_map,
 )
@@ -40,6 +41,8 @@ COMPONENTS = 10
 # From this mean chord over length (axis overlap) on, seams are called straight (axis-parallel).
 STRAIGHT = 0.99
 EVENTS_IN_JSON = 500
+# Columns of the preview in a terminal.
+PREVIEW = 78
 SOURCE = "Allen (2024), arXiv:2410.22559v1, Section 4.1.3 and footnote 5"
 
 METRICS = (
@@ -297,6 +300,8 @@ class Traced(Result):
             parts.append(self._component_table())
             if len(self.components[0].axes) <= 32:
                 parts.append(self._axis_map())
+        if self.traversal is not None and self.image is not None:
+            parts.append(self._traversal_picture())
         parts += [self._event_table()]
         crossings = [e for e in self.paths.events if e.kind == "crossing"]
         if crossings:
@@ -345,6 +350,18 @@ class Traced(Result):
             f"direction overlaps its nearest axis by {self.random_overlap:.2f}"
         )
         return Table(title="Seams by component", columns=columns, rows=rows, note=note)
+
+    def _traversal_picture(self) -> Svg:
+        from vaeprobe.pictures import framed_png, reduced
+
+        strip = self.strip()
+        small = reduced(strip, PREVIEW)
+        return Svg(
+            title="Along the seams (left) and along the nearest axes (right), one row per component",
+            svg=framed_png(strip),
+            alt="the start is framed; --images FILE or --format html shows it in full",
+            thumbnail=Thumbnail(width=small.shape[1], height=small.shape[0], rgb=small.tobytes()),
+        )
 
     def _axis_map(self) -> Heatmap:
         free = self.paths.coordinates.tolist()
