@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from vaeprobe.render.pixels import Pixels
 from vaeprobe.render.text import clean, interval, number
 from vaeprobe.report import (
     Bars,
@@ -176,6 +177,8 @@ def draw(section: Section) -> RenderableType | None:
         case Curves():
             return _CurvesView(section)
         case Svg():
+            if section.thumbnail is not None:
+                return _titled(section.title, Pixels(section.thumbnail), section.alt)
             return Text(f"{section.title}: {section.alt}", style="dim") if section.alt else None
 
 
