@@ -106,7 +106,7 @@ def test_law_toml_gives_the_blueprint_back(
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
-        ("latents = ", "is no TOML", "examples"),
+        ("latents = ", "is no TOML", "latents = 20"),
         ("latent = 3", "no setting `latent`", "did you mean `latents`"),
         ("latents = 0", "`latents` cannot be 0", "latents = 10"),
         ("latents = [{ one_hot = 3 }]", "cannot hold", "did you mean `onehot`"),

@@ -235,3 +235,16 @@ def test_the_gan_makes_digits(decoders: dict[str, Decoder], models: Path) -> Non
     x = torch.from_numpy(np.load(models / "data/mnist28_2000.npy")).float()
     both = torch.stack([y.mean((0, 1)).flatten(), x.mean(0).flatten()])
     assert float(torch.corrcoef(both)[0, 1]) > 0.95
+
+
+def test_the_tiny_residual_decoder_makes_smooth_images(models: Path) -> None:
+    """Any error in the blocks gives noise, or colours far outside of [0, 1]."""
+    decoder = vaeprobe.load(models / "taef2/taef2_decoder.pth")
+    codes = {n.code for n in decoder.notes}
+    assert {"draft-blueprint", "cast-up"} <= codes
+    y = decoder(Prior().draw(decoder, 8))
+    assert y.shape == (8, 3, 32, 32)
+    assert -0.2 < float(y.min()) < float(y.max()) < 1.2
+    assert 0.3 < float(y.mean()) < 0.6
+    beside = torch.stack([y[..., 1:].flatten(), y[..., :-1].flatten()])
+    assert float(torch.corrcoef(beside)[0, 1]) > 0.9

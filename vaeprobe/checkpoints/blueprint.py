@@ -390,7 +390,7 @@ class Blueprint:
         except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
             raise BlueprintError(
                 f"`{origin}` is no TOML: {str(error).splitlines()[0][:200]}",
-                hint="see `vaeprobe explain blueprint` for examples",
+                hint='for example: latents = 20, and below [decoder]: layers = [{ linear = "fc3" }, "relu", { linear = "fc4" }, "sigmoid"]',
             ) from None
         try:
             return _Reader(origin).blueprint(table)

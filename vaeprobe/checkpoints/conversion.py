@@ -14,12 +14,13 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, EncoderPlan
 from vaeprobe.checkpoints.layers import GaussianEncoder, describe
 from vaeprobe.decoder import Decoder
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.latents import Prior
 from vaeprobe.report import Finding, Metric, MetricSpec, Result, Section, Table, metric_map
 
 __all__ = ["Conversion", "METRICS", "SUFFIXES", "blueprint_of", "convert", "write"]
 
+SAME = 1e-4  # of the largest output: another kernel's rounding, not another network
 SUFFIXES = (".safetensors", ".pt2")
 METRICS = (
     MetricSpec(
@@ -128,6 +129,7 @@ def convert(decoder: Decoder, path: Path, *, sidecar: bool = False) -> Conversio
 
     Raises:
         UsageError: another suffix, or the decoder cannot be written in that form.
+        VaeprobeError: what was written computes something else.
     """
     from vaeprobe.checkpoints import load
 
@@ -137,6 +139,11 @@ def convert(decoder: Decoder, path: Path, *, sidecar: bool = False) -> Conversio
     with torch.no_grad():
         old, new = decoder.flat(z).double().cpu(), again.flat(z).double().cpu()
     difference = float((new - old).abs().max() / old.abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+    if not difference < SAME:
+        raise VaeprobeError(
+            f"the file written computes something else than the decoder (by {difference:.1e} of the largest output)",
+            hint="this is a bug of vaeprobe: please report it with the decoder's layers",
+        )
     same = "bit for bit" if difference == 0 else f"to {difference:.1e} of the largest output"
     encoder_lost = decoder.encoder is not None and bp.encoder is None
     findings = [f for f in decoder.notes if f.level != "note"]

@@ -813,7 +813,9 @@ def describe(
 
 def _described(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> Iterator[Layer]:
     if isinstance(module, nn.Sequential):
-        for child, part in module.named_children():
+        for child, part in module._modules.items():  # named_children leaves out what comes twice
+            if part is None:
+                continue
             yield from _described(part, f"{name}.{child}" if name else child, tensors)
         return
     if isinstance(module, Residual):

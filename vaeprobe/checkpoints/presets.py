@@ -455,6 +455,56 @@ def dcgan(shapes: Shapes) -> Blueprint | None:
     return None
 
 
+def taef2(shapes: Shapes) -> Blueprint | None:
+    """The tiny decoder of FLUX.2 latents (taesd): residual blocks, some with a wide 1 x 1 branch, and three doublings.
+
+    It takes a map of 32 channels of any size, and the weights do not tell which: 4 x 4 is taken, and said.
+    """
+    wide, plain, doubling = (3, 4, 5), (8, 9, 10, 13, 14, 15, 18), (7, 12, 17)
+    for prefix in _prefixes(shapes, "3.pool.0.weight"):
+        own = _below(shapes, prefix)
+        blocks = {f"{i}.conv.{j}" for i in (*wide, *plain) for j in (0, 2, 4)}
+        pools = {f"{i}.pool.{j}" for i in wide for j in (0, 1, 3)}
+        if _names(own) != {"1", "19", *map(str, doubling), *blocks, *pools}:
+            continue
+        channels, latents = own["1.weight"][:2]
+        square = (channels, channels, 3, 3)
+        if own["19.weight"] != (3, channels, 3, 3) or any(own[f"{b}.weight"] != square for b in blocks):
+            continue
+
+        def same(key: str) -> Layer:
+            return Layer("conv", key).with_options(padding=1)
+
+        def block(i: int) -> Iterator[Layer]:
+            if i in wide:
+                norm = Layer("group_norm", "1", {"groups": 4})
+                yield Layer(
+                    "residual", body=(Layer("conv", "0"), norm, RELU, Layer("conv", "3")), prefix=f"{i}.pool."
+                )
+            yield Layer("residual", body=(same("0"), RELU, same("2"), RELU, same("4")), prefix=f"{i}.conv.")
+            yield RELU
+
+        middle: list[Layer] = []
+        for i in range(3, 19):
+            if i in doubling:
+                middle += [Layer("upsample", options={"factor": 2}), same(str(i))]
+            elif i in (*wide, *plain):
+                middle += block(i)
+        third, thrice = (Layer("scale", options={"factor": f}) for f in (1 / 3, 3.0))
+        return Blueprint(
+            layers=(reshape(latents, 4, 4), third, TANH, thrice, same("1"), RELU, *middle, same("19")),
+            latents=_normal(latents * 16),
+            prefix=prefix,
+            name="taef2",
+            assumptions=(
+                "the map of latents is 4 x 4, which makes images of 32 x 32",
+                "its latents are N(0, 1)",
+            ),
+            origin="preset taef2",
+        )
+    return None
+
+
 FAMILIES: Mapping[str, Callable[[Shapes], Blueprint | None]] = {
     "burgess": burgess,
     "joint-vae": joint_vae,
@@ -463,5 +513,6 @@ FAMILIES: Mapping[str, Callable[[Shapes], Blueprint | None]] = {
     "inverse-micro": inverse_micro,
     "wgan-gp": wgan_gp,
     "dcgan": dcgan,
+    "taef2": taef2,
 }
 NAMES = tuple(FAMILIES)
