@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import struct
+import warnings
 import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -103,10 +104,13 @@ def _header(data: bytes, name: str) -> tuple[np.dtype[Any], bool, tuple[int, ...
     begin = 12 if wide else 10
     if length > min(len(data) - begin, MAX_HEADER):
         raise broken
+    text = data[begin : begin + length].decode("utf-8" if data[6] == 3 else "latin-1", "replace")
     try:
-        header = ast.literal_eval(data[begin : begin + length].decode("utf-8" if data[6] == 3 else "latin-1"))
-        descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
-        dtype = np.dtype(descr)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes and old names of types
+            header = ast.literal_eval(text)
+            descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
+            dtype = np.dtype(descr)
     except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
         raise broken from None
     if (

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import pickletools
+import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ __all__ = ["Built", "Global", "Persistent", "Pickle", "PickleError", "interpret"
 # Some: any value below, tuple, list, dict, scalar, Global, Built or Persistent
 Node: TypeAlias = Any
 
-MAX_OPCODES = 5_000_000
+MAX_OPCODES = 3_000_000
 MAX_DEPTH = 1_000
 MAX_STACK = 100_000  # pickle.dump writes dicts and lists in batches of a thousand
 
@@ -127,20 +128,22 @@ def interpret(data: bytes, start: int = 0) -> Pickle:
 
     Raises:
         PickleError: it is damaged, truncated, or nested too deeply.
-        ResourceError: it has over five million instructions.
+        ResourceError: it has over three million instructions.
     """
     machine = _Machine()
     stream = io.BytesIO(data)
     stream.seek(start)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            machine.step(opcode.name, argument)
-            if len(machine.stack) > MAX_STACK:
-                raise ValueError(f"over {MAX_STACK:,} values wait on its stack")
-            if count >= MAX_OPCODES:
-                raise ResourceError(
-                    f"the pickle has over {MAX_OPCODES:,} instructions", hint="save the weights alone"
-                )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes in text
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+                machine.step(opcode.name, argument)
+                if len(machine.stack) > MAX_STACK:
+                    raise ValueError(f"over {MAX_STACK:,} values wait on its stack")
+                if count >= MAX_OPCODES:
+                    raise ResourceError(
+                        f"the pickle has over {MAX_OPCODES:,} instructions", hint="save the weights alone"
+                    )
         root = machine.stack.pop()
     except VALUE_ERRORS as error:
         text = (str(error).splitlines() or [type(error).__name__])[0]
