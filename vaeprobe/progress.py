@@ -25,7 +25,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def tell(description: str, done: float, total: float | None) -> None:
-    """Say how far a piece of work is."""
+    """Say how far a piece of work is; what follows a comma in the description may change on the way."""
     listener = _listener.get()
     if listener is not None:
         listener(description, done, total)

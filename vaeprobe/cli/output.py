@@ -165,11 +165,11 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
     tasks: dict[str, Any] = {}
 
     def listener(description: str, done: float, total: float | None) -> None:
-        if description not in tasks:
-            tasks[description] = bar.add_task(description, total=total)
-        bar.update(tasks[description], completed=done, total=total)
-        if total is not None and done >= total:
-            bar.update(tasks[description], visible=False)
+        name = description.partition(",")[0]  # what follows a comma may change, as in "training, gap 1e-3"
+        if name not in tasks:
+            tasks[name] = bar.add_task(description, total=total)
+        visible = total is None or done < total
+        bar.update(tasks[name], description=description, completed=done, total=total, visible=visible)
 
     with bar, listening(listener):
         yield
