@@ -280,6 +280,14 @@ def test_inspect_describes_weights(checkpoint: Path) -> None:
     json.dumps(document)
 
 
+def test_inspect_finds_the_blueprint_beside_the_file(checkpoint: Path) -> None:
+    checkpoint.with_name("model.pt.toml").write_text(TOML)
+    found = vaeprobe.inspect(checkpoint)
+    assert found.verdict == "weights"
+    assert found.blueprint == Blueprint.from_toml(TOML)
+    assert "stands beside it" in found.summary
+
+
 def test_inspect_drafts_a_blueprint_that_loads(checkpoint: Path, tmp_path: Path) -> None:
     found = vaeprobe.inspect(checkpoint, draft_blueprint=True)
     found.files()["draft_blueprint"](tmp_path / "draft.toml")

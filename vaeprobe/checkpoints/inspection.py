@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from vaeprobe.checkpoints import presets, safetensors_file, selection
+from vaeprobe.checkpoints import architecture, presets, safetensors_file, selection
 from vaeprobe.checkpoints.archive import open_archive
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.pickles import Global, PickleError, interpret
@@ -305,12 +305,15 @@ def _of_tensors(
     parts: tuple[tuple[str, str], ...] = (),
 ) -> Inspection:
     tensors = tuple(TensorInfo(name=k, dtype=s.dtype, shape=s.shape) for k, s in specs.items())
+    beside = architecture.beside(source.path)
     embedded = Blueprint.from_metadata(metadata or {})
     preset = presets.match(specs) if kind == "weights" else None
-    known = embedded or preset
+    known = beside or embedded or preset
     count = sum(t.numel for t in tensors)
     sentences = [f"{what} of {len(tensors)} tensors, {count:,} numbers."]
-    if embedded is not None:
+    if beside is not None:
+        sentences.append(f"Its {beside.origin} stands beside it.")
+    elif embedded is not None:
         sentences.append("Its metadata hold a blueprint.")
     elif preset is not None:
         sentences.append(f"Names and shapes are those of {preset.origin}.")

@@ -6,13 +6,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints import presets, safetensors_file, selection
+from vaeprobe.checkpoints import architecture, safetensors_file, selection
 from vaeprobe.checkpoints.archive import open_archive
 from vaeprobe.checkpoints.blueprint import Blueprint, assemble
 from vaeprobe.checkpoints.layers import Parts
@@ -23,7 +22,6 @@ from vaeprobe.checkpoints.torch_files import TorchFile
 from vaeprobe.checkpoints.torch_files import read as read_torch_file
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import (
-    ArchitectureError,
     ContractError,
     InputError,
     UsageError,
@@ -48,10 +46,6 @@ LATER = {
         "export the decoder to .pt2 with torch.export.save, or give its torch checkpoint",
     ),
 }
-DRAFT_HINT = (
-    "`vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes; or --arch"
-    " package.module:factory builds the network with your own code"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +54,7 @@ class Request:
 
     source: Source
     arch: str | None = None
-    blueprint: Blueprint | str | os.PathLike[str] | None = None
+    blueprint: architecture.Given = None
     key: str | None = None
     submodule: str | None = None
     latent_dim: int | None = None
@@ -90,7 +84,7 @@ def load(
     path: str | os.PathLike[str],
     *,
     arch: str | Callable[..., Any] | None = None,
-    blueprint: Blueprint | str | os.PathLike[str] | None = None,
+    blueprint: architecture.Given = None,
     key: str | None = None,
     submodule: str | None = None,
     latent_dim: int | None = None,
@@ -333,67 +327,16 @@ def _weights(request: Request, weights: Weights, format: str, *, matrix: bool = 
         from vaeprobe.checkpoints import matrix as linear
 
         return Found(parts=linear.parts_of(weights.tensors, request.name), format=format, notes=weights.notes)
-    bp = _blueprint_given(request) or _blueprint_found(request, weights)
+    bp = _blueprint_given(request)
     if bp is None:
-        raise ArchitectureError(
-            f"{request.name} holds {len(weights.tensors)} tensors and does not say which network they belong to:"
-            f" {_outline(weights.tensors)}",
-            hint=DRAFT_HINT,
-        )
+        bp = architecture.found(request.blueprint, weights.tensors, weights.metadata)
+    if bp is None:
+        raise architecture.unknown(request.name, weights.tensors)
     return Found(parts=assemble(bp, weights.tensors), format=format, notes=weights.notes)
 
 
 def _blueprint_given(request: Request) -> Blueprint | None:
-    """Return the blueprint that the user gave or put beside the file; None for "draft" and names of presets."""
-    given = request.blueprint
-    if isinstance(given, Blueprint):
-        return given
-    if given is not None:
-        path = Path(given)
-        if path.is_file():
-            return _blueprint_file(path)
-        if str(given) == "draft" or str(given).removeprefix("preset ") in presets.NAMES:
-            return None
-        near = did_you_mean(str(given), [*presets.NAMES, "draft"])
-        raise UsageError(
-            f"there is no blueprint {quoted(str(given))}",
-            hint=near or f"a TOML file, draft, or one of {', '.join(presets.NAMES)}",
-        )
-    file = request.source.path
-    beside = [
-        file.with_name(f"{file.name}.toml"),
-        file.with_suffix(".blueprint.toml"),
-        file.with_suffix(".toml"),
-    ]
-    return next((_blueprint_file(path) for path in beside if path.is_file()), None)
-
-
-def _blueprint_file(path: Path) -> Blueprint:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the blueprint {quoted(str(path))} cannot be read: {error}") from None
-    return Blueprint.from_toml(text, f"blueprint {path}")
-
-
-def _blueprint_found(request: Request, weights: Weights) -> Blueprint | None:
-    """Return the blueprint that the weights call for: the one asked for by name, their metadata's, a preset's."""
-    if request.blueprint is not None:
-        name = str(request.blueprint)
-        if name == "draft":
-            from vaeprobe.checkpoints.draft import draft
-
-            return draft(weights.tensors)
-        return presets.get(name, weights.tensors)
-    return Blueprint.from_metadata(weights.metadata) or presets.match(weights.tensors)
-
-
-def _outline(tensors: Mapping[str, Tensor], limit: int = 6) -> str:
-    """Return the first names and shapes, in a sentence."""
-    shown = [
-        f"{quoted(k)} {'x'.join(map(str, t.shape)) or 'scalar'}" for k, t in list(tensors.items())[:limit]
-    ]
-    return ", ".join(shown) + (f", and {len(tensors) - limit} more" if len(tensors) > limit else "")
+    return architecture.given(request.blueprint, request.source.path)
 
 
 # -- the user's own code ----------------------------------------------------------------------------------
@@ -404,7 +347,7 @@ def _by_factory(request: Request, maker: Callable[..., Any]) -> Found:
     from vaeprobe.checkpoints import factory, modules
 
     name = request.arch or getattr(maker, "__name__", "factory")
-    architecture = f"arch {name}"
+    how = f"arch {name}"
     notes: tuple[Finding, ...] = ()
     if factory.takes_path(maker):
         built, format = factory.call(maker, request.source.path), "read by the factory"
@@ -419,14 +362,14 @@ def _by_factory(request: Request, maker: Callable[..., Any]) -> Found:
             )
         notes = (*weights.notes, *factory.fill(module.eval(), weights.tensors))
     if isinstance(built, Decoder):
-        return Found(parts=_parts_of_decoder(built, architecture), format=format, notes=notes)
+        return Found(parts=_parts_of_decoder(built, how), format=format, notes=notes)
     part = factory.pick(built, request.submodule)
     if isinstance(part, nn.Module) and request.latent_dim is None:
-        parts = modules.parts_of(part, latent_dim=_named_latents(built), architecture=architecture)
+        parts = modules.parts_of(part, latent_dim=_named_latents(built), architecture=how)
         return Found(parts=parts, format=format, notes=notes)
     if request.latent_dim is None:
         raise UsageError("a callable does not say how many latents it takes", hint="add --latent-dim D")
-    plain = Parts(decoder=part, latent_dim=request.latent_dim, architecture=architecture)
+    plain = Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
     return Found(parts=plain, format=format, notes=notes)
 
 
@@ -435,7 +378,7 @@ def _named_latents(built: Any) -> int | None:
     return next((v for v in (getattr(built, n, None) for n in names) if type(v) is int and v > 0), None)
 
 
-def _parts_of_decoder(decoder: Decoder, architecture: str) -> Parts:
+def _parts_of_decoder(decoder: Decoder, how: str) -> Parts:
     """Return the pieces of a decoder that a factory returned, to be checked again with the file's weights."""
     return Parts(
         decoder=decoder.module or decoder.function,
@@ -445,7 +388,7 @@ def _parts_of_decoder(decoder: Decoder, architecture: str) -> Parts:
         parameter=decoder.parameter,
         likelihood=decoder.likelihood,
         encoder=decoder.encoder,
-        architecture=architecture,
+        architecture=how,
         notes=decoder.notes,
     )
 

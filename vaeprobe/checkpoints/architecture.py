@@ -1,0 +1,91 @@
+"""Which network bare weights belong to: never guessed in silence, always named in the report.
+
+In this order: the blueprint that the user gives; one that stands beside the file; one in the file's own metadata; a
+preset, where names and shapes of all the decoder's tensors are those of its family.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from vaeprobe.checkpoints import presets
+from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.source import quoted
+from vaeprobe.errors import ArchitectureError, UsageError, did_you_mean
+
+__all__ = ["Given", "beside", "found", "given", "unknown"]
+
+# a blueprint, a file of one, the name of a preset, or "draft"
+Given = Blueprint | str | os.PathLike[str] | None
+
+
+def given(blueprint: Given, file: Path) -> Blueprint | None:
+    """Return the blueprint that the user gave or put beside the file.
+
+    None where there is none, and for "draft" and the names of presets, which need the tensors (see `found`).
+
+    Raises:
+        UsageError: there is no such file, preset or draft.
+        BlueprintError: it is malformed.
+    """
+    if blueprint is None:
+        return beside(file)
+    if isinstance(blueprint, Blueprint):
+        return blueprint
+    path = Path(blueprint)
+    if path.is_file():
+        return _read(path)
+    if str(blueprint) == "draft" or str(blueprint).removeprefix("preset ") in presets.NAMES:
+        return None
+    near = did_you_mean(str(blueprint), [*presets.NAMES, "draft"])
+    raise UsageError(
+        f"there is no blueprint {quoted(str(blueprint))}",
+        hint=near or f"a TOML file, draft, or one of {', '.join(presets.NAMES)}",
+    )
+
+
+def beside(file: Path) -> Blueprint | None:
+    """Return the blueprint `model.pt.toml`, `model.blueprint.toml` or `model.toml` beside `model.pt`, if any."""
+    names = (f"{file.name}.toml", f"{file.stem}.blueprint.toml", f"{file.stem}.toml")
+    return next((_read(path) for path in map(file.with_name, names) if path.is_file()), None)
+
+
+def _read(path: Path) -> Blueprint:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the blueprint {quoted(str(path))} cannot be read: {error}") from None
+    return Blueprint.from_toml(text, f"blueprint {path}")
+
+
+def found(
+    blueprint: Given, tensors: Mapping[str, presets.Shaped], metadata: Mapping[str, str] | None = None
+) -> Blueprint | None:
+    """Return the blueprint that the tensors call for: a preset or draft asked for by name, their metadata's, a preset's.
+
+    Raises:
+        UsageError: the tensors are not of the preset asked for.
+        ArchitectureError: no draft can be made of them.
+    """
+    if blueprint is None:
+        return Blueprint.from_metadata(metadata or {}) or presets.match(tensors)
+    if str(blueprint) == "draft":
+        from vaeprobe.checkpoints.draft import draft
+
+        return draft(tensors)
+    return presets.get(str(blueprint), tensors)
+
+
+def unknown(name: str, tensors: Mapping[str, presets.Shaped], limit: int = 6) -> ArchitectureError:
+    """Return the error that shows what the tensors are, and says how to say what they belong to."""
+    shown = [
+        f"{quoted(k)} {'x'.join(map(str, t.shape)) or 'scalar'}" for k, t in list(tensors.items())[:limit]
+    ]
+    more = f", and {len(tensors) - limit} more" if len(tensors) > limit else ""
+    return ArchitectureError(
+        f"{name} holds {len(tensors)} tensors and does not say which network they belong to: {', '.join(shown)}{more}",
+        hint="`vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes;"
+        " or --arch package.module:factory builds the network with your own code",
+    )
