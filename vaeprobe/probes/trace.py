@@ -318,35 +318,25 @@ class Traced(Result):
         return tuple(parts)
 
     def _component_table(self) -> Table:
-        columns = [
-            "",
-            "s",
-            "length",
-            "straight",
-            "turning",
-            "axis",
-            "of seams",
-            "overlap",
-            "worst",
-            "crossings",
-        ]
+        columns = ["", "s", "length", "straight", "turning", "axis", "share", "overlap", "worst", "crossings"]
         rows: list[list[Value]] = [
             [
                 f"{c.component}",
                 c.s,
-                c.length,
-                c.straightness,
-                c.turning,
+                round(c.length, 2),
+                round(c.straightness, 3),
+                round(c.turning, 2),
                 f"z{c.axis + 1}",
-                c.axis_share,
-                c.overlap,
-                c.worst,
-                c.crossings,
+                round(c.axis_share, 3),
+                round(c.overlap, 3),
+                round(c.worst, 3),
+                round(c.crossings, 2),
             ]
             for c in self.components
         ]
         note = (
-            "components by descending singular value s at the start; turning in rad per unit length; a random "
+            "components by descending singular value s at the start; turning in rad per unit length; share of "
+            "seams that have this nearest axis; a random "
             f"direction overlaps its nearest axis by {self.random_overlap:.2f}"
         )
         return Table(title="Seams by component", columns=columns, rows=rows, note=note)

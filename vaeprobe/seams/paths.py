@@ -629,8 +629,9 @@ def _refined(seams: Sequence[Seam], field: DirectionField, most: int = 512, roun
         here = follow(frame, last, field.resolution, floor=field.rounding)
         s0, s1 = (frame.s.gather(1, rank[:, None])[:, 0] for rank in (before, after))
         gap = torch.minimum(gap, (s0 - s1).abs() / s0.maximum(s1).clamp_min(1e-300))
-        same = torch.where(crossing, (here.rank == before) & ~here.tied, here.tied == was_tied)
-        meeting = crossing & here.tied
+        sharp = follow(frame, last, 0.0, floor=field.rounding)
+        same = torch.where(crossing, (sharp.rank == before) & ~sharp.tied, here.tied == was_tied)
+        meeting = crossing & sharp.tied
         low = torch.where(same | meeting, middle, low)
         high = torch.where(~same, middle, high)
         if bool(((high - low) <= 1e-10).all()):
