@@ -83,6 +83,10 @@ CODES: dict[str, Meaning] = {
         "Some tensors of the file have no place in the architecture.",
         "Usually an encoder, an optimiser or a discriminator; if a decoder layer is among them, the blueprint misses it.",
     ),
+    "unused-layers": Meaning(
+        "The file is a program that holds its own layers; those of the blueprint beside it were not used.",
+        "Nothing, if the blueprint's latents and likelihood are right; else take its [decoder] out.",
+    ),
     "draft-blueprint": Meaning(
         "The architecture is a guess from names and shapes: activations, strides and reshapes are not recorded in weights.",
         "Write the draft with `vaeprobe inspect MODEL --draft-blueprint OUT`, check every marked line, and pass it with --blueprint.",

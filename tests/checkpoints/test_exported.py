@@ -160,6 +160,12 @@ def test_a_blueprint_without_layers_says_latents_and_likelihood() -> None:
     )
 
 
+def test_layers_in_the_blueprint_of_a_program_are_said_to_be_unused() -> None:
+    bp = Blueprint.from_toml('latents = 2\n[decoder]\nlayers = [{ linear = "x" }]', "my.toml")
+    (note,) = [n for n in read(small_pt2(), blueprint=bp).notes if n.code == "unused-layers"]
+    assert "my.toml" in note.message
+
+
 def test_wrong_numbers_of_latents() -> None:
     with pytest.raises(BlueprintError, match="says 3 latents, and the program takes 2") as caught:
         read(small_pt2(), blueprint=Blueprint.from_toml("latents = 3"))

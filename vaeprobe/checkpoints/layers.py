@@ -661,6 +661,16 @@ def natural_of(decoder: nn.Sequential, bp: Blueprint) -> nn.Module | None:
     return nn.Sequential(*modules[:last], *modules[last + 1 :])
 
 
+def layers_unused(bp: Blueprint) -> Iterator[Finding]:
+    """Yield what to say of a blueprint that describes layers, given for a program that has its own."""
+    if bp.layers or bp.encoder is not None:
+        yield Finding(
+            code="unused-layers",
+            level="note",
+            message=f"the program is self-contained: of {bp.origin} only latents, likelihood and parameter are used",
+        )
+
+
 def _notes(bp: Blueprint, weights: Weights) -> Iterator[Finding]:
     unused = [k for k in weights.tensors if k not in weights.used and not k.endswith("num_batches_tracked")]
     if unused:
