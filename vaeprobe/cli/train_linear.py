@@ -89,7 +89,10 @@ def _command(
     model: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Save decoder and encoder (.safetensors).", rich_help_panel=options.OUTPUT
+            "--output",
+            "-o",
+            help="Save decoder and encoder (.safetensors): the first method's, else the closed form.",
+            rich_help_panel=options.OUTPUT,
         ),
     ] = None,
     plot: Annotated[
@@ -107,7 +110,8 @@ def _command(
 ) -> int:
     """Fit PPCA and linear VAEs, hold training against their closed forms, and save the decoder.
 
-    The closed form is always computed; `--method` adds training runs and certifies them against it.
+    The closed form is always computed; `--method` adds training runs and certifies them against it. The saved
+    model works with every other command. Under `torchrun`, each process reads its share of the rows.
     """
     from vaeprobe.linear.processes import joined
     from vaeprobe.linear.run import TrainLinear

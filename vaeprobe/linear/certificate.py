@@ -74,7 +74,7 @@ class Certificate:
         if not self.converged:
             why = {"steps": f"after {run.steps} steps", "stalled": f"without progress at step {run.steps}"}
             return (
-                f"{run.method} ended {why.get(run.stopped, '')} {run.gap:.2g} nats short of the optimum: "
+                f"`{run.method}` ended {why.get(run.stopped, '')} {run.gap:.2g} nats short of the optimum: "
                 "a saddle or too few steps."
             )
         cause = {
@@ -87,7 +87,7 @@ class Certificate:
         where = "no latent is active" if R is None else f"R is {R:.2g} from a signed permutation"
         if self.verdict == "optimum, tied block":
             where += ": eigenvalues so close that the objective hardly feels the rotation between them"
-        return f"{run.method} reached the optimum (gap {max(run.gap, 0.0):.1e} nats); {cause}; {where}."
+        return f"`{run.method}` reached the optimum (gap {max(run.gap, 0.0):.1e} nats); {cause}; {where}."
 
 
 def certify(run: Run, solution: Solution, S: Covariance) -> Certificate:

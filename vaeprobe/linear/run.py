@@ -114,7 +114,7 @@ class TrainLinear:
         equivalence = self._theorem3(spec, solution) if self.theorem3 else None
         return LinearResult(
             metrics=metric_map(self._metrics(spec, solution, ident, certificates, fitted)),
-            verdict=_verdict(solution, certificates),
+            verdict=_verdict(solution, certificates, fitted),
             summary=_summary(solution, spec, ident, certificates),
             findings=(*rows.notes, *_findings(rows, spec, solution, ident, certificates, fitted, chosen)),
             settings=self._settings(rows, spec, methods, processes),
@@ -269,7 +269,7 @@ class TrainLinear:
             known = [v for v in values if v is not None]
             id = f"train_linear.{name}"
             if not certificates:
-                reason = "nothing was trained: the closed form stands alone (--method elbo trains)"
+                reason = "not trained (--method elbo)"
             if not known:
                 return Metric.undefined(id, reason, n=spec.n, unit=UNITS[id])
             return metric(
@@ -321,6 +321,7 @@ class TrainLinear:
             "seed": self.seed,
             "solver": spec.solver,
             "precision": spec.precision,
+            "model": methods[0] if methods else "closed form",
             "scale": self.scale,
             "missing": self.missing,
             "rows": rows.rows,
@@ -340,11 +341,13 @@ def _model(solution: Solution, certificates: tuple[Certificate, ...]) -> LinearM
     return LinearModel(mean=solution.mean, W=run.W, sigma2=run.sigma2, E=run.E, variance=variance)
 
 
-def _verdict(solution: Solution, certificates: tuple[Certificate, ...]) -> str:
+def _verdict(solution: Solution, certificates: tuple[Certificate, ...], fitted: MissingFit | None) -> str:
     if not solution.active.any():
         return "collapsed"
     verdicts = list(dict.fromkeys(c.verdict for c in certificates))
-    return "; ".join(verdicts) if verdicts else "closed form"
+    if fitted is not None:
+        return "EM on the observed values" if fitted.converged else "EM not converged"
+    return "; ".join(verdicts) or "closed form"
 
 
 def _summary(
@@ -355,7 +358,7 @@ def _summary(
     alone = ident.alone(s.active)
     text = f"{active} of {s.d} latents are active and the {s.d} directions carry {share:.1%} of the variance"
     text += f"; these {spec.n} rows determine {alone} of the {active} columns one by one." if active else "."
-    return " ".join([text, *(c.sentence[:1].upper() + c.sentence[1:] for c in certificates[:2])])
+    return " ".join([text, *(c.sentence for c in certificates[:2])])
 
 
 def _findings(
@@ -387,7 +390,8 @@ def _findings(
         note(
             "missing-values",
             "note" if fitted.converged else "warning",
-            f"{fitted.missing:.1%} of the values are missing; EM {done} after {fitted.steps} steps",
+            f"{fitted.missing:.1%} of the values are missing; EM {done} after {fitted.steps} steps; "
+            "intervals count every row as if it were whole",
         )
         if spec.n < rows.rows:
             note(

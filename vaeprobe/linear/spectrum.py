@@ -35,7 +35,7 @@ DUAL_ROWS = 2048
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
 OVERSAMPLING = 10
 PASSES = 30
-TOLERANCE = 1e-5  # estimated relative error (conservative) at which the randomized solver stops
+TOLERANCE = 1e-6  # estimated relative error (conservative) at which the randomized solver stops
 
 
 @dataclass(frozen=True, eq=False)
