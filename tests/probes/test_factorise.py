@@ -250,8 +250,8 @@ def test_nearly_orthogonal_is_decided_by_the_margin() -> None:
 
 
 def test_sampling_grows_until_decided() -> None:
-    """A gap of 0.30 nats against a margin of 0.36: 64 latents leave it open, more decide it."""
-    few, many = (measure(maps.e(2), margin=0.36, samples=64, max_samples=top) for top in (64, 4096))
+    """A gap of 0.31 nats against a margin of 0.325: 64 latents leave it open, more decide it."""
+    few, many = (measure(maps.e(2), margin=0.325, samples=64, max_samples=top) for top in (64, 4096))
     assert few.evidence.drawn == 64
     assert "C1" in few.evidence.undecided
     assert 64 < many.evidence.drawn <= 4096
