@@ -64,5 +64,5 @@ def supported_directions(x: Tensor, likelihood: Likelihood) -> Tensor:
     V = 1 / likelihood.weight(centre, "mean")
     used = torch.isfinite(V) & (V > 0)
     scaled = (rows - centre)[:, used] * V[used].rsqrt()
-    edges: Tensor = torch.linalg.svdvals(scaled).square() / len(rows)
+    edges: Tensor = torch.linalg.eigvalsh(scaled.T @ scaled / len(rows)).flip(0)
     return edges

@@ -34,6 +34,11 @@ def open_encoder(path: str | PathLike[str], decoder: Decoder) -> Encoder:
     try:
         loaded = load(path)
     except InputError as error:
+        if "cannot be run on latents" in error.message:
+            raise UsageError(
+                f"`{path}` is a program that does not take flat rows, and its file does not say what shape it takes",
+                hint="export it to .pt2 with torch.export, which records the shape",
+            ) from None
         if error.hint != "add --latent-dim D":
             raise
         # a program that leaves its input's size open: it takes what the decoder returns

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # below this one beta does not serve all active latents: unregularised and beta-VAEs trained to the end
 # are within it by noise, total-correlation objectives and early-stopped models are not
 CONSISTENT = 0.95
+MOST_OUTPUTS = 2048  # of a covariance whose eigenvalues are taken
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 METRICS = (
@@ -401,6 +402,8 @@ class Beta(EncoderProbe):
         id, n, m = "latents.active.supported", len(evidence.available), evidence.x[0].numel()
         if evidence.likelihood.name == "poisson":
             return Metric.undefined(id, "not derived for rates with a zero mean", n=n)
+        if m > MOST_OUTPUTS:
+            return Metric.undefined(id, f"not computed for more than {MOST_OUTPUTS} outputs", n=n)
         if n < 5 * m:
             return Metric.undefined(id, f"{n} rows do not tell the covariance of {m} outputs", n=n)
         if estimate is None:

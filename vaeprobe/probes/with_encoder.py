@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, decoder_findings, option
@@ -57,6 +57,7 @@ class EncoderProbe(Probe):
 
     Attributes:
         samples: data rows to measure, drawn at random from the data.
+        likelihood: the one the model was trained with; by default what the checkpoint says.
         encoder: the encoder, where the checkpoint has none: a path, or an `Encoder`.
         pairs: antithetic pairs of posterior draws per row.
     """
@@ -66,6 +67,9 @@ class EncoderProbe(Probe):
     )
     latents: Any = option(
         "posterior", help="Always the posteriors of the data.", metavar="SOURCE", panel="Sampling"
+    )
+    likelihood: Literal["gaussian", "bernoulli", "poisson"] | None = option(
+        None, help="Likelihood of the training objective (default: the checkpoint's own).", panel="Geometry"
     )
     encoder: Any = option(
         None, help="The encoder, where it is in a file of its own.", metavar="FILE", panel="Sampling"
