@@ -40,6 +40,14 @@ Key = Annotated[
 Submodule = Annotated[
     str | None, typer.Option(help="Which part of a pickled module is the decoder.", rich_help_panel=LOADING)
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        help="Unpickle the file with torch, which runs whatever code is in it.",
+        rich_help_panel=LOADING,
+    ),
+]
 LatentDim = Annotated[
     int | None,
     typer.Option(help="Number of latents, where the file leaves it open.", min=1, rich_help_panel=LOADING),

@@ -24,6 +24,7 @@ LOADING: dict[str, tuple[Any, Any]] = {
     "arch": (options.Arch, None),
     "key": (options.Key, None),
     "submodule": (options.Submodule, None),
+    "allow_code": (options.AllowCode, False),
     "latent_dim": (options.LatentDim, None),
     "device": (options.Device, "cpu"),
     "dtype": (options.Dtype, None),
