@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import xml.etree.ElementTree as ET
@@ -10,14 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
-import maps
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import UsageError
 from vaeprobe.latents import Given
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.trace import METRICS, Trace, Traced, parse_components
+from vaeprobe.render.pixels import Pixels
+from vaeprobe.report import Svg
+
+import maps
 
 # clear of the cut of `parabolic`
 UPPER = torch.tensor([[0.5, 1.0], [1.0, 0.8], [0.9, 1.5], [1.4, 1.1]], dtype=torch.float64)
@@ -165,6 +170,26 @@ def test_files(tmp_path: Path) -> None:
     assert strip.shape[0] == 2 + 2 * (6 + 2), "two rows of 6 pixels, gaps of 2"
     nothing = Trace(samples=2, length=0.5, radius=3.0).measure(images_of_two())
     assert nothing.files() == {}
+
+
+def test_the_preview_is_small_and_in_colour() -> None:
+    result = Trace(samples=1, length=0.5, radius=3.0, frames=5).measure(images_of_two())
+    picture = next(section for section in result.sections() if isinstance(section, Svg) and section.thumbnail)
+    small = picture.thumbnail
+    assert small is not None
+    assert small.width <= 80
+    assert len(small.rgb) == 3 * small.width * small.height
+    assert "data:image/png;base64," in picture.svg
+    stream = io.StringIO()
+    Console(file=stream, force_terminal=True, color_system="truecolor", width=100).print(Pixels(small))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == (small.height + 1) // 2
+    assert all(line.count("▀") == small.width for line in lines)
+    r, g, b = small.rgb[:3]
+    assert f"38;2;{r};{g};{b}" in lines[0]
+    plain = io.StringIO()
+    Console(file=plain, color_system=None, width=100).print(Pixels(small))
+    assert plain.getvalue().strip() == ""
 
 
 def test_a_row_of_data_is_a_start() -> None:

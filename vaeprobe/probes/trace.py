@@ -232,20 +232,29 @@ class Traced(Result):
         Raises:
             UsageError: the outputs are no images, or there is no seam to follow.
         """
+        walk = self._walk()
+        columns = list(range(len(walk.t)))
+        return self._tiled(range(len(walk.inside)), columns, axes=True)
+
+    def _walk(self) -> Traversal:
+        if self.traversal is None or self.image is None:
+            raise UsageError("there is no traversal to draw: no seam, or outputs that are no images")
+        return self.traversal
+
+    def _tiled(self, rows: Sequence[int], columns: Sequence[int], *, axes: bool) -> NDArray[np.uint8]:
         from vaeprobe.pictures import tile
 
-        walk, shape = self.traversal, self.image
-        if walk is None or shape is None:
-            raise UsageError("there is no traversal to draw: no seam, or outputs that are no images")
+        walk, shape = self._walk(), self.image
+        assert shape is not None
         middle = len(walk.t) // 2
         grid, marks = [], []
-        for row, inside in enumerate(walk.inside):
-            both = [*shape.images(walk.seam_x[row]), *shape.images(walk.axis_x[row])]
-            grid.append(
-                [image if here else None for image, here in zip(both, [*inside, *inside], strict=True)]
-            )
-            marks.append([c % len(walk.t) == middle for c in range(2 * len(walk.t))])
-        return tile(grid, marks=marks, group=len(walk.t))
+        for row in rows:
+            blocks = [walk.seam_x, walk.axis_x] if axes else [walk.seam_x]
+            images = [image for x in blocks for image in shape.images(x[row][columns])]
+            inside = [bool(walk.inside[row][c]) for _ in blocks for c in columns]
+            grid.append([image if here else None for image, here in zip(images, inside, strict=True)])
+            marks.append([c == middle for _ in blocks for c in columns])
+        return tile(grid, marks=marks, gap=max(2, shape.width // 16), group=len(columns))
 
     def save_paths(self, path: Path | str) -> None:
         """Write the seams to an .npz file: `vaeprobe.seams.Paths.arrays`, and the traversal.
@@ -344,12 +353,13 @@ class Traced(Result):
     def _traversal_picture(self) -> Svg:
         from vaeprobe.pictures import framed_png, reduced
 
-        strip = self.strip()
-        small = reduced(strip, PREVIEW)
+        walk = self._walk()
+        columns = sorted({round(i * (len(walk.t) - 1) / 4) for i in range(5)})
+        small = reduced(self._tiled(range(min(4, len(walk.inside))), columns, axes=False), PREVIEW)
         return Svg(
-            title="Along the seams (left) and along the nearest axes (right), one row per component",
-            svg=framed_png(strip),
-            alt="the start is framed; --images FILE or --format html shows it in full",
+            title="Outputs along the seams, one row per component, the start framed",
+            svg=framed_png(self.strip()),
+            alt="--images FILE and --format html show it in full, the seams left, the nearest axes right",
             thumbnail=Thumbnail(width=small.shape[1], height=small.shape[0], rgb=small.tobytes()),
         )
 
