@@ -103,7 +103,7 @@ SHAPES = {
 
 ATTENTION = nn.MultiheadAttention(4, 2, batch_first=True).double().eval().requires_grad_(False)
 W = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(4, 4).sin()
-KERNEL = torch.linspace(-1, 2, 4 * 2 * 16, dtype=torch.float64).reshape(4, 2, 4, 4).cos()
+KERNEL = torch.linspace(0, 300, 4 * 2 * 16, dtype=torch.float64).reshape(4, 2, 4, 4).cos()
 
 LAYERS = {
     "linear": lambda h: F.linear(h, W, W[0]), "matmul": lambda h: h @ W, "left": lambda h: W @ h, "addmm": lambda h: torch.addmm(W[0], h.flatten(1)[:, :4], W),

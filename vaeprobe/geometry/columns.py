@@ -37,6 +37,7 @@ class Columns:
         self.shape = shape
         self._value: Tensor | None = None
 
+    @torch.no_grad()
     def value(self) -> Tensor:
         """Return the tangents, shape (directions, *shape); not to be written to."""
         if self._value is None:
@@ -106,9 +107,8 @@ class Scaled(Columns):
 
     def __init__(self, inner: Columns, factor: Tensor) -> None:
         super().__init__(inner.directions, inner.shape)
-        if isinstance(inner, Scaled) and inner._parts is not None:
-            inner, factor = inner._parts[0], inner._parts[1] * factor
-        self._parts = (inner, factor)
+        parts = inner._parts if isinstance(inner, Scaled) else None
+        self._parts = (inner, factor) if parts is None else (parts[0], parts[1] * factor)
 
     def _compute(self) -> tuple[Tensor, bool]:
         assert self._parts is not None
@@ -221,6 +221,7 @@ def by_parity(image: Tensor) -> Tensor:
     return out.reshape(n, 4 * c, h + 1, w + 1).contiguous(memory_format=torch.channels_last)
 
 
+@torch.no_grad()
 def on_every_point(operation: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     """Apply a linear per-sample operation to tangents, shape (d, n, ...), once only where all points agree."""
     d, n = t.shape[:2]
@@ -234,6 +235,7 @@ def on_every_point(operation: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 _roots = WeakTensorKeyDictionary()
 
 
+@torch.no_grad()
 def matrix_root(weight: Tensor) -> Tensor:
     """Return the square R with R^T R = W^T W, in the type of W; kept until W changes.
 
@@ -248,6 +250,7 @@ def matrix_root(weight: Tensor) -> Tensor:
     return root
 
 
+@torch.no_grad()
 def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
     """Return T^T diag(factor^2) T at every point, shape (n, d, d), float64.
 
