@@ -7,9 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from vaes import encoder_of, exact_data, linear_vae
 
-from maps import haar
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.geometry.gram import mean_field_gap
 from vaeprobe.inference.beta import estimate_beta
@@ -19,6 +17,9 @@ from vaeprobe.inference.identity import absolute_share, agreement, pooled_ratio,
 from vaeprobe.inference.moments import PosteriorMoments, posterior_moments, with_codes
 from vaeprobe.inference.overlap import bhattacharyya, nearest_overlap, variance_at
 from vaeprobe.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson
+
+from maps import haar
+from vaes import encoder_of, exact_data, linear_vae
 
 EIGENVALUES = (9.0, 4.0, 2.0, 0.3, 0.3, 0.3)
 

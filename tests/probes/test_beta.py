@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from vaes import SAMPLES, linear_vae, trainer
 
 from vaeprobe.checkpoints import load
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.beta import METRICS, Beta, BetaResult
+
+from vaes import SAMPLES, linear_vae, trainer
 
 BETAS = SAMPLES / "betas"
 MANIFEST: list[dict[str, Any]] = json.loads((BETAS / "manifest.json").read_text())["models"]

@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from vaes import SAMPLES, encoder_of, linear_vae
 
-from maps import haar
 from vaeprobe.checkpoints import load
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError
@@ -23,6 +21,9 @@ from vaeprobe.geometry.rotations import alignment
 from vaeprobe.inference.encoders import open_encoder
 from vaeprobe.latents import Prior
 from vaeprobe.probes.posterior import METRICS, Posterior, PosteriorResult
+
+from maps import haar
+from vaes import SAMPLES, encoder_of, linear_vae
 
 BETAS, COVARIANCE = SAMPLES / "betas", SAMPLES / "covariance"
 EIGENVALUES = (9.0, 4.0, 2.0, 0.3, 0.3, 0.3)
