@@ -167,6 +167,16 @@ def test_the_reasons_say_what_is_the_matter() -> None:
     assert "the only latent makes no pair" in str(measure(b1(1))[reason].reason)
 
 
+def test_a_threshold_above_every_column_and_codes_alone_are_said_so() -> None:
+    result = measure(b1(3), active_threshold=1.0)
+    assert "no column of the Jacobian is longer than 1 of the longest" in str(
+        result["orthogonality.alignment"].reason
+    )
+    codes = Decoder(lambda z: z @ frame(6, 4).T, 4, dtype=torch.float64, prior=(Group("onehot", 4),))
+    with pytest.raises(UsageError, match="one-hot codes, which have no derivative"):
+        measure(codes)
+
+
 def test_duplicated_columns_have_cosine_one() -> None:
     assert number(measure(f_duplicated(2)), "mean_abs_cosine") == pytest.approx(1)
 

@@ -207,11 +207,14 @@ class Orthogonality(Probe):
         """Return the orthogonality of a decoder at latents drawn from the source.
 
         Raises:
-            UsageError: the outputs do not fit the likelihood, or the source of latents does not fit the decoder.
+            UsageError: the outputs do not fit the likelihood, the source of latents does not fit the decoder, or
+                no latent is continuous.
         """
         from vaeprobe.latents import Prior
         from vaeprobe.probes.orthogonality_reading import Reading, verdict
 
+        if not decoder.continuous:
+            raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
         source = self.source()
         z, G = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)

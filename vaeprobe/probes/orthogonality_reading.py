@@ -69,33 +69,28 @@ class Reading:
         self.names = tuple(f"z{i}" for i in decoder.continuous)
         self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
         self.active = gram.active_latents(self.G, probe.active_threshold).nonzero().flatten()
-        self.sub = self.G[:, self.active[:, None], self.active]
         a = len(self.active)
+        self.sub = self.G if a == len(self.names) else self.G[:, self.active[:, None], self.active]
         self.tolerance = gram.singular_tolerance(max(a, 1), dtype)
         self.contrast = gram.ima_contrast(self.sub, tolerance=self.tolerance)
         self.regular = torch.isfinite(self.contrast)
         self.cosines = gram.column_cosines(self.sub)
         self.no_pairs = self._why_no_pairs()
         self.singular = self.no_pairs or self._why_singular()
-        self.rotations = probe.rotations or int(
-            min(999, max(199, 3e10 // (len(self.G) * max(a, 1) ** 3 + 1)))
-        )
+        self.rotations = probe.rotations or int(min(999, max(99, 3e10 // (len(self.G) * max(a, 1) ** 3 + 1))))
         self.restarts = (4 if a <= 16 else 2) if probe.restarts is None else probe.restarts
 
     def _why_no_pairs(self) -> str | None:
         if len(self.G) < 2:
             return f"the Jacobian is finite at {len(self.G)} of {self.overflowed + len(self.G)} latents"
-        if len(self.active) == 0:
+        if not self.G.any():
             return "every column of the Jacobian is zero: no latent moves the output"
+        if len(self.active) == 0:
+            return f"no column of the Jacobian is longer than {self.probe.active_threshold:g} of the longest"
+        if len(self.names) == 1:
+            return "the only latent makes no pair of columns"
         if len(self.active) == 1:
-            one = (
-                "the only latent"
-                if len(self.names) == 1
-                else f"{self.names[int(self.active[0])]} alone is active, and"
-            )
-            return (
-                f"{one} has no pair of columns" if len(self.names) > 1 else f"{one} makes no pair of columns"
-            )
+            return f"{self.names[int(self.active[0])]} alone is active, and makes no pair of columns"
         return None
 
     def _why_singular(self) -> str | None:
@@ -148,27 +143,36 @@ class Reading:
         return gram.column_norms(self.G).mean(0) if len(self.G) else torch.zeros(len(self.names))
 
     @cached_property
+    def usable(self) -> Tensor:
+        """Pullback metrics over the active latents where J has full rank."""
+        return self.sub if self.regular.all() else self.sub[self.regular]
+
+    @cached_property
     def frame(self) -> tuple[Tensor, Tensor]:
         """Singular values and right singular vectors of the active columns where J has full rank."""
-        return gram.singular_frame(self.sub[self.regular])
+        return gram.singular_frame(self.usable)
+
+    @cached_property
+    def all_singular_values(self) -> Tensor:
+        """Singular values of all continuous columns at every latent, shape (n, k)."""
+        return self.frame[0] if self.usable is self.G else gram.singular_frame(self.G)[0]
 
     @cached_property
     def rms_singular_values(self) -> Tensor:
+        """Root-mean-square singular values of the active columns, descending; none where undefined."""
         return self.frame[0].square().mean(0).sqrt() if self.singular is None else torch.zeros(0)
 
     @cached_property
     def alignment(self) -> Alignment | None:
         if self.singular:
             return None
-        G = self.sub[self.regular]
-        return alignment(G, count=self.rotations, seed=self.probe.seed, tolerance=self.tolerance)
+        return alignment(self.usable, count=self.rotations, seed=self.probe.seed, tolerance=self.tolerance)
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
         """Pullback metrics of every other latent: to fit R* on, and to judge it on."""
-        G = self.sub[self.regular]
         largest = max(64, 4_000_000 // len(self.active) ** 2)
-        return G[::2][:largest], G[1::2]
+        return self.usable[::2][:largest], self.usable[1::2]
 
     @cached_property
     def search(self) -> RotationFit | str:
@@ -297,9 +301,10 @@ class Reading:
             return Metric.undefined(f"orthogonality.{name}", self.singular or "")
 
         whole = ~self._zero_columns
-        everywhere = gram.effective_rank(gram.singular_frame(self.G)[0])
         why = None if len(self.G) else self.no_pairs
-        rank = self._mean("orthogonality.effective_rank", everywhere, why=why)
+        rank = self._mean(
+            "orthogonality.effective_rank", gram.effective_rank(self.all_singular_values), why=why
+        )
         logs = gram.conformality(self.sub[whole]) if self.no_pairs is None else self.contrast
         spread = self._mean("orthogonality.conformality", logs, why=self.no_pairs)
         if self.singular:
@@ -358,7 +363,7 @@ class Reading:
     def _chance(self) -> tuple[float, float]:
         """Return the mean |cos| under random rotations, and the mean distance of random V to the axes."""
         a = len(self.active)
-        G = self.sub[self.regular][:128]
+        G = self.usable[:128]
         R = haar(a, 20, self.probe.seed)
         i, j = torch.triu_indices(a, a, 1)
         cosine = torch.stack([gram.column_cosines(rotate(G, r))[:, i, j].abs().mean() for r in R]).mean()
