@@ -64,7 +64,7 @@ def test_closed_forms_equal_what_they_stand_for(beta: float, sigma2: float, d: i
     np.testing.assert_allclose(s.square_norms, np.maximum(lam - beta * sigma2, 0), atol=1e-12)
     np.testing.assert_allclose(s.variance, np.minimum(beta * sigma2 / lam, 1), rtol=1e-10)
     np.testing.assert_allclose(s.kl, 0.5 * np.log(np.maximum(lam / (beta * sigma2), 1)), atol=1e-10)
-    assert int(s.active.sum()) == int((lam > beta * sigma2).sum())
+    assert int(s.active.sum()) == int((lam > beta * sigma2 * (1 + 1e-12)).sum())
 
 
 @given(beta=st.floats(0.5, 3), seed=st.integers(0, 99))
@@ -112,6 +112,8 @@ def test_theorem_3_holds_for_fixed_sigma2_and_fails_for_a_learned_one() -> None:
 
 
 def test_collapse_is_at_the_threshold_exactly() -> None:
+    on = solve(spectrum_of(rows_with(LAMBDA)), 5, beta=2, sigma2=0.75)
+    assert on.active.tolist() == [True, True, True, False, False]
     s = solve(spectrum_of(rows_with(LAMBDA)), 5, beta=2, sigma2=0.75 + 1e-9)
     assert s.active.tolist() == [True, True, True, False, False]
     assert s.variance[3] == 1

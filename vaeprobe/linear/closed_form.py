@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Array: TypeAlias = NDArray[np.float64]
 
 LOG_2PI = math.log(2 * math.pi)
+ROUNDING = 1e-12  # relative error that an eigenvalue at the collapse threshold may have
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +84,13 @@ class Solution:
 
     @property
     def active(self) -> NDArray[np.bool_]:
-        """Whether each latent is used, shape (d,): lambda_i > beta sigma^2."""
-        return np.asarray(self.values > self.tau)
+        """Whether each latent is used, shape (d,): lambda_i > beta sigma^2, beyond rounding."""
+        return np.asarray(self.values > self.tau * (1 + ROUNDING))
 
     @property
     def square_norms(self) -> Array:
         """Squared column norms (lambda_i - tau)_+, shape (d,)."""
-        return np.maximum(self.values - self.tau, 0.0)
+        return np.where(self.active, self.values - self.tau, 0.0)
 
     @property
     def W(self) -> Array:
