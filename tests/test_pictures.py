@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import xml.etree.ElementTree as ET
@@ -11,7 +12,20 @@ import numpy as np
 import pytest
 
 from vaeprobe.errors import UsageError
-from vaeprobe.pictures import BACKGROUND, MARK, ImageShape, Panel, Polyline, image_shape, net_svg, png, tile
+from vaeprobe.pictures import (
+    BACKGROUND,
+    MARK,
+    ImageShape,
+    Panel,
+    Polyline,
+    framed_png,
+    image_shape,
+    net_pixels,
+    net_svg,
+    png,
+    reduced,
+    tile,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -152,3 +166,31 @@ def test_a_net_is_well_formed_and_to_scale() -> None:
 
 def test_a_panel_without_lines_still_draws() -> None:
     ET.fromstring(net_svg([Panel("empty", [], ("", ""))], []))
+
+
+def test_a_reduced_picture_is_the_mean_of_its_parts() -> None:
+    pixels = np.random.default_rng(2).integers(0, 256, (8, 12, 3)).astype(np.uint8)
+    small = reduced(pixels, 6)
+    assert small.shape == (4, 6, 3)
+    assert small[1, 2].tolist() == np.round(pixels[2:4, 4:6].mean((0, 1))).tolist()
+    assert reduced(pixels, 50) is pixels
+    assert reduced(pixels[:, :7], 3).shape == (3, 3, 3)
+
+
+def test_a_framed_picture_holds_its_png() -> None:
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    image = ET.fromstring(framed_png(pixels)).find(f"{SVG}image")
+    assert image is not None
+    assert base64.b64decode(image.get("href", "").split(",")[1]) == png(pixels)
+
+
+def test_a_net_in_pixels_has_its_lines() -> None:
+    cross = [
+        Polyline(np.array([[-1.0, 0.0], [1.0, 0.0]]), 0),
+        Polyline(np.array([[0.0, -1.0], [0.0, 1.0]]), 1, True),
+    ]
+    pixels = net_pixels([Panel("", cross, ("", "")), Panel("", [], ("", ""))], side=21)
+    assert pixels.shape == (21, 44, 3)
+    assert (pixels[10, [0, 5, 20]] == (0x58, 0xA6, 0xFF)).all()
+    assert (pixels[:, 10] == (0xFF, 0x7B, 0x72)).all(), "the strong line lies on top"
+    assert (pixels[:, 21:] == BACKGROUND).all()

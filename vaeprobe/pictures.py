@@ -192,6 +192,7 @@ def framed_png(pixels: Pixels) -> str:
 
 # -- nets of seams ------------------------------------------------------------------------------
 
+BRIGHT = ("58a6ff", "ff7b72", "3fb950", "bc8cff")
 COLORS = ("#0969da", "#cf222e", "#1a7f37", "#8250df")
 
 
@@ -241,6 +242,28 @@ def net_svg(panels: Sequence[Panel], legend: Sequence[str], *, side: int = 420) 
         out.append(f'<text x="{x + 28}" y="{y}" style="fill:#1f2328">{_escape(name)}</text>')
         x += 48 + 7 * len(name)
     return "\n".join([*out, "</svg>"])
+
+
+def net_pixels(panels: Sequence[Panel], *, side: int = 38) -> Pixels:
+    """Return panels side by side as pixels (side, panels * (side + 2) - 2, 3), for a thumbnail.
+
+    Lines are drawn without their style, strong ones last.
+    """
+    canvas = np.empty((side, len(panels) * (side + 2) - 2, 3), dtype=np.uint8)
+    canvas[:] = BACKGROUND
+    for k, panel in enumerate(panels):
+        if not panel.lines:
+            continue
+        points = np.concatenate([line.points for line in panel.lines])
+        low, span = points.min(0), float(np.ptp(points, axis=0).max()) or 1.0
+        low = low - (span - np.ptp(points, axis=0)) / 2
+        for line in sorted(panel.lines, key=lambda line: line.strong):
+            at = (line.points - low) / span * (side - 1)
+            steps = np.linspace(0, len(at) - 1, 40 * len(at))
+            x, y = (np.interp(steps, np.arange(len(at)), at[:, axis]).round().astype(int) for axis in (0, 1))
+            color = tuple(bytes.fromhex(BRIGHT[line.family % len(BRIGHT)]))
+            canvas[side - 1 - y, k * (side + 2) + x] = color
+    return canvas
 
 
 def _panel(panel: Panel, left: float, top: float, side: float, number: int) -> list[str]:

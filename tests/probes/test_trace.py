@@ -237,7 +237,12 @@ def test_every_metric_is_explained() -> None:
 def test_the_page_has_a_section_for_each_view() -> None:
     result = trace(maps.b1(2))
     titles = [section.title for section in result.sections()]
-    for title in ("Seams by component", "Stops and events", "Crossings", "Net of seams"):
+    for title in (
+        "Seams by component",
+        "Stops and events",
+        "Crossings",
+        "Net of seams, in latent space (left) and in data space",
+    ):
         assert title in titles
     for section in result.sections():
         if hasattr(section, "ys"):

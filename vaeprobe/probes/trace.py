@@ -317,13 +317,7 @@ class Traced(Result):
             parts.append(_crossing_table(crossings))
         parts += self._curves()
         if self.net is not None:
-            parts.append(
-                Svg(
-                    title="Net of seams",
-                    svg=self.net.svg(self._name),
-                    alt="--svg FILE or --format html shows it",
-                )
-            )
+            parts.append(self._net_picture(self.net))
         return tuple(parts)
 
     def _component_table(self) -> Table:
@@ -349,6 +343,17 @@ class Traced(Result):
             f"direction overlaps its nearest axis by {self.random_overlap:.2f}"
         )
         return Table(title="Seams by component", columns=columns, rows=rows, note=note)
+
+    def _net_picture(self, net: Net) -> Svg:
+        from vaeprobe.pictures import net_pixels
+
+        small = net_pixels(net.panels())
+        return Svg(
+            title="Net of seams, in latent space (left) and in data space",
+            svg=net.svg(self._name),
+            alt="--svg FILE and --format html show it in full",
+            thumbnail=Thumbnail(width=small.shape[1], height=small.shape[0], rgb=small.tobytes()),
+        )
 
     def _traversal_picture(self) -> Svg:
         from vaeprobe.pictures import framed_png, reduced
@@ -599,7 +604,7 @@ class Trace(Probe):
             metrics=metrics,
             verdict=verdict,
             summary=summary,
-            findings=(*decoder_findings(decoder), *_findings(paths, skipped, wanted, first)),
+            findings=(*decoder_findings(decoder), *_findings(paths, misses, skipped, wanted, first)),
             settings=self.settings(decoder) | {"scheme_used": paths.scheme, "components": chosen},
             artifact=decoder.artifact,
             paths=paths,
@@ -831,7 +836,7 @@ def _verdict(metrics: Mapping[str, Metric], paths: Paths, source: str) -> tuple[
 
 
 def _findings(
-    paths: Paths, skipped: int, wanted: frozenset[str], first: Sequence[Seam]
+    paths: Paths, misses: Tensor, skipped: int, wanted: frozenset[str], first: Sequence[Seam]
 ) -> tuple[Finding, ...]:
     found = [
         Finding(
@@ -867,6 +872,16 @@ def _findings(
                     hint=hint,
                 )
             )
+    if len(misses) and float(misses.median()) > 0.05:
+        found.append(
+            Finding(
+                code="trace-not-reproducible",
+                level="warning",
+                message=f"seams traced back miss their start by {float(misses.median()):.2g} (median): single paths "
+                "depend on the tolerance, read the means",
+                hint="a smaller --tolerance or --length; the directions of a network with many kinks change by jumps",
+            )
+        )
     if not first and wanted & {"images", "svg"}:
         found.append(
             Finding(

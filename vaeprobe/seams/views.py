@@ -106,7 +106,14 @@ class Net:
     coordinates: tuple[int, int]
 
     def svg(self, title: str = "") -> str:
-        """Return the net in latent space and in data space (first two principal components) as SVG."""
+        """Return the net in latent space and in data space as SVG."""
+        return net_svg(
+            self.panels(title),
+            ("larger singular value at the centre", "smaller singular value at the centre"),
+        )
+
+    def panels(self, title: str = "") -> tuple[Panel, Panel]:
+        """Return the net in latent space and in data space (first two principal components)."""
         free = list(self.coordinates)
         stack = np.concatenate([x for family in self.outputs for x in family])
         mean = stack.mean(0)
@@ -125,7 +132,7 @@ class Net:
                 strong = seam is self.main[family]
                 latent.append(Polyline(_fine(seam)[:, free].numpy(), family, strong))
                 data.append(Polyline((x - mean) @ flat, family, strong))
-        panels = [
+        return (
             Panel(
                 "latent space" + (f" of {title}" if title else ""),
                 latent,
@@ -134,9 +141,6 @@ class Net:
                 circles=(1.0, 2.0, 3.0),
             ),
             Panel("data space", data, (axes[0], axes[1])),
-        ]
-        return net_svg(
-            panels, ("larger singular value at the centre", "smaller singular value at the centre")
         )
 
 
