@@ -131,6 +131,10 @@ def test_undefined_says_why(map: maps.ExactMap, reason: str) -> None:
     json.dumps(result.to_dict(), allow_nan=False)
 
 
+def test_too_few_latents_are_said() -> None:
+    assert "3 latents are too few" in measure(maps.b1(2), samples=3, max_samples=3).summary
+
+
 # -- numbers ------------------------------------------------------------------------------------
 
 

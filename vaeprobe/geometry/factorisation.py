@@ -375,6 +375,8 @@ def gather(
 ) -> Evidence:
     """Collect the evidence on a decoder, drawing latents until the verdict is decided or max_samples.
 
+    Intervals are not corrected for looking again after each doubling.
+
     Args:
         samples: latents to start with; doubled while a test that the verdict needs is undecided.
         max_samples: latents at most.
@@ -500,6 +502,8 @@ def _too_few(k: int, active: int, threshold: float) -> str:
 
 
 def _deficient(active: int, outputs: int, usable: int, drawn: int) -> str:
+    if drawn < 4:
+        return f"{drawn} latents are too few for a verdict"
     if outputs < active:
         return f"{active} active latents in {outputs} outputs: the Jacobian has no full column rank"
     return (
