@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import maps
 from vaeprobe.geometry.connection import SeamConnection, frame_expansion, seam_connection, tied_blocks
 from vaeprobe.geometry.smoothness import metric_derivatives
+
+import maps
 
 
 def points(n: int, d: int, seed: int = 0) -> Tensor:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import maps
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.geometry.gram import column_norms
 from vaeprobe.geometry.jacobian import gram
@@ -23,6 +22,8 @@ from vaeprobe.geometry.modulation import (
 )
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import Bernoulli
+
+import maps
 
 
 def draws(decoder: Decoder, n: int = 64) -> tuple[Tensor, Tensor]:

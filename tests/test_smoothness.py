@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import maps
 from vaeprobe.decoder import Decoder
 from vaeprobe.geometry.smoothness import metric_derivatives, smoothness
 from vaeprobe.likelihoods import Bernoulli
+
+import maps
 
 
 def kind(decoder: Decoder, order: int = 1, seed: int = 0) -> str:

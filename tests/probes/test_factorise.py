@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import maps
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.latents import Given
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.factorise import METRICS, Factorise, FactoriseResult
+
+import maps
 
 VERDICTS = {
     "linear": "linear",
