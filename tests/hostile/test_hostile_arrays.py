@@ -35,6 +35,12 @@ def test_53_shape_overflow(tmp_path: Path, shape: Any) -> None:
     refused(tmp_path, safetensors({"w": {**F32, "shape": shape}}, bytes(16)), 5)
 
 
+@pytest.mark.parametrize("shape", [[0, 1 << 62], [1 << 70, 0], [0, 1 << 48]])
+def test_53_sizes_beside_an_empty_axis(tmp_path: Path, shape: list[int]) -> None:
+    data = safetensors({"w": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}})
+    assert "no library writes" in refused(tmp_path, data, 5)
+
+
 def test_54_overlap(tmp_path: Path) -> None:
     header = {"a": F32, "b": {**F32, "data_offsets": [8, 24]}}
     assert "tensors `a` and `b` overlap" in refused(tmp_path, safetensors(header, bytes(24)), 5)

@@ -223,6 +223,9 @@ def test_20_size_lie(tmp_path: Path) -> None:
     refused(tmp_path, _with_numbers(shape=(3, 1 << 61)), 5)
     refused(tmp_path, _with_numbers(shape=(-3, 4)), 5)
     refused(tmp_path, _with_numbers(stride=(-4, 1)), 5)
+    refused(tmp_path, _with_numbers(shape=(0, 1 << 70)), 5)
+    refused(tmp_path, _with_numbers(shape=(1, 4), stride=(1 << 70, 1)), 5)
+    refused(tmp_path, _with_numbers(offset=1 << 70, shape=(0,), stride=(1,)), 5)
 
 
 def test_20_size_lie_of_the_zip(tmp_path: Path) -> None:

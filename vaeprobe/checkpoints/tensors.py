@@ -37,6 +37,7 @@ EXPONENTS = {
     "float8_e5m2": 0x7C,
     "float8_e4m3fn": 0x7F,
 }
+LARGEST_SIZE = 1 << 48  # of an axis: torch cannot count over 2^63
 SPARE = 1 << 28  # bytes that views of shared storages may need beyond twice the file's own
 
 
@@ -59,6 +60,13 @@ class TensorSpec:
     offset: int
     data: memoryview
     big_endian: bool = False
+
+    def __post_init__(self) -> None:
+        if not all(0 <= n < LARGEST_SIZE for n in (*self.shape, *self.stride, self.offset)):
+            raise InputError(
+                f"a tensor of shape {list(self.shape)} is described in a way that no library writes",
+                hint="the file is damaged: fetch it again",
+            )
 
     @property
     def numel(self) -> int:
