@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile_files import saved
 from safetensors.torch import save_file
 
 import vaeprobe
 from vaeprobe.errors import UsageError
+
+from hostile_files import saved
 
 W = np.random.default_rng(0).standard_normal((7, 3))
 Z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hostile_files import entries, safetensors, saved, state, zipped
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
@@ -18,6 +17,8 @@ from vaeprobe.checkpoints.sniff import sniff
 from vaeprobe.checkpoints.source import Source, printable, read_source
 from vaeprobe.checkpoints.tensors import nonfinite, realise
 from vaeprobe.errors import InputError
+
+from hostile_files import entries, safetensors, saved, state, zipped
 
 
 def _npy() -> bytes:

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_files import saved, state
 from safetensors.torch import save_file
 from torch import nn
 
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.errors import ArchitectureError, UsageError, VaeprobeError
+
+from hostile_files import saved, state
 
 TOML = 'latents = 2\nlikelihood = "gaussian"\n[decoder]\nlayers = [{linear = "0"}, "tanh", {linear = "2"}]\n'
 Z = torch.randn(5, 2, generator=torch.Generator().manual_seed(3))

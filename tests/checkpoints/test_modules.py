@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_files import raw_pickle, saved
 from torch import nn
 
 import vaeprobe
 from vaeprobe.errors import ArchitectureError, InputError, UnsafeError, UsageError
+
+from hostile_files import raw_pickle, saved
 
 CONVOLUTIONAL = nn.Sequential(
     nn.Linear(3, 32),

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hostile_files import refused, saved, state
 from safetensors.torch import save as save_safetensors
 
 import vaeprobe
 from vaeprobe.errors import InputError, VaeprobeError
+
+from hostile_files import refused, saved, state
 
 BLUEPRINT = 'latents = 2\n[decoder]\nlayers = [{linear = "0"}, "tanh", {linear = "2"}]\n'
 

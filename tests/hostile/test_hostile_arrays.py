@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hostile_files import npy, outcome, refused, safetensors, zipped
 
 import vaeprobe
+
+from hostile_files import npy, outcome, refused, safetensors, zipped
 
 F32 = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 

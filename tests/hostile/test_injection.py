@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile_files import safetensors, saved
 
 from vaeprobe.cli import run
+
+from hostile_files import safetensors, saved
 
 NAMES = {
     "osc": "a\x1b]0;title\x07b.weight",

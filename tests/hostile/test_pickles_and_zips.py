@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import vaeprobe
+
 from hostile_files import (
     Calls,
     Touch,
@@ -27,8 +30,6 @@ from hostile_files import (
     with_pickle,
     zipped,
 )
-
-import vaeprobe
 
 
 @pytest.mark.parametrize("protocol", range(6))
