@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-BLOCK = re.compile(r"```console\n\$ (vaeprobe [^\n]*)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```console\n\$ (vaeprobe [^\n]*|python [^\n]*)\n(.*?)```", re.DOTALL)
 TABLE = re.compile(r"(<!-- metrics -->\n).*?(\n<!-- /metrics -->)", re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 # another processor may differ in the last digits, which a p-value or a rotation search amplifies
@@ -28,8 +28,9 @@ def transcripts() -> list[tuple[str, str]]:
 
 
 def output(command: str) -> str:
+    program, *arguments = shlex.split(command)
     done = subprocess.run(
-        [sys.executable, "-m", *shlex.split(command)],
+        [sys.executable, *(["-m", "vaeprobe"] if program == "vaeprobe" else []), *arguments],
         capture_output=True,
         text=True,
         encoding="utf-8",

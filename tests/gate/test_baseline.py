@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from gate_rates import limits, regressions
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.policy import Rule
@@ -23,28 +24,17 @@ def test_student_quantile_is_scipys(dof: int, p: float) -> None:
     assert baselines.student_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=2e-4)
 
 
-def simulate(change: float, trials: int, *, margin: float, seed: int, n: int = 1024) -> dict[str, float]:
-    """How often each status comes of models whose metric differs by a true relative change.
-
-    Values vary over latents with sd 0.5 (shared by both models) and between the models with sd 0.1.
-    """
-    rng = np.random.default_rng(seed)
-    rule = Rule(metric=CONTRAST, side="max", regression=margin, relative=True)
-    counts = {"pass": 0, "fail": 0, "inconclusive": 0}
-    for _ in range(trials):
-        old = 2 + 0.5 * rng.standard_normal(n)
-        new = old * (1 + change) + 0.1 * rng.standard_normal(n)
-        counts[baselines.compare(rule, old, new, confidence=0.95)[1]] += 1
-    return {status: count / trials for status, count in counts.items()}
-
-
 def test_false_alarms_and_detection() -> None:
-    equal = simulate(0.0, 400, margin=0.0, seed=0)
-    assert equal["fail"] <= 0.05
-    worse = simulate(0.03, 400, margin=0.01, seed=1)
-    assert worse["fail"] >= 0.95
-    within = simulate(0.0, 400, margin=0.01, seed=2)
-    assert within["pass"] >= 0.95
+    assert regressions(0.0, 400, margin=0.0, seed=0)["fail"] <= 0.05
+    assert regressions(0.03, 400, margin=0.01, seed=1)["fail"] >= 0.95
+    assert regressions(0.0, 400, margin=0.01, seed=2)["pass"] >= 0.95
+
+
+def test_growing_samples_keep_the_level() -> None:
+    at_the_limit = limits(0.0, 200, seed=0)
+    assert max(at_the_limit["pass"], at_the_limit["fail"]) <= 0.05
+    assert limits(0.03, 200, seed=1)["fail"] >= 0.75
+    assert limits(0.2, 50, seed=2)["fail"] == 1.0
 
 
 def test_looks() -> None:

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -153,6 +154,7 @@ def student_interval(values: Array, confidence: float) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+@cache
 def student_quantile(p: float, dof: int) -> float:
     """Return a quantile of Student's t by bisection on its distribution function."""
     from statistics import NormalDist

@@ -114,7 +114,7 @@ def _titled(title: str, body: RenderableType, note: str = "") -> RenderableType:
 class _MetricsView:
     """Metrics with their intervals, an undefined one with its reason; ids where the console is wide."""
 
-    WIDE = 100
+    WIDE = 110
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self.metrics = list(metrics)
