@@ -10,8 +10,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from hostile_files import entries, zipped
 from torch import Tensor, nn
+
+from hostile_files import entries, zipped
 
 
 def network() -> nn.Sequential:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from programs import network, scripted
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -18,6 +17,8 @@ from vaeprobe.checkpoints.layers import GaussianEncoder
 from vaeprobe.cli import run
 from vaeprobe.decoder import Decoder, Encoder, Group
 from vaeprobe.errors import UsageError
+
+from programs import network, scripted
 
 
 def vae() -> Decoder:

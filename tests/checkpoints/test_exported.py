@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from programs import exported, network, small_pt2, with_graph
 from torch import Tensor, nn
 
 import vaeprobe
@@ -24,6 +23,8 @@ from vaeprobe.checkpoints.layers import Parts
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import InputError
 from vaeprobe.geometry.jacobian import jacobian
+
+from programs import exported, network, small_pt2, with_graph
 
 
 def read(data: bytes, **how: Any) -> Parts:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from programs import network, scripted, small_script
 from torch import Tensor, nn
 
 import vaeprobe
@@ -22,6 +21,8 @@ from vaeprobe.checkpoints.layers import Parts
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import InputError
 from vaeprobe.geometry.jacobian import jacobian
+
+from programs import network, scripted, small_script
 
 
 def read(data: bytes, **how: Any) -> Parts:
@@ -133,6 +134,43 @@ def test_latents_as_one_by_one_images() -> None:
     z = torch.randn(4, 6)
     assert parts.latent_dim == 6
     assert torch.equal(parts.decoder(z), net(z[:, :, None, None]))
+
+
+class Broadcast(nn.Module):
+    """A spatial broadcast decoder: no weight takes the latents as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(5, 3, 3, padding=1)
+        axis = torch.linspace(-1, 1, 8)
+        self.register_buffer("x", axis.view(1, 1, 1, 8).expand(1, 1, 8, 8))
+        self.register_buffer("y", axis.view(1, 1, 8, 1).expand(1, 1, 8, 8))
+
+    def forward(self, z: Tensor) -> Tensor:
+        n = z.size(0)
+        h = z.view(n, 3, 1, 1).expand(-1, -1, 8, 8)
+        return torch.tanh(
+            self.conv(torch.cat([h, self.x.expand(n, -1, -1, -1), self.y.expand(n, -1, -1, -1)], 1))
+        )
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spread = nn.Linear(3, 32)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layer(self.spread(z).view(-1, 4, 8))
+
+
+@pytest.mark.parametrize("kind", [Broadcast, Attention])
+def test_other_architectures(kind: type[nn.Module]) -> None:
+    net = kind().eval()
+    parts = read(scripted(net))
+    z = torch.randn(4, 3)
+    assert parts.latent_dim == 3
+    assert torch.allclose(parts.decoder(z), net(z), atol=1e-5)
 
 
 class VAE(nn.Module):

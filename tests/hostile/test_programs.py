@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+
+import vaeprobe
+
 from hostile_files import Touch, entries, raw_pickle, refused, saved, zipped
 from programs import (
     before_linear,
@@ -23,8 +26,6 @@ from programs import (
     with_graph,
     with_json,
 )
-
-import vaeprobe
 
 
 def code_of(path: Path) -> int:

@@ -47,6 +47,7 @@ MEMORY_FORMATS = {
     4: torch.preserve_format,
 }
 SCHEMA_MAJOR = 8
+LARGEST_VIEW = 1 << 28  # bytes of a tensor that repeats its numbers (strides of 0)
 HINT_SAVE_ANEW = "export it anew: torch.export.save(torch.export.export(decoder.eval(), (z,)), 'decoder.pt2')"
 
 
@@ -508,7 +509,7 @@ class _Graph:
             raise InputError(
                 f"tensor {quoted(key)} claims {count:,} numbers that its {len(raw):,} bytes do not hold"
             )
-        if count * dtype.itemsize > len(raw):
+        if count * dtype.itemsize > max(len(raw), LARGEST_VIEW):
             raise ResourceError(
                 f"tensor {quoted(key)} claims {count:,} numbers, and its {len(raw):,} bytes repeat"
             )

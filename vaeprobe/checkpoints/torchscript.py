@@ -395,6 +395,11 @@ def _size(x: Tensor, axis: int | None = None) -> Any:
 
 
 SCALAR: Mapping[str, Callable[..., Any]] = {
+    "__range_length": lambda low, high, step: len(range(low, high, step)),
+    "__derive_index": lambda i, start, step: start + i * step,
+    "is_autocast_enabled": lambda *device: False,
+    "is_autocast_cpu_enabled": lambda: False,
+    "is_grad_enabled": lambda: True,  # fused kernels, chosen where it is not, have no derivatives
     "add": python_operator.add, "sub": python_operator.sub, "mul": _product, "div": python_operator.truediv,
     "floordiv": python_operator.floordiv, "remainder": python_operator.mod, "neg": python_operator.neg, "pow": _power,
     "eq": python_operator.eq, "ne": python_operator.ne, "lt": python_operator.lt, "le": python_operator.le,
@@ -434,8 +439,10 @@ PRIM: Mapping[str, Callable[..., Any] | None] = {
     "device": lambda x: x.device,
     "layout": lambda x: x.layout,
     "data": lambda x: x,
+    "type": lambda x: x.type,
     "is_cuda": lambda x: x.is_cuda,
-    "requires_grad": lambda x: False,
+    "is_nested": lambda x: False,
+    "requires_grad": lambda x: True,  # as above
     "min": min,
     "max": max,
     "unchecked_unwrap_optional": lambda x: x,
@@ -470,6 +477,7 @@ class Script(nn.Module):
         self.root = _Frozen(root)
         self.row = row
         self.without = without
+        self.steps = 0  # taken so far, over all calls
         self.names = {name: f"tensor_{i}" for i, name in enumerate(tensors)}
         for name, tensor in tensors.items():
             self.register_buffer(self.names[name], tensor)
@@ -490,7 +498,10 @@ class Script(nn.Module):
         call = _Call(self, z.device)
         method = self.library.method(self.root.value.kind, "forward")
         assert method is not None
-        out = call.function(Method(method, self.root.value), [x], {})
+        try:
+            out = call.function(Method(method, self.root.value), [x], {})
+        finally:
+            self.steps += BUDGET - call.left
         first = out[0] if isinstance(out, (tuple, list)) and out else out
         name, before = call.last.get(id(first), (None, None, None))[:2]
         if self.without is not None and name == self.without:
@@ -624,6 +635,10 @@ class _Call:
                 return [self.value(i, names) for i in items]
             case ast.Tuple(elts=items):
                 return tuple(self.value(i, names) for i in items)
+            case ast.Dict(keys=keys, values=values) if all(keys):
+                return {
+                    self.value(k, names): self.value(v, names) for k, v in zip(keys, values, strict=True) if k
+                }
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return -self.value(operand, names)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
@@ -788,35 +803,19 @@ def _latents(script: Script, asked: int | None, library: Library) -> tuple[int, 
         BlueprintError: it does not run with the number asked for.
     """
     weights = [b for b in script.buffers() if b.ndim >= 2]
-    sizes = (
-        [asked] if asked else list(dict.fromkeys(n for b in weights for n in (b.shape[1], b.shape[0])))[:64]
-    )
-    dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
-    reason: str | None = None
-    for d in sizes:
-        for row in ((-1,), (d, 1, 1)):
-            script.row = row
-            try:
-                with torch.no_grad():
-                    script(torch.zeros(2, d, dtype=dtype))
-            except (UnsafeError, ResourceError):
-                raise
-            except InputError as error:
-                reason = reason or error.message
-            except (
-                RuntimeError,
-                TypeError,
-                ValueError,
-                IndexError,
-                KeyError,
-                NotImplementedError,
-                AttributeError,
-                OverflowError,
-                ZeroDivisionError,
-            ) as error:
-                reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
-            else:
-                return d, row, not asked
+    suggested = list(dict.fromkeys(n for b in weights for n in (b.shape[1], b.shape[0])))[:64]
+    reason = None
+    for d in [asked] if asked else suggested:
+        row, why = _row(script, d)
+        if row is not None:
+            return d, row, not asked
+        reason = reason or why
+    if not asked:  # latents that no weight takes as they are: a spatial broadcast decoder
+        others = [
+            (d, row) for d in range(1, 65) if d not in suggested and (row := _row(script, d)[0]) is not None
+        ]
+        if len(others) == 1:
+            return (*others[0], True)
     if asked:
         raise BlueprintError(
             f"the program does not take {asked} latents: {quoted(reason or '')}",
@@ -826,3 +825,33 @@ def _latents(script: Script, asked: int | None, library: Library) -> tuple[int, 
         f"the program cannot be run on latents: {quoted(reason or 'it has no weights')}",
         hint="add --latent-dim D, or --submodule NAME",
     )
+
+
+def _row(script: Script, d: int) -> tuple[tuple[int, ...] | None, str | None]:
+    """Return the shape of one input row with which a program runs on d latents, or None and why it does not."""
+    dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
+    reason = None
+    for row in ((-1,), (d, 1, 1)):
+        if script.steps > 4 * BUDGET:
+            raise ResourceError(
+                "the program takes too many steps to find its number of latents", hint="add --latent-dim D"
+            )
+        script.row = row
+        try:
+            with torch.no_grad():
+                script(torch.zeros(2, d, dtype=dtype))
+        except (UnsafeError, ResourceError):
+            raise
+        except InputError as error:
+            reason = reason or error.message
+        except RUN_ERRORS as error:
+            reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        else:
+            return row, None
+    return None, reason
+
+
+# what torch and Python raise on a program that does not fit its input
+RUN_ERRORS = (
+    RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError, AttributeError, OverflowError, ZeroDivisionError,
+)  # fmt: skip
