@@ -90,6 +90,7 @@ def check(
     arch: options.Arch = None,
     key: options.Key = None,
     submodule: options.Submodule = None,
+    allow_code: options.AllowCode = False,
     latent_dim: options.LatentDim = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = None,
@@ -103,7 +104,8 @@ def check(
     targets = _targets(models or [], policy)
     reports = [_report_target(text) for text in report or []]
     loading = {
-        "blueprint": blueprint, "arch": arch, "key": key, "submodule": submodule, "latent_dim": latent_dim,
+        "blueprint": blueprint, "arch": arch, "key": key, "submodule": submodule,
+        "allow_code": allow_code, "latent_dim": latent_dim,
         "device": device, "dtype": dtype,
     }  # fmt: skip
     if update_baseline:

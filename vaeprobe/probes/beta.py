@@ -299,21 +299,25 @@ class Beta(EncoderProbe):
                 *self._beta_metrics(estimate, m.rows),
                 *self._gaussian_metrics(evidence, estimate),
                 Metric(id="kl.per_latent", value=kl.mean(0).tolist(), n=m.rows, unit="nats"),
-                self._mean("kl.total", kl.sum(1), "nats"),
+                self.mean_over_rows("kl.total", kl.sum(1), "nats"),
                 Metric(id="latents.active.kl", value=int(active.kl.sum()), n=m.rows),
                 Metric(id="latents.active.means", value=int(active.means.sum()), n=m.rows),
                 Metric(id="latents.active.columns", value=int(active.columns.sum()), n=m.rows),
                 Metric(id="latents.active.precision", value=int(active.precision.sum()), n=m.rows),
                 self._supported(evidence, estimate),
-                self._mean("posterior.overlap", overlap, ""),
+                self.mean_over_rows("posterior.overlap", overlap, ""),
             ]
         )
         findings = (*evidence.findings, *self._findings(evidence, estimate, metrics))
         meaning = self._meaning(evidence.likelihood.name, estimate, decoder.data_dim)
+        summary = self._summary(evidence.likelihood.name, estimate, metrics, m.latents)
+        mismatched = any(f.code == "no-better-than-chance" for f in evidence.findings)
+        if mismatched:
+            summary = f"The codes reconstruct these data no better than the mean image: do not trust this. {summary}"
         return BetaResult(
             metrics=metrics,
-            verdict=self._verdict(metrics),
-            summary=self._summary(evidence.likelihood.name, estimate, metrics, m.latents),
+            verdict="mismatched" if mismatched else self._verdict(metrics),
+            summary=summary,
             findings=findings,
             settings={**self.settings(decoder), "likelihood": evidence.likelihood.name, "rows": m.rows},
             artifact=decoder.artifact,
@@ -363,7 +367,7 @@ class Beta(EncoderProbe):
             return []
         n, m, sigma2 = evidence.moments.rows, evidence.x[0].numel(), self.sigma2
         residual = 2 * sigma2 / m * (-evidence.moments.log_density - 0.5 * m * math.log(2 * math.pi * sigma2))
-        out = [self._mean("beta.residual_variance", residual, "")]
+        out = [self.mean_over_rows("beta.residual_variance", residual, "")]
         if estimate is None:
             return [Metric.undefined("beta.sigma2", "every latent collapsed", n=n), *out]
         if self.beta is None:
@@ -382,19 +386,6 @@ class Beta(EncoderProbe):
             method=f"at beta = {self.beta:g}",
         )
         return [value, *out]
-
-    def _mean(self, id: str, values: Tensor, unit: str) -> Metric:
-        from vaeprobe.intervals import LEVEL, mean_interval
-
-        return Metric(
-            id=id,
-            value=float(values.mean()),
-            ci=mean_interval(values.numpy(), seed=self.seed),
-            level=LEVEL,
-            n=len(values),
-            unit=unit,
-            method="mean over rows, bootstrap over rows",
-        )
 
     def _supported(self, evidence: Evidence, estimate: BetaEstimate | None) -> Metric:
         from vaeprobe.inference.collapse import supported_directions
