@@ -81,7 +81,7 @@ def test_files_are_those_of_the_manifest() -> None:
 
 
 @pytest.mark.parametrize(("likelihood", "beta", "steps", "seeds"), [
-    ("gaussian", 2.0, 1200, 1),
+    ("gaussian", 2.0, 500, 1),
     pytest.param("gaussian", 2.0, 2500, 10, marks=pytest.mark.slow),
     pytest.param("bernoulli", 4.0, 2500, 10, marks=pytest.mark.slow),
 ])  # fmt: skip

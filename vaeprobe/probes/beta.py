@@ -11,7 +11,6 @@ from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe, Evidence
 from vaeprobe.report import Curves, Finding, Metric, MetricSpec, Result, Section, Table, metric_map
 
 if TYPE_CHECKING:
-    from torch import Tensor
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.inference.beta import BetaEstimate

@@ -374,15 +374,15 @@ class Posterior(EncoderProbe):
                 ),
                 self._residual_share(m, active),
                 *self._diagonality(alignment, why_not, m.rows),
-                self._mean("posterior.mean_field_gap", self._gap(m, beta), "nats"),
-                self._mean("posterior.variance_gap", variance_gap(m, beta).sum(1), "nats"),
-                self._mean("posterior.mean_gap", mean_gap(m, beta), "nats"),
-                self._mean("elbo.value", terms.value(), "nats"),
-                self._mean("elbo.objective", terms.value(beta), "nats"),
-                self._mean("elbo.reconstruction", terms.reconstruction, "nats"),
-                self._mean("elbo.kl", terms.kl, "nats"),
-                self._mean("elbo.det", terms.deterministic(), "nats"),
-                self._mean("elbo.remainder", terms.remainder, "nats"),
+                self.mean_over_rows("posterior.mean_field_gap", self._gap(m, beta), "nats"),
+                self.mean_over_rows("posterior.variance_gap", variance_gap(m, beta).sum(1), "nats"),
+                self.mean_over_rows("posterior.mean_gap", mean_gap(m, beta), "nats"),
+                self.mean_over_rows("elbo.value", terms.value(), "nats"),
+                self.mean_over_rows("elbo.objective", terms.value(beta), "nats"),
+                self.mean_over_rows("elbo.reconstruction", terms.reconstruction, "nats"),
+                self.mean_over_rows("elbo.kl", terms.kl, "nats"),
+                self.mean_over_rows("elbo.det", terms.deterministic(), "nats"),
+                self.mean_over_rows("elbo.remainder", terms.remainder, "nats"),
                 Metric(id="kl.per_latent", value=kl.mean(0).tolist(), n=m.rows, unit="nats"),
             ]
         )
@@ -406,19 +406,6 @@ class Posterior(EncoderProbe):
         )
 
     # -- the pieces ------------------------------------------------------------------------------
-
-    def _mean(self, id: str, values: Tensor, unit: str) -> Metric:
-        from vaeprobe.intervals import LEVEL, mean_interval
-
-        return Metric(
-            id=id,
-            value=float(values.mean()),
-            ci=mean_interval(values.numpy(), seed=self.seed),
-            level=LEVEL,
-            n=len(values),
-            unit=unit,
-            method="mean over rows, bootstrap over rows",
-        )
 
     def _gap(self, m: PosteriorMoments, beta: float) -> Tensor:
         from vaeprobe.geometry.gram import mean_field_gap

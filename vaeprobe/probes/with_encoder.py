@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, decoder_findings, option
-from vaeprobe.report import Finding, MetricSpec
+from vaeprobe.report import Finding, Metric, MetricSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,3 +157,17 @@ class EncoderProbe(Probe):
                 hint="--likelihood gaussian (squared error), bernoulli (cross-entropy) or poisson",
             )
         return by_name(name, sigma2=self.sigma2)
+
+    def mean_over_rows(self, id: str, values: Tensor, unit: str = "") -> Metric:
+        """Return the mean of one number per data row, shape (n,), with its bootstrap interval."""
+        from vaeprobe.intervals import LEVEL, mean_interval
+
+        return Metric(
+            id=id,
+            value=float(values.mean()),
+            ci=mean_interval(values.numpy(), seed=self.seed),
+            level=LEVEL,
+            n=len(values),
+            unit=unit,
+            method="mean over rows, bootstrap over rows",
+        )
