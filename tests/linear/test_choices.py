@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from linear_rows import dense_loglik, rows_with
 
 from vaeprobe.data import in_memory
 from vaeprobe.errors import InputError
 from vaeprobe.linear import closed_form, dimension, identifiability, missing, spectrum
+
+from linear_rows import dense_loglik, rows_with
 
 
 def generated(n: int, m: int = 15, d: int = 4, seed: int = 0) -> np.ndarray:

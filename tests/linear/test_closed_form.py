@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from linear_rows import LAMBDA, dense_loglik, rows_with
 
 from vaeprobe.data import in_memory
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.linear import closed_form, spectrum
 from vaeprobe.linear.closed_form import beta_elbo, log_likelihoods, solve
 from vaeprobe.linear.spectrum import Spectrum
+
+from linear_rows import LAMBDA, dense_loglik, rows_with
 
 
 def spectrum_of(X: np.ndarray, k: int = 3, **how: str) -> Spectrum:
@@ -121,7 +122,6 @@ def test_collapse_is_at_the_threshold_exactly() -> None:
 
 
 def test_a_float32_column_with_a_large_offset_keeps_its_variance() -> None:
-    """SAFETY case 71."""
     rng = np.random.default_rng(0)
     X = (rng.normal(size=(20_000, 5)) * [1, 0.3, 2, 1, 1] + [1e4, 1e4, 0, -1e4, 0]).astype(np.float32)
     for solver in ("exact", "randomized"):

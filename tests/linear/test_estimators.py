@@ -8,11 +8,12 @@ import warnings
 
 import numpy as np
 import pytest
-from linear_rows import LAMBDA, rows_with
 
 from vaeprobe.errors import InputError
 from vaeprobe.linear import PPCA, LinearVAE
 from vaeprobe.linear.estimators import NotFittedError
+
+from linear_rows import LAMBDA, rows_with
 
 
 @pytest.mark.parametrize("estimator", [PPCA(), LinearVAE(n_components=1, beta=2.0)], ids=["ppca", "lvae"])

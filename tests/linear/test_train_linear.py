@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from linear_rows import LAMBDA, rows_with
 
 import vaeprobe
 from vaeprobe.errors import InputError, UsageError
@@ -20,6 +19,8 @@ from vaeprobe.linear.metrics import METRICS
 from vaeprobe.linear.result import LinearResult
 from vaeprobe.linear.training import Training
 from vaeprobe.render import json_document, terminal
+
+from linear_rows import LAMBDA, rows_with
 
 
 @pytest.fixture

@@ -6,13 +6,14 @@ import itertools
 
 import numpy as np
 import pytest
-from linear_rows import LAMBDA, rows_with
 
 from vaeprobe.data import in_memory
 from vaeprobe.errors import UsageError
 from vaeprobe.linear import certificate, closed_form, spectrum
 from vaeprobe.linear.certificate import Certificate, certify
 from vaeprobe.linear.training import METHODS, Covariance, Method, Parameters, Training, objective, train
+
+from linear_rows import LAMBDA, rows_with
 
 GRADIENT_METHODS = METHODS[:4]
 

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 MOST_COLUMNS = 30  # rows of the table of columns
 MOST_BARS = 24
+ENDINGS = {
+    "optimum on the axes": "on axes",
+    "optimum, rotated": "rotated",
+    "optimum, tied block": "in a tie",
+    "not converged": "unfinished",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,14 +226,14 @@ class LinearResult(Result):
                 None if c.max_abs_cosine is None else f"{c.max_abs_cosine:.1e}",
                 None if c.rotation_distance is None else f"{c.rotation_distance:.1e}",
                 f"{c.mean_field_gap:.1e}",
-                c.verdict,
+                ENDINGS[c.verdict],
             ]
             for c in self.certificates
         ]
         restarts = max(map(len, self.gaps.values()))
         return Table(
             title="Training against the closed form",
-            columns=("method", "steps", "gap", "angle", "|cos|", "|R - P|", "MF gap", "verdict"),
+            columns=("method", "steps", "gap", "angle", "|cos|", "|R - P|", "MF gap", "R is"),
             rows=rows,
             note=(f"best of {restarts} restarts; " if restarts > 1 else "")
             + "gaps in nats per row, angle in radians, MF gap: what a diagonal posterior would lose",
