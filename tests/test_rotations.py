@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maps import ExactMap, b1, c1, c2, e, g, oblique_maps, orthogonal_maps, rotated, tied_maps
-from maps import haar as map_haar
 from vaeprobe.geometry.gram import ima_contrast, singular_frame
 from vaeprobe.geometry.rotations import (
     alignment,
@@ -26,6 +24,10 @@ from vaeprobe.geometry.rotations import (
     rotate,
     rotated_contrast,
 )
+from vaeprobe.geometry.threads import one_thread_below
+
+from maps import ExactMap, b1, c1, c2, e, g, oblique_maps, orthogonal_maps, rotated, tied_maps
+from maps import haar as map_haar
 
 seeds = st.integers(0, 10_000)
 
@@ -209,6 +211,19 @@ def test_forty_latents_in_a_hidden_basis_are_found() -> None:
     torch.testing.assert_close(
         nearest_order(R @ fit.R), torch.eye(40, dtype=torch.float64), rtol=0, atol=1e-4
     )
+
+
+def test_small_problems_run_on_one_thread_and_give_the_others_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with one_thread_below(1e3):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with one_thread_below(1e9):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_one_latent_has_nothing_to_rotate() -> None:

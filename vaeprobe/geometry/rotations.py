@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaeprobe.geometry.gram import ima_contrast, singular_tolerance
+from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import stream
 from vaeprobe.progress import tell
 
@@ -127,11 +128,12 @@ def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | 
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
     null, draws = torch.zeros_like(contrast), []
     rotations = torch.split(haar(k, count, seed), max(1, 50_000_000 // (len(G) * k**3 + 1)))
-    for done, block in enumerate(rotations, start=1):
-        c = rotated_contrast(G, block, tolerance=tolerance)
-        null += c.sum(0) / count
-        draws.append(c.mean(1))
-        tell("random rotations", done, len(rotations))
+    with one_thread_below(len(G) * k**3):
+        for done, block in enumerate(rotations, start=1):
+            c = rotated_contrast(G, block, tolerance=tolerance)
+            null += c.sum(0) / count
+            draws.append(c.mean(1))
+            tell("random rotations", done, len(rotations))
     means = torch.cat(draws)
     observed, expected = float(contrast.mean()), float(means.mean())
     if expected <= k**2 * tolerance:
@@ -204,10 +206,11 @@ def joint_diagonalise(
     G = G / G.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
     R = torch.cat([torch.eye(k, dtype=G.dtype)[None], haar(k, restarts, seed).to(G.dtype)])
     ends: list[tuple[Tensor, int, bool]] = []
-    for block in torch.split(R, max(1, 30_000_000 // (n * k * k))):
-        for swept in _jacobi(G, block):
-            ends.append(_descend(G, swept, steps))
-            tell("best rotation", len(ends), len(R))
+    with one_thread_below(n * k**3):
+        for block in torch.split(R, max(1, 30_000_000 // (n * k * k))):
+            for swept in _jacobi(G, block):
+                ends.append(_descend(G, swept, steps))
+                tell("best rotation", len(ends), len(R))
     contrasts = rotated_contrast(G, torch.stack([end for end, _, _ in ends]), tolerance=tolerance).mean(1)
     # the identity's own descent wins ties, so that an optimal basis stays where it is
     least, scale = float(contrasts.min()), max(start, 1e-3)

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, decoder_findings, option
 from vaeprobe.probes.orthogonality_metrics import METRICS
-from vaeprobe.report import Bars, Heatmap, MetricSpec, Result, Section, Table, metric_map
+from vaeprobe.report import Bars, Finding, Heatmap, MetricSpec, Result, Section, Table, metric_map
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.latents import Latents
+    from vaeprobe.probes.orthogonality_reading import Reading
 
 # Latents shown in a picture.
 SHOWN = 24
@@ -210,15 +211,21 @@ class Orthogonality(Probe):
             UsageError: the outputs do not fit the likelihood, the source of latents does not fit the decoder, or
                 no latent is continuous.
         """
+        from vaeprobe.geometry.threads import one_thread_below
         from vaeprobe.latents import Prior
-        from vaeprobe.probes.orthogonality_reading import Reading, verdict
+        from vaeprobe.probes.orthogonality_reading import Reading
 
         if not decoder.continuous:
             raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
         source = self.source()
         z, G = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)
-        reading = Reading(G, decoder, self, isotropic=isinstance(source, Prior))
+        with one_thread_below(len(G) * G.shape[-1] ** 3):
+            return self._read(decoder, Reading(G, decoder, self, isotropic=isinstance(source, Prior)), fits)
+
+    def _read(self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...]) -> OrthogonalityResult:
+        from vaeprobe.probes.orthogonality_reading import verdict
+
         metrics = metric_map(reading.metrics())
         word, summary = verdict(metrics, reading)
         return OrthogonalityResult(
