@@ -22,7 +22,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 __all__ = ["Columns", "Deferred", "Known", "LinearOutput", "Reshaped", "Scaled", "Upsampling", "dense_gram"]
 
-GRAM_BYTES = 4 << 20
+GRAM_BYTES = 1 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
 
 
@@ -265,13 +265,14 @@ def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
     axes = sorted(range(2, t.ndim), key=lambda axis: t.stride()[axis], reverse=True)
     t = t.permute(1, 0, *axes).flatten(2)
     if factor is not None:
-        factor = factor.permute(0, *[axis - 1 for axis in axes]).flatten(1).double()[:, None]
+        factor = factor.permute(0, *[axis - 1 for axis in axes]).flatten(1).to(t.dtype)[:, None]
     out = torch.empty(n, d, d, dtype=torch.float64, device=t.device)
     step = max(1, GRAM_BYTES // max(1, 8 * math.prod(t.shape[1:])))
     for start in range(0, n, step):
         points = slice(start, start + step)
-        part = t[points].double()
+        part = t[points]
         if factor is not None:
             part = part * (factor if len(factor) == 1 else factor[points])
+        part = part.double()
         torch.bmm(part, part.mT, out=out[points])
     return out

@@ -205,7 +205,7 @@ class _Widest(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.leads = ((directions * points,), (directions, points))
         self.rows = directions * points
-        self.numel: int = 0
+        self.numel = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -226,7 +226,8 @@ def _measured(method: Method, plain: Method, f: Function, x: Tensor, v: Tensor) 
                 work(columns)
         except Exception:  # a program that torch cannot watch: guess from its output
             return 4 * int(method(f, x, v)[0][0].numel())
-        return max(watch.numel, 1 if method is carried else int(y[0].numel()))
+        least: int = 1 if method is carried else y[0].numel()
+        return max(watch.numel, least)
 
     return Choice(
         method, plain, widest(lambda columns: columns.value()), widest(lambda columns: columns.gram())
