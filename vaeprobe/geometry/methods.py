@@ -220,8 +220,9 @@ def _measured(method: Method, plain: Method, f: Function, x: Tensor, v: Tensor) 
     """Return the method with the width of the tangents that it makes."""
 
     def widest(work: Callable[[Columns], Tensor]) -> int:
+        watch = _Widest(*v.shape[:2])
         try:
-            with _Widest(*v.shape[:2]) as watch:
+            with watch:
                 y, columns = method(f, x, v)
                 work(columns)
         except Exception:  # a program that torch cannot watch: guess from its output
