@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import maps
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Bernoulli, Gaussian
@@ -18,6 +17,8 @@ from vaeprobe.seams import Paths, Seam, smoothness, trace_paths
 from vaeprobe.seams.fields import DenseField, Frame, IterativeField, follow, nearest_axes
 from vaeprobe.seams.integrate import prior_radius
 from vaeprobe.seams.summary import by_component, by_start, random_axis_overlap, return_errors
+
+import maps
 
 
 def starts(n: int, d: int, seed: int = 0) -> Tensor:
@@ -130,7 +131,7 @@ def test_halving_the_tolerance_halves_the_error() -> None:
     heading = torch.tensor([[math.cos(alpha), math.sin(alpha)]])
     truth = spiral_point(alpha, 2.0)
     errors = []
-    tolerances = [1e-6 / 2**i for i in range(0, 16, 3)]
+    tolerances = [1e-6 / 2**i for i in range(0, 16, 5)]
     for tolerance in tolerances:
         (seam,) = trace_paths(
             spiral(alpha),
@@ -230,21 +231,21 @@ def test_broken_lines_are_straight_between_kinks_and_match_tiny_steps() -> None:
     decoder = relu_net((2, 12, 6), seed=1)
     z0 = torch.tensor([[0.4, -0.7]], dtype=torch.float64)
     assert smoothness(decoder, z0).scheme == "kinks"
-    paths = trace_paths(decoder, z0, length=1.5, way="forward", scheme="kinks")
+    paths = trace_paths(decoder, z0, length=0.8, way="forward", scheme="kinks")
     field = DenseField(decoder)
-    for seam in paths:
+    # independent reference: Euler with steps of 2e-3, both seams at once
+    z, v = z0.repeat(2, 1), torch.stack([seam.v[0] for seam in paths])
+    for _ in range(400):
+        v = follow(field.frame(z), v, 1e-9).v
+        z = z + 2e-3 * v
+    assert sum(event.kind == "kink" for event in paths.events) >= 2
+    for seam, end in zip(paths, z, strict=True):
         kinks = [event for event in seam.events if event.kind == "kink"]
-        assert kinks, "a network of twelve kinks has one on the way"
-        # independent reference: Euler with steps of 1e-3
-        z, v = z0.clone(), seam.v[:1]
-        for _ in range(1500):
-            v = follow(field.frame(z), v, 1e-9).v
-            z = z + 1e-3 * v
-        assert float((z[0] - seam.z[-1]).norm()) < 5e-3
+        assert float((end - seam.z[-1]).norm()) < 1e-2
         # between kinks the direction is constant
         for i in range(len(seam.t) - 1):
             middle = (seam.t[i] + seam.t[i + 1]) / 2
-            if min(abs(float(middle) - kink.t) for kink in kinks) > 1e-6:
+            if all(abs(float(middle) - kink.t) > 1e-6 for kink in kinks):
                 assert float((seam.v[i + 1] - seam.v[i]).norm()) < 1e-9
         for kink in kinks:
             a = follow(field.frame(seam.at(torch.tensor([kink.t - 1e-5]))), seam.v[:1], 1e-9)
@@ -253,14 +254,17 @@ def test_broken_lines_are_straight_between_kinks_and_match_tiny_steps() -> None:
 
 
 def test_rough_decoders_are_stepped_across_their_kinks() -> None:
-    decoder = relu_net((3, 200, 200, 12), seed=2, last=nn.Sigmoid())
+    net = relu_net((3, 200, 200, 12), seed=2, last=nn.Sigmoid()).function
+    scales = torch.tensor([3.0, 1.0, 0.4])
+    # well apart singular values: of a random network with close ones the seams are chaotic
+    decoder = Decoder(lambda z: net(z * scales.to(z.dtype)), 3, dtype=torch.float64)
     z0 = starts(2, 3, seed=1)
     assert smoothness(decoder, z0).scheme == "rough"
     coarse = trace_paths(decoder, z0, components=[0], length=1.0)
     assert coarse.scheme == "rough"
     fine = trace_paths(decoder, z0, components=[0], length=1.0, tolerance=2e-4)
     for a, b in zip(coarse, fine, strict=True):
-        assert float((a.z[-1] - b.z[-1]).norm()) < 0.05
+        assert float((a.z[-1] - b.z[-1]).norm()) < 0.01
         assert float(a.t.diff().max()) <= 0.4 + 1e-9
         assert len(a.t) < len(b.t)
 

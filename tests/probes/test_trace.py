@@ -83,14 +83,14 @@ def test_a_side_where_nothing_is_determined_is_measured() -> None:
 
 
 def test_intervals_come_from_starts_and_limits_hold_against_them() -> None:
-    result = trace(maps.parabolic(), samples=4, latents=Given(UPPER), radius=3.0)
+    result = trace(maps.parabolic(), samples=4, latents=Given(UPPER), length=0.5, radius=1.9)
     metric = result["trace.straightness"]
     assert metric.n == 4
     assert metric.ci is not None
     assert metric.ci[0] <= value(result, "straightness") <= metric.ci[1]
     limited = judge(result, {"trace.straightness": 0.999999, "trace.turning": 1e-3}, SPECS)
     assert [check.status for check in limited.checks] == ["fail", "fail"]
-    single = trace(maps.parabolic(), samples=1, latents=Given(UPPER), radius=3.0)
+    single = trace(maps.parabolic(), samples=1, latents=Given(UPPER), length=0.5, radius=1.9)
     assert single["trace.straightness"].ci is None
 
 
@@ -152,7 +152,7 @@ def images_of_two() -> Decoder:
 
 def test_files(tmp_path: Path) -> None:
     names = {"save": tmp_path / "p.npz", "images": tmp_path / "s.png", "svg": tmp_path / "n.svg"}
-    settings = {"samples": 2, "length": 0.5, "radius": 3.0, "frames": 5}
+    settings = {"samples": 2, "length": 0.3, "radius": 2.6, "frames": 5}
     result = Trace(**settings, **names).measure(images_of_two())  # type: ignore[arg-type]
     assert set(result.files()) == set(names)
     for name, write in result.files().items():
@@ -168,12 +168,12 @@ def test_files(tmp_path: Path) -> None:
         assert all(name.removeprefix("event_") in documented for name in arrays.files)
     strip = result.strip()
     assert strip.shape[0] == 2 + 2 * (6 + 2), "two rows of 6 pixels, gaps of 2"
-    nothing = Trace(samples=2, length=0.5, radius=3.0).measure(images_of_two())
+    nothing = Trace(samples=2, length=0.3, radius=2.6).measure(images_of_two())
     assert nothing.files() == {}
 
 
 def test_the_preview_is_small_and_in_colour() -> None:
-    result = Trace(samples=1, length=0.5, radius=3.0, frames=5).measure(images_of_two())
+    result = Trace(samples=1, length=0.3, radius=2.6, frames=5).measure(images_of_two())
     picture = next(section for section in result.sections() if isinstance(section, Svg) and section.thumbnail)
     small = picture.thumbnail
     assert small is not None
@@ -235,7 +235,7 @@ def test_every_metric_is_explained() -> None:
 
 
 def test_the_page_has_a_section_for_each_view() -> None:
-    result = trace(maps.b1(2))
+    result = trace(maps.g(), latents=Given(torch.tensor([[1.0, 0.3]])))
     titles = [section.title for section in result.sections()]
     for title in (
         "Seams by component",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -347,7 +347,12 @@ class Traced(Result):
     def _net_picture(self, net: Net) -> Svg:
         from vaeprobe.pictures import net_pixels
 
-        small = net_pixels(net.panels())
+        # every second seam: at this size the rest would run together
+        sparse = [
+            replace(panel, lines=[line for i, line in enumerate(panel.lines) if line.strong or i % 2 == 0])
+            for panel in net.panels()
+        ]
+        small = net_pixels(sparse)
         return Svg(
             title="Net of seams, in latent space (left) and in data space",
             svg=net.svg(self._name),
