@@ -46,7 +46,8 @@ def draw(result: LinearResult, path: Path) -> None:
     axis.semilogy(np.arange(1, len(values) + 1), np.maximum(values, 1e-300), "o-", markersize=3)
     axis.axhline(result.solution.tau, linestyle="--", color="tab:red", label="collapse threshold βσ²")
     axis.axvline(result.solution.d + 0.5, linestyle=":", color="gray", label="latent dimension")
-    axis.set_ylim(bottom=max(float(values[-1]), result.solution.tau * 1e-2) * 0.5)
+    lowest = min(float(values[-1]), result.solution.tau)
+    axis.set_ylim(bottom=max(lowest / 2, float(values[0]) * 1e-8))
     axis.set(xlabel="index", ylabel="eigenvalue", title="Spectrum")
     axis.legend(fontsize="small")
     if result.certificates:
