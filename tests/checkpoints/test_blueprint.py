@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections import OrderedDict
 from typing import Any
 
@@ -452,3 +454,17 @@ def test_bias_of_another_layer() -> None:
 def test_describe_refuses_what_a_blueprint_cannot_say() -> None:
     with pytest.raises(BlueprintError, match="no layer for `LSTM`"):
         describe(nn.Sequential(nn.LSTM(3, 3)))
+
+
+def test_describe_refuses_settings_that_a_blueprint_cannot_say() -> None:
+    with pytest.raises(BlueprintError, match="no layer for `Upsample` with these settings"):
+        describe(nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest-exact")))
+
+
+def test_reading_blueprints_presets_and_drafts_imports_no_torch() -> None:
+    code = (
+        "import sys; from vaeprobe.checkpoints import blueprint, presets, draft; "
+        "blueprint.Blueprint.from_toml('latents = 3').to_toml(); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -838,9 +838,10 @@ def _described(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> Iter
         )
         return
     found = _kind_of(module)
-    if found is None:
+    if found is None or not all(KINDS[found[0]].options[k].check(v) for k, v in found[1].items()):
         raise BlueprintError(
-            f"a blueprint has no layer for `{type(module).__name__}`",
+            f"a blueprint has no layer for `{type(module).__name__}`"
+            + (" with these settings" if found else ""),
             hint="convert to .pt2 instead, which takes any network",
         )
     kind, options = found
@@ -869,7 +870,8 @@ def _kind_of(module: nn.Module) -> tuple[str, dict[str, Any]] | None:
             return "conv_transpose", {k: _listed(getattr(m, k)) for k in names}
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
             names = ("stride", "padding", "dilation", "groups", "padding_mode")
-            return "conv", {k: _listed(getattr(m, k)) for k in names}
+            options = {k: _listed(getattr(m, k)) for k in names}
+            return "conv", {**options, "padding": 0} if m.padding == "valid" else options
         case nn.BatchNorm1d() | nn.BatchNorm2d() | nn.BatchNorm3d() if m.running_mean is not None:
             return "batch_norm", {"eps": m.eps}
         case nn.InstanceNorm1d() | nn.InstanceNorm2d() | nn.InstanceNorm3d() if m.affine:

@@ -85,7 +85,7 @@ def read(
     notes.extend(layers_unused(bp))
     asked = latent_dim or bp.latent_dim
     script = Script(library, root, tensors)
-    d, row, inferred = _latents(script, asked, library)
+    d, row, inferred = _latents(script, asked)
     script.row = row
     if inferred:
         notes.append(
@@ -590,13 +590,13 @@ class _Call:
             case ast.Return(value=value):
                 raise _Return(self.value(value, names) if value is not None else None)
             case ast.If(test=test, body=body, orelse=orelse):
-                self.block(body if self.truth(self.value(test, names)) else orelse, names)
+                self.block(body if bool(self.value(test, names)) else orelse, names)
             case ast.For(target=target, iter=ast.Call(func=ast.Name(id="range"), args=bounds), body=body):
                 for i in range(*(self.number(self.value(b, names)) for b in bounds)):
                     self.assign(target, i, names)
                     self.block(body or [ast.Pass()], names)
             case ast.While(test=test, body=body):
-                while self.truth(self.value(test, names)):
+                while bool(self.value(test, names)):
                     self.block(body or [ast.Pass()], names)
             case ast.Pass():
                 pass
@@ -612,9 +612,6 @@ class _Call:
                     self.assign(part, item, names)
             case _:
                 raise self.unsupported(ast.unparse(target))
-
-    def truth(self, value: Any) -> bool:
-        return bool(value)
 
     def number(self, value: Any) -> int:
         if isinstance(value, Tensor):
@@ -645,9 +642,9 @@ class _Call:
                 return not self.value(operand, names)
             case ast.BoolOp(op=op, values=values):
                 stop = isinstance(op, ast.Or)
-                return stop if any(self.truth(self.value(v, names)) is stop for v in values) else not stop
+                return stop if any(bool(self.value(v, names)) is stop for v in values) else not stop
             case ast.IfExp(test=test, body=body, orelse=orelse):
-                return self.value(body if self.truth(self.value(test, names)) else orelse, names)
+                return self.value(body if bool(self.value(test, names)) else orelse, names)
             case ast.Subscript(value=base, slice=index):
                 return self.value(base, names)[self.value(index, names)]
             case ast.Attribute():
@@ -795,7 +792,7 @@ def _leaves(values: Sequence[Any]) -> Iterator[Any]:
 # -- how many latents -------------------------------------------------------------------------------------
 
 
-def _latents(script: Script, asked: int | None, library: Library) -> tuple[int, tuple[int, ...], bool]:
+def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], bool]:
     """Return the number of latents, the shape of one input row, and whether the number was inferred.
 
     Raises:
