@@ -10,18 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maps import (
-    ExactMap,
-    all_maps,
-    c1,
-    e,
-    f_dead,
-    f_duplicated,
-    oblique_maps,
-    orthogonal_maps,
-    rotated,
-    tied_maps,
-)
 from vaeprobe.geometry.gram import (
     active_latents,
     canonical_signs,
@@ -38,6 +26,19 @@ from vaeprobe.geometry.gram import (
     smallest_gap,
 )
 from vaeprobe.geometry.rotations import haar
+
+from maps import (
+    ExactMap,
+    all_maps,
+    c1,
+    e,
+    f_dead,
+    f_duplicated,
+    oblique_maps,
+    orthogonal_maps,
+    rotated,
+    tied_maps,
+)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

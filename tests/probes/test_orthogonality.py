@@ -16,6 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.errors import UsageError
+from vaeprobe.geometry.jacobian import gram
+from vaeprobe.latents import Given, Posterior, Prior
+from vaeprobe.probes.base import judge
+from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
+
 from maps import (
     ExactMap,
     a,
@@ -33,12 +40,6 @@ from maps import (
     singular_maps,
     tied_maps,
 )
-from vaeprobe.decoder import Decoder, Encoder, Group
-from vaeprobe.errors import UsageError
-from vaeprobe.geometry.jacobian import gram
-from vaeprobe.latents import Given, Posterior, Prior
-from vaeprobe.probes.base import judge
-from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
 
 SPECS = {spec.id: spec for spec in METRICS}
 
