@@ -193,16 +193,17 @@ class TrainLinear:
         self, own: Data, spec: Spectrum, solution: Solution, processes: Processes, incomplete: bool
     ) -> Identifiability:
         ident = identifiability.of_spectrum(spec, solution.d, solution.active.tolist())
-        cost = own.rows * spec.m * (solution.d + identifiability.EXTRA)
+        K = min(solution.d + identifiability.EXTRA, spec.m)
+        cost = own.rows * spec.m * K + 20 * RESAMPLES * K**3  # scores, then an eigenproblem per resample
         resamples = self.bootstrap
         if resamples is None:
             resamples = RESAMPLES if cost <= FREE_BOOTSTRAP else 0
         if resamples == 0 or incomplete or processes.world > 1:
             return ident
-        angles, K = identifiability.bootstrap_angles(
+        angles, used = identifiability.bootstrap_angles(
             own, spec, solution.d, resamples=resamples, seed=self.seed
         )
-        return replace(ident, angles=angles, directions=K)
+        return replace(ident, angles=angles, directions=used)
 
     def _covariance(self, spec: Spectrum, own: Data, processes: Processes) -> Covariance:
         batches = self.training.batch_size is not None

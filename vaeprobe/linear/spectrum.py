@@ -103,7 +103,8 @@ def choose(data: Data, solver: str = "auto") -> Solver:
         return solver  # type: ignore[return-value]
     if solver != "auto":
         raise UsageError(f"no solver is called `{solver}`", hint="one of auto, exact, dual, randomized")
-    if data.rows < data.columns and data.rows <= DUAL_ROWS:
+    fits = data.rows * data.columns * 8 <= 2 * CACHE_BYTES
+    if data.rows < data.columns and data.rows <= DUAL_ROWS and fits:
         return "dual"
     return "exact" if data.columns <= EXACT_COLUMNS else "randomized"
 
