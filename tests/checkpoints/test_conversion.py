@@ -87,6 +87,18 @@ def test_programs_become_pt2(tmp_path: Path) -> None:
     assert ".pt2" in (caught.value.hint or "")
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt2"])
+def test_a_draft_stays_a_draft(tmp_path: Path, suffix: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5))
+    torch.save({f"decoder.{k}": v for k, v in net.state_dict().items()}, tmp_path / "m.pt")
+    old = vaeprobe.load(tmp_path / "m.pt", blueprint="draft")
+    made = convert(old, tmp_path / f"m{suffix}")
+    assert "draft-blueprint" in {f.code for f in made.findings}
+    (note,) = [n for n in vaeprobe.load(tmp_path / f"m{suffix}").notes if n.code == "draft-blueprint"]
+    assert "relu follows every hidden layer" in note.message
+    assert "all 3 latents are N(0, 1)" in note.message
+
+
 def test_functions_cannot_be_written(tmp_path: Path) -> None:
     decoder = Decoder(lambda z: z.sin(), 3)
     with pytest.raises(UsageError, match="a function"):

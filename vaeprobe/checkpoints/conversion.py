@@ -93,9 +93,16 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
         likelihood=decoder.likelihood,
         parameter=decoder.parameter,
         prefix="decoder.",
+        assumptions=_assumptions(decoder),
     )
     plan, own = _plan_of(decoder)
     return replace(bp, encoder=plan), {**tensors, **own}
+
+
+def _assumptions(decoder: Decoder) -> tuple[str, ...]:
+    """Return what the decoder's architecture rests on: a guess stays one when it is written to another file."""
+    drafts = [note.message for note in decoder.notes if note.code == "draft-blueprint"]
+    return tuple(message.partition(": ")[2] for message in drafts)
 
 
 def _plan_of(decoder: Decoder) -> tuple[EncoderPlan | None, dict[str, Tensor]]:
@@ -213,6 +220,7 @@ def _write_pt2(decoder: Decoder, path: Path) -> Blueprint:
         latents=tuple((g.kind, g.size) for g in decoder.prior),
         likelihood=decoder.likelihood,
         parameter=decoder.parameter,
+        assumptions=_assumptions(decoder),
     )
     z = Prior().draw(decoder, 3).to(device=decoder.device, dtype=decoder.dtype)
     try:

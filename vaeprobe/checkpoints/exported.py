@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints import operators
 from vaeprobe.checkpoints.archive import Archive
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.layers import Parts, layers_unused
+from vaeprobe.checkpoints.layers import Parts, assumptions_of, layers_unused
 from vaeprobe.checkpoints.pickles import PickleError
 from vaeprobe.checkpoints.source import quoted
 from vaeprobe.decoder import Group
@@ -85,7 +85,7 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
             hint=f"write latents = {d}",
         )
     graph.rehearse(program, d)
-    notes = [*graph.notes, *layers_unused(bp)]
+    notes = [*graph.notes, *layers_unused(bp), *assumptions_of(bp)]
     if program.batch:
         notes.append(
             Finding(

@@ -693,6 +693,11 @@ def _notes(bp: Blueprint, weights: Weights) -> Iterator[Finding]:
             level="note",
             message=f"{' and '.join(sorted(half))} weights were cast up to float32",
         )
+    yield from assumptions_of(bp)
+
+
+def assumptions_of(bp: Blueprint) -> Iterator[Finding]:
+    """Yield what to say of a blueprint that rests on guesses."""
     if bp.assumptions:
         count = len(bp.assumptions)
         yield Finding(

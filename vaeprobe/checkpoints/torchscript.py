@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints import operators, torch_files
 from vaeprobe.checkpoints.archive import Archive
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.layers import Parts, layers_unused
+from vaeprobe.checkpoints.layers import Parts, assumptions_of, layers_unused
 from vaeprobe.checkpoints.pickles import Built, Global, interpret
 from vaeprobe.checkpoints.source import quoted
 from vaeprobe.checkpoints.tensors import TensorSpec, realise
@@ -82,7 +82,7 @@ def read(
             "the archive holds no module with a `forward`", hint="torch.jit.save a module, not a function"
         )
     bp = blueprint or Blueprint()
-    notes.extend(layers_unused(bp))
+    notes.extend((*layers_unused(bp), *assumptions_of(bp)))
     asked = latent_dim or bp.latent_dim
     script = Script(library, root, tensors)
     d, row, inferred = _latents(script, asked)
