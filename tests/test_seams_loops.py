@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import maps
 from vaeprobe.decoder import Decoder
 from vaeprobe.seams import loop_defects
 from vaeprobe.seams.fields import DenseField, follow
 from vaeprobe.seams.loops import closure_defects
+
+import maps
 
 POINTS = torch.tensor([[0.3, -0.4, 0.8], [1.1, 0.2, -0.5]], dtype=torch.float64)
 
