@@ -167,6 +167,10 @@ CODES: dict[str, Meaning] = {
         "Some seams end at the step limit.",
         "Raise --tolerance, or use --scheme rough.",
     ),
+    "trace-not-reproducible": Meaning(
+        "Seams traced back to their start miss it by more than 0.05: single paths depend on the tolerance.",
+        "Read the means over seams. A smaller --tolerance or a shorter --length brings paths back; on a network with many kinks the directions change by jumps.",
+    ),
     "trace-collapse": Meaning(
         "Some seams stop where the output no longer changes along them.",
         "Nothing: there is no density to follow there.",
