@@ -18,7 +18,7 @@ from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import UsageError
 from vaeprobe.latents import Given
 from vaeprobe.probes.base import judge
-from vaeprobe.probes.trace import METRICS, Trace, Traced, parse_components
+from vaeprobe.probes.trace import METRICS, Trace, TraceResult, parse_components
 from vaeprobe.render.pixels import Pixels
 from vaeprobe.report import Svg
 
@@ -27,13 +27,13 @@ import maps
 SPECS = {spec.id: spec for spec in METRICS}
 
 
-def trace(map: maps.ExactMap, **settings: object) -> Traced:
+def trace(map: maps.ExactMap, **settings: object) -> TraceResult:
     near = 0.4 * np.random.default_rng(0).standard_normal((3, map.latent_dim))
     small = {"latents": Given(torch.from_numpy(near)), "length": 0.8, "radius": 2.0, "samples": 3}
     return Trace(**{**small, **settings}).measure(maps.decoder(map))  # type: ignore[arg-type]
 
 
-def value(result: Traced, name: str) -> float:
+def value(result: TraceResult, name: str) -> float:
     found = result[f"trace.{name}"].value
     assert isinstance(found, (int, float)), result[f"trace.{name}"].reason
     return float(found)
@@ -162,7 +162,7 @@ def test_files(tmp_path: Path) -> None:
         assert arrays["traversal_t"][2] == 0
         middle = arrays["traversal_seam_x"][:, 2]
         assert np.allclose(middle, arrays["traversal_axis_x"][:, 2]), "both pass through the start"
-        documented = (Traced.save_paths.__doc__ or "") + (type(result.paths).arrays.__doc__ or "")
+        documented = (TraceResult.save_paths.__doc__ or "") + (type(result.paths).arrays.__doc__ or "")
         assert all(name.removeprefix("event_") in documented for name in arrays.files)
     strip = result.strip()
     assert strip.shape[0] == 2 + 2 * (6 + 2), "two rows of 6 pixels, gaps of 2"

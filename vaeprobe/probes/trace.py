@@ -199,7 +199,7 @@ METRICS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Traced(Result):
+class TraceResult(Result):
     """What `trace` returns.
 
     Attributes:
@@ -547,7 +547,7 @@ class Trace(Probe):
         None, help="Write the net of seams (two latents) to an SVG file.", metavar="FILE", panel="Files"
     )
 
-    def measure(self, decoder: Decoder) -> Traced:
+    def measure(self, decoder: Decoder) -> TraceResult:
         """Return the seams through the starting points.
 
         Raises:
@@ -605,7 +605,7 @@ class Trace(Probe):
         metrics = _metrics(paths, loops, misses, self.seed)
         verdict, summary = _verdict(metrics, paths, self.source().describe() if self.row is None else "")
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
-        return Traced(
+        return TraceResult(
             metrics=metrics,
             verdict=verdict,
             summary=summary,

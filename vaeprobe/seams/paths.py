@@ -183,11 +183,6 @@ class Seam:
         """Return the unit tangents at the nodes nearest to arc lengths t (c,), shape (c, k)."""
         return self.v[(self.t[None, :] - t[:, None]).abs().argmin(1)]
 
-    def samples(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return equally spaced arc lengths (count,) and the latents there (count, latent)."""
-        t = torch.linspace(float(self.t[0]), float(self.t[-1]), count, dtype=torch.float64)
-        return t, self.at(t)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Paths(Sequence[Seam]):
