@@ -6,8 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
+# many small operations: threads that wait for each other make them up to thirty times slower
+torch.set_num_threads(1)
 settings.register_profile("vaeprobe", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("vaeprobe")
 

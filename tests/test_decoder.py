@@ -150,3 +150,30 @@ def test_an_encoder_checks_shapes() -> None:
         encoder(torch.zeros(2, 5))
     with pytest.raises(ContractError, match="not twice"):
         Encoder(lambda x: (x, x), latent_dim=2)(torch.zeros(2, 3))
+
+
+def test_a_gaussian_is_measured_on_the_mean() -> None:
+    # the natural parameter of a Gaussian is its mean: logits have no part in it
+    from vaeprobe.geometry.jacobian import gram
+    from vaeprobe.likelihoods import Bernoulli, Gaussian, Poisson
+
+    W = torch.tensor([[1.0, 2.0], [0.5, -1.0], [3.0, 0.1]], dtype=torch.float64)
+    decoder = Decoder(
+        lambda z: torch.sigmoid(z @ W.T), latent_dim=2, natural=lambda z: z @ W.T, likelihood="bernoulli"
+    )
+    z = torch.tensor([[0.3, -0.2], [1.0, 0.5]], dtype=torch.float64)
+    p = decoder(z)
+    variance = p * (1 - p)
+    J = variance[:, :, None] * W
+    torch.testing.assert_close(gram(decoder, z, likelihood=Gaussian(0.5)), 2 * J.mT @ J)
+    torch.testing.assert_close(gram(decoder, z, likelihood=Bernoulli()), W.T @ (variance[:, :, None] * W))
+    torch.testing.assert_close(gram(decoder, z, likelihood=Poisson()), J.mT @ (J / p[:, :, None]))
+
+
+def test_one_output_without_an_axis_of_its_own() -> None:
+    from vaeprobe.geometry.jacobian import gram
+
+    decoder = Decoder(lambda z: (z**2).sum(1), latent_dim=3)
+    z = torch.ones(2, 3, dtype=torch.float64)
+    assert decoder.flat(z).shape == (2, 1)
+    torch.testing.assert_close(gram(decoder, z), torch.full((2, 3, 3), 4.0, dtype=torch.float64))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.intervals import stream
-from vaeprobe.likelihoods import Parameter
+from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.report import Artifact, Finding
 
 __all__ = ["Decoder", "Encoder", "Group"]
@@ -161,7 +161,7 @@ class Decoder:
 
     def flat(self, z: Tensor) -> Tensor:
         """Return the outputs as rows, shape (n, data_dim)."""
-        return self(z).flatten(1)
+        return self(z).reshape(len(z), -1)
 
     def natural_flat(self, z: Tensor) -> Tensor:
         """Return the natural parameters as rows, shape (n, data_dim), where they are known.
@@ -173,12 +173,22 @@ class Decoder:
             return self.flat(z)
         if self.natural is None:
             raise UsageError("the natural parameter of this decoder is not known")
-        return self._pick(self.natural(z.to(device=self.device, dtype=self.dtype))).flatten(1)
+        return self._pick(self.natural(z.to(device=self.device, dtype=self.dtype))).reshape(len(z), -1)
 
     @property
     def has_natural(self) -> bool:
         """Whether `natural_flat` can be called."""
         return self.parameter == "natural" or self.natural is not None
+
+    def natural_for(self, likelihood: Likelihood | None) -> bool:
+        """Whether a likelihood's metric is taken on the natural parameter rather than on the output.
+
+        Not for a Gaussian, whose natural parameter is its mean, nor where the last activation belongs to
+        another likelihood (the logits of a Bernoulli are no log-rates).
+        """
+        if likelihood is None or likelihood.name == "gaussian":
+            return False
+        return self.has_natural and self.likelihood in (None, likelihood.name)
 
     @property
     def data_dim(self) -> int:

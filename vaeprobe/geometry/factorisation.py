@@ -336,7 +336,7 @@ class _Sample:
         """Return `changes` and `sizes` for that many rows at least."""
         start, stop = len(self.changes), min(rows, len(self.z))
         if start < stop:
-            natural = self.likelihood is not None and self.decoder.has_natural
+            natural = self.decoder.natural_for(self.likelihood)
             z, partner = self.z[start:stop], self.partner[start:stop]
             more = jacobian_variation(self.decoder, z, partner, self.R, natural=natural, chunk=self.chunk)
             self.changes = torch.cat([self.changes, more[0]])
@@ -678,7 +678,7 @@ def _smoothness(sample: _Sample, order: Literal[1, 2]) -> Smoothness:
     a, b = sample.z[:rows], sample.partner[:rows].clone()
     codes = [i for i in range(a.shape[1]) if i not in set(sample.decoder.continuous)]
     b[:, codes] = a[:, codes]
-    natural = sample.likelihood is not None and sample.decoder.has_natural
+    natural = sample.decoder.natural_for(sample.likelihood)
     return smoothness(sample.decoder, a, b, u, natural=natural, order=order)
 
 

@@ -65,7 +65,7 @@ def gram(
     Raises:
         ResourceError: the Jacobian at a single latent is too large to hold.
     """
-    natural = likelihood is not None and decoder.has_natural
+    natural = decoder.natural_for(likelihood)
     f, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
     choice = choose(decoder, natural=natural)
     bytes_at_one = decoder.data_dim * len(basis) * x.itemsize

@@ -66,7 +66,7 @@ def frozen_lengths(
     Args:
         R: orthonormal directions as columns, shape (k, a).
     """
-    natural = likelihood is not None and decoder.has_natural
+    natural = decoder.natural_for(likelihood)
     columns = []
     for r in R.T:
         lengths = []

@@ -237,7 +237,7 @@ def metric_derivatives(
     Raises:
         RuntimeError, NotImplementedError: an operation of the decoder has no such derivative.
     """
-    natural = likelihood is not None and decoder.has_natural
+    natural = decoder.natural_for(likelihood)
     f = decoder.natural_flat if natural else decoder.flat
     k = len(latents)
     basis = torch.eye(decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)[latents]

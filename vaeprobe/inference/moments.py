@@ -95,10 +95,11 @@ def log_density_and_score(
         x: data, shape (n, ...), as many numbers a row as the decoder's output.
         z: latents, shape (n, latent_dim).
     """
-    parameter = "natural" if decoder.has_natural else decoder.parameter
+    natural = decoder.natural_for(likelihood)
+    parameter = "natural" if natural else decoder.parameter
     leaf = z.to(device=decoder.device, dtype=decoder.dtype).detach().requires_grad_(True)
     with torch.enable_grad(), differentiable_kernels():
-        y = (decoder.natural_flat(leaf) if decoder.has_natural else decoder.flat(leaf)).double()
+        y = (decoder.natural_flat(leaf) if natural else decoder.flat(leaf)).double()
         value = likelihood.log_density(x.flatten(1).to(y), y, parameter)
         (gradient,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach().cpu(), gradient[:, decoder.continuous].double().cpu()

@@ -10,9 +10,11 @@ inside `measure`, and under TYPE_CHECKING for annotations.
 
 from __future__ import annotations
 
+import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import Field, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vaeprobe.errors import UsageError, did_you_mean
@@ -52,6 +54,14 @@ def option(
     return field(default=default, metadata={"option": meta})
 
 
+def field_type(cls: type[Probe], field: Field[Any]) -> Any:
+    """Return the type of a probe's field, whose annotation is text, in the namespace of the class that declares it."""
+    if not isinstance(field.type, str):
+        return field.type
+    owner = next(c for c in cls.__mro__ if field.name in inspect.get_annotations(c))
+    return eval(field.type, dict(vars(sys.modules[owner.__module__])))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe(ABC):
     """Settings that all probes share.
@@ -68,6 +78,8 @@ class Probe(ABC):
 
     NAME: ClassVar[str]
     METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
+    # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
+    SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
 
     samples: int = option(256, help="Latents to draw.", min=2, names=("--samples", "-n"), panel="Sampling")
     latents: Any = option(
@@ -126,7 +138,7 @@ class Probe(ABC):
             UsageError: the outputs cannot be the likelihood's means.
         """
         likelihood = self.metric_likelihood()
-        if likelihood is None or likelihood.name == "gaussian" or decoder.has_natural:
+        if likelihood is None or likelihood.name == "gaussian" or decoder.natural_for(likelihood):
             return ()
         import torch
 

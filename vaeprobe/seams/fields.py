@@ -155,7 +155,7 @@ class IterativeField:
     def apply(self, z: Tensor, Q: Tensor) -> Tensor:
         """Return G Q, shape (P, k, c), for Q of shape (P, k, c)."""
         self.products += Q.shape[2]
-        natural = self.likelihood is not None and self.decoder.has_natural
+        natural = self.decoder.natural_for(self.likelihood)
         y, JQ = pushforward(self.decoder, z, Q.permute(2, 0, 1), natural=natural)
         if self.likelihood is not None:
             weight = self.likelihood.weight(y.double(), "natural" if natural else self.decoder.parameter)

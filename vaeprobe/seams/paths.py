@@ -327,7 +327,7 @@ def trace_paths(
     prior = prior_radius(k)
     radii = (norms + 1).clamp_min(prior) if radius is None else torch.full_like(norms, radius)
     radius = prior if radius is None else float(radius)
-    natural = likelihood is not None and decoder.has_natural
+    natural = decoder.natural_for(likelihood)
     how = SCHEMES[scheme or smoothness(decoder, z0, natural=natural).scheme]
     if length is None:
         length = radius if how.name == "rough" else 2 * np.pi * radius
