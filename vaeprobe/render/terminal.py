@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+from collections import Counter
 from collections.abc import Iterable
 from typing import IO
 
@@ -112,9 +113,13 @@ def _titled(title: str, body: RenderableType, note: str = "") -> RenderableType:
 
 
 class _MetricsView:
-    """Metrics with their intervals, an undefined one with its reason; ids where the console is wide."""
+    """Metrics with their intervals; ids where the console is wide.
+
+    An undefined metric shows its reason; several that share one are named together below the table.
+    """
 
     WIDE = 110
+    SHARED = 3
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self.metrics = list(metrics)
@@ -124,9 +129,14 @@ class _MetricsView:
 
         specs = metric_specs()
         wide = target.width >= self.WIDE
+        reasons = Counter(m.reason for m in self.metrics if m.value is None)
+        together: dict[str, list[str]] = {r: [] for r, n in reasons.items() if r and n >= self.SHARED}
         table = _grid(["metric", "value", "95 % interval", "", *(["id"] if wide else [])], right=[1])
         for metric in self.metrics:
             spec = specs.get(metric.id) or MetricSpec(id=metric.id, title=metric.id)
+            if metric.value is None and metric.reason in together:
+                together[metric.reason].append(spec.title)
+                continue
             unit = metric.unit or spec.unit
             row = [
                 Text(clean(spec.title)),
@@ -140,6 +150,9 @@ class _MetricsView:
                 row.append(Text(metric.id, style="dim"))
             table.add_row(*row)
         yield table
+        for reason, titles in together.items():
+            names = clean(", ".join(titles))
+            yield Text.assemble(("undefined", "yellow"), (f" ({clean(reason)}): {names}", "dim"))
 
 
 def check_table(checks: Iterable[Check]) -> RenderableType:
