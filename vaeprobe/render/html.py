@@ -185,7 +185,7 @@ def bars_svg(section: Bars) -> str:
         x = gutter + abs(section.mark) / top * width
         out.append(
             f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{total - 16}" stroke="{COLORS[4]}" stroke-dasharray="4 3"/>'
-            f'<text x="{x:.1f}" y="{total - 3}" text-anchor="middle">{escape(section.mark_label)} '
+            f'<text x="{gutter}" y="{total - 3}">┆ {escape(section.mark_label)} '
             f"{escape(number(section.mark))}</text>"
         )
     return "".join(out) + "</svg>"
