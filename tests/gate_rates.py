@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from vaeprobe.decoder import Decoder
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.policy import Policy, Rule
@@ -48,7 +49,7 @@ class Simulated(Gate):
 
     seed: int
 
-    def _measure(self, probe: str, decoder: Decoder, samples: int) -> Result:
+    def _measure(self, probe: str, decoder: Decoder, samples: int, wanted: object) -> Result:
         values = MEAN + SPREAD * np.random.default_rng(self.seed).standard_normal(samples)
         metric = Metric(id=CONTRAST, value=float(values.mean()), n=samples)
         return Drawn(metrics={CONTRAST: metric}, values=values.tolist())

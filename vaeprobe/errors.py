@@ -19,6 +19,7 @@ __all__ = [
     "UnsafeError",
     "UsageError",
     "VaeprobeError",
+    "bug",
     "did_you_mean",
 ]
 
@@ -84,6 +85,14 @@ class ResourceError(VaeprobeError):
 
     exit_code = 6
     code = "resources"
+
+
+def bug(error: Exception) -> VaeprobeError:
+    """Return an exception that nobody foresaw as an error (exit code 70)."""
+    return VaeprobeError(
+        f"this is a bug of vaeprobe, not of your input: {type(error).__name__}: {error}",
+        hint="run again with VAEPROBE_DEBUG=1 and report the traceback",
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gate_rates import limits, regressions
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.policy import Rule
 from vaeprobe.gate.run import looks_of
+
+from gate_rates import limits, regressions
 
 CONTRAST = "orthogonality.ima_contrast"
 

@@ -115,7 +115,7 @@ def regression(margin: float, relative: bool = True) -> Policy:
 
 def test_a_small_regression_is_seen_only_by_pairing() -> None:
     policy = regression(0.02)
-    record = Gate(policy=policy).record(decoder(0.3))
+    record = Gate(policy=policy).record("m.pt", decoder(0.3))
     worse = check(
         policy, decoder(0.306, "b" * 64), baseline={"m.pt": record}
     )  # the contrast rises by about 4 %
@@ -130,7 +130,7 @@ def test_a_small_regression_is_seen_only_by_pairing() -> None:
 
 def test_the_same_artifact_is_said() -> None:
     policy = regression(0.0)
-    record = Gate(policy=policy).record(decoder())
+    record = Gate(policy=policy).record("m.pt", decoder())
     report = check(policy, baseline={"m.pt": record})
     assert report.exit_code == 0
     assert "same-artifact" in [f.code for f in report.findings]
@@ -138,7 +138,7 @@ def test_the_same_artifact_is_said() -> None:
 
 def test_another_method_is_refused() -> None:
     policy = regression(0.02)
-    record = Gate(policy=policy).record(decoder())
+    record = Gate(policy=policy).record("m.pt", decoder())
     other = replace(policy, settings={"orthogonality": {"seed": 1}})
     with pytest.raises(UsageError, match=r"another method .*seed 0 -> 1"):
         check(other, baseline={"m.pt": record})
@@ -146,7 +146,7 @@ def test_another_method_is_refused() -> None:
 
 def test_what_a_baseline_cannot_answer_is_said() -> None:
     policy = regression(0.02)
-    record = Gate(policy=policy).record(decoder())
+    record = Gate(policy=policy).record("m.pt", decoder())
     with pytest.raises(UsageError, match="none was given"):
         check(policy)
     with pytest.raises(UsageError, match="holds nothing about"):

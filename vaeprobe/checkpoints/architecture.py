@@ -47,9 +47,15 @@ def given(blueprint: Given, file: Path) -> Blueprint | None:
 
 
 def beside(file: Path) -> Blueprint | None:
-    """Return the blueprint `model.pt.toml`, `model.blueprint.toml` or `model.toml` beside `model.pt`, if any."""
+    """Return the blueprint that stands beside a file, if any."""
+    path = path_beside(file)
+    return None if path is None else _read(path)
+
+
+def path_beside(file: Path) -> Path | None:
+    """Return `model.pt.toml`, `model.blueprint.toml` or `model.toml` beside `model.pt`, if there is one."""
     names = (f"{file.name}.toml", f"{file.stem}.blueprint.toml", f"{file.stem}.toml")
-    return next((_read(path) for path in map(file.with_name, names) if path.is_file()), None)
+    return next((path for path in map(file.with_name, names) if path.is_file()), None)
 
 
 def _read(path: Path) -> Blueprint:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-from vaeprobe.errors import VaeprobeError
-
-BUG = "this is a bug of vaeprobe, not of your input"
+from vaeprobe.errors import VaeprobeError, bug
 
 
 class Terminated(BaseException):
@@ -67,10 +65,7 @@ def run(arguments: Sequence[str]) -> int:
             return usage.exit_code
         if os.environ.get("VAEPROBE_DEBUG"):
             raise
-        wrapped = VaeprobeError(
-            f"{BUG}: {type(error).__name__}: {error}",
-            hint="run again with VAEPROBE_DEBUG=1 and report the traceback",
-        )
+        wrapped = bug(error)
         output.error(wrapped, arguments)
         return wrapped.exit_code
     finally:

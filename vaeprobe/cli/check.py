@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import glob
 import hashlib
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
@@ -17,14 +20,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from vaeprobe._version import __version__
 from vaeprobe.cli import options, output
 from vaeprobe.cli.probe_commands import load
-from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.errors import InputError, ResourceError, UsageError, did_you_mean
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import policy as policies
 from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Policy
 from vaeprobe.gate.run import Gate
+from vaeprobe.render.text import clean
 
 GateFormat = Literal["text", "json", "jsonl", "markdown", "junit", "sarif", "github", "gitlab"]
 GATE = "Gate"
@@ -100,7 +105,7 @@ def check(
     A policy is `vaeprobe.toml`; rules name metrics (`vaeprobe explain` lists them), and each metric knows
     its better direction.  Sampling grows until every rule is decided.
     """
-    policy = _policy(config, rule or [])
+    policy = _policy(config, rule or [], needed=not update_baseline)
     targets = _targets(models or [], policy)
     reports = [_report_target(text) for text in report or []]
     loading = {
@@ -110,7 +115,7 @@ def check(
     }  # fmt: skip
     if update_baseline:
         return _update(policy, targets, baseline or Path("vaeprobe-baseline.json"), loading, no_progress)
-    gate = Gate(policy=policy, baseline=None if baseline is None else baselines.read(baseline))
+    gate = Gate(policy=policy, baseline=None if baseline is None else _baseline(baseline))
     chosen: GateFormat = "json" if json_ else format
     digest = _digest(policy, baseline, loading)
     streaming = chosen == "jsonl" and out is None
@@ -121,7 +126,7 @@ def check(
             if streaming:
                 from vaeprobe.render.gate import jsonl
 
-                sys.stdout.write(jsonl.model_line(model, digest))
+                sys.stdout.write(jsonl.model_line(model))
                 sys.stdout.flush()
     order = {target: k for k, target in enumerate(targets)}
     finished = GateReport(
@@ -142,8 +147,14 @@ def check(
 # -- what to check --------------------------------------------------------------------------------
 
 
-def _policy(config: Path | None, rules: Sequence[str]) -> Policy:
+def _policy(config: Path | None, rules: Sequence[str], *, needed: bool) -> Policy:
     path = config or policies.find(Path.cwd())
+    if path is None and not rules and needed:
+        raise UsageError(
+            f"nothing to check by: there is no {policies.POLICY_FILE} here or above, and no --rule",
+            hint="try --rule orthogonality.mean_abs_cosine=0.2, or write that under [check.rules] in "
+            f'{policies.POLICY_FILE}: "orthogonality.mean_abs_cosine" = 0.2',
+        )
     policy = policies.read(path) if path is not None else Policy(origin="command line")
     extra = dict(policy.rules)
     for text in rules:
@@ -163,9 +174,9 @@ def _policy(config: Path | None, rules: Sequence[str]) -> Policy:
 
 
 def _targets(models: Sequence[str], policy: Policy) -> list[str]:
-    """Return the files to check, globs expanded, each once, in order."""
-    root = Path(policy.origin).parent if policy.origin.endswith(".toml") else Path()
-    patterns = list(models) or [str(root / m) for m in policy.models]
+    """Return the files to check, globs expanded, each once, in order; those of the policy stand beside it."""
+    root = Path(policy.origin).parent
+    patterns = list(models) or [os.path.relpath(root / m) for m in policy.models]
     if not patterns:
         raise UsageError(
             "no model to check", hint="name one, or list them under [check] models in the policy"
@@ -194,18 +205,37 @@ def _report_target(text: str) -> tuple[str, Path]:
 
 
 def _digest(policy: Policy, baseline: Path | None, loading: dict[str, Any]) -> str:
-    """Return a hash of everything besides the model that an outcome depends on."""
-    body = policy.digest() + json.dumps(loading, sort_keys=True)
-    if baseline is not None:
-        body += hashlib.sha256(baseline.read_bytes()).hexdigest()
+    """Return a hash of everything besides the model's own files that an outcome depends on."""
+    body = __version__ + policy.digest() + json.dumps(loading, sort_keys=True, default=str)
+    if policy.waivers:
+        body += datetime.date.today().isoformat()
+    for path in (baseline, loading["blueprint"]):
+        body += _sha256(path)
     return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _sha256(path: Path | str | None) -> str:
+    """Return the hash of a file's bytes; empty where there is none."""
+    if path is None or not Path(path).is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _inputs(digest: str, target: str, sha256: str) -> str:
+    """Return a hash of all that the report on a model with bytes of this hash depends on."""
+    from vaeprobe.checkpoints.architecture import path_beside
+
+    return hashlib.sha256(f"{digest} {sha256} {_sha256(path_beside(Path(target)))}".encode()).hexdigest()
 
 
 # -- running ----------------------------------------------------------------------------------------
 
 
-def _check_one(gate: Gate, loading: dict[str, Any], model: str) -> ModelReport:
-    return gate.check(model, lambda path: load(Path(path), **loading))
+def _check_one(gate: Gate, loading: dict[str, Any], digest: str, model: str) -> ModelReport:
+    report = gate.check(model, lambda path: load(Path(path), **loading))
+    sha256 = report.artifact.sha256 if report.artifact else ""
+    return replace(report, inputs_sha256=_inputs(digest, model, sha256))
 
 
 def _run(
@@ -220,21 +250,15 @@ def _run(
     """Yield reports as they finish; finished ones are kept in, and taken from, the resume file."""
     from vaeprobe.progress import track
 
-    kept = {} if resume is None else _kept(resume, digest)
-    open_targets = []
-    for target in targets:
-        report = kept.get(target)
-        if report is not None and report.artifact is not None and report.artifact.sha256 == _sha256(target):
-            yield report
-        else:
-            open_targets.append(target)
-    one = partial(_check_one, gate, loading)
-    stream = (
-        map(one, open_targets) if jobs == 1 or len(open_targets) < 2 else _parallel(one, open_targets, jobs)
-    )
-    for report in track(stream, "checking models", len(open_targets)):
-        if resume is not None:
-            _keep(resume, report, digest)
+    kept = {} if resume is None else _kept(resume)
+    finished = {t: kept[t] for t in targets if t in kept and _stands(kept[t], digest)}
+    fresh = [target for target in targets if target not in finished]
+    one = partial(_check_one, gate, loading, digest)
+    stream = map(one, fresh) if jobs == 1 or len(fresh) < 2 else _parallel(one, fresh, jobs)
+    reports = itertools.chain(finished.values(), stream)
+    for report in track(reports, "checking models", len(targets)):
+        if resume is not None and report.model not in finished:
+            _keep(resume, report)
         yield report
         if fail_fast and report.exit_code != 0:
             return
@@ -246,54 +270,66 @@ def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> I
     try:
         for future in as_completed([pool.submit(one, target) for target in targets]):
             yield future.result()
+    except BrokenProcessPool:
+        raise ResourceError(
+            "a worker process was killed, most likely for want of memory", hint="fewer --jobs"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _sha256(path: str) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
+def _stands(report: ModelReport, digest: str) -> bool:
+    """Whether a kept report would come out the same today."""
+    return report.failure is None and report.inputs_sha256 == _inputs(
+        digest, report.model, _sha256(report.model)
+    )
 
 
-def _kept(path: Path, digest: str) -> dict[str, ModelReport]:
-    """Return the finished models of a resume file judged under the same policy; a torn last line is dropped."""
+def _kept(path: Path) -> dict[str, ModelReport]:
+    """Return the latest report of each model in a resume file; a torn last line is cut off."""
     if not path.exists():
         return {}
     out: dict[str, ModelReport] = {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        if lines[-1]:
-            path.write_text("\n".join([*lines[:-1], ""]), encoding="utf-8")
-        for line in lines[:-1]:
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]
+        for line in whole.splitlines():
             body = json.loads(line)
-            if body["kind"] == "model" and body["policy_sha256"] == digest:
+            if body["kind"] == "model":
                 report = ModelReport.from_dict(body)
                 out[report.model] = report
+        if whole != text:
+            output.write_atomically(path, partial(_text_to, text=whole))
     except OSError as error:
         raise InputError(f"cannot read `{path}`: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
         raise InputError(
             f"`{path}` is no result file of vaeprobe", hint="name a new file for --resume"
         ) from None
     return out
 
 
-def _keep(path: Path, report: ModelReport, digest: str) -> None:
+def _keep(path: Path, report: ModelReport) -> None:
     from vaeprobe.render.gate import jsonl
 
-    line = jsonl.model_line(report, digest).encode()
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        try:
-            os.write(handle, line)
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(jsonl.model_line(report))
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise UsageError(f"cannot write `{path}`: {error.strerror}") from None
+
+
+def _baseline(path: Path) -> dict[str, baselines.Record]:
+    """Return a baseline's records; its paths are relative to its own folder, so that it serves any checkout."""
+    return {_relative(path.parent / model, Path()): r for model, r in baselines.read(path).items()}
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _update(
@@ -303,13 +339,14 @@ def _update(
     from vaeprobe.progress import track
 
     gate = Gate(policy=policy)
-    records = baselines.read(path) if path.exists() else {}
+    records = baselines.read(path) if path.is_file() else {}
     with output.progress_bar(not no_progress):
         for target in track(targets, "measuring the baseline"):
-            records[Path(target).as_posix()] = gate.record(load(Path(target), **loading))
+            record = gate.record(target, load(Path(target), **loading))
+            records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
     output.write_atomically(path, lambda temporary: _text_to(temporary, text))
-    print(f"baseline `{path}`: {len(targets)} models measured, {len(records)} in all", file=sys.stderr)
+    print(f"baseline {clean(path)}: {len(targets)} measured, {len(records)} in all", file=sys.stderr)
     return 0
 
 
@@ -337,8 +374,11 @@ def _write(
         output.write_atomically(path, partial(_text_to, text=renderer(name)(report)))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and (format == "github" or any(name == "github" for name, _ in reports)):
-        with open(summary, "a", encoding="utf-8") as file:
-            file.write(markdown.render(report))
+        try:
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(markdown.render(report))
+        except OSError as error:
+            raise UsageError(f"cannot write the job summary `{summary}`: {error.strerror}") from None
     if streaming:
         sys.stdout.write(jsonl.end_line(report))
     elif out is not None:

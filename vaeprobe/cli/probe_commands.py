@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from vaeprobe.cli import options, output
-from vaeprobe.errors import VaeprobeError
 from vaeprobe.probes import metric_specs, probe_class
-from vaeprobe.probes.base import Probe, judge
+from vaeprobe.probes.base import Probe, field_type, judge
 from vaeprobe.report import Result
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
@@ -66,7 +65,7 @@ def probe_command(name: str) -> Callable[..., int]:
     parameters = [
         inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=options.ModelPath)
     ]
-    parameters += [_field_parameter(cls, f) for f in fields.values()]
+    parameters += [_field_parameter(cls, f) for f in fields.values() if f.name not in cls.HIDDEN]
     parameters += [
         inspect.Parameter(
             _python_name(flag),
@@ -123,7 +122,9 @@ def _limit_help(id: str) -> str:
 
 def _field_parameter(cls: type[Probe], f: dataclasses.Field[Any]) -> inspect.Parameter:
     meta: Mapping[str, Any] = f.metadata.get("option", {})
-    annotation = _annotation(cls, f)
+    annotation = field_type(cls, f)
+    if annotation is Any:
+        annotation = str | None  # anything richer is text on the command line
     flags = list(meta.get("names") or [f"--{f.name.replace('_', '-')}"])
     option = typer.Option(
         *flags,
@@ -136,17 +137,3 @@ def _field_parameter(cls: type[Probe], f: dataclasses.Field[Any]) -> inspect.Par
     )
     default = None if f.default is dataclasses.MISSING else f.default
     return inspect.Parameter(f.name, KEYWORD, default=default, annotation=Annotated[annotation, option])
-
-
-def _annotation(cls: type[Probe], f: dataclasses.Field[Any]) -> Any:
-    """Return the type of a field as Typer understands it; anything richer is text on the command line."""
-    if not isinstance(f.type, str):
-        return f.type
-    for owner in cls.__mro__:
-        if f.name in inspect.get_annotations(owner):
-            namespace = vars(sys.modules[owner.__module__])
-            break
-    else:  # pragma: no cover - a field has an owner
-        raise VaeprobeError(f"field `{f.name}` of {cls.__name__} has no owner")
-    annotation = eval(f.type, dict(namespace))
-    return str | None if annotation is Any else annotation

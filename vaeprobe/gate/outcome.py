@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vaeprobe.gate.policy import Rule, Waiver
+from vaeprobe.gate.policy import FORMAT, Rule, Waiver
 from vaeprobe.report import SCHEMA_VERSION, Artifact, Finding, Metric, Status
 
 # several inputs exit with the worst code, in this order
@@ -48,21 +48,25 @@ class Outcome:
     def message(self) -> str:
         """Return the outcome in one sentence."""
         metric = self.metric
+        if self.rule.metric == FORMAT:
+            return f"the format {metric.reason}" + self._waived
         if self.rule.limit is None and metric.value is not None:
             what = f"changed by {float(_number(metric)):+.4g} (positive is worse)"
         else:
             what = "is undefined" if metric.value is None else f"is {float(_number(metric)):.4g}"
         text = f"{self.rule.metric} {what}"
         if metric.ci:
-            text += f" [{metric.ci[0]:.4g}, {metric.ci[1]:.4g}]"
-        text += f"; the rule asks for {self.rule.describe()}"
+            text += f" [{metric.ci[0]:.3g}, {metric.ci[1]:.3g}]"
+        text += f", rule: {self.rule.describe()}"
         if metric.reason:
             text += f"; {metric.reason}"
         if self.status == "inconclusive":
             text += f"; {metric.n} samples do not decide it"
-        if self.waiver:
-            text += f"; waived until {self.waiver.expires}: {self.waiver.reason}"
-        return text
+        return text + self._waived
+
+    @property
+    def _waived(self) -> str:
+        return f"; waived until {self.waiver.expires}: {self.waiver.reason}" if self.waiver else ""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -115,7 +119,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReport:
-    """All outcomes of one model."""
+    """All outcomes of one model.
+
+    Attributes:
+        inconclusive: how the policy counts a rule that is undecided.
+        inputs_sha256: hash of all that the outcomes depend on, by which an interrupted run resumes; may be empty.
+    """
 
     model: str
     artifact: Artifact | None = None
@@ -123,6 +132,7 @@ class ModelReport:
     findings: Sequence[Finding] = ()
     failure: Failure | None = None
     inconclusive: str = "error"
+    inputs_sha256: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -152,6 +162,7 @@ class ModelReport:
             if self.failure is None
             else {"code": self.failure.code, "message": self.failure.message, "hint": self.failure.hint},
             "inconclusive": self.inconclusive,
+            "inputs_sha256": self.inputs_sha256,
             "exit_code": self.exit_code,
         }
 
@@ -166,6 +177,7 @@ class ModelReport:
             findings=tuple(Finding(**f) for f in body["findings"]),
             failure=error and Failure(**error, exit_code=int(body["exit_code"])),
             inconclusive=str(body["inconclusive"]),
+            inputs_sha256=str(body["inputs_sha256"]),
         )
 
 

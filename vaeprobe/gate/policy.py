@@ -43,10 +43,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args, get_origin
 
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.probes import PROBES, metric_specs, probe_class
+from vaeprobe.probes.base import field_type
 from vaeprobe.report import MetricSpec
 
 Side = Literal["max", "min"]
@@ -54,6 +55,7 @@ RuleLevel = Literal["error", "warning"]
 Undecided = Literal["error", "warning", "pass"]
 
 POLICY_FILE = "vaeprobe.toml"
+FORMAT = "artifact.format"  # the check that `formats` asks for; no probe measures it
 TRUST = frozenset({"arch", "allow-code", "allow_code", "submodule", "trust", "device"})
 CHECK_KEYS = (
     "models", "samples", "max-samples", "confidence", "inconclusive", "formats", "rules", "overrides", "waivers",
@@ -83,6 +85,8 @@ class Rule:
 
     def describe(self) -> str:
         """Return the rule in a few words."""
+        if self.metric == FORMAT:
+            return "an accepted format"
         if self.limit is not None:
             return f"{'at most' if self.side == 'max' else 'at least'} {self.limit:g}"
         size = f"{100 * (self.regression or 0):g} %" if self.relative else f"{self.regression:g}"
@@ -144,9 +148,9 @@ class Policy:
 
 
 def matches(model: str, pattern: str) -> bool:
-    """Whether a path matches a glob, as written or by its name alone."""
+    """Whether a path, or the end of one after a slash, matches a glob."""
     path = Path(model).as_posix()
-    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(Path(path).name, pattern)
+    return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"*/{pattern}")
 
 
 def probe_of(metric: str) -> str | None:
@@ -167,7 +171,7 @@ def find(start: Path) -> Path | None:
         if path.is_file():
             return path
         project = folder / "pyproject.toml"
-        if project.is_file() and "vaeprobe" in _toml(project).get("tool", {}):
+        if project.is_file() and _tool(_toml(project)):
             return project
     return None
 
@@ -181,8 +185,15 @@ def read(path: Path) -> Policy:
     """
     tables = _toml(path)
     if path.name == "pyproject.toml":
-        tables = tables.get("tool", {}).get("vaeprobe", {})
+        tables = _tool(tables)
     return parse(tables, origin=str(path))
+
+
+def _tool(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our tables of a pyproject.toml."""
+    tool = tables.get("tool")
+    own = tool.get("vaeprobe") if isinstance(tool, dict) else None
+    return own if isinstance(own, dict) else {}
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -194,6 +205,8 @@ def _toml(path: Path) -> dict[str, Any]:
         raise InputError(f"the policy `{path}` is no UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the policy `{path}` is no TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"the policy `{path}` is nested too deeply") from None
 
 
 def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
@@ -335,7 +348,7 @@ def _waiver(body: Any, origin: str) -> Waiver:
         raise UsageError(f"{where}: expires must be a date", hint="write expires = 2027-01-31")
     if not str(table["reason"]).strip():
         raise UsageError(f"{where}: a waiver needs a reason")
-    known = [id for id in metric_specs() if probe_of(id)]
+    known = [FORMAT, *(id for id in metric_specs() if probe_of(id))]
     if not any(fnmatch.fnmatch(id, str(table["rule"])) for id in known):
         raise UsageError(
             f"{where}: no metric matches `{table['rule']}`", hint=did_you_mean(str(table["rule"]), known)
@@ -349,16 +362,54 @@ def _waiver(body: Any, origin: str) -> Waiver:
 
 
 def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
+    """Return the settings of a probe; paths are relative to the policy's folder."""
     where = f"{origin}: [{name}]"
-    table = _table(body, where)
-    fields = [f.name for f in dataclasses.fields(probe_class(name))]
-    dashed = [f.replace("_", "-") for f in fields]
-    _known(table, [*fields, *dashed], where)
-    own = {"samples": "check.samples"}
-    for key in table:
-        if key in own:
-            raise UsageError(f"{where}: `{key}` is set for all probes", hint=f"move it to {own[key]}")
-    return {key.replace("-", "_"): value for key, value in table.items()}
+    cls = probe_class(name)
+    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls)}
+    table = {key.replace("_", "-"): value for key, value in _table(body, where).items()}
+    _known(table, tuple(fields), where)
+    if "samples" in table:
+        raise UsageError(f"{where}: `samples` is set for all probes", hint="move it to check.samples")
+    settings = {}
+    for key, value in table.items():
+        hint = field_type(cls, fields[key])
+        if Path in (hint, *get_args(hint)):
+            raise UsageError(f"{where}: `{key}` names a file to write, and the gate writes none but reports")
+        if not _fits(value, hint):
+            choices = [
+                c for part in (hint, *get_args(hint)) if get_origin(part) is Literal for c in get_args(part)
+            ]
+            expected = f"one of {', '.join(choices)}" if choices else _type_words(hint)
+            raise UsageError(
+                f"{where}: `{key}` takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices)
+            )
+        meta = fields[key].metadata.get("option", {})
+        low, high = meta.get("min"), meta.get("max")
+        if _is_number(value) and ((low is not None and value < low) or (high is not None and value > high)):
+            bounds = f"at least {low:g}" if high is None else f"between {low or 0:g} and {high:g}"
+            raise UsageError(f"{where}: `{key}` must be {bounds}, not {value}")
+        beside = Path(origin).parent / value if isinstance(value, str) else None
+        settings[fields[key].name] = str(beside) if beside is not None and beside.is_file() else value
+    return settings
+
+
+def _type_words(hint: Any) -> str:
+    """Return a type in words."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return " or ".join(words[part] for part in (hint, *get_args(hint)) if part in words)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value read from TOML is of a field's type."""
+    if hint is Any:
+        return isinstance(value, (str, int, float))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(value, part) for part in get_args(hint))
+    if hint is float:
+        return _is_number(value) and math.isfinite(value)
+    return type(value) is hint
 
 
 def _require(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:

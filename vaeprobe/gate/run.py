@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.errors import UsageError, VaeprobeError, bug
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
-from vaeprobe.gate.policy import Policy, Rule, probe_of
+from vaeprobe.gate.policy import FORMAT, Policy, Rule, probe_of
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.base import decoder_findings
 from vaeprobe.report import Artifact, Finding, Metric, Result, Status
@@ -55,6 +56,11 @@ class Gate:
                 model=model,
                 failure=Failure(code="resources", message="out of memory", hint="fewer samples", exit_code=6),
             )
+        except Exception as error:
+            # one model that meets a bug of ours must not cost the reports of the others
+            if os.environ.get("VAEPROBE_DEBUG"):
+                raise
+            return ModelReport(model=model, failure=failure_of(bug(error)))
 
     def check_decoder(self, model: str, decoder: Decoder) -> ModelReport:
         """Return what the policy says of a loaded decoder.
@@ -75,7 +81,12 @@ class Gate:
         waived = [self._waive(outcome, model, findings) for outcome in outcomes]
         if not waived:
             findings.append(
-                Finding(code="nothing-checked", level="warning", message="no rule applies to this model")
+                Finding(
+                    code="nothing-checked",
+                    level="warning",
+                    message="no rule applies to this model",
+                    hint="add one under [check.rules]; `vaeprobe explain` lists the metrics",
+                )
             )
         return ModelReport(
             model=model,
@@ -85,24 +96,34 @@ class Gate:
             inconclusive=self.policy.inconclusive,
         )
 
-    def record(self, decoder: Decoder) -> baselines.Record:
-        """Return what a baseline keeps of a decoder: every metric that is a mean over latents, at max-samples."""
+    def record(self, model: str, decoder: Decoder) -> baselines.Record:
+        """Return what a baseline keeps of a decoder: its metrics that are means over latents, at max-samples.
+
+        Probes are those of the model's rules; of their metrics, all but costly ones that no rule names.
+        """
         import numpy as np
 
         values: dict[str, Any] = {}
         methods: dict[str, Mapping[str, Any]] = {}
-        wanted = {probe_of(id) for rules in [self.policy.rules] for id in rules} or {"orthogonality"}
-        for name in sorted(p for p in wanted if p):
-            result = self._measure(name, decoder, self.policy.max_samples)
+        rules = self.policy.rules_for(model)
+        for name in sorted({p for p in map(probe_of, rules) if p} or {"orthogonality"}):
+            skipped = {id for _, ids in _savings(name, rules).values() for id in ids}
+            result = self._measure(name, decoder, self.policy.max_samples, rules)
             methods[name] = baselines.method_of(result.settings)
-            values |= {id: np.asarray(v, dtype=np.float64) for id, v in result.per_sample().items()}
+            values |= {
+                id: np.asarray(v, dtype=np.float64)
+                for id, v in result.per_sample().items()
+                if id not in skipped
+            }
         sha256 = decoder.artifact.sha256 if decoder.artifact else ""
         return baselines.Record(sha256=sha256, latent_dim=decoder.latent_dim, methods=methods, values=values)
 
     # -- the parts -----------------------------------------------------------------------------------
 
-    def _measure(self, probe: str, decoder: Decoder, samples: int) -> Result:
+    def _measure(self, probe: str, decoder: Decoder, samples: int, wanted: Iterable[str]) -> Result:
+        """Return what a probe measures; of its metrics, only the wanted ones can be relied on."""
         settings = dict(self.policy.settings.get(probe, {}))
+        settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
         return probe_class(probe)(samples=samples, **settings).measure(decoder)
 
     def _decide(
@@ -116,7 +137,7 @@ class Gate:
         n, looks = self.policy.samples, looks_of(self.policy.samples, self.policy.max_samples)
         level = 1 - (1 - self.policy.confidence) / looks
         while len(decided) < len(rules):
-            result = self._measure(probe, decoder, n)
+            result = self._measure(probe, decoder, n, limits.keys() - decided.keys())
             last = n >= self.policy.max_samples
             for id, rule in limits.items():
                 if id in decided:
@@ -135,7 +156,7 @@ class Gate:
         import numpy as np
 
         n = max((len(record.values[id]) for id in rules if id in record.values), default=2)
-        result = self._measure(probe, decoder, n)
+        result = self._measure(probe, decoder, n, rules)
         mine, theirs = baselines.method_of(result.settings), dict(record.methods.get(probe, {}))
         different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if different:
@@ -173,7 +194,7 @@ class Gate:
                 "a rule compares with a baseline, and none was given",
                 hint="add --baseline FILE, or --update-baseline first",
             )
-        record = self.baseline.get(Path(model).as_posix())
+        record = self.baseline.get(Path(os.path.relpath(model)).as_posix())
         if record is None:
             raise UsageError(
                 f"the baseline holds nothing about `{model}`", hint="add it with --update-baseline"
@@ -193,9 +214,9 @@ class Gate:
         if not self.policy.formats or artifact is None:
             return []
         good = artifact.format in self.policy.formats
-        rule = Rule(metric="artifact.format", side="max", limit=0)
+        rule = Rule(metric=FORMAT, side="max", limit=0)
         reason = f"{artifact.format} is {'' if good else 'not '}among {', '.join(self.policy.formats)}"
-        metric = Metric(id="artifact.format", value=int(not good), reason=reason)
+        metric = Metric(id=FORMAT, value=int(not good), reason=reason)
         return [Outcome(rule=rule, metric=metric, status="pass" if good else "fail", bound=0.0)]
 
     def _waive(self, outcome: Outcome, model: str, findings: list[Finding]) -> Outcome:
@@ -208,6 +229,12 @@ class Gate:
                 message = f"the waiver of {outcome.rule.metric} expired on {waiver.expires}: {waiver.reason}"
                 findings.append(Finding(code="waiver-expired", level="warning", message=message))
         return outcome
+
+
+def _savings(probe: str, wanted: Iterable[str]) -> dict[str, tuple[Any, frozenset[str]]]:
+    """Return the costly settings of a probe that no wanted metric depends on."""
+    read = set(wanted)
+    return {name: saving for name, saving in probe_class(probe).SAVINGS.items() if not saving[1] & read}
 
 
 def looks_of(first: int, last: int) -> int:
@@ -244,6 +271,8 @@ def hold(rule: Rule, metric: Metric) -> Outcome:
 
     if rule.limit is None:
         raise ValueError("a regression rule is held against a baseline")
+    if isinstance(metric.value, bool) or not isinstance(metric.value, (int, float, type(None))):
+        raise UsageError(f"`{metric.id}` is no number and takes no limit", hint="choose another metric")
     status: Status = Check(metric=metric, side=rule.side, limit=rule.limit).status
     return Outcome(rule=rule, metric=metric, status=status, bound=rule.limit)
 

@@ -80,6 +80,8 @@ class Probe(ABC):
     METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
     # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
     SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
+    # settings that this probe does not look at: no options of its command
+    HIDDEN: ClassVar[frozenset[str]] = frozenset()
 
     samples: int = option(256, help="Latents to draw.", min=2, names=("--samples", "-n"), panel="Sampling")
     latents: Any = option(
@@ -89,10 +91,13 @@ class Probe(ABC):
         panel="Sampling",
     )
     data: Any = option(
-        None, help="Data rows (.npy, .npz, .safetensors, .pt).", metavar="FILE", panel="Sampling"
+        None,
+        help="Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).",
+        metavar="FILE",
+        panel="Sampling",
     )
     seed: int = option(0, help="Seed of every draw.", min=0, panel="Sampling")
-    likelihood: Literal["gaussian", "bernoulli", "poisson"] | None = option(
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = option(
         None, help="Weight the Jacobian by this likelihood's metric (Eq. 7).", panel="Geometry"
     )
     sigma2: float = option(1.0, help="Variance of a Gaussian likelihood.", min=1e-300, panel="Geometry")
@@ -104,15 +109,15 @@ class Probe(ABC):
 
     # -- what every measure needs ------------------------------------------------------------------
 
-    def data_rows(self, limit: int | None = None) -> Tensor | None:
-        """Return the data, shape (rows, ...), or None where none was given."""
+    def data_rows(self, limit: int | None = None, *, scale: str = "auto") -> Tensor | None:
+        """Return the data, shape (rows, ...), or None where none was given; `scale` as for `open_data`."""
         import torch
 
         if self.data is None or isinstance(self.data, torch.Tensor):
             return self.data
         from vaeprobe.data import open_data
 
-        return torch.from_numpy(open_data(self.data).read(limit))
+        return torch.from_numpy(open_data(self.data, scale=scale).read(limit))
 
     def source(self) -> Latents:
         """Return where the latents come from."""
@@ -122,11 +127,13 @@ class Probe(ABC):
             self.latents if isinstance(self.latents, Latents) else parse(self.latents, data=self.data_rows())
         )
 
-    def metric_likelihood(self) -> Likelihood | None:
+    def metric_likelihood(self, decoder: Decoder) -> Likelihood | None:
         """Return the likelihood whose metric is asked for, or None for the Euclidean one."""
         from vaeprobe.likelihoods import by_name
 
-        return None if self.likelihood is None else by_name(self.likelihood, sigma2=self.sigma2)
+        if self.likelihood is None:
+            return None
+        return by_name(self.likelihood, sigma2=self.sigma2, classes=decoder.output_shape[0])
 
     def likelihood_findings(self, decoder: Decoder, z: Tensor) -> tuple[Finding, ...]:
         """Check that the outputs fit the likelihood that was asked for, and return what to know about it.
@@ -137,22 +144,22 @@ class Probe(ABC):
         Raises:
             UsageError: the outputs cannot be the likelihood's means.
         """
-        likelihood = self.metric_likelihood()
-        if likelihood is None or likelihood.name == "gaussian" or decoder.natural_for(likelihood):
+        likelihood = self.metric_likelihood(decoder)
+        if likelihood is None or decoder.parameter == "natural":
             return ()
         import torch
 
         with torch.no_grad():
             y = decoder.flat(z[:64]).double()
-        low, high = float(y.min()), float(y.max())
-        if low < 0 or (likelihood.name == "bernoulli" and high > 1):
-            domain = "[0, 1]" if likelihood.name == "bernoulli" else "[0, inf)"
+        wrong = likelihood.misfit(y)
+        if wrong is not None:
             raise UsageError(
-                f"the outputs run from {low:.3g} to {high:.3g}: "
-                f"the means of a {likelihood.name.capitalize()} likelihood lie in {domain}",
+                wrong,
                 hint="leave --likelihood out for the Euclidean metric, or say in the blueprint that the outputs "
                 "are natural parameters (logits, log-rates)",
             )
+        if likelihood.name == "gaussian" or decoder.natural_for(likelihood):
+            return ()
         share = float((likelihood.weight(y, decoder.parameter) == 0).double().mean())
         if share == 0:
             return ()

@@ -181,6 +181,13 @@ class Orthogonality(Probe):
 
     NAME: ClassVar[str] = "orthogonality"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
+    SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {
+        "rotations": (
+            1,
+            frozenset(f"orthogonality.{m}" for m in ("ima_contrast_null", "alignment", "alignment_p")),
+        ),
+        "restarts": (0, frozenset(f"orthogonality.{m}" for m in ("ima_contrast_rotated", "fixable"))),
+    }
 
     beta_sigma2: float = option(
         1.0, help="Beta times noise variance, for the mean-field gap.", min=1e-300, panel="Geometry"
@@ -263,5 +270,5 @@ class Orthogonality(Probe):
             source, draws = replace(source, data=source.data[:rows]), self.posterior_draws
             rows = len(source.data)
         z = source.draw(decoder, rows * draws, seed=self.seed)
-        G = gram(decoder, z, likelihood=self.metric_likelihood(), chunk=self.chunk)
+        G = gram(decoder, z, likelihood=self.metric_likelihood(decoder), chunk=self.chunk)
         return z, G if draws == 1 else G.reshape(draws, rows, *G.shape[1:]).mean(0)

@@ -10,6 +10,7 @@ NUMBER = {"type": "number"}
 TEXT = {"type": "string"}
 STATUS = {"enum": ["pass", "fail", "inconclusive", "undefined"]}
 INTERVAL = {"type": ["array", "null"], "items": {"type": ["number", "null"]}, "minItems": 2, "maxItems": 2}
+SHA256 = {"type": "string", "pattern": "^([0-9a-f]{64})?$"}
 EXIT_CODE = {"enum": [0, 1, 2, 3, 4, 5, 6, 70]}
 
 
@@ -27,7 +28,9 @@ def document() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "vaeprobe documents",
-        "oneOf": [{"$ref": f"#/$defs/{name}"} for name in ("result", "failure", "check")],
+        "oneOf": [
+            {"$ref": f"#/$defs/{name}"} for name in ("result", "failure", "check", "model_line", "run_line")
+        ],
         "$defs": {
             "metric": _object(
                 {
@@ -47,7 +50,7 @@ def document() -> dict[str, Any]:
                     _object(
                         {
                             "path": TEXT,
-                            "sha256": {"type": "string", "pattern": "^([0-9a-f]{64})?$"},
+                            "sha256": SHA256,
                             "size": {"type": "integer"},
                             "format": TEXT,
                             "architecture": TEXT,
@@ -93,28 +96,51 @@ def document() -> dict[str, Any]:
                 }
             ),
             "failure": _object({**_head(), "error": {"$ref": "#/$defs/error"}, "exit_code": EXIT_CODE}),
+            "rule": _object(
+                {
+                    "metric": TEXT,
+                    "side": {"enum": ["max", "min"]},
+                    "limit": {"type": ["number", "null"]},
+                    "regression": {"type": ["number", "null"], "minimum": 0},
+                    "relative": {"type": "boolean"},
+                    "level": {"enum": ["error", "warning"]},
+                }
+            ),
+            "waiver": _object(
+                {
+                    "rule": TEXT,
+                    "reason": TEXT,
+                    "expires": {"type": "string", "format": "date"},
+                    "models": TEXT,
+                }
+            ),
             "outcome": _object(
                 {
                     "metric": TEXT,
                     "status": STATUS,
-                    "rule": {"type": "object"},
+                    "rule": {"$ref": "#/$defs/rule"},
                     "bound": NUMBER,
                     "value": {"type": ["number", "null"]},
                     "ci": INTERVAL,
                     "n": {"type": ["integer", "null"]},
                     "reason": {"type": ["string", "null"]},
-                    "waived": {"type": ["object", "null"]},
+                    "waived": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/waiver"}]},
                     "message": TEXT,
                 }
             ),
-            "model": _object(
+            "model": _object(_model()),
+            "model_line": _object(
                 {
-                    "model": TEXT,
-                    "artifact": {"$ref": "#/$defs/artifact"},
-                    "outcomes": {"type": "array", "items": {"$ref": "#/$defs/outcome"}},
-                    "findings": {"type": "array", "items": {"$ref": "#/$defs/finding"}},
-                    "error": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/error"}]},
-                    "inconclusive": {"enum": ["error", "warning", "pass"]},
+                    "schema_version": {"const": SCHEMA_VERSION},
+                    "kind": {"const": "model"},
+                    **_model(),
+                }
+            ),
+            "run_line": _object(
+                {
+                    **_head(),
+                    "kind": {"const": "run"},
+                    "models": {"type": "integer", "minimum": 0},
                     "exit_code": EXIT_CODE,
                 }
             ),
@@ -122,7 +148,7 @@ def document() -> dict[str, Any]:
                 {
                     **_head(),
                     "command": {"const": "check"},
-                    "policy": _object({"origin": TEXT, "sha256": TEXT}),
+                    "policy": _object({"origin": TEXT, "sha256": SHA256}),
                     "baseline": {"type": ["string", "null"]},
                     "settings": {"type": "object"},
                     "models": {"type": "array", "items": {"$ref": "#/$defs/model"}},
@@ -130,6 +156,19 @@ def document() -> dict[str, Any]:
                 }
             ),
         },
+    }
+
+
+def _model() -> dict[str, Any]:
+    return {
+        "model": TEXT,
+        "artifact": {"$ref": "#/$defs/artifact"},
+        "outcomes": {"type": "array", "items": {"$ref": "#/$defs/outcome"}},
+        "findings": {"type": "array", "items": {"$ref": "#/$defs/finding"}},
+        "error": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/error"}]},
+        "inconclusive": {"enum": ["error", "warning", "pass"]},
+        "inputs_sha256": SHA256,
+        "exit_code": EXIT_CODE,
     }
 
 

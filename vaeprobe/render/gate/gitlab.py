@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import PurePath
 
 from vaeprobe.gate.outcome import GateReport
@@ -30,7 +31,7 @@ def _issue(model: str, check: str, message: str, severity: str) -> dict[str, obj
     return {
         "description": clean(message),
         "check_name": check,
-        "fingerprint": hashlib.sha256(f"{check}\0{path}".encode()).hexdigest(),
+        "fingerprint": hashlib.sha256(os.fsencode(f"{check}\0{path}")).hexdigest(),
         "severity": severity,
         "location": {"path": clean(path), "lines": {"begin": 1}},
     }

@@ -7,19 +7,18 @@ from vaeprobe.render import json_document
 from vaeprobe.report import SCHEMA_VERSION
 
 
-def model_line(model: ModelReport, digest: str) -> str:
-    """Return the line of one model; `digest` says under which policy it was judged."""
-    head = {"schema_version": SCHEMA_VERSION, "kind": "model", "policy_sha256": digest}
+def model_line(model: ModelReport) -> str:
+    """Return the line of one model."""
+    head = {"schema_version": SCHEMA_VERSION, "kind": "model"}
     return json_document.dumps({**head, **model.to_dict()}, indent=None)
 
 
 def end_line(report: GateReport) -> str:
     """Return the last line."""
     head = {**json_document.header(), "schema_version": SCHEMA_VERSION, "kind": "run"}
-    return json_document.dumps(
-        {**head, "models": len(report.models), "exit_code": report.exit_code}, indent=None
-    )
+    counts = {"models": len(report.models), "exit_code": report.exit_code}
+    return json_document.dumps({**head, **counts}, indent=None)
 
 
 def render(report: GateReport) -> str:
-    return "".join(model_line(m, report.policy_digest) for m in report.models) + end_line(report)
+    return "".join(map(model_line, report.models)) + end_line(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vaeprobe.gate.outcome import GateReport
+from vaeprobe.gate.policy import FORMAT
 from vaeprobe.render.gate.text import WORDS
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
 from vaeprobe.render.text import interval, number
@@ -23,12 +24,18 @@ def render(report: GateReport) -> str:
             [
                 "waived" if o.waiver else STATUS_MARK[o.status],
                 o.rule.metric,
-                number(o.metric.value),
+                number(None if o.rule.metric == FORMAT else o.metric.value),
                 interval(o.metric.ci),
                 o.rule.describe(),
             ]
             for o in model.outcomes
         ]
-        parts.append(grid(["", "metric", "value", "interval", "rule"], rows))
+        if rows:
+            parts.append(grid(["", "metric", "value", "interval", "rule"], rows))
+        parts += [
+            f"- {escape(o.message)}"
+            for o in model.outcomes
+            if o.waiver or (o.metric.reason and o.status != "pass")
+        ]
         parts += [f"- **{f.level}** {escape(f.message)}" for f in model.findings]
     return "\n\n".join(parts) + "\n"

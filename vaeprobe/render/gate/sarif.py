@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
@@ -72,7 +73,7 @@ def _level(outcome: Outcome, model: ModelReport) -> str:
 def _result(
     rule: str, level: str, kind: str, message: str, model: ModelReport, outcome: Outcome | None = None
 ) -> dict[str, Any]:
-    uri = quote(PurePath(model.model).as_posix())
+    uri = quote(os.fsencode(PurePath(model.model).as_posix()))  # a path need not be valid Unicode
     out: dict[str, Any] = {
         "ruleId": rule,
         "level": level,

@@ -1,16 +1,18 @@
-"""What a person reads in a log: one line per rule, worst model first in the closing line."""
+"""What a person reads in a log: a few lines per rule, and what the run comes to in the last."""
 
 from __future__ import annotations
 
 import io
-from typing import IO
+from collections import Counter
+from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.text import Text
 
-from vaeprobe.gate.outcome import GateReport, ModelReport, Outcome
-from vaeprobe.render.terminal import STATUS_STYLE, finding_line
+from vaeprobe.gate.outcome import WORST_FIRST, GateReport, ModelReport, Outcome
+from vaeprobe.render.terminal import LEVEL_STYLE, STATUS_STYLE
 from vaeprobe.render.text import clean
+from vaeprobe.report import Finding
 
 WORDS = {
     0: "passed",
@@ -27,51 +29,62 @@ EXIT_STYLE = {0: "bold green", 1: "bold red", 3: "bold yellow"}
 
 def render(report: GateReport) -> str:
     stream = io.StringIO()
-    show(
-        report, Console(file=stream, width=100, highlight=False, markup=False, emoji=False, color_system=None)
-    )
+    plain = Console(file=stream, width=100, highlight=False, markup=False, emoji=False, color_system=None)
+    show(report, plain)
     return stream.getvalue()
 
 
-def show(report: GateReport, console: Console | IO[str], quiet: bool = False) -> None:
-    """Print a report on a console."""
-    target = console if isinstance(console, Console) else Console(file=console)
+def show(report: GateReport, console: Console, quiet: bool = False) -> None:
+    """Print a report on a console; with `quiet`, only what does not pass."""
     for model in report.models:
-        target.print(model_page(model, quiet))
-    counts: dict[int, int] = {}
-    for model in report.models:
-        counts[model.exit_code] = counts.get(model.exit_code, 0) + 1
-    parts = [f"{n} {WORDS.get(code, str(code))}" for code, n in sorted(counts.items(), key=lambda kv: -kv[0])]
+        word = (WORDS[model.exit_code], EXIT_STYLE.get(model.exit_code, "bold red"))
+        console.print(Text.assemble((clean(model.model), "bold"), "  ", word), soft_wrap=True)
+        for head, body in _rows(model, quiet):
+            for line in _hanging(console, head, body):
+                console.print(line, soft_wrap=True)
+    counts = Counter(model.exit_code for model in report.models)
+    parts = [f"{counts[code]} {WORDS[code]}" for code in WORST_FIRST if code in counts]
     code = report.exit_code
-    line = ", ".join(parts) if parts else "nothing was checked"
-    target.print(Text(f"{line} (exit code {code})", style=EXIT_STYLE.get(code, "bold red")))
+    closing = f"{', '.join(parts) or 'nothing was checked'} (exit code {code})"
+    for line in _wrapped(console, Text(closing, EXIT_STYLE.get(code, "bold red"))):
+        console.print(line, soft_wrap=True)
 
 
-def model_page(model: ModelReport, quiet: bool = False) -> RenderableType:
-    """Return one model's lines."""
-    code = model.exit_code
-    lines: list[RenderableType] = [
-        Text.assemble(
-            (clean(model.model), "bold"), "  ", (WORDS.get(code, str(code)), EXIT_STYLE.get(code, "bold red"))
-        )
-    ]
+def _rows(model: ModelReport, quiet: bool) -> Iterator[tuple[Text, Text]]:
+    """Yield a model's lines, each as a word and what it says."""
     if model.failure is not None:
-        lines.append(Text(f"  error: {clean(model.failure.message)}", style="red"))
+        yield Text("error:", "bold red"), Text(clean(model.failure.message))
         if model.failure.hint:
-            lines.append(Text(f"  hint: {clean(model.failure.hint)}", style="dim"))
-    for outcome in model.outcomes:
-        if quiet and outcome.status == "pass":
-            continue
-        lines.append(outcome_line(outcome))
-    if not quiet:
-        lines += [Text("  ").append_text(finding_line(f)) for f in model.findings]
-    return Group(*lines)
+            yield Text("hint:", "dim"), Text(clean(model.failure.hint), "dim")
+    outcomes = [o for o in model.outcomes if not (quiet and o.status == "pass")]
+    width = max((len(_word(o)) for o in outcomes), default=0)
+    for outcome in outcomes:
+        style = "dim" if outcome.waiver else STATUS_STYLE[outcome.status]
+        yield Text(_word(outcome).ljust(width), style), Text(clean(outcome.message))
+    for finding in () if quiet else model.findings:
+        yield Text(f"{finding.level}:", LEVEL_STYLE[finding.level]), _said(finding)
+        if finding.hint:
+            yield Text("hint:", "dim"), Text(clean(finding.hint), "dim")
 
 
-def outcome_line(outcome: Outcome) -> Text:
-    """Return one rule's line."""
-    word: str = "waived" if outcome.waiver else outcome.status
-    if outcome.rule.level == "warning" and outcome.status == "fail":
-        word = "warning"
-    style = "dim" if outcome.waiver else STATUS_STYLE[outcome.status]
-    return Text.assemble("  ", (word.ljust(13), style), clean(outcome.message))
+def _said(finding: Finding) -> Text:
+    return Text.assemble(clean(finding.message), (f" ({clean(finding.code)})", "dim"))
+
+
+def _word(outcome: Outcome) -> str:
+    if outcome.waiver:
+        return "waived"
+    return "warning" if outcome.rule.level == "warning" and outcome.status == "fail" else outcome.status
+
+
+def _wrapped(console: Console, body: Text, indent: int = 0) -> Iterator[Text]:
+    for line in body.wrap(console, max(console.width - indent, 16)):
+        line.rstrip()
+        yield line
+
+
+def _hanging(console: Console, head: Text, body: Text) -> Iterator[Text]:
+    """Yield lines of the console's width, those after the first indented to where the text begins."""
+    indent = len(head) + 4
+    for k, line in enumerate(_wrapped(console, body, indent)):
+        yield Text.assemble("  ", head, "  ", line) if k == 0 else Text.assemble(" " * indent, line)
