@@ -268,3 +268,63 @@ print(rows, peak() - before)
     rows, grown = map(int, out.split())
     assert rows == count
     assert grown < 120
+
+
+# -- folders of images ----------------------------------------------------------------------------
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    Image = pytest.importorskip("PIL.Image")
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 4, 3)])
+def test_a_folder_of_png_is_read_in_the_order_of_names(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (5, *shape)).astype(np.uint8)
+    for i in (3, 0, 4, 1, 2):
+        save_png(tmp_path / f"{i}.{'PNG' if i == 2 else 'png'}", pixels[i])
+    (tmp_path / "readme.txt").write_text("not an image")
+    data = open_data(tmp_path)
+    expected = pixels[:, None] if len(shape) == 2 else pixels.transpose(0, 3, 1, 2)
+    assert data.shape == expected.shape
+    assert (data.read() == expected.astype(np.float32) / 255).all()
+    assert data.read().dtype == np.float32
+    assert [note.code for note in data.notes] == ["scaled"]
+    assert (open_data(tmp_path, scale="none").read(3) == expected[:3]).all()
+    assert (
+        np.concatenate(list(data.share(1, 2).blocks(2))) == expected.reshape(5, -1)[2:] / np.float32(255)
+    ).all()
+
+
+def test_folders_of_other_things(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without PNG images"):
+        open_data(tmp_path)
+    save_png(tmp_path / "a.png", np.zeros((4, 4), np.uint8))
+    save_png(tmp_path / "b.png", np.zeros((5, 4), np.uint8))
+    with pytest.raises(InputError, match=r"a\.png` has shape \(1, 4, 4\).*b\.png` \(1, 5, 4\)"):
+        open_data(tmp_path)
+    save_png(tmp_path / "b.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(InputError, match=r"a\.png` has shape \(1, 4, 4\).*b\.png` \(3, 4, 4\)"):
+        open_data(tmp_path)
+    save_png(tmp_path / "b.png", np.zeros((4, 4, 4), np.uint8))
+    with pytest.raises(InputError, match="mode RGBA"):
+        open_data(tmp_path)
+    (tmp_path / "b.png").write_bytes(b"GIF89a")
+    with pytest.raises(InputError, match=r"b\.png` is no PNG image"):
+        open_data(tmp_path)
+
+
+def test_a_damaged_png(tmp_path: Path) -> None:
+    save_png(tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64)).astype(np.uint8))
+    whole = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(whole[:1000])
+    with pytest.raises(InputError, match="damaged PNG"):
+        open_data(tmp_path).read()
+
+
+def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UsageError, match="not installed") as caught:
+        open_data(tmp_path)
+    assert caught.value.hint == "pip install 'vaeprobe[images]'"

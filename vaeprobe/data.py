@@ -1,4 +1,4 @@
-"""Rows of data from files: .npy, .npz, safetensors, torch and CSV, one file or many, streamed in blocks.
+"""Rows of data from files: .npy, .npz, safetensors, torch, CSV and folders of PNG, streamed in blocks.
 
 Nothing in a file is executed: object arrays and bare pickles are refused, torch files are read with
 `weights_only=True`.  Numbers are converted exactly or refused; uint8 is taken for pixels and divided by
@@ -18,6 +18,7 @@ import warnings
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
@@ -29,6 +30,7 @@ from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
+    from PIL.Image import Image
 
     Array: TypeAlias = NDArray[Any]
 
@@ -155,6 +157,28 @@ class _ArrayShard(_Shard):
         for first in range(start, stop, size):
             b = min(size, stop - first)
             yield self.array[first : first + b].reshape(b, self.columns)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ImageShard(_Shard):
+    """PNG files of one size and mode, one image per row, channels first."""
+
+    files: tuple[str, ...]
+
+    def blocks(self, size: int, start: int, stop: int) -> Iterator[Array]:
+        for first in range(start, stop, size):
+            yield np.stack([self._pixels(file) for file in self.files[first : min(first + size, stop)]])
+
+    def _pixels(self, file: str) -> Array:
+        with _image(file) as image:
+            try:
+                pixels = np.asarray(image)
+            except (OSError, SyntaxError, ValueError) as error:
+                raise InputError(f"`{file}` is a damaged PNG: {error}") from None
+        rows = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if rows.shape != self.row_shape:
+            raise InputError(f"`{file}` changed while the folder was read")
+        return rows.reshape(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +373,8 @@ def open_data(
     """Return the rows that a path, a glob or several of either name; nothing is read but headers.
 
     Args:
-        spec: .npy, .npz, .safetensors, .pt/.pth (a tensor, or a dict of tensors), .csv/.tsv/.txt; a glob
+        spec: .npy, .npz, .safetensors, .pt/.pth (a tensor, or a dict of tensors), .csv/.tsv/.txt; a folder of
+            PNG images of one size, grey or RGB, in the order of their names, rows of shape (c, h, w); a glob
             such as `shards/*.npy`; or a sequence of these, whose rows follow each other.
         key: which array of a file that holds several.
         scale: "auto" (uint8 divided by 255, everything else as stored), "none", or a factor such as 0.1 or "1/255".
@@ -358,7 +383,8 @@ def open_data(
     Raises:
         InputError: a file is missing, damaged, holds no real numbers, or the files' rows differ in shape.
         UnsafeError: a file would have to be unpickled.
-        UsageError: `key` or `scale` is wrong, or several arrays are there and no key was given.
+        UsageError: `key` or `scale` is wrong, several arrays are there and no key was given, or images are
+            to be read without Pillow.
         ResourceError: an archive expands to far more than its size.
     """
     shards = tuple(_open(path, key) for path in _expand(spec))
@@ -397,6 +423,8 @@ def _expand(spec: Spec) -> list[str]:
 
 
 def _open(path: str, key: str | None) -> _Shard:
+    if os.path.isdir(path):
+        return _open_folder(path)
     head = _head(path)
     suffix = Path(path).suffix.lower()
     if head.startswith(b"\x93NUMPY"):
@@ -420,10 +448,6 @@ def _open(path: str, key: str | None) -> _Shard:
 def _head(path: str) -> bytes:
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError(
-                f"`{path}` is a folder", hint=f"name the files in it, for instance '{path.rstrip('/')}/*.npy'"
-            )
         if not stat.S_ISREG(mode):
             raise InputError(
                 f"`{path}` is no regular file",
@@ -614,6 +638,62 @@ def _open_text(path: str) -> _TextShard:
         delimiter=delimiter,
         skip=skip,
     )
+
+
+def _open_folder(path: str) -> _Shard:
+    files = sorted(entry.path for entry in os.scandir(path) if entry.name.lower().endswith(".png"))
+    if not files:
+        raise InputError(
+            f"`{path}` is a folder without PNG images",
+            hint=f"name the files in it, for instance '{path.rstrip('/')}/*.npy'",
+        )
+    shapes: dict[tuple[int, int, int], str] = {}
+    for file in files:
+        with _image(file) as image:
+            channels = {"L": 1, "RGB": 3}.get(image.mode)
+            if channels is None:
+                raise InputError(
+                    f"`{file}` has pixels of mode {image.mode}, neither grey (L) nor RGB",
+                    hint="convert it: Image.open(path).convert('RGB').save(path)",
+                )
+            shapes.setdefault((channels, image.height, image.width), file)
+        if len(shapes) > 1:
+            (first, name), (other, other_name) = shapes.items()
+            raise InputError(
+                f"`{name}` has shape {first} (channels, height, width), `{other_name}` {other}",
+                hint="crop or resize all images to the shape the model was trained on",
+            )
+    (shape,) = shapes
+    return _ImageShard(**_checked(path, (len(files), *shape), np.dtype(np.uint8)), files=tuple(files))
+
+
+@contextmanager
+def _image(path: str) -> Iterator[Image]:
+    """Open a PNG, of which only the header is read yet.
+
+    Raises:
+        UsageError: Pillow is not installed.
+        InputError: the file is no PNG, or cannot be read.
+        ResourceError: the image is absurdly large.
+    """
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise UsageError(
+            "images are read by Pillow, which is not installed", hint="pip install 'vaeprobe[images]'"
+        ) from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=("PNG",))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ResourceError(f"`{path}` claims more than {Image.MAX_IMAGE_PIXELS} pixels") from None
+    except UnidentifiedImageError:
+        raise InputError(f"`{path}` is no PNG image") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"`{path}` cannot be read: {error}") from None
+    with image:
+        yield image
 
 
 class _text:
