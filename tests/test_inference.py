@@ -16,7 +16,7 @@ from vaeprobe.inference.elbo import elbo_terms, kl_per_latent, mean_gap, optimal
 from vaeprobe.inference.identity import absolute_share, agreement, pooled_ratio, ratio_per_latent
 from vaeprobe.inference.moments import PosteriorMoments, posterior_moments, with_codes
 from vaeprobe.inference.overlap import bhattacharyya, nearest_overlap, variance_at
-from vaeprobe.likelihoods import Bernoulli, Gaussian, Likelihood, Poisson
+from vaeprobe.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood, Poisson
 
 from maps import haar
 from vaes import encoder_of, exact_data, linear_vae
@@ -201,6 +201,53 @@ def test_canonical_linear_decoders_have_no_residual(likelihood: Likelihood) -> N
         rate = (e @ W.T + 0.5 * s @ (W * W).T).exp()
         assert_unbiased(m.gauss_newton, rate @ (W * W), m.gauss_newton_error)
         assert_unbiased(m.score, (x - rate) @ W, m.score_error)
+
+
+def categorical_rows(n: int) -> torch.Tensor:
+    """Return labels of 3 classes at 2 positions as one-hot rows, shape (n, 6)."""
+    labels = torch.from_numpy(np.random.default_rng(3).integers(0, 3, (n, 2)))
+    return Categorical(3).one_hot(labels, 6).double()
+
+
+def test_categorical_linear_logits_have_no_residual() -> None:
+    e, s = posteriors(300, 2)
+    W = torch.from_numpy(np.random.default_rng(2).standard_normal((6, 2)))
+    m = moments_of(lambda z: z @ W.T, categorical_rows(300), e, s, Categorical(3), parameter="natural")
+    error = (m.curvature_error**2 + m.gauss_newton_error**2).sqrt()
+    assert_unbiased(m.curvature, m.gauss_newton, error, same_draws=True)
+
+
+def test_categorical_on_probabilities_gives_the_same_numbers_as_on_logits() -> None:
+    e, s = posteriors(20, 2)
+    W = torch.from_numpy(np.random.default_rng(2).standard_normal((6, 2)))
+    x, K = categorical_rows(20), Categorical(3)
+    natural = moments_of(lambda z: z @ W.T, x, e, s, K, parameter="natural")
+    mean = moments_of(lambda z: K.mean(z @ W.T), x, e, s, K)
+    labels = moments_of(
+        lambda z: z @ W.T, x.reshape(20, 3, 2).argmax(1).double(), e, s, K, parameter="natural"
+    )
+    for name in ("gram", "curvature", "score", "log_density"):
+        assert close(getattr(natural, name), getattr(mean, name), 1e-8)
+        assert close(getattr(natural, name), getattr(labels, name), 1e-12)
+
+
+def test_categorical_stein_is_gauss_newton_plus_residual_by_quadrature() -> None:
+    e, s = posteriors(400, 1)
+    W = torch.tensor([0.9, -0.4, 0.3, -0.8, 0.5, 0.2], dtype=torch.float64)
+    x, K = categorical_rows(400), Categorical(3)
+    m = moments_of(lambda z: torch.sinh(z) @ W[None], x, e, s, K, parameter="natural")
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    z = (e + s.sqrt() * torch.from_numpy(nodes)).requires_grad_(True)  # (n, nodes)
+    theta = torch.sinh(z.flatten())[:, None] @ W[None]
+    value = K.log_density(x.repeat_interleave(len(nodes), 0), theta, "natural").sum()
+    (first,) = torch.autograd.grad(value, z, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), z)
+    p = torch.from_numpy(weights / weights.sum())
+    assert_unbiased(m.curvature, -(second * p).sum(1, keepdim=True), m.curvature_error)
+    residual = ((K.mean(theta) - x.repeat_interleave(len(nodes), 0)) @ W) * torch.sinh(z.flatten())
+    residual = (residual.reshape(z.shape) * p).sum(1, keepdim=True).detach()
+    assert float(residual.abs().mean()) > 0.05, "the case has a residual to see"
+    assert_unbiased(m.gauss_newton + residual, -(second * p).sum(1, keepdim=True), m.gauss_newton_error)
 
 
 def test_mean_outputs_give_the_same_numbers_as_natural_ones() -> None:

@@ -16,7 +16,10 @@ from vaeprobe.geometry import chunks, matrix_free, methods
 from vaeprobe.geometry import jacobian as engine
 from vaeprobe.geometry.chunks import Size
 from vaeprobe.geometry.jacobian import gram, jacobian, pullback, pushforward
-from vaeprobe.likelihoods import Bernoulli
+from vaeprobe.geometry.modulation import frozen_lengths
+from vaeprobe.geometry.smoothness import metric_derivatives
+from vaeprobe.likelihoods import Bernoulli, Categorical
+from vaeprobe.seams.fields import IterativeField
 
 from maps import ExactMap, all_maps, b1, c1, decoder, e
 
@@ -394,3 +397,35 @@ def test_impossible_estimates() -> None:
         matrix_free.singular_triplets(probed, z, 4)
     with pytest.raises(UsageError, match="two columns"):
         matrix_free.mean_abs_cosine(decoder(b1(d=1)), draws(2, 1))
+
+
+# -- a metric that is not diagonal ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_every_user_of_a_categorical_metric_agrees_with_the_formula(output: str) -> None:
+    torch.manual_seed(0)
+    # 3 classes at 5 positions
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 15)).double()
+    likelihood, z = Categorical(3), torch.randn(7, 4, dtype=torch.float64)
+
+    def function(z: torch.Tensor) -> torch.Tensor:
+        theta = net(z).reshape(-1, 3, 5)
+        return theta if output == "logits" else theta.softmax(1)
+
+    decoder = Decoder(function, 4, dtype=torch.float64, parameter="natural" if output == "logits" else "mean")
+    J = torch.stack([torch.autograd.functional.jacobian(net, row) for row in z]).reshape(7, 3, 5, 4)
+    p = net(z).detach().reshape(7, 3, 5).softmax(1)
+    A2 = torch.diag_embed(p.mT) - p.mT[..., :, None] * p.mT[..., None, :]
+    G = torch.einsum("ncpi,npcd,ndpj->nij", J, A2, J)
+
+    def same(a: torch.Tensor, b: torch.Tensor) -> None:
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+    for chunk in (None, 1, 3):
+        same(gram(decoder, z, likelihood=likelihood, chunk=chunk), G)
+    eye = torch.eye(4, dtype=torch.float64)
+    same(IterativeField(decoder, wanted=2, likelihood=likelihood).apply(z, eye.expand(7, 4, 4)), G)
+    same(metric_derivatives(decoder, z, [0, 1, 2, 3], likelihood=likelihood, order=1)[0], G)
+    lengths = frozen_lengths(decoder, z, z, eye, likelihood=likelihood)
+    same(lengths, G.diagonal(dim1=1, dim2=2).sqrt())

@@ -17,14 +17,43 @@ Parameter = Literal["mean", "natural"]
 
 @dataclass(frozen=True)
 class Likelihood(ABC):
-    """An exponential-family likelihood, one independent term per output.
+    """An exponential-family likelihood.
 
     A decoder's output is either the mean or the natural parameter theta (logits, log-rates).  With J the
-    Jacobian of that output, `weight` is the diagonal W for which `J^T W J` is the likelihood's metric
-    `J_theta^T A^2 J_theta` (Allen 2024, Eq. 7): A^2 for the natural parameter, 1/A^2 for the mean.
+    Jacobian of that output, the likelihood's metric is `J_theta^T A^2 J_theta = (C J)^T W (C J)` (Allen 2024,
+    Eq. 7): `weight` is the diagonal of W, `centred` applies C, which is 1 where the outputs are independent.
     """
 
     name: ClassVar[str]
+    domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+
+    def is_diagonal(self, parameter: Parameter) -> bool:
+        """Whether C = 1: `weight` alone is the metric."""
+        return True
+
+    def centred(self, tangent: Tensor, output: Tensor, parameter: Parameter) -> Tensor:
+        """Return C t for tangents t of the output, shape (..., n, m); `output` has shape (n, m)."""
+        return tangent
+
+    def whitened(self, tangent: Tensor, output: Tensor, parameter: Parameter) -> Tensor:
+        """Return B t, shape (..., n, m), for the root B of the metric, B^T B = C^T W C."""
+        return self.centred(tangent, output, parameter) * self.weight(output, parameter).sqrt()
+
+    def lowered(self, tangent: Tensor, output: Tensor, parameter: Parameter) -> Tensor:
+        """Return C^T W C t, shape (..., n, m): the covector that the metric makes of a tangent."""
+        # C^T leaves W C t alone: with p the class probabilities, 1^T W C t = p^T t - p^T t = 0
+        return self.centred(tangent, output, parameter) * self.weight(output, parameter)
+
+    def misfit(self, means: Tensor) -> str | None:
+        """Return why outputs, shape (n, m), are no means of this likelihood, or None."""
+        low, high = float(means.min()), float(means.max())
+        if low >= self.domain[0] and high <= self.domain[1]:
+            return None
+        top = "inf)" if self.domain[1] == math.inf else f"{self.domain[1]:g}]"
+        return (
+            f"the outputs run from {low:.3g} to {high:.3g}: "
+            f"the means of a {self.name.capitalize()} likelihood lie in [{self.domain[0]:g}, {top}"
+        )
 
     @abstractmethod
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
@@ -70,6 +99,7 @@ class Bernoulli(Likelihood):
     """x ~ Bernoulli(p), theta = logit p, A^2 = p (1 - p)."""
 
     name = "bernoulli"
+    domain = (0.0, 1.0)
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
         p = torch.sigmoid(output) if parameter == "natural" else output
@@ -92,6 +122,7 @@ class Poisson(Likelihood):
     """x ~ Poisson(rate), theta = log rate, A^2 = rate."""
 
     name = "poisson"
+    domain = (0.0, math.inf)
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
         return output.exp() if parameter == "natural" else _inverse_or_zero(output)
@@ -106,14 +137,85 @@ class Poisson(Likelihood):
         return (x * log_rate - log_rate.exp() - torch.lgamma(x + 1)).flatten(1).sum(1)
 
 
-NAMES = ("gaussian", "bernoulli", "poisson")
+@dataclass(frozen=True)
+class Categorical(Likelihood):
+    """x is one of K classes at each position, theta = log p + const, A^2 = diag(p) - p p^T per position.
+
+    Outputs have shape (n, K, ...), flattened to (n, m), the classes slowest.  On logits C = 1 - 1 p^T centres a
+    tangent and W = p; on probabilities, whose tangents sum to zero over the classes, C = 1 and W = 1/p.
+
+    Attributes:
+        classes: K, at least 2.
+    """
+
+    name = "categorical"
+    domain = (0.0, 1.0)
+    classes: int = 2
+
+    def __post_init__(self) -> None:
+        if self.classes < 2:
+            raise UsageError(
+                f"a categorical likelihood needs two classes or more, not {self.classes}",
+                hint="axis 1 of the decoder's output, (n, K, ...), runs over the classes",
+            )
+
+    def is_diagonal(self, parameter: Parameter) -> bool:
+        return parameter == "mean"
+
+    def misfit(self, means: Tensor) -> str | None:
+        wrong = super().misfit(means)
+        total = self._by_class(means).sum(-2)
+        if wrong is None and float((total - 1).abs().max()) > 1e-2:
+            wrong = (
+                f"the outputs are no class probabilities: over the {self.classes} classes of axis 1 they sum to "
+                f"{float(total.min()):.3g} to {float(total.max()):.3g}"
+            )
+        return wrong
+
+    def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
+        return self.mean(output) if parameter == "natural" else _inverse_or_zero(output)
+
+    def centred(self, tangent: Tensor, output: Tensor, parameter: Parameter) -> Tensor:
+        if self.is_diagonal(parameter):
+            return tangent
+        t, p = self._by_class(tangent), self._by_class(self.mean(output))
+        return (t - (p * t).sum(-2, keepdim=True)).flatten(-2)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        return self._by_class(theta.flatten(1)).softmax(-2).reshape(theta.shape)
+
+    def log_density(self, x: Tensor, output: Tensor, parameter: Parameter) -> Tensor:
+        """Return log p(x | output), shape (n,); x is one-hot like the output, or labels, shape (n, ...)."""
+        y, hot = self._by_class(output.flatten(1)), self._by_class(self.one_hot(x, output[0].numel()))
+        if parameter == "natural":
+            log_p = y.log_softmax(-2)
+        else:
+            log_p = y.clamp_min(torch.finfo(y.dtype).tiny).log()
+        return (hot.to(y) * log_p).sum((-2, -1))
+
+    def one_hot(self, x: Tensor, m: int) -> Tensor:
+        """Return labels, m/K a row, as one-hot rows of shape (n, m); rows of m numbers as they are, flattened."""
+        rows = x.flatten(1)
+        if rows.shape[1] == m:
+            return rows
+        return torch.nn.functional.one_hot(rows.long(), self.classes).mT.flatten(1).to(x.dtype)
+
+    def _by_class(self, rows: Tensor) -> Tensor:
+        return rows.reshape(*rows.shape[:-1], self.classes, -1)
 
 
-def by_name(name: str, *, sigma2: float = 1.0) -> Likelihood:
-    """Return the likelihood called `name`; `sigma2` is the variance of a Gaussian.
+NAMES = ("gaussian", "bernoulli", "poisson", "categorical")
+
+
+def by_name(name: str, *, sigma2: float = 1.0, classes: int = 2) -> Likelihood:
+    """Return the likelihood called `name`.
+
+    Args:
+        sigma2: variance of a Gaussian.
+        classes: classes of a categorical likelihood, the first axis of one output.
 
     Raises:
-        UsageError: no likelihood has that name.
+        UsageError: no likelihood has that name, or a setting is out of its range.
     """
     match name.lower():
         case "gaussian" | "normal" | "mse":
@@ -122,6 +224,8 @@ def by_name(name: str, *, sigma2: float = 1.0) -> Likelihood:
             return Bernoulli()
         case "poisson":
             return Poisson()
+        case "categorical":
+            return Categorical(classes)
     raise UsageError(
         f"no likelihood is called `{name}`",
         hint=did_you_mean(name, NAMES) or f"one of {', '.join(NAMES)}",

@@ -8,7 +8,7 @@ A decoder of linear layers, with nothing left out:
 
 ```toml
 latents = 20                     # d; may be left out where the first layer tells it
-likelihood = "bernoulli"         # gaussian, bernoulli or poisson; leave out where it is not known
+likelihood = "bernoulli"         # gaussian, bernoulli, poisson or categorical; leave out where it is not known
 parameter = "mean"               # what the output is: "mean" (the default), or "natural" for logits, log-rates
 
 [decoder]
@@ -99,7 +99,7 @@ __all__ = ["Blueprint", "BlueprintError", "EncoderPlan", "Layer", "Latents", "ME
 
 METADATA_KEY = "vaeprobe.blueprint"
 LARGEST = 1 << 20  # characters of TOML: a blueprint of a thousand layers has a tenth of this
-LIKELIHOODS = ("gaussian", "bernoulli", "poisson")
+LIKELIHOODS = ("gaussian", "bernoulli", "poisson", "categorical")
 SECOND_OUTPUTS = ("log_variance", "log_sd", "variance", "sd", "softplus_variance", "softplus_sd")
 HEADS = ("log_variance", "log_sd", "variance", "sd")
 
@@ -350,7 +350,7 @@ class Blueprint:
     Attributes:
         layers: the decoder's; empty for a self-contained program.
         latents: groups of latents in order; empty where the first layer tells their number.
-        likelihood: gaussian, bernoulli, poisson, or None where it is not known.
+        likelihood: gaussian, bernoulli, poisson, categorical, or None where it is not known.
         parameter: whether the output is the likelihood's mean or its natural parameter.
         prefix: put before every tensor name of the decoder.
         encoder: the encoder, where it is described.

@@ -647,15 +647,15 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
 def natural_of(decoder: nn.Sequential, bp: Blueprint) -> nn.Module | None:
     """Return the decoder without its last activation, where that makes its output the natural parameter.
 
-    A sigmoid belongs to a Bernoulli mean and an exponential to a Poisson rate; a Gaussian's natural parameter
-    is its mean.
+    A sigmoid belongs to a Bernoulli mean, an exponential to a Poisson rate and a softmax to class
+    probabilities; a Gaussian's natural parameter is its mean.
     """
     modules = list(decoder)
     shaping = (nn.Flatten, nn.Unflatten, nn.Identity, nn.Dropout)
     last = next((i for i in reversed(range(len(modules))) if not isinstance(modules[i], shaping)), None)
     if bp.parameter != "mean" or last is None:
         return None
-    belongs = {nn.Sigmoid: "bernoulli", Exp: "poisson"}.get(type(modules[last]))
+    belongs = {nn.Sigmoid: "bernoulli", Exp: "poisson", nn.Softmax: "categorical"}.get(type(modules[last]))
     if belongs is None or bp.likelihood not in (None, belongs):
         return None
     return nn.Sequential(*modules[:last], *modules[last + 1 :])

@@ -13,7 +13,7 @@ from torch import Tensor
 from vaeprobe.decoder import Decoder, differentiable_kernels
 from vaeprobe.errors import ResourceError
 from vaeprobe.geometry.chunks import Chunk, Size, sweep
-from vaeprobe.geometry.columns import dense_gram
+from vaeprobe.geometry.columns import Columns, Known, dense_gram
 from vaeprobe.geometry.methods import choose, function_of
 from vaeprobe.likelihoods import Likelihood
 
@@ -76,21 +76,26 @@ def gram(
         )
     out = torch.empty(len(x), len(basis), len(basis), dtype=torch.float64)
 
-    def factor(y: Tensor) -> Tensor | None:
+    parameter = "natural" if natural else decoder.parameter
+    diagonal = likelihood is None or likelihood.is_diagonal(parameter)
+
+    def gram_of(y: Tensor, columns: Columns) -> Tensor:
         if likelihood is None:
-            return None
-        return likelihood.weight(y.double(), "natural" if natural else decoder.parameter).sqrt()
+            return columns.gram()
+        if diagonal:
+            return columns.gram(likelihood.weight(y.double(), parameter).sqrt())
+        return dense_gram(likelihood.whitened(columns.value().double(), y.double(), parameter), None)
 
     def work(part: Chunk) -> None:
         if len(part.directions) == 1:
             y, columns = choice.push(f, x[part.points], _everywhere(basis, part.points))
-            out[part.points] = columns.gram(factor(y)).to(out)
+            out[part.points] = gram_of(y, columns).to(out)
             return
         blocks = []
         for some in part.directions:
             y, columns = choice.push(f, x[part.points], _everywhere(basis[some], part.points))
             blocks.append(columns.value())
-        out[part.points] = dense_gram(torch.cat(blocks), factor(y)).to(out)
+        out[part.points] = gram_of(y, Known(torch.cat(blocks))).to(out)
 
     sweep(len(x), len(basis), Size.fitting(choice.widest_gram, x.itemsize, len(basis), chunk), work)
     return out

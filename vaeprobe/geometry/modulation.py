@@ -73,10 +73,10 @@ def frozen_lengths(
         x = frozen(decoder, z, partner, r)
         for rows in torch.split(x, _rows(decoder, chunk)):
             y, moved = pushforward(decoder, rows, r.expand(len(rows), -1), natural=natural)
-            square = moved.double().square()
+            moved = moved.double()
             if likelihood is not None:
-                square = square * likelihood.weight(y.double(), "natural" if natural else decoder.parameter)
-            lengths.append(square.sum(1).sqrt().cpu())
+                moved = likelihood.whitened(moved, y.double(), "natural" if natural else decoder.parameter)
+            lengths.append(moved.norm(dim=1).cpu())
         columns.append(torch.cat(lengths))
     return torch.stack(columns, dim=1)
 

@@ -247,8 +247,9 @@ def metric_derivatives(
         J = output[1].reshape(k, len(x), -1).double()
         if likelihood is None:
             return torch.einsum("anm,bnm->nab", J, J)
-        W = likelihood.weight(output[0][: len(x)].double(), "natural" if natural else decoder.parameter)
-        return torch.einsum("anm,nm,bnm->nab", J, W, J)
+        y = output[0][: len(x)].double()
+        WJ = likelihood.lowered(J, y, "natural" if natural else decoder.parameter)
+        return torch.einsum("anm,bnm->nab", WJ, J)
 
     x = z.to(device=decoder.device, dtype=decoder.dtype)
     directions = [e.expand_as(x) for e in basis]

@@ -16,7 +16,7 @@ from vaeprobe.errors import InputError, UsageError
 from vaeprobe.inference.elbo import kl_per_latent
 from vaeprobe.inference.moments import log_density_and_score, with_codes
 from vaeprobe.intervals import stream
-from vaeprobe.likelihoods import Likelihood
+from vaeprobe.likelihoods import Categorical, Likelihood
 from vaeprobe.report import Finding
 
 __all__ = ["check_data", "check_layout", "layouts"]
@@ -31,12 +31,18 @@ def check_data(decoder: Decoder, x: Tensor, likelihood: Likelihood) -> None:
         UsageError: the rows have another size than the decoder's output, or values outside the
             likelihood's support; the decoder's outputs are no means of that likelihood.
     """
-    if x[0].numel() != decoder.data_dim:
+    size = x[0].numel()
+    labels = isinstance(likelihood, Categorical) and size * likelihood.classes == decoder.data_dim
+    if size != decoder.data_dim and not labels:
         raise UsageError(
             f"the data rows have shape {tuple(x.shape[1:])}, the decoder's output {tuple(decoder.output_shape)}",
-            hint="resize or pad the images to the shape the model was trained on",
+            hint=f"one-hot rows of that shape, or labels of shape {tuple(decoder.output_shape[1:]) or (1,)}"
+            if isinstance(likelihood, Categorical)
+            else "resize or pad the images to the shape the model was trained on",
         )
     low, high = float(x.min()), float(x.max())
+    if isinstance(likelihood, Categorical):
+        _check_classes(x, likelihood, labels)
     if likelihood.name == "bernoulli" and not (low >= 0 and high <= 1):
         raise UsageError(
             f"the data run from {low:.4g} to {high:.4g}, a Bernoulli likelihood takes [0, 1]",
@@ -44,15 +50,29 @@ def check_data(decoder: Decoder, x: Tensor, likelihood: Likelihood) -> None:
         )
     if likelihood.name == "poisson" and low < 0:
         raise UsageError(f"the data go down to {low:.4g}, a Poisson likelihood takes counts from 0")
-    if decoder.parameter == "mean" and likelihood.name != "gaussian":
+    if decoder.parameter == "mean":
         with torch.no_grad():
-            y = decoder.flat(torch.zeros(1, decoder.latent_dim))
-        if float(y.min()) < 0 or (likelihood.name == "bernoulli" and float(y.max()) > 1):
+            wrong = likelihood.misfit(decoder.flat(torch.zeros(1, decoder.latent_dim)))
+        if wrong is not None:
             raise UsageError(
-                f"the decoder's outputs run from {float(y.min()):.4g} to {float(y.max()):.4g}: "
-                f"they are no means of a {likelihood.name.capitalize()}",
+                wrong,
                 hint='if they are logits or log-rates, say parameter = "natural" in the blueprint',
             )
+
+
+def _check_classes(x: Tensor, likelihood: Categorical, labels: bool) -> None:
+    K = likelihood.classes
+    if labels and not bool(((x >= 0) & (x < K) & (x == x.round())).all()):
+        raise UsageError(
+            f"the labels run from {float(x.min()):.4g} to {float(x.max()):.4g}, "
+            f"the decoder's {K} classes from 0 to {K - 1}",
+            hint="labels are whole numbers from 0; uint8 is not scaled here",
+        )
+    if not labels and (float(x.min()) < 0 or float((x.reshape(len(x), K, -1).sum(1) - 1).abs().max()) > 1e-3):
+        raise UsageError(
+            f"the data do not sum to 1 over the {K} classes of axis 1",
+            hint=f"a categorical likelihood takes one-hot rows, or labels from 0 to {K - 1}",
+        )
 
 
 def layouts(mean: Tensor, log_variance: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
@@ -102,7 +122,7 @@ def check_layout(
             hint="a variance or standard deviation read as a log-variance? name it in the blueprint's [encoder]",
         )
     noise = torch.from_numpy(stream(seed, "layout").standard_normal(tuple(mean.shape)))
-    chance = _chance(x, likelihood)
+    chance = _chance(x, likelihood, decoder.data_dim)
 
     def quality(mean: Tensor, log_variance: Tensor) -> tuple[Tensor, Tensor]:
         z = mean + noise * (0.5 * log_variance).exp()
@@ -141,14 +161,19 @@ def _side(gap: float) -> str:
     return "worse" if gap > 0 else "better"
 
 
-def _chance(x: Tensor, likelihood: Likelihood) -> Tensor:
+def _chance(x: Tensor, likelihood: Likelihood, outputs: int) -> Tensor:
     """Return log p(x | mean image), shape (n,)."""
     rows = x.flatten(1).double().cpu()
+    if isinstance(likelihood, Categorical):
+        rows = likelihood.one_hot(rows, outputs)
     centre = rows.mean(0)
     if likelihood.name == "bernoulli":
         centre = centre.clamp(1 / (2 * len(rows)), 1 - 1 / (2 * len(rows)))
-    elif likelihood.name == "poisson":
+    elif likelihood.name in ("poisson", "categorical"):
         centre = centre.clamp_min(1 / (2 * len(rows)))
+    if isinstance(likelihood, Categorical):
+        by_class = centre.reshape(likelihood.classes, -1)
+        centre = (by_class / by_class.sum(0)).flatten()
     return likelihood.log_density(rows, centre.expand_as(rows), "mean")
 
 

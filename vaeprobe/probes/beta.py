@@ -11,7 +11,6 @@ from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe, Evidence
 from vaeprobe.report import Curves, Finding, Metric, MetricSpec, Result, Section, Table, metric_map
 
 if TYPE_CHECKING:
-
     from vaeprobe.decoder import Decoder
     from vaeprobe.inference.beta import BetaEstimate
     from vaeprobe.inference.collapse import ActiveLatents
@@ -392,6 +391,8 @@ class Beta(EncoderProbe):
         id, n, m = "latents.active.supported", len(evidence.available), evidence.x[0].numel()
         if evidence.likelihood.name == "poisson":
             return Metric.undefined(id, "not derived for rates with a zero mean", n=n)
+        if evidence.x[0].numel() != evidence.outputs:
+            return Metric.undefined(id, "not computed for labels that the encoder takes as they are", n=n)
         if m > MOST_OUTPUTS:
             return Metric.undefined(id, f"not computed for more than {MOST_OUTPUTS} outputs", n=n)
         if n < 5 * m:
@@ -429,6 +430,11 @@ class Beta(EncoderProbe):
             return (
                 f"Theorem 3, other families: the posterior is that of p(x|z)^(1/beta): the {m} pixels count as "
                 f"{m / value:.0f}; Var[x|z] stays p(1 - p)."
+            )
+        if likelihood == "categorical":
+            return (
+                "Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), each label counted "
+                f"{1 / value:.3g} times; Var[x|z] stays diag(p) - p p^T."
             )
         return (
             f"Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), counts seen for {1 / value:.3g} of "

@@ -444,7 +444,7 @@ class Factorise(Probe):
         from vaeprobe.geometry.factorisation import gather
 
         source = self.source()
-        likelihood = self.metric_likelihood()
+        likelihood = self.metric_likelihood(decoder)
         few = source.draw(decoder, min(self.samples, 64), seed=self.seed)
         findings = [*decoder_findings(decoder), *self.likelihood_findings(decoder, few)]
         evidence = gather(

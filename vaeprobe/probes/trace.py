@@ -566,7 +566,7 @@ class Trace(Probe):
             )
         image = self._image(decoder)
         z0 = self._starts(decoder)
-        likelihood = self.metric_likelihood()
+        likelihood = self.metric_likelihood(decoder)
         chosen, skipped = self._components(decoder, z0)
         paths = trace_paths(
             decoder,
@@ -657,7 +657,7 @@ class Trace(Probe):
 
         if k > LARGE:
             return list(range(COMPONENTS)), k - COMPONENTS
-        frame = DenseField(decoder, self.metric_likelihood(), self.chunk).frame(z0)
+        frame = DenseField(decoder, self.metric_likelihood(decoder), self.chunk).frame(z0)
         rms = frame.s[frame.finite].square().mean(0).sqrt() if frame.finite.any() else frame.s.new_ones(k)
         matter = int((rms > ACTIVE_THRESHOLD * rms[0]).sum())
         count = min(max(matter, 1), COMPONENTS)
@@ -672,7 +672,7 @@ class Trace(Probe):
         start = first[0].at(torch.zeros(1))[0]
         origin = start.clone()
         origin[decoder.continuous] = 0
-        frame = DenseField(decoder, self.metric_likelihood()).frame(origin[None])
+        frame = DenseField(decoder, self.metric_likelihood(decoder)).frame(origin[None])
         s = frame.s[0]
         clear = (
             bool(frame.finite[0])

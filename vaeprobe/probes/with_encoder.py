@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, decoder_findings, option
@@ -39,6 +39,7 @@ class Evidence:
     Attributes:
         x: the data rows that were measured, shape (n, ...).
         available: all rows that were read.
+        outputs: numbers in one of the decoder's outputs.
         likelihood: the likelihood they were held against.
         moments: moments under the posteriors of `x`.
         findings: what the loader, the encoder and the layout check noted.
@@ -46,6 +47,7 @@ class Evidence:
 
     x: Tensor
     available: Tensor
+    outputs: int
     likelihood: Likelihood
     moments: PosteriorMoments
     findings: tuple[Finding, ...]
@@ -62,13 +64,15 @@ class EncoderProbe(Probe):
         pairs: antithetic pairs of posterior draws per row.
     """
 
+    HIDDEN: ClassVar[frozenset[str]] = frozenset({"latents"})
+
     samples: int = option(
         256, help="Data rows to measure.", min=2, names=("--samples", "-n"), panel="Sampling"
     )
     latents: Any = option(
         "posterior", help="Always the posteriors of the data.", metavar="SOURCE", panel="Sampling"
     )
-    likelihood: Literal["gaussian", "bernoulli", "poisson"] | None = option(
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = option(
         None, help="Likelihood of the training objective (default: the checkpoint's own).", panel="Geometry"
     )
     encoder: Any = option(
@@ -83,17 +87,21 @@ class EncoderProbe(Probe):
             UsageError: there is no encoder, no data or no likelihood, or they do not fit together.
             InputError: the encoder's outputs are laid out otherwise.
         """
+        import math
+
         import torch
 
         from vaeprobe.inference.layout import check_data, check_layout
         from vaeprobe.inference.moments import posterior_moments
         from vaeprobe.intervals import stream
+        from vaeprobe.likelihoods import Categorical
 
         if self.latents not in ("posterior", "prior"):
             raise UsageError(f"{self.NAME} works at the posteriors of the data, not at other latents")
         encoder = self.chosen_encoder(decoder)
         likelihood = self.chosen_likelihood(decoder)
-        rows = self.data_rows(MOST_ROWS)
+        labelled = isinstance(likelihood, Categorical)
+        rows = self.data_rows(MOST_ROWS, scale="none" if labelled else "auto")
         if rows is None:
             raise UsageError(
                 f"{self.NAME} needs data", hint="add --data X.npy, rows as the encoder takes them"
@@ -101,6 +109,8 @@ class EncoderProbe(Probe):
         if rows.ndim < 2 or len(rows) < 2:
             raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
         check_data(decoder, rows, likelihood)
+        if isinstance(likelihood, Categorical) and math.prod(encoder.input_shape or ()) == decoder.data_dim:
+            rows = likelihood.one_hot(rows, decoder.data_dim)
         picked = torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])
         x = rows[picked.sort().values]
         findings = check_layout(decoder, encoder, x, likelihood, seed=self.seed)
@@ -110,6 +120,7 @@ class EncoderProbe(Probe):
         return Evidence(
             x=x,
             available=rows,
+            outputs=decoder.data_dim,
             likelihood=likelihood,
             moments=moments,
             findings=(*decoder_findings(decoder), *encoder.notes, *findings),
@@ -154,9 +165,9 @@ class EncoderProbe(Probe):
         if name is None:
             raise UsageError(
                 "the likelihood that the decoder was trained with is not known",
-                hint="--likelihood gaussian (squared error), bernoulli (cross-entropy) or poisson",
+                hint="--likelihood gaussian (squared error), bernoulli (cross-entropy), poisson or categorical",
             )
-        return by_name(name, sigma2=self.sigma2)
+        return by_name(name, sigma2=self.sigma2, classes=decoder.output_shape[0])
 
     def mean_over_rows(self, id: str, values: Tensor, unit: str = "") -> Metric:
         """Return the mean of one number per data row, shape (n,), with its bootstrap interval."""

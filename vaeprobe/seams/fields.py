@@ -158,8 +158,8 @@ class IterativeField:
         natural = self.decoder.natural_for(self.likelihood)
         y, JQ = pushforward(self.decoder, z, Q.permute(2, 0, 1), natural=natural)
         if self.likelihood is not None:
-            weight = self.likelihood.weight(y.double(), "natural" if natural else self.decoder.parameter)
-            JQ = JQ * weight.to(JQ.dtype)
+            parameter = "natural" if natural else self.decoder.parameter
+            JQ = self.likelihood.lowered(JQ.double(), y.double(), parameter).to(JQ.dtype)
         columns = [pullback(self.decoder, z, w, natural=natural) for w in JQ]
         return torch.stack(columns, dim=2).double().cpu()
 
