@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+
 from vaeprobe.cli import run
 from vaeprobe.render import schema
 
@@ -254,3 +255,13 @@ def test_explain_covers_every_metric_and_code(capsys: pytest.CaptureFixture[str]
 def test_schema_is_a_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["schema"]) == 0
     jsonschema.Draft202012Validator.check_schema(json.loads(capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("probe", ["posterior", "beta"])
+def test_settings_that_a_probe_ignores_are_no_options(probe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([probe, "--help"]) == 0
+    assert "--latents" not in capsys.readouterr().out
+    assert run([probe, LINEAR, "--latents", "prior"]) == 2
+    assert "no such option: --latents" in capsys.readouterr().err
+    assert run(["orthogonality", "--help"]) == 0
+    assert "--latents" in capsys.readouterr().out
