@@ -14,6 +14,8 @@ torch.set_num_threads(1)
 settings.register_profile("vaeprobe", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("vaeprobe")
 
+pytest_plugins = ["pytester"]  # a project of its own for the plugin's tests
+
 REPOSITORY = Path(__file__).parents[1]
 
 

@@ -137,7 +137,8 @@ def error(error: VaeprobeError, arguments: Sequence[str]) -> None:
         if wants_json(arguments):
             from vaeprobe.render import json_document
 
-            sys.stdout.write(json_document.of_error(error))
+            lines = "--format=jsonl" in arguments or "jsonl" in arguments
+            sys.stdout.write(json_document.of_error(error, indent=None if lines else 2))
         print(f"error: {clean(error.message)}", file=sys.stderr)
         if error.hint:
             print(f"hint: {clean(error.hint)}", file=sys.stderr)

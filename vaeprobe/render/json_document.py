@@ -19,10 +19,11 @@ def of(result: Result) -> str:
     return dumps({**header(), **result.to_dict()})
 
 
-def of_error(error: VaeprobeError) -> str:
-    """Return the JSON document of a run that ended with an error."""
+def of_error(error: VaeprobeError, *, indent: int | None = 2) -> str:
+    """Return the JSON document of a run that ended with an error; on one line without indent."""
     body = {"code": error.code, "message": error.message, "hint": error.hint}
-    return dumps({**header(), "schema_version": SCHEMA_VERSION, "error": body, "exit_code": error.exit_code})
+    document = {**header(), "schema_version": SCHEMA_VERSION, "error": body, "exit_code": error.exit_code}
+    return dumps(document, indent=indent)
 
 
 def header() -> dict[str, Any]:

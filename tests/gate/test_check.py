@@ -1,0 +1,469 @@
+"""`vaeprobe check` as a CI job runs it: exit codes, files, streams, baselines, interrupted runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from vaeprobe.cli import run
+from vaeprobe.render import schema
+from vaeprobe.render.gate import FORMATS
+
+COSINE = "orthogonality.mean_abs_cosine"
+CONTRAST = "orthogonality.ima_contrast"
+POLICY = f'[check]\nsamples = 16\nmax-samples = 32\n[check.rules]\n"{COSINE}" = 0.1\n'
+GOOD, BAD = np.eye(6)[:, :3] * [3, 2, 1], np.ones((6, 3)) + np.eye(6)[:, :3]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a policy, a model that passes and one that fails; the current directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    np.save("good.npy", GOOD)
+    np.save("bad.npy", BAD)
+    Path("vaeprobe.toml").write_text(POLICY)
+    return tmp_path
+
+
+class Done:
+    """What a run in this process left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def document(self) -> Any:
+        document = json.loads(self.out)
+        jsonschema.validate(document, schema.document())
+        assert document["exit_code"] == self.code
+        return document
+
+
+@pytest.fixture
+def check(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: object) -> Done:
+        code = run(["check", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return Done(code, out, err)
+
+    return call
+
+
+def statuses(document: Any) -> dict[str, list[str]]:
+    return {m["model"]: [o["status"] for o in m["outcomes"]] for m in document["models"]}
+
+
+def policy(text: str) -> None:
+    Path("vaeprobe.toml").write_text(text)
+
+
+# -- exit codes -------------------------------------------------------------------------------------
+
+
+def test_0_where_all_pass(check: Any) -> None:
+    done = check("good.npy")
+    assert done.code == 0
+    assert done.out.splitlines()[-1] == "1 passed (exit code 0)"
+    assert done.err == ""
+
+
+def test_1_where_one_fails(check: Any) -> None:
+    done = check("good.npy", "bad.npy")
+    assert done.code == 1
+    assert "at most 0.1" in done.out
+    assert done.out.splitlines()[-1] == "1 failed, 1 passed (exit code 1)"
+
+
+def test_2_where_the_policy_is_wrong(check: Any) -> None:
+    policy('[check.rules]\n"orthogonality.mean_cosine" = 1')
+    done = check("good.npy")
+    assert (done.code, done.out) == (2, "")
+    assert "mean_abs_cosine" in done.err
+
+
+def test_2_and_an_example_where_there_is_no_policy(check: Any) -> None:
+    Path("vaeprobe.toml").unlink()
+    done = check("good.npy")
+    assert done.code == 2
+    assert "there is no vaeprobe.toml here or above" in done.err
+    assert '"orthogonality.mean_abs_cosine" = 0.2' in done.err
+
+
+def test_3_where_nothing_decides(check: Any) -> None:
+    np.save("one.npy", np.ones((4, 1)))
+    assert check("one.npy", "good.npy").code == 3
+    policy("[check]\nsamples = 16")
+    done = check("good.npy")
+    assert done.code == 3
+    assert "no rule applies to this model" in done.out
+
+
+def test_4_where_a_file_is_refused(check: Any) -> None:
+    import pickle
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, ("touch owned",)
+
+    Path("evil.pt").write_bytes(pickle.dumps(Evil()))
+    done = check("good.npy", "bad.npy", "evil.pt", "missing.pt", "--json")
+    assert done.code == 4
+    assert [m["exit_code"] for m in done.document["models"]] == [0, 1, 4, 5]
+    assert not Path("owned").exists()
+
+
+def test_5_where_a_file_is_damaged(check: Any) -> None:
+    Path("torn.npy").write_bytes(Path("good.npy").read_bytes()[:100])
+    done = check("torn.npy", "bad.npy")
+    assert done.code == 5
+    assert done.out.splitlines()[-1] == "1 unreadable, 1 failed (exit code 5)"
+
+
+def test_70_of_one_model_keeps_the_reports_of_the_others(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaeprobe.cli import check as command
+
+    load = command.load
+
+    def broken(path: Path, **settings: Any) -> Any:
+        if path.name == "bad.npy":
+            raise ZeroDivisionError("oh")
+        return load(path, **settings)
+
+    monkeypatch.setattr(command, "load", broken)
+    monkeypatch.delenv("VAEPROBE_DEBUG", raising=False)
+    document = check("bad.npy", "good.npy", "--json")
+    assert document.code == 70
+    assert statuses(document.document) == {"bad.npy": [], "good.npy": ["pass"]}
+    assert "ZeroDivisionError: oh" in document.document["models"][0]["error"]["message"]
+
+
+# -- what is checked --------------------------------------------------------------------------------
+
+
+def test_globs_and_repeats(check: Any) -> None:
+    assert list(statuses(check("*.npy", "good.npy", "--json").document)) == ["bad.npy", "good.npy"]
+    done = check("*.pt")
+    assert done.code == 2
+    assert "no file matches `*.pt`" in done.err
+
+
+def test_a_name_like_a_glob_is_a_name(check: Any) -> None:
+    np.save("a[1].npy", GOOD)
+    assert list(statuses(check("a[1].npy", "--json").document)) == ["a[1].npy"]
+
+
+def test_models_of_the_policy_stand_beside_it(
+    check: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy(POLICY.replace("[check]", '[check]\nmodels = ["g*.npy"]'))
+    assert list(statuses(check("--json").document)) == ["good.npy"]
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert list(statuses(check("--json").document)) == ["../good.npy"]
+
+
+def test_no_model_is_a_usage_error(check: Any) -> None:
+    done = check()
+    assert done.code == 2
+    assert "no model to check" in done.err
+
+
+def test_rules_of_the_command_line(check: Any) -> None:
+    Path("vaeprobe.toml").unlink()
+    done = check("bad.npy", "--rule", f"{COSINE}=0.99", "--rule", f"{CONTRAST} = 0.001", "--json")
+    assert statuses(done.document) == {"bad.npy": ["pass", "fail"]}
+    for text, words in (
+        (COSINE, "is no rule"),
+        ("orthogonality.cos=1", "no metric"),
+        (f"{COSINE}=x", "is no rule"),
+    ):
+        done = check("bad.npy", "--rule", text)
+        assert done.code == 2
+        assert words in done.err
+
+
+def test_config_and_pyproject(check: Any) -> None:
+    Path("lenient.toml").write_text(POLICY.replace("0.1", "0.99"))
+    assert check("bad.npy", "--config", "lenient.toml").code == 0
+    Path("vaeprobe.toml").unlink()
+    Path("pyproject.toml").write_text(f'[tool.vaeprobe.check.rules]\n"{COSINE}" = 0.99\n')
+    assert check("bad.npy").code == 0
+    assert check("bad.npy", "--config", "none.toml").code == 5
+
+
+def test_overrides_waivers_and_formats(check: Any) -> None:
+    override = f'[[check.overrides]]\nmodels = "bad*"\nrules = {{ "{COSINE}" = 0.99 }}\n'
+    policy(POLICY + override)
+    assert check("good.npy", "bad.npy").code == 0
+    waiver = f'[[check.waivers]]\nrule = "{COSINE}"\nmodels = "bad.npy"\nreason = "known"\nexpires = %s\n'
+    policy(POLICY + waiver % "2999-01-01")
+    done = check("bad.npy")
+    assert done.code == 0
+    assert "waived" in done.out
+    policy(POLICY + waiver % "2001-01-01")
+    done = check("bad.npy")
+    assert done.code == 1
+    assert "expired on 2001-01-01: known" in done.out
+    policy(POLICY.replace("[check]", '[check]\nformats = ["safetensors", "pt2"]'))
+    done = check("good.npy")
+    assert done.code == 1
+    assert "the format npy is not among safetensors, pt2" in done.out
+
+
+def test_trust_is_not_read_from_a_file(check: Any) -> None:
+    policy(POLICY + '[orthogonality]\narch = "evil:build"')
+    done = check("good.npy")
+    assert done.code == 2
+    assert "--arch" in done.err
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('likelihood = "bernouli"', "did you mean `bernoulli`"),
+        ("rotations = 2.5", "a whole number"),
+        ("active-threshold = 7", "between 0 and 1"),
+        ("seed = -1", "at least 0"),
+        ('save-rotation = "R.npy"', "the gate writes none"),
+    ],
+)
+def test_settings_are_checked_before_any_model(setting: str, words: str, check: Any) -> None:
+    policy(POLICY + f"[orthogonality]\n{setting}\n")
+    done = check("good.npy")
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+
+
+def test_data_of_a_policy_stands_beside_it(check: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.save("z.npy", np.random.default_rng(0).standard_normal((40, 3)))
+    policy(POLICY + '[orthogonality]\nlatents = "z.npy"\n')
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert check("../good.npy").code == 0
+
+
+def test_a_metric_in_words_takes_no_limit(check: Any) -> None:
+    policy('[check]\nsamples = 16\n[check.rules]\n"factorise.verdict" = { max = 1 }')
+    done = check("good.npy")
+    assert done.code == 2
+    assert "is no number" in done.out
+
+
+# -- documents --------------------------------------------------------------------------------------
+
+
+def test_several_reports_in_one_run(check: Any, folder: Path) -> None:
+    (folder / "out").mkdir()
+    reports = [x for f in FORMATS for x in ("--report", f"{f}=out/{f}")]
+    assert check("good.npy", "bad.npy", *reports, "-o", "out/page").code == 1
+    assert sorted(os.listdir("out")) == sorted([*FORMATS, "page"])
+    assert json.loads(Path("out/sarif").read_text())["version"] == "2.1.0"
+    assert Path("out/page").read_text() == Path("out/text").read_text()
+
+
+def test_report_mistakes(check: Any) -> None:
+    for text, words in (("sarif", "FORMAT=FILE"), ("sarf=x", "sarif"), ("sarif=no/such/x", "cannot write")):
+        done = check("good.npy", "--report", text)
+        assert done.code == 2
+        assert words in done.err
+
+
+def test_a_folder_that_cannot_be_written(check: Any, folder: Path) -> None:
+    (folder / "file").write_text("")
+    for arguments in (
+        ("-o", "file/x"),
+        ("--resume", "file/x"),
+        ("--update-baseline", "--baseline", "file/x"),
+    ):
+        done = check("good.npy", *arguments)
+        assert done.code == 2
+        assert "cannot write `file/x`" in done.err
+
+
+def test_github_appends_a_job_summary(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("summary.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    assert check("bad.npy", "--format", "github").out.startswith("::error file=bad.npy,title=")
+    summary = Path("summary.md").read_text()
+    assert summary.startswith("before\n# vaeprobe check: failed")
+    check("bad.npy")
+    assert Path("summary.md").read_text() == summary
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "no/such/summary.md")
+    done = check("bad.npy", "--format", "github")
+    assert done.code == 2
+    assert "cannot write the job summary" in done.err
+
+
+def test_jsonl_streams_a_line_per_model(check: Any) -> None:
+    done = check("good.npy", "bad.npy", "--format", "jsonl")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    for line in lines:
+        jsonschema.validate(line, schema.document())
+    assert [line["kind"] for line in lines] == ["model", "model", "run"]
+    assert done.code == lines[-1]["exit_code"] == 1
+
+
+def test_an_error_is_one_line_of_jsonl(check: Any) -> None:
+    done = check("*.pt", "--format", "jsonl")
+    (line,) = done.out.splitlines()
+    assert json.loads(line)["exit_code"] == done.code == 2
+
+
+def test_quiet_leaves_out_what_passes(check: Any) -> None:
+    done = check("good.npy", "--quiet")
+    assert done.out.splitlines() == ["good.npy  passed", "1 passed (exit code 0)"]
+
+
+# -- baselines --------------------------------------------------------------------------------------
+
+REGRESSION = (
+    f'[check]\nsamples = 16\nmax-samples = 64\n[check.rules]\n"{CONTRAST}" = {{ regression = "3 %" }}\n'
+)
+
+
+def test_a_baseline_catches_a_regression(check: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy(REGRESSION)
+    done = check("bad.npy", "--update-baseline", "--baseline", "base.json")
+    assert done.code == 0
+    assert "1 measured, 1 in all" in done.err
+    done = check("bad.npy", "--baseline", "base.json")
+    assert done.code == 0
+    assert "the very artifact of the baseline" in done.out
+    np.save("bad.npy", BAD + 0.05)
+    done = check("bad.npy", "--baseline", "base.json")
+    assert done.code == 1
+    assert "no more than 3 % worse than the baseline" in done.out
+    # the same checkout from elsewhere
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert check("../bad.npy", "--baseline", "../base.json").code == 1
+    assert check(folder / "bad.npy", "--baseline", folder / "base.json").code == 1
+
+
+def test_an_update_keeps_other_models(check: Any) -> None:
+    policy(REGRESSION)
+    check("bad.npy", "--update-baseline", "--baseline", "base.json")
+    assert "2 in all" in check("good.npy", "--update-baseline", "--baseline", "base.json").err
+    assert set(json.loads(Path("base.json").read_text())["models"]) == {"good.npy", "bad.npy"}
+
+
+def test_what_a_baseline_cannot_answer(check: Any) -> None:
+    policy(REGRESSION)
+    done = check("bad.npy")
+    assert done.code == 2
+    assert "add --baseline FILE" in done.out
+    done = check("bad.npy", "--baseline", "none.json")
+    assert done.code == 5
+    assert "--update-baseline" in done.err
+    check("bad.npy", "--update-baseline", "--baseline", "base.json")
+    policy(REGRESSION + "[orthogonality]\nseed = 5\n")
+    done = check("bad.npy", "--baseline", "base.json")
+    assert done.code == 2
+    assert "another method (seed 0 -> 5)" in done.out
+
+
+# -- many models ------------------------------------------------------------------------------------
+
+
+def test_fail_fast_stops(check: Any) -> None:
+    done = check("bad.npy", "good.npy", "--fail-fast", "--json")
+    assert list(statuses(done.document)) == ["bad.npy"]
+
+
+def test_jobs_give_the_same_document(check: Any) -> None:
+    alone = check("good.npy", "bad.npy", "--json").document
+    assert check("good.npy", "bad.npy", "--json", "--jobs", "2").document == alone
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The models that were loaded."""
+    from vaeprobe.cli import check as command
+
+    seen: list[str] = []
+    load = command.load
+
+    def spy(path: Path, **settings: Any) -> Any:
+        seen.append(path.name)
+        return load(path, **settings)
+
+    monkeypatch.setattr(command, "load", spy)
+    return seen
+
+
+def test_an_interrupted_run_resumes(check: Any, loaded: list[str]) -> None:
+    first = check("good.npy", "--resume", "run.jsonl", "--json")
+    both = ("good.npy", "bad.npy", "--resume", "run.jsonl", "--json")
+    second = check(*both)
+    assert loaded == ["good.npy", "bad.npy"]
+    assert second.document["models"][0] == first.document["models"][0]
+    assert check(*both).document == second.document
+    assert loaded == ["good.npy", "bad.npy"]
+    assert check("bad.npy", "good.npy", "--resume", "run.jsonl", "--fail-fast", "--json").code == 1
+
+
+def test_what_changed_is_judged_anew(check: Any, loaded: list[str]) -> None:
+    arguments = ("good.npy", "--resume", "run.jsonl")
+    assert check(*arguments).code == 0
+    np.save("good.npy", BAD)
+    assert check(*arguments).code == 1
+    policy(POLICY.replace("0.1", "0.99"))
+    assert check(*arguments).code == 0
+    policy(
+        POLICY.replace("0.1", "0.99")
+        + f'[[check.waivers]]\nrule = "{COSINE}"\nreason = "x"\nexpires = 2999-01-01'
+    )
+    assert check(*arguments).code == 0
+    assert len(loaded) == 4
+    assert check(*arguments).code == 0
+    assert len(loaded) == 4
+
+
+def test_a_failed_load_is_tried_again(check: Any) -> None:
+    assert check("later.npy", "--resume", "run.jsonl").code == 5
+    np.save("later.npy", GOOD)
+    assert check("later.npy", "--resume", "run.jsonl").code == 0
+
+
+def test_a_torn_last_line_is_dropped(check: Any, loaded: list[str]) -> None:
+    check("good.npy", "bad.npy", "--resume", "run.jsonl")
+    whole = Path("run.jsonl").read_text()
+    Path("run.jsonl").write_text(whole[:-20])
+    assert check("good.npy", "bad.npy", "--resume", "run.jsonl").code == 1
+    assert loaded == ["good.npy", "bad.npy", "bad.npy"]
+    assert Path("run.jsonl").read_text() == whole
+
+
+@pytest.mark.parametrize("content", ["hello\n", '{"kind": "model"}\n', "[]\n", "\x00\n", "[" * 50_000 + "\n"])
+def test_another_file_is_no_resume_file(content: str, check: Any) -> None:
+    Path("run.jsonl").write_text(content)
+    done = check("good.npy", "--resume", "run.jsonl")
+    assert done.code == 5
+    assert "no result file of vaeprobe" in done.err
+    assert Path("run.jsonl").read_text() == content
+
+
+# -- the process ------------------------------------------------------------------------------------
+
+
+def test_a_poor_environment_is_enough(folder: Path) -> None:
+    repository = Path(__file__).parents[2]
+    done = subprocess.run(
+        f"'{sys.executable}' -m vaeprobe check good.npy bad.npy <&- | head -n 1",
+        shell=True,
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C", "COLUMNS": "40", "PYTHONPATH": str(repository)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (b"good.npy  passed\n", b"")
