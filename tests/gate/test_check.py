@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from vaeprobe.cli import run
 from vaeprobe.render import schema
 from vaeprobe.render.gate import FORMATS
 
+DOCUMENT = jsonschema.Draft202012Validator(schema.document())
+REPOSITORY = Path(__file__).parents[2]
 COSINE = "orthogonality.mean_abs_cosine"
 CONTRAST = "orthogonality.ima_contrast"
 POLICY = f'[check]\nsamples = 16\nmax-samples = 32\n[check.rules]\n"{COSINE}" = 0.1\n'
@@ -43,7 +47,7 @@ class Done:
     @property
     def document(self) -> Any:
         document = json.loads(self.out)
-        jsonschema.validate(document, schema.document())
+        DOCUMENT.validate(document)
         assert document["exit_code"] == self.code
         return document
 
@@ -308,7 +312,7 @@ def test_jsonl_streams_a_line_per_model(check: Any) -> None:
     done = check("good.npy", "bad.npy", "--format", "jsonl")
     lines = [json.loads(line) for line in done.out.splitlines()]
     for line in lines:
-        jsonschema.validate(line, schema.document())
+        DOCUMENT.validate(line)
     assert [line["kind"] for line in lines] == ["model", "model", "run"]
     assert done.code == lines[-1]["exit_code"] == 1
 
@@ -453,16 +457,54 @@ def test_another_file_is_no_resume_file(content: str, check: Any) -> None:
     assert Path("run.jsonl").read_text() == content
 
 
+# -- the action -------------------------------------------------------------------------------------
+
+
+def test_the_action_pastes_no_input_into_its_script(folder: Path) -> None:
+    action = (REPOSITORY / ".github" / "actions" / "check" / "action.yml").read_text(encoding="utf-8")
+    scripts = re.findall(r"run: \|\n((?: {8}.*\n)+)", action)
+    assert len(scripts) == 2
+    assert not any("${{" in text for text in scripts)
+    script = textwrap.dedent(scripts[1])
+    (folder / "vaeprobe").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 3\n')
+    (folder / "vaeprobe").chmod(0o755)
+    inputs = {
+        "MODELS": "*.npy a.pt;id $(id)",
+        "CONFIG": "my policy.toml",
+        "BASELINE": "",
+        "SARIF": "out.sarif",
+    }
+    done = subprocess.run(
+        ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script],
+        env={"PATH": f"{folder}:{os.environ['PATH']}", **inputs},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.splitlines() == [
+        "check", "--format", "github", "--no-progress", "--config", "my policy.toml", "--report", "sarif=out.sarif",
+        "--", "*.npy", "a.pt;id", "$(id)",
+    ]  # fmt: skip
+
+
+def test_the_hook_is_a_command_that_exists(check: Any) -> None:
+    hook = (REPOSITORY / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
+    match = re.search(r"^ +entry: vaeprobe check(.*)$", hook, re.MULTILINE)
+    assert match
+    assert check(*match[1].split(), "good.npy").code == 0
+
+
 # -- the process ------------------------------------------------------------------------------------
 
 
 def test_a_poor_environment_is_enough(folder: Path) -> None:
-    repository = Path(__file__).parents[2]
     done = subprocess.run(
         f"'{sys.executable}' -m vaeprobe check good.npy bad.npy <&- | head -n 1",
         shell=True,
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "LC_ALL": "C", "COLUMNS": "40", "PYTHONPATH": str(repository)},
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C", "COLUMNS": "40", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         check=False,
     )

@@ -45,7 +45,7 @@ def truth() -> float:
     """The mean absolute cosine, from many samples."""
     from vaeprobe.probes.orthogonality import Orthogonality
 
-    value = Orthogonality(samples=20_000, rotations=1, restarts=0).measure(decoder())[COSINE].value
+    value = Orthogonality(samples=4000, rotations=1, restarts=0).measure(decoder())[COSINE].value
     assert isinstance(value, float)
     return value
 
@@ -103,6 +103,29 @@ def test_required_formats(truth: float) -> None:
     report = check(policy)
     assert [o.status for o in report.outcomes] == ["pass", "fail"]
     assert report.exit_code == 1
+
+
+def test_savings_change_no_metric_that_a_rule_reads() -> None:
+    from vaeprobe.probes.orthogonality import Orthogonality
+
+    settings = {"rotations": 49, "restarts": 1}
+    probed, gate = decoder(), Gate(policy=Policy(settings={"orthogonality": settings}))
+    full = Orthogonality(samples=32, **settings).measure(probed)
+    cheap = gate._measure("orthogonality", probed, 32, ())
+    for id, metric in full.metrics.items():
+        skipped = any(id in ids for _, ids in Orthogonality.SAVINGS.values())
+        read = gate._measure("orthogonality", probed, 32, [id]) if skipped else cheap
+        assert read[id] == metric, id
+    assert cheap["orthogonality.ima_contrast_null"] != full["orthogonality.ima_contrast_null"]
+
+
+def test_a_baseline_keeps_no_metric_that_was_measured_cheaply() -> None:
+    null = "orthogonality.ima_contrast_null"
+    values = Gate(policy=regression(0.02)).record("m.pt", decoder()).values
+    assert CONTRAST in values
+    assert null not in values
+    rule = Rule(metric=null, side="max", regression=0.1)
+    assert null in Gate(policy=replace(regression(0.02), rules={null: rule})).record("m.pt", decoder()).values
 
 
 # -- baselines --------------------------------------------------------------------------------------
