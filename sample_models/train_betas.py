@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +26,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from vaeprobe.inference.training import TrainedVAE, train_vae
+
 FOLDER = Path(__file__).parent / "betas"
 BETAS = (0.5, 1.0, 2.0, 4.0, 8.0)
 SIGMA2 = 0.05
@@ -36,14 +36,6 @@ WIDTHS = {"gaussian": 96, "bernoulli": 40}
 KEPT = {"gaussian": 512, "bernoulli": 256}  # images kept as data
 STEPS = 4000
 SEED = 0
-
-
-@dataclass(frozen=True)
-class TrainedVAE:
-    """A trained encoder (its 2k outputs are the means, then the log-variances) and decoder (before any sigmoid)."""
-
-    encoder: nn.Sequential
-    decoder: nn.Sequential
 
 
 def images(likelihood: str) -> NDArray[np.uint8]:
@@ -79,28 +71,17 @@ def train(
     batch: int = 256,
     seed: int = SEED,
 ) -> TrainedVAE:
-    """Return a beta-VAE trained by Adam with a cosine step size; the same seed gives the same weights."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    m = x.shape[1]
-    encoder = nn.Sequential(nn.Linear(m, width), nn.ReLU(), nn.Linear(width, 2 * latents))
-    decoder = nn.Sequential(nn.Linear(latents, width), nn.ReLU(), nn.Linear(width, m))
-    optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=3e-3)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda t: 0.5 * (1 + math.cos(math.pi * t / steps))
+    """Return a beta-VAE trained on x, shape (n, m); the same seed gives the same weights."""
+    return train_vae(
+        x,
+        lambda x, y: log_likelihood(x, y, likelihood, sigma2),
+        beta,
+        latents=latents,
+        width=width,
+        steps=steps,
+        batch=batch,
+        seed=seed,
     )
-    for _ in range(steps):
-        some = x[torch.randint(len(x), (batch,), generator=generator)]
-        mean, log_variance = encoder(some).chunk(2, 1)
-        noise = torch.randn(mean.shape, generator=generator)
-        z = mean + (0.5 * log_variance).exp() * noise
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
-        loss = (beta * kl - log_likelihood(some, decoder(z), likelihood, sigma2)).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    return TrainedVAE(encoder.eval().requires_grad_(False), decoder.eval().requires_grad_(False))
 
 
 def blueprint(likelihood: str) -> str:

@@ -265,3 +265,14 @@ def test_settings_that_a_probe_ignores_are_no_options(probe: str, capsys: pytest
     assert "no such option: --latents" in capsys.readouterr().err
     assert run(["orthogonality", "--help"]) == 0
     assert "--latents" in capsys.readouterr().out
+
+
+def test_demo_trains_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figure = tmp_path / "circles.svg"
+    assert run(["demo", "theorem3", "--steps", "3", "--json", "-o", str(figure)]) == 0
+    document = json_of(capsys.readouterr().out)
+    assert len(document["details"]["models"]) == 6  # type: ignore[index]
+    assert figure.read_text(encoding="utf-8").startswith("<svg")
+    assert run(["demo", "theorem3", "--steps", "1", "-o", str(tmp_path / "circles.pdf")]) == 2
+    assert "*.svg" in capsys.readouterr().err
+    assert run(["demo", "theorem4"]) == 2

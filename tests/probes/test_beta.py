@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import torch
 from vaeprobe.checkpoints import load
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.inference.theorem3 import Trained, judged, theorem3
+from vaeprobe.inference.training import TrainedVAE, train_vae
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.beta import METRICS, Beta, BetaResult
 
@@ -100,6 +103,104 @@ def test_interval_covers_over_training_seeds(likelihood: str, beta: float, steps
         assert estimate.value == pytest.approx(beta, rel=0.1)
         covered += estimate.ci is not None and estimate.ci[0] <= beta <= estimate.ci[1]
     assert covered >= 0.9 * seeds
+
+
+@pytest.fixture(scope="module")
+def categorical() -> tuple[torch.Tensor, TrainedVAE]:
+    """Digits in three grey levels, one-hot, shape (n, 3, 8, 8), and a VAE trained on them at beta = 2."""
+    grey = np.round(trainer().images("gaussian") / 127.5).clip(0, 2).astype(np.int64)
+    x = torch.nn.functional.one_hot(torch.from_numpy(grey), 3).movedim(-1, 1).float()
+
+    def log_likelihood(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        log_p = y.reshape(-1, 3, 64).log_softmax(1)
+        return (x.reshape(-1, 3, 64) * log_p).sum((1, 2))
+
+    return x, train_vae(x.flatten(1), log_likelihood, 2.0, latents=4, width=48, steps=700)
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+@pytest.mark.parametrize("labels", [False, True])
+def test_recovers_beta_of_a_categorical_vae(
+    categorical: tuple[torch.Tensor, TrainedVAE], output: str, labels: bool
+) -> None:
+    x, vae = categorical
+
+    def function(z: torch.Tensor) -> torch.Tensor:
+        theta = vae.decoder(z).reshape(-1, 3, 8, 8)
+        return theta if output == "logits" else theta.softmax(1)
+
+    decoder = Decoder(
+        function,
+        4,
+        dtype=torch.float32,
+        parameter="natural" if output == "logits" else "mean",
+        likelihood="categorical",
+        encoder=Encoder(vae.posterior, 4, input_shape=(192,)),
+    )
+    data = x.argmax(1).float() if labels else x
+    result = Beta(data=data, samples=128).measure(decoder)
+    assert result["beta.estimate"].value == pytest.approx(2.0, rel=0.1)
+    assert result.verdict == "consistent"
+    assert "diag(p) - p p^T" in result.meaning
+    assert result["latents.active.supported"].defined
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (torch.full((8, 192), 0.5), "do not sum to 1 over the 3 classes of axis 1"),
+    (torch.full((8, 8, 8), 3.0), "labels run from 3 to 3, the decoder's 3 classes from 0 to 2"),
+    (torch.zeros(8, 100), r"rows have shape \(100,\), the decoder's output \(3, 8, 8\)"),
+])  # fmt: skip
+def test_data_that_are_no_classes(data: torch.Tensor, words: str) -> None:
+    W = torch.randn(192, 4, generator=torch.Generator().manual_seed(0))
+    encoder = Encoder(lambda x: (x[:, :4], x[:, :4]), 4, input_shape=(192,))
+    decoder = Decoder(lambda z: (z @ W.T).reshape(-1, 3, 8, 8), 4, dtype=torch.float32, parameter="natural",
+                      likelihood="categorical", encoder=encoder)  # fmt: skip
+    with pytest.raises(UsageError, match=words):
+        Beta(data=data).measure(decoder)
+
+
+def test_labels_of_uint8_are_not_scaled(tmp_path: Path, categorical: tuple[torch.Tensor, TrainedVAE]) -> None:
+    x, vae = categorical
+    np.save(tmp_path / "labels.npy", x.argmax(1).numpy().astype(np.uint8))
+    decoder = Decoder(lambda z: vae.decoder(z).reshape(-1, 3, 8, 8), 4, dtype=torch.float32, parameter="natural",
+                      encoder=Encoder(vae.posterior, 4, input_shape=(192,)))  # fmt: skip
+    settings = {"likelihood": "categorical", "samples": 32}
+    from_file = Beta(data=tmp_path / "labels.npy", **settings).measure(decoder)
+    in_memory = Beta(data=x, **settings).measure(decoder)
+    assert from_file["beta.estimate"].value == pytest.approx(in_memory["beta.estimate"].value, rel=1e-6)
+
+
+# -- Theorem 3 ------------------------------------------------------------------------------------
+
+
+def test_models_of_one_product_agree_and_are_drawn(tmp_path: Path) -> None:
+    result = theorem3((0.03,), steps=400)
+    ((by_sigma2, by_beta),) = result.pairs
+    assert (by_sigma2.beta, by_beta.beta) == (1.0, 1.5)
+    assert result.verdict == "agree"
+    for model in (by_sigma2, by_beta):
+        assert model.estimate == pytest.approx(0.03, rel=0.1)
+        assert 0.9 < model.size < 0.97
+    assert not torch.equal(by_sigma2.reconstruction, by_beta.reconstruction), (
+        "trained from seeds of their own"
+    )
+    result.files()["figure"](tmp_path / "f.svg")
+    assert ElementTree.parse(tmp_path / "f.svg").getroot().tag.endswith("svg")
+    assert [m["beta"] for m in result.details()["models"]] == [1.0, 1.5]
+
+
+def test_models_of_one_product_that_differ_are_not_said_to_agree() -> None:
+    def model(estimate: float | None, size: float = 0.9) -> Trained:
+        return Trained(beta=1.0, sigma2=0.1, estimate=estimate, ci=None, overlap=1.0, reconstruction=torch.zeros(1, 2),
+                       size=size)  # fmt: skip
+
+    fine, dead = (model(0.1), model(0.102)), (model(None, 0.0), model(None, 0.01))
+    assert judged([fine])[0] == "agree"
+    assert "within 2.0%" in judged([fine])[1]
+    assert judged([fine, dead]) == ("agree", judged([fine])[1] + " At 1 of the products both ways collapse.")
+    assert judged([dead])[0] == "collapsed"
+    for pair in ((model(0.1), model(0.12)), (model(0.1), model(0.1, 0.8)), (model(0.1), model(None))):
+        assert judged([fine, pair])[0] == "disagree"
 
 
 # -- truth: closed forms --------------------------------------------------------------------------

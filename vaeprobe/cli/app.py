@@ -17,6 +17,7 @@ COMMANDS = {
     "train-linear": "train_linear",
     "check": "check",
     "convert": "convert",
+    "demo": "demo",
     "explain": "explain",
     "schema": "schema",
 }
