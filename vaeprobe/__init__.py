@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from vaeprobe.checkpoints import inspect, load
     from vaeprobe.decoder import Decoder, Encoder, Group
     from vaeprobe.errors import VaeprobeError
-    from vaeprobe.likelihoods import Bernoulli, Gaussian, Poisson
+    from vaeprobe.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
     from vaeprobe.linear import PPCA, LinearVAE
 
 __all__ = [
     "load", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
     "PPCA", "LinearVAE",
-    "Gaussian", "Bernoulli", "Poisson",
+    "Gaussian", "Bernoulli", "Poisson", "Categorical",
     "VaeprobeError",
     "__version__",
 ]  # fmt: skip
@@ -35,7 +35,7 @@ _HOME = {
     **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
     **dict.fromkeys(("orthogonality", "factorise", "trace", "posterior", "beta"), "vaeprobe.api"),
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear"),
-    **dict.fromkeys(("Gaussian", "Bernoulli", "Poisson"), "vaeprobe.likelihoods"),
+    **dict.fromkeys(("Gaussian", "Bernoulli", "Poisson", "Categorical"), "vaeprobe.likelihoods"),
     "VaeprobeError": "vaeprobe.errors",
 }
 
