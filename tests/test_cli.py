@@ -101,7 +101,7 @@ def test_json_carries_what_a_pipeline_needs(capsys: pytest.CaptureFixture[str]) 
     [
         (["orthogonality"], 2, "missing argument"),
         (["orthogonalty", "x"], 2, "orthogonality"),
-        (["orthogonality", LINEAR, "--samples", "many"], 2, "many"),
+        (["orthogonality", LINEAR, "--samples", "many"], 2, "--samples"),
         (["orthogonality", LINEAR, "--device", "warp:9"], 2, "device"),
         (["orthogonality", "no/such/file.pt"], 5, "no/such/file.pt"),
         (["orthogonality", str(SAMPLES)], 5, "directory"),

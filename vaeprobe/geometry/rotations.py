@@ -52,23 +52,31 @@ def rotate(G: Tensor, R: Tensor) -> Tensor:
     return R.mT @ G @ R
 
 
-def rotated_contrast(G: Tensor, R: Tensor, *, tolerance: float | None = None) -> Tensor:
+def rotated_contrast(
+    G: Tensor, R: Tensor, *, contrast: Tensor | None = None, tolerance: float | None = None
+) -> Tensor:
     """Return the ima contrast of every latent under every rotation, shape (count, n).
 
     Args:
         G: pullback metrics, shape (n, k, k); inf where one is singular within the tolerance.
         R: rotations, shape (count, k, k).
+        contrast: `ima_contrast` of G, where it is known already.
     """
     # log det G = sum_i log G_ii - 2 c, and R leaves it alone
     n, k = G.shape[:2]
     diagonal = G.diagonal(dim1=-2, dim2=-1)
-    half_log_det = 0.5 * diagonal.clamp_min(_tiny(G)).log().sum(-1) - ima_contrast(G, tolerance=tolerance)
+    contrast = ima_contrast(G, tolerance=tolerance) if contrast is None else contrast
+    half_log_det = 0.5 * diagonal.clamp_min(_tiny(G)).log().sum(-1) - contrast
     return (_half_log_norms(G, R) - half_log_det).clamp_min(0) if n * k else G.new_zeros(len(R), n)
 
 
 def _half_log_norms(G: Tensor, R: Tensor) -> Tensor:
     """Return sum_i log sqrt(r_i^T G r_i), shape (count, n), as one matrix product per block of rotations."""
     n, k = G.shape[:2]
+    if n < k:  # the products of pairs of coordinates would outweigh the metrics themselves
+        return torch.stack(
+            [0.5 * ((G @ r) * r).sum(-2).clamp_min(_tiny(G)).log().sum(-1) for r in R.unbind()]
+        )
     upper = torch.triu_indices(k, k)
     packed = G[:, upper[0], upper[1]]
     twice = torch.where(upper[0] == upper[1], 1.0, 2.0).to(G.dtype)
@@ -130,7 +138,7 @@ def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | 
     rotations = torch.split(haar(k, count, seed), max(1, 50_000_000 // (len(G) * k**3 + 1)))
     with one_thread_below(len(G) * k**3):
         for done, block in enumerate(rotations, start=1):
-            c = rotated_contrast(G, block, tolerance=tolerance)
+            c = rotated_contrast(G, block, contrast=contrast, tolerance=tolerance)
             null += c.sum(0) / count
             draws.append(c.mean(1))
             tell("random rotations", done, len(rotations))
