@@ -146,7 +146,9 @@ def forward(network: nn.Module, z: Tensor, rows: int) -> Work:
 def tuned(network: nn.Module, z: Tensor) -> Work:
     """Return the fastest of several plain forward passes."""
     last = realistic(network).to(memory_format=torch.channels_last)
-    works = {str(rows): forward(last, z, rows) for rows in (40, 160, 640, 2560) if rows <= max(40, 2 * len(z))}
+    works = {
+        str(rows): forward(last, z, rows) for rows in (40, 160, 640, 2560) if rows <= max(40, 2 * len(z))
+    }
     best = min(medians(works, 3).items(), key=lambda pair: pair[1])
     return works[best[0]]
 
