@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from vaeprobe import errors, meanings
 from vaeprobe.errors import VaeprobeError
 
