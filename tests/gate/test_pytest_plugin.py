@@ -22,6 +22,23 @@ HEAD = f"""
 """
 
 
+@pytest.fixture(autouse=True, scope="module")
+def everything_is_imported() -> None:
+    """Use the assertions once before pytester does.
+
+    pytester forgets the modules that were first imported under it, and torch's lazy parts do not survive
+    being imported twice: a later test of the same process would fail.
+    """
+    import torch.optim  # noqa: F401
+
+    import vaeprobe
+    from vaeprobe.pytest_plugin import VaeprobeFixture
+
+    decoder = vaeprobe.Decoder(lambda z: z, latent_dim=2)
+    VaeprobeFixture().assert_orthogonal(decoder)
+    VaeprobeFixture().assert_factorises(decoder, samples=64)
+
+
 def results(pytester: pytest.Pytester, body: str) -> pytest.RunResult:
     pytester.makepyfile(HEAD + body)
     if "vaeprobe" not in entry_points(group="pytest11").names:
