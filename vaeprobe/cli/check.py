@@ -299,7 +299,7 @@ def _kept(path: Path) -> dict[str, ModelReport]:
                 report = ModelReport.from_dict(body)
                 out[report.model] = report
         if whole != text:
-            output.write_atomically(path, partial(_text_to, text=whole))
+            output.write_text(path, whole)
     except OSError as error:
         raise InputError(f"cannot read `{path}`: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -345,16 +345,12 @@ def _update(
             record = gate.record(target, load(Path(target), **loading))
             records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
-    output.write_atomically(path, lambda temporary: _text_to(temporary, text))
+    output.write_text(path, text)
     print(f"baseline {clean(path)}: {len(targets)} measured, {len(records)} in all", file=sys.stderr)
     return 0
 
 
 # -- writing ----------------------------------------------------------------------------------------
-
-
-def _text_to(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _write(
@@ -371,7 +367,7 @@ def _write(
     from vaeprobe.render.gate import jsonl, markdown, renderer, text
 
     for name, path in reports:
-        output.write_atomically(path, partial(_text_to, text=renderer(name)(report)))
+        output.write_text(path, renderer(name)(report))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and (format == "github" or any(name == "github" for name, _ in reports)):
         try:
@@ -382,7 +378,7 @@ def _write(
     if streaming:
         sys.stdout.write(jsonl.end_line(report))
     elif out is not None:
-        output.write_atomically(out, partial(_text_to, text=renderer(format)(report)))
+        output.write_text(out, renderer(format)(report))
     elif format == "text":
         text.show(report, terminal.console(sys.stdout, color), quiet)
     else:

@@ -44,7 +44,7 @@ def emit(
             sys.stdout.write(text)
             sys.stdout.flush()
         else:
-            write_atomically(output, lambda path: _write_text(path, text))
+            write_text(output, text)
     return result.exit_code
 
 
@@ -70,8 +70,13 @@ def document(result: Result, format: str, quiet: bool = False) -> str:
     raise UsageError(f"no format is called `{format}`")
 
 
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file, whole or not at all (see `write_atomically`)."""
+
+    def writer(temporary: Path) -> None:
+        temporary.write_text(text, encoding="utf-8")
+
+    write_atomically(path, writer)
 
 
 def write_atomically(path: Path, writer: Callable[[Path], None]) -> None:
