@@ -29,12 +29,15 @@ def contact(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-def aim(z: Tensor, last: Tensor) -> Tensor:
+def aim(z: Tensor, last: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     fields = torch.stack(contact(z), dim=2)
-    overlaps = (fields.mT @ last[:, :, None])[:, :, 0]
-    best = overlaps.abs().argmax(1)
-    v = fields[torch.arange(len(z)), :, best]
-    return v * overlaps.gather(1, best[:, None]).sign()
+
+    def nearest(v: Tensor) -> Tensor:
+        overlaps = (fields.mT @ v[:, :, None])[:, :, 0]
+        best = overlaps.abs().argmax(1)
+        return fields[torch.arange(len(z)), :, best] * overlaps.gather(1, best[:, None]).sign()
+
+    return tuple(nearest(v) for v in last)
 
 
 @pytest.mark.parametrize("size", [0.1, 0.05])

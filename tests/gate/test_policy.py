@@ -86,6 +86,7 @@ def test_a_whole_policy(tmp_path: Path) -> None:
         ("[orthogonality]\nallow-code = true", "matter of trust", "--allow-code"),
         ("[orthogonality]\nsamples = 3", "set for all probes", "check.samples"),
         ("[orthogonality]\nrotatoins = 3", "unknown key `rotatoins`", "rotations"),
+        ('[posterior]\nlatents = "grid"', "unknown key `latents`", ""),
         ("[check]\nconfidence = 2.0", "between 0.5 and 1", ""),
         ("[check]\nsamples = 0", "at least 2", ""),
         ("[check]\nsamples = 100\nmax-samples = 50", "below samples", ""),

@@ -119,6 +119,19 @@ def test_savings_change_no_metric_that_a_rule_reads() -> None:
     assert cheap["orthogonality.ima_contrast_null"] != full["orthogonality.ima_contrast_null"]
 
 
+def test_costly_samples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path costs hundreds of Jacobians: 128 samples of the policy are two of them, and none is still one."""
+    from vaeprobe.probes.trace import Trace
+
+    seen: list[int] = []
+    measure = Trace.measure
+    monkeypatch.setattr(Trace, "measure", lambda self, d: (seen.append(self.samples), measure(self, d))[1])
+    settings = {"trace": {"components": "0", "length": 0.1}}
+    for samples in (128, 16):
+        Gate(policy=Policy(settings=settings))._measure("trace", decoder(), samples, ["trace.turning"])
+    assert seen == [2, 1]
+
+
 def test_a_baseline_keeps_no_metric_that_was_measured_cheaply() -> None:
     null = "orthogonality.ima_contrast_null"
     values = Gate(policy=regression(0.02)).record("m.pt", decoder()).values

@@ -3,7 +3,7 @@
 ```toml
 [check]
 models = ["models/*.safetensors"]   # checked when the command line names none
-samples = 256                       # the first draw; it doubles until every rule is decided
+samples = 256                       # the first draw (trace: 4 starts); it doubles until every rule is decided
 max-samples = 4096
 confidence = 0.95
 inconclusive = "error"              # or "warning", "pass"
@@ -365,7 +365,7 @@ def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
     """Return the settings of a probe; paths are relative to the policy's folder."""
     where = f"{origin}: [{name}]"
     cls = probe_class(name)
-    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls)}
+    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls) if f.name not in cls.HIDDEN}
     table = {key.replace("_", "-"): value for key, value in _table(body, where).items()}
     _known(table, tuple(fields), where)
     if "samples" in table:

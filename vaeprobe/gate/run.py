@@ -124,7 +124,8 @@ class Gate:
         """Return what a probe measures; of its metrics, only the wanted ones can be relied on."""
         settings = dict(self.policy.settings.get(probe, {}))
         settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
-        return probe_class(probe)(samples=samples, **settings).measure(decoder)
+        cls = probe_class(probe)
+        return cls(samples=max(1, samples // cls.COST), **settings).measure(decoder)
 
     def _decide(
         self, probe: str, rules: Mapping[str, Rule], decoder: Decoder, record: baselines.Record | None
@@ -156,7 +157,7 @@ class Gate:
         import numpy as np
 
         n = max((len(record.values[id]) for id in rules if id in record.values), default=2)
-        result = self._measure(probe, decoder, n, rules)
+        result = self._measure(probe, decoder, n * probe_class(probe).COST, rules)
         mine, theirs = baselines.method_of(result.settings), dict(record.methods.get(probe, {}))
         different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if different:

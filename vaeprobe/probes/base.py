@@ -80,8 +80,10 @@ class Probe(ABC):
     METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
     # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
     SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
-    # settings that this probe does not look at: no options of its command
+    # settings that this probe does not look at: no options of its command, no keys of a policy
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
+    # how many latents' work one sample costs: the gate divides its samples by it
+    COST: ClassVar[int] = 1
 
     samples: int = option(256, help="Latents to draw.", min=2, names=("--samples", "-n"), panel="Sampling")
     latents: Any = option(

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     from vaeprobe.seams.summary import ComponentSummary
     from vaeprobe.seams.views import Net, Traversal
 
-# Components traced where none are asked for, of those whose singular value is not negligible.
-COMPONENTS = 10
+# Components traced where none are asked for, of those whose singular value is not negligible: each node of a
+# seam costs a Jacobian, so that decoders of more than MANY latents get the leading ones only.
+COMPONENTS, MANY, LEADING = 10, 16, 4
 # From this mean chord over length (axis overlap) on, seams are called straight (axis-parallel).
 STRAIGHT = 0.99
 EVENTS_IN_JSON = 500
@@ -507,22 +508,23 @@ class Trace(Probe):
 
     NAME = "trace"
     METRICS = METRICS
+    COST = 64
 
     samples: int = option(
-        8, help="Starting points.", min=1, names=("--starts", "--samples", "-n"), panel="Sampling"
+        4, help="Starting points.", min=1, names=("--starts", "--samples", "-n"), panel="Sampling"
     )
     row: int | None = option(
         None, help="Start at the encoder's mean of this row of --data.", min=0, panel="Sampling"
     )
     components: Any = option(
         None,
-        help="Which seams, 0 the largest singular value (default: up to 10 that matter).",
+        help="Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents).",
         metavar="0,1,...",
         panel="Tracing",
     )
     length: float | None = option(
         None,
-        help="Latent length per direction (default: a full turn, or the radius).",
+        help="Latent length per direction (default: 3, a full turn for two latents).",
         min=1e-6,
         panel="Tracing",
     )
@@ -656,11 +658,11 @@ class Trace(Probe):
         from vaeprobe.seams.paths import LARGE
 
         if k > LARGE:
-            return list(range(COMPONENTS)), k - COMPONENTS
+            return list(range(LEADING)), k - LEADING
         frame = DenseField(decoder, self.metric_likelihood(decoder), self.chunk).frame(z0)
         rms = frame.s[frame.finite].square().mean(0).sqrt() if frame.finite.any() else frame.s.new_ones(k)
         matter = int((rms > ACTIVE_THRESHOLD * rms[0]).sum())
-        count = min(max(matter, 1), COMPONENTS)
+        count = min(max(matter, 1), LEADING if k > MANY else COMPONENTS)
         return list(range(count)), k - count
 
     def _centre(self, decoder: Decoder, first: Sequence[Seam]) -> Tensor:

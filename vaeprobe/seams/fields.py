@@ -15,7 +15,16 @@ from vaeprobe.geometry.jacobian import gram, pullback, pushforward
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 
-__all__ = ["DenseField", "DirectionField", "Directions", "Frame", "IterativeField", "follow", "nearest_axes"]
+__all__ = [
+    "DenseField",
+    "DirectionField",
+    "Directions",
+    "Frame",
+    "IterativeField",
+    "follow",
+    "nearest_axes",
+    "rounding",
+]
 
 
 # Relative difference under which two singular values are tied.  Near a tie the frame turns as fast as the gap is
@@ -84,7 +93,8 @@ class DirectionField(Protocol):
         ...
 
 
-def _rounding(decoder: Decoder) -> float:
+def rounding(decoder: Decoder) -> float:
+    """Return the relative rounding of the decoder's Jacobian: that of its dtype."""
     return float(torch.finfo(decoder.dtype or torch.float32).eps)
 
 
@@ -103,7 +113,7 @@ class DenseField:
 
     def __post_init__(self) -> None:
         self.k = self.width = len(self.decoder.continuous)
-        self.rounding = _rounding(self.decoder)
+        self.rounding = rounding(self.decoder)
         self.resolution = max(TIED, 1e3 * self.rounding)
 
     def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
@@ -148,7 +158,7 @@ class IterativeField:
     def __post_init__(self) -> None:
         self.k = len(self.decoder.continuous)
         self.width = min(self.k, self.wanted + self.guard)
-        self.rounding = _rounding(self.decoder)
+        self.rounding = rounding(self.decoder)
         self.resolution = max(TIED, 1e3 * self.rounding)
         self.accuracy = max(self.accuracy, 30 * self.rounding)
 
@@ -160,8 +170,7 @@ class IterativeField:
         if self.likelihood is not None:
             parameter = "natural" if natural else self.decoder.parameter
             JQ = self.likelihood.lowered(JQ.double(), y.double(), parameter).to(JQ.dtype)
-        columns = [pullback(self.decoder, z, w, natural=natural) for w in JQ]
-        return torch.stack(columns, dim=2).double().cpu()
+        return pullback(self.decoder, z, JQ, natural=natural).permute(1, 2, 0).double().cpu()
 
     def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
         self.evaluations += len(z)
@@ -175,11 +184,13 @@ class IterativeField:
             values, Y = values.flip(-1)[:, : self.width], Y.flip(-1)[:, :, : self.width]
             X, GX = B @ Y, GB @ Y
             residual = GX - X * values[:, None, :]
-            if self._converged(values, residual) or B.shape[2] == self.k:
+            open_ = ~self._converged(values, residual)
+            if not open_.any() or B.shape[2] == self.k:
                 break
-            if B.shape[2] + self.width > min(self.k, 6 * self.width):
+            residual = residual[:, :, open_]
+            if B.shape[2] + residual.shape[2] > min(self.k, 6 * self.width):
                 B, GB = X, GX
-            if B.shape[2] + self.width > self.k:
+            if B.shape[2] + residual.shape[2] > self.k:
                 B = self._orthonormal(torch.cat([B, self._guess(len(z), self.k)], 2)[:, :, : self.k], None)
                 GB = self.apply(z, B)
                 continue
@@ -190,15 +201,19 @@ class IterativeField:
                 self.unconverged += len(z)
         return Frame(values.clamp_min(0).sqrt(), self._signed(X), finite)
 
-    def _converged(self, values: Tensor, residual: Tensor) -> bool:
-        """Whether the wanted vectors are accurate: residual over the gap bounds the angle (Davis-Kahan)."""
+    def _converged(self, values: Tensor, residual: Tensor) -> Tensor:
+        """Whether each vector of the block, shape (width,), is accurate at every point, or not wanted.
+
+        The residual over the gap bounds the angle (Davis-Kahan).
+        """
         wanted = residual.norm(dim=1)[:, : self.wanted]
         scale = values[:, :1].clamp_min(torch.finfo(values.dtype).tiny)
         gaps = (values[:, :, None] - values[:, None, :]).abs() / scale[:, :, None]
         # a tied pair has no vectors of its own to converge to: its block does
         gaps = torch.where(gaps > self.resolution, gaps, torch.ones_like(gaps)).amin(-1)[:, : self.wanted]
         floor = 30 * self.rounding
-        return bool((wanted / scale <= torch.clamp_min(self.accuracy * gaps, floor)).all())
+        found = (wanted / scale <= torch.clamp_min(self.accuracy * gaps, floor)).all(0)
+        return torch.nn.functional.pad(found, (0, residual.shape[2] - len(found)), value=True)
 
     def _guess(self, points: int, columns: int | None = None) -> Tensor:
         draw = stream(0, "krylov").standard_normal((self.k, columns or self.width))

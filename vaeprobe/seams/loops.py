@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from vaeprobe.seams.fields import DenseField, Frame, follow
 
 __all__ = ["LoopDefects", "closure_defects", "loop_defects"]
 
-# (z (P, k), reference directions (P, k)) -> the field's unit directions (P, k)
-Aim = Callable[[Tensor, Tensor], Tensor]
+Some: TypeAlias = tuple[Tensor, ...]
+# (z (P, k), reference directions (P, k) each) -> the field's unit directions (P, k) that continue them
+Aim: TypeAlias = Callable[[Tensor, Some], Some]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +46,19 @@ def closure_defects(aim: Aim, z: Tensor, vi: Tensor, vj: Tensor, size: float) ->
     size^2 [v_i, v_j].  The mean of the loops on both sides cancels the next order, so the error is O(size^2).
 
     Args:
-        aim: continues reference directions at new points; unit vectors.
+        aim: continues reference directions at a new point; unit vectors.
         z: starting points, shape (P, k).
         vi, vj: directions there, shape (P, k).
     """
     total = torch.zeros_like(z)
     for sign in (1.0, -1.0):
-        point, along = z, [vi, vj]
+        point, along = z, (vi, vj)
         for which, way in ((0, 1.0), (1, 1.0), (0, -1.0), (1, -1.0)):
             h = sign * way * size
-            k1 = aim(point, along[which])
-            k2 = aim(point + h / 2 * k1, k1)
-            k3 = aim(point + h / 2 * k2, k1)
-            k4 = aim(point + h * k3, k1)
-            point = point + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+            # a midpoint step errs in h^3, which the loop on the other side cancels
+            point = point + h * aim(point + h / 2 * along[which], (along[which],))[0]
             # both directions are carried along, so that each leg continues the one before
-            along = [aim(point, v) for v in along]
+            along = aim(point, along)
         total = total + (point - z)
     return total / (2 * size**2)
 
@@ -97,10 +96,11 @@ def loop_defects(
     vi, vj = frame.V[rows, :, i], frame.V[rows, :, j]
     base = z0[rows]
 
-    def aim(point: Tensor, last: Tensor) -> Tensor:
+    def aim(point: Tensor, last: Some) -> Some:
         z = base.clone()
         z[:, free] = point
-        return follow(field.frame(z), last, field.resolution, floor=field.rounding).v
+        frame = field.frame(z)
+        return tuple(follow(frame, v, field.resolution, floor=field.rounding).v for v in last)
 
     bracket = closure_defects(aim, base[:, free], vi, vj, size)
     for v in (vi, vj):

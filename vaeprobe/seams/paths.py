@@ -24,6 +24,7 @@ from vaeprobe.seams.fields import (
     IterativeField,
     follow,
     nearest_axes,
+    rounding,
 )
 from vaeprobe.seams.integrate import Limits, Stop, Track, hermite, integrate, joined, prior_radius
 from vaeprobe.seams.schemes import SCHEMES, SchemeName, smoothness
@@ -35,6 +36,8 @@ Way: TypeAlias = Literal["both", "forward", "backward"]
 
 # Latents beyond which leading singular vectors are found by iteration, if few are asked for.
 LARGE = 64
+# Latent arc length per direction by default.
+LENGTH = 3.0
 LOG_TAU = float(np.log(2 * np.pi))
 
 
@@ -301,12 +304,13 @@ def trace_paths(
         components: places of the singular values at the start, 0 the largest; all by default.
         along: instead of components, one direction per start, shape (n, k): the seam nearest to it.
         way: along the singular vector (its largest entry positive, or the side of `along`), against, or both.
-        length: latent arc length per direction, one number or one per start (n,); by default a full turn at
-            the radius, and across dense kinks the radius.
+        length: latent arc length per direction, one number or one per start (n,); by default `LENGTH`, three
+            standard deviations of the prior as in a traversal of one latent, so that decoders of any number of
+            latents compare; a full turn at the radius for two latents, whose seams may be closed.
         radius: latent radius |z| at which a seam stops; by default that of 99 % of the prior's mass, or 1
             beyond the start where that is further out.
         tolerance: error per step in latent units; the global error is proportional to it.  By default that
-            of the scheme: 1e-8 in float64, 1e-5 in float32, 5e-3 across dense kinks.
+            of the scheme: 1e-8 in float64, 1e-5 in float32, 1e-2 across dense kinks.
         scheme: how to step; by default what the decoder's smoothness near the starts allows.
         method: by default dense, and iterative for few components of more than 64 latents.
         likelihood: weight the Jacobian by its metric (Eq. 7).
@@ -330,7 +334,7 @@ def trace_paths(
     natural = decoder.natural_for(likelihood)
     how = SCHEMES[scheme or smoothness(decoder, z0, natural=natural).scheme]
     if length is None:
-        length = radius if how.name == "rough" else 2 * np.pi * radius
+        length = 2 * np.pi * radius if k == 2 else LENGTH
     lengths = torch.as_tensor(length).double().expand(len(z0))
     _positive(length=float(lengths.min()))
 
@@ -338,11 +342,11 @@ def trace_paths(
     block = max(chosen) + 1
     if method is None:
         method = "iterative" if k > LARGE and 16 * (block + 2) < k and along is None else "dense"
+    tolerance = how.default_tolerance(rounding(decoder)) if tolerance is None else float(tolerance)
     if method == "dense":
         field = DenseField(decoder, likelihood, chunk)
     else:
-        field = IterativeField(decoder, block, likelihood, accuracy=0.1 * (tolerance or 1e-6))
-    tolerance = how.default_tolerance(field.rounding) if tolerance is None else float(tolerance)
+        field = IterativeField(decoder, block, likelihood, accuracy=0.1 * tolerance)
 
     def move(z: Tensor, step: Tensor) -> Tensor:
         moved = z.clone()

@@ -169,11 +169,11 @@ class Scheme:
 
     def shortest(self, tolerance: float) -> float:
         """Return the step length that is not halved any further."""
-        return {"smooth": 10 * tolerance, "kinks": tolerance, "rough": tolerance}[self.name]
+        return {"smooth": 10 * tolerance, "kinks": tolerance, "rough": 2 * tolerance}[self.name]
 
 
 SCHEMES: dict[SchemeName, Scheme] = {
     "smooth": Scheme("smooth", dormand_prince, 5, (1e-8, 1e-5), 0.05, "Dormand-Prince 5(4), adaptive"),
     "kinks": Scheme("kinks", straight, 1, (1e-8, 1e-5), 0.05, "straight pieces, kinks by bisection"),
-    "rough": Scheme("rough", heun, 2, (5e-3, 5e-3), 0.02, "Heun 2(1), adaptive, across dense kinks"),
+    "rough": Scheme("rough", heun, 2, (1e-2, 1e-2), 0.04, "Heun 2(1), adaptive, across dense kinks"),
 }
