@@ -253,6 +253,30 @@ def test_broken_lines_are_straight_between_kinks_and_match_tiny_steps() -> None:
             assert float((a.v - b.v).norm()) == pytest.approx(2 * math.sin(kink.value / 2), abs=1e-6)
 
 
+def test_a_seam_that_runs_into_a_kink_from_both_sides_ends_there() -> None:
+    """The leading direction is (.192, .981) left of z_1 = 0 and (-.192, .981) right of it: no seam leaves the kink."""
+    a, b, c = ((1.0, 0.3), (0.0, 2.0), (0.0, -0.6))
+
+    def f(z: Tensor) -> Tensor:
+        columns = torch.tensor([a, b, c], dtype=z.dtype)
+        return torch.cat([z, z[:, :1].relu()], 1) @ columns
+
+    decoder = Decoder(f, 2, dtype=torch.float64)
+    G = torch.tensor([[1.09, 0.6], [0.6, 4.0]], dtype=torch.float64)
+    v = torch.linalg.eigh(G).eigenvectors[:, 1].abs()
+    z0 = torch.tensor([[-0.1, 0.0]], dtype=torch.float64)
+    settings = {"components": [0], "way": "forward", "length": 2.0}
+    (seam,) = trace_paths(decoder, z0, **settings)
+    assert seam.stop == (None, "sliding")
+    assert seam.length == pytest.approx(0.1 / float(v[0]), abs=1e-6), (
+        "the kink is where the straight line meets it"
+    )
+    assert seam.straightness == pytest.approx(1.0), "its turning to and fro is no part of the seam"
+    (along,) = trace_paths(decoder, z0, scheme="rough", **settings)
+    assert along.stop == (None, "length")
+    assert float(along.z[-1, 0].abs()) < 0.02
+
+
 def test_rough_decoders_are_stepped_across_their_kinks() -> None:
     net = relu_net((3, 200, 200, 12), seed=2, last=nn.Sigmoid()).function
     scales = torch.tensor([3.0, 1.0, 0.4])

@@ -518,7 +518,7 @@ class Trace(Probe):
     )
     components: Any = option(
         None,
-        help="Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents).",
+        help="Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents, 2 beyond 64).",
         metavar="0,1,...",
         panel="Tracing",
     )
@@ -658,7 +658,7 @@ class Trace(Probe):
         from vaeprobe.seams.paths import LARGE
 
         if k > LARGE:
-            return list(range(LEADING)), k - LEADING
+            return list(range(LEADING // 2)), k - LEADING // 2
         frame = DenseField(decoder, self.metric_likelihood(decoder), self.chunk).frame(z0)
         rms = frame.s[frame.finite].square().mean(0).sqrt() if frame.finite.any() else frame.s.new_ones(k)
         matter = int((rms > ACTIVE_THRESHOLD * rms[0]).sum())
@@ -867,10 +867,15 @@ def _findings(
         ("outside", f"start outside the radius {paths.radius:.3g}", "raise --radius, or leave it out"),
         ("not finite", "stop where the decoder is not finite", "the decoder overflows there; lower --radius"),
         ("steps", "end at the step limit, short of any other stop", "raise --tolerance, or --scheme rough"),
+        (
+            "sliding",
+            "stop at a kink into which the directions on both sides run: no seam leaves it",
+            "--scheme rough steps along it",
+        ),
         ("collapse", "stop where the output no longer changes along them", None),
     ):
         if stops[reason]:
-            level: Literal["warning", "note"] = "note" if reason == "collapse" else "warning"
+            level: Literal["warning", "note"] = "note" if reason in ("collapse", "sliding") else "warning"
             found.append(
                 Finding(
                     code=f"trace-{reason.replace(' ', '-')}",

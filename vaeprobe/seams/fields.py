@@ -41,11 +41,36 @@ class Frame:
         s: descending, shape (P, b).
         V: orthonormal columns, shape (P, k, b).
         finite: whether the Jacobian was finite, shape (P,); s and V are arbitrary where not.
+        near: spans nearly the leading vectors at a point nearby, shape (P, k, b); V where None.
     """
 
     s: Tensor
     V: Tensor
     finite: Tensor
+    near: Tensor | None = None
+
+    @property
+    def warm(self) -> Tensor:
+        """What the iteration at a point nearby starts from, shape (P, k, b)."""
+        return self.V if self.near is None else self.near
+
+    def at(self, rows: Tensor) -> Frame:
+        """Return the frames at some of the points."""
+        near = None if self.near is None else self.near[rows]
+        return Frame(self.s[rows], self.V[rows], self.finite[rows], near)
+
+    def put(self, rows: Tensor, new: Frame) -> None:
+        """Overwrite the frames at some of the points."""
+        for name in ("s", "V", "finite", "near"):
+            if getattr(self, name) is not None:
+                getattr(self, name)[rows] = getattr(new, name)
+
+    @staticmethod
+    def cat(frames: Sequence[Frame]) -> Frame:
+        """Return the frames at the points of all."""
+        near = None if frames[0].near is None else torch.cat([f.warm for f in frames])
+        s, V, finite = (torch.cat([getattr(f, name) for f in frames]) for name in ("s", "V", "finite"))
+        return Frame(s, V, finite, near)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +113,14 @@ class DirectionField(Protocol):
     rounding: float
     evaluations: int
 
-    def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
-        """Return the frames at latents of shape (P, latent); `warm` (P, k, b) is a guess at V."""
+    def frame(self, z: Tensor, warm: Tensor | None = None, last: Tensor | None = None) -> Frame:
+        """Return the frames at P latents.
+
+        Args:
+            z: shape (P, latent).
+            warm: spans a guess at V, shape (P, k, b).
+            last: directions, shape (P, k), of which only the continuation need be accurate.
+        """
         ...
 
 
@@ -116,7 +147,7 @@ class DenseField:
         self.rounding = rounding(self.decoder)
         self.resolution = max(TIED, 1e3 * self.rounding)
 
-    def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
+    def frame(self, z: Tensor, warm: Tensor | None = None, last: Tensor | None = None) -> Frame:
         self.evaluations += len(z)
         G = gram(self.decoder, z, likelihood=self.likelihood, chunk=self.chunk)
         finite = torch.isfinite(G).flatten(1).all(1)
@@ -130,8 +161,9 @@ class DenseField:
 class IterativeField:
     """Leading frames by block Krylov iteration on J v and J^T w: no Jacobian is ever formed.
 
-    Each frame starts from a warm guess (the frame of the last point), so that few products are needed; the
-    block holds `guard` more vectors than are wanted, which speeds convergence.
+    Each frame starts from G V of the last point, one step of subspace iteration on, so that few products are
+    needed; the block holds `guard` more vectors than are wanted, which speeds convergence.  Where a seam is
+    followed, only its own vector is iterated until it is accurate: the others are as good as the warm start.
 
     Args:
         decoder: what to differentiate.
@@ -172,48 +204,73 @@ class IterativeField:
             JQ = self.likelihood.lowered(JQ.double(), y.double(), parameter).to(JQ.dtype)
         return pullback(self.decoder, z, JQ, natural=natural).permute(1, 2, 0).double().cpu()
 
-    def frame(self, z: Tensor, warm: Tensor | None = None) -> Frame:
+    def frame(self, z: Tensor, warm: Tensor | None = None, last: Tensor | None = None) -> Frame:
         self.evaluations += len(z)
         B = self._orthonormal(self._guess(len(z)) if warm is None else warm, None)
         GB = self.apply(z, B)
         finite = torch.isfinite(GB).flatten(1).all(1)
         GB = torch.where(finite[:, None, None], GB, B)
-        for round in range(self.rounds):
-            T = B.mT @ GB
-            values, Y = torch.linalg.eigh((T + T.mT) / 2)
-            values, Y = values.flip(-1)[:, : self.width], Y.flip(-1)[:, :, : self.width]
-            X, GX = B @ Y, GB @ Y
+        s = torch.empty(len(z), self.width, dtype=torch.float64)
+        V, near = torch.empty_like(B[:, :, : self.width]), torch.empty_like(B[:, :, : self.width])
+        left = torch.arange(len(z))
+        for round in range(1, self.rounds + 1):
+            values, X, GX = self._ritz(B, GB)
             residual = GX - X * values[:, None, :]
-            open_ = ~self._converged(values, residual)
-            if not open_.any() or B.shape[2] == self.k:
+            accurate = self._accurate(values, residual)
+            followed = None
+            if last is not None:
+                followed = (X.mT @ last[left][:, :, None]).abs().argmax(1)
+                done = accurate.gather(1, followed)[:, 0]
+            else:
+                done = accurate[:, : self.wanted].all(1)
+            if B.shape[2] == self.k:
+                done[:] = True
+            elif round == self.rounds:
+                self.unconverged += int((~done).sum())
+                done[:] = True
+            ready, more = left[done], ~done
+            s[ready], V[ready], near[ready] = values[done].clamp_min(0).sqrt(), X[done], GX[done]
+            if not more.any():
                 break
-            residual = residual[:, :, open_]
-            if B.shape[2] + residual.shape[2] > min(self.k, 6 * self.width):
-                B, GB = X, GX
-            if B.shape[2] + residual.shape[2] > self.k:
-                B = self._orthonormal(torch.cat([B, self._guess(len(z), self.k)], 2)[:, :, : self.k], None)
-                GB = self.apply(z, B)
-                continue
-            block = self._orthonormal(residual, B)
-            G_block = self.apply(z, block)
-            B, GB = torch.cat([B, block], dim=2), torch.cat([GB, torch.nan_to_num(G_block)], dim=2)
-            if round == self.rounds - 2:
-                self.unconverged += len(z)
-        return Frame(values.clamp_min(0).sqrt(), self._signed(X), finite)
+            left, B, GB, X, GX = left[more], B[more], GB[more], X[more], GX[more]
+            if followed is not None:
+                new = residual[more].gather(2, followed[more][:, None].expand(-1, self.k, 1))
+            else:
+                new = residual[more][:, :, ~accurate[more].all(0)]
+            B, GB = self._grown(z[left], B, GB, X, GX, new)
+        return Frame(s, canonical_signs(V), finite, near)
 
-    def _converged(self, values: Tensor, residual: Tensor) -> Tensor:
-        """Whether each vector of the block, shape (width,), is accurate at every point, or not wanted.
+    def _ritz(self, B: Tensor, GB: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the leading Ritz values, vectors X and G X of the space spanned by B."""
+        T = B.mT @ GB
+        values, Y = torch.linalg.eigh((T + T.mT) / 2)
+        values, Y = values.flip(-1)[:, : self.width], Y.flip(-1)[:, :, : self.width]
+        return values, B @ Y, GB @ Y
 
-        The residual over the gap bounds the angle (Davis-Kahan).
+    def _grown(
+        self, z: Tensor, B: Tensor, GB: Tensor, X: Tensor, GX: Tensor, new: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the space widened by new directions; one grown too wide restarts from its Ritz vectors."""
+        if B.shape[2] + new.shape[2] > min(self.k, 6 * self.width):
+            B, GB = X, GX
+        if B.shape[2] + new.shape[2] > self.k:
+            B = self._orthonormal(torch.cat([B, self._guess(len(z), self.k)], 2)[:, :, : self.k], None)
+            return B, self.apply(z, B)
+        block = self._orthonormal(new, B)
+        return torch.cat([B, block], 2), torch.cat([GB, torch.nan_to_num(self.apply(z, block))], 2)
+
+    def _accurate(self, values: Tensor, residual: Tensor) -> Tensor:
+        """Return whether each Ritz vector is accurate, shape (P, width): residual over gap bounds its angle.
+
+        Source: Davis and Kahan (1970).
         """
-        wanted = residual.norm(dim=1)[:, : self.wanted]
         scale = values[:, :1].clamp_min(torch.finfo(values.dtype).tiny)
         gaps = (values[:, :, None] - values[:, None, :]).abs() / scale[:, :, None]
         # a tied pair has no vectors of its own to converge to: its block does
-        gaps = torch.where(gaps > self.resolution, gaps, torch.ones_like(gaps)).amin(-1)[:, : self.wanted]
-        floor = 30 * self.rounding
-        found = (wanted / scale <= torch.clamp_min(self.accuracy * gaps, floor)).all(0)
-        return torch.nn.functional.pad(found, (0, residual.shape[2] - len(found)), value=True)
+        gaps = torch.where(gaps > self.resolution, gaps, torch.ones_like(gaps)).amin(-1)
+        bound = torch.clamp_min(self.accuracy * gaps, 30 * self.rounding)
+        accurate: Tensor = residual.norm(dim=1) / scale <= bound
+        return accurate
 
     def _guess(self, points: int, columns: int | None = None) -> Tensor:
         draw = stream(0, "krylov").standard_normal((self.k, columns or self.width))
@@ -230,10 +287,6 @@ class IterativeField:
             block = torch.where(spent, noise, block / torch.where(spent, torch.ones_like(size), size))
             block = torch.linalg.qr(block).Q
         return block
-
-    @staticmethod
-    def _signed(X: Tensor) -> Tensor:
-        return canonical_signs(X)
 
 
 def follow(frame: Frame, last: Tensor, resolution: float, *, floor: float = 0.0) -> Directions:

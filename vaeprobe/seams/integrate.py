@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from vaeprobe.progress import tell
-from vaeprobe.seams.fields import DirectionField, Directions, Frame
+from vaeprobe.seams.fields import DirectionField, Directions
 from vaeprobe.seams.schemes import Move, Scheme, Trial
 
-Stop: TypeAlias = Literal["length", "radius", "collapse", "not finite", "closed", "steps", "outside"]
+Stop: TypeAlias = Literal[
+    "length", "radius", "collapse", "not finite", "closed", "sliding", "steps", "outside"
+]
 
 # cos 26 degrees: a step that turns the direction further than that is halved
 OVERLAP = 0.9
 # the longest step: nodes stay close enough for the cubic between them
 LONGEST = 0.4
+# so many kinks in a row, each within SHORT shortest steps of the last: the directions on both sides run into the kink
+SLIDING, SHORT = 12, 50.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +97,14 @@ def hermite(z0: Tensor, v0: Tensor, z1: Tensor, v1: Tensor, h: Tensor, theta: Te
 
 
 def _take(at: Directions, index: Tensor) -> Directions:
-    frame = Frame(at.frame.s[index], at.frame.V[index], at.frame.finite[index])
-    return Directions(
-        at.v[index], at.s[index], at.rank[index], at.overlap[index], at.tied[index], at.finite[index], frame
-    )
+    v, s, rank, overlap = at.v[index], at.s[index], at.rank[index], at.overlap[index]
+    return Directions(v, s, rank, overlap, at.tied[index], at.finite[index], at.frame.at(index))
 
 
 def _put(at: Directions, index: Tensor, new: Directions, rows: Tensor) -> None:
     for name in ("v", "s", "rank", "overlap", "tied", "finite"):
         getattr(at, name)[index] = getattr(new, name)[rows]
-    at.frame.s[index], at.frame.V[index] = new.frame.s[rows], new.frame.V[rows]
+    at.frame.put(index, new.frame.at(rows))
 
 
 class _Recorder:
@@ -116,14 +118,17 @@ class _Recorder:
         self.path.append(path)
         self.rows.append((t, z, at.v, at.s, at.rank, at.tied, at.frame.s))
 
-    def tracks(self, stops: Sequence[Stop], marks: list[Mark]) -> list[Track]:
-        path = torch.cat(self.path)
+    def tracks(self, stops: Sequence[Stop], marks: list[Mark], ends: Sequence[float]) -> list[Track]:
+        """Return the half-seams, each up to its end; nodes beyond it are dropped."""
+        path, length = torch.cat(self.path), torch.cat([row[0] for row in self.rows])
         order = torch.argsort(path, stable=True)
-        sizes = torch.bincount(path, minlength=len(stops)).tolist()
+        order = order[length[order] <= torch.tensor(ends, dtype=torch.float64)[path[order]]]
+        sizes = torch.bincount(path[order], minlength=len(stops)).tolist()
         columns = [torch.split(torch.cat(c)[order], sizes) for c in zip(*self.rows, strict=True)]
         by_path: list[list[Mark]] = [[] for _ in stops]
         for mark in marks:
-            by_path[mark.path].append(mark)
+            if mark.t <= ends[mark.path]:
+                by_path[mark.path].append(mark)
         t, z, v, s, rank, tied, spectrum = columns
         return [
             Track(t[p], z[p], v[p], s[p], rank[p], tied[p], spectrum[p], stops[p], by_path[p])
@@ -185,6 +190,8 @@ class _Run:
         self.stops: list[Stop | None] = [None] * P
         self.trials = torch.zeros(P, dtype=torch.long)
         self.marks: list[Mark] = []
+        # kinks met in a row, one close after the other
+        self.chatter: list[list[float]] = [[] for _ in range(P)]
         self.recorder = _Recorder()
 
     def tracks(self) -> list[Track]:
@@ -199,7 +206,11 @@ class _Run:
             if not len(active):
                 break
             self._advance(active)
-        return self.recorder.tracks([stop or "steps" for stop in self.stops], self.marks)
+        ends = [
+            met[0] if stop == "sliding" else np.inf
+            for met, stop in zip(self.chatter, self.stops, strict=True)
+        ]
+        return self.recorder.tracks([stop or "steps" for stop in self.stops], self.marks, ends)
 
     def _radius(self, z: Tensor) -> Tensor:
         norms: Tensor = z[:, self.coordinates].norm(dim=1)
@@ -246,6 +257,8 @@ class _Run:
             self.recorder.add(index, self.t[index].clone(), trial.z[rows], _take(trial.at, rows))
         for row in rows.tolist():
             p = int(active[row])
+            if self.stops[p] is not None:
+                continue
             if self.landing[p] is not None:
                 self.stops[p] = self.landing[p]
             elif float(self.t[p]) >= float(self.limits.length[p]) * (1 - 1e-12):
@@ -320,7 +333,19 @@ class _Run:
         kind: Literal["kink", "step limit"] = "kink" if self.scheme.name == "kinks" else "step limit"
         for row in bent.nonzero().flatten().tolist():
             p = int(active[row])
-            self.marks.append(Mark(kind, p, float(self.t[p] + h[row] / 2), float(turn[row])))
+            place = float(self.t[p] + h[row] / 2)
+            self.marks.append(Mark(kind, p, place, float(turn[row])))
+            if kind == "kink":
+                self._slide(p, place)
+
+    def _slide(self, p: int, place: float) -> None:
+        """Stop a half-seam that runs to and fro across one kink: no seam leaves it (Filippov's sliding)."""
+        met = self.chatter[p]
+        if met and place - met[-1] > SHORT * float(self.shortest[p]):
+            met.clear()
+        met.append(place)
+        if len(met) == SLIDING:
+            self.stops[p] = "sliding"
 
     def _resize(
         self,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.likelihoods import Likelihood
-from vaeprobe.seams.fields import DenseField, Frame, follow
+from vaeprobe.seams.fields import DenseField, follow
 
 __all__ = ["LoopDefects", "closure_defects", "loop_defects"]
 
@@ -52,7 +52,8 @@ def closure_defects(aim: Aim, z: Tensor, vi: Tensor, vj: Tensor, size: float) ->
     """
     total = torch.zeros_like(z)
     for sign in (1.0, -1.0):
-        point, along = z, (vi, vj)
+        point = z
+        along: Some = (vi, vj)
         for which, way in ((0, 1.0), (1, 1.0), (0, -1.0), (1, -1.0)):
             h = sign * way * size
             # a midpoint step errs in h^3, which the loop on the other side cancels
@@ -106,7 +107,7 @@ def loop_defects(
     for v in (vi, vj):
         bracket = bracket - (bracket * v).sum(1, keepdim=True) * v
     # v_i and v_j are orthogonal, so the two projections are one
-    here = Frame(frame.s[rows], frame.V[rows], frame.finite[rows])
+    here = frame.at(rows)
     tied = follow(here, vi, field.resolution).tied | follow(here, vj, field.resolution).tied
     determined = here.finite & ~tied & torch.isfinite(bracket).all(1)
     norm = torch.where(determined, bracket.norm(dim=1), 0.0)

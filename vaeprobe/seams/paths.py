@@ -446,25 +446,13 @@ def _unit(v: Tensor) -> Tensor:
 
 
 def _aimed(frame: Frame, heading: Tensor, row: Tensor, field: DirectionField) -> Directions:
-    here = Frame(frame.s[row], frame.V[row], frame.finite[row])
-    return follow(here, heading, field.resolution, floor=field.rounding)
+    return follow(frame.at(row), heading, field.resolution, floor=field.rounding)
 
 
 def _stacked(aims: Sequence[Directions]) -> Directions:
-    frames = [a.frame for a in aims]
-    return Directions(
-        v=torch.cat([a.v for a in aims]),
-        s=torch.cat([a.s for a in aims]),
-        rank=torch.cat([a.rank for a in aims]),
-        overlap=torch.cat([a.overlap for a in aims]),
-        tied=torch.cat([a.tied for a in aims]),
-        finite=torch.cat([a.finite for a in aims]),
-        frame=Frame(
-            torch.cat([f.s for f in frames]),
-            torch.cat([f.V for f in frames]),
-            torch.cat([f.finite for f in frames]),
-        ),
-    )
+    names = ("v", "s", "rank", "overlap", "tied", "finite")
+    parts = {name: torch.cat([getattr(a, name) for a in aims]) for name in names}
+    return Directions(**parts, frame=Frame.cat([a.frame for a in aims]))
 
 
 # -- from tracks to seams -----------------------------------------------------------------------
@@ -624,7 +612,7 @@ def _refined(seams: Sequence[Seam], field: DirectionField, most: int = 512, roun
     for _ in range(rounds):
         middle = (low + high) / 2
         z = torch.cat([seams[e.seam].at(middle[n : n + 1]) for n, e in enumerate(edges)])
-        frame = field.frame(z, None)
+        frame = field.frame(z)
         here = follow(frame, last, field.resolution, floor=field.rounding)
         s0, s1 = (frame.s.gather(1, rank[:, None])[:, 0] for rank in (before, after))
         gap = torch.minimum(gap, (s0 - s1).abs() / s0.maximum(s1).clamp_min(1e-300))

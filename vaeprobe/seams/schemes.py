@@ -23,7 +23,7 @@ from vaeprobe.seams.fields import DirectionField, Directions, follow
 SchemeName: TypeAlias = Literal["smooth", "kinks", "rough"]
 
 # Kinks per unit of latent length beyond which they are stepped over, not searched one by one.
-DENSE_KINKS = 40.0
+DENSE_KINKS = 8.0
 SEGMENTS, NODES, SPAN = 8, 33, 0.1
 
 
@@ -94,7 +94,7 @@ Step: TypeAlias = Callable[[DirectionField, Move, Tensor, Directions, Tensor], T
 
 
 def _aim(field: DirectionField, z: Tensor, last: Directions) -> Directions:
-    return follow(field.frame(z, last.frame.V), last.v, field.resolution, floor=field.rounding)
+    return follow(field.frame(z, last.frame.warm, last.v), last.v, field.resolution, floor=field.rounding)
 
 
 # Dormand and Prince (1980): nodes, weights of order 5, difference to those of order 4.
