@@ -97,6 +97,24 @@ def test_json_carries_what_a_pipeline_needs(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
+    ("file", "extra", "begins"),
+    [
+        ("page.html", [], "<!doctype html>"),
+        ("page.json", [], "{"),
+        ("page.md", [], "# "),
+        ("page.txt", [], "vaeprobe orthogonality"),
+        ("page.html", ["--format", "markdown"], "# "),
+        ("page.html", ["--json"], "{"),
+    ],
+)
+def test_a_document_has_the_format_of_its_suffix(
+    file: str, extra: list[str], begins: str, tmp_path: Path
+) -> None:
+    assert run(["orthogonality", LINEAR, "--samples", "16", "-o", str(tmp_path / file), *extra]) == 0
+    assert (tmp_path / file).read_text(encoding="utf-8").lower().startswith(begins)
+
+
+@pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["orthogonality"], 2, "missing argument"),

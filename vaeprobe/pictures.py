@@ -180,13 +180,19 @@ def reduced(pixels: Pixels, width: int) -> Pixels:
     return mean
 
 
+# Pixels of a page that a picture may take, sideways.
+FRAME = 920
+
+
 def framed_png(pixels: Pixels) -> str:
-    """Return a picture as SVG with the PNG inside, for pages that take no files."""
+    """Return a picture as SVG with the PNG inside, for pages that take no files; small ones enlarged."""
     height, width = pixels.shape[:2]
     data = base64.b64encode(png(pixels)).decode()
+    scale = max(1, FRAME // width)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}">'
-        f'<image width="{width}" height="{height}" href="data:image/png;base64,{data}"/></svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{scale * width}">'
+        f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '
+        f'href="data:image/png;base64,{data}"/></svg>'
     )
 
 

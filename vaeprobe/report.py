@@ -223,10 +223,16 @@ class Thumbnail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Svg:
-    """A picture already drawn as SVG (HTML only); `alt`, and a thumbnail where given, stand for it elsewhere."""
+    """A picture already drawn as SVG (HTML only); `alt`, and a thumbnail where given, stand for it elsewhere.
+
+    Attributes:
+        note: what the picture shows, under the picture itself.
+        alt: where to see it, where it cannot be shown.
+    """
 
     title: str
     svg: str
+    note: str = ""
     alt: str = ""
     thumbnail: Thumbnail | None = None
 

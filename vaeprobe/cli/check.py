@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
@@ -82,8 +82,11 @@ def check(
         ),
     ] = None,
     format: Annotated[
-        GateFormat, typer.Option(help="The document on stdout.", rich_help_panel="Output")
-    ] = "text",
+        GateFormat | None,
+        typer.Option(
+            help="The document on stdout (default: text, or by -o's suffix).", rich_help_panel="Output"
+        ),
+    ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="Same as --format json.", rich_help_panel="Output")
     ] = False,
@@ -116,7 +119,7 @@ def check(
     if update_baseline:
         return _update(policy, targets, baseline or Path("vaeprobe-baseline.json"), loading, no_progress)
     gate = Gate(policy=policy, baseline=None if baseline is None else _baseline(baseline))
-    chosen: GateFormat = "json" if json_ else format
+    chosen = options.chosen_format(format, json_, out, get_args(GateFormat))
     digest = _digest(policy, baseline, loading)
     streaming = chosen == "jsonl" and out is None
     done: list[ModelReport] = []
@@ -355,7 +358,7 @@ def _update(
 
 def _write(
     report: GateReport,
-    format: GateFormat,
+    format: str,
     out: Path | None,
     reports: Sequence[tuple[str, Path]],
     *,

@@ -34,7 +34,7 @@ def convert(
     latent_dim: options.LatentDim = None,
     dtype: options.Dtype = None,
     json_: options.Json = False,
-    format: options.FormatOption = "text",
+    format: options.FormatOption = None,
     quiet: options.Quiet = False,
     color: options.ColorOption = "auto",
 ) -> int:
@@ -69,4 +69,5 @@ def convert(
 
     output.write_atomically(to, writer)
     result = made[0].renamed(to)
-    return output.emit(result, format="json" if json_ else format, quiet=quiet, color=color)
+    chosen = options.chosen_format(format, json_, None, options.FORMATS)
+    return output.emit(result, format=chosen, quiet=quiet, color=color)

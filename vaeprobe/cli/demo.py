@@ -24,7 +24,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", help="Seed of the training.", min=0)] = 0,
     steps: Annotated[int, typer.Option("--steps", help="Adam steps for each model.", min=1)] = 1000,
     json_: options.Json = False,
-    format: options.FormatOption = "text",
+    format: options.FormatOption = None,
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
     color: options.ColorOption = "auto",
@@ -41,7 +41,7 @@ def demo(
         result = theorem3(steps=steps, seed=seed)
     return output.emit(
         result,
-        format="json" if json_ else format,
+        format=options.chosen_format(format, json_, None, options.FORMATS),
         quiet=quiet,
         color=color,
         files={"figure": figure} if figure is not None else {},

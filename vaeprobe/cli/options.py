@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -13,6 +14,7 @@ LOADING = "Loading"
 OUTPUT = "Output"
 
 Format = Literal["text", "json", "markdown", "html"]
+FORMATS: tuple[str, ...] = get_args(Format)
 Color = Literal["auto", "always", "never"]
 
 ModelPath = Annotated[Path, typer.Argument(help="Checkpoint to probe.", show_default=False)]
@@ -64,7 +66,10 @@ Dtype = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Same as --format json.", rich_help_panel=OUTPUT)]
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="The document on stdout.", rich_help_panel=OUTPUT)
+    Format | None,
+    typer.Option(
+        "--format", help="The document on stdout (default: text, or by -o's suffix).", rich_help_panel=OUTPUT
+    ),
 ]
 OutputFile = Annotated[
     Path | None,
@@ -73,6 +78,30 @@ OutputFile = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.", rich_help_panel=OUTPUT)]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=OUTPUT)]
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.", rich_help_panel=OUTPUT)]
+
+
+BY_SUFFIX = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".md": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".sarif": "sarif",
+    ".xml": "junit",
+}
+
+
+def chosen_format(format: str | None, json: bool, file: Path | None, known: Sequence[str]) -> str:
+    """Return the format of the document: as asked for, else what the file's suffix says, else text.
+
+    Args:
+        json: whether --json was given.
+        known: formats that the command can write.
+    """
+    if json:
+        return "json"
+    by_suffix = BY_SUFFIX.get(file.suffix.lower(), "") if file is not None else ""
+    return format or (by_suffix if by_suffix in known else "text")
 
 
 def existing_device(name: str) -> str:

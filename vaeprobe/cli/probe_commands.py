@@ -30,7 +30,7 @@ LOADING: dict[str, tuple[Any, Any]] = {
 }
 DOCUMENT: dict[str, tuple[Any, Any]] = {
     "json": (options.Json, False),
-    "format": (options.FormatOption, "text"),
+    "format": (options.FormatOption, None),
     "output": (options.OutputFile, None),
     "quiet": (options.Quiet, False),
     "no_progress": (options.NoProgress, False),
@@ -55,7 +55,7 @@ def probe_command(name: str) -> Callable[..., int]:
         files = {k: v for k, v in settings.items() if isinstance(v, Path)}
         return output.emit(
             with_artifact(result, decoder.artifact),
-            format="json" if values["json"] else values["format"],
+            format=options.chosen_format(values["format"], values["json"], values["output"], options.FORMATS),
             output=values["output"],
             quiet=values["quiet"],
             color=values["color"],

@@ -102,7 +102,7 @@ def _command(
         ),
     ] = None,
     json: options.Json = False,
-    format: options.FormatOption = "text",
+    format: options.FormatOption = None,
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
     color: options.ColorOption = "auto",
@@ -155,7 +155,7 @@ def _command(
         return result.exit_code
     return output.emit(
         result,
-        format="json" if json else format,
+        format=options.chosen_format(format, json, None, options.FORMATS),
         quiet=quiet,
         color=color,
         files={name: path for name, path in (("model", model), ("plot", plot)) if path is not None},

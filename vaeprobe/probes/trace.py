@@ -370,7 +370,8 @@ class TraceResult(Result):
         return Svg(
             title="Outputs along the seams, one row per component, the start framed",
             svg=framed_png(self.strip()),
-            alt="--images FILE and --format html show it in full, the seams left, the nearest axes right",
+            note="left along the seams, right along their nearest axes",
+            alt="--images FILE and --format html show it in full, beside the nearest axes",
             thumbnail=Thumbnail(width=small.shape[1], height=small.shape[0], rgb=small.tobytes()),
         )
 

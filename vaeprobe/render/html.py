@@ -32,6 +32,7 @@ STYLE = """
 }
 @media print { .vaeprobe { color: #000; } }
 """
+LEGEND = 4  # names of curves in a line
 COLORS = ("#0969da", "#bf3989", "#9a6700", "#1a7f37", "#cf222e", "#6639ba", "#57606a")
 
 
@@ -124,7 +125,7 @@ def _section(section: Section) -> str:
         case Curves():
             body, note = curves_svg(section), section.note
         case Svg():
-            body, note = section.svg, section.alt
+            body, note = section.svg, section.note
     title = f"<h2>{escape(section.title)}</h2>"
     return title + body + (f'<div class="dim">{escape(note)}</div>' if note else "")
 
@@ -204,7 +205,8 @@ def curves_svg(section: Curves) -> str:
         across = (x - x0) / ((x1 - x0) or 1.0) * width + left
         return f"{across:.1f},{10 + (high - y) / ((high - low) or 1.0) * height:.1f}"
 
-    out = [f'<svg viewBox="0 0 {left + width + 20} {height + 60}" width="{left + width + 20}">']
+    legend = 18 * (1 + (len(section.ys) - 1) // LEGEND)
+    out = [f'<svg viewBox="0 0 {left + width + 20} {height + 42 + legend}" width="{left + width + 20}">']
     out.append(
         f'<path d="M{left} 10V{height + 10}H{left + width}" fill="none" stroke="#8c959f"/>'
         f'<text x="{left - 6}" y="18" text-anchor="end">{escape(number(high))}</text>'
@@ -226,6 +228,7 @@ def curves_svg(section: Curves) -> str:
                 )
             run = []
         out.append(
-            f'<text x="{left + 8 + 130 * (k % 4)}" y="{height + 44}" style="fill:{color}">{escape(name)}</text>'
+            f'<text x="{left + 8 + width // LEGEND * (k % LEGEND)}" y="{height + 44 + 18 * (k // LEGEND)}" '
+            f'style="fill:{color}">{escape(name)}</text>'
         )
     return "".join(out) + "</svg>"
