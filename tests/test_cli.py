@@ -114,6 +114,17 @@ def test_a_document_has_the_format_of_its_suffix(
     assert (tmp_path / file).read_text(encoding="utf-8").lower().startswith(begins)
 
 
+def test_a_measurement_does_not_load_torchs_compiler() -> None:
+    """Each of these imports costs half a second or more, at every start."""
+    code = (
+        "import sys; from vaeprobe.cli import run\n"
+        f"assert run(['orthogonality', {LINEAR!r}, '--samples', '16']) == 0\n"
+        "print([m for m in ('torch._dynamo', 'sympy', 'torch.fx.experimental.symbolic_shapes') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

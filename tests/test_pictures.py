@@ -18,6 +18,7 @@ from vaeprobe.pictures import (
     ImageShape,
     Panel,
     Polyline,
+    enlarged,
     framed_png,
     image_shape,
     net_pixels,
@@ -175,6 +176,14 @@ def test_a_reduced_picture_is_the_mean_of_its_parts() -> None:
     assert small[1, 2].tolist() == np.round(pixels[2:4, 4:6].mean((0, 1))).tolist()
     assert reduced(pixels, 50) is pixels
     assert reduced(pixels[:, :7], 3).shape == (3, 3, 3)
+
+
+def test_an_enlarged_picture_repeats_its_pixels() -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (4, 300, 3)).astype(np.uint8)
+    large = enlarged(pixels)
+    assert large.shape == (12, 900, 3)
+    assert (large.reshape(4, 3, 300, 3, 3) == pixels[:, None, :, None]).all()
+    assert enlarged(large).shape == large.shape
 
 
 def test_a_framed_picture_holds_its_png() -> None:

@@ -43,6 +43,23 @@ def load_forward_mode() -> None:
         import_module("torch._decomp.decompositions_for_jvp")
 
 
+def gradient(
+    y: Tensor,
+    leaf: Tensor,
+    w: Tensor | None = None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+) -> Tensor:
+    """Return the gradient of <w, y> with respect to `leaf` (w = 1 by default).
+
+    The same as `torch.autograd.grad(y, leaf, w)`, which would import a computer algebra system for half a second.
+    """
+    value = (y if w is None else y * w).sum()
+    (found,) = torch.autograd.grad(value, leaf, create_graph=create_graph, retain_graph=retain_graph)
+    return found
+
+
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
     """Switch off the fused CPU kernels that have no forward-mode derivative."""
@@ -368,7 +385,7 @@ class Decoder:
                     else:
                         leaf = x.clone().requires_grad_(True)
                         with torch.enable_grad():
-                            (pulled,) = torch.autograd.grad(self.flat(leaf), leaf, w)
+                            pulled = gradient(self.flat(leaf), leaf, w)
                         out.append(float((pulled.double() * v.double()).sum()))
             except (RuntimeError, NotImplementedError, ValueError, TypeError):
                 return None

@@ -24,6 +24,7 @@ __all__ = [
     "ImageShape",
     "Panel",
     "Polyline",
+    "enlarged",
     "framed_png",
     "image_shape",
     "net_svg",
@@ -184,11 +185,21 @@ def reduced(pixels: Pixels, width: int) -> Pixels:
 FRAME = 920
 
 
+def _scale(width: int) -> int:
+    return max(1, FRAME // width)
+
+
+def enlarged(pixels: Pixels) -> Pixels:
+    """Return a picture with every pixel a square of pixels, as large as a page takes; large ones as they are."""
+    scale = _scale(pixels.shape[1])
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
 def framed_png(pixels: Pixels) -> str:
     """Return a picture as SVG with the PNG inside, for pages that take no files; small ones enlarged."""
     height, width = pixels.shape[:2]
     data = base64.b64encode(png(pixels)).decode()
-    scale = max(1, FRAME // width)
+    scale = _scale(width)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{scale * width}">'
         f'<image width="{width}" height="{height}" style="image-rendering:pixelated" '

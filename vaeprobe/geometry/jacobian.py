@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, differentiable_kernels
+from vaeprobe.decoder import Decoder, differentiable_kernels, gradient
 from vaeprobe.errors import ResourceError
 from vaeprobe.geometry.chunks import Chunk, Size, sweep
 from vaeprobe.geometry.columns import Columns, Known, dense_gram
@@ -161,8 +161,8 @@ def pullback(decoder: Decoder, z: Tensor, w: Tensor, *, natural: bool = False) -
             y = f(leaf)
             for i, covector in enumerate(covectors):
                 along = covector[part.points].to(device=y.device, dtype=y.dtype)
-                (gradient,) = torch.autograd.grad(y, leaf, along, retain_graph=i + 1 < len(covectors))
-                pulled[i, part.points] = gradient[:, free]
+                Jw = gradient(y, leaf, along, retain_graph=i + 1 < len(covectors))
+                pulled[i, part.points] = Jw[:, free]
 
     sweep(len(x), 1, Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, 1), work, "J^T w")
     return pulled if w.ndim == 3 else pulled[0]

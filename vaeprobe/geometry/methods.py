@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.decoder import Decoder, differentiable_kernels
+from vaeprobe.decoder import Decoder, differentiable_kernels, gradient
 from vaeprobe.errors import ContractError
 from vaeprobe.geometry.columns import Columns, Known
 from vaeprobe.geometry.tangents import Unsupported, push
@@ -56,8 +56,8 @@ def reversed_twice(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
         leaf = x.detach().clone().requires_grad_(True)
         y = f(leaf)
         w = torch.zeros_like(y, requires_grad=True)
-        (pulled,) = torch.autograd.grad(y, leaf, w, create_graph=True)
-        moved = [torch.autograd.grad(pulled, w, u, retain_graph=True)[0] for u in v]
+        pulled = gradient(y, leaf, w, create_graph=True)
+        moved = [gradient(pulled, w, u, retain_graph=True) for u in v]
     return y.detach(), Known(torch.stack(moved))
 
 
@@ -66,7 +66,7 @@ def row_by_row(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
     with torch.enable_grad(), differentiable_kernels():
         leaf = x.detach().clone().requires_grad_(True)
         y = f(leaf)
-        rows = [torch.autograd.grad(y[:, i].sum(), leaf, retain_graph=True)[0] for i in range(y.shape[1])]
+        rows = [gradient(y[:, i], leaf, retain_graph=True) for i in range(y.shape[1])]
     J = torch.stack(rows, dim=1)
     return y.detach(), Known(torch.einsum("nmk,dnk->dnm", J, v))
 
@@ -159,7 +159,7 @@ def _is_adjoint(f: Function, x: Tensor, v: Tensor, moved: Tensor) -> bool:
     w = torch.from_numpy(stream(0, "adjoint covectors").standard_normal(tuple(moved.shape[1:]))).to(moved)
     with torch.enable_grad(), differentiable_kernels():
         leaf = x.detach().clone().requires_grad_(True)
-        (pulled,) = torch.autograd.grad(f(leaf), leaf, w)
+        pulled = gradient(f(leaf), leaf, w)
     forward, backward = (moved * w).double().sum(-1), (pulled * v).double().sum(-1)
     return bool(_distance(forward.T, backward.T).median() <= _tolerance(moved.dtype))
 
@@ -200,6 +200,11 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 
 class _Widest(TorchDispatchMode):
     """Notes the largest tensor with one row per latent and direction."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from importing its compiler (over a second) to keep it out of here."""
+        return False
 
     def __init__(self, directions: int, points: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

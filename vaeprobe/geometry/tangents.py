@@ -317,7 +317,7 @@ def _factors(
             raise Unsupported("complex numbers")
         factors: Sequence[Tensor | None] = [None] * len(leaves)
         if y.requires_grad:
-            factors = torch.autograd.grad(y, leaves, torch.ones_like(y), allow_unused=True)
+            factors = torch.autograd.grad(y.sum(), leaves, allow_unused=True)
     return y.detach(), copies[0]._version > 0, factors
 
 

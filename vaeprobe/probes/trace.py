@@ -281,10 +281,10 @@ class TraceResult(Result):
         self.paths.save(path, **more)
 
     def save_images(self, path: Path | str) -> None:
-        """Write the traversal as a PNG file (see `strip`)."""
-        from vaeprobe.pictures import png
+        """Write the traversal as a PNG file (see `strip`); small pictures are enlarged by a whole factor."""
+        from vaeprobe.pictures import enlarged, png
 
-        Path(path).write_bytes(png(self.strip()))
+        Path(path).write_bytes(png(enlarged(self.strip())))
 
     def save_svg(self, path: Path | str) -> None:
         """Write the net of seams of a decoder of two latents as an SVG file.
