@@ -579,3 +579,23 @@ def test_the_standard_basis_is_the_best_of_all_rotations_of_a_vae(models: Path, 
     assert turned == pytest.approx(given, rel=0.05)
     assert result.rotation is not None
     assert int((result.rotation.diagonal() > 0.97).sum()) >= kept - 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words", "hint"),
+    [
+        ({"samples": 0}, "`samples` must be at least 2, not 0", ""),
+        ({"samples": 2.5}, "`samples` takes a whole number, not `2.5`", ""),
+        ({"samples": True}, "`samples` takes a whole number", ""),
+        ({"seed": -1}, "`seed` must be at least 0", ""),
+        ({"sigma2": float("nan")}, "`sigma2` takes a number, not `nan`", ""),
+        ({"likelihood": "bernouli"}, "takes one of gaussian, bernoulli", "bernoulli"),
+        ({"chunk": 0}, "`chunk` must be at least 1", ""),
+    ],
+)
+def test_settings_are_checked_in_python_too(settings: dict[str, object], words: str, hint: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Orthogonality(**settings)  # type: ignore[arg-type]
+    assert words in error.value.message
+    assert hint in (error.value.hint or "")
+    assert Orthogonality(samples=np.int64(8), sigma2=np.float32(1)).samples == 8  # type: ignore[arg-type]

@@ -13,7 +13,8 @@ import typer
 
 from vaeprobe.cli import options, output
 from vaeprobe.probes import metric_specs, probe_class
-from vaeprobe.probes.base import Probe, field_type, judge
+from vaeprobe.probes.base import Probe, judge
+from vaeprobe.probes.settings import field_type
 from vaeprobe.report import Result
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY

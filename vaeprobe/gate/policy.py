@@ -43,11 +43,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args, get_origin
+from typing import Any, Literal, cast, get_args
 
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.probes import PROBES, metric_specs, probe_class
-from vaeprobe.probes.base import field_type
+from vaeprobe.probes.settings import check, field_type, is_number
 from vaeprobe.report import MetricSpec
 
 Side = Literal["max", "min"]
@@ -268,7 +268,7 @@ def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
         )
     if body is False:
         return None
-    table = _table(body, f'{where}: "{metric}"') if not _is_number(body) else {"limit": body}
+    table = _table(body, f'{where}: "{metric}"') if not is_number(body) else {"limit": body}
     _known(table, RULE_KEYS, f'{where}: "{metric}"')
     sides = [k for k in ("max", "min", "limit") if k in table]
     if len(sides) + ("regression" in table) != 1:
@@ -375,41 +375,12 @@ def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
         hint = field_type(cls, fields[key])
         if Path in (hint, *get_args(hint)):
             raise UsageError(f"{where}: `{key}` names a file to write, and the gate writes none but reports")
-        if not _fits(value, hint):
-            choices = [
-                c for part in (hint, *get_args(hint)) if get_origin(part) is Literal for c in get_args(part)
-            ]
-            expected = f"one of {', '.join(choices)}" if choices else _type_words(hint)
-            raise UsageError(
-                f"{where}: `{key}` takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices)
-            )
-        meta = fields[key].metadata.get("option", {})
-        low, high = meta.get("min"), meta.get("max")
-        if _is_number(value) and ((low is not None and value < low) or (high is not None and value > high)):
-            bounds = f"at least {low:g}" if high is None else f"between {low or 0:g} and {high:g}"
-            raise UsageError(f"{where}: `{key}` must be {bounds}, not {value}")
+        if isinstance(value, (list, dict)):
+            raise UsageError(f"{where}: `{key}` takes one value, not {type(value).__name__}")
+        check(cls, fields[key], value, f"{where}: `{key}`")
         beside = Path(origin).parent / value if isinstance(value, str) else None
         settings[fields[key].name] = str(beside) if beside is not None and beside.is_file() else value
     return settings
-
-
-def _type_words(hint: Any) -> str:
-    """Return a type in words."""
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return " or ".join(words[part] for part in (hint, *get_args(hint)) if part in words)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value read from TOML is of a field's type."""
-    if hint is Any:
-        return isinstance(value, (str, int, float))
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_args(hint):
-        return any(_fits(value, part) for part in get_args(hint))
-    if hint is float:
-        return _is_number(value) and math.isfinite(value)
-    return type(value) is hint
 
 
 def _require(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
@@ -437,12 +408,8 @@ def _texts(value: Any, where: str) -> list[str]:
     return values
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _number(value: Any, where: str) -> float:
-    if not _is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         raise UsageError(f"{where}: a finite number is expected, not `{value}`")
     return float(value)
 

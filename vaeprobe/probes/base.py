@@ -10,14 +10,13 @@ inside `measure`, and under TYPE_CHECKING for annotations.
 
 from __future__ import annotations
 
-import inspect
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.probes.settings import check
 from vaeprobe.report import Check, Finding, Metric, MetricSpec, Result
 
 if TYPE_CHECKING:
@@ -54,14 +53,6 @@ def option(
     return field(default=default, metadata={"option": meta})
 
 
-def field_type(cls: type[Probe], field: Field[Any]) -> Any:
-    """Return the type of a probe's field, whose annotation is text, in the namespace of the class that declares it."""
-    if not isinstance(field.type, str):
-        return field.type
-    owner = next(c for c in cls.__mro__ if field.name in inspect.get_annotations(c))
-    return eval(field.type, dict(vars(sys.modules[owner.__module__])))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Probe(ABC):
     """Settings that all probes share.
@@ -74,6 +65,9 @@ class Probe(ABC):
         data: data for posterior latents and for probes of the encoder: a path, or rows as a tensor.
         seed: seed of every draw.
         chunk: latents per block; None chooses by memory.
+
+    Raises:
+        UsageError: a setting has a value that it does not take.
     """
 
     NAME: ClassVar[str]
@@ -104,6 +98,10 @@ class Probe(ABC):
     )
     sigma2: float = option(1.0, help="Variance of a Gaussian likelihood.", min=1e-300, panel="Geometry")
     chunk: int | None = option(None, help="Latents per block (default: by memory).", min=1, panel="Geometry")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            check(type(self), f, getattr(self, f.name), f"{self.NAME}: `{f.name}`")
 
     @abstractmethod
     def measure(self, decoder: Decoder) -> Result:
@@ -176,12 +174,10 @@ class Probe(ABC):
 
     def settings(self, decoder: Decoder) -> dict[str, Any]:
         """Return the JSON form of the settings that shaped a result."""
-        import dataclasses
-
         from vaeprobe.latents import Latents
 
         plain = {}
-        for f in dataclasses.fields(self):
+        for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, Latents):
                 value = value.describe()

@@ -1,0 +1,76 @@
+"""What values a probe's settings take: one check for the command line's, a policy's and Python's callers."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from dataclasses import Field
+from numbers import Integral, Real
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from vaeprobe.errors import UsageError, did_you_mean
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
+
+
+def field_type(cls: type, field: Field[Any]) -> Any:
+    """Return the type of a field, whose annotation is text, in the namespace of the class that declares it."""
+    if not isinstance(field.type, str):
+        return field.type
+    owner = next(c for c in cls.__mro__ if field.name in inspect.get_annotations(c))
+    return eval(field.type, dict(vars(sys.modules[owner.__module__])))
+
+
+def check(cls: type, field: Field[Any], value: Any, name: str) -> None:
+    """Refuse a value that a setting does not take.
+
+    Args:
+        cls: the probe that the field belongs to.
+        field: declared with `vaeprobe.probes.base.option`.
+        name: what to call the setting in the message.
+
+    Raises:
+        UsageError: the value has another type, is no choice, or is out of bounds.
+    """
+    hint = field_type(cls, field)
+    if not _fits(value, hint):
+        choices = [c for part in _parts(hint) if get_origin(part) is Literal for c in get_args(part)]
+        expected = f"one of {', '.join(choices)}" if choices else _words(hint)
+        raise UsageError(f"{name} takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices))
+    meta = field.metadata.get("option", {})
+    low, high = meta.get("min"), meta.get("max")
+    if is_number(value) and ((low is not None and value < low) or (high is not None and value > high)):
+        bounds = f"at least {low:g}" if high is None else f"between {low or 0:g} and {high:g}"
+        raise UsageError(f"{name} must be {bounds}, not {value}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number; true and false are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return (hint, *get_args(hint))
+
+
+def _words(hint: Any) -> str:
+    return " or ".join(WORDS[part] for part in _parts(hint) if part in WORDS)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_args(hint):
+        return any(_fits(value, part) for part in get_args(hint))
+    if hint is float:
+        return is_number(value) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, (str, PathLike))
+    return isinstance(value, hint)
