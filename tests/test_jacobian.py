@@ -429,3 +429,18 @@ def test_every_user_of_a_categorical_metric_agrees_with_the_formula(output: str)
     same(metric_derivatives(decoder, z, [0, 1, 2, 3], likelihood=likelihood, order=1)[0], G)
     lengths = frozen_lengths(decoder, z, z, eye, likelihood=likelihood)
     same(lengths, G.diagonal(dim1=1, dim2=2).sqrt())
+
+
+def test_a_network_made_channels_last_after_wrapping_is_still_differentiated() -> None:
+    """Forward-mode group normalisation fails on such tensors in torch: another method must stand in."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(3, 32), nn.Unflatten(1, (8, 2, 2)), nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.SiLU(),
+        nn.Conv2d(8, 2, 3, padding=1),
+    ).eval().requires_grad_(False)  # fmt: skip
+    decoder = Decoder(network, 3)
+    z = torch.randn(5, 3)
+    want = torch.func.vmap(torch.func.jacrev(lambda x: network(x[None])[0].flatten()))(z)
+    network.to(memory_format=torch.channels_last)
+    found = jacobian(decoder, z)
+    assert torch.allclose(found, want, atol=1e-5)

@@ -123,7 +123,10 @@ def _compared(decoder: Decoder, natural: bool) -> Choice:
     free = decoder.continuous
     v[..., free] = torch.from_numpy(rng.standard_normal((2, TEST_POINTS, len(free)))).to(v)
 
-    plain: list[Method] = [repeated] if decoder.differentiation == "forward" else [reversed_twice, row_by_row]
+    plain: list[Method] = [reversed_twice, row_by_row]
+    if decoder.differentiation == "forward":
+        # torch's own may fail later: group normalisation of a network that was made channels_last meanwhile
+        plain.insert(0, repeated)
     reference, truth = _first_working(plain, f, x, v)
     candidates: list[Method] = [carried, mapped] if decoder.differentiation == "forward" else [carried]
     if isinstance(decoder.function, nn.Module) and any(
