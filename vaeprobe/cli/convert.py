@@ -69,5 +69,5 @@ def convert(
 
     output.write_atomically(to, writer)
     result = made[0].renamed(to)
-    chosen = options.chosen_format(format, json_, None, options.FORMATS)
+    chosen = options.chosen_format(format, json_)
     return output.emit(result, format=chosen, quiet=quiet, color=color)

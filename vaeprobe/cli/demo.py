@@ -41,7 +41,7 @@ def demo(
         result = theorem3(steps=steps, seed=seed)
     return output.emit(
         result,
-        format=options.chosen_format(format, json_, None, options.FORMATS),
+        format=options.chosen_format(format, json_),
         quiet=quiet,
         color=color,
         files={"figure": figure} if figure is not None else {},

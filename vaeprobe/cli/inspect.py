@@ -44,7 +44,7 @@ def inspect(
         raise UsageError("--output takes one model", hint="write them one at a time, or use --json > FILE")
     from vaeprobe.checkpoints import inspect as look
 
-    chosen = options.chosen_format(format, json_, out, options.FORMATS)
+    chosen = options.chosen_format(format, json_, out)
     if len(models) == 1:
         found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None)
         files = {"draft_blueprint": draft_blueprint} if draft_blueprint is not None else None

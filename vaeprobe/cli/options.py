@@ -91,7 +91,9 @@ BY_SUFFIX = {
 }
 
 
-def chosen_format(format: str | None, json: bool, file: Path | None, known: Sequence[str]) -> str:
+def chosen_format(
+    format: str | None, json: bool, file: Path | None = None, known: Sequence[str] = FORMATS
+) -> str:
     """Return the format of the document: as asked for, else what the file's suffix says, else text.
 
     Args:

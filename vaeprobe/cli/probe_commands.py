@@ -56,7 +56,7 @@ def probe_command(name: str) -> Callable[..., int]:
         files = {k: v for k, v in settings.items() if isinstance(v, Path)}
         return output.emit(
             with_artifact(result, decoder.artifact),
-            format=options.chosen_format(values["format"], values["json"], values["output"], options.FORMATS),
+            format=options.chosen_format(values["format"], values["json"], values["output"]),
             output=values["output"],
             quiet=values["quiet"],
             color=values["color"],

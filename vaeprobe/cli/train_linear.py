@@ -155,7 +155,7 @@ def _command(
         return result.exit_code
     return output.emit(
         result,
-        format=options.chosen_format(format, json, None, options.FORMATS),
+        format=options.chosen_format(format, json),
         quiet=quiet,
         color=color,
         files={name: path for name, path in (("model", model), ("plot", plot)) if path is not None},

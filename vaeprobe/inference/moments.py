@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder, differentiable_kernels
+from vaeprobe.decoder import Decoder, Encoder, differentiable_kernels, gradient
 from vaeprobe.geometry.jacobian import gram
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
@@ -101,8 +101,8 @@ def log_density_and_score(
     with torch.enable_grad(), differentiable_kernels():
         y = (decoder.natural_flat(leaf) if natural else decoder.flat(leaf)).double()
         value = likelihood.log_density(x.flatten(1).to(y), y, parameter)
-        (gradient,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach().cpu(), gradient[:, decoder.continuous].double().cpu()
+        slope = gradient(value, leaf)
+    return value.detach().cpu(), slope[:, decoder.continuous].double().cpu()
 
 
 def with_codes(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:

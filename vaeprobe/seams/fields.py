@@ -73,6 +73,9 @@ class Frame:
         return Frame(s, V, finite, near)
 
 
+_PLAIN = ("v", "s", "rank", "overlap", "tied", "finite")
+
+
 @dataclass(frozen=True, slots=True)
 class Directions:
     """The singular direction that continues a given one, at P points.
@@ -94,6 +97,22 @@ class Directions:
     tied: Tensor
     finite: Tensor
     frame: Frame
+
+    def at(self, rows: Tensor) -> Directions:
+        """Return the directions at some of the points."""
+        return Directions(**{name: getattr(self, name)[rows] for name in _PLAIN}, frame=self.frame.at(rows))
+
+    def put(self, rows: Tensor, new: Directions) -> None:
+        """Overwrite the directions at some of the points."""
+        for name in _PLAIN:
+            getattr(self, name)[rows] = getattr(new, name)
+        self.frame.put(rows, new.frame)
+
+    @staticmethod
+    def cat(parts: Sequence[Directions]) -> Directions:
+        """Return the directions at the points of all."""
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PLAIN}
+        return Directions(**joined, frame=Frame.cat([part.frame for part in parts]))
 
 
 class DirectionField(Protocol):

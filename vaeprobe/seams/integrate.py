@@ -96,17 +96,6 @@ def hermite(z0: Tensor, v0: Tensor, z1: Tensor, v1: Tensor, h: Tensor, theta: Te
     return (1 + 2 * x) * (1 - x) ** 2 * a + x * (1 - x) ** 2 * p + x**2 * (3 - 2 * x) * b + x**2 * (x - 1) * q
 
 
-def _take(at: Directions, index: Tensor) -> Directions:
-    v, s, rank, overlap = at.v[index], at.s[index], at.rank[index], at.overlap[index]
-    return Directions(v, s, rank, overlap, at.tied[index], at.finite[index], at.frame.at(index))
-
-
-def _put(at: Directions, index: Tensor, new: Directions, rows: Tensor) -> None:
-    for name in ("v", "s", "rank", "overlap", "tied", "finite"):
-        getattr(at, name)[index] = getattr(new, name)[rows]
-    at.frame.put(index, new.frame.at(rows))
-
-
 class _Recorder:
     """Nodes of all half-seams in the order they are found, sorted out at the end."""
 
@@ -120,11 +109,12 @@ class _Recorder:
 
     def tracks(self, stops: Sequence[Stop], marks: list[Mark], ends: Sequence[float]) -> list[Track]:
         """Return the half-seams, each up to its end; nodes beyond it are dropped."""
-        path, length = torch.cat(self.path), torch.cat([row[0] for row in self.rows])
+        path = torch.cat(self.path)
+        whole = [torch.cat(column) for column in zip(*self.rows, strict=True)]
         order = torch.argsort(path, stable=True)
-        order = order[length[order] <= torch.tensor(ends, dtype=torch.float64)[path[order]]]
+        order = order[whole[0][order] <= torch.tensor(ends, dtype=torch.float64)[path[order]]]
         sizes = torch.bincount(path[order], minlength=len(stops)).tolist()
-        columns = [torch.split(torch.cat(c)[order], sizes) for c in zip(*self.rows, strict=True)]
+        columns = [torch.split(column[order], sizes) for column in whole]
         by_path: list[list[Mark]] = [[] for _ in stops]
         for mark in marks:
             if mark.t <= ends[mark.path]:
@@ -176,7 +166,7 @@ class _Run:
         self.scheme, self.limits, self.tolerance = scheme, limits, tolerance
         P = len(z)
         self.start, self.heading = z.clone(), at.v.clone()
-        self.z, self.at = z.clone(), _take(at, torch.arange(P))
+        self.z, self.at = z.clone(), at.at(torch.arange(P))
         self.t = torch.zeros(P, dtype=torch.float64)
         self.shortest = (limits.length / 4).clamp_max(scheme.shortest(tolerance))
         self.longest = (limits.length / 4).clamp_max(LONGEST)
@@ -196,7 +186,7 @@ class _Run:
 
     def tracks(self) -> list[Track]:
         P = len(self.z)
-        self.recorder.add(torch.arange(P), self.t.clone(), self.z.clone(), _take(self.at, torch.arange(P)))
+        self.recorder.add(torch.arange(P), self.t.clone(), self.z.clone(), self.at.at(torch.arange(P)))
         self._stop(~self.at.finite, "not finite")
         self._stop(self.at.finite & ~(self.at.s > self.floor), "collapse")
         self._stop(self._radius(self.z) > self.limits.radius, "outside")
@@ -223,7 +213,7 @@ class _Run:
 
     def _advance(self, active: Tensor) -> None:
         h = torch.minimum(self.h[active], self.limits.length[active] - self.t[active])
-        at = _take(self.at, active)
+        at = self.at.at(active)
         trial = self.scheme.step(self.field, self.move, self.z[active], at, h)
         self.trials[active] += 1
 
@@ -253,8 +243,9 @@ class _Run:
             index = active[rows]
             self.z[index] = trial.z[rows]
             self.t[index] += h[rows]
-            _put(self.at, index, trial.at, rows)
-            self.recorder.add(index, self.t[index].clone(), trial.z[rows], _take(trial.at, rows))
+            here = trial.at.at(rows)
+            self.at.put(index, here)
+            self.recorder.add(index, self.t[index].clone(), trial.z[rows], here)
         for row in rows.tolist():
             p = int(active[row])
             if self.stops[p] is not None:

@@ -372,7 +372,7 @@ def trace_paths(
         move,
         coordinates,
         z0[row].repeat(len(signs), 1),
-        _stacked(aims),
+        Directions.cat(aims),
         how,
         Limits(length=lengths[row].repeat(len(signs)), radius=radii[row].repeat(len(signs)), steps=steps),
         tolerance,
@@ -447,12 +447,6 @@ def _unit(v: Tensor) -> Tensor:
 
 def _aimed(frame: Frame, heading: Tensor, row: Tensor, field: DirectionField) -> Directions:
     return follow(frame.at(row), heading, field.resolution, floor=field.rounding)
-
-
-def _stacked(aims: Sequence[Directions]) -> Directions:
-    names = ("v", "s", "rank", "overlap", "tied", "finite")
-    parts = {name: torch.cat([getattr(a, name) for a in aims]) for name in names}
-    return Directions(**parts, frame=Frame.cat([a.frame for a in aims]))
 
 
 # -- from tracks to seams -----------------------------------------------------------------------
