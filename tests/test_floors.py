@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "vaeprobe"
 FLOORS = [
     {"_version", "errors"},
     {"report", "progress", "intervals", "likelihoods", "decoder", "latents"},
+    {"files"},
     {"checkpoints", "data"},
     {"geometry", "seams", "linear", "inference", "pictures"},
     {"probes", "api"},

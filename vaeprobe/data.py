@@ -574,8 +574,8 @@ def _open_torch(path: str, key: str | None) -> _Shard:
 
     import torch
 
-    from vaeprobe.checkpoints.archive import is_zip, open_archive
-    from vaeprobe.checkpoints.source import read_source
+    from vaeprobe.files.source import read_source
+    from vaeprobe.files.zips import is_zip, open_archive
 
     data = read_source(path).data
     if is_zip(data):

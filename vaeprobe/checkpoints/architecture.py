@@ -12,8 +12,8 @@ from pathlib import Path
 
 from vaeprobe.checkpoints import presets
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import ArchitectureError, UsageError, did_you_mean
+from vaeprobe.files.source import quoted
 
 __all__ = ["Given", "beside", "found", "given", "unknown"]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.presets import Shaped
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import ArchitectureError
+from vaeprobe.files.source import quoted
 
 __all__ = ["draft"]
 

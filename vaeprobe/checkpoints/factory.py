@@ -25,8 +25,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import ArchitectureError, UsageError, VaeprobeError, did_you_mean
+from vaeprobe.files.source import quoted
 from vaeprobe.report import Finding
 
 __all__ = ["Method", "call", "find", "fill", "pick", "takes_path"]

@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from vaeprobe.checkpoints import architecture, presets, safetensors_file, selection
-from vaeprobe.checkpoints.archive import open_archive
+from vaeprobe.checkpoints import architecture, presets, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.checkpoints.pickles import Global, PickleError, interpret
-from vaeprobe.checkpoints.sniff import Format, sniff
-from vaeprobe.checkpoints.source import Source, quoted, read_source
-from vaeprobe.checkpoints.tensors import TensorSpec, nonfinite_finding
-from vaeprobe.checkpoints.torch_files import TorchFile
-from vaeprobe.checkpoints.torch_files import read as read_torch_file
-from vaeprobe.checkpoints.trust import foreign, named, trust
 from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
+from vaeprobe.files import safetensors
+from vaeprobe.files.pickles import Global, PickleError, interpret
+from vaeprobe.files.sniff import Format, sniff
+from vaeprobe.files.source import Source, quoted, read_source
+from vaeprobe.files.tensors import TensorSpec, nonfinite_finding
+from vaeprobe.files.torch_pickles import TorchFile
+from vaeprobe.files.torch_pickles import read as read_torch_file
+from vaeprobe.files.trust import foreign, named, trust
+from vaeprobe.files.zips import open_archive
 from vaeprobe.report import Artifact, Finding, Result, Section, Table
 
 __all__ = ["Inspection", "TensorInfo", "inspect"]
@@ -213,18 +214,18 @@ def _module(
 
 
 def _safetensors(source: Source, format: Format, key: str | None) -> Inspection:
-    specs, metadata = safetensors_file.read(source.data)
+    specs, metadata = safetensors.read(source.data)
     specs, _ = selection.under_key(specs, source.name, key)
     return _of_tensors(source, "weights", "Safetensors", "safetensors", specs, metadata=metadata)
 
 
 def _arrays(source: Source, format: Format, key: str | None) -> Inspection:
-    from vaeprobe.checkpoints import numpy_files
+    from vaeprobe.files import npy
 
     if format == "npz":
-        arrays = numpy_files.read_npz(source.data, source.name)
+        arrays = npy.read_npz(source.data, source.name)
     else:
-        arrays = {"matrix": numpy_files.read_npy(source.data, source.name)}
+        arrays = {"matrix": npy.read_npy(source.data, source.name)}
     tensors = tuple(TensorInfo(name=k, dtype=str(a.dtype), shape=a.shape) for k, (a, _) in arrays.items())
     notes = tuple(note for _, own in arrays.values() for note in own)
     return Inspection(
@@ -241,11 +242,11 @@ def _arrays(source: Source, format: Format, key: str | None) -> Inspection:
 def _program(source: Source, format: Format, key: str | None) -> Inspection:
     archive = open_archive(source.data)
     if format == "pt2":
-        from vaeprobe.checkpoints import exported
+        from vaeprobe.checkpoints.programs import exported
 
         parts = exported.read(archive)
     else:
-        from vaeprobe.checkpoints import torchscript
+        from vaeprobe.checkpoints.programs import torchscript
 
         parts = torchscript.read(archive)
     state: Mapping[str, Any] = getattr(parts.decoder, "state_dict", dict)()

@@ -11,15 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints import architecture, safetensors_file, selection
-from vaeprobe.checkpoints.archive import open_archive
+from vaeprobe.checkpoints import architecture, selection
 from vaeprobe.checkpoints.blueprint import Blueprint, assemble
 from vaeprobe.checkpoints.layers import Parts
-from vaeprobe.checkpoints.sniff import Format, sniff
-from vaeprobe.checkpoints.source import Source, quoted, read_source
-from vaeprobe.checkpoints.tensors import Weights, realise
-from vaeprobe.checkpoints.torch_files import TorchFile
-from vaeprobe.checkpoints.torch_files import read as read_torch_file
+from vaeprobe.checkpoints.weights import Weights, realise
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import (
     ContractError,
@@ -28,10 +23,16 @@ from vaeprobe.errors import (
     VaeprobeError,
     did_you_mean,
 )
+from vaeprobe.files import safetensors
+from vaeprobe.files.sniff import Format, sniff
+from vaeprobe.files.source import Source, quoted, read_source
+from vaeprobe.files.torch_pickles import TorchFile
+from vaeprobe.files.torch_pickles import read as read_torch_file
+from vaeprobe.files.zips import open_archive
 from vaeprobe.report import Artifact, Finding
 
 if TYPE_CHECKING:
-    from vaeprobe.checkpoints.pickles import Built
+    from vaeprobe.files.pickles import Built
 
 __all__ = ["load"]
 
@@ -255,15 +256,16 @@ def _is_half(module: nn.Module) -> bool:
 
 
 def _safetensors(request: Request) -> Found:
-    specs, metadata = safetensors_file.read(request.source.data)
+    specs, metadata = safetensors.read(request.source.data)
     specs, is_matrix = selection.under_key(specs, request.name, request.key)
     return _weights(request, realise(specs, metadata), "safetensors", matrix=is_matrix)
 
 
 def _npy(request: Request) -> Found:
-    from vaeprobe.checkpoints import matrix, numpy_files
+    from vaeprobe.checkpoints import matrix
+    from vaeprobe.files import npy
 
-    array, notes = numpy_files.read_npy(request.source.data, request.name)
+    array, notes = npy.read_npy(request.source.data, request.name)
     tensor, rounded = matrix.tensor_of(array, request.name)
     return Found(
         parts=matrix.parts_of({"matrix": tensor}, request.name), format="npy", notes=(*notes, *rounded)
@@ -271,11 +273,12 @@ def _npy(request: Request) -> Found:
 
 
 def _npz(request: Request) -> Found:
-    from vaeprobe.checkpoints import matrix, numpy_files
+    from vaeprobe.checkpoints import matrix
+    from vaeprobe.files import npy
 
     notes: list[Finding] = []
     tensors: dict[str, Tensor] = {}
-    for name, (array, own) in numpy_files.read_npz(request.source.data, request.name).items():
+    for name, (array, own) in npy.read_npz(request.source.data, request.name).items():
         tensors[name], rounded = matrix.tensor_of(array, f"array {quoted(name)}")
         notes += [*own, *rounded]
     if _blueprint_given(request) is not None:
@@ -286,7 +289,7 @@ def _npz(request: Request) -> Found:
 
 
 def _pt2(request: Request) -> Found:
-    from vaeprobe.checkpoints import exported
+    from vaeprobe.checkpoints.programs import exported
 
     archive = open_archive(request.source.data)
     parts = exported.read(archive, blueprint=_blueprint_given(request), latent_dim=request.latent_dim)
@@ -294,7 +297,7 @@ def _pt2(request: Request) -> Found:
 
 
 def _torchscript(request: Request) -> Found:
-    from vaeprobe.checkpoints import torchscript
+    from vaeprobe.checkpoints.programs import torchscript
 
     archive = open_archive(request.source.data)
     parts = torchscript.read(
@@ -402,7 +405,7 @@ def _bare_weights(request: Request) -> tuple[Weights, str]:
         weights = realise(selection.tensors_of(file, chosen.node))
         return replace(weights, notes=(*chosen.notes, *weights.notes)), "state_dict"
     if format == "safetensors":
-        specs, metadata = safetensors_file.read(request.source.data)
+        specs, metadata = safetensors.read(request.source.data)
         return realise(selection.under_key(specs, request.name, request.key)[0], metadata), "safetensors"
     raise UsageError(f"{request.name} is {format}, and --arch needs bare weights", hint="leave out --arch")
 

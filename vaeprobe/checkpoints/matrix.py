@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.layers import Parts, Uninitialised
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.files.source import quoted
 from vaeprobe.report import Finding
 
 __all__ = ["parts_of", "tensor_of"]

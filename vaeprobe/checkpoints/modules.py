@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.checkpoints import operators
 from vaeprobe.checkpoints.layers import Parts
-from vaeprobe.checkpoints.pickles import Built, Global, Node
+from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.selection import is_module, submodules
-from vaeprobe.checkpoints.source import quoted
-from vaeprobe.checkpoints.tensors import TensorSpec, realise
-from vaeprobe.checkpoints.torch_files import TorchFile, text_of
-from vaeprobe.checkpoints.trust import named, trust
+from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import ArchitectureError, InputError, UnsafeError, UsageError
+from vaeprobe.files.pickles import Built, Global, Node
+from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import TensorSpec
+from vaeprobe.files.torch_pickles import TorchFile, text_of
+from vaeprobe.files.trust import named, trust
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from vaeprobe.checkpoints.pickles import Built, Global, Node, walk
-from vaeprobe.checkpoints.source import quoted
-from vaeprobe.checkpoints.tensors import TensorSpec
-from vaeprobe.checkpoints.torch_files import TorchFile, text_of
-from vaeprobe.checkpoints.trust import foreign, named, trust
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
+from vaeprobe.files.pickles import Built, Global, Node, walk
+from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import TensorSpec
+from vaeprobe.files.torch_pickles import TorchFile, text_of
+from vaeprobe.files.trust import foreign, named, trust
 from vaeprobe.report import Finding
 
 __all__ = ["Selection", "is_module", "module_at", "part", "select", "submodules", "tensors_of", "under_key"]

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import ResourceError, UnsafeError
+from vaeprobe.files.source import quoted
 
 __all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "bounded", "grows", "operator", "refuse", "small"]
 

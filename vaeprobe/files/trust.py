@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from vaeprobe.checkpoints.pickles import Global
-from vaeprobe.checkpoints.source import quoted
-from vaeprobe.checkpoints.tensors import DTYPES
 from vaeprobe.errors import UnsafeError
+from vaeprobe.files.pickles import Global
+from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import DTYPES
 
 __all__ = ["STORAGES", "Trust", "dangerous", "foreign", "named", "refuse_dangerous", "trust"]
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 import vaeprobe
-from vaeprobe.checkpoints import exported as module
-from vaeprobe.checkpoints.archive import open_archive
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.programs import exported as module
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import InputError
+from vaeprobe.files.zips import open_archive
 from vaeprobe.geometry.jacobian import jacobian
 
 from programs import exported, network, small_pt2, with_graph
@@ -200,7 +200,7 @@ def test_reading_imports_neither_sympy_nor_torch_export(tmp_path: Path) -> None:
     (tmp_path / "m.pt2").write_bytes(small_pt2())
     code = (
         "import sys; import torch; before = set(sys.modules)\n"
-        "from vaeprobe.checkpoints import exported; from vaeprobe.checkpoints.archive import open_archive\n"
+        "from vaeprobe.checkpoints.programs import exported; from vaeprobe.files.zips import open_archive\n"
         f"parts = exported.read(open_archive(open({str(tmp_path / 'm.pt2')!r}, 'rb').read()))\n"
         "parts.decoder(torch.zeros(3, 2))\n"
         "new = {m.partition('.')[0] for m in set(sys.modules) - before}\n"

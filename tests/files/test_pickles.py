@@ -18,13 +18,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vaeprobe.checkpoints import selection, torch_files
-from vaeprobe.checkpoints.pickles import Built, Global, Persistent, PickleError, interpret, walk
-from vaeprobe.checkpoints.sniff import sniff
-from vaeprobe.checkpoints.source import Source
-from vaeprobe.checkpoints.tensors import realise
-from vaeprobe.checkpoints.trust import trust
+from vaeprobe.checkpoints import selection
+from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, UnsafeError, UsageError
+from vaeprobe.files import torch_pickles
+from vaeprobe.files.pickles import Built, Global, Persistent, PickleError, interpret, walk
+from vaeprobe.files.sniff import sniff
+from vaeprobe.files.source import Source
+from vaeprobe.files.trust import trust
 
 # -- the stack machine --------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ def tensors_in(data: bytes, key: str | None = None) -> dict[str, Tensor]:
     source = Source(Path("file"), data)
     container = sniff(source)
     assert container in ("torch zip", "torch legacy", "pickle")
-    file = torch_files.read(data, "file", container)
+    file = torch_pickles.read(data, "file", container)
     chosen = selection.select(file, "file", key)
     specs = selection.tensors_of(file, chosen.node)
     weights = realise(specs)
@@ -210,7 +211,7 @@ def test_real_checkpoints_are_what_torch_reads(models: Path) -> None:
 def test_tied_weights_share_one_storage() -> None:
     base = torch.arange(6.0)
     data = write({"a": base, "b": base[2:], "c": base.clone()}, "zip")
-    file = torch_files.read(data, "file", "torch zip")
+    file = torch_pickles.read(data, "file", "torch zip")
     specs = selection.tensors_of(file, file.root)
     assert specs["a"].data is specs["b"].data
     assert specs["a"].data is not specs["c"].data
@@ -270,7 +271,7 @@ def test_nested_state_dicts(name: str, container: str) -> None:
 
 def test_of_several_the_usual_name_is_taken_and_the_others_named() -> None:
     data = write({"netD_state_dict": V, "netG_state_dict": W}, "zip")
-    file = torch_files.read(data, "file", "torch zip")
+    file = torch_pickles.read(data, "file", "torch zip")
     chosen = selection.select(file, "file")
     assert chosen.key == "netG_state_dict"
     assert "also holds `netD_state_dict`" in chosen.notes[0].message

@@ -10,9 +10,9 @@ import zipfile
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from vaeprobe.checkpoints.archive import listing
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
+from vaeprobe.files.source import quoted
+from vaeprobe.files.zips import listing
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 `torch.jit.load` runs `__setstate__` methods of the archive while loading, its operators can write files, and its
 executor returns silent zeros for forward-mode derivatives from the second call on.  The code in an archive is a
 small, regular subset of Python: this module parses it with `ast` and evaluates it with the operators of
-`vaeprobe.checkpoints.operators` and nothing else, so that it cannot do more than mathematics on tensors, with a
+`vaeprobe.checkpoints.programs.operators` and nothing else, so that it cannot do more than mathematics on tensors, with a
 budget of statements for its loops.  Modules are always in eval mode.
 
 What is not bounded: the time of the operators inside a loop that stays within the budget.
@@ -23,16 +23,18 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints import operators, torch_files
-from vaeprobe.checkpoints.archive import Archive
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.layers import Parts, assumptions_of, layers_unused
-from vaeprobe.checkpoints.pickles import Built, Global, interpret
-from vaeprobe.checkpoints.source import quoted
-from vaeprobe.checkpoints.tensors import TensorSpec, realise
-from vaeprobe.checkpoints.trust import trust
+from vaeprobe.checkpoints.programs import operators
+from vaeprobe.checkpoints.weights import realise
 from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean
+from vaeprobe.files import torch_pickles
+from vaeprobe.files.pickles import Built, Global, interpret
+from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import TensorSpec
+from vaeprobe.files.trust import trust
+from vaeprobe.files.zips import Archive
 from vaeprobe.report import Finding
 
 __all__ = ["ENTRY", "Script", "read"]
@@ -200,7 +202,7 @@ def _objects(archive: Archive, library: Library) -> tuple[Any, Mapping[str, Tens
     return root, weights.tensors, [*notes, *weights.notes]
 
 
-def _pickled(archive: Archive, name: str, storages: str) -> torch_files.TorchFile:
+def _pickled(archive: Archive, name: str, storages: str) -> torch_pickles.TorchFile:
     """Return one of the archive's pickles, whose tensors lie in the folder `storages`."""
     if name not in archive:
         raise InputError(
@@ -218,7 +220,7 @@ def _pickled(archive: Archive, name: str, storages: str) -> torch_files.TorchFil
         )
     records = {n[len(storages) :]: record for n, record in archive.records.items() if n.startswith(storages)}
     big_endian = "byteorder" in archive and archive.read("byteorder") == b"big"
-    return torch_files.TorchFile("torch zip", pickle.root, pickle.globals, records, big_endian)
+    return torch_pickles.TorchFile("torch zip", pickle.root, pickle.globals, records, big_endian)
 
 
 def _constants(archive: Archive) -> tuple[Any, ...]:

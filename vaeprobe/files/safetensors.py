@@ -11,9 +11,9 @@ import math
 import struct
 from typing import Any
 
-from vaeprobe.checkpoints.source import quoted
-from vaeprobe.checkpoints.tensors import DTYPES, TensorSpec, contiguous
 from vaeprobe.errors import InputError
+from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
 
 __all__ = ["read"]
 

@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vaeprobe.checkpoints.archive import END_RECORD, Archive, has_zip_end, open_archive
-from vaeprobe.checkpoints.pickles import Built, Global, Node, Persistent, Pickle, PickleError, interpret
-from vaeprobe.checkpoints.source import quoted
-from vaeprobe.checkpoints.tensors import DTYPES, TensorSpec, contiguous
-from vaeprobe.checkpoints.trust import STORAGES, foreign, named, refuse_dangerous
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
+from vaeprobe.files.pickles import Built, Global, Node, Persistent, Pickle, PickleError, interpret
+from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
+from vaeprobe.files.trust import STORAGES, foreign, named, refuse_dangerous
+from vaeprobe.files.zips import END_RECORD, Archive, has_zip_end, open_archive
 
 __all__ = ["LEGACY_HEAD", "TorchFile", "read", "text_of"]
 

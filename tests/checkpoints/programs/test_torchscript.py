@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import vaeprobe
-from vaeprobe.checkpoints import torchscript
-from vaeprobe.checkpoints.archive import open_archive
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.programs import torchscript
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import InputError
+from vaeprobe.files.zips import open_archive
 from vaeprobe.geometry.jacobian import jacobian
 
 from programs import network, scripted, small_script

@@ -15,8 +15,8 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import InputError, UnsafeError
+from vaeprobe.files.source import quoted
 
 __all__ = ["Archive", "is_zip", "listing", "open_archive"]
 

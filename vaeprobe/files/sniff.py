@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from vaeprobe.checkpoints.archive import has_zip_end, is_zip, listing
-from vaeprobe.checkpoints.source import Source, quoted
-from vaeprobe.checkpoints.torch_files import LEGACY_HEAD
 from vaeprobe.errors import InputError, UnsafeError
+from vaeprobe.files.source import Source, quoted
+from vaeprobe.files.torch_pickles import LEGACY_HEAD
+from vaeprobe.files.zips import has_zip_end, is_zip, listing
 
 __all__ = ["Format", "sniff"]
 

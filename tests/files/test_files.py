@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from vaeprobe.checkpoints import safetensors_file
-from vaeprobe.checkpoints.archive import open_archive
-from vaeprobe.checkpoints.sniff import sniff
-from vaeprobe.checkpoints.source import Source, printable, read_source
-from vaeprobe.checkpoints.tensors import nonfinite, realise
+from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError
+from vaeprobe.files.safetensors import read as read_safetensors
+from vaeprobe.files.sniff import sniff
+from vaeprobe.files.source import Source, printable, read_source
+from vaeprobe.files.tensors import nonfinite
+from vaeprobe.files.zips import open_archive
 
 from hostile_files import entries, safetensors, saved, state, zipped
 
@@ -101,7 +102,7 @@ def test_safetensors_are_what_the_library_reads(dtype: str) -> None:
         "scalar": torch.tensor(1.0).to(getattr(torch, dtype)),
     }
     data = save_safetensors(tensors, metadata={"note": "x"})
-    specs, metadata = safetensors_file.read(data)
+    specs, metadata = read_safetensors(data)
     assert metadata == {"note": "x"}
     read = realise(specs).tensors
     expected = load_safetensors(data)
@@ -120,5 +121,5 @@ def test_counting_nan_without_torch_agrees_with_torch(dtype: str, shape: tuple[i
             (torch.tensor([0, 1]), torch.tensor([1, 2])), torch.tensor([torch.nan, -torch.inf])
         )
     tensor = tensor.to(getattr(torch, dtype))
-    specs, _ = safetensors_file.read(save_safetensors({"w": tensor}))
+    specs, _ = read_safetensors(save_safetensors({"w": tensor}))
     assert nonfinite(specs["w"]) == int((~torch.isfinite(tensor.float())).sum())

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from vaeprobe.checkpoints.source import quoted
 from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files.source import quoted
 
 __all__ = ["Built", "Global", "Persistent", "Pickle", "PickleError", "interpret", "walk"]
 

@@ -3,7 +3,7 @@
 A `.pt2` is a zip of raw weights and a graph of `aten` operators in JSON.  `torch.export.load` would also unpickle the
 sample inputs, weights and constants, parse expressions with sympy's `eval`, and execute source code that it makes of names in
 the file.  None of that is needed to run a graph: this module reads the JSON, takes operators from a list of harmless ones
-(`vaeprobe.checkpoints.operators`), weights from their raw bytes, and nothing else.  What only the other loader would run
+(`vaeprobe.checkpoints.programs.operators`), weights from their raw bytes, and nothing else.  What only the other loader would run
 is looked at all the same, and a file that carries it is refused.
 
 Source: the schema of torch 2.13, `torch/_export/serde/schema.py`, major version 8.
@@ -21,14 +21,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints import operators
-from vaeprobe.checkpoints.archive import Archive
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.layers import Parts, assumptions_of, layers_unused
-from vaeprobe.checkpoints.pickles import PickleError
-from vaeprobe.checkpoints.source import quoted
+from vaeprobe.checkpoints.programs import operators
 from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
+from vaeprobe.files.pickles import PickleError
+from vaeprobe.files.source import quoted
+from vaeprobe.files.zips import Archive
 from vaeprobe.report import Finding
 
 __all__ = ["ENTRY", "Program", "blueprint_of", "read"]
@@ -134,9 +134,9 @@ def _refuse_other_code(archive: Archive) -> None:
 
 def _refuse_pickle(data: bytes, name: str) -> None:
     """Refuse sample inputs that are more than tensors; they are not used, but other tools unpickle them."""
-    from vaeprobe.checkpoints.archive import is_zip, open_archive
-    from vaeprobe.checkpoints.pickles import interpret
-    from vaeprobe.checkpoints.trust import trust
+    from vaeprobe.files.pickles import interpret
+    from vaeprobe.files.trust import trust
+    from vaeprobe.files.zips import is_zip, open_archive
 
     if not data:
         return

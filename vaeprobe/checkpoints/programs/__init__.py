@@ -1,0 +1,1 @@
+"""Self-contained programs, run by operators of a list and nothing else."""
