@@ -15,11 +15,13 @@ import numpy as np
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.gate import baseline as baselines
-from vaeprobe.gate.policy import Policy, Rule
+from vaeprobe.gate.policy import Policy, Rule, spec_of
 from vaeprobe.gate.run import Gate
-from vaeprobe.report import Metric, Result
+from vaeprobe.report import Metric
+from vaeprobe.result import Result
 
 CONTRAST = "orthogonality.ima_contrast"
+SPEC = spec_of(CONTRAST)
 MEAN, SPREAD, NOISE = 2.0, 0.5, 0.1
 
 
@@ -31,7 +33,7 @@ def regressions(change: float, trials: int, *, margin: float, seed: int, n: int 
     for _ in range(trials):
         old = MEAN + SPREAD * rng.standard_normal(n)
         new = old * (1 + change) + NOISE * rng.standard_normal(n)
-        counts[baselines.compare(rule, old, new, confidence=0.95)[1]] += 1
+        counts[baselines.compare(SPEC, rule, old, new, confidence=0.95)[1]] += 1
     return {status: counts[status] / trials for status in ("pass", "fail", "inconclusive")}
 
 
@@ -51,7 +53,7 @@ class Simulated(Gate):
 
     def _measure(self, probe: str, decoder: Decoder, samples: int, wanted: object) -> Result:
         values = MEAN + SPREAD * np.random.default_rng(self.seed).standard_normal(samples)
-        metric = Metric(id=CONTRAST, value=float(values.mean()), n=samples)
+        metric = Metric(SPEC, float(values.mean()), n=samples)
         return Drawn(metrics={CONTRAST: metric}, values=values.tolist())
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,50 +15,68 @@ PACKAGE = Path(__file__).parents[1] / "vaeprobe"
 # from the ground up; a module may import its own floor and those below
 FLOORS = [
     {"_version", "errors"},
-    {"report", "progress", "intervals", "likelihoods", "decoder", "latents"},
-    {"files"},
-    {"checkpoints", "data"},
+    {"report", "progress", "intervals"},
+    {"render", "likelihoods", "files"},
+    {"result", "data"},
+    {"decoder", "latents"},
+    {"checkpoints"},
     {"geometry", "seams", "linear", "inference", "pictures"},
     {"probes", "api"},
-    {"gate"},
-    {"render", "meanings"},
+    {"gate", "meanings"},
     {"cli", "pytest_plugin", "__main__", "__init__"},
 ]
-# (importer, imported): where the arrow is turned round on purpose, inside a function
-LATE = {
-    ("report", "render"),  # a result shows itself in a notebook
-    ("probes", "linear"),  # metric texts
+# (importer, imported): arrows that still climb
+CLIMBING = {
+    ("render", "gate"),  # the gate's formats
 }
+# files that import each other, to be taken apart; nothing may join them
+CIRCLES = [
+    {"checkpoints.blueprint", "checkpoints.layers"},
+    {"probes.orthogonality", "probes.orthogonality_reading"},
+    {"linear.plot", "linear.result"},
+]
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "safetensors"}
 
 
-def room(module: str) -> str:
-    return module.split(".")[1] if "." in module else "__init__"
+FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def imports(path: Path) -> list[tuple[str, bool]]:
-    """Every vaeprobe module a file imports, and whether at run time (not under TYPE_CHECKING)."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        node
-        for block in ast.walk(tree)
-        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
-        for part in block.body
-        for node in ast.walk(part)
-    }
-    found = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = (
-                [f"{node.module}.{a.name}" for a in node.names]
-                if node.module == "vaeprobe"
-                else [node.module]
-            )
+def dotted(path: Path) -> str:
+    """The name of a file's module, without the package's."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {dotted(path) for path in FILES}
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """The modules of the package that a file imports: at the top, late inside functions, or for types alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vaeprobe":
+            base = (node.module or "").removeprefix("vaeprobe").lstrip(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".lstrip(".")
+                found.add(inner if inner in MODULES else base or "__init__")
         elif isinstance(node, ast.Import):
-            names = [a.name for a in node.names]
-        else:
-            continue
-        found += [(name, node not in typing_only) for name in names]
+            found |= {
+                a.name.removeprefix("vaeprobe").lstrip(".") or "__init__"
+                for a in node.names
+                if a.name.split(".")[0] == "vaeprobe"
+            }
+    return frozenset(found)
+
+
+def libraries(path: Path) -> set[str]:
+    """The first names of all that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
     return found
 
 
@@ -64,22 +84,54 @@ def floor(name: str) -> int:
     return next(k for k, rooms in enumerate(FLOORS) if name in rooms)
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def circles(graph: Mapping[str, Iterable[str]]) -> list[set[str]]:
+    """Sets of files each of which reaches every other along imports."""
+    reach: dict[str, set[str]] = {}
+    for start in graph:
+        seen, todo = set(), [start]
+        while todo:
+            for other in graph[todo.pop()]:
+                if other not in seen and other in graph:
+                    seen.add(other)
+                    todo.append(other)
+        reach[start] = seen
+    found: list[set[str]] = []
+    for name in graph:
+        circle = {other for other in reach[name] if name in reach[other]}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def test_no_circle_between_files() -> None:
+    graph = {dotted(path): imports(path) for path in FILES}
+    found = circles(graph)
+    assert [c for c in found if c not in CIRCLES] == [], "files that import each other"
+    assert [c for c in CIRCLES if c not in found] == [], "taken apart: strike it from the list"
+
+
+def test_circles_are_found() -> None:
+    graph = {"a": ["b"], "b": ["c"], "c": ["b"], "d": ["d"], "e": ["a"]}
+    assert circles(graph) == [{"b", "c"}, {"d"}]
+
+
+def test_the_package_does_not_import_its_own_face() -> None:
+    faced = [dotted(p) for p in FILES if "__init__" in imports(p)]
+    assert faced == [], "import the module that defines the name"
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_imports_point_down(path: Path) -> None:
-    mine = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for module, running in imports(path):
-        if not module.startswith("vaeprobe") or not running:
-            continue
-        theirs = room(module)
-        if theirs in ("__init__", "__version__") or (mine, theirs) in LATE:
-            continue
-        assert floor(theirs) <= floor(mine), f"{mine} must not import {module}"
+    mine = dotted(path).split(".")[0]
+    for module in imports(path):
+        theirs = module.split(".")[0]
+        if (mine, theirs) not in CLIMBING:
+            assert floor(theirs) <= floor(mine), f"{mine} must not import {module}"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=dotted)
 def test_only_the_top_rooms_know_the_terminal(path: Path) -> None:
-    mine = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    known = {module.split(".")[0] for module, _ in imports(path)}
+    mine, known = dotted(path).split(".")[0], libraries(path)
     assert "typer" not in known or mine == "cli"
     assert "rich" not in known or mine in ("cli", "render")
 

@@ -21,12 +21,13 @@ from vaeprobe.report import (
     Finding,
     Heatmap,
     Metric,
-    Result,
+    MetricSpec,
     Section,
     Svg,
     Table,
     metric_map,
 )
+from vaeprobe.result import Result
 
 NASTY = (
     "a\x1b]0;owned\x07\x1b[31m\x9b31m\u202e[/nope]\n::error::x<script>alert(1)</script>=HYPERLINK(1)\x00|`*"
@@ -58,10 +59,11 @@ class Example(Result):
 
 @pytest.fixture(scope="module")
 def result() -> Example:
-    id = "orthogonality.ima_contrast"
-    known = Metric(id=id, value=1.25, ci=(1.0, 1.5), level=0.95, n=8, unit="nats")
+    spec = MetricSpec(id="orthogonality.ima_contrast", title="ima contrast", unit="nats")
+    known = Metric(spec, 1.25, ci=(1.0, 1.5), level=0.95, n=8)
+    unknown = MetricSpec(id="orthogonality.alignment", title="alignment")
     return Example(
-        metrics=metric_map([known, Metric.undefined("orthogonality.alignment", NASTY)]),
+        metrics=metric_map([known, Metric.undefined(unknown, NASTY)]),
         verdict=NASTY,
         summary=NASTY,
         findings=(Finding(code="x", level="warning", message=NASTY, hint=NASTY),),
@@ -84,7 +86,7 @@ def test_clean_strips_what_a_terminal_obeys() -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_the_terminal_page_is_inert_at_any_width(result: Example, width: int) -> None:
-    text = terminal.plain(result, width=width)
+    text = terminal.plain(result.page(), width=width)
     assert controls(text) == set()
     assert "[/nope]" in text.replace("\n", "")
     # cells may be wider than a console of 40 columns only where a character is
@@ -110,21 +112,21 @@ class Collector(HTMLParser):
 
 def test_html_has_no_script_and_no_link(result: Example) -> None:
     collector = Collector()
-    collector.feed(html.page(result))
+    collector.feed(html.render(result.page()))
     assert not collector.seen & {"script", "iframe", "img", "link", "object", "a"}
     assert not {name for name in collector.attributes if name.startswith("on") or name in ("href", "src")}
     assert result._repr_html_().startswith("<style>")
 
 
 def test_markdown_tables_keep_their_columns(result: Example) -> None:
-    for line in markdown.page(result).splitlines():
+    for line in markdown.render(result.page()).splitlines():
         if line.startswith("| orthogonality"):
             assert line.replace("\\|", "").count("|") == 5
-    assert "<script>" not in markdown.page(result)
+    assert "<script>" not in markdown.render(result.page())
 
 
 def test_json_is_plain(result: Example) -> None:
-    document = json.loads(json_document.of(result))
+    document = json.loads(json_document.render(result.page()))
     assert document["metrics"]["orthogonality.alignment"]["value"] is None
     assert json.loads(json_document.dumps({"x": [float("nan"), float("inf"), 1.0]})) == {
         "x": [None, None, 1.0]

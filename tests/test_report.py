@@ -6,22 +6,23 @@ import math
 
 import pytest
 
-from vaeprobe.report import Check, Metric, MetricSpec, Result, metric_map, worst_status
+from vaeprobe.report import Check, Metric, MetricSpec, metric_map, worst_status
+from vaeprobe.result import Result
 
-ID = "orthogonality.ima_contrast"
+SPEC = MetricSpec(id="orthogonality.ima_contrast", title="ima contrast")
 
 
 def metric(value: float, low: float, high: float) -> Metric:
-    return Metric(id=ID, value=value, ci=(low, high), level=0.95, n=10)
+    return Metric(SPEC, value, ci=(low, high), level=0.95, n=10)
 
 
 def test_a_metric_is_a_number_or_a_reason() -> None:
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError, match="needs a reason"):
-            Metric(id=ID, value=value)
+            Metric(SPEC, value)
     with pytest.raises(ValueError, match="neither a value nor a reason"):
-        Metric(id=ID, value=None)
-    assert Metric.undefined(ID, "one latent").to_dict() == {
+        Metric(SPEC, None)
+    assert Metric.undefined(SPEC, "one latent").to_dict() == {
         "value": None,
         "ci": None,
         "n": None,
@@ -48,7 +49,7 @@ def test_the_whole_interval_decides(side: str, limit: float, status: str) -> Non
 
 
 def test_undefined_never_passes() -> None:
-    check = Check(metric=Metric.undefined(ID, "x"), side="max", limit=1e9)
+    check = Check(metric=Metric.undefined(SPEC, "x"), side="max", limit=1e9)
     assert check.status == "undefined"
     assert Result(metrics={}, checks=(check,)).exit_code == 3
 

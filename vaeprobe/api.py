@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, did_you_mean
-from vaeprobe.probes import metric_specs
 from vaeprobe.probes.base import Probe, judge
 from vaeprobe.probes.beta import Beta, BetaResult
 from vaeprobe.probes.factorise import Factorise, FactoriseResult
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
 from vaeprobe.probes.posterior import Posterior, PosteriorResult
 from vaeprobe.probes.trace import Trace, TraceResult
+from vaeprobe.report import specs_by_id
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +73,7 @@ def orthogonality(
     Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
     """
     measured = _probe(Orthogonality, settings).measure(as_decoder(decoder, latent_dim))
-    return judge(measured, limits or {}, metric_specs())
+    return judge(measured, limits or {}, specs_by_id(Orthogonality.METRICS))
 
 
 def factorise(
@@ -90,7 +90,7 @@ def factorise(
     Source: Allen (2024), arXiv:2410.22559v1, Section 4.1, with condition C2 that Theorem 2 needs.
     """
     measured = _probe(Factorise, settings).measure(as_decoder(decoder, latent_dim))
-    return judge(measured, limits or {}, metric_specs())
+    return judge(measured, limits or {}, specs_by_id(Factorise.METRICS))
 
 
 def trace(
@@ -107,7 +107,7 @@ def trace(
     Source: Allen (2024), arXiv:2410.22559v1, Section 4.1.3.
     """
     measured = _probe(Trace, settings).measure(as_decoder(decoder, latent_dim))
-    return judge(measured, limits or {}, metric_specs())
+    return judge(measured, limits or {}, specs_by_id(Trace.METRICS))
 
 
 def posterior(
@@ -124,7 +124,7 @@ def posterior(
     Source: Allen (2024), arXiv:2410.22559v1, Eqs. 1 and 5-9.
     """
     measured = _probe(Posterior, settings).measure(as_decoder(decoder, latent_dim))
-    return judge(measured, limits or {}, metric_specs())
+    return judge(measured, limits or {}, specs_by_id(Posterior.METRICS))
 
 
 def beta(
@@ -141,4 +141,4 @@ def beta(
     Source: Allen (2024), arXiv:2410.22559v1, Section 4.2, Theorem 3 and Corollary 3.1.
     """
     measured = _probe(Beta, settings).measure(as_decoder(decoder, latent_dim))
-    return judge(measured, limits or {}, metric_specs())
+    return judge(measured, limits or {}, specs_by_id(Beta.METRICS))

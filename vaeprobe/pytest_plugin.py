@@ -12,6 +12,7 @@ Imported by pytest on every run of every project that has vaeprobe installed, so
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,9 +27,7 @@ class VaeprobeFixture:
     """What the `vaeprobe` fixture is: the package's functions, and two assertions."""
 
     def __getattr__(self, name: str) -> Any:
-        import vaeprobe
-
-        return getattr(vaeprobe, name)
+        return getattr(sys.modules[__package__], name)  # the package, whose name the fixture takes
 
     def assert_orthogonal(
         self,

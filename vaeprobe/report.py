@@ -1,17 +1,14 @@
-"""What a probe returns: metrics, findings, checks and pictures, as plain data.
+"""What a result is made of: metrics, findings, checks and pictures, as plain data.
 
-Nothing here draws or prints.  A `Result` describes itself with metrics (numbers with an interval, or the
-reason why there is none) and `sections` (tables, heat maps, bars as data), and `vaeprobe.render` turns
-that into a terminal page, JSON, HTML and the rest.
+Nothing here draws or prints: `vaeprobe.result` puts these together, `vaeprobe.render` shows them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, TypeAlias
 
 SCHEMA_VERSION = 1
 
@@ -58,27 +55,26 @@ class MetricSpec:
         return f"--{side}-{self.id.split('.', 1)[1].replace('_', '-').replace('.', '-')}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Metric:
     """One measured quantity.
 
     Attributes:
-        id: dotted name of a `MetricSpec`.
+        spec: what is measured; id, title, unit and better direction come from it.
         value: the number (or a list, for a per-latent quantity); None when undefined.
         ci: confidence interval (low, high) of `value`, where there is one.
         level: confidence level of `ci`.
         n: number of independent samples behind it.
-        unit: unit of `value`.
         method: how the value and the interval were computed, a few words.
         reason: why the value is undefined; None when it is defined.
     """
 
-    id: str
+    spec: MetricSpec
     value: Value
+    _: KW_ONLY
     ci: tuple[float, float] | None = None
     level: float | None = None
     n: int | None = None
-    unit: str = ""
     method: str | None = None
     reason: str | None = None
 
@@ -89,9 +85,25 @@ class Metric:
             raise ValueError(f"metric `{self.id}` has neither a value nor a reason")
 
     @classmethod
-    def undefined(cls, id: str, reason: str, *, n: int | None = None, unit: str = "") -> Metric:
+    def undefined(cls, spec: MetricSpec, reason: str, *, n: int | None = None) -> Metric:
         """Return a metric that has no value, and why."""
-        return cls(id=id, value=None, reason=reason, n=n, unit=unit)
+        return cls(spec, None, reason=reason, n=n)
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def title(self) -> str:
+        return self.spec.title
+
+    @property
+    def unit(self) -> str:
+        return self.spec.unit
+
+    @property
+    def better(self) -> Better | None:
+        return self.spec.better
 
     @property
     def defined(self) -> bool:
@@ -271,54 +283,28 @@ class Artifact:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """What every probe returns.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """All that a renderer shows of a result; attributes as in `vaeprobe.result.Result`."""
 
-    Attributes:
-        metrics: by id; read one with `result["orthogonality.mean_abs_cosine"]`.
-        verdict: one word (or a few), fit for a program.
-        summary: the verdict as a researcher would write it, one to three sentences.
-        findings: what deserves attention.
-        settings: the probe's settings, JSON-able: seed, samples, likelihood, method, dtype, ...
-        artifact: the file, or None for a decoder made in Python.
-        checks: limits that were asked for.
-    """
-
-    command: ClassVar[str] = ""
-
+    command: str
     metrics: Mapping[str, Metric]
+    artifact: Artifact | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     verdict: str = ""
     summary: str = ""
-    findings: tuple[Finding, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    artifact: Artifact | None = None
-    checks: tuple[Check, ...] = ()
+    checks: Sequence[Check] = ()
+    findings: Sequence[Finding] = ()
+    sections: Sequence[Section] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
-    def __getitem__(self, id: str) -> Metric:
-        return self.metrics[id]
-
-    def sections(self) -> tuple[Section, ...]:
-        """Return the tables and pictures that show this result, most important first."""
-        return ()
-
-    def details(self) -> dict[str, Any]:
-        """Return what else belongs in the JSON form (matrices, per-latent rows), JSON-able."""
-        return {}
-
-    def per_sample(self) -> Mapping[str, Sequence[float]]:
-        """Return the values behind each metric that is a mean over latents, by metric id, in drawing order.
-
-        The gate pairs them with a baseline's on the same latents.
-        """
-        return {}
-
-    def files(self) -> Mapping[str, Callable[[Path], None]]:
-        """Return a writer for each file that the probe was asked to save, by the name of its option."""
-        return {}
+    @property
+    def exit_code(self) -> int:
+        """0 where all checks pass or none was asked; 1 a check failed; 3 one could not be decided."""
+        return worst_status(c.status for c in self.checks if c.level == "error")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able form: schema, metrics, verdict, findings, checks, settings, artifact."""
+        """Return the JSON-able form."""
         return {
             "schema_version": SCHEMA_VERSION,
             "command": self.command,
@@ -327,27 +313,11 @@ class Result:
             "verdict": self.verdict,
             "summary": self.summary,
             "metrics": {id: m.to_dict() for id, m in self.metrics.items()},
-            "details": self.details(),
+            "details": dict(self.details),
             "checks": [c.to_dict() for c in self.checks],
             "findings": [f.to_dict() for f in self.findings],
             "exit_code": self.exit_code,
         }
-
-    @property
-    def exit_code(self) -> int:
-        """0 where all checks pass or none was asked; 1 a check failed; 3 one could not be decided."""
-        return worst_status(c.status for c in self.checks if c.level == "error")
-
-    # The two views are bound late: render sits above report (see tests/test_floors.py).
-    def __rich__(self) -> Any:
-        from vaeprobe.render import terminal
-
-        return terminal.page(self)
-
-    def _repr_html_(self) -> str:
-        from vaeprobe.render import html
-
-        return html.fragment(self)
 
 
 def worst_status(statuses: Iterable[Status]) -> int:
@@ -366,3 +336,8 @@ def metric_map(metrics: Iterable[Metric]) -> dict[str, Metric]:
             raise ValueError(f"metric `{metric.id}` is reported twice")
         out[metric.id] = metric
     return out
+
+
+def specs_by_id(specs: Iterable[MetricSpec]) -> dict[str, MetricSpec]:
+    """Return metrics' meanings by id, in order."""
+    return {spec.id: spec for spec in specs}

@@ -11,12 +11,13 @@ from scipy import stats
 
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
-from vaeprobe.gate.policy import Rule
+from vaeprobe.gate.policy import Rule, spec_of
 from vaeprobe.gate.run import looks_of
 
 from gate_rates import limits, regressions
 
 CONTRAST = "orthogonality.ima_contrast"
+SPEC = spec_of(CONTRAST)
 
 
 @pytest.mark.parametrize("dof", [1, 2, 5, 30, 255, 20_000])
@@ -46,15 +47,15 @@ def test_the_better_direction_decides_what_is_worse() -> None:
     old, new = np.linspace(0, 1, 50), np.linspace(0, 1, 50) + 0.1
     lower = Rule(metric=CONTRAST, side="max", regression=0.01)
     higher = Rule(metric=CONTRAST, side="min", regression=0.01)
-    assert baselines.compare(lower, old, new, confidence=0.95)[1] == "fail"
-    assert baselines.compare(higher, old, new, confidence=0.95)[1] == "pass"
+    assert baselines.compare(SPEC, lower, old, new, confidence=0.95)[1] == "fail"
+    assert baselines.compare(SPEC, higher, old, new, confidence=0.95)[1] == "pass"
 
 
 def test_no_relative_margin_near_zero() -> None:
     old = 1e-9 * np.random.default_rng(0).standard_normal(64)
     rule = Rule(metric=CONTRAST, side="max", regression=0.03, relative=True)
     with pytest.raises(UsageError, match="too near 0"):
-        baselines.compare(rule, old, old, confidence=0.95)
+        baselines.compare(SPEC, rule, old, old, confidence=0.95)
 
 
 def record() -> baselines.Record:

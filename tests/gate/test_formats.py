@@ -21,7 +21,7 @@ from rich.console import Console
 from xmlschema import XMLSchema
 
 from vaeprobe.gate.outcome import Failure, GateReport, ModelReport, Outcome
-from vaeprobe.gate.policy import Rule, Waiver
+from vaeprobe.gate.policy import Rule, Waiver, spec_of
 from vaeprobe.render import schema
 from vaeprobe.render.gate import FORMATS, renderer, text
 from vaeprobe.report import Artifact, Finding, Metric, Status
@@ -47,8 +47,8 @@ def outcome(status: Status, *, words: str = "", waived: bool = False, level: str
     waiver = Waiver(rule=COSINE, reason=words or "known", expires=datetime.date(2030, 1, 31))
     undefined = status == "undefined"
     metric = Metric(
-        id=COSINE,
-        value=None if undefined else 0.25,
+        spec_of(COSINE),
+        None if undefined else 0.25,
         ci=None if undefined else (0.2, 0.3),
         n=None if undefined else 256,
         reason=words or "there are no pairs" if undefined else None,

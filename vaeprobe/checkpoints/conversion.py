@@ -16,7 +16,8 @@ from vaeprobe.checkpoints.layers import GaussianEncoder, describe
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.latents import Prior
-from vaeprobe.report import Finding, Metric, MetricSpec, Result, Section, Table, metric_map
+from vaeprobe.report import Finding, Metric, MetricSpec, Section, Table, metric_map
+from vaeprobe.result import Result
 
 __all__ = ["Conversion", "METRICS", "SUFFIXES", "blueprint_of", "convert", "write"]
 
@@ -170,7 +171,7 @@ def convert(decoder: Decoder, path: Path, *, sidecar: bool = False) -> Conversio
     )
     return Conversion(
         metrics=metric_map(
-            [Metric(id=METRICS[0].id, value=difference, n=len(z), method="both files on the same latents")]
+            [Metric(METRICS[0], difference, n=len(z), method="both files on the same latents")]
         ),
         verdict="converted",
         summary=f"{path.name} holds {what}; read back, it computes the same outputs {same}.",

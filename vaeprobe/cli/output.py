@@ -13,7 +13,8 @@ from typing import Any
 
 from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.progress import listening
-from vaeprobe.report import Result
+from vaeprobe.report import Page
+from vaeprobe.result import Result
 
 
 def emit(
@@ -37,9 +38,10 @@ def emit(
         from vaeprobe.render import terminal
 
         console = terminal.console(sys.stdout, color)
-        console.print(terminal.headline(result) if quiet else terminal.page(result))
+        page = result.page()
+        console.print(terminal.headline(page) if quiet else terminal.view(page))
     else:
-        text = document(result, format, quiet)
+        text = document(result.page(), format, quiet)
         if output is None:
             sys.stdout.write(text)
             sys.stdout.flush()
@@ -48,25 +50,25 @@ def emit(
     return result.exit_code
 
 
-def document(result: Result, format: str, quiet: bool = False) -> str:
-    """Return a result as text in one of the formats of `--format`."""
+def document(page: Page, format: str, quiet: bool = False) -> str:
+    """Return a result's page as text in one of the formats of `--format`."""
     match format:
         case "json":
             from vaeprobe.render import json_document
 
-            return json_document.of(result)
+            return json_document.render(page)
         case "markdown":
             from vaeprobe.render import markdown
 
-            return markdown.page(result)
+            return markdown.render(page)
         case "html":
             from vaeprobe.render import html
 
-            return html.page(result)
+            return html.render(page)
         case "text":
             from vaeprobe.render import terminal
 
-            return terminal.plain(result, quiet)
+            return terminal.plain(page, quiet)
     raise UsageError(f"no format is called `{format}`")
 
 

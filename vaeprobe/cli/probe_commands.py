@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from vaeprobe.cli import options, output
-from vaeprobe.probes import metric_specs, probe_class
+from vaeprobe.probes import probe_class
 from vaeprobe.probes.base import Probe, judge
 from vaeprobe.probes.settings import field_type
-from vaeprobe.report import Result
+from vaeprobe.report import specs_by_id
 
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
@@ -43,8 +43,9 @@ def probe_command(name: str) -> Callable[..., int]:
     """Return the Typer callback of a probe: its signature is read off the probe's fields and metrics."""
     cls = probe_class(name)
     fields = {f.name: f for f in dataclasses.fields(cls)}
-    limits = {spec.option: spec.id for spec in cls.METRICS if spec.option}
-    limit_names = {_python_name(flag): id for flag, id in limits.items() if flag}
+    specs = specs_by_id(cls.METRICS)
+    limits = {spec.option: spec for spec in cls.METRICS if spec.option}
+    limit_names = {_python_name(flag): spec.id for flag, spec in limits.items()}
 
     def command(model: Path, **values: Any) -> int:
         settings = {k: v for k, v in values.items() if k in fields}
@@ -52,10 +53,10 @@ def probe_command(name: str) -> Callable[..., int]:
         probe = cls(**settings)
         with output.progress_bar(not values["no_progress"]):
             decoder = load(model, **{k: values[k] for k in LOADING})
-            result = judge(probe.measure(decoder), wanted, metric_specs())
+            result = judge(probe.measure(decoder), wanted, specs)
         files = {k: v for k, v in settings.items() if isinstance(v, Path)}
         return output.emit(
-            with_artifact(result, decoder.artifact),
+            result,
             format=options.chosen_format(values["format"], values["json"], values["output"]),
             output=values["output"],
             quiet=values["quiet"],
@@ -74,11 +75,12 @@ def probe_command(name: str) -> Callable[..., int]:
             default=None,
             annotation=Annotated[
                 float | None,
-                typer.Option(flag, help=_limit_help(id), metavar="X", rich_help_panel="Limits (exit 0/1/3)"),
+                typer.Option(
+                    flag, help=f"Limit of {spec.title}.", metavar="X", rich_help_panel="Limits (exit 0/1/3)"
+                ),
             ],
         )
-        for flag, id in limits.items()
-        if flag
+        for flag, spec in limits.items()
     ]
     for name_, (annotation, default) in {**LOADING, **DOCUMENT}.items():
         parameters.append(inspect.Parameter(name_, KEYWORD, default=default, annotation=annotation))
@@ -98,27 +100,15 @@ def _help(cls: type[Probe]) -> str:
 
 def load(path: Path, *, device: str = "cpu", **settings: Any) -> Any:
     """Load a decoder for a command (see `vaeprobe.load`)."""
-    import vaeprobe
+    from vaeprobe import checkpoints
 
     if str(Path.cwd()) not in sys.path and settings.get("arch"):
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own factory
-    return vaeprobe.load(path, device=options.existing_device(device), **settings)
+    return checkpoints.load(path, device=options.existing_device(device), **settings)
 
 
-def with_artifact(result: Result, artifact: Any) -> Result:
-    """Return a result that names the file it came from."""
-    if result.artifact is not None or artifact is None:
-        return result
-    return dataclasses.replace(result, artifact=artifact)
-
-
-def _python_name(flag: str | None) -> str:
-    return (flag or "").lstrip("-").replace("-", "_")
-
-
-def _limit_help(id: str) -> str:
-    spec = metric_specs()[id]
-    return f"Limit of {spec.title}."
+def _python_name(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
 
 
 def _field_parameter(cls: type[Probe], f: dataclasses.Field[Any]) -> inspect.Parameter:

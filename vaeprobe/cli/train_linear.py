@@ -10,7 +10,7 @@ import typer
 
 from vaeprobe.cli import options, output
 from vaeprobe.errors import UsageError
-from vaeprobe.linear.metrics import METRICS
+from vaeprobe.linear.metrics import METRICS, SPECS
 
 MODEL, TRAINING, DATA, BEYOND = "Model", "Training", "Data", "Beyond one machine"
 LIMITS = {spec.option.lstrip("-").replace("-", "_"): spec for spec in METRICS if spec.option}
@@ -150,7 +150,7 @@ def _command(
         output.progress_bar(not no_progress and processes.rank == 0),
     ):
         result = settings.fit(data, processes=processes)
-    result = judge(result, wanted, {spec.id: spec for spec in METRICS})
+    result = judge(result, wanted, SPECS)
     if processes.rank > 0:  # the first process speaks for all
         return result.exit_code
     return output.emit(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate.policy import Rule
-from vaeprobe.report import SCHEMA_VERSION, Metric, Status
+from vaeprobe.report import SCHEMA_VERSION, Metric, MetricSpec, Status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,10 +107,13 @@ def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: settings[key] for key in METHOD if key in settings}
 
 
-def compare(rule: Rule, old: Array, new: Array, *, confidence: float) -> tuple[Metric, Status, float]:
+def compare(
+    spec: MetricSpec, rule: Rule, old: Array, new: Array, *, confidence: float
+) -> tuple[Metric, Status, float]:
     """Hold the mean change of a metric against a regression margin.
 
     Args:
+        spec: the metric.
         rule: a rule with a `regression` margin.
         old, new: values on the same latents in the same order; the longer one is cut.
         confidence: level of the interval.
@@ -137,9 +140,7 @@ def compare(rule: Rule, old: Array, new: Array, *, confidence: float) -> tuple[M
     worse = (new - old) if rule.side == "max" else (old - new)
     change = float(np.mean(worse))
     low, high = student_interval(worse, confidence)
-    metric = Metric(
-        id=rule.metric, value=change, ci=(low, high), level=confidence, n=n, method="paired with the baseline"
-    )
+    metric = Metric(spec, change, ci=(low, high), level=confidence, n=n, method="paired with the baseline")
     status: Status = "pass" if high <= margin else "fail" if low > margin else "inconclusive"
     return metric, status, margin
 

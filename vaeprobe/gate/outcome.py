@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vaeprobe.gate.policy import FORMAT, Rule, Waiver
+from vaeprobe.gate.policy import FORMAT, Rule, Waiver, spec_of
 from vaeprobe.report import SCHEMA_VERSION, Artifact, Finding, Metric, Status
 
 # several inputs exit with the worst code, in this order
@@ -91,8 +91,8 @@ class Outcome:
         if body["status"] not in ("pass", "fail", "inconclusive", "undefined"):
             raise ValueError(f"no status is called {body['status']!r}")
         metric = Metric(
-            id=rule.metric,
-            value=body["value"],
+            spec_of(rule.metric),
+            body["value"],
             ci=None if ci is None else (float(ci[0]), float(ci[1])),
             n=body["n"],
             reason=body["reason"],

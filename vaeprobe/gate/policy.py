@@ -56,6 +56,12 @@ Undecided = Literal["error", "warning", "pass"]
 
 POLICY_FILE = "vaeprobe.toml"
 FORMAT = "artifact.format"  # the check that `formats` asks for; no probe measures it
+FORMAT_SPEC = MetricSpec(
+    id=FORMAT,
+    title="the file's format is accepted",
+    meaning="0 where the format is among the policy's `formats`, else 1",
+    remedy="`vaeprobe convert` writes safetensors and .pt2",
+)
 TRUST = frozenset({"arch", "allow-code", "allow_code", "submodule", "trust", "device"})
 CHECK_KEYS = (
     "models", "samples", "max-samples", "confidence", "inconclusive", "formats", "rules", "overrides", "waivers",
@@ -151,6 +157,11 @@ def matches(model: str, pattern: str) -> bool:
     """Whether a path, or the end of one after a slash, matches a glob."""
     path = Path(model).as_posix()
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"*/{pattern}")
+
+
+def spec_of(metric: str) -> MetricSpec:
+    """Return what the metric of a rule means."""
+    return FORMAT_SPEC if metric == FORMAT else metric_specs()[metric]
 
 
 def probe_of(metric: str) -> str | None:

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 from vaeprobe.errors import UsageError, VaeprobeError, bug
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
-from vaeprobe.gate.policy import FORMAT, Policy, Rule, probe_of
+from vaeprobe.gate.policy import FORMAT, FORMAT_SPEC, Policy, Rule, probe_of, spec_of
 from vaeprobe.probes import probe_class
-from vaeprobe.probes.base import decoder_findings
-from vaeprobe.report import Artifact, Finding, Metric, Result, Status
+from vaeprobe.report import Artifact, Finding, Metric, Status
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
@@ -70,7 +70,7 @@ class Gate:
         """
         rules = self.policy.rules_for(model)
         outcomes: list[Outcome] = []
-        findings = list(decoder_findings(decoder))
+        findings = list(decoder.notes)
         record = self._record(model, decoder, rules, findings)
         for probe in dict.fromkeys(probe_of(id) for id in rules):
             if probe is None:  # pragma: no cover - a policy only holds metrics of probes
@@ -180,7 +180,7 @@ class Gate:
                     hint="a latent at which it is undefined leaves one out; give it a limit instead of a regression",
                 )
             metric, status, margin = baselines.compare(
-                rule, record.values[id], new, confidence=self.policy.confidence
+                result[id].spec, rule, record.values[id], new, confidence=self.policy.confidence
             )
             out[id] = Outcome(rule=rule, metric=metric, status=status, bound=margin)
         return out
@@ -217,7 +217,7 @@ class Gate:
         good = artifact.format in self.policy.formats
         rule = Rule(metric=FORMAT, side="max", limit=0)
         reason = f"{artifact.format} is {'' if good else 'not '}among {', '.join(self.policy.formats)}"
-        metric = Metric(id=FORMAT, value=int(not good), reason=reason)
+        metric = Metric(FORMAT_SPEC, int(not good), reason=reason)
         return [Outcome(rule=rule, metric=metric, status="pass" if good else "fail", bound=0.0)]
 
     def _waive(self, outcome: Outcome, model: str, findings: list[Finding]) -> Outcome:
@@ -253,7 +253,7 @@ def metric_at(result: Result, id: str, level: float) -> Metric:
 
     metric = result.metrics.get(id)
     if metric is None:
-        return Metric.undefined(id, "the probe did not report it")
+        return Metric.undefined(spec_of(id), "the probe did not report it")
     values = result.per_sample().get(id)
     if values is not None and len(values) > 1 and metric.value is not None:
         array = np.asarray(values, dtype=np.float64)

@@ -25,7 +25,8 @@ from vaeprobe.inference.overlap import nearest_overlap
 from vaeprobe.inference.training import train_vae
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Gaussian
-from vaeprobe.report import Result, Section, Svg, Table
+from vaeprobe.report import Section, Svg, Table
+from vaeprobe.result import Result
 
 __all__ = ["Theorem3", "Trained", "circles", "figure", "judged", "theorem3"]
 

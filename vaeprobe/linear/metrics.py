@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vaeprobe.report import MetricSpec
+from vaeprobe.report import MetricSpec, specs_by_id
 
 TIPPING = "Tipping and Bishop (1999)"
 PAPER = "Allen (2024), arXiv:2410.22559v1"
@@ -190,3 +190,4 @@ METRICS: tuple[MetricSpec, ...] = (
         remedy="--solver exact, or more --passes.",
     ),
 )
+SPECS = specs_by_id(METRICS)

@@ -18,7 +18,8 @@ from vaeprobe.linear.dimension import Choice
 from vaeprobe.linear.identifiability import Identifiability
 from vaeprobe.linear.spectrum import Spectrum
 from vaeprobe.pictures import png
-from vaeprobe.report import Bars, Curves, Result, Section, Svg, Table, Value
+from vaeprobe.report import Bars, Curves, Section, Svg, Table, Value
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

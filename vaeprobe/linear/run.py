@@ -17,7 +17,7 @@ from vaeprobe.linear.certificate import Certificate, certify
 from vaeprobe.linear.closed_form import LinearModel, Solution
 from vaeprobe.linear.dimension import Choice
 from vaeprobe.linear.identifiability import Identifiability
-from vaeprobe.linear.metrics import METRICS
+from vaeprobe.linear.metrics import SPECS
 from vaeprobe.linear.missing import MissingFit
 from vaeprobe.linear.missing import fit as fit_incomplete
 from vaeprobe.linear.processes import ALONE, Processes
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 FREE_BOOTSTRAP = 1e11  # multiplications up to which directions are resampled without being asked
 RESAMPLES = 200
 RANDOMIZED_PAIRS = 64  # pairs that the randomized solver computes where the dimension is to be chosen
-UNITS = {spec.id: spec.unit for spec in METRICS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +263,7 @@ class TrainLinear:
 
         def metric(name: str, value: Any, method: str | None = None) -> Metric:
             id = f"train_linear.{name}"
-            return Metric(id=id, value=value, n=spec.n, unit=UNITS[id], method=method)
+            return Metric(SPECS[id], value, n=spec.n, method=method)
 
         def worst(name: str, values: list[float | None], reason: str) -> Metric:
             known = [v for v in values if v is not None]
@@ -272,7 +271,7 @@ class TrainLinear:
             if not certificates:
                 reason = "not trained (--method elbo)"
             if not known:
-                return Metric.undefined(id, reason, n=spec.n, unit=UNITS[id])
+                return Metric.undefined(SPECS[id], reason, n=spec.n)
             return metric(
                 name, max(known), "worst of the methods' best runs" if len(certificates) > 1 else None
             )
@@ -284,7 +283,7 @@ class TrainLinear:
         bits = [] if fitted is not None else [metric("bits_per_dim", -loglik / (s.m * np.log(2.0)))]
         if fitted is not None:
             reason = "rows with missing values have different numbers of dimensions"
-            bits = [Metric.undefined("train_linear.bits_per_dim", reason, n=spec.n, unit="bits/dim")]
+            bits = [Metric.undefined(SPECS["train_linear.bits_per_dim"], reason, n=spec.n)]
         return [
             metric("latent_dim", s.d),
             metric("sigma2", s.sigma2, "maximised over" if s.learned else "given"),

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vaeprobe.errors import UsageError, did_you_mean
 from vaeprobe.probes.settings import check
-from vaeprobe.report import Check, Finding, Metric, MetricSpec, Result
+from vaeprobe.report import Check, Finding, Metric, MetricSpec
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +108,11 @@ class Probe(ABC):
     def measure(self, decoder: Decoder) -> Result:
         """Return what this probe finds on a decoder."""
 
+    @classmethod
+    def spec(cls, id: str) -> MetricSpec:
+        """Return what a metric of this probe means."""
+        return next(spec for spec in cls.METRICS if spec.id == id)
+
     # -- what every measure needs ------------------------------------------------------------------
 
     def data_rows(self, limit: int | None = None, *, scale: str = "auto") -> Tensor | None:
@@ -195,23 +201,19 @@ def judge(result: R, limits: Mapping[str, float], specs: Mapping[str, MetricSpec
     Args:
         result: what a probe measured.
         limits: limit per metric id.
-        specs: known metrics by id.
+        specs: what the probe can measure, by id.
 
     Raises:
         UsageError: a limit names a metric that does not exist or has no better direction.
     """
     checks: list[Check] = []
     for id, limit in limits.items():
-        spec = specs.get(id)
+        metric = result.metrics.get(id)
+        spec = specs.get(id) if metric is None else metric.spec
         if spec is None:
             raise UsageError(f"no metric is called `{id}`", hint=did_you_mean(id, specs))
         if spec.better is None:
             raise UsageError(f"metric `{id}` has no better direction and takes no limit")
-        metric = result.metrics.get(id) or Metric.undefined(id, "this probe did not measure it")
+        metric = metric or Metric.undefined(spec, "this probe did not measure it")
         checks.append(Check(metric=metric, side="max" if spec.better == "lower" else "min", limit=limit))
     return replace(result, checks=(*result.checks, *checks))
-
-
-def decoder_findings(decoder: Decoder) -> tuple[Finding, ...]:
-    """Return what the loader and the contract noted about a decoder."""
-    return decoder.notes

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe, Evidence
-from vaeprobe.report import Curves, Finding, Metric, MetricSpec, Result, Section, Table, metric_map
+from vaeprobe.report import Curves, Finding, Metric, MetricSpec, Section, Table, metric_map, specs_by_id
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
@@ -160,6 +161,7 @@ METRICS = (
         remedy="Raise beta for more overlap, lower it for less.",
     ),
 )
+SPECS = specs_by_id(METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,14 +298,14 @@ class Beta(EncoderProbe):
             [
                 *self._beta_metrics(estimate, m.rows),
                 *self._gaussian_metrics(evidence, estimate),
-                Metric(id="kl.per_latent", value=kl.mean(0).tolist(), n=m.rows, unit="nats"),
-                self.mean_over_rows("kl.total", kl.sum(1), "nats"),
-                Metric(id="latents.active.kl", value=int(active.kl.sum()), n=m.rows),
-                Metric(id="latents.active.means", value=int(active.means.sum()), n=m.rows),
-                Metric(id="latents.active.columns", value=int(active.columns.sum()), n=m.rows),
-                Metric(id="latents.active.precision", value=int(active.precision.sum()), n=m.rows),
+                Metric(SPECS["kl.per_latent"], kl.mean(0).tolist(), n=m.rows),
+                self.mean_over_rows("kl.total", kl.sum(1)),
+                Metric(SPECS["latents.active.kl"], int(active.kl.sum()), n=m.rows),
+                Metric(SPECS["latents.active.means"], int(active.means.sum()), n=m.rows),
+                Metric(SPECS["latents.active.columns"], int(active.columns.sum()), n=m.rows),
+                Metric(SPECS["latents.active.precision"], int(active.precision.sum()), n=m.rows),
                 self._supported(evidence, estimate),
-                self.mean_over_rows("posterior.overlap", overlap, ""),
+                self.mean_over_rows("posterior.overlap", overlap),
             ]
         )
         findings = (*evidence.findings, *self._findings(evidence, estimate, metrics))
@@ -335,20 +337,23 @@ class Beta(EncoderProbe):
         ids = ("beta.estimate", "beta.gauss_newton", "beta.mean_identity")
         if estimate is None:
             why = "every latent collapsed onto the prior: any larger beta would have done the same"
-            return [Metric.undefined(id, why, n=n) for id in (*ids, "beta.consistency")]
+            return [Metric.undefined(SPECS[id], why, n=n) for id in (*ids, "beta.consistency")]
         how = "bootstrap over rows and latents"
         out = [
-            Metric(id=id, value=e.value, ci=e.ci, level=LEVEL, n=n, method=how)
+            Metric(SPECS[id], e.value, ci=e.ci, level=LEVEL, n=n, method=how)
             for id, e in zip(ids, (estimate.stein, estimate.gauss_newton, estimate.means), strict=True)
         ]
         if estimate.agreement is None:
-            return [*out, Metric.undefined("beta.consistency", "one active latent agrees with itself", n=n)]
+            return [
+                *out,
+                Metric.undefined(SPECS["beta.consistency"], "one active latent agrees with itself", n=n),
+            ]
         spread, (low, high) = estimate.agreement.spread, estimate.agreement.ci
         return [
             *out,
             Metric(
-                id="beta.consistency",
-                value=1 / (1 + spread),
+                SPECS["beta.consistency"],
+                1 / (1 + spread),
                 ci=(1 / (1 + high), 1 / (1 + low)),
                 level=LEVEL,
                 n=n,
@@ -365,19 +370,21 @@ class Beta(EncoderProbe):
             return []
         n, m, sigma2 = evidence.moments.rows, evidence.x[0].numel(), self.sigma2
         residual = 2 * sigma2 / m * (-evidence.moments.log_density - 0.5 * m * math.log(2 * math.pi * sigma2))
-        out = [self.mean_over_rows("beta.residual_variance", residual, "")]
+        out = [self.mean_over_rows("beta.residual_variance", residual)]
         if estimate is None:
-            return [Metric.undefined("beta.sigma2", "every latent collapsed", n=n), *out]
+            return [Metric.undefined(SPECS["beta.sigma2"], "every latent collapsed", n=n), *out]
         if self.beta is None:
             return [
-                Metric.undefined("beta.sigma2", "only the product beta sigma^2 shows: give --beta", n=n),
+                Metric.undefined(
+                    SPECS["beta.sigma2"], "only the product beta sigma^2 shows: give --beta", n=n
+                ),
                 *out,
             ]
         scale = sigma2 / self.beta
         low, high = estimate.stein.ci
         value = Metric(
-            id="beta.sigma2",
-            value=estimate.stein.value * scale,
+            SPECS["beta.sigma2"],
+            estimate.stein.value * scale,
             ci=(low * scale, high * scale),
             level=LEVEL,
             n=n,
@@ -390,17 +397,19 @@ class Beta(EncoderProbe):
 
         id, n, m = "latents.active.supported", len(evidence.available), evidence.x[0].numel()
         if evidence.likelihood.name == "poisson":
-            return Metric.undefined(id, "not derived for rates with a zero mean", n=n)
+            return Metric.undefined(SPECS[id], "not derived for rates with a zero mean", n=n)
         if evidence.x[0].numel() != evidence.outputs:
-            return Metric.undefined(id, "not computed for labels that the encoder takes as they are", n=n)
+            return Metric.undefined(
+                SPECS[id], "not computed for labels that the encoder takes as they are", n=n
+            )
         if m > MOST_OUTPUTS:
-            return Metric.undefined(id, f"not computed for more than {MOST_OUTPUTS} outputs", n=n)
+            return Metric.undefined(SPECS[id], f"not computed for more than {MOST_OUTPUTS} outputs", n=n)
         if n < 5 * m:
-            return Metric.undefined(id, f"{n} rows do not tell the covariance of {m} outputs", n=n)
+            return Metric.undefined(SPECS[id], f"{n} rows do not tell the covariance of {m} outputs", n=n)
         if estimate is None:
-            return Metric.undefined(id, "beta is not known: every latent collapsed", n=n)
+            return Metric.undefined(SPECS[id], "beta is not known: every latent collapsed", n=n)
         edges = supported_directions(evidence.available, evidence.likelihood)
-        return Metric(id=id, value=int((edges > estimate.stein.value).sum()), n=n, method="linear theory")
+        return Metric(SPECS[id], int((edges > estimate.stein.value).sum()), n=n, method="linear theory")
 
     def _consistent(self, metrics: Mapping[str, Metric]) -> bool | None:
         consistency = metrics["beta.consistency"]

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vaeprobe.probes.base import Probe, decoder_findings, option
+from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import (
     Finding,
     Heatmap,
     Metric,
     MetricSpec,
-    Result,
     Section,
     Table,
     Value,
     metric_map,
+    specs_by_id,
 )
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -250,6 +251,7 @@ METRICS: tuple[MetricSpec, ...] = (
         remedy="`vaeprobe trace` measures the same as the closure defect of loops.",
     ),
 )
+SPECS = specs_by_id(METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -446,7 +448,7 @@ class Factorise(Probe):
         source = self.source()
         likelihood = self.metric_likelihood(decoder)
         few = source.draw(decoder, min(self.samples, 64), seed=self.seed)
-        findings = [*decoder_findings(decoder), *self.likelihood_findings(decoder, few)]
+        findings = [*decoder.notes, *self.likelihood_findings(decoder, few)]
         evidence = gather(
             decoder,
             source,
@@ -483,26 +485,23 @@ def _metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
     n = e.usable
     spread, factors, curved = e.spread, e.factors, e.curved
 
-    def decided(
-        id: str, decision: Decision | None, reason: str, *, unit: str = "", method: str = ""
-    ) -> Metric:
+    def decided(id: str, decision: Decision | None, reason: str, *, method: str = "") -> Metric:
         if decision is None:
-            return Metric.undefined(id, reason, unit=unit)
+            return Metric.undefined(SPECS[id], reason)
         return Metric(
-            id=id,
-            value=decision.value,
+            SPECS[id],
+            decision.value,
             ci=decision.ci,
             level=0.95,
             n=decision.n,
-            unit=unit,
             method=method or None,
         )
 
     def plain(id: str, value: Any, reason: str, **more: Any) -> Metric:
         return (
-            Metric.undefined(id, reason, unit=more.get("unit", ""))
+            Metric.undefined(SPECS[id], reason)
             if value is None
-            else Metric(id=id, value=value, n=more.pop("n", n), **more)
+            else Metric(SPECS[id], value, n=more.pop("n", n), **more)
         )
 
     linearity = None
@@ -533,16 +532,16 @@ def _metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
     dead_column = "a column has length zero at most latents"
     return metric_map(
         [
-            Metric(id="latents.dim", value=decoder.latent_dim),
-            Metric(id="latents.active", value=len(e.active), n=e.drawn),
-            Metric(id="factorise.verdict", value=e.verdict, n=n),
-            decided("factorise.gap", e.gap, unmeasured, unit="nats", method="mean over latents, bootstrap"),
-            plain("factorise.gap_null", e.gap_null, unmeasured, unit="nats", method="50 random rotations"),
-            Metric.undefined("factorise.linearity", unmeasured)
+            Metric(SPECS["latents.dim"], decoder.latent_dim),
+            Metric(SPECS["latents.active"], len(e.active), n=e.drawn),
+            Metric(SPECS["factorise.verdict"], e.verdict, n=n),
+            decided("factorise.gap", e.gap, unmeasured, method="mean over latents, bootstrap"),
+            plain("factorise.gap_null", e.gap_null, unmeasured, method="50 random rotations"),
+            Metric.undefined(SPECS["factorise.linearity"], unmeasured)
             if linearity is None or e.variation is None
             else Metric(
-                id="factorise.linearity",
-                value=linearity[0],
+                SPECS["factorise.linearity"],
+                linearity[0],
                 ci=linearity[1],
                 level=0.95,
                 n=e.variation.n,
@@ -599,7 +598,6 @@ def _metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
                 "factorise.gap_rotated",
                 e.gap_rotated,
                 not_rotated,
-                unit="nats",
                 method="held-out half, bootstrap",
             ),
             decided(

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.errors import UsageError
-from vaeprobe.probes.base import Probe, decoder_findings, option
+from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality_metrics import METRICS
-from vaeprobe.report import Bars, Finding, Heatmap, MetricSpec, Result, Section, Table, metric_map
+from vaeprobe.report import Bars, Finding, Heatmap, MetricSpec, Section, Table, metric_map
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -239,7 +240,7 @@ class Orthogonality(Probe):
             metrics=metrics,
             verdict=word,
             summary=summary,
-            findings=(*decoder_findings(decoder), *fits, *reading.findings()),
+            findings=(*decoder.notes, *fits, *reading.findings()),
             settings=self.settings(decoder)
             | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},
             artifact=decoder.artifact,

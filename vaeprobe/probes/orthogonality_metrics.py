@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vaeprobe.report import MetricSpec
+from vaeprobe.report import MetricSpec, specs_by_id
 
 PAPER = "Allen (2024), arXiv:2410.22559v1"
 
@@ -240,3 +240,4 @@ METRICS: tuple[MetricSpec, ...] = (
         remedy="With a small gap use numbers that do without V: cosines, contrast, alignment.",
     ),
 )
+SPECS = specs_by_id(METRICS)

@@ -25,6 +25,7 @@ from vaeprobe.geometry.rotations import (
     rotated_contrast,
 )
 from vaeprobe.intervals import LEVEL, bootstrap
+from vaeprobe.probes.orthogonality_metrics import SPECS
 from vaeprobe.report import Finding, Metric, Table, Value
 
 if TYPE_CHECKING:
@@ -215,27 +216,25 @@ class Reading:
 
     # -- metrics -----------------------------------------------------------------------------------
 
-    def _mean(
-        self, id: str, values: Tensor, *, why: str | None = None, unit: str = "", method: str = "mean"
-    ) -> Metric:
+    def _mean(self, id: str, values: Tensor, *, why: str | None = None, method: str = "mean") -> Metric:
         """Return a metric that is the mean (or median) of one value per latent, with its bootstrap interval."""
         x, n = values.double().numpy(), len(values)
         if why is None and n == 0:
             why = "no latent has a value"
         if why is not None:
-            return Metric.undefined(id, why, unit=unit)
+            return Metric.undefined(SPECS[id], why)
         take = np.median if method == "median" else np.mean
         if method == "mean" and n == self.samples:
             self.per_sample[id] = tuple(x.tolist())
         ci = bootstrap(lambda index: take(x[index], axis=1), n, seed=self.probe.seed) if n > 1 else None
         method = f"{method} over latents, bootstrap interval"
-        return Metric(id=id, value=float(take(x)), ci=ci, level=LEVEL, n=n, unit=unit, method=method)
+        return Metric(SPECS[id], float(take(x)), ci=ci, level=LEVEL, n=n, method=method)
 
     def metrics(self) -> list[Metric]:
         """Return every metric, in the order of the page."""
         return [
-            Metric(id="latents.dim", value=self.decoder.latent_dim),
-            Metric(id="latents.active", value=len(self.active), n=len(self.G)),
+            Metric(SPECS["latents.dim"], self.decoder.latent_dim),
+            Metric(SPECS["latents.active"], len(self.active), n=len(self.G)),
             *self._cosine_metrics(),
             *self._contrast_metrics(),
             *self._rotation_metrics(),
@@ -250,7 +249,7 @@ class Reading:
         mean = cosine.sum(1) / both.sum(1)
         largest = cosine.amax(1) if cosine.shape[1] else mean
         null = Metric(
-            id="orthogonality.mean_abs_cosine_gaussian", value=expected_abs_cosine(self.decoder.data_dim)
+            SPECS["orthogonality.mean_abs_cosine_gaussian"], expected_abs_cosine(self.decoder.data_dim)
         )
         return [
             self._mean("orthogonality.mean_abs_cosine", mean, why=self.no_pairs),
@@ -261,30 +260,30 @@ class Reading:
     def _contrast_metrics(self) -> list[Metric]:
         c = self.contrast[self.regular]
         gaussian_id = "orthogonality.ima_contrast_gaussian"
-        out = [self._mean("orthogonality.ima_contrast", c, why=self.singular, unit="nats")]
+        out = [self._mean("orthogonality.ima_contrast", c, why=self.singular)]
         found = self.alignment
         if found is None:
             why = self.singular or ""
             ids = ("ima_contrast_null", "ima_contrast_gaussian", "alignment", "alignment_p")
-            return out + [Metric.undefined(f"orthogonality.{name}", why) for name in ids]
-        out.append(self._mean("orthogonality.ima_contrast_null", found.null, unit="nats"))
+            return out + [Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ids]
+        out.append(self._mean("orthogonality.ima_contrast_null", found.null))
         gaussian = expected_contrast(len(self.active), self.decoder.data_dim)
-        out.append(Metric(id=gaussian_id, value=gaussian, unit="nats", method="closed form"))
+        out.append(Metric(SPECS[gaussian_id], gaussian, method="closed form"))
         if found.value is None or found.p_value is None:
             why = "G is a multiple of the identity: every basis of the latent space is orthogonal"
             return out + [
-                Metric.undefined(f"orthogonality.{name}", why) for name in ("alignment", "alignment_p")
+                Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ("alignment", "alignment_p")
             ]
         null = found.null.numpy()
         given = c.numpy()[: len(null)]
         ci = bootstrap(lambda i: 1 - given[i].mean(1) / null[i].mean(1), len(given), seed=self.probe.seed)
         how = f"{self.rotations} Haar rotations, the same at every latent"
         value = Metric(
-            id="orthogonality.alignment", value=found.value, ci=ci, level=LEVEL, n=len(given), method=how
+            SPECS["orthogonality.alignment"], found.value, ci=ci, level=LEVEL, n=len(given), method=how
         )
         p = Metric(
-            id="orthogonality.alignment_p",
-            value=found.p_value,
+            SPECS["orthogonality.alignment_p"],
+            found.p_value,
             n=self.rotations,
             method=f"Monte Carlo, {how}",
         )
@@ -295,18 +294,16 @@ class Reading:
             f"orthogonality.{name}" for name in ("ima_contrast_held_out", "ima_contrast_rotated", "fixable")
         ]
         if isinstance(self.search, str):
-            return [Metric.undefined(id, self.search, unit="nats") for id in ids]
+            return [Metric.undefined(SPECS[id], self.search) for id in ids]
         held = self.halves[1]
         given = gram.ima_contrast(held, tolerance=self.tolerance)
         turned = rotated_contrast(held, self.search.R[None], tolerance=self.tolerance)[0]
-        return [
-            self._mean(id, x, unit="nats") for id, x in zip(ids, (given, turned, given - turned), strict=True)
-        ]
+        return [self._mean(id, x) for id, x in zip(ids, (given, turned, given - turned), strict=True)]
 
     def _mean_field_gap(self) -> Metric:
         id, b = "orthogonality.mean_field_gap", self.probe.beta_sigma2
         why = None if len(self.G) else self.no_pairs
-        metric = self._mean(id, gram.mean_field_gap(self.G, b), why=why, unit="nats")
+        metric = self._mean(id, gram.mean_field_gap(self.G, b), why=why)
         return replace(metric, method=f"{self.noise}; {metric.method}") if metric.defined else metric
 
     @property
@@ -316,7 +313,7 @@ class Reading:
 
     def _frame_metrics(self) -> list[Metric]:
         def undefined(name: str) -> Metric:
-            return Metric.undefined(f"orthogonality.{name}", self.singular or "")
+            return Metric.undefined(SPECS[f"orthogonality.{name}"], self.singular or "")
 
         whole = ~self._zero_columns
         why = None if len(self.G) else self.no_pairs

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe
-from vaeprobe.report import Finding, Heatmap, Metric, MetricSpec, Result, Section, Table, metric_map
+from vaeprobe.report import Finding, Heatmap, Metric, MetricSpec, Section, Table, metric_map, specs_by_id
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,6 +174,7 @@ METRICS = (
     ),
     KL_PER_LATENT,
 )
+SPECS = specs_by_id(METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,23 +369,23 @@ class Posterior(EncoderProbe):
         metrics = metric_map(
             [
                 Metric(
-                    id="posterior.precision_ratio",
-                    value=[e.value for e in intervals],
+                    SPECS["posterior.precision_ratio"],
+                    [e.value for e in intervals],
                     n=m.rows,
                     method=f"Bonnet/Stein at beta = {beta:.4g}" + ("" if self.beta else ", estimated"),
                 ),
                 self._residual_share(m, active),
                 *self._diagonality(alignment, why_not, m.rows),
-                self.mean_over_rows("posterior.mean_field_gap", self._gap(m, beta), "nats"),
-                self.mean_over_rows("posterior.variance_gap", variance_gap(m, beta).sum(1), "nats"),
-                self.mean_over_rows("posterior.mean_gap", mean_gap(m, beta), "nats"),
-                self.mean_over_rows("elbo.value", terms.value(), "nats"),
-                self.mean_over_rows("elbo.objective", terms.value(beta), "nats"),
-                self.mean_over_rows("elbo.reconstruction", terms.reconstruction, "nats"),
-                self.mean_over_rows("elbo.kl", terms.kl, "nats"),
-                self.mean_over_rows("elbo.det", terms.deterministic(), "nats"),
-                self.mean_over_rows("elbo.remainder", terms.remainder, "nats"),
-                Metric(id="kl.per_latent", value=kl.mean(0).tolist(), n=m.rows, unit="nats"),
+                self.mean_over_rows("posterior.mean_field_gap", self._gap(m, beta)),
+                self.mean_over_rows("posterior.variance_gap", variance_gap(m, beta).sum(1)),
+                self.mean_over_rows("posterior.mean_gap", mean_gap(m, beta)),
+                self.mean_over_rows("elbo.value", terms.value()),
+                self.mean_over_rows("elbo.objective", terms.value(beta)),
+                self.mean_over_rows("elbo.reconstruction", terms.reconstruction),
+                self.mean_over_rows("elbo.kl", terms.kl),
+                self.mean_over_rows("elbo.det", terms.deterministic()),
+                self.mean_over_rows("elbo.remainder", terms.remainder),
+                Metric(SPECS["kl.per_latent"], kl.mean(0).tolist(), n=m.rows),
             ]
         )
         verdict = self._verdict(alignment)
@@ -417,7 +419,7 @@ class Posterior(EncoderProbe):
         from vaeprobe.intervals import LEVEL
 
         if not bool(active.any()):
-            return Metric.undefined("posterior.residual_share", "every latent collapsed", n=m.rows)
+            return Metric.undefined(SPECS["posterior.residual_share"], "every latent collapsed", n=m.rows)
         weight = m.variance[:, active]
         share = absolute_share(
             weight * (m.gauss_newton - m.curvature)[:, active],
@@ -425,8 +427,8 @@ class Posterior(EncoderProbe):
             seed=self.seed,
         )
         return Metric(
-            id="posterior.residual_share",
-            value=share.value,
+            SPECS["posterior.residual_share"],
+            share.value,
             ci=share.ci,
             level=LEVEL,
             n=m.rows,
@@ -453,13 +455,13 @@ class Posterior(EncoderProbe):
 
         ids = ("posterior.hessian_diagonality", "posterior.hessian_p_value")
         if found is None or found.value is None or found.p_value is None:
-            return [Metric.undefined(id, why_not, n=n) for id in ids]
+            return [Metric.undefined(SPECS[id], why_not, n=n) for id in ids]
         contrast, null = found.contrast.numpy(), found.null.numpy()
         ci = bootstrap(lambda i: 1 - contrast[i].mean(1) / null[i].mean(1), n, seed=self.seed)
         how = f"{self.rotations} Haar rotations of the active latents"
         return [
-            Metric(id=ids[0], value=found.value, ci=ci, level=LEVEL, n=n, method=how),
-            Metric(id=ids[1], value=found.p_value, n=n, method=how),
+            Metric(SPECS[ids[0]], found.value, ci=ci, level=LEVEL, n=n, method=how),
+            Metric(SPECS[ids[1]], found.p_value, n=n, method=how),
         ]
 
     def _verdict(self, found: Alignment | None) -> str:

@@ -9,21 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.errors import UsageError
-from vaeprobe.probes.base import Probe, decoder_findings, option
+from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import (
     Curves,
     Finding,
     Heatmap,
     Metric,
     MetricSpec,
-    Result,
     Section,
     Svg,
     Table,
     Thumbnail,
     Value,
     metric_map,
+    specs_by_id,
 )
+from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -197,6 +198,7 @@ METRICS = (
         remedy="see `posterior` for collapsed latents",
     ),
 )
+SPECS = specs_by_id(METRICS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -612,7 +614,7 @@ class Trace(Probe):
             metrics=metrics,
             verdict=verdict,
             summary=summary,
-            findings=(*decoder_findings(decoder), *_findings(paths, misses, skipped, wanted, first)),
+            findings=(*decoder.notes, *_findings(paths, misses, skipped, wanted, first)),
             settings=self.settings(decoder) | {"scheme_used": paths.scheme, "components": chosen},
             artifact=decoder.artifact,
             paths=paths,
@@ -717,8 +719,8 @@ def _metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor, seed: int)
         out.append(_mean(f"trace.{name}", starts.get(name), why, seed))
     out.append(
         Metric(
-            id="trace.axis_overlap_random",
-            value=random_axis_overlap(len(paths.coordinates)),
+            SPECS["trace.axis_overlap_random"],
+            random_axis_overlap(len(paths.coordinates)),
             method="4096 draws",
         )
     )
@@ -728,24 +730,23 @@ def _metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor, seed: int)
     length = sum(seam.length for seam in seams)
     kinds = Counter(event.kind for event in paths.events)
     if paths.scheme == "kinks" and length:
-        out.append(Metric(id="trace.kinks", value=kinds["kink"] / length, n=len(seams)))
+        out.append(Metric(SPECS["trace.kinks"], kinds["kink"] / length, n=len(seams)))
     else:
         reason = why if not length else f"scheme `{paths.scheme}` does not look for single kinks"
-        out.append(Metric.undefined("trace.kinks", reason))
-    out.append(Metric(id="trace.step_limits", value=kinds["step limit"], n=len(seams)))
+        out.append(Metric.undefined(SPECS["trace.kinks"], reason))
+    out.append(Metric(SPECS["trace.step_limits"], kinds["step limit"], n=len(seams)))
     if len(misses):
         out.append(
             Metric(
-                id="trace.return_error",
-                value=float(misses.median()),
+                SPECS["trace.return_error"],
+                float(misses.median()),
                 n=len(misses),
-                unit="latent",
                 method=f"largest {float(misses.max()):.2g}",
             )
         )
     else:
-        out.append(Metric.undefined("trace.return_error", why or "no open seam to trace back"))
-    out.append(Metric(id="trace.collapsed", value=paths.stops["collapse"], n=sum(paths.stops.values())))
+        out.append(Metric.undefined(SPECS["trace.return_error"], why or "no open seam to trace back"))
+    out.append(Metric(SPECS["trace.collapsed"], paths.stops["collapse"], n=sum(paths.stops.values())))
     return metric_map(out)
 
 
@@ -753,15 +754,14 @@ def _mean(id: str, values: NDArray[np.float64] | None, why: str, seed: int) -> M
     from vaeprobe.intervals import LEVEL, mean_interval
 
     if values is None:
-        return Metric.undefined(id, why)
+        return Metric.undefined(SPECS[id], why)
     interval = mean_interval(values, seed=seed)
     return Metric(
-        id=id,
-        value=float(values.mean()),
+        SPECS[id],
+        float(values.mean()),
         ci=interval,
         level=LEVEL if interval else None,
         n=len(values),
-        unit="rad/length" if id.endswith("turning") else "",
         method="mean over starts, bootstrap" if interval else "one start",
     )
 
@@ -772,28 +772,25 @@ def _loop_metric(loops: LoopDefects | None, paths: Paths, seed: int) -> Metric:
     id, k = "trace.nonintegrability", len(paths.coordinates)
     if k < 3:
         reason = "pairs of seams always span a surface with fewer than three latents"
-        return Metric.undefined(id, reason, unit="1/length")
+        return Metric.undefined(SPECS[id], reason)
     if loops is None or not loops.pairs:
         reason = (
             "it needs two components"
             if paths.method == "dense"
             else "not measured by iteration (many latents)"
         )
-        return Metric.undefined(id, reason, unit="1/length")
+        return Metric.undefined(SPECS[id], reason)
     rows = zip(loops.bracket, loops.determined, strict=True)
     values = np.array([float(b[d].median()) for b, d in rows if d.any()])
     if not len(values):
-        return Metric.undefined(
-            id, "the seam directions at the starts are tied or not finite", unit="1/length"
-        )
+        return Metric.undefined(SPECS[id], "the seam directions at the starts are tied or not finite")
     metric = _mean(id, values, "", seed)
     return Metric(
-        id=id,
-        value=metric.value,
+        SPECS[id],
+        metric.value,
         ci=metric.ci,
         level=metric.level,
         n=metric.n,
-        unit="1/length",
         method=f"loops of side {loops.size:g}, {len(loops.pairs)} pairs",
     )
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.errors import UsageError
-from vaeprobe.probes.base import Probe, decoder_findings, option
+from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import Finding, Metric, MetricSpec
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class EncoderProbe(Probe):
             outputs=decoder.data_dim,
             likelihood=likelihood,
             moments=moments,
-            findings=(*decoder_findings(decoder), *encoder.notes, *findings),
+            findings=(*decoder.notes, *encoder.notes, *findings),
         )
 
     def chosen_encoder(self, decoder: Decoder) -> Encoder:
@@ -169,16 +169,15 @@ class EncoderProbe(Probe):
             )
         return by_name(name, sigma2=self.sigma2, classes=decoder.output_shape[0])
 
-    def mean_over_rows(self, id: str, values: Tensor, unit: str = "") -> Metric:
+    def mean_over_rows(self, id: str, values: Tensor) -> Metric:
         """Return the mean of one number per data row, shape (n,), with its bootstrap interval."""
         from vaeprobe.intervals import LEVEL, mean_interval
 
         return Metric(
-            id=id,
-            value=float(values.mean()),
+            self.spec(id),
+            float(values.mean()),
             ci=mean_interval(values.numpy(), seed=self.seed),
             level=LEVEL,
             n=len(values),
-            unit=unit,
             method="mean over rows, bootstrap over rows",
         )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape as _escape
 
 from vaeprobe.render.text import clean, interval, number
-from vaeprobe.report import Bars, Curves, Heatmap, Result, Section, Svg, Table, Value
+from vaeprobe.report import Bars, Curves, Heatmap, Page, Section, Svg, Table, Value
 
 STYLE = """
 .vaeprobe { font: 14px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 60rem; }
@@ -41,22 +41,22 @@ def escape(text: object) -> str:
     return _escape(clean(text), quote=True)
 
 
-def page(result: Result) -> str:
+def render(page: Page) -> str:
     """Return a whole HTML document."""
-    title = f"vaeprobe {result.command}" + (f": {result.artifact.path}" if result.artifact else "")
+    title = f"vaeprobe {page.command}" + (f": {page.artifact.path}" if page.artifact else "")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">\n'
         f"<title>{escape(title)}</title>\n<style>body {{ margin: 2rem auto; padding: 0 1rem; max-width: 62rem; }}"
-        f"</style>\n</head>\n<body>\n{fragment(result)}\n</body>\n</html>\n"
+        f"</style>\n</head>\n<body>\n{fragment(page)}\n</body>\n</html>\n"
     )
 
 
-def fragment(result: Result) -> str:
+def fragment(page: Page) -> str:
     """Return what a notebook shows."""
-    parts = [f'<style>{STYLE}</style><article class="vaeprobe">', _headline(result)]
+    parts = [f'<style>{STYLE}</style><article class="vaeprobe">', _headline(page)]
     rows = [
         [
             f"{m.id}",
@@ -64,42 +64,42 @@ def fragment(result: Result) -> str:
             interval(m.ci),
             m.unit,
         ]
-        for m in result.metrics.values()
+        for m in page.metrics.values()
         if not isinstance(m.value, (list, dict))
     ]
     parts.append(_grid(["metric", "value", "95 % interval", "unit"], rows))
-    if result.checks:
+    if page.checks:
         parts.append("<h2>Checks</h2><table>")
-        for check in result.checks:
+        for check in page.checks:
             bound = "≤" if check.side == "max" else "≥"
             parts.append(
                 f'<tr><td class="{check.status}">{check.status}</td><td>{escape(check.metric.id)}</td>'
                 f'<td class="n">{escape(number(check.metric.value))}</td><td>{bound} {number(check.limit)}</td></tr>'
             )
         parts.append("</table>")
-    parts += [_section(s) for s in result.sections()]
-    if result.findings:
+    parts += [_section(s) for s in page.sections]
+    if page.findings:
         items = "".join(
             f"<li><strong>{f.level}</strong> {escape(f.message)}"
             + (f" <small>{escape(f.hint)}</small>" if f.hint else "")
             + "</li>"
-            for f in result.findings
+            for f in page.findings
         )
         parts.append(f"<h2>Findings</h2><ul>{items}</ul>")
     parts.append("</article>")
     return "\n".join(parts)
 
 
-def _headline(result: Result) -> str:
-    lines = [f"<h1>vaeprobe {escape(result.command)}</h1>"]
-    if result.artifact is not None:
-        a = result.artifact
+def _headline(page: Page) -> str:
+    lines = [f"<h1>vaeprobe {escape(page.command)}</h1>"]
+    if page.artifact is not None:
+        a = page.artifact
         facts = [a.path, a.format, a.architecture, f"sha256 {a.sha256[:12]}" if a.sha256 else ""]
         lines.append(f'<div class="dim">{" · ".join(escape(f) for f in facts if f)}</div>')
-    if result.verdict:
-        lines.append(f'<div class="verdict">{escape(result.verdict)}</div>')
-    if result.summary:
-        lines.append(f'<p class="summary">{escape(result.summary)}</p>')
+    if page.verdict:
+        lines.append(f'<div class="verdict">{escape(page.verdict)}</div>')
+    if page.summary:
+        lines.append(f'<p class="summary">{escape(page.summary)}</p>')
     return "\n".join(lines)
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from vaeprobe._version import __version__
 from vaeprobe.errors import VaeprobeError
-from vaeprobe.report import SCHEMA_VERSION, Result
+from vaeprobe.report import SCHEMA_VERSION, Page
 
 
-def of(result: Result) -> str:
-    """Return the JSON document of one result."""
-    return dumps({**header(), **result.to_dict()})
+def render(page: Page) -> str:
+    """Return the JSON document of one page."""
+    return dumps({**header(), **page.to_dict()})
 
 
 def of_error(error: VaeprobeError, *, indent: int | None = 2) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vaeprobe.render.text import clean, interval, number
-from vaeprobe.report import Bars, Heatmap, Result, Table, Value
+from vaeprobe.report import Bars, Heatmap, Page, Table, Value
 
 STATUS_MARK = {
     "pass": "✅ pass",
@@ -31,27 +31,25 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
     return "\n".join([head, rule, *body])
 
 
-def page(result: Result) -> str:
-    """Return the document of one result."""
-    parts = [
-        f"# vaeprobe {result.command}" + (f": {escape(result.artifact.path)}" if result.artifact else "")
-    ]
-    if result.verdict:
-        parts.append(f"**{escape(result.verdict)}**")
-    if result.summary:
-        parts.append(escape(result.summary))
+def render(page: Page) -> str:
+    """Return the document of one page."""
+    parts = [f"# vaeprobe {page.command}" + (f": {escape(page.artifact.path)}" if page.artifact else "")]
+    if page.verdict:
+        parts.append(f"**{escape(page.verdict)}**")
+    if page.summary:
+        parts.append(escape(page.summary))
     rows: list[list[Value]] = [
         [m.id, m.value if m.value is not None else f"undefined: {m.reason}", interval(m.ci), m.unit]
-        for m in result.metrics.values()
+        for m in page.metrics.values()
     ]
     parts.append(grid(["metric", "value", "95 % interval", "unit"], rows))
-    if result.checks:
+    if page.checks:
         checks: list[list[Value]] = [
             [STATUS_MARK[c.status], c.metric.id, c.metric.value, f"{c.side} {number(c.limit)}"]
-            for c in result.checks
+            for c in page.checks
         ]
         parts.append("## Checks\n\n" + grid(["", "metric", "value", "limit"], checks))
-    for section in result.sections():
+    for section in page.sections:
         match section:
             case Table():
                 parts.append(f"## {escape(section.title)}\n\n" + grid(section.columns, section.rows))
@@ -71,6 +69,6 @@ def page(result: Result) -> str:
             parts.append(escape(section.note))
     parts += [
         f"- **{f.level}** {escape(f.message)}" + (f" ({escape(f.hint)})" if f.hint else "")
-        for f in result.findings
+        for f in page.findings
     ]
     return "\n\n".join(parts) + "\n"

@@ -15,19 +15,7 @@ from rich.text import Text
 
 from vaeprobe.render.pixels import Pixels
 from vaeprobe.render.text import clean, interval, number
-from vaeprobe.report import (
-    Bars,
-    Check,
-    Curves,
-    Finding,
-    Heatmap,
-    Metric,
-    MetricSpec,
-    Result,
-    Section,
-    Svg,
-    Table,
-)
+from vaeprobe.report import Bars, Check, Curves, Finding, Heatmap, Metric, Page, Section, Svg, Table
 
 STATUS_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "undefined": "yellow"}
 LEVEL_STYLE = {"error": "bold red", "warning": "yellow", "note": "dim"}
@@ -53,36 +41,36 @@ def console(stream: IO[str], color: str = "auto") -> Console:
     )
 
 
-def plain(result: Result, quiet: bool = False, width: int = 100) -> str:
+def plain(page: Page, quiet: bool = False, width: int = 100) -> str:
     """Return the page as text without colour."""
     stream = io.StringIO()
     out = Console(file=stream, width=width, highlight=False, markup=False, emoji=False, color_system=None)
-    out.print(headline(result) if quiet else page(result))
+    out.print(headline(page) if quiet else view(page))
     return stream.getvalue()
 
 
-def page(result: Result) -> Group:
+def view(page: Page) -> Group:
     """Return the whole page."""
-    parts: list[RenderableType] = [headline(result)]
-    scalars = [m for m in result.metrics.values() if not isinstance(m.value, (list, dict))]
+    parts: list[RenderableType] = [headline(page)]
+    scalars = [m for m in page.metrics.values() if not isinstance(m.value, (list, dict))]
     if scalars:
         parts += [Text(), _MetricsView(scalars)]
-    if result.checks:
-        parts += [Text(), check_table(result.checks)]
-    for section in result.sections():
+    if page.checks:
+        parts += [Text(), check_table(page.checks)]
+    for section in page.sections:
         drawn = draw(section)
         if drawn is not None:
             parts += [Text(), drawn]
-    if result.findings:
-        parts += [Text(), *(finding_line(f) for f in result.findings)]
+    if page.findings:
+        parts += [Text(), *(finding_line(f) for f in page.findings)]
     return Group(*parts)
 
 
-def headline(result: Result) -> Group:
+def headline(page: Page) -> Group:
     """Return what was probed and the verdict."""
     lines: list[RenderableType] = []
-    title = Text(f"vaeprobe {result.command}", style="bold")
-    artifact = result.artifact
+    title = Text(f"vaeprobe {page.command}", style="bold")
+    artifact = page.artifact
     if artifact is not None:
         title.append(f"  {clean(artifact.path)}", style="bold cyan")
         facts = [artifact.format, artifact.architecture]
@@ -90,10 +78,10 @@ def headline(result: Result) -> Group:
             facts.append(f"sha256 {artifact.sha256[:12]}")
         lines.append(Text(" · ".join(clean(f) for f in facts if f), style="dim"))
     lines.insert(0, title)
-    if result.verdict:
-        lines.append(Text.assemble("verdict ", (clean(result.verdict), "bold")))
-    if result.summary:
-        lines.append(Text(clean(result.summary)))
+    if page.verdict:
+        lines.append(Text.assemble("verdict ", (clean(page.verdict), "bold")))
+    if page.summary:
+        lines.append(Text(clean(page.summary)))
     return Group(*lines)
 
 
@@ -125,27 +113,22 @@ class _MetricsView:
         self.metrics = list(metrics)
 
     def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
-        from vaeprobe.probes import metric_specs
-
-        specs = metric_specs()
         wide = target.width >= self.WIDE
         reasons = Counter(m.reason for m in self.metrics if m.value is None)
         together: dict[str, list[str]] = {r: [] for r, n in reasons.items() if r and n >= self.SHARED}
         table = _grid(["metric", "value", "95 % interval", "", *(["id"] if wide else [])], right=[1])
         for metric in self.metrics:
-            spec = specs.get(metric.id) or MetricSpec(id=metric.id, title=metric.id)
             if metric.value is None and metric.reason in together:
-                together[metric.reason].append(spec.title)
+                together[metric.reason].append(metric.title)
                 continue
-            unit = metric.unit or spec.unit
             row = [
-                Text(clean(spec.title)),
+                Text(clean(metric.title)),
                 Text(number(metric.value)),
                 Text(interval(metric.ci), style="dim"),
             ]
             if metric.value is None:
                 row[1] = Text("undefined", style="yellow")
-            row.append(Text(clean(metric.reason or unit), style="dim"))
+            row.append(Text(clean(metric.reason or metric.unit), style="dim"))
             if wide:
                 row.append(Text(metric.id, style="dim"))
             table.add_row(*row)

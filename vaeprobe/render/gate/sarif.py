@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 from vaeprobe._version import __version__
 from vaeprobe.gate.outcome import GateReport, ModelReport, Outcome
-from vaeprobe.probes import metric_specs
 from vaeprobe.render import json_document
 from vaeprobe.render.text import clean
+from vaeprobe.report import MetricSpec
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 KIND = {"fail": "fail", "inconclusive": "open", "undefined": "open", "pass": "pass"}
@@ -19,6 +19,7 @@ KIND = {"fail": "fail", "inconclusive": "open", "undefined": "open", "pass": "pa
 
 def render(report: GateReport) -> str:
     results = [r for model in report.models for r in _results(model)]
+    specs = {o.metric.id: o.metric.spec for model in report.models for o in model.outcomes}
     ids = sorted({r["ruleId"] for r in results})
     for result in results:
         result["ruleIndex"] = ids.index(result["ruleId"])
@@ -27,7 +28,7 @@ def render(report: GateReport) -> str:
             "driver": {
                 "name": "vaeprobe",
                 "version": __version__,
-                "rules": [_rule(id) for id in ids],
+                "rules": [_rule(id, specs.get(id)) for id in ids],
             }
         },
         "columnKind": "utf16CodeUnits",
@@ -42,8 +43,7 @@ def render(report: GateReport) -> str:
     return json_document.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
-def _rule(id: str) -> dict[str, Any]:
-    spec = metric_specs().get(id)
+def _rule(id: str, spec: MetricSpec | None) -> dict[str, Any]:
     title = spec.title if spec else id
     help_text = " ".join(t for t in (spec.meaning, spec.remedy) if t) if spec else ""
     return {

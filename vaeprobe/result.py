@@ -1,0 +1,124 @@
+"""What every probe returns: numbers with a verdict, and the page that shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self, overload
+
+from vaeprobe.errors import did_you_mean
+from vaeprobe.report import Artifact, Check, Finding, Metric, Page, Section, worst_status
+
+
+class UnknownMetric(KeyError):
+    """A result has no metric of this id."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would quote it
+
+
+class Reading:
+    """A metric as an attribute: `alignment = Reading("orthogonality.alignment")` in a result's class.
+
+    `result.alignment` is then the same `Metric` as `result["orthogonality.alignment"]`.
+    """
+
+    def __init__(self, id: str) -> None:
+        self.id = id
+
+    @overload
+    def __get__(self, result: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, result: Result, owner: type) -> Metric: ...
+    def __get__(self, result: Result | None, owner: type) -> Metric | Self:
+        return self if result is None else result[self.id]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What every probe returns.
+
+    Attributes:
+        metrics: by id; read one with `result["orthogonality.mean_abs_cosine"]`.
+        verdict: one word (or a few), fit for a program.
+        summary: the verdict as a researcher would write it, one to three sentences.
+        findings: what deserves attention.
+        settings: the probe's settings, JSON-able: seed, samples, likelihood, method, dtype, ...
+        artifact: the file, or None for a decoder made in Python.
+        checks: limits that were asked for.
+    """
+
+    command: ClassVar[str] = ""
+
+    metrics: Mapping[str, Metric]
+    verdict: str = ""
+    summary: str = ""
+    findings: tuple[Finding, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    artifact: Artifact | None = None
+    checks: tuple[Check, ...] = ()
+
+    def __getitem__(self, id: str) -> Metric:
+        """Return a metric by its id.
+
+        Raises:
+            KeyError: there is none; the message offers the nearest.
+        """
+        if id not in self.metrics:
+            hint = did_you_mean(id, self.metrics)
+            raise UnknownMetric(f"no metric of this result is called `{id}`" + (f"; {hint}" if hint else ""))
+        return self.metrics[id]
+
+    def sections(self) -> tuple[Section, ...]:
+        """Return the tables and pictures that show this result, most important first."""
+        return ()
+
+    def details(self) -> dict[str, Any]:
+        """Return what else belongs in the JSON form (matrices, per-latent rows), JSON-able."""
+        return {}
+
+    def per_sample(self) -> Mapping[str, Sequence[float]]:
+        """Return the values behind each metric that is a mean over latents, by metric id, in drawing order.
+
+        The gate pairs them with a baseline's on the same latents.
+        """
+        return {}
+
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        """Return a writer for each file that the probe was asked to save, by the name of its option."""
+        return {}
+
+    def page(self) -> Page:
+        """Return what renderers show."""
+        return Page(
+            command=self.command,
+            artifact=self.artifact,
+            settings=self.settings,
+            verdict=self.verdict,
+            summary=self.summary,
+            metrics=self.metrics,
+            checks=self.checks,
+            findings=self.findings,
+            sections=self.sections(),
+            details=self.details(),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able form: schema, metrics, verdict, findings, checks, settings, artifact."""
+        return self.page().to_dict()
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all checks pass or none was asked; 1 a check failed; 3 one could not be decided."""
+        return worst_status(c.status for c in self.checks if c.level == "error")
+
+    def __rich__(self) -> Any:
+        from vaeprobe.render import terminal
+
+        return terminal.view(self.page())
+
+    def _repr_html_(self) -> str:
+        from vaeprobe.render import html
+
+        return html.fragment(self.page())
