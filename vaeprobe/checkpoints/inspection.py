@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal
 from vaeprobe.checkpoints import architecture, presets, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
-<<<<<<< HEAD
 from vaeprobe.files import safetensors
 from vaeprobe.files.pickles import Global, PickleError, interpret
 from vaeprobe.files.sniff import Format, sniff
@@ -22,11 +21,8 @@ from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
 from vaeprobe.files.trust import foreign, named, trust
 from vaeprobe.files.zips import open_archive
-from vaeprobe.report import Artifact, Finding, Result, Section, Table
-=======
 from vaeprobe.report import Artifact, Finding, Section, Table
 from vaeprobe.result import Result
->>>>>>> 0f42479 (Let a metric carry what it means and a result stand above the pages that show it; forbid circles between files)
 
 __all__ = ["Inspection", "TensorInfo", "inspect"]
 

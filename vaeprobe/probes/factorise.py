@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.probes.base import Probe, option
+from vaeprobe.probes.orthogonality_metrics import LATENTS
 from vaeprobe.report import (
     Finding,
     Heatmap,
@@ -251,7 +252,7 @@ METRICS: tuple[MetricSpec, ...] = (
         remedy="`vaeprobe trace` measures the same as the closure defect of loops.",
     ),
 )
-SPECS = specs_by_id(METRICS)
+SPECS = specs_by_id((*LATENTS, *METRICS))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -241,3 +241,4 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
 )
 SPECS = specs_by_id(METRICS)
+LATENTS = METRICS[:2]  # what other probes count too
