@@ -12,6 +12,7 @@ from typing import ClassVar
 
 __all__ = [
     "ArchitectureError",
+    "BlueprintError",
     "ContractError",
     "InputError",
     "MissingExtraError",
@@ -46,6 +47,12 @@ class UsageError(VaeprobeError, ValueError):
 
     exit_code = 2
     code = "usage"
+
+
+class BlueprintError(UsageError):
+    """A blueprint is malformed, or does not fit the tensors (exit code 2)."""
+
+    code = "blueprint"
 
 
 class MissingExtraError(UsageError, ImportError):

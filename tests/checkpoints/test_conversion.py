@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.conversion import convert
-from vaeprobe.checkpoints.layers import GaussianEncoder
+from vaeprobe.checkpoints.network.modules import GaussianEncoder
 from vaeprobe.cli import run
 from vaeprobe.decoder import Decoder, Encoder, Group
 from vaeprobe.errors import UsageError

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints import presets
-from vaeprobe.checkpoints.blueprint import Blueprint, assemble
+from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.draft import draft
+from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.errors import ArchitectureError
 
 

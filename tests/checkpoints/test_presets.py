@@ -12,7 +12,8 @@ from torch import Tensor
 
 import vaeprobe
 from vaeprobe.checkpoints import presets
-from vaeprobe.checkpoints.blueprint import Blueprint, assemble
+from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import UsageError
 from vaeprobe.latents import Prior

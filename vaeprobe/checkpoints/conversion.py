@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, EncoderPlan
-from vaeprobe.checkpoints.layers import GaussianEncoder, describe
+from vaeprobe.checkpoints.network.describe import conditions_of, describe
+from vaeprobe.checkpoints.network.modules import GaussianEncoder
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.latents import Prior
@@ -94,6 +95,7 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
         likelihood=decoder.likelihood,
         parameter=decoder.parameter,
         prefix="decoder.",
+        conditions=conditions_of(decoder.module, "decoder."),
         assumptions=_assumptions(decoder),
     )
     plan, own = _plan_of(decoder)
@@ -119,6 +121,7 @@ def _plan_of(decoder: Decoder) -> tuple[EncoderPlan | None, dict[str, Tensor]]:
         output=network.output,
         second=network.second,
         prefix="encoder.",
+        limits=network.limits,
     )
     if network.output == "heads":
         mean, own = describe(network.mean, "encoder.", "mean")

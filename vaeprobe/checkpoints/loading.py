@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints import architecture, selection
-from vaeprobe.checkpoints.blueprint import Blueprint, assemble
-from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.network.assemble import assemble
+from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.weights import Weights, realise
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import (

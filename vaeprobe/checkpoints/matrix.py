@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.layers import Parts, Uninitialised
+from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.checkpoints.network.tensors import Uninitialised
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.report import Finding

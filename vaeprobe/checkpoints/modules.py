@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.selection import is_module, submodules
 from vaeprobe.checkpoints.weights import realise

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import exported as module
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import InputError

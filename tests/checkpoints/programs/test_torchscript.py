@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import torchscript
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import InputError

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.layers import Parts, assumptions_of, layers_unused
+from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, layers_unused
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.weights import realise
 from vaeprobe.decoder import Group

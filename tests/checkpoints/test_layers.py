@@ -1,0 +1,234 @@
+"""Layers that `torch.nn` lacks, or whose kernels have no forward mode: against torch's own, formulas, and finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, BlueprintError
+from vaeprobe.checkpoints.conversion import blueprint_of
+from vaeprobe.checkpoints.network.assemble import assemble
+from vaeprobe.decoder import Decoder
+
+
+def built(layers: str, tensors: dict[str, Tensor], head: str = "") -> Any:
+    """Return the network of `[decoder] layers = [...]` in float64."""
+    bp = Blueprint.from_toml(f"{head}\n[decoder]\nlayers = [{layers}]")
+    assert Blueprint.from_toml(bp.to_toml()) == bp
+    return assemble(bp, {k: t.double() for k, t in tensors.items()})
+
+
+def rows(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def held_to(network: Any, expected: Any, d: int, *, again: bool = True) -> None:
+    """Hold a network against a function, its derivative against central differences, and its description against itself."""
+    z = rows(3, d)
+    assert torch.allclose(network.decoder(z), expected(z), atol=1e-12)
+    decoder = Decoder(network.decoder, d, dtype=torch.float64)
+    assert decoder.differentiation == "forward"
+    v, h = rows(3, d), 1e-6
+    _, moved = torch.func.jvp(decoder.flat, (z,), (v,))
+    slope = (decoder.flat(z + h * v) - decoder.flat(z - h * v)) / (2 * h)
+    assert torch.allclose(moved, slope, atol=1e-7, rtol=1e-6)
+    if again:
+        bp, tensors = blueprint_of(decoder)
+        assert torch.equal(
+            assemble(Blueprint.from_toml(bp.to_toml()), tensors).decoder(z), network.decoder(z)
+        )
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize(
+    "names", [("to_q", "to_k", "to_v", "to_out.0"), ("query", "key", "value", "proj_attn"), ("q", "k", "v", "proj_out")]
+)  # fmt: skip
+def test_attention_is_that_of_torch(heads: int, names: tuple[str, ...]) -> None:
+    c, side = 4, 3
+    W, b = rows(4, c, c), rows(4, c)
+    unit = (..., None, None) if names[0] == "q" else (...,)  # the original names are 1 x 1 convolutions
+    tensors = {f"a.{n}.weight": W[i][unit] for i, n in enumerate(names)}
+    tensors |= {f"a.{n}.bias": b[i] for i, n in enumerate(names)}
+    network = built(f'{{ reshape = [{c}, {side}, {side}] }}, {{ attention = "a", heads = {heads} }}', tensors)
+
+    def expected(z: Tensor) -> Tensor:
+        x = z.reshape(-1, c, side * side).mT
+        q, k, v = (
+            F.linear(x, W[i], b[i]).unflatten(2, (heads, -1)).transpose(1, 2).contiguous() for i in range(3)
+        )
+        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return F.linear(h, W[3], b[3]).mT.reshape(-1, c, side, side)
+
+    held_to(network, expected, c * side * side)
+
+
+def test_attention_in_the_names_of_torch() -> None:
+    own = nn.MultiheadAttention(6, 3, batch_first=True, dtype=torch.float64).eval()
+    tensors = {f"a.{k}": t.detach() for k, t in own.state_dict().items()}
+    network = built('{ reshape = [6, 5] }, { attention = "a", heads = 3 }', tensors)
+
+    def expected(z: Tensor) -> Tensor:
+        x = z.reshape(-1, 6, 5).mT
+        out: Tensor = own(x, x, x, need_weights=False)[0]
+        return out.mT
+
+    held_to(network, expected, 30)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize(("layers", "both"), [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize("last", [False, True])
+def test_recurrent_layers_are_those_of_torch(cell: str, layers: int, both: bool, last: bool) -> None:
+    cls = {"gru": nn.GRU, "lstm": nn.LSTM}[cell]
+    own = cls(3, 5, layers, batch_first=True, bidirectional=both, dtype=torch.float64)
+    tensors = {f"r.{k}": t.detach() for k, t in own.state_dict().items()}
+    network = built(
+        f'{{ repeat = 4 }}, {{ {cell} = "r", last = {str(last).lower()} }}', tensors, "latents = 3"
+    )
+
+    def expected(z: Tensor) -> Tensor:
+        with torch.no_grad():
+            y: Tensor = own(z[:, None].expand(-1, 4, -1))[0]
+        return y[:, -1] if last else y
+
+    held_to(network, expected, 3)
+
+
+def test_a_recurrent_layer_needs_steps() -> None:
+    own = nn.GRU(3, 5)
+    with pytest.raises(BlueprintError) as caught:
+        built('{ gru = "r" }', {f"r.{k}": t.detach() for k, t in own.state_dict().items()}, "latents = 3")
+    assert "repeat = STEPS" in (caught.value.hint or "")
+
+
+def test_norms_over_channels() -> None:
+    w, b = rows(4), rows(4)
+    maps = "{ reshape = [4, 2, 2] }"
+    shaped = (slice(None), None, None)
+
+    def rms(z: Tensor) -> Tensor:
+        return F.rms_norm(z.reshape(-1, 4, 2, 2).movedim(1, -1), (4,), eps=1e-5).movedim(-1, 1)
+
+    def layer(z: Tensor) -> Tensor:
+        return F.layer_norm(z.reshape(-1, 4, 2, 2).movedim(1, -1), (4,), eps=1e-5).movedim(-1, 1)
+
+    held_to(built(f"{maps}, {{ rms_norm = true }}", {}), rms, 16)
+    held_to(built(f"{maps}, {{ channel_norm = true }}", {}), layer, 16)
+    for name, plain in (("rms_norm", rms), ("channel_norm", layer)):
+        for leaf in ("weight", "gamma"):
+            tensors = {f"n.{leaf}": w.reshape(4, 1, 1), "n.bias": b}
+            network = built(f'{maps}, {{ {name} = "n" }}', tensors)
+            held_to(network, lambda z, f=plain: f(z) * w[shaped] + b[shaped], 16)
+
+
+def test_layer_norm_without_weights() -> None:
+    held_to(built('"layer_norm"', {}, "latents = 6"), lambda z: F.layer_norm(z, (6,)), 6)
+    held_to(
+        built("{ reshape = [2, 3] }, { layer_norm = true, axes = 2 }", {}),
+        lambda z: F.layer_norm(z.reshape(-1, 2, 3), (2, 3)),
+        6,
+    )
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("both", [True, False])
+def test_snake(log: bool, both: bool) -> None:
+    a, b = rows(1, 2, 1).abs() + 0.5, rows(1, 2, 1).abs() + 0.1
+    tensors = {"s.alpha": a, **({"s.beta": b} if both else {})}
+    network = built(f'{{ reshape = [2, 3] }}, {{ snake = "s", log = {str(log).lower()} }}', tensors)
+
+    def expected(z: Tensor) -> Tensor:
+        x, alpha, beta = z.reshape(-1, 2, 3), a, b if both else a
+        if log:
+            alpha, beta = alpha.exp(), beta.exp()
+        return x + torch.sin(alpha * x) ** 2 / (beta + 1e-9)
+
+    held_to(network, expected, 6)
+
+
+@pytest.mark.parametrize(
+    ("layer", "d", "expected"),
+    [
+        ('"log1p", "exp"', 4, lambda z: z.log1p().exp()),
+        ('"l2_normalise"', 4, lambda z: z / z.norm(dim=1, keepdim=True)),
+        ("{ reshape = [2, 3] }, { permute = [2, 1] }", 6, lambda z: z.reshape(-1, 2, 3).mT),
+        ("{ repeat = 3 }", 2, lambda z: torch.stack([z, z, z], 1)),
+        ("{ reshape = [2, 2] }, { repeat_channels = 2 }", 4, lambda z: z.reshape(-1, 2, 2)[:, [0, 0, 1, 1]]),
+        ("{ reshape = [1, 4] }, { pad = [2, 0] }", 4, lambda z: torch.cat([z.new_zeros(len(z), 1, 2), z[:, None]], 2)),
+        ('{ reshape = [1, 4] }, { pad = [2, 0], mode = "replicate" }', 4, lambda z: z[:, None, [0, 0, 0, 1, 2, 3]]),
+        ("{ reshape = [1, 2, 2] }, { resize = [4, 2] }", 4, lambda z: z.reshape(-1, 1, 2, 2)[:, :, [0, 0, 1, 1]]),
+        ("{ reshape = [1, 2, 2] }, { resize = 3, mode = \"bilinear\", align_corners = true }", 4,
+         lambda z: F.interpolate(z.reshape(-1, 1, 2, 2), 3, mode="bilinear", align_corners=True)),
+    ],
+)  # fmt: skip
+def test_layers_without_weights(layer: str, d: int, expected: Any) -> None:
+    if "log1p" in layer:
+        layer = f'"sigmoid", {layer}'
+        held_to(built(layer, {}, f"latents = {d}"), lambda z: expected(torch.sigmoid(z)), d)
+    else:
+        held_to(built(layer, {}, f"latents = {d}"), expected, d)
+
+
+# -- what a decoder is held at ------------------------------------------------------------------------------
+
+LABEL = "latents = 2\n[condition.label]\nonehot = 3\n"
+
+
+@pytest.mark.parametrize("value", [0, 2])
+def test_a_one_hot_condition_is_appended(value: int) -> None:
+    W = rows(4, 5)
+    network = built('{ concat = "label" }, { linear = "W" }', {"W.weight": W}, f"{LABEL}value = {value}")
+    held_to(network, lambda z: z @ W[:, :2].T + W[:, 2 + value], 2)
+    assert network.latent_dim == 2
+
+
+def test_an_embedding_and_a_number() -> None:
+    E, W = rows(3, 5), rows(4, 7)
+    head = 'latents = 2\n[condition.label]\nembedding = "emb"\nvalue = 1\n[condition.size]\nnumber = 2.5'
+    network = built(
+        '{ concat = "label" }, { linear = "W" }, { multiply = "size" }',
+        {"emb.weight": E, "W.weight": W},
+        head,
+    )
+    held_to(network, lambda z: 2.5 * (z @ W[:, :2].T + W[:, 2:] @ E[1]), 2)
+    assert network.notes == ()
+
+
+def test_a_condition_on_maps_is_added_and_appended_at_each_place() -> None:
+    E = rows(3, 2)
+    head = 'latents = 8\n[condition.label]\nembedding = "emb"\nvalue = 2'
+    both = built('{ reshape = [2, 2, 2] }, { add = "label" }, { concat = "label" }', {"emb.weight": E}, head)
+
+    def expected(z: Tensor) -> Tensor:
+        x = z.reshape(-1, 2, 2, 2) + E[2][:, None, None]
+        return torch.cat([x, E[2][:, None, None].expand(len(x), 2, 2, 2)], 1)
+
+    held_to(both, expected, 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ('[decoder]\nlayers = [{ concat = "lable" }]\n[condition.label]\nonehot = 3', "names no condition", "did you mean `label`"),
+        ("[condition.label]\nonehot = 1", "must be a number of classes", None),
+        ("[condition.label]\nonehot = 3\nvalue = 3", "must be a class, counted from 0", None),
+        ("[condition.label]\nvalue = 3", "must be one of onehot, embedding, number", "onehot = 10"),
+        ("[condition.label]\nonehot = 3\nnumber = 1", "must be one of", None),
+    ],
+)  # fmt: skip
+def test_a_malformed_condition_says_where(text: str, message: str, hint: str | None) -> None:
+    with pytest.raises(BlueprintError) as caught:
+        Blueprint.from_toml(text)
+    assert message in caught.value.message
+    assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_every_kind_can_be_written_and_read() -> None:
+    for name, kind in KINDS.items():
+        if kind.bare:
+            bp = Blueprint.from_toml(f'[decoder]\nlayers = ["{name}"]')
+            assert Blueprint.from_toml(bp.to_toml()) == bp

@@ -1,0 +1,127 @@
+"""A blueprint: the architecture of a decoder as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vaeprobe.checkpoints.blueprint import reading
+from vaeprobe.checkpoints.blueprint.condition import Condition
+from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, block, toml_key, toml_value
+
+__all__ = ["Blueprint", "METADATA_KEY"]
+
+METADATA_KEY = "vaeprobe.blueprint"
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """The architecture of a decoder.
+
+    Attributes:
+        layers: the decoder's; empty for a self-contained program.
+        latents: groups of latents in order; empty where the first layer tells their number.
+        likelihood: gaussian, bernoulli, poisson, categorical, or None where it is not known.
+        parameter: whether the output is the likelihood's mean or its natural parameter.
+        prefix: put before every tensor name of the decoder.
+        encoder: the encoder, where it is described.
+        name: what to call it: a preset's name.
+        conditions: what the decoder takes beside its latents.
+        assumptions: what a draft had to guess, in words; reported until somebody takes them out.
+        origin: where it came from: a file, "preset burgess", "draft"; not part of its meaning.
+    """
+
+    layers: tuple[Layer, ...] = ()
+    latents: Latents = ()
+    likelihood: str | None = None
+    parameter: Literal["mean", "natural"] = "mean"
+    prefix: str = ""
+    encoder: EncoderPlan | None = None
+    conditions: tuple[Condition, ...] = ()
+    name: str = ""
+    assumptions: tuple[str, ...] = ()
+    origin: str = field(default="blueprint", compare=False)
+
+    @property
+    def latent_dim(self) -> int | None:
+        """Number of latents, where the blueprint says it."""
+        return sum(size for _, size in self.latents) or None
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    @classmethod
+    def from_toml(cls, text: str, origin: str = "blueprint") -> Blueprint:
+        """Return the blueprint that a TOML text describes.
+
+        Raises:
+            BlueprintError: the text is no TOML, or says something a blueprint cannot say.
+        """
+        return cls(**reading.fields(text, origin), origin=origin)
+
+    @classmethod
+    def from_metadata(
+        cls, metadata: Mapping[str, str], origin: str = "safetensors metadata"
+    ) -> Blueprint | None:
+        """Return the blueprint embedded in the metadata of a safetensors file, or None.
+
+        Raises:
+            BlueprintError: there is one and it is malformed.
+        """
+        text = metadata.get(METADATA_KEY)
+        return cls.from_toml(text, origin) if text is not None else None
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return the metadata that embeds this blueprint in a safetensors file."""
+        return {METADATA_KEY: self.to_toml()}
+
+    def to_toml(self) -> str:
+        """Return the blueprint as TOML; `from_toml` gives it back."""
+        lines = []
+        if self.name:
+            lines.append(f"name = {toml_value(self.name)}")
+        if len(self.latents) == 1 and self.latents[0][0] == "normal":
+            lines.append(f"latents = {self.latents[0][1]}")
+        elif self.latents:
+            lines.append(f"latents = [{', '.join(f'{{ {kind} = {size} }}' for kind, size in self.latents)}]")
+        if self.likelihood:
+            lines.append(f"likelihood = {toml_value(self.likelihood)}")
+        if self.parameter != "mean":
+            lines.append(f"parameter = {toml_value(self.parameter)}")
+        if self.assumptions:
+            lines.append("# what was guessed: check each line, mend the layers below, and delete it here")
+            lines.append("assumptions = [")
+            lines += [f"    {toml_value(a)}," for a in self.assumptions]
+            lines.append("]")
+        for c in self.conditions:
+            lines += ["", f"[condition.{toml_key(c.name)}]"]
+            first = {"onehot": c.size, "embedding": c.key, "number": c.value}[c.kind]
+            lines.append(f"{c.kind} = {toml_value(first)}")
+            if c.kind != "number" and (c.value or c.chosen):
+                lines.append(f"value = {int(c.value)}")
+            if c.names:
+                lines.append(f"names = {toml_value(list(c.names))}")
+        if self.layers:
+            lines += ["", "[decoder]"]
+            if self.prefix:
+                lines.append(f"prefix = {toml_value(self.prefix)}")
+            lines += block("layers", self.layers)
+        if self.encoder:
+            e = self.encoder
+            lines += ["", "[encoder]"]
+            if e.prefix:
+                lines.append(f"prefix = {toml_value(e.prefix)}")
+            lines.append(f"input = {toml_value(list(e.input))}")
+            lines += block("layers", e.layers)
+            if e.output == "heads":
+                lines += block("mean", e.mean)
+                lines += block(e.second, e.spread)
+            else:
+                lines.append(f"output = {toml_value(e.output)}")
+                if e.second != "log_variance":
+                    lines.append(f"second = {toml_value(e.second)}")
+            if e.limits:
+                lines.append(f"limits = {toml_value(list(e.limits))}")
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,113 @@
+"""The tensors of a file by name, given to modules as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from vaeprobe.checkpoints.blueprint.condition import Condition
+from vaeprobe.errors import ArchitectureError, BlueprintError, did_you_mean
+
+__all__ = ["Misfit", "Tensors", "Uninitialised", "shown"]
+
+
+class Misfit(BlueprintError):
+    """A layer does not fit its input or its tensors."""
+
+    part: str = ""
+    index: int = 0
+
+
+def shown(shape: Sequence[int]) -> str:
+    """Return a shape in parentheses, as torch writes it."""
+    return f"({shape[0]},)" if len(shape) == 1 else f"({', '.join(map(str, shape))})"
+
+
+@dataclass
+class Tensors:
+    """The tensors of a file, which of them were used, and what the decoder is held at.
+
+    Attributes:
+        origin: how messages call the blueprint that asks for them.
+    """
+
+    tensors: Mapping[str, Tensor]
+    origin: str
+    conditions: tuple[Condition, ...] = ()
+    used: set[str] = field(default_factory=set)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What to compute in: half precision is cast up, and the widest type of the file wins."""
+        return (
+            torch.float64 if any(t.dtype == torch.float64 for t in self.tensors.values()) else torch.float32
+        )
+
+    def get(self, name: str) -> Tensor | None:
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            return None
+        self.used.add(name)
+        if not tensor.is_floating_point():
+            raise ArchitectureError(
+                f"tensor `{name}` is {str(tensor.dtype).removeprefix('torch.')}, and weights must be real numbers",
+                hint="quantised and complex weights are not supported: save the model in float32",
+            )
+        return tensor
+
+    def need(self, name: str) -> Tensor:
+        tensor = self.get(name)
+        if tensor is None:
+            tail = name.rpartition(".")[0].rpartition(".")[2]
+            others = sorted(self.tensors, key=lambda k: tail not in k)
+            raise BlueprintError(
+                f"`{self.origin}` asks for the tensor `{name}`, which the file does not hold",
+                hint=did_you_mean(name, others)
+                or f"it holds {len(others)} tensors: {', '.join(f'`{k}`' for k in others[:4])}{', ...' if len(others) > 4 else ''}",
+            )
+        return tensor
+
+    def weight(self, key: str, *, outputs: int = 0) -> Tensor:
+        """Return `key.weight`, folding in weight or spectral normalisation; `outputs` is the axis of the outputs."""
+        v, g = self.get(f"{key}weight_v"), self.get(f"{key}weight_g")
+        if v is None:
+            g, v = (
+                self.get(f"{key}parametrizations.weight.original0"),
+                self.get(f"{key}parametrizations.weight.original1"),
+            )
+        if v is not None and g is not None:
+            lone = next((i for i, n in enumerate(g.shape) if n > 1), 0)  # the axis that keeps its own length
+            return torch._weight_norm(v, g, lone)
+        raw, left, right = (self.get(f"{key}weight_{part}") for part in ("orig", "u", "v"))
+        if raw is None:
+            raw, left, right = (
+                self.get(f"{key}parametrizations.weight.{part}") for part in ("original", "0._u", "0._v")
+            )
+        if raw is not None and left is not None and right is not None:
+            return raw / (left @ (raw.transpose(0, outputs).flatten(1) @ right))
+        return self.need(f"{key}weight")
+
+    def put(self, module: nn.Module, **tensors: Tensor | None) -> nn.Module:
+        """Give a module without memory its tensors, as they are: nothing is copied but what is cast up."""
+        state = {k: t.detach().to(self.dtype) for k, t in tensors.items() if t is not None}
+        try:
+            module.load_state_dict(state, strict=False, assign=True)
+        except RuntimeError:
+            shapes = ", ".join(f"{k} {shown(t.shape)}" for k, t in state.items())
+            raise Misfit(f"its tensors do not fit one another: {shapes}") from None
+        return module
+
+
+class Uninitialised(TorchFunctionMode):
+    """Makes modules without drawing their initial weights, which would be thrown away."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ("uniform_", "normal_", "fill_", "zero_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
