@@ -269,7 +269,7 @@ def test_a_signal_leaves_no_partial_output(sent: signal.Signals, code: int, tmp_
 
 
 def test_explain_covers_every_metric_and_code(capsys: pytest.CaptureFixture[str]) -> None:
-    from vaeprobe import meanings
+    from vaeprobe import explain
     from vaeprobe.probes import metric_specs
 
     for id, spec in metric_specs().items():
@@ -286,7 +286,7 @@ def test_explain_covers_every_metric_and_code(capsys: pytest.CaptureFixture[str]
         ):
             assert text, f"{id} leaves something unsaid"
         assert spec.title in page
-    for code in meanings.CODES:
+    for code in explain.codes():
         assert run(["explain", code]) == 0
         assert capsys.readouterr().out.startswith(code)
 

@@ -84,10 +84,10 @@ def test_files_and_commands_named_in_the_readme_exist() -> None:
 
 
 def table() -> str:
-    from vaeprobe import meanings
+    from vaeprobe import explain
     from vaeprobe.probes import metric_specs
 
-    return meanings.markdown_table(metric_specs())
+    return explain.markdown_table(metric_specs())
 
 
 def rewrite() -> None:

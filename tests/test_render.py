@@ -11,6 +11,7 @@ from typing import ClassVar
 import pytest
 from rich.console import Console
 
+from vaeprobe.findings import FindingSpec
 from vaeprobe.render import html, json_document, markdown, terminal
 from vaeprobe.render.text import clean, number
 from vaeprobe.report import (
@@ -66,7 +67,7 @@ def result() -> Example:
         metrics=metric_map([known, Metric.undefined(unknown, NASTY)]),
         verdict=NASTY,
         summary=NASTY,
-        findings=(Finding(code="x", level="warning", message=NASTY, hint=NASTY),),
+        findings=(Finding(FindingSpec("x", "warning", "a", "b"), NASTY, hint=NASTY),),
         artifact=Artifact(path=NASTY, sha256="0" * 64, format="state_dict", architecture=NASTY),
         checks=(Check(metric=known, side="max", limit=2.0),),
     )

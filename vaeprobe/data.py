@@ -26,6 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias, cast
 import numpy as np
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError, did_you_mean
+from vaeprobe.findings import SCALED, TRAILING_BYTES
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -503,7 +504,7 @@ def _open_npy(path: str) -> _Shard:
     notes: tuple[Finding, ...] = ()
     if offset + needed < size:
         message = f"`{path}` has {size - offset - needed} bytes after its array, which were ignored"
-        notes = (Finding(code="trailing-bytes", level="warning", message=message),)
+        notes = (Finding(TRAILING_BYTES, message),)
     return _RawShard(**common, offset=offset, fortran=fortran and len(shape) > 1, notes=notes)
 
 
@@ -774,7 +775,7 @@ def _scaling(scale: str | float, shards: Sequence[_Shard]) -> tuple[float, tuple
                 "some files hold uint8 and some do not", hint="say how to scale with --scale none or a factor"
             )
         message = "uint8 values were divided by 255 (--scale none keeps them)"
-        return 1 / 255, (Finding(code="scaled", level="note", message=message),)
+        return 1 / 255, (Finding(SCALED, message),)
     if scale == "none":
         return 1.0, ()
     try:
@@ -786,7 +787,7 @@ def _scaling(scale: str | float, shards: Sequence[_Shard]) -> tuple[float, tuple
         raise UsageError(
             f"`{scale}` is no scale", hint="auto, none, or a positive factor such as 0.1 or 1/255"
         )
-    return factor, (Finding(code="scaled", level="note", message=f"values were multiplied by {scale}"),)
+    return factor, (Finding(SCALED, f"values were multiplied by {scale}"),)
 
 
 def _float_type(shard: _Shard) -> np.dtype[Any]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.findings import REVERSE_MODE, TRAINING_MODE
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.report import Artifact, Finding
@@ -155,11 +156,7 @@ class Decoder:
         self._set("prior", prior)
         if isinstance(self.function, nn.Module):
             if self.function.training:
-                note = Finding(
-                    code="training-mode",
-                    level="note",
-                    message="the module was in training mode: probed in eval mode",
-                )
+                note = Finding(TRAINING_MODE, "the module was in training mode: probed in eval mode")
                 self._set("notes", (*self.notes, note))
             self._set("function", frozen_copy(self.function))
         if isinstance(self.natural, nn.Module):
@@ -363,11 +360,7 @@ class Decoder:
                 if forward is None
                 else "gives wrong forward-mode derivatives"
             )
-            note = Finding(
-                code="reverse-mode",
-                level="note",
-                message=f"the decoder {why}: reverse mode is used, which is slower",
-            )
+            note = Finding(REVERSE_MODE, f"the decoder {why}: reverse mode is used, which is slower")
             self._set("notes", (*self.notes, note))
 
     def _adjoint_pairs(self, z: Tensor, mode: Differentiation) -> list[float] | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 __all__ = [
+    "ERRORS",
     "ArchitectureError",
     "BlueprintError",
     "ContractError",
@@ -35,6 +36,11 @@ class VaeprobeError(Exception):
 
     exit_code: ClassVar[int] = 70
     code: ClassVar[str] = "internal"
+    # what `vaeprobe explain CODE` says
+    meaning: ClassVar[str] = "A bug of vaeprobe (exit code 70)."
+    remedy: ClassVar[str] = (
+        "Run again with VAEPROBE_DEBUG=1 and report the traceback with the smallest file that shows it."
+    )
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -47,18 +53,27 @@ class UsageError(VaeprobeError, ValueError):
 
     exit_code = 2
     code = "usage"
+    meaning = "An option, argument, policy or blueprint is wrong (exit code 2)."
+    remedy = "The hint names the nearest valid name or form; `vaeprobe COMMAND --help` lists all."
 
 
 class BlueprintError(UsageError):
     """A blueprint is malformed, or does not fit the tensors (exit code 2)."""
 
     code = "blueprint"
+    meaning = "A blueprint is malformed, or its layers do not fit the tensors of the file (exit code 2)."
+    remedy = (
+        "The message names the layer and both shapes, the hint the nearest fix. `vaeprobe inspect MODEL` "
+        "lists the tensors; `--draft-blueprint OUT` writes a first version."
+    )
 
 
 class MissingExtraError(UsageError, ImportError):
     """A feature needs a package that is not installed (exit code 2); the hint is the pip command."""
 
     code = "missing-extra"
+    meaning = "A feature needs a package that is not installed (exit code 2)."
+    remedy = "Run the pip command in the hint."
 
 
 class UnsafeError(VaeprobeError):
@@ -66,6 +81,14 @@ class UnsafeError(VaeprobeError):
 
     exit_code = 4
     code = "unsafe"
+    meaning = (
+        "The file asks for something that could run code, write files or reach outside itself, and is "
+        "refused (exit code 4)."
+    )
+    remedy = (
+        "Ask its author for safetensors with a blueprint, or for a bare state_dict. Do not load a file from "
+        "a stranger by other means: what it would import is named in the message."
+    )
 
 
 class InputError(VaeprobeError, ValueError):
@@ -73,18 +96,36 @@ class InputError(VaeprobeError, ValueError):
 
     exit_code = 5
     code = "unreadable"
+    meaning = "The file is missing, damaged, empty, or in no format that vaeprobe reads (exit code 5)."
+    remedy = (
+        "The message says what was found. A git-LFS pointer wants `git lfs pull`; a web page saved by "
+        "mistake wants another download."
+    )
 
 
 class ArchitectureError(InputError):
     """The file holds weights, and what network they belong to is unknown or does not fit (exit code 5)."""
 
     code = "architecture"
+    meaning = "The file holds weights alone, and nothing says which network they belong to (exit code 5)."
+    remedy = (
+        "Write a blueprint (`vaeprobe inspect MODEL --draft-blueprint OUT` makes a marked draft), or name "
+        "your own code with --arch."
+    )
 
 
 class ContractError(InputError):
     """A decoder breaks the contract of `vaeprobe.Decoder` (exit code 5)."""
 
     code = "contract"
+    meaning = (
+        "The network is no decoder in vaeprobe's sense: deterministic, rows independent, finite, "
+        "differentiable (exit code 5)."
+    )
+    remedy = (
+        "The message says which property fails and what usually causes it. Wrap the network so that it "
+        "returns the mean instead of a sample."
+    )
 
 
 class ResourceError(VaeprobeError):
@@ -92,6 +133,18 @@ class ResourceError(VaeprobeError):
 
     exit_code = 6
     code = "resources"
+    meaning = "The run would take, or took, more memory or time than allowed (exit code 6)."
+    remedy = "Fewer --samples, a smaller --chunk, or only some components."
+
+
+def _codes(cls: type[VaeprobeError]) -> dict[str, type[VaeprobeError]]:
+    found = {cls.code: cls}
+    for sub in cls.__subclasses__():
+        found |= _codes(sub)
+    return found
+
+
+ERRORS: dict[str, type[VaeprobeError]] = _codes(VaeprobeError)  # by code
 
 
 def bug(error: Exception) -> VaeprobeError:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from vaeprobe.findings import FINDINGS, FindingSpec, Level
+
 SCHEMA_VERSION = 1
 
 Value: TypeAlias = float | int | bool | str | list[Any] | dict[str, Any] | None
 Better: TypeAlias = Literal["lower", "higher"]
-Level: TypeAlias = Literal["error", "warning", "note"]
 Status: TypeAlias = Literal["pass", "fail", "inconclusive", "undefined"]
 
 
@@ -119,17 +120,40 @@ class Metric:
         return out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Finding:
-    """A statement worth a reader's attention, with the code that `vaeprobe explain` takes."""
+    """A statement worth a reader's attention.
 
-    code: str
-    level: Level
+    Attributes:
+        spec: the kind of finding, whose code `vaeprobe explain` takes.
+        message: what was found here.
+        hint: what to do about it here.
+        level: how much it matters here; by default as much as its kind.
+    """
+
+    spec: FindingSpec
     message: str
-    hint: str | None = None
+    hint: str | None
+    level: Level
+
+    def __init__(
+        self, spec: FindingSpec, message: str, *, hint: str | None = None, level: Level | None = None
+    ) -> None:
+        for name, value in (("spec", spec), ("message", message), ("hint", hint)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "level", level or spec.level)
+
+    @property
+    def code(self) -> str:
+        return self.spec.code
 
     def to_dict(self) -> dict[str, Any]:
         return {"code": self.code, "level": self.level, "message": self.message, "hint": self.hint}
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Finding:
+        """Return the finding that `to_dict` wrote; KeyError for anything else."""
+        return cls(FINDINGS[body["code"]], body["message"], hint=body["hint"], level=body["level"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

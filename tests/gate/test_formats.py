@@ -20,6 +20,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 from xmlschema import XMLSchema
 
+from vaeprobe.findings import INACTIVE_LATENTS
 from vaeprobe.gate.outcome import Failure, GateReport, ModelReport, Outcome
 from vaeprobe.gate.policy import Rule, Waiver, spec_of
 from vaeprobe.render import schema
@@ -59,7 +60,7 @@ def outcome(status: Status, *, words: str = "", waived: bool = False, level: str
 
 def model(name: str, *outcomes: Outcome, words: str = "all is well") -> ModelReport:
     artifact = Artifact(path=name, sha256="0" * 64, format="npy")
-    finding = Finding(code="inactive-latents", level="note", message=words, hint=words)
+    finding = Finding(INACTIVE_LATENTS, words, hint=words)
     return ModelReport(model=name, artifact=artifact, outcomes=outcomes, findings=(finding,))
 
 

@@ -16,6 +16,7 @@ from vaeprobe.checkpoints.network.describe import conditions_of, describe
 from vaeprobe.checkpoints.network.modules import GaussianEncoder
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.findings import DRAFT_BLUEPRINT, ENCODER_LEFT_OUT
 from vaeprobe.latents import Prior
 from vaeprobe.report import Finding, Metric, MetricSpec, Section, Table, metric_map
 from vaeprobe.result import Result
@@ -104,7 +105,7 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
 
 def _assumptions(decoder: Decoder) -> tuple[str, ...]:
     """Return what the decoder's architecture rests on: a guess stays one when it is written to another file."""
-    drafts = [note.message for note in decoder.notes if note.code == "draft-blueprint"]
+    drafts = [note.message for note in decoder.notes if note.spec is DRAFT_BLUEPRINT]
     return tuple(message.partition(": ")[2] for message in drafts)
 
 
@@ -161,9 +162,8 @@ def convert(decoder: Decoder, path: Path, *, sidecar: bool = False) -> Conversio
     if encoder_lost:
         findings.append(
             Finding(
-                code="encoder-left-out",
-                level="warning",
-                message="the encoder was not written: probes of the posterior need it",
+                ENCODER_LEFT_OUT,
+                "the encoder was not written: probes of the posterior need it",
                 hint="write to .safetensors to keep it" if path.suffix == ".pt2" else None,
             )
         )

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from vaeprobe.errors import ArchitectureError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.files.source import quoted
+from vaeprobe.findings import UNUSED_TENSORS
 from vaeprobe.report import Finding
 
 __all__ = ["Method", "call", "find", "fill", "pick", "takes_path"]
@@ -188,7 +189,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...
     message = f"{len(left)} of {len(tensors)} tensors have no place in the network: {quoted(left[0])}" + (
         ", ..." if len(left) > 1 else ""
     )
-    return (Finding(code="unused-tensors", level="note", message=message),)
+    return (Finding(UNUSED_TENSORS, message),)
 
 
 def _prefix(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

@@ -21,6 +21,7 @@ from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
 from vaeprobe.files.trust import foreign, named, trust
 from vaeprobe.files.zips import open_archive
+from vaeprobe.findings import FOREIGN_CLASSES, UNSAFE
 from vaeprobe.report import Artifact, Finding, Section, Table
 from vaeprobe.result import Result
 
@@ -204,9 +205,8 @@ def _module(
     if not strangers:
         return out
     finding = Finding(
-        code="foreign-classes",
-        level="warning",
-        message=f"running it as it is needs the code of {named(strangers)}, which vaeprobe takes from no file",
+        FOREIGN_CLASSES,
+        f"running it as it is needs the code of {named(strangers)}, which vaeprobe takes from no file",
         hint="--submodule takes a part made of torch's layers; --blueprint or --arch say what the whole is",
     )
     return Inspection(
@@ -362,7 +362,7 @@ def _unsafe(source: Source, error: UnsafeError, file: TorchFile | None = None) -
         metrics={},
         verdict="unsafe",
         summary="It asks for code that is not torch's own; none of it was run, and `load` refuses the file.",
-        findings=(Finding(code="unsafe", level="error", message=error.message, hint=error.hint),),
+        findings=(Finding(UNSAFE, error.message, hint=error.hint),),
         tensors=tuple(TensorInfo(name=k, dtype=s.dtype, shape=s.shape) for k, s in specs.items()),
         globals=tuple(map(str, file.globals)) if file is not None else (),
         foreign=tuple(map(str, foreign(file.globals))) if file is not None else _names_in(source),

@@ -30,6 +30,7 @@ from vaeprobe.files.source import Source, quoted, read_source
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
 from vaeprobe.files.zips import open_archive
+from vaeprobe.findings import CODE_WAS_RUN, NONFINITE_WEIGHTS
 from vaeprobe.report import Artifact, Finding
 
 if TYPE_CHECKING:
@@ -233,9 +234,7 @@ def _unpickled(request: Request) -> Found:
             loaded = torch.load(io.BytesIO(request.source.data), map_location="cpu", weights_only=False)
     except Exception as error:
         raise InputError(f"unpickling {request.name} raised {type(error).__name__}: {error}") from error
-    warning = Finding(
-        code="code-was-run", level="warning", message="the file was unpickled with --allow-code: its code ran"
-    )
+    warning = Finding(CODE_WAS_RUN, "the file was unpickled with --allow-code: its code ran")
     if request.key is not None:
         if not isinstance(loaded, Mapping) or request.key not in loaded:
             raise UsageError(f"{request.name} has no entry {quoted(request.key)}")
@@ -447,7 +446,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             notes=notes,
         )
     except ContractError as error:
-        broken = next((note for note in notes if note.code == "nonfinite-weights"), None)
+        broken = next((note for note in notes if note.spec is NONFINITE_WEIGHTS), None)
         if broken is not None and "NaN" in error.message:
             raise ContractError(f"{error.message}; {broken.message}", hint=broken.hint) from None
         raise

@@ -13,6 +13,7 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.network.tensors import Uninitialised
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted
+from vaeprobe.findings import ROUNDED, WIDE_MATRIX
 from vaeprobe.report import Finding
 
 __all__ = ["parts_of", "tensor_of"]
@@ -29,7 +30,7 @@ def tensor_of(array: np.ndarray[Any, np.dtype[Any]], name: str) -> tuple[Tensor,
     notes: tuple[Finding, ...] = ()
     if not np.array_equal(back, array, equal_nan=array.dtype.kind == "f"):
         message = f"{name} is stored as {array.dtype}, and was rounded to float64"
-        notes = (Finding(code="rounded", level="note", message=message),)
+        notes = (Finding(ROUNDED, message),)
     return torch.from_numpy(out), notes
 
 
@@ -70,9 +71,8 @@ def parts_of(tensors: Mapping[str, Tensor], name: str, *, key: str | None = None
     if m < d:
         notes.append(
             Finding(
-                code="wide-matrix",
-                level="warning",
-                message=f"the matrix has fewer rows ({m}, outputs) than columns ({d}, latents): is it transposed?",
+                WIDE_MATRIX,
+                f"the matrix has fewer rows ({m}, outputs) than columns ({d}, latents): is it transposed?",
                 hint="a decoder is stored as outputs x latents; scikit-learn's components_ are the transpose of that",
             )
         )

@@ -27,6 +27,7 @@ from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of
 from vaeprobe.files.trust import named, trust
+from vaeprobe.findings import RESHAPED_LATENTS, TRAINING_MODE
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class _Builder:
         if self.training:
             kinds = " and ".join(sorted(set(self.training)))
             message = f"{kinds} layers were saved in training mode: probed in eval mode"
-            yield Finding(code="training-mode", level="note", message=message)
+            yield Finding(TRAINING_MODE, message)
 
     def module(self, node: Built, name: str, path: str = "") -> nn.Module:
         cls = _layer_class(node.maker, name)
@@ -238,7 +239,7 @@ def parts_of(module: nn.Module, *, latent_dim: int | None, architecture: str) ->
     if shape:
         layers = [nn.Unflatten(1, shape), *layers]
         message = f"the first layer is a transposed convolution: latents were reshaped to {' x '.join(map(str, shape))}"
-        notes = (Finding(code="reshaped-latents", level="note", message=message),)
+        notes = (Finding(RESHAPED_LATENTS, message),)
     if d is None and latent_dim is None:
         raise UsageError(
             "the first layer does not tell how many latents there are",

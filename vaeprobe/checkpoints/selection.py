@@ -11,6 +11,7 @@ from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of
 from vaeprobe.files.trust import foreign, named, trust
+from vaeprobe.findings import CHOSEN_ENTRY, UNREAD_OBJECTS
 from vaeprobe.report import Finding
 
 __all__ = ["Selection", "is_module", "module_at", "part", "select", "submodules", "tensors_of", "under_key"]
@@ -66,9 +67,8 @@ def select(file: TorchFile, name: str, key: str | None = None) -> Selection:
         if unread:
             notes = (
                 Finding(
-                    code="unread-objects",
-                    level="warning",
-                    message=f"entry {quoted(key)} was read alone; the rest of the file would import {named(unread)}",
+                    UNREAD_OBJECTS,
+                    f"entry {quoted(key)} was read alone; the rest of the file would import {named(unread)}",
                 ),
             )
         return Selection(chosen, key, notes)
@@ -157,9 +157,8 @@ def _others(best: str, found: Mapping[str, Node]) -> Iterator[Finding]:
     if rest:
         more = f" and {len(rest) - 4} more" if len(rest) > 4 else ""
         yield Finding(
-            code="chosen-entry",
-            level="note",
-            message=f"the weights are entry {quoted(best)}; the file also holds {', '.join(rest[:4])}{more}",
+            CHOSEN_ENTRY,
+            f"the weights are entry {quoted(best)}; the file also holds {', '.join(rest[:4])}{more}",
             hint="choose another with --key",
         )
 

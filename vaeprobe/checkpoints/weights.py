@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, nonfinite_finding
+from vaeprobe.findings import CAST_UP
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -86,7 +87,5 @@ def _cast_note(specs: Mapping[str, TensorSpec], to: str) -> Iterable[Finding]:
     if low:
         kinds = " and ".join(sorted(set(low)))
         yield Finding(
-            code="cast-up",
-            level="note",
-            message=f"{len(low)} of {len(specs)} tensors are stored as {kinds} and were cast up to {to}",
+            CAST_UP, f"{len(low)} of {len(specs)} tensors are stored as {kinds} and were cast up to {to}"
         )

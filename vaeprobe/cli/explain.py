@@ -17,21 +17,21 @@ def explain(
     ] = None,
 ) -> None:
     """What a metric, finding or error code means: formula, source, range, how it misleads, what to do."""
-    from vaeprobe import meanings
+    from vaeprobe import explain as pages
     from vaeprobe.probes import metric_specs
 
     specs = metric_specs()
     if name is None:
-        sys.stdout.write(meanings.index(specs))
+        sys.stdout.write(pages.index(specs))
         return
     if name in specs:
-        sys.stdout.write(meanings.of_metric(specs[name]))
+        sys.stdout.write(pages.of_metric(specs[name]))
         return
-    text = meanings.CODES.get(name)
-    if text is None:
-        known = [*specs, *meanings.CODES]
+    codes = pages.codes()
+    if name not in codes:
+        known = [*specs, *codes]
         raise UsageError(
             f"nothing is called `{name}`",
             hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",
         )
-    sys.stdout.write(meanings.of_code(name, text))
+    sys.stdout.write(pages.of_code(name))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import listing
+from vaeprobe.findings import TRAILING_BYTES
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -53,11 +54,7 @@ def read_npy(data: bytes, name: str) -> tuple[Array, tuple[Finding, ...]]:
     notes: tuple[Finding, ...] = ()
     if size < len(data) - start:
         extra = len(data) - start - size
-        notes = (
-            Finding(
-                code="trailing-bytes", level="warning", message=f"{name} has {extra:,} bytes after its array"
-            ),
-        )
+        notes = (Finding(TRAILING_BYTES, f"{name} has {extra:,} bytes after its array"),)
     return array.astype(dtype.newbyteorder("=")), notes
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from vaeprobe.errors import InputError
 from vaeprobe.files.source import quoted
+from vaeprobe.findings import NONFINITE_WEIGHTS
 from vaeprobe.report import Finding
 
 __all__ = ["DTYPES", "TensorSpec", "contiguous", "nonfinite", "nonfinite_finding"]
@@ -107,9 +108,8 @@ def nonfinite_finding(specs: Mapping[str, TensorSpec]) -> tuple[Finding, ...]:
     more = f", and {len(worst) - 3} more tensors" if len(worst) > 3 else ""
     return (
         Finding(
-            code="nonfinite-weights",
-            level="error",
-            message=f"NaN or infinite weights: {', '.join(counts)}{more}",
+            NONFINITE_WEIGHTS,
+            f"NaN or infinite weights: {', '.join(counts)}{more}",
             hint="the training diverged, or a cast to half precision overflowed: take an earlier checkpoint",
         ),
     )

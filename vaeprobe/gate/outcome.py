@@ -174,7 +174,7 @@ class ModelReport:
             model=str(body["model"]),
             artifact=body["artifact"] and Artifact(**body["artifact"]),
             outcomes=tuple(Outcome.from_dict(o) for o in body["outcomes"]),
-            findings=tuple(Finding(**f) for f in body["findings"]),
+            findings=tuple(Finding.from_dict(f) for f in body["findings"]),
             failure=error and Failure(**error, exit_code=int(body["exit_code"])),
             inconclusive=str(body["inconclusive"]),
             inputs_sha256=str(body["inputs_sha256"]),

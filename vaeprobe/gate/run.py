@@ -17,6 +17,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe.errors import UsageError, VaeprobeError, bug
+from vaeprobe.findings import NOTHING_CHECKED, SAME_ARTIFACT, WAIVER_EXPIRED
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
 from vaeprobe.gate.policy import FORMAT, FORMAT_SPEC, Policy, Rule, probe_of, spec_of
@@ -82,9 +83,8 @@ class Gate:
         if not waived:
             findings.append(
                 Finding(
-                    code="nothing-checked",
-                    level="warning",
-                    message="no rule applies to this model",
+                    NOTHING_CHECKED,
+                    "no rule applies to this model",
                     hint="add one under [check.rules]; `vaeprobe explain` lists the metrics",
                 )
             )
@@ -208,7 +208,7 @@ class Gate:
             )
         if decoder.artifact and record.sha256 and record.sha256 == decoder.artifact.sha256:
             message = "this is the very artifact of the baseline: no regression is possible"
-            findings.append(Finding(code="same-artifact", level="note", message=message))
+            findings.append(Finding(SAME_ARTIFACT, message))
         return record
 
     def _format(self, artifact: Artifact | None) -> list[Outcome]:
@@ -228,7 +228,7 @@ class Gate:
                 return replace(outcome, waiver=waiver)
             if waiver.applies(outcome.rule.metric, model):
                 message = f"the waiver of {outcome.rule.metric} expired on {waiver.expires}: {waiver.reason}"
-                findings.append(Finding(code="waiver-expired", level="warning", message=message))
+                findings.append(Finding(WAIVER_EXPIRED, message))
         return outcome
 
 

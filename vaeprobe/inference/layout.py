@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.findings import NO_BETTER_THAN_CHANCE
 from vaeprobe.inference.elbo import kl_per_latent
 from vaeprobe.inference.moments import log_density_and_score, with_codes
 from vaeprobe.intervals import stream
@@ -148,9 +149,8 @@ def check_layout(
         )
     return (
         Finding(
-            code="no-better-than-chance",
-            level="warning",
-            message=f"the encoder's codes reconstruct the data {abs(gap):.4g} nats a row {_side(gap)} than the mean "
+            NO_BETTER_THAN_CHANCE,
+            f"the encoder's codes reconstruct the data {abs(gap):.4g} nats a row {_side(gap)} than the mean "
             "image does",
             hint="other data than it was trained on, another scaling, or a wrong layout of the encoder's outputs",
         ),

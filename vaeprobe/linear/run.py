@@ -12,6 +12,19 @@ import numpy as np
 
 from vaeprobe.data import Data, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.findings import (
+    COLLAPSE,
+    DROPPED_ROWS,
+    FLATTENED,
+    FLOAT32,
+    LATENT_DIM,
+    MISSING_VALUES,
+    NOT_CONVERGED,
+    RANDOMIZED,
+    TIED_EIGENVALUES,
+    FindingSpec,
+    Level,
+)
 from vaeprobe.linear import closed_form, dimension, identifiability, spectrum
 from vaeprobe.linear.certificate import Certificate, certify
 from vaeprobe.linear.closed_form import LinearModel, Solution
@@ -183,10 +196,10 @@ class TrainLinear:
                     "every eigenvalue is below beta sigma2: all latents would collapse",
                     hint="lower --sigma2 or --beta, or give --latent-dim a number",
                 )
-            return None, d, Finding(code="latent-dim", level="note", message=message)
+            return None, d, Finding(LATENT_DIM, message)
         choice = dimension.choose(spec, own, seed=self.seed, processes=processes)
         message = f"{choice.dimension} latents, by {choice.reason}"
-        return choice, choice.dimension, Finding(code="latent-dim", level="note", message=message)
+        return choice, choice.dimension, Finding(LATENT_DIM, message)
 
     def _identify(
         self, own: Data, spec: Spectrum, solution: Solution, processes: Processes, incomplete: bool
@@ -372,59 +385,52 @@ def _findings(
 ) -> list[Finding]:
     out = [] if chosen is None else [chosen]
 
-    def note(
-        code: str, level: Literal["error", "warning", "note"], message: str, hint: str | None = None
-    ) -> None:
-        out.append(Finding(code=code, level=level, message=message, hint=hint))
+    def note(spec: FindingSpec, message: str, hint: str | None = None, level: Level | None = None) -> None:
+        out.append(Finding(spec, message, hint=hint, level=level))
 
     if len(rows.row_shape) > 1:
-        note("flattened", "note", f"rows of shape {rows.row_shape} were flattened to {spec.m} columns")
+        note(FLATTENED, f"rows of shape {rows.row_shape} were flattened to {spec.m} columns")
     if spec.n < rows.rows and fitted is None:
         note(
-            "dropped-rows",
-            "warning",
+            DROPPED_ROWS,
             f"{rows.rows - spec.n} of {rows.rows} rows hold NaN or infinity and were left out",
         )
     if fitted is not None:
         done = "came to rest" if fitted.converged else "did not come to rest"
         note(
-            "missing-values",
-            "note" if fitted.converged else "warning",
+            MISSING_VALUES,
             f"{fitted.missing:.1%} of the values are missing; EM {done} after {fitted.steps} steps; "
             "intervals count every row as if it were whole",
+            level=None if fitted.converged else "warning",
         )
         if spec.n < rows.rows:
-            note(
-                "dropped-rows", "warning", f"{rows.rows - spec.n} rows have no value at all and were left out"
-            )
+            note(DROPPED_ROWS, f"{rows.rows - spec.n} rows have no value at all and were left out")
     collapsed = np.flatnonzero(~s.active) + 1
     if len(collapsed):
         which = (
             f"latents {collapsed[0]} to {collapsed[-1]}" if len(collapsed) > 1 else f"latent {collapsed[0]}"
         )
         verb = "collapse" if len(collapsed) > 1 else "collapses"
-        note("collapse", "warning", f"{which} {verb}: lambda does not exceed beta sigma^2 = {s.tau:.4g}")
+        note(COLLAPSE, f"{which} {verb}: lambda does not exceed beta sigma^2 = {s.tau:.4g}")
     for first, last in ident.blocks:
         if last >= s.d:
             message = f"columns {first + 1}-{s.d} cannot be told from the discarded directions by these rows"
         else:
             message = f"columns {first + 1}-{last + 1} are identified only as a block"
-        note("tied-eigenvalues", "note", message)
+        note(TIED_EIGENVALUES, message)
     if spec.solver == "randomized":
         note(
-            "randomized",
-            "note",
+            RANDOMIZED,
             f"randomized solver: each retained eigenvalue lies within {spec.error:.1e} lambda_1 of a true one",
         )
     if spec.precision == "float32":
         note(
-            "float32",
-            "note",
+            FLOAT32,
             "products were formed in float32 and summed in float64: eigenvalues below 1e-6 lambda_1 are noise",
         )
     for c in certificates:
         if not c.converged:
-            note("not-converged", "warning", c.sentence, "more --steps or --restarts")
+            note(NOT_CONVERGED, c.sentence, "more --steps or --restarts", "warning")
     return out
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.findings import SATURATED
 from vaeprobe.probes.settings import check
 from vaeprobe.report import Check, Finding, Metric, MetricSpec
 from vaeprobe.result import Result
@@ -171,10 +172,10 @@ class Probe(ABC):
             return ()
         return (
             Finding(
-                code="saturated",
-                level="note" if share < 0.5 else "warning",
-                message=f"{share:.0%} of the outputs are saturated, and the likelihood gives them no weight",
+                SATURATED,
+                f"{share:.0%} of the outputs are saturated, and the likelihood gives them no weight",
                 hint="a blueprint that names the last activation lets the natural parameter be used instead",
+                level="note" if share < 0.5 else "warning",
             ),
         )
 

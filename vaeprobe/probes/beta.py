@@ -6,6 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vaeprobe.findings import (
+    COLLAPSED,
+    COLLAPSED_LATENTS,
+    NO_BETTER_THAN_CHANCE,
+    NO_CURVATURE,
+    NOT_AT_OPTIMUM,
+    OTHER_BETA,
+)
 from vaeprobe.probes.base import option
 from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe, Evidence
 from vaeprobe.report import Curves, Finding, Metric, MetricSpec, Section, Table, metric_map, specs_by_id
@@ -311,7 +319,7 @@ class Beta(EncoderProbe):
         findings = (*evidence.findings, *self._findings(evidence, estimate, metrics))
         meaning = self._meaning(evidence.likelihood.name, estimate, decoder.data_dim)
         summary = self._summary(evidence.likelihood.name, estimate, metrics, m.latents)
-        mismatched = any(f.code == "no-better-than-chance" for f in evidence.findings)
+        mismatched = any(f.spec is NO_BETTER_THAN_CHANCE for f in evidence.findings)
         if mismatched:
             summary = f"The codes reconstruct these data no better than the mean image: do not trust this. {summary}"
         return BetaResult(
@@ -482,9 +490,8 @@ class Beta(EncoderProbe):
         if estimate is None:
             return [
                 Finding(
-                    code="collapsed",
-                    level="warning",
-                    message=f"all {k} posteriors equal the prior: the decoder ignores its latents",
+                    COLLAPSED,
+                    f"all {k} posteriors equal the prior: the decoder ignores its latents",
                     hint="train with a smaller beta or sigma^2, or warm the KL up",
                 )
             ]
@@ -494,9 +501,8 @@ class Beta(EncoderProbe):
             own = [e.value for e, on in zip(estimate.per_latent, estimate.active.tolist(), strict=True) if on]
             out.append(
                 Finding(
-                    code="not-at-optimum",
-                    level="warning",
-                    message="this encoder is not at the ELBO's optimum: the active latents' own beta run from "
+                    NOT_AT_OPTIMUM,
+                    "this encoder is not at the ELBO's optimum: the active latents' own beta run from "
                     f"{min(own):.3g} to {max(own):.3g}",
                     hint="early stopping, annealing, a total-correlation term, or another likelihood than the one "
                     "named",
@@ -506,27 +512,24 @@ class Beta(EncoderProbe):
         if estimate.stein.value <= 0 or low <= 0:
             out.append(
                 Finding(
-                    code="no-curvature",
-                    level="warning",
-                    message="the likelihood has no positive curvature where the encoder puts its posteriors",
+                    NO_CURVATURE,
+                    "the likelihood has no positive curvature where the encoder puts its posteriors",
                     hint="is this the encoder of this decoder, and are these data like the training data?",
                 )
             )
         if self.beta is not None and evidence.likelihood.name != "gaussian" and not low <= self.beta <= high:
             out.append(
                 Finding(
-                    code="other-beta",
-                    level="warning",
-                    message=f"the nominal beta {self.beta:g} lies outside the interval {low:.3g} to {high:.3g}",
+                    OTHER_BETA,
+                    f"the nominal beta {self.beta:g} lies outside the interval {low:.3g} to {high:.3g}",
                     hint="capacity annealing and early stopping leave an effective beta below the nominal one",
                 )
             )
         if dead:
             out.append(
                 Finding(
-                    code="collapsed-latents",
-                    level="note",
-                    message=f"{dead} of {k} latents say less about the data than the prior, and carry no weight here",
+                    COLLAPSED_LATENTS,
+                    f"{dead} of {k} latents say less about the data than the prior, and carry no weight here",
                 )
             )
         return out

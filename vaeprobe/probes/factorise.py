@@ -7,6 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vaeprobe.findings import (
+    FACTORISE_UNDEFINED,
+    INACTIVE_LATENTS,
+    NOT_SMOOTH,
+    RANK_DEFICIENT,
+    TIED_SEAMS,
+    TIED_SINGULAR_VALUES,
+    UNDECIDED,
+)
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality_metrics import LATENTS
 from vaeprobe.report import (
@@ -767,41 +776,37 @@ def _worst(e: Evidence) -> str:
 def _findings(e: Evidence) -> list[Finding]:
     findings = []
     if e.undefined:
-        return [Finding(code="factorise-undefined", level="warning", message=f"no verdict: {e.undefined}")]
+        return [Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
     inactive = [f"z{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
     if inactive:
         listed = ", ".join(inactive[:8]) + (", ..." if len(inactive) > 8 else "")
         findings.append(
             Finding(
-                code="inactive-latents",
-                level="note",
-                message=f"left out as inactive: {len(inactive)} of {len(e.continuous)} continuous latents ({listed})",
+                INACTIVE_LATENTS,
+                f"left out as inactive: {len(inactive)} of {len(e.continuous)} continuous latents ({listed})",
             )
         )
     if e.usable < e.drawn:
         findings.append(
             Finding(
-                code="rank-deficient",
-                level="warning",
-                message=f"the active columns are linearly dependent at {e.drawn - e.usable} of {e.drawn} latents, "
+                RANK_DEFICIENT,
+                f"the active columns are linearly dependent at {e.drawn - e.usable} of {e.drawn} latents, "
                 "which are left out",
             )
         )
     if e.undecided:
         findings.append(
             Finding(
-                code="undecided",
-                level="warning",
-                message=f"{e.drawn} latents leave open: {', '.join(e.undecided)}; the verdict follows the estimate",
+                UNDECIDED,
+                f"{e.drawn} latents leave open: {', '.join(e.undecided)}; the verdict follows the estimate",
                 hint="raise --max-samples, or choose another --margin",
             )
         )
     if e.tied:
         findings.append(
             Finding(
-                code="tied-singular-values",
-                level="note",
-                message="all singular values are equal at every latent: every orthogonal basis is a set of seams, and "
+                TIED_SINGULAR_VALUES,
+                "all singular values are equal at every latent: every orthogonal basis is a set of seams, and "
                 "what is said of lengths is about the given axes",
             )
         )
@@ -813,17 +818,15 @@ def _findings(e: Evidence) -> list[Finding]:
         )
         findings.append(
             Finding(
-                code="not-smooth",
-                level="note",
-                message=f"{e.smooth.why}: {vacuous}; C2 rests on differences, which work for every network",
+                NOT_SMOOTH,
+                f"{e.smooth.why}: {vacuous}; C2 rests on differences, which work for every network",
             )
         )
     if e.curved is not None and e.curved.tied > 0:
         findings.append(
             Finding(
-                code="tied-seams",
-                level="note",
-                message=f"some singular values are equal at {e.curved.tied:.0%} of the latents: those seams are not "
+                TIED_SEAMS,
+                f"some singular values are equal at {e.curved.tied:.0%} of the latents: those seams are not "
                 "identified one by one and are tested as one block",
             )
         )

@@ -11,6 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.findings import (
+    APPROXIMATE_P_VALUE,
+    BORDERLINE_LATENTS,
+    FEW_LATENTS,
+    ILL_CONDITIONED,
+    INACTIVE_LATENTS,
+    NOT_CONVERGED,
+    NOT_FINITE,
+    RANK_DEFICIENT,
+    TIED_SINGULAR_VALUES,
+)
 from vaeprobe.geometry import gram
 from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast
 from vaeprobe.geometry.rotations import (
@@ -41,7 +52,7 @@ CONFORMAL = 0.05
 SIGNIFICANT = 0.05
 REPAIRED = 0.9
 # Condition number of the normalised columns above which float32 Jacobians lose digits that matter.
-ILL_CONDITIONED = 1e3
+LARGEST_CONDITION = 1e3
 # Latents within this factor of the line between active and inactive are pointed out.
 BORDER = 1.25
 # Active latents above which the best rotation is not searched.
@@ -392,9 +403,8 @@ class Reading:
         if self.overflowed:
             found.append(
                 Finding(
-                    code="not-finite",
-                    level="warning",
-                    message=f"the Jacobian is not finite at {self.overflowed} of {self.overflowed + len(self.G)} "
+                    NOT_FINITE,
+                    f"the Jacobian is not finite at {self.overflowed} of {self.overflowed + len(self.G)} "
                     "latents, which are left out",
                     hint="--dtype float64 widens the range",
                 )
@@ -403,9 +413,8 @@ class Reading:
         if idle and len(self.G):
             found.append(
                 Finding(
-                    code="inactive-latents",
-                    level="note",
-                    message=f"{_some(idle)} {'is' if len(idle) == 1 else 'are'} inactive: mean column norm within "
+                    INACTIVE_LATENTS,
+                    f"{_some(idle)} {'is' if len(idle) == 1 else 'are'} inactive: mean column norm within "
                     f"{self.probe.active_threshold:g} of the largest",
                     hint="angles are measured among active latents; --active-threshold moves the line",
                 )
@@ -419,9 +428,8 @@ class Reading:
         if near and self.no_pairs is None:
             found.append(
                 Finding(
-                    code="borderline-latents",
-                    level="note",
-                    message=f"{_some(near)} {'is' if len(near) == 1 else 'are'} near the line between active and "
+                    BORDERLINE_LATENTS,
+                    f"{_some(near)} {'is' if len(near) == 1 else 'are'} near the line between active and "
                     "inactive: the contrasts depend on which side they fall",
                     hint="see the bars, and set --active-threshold in a gap between them",
                 )
@@ -430,9 +438,8 @@ class Reading:
         if lost and self.no_pairs is None and self.decoder.data_dim >= len(self.active):
             found.append(
                 Finding(
-                    code="rank-deficient",
-                    level="warning",
-                    message=f"J is rank-deficient at {lost} of {len(self.G)} latents ({self._lost_how()}): the "
+                    RANK_DEFICIENT,
+                    f"J is rank-deficient at {lost} of {len(self.G)} latents ({self._lost_how()}): the "
                     "contrast is infinite there, and averaged over the others",
                     hint="the mean-field gap is finite at all of them",
                 )
@@ -443,9 +450,8 @@ class Reading:
         if not self.isotropic:
             found.append(
                 Finding(
-                    code="approximate-p-value",
-                    level="note",
-                    message="the p-value of the alignment is exact for latents from the prior, approximate for these",
+                    APPROXIMATE_P_VALUE,
+                    "the p-value of the alignment is exact for latents from the prior, approximate for these",
                 )
             )
         fit, _ = self.halves
@@ -454,18 +460,16 @@ class Reading:
             if len(fit) * len(self.active) < 2 * angles:
                 found.append(
                     Finding(
-                        code="few-latents",
-                        level="note",
-                        message=f"the best rotation has {angles} angles, fitted on {len(fit)} latents",
+                        FEW_LATENTS,
+                        f"the best rotation has {angles} angles, fitted on {len(fit)} latents",
                         hint=f"--samples {8 * len(self.active)} or more",
                     )
                 )
             if not self.search.converged:
                 found.append(
                     Finding(
-                        code="not-converged",
-                        level="note",
-                        message=f"the search for the best rotation was still improving after {self.search.steps} steps",
+                        NOT_CONVERGED,
+                        f"the search for the best rotation was still improving after {self.search.steps} steps",
                         hint="its contrast is an upper bound of what a rotation can reach",
                     )
                 )
@@ -475,12 +479,11 @@ class Reading:
         found = []
         eigenvalues = torch.linalg.eigvalsh(self.cosines[self.regular]).flip(-1).clamp_min(0)
         condition = float(gram.condition_number(eigenvalues.sqrt()).median())
-        if condition > ILL_CONDITIONED and self.dtype != torch.float64:
+        if condition > LARGEST_CONDITION and self.dtype != torch.float64:
             found.append(
                 Finding(
-                    code="ill-conditioned",
-                    level="warning",
-                    message=f"the normalised columns have condition number {condition:.1e}, more than "
+                    ILL_CONDITIONED,
+                    f"the normalised columns have condition number {condition:.1e}, more than "
                     f"{str(self.dtype).removeprefix('torch.')} Jacobians resolve",
                     hint="--dtype float64",
                 )
@@ -490,9 +493,8 @@ class Reading:
         if tied > 0:
             found.append(
                 Finding(
-                    code="tied-singular-values",
-                    level="note",
-                    message=f"singular values coincide at {tied:.0%} of the latents: V is arbitrary there, and is "
+                    TIED_SINGULAR_VALUES,
+                    f"singular values coincide at {tied:.0%} of the latents: V is arbitrary there, and is "
                     "rotated to the nearest axes",
                 )
             )

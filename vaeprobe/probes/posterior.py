@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vaeprobe.findings import BETA_UNKNOWN, LARGE_RESIDUAL, OTHER_VARIANCE
 from vaeprobe.probes.base import option
 from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe
 from vaeprobe.report import Finding, Heatmap, Metric, MetricSpec, Section, Table, metric_map, specs_by_id
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from vaeprobe.inference.elbo import ElboTerms
     from vaeprobe.inference.moments import PosteriorMoments
 
-LARGE_RESIDUAL = 0.25
+LARGEST_RESIDUAL = 0.25
 SIGNIFICANT = 0.05
 
 METRICS = (
@@ -355,9 +356,8 @@ class Posterior(EncoderProbe):
             beta = 1.0
             findings.append(
                 Finding(
-                    code="beta-unknown",
-                    level="warning",
-                    message="beta cannot be estimated from this encoder: 1 is assumed",
+                    BETA_UNKNOWN,
+                    "beta cannot be estimated from this encoder: 1 is assumed",
                     hint="give the trained value: --beta",
                 )
             )
@@ -493,21 +493,19 @@ class Posterior(EncoderProbe):
     def _findings(self, metrics: Mapping[str, Metric], likelihood: str, beta: float) -> list[Finding]:
         out = []
         share = metrics["posterior.residual_share"]
-        if share.ci is not None and share.ci[0] > LARGE_RESIDUAL:
+        if share.ci is not None and share.ci[0] > LARGEST_RESIDUAL:
             out.append(
                 Finding(
-                    code="large-residual",
-                    level="warning",
-                    message=f"the residual term of Eq. 7 holds {share.value:.0%} of the curvature: it is not small here",
+                    LARGE_RESIDUAL,
+                    f"the residual term of Eq. 7 holds {share.value:.0%} of the curvature: it is not small here",
                     hint=f"read the Stein columns; is the likelihood really {likelihood}?",
                 )
             )
         if likelihood == "gaussian" and self.beta is None and not 0.8 < beta < 1.25:
             out.append(
                 Finding(
-                    code="other-variance",
-                    level="note",
-                    message=f"at sigma^2 = {self.sigma2:.4g} the encoder asks for beta = {beta:.4g}: by Theorem 3 it is the "
+                    OTHER_VARIANCE,
+                    f"at sigma^2 = {self.sigma2:.4g} the encoder asks for beta = {beta:.4g}: by Theorem 3 it is the "
                     f"optimum of the ELBO at sigma^2 = {beta * self.sigma2:.4g}",
                     hint=f"for that ELBO: --sigma2 {beta * self.sigma2:.4g}",
                 )

@@ -9,6 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.errors import UsageError
+from vaeprobe.findings import (
+    TRACE_COLLAPSE,
+    TRACE_COMPONENTS,
+    TRACE_NO_PICTURE,
+    TRACE_NOT_FINITE,
+    TRACE_NOT_REPRODUCIBLE,
+    TRACE_OUTSIDE,
+    TRACE_SCHEME,
+    TRACE_SLIDING,
+    TRACE_STEPS,
+)
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import (
     Curves,
@@ -845,59 +856,60 @@ def _findings(
 ) -> tuple[Finding, ...]:
     found = [
         Finding(
-            code="trace-scheme",
-            level="note",
-            message=f"traced by {paths.statement}, tolerance {paths.tolerance:.0e} per step, "
+            TRACE_SCHEME,
+            f"traced by {paths.statement}, tolerance {paths.tolerance:.0e} per step, "
             f"{paths.method} frames at {paths.evaluations} latents",
         )
     ]
     if skipped:
         found.append(
             Finding(
-                code="trace-components",
-                level="note",
-                message=f"{skipped} component{'s' if skipped > 1 else ''} of smaller singular value not traced",
+                TRACE_COMPONENTS,
+                f"{skipped} component{'s' if skipped > 1 else ''} of smaller singular value not traced",
                 hint="--components 0,1,... chooses",
             )
         )
     stops = paths.stops
-    for reason, text, hint in (
-        ("outside", f"start outside the radius {paths.radius:.3g}", "raise --radius, or leave it out"),
-        ("not finite", "stop where the decoder is not finite", "the decoder overflows there; lower --radius"),
-        ("steps", "end at the step limit, short of any other stop", "raise --tolerance, or --scheme rough"),
+    for spec, reason, text, hint in (
         (
+            TRACE_OUTSIDE,
+            "outside",
+            f"start outside the radius {paths.radius:.3g}",
+            "raise --radius, or leave it out",
+        ),
+        (
+            TRACE_NOT_FINITE,
+            "not finite",
+            "stop where the decoder is not finite",
+            "the decoder overflows there; lower --radius",
+        ),
+        (
+            TRACE_STEPS,
+            "steps",
+            "end at the step limit, short of any other stop",
+            "raise --tolerance, or --scheme rough",
+        ),
+        (
+            TRACE_SLIDING,
             "sliding",
             "stop at a kink into which the directions on both sides run: no seam leaves it",
             "--scheme rough steps along it",
         ),
-        ("collapse", "stop where the output no longer changes along them", None),
+        (TRACE_COLLAPSE, "collapse", "stop where the output no longer changes along them", None),
     ):
         if stops[reason]:
-            level: Literal["warning", "note"] = "note" if reason in ("collapse", "sliding") else "warning"
             found.append(
-                Finding(
-                    code=f"trace-{reason.replace(' ', '-')}",
-                    level=level,
-                    message=f"{stops[reason]} of {sum(stops.values())} half-seams {text}",
-                    hint=hint,
-                )
+                Finding(spec, f"{stops[reason]} of {sum(stops.values())} half-seams {text}", hint=hint)
             )
     if len(misses) and float(misses.median()) > 0.05:
         found.append(
             Finding(
-                code="trace-not-reproducible",
-                level="warning",
-                message=f"seams traced back miss their start by {float(misses.median()):.2g} (median): single paths "
+                TRACE_NOT_REPRODUCIBLE,
+                f"seams traced back miss their start by {float(misses.median()):.2g} (median): single paths "
                 "depend on the tolerance, read the means",
                 hint="a smaller --tolerance or --length; the directions of a network with many kinks change by jumps",
             )
         )
     if not first and wanted & {"images", "svg"}:
-        found.append(
-            Finding(
-                code="trace-no-picture",
-                level="warning",
-                message="no picture was written: no seam has any length",
-            )
-        )
+        found.append(Finding(TRACE_NO_PICTURE, "no picture was written: no seam has any length"))
     return tuple(found)

@@ -16,6 +16,7 @@ from vaeprobe.checkpoints.network.tensors import Misfit, Tensors, Uninitialised
 from vaeprobe.checkpoints.network.walk import walk
 from vaeprobe.decoder import Encoder, Group
 from vaeprobe.errors import BlueprintError
+from vaeprobe.findings import CAST_UP, UNUSED_TENSORS
 from vaeprobe.report import Finding
 
 __all__ = ["assemble", "natural_of"]
@@ -90,9 +91,8 @@ def _notes(bp: Blueprint, tensors: Tensors) -> Iterator[Finding]:
         families = OrderedDict((k.partition(".")[0] if "." in k else k, None) for k in unused)
         shown = ", ".join(f"`{name}`" for name in list(families)[:5])
         yield Finding(
-            code="unused-tensors",
-            level="note",
-            message=f"{len(unused)} of {len(tensors.tensors)} tensors have no place in {bp.origin}: "
+            UNUSED_TENSORS,
+            f"{len(unused)} of {len(tensors.tensors)} tensors have no place in {bp.origin}: "
             f"{shown}{', ...' if len(families) > 5 else ''}",
         )
     half = {
@@ -101,9 +101,5 @@ def _notes(bp: Blueprint, tensors: Tensors) -> Iterator[Finding]:
         if tensors.tensors[k].itemsize < 4
     }
     if half:
-        yield Finding(
-            code="cast-up",
-            level="note",
-            message=f"{' and '.join(sorted(half))} weights were cast up to float32",
-        )
+        yield Finding(CAST_UP, f"{' and '.join(sorted(half))} weights were cast up to float32")
     yield from assumptions_of(bp)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.decoder import Encoder, Group
+from vaeprobe.findings import DRAFT_BLUEPRINT, UNUSED_LAYERS
 from vaeprobe.report import Finding
 
 __all__ = ["Parts", "assumptions_of", "layers_unused"]
@@ -48,9 +49,8 @@ def layers_unused(bp: Blueprint) -> Iterator[Finding]:
     """Yield what to say of a blueprint that describes layers, given for a program that has its own."""
     if bp.layers or bp.encoder is not None:
         yield Finding(
-            code="unused-layers",
-            level="note",
-            message=f"the program is self-contained: of {bp.origin} only latents, likelihood and parameter are used",
+            UNUSED_LAYERS,
+            f"the program is self-contained: of {bp.origin} only latents, likelihood and parameter are used",
         )
 
 
@@ -59,9 +59,8 @@ def assumptions_of(bp: Blueprint) -> Iterator[Finding]:
     if bp.assumptions:
         count = len(bp.assumptions)
         yield Finding(
-            code="draft-blueprint",
-            level="warning",
-            message=f"the architecture is a draft that rests on {count} assumption{'s' * (count > 1)}: "
+            DRAFT_BLUEPRINT,
+            f"the architecture is a draft that rests on {count} assumption{'s' * (count > 1)}: "
             + "; ".join(bp.assumptions),
             hint="write it with `vaeprobe inspect MODEL --draft-blueprint OUT`, check it, and pass it as --blueprint OUT",
         )

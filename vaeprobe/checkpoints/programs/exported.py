@@ -29,6 +29,7 @@ from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.pickles import PickleError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
+from vaeprobe.findings import FIXED_BATCH, TRAINING_MODE
 from vaeprobe.report import Finding
 
 __all__ = ["ENTRY", "Program", "blueprint_of", "read"]
@@ -89,9 +90,8 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
     if program.batch:
         notes.append(
             Finding(
-                code="fixed-batch",
-                level="note",
-                message=f"the program takes batches of {program.batch} only: latents are padded to that, which is slow",
+                FIXED_BATCH,
+                f"the program takes batches of {program.batch} only: latents are padded to that, which is slow",
                 hint="export it with dynamic_shapes=({0: torch.export.Dim('batch')},)",
             )
         )
@@ -600,12 +600,11 @@ class _Graph:
         return Step(target, function, tuple(args), kwargs, outputs)
 
     def note_training(self, operator: str) -> None:
-        if not any(n.code == "training-mode" for n in self.notes):
+        if not any(n.spec is TRAINING_MODE for n in self.notes):
             self.notes.append(
                 Finding(
-                    code="training-mode",
-                    level="note",
-                    message=f"the program was exported in training mode ({operator}): it is probed in eval mode",
+                    TRAINING_MODE,
+                    f"the program was exported in training mode ({operator}): it is probed in eval mode",
                 )
             )
 

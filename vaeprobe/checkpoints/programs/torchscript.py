@@ -35,6 +35,7 @@ from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.trust import trust
 from vaeprobe.files.zips import Archive
+from vaeprobe.findings import LATENTS_INFERRED, TRAINING_MODE
 from vaeprobe.report import Finding
 
 __all__ = ["ENTRY", "Script", "read"]
@@ -92,9 +93,8 @@ def read(
     if inferred:
         notes.append(
             Finding(
-                code="latents-inferred",
-                level="note",
-                message=f"TorchScript does not record the number of latents: {d} is the first size of its weights that it runs with",
+                LATENTS_INFERRED,
+                f"TorchScript does not record the number of latents: {d} is the first size of its weights that it runs with",
                 hint=f"--latent-dim {d} makes it sure",
             )
         )
@@ -182,11 +182,7 @@ def _objects(archive: Archive, library: Library) -> tuple[Any, Mapping[str, Tens
         state = node.state if isinstance(node.state, dict) else {}
         if state.get("training") is True and not notes:
             notes.append(
-                Finding(
-                    code="training-mode",
-                    level="note",
-                    message="the program was saved in training mode: it is probed in eval mode",
-                )
+                Finding(TRAINING_MODE, "the program was saved in training mode: it is probed in eval mode")
             )
         made[id(node)] = Instance(
             str(node.maker), {str(k): value(v, f"{path}.{k}") for k, v in state.items()}

@@ -1,0 +1,428 @@
+"""What vaeprobe may find worth saying: each code once, with its level, its meaning and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from vaeprobe.errors import UnsafeError
+
+Level: TypeAlias = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class FindingSpec:
+    """What a kind of finding means; `vaeprobe explain CODE` shows it.
+
+    Attributes:
+        code: the name in documents and on the page.
+        level: how much it matters, where the one who finds it does not say otherwise.
+        meaning: what was found.
+        remedy: what to do about it.
+    """
+
+    code: str
+    level: Level
+    meaning: str
+    remedy: str
+
+
+UNSAFE = FindingSpec(UnsafeError.code, "error", UnsafeError.meaning, UnsafeError.remedy)
+TRAINING_MODE = FindingSpec(
+    "training-mode",
+    "note",
+    "The module was saved or passed in training mode; it is probed in eval mode, on a copy that shares "
+    "its weights.",
+    "Nothing, unless the model is meant to be used in training mode. Save it after .eval() to silence this.",
+)
+REVERSE_MODE = FindingSpec(
+    "reverse-mode",
+    "note",
+    "Forward-mode derivatives are missing or wrong for this network, so reverse mode is used.",
+    "Results are the same; it is slower by about the number of outputs over the number of latents. A "
+    "blueprint instead of a compiled program usually gives forward mode back.",
+)
+CAST_UP = FindingSpec(
+    "cast-up",
+    "note",
+    "Weights stored in half precision (or integers) were cast to the precision of the computation.",
+    "Nothing; the values are exact.",
+)
+NONFINITE_WEIGHTS = FindingSpec(
+    "nonfinite-weights",
+    "error",
+    "Some weights are NaN or infinite.",
+    "Take an earlier checkpoint: training diverged, or a cast to half precision overflowed.",
+)
+CHOSEN_ENTRY = FindingSpec(
+    "chosen-entry",
+    "note",
+    "The file holds several candidates, and the likeliest was taken.",
+    "Choose another with --key.",
+)
+UNREAD_OBJECTS = FindingSpec(
+    "unread-objects",
+    "warning",
+    "One entry was read alone; other parts of the file would import foreign code and were not read.",
+    "Nothing, if the entry is the right one.",
+)
+UNUSED_TENSORS = FindingSpec(
+    "unused-tensors",
+    "note",
+    "Some tensors of the file have no place in the architecture.",
+    "Usually an encoder, an optimiser or a discriminator; if a decoder layer is among them, the blueprint "
+    "misses it.",
+)
+UNUSED_LAYERS = FindingSpec(
+    "unused-layers",
+    "note",
+    "The file is a program that holds its own layers; those of the blueprint beside it were not used.",
+    "Nothing, if the blueprint's latents and likelihood are right; else take its [decoder] out.",
+)
+DRAFT_BLUEPRINT = FindingSpec(
+    "draft-blueprint",
+    "warning",
+    "The architecture is a guess from names and shapes: activations, strides and reshapes are not "
+    "recorded in weights.",
+    "Write the draft with `vaeprobe inspect MODEL --draft-blueprint OUT`, check every marked line, and "
+    "pass it with --blueprint.",
+)
+FOREIGN_CLASSES = FindingSpec(
+    "foreign-classes",
+    "warning",
+    "A pickled module is built of classes that vaeprobe does not know and will not run.",
+    "Take a part made of torch's own layers with --submodule, or describe the whole with --blueprint or "
+    "--arch.",
+)
+RESHAPED_LATENTS = FindingSpec(
+    "reshaped-latents",
+    "note",
+    "The network takes latents with extra axes (such as d x 1 x 1); vaeprobe adds them.",
+    "Nothing.",
+)
+LATENTS_INFERRED = FindingSpec(
+    "latents-inferred",
+    "note",
+    "The format does not record the number of latents; it was found by trying.",
+    "Say it with --latent-dim.",
+)
+FIXED_BATCH = FindingSpec(
+    "fixed-batch",
+    "note",
+    "The program takes batches of one fixed size; latents are padded to it.",
+    "Export it with a dynamic batch axis for speed.",
+)
+ROUNDED = FindingSpec(
+    "rounded",
+    "note",
+    "Numbers of a wider type were rounded to the precision of the computation.",
+    "Nothing, or --dtype float64.",
+)
+TRAILING_BYTES = FindingSpec(
+    "trailing-bytes",
+    "warning",
+    "The file has bytes after its content. They were ignored.",
+    "Find out who appended them: nothing should.",
+)
+WIDE_MATRIX = FindingSpec(
+    "wide-matrix",
+    "warning",
+    "A matrix has fewer outputs than latents; it may be stored transposed.",
+    "A decoder is outputs x latents. scikit-learn's components_ are the transpose of that.",
+)
+CODE_WAS_RUN = FindingSpec(
+    "code-was-run",
+    "warning",
+    "The file was unpickled on request, so its own code ran.",
+    "Convert it to safetensors once (`vaeprobe convert`), and never need that again.",
+)
+ENCODER_LEFT_OUT = FindingSpec(
+    "encoder-left-out",
+    "warning",
+    "A conversion kept the decoder and not its encoder.",
+    "Write to .safetensors to keep both.",
+)
+FACTORISE_UNDEFINED = FindingSpec(
+    "factorise-undefined",
+    "warning",
+    "Factorisation is undefined here: fewer than two active latents, or rank-deficient columns.",
+    "See the reason given; collapse is the usual cause.",
+)
+UNDECIDED = FindingSpec(
+    "undecided",
+    "warning",
+    "The samples allowed do not decide some tests.",
+    "Raise --max-samples, or choose a margin that matters to you with --margin.",
+)
+NOT_SMOOTH = FindingSpec(
+    "not-smooth",
+    "note",
+    "The network is piecewise linear (ReLU): derivatives of J are zero almost everywhere and say nothing "
+    "of its kinks.",
+    "Rely on the frozen-coordinate differences of C2, which work for every network.",
+)
+TIED_SEAMS = FindingSpec(
+    "tied-seams",
+    "note",
+    "Some seams have equal singular values and are not identified one by one.",
+    "They are tested as one block.",
+)
+TRACE_SCHEME = FindingSpec(
+    "trace-scheme",
+    "note",
+    "Which scheme traced the seams, and to what tolerance.",
+    "Nothing; --scheme and --tolerance choose.",
+)
+TRACE_COMPONENTS = FindingSpec(
+    "trace-components",
+    "note",
+    "Components of smaller singular values were not traced.",
+    "Choose them with --components.",
+)
+TRACE_NO_PICTURE = FindingSpec(
+    "trace-no-picture",
+    "warning",
+    "No picture was written, since no seam has any length.",
+    "Start elsewhere, or see why the decoder collapses there.",
+)
+TRACE_OUTSIDE = FindingSpec(
+    "trace-outside",
+    "note",
+    "Some starting points lie outside the radius in which seams are followed.",
+    "Raise --radius or leave it out.",
+)
+TRACE_NOT_FINITE = FindingSpec(
+    "trace-not-finite",
+    "warning",
+    "Some seams stop where the decoder is not finite.",
+    "Lower --radius, or --dtype float64.",
+)
+TRACE_STEPS = FindingSpec(
+    "trace-steps",
+    "warning",
+    "Some seams end at the step limit.",
+    "Raise --tolerance, or use --scheme rough.",
+)
+TRACE_SLIDING = FindingSpec(
+    "trace-sliding",
+    "note",
+    "Some seams stop at a kink into which the directions on both sides of it run: no seam leaves it.",
+    "--scheme rough steps along the kink; the seam before it is sound.",
+)
+TRACE_NOT_REPRODUCIBLE = FindingSpec(
+    "trace-not-reproducible",
+    "warning",
+    "Seams traced back to their start miss it by more than 0.05: single paths depend on the tolerance.",
+    "Read the means over seams. A smaller --tolerance or a shorter --length brings paths back; on a "
+    "network with many kinks the directions change by jumps.",
+)
+TRACE_COLLAPSE = FindingSpec(
+    "trace-collapse",
+    "note",
+    "Some seams stop where the output no longer changes along them.",
+    "Nothing: there is no density to follow there.",
+)
+BETA_UNKNOWN = FindingSpec(
+    "beta-unknown",
+    "warning",
+    "Beta could not be estimated from the encoder, and 1 was assumed.",
+    "Give the trained value with --beta.",
+)
+LARGE_RESIDUAL = FindingSpec(
+    "large-residual",
+    "warning",
+    "The residual term of Eq. 7, which the Gauss-Newton form drops, is a large part of the curvature.",
+    "Read the Stein columns; ask whether the likelihood is the one the model was trained with.",
+)
+OTHER_VARIANCE = FindingSpec(
+    "other-variance",
+    "note",
+    "At the variance given, the encoder asks for another beta; by Theorem 3 only their product is "
+    "identified.",
+    "Give the trained --sigma2, or read the product.",
+)
+COLLAPSED = FindingSpec(
+    "collapsed",
+    "warning",
+    "Every posterior equals the prior.",
+    "A smaller beta or sigma^2, or a KL warm-up.",
+)
+COLLAPSED_LATENTS = FindingSpec(
+    "collapsed-latents",
+    "note",
+    "Some latents tell less about the data than the prior does and carry no weight in the estimate.",
+    "Nothing; the table shows which.",
+)
+NOT_AT_OPTIMUM = FindingSpec(
+    "not-at-optimum",
+    "warning",
+    "The active latents ask for different betas: no single beta explains this encoder, so it is not at "
+    "the optimum of a beta-ELBO.",
+    "Early stopping, capacity annealing, a total-correlation term or another likelihood do this. Treat "
+    "the estimate as an effective value.",
+)
+NO_CURVATURE = FindingSpec(
+    "no-curvature",
+    "warning",
+    "The likelihood has no positive curvature where the encoder puts its posteriors, so nothing can be "
+    "recovered.",
+    "Check that encoder, decoder and data belong together.",
+)
+OTHER_BETA = FindingSpec(
+    "other-beta",
+    "warning",
+    "The nominal beta lies outside the interval of the recovered one.",
+    "Trust the recovered one for what the encoder does; see not-at-optimum for causes.",
+)
+NO_BETTER_THAN_CHANCE = FindingSpec(
+    "no-better-than-chance",
+    "warning",
+    "Reconstructions are no better than the mean image: the encoder's layout, the data or their scale are "
+    "wrong.",
+    "Check the blueprint's encoder output (interleaved, chunked), and the scale of the data.",
+)
+SCALED = FindingSpec(
+    "scaled",
+    "note",
+    "Values were scaled when they were read (8-bit images by 1/255).",
+    "--scale none keeps them.",
+)
+LATENT_DIM = FindingSpec(
+    "latent-dim",
+    "note",
+    "How the number of latents was chosen.",
+    "Give it with --latent-dim.",
+)
+FLATTENED = FindingSpec(
+    "flattened",
+    "note",
+    "Rows with several axes (images) were flattened to columns.",
+    "Nothing; the shape is kept in the saved model.",
+)
+DROPPED_ROWS = FindingSpec(
+    "dropped-rows",
+    "warning",
+    "Rows with NaN or infinite values were left out, as asked, or have no value at all.",
+    "Find out where they come from; `--missing em` uses rows that are incomplete.",
+)
+MISSING_VALUES = FindingSpec(
+    "missing-values",
+    "note",
+    "Some values are missing and were treated as unknown by EM.",
+    "Nothing, if they are missing at random.",
+)
+COLLAPSE = FindingSpec(
+    "collapse",
+    "warning",
+    "Some latents collapse: their eigenvalue does not exceed beta sigma^2.",
+    "Fewer latents, or a smaller beta or sigma^2.",
+)
+TIED_EIGENVALUES = FindingSpec(
+    "tied-eigenvalues",
+    "note",
+    "Eigenvalues are equal within their error, so only the block of their directions is identified.",
+    "Do not interpret these columns one by one; more rows may separate them.",
+)
+RANDOMIZED = FindingSpec(
+    "randomized",
+    "note",
+    "Eigenpairs were found by a randomized method, to the error stated.",
+    "--solver exact, where time and memory allow.",
+)
+FLOAT32 = FindingSpec(
+    "float32",
+    "note",
+    "Moments were computed in float32.",
+    "Pass float64 data where the last digits matter.",
+)
+NOTHING_CHECKED = FindingSpec(
+    "nothing-checked",
+    "warning",
+    "No rule applies to a model, and a run that checks nothing never passes.",
+    "Add rules to the policy, or take the model out of the list.",
+)
+SAME_ARTIFACT = FindingSpec(
+    "same-artifact",
+    "note",
+    "The model is byte for byte the baseline's.",
+    "Nothing.",
+)
+WAIVER_EXPIRED = FindingSpec(
+    "waiver-expired",
+    "warning",
+    "A waiver is past its date, and the rule counts again.",
+    "Fix the model, or renew the waiver with a reason.",
+)
+APPROXIMATE_P_VALUE = FindingSpec(
+    "approximate-p-value",
+    "note",
+    "The rotation test is exact when the latents' distribution does not change under rotations, as N(0, "
+    "I) does not. Latents from posteriors, a grid or a file have no such symmetry.",
+    "Read the p-value as a description, or take --latents prior.",
+)
+BORDERLINE_LATENTS = FindingSpec(
+    "borderline-latents",
+    "note",
+    "Mean column norms of these latents lie within a factor 1.25 of the line between active and inactive, "
+    "so that another sample may count them on the other side, and every contrast moves with it.",
+    "Look at the bars and put --active-threshold in a gap; compare models at the same set of latents.",
+)
+FEW_LATENTS = FindingSpec(
+    "few-latents",
+    "note",
+    "The rotation R* has d (d - 1) / 2 angles, and there are few latents to fit them on: R* follows the "
+    "sample, and the contrast on held-out latents does not fall as far as it could.",
+    "Draw more latents (--samples).",
+)
+ILL_CONDITIONED = FindingSpec(
+    "ill-conditioned",
+    "warning",
+    "The columns, scaled to unit length, are so nearly dependent that the rounding of the network's own "
+    "precision shows in contrasts and singular vectors.",
+    "Run in double precision: --dtype float64.",
+)
+INACTIVE_LATENTS = FindingSpec(
+    "inactive-latents",
+    "note",
+    "These latents hardly move the output: their Jacobian columns are under 5 % of the longest, on "
+    "average. The direction of such a column means nothing, so it is left out of cosines and contrasts.",
+    "Many of them mean posterior collapse. --active-threshold moves the line.",
+)
+NOT_CONVERGED = FindingSpec(
+    "not-converged",
+    "note",
+    "The search for the best rotation was stopped while it still improved.",
+    "Its contrast is an upper bound. Another --restarts or --seed may end earlier.",
+)
+NOT_FINITE = FindingSpec(
+    "not-finite",
+    "warning",
+    "The Jacobian overflows or is NaN at some latents, which are left out of every number.",
+    "Use --dtype float64; a decoder that overflows at prior samples often has an exponential output.",
+)
+RANK_DEFICIENT = FindingSpec(
+    "rank-deficient",
+    "warning",
+    "At some latents a column of the Jacobian is zero or depends on others, so that log det G is -inf and "
+    "the ima contrast infinite. ReLU and saturated outputs do that. The contrast is averaged over the "
+    "rest.",
+    "Read the mean-field gap, which is finite everywhere, beside it.",
+)
+SATURATED = FindingSpec(
+    "saturated",
+    "note",
+    "Some outputs are exactly 0 or 1 in the decoder's precision. A Bernoulli has no variance there, so "
+    "they carry no weight in the likelihood's metric.",
+    "Describe the last activation in the blueprint: the natural parameter does not saturate.",
+)
+TIED_SINGULAR_VALUES = FindingSpec(
+    "tied-singular-values",
+    "note",
+    "Singular values of J coincide at some latents. Singular vectors are arbitrary within such a block, "
+    "and are rotated to the nearest axes before they are compared with them.",
+    "Use numbers that do without V: cosines, contrast, alignment.",
+)
+
+FINDINGS: dict[str, FindingSpec] = {
+    spec.code: spec for spec in dict(vars()).values() if isinstance(spec, FindingSpec)
+}
