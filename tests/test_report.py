@@ -7,7 +7,7 @@ import math
 import pytest
 
 from vaeprobe.report import Check, Metric, MetricSpec, metric_map, worst_status
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 SPEC = MetricSpec(id="orthogonality.ima_contrast", title="ima contrast")
 
@@ -77,3 +77,19 @@ def test_options_carry_the_direction() -> None:
 def test_a_metric_twice_is_a_bug() -> None:
     with pytest.raises(ValueError, match="twice"):
         metric_map([metric(1, 0, 2), metric(1, 0, 2)])
+
+
+def test_a_metric_is_an_attribute_too() -> None:
+    class Example(Result):
+        ima_contrast = Measured(SPEC.id)
+
+    result = Example(metrics=metric_map([metric(1, 0, 2)]))
+    assert result.ima_contrast is result[SPEC.id]
+    assert result.ima_contrast.ci == (0, 2)
+
+
+def test_a_wrong_id_is_told_the_nearest() -> None:
+    result = Result(metrics=metric_map([metric(1, 0, 2)]))
+    with pytest.raises(KeyError) as caught:
+        result["orthogonality.ima_contras"]
+    assert "`orthogonality.ima_contras`; did you mean `orthogonality.ima_contrast`?" in str(caught.value)

@@ -18,8 +18,8 @@ class UnknownMetric(KeyError):
         return str(self.args[0])  # KeyError would quote it
 
 
-class Reading:
-    """A metric as an attribute: `alignment = Reading("orthogonality.alignment")` in a result's class.
+class Measured:
+    """A metric as an attribute: `alignment = Measured("orthogonality.alignment")` in a result's class.
 
     `result.alignment` is then the same `Metric` as `result["orthogonality.alignment"]`.
     """

@@ -19,7 +19,7 @@ from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.findings import DRAFT_BLUEPRINT, ENCODER_LEFT_OUT
 from vaeprobe.latents import Prior
 from vaeprobe.report import Finding, Metric, MetricSpec, Section, Table, metric_map
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 __all__ = ["Conversion", "METRICS", "SUFFIXES", "blueprint_of", "convert", "write"]
 
@@ -48,6 +48,8 @@ class Conversion(Result):
     """
 
     command: ClassVar[str] = "convert"
+
+    largest_difference = Measured("convert.largest_difference")
 
     output: str
     tensors: Mapping[str, tuple[int, ...]]

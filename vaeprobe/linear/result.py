@@ -19,7 +19,7 @@ from vaeprobe.linear.identifiability import Identifiability
 from vaeprobe.linear.spectrum import Spectrum
 from vaeprobe.pictures import png
 from vaeprobe.report import Bars, Curves, Section, Svg, Table, Value
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -100,6 +100,23 @@ class LinearResult(Result):
     """
 
     command: ClassVar[str] = "train-linear"
+
+    latent_dim = Measured("train_linear.latent_dim")
+    sigma2 = Measured("train_linear.sigma2")
+    loglik = Measured("train_linear.loglik")
+    bits_per_dim = Measured("train_linear.bits_per_dim")
+    eigenvalues = Measured("train_linear.eigenvalues")
+    explained_variance = Measured("train_linear.explained_variance")
+    collapsed = Measured("train_linear.collapsed")
+    kl = Measured("train_linear.kl")
+    elbo = Measured("train_linear.elbo")
+    identified = Measured("train_linear.identified")
+    elbo_gap = Measured("train_linear.elbo_gap")
+    max_angle = Measured("train_linear.max_angle")
+    max_abs_cosine = Measured("train_linear.max_abs_cosine")
+    rotation_distance = Measured("train_linear.rotation_distance")
+    mean_field_gap = Measured("train_linear.mean_field_gap")
+    spectrum_error = Measured("train_linear.spectrum_error")
 
     spectrum: Spectrum
     solution: Solution

@@ -17,7 +17,7 @@ from vaeprobe.findings import (
 from vaeprobe.probes.base import option
 from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe, Evidence
 from vaeprobe.report import Curves, Finding, Metric, MetricSpec, Section, Table, metric_map, specs_by_id
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
@@ -186,6 +186,20 @@ class BetaResult(Result):
     """
 
     command: ClassVar[str] = "beta"
+
+    gauss_newton = Measured("beta.gauss_newton")
+    mean_identity = Measured("beta.mean_identity")
+    consistency = Measured("beta.consistency")
+    sigma2 = Measured("beta.sigma2")
+    residual_variance = Measured("beta.residual_variance")
+    kl_per_latent = Measured("kl.per_latent")
+    kl_total = Measured("kl.total")
+    latents_active_kl = Measured("latents.active.kl")
+    latents_active_means = Measured("latents.active.means")
+    latents_active_columns = Measured("latents.active.columns")
+    latents_active_precision = Measured("latents.active.precision")
+    latents_active_supported = Measured("latents.active.supported")
+    posterior_overlap = Measured("posterior.overlap")
 
     estimate: BetaEstimate | None
     active: ActiveLatents

@@ -29,7 +29,7 @@ from vaeprobe.report import (
     metric_map,
     specs_by_id,
 )
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -269,6 +269,26 @@ class FactoriseResult(Result):
     """How the generated density factorises; `evidence` holds everything the verdict rests on."""
 
     command: ClassVar[str] = "factorise"
+
+    latents_dim = Measured("latents.dim")
+    latents_active = Measured("latents.active")
+    gap = Measured("factorise.gap")
+    gap_null = Measured("factorise.gap_null")
+    linearity = Measured("factorise.linearity")
+    cross = Measured("factorise.cross")
+    modulation = Measured("factorise.modulation")
+    own_share = Measured("factorise.own_share")
+    mean_own_share = Measured("factorise.mean_own_share")
+    derivative_cross = Measured("factorise.derivative_cross")
+    seam_dependence = Measured("factorise.seam_dependence")
+    seam_dependence_p = Measured("factorise.seam_dependence_p")
+    distance_correlation = Measured("factorise.distance_correlation")
+    distance_correlation_p = Measured("factorise.distance_correlation_p")
+    gap_rotated = Measured("factorise.gap_rotated")
+    modulation_rotated = Measured("factorise.modulation_rotated")
+    curved_dependence = Measured("factorise.curved_dependence")
+    curved_modulation = Measured("factorise.curved_modulation")
+    curved_twist = Measured("factorise.curved_twist")
 
     evidence: Evidence = field(repr=False, compare=False)
 

@@ -11,7 +11,7 @@ from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality_metrics import METRICS
 from vaeprobe.report import Bars, Finding, Heatmap, MetricSpec, Section, Table, metric_map
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,26 @@ class OrthogonalityResult(Result):
     """
 
     command: ClassVar[str] = "orthogonality"
+
+    latents_dim = Measured("latents.dim")
+    latents_active = Measured("latents.active")
+    mean_abs_cosine = Measured("orthogonality.mean_abs_cosine")
+    max_abs_cosine = Measured("orthogonality.max_abs_cosine")
+    mean_abs_cosine_gaussian = Measured("orthogonality.mean_abs_cosine_gaussian")
+    ima_contrast = Measured("orthogonality.ima_contrast")
+    ima_contrast_null = Measured("orthogonality.ima_contrast_null")
+    ima_contrast_gaussian = Measured("orthogonality.ima_contrast_gaussian")
+    alignment = Measured("orthogonality.alignment")
+    alignment_p = Measured("orthogonality.alignment_p")
+    ima_contrast_held_out = Measured("orthogonality.ima_contrast_held_out")
+    ima_contrast_rotated = Measured("orthogonality.ima_contrast_rotated")
+    fixable = Measured("orthogonality.fixable")
+    mean_field_gap = Measured("orthogonality.mean_field_gap")
+    distance_to_axes = Measured("orthogonality.distance_to_axes")
+    conformality = Measured("orthogonality.conformality")
+    condition_number = Measured("orthogonality.condition_number")
+    effective_rank = Measured("orthogonality.effective_rank")
+    smallest_gap = Measured("orthogonality.smallest_gap")
 
     rotation: Tensor | None = field(default=None, repr=False, compare=False)
     latent_names: tuple[str, ...] = ()

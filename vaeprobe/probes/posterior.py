@@ -10,7 +10,7 @@ from vaeprobe.findings import BETA_UNKNOWN, LARGE_RESIDUAL, OTHER_VARIANCE
 from vaeprobe.probes.base import option
 from vaeprobe.probes.with_encoder import KL_PER_LATENT, EncoderProbe
 from vaeprobe.report import Finding, Heatmap, Metric, MetricSpec, Section, Table, metric_map, specs_by_id
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -194,6 +194,21 @@ class PosteriorResult(Result):
     """
 
     command: ClassVar[str] = "posterior"
+
+    precision_ratio = Measured("posterior.precision_ratio")
+    residual_share = Measured("posterior.residual_share")
+    hessian_diagonality = Measured("posterior.hessian_diagonality")
+    hessian_p_value = Measured("posterior.hessian_p_value")
+    mean_field_gap = Measured("posterior.mean_field_gap")
+    variance_gap = Measured("posterior.variance_gap")
+    mean_gap = Measured("posterior.mean_gap")
+    elbo_value = Measured("elbo.value")
+    elbo_objective = Measured("elbo.objective")
+    elbo_reconstruction = Measured("elbo.reconstruction")
+    elbo_kl = Measured("elbo.kl")
+    elbo_det = Measured("elbo.det")
+    elbo_remainder = Measured("elbo.remainder")
+    kl_per_latent = Measured("kl.per_latent")
 
     beta: float
     beta_estimated: bool

@@ -35,7 +35,7 @@ from vaeprobe.report import (
     metric_map,
     specs_by_id,
 )
-from vaeprobe.result import Result
+from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -227,6 +227,20 @@ class TraceResult(Result):
     """
 
     command: ClassVar[str] = "trace"
+
+    straightness = Measured("trace.straightness")
+    turning = Measured("trace.turning")
+    axis_overlap = Measured("trace.axis_overlap")
+    axis_overlap_random = Measured("trace.axis_overlap_random")
+    axis_overlap_worst = Measured("trace.axis_overlap_worst")
+    crossings = Measured("trace.crossings")
+    tied = Measured("trace.tied")
+    speed_spread = Measured("trace.speed_spread")
+    nonintegrability = Measured("trace.nonintegrability")
+    kinks = Measured("trace.kinks")
+    step_limits = Measured("trace.step_limits")
+    return_error = Measured("trace.return_error")
+    collapsed = Measured("trace.collapsed")
 
     paths: Paths
     components: tuple[ComponentSummary, ...] = ()
