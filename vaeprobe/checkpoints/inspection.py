@@ -24,6 +24,7 @@ from vaeprobe.files.zips import open_archive
 from vaeprobe.findings import FOREIGN_CLASSES, UNSAFE
 from vaeprobe.report import Artifact, Finding, Section, Table
 from vaeprobe.result import Result
+from vaeprobe.writing import write_text
 
 __all__ = ["Inspection", "TensorInfo", "inspect"]
 
@@ -127,11 +128,7 @@ class Inspection(Result):
         if self.draft is None:
             return {}
         text = self.draft.to_toml()
-        return {"draft_blueprint": lambda path: _write(path, text)}
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+        return {"draft_blueprint": lambda path: write_text(path, text)}
 
 
 def _cut(title: str, columns: tuple[str, ...], rows: list[list[Any]]) -> Table:

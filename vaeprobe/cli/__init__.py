@@ -1,43 +1,42 @@
-"""The command line.  `main` is the one place where exceptions become exit codes."""
+"""The command line.  `run` is the one place where exceptions become exit codes."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
-from vaeprobe.errors import VaeprobeError, bug
+from vaeprobe.cli import output, streams
+from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug
 
-
-class Terminated(BaseException):
-    """SIGTERM arrived; cleanup handlers run, and the exit code is 143."""
+FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
 
 def main() -> NoReturn:
     """Run the command line and exit with the documented code.
 
-    0 every check passed or none was asked - 1 a check failed - 2 usage - 3 inconclusive - 4 refused as
-    unsafe - 5 unreadable - 6 resource limit - 70 a bug of ours - 130/143 signals.
+    0 every check passed or none was asked - 1 a check failed - 2 usage (also: no command) - 3 inconclusive -
+    4 refused as unsafe - 5 unreadable - 6 resource limit - 70 a bug of ours - 130/143 signals.
     """
-    code = run(sys.argv[1:])
+    streams.prepare()
+    streams.end_promptly()
+    arguments = sys.argv[1:]
+    code = run(arguments)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
+    except UsageError as error:
+        output.error(error, arguments)
+        code = error.exit_code
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
     sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line in this process and return its exit code."""
-    from vaeprobe.cli import output
-
-    def terminated(signum: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, terminated)
     try:
         from vaeprobe.cli.app import app
 
@@ -46,33 +45,23 @@ def run(arguments: Sequence[str]) -> int:
     except VaeprobeError as error:
         output.error(error, arguments)
         return error.exit_code
-    except BrokenPipeError:
-        _silence_stdout()
-        return 0
-    except (KeyboardInterrupt, Terminated) as stop:
-        code = 143 if isinstance(stop, Terminated) else 130
-        print("vaeprobe: stopped; no partial output was written", file=sys.stderr)
-        return code
+    except (KeyboardInterrupt, streams.Terminated) as stop:
+        streams.say(streams.STOPPED)
+        return 143 if isinstance(stop, streams.Terminated) else 130
     except MemoryError:
-        from vaeprobe.errors import ResourceError
-
         output.error(ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk"), arguments)
         return ResourceError.exit_code
     except Exception as error:
-        usage = output.as_usage_error(error)
-        if usage is not None:
-            output.error(usage, arguments)
-            return usage.exit_code
-        if os.environ.get("VAEPROBE_DEBUG"):
+        known = _as_ours(error)
+        if known is None and os.environ.get("VAEPROBE_DEBUG"):
             raise
-        wrapped = bug(error)
-        output.error(wrapped, arguments)
-        return wrapped.exit_code
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        ours = known or bug(error)
+        output.error(ours, arguments)
+        return ours.exit_code
 
 
-def _silence_stdout() -> None:
-    """Point stdout nowhere, so that the interpreter's last flush stays quiet after `| head`."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
+def _as_ours(error: Exception) -> VaeprobeError | None:
+    """Return an exception of the parser, or of a full disk, as one of ours; None for a bug."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return UsageError(f"cannot write: {(error.strerror or '').lower()}", hint="free some space")
+    return output.as_usage_error(error)

@@ -20,8 +20,9 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 
+from vaeprobe import writing
 from vaeprobe._version import __version__
-from vaeprobe.cli import options, output
+from vaeprobe.cli import options, output, streams
 from vaeprobe.cli.probe_commands import load
 from vaeprobe.errors import InputError, ResourceError, UsageError, did_you_mean
 from vaeprobe.gate import baseline as baselines
@@ -116,10 +117,14 @@ def check(
         "allow_code": allow_code, "latent_dim": latent_dim,
         "device": device, "dtype": dtype,
     }  # fmt: skip
+    kept = baseline or Path("vaeprobe-baseline.json") if update_baseline else resume
+    chosen = options.chosen_format(format, json_, out, get_args(GateFormat))
+    files = [kept, *(path for _, path in reports)]
+    read = [policy.origin, None if update_baseline else baseline, blueprint]
+    output.ready(out, files, inputs=[*targets, *(path for path in read if path)])
     if update_baseline:
         return _update(policy, targets, baseline or Path("vaeprobe-baseline.json"), loading, no_progress)
     gate = Gate(policy=policy, baseline=None if baseline is None else _baseline(baseline))
-    chosen = options.chosen_format(format, json_, out, get_args(GateFormat))
     digest = _digest(policy, baseline, loading)
     streaming = chosen == "jsonl" and out is None
     done: list[ModelReport] = []
@@ -302,7 +307,7 @@ def _kept(path: Path) -> dict[str, ModelReport]:
                 report = ModelReport.from_dict(body)
                 out[report.model] = report
         if whole != text:
-            output.write_text(path, whole)
+            writing.write_text(path, whole)
     except OSError as error:
         raise InputError(f"cannot read `{path}`: {error.strerror}") from None
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -348,8 +353,8 @@ def _update(
             record = gate.record(target, load(Path(target), **loading))
             records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
-    output.write_text(path, text)
-    print(f"baseline {clean(path)}: {len(targets)} measured, {len(records)} in all", file=sys.stderr)
+    writing.write_text(path, text)
+    streams.say(f"baseline {clean(path)}: {len(targets)} measured, {len(records)} in all")
     return 0
 
 
@@ -370,7 +375,7 @@ def _write(
     from vaeprobe.render.gate import jsonl, markdown, renderer, text
 
     for name, path in reports:
-        output.write_text(path, renderer(name)(report))
+        output.write_text(path, renderer(name)(report), quiet)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and (format == "github" or any(name == "github" for name, _ in reports)):
         try:
@@ -381,7 +386,7 @@ def _write(
     if streaming:
         sys.stdout.write(jsonl.end_line(report))
     elif out is not None:
-        output.write_text(out, renderer(format)(report))
+        output.write_text(out, renderer(format)(report), quiet)
     elif format == "text":
         text.show(report, terminal.console(sys.stdout, color), quiet)
     else:

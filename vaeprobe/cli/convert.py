@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from vaeprobe import writing
 from vaeprobe.cli import options, output
 from vaeprobe.cli.probe_commands import load
 from vaeprobe.errors import UsageError
@@ -42,15 +43,19 @@ def convert(
 
     The written file needs no option, no code and no pickle to be loaded again: it is the form for CI.
     """
+    from vaeprobe.checkpoints.architecture import path_beside
     from vaeprobe.checkpoints.conversion import SUFFIXES, Conversion, sidecar_of
     from vaeprobe.checkpoints.conversion import convert as write
 
+    chosen = options.chosen_format(format, json_)
     if to.suffix not in SUFFIXES:
         raise UsageError(f"cannot write `{to}`", hint=f"name the output *{SUFFIXES[0]} or *{SUFFIXES[1]}")
     if sidecar and to.suffix == ".pt2":
         raise UsageError(
             "a .pt2 file carries its own program and takes no sidecar", hint="leave out --sidecar"
         )
+    beside = sidecar_of(to) if sidecar else None
+    output.ready(files=[to, beside], inputs=[model, path_beside(model), blueprint])
     decoder = load(
         model,
         blueprint=blueprint,
@@ -62,12 +67,15 @@ def convert(
     )
     made: list[Conversion] = []
 
-    def writer(path: Path) -> None:
-        made.append(write(decoder, path, sidecar=sidecar))
-        if sidecar:
-            sidecar_of(path).replace(sidecar_of(to))
+    def writer(place: Path) -> None:
+        try:
+            made.append(write(decoder, place, sidecar=sidecar))
+        finally:
+            sidecar_of(place).unlink(missing_ok=True)
 
-    output.write_atomically(to, writer)
+    writing.write(to, writer)
+    output.wrote(to, quiet)
     result = made[0].renamed(to)
-    chosen = options.chosen_format(format, json_)
+    if beside is not None:
+        output.write_text(beside, result.blueprint, quiet)
     return output.emit(result, format=chosen, quiet=quiet, color=color)

@@ -37,11 +37,13 @@ def demo(
 
     if figure is not None and figure.suffix != ".svg":
         raise UsageError(f"cannot write `{figure}`", hint="the figure is an SVG: name the output *.svg")
+    chosen = options.chosen_format(format, json_)
+    output.ready(files=[figure])
     with output.progress_bar(not no_progress):
         result = theorem3(steps=steps, seed=seed)
     return output.emit(
         result,
-        format=options.chosen_format(format, json_),
+        format=chosen,
         quiet=quiet,
         color=color,
         files={"figure": figure} if figure is not None else {},

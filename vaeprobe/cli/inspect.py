@@ -45,6 +45,7 @@ def inspect(
     from vaeprobe.checkpoints import inspect as look
 
     chosen = options.chosen_format(format, json_, out)
+    output.ready(out, [draft_blueprint], inputs=models)
     if len(models) == 1:
         found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None)
         files = {"draft_blueprint": draft_blueprint} if draft_blueprint is not None else None

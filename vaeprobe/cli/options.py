@@ -80,6 +80,7 @@ NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.", rich_help_panel=OUTPUT)]
 
 
+PLAIN = ("", ".txt", ".text", ".log", ".out")
 BY_SUFFIX = {
     ".json": "json",
     ".jsonl": "jsonl",
@@ -99,11 +100,21 @@ def chosen_format(
     Args:
         json: whether --json was given.
         known: formats that the command can write.
+
+    Raises:
+        UsageError: the suffix is of no such format, or two formats are asked for.
     """
+    if json and format not in (None, "json"):
+        raise UsageError(f"--json and --format {format} ask for two documents", hint="leave one of them out")
     if json:
         return "json"
-    by_suffix = BY_SUFFIX.get(file.suffix.lower(), "") if file is not None else ""
-    return format or (by_suffix if by_suffix in known else "text")
+    suffix = "" if file is None else file.suffix.lower()
+    if format is None and suffix not in PLAIN and BY_SUFFIX.get(suffix) not in known:
+        names = ", ".join(s for s, f in BY_SUFFIX.items() if f in known)
+        raise UsageError(
+            f"no document of this command ends in `{suffix}`", hint=f"name it .txt, {names}, or say --format"
+        )
+    return format or BY_SUFFIX.get(suffix, "text")
 
 
 def existing_device(name: str) -> str:

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import typer
+
+from vaeprobe import writing
+from vaeprobe.cli import streams
 from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.progress import listening
 from vaeprobe.report import Page
 from vaeprobe.result import Result
+
+
+def ready(
+    document: Path | None = None,
+    files: Iterable[Path | None] = (),
+    inputs: Iterable[str | PathLike[str] | None] = (),
+) -> None:
+    """Refuse outputs that cannot be written, before the work.
+
+    Args:
+        document: where the document goes; None for stdout.
+        files: what else will be written; None is passed over.
+        inputs: what is read; names that are no files (of presets, say) and None are passed over.
+
+    Raises:
+        UsageError: a place cannot be written or is an input, or stdout is closed.
+    """
+    if document is None:
+        streams.check_stdout()
+    wanted = [path for path in (document, *files) if path is not None]
+    writing.ready(wanted, [path for path in inputs if path is not None])
 
 
 def emit(
@@ -24,7 +48,7 @@ def emit(
     output: Path | None = None,
     quiet: bool = False,
     color: str = "auto",
-    files: dict[str, Path] | None = None,
+    files: Mapping[str, Path] | None = None,
 ) -> int:
     """Write a result's files, then its document, and return the exit code.
 
@@ -33,21 +57,34 @@ def emit(
     """
     writers = result.files()
     for name, path in (files or {}).items():
-        write_atomically(path, writers[name])
-    if output is None and format == "text":
+        writers[name](path)
+        wrote(path, quiet)
+    if output is not None:
+        write_text(output, document(result.page(), format, quiet), quiet)
+    elif format == "text":
         from vaeprobe.render import terminal
 
         console = terminal.console(sys.stdout, color)
         page = result.page()
         console.print(terminal.headline(page) if quiet else terminal.view(page))
     else:
-        text = document(result.page(), format, quiet)
-        if output is None:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        else:
-            write_text(output, text)
+        sys.stdout.write(document(result.page(), format, quiet))
+        sys.stdout.flush()
     return result.exit_code
+
+
+def write_text(path: Path, text: str, quiet: bool = False) -> None:
+    """Write a UTF-8 file, whole or not at all, and say so."""
+    writing.write_text(path, text)
+    wrote(path, quiet)
+
+
+def wrote(path: Path, quiet: bool = False) -> None:
+    """Say on stderr that a file was written; not of devices and pipes, nor with --quiet."""
+    from vaeprobe.render.text import clean
+
+    if not quiet and path.is_file():
+        streams.say(f"wrote {clean(path)}")
 
 
 def document(page: Page, format: str, quiet: bool = False) -> str:
@@ -72,53 +109,11 @@ def document(page: Page, format: str, quiet: bool = False) -> str:
     raise UsageError(f"no format is called `{format}`")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all (see `write_atomically`)."""
-
-    def writer(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, writer)
-
-
-def write_atomically(path: Path, writer: Callable[[Path], None]) -> None:
-    """Write a file so that a reader sees the old one or the whole new one, never a part.
-
-    Args:
-        writer: writes to the path it is given, which has the same suffix.
-
-    Raises:
-        UsageError: the folder is missing or cannot be written.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-        os.close(handle)
-        os.chmod(name, 0o666 & ~_umask())
-    except OSError as error:
-        raise UsageError(
-            f"cannot write `{path}`: {error.strerror}", hint="choose a folder that exists and is yours"
-        ) from None
-    try:
-        writer(Path(name))
-        os.replace(name, path)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UsageError(f"cannot write `{path}`: {error.strerror}") from None
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def as_usage_error(error: Exception) -> UsageError | None:
+def as_usage_error(error: Any) -> UsageError | None:
     """Return the usage error that Typer's parser raised, as one of ours, or None for another exception."""
-    from typer._click.exceptions import ClickException
-
-    if not isinstance(error, ClickException):
+    # the parser's exceptions, whether Typer brings its own click or uses the package
+    parsers: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    if not isinstance(error, parsers):
         return None
     command = getattr(getattr(error, "ctx", None), "command_path", "vaeprobe")
     message = " ".join(error.format_message().split())
@@ -140,17 +135,16 @@ def error(error: VaeprobeError, arguments: Sequence[str]) -> None:
     """Say an error on stderr in one line and a hint, and as JSON on stdout where JSON was asked for."""
     from vaeprobe.render.text import clean
 
-    try:
-        if wants_json(arguments):
-            from vaeprobe.render import json_document
+    if wants_json(arguments):
+        from vaeprobe.render import json_document
 
-            lines = "--format=jsonl" in arguments or "jsonl" in arguments
+        lines = "--format=jsonl" in arguments or "jsonl" in arguments
+        with suppress(UsageError):  # stdout itself may be what is wrong
             sys.stdout.write(json_document.of_error(error, indent=None if lines else 2))
-        print(f"error: {clean(error.message)}", file=sys.stderr)
-        if error.hint:
-            print(f"hint: {clean(error.hint)}", file=sys.stderr)
-    except BrokenPipeError:
-        pass
+            sys.stdout.flush()
+    streams.say(f"error: {clean(error.message)}")
+    if error.hint:
+        streams.say(f"hint: {clean(error.hint)}")
 
 
 @contextmanager

@@ -51,14 +51,19 @@ def probe_command(name: str) -> Callable[..., int]:
         settings = {k: v for k, v in values.items() if k in fields}
         wanted = {id: values[k] for k, id in limit_names.items() if values[k] is not None}
         probe = cls(**settings)
+        format, out = (
+            options.chosen_format(values["format"], values["json"], values["output"]),
+            values["output"],
+        )
+        files = {k: v for k, v in settings.items() if isinstance(v, Path)}
+        output.ready(out, files.values(), inputs=_inputs(model, values))
         with output.progress_bar(not values["no_progress"]):
             decoder = load(model, **{k: values[k] for k in LOADING})
             result = judge(probe.measure(decoder), wanted, specs)
-        files = {k: v for k, v in settings.items() if isinstance(v, Path)}
         return output.emit(
             result,
-            format=options.chosen_format(values["format"], values["json"], values["output"]),
-            output=values["output"],
+            format=format,
+            output=out,
             quiet=values["quiet"],
             color=values["color"],
             files={k: v for k, v in files.items() if k in result.files()},
@@ -96,6 +101,15 @@ def _help(cls: type[Probe]) -> str:
     for heading in ("Attributes:", "Source:", "Raises:", "Example:"):
         text = text.split(f"\n\n{heading}", 1)[0]
     return text
+
+
+def _inputs(model: Path, values: Mapping[str, Any]) -> list[Path]:
+    """Return what a command reads, for all that its options say."""
+    from vaeprobe.checkpoints.architecture import path_beside
+
+    named = [values.get(name) for name in ("data", "latents", "blueprint")]
+    beside = path_beside(model)
+    return [model, *([beside] if beside else []), *(Path(name) for name in named if isinstance(name, str))]
 
 
 def load(path: Path, *, device: str = "cpu", **settings: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -122,6 +123,8 @@ def _command(
         raise UsageError(
             f"a model is saved as .safetensors, not `{model.suffix}`", hint=f"-o {model.stem}.safetensors"
         )
+    chosen = options.chosen_format(format, json)
+    output.ready(files=[model, plot], inputs=[path for name in data for path in glob.glob(name) or [name]])
     settings = TrainLinear(
         latent_dim="auto" if latent_dim == "auto" else int(_number(latent_dim, "--latent-dim", whole=True)),
         beta=beta,
@@ -155,7 +158,7 @@ def _command(
         return result.exit_code
     return output.emit(
         result,
-        format=options.chosen_format(format, json),
+        format=chosen,
         quiet=quiet,
         color=color,
         files={name: path for name, path in (("model", model), ("plot", plot)) if path is not None},

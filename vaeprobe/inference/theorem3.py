@@ -27,6 +27,7 @@ from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Gaussian
 from vaeprobe.report import Section, Svg, Table
 from vaeprobe.result import Result
+from vaeprobe.writing import write_text
 
 __all__ = ["Theorem3", "Trained", "circles", "figure", "judged", "theorem3"]
 
@@ -178,10 +179,7 @@ class Theorem3(Result):
         return {"models": [{n: getattr(m, n) for n in names} for pair in self.pairs for m in pair]}
 
     def files(self) -> Mapping[str, Callable[[Path], None]]:
-        def write(path: Path) -> None:
-            path.write_text(figure(self.pairs, self.x), encoding="utf-8")
-
-        return {"figure": write}
+        return {"figure": lambda path: write_text(path, figure(self.pairs, self.x))}
 
 
 def figure(pairs: Sequence[tuple[Trained, Trained]], x: Tensor) -> str:

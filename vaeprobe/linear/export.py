@@ -11,6 +11,7 @@ import numpy as np
 
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.linear.closed_form import LinearModel
+from vaeprobe.writing import write
 
 RECORD_KEY = "vaeprobe.train_linear"
 
@@ -51,4 +52,5 @@ def save(path: Path, model: LinearModel, row_shape: tuple[int, ...], record: Map
         "encoder.log_variance.bias": np.log(model.variance),
     }
     metadata = {**blueprint(model, row_shape).to_metadata(), RECORD_KEY: json.dumps(dict(record))}
-    save_file({k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}, path, metadata)
+    dense = {k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}
+    write(path, lambda place: save_file(dense, place, metadata))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vaeprobe.errors import MissingExtraError, UsageError
+from vaeprobe.writing import write
 
 if TYPE_CHECKING:
     from vaeprobe.linear.result import LinearResult
@@ -62,4 +63,4 @@ def draw(result: LinearResult, path: Path) -> None:
         axis.imshow(signed_image(result.solution.vectors[:, i].reshape(shape)), interpolation="nearest")
         axis.set_title(str(i + 1), fontsize="small")
         axis.axis("off")
-    figure.savefig(path, dpi=150)
+    write(path, lambda place: figure.savefig(place, dpi=150))

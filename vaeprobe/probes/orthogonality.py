@@ -12,6 +12,7 @@ from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality_metrics import METRICS
 from vaeprobe.report import Bars, Finding, Heatmap, MetricSpec, Section, Table, metric_map
 from vaeprobe.result import Measured, Result
+from vaeprobe.writing import write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,20 +98,25 @@ class OrthogonalityResult(Result):
             encoder=None,
         )
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write R* as a .npy matrix, shape (latent, latent).
 
         Raises:
             UsageError: the rotation is undefined.
         """
-        import numpy as np
-
-        if self.rotation is None:
+        rotation = self.rotation
+        if rotation is None:
             raise UsageError(
                 f"there is no best rotation: {self['orthogonality.ima_contrast_rotated'].reason}"
             )
-        with open(path, "wb") as file:
-            np.save(file, self.rotation.numpy())
+
+        def writer(place: Path) -> None:
+            import numpy as np
+
+            with open(place, "wb") as stream:  # numpy adds a suffix to names, not to streams
+                np.save(stream, rotation.numpy())
+
+        write(path, writer)
 
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         return {"save_rotation": self.save} if self.save_rotation else {}

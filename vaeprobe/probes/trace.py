@@ -36,6 +36,7 @@ from vaeprobe.report import (
     specs_by_id,
 )
 from vaeprobe.result import Measured, Result
+from vaeprobe.writing import write, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -311,7 +312,8 @@ class TraceResult(Result):
         """Write the traversal as a PNG file (see `strip`); small pictures are enlarged by a whole factor."""
         from vaeprobe.pictures import enlarged, png
 
-        Path(path).write_bytes(png(enlarged(self.strip())))
+        content = png(enlarged(self.strip()))
+        write(path, lambda place: place.write_bytes(content))
 
     def save_svg(self, path: Path | str) -> None:
         """Write the net of seams of a decoder of two latents as an SVG file.
@@ -321,7 +323,7 @@ class TraceResult(Result):
         """
         if self.net is None:
             raise UsageError("there is no net of seams: it needs two latents and seams at the centre")
-        Path(path).write_text(self.net.svg(self._name), encoding="utf-8")
+        write_text(path, self.net.svg(self._name))
 
     @property
     def _name(self) -> str:

@@ -28,6 +28,7 @@ from vaeprobe.seams.fields import (
 )
 from vaeprobe.seams.integrate import Limits, Stop, Track, hermite, integrate, joined, prior_radius
 from vaeprobe.seams.schemes import SCHEMES, SchemeName, smoothness
+from vaeprobe.writing import write
 
 __all__ = ["Event", "Paths", "Seam", "trace_paths"]
 
@@ -273,8 +274,13 @@ class Paths(Sequence[Seam]):
 
     def save(self, path: Path | str, **more: np.ndarray[Any, Any]) -> None:
         """Write `arrays()` to a compressed .npz file, with further arrays by name."""
-        with open(path, "wb") as stream:
-            np.savez_compressed(stream, **self.arrays(), **more)  # type: ignore[arg-type]
+        arrays = {**self.arrays(), **more}
+
+        def writer(place: Path) -> None:
+            with open(place, "wb") as stream:  # numpy adds a suffix to names, not to streams
+                np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+
+        write(path, writer)
 
 
 def trace_paths(

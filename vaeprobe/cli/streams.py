@@ -1,0 +1,176 @@
+"""stdout, stderr and signals: any encoding, closed and full streams, readers that leave, a prompt end."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import io
+import os
+import signal
+import sys
+import time
+import unicodedata
+from threading import Thread
+from types import FrameType
+from typing import IO, Any, NoReturn, TextIO, cast
+
+from vaeprobe import writing
+from vaeprobe.errors import UsageError
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+STOPPED = "vaeprobe: stopped; no partial output was written"
+# how long an interrupted run may take to end by itself, before it is ended in the midst of a call of torch
+GRACE = 0.5
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; cleanup handlers run, and the exit code is 143."""
+
+
+def prepare() -> None:
+    """Make the streams of this process fit for every environment; called once, by `main`."""
+    for _ in range(3):  # a closed stream's number would go to the next file that is opened
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2:
+            os.close(number)
+            break
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    codecs.register_error("vaeprobe", _stand_in)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="vaeprobe")
+    sys.stdout = cast(TextIO, Stdout(sys.stdout))
+    columns = os.environ.get("COLUMNS", "")
+    if columns and not (columns.isdigit() and int(columns) >= 20):
+        del os.environ["COLUMNS"]
+
+
+# -- stdout -----------------------------------------------------------------------------------------
+
+
+class Stdout:
+    """The real stdout with two manners: a reader that left is no error, a full or closed stream is one of usage."""
+
+    def __init__(self, real: IO[str] | None) -> None:
+        self.real = real
+        self.read = True
+
+    def write(self, text: str) -> int:
+        self._try("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        if self.real is not None:
+            self._try("flush")
+
+    def _try(self, method: str, *arguments: str) -> None:
+        if not self.read:
+            return
+        if self.real is None:
+            raise UsageError(
+                "cannot write to stdout: it is closed", hint="-o FILE writes the document to a file"
+            )
+        try:
+            getattr(self.real, method)(*arguments)
+        except OSError as error:
+            self.read = False
+            # the interpreter flushes once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.real.fileno())
+            if not isinstance(error, BrokenPipeError):
+                raise UsageError(f"cannot write to stdout: {(error.strerror or '').lower()}") from None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(io.StringIO() if self.real is None else self.real, name)
+
+
+def check_stdout() -> None:
+    """Refuse a closed stdout before the work.
+
+    Raises:
+        UsageError: stdout is closed.
+    """
+    if isinstance(sys.stdout, Stdout) and sys.stdout.real is None:
+        sys.stdout.write("")
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, which may be closed or full."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+# -- encodings --------------------------------------------------------------------------------------
+
+STAND_INS = {
+    **dict(zip("█▉▊▋▌▍▎▏", "####==--", strict=True)),
+    **dict(zip("░▒▓", ".:%", strict=True)),
+    **dict.fromkeys("▀▄■●", "#"),
+    **dict.fromkeys("│┃┤├┼┊╎", "|"),
+    **dict.fromkeys("─━–—−┄·•∙", "-"),
+    **dict.fromkeys("╭╮╰╯┌┐└┘┬┴", "+"),
+    **dict(zip("‘’“”", "''\"\"", strict=True)),
+    "→": "->", "←": "<-", "⇒": "=>", "≥": ">=", "≤": "<=", "≠": "!=", "≈": "~", "±": "+/-", "×": "x", "…": "...",
+    "∞": "inf", "√": "sqrt", "∂": "d", "∇": "grad", "∈": "in", "²": "^2", "³": "^3", "⁻": "^-", "°": " deg",
+    "✓": "+", "✔": "+", "✗": "x", "✘": "x", "↑": "^", "↓": "v", "′": "'", "\N{REPLACEMENT CHARACTER}": "?",
+}  # fmt: skip
+_UPPER_DOTS = 0x01 | 0x02 | 0x08 | 0x10
+BRAILLE = 0x2800
+
+
+def _stand_in(error: UnicodeError) -> tuple[str, int]:
+    """Return ASCII for what an encoding lacks: an error handler for `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(ascii_art, error.object[error.start : error.end])), error.end
+
+
+def ascii_art(sign: str) -> str:
+    """Return ASCII that stands for a character: of one column where it is part of a drawing."""
+    if sign in STAND_INS:
+        return STAND_INS[sign]
+    dots = ord(sign) - BRAILLE
+    if 0 <= dots < 256:
+        upper, lower = bool(dots & _UPPER_DOTS), bool(dots & ~_UPPER_DOTS)
+        return " '.:"[upper + 2 * lower]
+    words = unicodedata.name(sign, "").split()
+    if words[:1] == ["GREEK"] and words[2:3] == ["LETTER"]:
+        return words[3].lower() if words[1] == "SMALL" else words[3].capitalize()
+    return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
+
+
+# -- signals ----------------------------------------------------------------------------------------
+
+
+def end_promptly() -> None:
+    """End on SIGTERM and SIGINT by cleaning up, and within `GRACE` even from inside a long call of torch.
+
+    Python runs signal handlers between its own instructions only; a thread that reads the wake-up pipe sees
+    the signal at once.  It ends an interrupt, too, that Python lost inside a destructor.
+    """
+
+    def terminated(signum: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminated)
+    if os.name != "posix":
+        return
+    reading, writing_ = os.pipe()
+    os.set_blocking(writing_, False)
+    signal.set_wakeup_fd(writing_, warn_on_full_buffer=False)
+    Thread(target=_end_later, args=(reading,), daemon=True).start()
+
+
+def _end_later(pipe: int) -> None:
+    while received := os.read(pipe, 1):
+        code = EXIT_CODES.get(signal.Signals(received[0]))
+        if code is not None:
+            time.sleep(GRACE)
+            writing.discard()
+            if "multiprocessing" in sys.modules:
+                from multiprocessing import active_children
+
+                for child in active_children():
+                    child.kill()
+            say(STOPPED)
+            os._exit(code)
