@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from vaeprobe.cli import run
+from vaeprobe.gate.formats import FORMATS
 from vaeprobe.render import schema
-from vaeprobe.render.gate import FORMATS
 
 DOCUMENT = jsonschema.Draft202012Validator(schema.document())
 REPOSITORY = Path(__file__).parents[2]

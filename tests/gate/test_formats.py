@@ -21,10 +21,10 @@ from rich.console import Console
 from xmlschema import XMLSchema
 
 from vaeprobe.findings import INACTIVE_LATENTS
+from vaeprobe.gate.formats import FORMATS, renderer, text
 from vaeprobe.gate.outcome import Failure, GateReport, ModelReport, Outcome
 from vaeprobe.gate.policy import Rule, Waiver, spec_of
 from vaeprobe.render import schema
-from vaeprobe.render.gate import FORMATS, renderer, text
 from vaeprobe.report import Artifact, Finding, Metric, Status
 
 COSINE = "orthogonality.mean_abs_cosine"

@@ -132,7 +132,7 @@ def check(
         for model in _run(gate, targets, loading, jobs, fail_fast, resume, digest):
             done.append(model)
             if streaming:
-                from vaeprobe.render.gate import jsonl
+                from vaeprobe.gate.formats import jsonl
 
                 sys.stdout.write(jsonl.model_line(model))
                 sys.stdout.flush()
@@ -200,7 +200,7 @@ def _targets(models: Sequence[str], policy: Policy) -> list[str]:
 
 
 def _report_target(text: str) -> tuple[str, Path]:
-    from vaeprobe.render.gate import FORMATS
+    from vaeprobe.gate.formats import FORMATS
 
     format, equals, path = text.partition("=")
     if not equals or not path:
@@ -320,7 +320,7 @@ def _kept(path: Path) -> dict[str, ModelReport]:
 
 
 def _keep(path: Path, report: ModelReport) -> None:
-    from vaeprobe.render.gate import jsonl
+    from vaeprobe.gate.formats import jsonl
 
     try:
         with open(path, "a", encoding="utf-8") as file:
@@ -371,8 +371,8 @@ def _write(
     color: str,
     streaming: bool,
 ) -> None:
+    from vaeprobe.gate.formats import jsonl, markdown, renderer, text
     from vaeprobe.render import terminal
-    from vaeprobe.render.gate import jsonl, markdown, renderer, text
 
     for name, path in reports:
         output.write_text(path, renderer(name)(report), quiet)

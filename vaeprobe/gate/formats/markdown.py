@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from vaeprobe.gate.formats.text import WORDS
 from vaeprobe.gate.outcome import GateReport
 from vaeprobe.gate.policy import FORMAT
-from vaeprobe.render.gate.text import WORDS
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
 from vaeprobe.render.text import interval, number
 from vaeprobe.report import Value

@@ -13,5 +13,5 @@ FORMATS = ("text", "json", "jsonl", "markdown", "junit", "sarif", "github", "git
 
 def renderer(format: str) -> Callable[[GateReport], str]:
     """Return the function that turns a report into text of a format."""
-    found: Callable[[GateReport], str] = import_module(f"vaeprobe.render.gate.{format}").render
+    found: Callable[[GateReport], str] = import_module(f"vaeprobe.gate.formats.{format}").render
     return found
