@@ -60,6 +60,18 @@ CHOSEN_ENTRY = FindingSpec(
     "The file holds several candidates, and the likeliest was taken.",
     "Choose another with --key.",
 )
+CHOSEN_OUTPUT = FindingSpec(
+    "chosen-output",
+    "warning",
+    "The network returns several tensors, and the first was taken.",
+    "Choose another with --key where it is a file, or output= in Python.",
+)
+CONDITION_HELD = FindingSpec(
+    "condition-held",
+    "warning",
+    "The network takes more than latents; what it takes besides is held at one value.",
+    "Choose the value with --condition NAME=VALUE, and compare several.",
+)
 UNREAD_OBJECTS = FindingSpec(
     "unread-objects",
     "warning",

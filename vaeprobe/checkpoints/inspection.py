@@ -238,15 +238,18 @@ def _arrays(source: Source, format: Format, key: str | None) -> Inspection:
 
 
 def _program(source: Source, format: Format, key: str | None) -> Inspection:
-    archive = open_archive(source.data)
-    if format == "pt2":
+    if format == "onnx":
+        from vaeprobe.checkpoints.programs.onnx import graph
+
+        parts = graph.read(source.data, source.path.parent, output=key)
+    elif format == "pt2":
         from vaeprobe.checkpoints.programs import exported
 
-        parts = exported.read(archive)
+        parts = exported.read(open_archive(source.data))
     else:
         from vaeprobe.checkpoints.programs import torchscript
 
-        parts = torchscript.read(archive)
+        parts = torchscript.read(open_archive(source.data))
     state: Mapping[str, Any] = getattr(parts.decoder, "state_dict", dict)()
     tensors = tuple(
         TensorInfo(name=k, dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape))
@@ -284,7 +287,7 @@ _INSPECTORS: Mapping[Format, Callable[[Source, Format, str | None], Inspection]]
     "torchscript": _program,
     "keras": _later,
     "hdf5": _later,
-    "onnx": _later,
+    "onnx": _program,
 }
 
 

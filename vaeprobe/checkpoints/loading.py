@@ -44,10 +44,6 @@ LATER = {
         "rebuild the decoder in torch and save it, or export it to .pt2",
     ),
     "keras": ("a Keras model", "rebuild the decoder in torch and save it, or export it to .pt2"),
-    "onnx": (
-        "an ONNX model",
-        "export the decoder to .pt2 with torch.export.save, or give its torch checkpoint",
-    ),
 }
 
 
@@ -309,6 +305,19 @@ def _torchscript(request: Request) -> Found:
     return Found(parts=parts, format="torchscript")
 
 
+def _onnx(request: Request) -> Found:
+    from vaeprobe.checkpoints.programs.onnx import graph
+
+    parts = graph.read(
+        request.source.data,
+        request.source.path.parent,
+        blueprint=_blueprint_given(request),
+        latent_dim=request.latent_dim,
+        output=request.key,
+    )
+    return Found(parts=parts, format="onnx")
+
+
 _READERS: dict[str, Callable[[Request], Found]] = {
     "torch zip": lambda request: _torch_file(request, "torch zip"),
     "torch legacy": lambda request: _torch_file(request, "torch legacy"),
@@ -318,6 +327,7 @@ _READERS: dict[str, Callable[[Request], Found]] = {
     "npz": _npz,
     "pt2": _pt2,
     "torchscript": _torchscript,
+    "onnx": _onnx,
 }
 
 

@@ -14,25 +14,24 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, layers_unused
+from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
-from vaeprobe.decoder import Group
+from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat, parts_of
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.pickles import PickleError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
-from vaeprobe.findings import FIXED_BATCH, TRAINING_MODE
+from vaeprobe.findings import TRAINING_MODE
 from vaeprobe.report import Finding
 
-__all__ = ["ENTRY", "Program", "blueprint_of", "read"]
+__all__ = ["ENTRY", "blueprint_of", "read"]
 
 ENTRY = "data/weights/model_weights_config.json"
 BLUEPRINT_ENTRY = "extra/vaeprobe.toml"
@@ -86,29 +85,7 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
             hint=f"write latents = {d}",
         )
     graph.rehearse(program, d)
-    notes = [*graph.notes, *layers_unused(bp), *assumptions_of(bp)]
-    if program.batch:
-        notes.append(
-            Finding(
-                FIXED_BATCH,
-                f"the program takes batches of {program.batch} only: latents are padded to that, which is slow",
-                hint="export it with dynamic_shapes=({0: torch.export.Dim('batch')},)",
-            )
-        )
-    natural = program.without_last("sigmoid") if bp.likelihood in (None, "bernoulli") else None
-    if natural is None and bp.likelihood in (None, "poisson"):
-        natural = program.without_last("exp")
-    return Parts(
-        decoder=program,
-        natural=natural if bp.parameter == "mean" else None,
-        latent_dim=d,
-        prior=tuple(Group(kind, size) for kind, size in bp.latents) or (Group("normal", d),),
-        parameter=bp.parameter,
-        likelihood=bp.likelihood,
-        architecture="self-contained",
-        notes=tuple(notes),
-        blueprint=bp,
-    )
+    return parts_of(program, program.natural(bp), bp, d, [*graph.notes, *program.notes()])
 
 
 # -- what another loader would run ------------------------------------------------------------------
@@ -240,131 +217,6 @@ SYMPY = frozenset(
 
 
 # -- the graph ----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operator of a program: names of values in, names of values out."""
-
-    target: str
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    outputs: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class Value:
-    """A reference to something computed earlier."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Here:
-    """In the place of a device: that of the input."""
-
-
-class Program(nn.Module):
-    """A graph of operators on one input.
-
-    Args:
-        state: tensors by the name that the graph gives them.
-        steps: in order.
-        source: name of the input.
-        output: names of the outputs.
-        row: shape of one input row.
-        batch: the one batch size it takes; 0 where it takes any.
-        batched: whether the first axis of the input is the batch; if not, rows go in one at a time.
-    """
-
-    def __init__(
-        self,
-        state: Mapping[str, Tensor],
-        steps: Sequence[Step],
-        source: str,
-        output: Any,
-        row: tuple[int, ...],
-        batch: int,
-        batched: bool,
-    ) -> None:
-        super().__init__()
-        self.slots = {name: f"tensor_{i}" for i, name in enumerate(state)}
-        for name, tensor in state.items():
-            self.register_buffer(self.slots[name], tensor)
-        self.steps = tuple(steps)
-        self.source = source
-        self.output = output
-        self.row = row
-        self.batch = batch
-        self.batched = batched
-        self.eval()  # a graph has no other mode
-        self.mutates = any(
-            step.target.split(".")[-2].endswith("_") for step in steps if step.target.count(".") >= 2
-        )
-
-    def forward(self, z: Tensor) -> Any:
-        """Return the outputs for latents of shape (n, latent)."""
-        x = z.reshape(z.shape[0], *self.row)
-        if not self.batched:
-            return torch.stack([_first(self.run(r)) for r in x])
-        if not self.batch:
-            return self.run(x)
-        blocks = []
-        for start in range(0, len(x), self.batch):
-            block = x[start : start + self.batch]
-            missing = self.batch - len(block)
-            full = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])]) if missing else block
-            blocks.append(_first(self.run(full))[: len(block)])
-        return torch.cat(blocks)
-
-    def run(self, x: Tensor, check: Callable[[Any], None] | None = None) -> Any:
-        """Run the graph once."""
-        values: dict[str, Any] = {name: getattr(self, slot) for name, slot in self.slots.items()}
-        values[self.source] = x.clone() if self.mutates else x
-
-        def known(arg: Any) -> Any:
-            if isinstance(arg, Value):
-                return values[arg.name]
-            if isinstance(arg, Here):
-                return x.device
-            return [known(a) for a in arg] if isinstance(arg, list) else arg
-
-        for step in self.steps:
-            out = step.function(*map(known, step.args), **{k: known(v) for k, v in step.kwargs.items()})
-            if check:
-                check(out)
-            if len(step.outputs) == 1:
-                _assign(values, step.outputs[0], out)
-            else:
-                for name, part in zip(step.outputs, out, strict=False):
-                    _assign(values, name, part)
-        return known(self.output)
-
-    def without_last(self, name: str) -> Program | None:
-        """Return the program without its last operator, if that is `name` and makes the only output."""
-        last = self.steps[-1] if self.steps else None
-        if last is None or not isinstance(self.output, Value) or last.outputs != (self.output.name,):
-            return None
-        if last.target not in (f"torch.ops.aten.{name}.default", f"torch.ops.aten.{name}_.default"):
-            return None
-        state = {n: getattr(self, slot) for n, slot in self.slots.items()}
-        return Program(state, self.steps[:-1], self.source, last.args[0], self.row, self.batch, self.batched)
-
-
-def _assign(values: dict[str, Any], name: Any, out: Any) -> None:
-    if isinstance(name, list):
-        for n, part in zip(name, out, strict=False):
-            _assign(values, n, part)
-    elif name is not None:
-        values[name] = out
-
-
-def _first(out: Any) -> Tensor:
-    tensor = out[0] if isinstance(out, list) else out
-    if not isinstance(tensor, Tensor):
-        raise InputError("the program does not return a tensor")
-    return tensor
 
 
 class _Graph:
@@ -550,7 +402,7 @@ class _Graph:
                 f"the program returns more than outputs ({quoted(mutations[0])})", hint=HINT_SAVE_ANEW
             )
         steps = [step for node in self.items(self.graph, "nodes") if (step := self.step(node)) is not None]
-        defined = {*state, self.input, *_flat(n for s in steps for n in s.outputs)}
+        defined = {*state, self.input, *flat(n for s in steps for n in s.outputs)}
         specs = self.items(self.signature, "output_specs")
         kept = [
             self.argument(out)
@@ -558,7 +410,7 @@ class _Graph:
             if self.union(spec)[0] == "user_output"
         ]
         for used in (v for s in steps for v in (*s.args, *s.kwargs.values())):
-            for value in _flat([used]):
+            for value in flat([used]):
                 if isinstance(value, Value) and value.name not in defined:
                     raise InputError(f"the program uses {quoted(value.name)}, which nothing computes")
         if not kept or any(not isinstance(o, Value) or o.name not in defined for o in kept):
@@ -597,7 +449,8 @@ class _Graph:
                 kwargs[str(name)] = value
             else:
                 args.append(value)
-        return Step(target, function, tuple(args), kwargs, outputs)
+        name = target.split(".")[-2] if "." in target else target
+        return Step(name, function, tuple(args), kwargs, outputs, mutates=name.endswith("_"))
 
     def note_training(self, operator: str) -> None:
         if not any(n.spec is TRAINING_MODE for n in self.notes):
@@ -687,11 +540,11 @@ class _Graph:
 
     def rehearse(self, program: Program, d: int) -> None:
         """Run the program once on tensors without memory, to see that no tensor in it is absurdly large."""
-        steps = [(s.target.split(".")[-2], [*s.args, *s.kwargs.values()]) for s in program.steps]
+        steps = [(s.operator, [*s.args, *s.kwargs.values()]) for s in program.steps]
         if not any(operators.grows(name, arguments) for name, arguments in steps):
             return  # torch takes seconds to import what computes shapes alone
         ghost = Program(
-            {n: getattr(program, slot).to("meta") for n, slot in program.slots.items()},
+            {n: t.to("meta") for n, t in program.state().items()},
             program.steps, program.source, program.output, program.row, program.batch, program.batched,
         )  # fmt: skip
         rows = (program.batch or 2,) if program.batched else ()
@@ -702,15 +555,7 @@ class _Graph:
                 ghost.run(x, operators.small)
         except ResourceError:
             raise
-        except (
-            RuntimeError,
-            TypeError,
-            ValueError,
-            IndexError,
-            KeyError,
-            NotImplementedError,
-            AttributeError,
-        ) as error:
+        except RUN_ERRORS as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"the program cannot run: {quoted(reason)}", hint=HINT_SAVE_ANEW) from None
 
@@ -753,11 +598,3 @@ def _found(tree: Any, key: str) -> Iterator[Any]:
             stack.extend(node.values())
         elif isinstance(node, list):
             stack.extend(node)
-
-
-def _flat(items: Any) -> Iterator[Any]:
-    for item in items:
-        if isinstance(item, list):
-            yield from _flat(item)
-        else:
-            yield item

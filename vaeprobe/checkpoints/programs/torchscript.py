@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, layers_unused
+from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
+from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.weights import realise
-from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean
 from vaeprobe.files import torch_pickles
 from vaeprobe.files.pickles import Built, Global, interpret
@@ -85,7 +85,6 @@ def read(
             "the archive holds no module with a `forward`", hint="torch.jit.save a module, not a function"
         )
     bp = blueprint or Blueprint()
-    notes.extend((*layers_unused(bp), *assumptions_of(bp)))
     asked = latent_dim or bp.latent_dim
     script = Script(library, root, tensors)
     d, row, inferred = _latents(script, asked)
@@ -98,23 +97,11 @@ def read(
                 hint=f"--latent-dim {d} makes it sure",
             )
         )
-    natural = None
     last = script.last_operator(d)
-    if bp.parameter == "mean" and (last, bp.likelihood) in (
-        ("sigmoid", None), ("sigmoid", "bernoulli"), ("exp", None), ("exp", "poisson"),
-    ):  # fmt: skip
+    natural = None
+    if any(last == operator and bp.likelihood in (None, name) for name, operator in LAST.items()):
         natural = Script(library, root, tensors, row=row, without=last)
-    return Parts(
-        decoder=script,
-        natural=natural,
-        latent_dim=d,
-        prior=tuple(Group(kind, size) for kind, size in bp.latents) or (Group("normal", d),),
-        parameter=bp.parameter,
-        likelihood=bp.likelihood,
-        architecture="self-contained",
-        notes=tuple(notes),
-        blueprint=bp,
-    )
+    return parts_of(script, natural, bp, d, notes)
 
 
 # -- objects ------------------------------------------------------------------------------------------
@@ -844,9 +831,3 @@ def _row(script: Script, d: int) -> tuple[tuple[int, ...] | None, str | None]:
         else:
             return row, None
     return None, reason
-
-
-# what torch and Python raise on a program that does not fit its input
-RUN_ERRORS = (
-    RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError, AttributeError, OverflowError, ZeroDivisionError,
-)  # fmt: skip

@@ -1,0 +1,255 @@
+"""One program, whatever wrote it: a list of operators on one input, run in order by Python.
+
+`.pt2`, ONNX and Keras files are three ways to write such a list.  A front end checks everything in its file first and turns
+operators into functions from a list of harmless ones; after that a program can do nothing but mathematics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, layers_unused
+from vaeprobe.decoder import Group
+from vaeprobe.errors import InputError
+from vaeprobe.findings import FIXED_BATCH
+from vaeprobe.report import Finding
+
+__all__ = ["LAST", "RUN_ERRORS", "Here", "Program", "Step", "Value", "flat", "parts_of", "run_steps"]
+
+# what torch and Python raise on a program that does not fit its input
+RUN_ERRORS = (
+    RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError, AttributeError, OverflowError, ZeroDivisionError,
+)  # fmt: skip
+# the same numbers in another shape: an activation before them is the last one all the same
+SHAPES_ALONE = {
+    "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "contiguous",
+    "clone", "alias", "identity", "cast", "to", "_to_copy",
+}  # fmt: skip
+# likelihood -> the activation that turns its natural parameter into its mean
+LAST = {"bernoulli": "sigmoid", "poisson": "exp"}
+# what asks for sizes alone and does not care for the numbers
+SIZES = {"shape", "size", "sym_size", "sym_numel", "numel", "dim"}
+
+
+@dataclass(frozen=True)
+class Value:
+    """A reference to something computed earlier."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Here:
+    """In the place of a device: that of the input."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operator of a program.
+
+    Attributes:
+        operator: its name, as the file's format says it ("sigmoid"), in lower case.
+        function: what it computes.
+        args, kwargs: constants, `Value`s, and lists of them.
+        outputs: names of what it returns; nested where an operator returns a list among others.
+        mutates: whether it may write into its arguments.
+    """
+
+    operator: str
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[Any, ...] = ()
+    mutates: bool = False
+
+    def uses(self) -> Iterator[str]:
+        """Yield the names of the values that it takes."""
+        return (v.name for v in flat([*self.args, *self.kwargs.values()]) if isinstance(v, Value))
+
+
+class Program(nn.Module):
+    """A list of operators on one input.
+
+    Args:
+        state: tensors by the name that the steps give them.
+        steps: in order.
+        source: name of the input.
+        output: a `Value`, or a list of them.
+        row: shape of one input row; (-1,) where any length will do.
+        batch: the one batch size it takes; 0 where it takes any.
+        batched: whether the first axis of the input is the batch; if not, rows go in one at a time.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        steps: Sequence[Step],
+        source: str,
+        output: Any,
+        row: tuple[int, ...],
+        batch: int = 0,
+        batched: bool = True,
+    ) -> None:
+        super().__init__()
+        self.slots = {name: f"tensor_{i}" for i, name in enumerate(state)}
+        for name, tensor in state.items():
+            self.register_buffer(self.slots[name], tensor)
+        self.steps = tuple(steps)
+        self.source = source
+        self.output = output
+        self.row = row
+        self.batch = batch
+        self.batched = batched
+        self.mutates = any(step.mutates for step in steps)
+        self.eval()  # a program has no other mode
+
+    def forward(self, z: Tensor) -> Any:
+        """Return the outputs for latents of shape (n, latent)."""
+        x = z.reshape(z.shape[0], *self.row)
+        if not self.batched:
+            return torch.stack([_first(self.run(r)) for r in x])
+        if not self.batch:
+            return self.run(x)
+        blocks = []
+        for start in range(0, len(x), self.batch):
+            block = x[start : start + self.batch]
+            missing = self.batch - len(block)
+            full = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])]) if missing else block
+            blocks.append(_first(self.run(full))[: len(block)])
+        return torch.cat(blocks)
+
+    def run(self, x: Tensor, check: Callable[[Any], None] | None = None) -> Any:
+        """Run the program once; `check` is called on what every step returns."""
+        values: dict[str, Any] = dict(self.state())
+        values[self.source] = x.clone() if self.mutates else x
+        run_steps(self.steps, values, x.device, check)
+        return _known(self.output, values, x.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors by the name that the steps give them."""
+        return {name: getattr(self, slot) for name, slot in self.slots.items()}
+
+    def with_steps(self, steps: Sequence[Step]) -> Program:
+        """Return the program with other steps on the same tensors."""
+        return Program(self.state(), steps, self.source, self.output, self.row, self.batch, self.batched)
+
+    def notes(self) -> Iterator[Finding]:
+        """Yield what a reader should know of how the program runs."""
+        if self.batch:
+            yield Finding(
+                FIXED_BATCH,
+                f"the program takes batches of {self.batch} only: latents are padded to that, which is slow",
+                hint="export it with dynamic_shapes=({0: torch.export.Dim('batch')},)",
+            )
+
+    def natural(self, bp: Blueprint) -> Program | None:
+        """Return the program of the natural parameter, where the last activation is that of the likelihood."""
+        for likelihood, operator in LAST.items():
+            if bp.likelihood in (None, likelihood) and (found := self.without_last(operator)) is not None:
+                return found
+        return None
+
+    def without_last(self, operator: str) -> Program | None:
+        """Return the program without its last activation, if that is `operator` and makes the only output."""
+        if not isinstance(self.output, Value):
+            return None
+        makers = {step.outputs[0]: i for i, step in enumerate(self.steps) if len(step.outputs) == 1}
+        uses = [name for step in self.steps if step.operator not in SIZES for name in step.uses()]
+        name = self.output.name
+        while name in makers and uses.count(name) <= 1:
+            i = makers[name]
+            step = self.steps[i]
+            if not step.args or not isinstance(step.args[0], Value):
+                return None
+            if step.operator.rstrip("_") == operator:
+                plain = replace(step, operator="identity", function=_identity, args=step.args[:1], kwargs={})
+                return self.with_steps([*self.steps[:i], plain, *self.steps[i + 1 :]])
+            if step.operator not in SHAPES_ALONE:
+                return None
+            name = step.args[0].name
+        return None
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+def run_steps(
+    steps: Sequence[Step],
+    values: dict[str, Any],
+    device: torch.device,
+    check: Callable[[Any], None] | None = None,
+) -> None:
+    """Run steps in order, each reading from and writing to `values`."""
+    for step in steps:
+        args = [_known(a, values, device) for a in step.args]
+        out = step.function(*args, **{k: _known(v, values, device) for k, v in step.kwargs.items()})
+        if check:
+            check(out)
+        if len(step.outputs) == 1:
+            _assign(values, step.outputs[0], out)
+        else:
+            for name, part in zip(step.outputs, out, strict=False):
+                _assign(values, name, part)
+
+
+def _known(arg: Any, values: Mapping[str, Any], device: torch.device) -> Any:
+    if isinstance(arg, Value):
+        return values[arg.name]
+    if isinstance(arg, Here):
+        return device
+    return [_known(a, values, device) for a in arg] if isinstance(arg, list) else arg
+
+
+def _assign(values: dict[str, Any], name: Any, out: Any) -> None:
+    if isinstance(name, list):
+        for n, part in zip(name, out, strict=False):
+            _assign(values, n, part)
+    elif name is not None:
+        values[name] = out
+
+
+def _first(out: Any) -> Tensor:
+    tensor = out[0] if isinstance(out, list) else out
+    if not isinstance(tensor, Tensor):
+        raise InputError("the program does not return a tensor")
+    return tensor
+
+
+def flat(items: Any) -> Iterator[Any]:
+    """Yield the items of nested lists."""
+    for item in items:
+        if isinstance(item, list):
+            yield from flat(item)
+        else:
+            yield item
+
+
+def parts_of(
+    decoder: nn.Module, natural: nn.Module | None, bp: Blueprint, d: int, notes: Iterable[Finding]
+) -> Parts:
+    """Return what a checkpoint gives to a decoder, from a checked program.
+
+    Args:
+        natural: the same without its last activation, or None.
+        bp: latents, likelihood and parameter, without layers.
+        d: number of latents.
+        notes: of the front end.
+    """
+    return Parts(
+        decoder=decoder,
+        natural=natural if bp.parameter == "mean" else None,
+        latent_dim=d,
+        prior=tuple(Group(kind, size) for kind, size in bp.latents) or (Group("normal", d),),
+        parameter=bp.parameter,
+        likelihood=bp.likelihood,
+        architecture="self-contained",
+        notes=(*notes, *layers_unused(bp), *assumptions_of(bp)),
+        blueprint=bp,
+    )
