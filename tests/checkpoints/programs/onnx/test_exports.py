@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import BlueprintError
-from vaeprobe.checkpoints.layers import Parts
+from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.onnx.graph import read
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError
 from vaeprobe.geometry.jacobian import jacobian
