@@ -46,6 +46,8 @@ class VaeprobeError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")
 
 
 class UsageError(VaeprobeError, ValueError):

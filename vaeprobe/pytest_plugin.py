@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from vaeprobe.api import DecoderLike
+    from vaeprobe.probes.functions import DecoderLike
 
 FACTORISES = ("linear", "independent", "rotated", "curved")
 
@@ -53,9 +53,9 @@ class VaeprobeFixture:
             AssertionError: it is above, or max_samples do not decide it, or it is undefined.
         """
         __tracebackhide__ = True
-        from vaeprobe.api import as_decoder
         from vaeprobe.gate.policy import Policy, Rule
         from vaeprobe.gate.run import Gate
+        from vaeprobe.probes.functions import as_decoder
 
         id = "orthogonality.mean_abs_cosine"
         policy = Policy(

@@ -113,6 +113,11 @@ class Result:
         """0 where all checks pass or none was asked; 1 a check failed; 3 one could not be decided."""
         return worst_status(c.status for c in self.checks if c.level == "error")
 
+    def __str__(self) -> str:
+        from vaeprobe.render import terminal
+
+        return terminal.plain(self.page()).rstrip("\n")
+
     def __rich__(self) -> Any:
         from vaeprobe.render import terminal
 

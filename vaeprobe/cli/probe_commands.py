@@ -55,8 +55,9 @@ def probe_command(name: str) -> Callable[..., int]:
             options.chosen_format(values["format"], values["json"], values["output"]),
             values["output"],
         )
-        files = {k: v for k, v in settings.items() if isinstance(v, Path)}
+        files = probe.outputs()
         output.ready(out, files.values(), inputs=_inputs(model, values))
+        probe.check_ready()
         with output.progress_bar(not values["no_progress"]):
             decoder = load(model, **{k: values[k] for k in LOADING})
             result = judge(probe.measure(decoder), wanted, specs)

@@ -13,9 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from glob import glob
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import SATURATED
 from vaeprobe.probes.settings import check
 from vaeprobe.report import Check, Finding, Metric, MetricSpec
@@ -39,7 +42,8 @@ def option(
     max: float | None = None,
     names: tuple[str, ...] = (),
     metavar: str | None = None,
-    panel: str = "Options",
+    panel: str = "Settings",
+    writes: tuple[str, ...] = (),
 ) -> Any:
     """Return a dataclass field that is also a command-line option.
 
@@ -50,8 +54,10 @@ def option(
         names: the option's names where `--field-name` does not serve (e.g. `("--seed", "-s")`).
         metavar: placeholder in the help.
         panel: heading in the help.
+        writes: for a file that is written: the suffixes that it may have.
     """
     meta = {"help": help, "min": min, "max": max, "names": names, "metavar": metavar, "panel": panel}
+    meta["writes"] = writes
     return field(default=default, metadata={"option": meta})
 
 
@@ -104,6 +110,27 @@ class Probe(ABC):
     def __post_init__(self) -> None:
         for f in fields(self):
             check(type(self), f, getattr(self, f.name), f"{self.NAME}: `{f.name}`")
+
+    def outputs(self) -> dict[str, Path]:
+        """Return the files to write, by setting."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["option"]["writes"]}
+        return {name: Path(path) for name, path in named.items() if path is not None}
+
+    def check_ready(self) -> None:
+        """Refuse what cannot work, before anything is loaded.
+
+        Raises:
+            UsageError: a setting needs another one.
+            InputError: the data are not there.
+        """
+        if (
+            isinstance(self.data, (str, PathLike))
+            and not glob(name := str(self.data))
+            and not Path(name).exists()
+        ):
+            raise InputError(
+                f"no file matches `{name}`", hint="--data names rows: a file, a glob or a folder"
+            )
 
     @abstractmethod
     def measure(self, decoder: Decoder) -> Result:

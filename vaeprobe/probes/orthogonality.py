@@ -226,7 +226,7 @@ class Orthogonality(Probe):
         None, help="Random starts of the search for the best rotation (default: 4, fewer for many).", min=0
     )
     save_rotation: Path | None = option(
-        None, help="Write the best rotation to this .npy file.", metavar="FILE"
+        None, help="Write the best rotation to this .npy file.", metavar="FILE", writes=(".npy",)
     )
     active_threshold: float = option(
         0.05, help="Share of the largest mean column norm above which a latent is active.", min=0.0, max=1.0

@@ -41,6 +41,12 @@ def check(cls: type, field: Field[Any], value: Any, name: str) -> None:
         expected = f"one of {', '.join(choices)}" if choices else _words(hint)
         raise UsageError(f"{name} takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices))
     meta = field.metadata.get("option", {})
+    suffixes = meta.get("writes")
+    if suffixes and value is not None and Path(value).suffix.lower() not in ("", *suffixes):
+        raise UsageError(
+            f"{name} writes {' or '.join(suffixes)} files, not `{Path(value).suffix}`",
+            hint=f"name it `{Path(value).with_suffix(suffixes[0])}`",
+        )
     low, high = meta.get("min"), meta.get("max")
     if is_number(value) and ((low is not None and value < low) or (high is not None and value > high)):
         bounds = f"at least {low:g}" if high is None else f"between {low or 0:g} and {high:g}"

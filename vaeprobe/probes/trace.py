@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -568,16 +569,43 @@ class Trace(Probe):
         "auto", help="How to step; auto looks at the decoder.", panel="Tracing"
     )
     frames: int = option(11, help="Pictures per seam in --images.", min=3, max=101, panel="Files")
-    save: Path | None = option(None, help="Write the seams to an .npz file.", metavar="FILE", panel="Files")
+    save: Path | None = option(
+        None, help="Write the seams to an .npz file.", metavar="FILE", panel="Files", writes=(".npz",)
+    )
     images: Path | None = option(
-        None, help="Write traversals along seams and axes to a PNG file.", metavar="FILE", panel="Files"
+        None,
+        help="Write traversals along seams and axes to a PNG file.",
+        metavar="FILE",
+        panel="Files",
+        writes=(".png",),
     )
     image_shape: str | None = option(
         None, help="How outputs are images, e.g. 28x28 or 3x64x64.", metavar="SHAPE", panel="Files"
     )
     svg: Path | None = option(
-        None, help="Write the net of seams (two latents) to an SVG file.", metavar="FILE", panel="Files"
+        None,
+        help="Write the net of seams (two latents) to an SVG file.",
+        metavar="FILE",
+        panel="Files",
+        writes=(".svg",),
     )
+
+    def check_ready(self) -> None:
+        super().check_ready()
+        if self.row is None:
+            return
+        if self.data is None:
+            raise UsageError("--row needs data to take the row from", hint="add --data X.npy")
+        if isinstance(self.data, (str, PathLike)):
+            from vaeprobe.data import open_data
+
+            self._check_row(open_data(Path(self.data)).rows)
+
+    def _check_row(self, rows: int) -> None:
+        if self.row is not None and self.row >= rows:
+            raise UsageError(
+                f"row {self.row} does not exist: the data have {rows} rows", hint=f"--row 0 to {rows - 1}"
+            )
 
     def measure(self, decoder: Decoder) -> TraceResult:
         """Return the seams through the starting points.
@@ -671,11 +699,10 @@ class Trace(Probe):
 
         if self.row is None:
             return self.source().draw(decoder, self.samples, seed=self.seed)
+        self.check_ready()
         data = self.data_rows()
-        if data is None:
-            raise UsageError("--row needs data to take the row from", hint="add --data X.npy")
-        if self.row >= len(data):
-            raise UsageError(f"row {self.row} does not exist: the data have {len(data)} rows")
+        assert data is not None
+        self._check_row(len(data))
         return Posterior(data[self.row : self.row + 1], means=True).draw(decoder, 1, seed=self.seed)
 
     def _components(self, decoder: Decoder, z0: Tensor) -> tuple[list[int], int]:

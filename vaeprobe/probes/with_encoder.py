@@ -80,6 +80,13 @@ class EncoderProbe(Probe):
     )
     pairs: int = option(8, help="Antithetic pairs of posterior draws per row.", min=2, panel="Sampling")
 
+    def check_ready(self) -> None:
+        super().check_ready()
+        if self.data is None:
+            raise UsageError(
+                f"{self.NAME} needs data", hint="add --data X.npy, rows as the encoder takes them"
+            )
+
     def evidence(self, decoder: Decoder) -> Evidence:
         """Return the data, the likelihood and the posterior moments, checked against each other.
 
@@ -99,13 +106,11 @@ class EncoderProbe(Probe):
         if self.latents not in ("posterior", "prior"):
             raise UsageError(f"{self.NAME} works at the posteriors of the data, not at other latents")
         encoder = self.chosen_encoder(decoder)
+        self.check_ready()
         likelihood = self.chosen_likelihood(decoder)
         labelled = isinstance(likelihood, Categorical)
         rows = self.data_rows(MOST_ROWS, scale="none" if labelled else "auto")
-        if rows is None:
-            raise UsageError(
-                f"{self.NAME} needs data", hint="add --data X.npy, rows as the encoder takes them"
-            )
+        assert rows is not None
         if rows.ndim < 2 or len(rows) < 2:
             raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
         check_data(decoder, rows, likelihood)

@@ -1,0 +1,230 @@
+"""The probes as functions.  Written by `python tests/test_api.py`."""
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, Literal
+
+from vaeprobe.probes.beta import BetaResult
+from vaeprobe.probes.factorise import FactoriseResult
+from vaeprobe.probes.functions import DecoderLike
+from vaeprobe.probes.orthogonality import OrthogonalityResult
+from vaeprobe.probes.posterior import PosteriorResult
+from vaeprobe.probes.trace import TraceResult
+
+def orthogonality(
+    decoder: DecoderLike,
+    *,
+    samples: int = 256,
+    latents: Any = "prior",
+    data: Any = None,
+    seed: int = 0,
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    sigma2: float = 1.0,
+    chunk: int | None = None,
+    beta_sigma2: float = 1.0,
+    rotations: int | None = None,
+    restarts: int | None = None,
+    save_rotation: str | PathLike[str] | None = None,
+    active_threshold: float = 0.05,
+    posterior_draws: int = 8,
+    latent_dim: int | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> OrthogonalityResult:
+    """Are the columns of the decoder's Jacobian orthogonal, and is it the latent axes' doing?
+
+    Measures the angles between the Jacobian's columns (cosines, ima contrast, mean-field gap), holds them
+    against random rotations of the latent space (alignment, with an exact p-value), and looks for the
+    rotation that makes them most orthogonal (what a rotation repairs, and what it cannot).
+
+    Args:
+        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        samples: Latents to draw.
+        latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
+        data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
+        seed: Seed of every draw.
+        likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
+        sigma2: Variance of a Gaussian likelihood.
+        chunk: Latents per block (default: by memory).
+        beta_sigma2: Beta times noise variance, for the mean-field gap.
+        rotations: Random rotations for the null (default: 999, fewer for many latents).
+        restarts: Random starts of the search for the best rotation (default: 4, fewer for many).
+        save_rotation: Write the best rotation to this .npy file.
+        active_threshold: Share of the largest mean column norm above which a latent is active.
+        posterior_draws: Draws per data row with --latents posterior; G is averaged over them.
+        latent_dim: number of latents, where the decoder leaves it open.
+        limits: limit per metric id; the result then carries checks.
+    """
+
+def factorise(
+    decoder: DecoderLike,
+    *,
+    samples: int = 256,
+    latents: Any = "prior",
+    data: Any = None,
+    seed: int = 0,
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    sigma2: float = 1.0,
+    chunk: int | None = None,
+    max_samples: int = 4096,
+    margin: float = 0.0001,
+    permutations: int = 499,
+    active_threshold: float = 0.05,
+    latent_dim: int | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> FactoriseResult:
+    """Does the generated density factorise, along which seams, and into independent components?
+
+    Tests whether the columns of the Jacobian are orthogonal (C1), whether the length of each depends on its
+    own latent alone (C2, without which orthogonal columns do not make independent components), whether one
+    rotation of the latent space achieves the first, and whether curved seams are independent. Latents are
+    drawn until the verdict is decided.
+
+    Args:
+        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        samples: Latents to draw.
+        latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
+        data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
+        seed: Seed of every draw.
+        likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
+        sigma2: Variance of a Gaussian likelihood.
+        chunk: Latents per block (default: by memory).
+        max_samples: Latents to draw at most, to decide the verdict.
+        margin: Gap in nats that counts as none.
+        permutations: Permutations of the tests of dependence.
+        active_threshold: Share of the largest rms column norm above which a latent is active.
+        latent_dim: number of latents, where the decoder leaves it open.
+        limits: limit per metric id; the result then carries checks.
+    """
+
+def trace(
+    decoder: DecoderLike,
+    *,
+    samples: int = 4,
+    latents: Any = "prior",
+    data: Any = None,
+    seed: int = 0,
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    sigma2: float = 1.0,
+    chunk: int | None = None,
+    row: int | None = None,
+    components: Any = None,
+    length: float | None = None,
+    radius: float | None = None,
+    tolerance: float | None = None,
+    scheme: Literal["auto", "smooth", "kinks", "rough"] = "auto",
+    frames: int = 11,
+    save: str | PathLike[str] | None = None,
+    images: str | PathLike[str] | None = None,
+    image_shape: str | None = None,
+    svg: str | PathLike[str] | None = None,
+    latent_dim: int | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> TraceResult:
+    """Follow the right singular vectors of the Jacobian through latent and data space.
+
+    A seam is the path through a latent whose tangent is one right singular vector v_i of the Jacobian
+    everywhere: the paper's sub-manifold M_i.  Every component is followed both ways from every start, by
+    continuity through crossings and ties, and each stop and event is recorded with its place.
+
+    Args:
+        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        samples: Starting points.
+        latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
+        data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
+        seed: Seed of every draw.
+        likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
+        sigma2: Variance of a Gaussian likelihood.
+        chunk: Latents per block (default: by memory).
+        row: Start at the encoder's mean of this row of --data.
+        components: Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents, 2 beyond 64).
+        length: Latent length per direction (default: 3, a full turn for two latents).
+        radius: Latent radius to stop at (default: 99 % of the prior).
+        tolerance: Error per step (default: by scheme and precision).
+        scheme: How to step; auto looks at the decoder.
+        frames: Pictures per seam in --images.
+        save: Write the seams to an .npz file.
+        images: Write traversals along seams and axes to a PNG file.
+        image_shape: How outputs are images, e.g. 28x28 or 3x64x64.
+        svg: Write the net of seams (two latents) to an SVG file.
+        latent_dim: number of latents, where the decoder leaves it open.
+        limits: limit per metric id; the result then carries checks.
+    """
+
+def posterior(
+    decoder: DecoderLike,
+    *,
+    samples: int = 256,
+    latents: Any = "posterior",
+    data: Any = None,
+    seed: int = 0,
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    sigma2: float = 1.0,
+    chunk: int | None = None,
+    encoder: Any = None,
+    pairs: int = 8,
+    beta: float | None = None,
+    rotations: int = 999,
+    latent_dim: int | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> PosteriorResult:
+    """Hold the encoder's posteriors against the likelihood's Hessian, and the ELBO against its expansion.
+
+    Needs the encoder and data.  At the optimum of a (beta-)VAE each posterior precision is 1 + h/beta, h the
+    likelihood's curvature averaged over the posterior; this compares the two per latent and row, asks
+    whether the averaged Hessian is diagonal, and splits the ELBO into its terms.
+
+    Args:
+        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        samples: Data rows to measure.
+        latents: Always the posteriors of the data.
+        data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
+        seed: Seed of every draw.
+        likelihood: Likelihood of the training objective (default: the checkpoint's own).
+        sigma2: Variance of a Gaussian likelihood.
+        chunk: Latents per block (default: by memory).
+        encoder: The encoder, where it is in a file of its own.
+        pairs: Antithetic pairs of posterior draws per row.
+        beta: Beta the model was trained at (default: estimated).
+        rotations: Random rotations of the null.
+        latent_dim: number of latents, where the decoder leaves it open.
+        limits: limit per metric id; the result then carries checks.
+    """
+
+def beta(
+    decoder: DecoderLike,
+    *,
+    samples: int = 256,
+    latents: Any = "posterior",
+    data: Any = None,
+    seed: int = 0,
+    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    sigma2: float = 1.0,
+    chunk: int | None = None,
+    encoder: Any = None,
+    pairs: int = 8,
+    beta: float | None = None,
+    latent_dim: int | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> BetaResult:
+    """Recover the beta that a checkpoint was trained at from its encoder, its decoder and data.
+
+    For a Gaussian likelihood the posteriors show the product beta sigma^2 alone: the estimate is beta for the
+    --sigma2 that is given, beta sigma^2 where none is, and with --beta it gives sigma^2.  Also: whether one beta
+    explains all latents, which latents collapsed by four rules and at which beta they would, and the overlap of
+    neighbouring posteriors.
+
+    Args:
+        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        samples: Data rows to measure.
+        latents: Always the posteriors of the data.
+        data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
+        seed: Seed of every draw.
+        likelihood: Likelihood of the training objective (default: the checkpoint's own).
+        sigma2: Variance of a Gaussian likelihood.
+        chunk: Latents per block (default: by memory).
+        encoder: The encoder, where it is in a file of its own.
+        pairs: Antithetic pairs of posterior draws per row.
+        beta: Nominal beta, to hold the estimate against; gives sigma^2 of a Gaussian.
+        latent_dim: number of latents, where the decoder leaves it open.
+        limits: limit per metric id; the result then carries checks.
+    """

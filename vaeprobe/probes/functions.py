@@ -1,0 +1,115 @@
+"""Probes as functions of a decoder: settings in, a result out, files written on the way."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
+from os import PathLike
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from vaeprobe import writing
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.probes.base import Probe, judge
+from vaeprobe.probes.settings import field_type
+from vaeprobe.report import specs_by_id
+from vaeprobe.result import Result
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+DecoderLike: TypeAlias = "Decoder | Callable[[Tensor], Any] | str | PathLike[str]"
+
+
+def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
+    """Return a `Decoder` from a decoder, a module or callable with its latent dimension, or a path.
+
+    Raises:
+        UsageError: a callable comes without its latent dimension.
+        VaeprobeError: whatever loading or the decoder's contract raises.
+    """
+    if isinstance(decoder, Decoder):
+        return decoder
+    if isinstance(decoder, (str, PathLike)):
+        from vaeprobe.checkpoints import load
+
+        return load(decoder, latent_dim=latent_dim)
+    if latent_dim is None:
+        raise UsageError(
+            "a callable does not say how many latents it takes",
+            hint="pass latent_dim=..., or a vaeprobe.Decoder",
+        )
+    return Decoder(decoder, latent_dim)
+
+
+def probe_function(cls: type[Probe]) -> Callable[..., Any]:
+    """Return a probe as a function; its signature lists the probe's settings.
+
+    The function measures a decoder, holds the result against `limits`, and writes the files that settings name.
+    """
+    known = {f.name: f for f in fields(cls)}
+
+    def function(
+        decoder: DecoderLike,
+        *,
+        latent_dim: int | None = None,
+        limits: Mapping[str, float] | None = None,
+        **settings: Any,
+    ) -> Result:
+        for name in settings.keys() - known.keys():
+            raise UsageError(f"{cls.NAME} has no setting `{name}`", hint=_nearest(name, known))
+        probe = cls(**settings)
+        read = [p for p in (decoder, probe.data, probe.latents) if isinstance(p, (str, PathLike))]
+        outputs = probe.outputs()
+        writing.ready(outputs.values(), inputs=read)
+        probe.check_ready()
+        measured = probe.measure(as_decoder(decoder, latent_dim))
+        result = judge(measured, limits or {}, specs_by_id(cls.METRICS))
+        writers = result.files()
+        for name in outputs.keys() & writers.keys():  # a finding says why one cannot be drawn
+            writers[name](outputs[name])
+        return result
+
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(
+            f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=field_type(cls, f)
+        )
+        for f in known.values()
+    ]
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*parameters[:1], *settings, *parameters[1:]], return_annotation=result_class(cls)
+    )
+    function.__name__ = function.__qualname__ = cls.NAME
+    function.__module__ = "vaeprobe"
+    function.__doc__ = documentation(cls)
+    return function
+
+
+def result_class(cls: type[Probe]) -> type[Result]:
+    """Return what a probe's `measure` returns."""
+    found: type[Result] = getattr(sys.modules[cls.__module__], cls.measure.__annotations__["return"])
+    return found
+
+
+def documentation(cls: type[Probe]) -> str:
+    """Return a function's docstring: the probe's own, and what each argument is."""
+    text = inspect.getdoc(cls) or ""
+    for heading in ("Attributes:", "Raises:", "Example"):
+        text = text.split(f"\n\n{heading}", 1)[0]
+    about = [
+        "decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.",
+        *(f"{f.name}: {f.metadata['option']['help']}" for f in fields(cls)),
+        "latent_dim: number of latents, where the decoder leaves it open.",
+        "limits: limit per metric id; the result then carries checks.",
+    ]
+    return f"{text}\n\nArgs:\n" + "\n".join(f"    {line}" for line in about)
+
+
+def _nearest(name: str, known: Mapping[str, Field[Any]]) -> str:
+    for f in known.values():
+        if f"--{name.replace('_', '-')}" in f.metadata["option"]["names"]:
+            return f"in Python it is `{f.name}`"
+    return did_you_mean(name, known) or f"one of {', '.join(known)}"
