@@ -15,9 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "vaeprobe"
 # from the ground up; a module may import its own floor and those below
 FLOORS = [
     {"_version", "errors", "findings", "writing"},
-    {"report", "progress", "intervals"},
-    {"render", "likelihoods", "files"},
-    {"result", "data"},
+    {"report", "progress", "intervals", "autograd", "frozen"},
+    {"render", "likelihoods", "files", "outputs"},
+    {"result", "data", "contract"},
     {"decoder", "latents"},
     {"checkpoints"},
     {"geometry", "seams", "linear", "inference", "pictures"},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vaeprobe.decoder import differentiable_kernels
+from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.geometry.columns import LinearOutput, Upsampling, dense_gram, matrix_root
 from vaeprobe.geometry.tangents import Unsupported, push
 

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import itertools
 import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field, replace
-from functools import cache
-from importlib import import_module
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.errors import ContractError, UsageError
-from vaeprobe.findings import REVERSE_MODE, TRAINING_MODE
+from vaeprobe import contract
+from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.contract import Differentiation, first_line
+from vaeprobe.errors import ContractError, UsageError, VaeprobeError
+from vaeprobe.findings import CAST_UP, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
+from vaeprobe.frozen import frozen, tensors_of, whole_of
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter
+from vaeprobe.outputs import likelihood_of, picked, returned
 from vaeprobe.report import Artifact, Finding
 
 __all__ = ["Decoder", "Encoder", "Group"]
-
-Differentiation = Literal["forward", "reverse"]
-OUTPUT_KEYS = ("reconstruction", "recon_x", "sample", "mean", "loc", "mu", "x", "output", "logits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,59 +30,6 @@ class Group:
 
     kind: Literal["normal", "onehot"]
     size: int
-
-
-@cache
-def load_forward_mode() -> None:
-    """Load torch's forward-mode decompositions, without the deprecation warning that torch gives itself."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import_module("torch._decomp.decompositions_for_jvp")
-
-
-def gradient(
-    y: Tensor,
-    leaf: Tensor,
-    w: Tensor | None = None,
-    *,
-    create_graph: bool = False,
-    retain_graph: bool | None = None,
-) -> Tensor:
-    """Return the gradient of <w, y> with respect to `leaf` (w = 1 by default).
-
-    The same as `torch.autograd.grad(y, leaf, w)`, which would import a computer algebra system for half a second.
-    """
-    value = (y if w is None else y * w).sum()
-    (found,) = torch.autograd.grad(value, leaf, create_graph=create_graph, retain_graph=retain_graph)
-    return found
-
-
-@contextmanager
-def differentiable_kernels() -> Iterator[None]:
-    """Switch off the fused CPU kernels that have no forward-mode derivative."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    load_forward_mode()
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def frozen_copy(module: nn.Module) -> nn.Module:
-    """Return a copy of a module in eval mode that shares its parameters and buffers.
-
-    The user's own module keeps its training mode.
-    """
-    if isinstance(module, torch.jit.ScriptModule):
-        return module.eval()
-    shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
-    clone: nn.Module = copy.deepcopy(module, memo=shared)
-    # an exported program refuses .eval(): it is a fixed graph already
-    return clone if isinstance(clone, torch.fx.GraphModule) else clone.eval()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +41,12 @@ class Decoder:
     downstream checks again.
 
     Args:
-        function: takes latents, shape (n, latent_dim), returns outputs, shape (n, ...); an `nn.Module` is
-            put in eval mode on a copy that shares its parameters.
+        function: takes latents, shape (n, latent_dim), returns outputs, shape (n, ...); an `nn.Module`, a
+            method or a partial application of one is probed as a copy in eval mode that shares its tensors.
         latent_dim: number of latent dimensions d.
         name: how to call it in reports.
-        dtype: type of the latents it takes; by default that of the module's parameters, else float64 where
-            the function takes it and float32 where not.
+        dtype: what to compute in: the network's copy is cast to it; by default its own, at least float32, and
+            for other functions float64 where they take it and float32 where not.
         device: by default that of the module's parameters, else the CPU.
         prior: groups of latents in order; by default all N(0, 1).
         parameter: what the output is to a likelihood, its mean or its natural parameter (logits, log-rates).
@@ -117,6 +60,7 @@ class Decoder:
     Attributes:
         output_shape: shape of one output, without the batch.
         differentiation: "forward", or "reverse" where forward mode is not to be had.
+        writes: whether the function changes the latents that it is given (it gets a copy).
 
     Raises:
         ContractError: the function breaks the contract.
@@ -144,6 +88,7 @@ class Decoder:
     notes: tuple[Finding, ...] = ()
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
+    writes: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1:
@@ -154,24 +99,26 @@ class Decoder:
                 f"the prior's groups have {sum(g.size for g in prior)} latents, the decoder {self.latent_dim}"
             )
         self._set("prior", prior)
-        if isinstance(self.function, nn.Module):
-            if self.function.training:
-                note = Finding(TRAINING_MODE, "the module was in training mode: probed in eval mode")
-                self._set("notes", (*self.notes, note))
-            self._set("function", frozen_copy(self.function))
-        if isinstance(self.natural, nn.Module):
-            self._set("natural", frozen_copy(self.natural))
+        whole = whole_of(self.function)
+        if whole is not None and whole.training:
+            self._note(Finding(TRAINING_MODE, "the module was in training mode: probed in eval mode"))
+        contract.check_weights(self.function)
         self._set("device", torch.device(self.device or _device_of(self.function)))
         self._check_contract()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
+    def _note(self, found: Finding) -> None:
+        """Add a note, once: a decoder made of another has those of the other."""
+        if found not in self.notes:
+            self._set("notes", (*self.notes, found))
+
     # -- calling ---------------------------------------------------------------------------------
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the outputs, shape (n, *output_shape), of latents of shape (n, latent_dim)."""
-        return self._pick(self.function(z.to(device=self.device, dtype=self.dtype)))
+        return picked(self.function(self._taken(z)), self.output)
 
     def flat(self, z: Tensor) -> Tensor:
         """Return the outputs as rows, shape (n, data_dim)."""
@@ -187,7 +134,12 @@ class Decoder:
             return self.flat(z)
         if self.natural is None:
             raise UsageError("the natural parameter of this decoder is not known")
-        return self._pick(self.natural(z.to(device=self.device, dtype=self.dtype))).reshape(len(z), -1)
+        return picked(self.natural(self._taken(z)), self.output).reshape(len(z), -1)
+
+    def _taken(self, z: Tensor) -> Tensor:
+        """Return latents as the function takes them: a copy for one that writes to its argument."""
+        z = z.to(device=self.device, dtype=self.dtype)
+        return z.clone() if self.writes or z.is_inference() else z
 
     @property
     def has_natural(self) -> bool:
@@ -229,30 +181,14 @@ class Decoder:
         """Return a decoder with another map and the same settings (rotated, restricted, ...)."""
         return replace(self, function=function, **changes)
 
-    def _pick(self, out: Any) -> Tensor:
-        if isinstance(out, Tensor):
-            return out
-        if isinstance(out, Mapping):
-            keys = (
-                [self.output]
-                if self.output is not None
-                else [k for k in OUTPUT_KEYS if k in out] or list(out)
-            )
-            if keys and isinstance(out.get(keys[0]), Tensor):
-                chosen: Tensor = out[keys[0]]
-                return chosen
-            raise ContractError(
-                f"the decoder returns a dict with keys {sorted(map(str, out))}",
-                hint="say which: pass output=KEY, or choose it in a wrapper (--arch)",
-            )
-        if isinstance(out, Sequence) and not isinstance(out, str) and out:
-            chosen_at = out[int(self.output) if self.output is not None else 0]
-            return self._pick(chosen_at)
-        attribute = next((k for k in OUTPUT_KEYS if isinstance(getattr(out, k, None), Tensor)), None)
-        if attribute is None:
-            raise ContractError(f"the decoder returns {type(out).__name__}, not a tensor")
-        found: Tensor = getattr(out, attribute)
-        return found
+    @property
+    def shapes(self) -> str:
+        """What it maps to what, in words: `10 latents -> 1 x 32 x 32, bernoulli`."""
+        latents = f"{self.latent_dim} latent{'s' * (self.latent_dim > 1)}"
+        outputs = " x ".join(map(str, self.output_shape))
+        if len(self.output_shape) == 1:
+            outputs += " output" if self.data_dim == 1 else " outputs"
+        return f"{latents} -> {outputs}" + (f", {self.likelihood}" if self.likelihood else "")
 
     # -- the contract ----------------------------------------------------------------------------
 
@@ -267,144 +203,94 @@ class Decoder:
             start += group.size
         return z
 
-    def _first_call(self, z: Tensor) -> Tensor:
-        """Call once, settling the dtype."""
-        known = self.dtype or _dtype_of(self.function)
-        candidates = [known] if known else [torch.float64, torch.float32]
-        for dtype in candidates:
-            self._set("dtype", dtype)
-            try:
-                return self(z)
-            except ContractError:
-                raise
-            except Exception as error:
-                if dtype is not candidates[-1]:
-                    continue
-                raise ContractError(
-                    f"the decoder cannot be called on latents of shape {tuple(z.shape)}: {_first_line(error)}",
-                    hint=f"is the latent dimension really {self.latent_dim}? (--latent-dim)",
-                ) from error
-        raise AssertionError("unreachable")
-
     def _check_contract(self) -> None:
         z = self._probe_rows(4)
         with torch.no_grad(), differentiable_kernels():
-            y = self._first_call(z)
+            out = self._first_call(z)
+            y = picked(out, self.output)
+            for found in returned(out, self.output):
+                self._note(found)
+            self._set("likelihood", self.likelihood or likelihood_of(out, self.output))
             if y.ndim == 0 or y.shape[0] != len(z):
                 raise ContractError(
                     f"the decoder maps {len(z)} latents to an output of shape {tuple(y.shape)}",
                     hint="the first axis of the output must be the batch",
                 )
-            if y.ndim == 1:
-                y = y[:, None]
+            y = y[:, None] if y.ndim == 1 else y
             self._set("output_shape", y.shape[1:])
+            if y.layout != torch.strided:
+                raise ContractError(
+                    f"the decoder's output is {contract.word(y.layout)}",
+                    hint="return a dense tensor: y.to_dense()",
+                )
             if not y.is_floating_point():
                 raise ContractError(
-                    f"the decoder's output is {str(y.dtype).removeprefix('torch.')}, which has no derivative",
-                    hint="probe the layer before the rounding (--submodule, or a wrapper with --arch)",
+                    f"the decoder's output is {contract.word(y.dtype)}, which has no derivative",
+                    hint="probe the real numbers before it (--submodule, or a wrapper with --arch)",
                 )
-            if not torch.isfinite(y).all():
-                bad = int((~torch.isfinite(y)).sum())
-                raise ContractError(
-                    f"the decoder returns NaN or infinity at {bad} of {y.numel()} outputs",
-                    hint="are the weights finite? `vaeprobe inspect` counts them",
+            precision = contract.precision_of(self, z.to(device=self.device, dtype=self.dtype))
+            contract.check_rows(self, z, y, precision, self.function)
+        mode, why = contract.check_derivatives(
+            self.flat, z.to(device=self.device, dtype=self.dtype), self.continuous, precision, self._in_double
+        )
+        self._set("differentiation", mode)
+        if why:
+            self._note(Finding(REVERSE_MODE, f"the decoder {why}: reverse mode is used, which is slower"))
+        if precision.itemsize < 4:
+            self._note(
+                Finding(
+                    LOW_PRECISION,
+                    f"the network computes in {contract.word(precision)}: its numbers are good to about 1 percent",
+                    hint="switch off the autocast inside it, or cast the network to float32",
                 )
-            scale = float(y.abs().max()) or 1.0
-            tolerance = scale * (1e-9 if y.dtype == torch.float64 else 2e-2 if y.itemsize == 2 else 1e-4)
-            if _gap(self(z), self(z)) > tolerance:
-                raise ContractError(
-                    "two calls of the decoder on the same latents differ",
-                    hint="noise or dropout inside it? return the mean instead of a sample",
-                )
-            flipped = self(z.flip(0)).flip(0).reshape(y.shape)
-            if max(_gap(flipped, y), _gap(self._alone(z), y[:1])) > tolerance:
-                raise ContractError(
-                    "the decoder mixes the rows of a batch",
-                    hint="batch normalisation left in training mode does this; save it after .eval()",
-                )
-        self._check_derivatives(z)
-
-    def _alone(self, z: Tensor) -> Tensor:
-        """Return the output of the first row in a batch of one."""
-        try:
-            return self(z[:1]).reshape(1, *self.output_shape)
-        except (RuntimeError, ValueError) as error:
-            raise ContractError(
-                f"the decoder does not take a batch of one: {_first_line(error)}",
-                hint="batch normalisation left in training mode, or a fixed batch size, does this",
-            ) from error
-
-    def _check_derivatives(self, z: Tensor) -> None:
-        """Compare forward and reverse mode on three successive calls.
-
-        TorchScript's forward mode silently returns zeros from the second call on, which one call misses.
-        """
-        reverse = self._adjoint_pairs(z, "reverse")
-        if reverse is None:
-            raise ContractError(
-                "the decoder is not differentiable",
-                hint="does it convert to numpy, detach, or round inside? return a tensor that keeps its graph",
             )
-        forward = self._adjoint_pairs(z, "forward")
-        if forward is None or not _agree(forward, reverse, self.dtype or torch.float32):
-            # finite differences say whether reverse mode is right
-            slope, noise = self._finite_difference(z)
-            if abs(reverse[0] - slope) > 5e-2 * abs(slope) + noise:
-                raise ContractError(
-                    "the derivatives of the decoder do not match finite differences",
-                    hint="a custom autograd function without a correct backward pass?",
-                )
-            self._set("differentiation", "reverse")
-            why = (
-                "has no forward-mode derivative"
-                if forward is None
-                else "gives wrong forward-mode derivatives"
-            )
-            note = Finding(REVERSE_MODE, f"the decoder {why}: reverse mode is used, which is slower")
-            self._set("notes", (*self.notes, note))
 
-    def _adjoint_pairs(self, z: Tensor, mode: Differentiation) -> list[float] | None:
-        """Return <w, J v> by one mode for three successive calls, or None where the mode fails."""
-        out = []
-        for call in range(3):
-            v, w = self._test_vectors(call)
-            x = z.to(device=self.device, dtype=self.dtype)
+    def _first_call(self, z: Tensor) -> Any:
+        """Call once, and settle the copy to call, its type, and whether it writes to its argument."""
+        original, natural = self.function, self.natural
+        attempts = self._attempts()
+        for cast, dtype in attempts:
+            self._set("function", frozen(original, cast))
+            self._set("natural", frozen(natural, cast) if natural is not None else None)
+            self._set("dtype", dtype)
+            x = z.to(device=self.device, dtype=dtype)
+            given = x.clone()
+            version = given._version
             try:
-                with differentiable_kernels():
-                    if mode == "forward":
-                        with torch.no_grad():
-                            moved = torch.func.jvp(self.flat, (x,), (v,))[1]
-                        out.append(float((w.double() * moved.double()).sum()))
-                    else:
-                        leaf = x.clone().requires_grad_(True)
-                        with torch.enable_grad():
-                            pulled = gradient(self.flat(leaf), leaf, w)
-                        out.append(float((pulled.double() * v.double()).sum()))
-            except (RuntimeError, NotImplementedError, ValueError, TypeError):
-                return None
-        return out
+                out = self.function(given)
+            except VaeprobeError:
+                raise
+            except Exception as error:
+                if (cast, dtype) != attempts[-1]:
+                    continue
+                raise contract.not_callable(original, z, error) from error
+            self._set("writes", given._version != version or not torch.equal(given, x))
+            if cast is not None and cast != _dtype_of(original):
+                before = contract.word(_dtype_of(original))
+                self._note(Finding(CAST_UP, f"{before} weights were cast to {contract.word(cast)}"))
+            return out
+        raise AssertionError("unreachable")
 
-    def _test_vectors(self, call: int) -> tuple[Tensor, Tensor]:
-        rng = stream(call, "adjoint")
-        v = torch.zeros(4, self.latent_dim, dtype=torch.float64)
-        v[:, self.continuous] = torch.from_numpy(rng.standard_normal((4, len(self.continuous))))
-        w = torch.from_numpy(rng.standard_normal((4, self.data_dim)))
-        return v.to(self.device, self.dtype), w.to(self.device, self._output_dtype)
+    def _attempts(self) -> list[tuple[torch.dtype | None, torch.dtype]]:
+        """Return what to cast the network to and which latents to give it, the best first."""
+        own = _dtype_of(self.function)
+        if self.dtype is not None:
+            return (
+                [(None, self.dtype)]
+                if own in (None, self.dtype)
+                else [(self.dtype, self.dtype), (None, self.dtype)]
+            )
+        if own is None:
+            return [(None, torch.float64), (None, torch.float32)]
+        # derivatives in half precision are good to a percent: numbers worth having need the cast
+        return [(torch.float32, torch.float32), (None, own)] if own.itemsize < 4 else [(None, own)]
 
-    @property
-    def _output_dtype(self) -> torch.dtype:
-        with torch.no_grad():
-            return self(self._probe_rows(1)).dtype
-
-    def _finite_difference(self, z: Tensor) -> tuple[float, float]:
-        """Return <w, J v> by central differences, and a bound on its rounding noise."""
-        v, w = self._test_vectors(0)
-        step = 1e-6 if self.dtype == torch.float64 else 1e-3
-        with torch.no_grad():
-            x = z.to(device=self.device, dtype=self.dtype)
-            above, below = self.flat(x + step * v).double(), self.flat(x - step * v).double()
-        rounding = torch.finfo(w.dtype).eps * float(above.abs().max()) * float(w.double().norm())
-        return float((w.double() * (above - below)).sum()) / (2 * step), 10 * rounding / step
+    def _in_double(self) -> Callable[[Tensor], Tensor] | None:
+        """Return the map in float64, None where that cannot be had."""
+        if whole_of(self.function) is None:
+            return None
+        function = frozen(self.function, torch.float64)
+        return lambda z: picked(function(z.clone()), self.output).reshape(len(z), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -448,7 +334,7 @@ class Encoder:
                 mean, log_variance = self.function(x)
             except RuntimeError as error:
                 raise UsageError(
-                    f"the encoder cannot take data of shape {tuple(x.shape)}: {_first_line(error)}"
+                    f"the encoder cannot take data of shape {tuple(x.shape)}: {first_line(error)}"
                 ) from error
         want = (len(x), self.latent_dim)
         if tuple(mean.shape) != want or tuple(log_variance.shape) != want:
@@ -458,28 +344,9 @@ class Encoder:
         return mean, log_variance
 
 
-def _gap(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _tensors_of(function: object) -> Iterator[Tensor]:
-    if isinstance(function, nn.Module):
-        yield from itertools.chain(function.parameters(), function.buffers())
-
-
 def _dtype_of(function: object) -> torch.dtype | None:
-    return next((t.dtype for t in _tensors_of(function) if t.is_floating_point()), None)
+    return next((t.dtype for t in tensors_of(function) if t.is_floating_point()), None)
 
 
 def _device_of(function: object) -> torch.device:
-    return next((t.device for t in _tensors_of(function)), torch.device("cpu"))
-
-
-def _agree(a: list[float], b: list[float], dtype: torch.dtype) -> bool:
-    relative = 1e-6 if dtype == torch.float64 else 2e-2 if dtype.itemsize == 2 else 1e-3
-    scale = max(map(abs, b), default=0.0)
-    return all(math.isfinite(x) and abs(x - y) <= relative * scale + 1e-12 for x, y in zip(a, b, strict=True))
+    return next((t.device for t in tensors_of(function)), torch.device("cpu"))

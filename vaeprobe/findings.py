@@ -42,6 +42,24 @@ REVERSE_MODE = FindingSpec(
     "Results are the same; it is slower by about the number of outputs over the number of latents. A "
     "blueprint instead of a compiled program usually gives forward mode back.",
 )
+LOW_PRECISION = FindingSpec(
+    "low-precision",
+    "warning",
+    "The network computes in half precision inside (autocast, or a cast in its code), whatever its outputs are.",
+    "Every number of the report is good to about 1 percent. Switch the cast off, or probe the float32 network.",
+)
+OUTPUT_CHOSEN = FindingSpec(
+    "output-chosen",
+    "warning",
+    "The network returns several outputs, and one of them was probed.",
+    "If it is not the reconstruction, choose another with --output-name (output= in Python).",
+)
+DISTRIBUTION_OUTPUT = FindingSpec(
+    "distribution-output",
+    "note",
+    "The network returns a distribution; its mean is probed (of a categorical one, the probabilities).",
+    "Nothing, if the mean is what you want to know about.",
+)
 CAST_UP = FindingSpec(
     "cast-up",
     "note",

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, differentiable_kernels, gradient
+from vaeprobe.autograd import differentiable_kernels, gradient
+from vaeprobe.decoder import Decoder
 from vaeprobe.errors import ResourceError
 from vaeprobe.geometry.chunks import Chunk, Size, sweep
 from vaeprobe.geometry.columns import Columns, Known, dense_gram

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.decoder import Decoder, differentiable_kernels, gradient
+from vaeprobe.autograd import differentiable_kernels, gradient
+from vaeprobe.decoder import Decoder
 from vaeprobe.errors import ContractError
 from vaeprobe.geometry.columns import Columns, Known
 from vaeprobe.geometry.tangents import Unsupported, push

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vaeprobe.decoder import Decoder, differentiable_kernels
+from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.decoder import Decoder
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track

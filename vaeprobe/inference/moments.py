@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder, differentiable_kernels, gradient
+from vaeprobe.autograd import differentiable_kernels, gradient
+from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.geometry.jacobian import gram
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood

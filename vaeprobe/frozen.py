@@ -1,0 +1,168 @@
+"""Networks as people have them after training, copied so that probing them changes nothing.
+
+A copy has the structure of its own and shares the tensors: it is in eval mode whatever the original is in, keeps its
+own activations, and is made without `copy.deepcopy`, which fails on kept activations, locks and open files.  What only
+wraps a network for training (compilation, data parallelism, checkpointed activations) is taken off.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import itertools
+import types
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Method", "frozen", "tensors_of", "unwrapped", "whole_of"]
+
+# class name -> where it keeps the network that it wraps
+WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+}
+CONTAINERS = (list, tuple, set, dict, OrderedDict, defaultdict)
+
+
+class Method(nn.Module):
+    """A method of a module, as a module: it has the parameters and the mode of the whole."""
+
+    def __init__(self, owner: nn.Module, name: str) -> None:
+        super().__init__()
+        self.owner = owner
+        self.name = name
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Call the method."""
+        return getattr(self.owner, self.name)(*args, **keywords)
+
+
+def frozen(function: Callable[..., Any], dtype: torch.dtype | None = None) -> Callable[..., Any]:
+    """Return a callable like `function` whose networks are copies in eval mode that share their tensors.
+
+    Args:
+        function: a module, a method of one, a `functools.partial` of either; anything else is returned as it is.
+        dtype: cast the copy's floating tensors to it; those that have it already are shared.
+    """
+    out: Callable[..., Any] = _Copier(dtype).function(function)
+    return out
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers that training puts around it."""
+    while True:
+        inner = getattr(module, WRAPPERS.get(type(module).__name__, ""), None)
+        if not isinstance(inner, nn.Module):
+            return module
+        module = inner
+
+
+def whole_of(function: object) -> nn.Module | None:
+    """Return the network that a callable is, or is a method or partial application of."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = function.__self__ if inspect.ismethod(function) else function
+    return owner if isinstance(owner, nn.Module) else None
+
+
+def tensors_of(function: object) -> Iterator[Tensor]:
+    """Yield the parameters and buffers of the network that a callable is or belongs to."""
+    module = whole_of(function)
+    if module is not None:
+        yield from itertools.chain(module.parameters(), module.buffers())
+
+
+class _Copier:
+    """Copies the structure of networks; what occurs twice is copied once."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+        self.made: dict[int, Any] = {}
+
+    def function(self, function: Callable[..., Any]) -> Any:
+        if isinstance(function, nn.Module):
+            return self.module(function)
+        function = getattr(function, "_torchdynamo_orig_callable", function)  # torch.compile of a function
+        if inspect.ismethod(function) and isinstance(function.__self__, nn.Module):
+            owner, name = function.__self__, function.__name__
+            if name == "__call__":
+                return self.module(owner)
+            if getattr(unwrapped(owner), name, None) == function or owner is not unwrapped(owner):
+                return Method(self.module(owner), name).eval()
+        return self.value(function)
+
+    def module(self, module: nn.Module) -> nn.Module:
+        if id(module) in self.made:
+            found: nn.Module = self.made[id(module)]
+            return found
+        inner = unwrapped(module)
+        if inner is not module:
+            self.made[id(module)] = out = self.module(inner)
+            return out
+        if isinstance(module, torch.jit.ScriptModule):
+            self.made[id(module)] = out = self.script(module)
+            return out
+        out = object.__new__(type(module))
+        self.made[id(module)] = out
+        for name, value in vars(module).items():
+            out.__dict__[name] = self.value(value)
+        out.__dict__["training"] = False  # not by eval(), which a class may have made to do more
+        out.__dict__.pop("_compiled_call_impl", None)
+        return out
+
+    def script(self, module: torch.jit.ScriptModule) -> nn.Module:
+        out: nn.Module = copy.deepcopy(module).eval()
+        for parameter in out.parameters():
+            parameter.requires_grad_(False)
+        return out.to(self.dtype) if self.dtype is not None else out
+
+    def value(self, value: Any) -> Any:
+        """Return an attribute: modules inside it copied, tensors shared, containers anew, the rest as it is."""
+        if isinstance(value, nn.Module):
+            return self.module(value)
+        if isinstance(value, Tensor):
+            return self.tensor(value)
+        if isinstance(value, types.MethodType) and isinstance(value.__self__, nn.Module):
+            return types.MethodType(value.__func__, self.module(value.__self__))
+        if type(value) is functools.partial:
+            arguments = {k: self.value(v) for k, v in value.keywords.items()}
+            return functools.partial(self.function(value.func), *map(self.value, value.args), **arguments)
+        if type(value) not in CONTAINERS:
+            return value
+        if id(value) in self.made:
+            return self.made[id(value)]
+        if isinstance(value, tuple):
+            self.made[id(value)] = whole = tuple(map(self.value, value))
+            return whole
+        self.made[id(value)] = out = copy.copy(value)
+        out.clear()
+        if isinstance(value, dict):
+            out.update((k, self.value(v)) for k, v in value.items())
+        elif isinstance(value, list):
+            out.extend(map(self.value, value))
+        else:
+            out.update(value)
+        return out
+
+    def tensor(self, tensor: Tensor) -> Tensor:
+        if id(tensor) in self.made:
+            known: Tensor = self.made[id(tensor)]
+            return known
+        out = tensor
+        if tensor.is_inference():  # cannot take part in a backward pass
+            with torch.inference_mode(False):
+                out = tensor.clone()
+        if self.dtype is not None and out.is_floating_point() and out.dtype != self.dtype:
+            out = out.detach().to(self.dtype)
+        if out is not tensor and isinstance(tensor, nn.Parameter):
+            out = nn.Parameter(out.detach(), requires_grad=tensor.requires_grad)
+        self.made[id(tensor)] = out
+        return out

@@ -1,0 +1,160 @@
+"""Which tensor of what a network returns is its output."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaeprobe.errors import ContractError, UsageError, did_you_mean
+from vaeprobe.findings import DISTRIBUTION_OUTPUT, OUTPUT_CHOSEN
+from vaeprobe.report import Finding
+
+__all__ = ["likelihood_of", "picked", "returned"]
+
+# names under which libraries return a reconstruction, the likeliest first
+USUAL = ("reconstruction", "recon_x", "sample", "mean", "loc", "mu", "x", "output", "logits")
+# the distribution that a network returns -> the likelihood it was trained with
+LIKELIHOODS = {
+    "Normal": "gaussian",
+    "Bernoulli": "bernoulli",
+    "Poisson": "poisson",
+    "Categorical": "categorical",
+}
+
+
+def picked(out: Any, chosen: int | str | None = None) -> Tensor:
+    """Return the output tensor: the one `chosen`, else one of a usual name, else the first.
+
+    A distribution is taken by its mean, a categorical one by its probabilities, classes on axis 1.
+
+    Raises:
+        ContractError: there is no tensor in it, or a distribution without a mean.
+        UsageError: there is no output `chosen`.
+    """
+    if isinstance(out, Tensor):
+        return out
+    if isinstance(out, torch.distributions.Distribution):
+        return _mean(out)
+    table = _table(out)
+    if chosen is not None and str(chosen) not in table:
+        raise UsageError(
+            f"the decoder returns no output `{chosen}`",
+            hint=did_you_mean(str(chosen), table) or f"it returns {_names(table)}",
+        )
+    if any(map(_is_output, table.values())) or chosen is not None:
+        return picked(table[_name(table, chosen)])
+    if not table:
+        raise ContractError(
+            f"the decoder returns {type(out).__name__}, not a tensor",
+            hint="wrap it in a function that returns the tensor to probe",
+        )
+    what = "dict" if isinstance(out, Mapping) else type(out).__name__
+    raise ContractError(
+        f"the decoder returns a {what} with keys {sorted(table)}, and no tensor in it",
+        hint="wrap it in a function that returns the tensor to probe",
+    )
+
+
+def returned(out: Any, chosen: int | str | None = None) -> Iterator[Finding]:
+    """Yield what to say where a network returns more, or something else, than one tensor.
+
+    Raises:
+        ContractError: it returns a distribution without a mean.
+    """
+    if isinstance(out, torch.distributions.Distribution):
+        name = type(_plain(out)).__name__
+        if bool(torch.isnan(_mean(out)).all()):
+            raise _meanless(out)
+        what = "probabilities are" if LIKELIHOODS.get(name) == "categorical" else "mean is"
+        yield Finding(
+            DISTRIBUTION_OUTPUT,
+            f"the decoder returns a distribution ({name}): its {what} probed",
+        )
+    if isinstance(out, (Tensor, torch.distributions.Distribution)):
+        return
+    table = _table(out)
+    name = _name(table, chosen)
+    if chosen is None and sum(map(_is_output, table.values())) > 1:
+        place = f"the first, `{name}`," if name == next(iter(table)) else f"`{name}`"
+        yield Finding(
+            OUTPUT_CHOSEN,
+            f"the decoder returns {len(table)} outputs, {_names(table)}: {place} was probed",
+            hint="choose another with --output-name (in Python, output=)",
+            level="note" if name in USUAL else "warning",
+        )
+    yield from returned(table[name])
+
+
+def likelihood_of(out: Any, chosen: int | str | None = None) -> str | None:
+    """Return the likelihood whose distribution a network returns, None where it returns tensors."""
+    if isinstance(out, torch.distributions.Distribution):
+        return LIKELIHOODS.get(type(_plain(out)).__name__)
+    if isinstance(out, Tensor):
+        return None
+    table = _table(out)
+    return likelihood_of(table[_name(table, chosen)])
+
+
+def _name(table: Mapping[str, Any], chosen: int | str | None) -> str:
+    """Return the name of the output to take."""
+    if chosen is not None:
+        return str(chosen)
+    return next(k for k in [*(k for k in USUAL if k in table), *table] if _is_output(table[k]))
+
+
+def _mean(out: torch.distributions.Distribution) -> Tensor:
+    plain = _plain(out)
+    if isinstance(plain, (torch.distributions.Categorical, torch.distributions.OneHotCategorical)):
+        probabilities: Tensor = plain.probs
+        return probabilities.movedim(-1, 1)
+    try:
+        mean = out.mean
+    except (NotImplementedError, AttributeError):
+        raise _meanless(out) from None
+    if not isinstance(mean, Tensor):
+        raise _meanless(out)
+    return mean
+
+
+def _meanless(out: torch.distributions.Distribution) -> ContractError:
+    return ContractError(
+        f"the decoder returns a distribution, `{type(_plain(out)).__name__}`, that has no mean to probe",
+        hint="wrap the decoder in a function that returns the tensor to probe",
+    )
+
+
+def _plain(out: torch.distributions.Distribution) -> torch.distributions.Distribution:
+    while isinstance(out, torch.distributions.Independent):
+        out = out.base_dist
+    return out
+
+
+def _is_output(value: Any) -> bool:
+    if isinstance(value, (tuple, list, Mapping)):
+        return any(map(_is_output, value.values() if isinstance(value, Mapping) else value))
+    return isinstance(value, (Tensor, torch.distributions.Distribution))
+
+
+def _table(out: Any) -> dict[str, Any]:
+    """Return the outputs by name: keys, positions, or the fields of an object."""
+    if isinstance(out, Mapping):
+        return {str(k): v for k, v in out.items()}
+    if isinstance(out, tuple) and hasattr(out, "_fields"):
+        return dict(zip(out._fields, out, strict=True))
+    if isinstance(out, Sequence) and not isinstance(out, (str, bytes)):
+        return {str(k): v for k, v in enumerate(out)}
+    if dataclasses.is_dataclass(out) and not isinstance(out, type):
+        return {f.name: getattr(out, f.name) for f in dataclasses.fields(out)}
+    found = {k: getattr(out, k, None) for k in USUAL}
+    return {k: v for k, v in found.items() if _is_output(v)} or {
+        k: v for k, v in getattr(out, "__dict__", {}).items() if _is_output(v)
+    }
+
+
+def _names(table: Mapping[str, Any], limit: int = 6) -> str:
+    shown = ", ".join(f"`{k}`" for k in list(table)[:limit])
+    return shown + (f" and {len(table) - limit} more" if len(table) > limit else "")
