@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import vaeprobe
 from vaeprobe.decoder import Decoder, Encoder, Group
 from vaeprobe.errors import InputError, UsageError
-from vaeprobe.latents import Given, Grid, Posterior, Prior, parse
+from vaeprobe.latents import Given, Grid, Posterior, Prior, parse, source
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +99,64 @@ def test_files_and_mistakes(decoder: Decoder, tmp_path: Path) -> None:
 
 def test_given_rows(decoder: Decoder) -> None:
     assert Given(torch.ones(5, 2)).draw(decoder, 3).shape == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda rows: rows,
+        torch.tensor,
+        lambda rows: rows.tolist(),
+        lambda rows: rows.astype(">f8"),
+        lambda rows: torch.tensor(rows, requires_grad=True),
+        lambda rows: np.asfortranarray(rows),
+        lambda rows: Given(torch.tensor(rows)),
+        lambda rows: lambda n: rows[:n],
+        lambda rows: lambda n: torch.tensor(rows[:n]),
+    ],
+)
+def test_rows_and_samplers_are_sources(kind: Callable[[np.ndarray], Any], decoder: Decoder) -> None:
+    rows = np.random.default_rng(0).standard_normal((6, 2))
+    drawn = source(kind(rows), lambda: None).draw(decoder, 4)
+    assert drawn.dtype == torch.float64
+    assert drawn.tolist() == rows[:4].tolist()
+
+
+def test_a_distribution_is_a_source_and_its_draws_depend_on_the_seed_alone(decoder: Decoder) -> None:
+    normal = torch.distributions.Normal(torch.tensor([1.0, -1.0]), 0.1)
+    before = torch.get_rng_state()
+    one, same, other = (source(normal, lambda: None).draw(decoder, 500, seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    torch.testing.assert_close(one.mean(0), torch.tensor([1.0, -1.0]).double(), rtol=0, atol=0.02)
+    assert source(normal, lambda: None).describe() == "Normal distribution"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"a": 1}, "are dict, not real numbers"), (np.array(["a"]), "not real numbers"), ([[1], [1, 2]], "no array")],
+)  # fmt: skip
+def test_what_is_no_source_is_named(given: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        source(given, lambda: None)
+
+
+def test_probes_take_rows_as_latents_and_as_data() -> None:
+    rows = np.random.default_rng(0).standard_normal((16, 2))
+    encoder = Encoder(
+        lambda x: (x[:, :2], torch.zeros(len(x), 2, dtype=x.dtype)), 2, input_shape=(2,), dtype=torch.float64
+    )
+    decoder = Decoder(lambda z: z.sin(), 2, dtype=torch.float64, likelihood="gaussian", encoder=encoder)
+    found = [
+        vaeprobe.orthogonality(decoder, latents=x, rotations=9).summary for x in (rows, torch.tensor(rows))
+    ]
+    assert found[0] == found[1]
+    found = [vaeprobe.posterior(decoder, data=x, samples=8).summary for x in (rows, torch.tensor(rows))]
+    assert found[0] == found[1]
+
+
+def test_a_latent_is_called_by_its_column(mixed: Decoder) -> None:
+    assert mixed.latent_names == ("z0", "z1")
+    codes_first = Decoder(lambda z: z, latent_dim=5, prior=(Group("onehot", 3), Group("normal", 2)))
+    assert codes_first.latent_names == ("z3", "z4")

@@ -173,6 +173,11 @@ class Decoder:
         return out
 
     @property
+    def latent_names(self) -> tuple[str, ...]:
+        """One name for each continuous latent: `z0` is column 0 of the latents, one-hot codes counted."""
+        return tuple(f"z{i}" for i in self.continuous)
+
+    @property
     def module(self) -> nn.Module | None:
         """The network, where the decoder is one."""
         return self.function if isinstance(self.function, nn.Module) else None
@@ -230,6 +235,8 @@ class Decoder:
                 )
             precision = contract.precision_of(self, z.to(device=self.device, dtype=self.dtype))
             contract.check_rows(self, z, y, precision, self.function)
+        if self.artifact is not None:
+            self._set("artifact", replace(self.artifact, maps=self.shapes))
         mode, why = contract.check_derivatives(
             self.flat, z.to(device=self.device, dtype=self.dtype), self.continuous, precision, self._in_double
         )

@@ -7,10 +7,12 @@ so that sampling can grow without starting again.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -146,6 +148,75 @@ class Given(Latents):
 
     def describe(self) -> str:
         return self.origin
+
+
+@dataclass(frozen=True)
+class Sampled(Latents):
+    """What a function from a number of rows to rows returns; it is called once, after `torch.manual_seed`.
+
+    The caller's own random state is left as it was.
+    """
+
+    sampler: Callable[[int], Any]
+    origin: str = "given sampler"
+
+    def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            rows = self.sampler(n)
+        return Given(numbers(rows, "latents"), self.origin).draw(decoder, n, seed=seed)
+
+    def describe(self) -> str:
+        return self.origin
+
+
+def source(given: Any, data: Callable[[], Tensor | None]) -> Latents:
+    """Return the source of latents that a setting names or is.
+
+    Args:
+        given: a word or file as for `parse`, rows, a function from a number of rows to rows, a torch
+            distribution of one row, or `Latents`.
+        data: gives the data rows, where the source needs them.
+
+    Raises:
+        UsageError: it is none of these.
+        InputError: rows that are no numbers.
+    """
+    if isinstance(given, Latents):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        word = os.fspath(given)
+        return parse(word, data=data() if word.startswith("posterior") else None)
+    if isinstance(given, torch.distributions.Distribution):
+        return Sampled(lambda n: given.sample((n,)), f"{type(given).__name__} distribution")
+    if callable(given):
+        return Sampled(given, getattr(given, "__name__", "given sampler"))
+    return Given(numbers(given, "latents"))
+
+
+def numbers(rows: Any, name: str) -> Tensor:
+    """Return rows as a tensor of real numbers.
+
+    Raises:
+        InputError: they are something else.
+    """
+    if isinstance(rows, Tensor) and not rows.is_complex():
+        return rows.detach()
+    try:
+        array = np.asarray(rows)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the {name} are no array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        what = type(rows).__name__ if array.dtype.kind == "O" else array.dtype
+        raise InputError(
+            f"the {name} are {what}, not real numbers",
+            hint="pass an array or a tensor, or the path of a file",
+        )
+    kept = ("float32", "float64", "uint8", "int64", "bool")
+    wide = (
+        array.dtype.name if array.dtype.name in kept else "int64" if array.dtype.kind in "iu" else "float64"
+    )
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=wide))
 
 
 def parse(source: str, *, data: Tensor | None = None) -> Latents:

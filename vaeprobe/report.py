@@ -286,6 +286,7 @@ class Artifact:
         size: bytes.
         format: the loader's name, e.g. "state_dict", "safetensors", "pt2".
         architecture: how the network was known: "preset burgess", "blueprint FILE", "self-contained", ...
+        maps: what to what, in words: "10 latents -> 1 x 32 x 32, bernoulli".
         details: anything else worth keeping (notes of the loader), JSON-able.
     """
 
@@ -294,6 +295,7 @@ class Artifact:
     size: int = 0
     format: str = ""
     architecture: str = ""
+    maps: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -303,6 +305,7 @@ class Artifact:
             "size": self.size,
             "format": self.format,
             "architecture": self.architecture,
+            "maps": self.maps,
             "details": dict(self.details),
         }
 

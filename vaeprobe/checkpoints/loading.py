@@ -57,6 +57,7 @@ class Request:
     key: str | None = None
     submodule: str | None = None
     latent_dim: int | None = None
+    output: int | str | None = None
     allow_code: bool = False
 
     @property
@@ -87,6 +88,7 @@ def load(
     key: str | None = None,
     submodule: str | None = None,
     latent_dim: int | None = None,
+    output: int | str | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     allow_code: bool = False,
@@ -104,6 +106,7 @@ def load(
         key: the entry of the file that holds the weights, or the matrix.
         submodule: the part of a pickled module, or of what `arch` builds, that decodes.
         latent_dim: number of latents, where the file leaves it open; checked where it does not.
+        output: which output to probe, where the network returns several: its key, or its place from 0.
         dtype: precision of the network; by default the file's, at least float32.
         device: where to compute.
         allow_code: unpickle the file with torch, which runs whatever code it asks for.
@@ -131,6 +134,7 @@ def load(
         key=key,
         submodule=submodule,
         latent_dim=latent_dim,
+        output=output,
         allow_code=allow_code,
     )
     with _naming(source):
@@ -451,6 +455,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             parameter=parts.parameter,
             natural=_moved(parts.natural, dtype, device) if parts.natural is not None else None,
             likelihood=parts.likelihood,
+            output=request.output,
             encoder=_moved_encoder(parts.encoder, dtype, device) if parts.encoder is not None else None,
             artifact=artifact,
             notes=notes,

@@ -32,6 +32,8 @@ def convert(
     arch: options.Arch = None,
     key: options.Key = None,
     submodule: options.Submodule = None,
+    output_name: options.OutputName = None,
+    allow_code: options.AllowCode = False,
     latent_dim: options.LatentDim = None,
     dtype: options.Dtype = None,
     json_: options.Json = False,
@@ -62,6 +64,8 @@ def convert(
         arch=arch,
         key=key,
         submodule=submodule,
+        output_name=output_name,
+        allow_code=allow_code,
         latent_dim=latent_dim,
         dtype=dtype,
     )

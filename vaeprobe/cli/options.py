@@ -42,6 +42,15 @@ Key = Annotated[
 Submodule = Annotated[
     str | None, typer.Option(help="Which part of a pickled module is the decoder.", rich_help_panel=LOADING)
 ]
+OutputName = Annotated[
+    str | None,
+    typer.Option(
+        "--output-name",
+        help="Which output to probe, where the network returns several: its key, or its place from 0.",
+        metavar="NAME",
+        rich_help_panel=LOADING,
+    ),
+]
 AllowCode = Annotated[
     bool,
     typer.Option(

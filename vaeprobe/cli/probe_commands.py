@@ -24,6 +24,7 @@ LOADING: dict[str, tuple[Any, Any]] = {
     "arch": (options.Arch, None),
     "key": (options.Key, None),
     "submodule": (options.Submodule, None),
+    "output_name": (options.OutputName, None),
     "allow_code": (options.AllowCode, False),
     "latent_dim": (options.LatentDim, None),
     "device": (options.Device, "cpu"),
@@ -113,13 +114,13 @@ def _inputs(model: Path, values: Mapping[str, Any]) -> list[Path]:
     return [model, *([beside] if beside else []), *(Path(name) for name in named if isinstance(name, str))]
 
 
-def load(path: Path, *, device: str = "cpu", **settings: Any) -> Any:
+def load(path: Path, *, device: str = "cpu", output_name: str | None = None, **settings: Any) -> Any:
     """Load a decoder for a command (see `vaeprobe.load`)."""
     from vaeprobe import checkpoints
 
     if str(Path.cwd()) not in sys.path and settings.get("arch"):
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own factory
-    return checkpoints.load(path, device=options.existing_device(device), **settings)
+    return checkpoints.load(path, device=options.existing_device(device), output=output_name, **settings)
 
 
 def _python_name(flag: str) -> str:

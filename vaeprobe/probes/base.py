@@ -67,10 +67,11 @@ class Probe(ABC):
 
     Attributes:
         samples: number of latents to draw.
-        latents: where they come from: prior, posterior, posterior-means, grid, a .npy file, or `Latents`.
+        latents: where they come from: prior, posterior, posterior-means, grid, a .npy file; in Python also an
+            array or tensor of them, a function from their number to them, a torch distribution, or `Latents`.
         likelihood: weight the Jacobian by a likelihood's metric; None for the Euclidean one.
         sigma2: variance of a Gaussian likelihood.
-        data: data for posterior latents and for probes of the encoder: a path, or rows as a tensor.
+        data: data for posterior latents and for probes of the encoder: a path, or rows as an array or tensor.
         seed: seed of every draw.
         chunk: latents per block; None chooses by memory.
 
@@ -150,16 +151,18 @@ class Probe(ABC):
         if self.data is None or isinstance(self.data, torch.Tensor):
             return self.data
         from vaeprobe.data import open_data
+        from vaeprobe.latents import numbers
 
+        paths = self.data if isinstance(self.data, (list, tuple)) else [self.data]
+        if not all(isinstance(path, (str, PathLike)) for path in paths):
+            return numbers(self.data, "data")
         return torch.from_numpy(open_data(self.data, scale=scale).read(limit))
 
     def source(self) -> Latents:
         """Return where the latents come from."""
-        from vaeprobe.latents import Latents, parse
+        from vaeprobe.latents import source
 
-        return (
-            self.latents if isinstance(self.latents, Latents) else parse(self.latents, data=self.data_rows())
-        )
+        return source(self.latents, self.data_rows)
 
     def metric_likelihood(self, decoder: Decoder) -> Likelihood | None:
         """Return the likelihood whose metric is asked for, or None for the Euclidean one."""

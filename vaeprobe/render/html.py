@@ -94,7 +94,7 @@ def _headline(page: Page) -> str:
     lines = [f"<h1>vaeprobe {escape(page.command)}</h1>"]
     if page.artifact is not None:
         a = page.artifact
-        facts = [a.path, a.format, a.architecture, f"sha256 {a.sha256[:12]}" if a.sha256 else ""]
+        facts = [a.path, a.maps, a.format, a.architecture, f"sha256 {a.sha256[:12]}" if a.sha256 else ""]
         lines.append(f'<div class="dim">{" · ".join(escape(f) for f in facts if f)}</div>')
     if page.verdict:
         lines.append(f'<div class="verdict">{escape(page.verdict)}</div>')

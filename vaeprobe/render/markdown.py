@@ -34,6 +34,8 @@ def grid(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
 def render(page: Page) -> str:
     """Return the document of one page."""
     parts = [f"# vaeprobe {page.command}" + (f": {escape(page.artifact.path)}" if page.artifact else "")]
+    if page.artifact and page.artifact.maps:
+        parts.append(escape(page.artifact.maps))
     if page.verdict:
         parts.append(f"**{escape(page.verdict)}**")
     if page.summary:

@@ -54,6 +54,7 @@ def document() -> dict[str, Any]:
                             "size": {"type": "integer"},
                             "format": TEXT,
                             "architecture": TEXT,
+                            "maps": TEXT,
                             "details": {"type": "object"},
                         }
                     ),

@@ -73,7 +73,7 @@ def headline(page: Page) -> Group:
     artifact = page.artifact
     if artifact is not None:
         title.append(f"  {clean(artifact.path)}", style="bold cyan")
-        facts = [artifact.format, artifact.architecture]
+        facts = [artifact.maps, artifact.format, artifact.architecture]
         if artifact.sha256:
             facts.append(f"sha256 {artifact.sha256[:12]}")
         lines.append(Text(" · ".join(clean(f) for f in facts if f), style="dim"))
