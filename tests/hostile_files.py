@@ -105,12 +105,16 @@ def patch_zip(data: bytes, name: str, *, crc: int | None = None, flags: int | No
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         info = archive.getinfo(name)
         at = info.header_offset
+        record = struct.pack("<4sI", b"PK\x07\x08", info.CRC)  # as torch writes it after the entry
+        after = data.find(record, at)
         central = data.index(b"PK\x01\x02", archive.start_dir)
         while data[central + 46 : central + 46 + len(name)] != name.encode():
             central = data.index(b"PK\x01\x02", central + 4)
     if crc is not None:
         struct.pack_into("<I", out, at + 14, crc)
         struct.pack_into("<I", out, central + 16, crc)
+        if after >= 0:
+            struct.pack_into("<I", out, after + 4, crc)
     if flags is not None:
         struct.pack_into("<H", out, at + 6, flags)
         struct.pack_into("<H", out, central + 8, flags)

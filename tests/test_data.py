@@ -136,8 +136,11 @@ def test_large_finite_numbers_are_not_taken_for_infinity() -> None:
 def test_object_arrays_and_pickles_are_refused_as_unsafe(tmp_path: Path) -> None:
     with pytest.raises(UnsafeError, match="Python objects"):
         open_data(save(tmp_path / "x.npy", np.array([[{}]], dtype=object), allow_pickle=True))
+    (tmp_path / "y.npy").write_bytes(b"\x80\x04cjson\nloads\nX\x01\x00\x00\x001\x85R.")
+    with pytest.raises(UnsafeError, match="more than tensors"):
+        open_data(tmp_path / "y.npy")
     (tmp_path / "y.npy").write_bytes(b"\x80\x04K\x01.")
-    with pytest.raises(UnsafeError, match="is a pickle"):
+    with pytest.raises(InputError, match="no dense tensor"):
         open_data(tmp_path / "y.npy")
 
 
@@ -145,7 +148,7 @@ def test_torch_files_that_ask_for_code_are_refused(tmp_path: Path) -> None:
     import torch
 
     torch.save(subprocess.Popen, tmp_path / "x.pt")
-    with pytest.raises(UnsafeError, match="asks for more than tensors"):
+    with pytest.raises(UnsafeError, match=r"would call `subprocess\.Popen`"):
         open_data(tmp_path / "x.pt")
 
 
@@ -233,7 +236,7 @@ def test_archive_bombs_and_damage(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[500] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(InputError, match="damaged archive"):
+    with pytest.raises(InputError, match=r"another size|damaged|checksum"):
         open_data(path).read()
 
 
@@ -243,7 +246,7 @@ def test_folders_pipes_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no file"):
         open_data(tmp_path / "x.npy")
     os.mkfifo(tmp_path / "pipe.npy")
-    with pytest.raises(InputError, match="no regular file"):
+    with pytest.raises(InputError, match="not a regular file"):
         open_data(tmp_path / "pipe.npy")
 
 

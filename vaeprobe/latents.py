@@ -19,6 +19,9 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.files.npy import read_npy
+from vaeprobe.files.sniff import known
+from vaeprobe.files.source import read_source
 from vaeprobe.intervals import stream
 
 if TYPE_CHECKING:
@@ -240,10 +243,8 @@ def parse(source: str, *, data: Tensor | None = None) -> Latents:
             f"`{source}` is neither a source of latents nor a file",
             hint="one of prior, posterior, posterior-means, grid, or the path of a .npy matrix",
         )
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"`{path}` is no .npy matrix: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"`{path}` holds {array.dtype}, not real numbers")
+    file = read_source(path)
+    if known(file.data, file.name) != "npy":
+        raise InputError(f"{file.name} is no .npy matrix", hint="numpy.save(path, latents) writes one")
+    array, _ = read_npy(file.data, file.name)
     return Given(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)), origin=str(path))

@@ -89,7 +89,8 @@ def _npz(block: bytes, count: int) -> bytes:
 
 def test_59_npz_that_claims_to_unpack_to_2_gb(tmp_path: Path) -> None:
     data = bytearray(_npz(bytes(1 << 20), 1))
-    struct.pack_into("<I", data, data.rindex(b"PK\x01\x02") + 24, 2_000_000_000)
+    for at in (data.rindex(b"PK\x01\x02") + 24, 22):  # its size, in both headers
+        struct.pack_into("<I", data, at, 2_000_000_000)
     assert "to 2,000,000,000 bytes" in refused(tmp_path, bytes(data), 6, name="model.npz")
 
 
@@ -97,7 +98,7 @@ def test_59_npz_that_claims_to_unpack_to_2_gb(tmp_path: Path) -> None:
 def test_59_npz_bomb(tmp_path: Path) -> None:
     data = _npz(bytes(1 << 24), 96)
     assert len(data) < 2_000_000
-    assert "unpacks from" in refused(tmp_path, data, 6, name="model.npz")
+    assert "expands" in refused(tmp_path, data, 6, name="model.npz")
 
 
 def test_59_npz_that_says_less_than_it_unpacks_to(tmp_path: Path) -> None:
@@ -107,8 +108,8 @@ def test_59_npz_that_says_less_than_it_unpacks_to(tmp_path: Path) -> None:
             deflated=("W.npy",),
         )
     )
-    central = data.rindex(b"PK\x01\x02")
-    struct.pack_into("<I", data, central + 24, 100)
+    for at in (data.rindex(b"PK\x01\x02") + 24, 22):
+        struct.pack_into("<I", data, at, 100)
     refused(tmp_path, bytes(data), 5, name="model.npz")
 
 

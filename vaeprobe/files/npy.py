@@ -1,18 +1,22 @@
-"""Matrices in .npy and .npz files, without object arrays."""
+"""Arrays in .npy and .npz files, without object arrays.
+
+Source: numpy/lib/format.py, which describes the format.
+"""
 
 from __future__ import annotations
 
 import ast
-import io
+import math
 import struct
 import warnings
-import zipfile
-import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
-from vaeprobe.files.source import quoted
-from vaeprobe.files.zips import listing
+from vaeprobe.files.source import Bytes, quoted
+from vaeprobe.files.tensors import countable
+from vaeprobe.files.zips import Entry, directory, unpacked
 from vaeprobe.findings import TRAILING_BYTES
 from vaeprobe.report import Finding
 
@@ -21,12 +25,35 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, np.dtype[Any]]
 
-__all__ = ["read_npy", "read_npz"]
+__all__ = ["MAX_HEADER", "Layout", "layout", "members", "read_npy", "read_npz"]
 
 LARGEST = 1 << 30  # bytes that an archive may unpack to ...
-RATIO = 20  # ... or this many times its own size, if that is more
+SMALLEST = 1 << 28  # ... or this many, where it packs better than numbers do
+RATIO = 100
 MAX_HEADER = 1 << 16
 CUT = "the file is truncated or damaged: fetch it again"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the header of a .npy says.
+
+    Attributes:
+        dtype: of the numbers as stored.
+        fortran: whether the first index runs fastest.
+        shape: sizes.
+        start: where the numbers begin.
+    """
+
+    dtype: np.dtype[Any]
+    fortran: bool
+    shape: tuple[int, ...]
+    start: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the numbers take."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def read_npy(data: bytes, name: str) -> tuple[Array, tuple[Finding, ...]]:
@@ -38,85 +65,102 @@ def read_npy(data: bytes, name: str) -> tuple[Array, tuple[Finding, ...]]:
     """
     import numpy as np
 
-    dtype, fortran, shape, start = _header(data, name)
-    _check_kind(dtype, name)
-    size = dtype.itemsize
-    for n in shape:
-        size *= n
-    if size > len(data) - start:
+    found, notes = layout(data, name)
+    flat = np.frombuffer(data, found.dtype, math.prod(found.shape), found.start)
+    array = flat.reshape(found.shape, order="F" if found.fortran else "C")
+    return array.astype(found.dtype.newbyteorder("=")), notes
+
+
+def layout(data: Bytes, name: str, size: int | None = None) -> tuple[Layout, tuple[Finding, ...]]:
+    """Return what the header of a .npy says, held against the bytes that are there, and notes.
+
+    Args:
+        data: the file, or its beginning.
+        name: for messages.
+        size: of the file, where `data` is its beginning.
+
+    Raises:
+        UnsafeError, InputError: as `read_npy`.
+    """
+    found = _header(data, name)
+    _check_kind(found.dtype, name)
+    there = (len(data) if size is None else size) - found.start
+    if found.nbytes > there:
         raise InputError(
-            f"{name} claims an array of shape {list(shape)} ({size:,} bytes) and {len(data) - start:,} bytes follow",
+            f"{name} claims an array of shape {list(found.shape)} ({found.nbytes:,} bytes) and {there:,} bytes follow",
             hint=CUT,
         )
-    array = np.frombuffer(data, dtype, size // dtype.itemsize, start).reshape(
-        shape, order="F" if fortran else "C"
-    )
-    notes: tuple[Finding, ...] = ()
-    if size < len(data) - start:
-        extra = len(data) - start - size
-        notes = (Finding(TRAILING_BYTES, f"{name} has {extra:,} bytes after its array"),)
-    return array.astype(dtype.newbyteorder("=")), notes
+    if found.nbytes < there:
+        message = f"{name} has {there - found.nbytes:,} bytes after its array, which were ignored"
+        return found, (Finding(TRAILING_BYTES, message),)
+    return found, ()
+
+
+def members(data: Bytes, name: str) -> Mapping[str, Entry]:
+    """Return the arrays of a .npz file by name, not unpacked yet.
+
+    Raises:
+        UnsafeError: a zip that two readers can see differently.
+        InputError: a damaged zip, or one that holds something else.
+        ResourceError: it unpacks to over 1 GiB, or to over 256 MiB and 100 times its size.
+    """
+    entries = directory(data)
+    total = sum(entry.size for entry in entries)
+    packed = sum(entry.stop - entry.start for entry in entries)
+    if total > LARGEST + packed or (total > SMALLEST and total > RATIO * packed):
+        raise ResourceError(
+            f"{name} expands {len(data):,} to {total:,} bytes",
+            hint="if you trust it, load it with numpy and save the array as .npy",
+        )
+    for entry in entries:
+        if not entry.name.endswith(".npy"):
+            raise InputError(f"{name} holds {quoted(entry.name)}, which is no .npy array")
+    return {entry.name.removesuffix(".npy"): entry for entry in entries}
 
 
 def read_npz(data: bytes, name: str) -> dict[str, tuple[Array, tuple[Finding, ...]]]:
     """Return the arrays of a .npz file by name.
 
     Raises:
-        UnsafeError: as `read_npy`, or a zip that two readers can see differently.
-        InputError: as `read_npy`.
-        ResourceError: it unpacks to more than 1 GiB and 20 times its size.
+        UnsafeError, InputError: as `read_npy` and `members`.
+        ResourceError: as `members`.
     """
-    infos = listing(data)
-    total = sum(info.file_size for info in infos)
-    if total > max(LARGEST, RATIO * len(data)):
-        raise ResourceError(
-            f"{name} unpacks from {len(data):,} to {total:,} bytes",
-            hint="if you trust it, unpack the matrix yourself and give the .npy file",
-        )
-    out = {}
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        for info in infos:
-            if not info.filename.endswith(".npy"):
-                raise InputError(f"{name} holds {quoted(info.filename)}, which is no .npy array")
-            try:
-                content = archive.open(info).read(info.file_size + 1)
-            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
-                raise InputError(
-                    f"entry {quoted(info.filename)} of {name} is damaged: {error}", hint=CUT
-                ) from None
-            entry = info.filename.removesuffix(".npy")
-            out[entry] = read_npy(content, f"array {quoted(entry)} of {name}")
-    return out
+    found = members(data, name)
+    return {
+        k: read_npy(unpacked(data, entry, entry.size), f"array {quoted(k)} of {name}")
+        for k, entry in found.items()
+    }
 
 
-def _header(data: bytes, name: str) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
-    """Return dtype, Fortran order, shape, and where the numbers begin."""
+def _header(data: Bytes, name: str) -> Layout:
+    """Return what the header says."""
     import numpy as np
 
     broken = InputError(f"{name} has no valid .npy header", hint=CUT)
-    if len(data) < 12 or data[:6] != b"\x93NUMPY" or data[6] not in (1, 2, 3):
+    head = bytes(data[:12])
+    if len(head) < 12 or head[:6] != b"\x93NUMPY" or head[6] not in (1, 2, 3):
         raise broken
-    wide = data[6] >= 2
-    (length,) = struct.unpack_from("<I" if wide else "<H", data, 8)
+    wide = head[6] >= 2
+    (length,) = struct.unpack_from("<I" if wide else "<H", head, 8)
     begin = 12 if wide else 10
     if length > min(len(data) - begin, MAX_HEADER):
         raise broken
-    text = data[begin : begin + length].decode("utf-8" if data[6] == 3 else "latin-1", "replace")
+    text = bytes(data[begin : begin + length]).decode("utf-8" if head[6] == 3 else "latin-1", "replace")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd escapes and old names of types
             header = ast.literal_eval(text)
             descr, fortran, shape = header["descr"], header["fortran_order"], header["shape"]
             dtype = np.dtype(descr)
-    except (ValueError, SyntaxError, TypeError, KeyError, RecursionError, MemoryError):
+    except (ValueError, SyntaxError, TypeError, KeyError, OverflowError, RecursionError, MemoryError):
         raise broken from None
     if (
         not isinstance(shape, tuple)
-        or not all(type(n) is int and 0 <= n < 1 << 62 for n in shape)
-        or len(shape) > 32
+        or not all(type(n) is int for n in shape)
+        or not countable(shape, dtype.itemsize)
     ):
         raise broken
-    return dtype, bool(fortran), shape, begin + length
+    return Layout(dtype, bool(fortran), shape, begin + length)
 
 
 def _check_kind(dtype: np.dtype[Any], name: str) -> None:

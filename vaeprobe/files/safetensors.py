@@ -5,17 +5,17 @@ Source: the format's description, https://github.com/huggingface/safetensors#for
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import struct
+from dataclasses import dataclass
 from typing import Any
 
 from vaeprobe.errors import InputError
-from vaeprobe.files.source import quoted
-from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
+from vaeprobe.files.source import Bytes, quoted
+from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous, countable
 
-__all__ = ["read"]
+__all__ = ["Layout", "layout", "read"]
 
 MAX_HEADER = 100_000_000
 CUT = "the file is truncated or damaged: fetch it again"
@@ -40,6 +40,22 @@ _NAMES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A tensor as the header describes it.
+
+    Attributes:
+        dtype: in torch's words ("float32").
+        shape: sizes.
+        begin, end: where its numbers lie in the file.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
 def read(data: bytes) -> tuple[dict[str, TensorSpec], dict[str, str]]:
     """Return the tensors and the metadata of a safetensors file.
 
@@ -47,31 +63,44 @@ def read(data: bytes) -> tuple[dict[str, TensorSpec], dict[str, str]]:
         InputError: a header that is no JSON, repeats a key, or claims bytes that are not there, are shared, or are
             left over.
     """
-    header, block = _split(data)
-    metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise InputError("the metadata of the safetensors file is not text by name")
-    specs: dict[str, TensorSpec] = {}
-    spans: list[tuple[int, int, str]] = []
-    for name, entry in header.items():
-        begin, end, specs[name] = _entry(name, entry, block)
-        spans.append((begin, end, name))
-    _check_cover(spans, len(block))
+    view = memoryview(data)
+    layouts, metadata = layout(data)
+    specs = {
+        name: TensorSpec(e.dtype, e.shape, contiguous(e.shape), 0, view[e.begin : e.end])
+        for name, e in layouts.items()
+    }
     return specs, metadata
 
 
-def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """Return the parsed header and the block of numbers."""
+def layout(data: Bytes) -> tuple[dict[str, Layout], dict[str, str]]:
+    """Return where the tensors of a safetensors file lie, and its metadata, reading the header alone.
+
+    Raises:
+        InputError: as `read`.
+    """
+    header, start = _header(data)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise InputError("the metadata of the safetensors file is not text by name")
+    layouts = {name: _entry(name, entry, start, len(data)) for name, entry in header.items()}
+    _check_cover([(e.begin, e.end, name) for name, e in layouts.items()], start, len(data))
+    return layouts, metadata
+
+
+def _header(data: Bytes) -> tuple[dict[str, Any], int]:
+    """Return the parsed header, and where the numbers begin."""
     if len(data) < 8:
         raise InputError("the safetensors file ends before its header", hint=CUT)
-    (length,) = struct.unpack_from("<Q", data)
+    (length,) = struct.unpack("<Q", data[:8])
     if length > min(len(data) - 8, MAX_HEADER):
         raise InputError(
             f"the safetensors header claims {length:,} bytes and {len(data) - 8:,} follow", hint=CUT
         )
     try:
         header = json.loads(
-            data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant
+            bytes(data[8 : 8 + length]).decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
         )
     except RecursionError:
         raise InputError("the safetensors header is nested too deeply") from None
@@ -81,7 +110,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
         raise InputError(f"the safetensors header is no JSON: {error}", hint=CUT) from None
     if not isinstance(header, dict):
         raise InputError("the safetensors header is no JSON object", hint=CUT)
-    return header, memoryview(data)[8 + length :]
+    return header, 8 + length
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -99,42 +128,38 @@ def _no_constant(text: str) -> Any:
     raise InputError(f"the safetensors header holds {text}, which is no JSON")
 
 
-def _entry(name: str, entry: Any, block: memoryview) -> tuple[int, int, TensorSpec]:
-    """Return where a tensor's numbers begin and end, and its description."""
+def _entry(name: str, entry: Any, start: int, size: int) -> Layout:
+    """Return what the header says of a tensor, checked against the numbers that begin at `start`."""
     match entry:
-        case {"dtype": str(code), "shape": list(sizes), "data_offsets": [int(begin), int(end)]} if (
-            len(entry) == 3
-        ):
+        case {"dtype": str(code), "shape": list(sizes), "data_offsets": [begin, end]} if len(entry) == 3:
             pass
         case _:
             raise InputError(f"the safetensors header does not describe tensor {quoted(name)}", hint=CUT)
     if code not in _NAMES:
         raise InputError(f"tensor {quoted(name)} has dtype {quoted(code)}, which no decoder's weights have")
-    if len(sizes) > 32 or not all(type(n) is int and n >= 0 for n in sizes):
-        raise InputError(f"tensor {quoted(name)} has no valid shape", hint=CUT)
-    dtype, shape = _NAMES[code], tuple(sizes)
-    if not 0 <= begin <= end <= len(block):
+    if not all(type(n) is int for n in sizes) or not countable(sizes, DTYPES[_NAMES[code]]):
+        raise InputError(f"tensor {quoted(name)} has a shape that no library writes", hint=CUT)
+    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end <= size - start:
         raise InputError(
-            f"tensor {quoted(name)} lies at bytes {begin:,} to {end:,} of a block of {len(block):,}", hint=CUT
+            f"tensor {quoted(name)} lies outside of the {size - start:,} bytes that the file holds", hint=CUT
         )
+    dtype, shape = _NAMES[code], tuple(sizes)
     if math.prod(shape) * DTYPES[dtype] != end - begin:
         raise InputError(
             f"tensor {quoted(name)} of shape {list(sizes)} and dtype {dtype} comes with {end - begin:,} bytes",
             hint=CUT,
         )
-    return begin, end, TensorSpec(dtype, shape, contiguous(shape), 0, block[begin:end])
+    return Layout(dtype, shape, start + begin, start + end)
 
 
-def _check_cover(spans: list[tuple[int, int, str]], size: int) -> None:
-    """Check that the tensors cover the block, each byte once."""
-    spans = sorted((begin, end, name) for begin, end, name in spans if end > begin)
-    for (_, end, name), (begin, _, other) in itertools.pairwise(spans):
-        if begin < end:
-            raise InputError(f"tensors {quoted(name)} and {quoted(other)} overlap in the safetensors file")
-        if begin > end:
-            raise InputError(f"{begin - end:,} bytes of the safetensors file belong to no tensor")
-    first, last = (spans[0][0], spans[-1][1]) if spans else (0, 0)
-    if first > 0 or last < size:
-        raise InputError(
-            f"{first + size - last:,} bytes of the safetensors file belong to no tensor", hint=CUT
-        )
+def _check_cover(spans: list[tuple[int, int, str]], start: int, size: int) -> None:
+    """Check that the tensors cover the block of numbers, each byte once."""
+    at, last = start, ""
+    for begin, end, name in sorted(span for span in spans if span[1] > span[0]):
+        if begin < at:
+            raise InputError(f"tensors {quoted(last)} and {quoted(name)} overlap in the safetensors file")
+        if begin > at:
+            raise InputError(f"{begin - at:,} bytes of the safetensors file belong to no tensor")
+        at, last = end, name
+    if at < size:
+        raise InputError(f"{size - at:,} bytes of the safetensors file belong to no tensor", hint=CUT)

@@ -3,15 +3,70 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from vaeprobe.errors import InputError, ResourceError
 
-__all__ = ["Source", "printable", "quoted", "read_source"]
+__all__ = ["Bytes", "Source", "Window", "open_window", "printable", "quoted", "read_source", "read_text"]
+
+
+class Bytes(Protocol):
+    """What the readers of containers need of a file: its length and slices, in memory or not."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> bytes: ...
+
+
+class Window:
+    """A file of any size, of which slices are read when they are asked for.
+
+    Used where the numbers are streamed; a mapping of the file would count as resident, and end the process where the
+    file shrinks.
+    """
+
+    def __init__(self, handle: int, name: str) -> None:
+        self.handle = handle
+        self.name = name
+        self.size = os.fstat(handle).st_size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: slice, /) -> bytes:
+        start, stop, step = index.indices(self.size)
+        assert step == 1
+        out = bytearray(max(stop - start, 0))
+        self.fill(memoryview(out), start)
+        return bytes(out)
+
+    def fill(self, out: memoryview, start: int) -> None:
+        """Read the bytes from `start` into memory.
+
+        Raises:
+            InputError: the file ends before that.
+        """
+        done = 0
+        while done < len(out):
+            got = os.preadv(self.handle, [out[done:]], start + done)
+            if got == 0:
+                raise InputError(
+                    f"{self.name} ended while it was read", hint="was the file replaced or truncated?"
+                )
+            done += got
+
+    def mapped(self) -> mmap.mmap:
+        """Return the whole file as memory, for the few readers that need it."""
+        return mmap.mmap(self.handle, 0, access=mmap.ACCESS_READ)
+
+    def __del__(self) -> None:
+        os.close(self.handle)
 
 
 @dataclass(frozen=True)
@@ -51,6 +106,52 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     """
     path = Path(path)
     name = quoted(str(path), limit=200)
+    handle = _opened(path, name)
+    try:
+        size = os.fstat(handle).st_size
+        if size > _memory():
+            raise ResourceError(f"{name} has {size:,} bytes, more than this machine's memory")
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            data = file.read()
+    except OSError as error:
+        raise InputError(f"{name} cannot be read: {(error.strerror or str(error)).lower()}") from None
+    finally:
+        os.close(handle)
+    return Source(path, data)
+
+
+def open_window(path: str | os.PathLike[str]) -> Window:
+    """Open a regular file of any size.
+
+    Raises:
+        InputError: as `read_source`.
+    """
+    path = Path(path)
+    name = quoted(str(path), limit=200)
+    return Window(_opened(path, name), name)
+
+
+def read_text(path: str | os.PathLike[str], limit: int) -> str:
+    """Read a small text file of UTF-8, such as a blueprint, a policy or a baseline.
+
+    Raises:
+        InputError: as `read_source`, or it is no text.
+        ResourceError: it has more than `limit` bytes, which is known before any is read.
+    """
+    name = quoted(str(path), limit=200)
+    window = Window(_opened(Path(path), name, empty=True), name)
+    if len(window) > limit:
+        raise ResourceError(
+            f"{window.name} has {len(window):,} bytes, more than the {limit:,} that such a file may have"
+        )
+    try:
+        return window[:].decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{window.name} is no text (UTF-8)") from None
+
+
+def _opened(path: Path, name: str, *, empty: bool = False) -> int:
+    """Return a handle of a regular file, which must not be empty unless that is allowed."""
     try:
         # a FIFO without a writer would block the open
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -60,29 +161,24 @@ def read_source(path: str | os.PathLike[str]) -> Source:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(f"{name} cannot be opened: {why.lower()}") from None
     try:
-        _check_regular(os.fstat(handle), path, name)
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            data = file.read()
-    except OSError as error:
-        raise InputError(f"{name} cannot be read: {(error.strerror or str(error)).lower()}") from None
-    finally:
+        _check_regular(os.fstat(handle), path, name, empty)
+    except BaseException:
         os.close(handle)
-    if not data:
-        raise InputError(
-            f"{name} is empty (0 bytes)", hint="was the download or the save interrupted? fetch it again"
-        )
-    return Source(path, data)
+        raise
+    return handle
 
 
-def _check_regular(status: os.stat_result, path: Path, name: str) -> None:
+def _check_regular(status: os.stat_result, path: Path, name: str, empty: bool) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise InputError(f"{name} is a directory, not a checkpoint file", hint=_contents(path))
     if not stat.S_ISREG(status.st_mode):
         raise InputError(
             f"{name} is a {_kind(status.st_mode)}, not a regular file", hint="copy it to a file first"
         )
-    if status.st_size > _memory():
-        raise ResourceError(f"{name} has {status.st_size:,} bytes, more than this machine's memory")
+    if not status.st_size and not empty:
+        raise InputError(
+            f"{name} is empty (0 bytes)", hint="was the download or the save interrupted? fetch it again"
+        )
 
 
 def printable(text: str, *, limit: int = 120) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vaeprobe.errors import InputError
@@ -11,7 +11,7 @@ from vaeprobe.files.source import quoted
 from vaeprobe.findings import NONFINITE_WEIGHTS
 from vaeprobe.report import Finding
 
-__all__ = ["DTYPES", "TensorSpec", "contiguous", "nonfinite", "nonfinite_finding"]
+__all__ = ["DTYPES", "TensorSpec", "contiguous", "countable", "nonfinite", "nonfinite_finding"]
 
 # bytes per number -> dtypes, in the names of torch
 _SIZES = {
@@ -33,6 +33,7 @@ EXPONENTS = {
     "float8_e5m2": 0x7C,
     "float8_e4m3fn": 0x7F,
 }
+MOST_AXES = 32
 LARGEST_SIZE = 1 << 48  # of an axis: torch cannot count over 2^63
 
 
@@ -57,7 +58,8 @@ class TensorSpec:
     big_endian: bool = False
 
     def __post_init__(self) -> None:
-        if not all(0 <= n < LARGEST_SIZE for n in (*self.shape, *self.stride, self.offset)):
+        steps = (*self.stride, self.offset)
+        if not countable(self.shape, DTYPES[self.dtype]) or not all(0 <= n < LARGEST_SIZE for n in steps):
             raise InputError(
                 f"a tensor of shape {list(self.shape)} is described in a way that no library writes",
                 hint="the file is damaged: fetch it again",
@@ -77,6 +79,13 @@ class TensorSpec:
     def is_float(self) -> bool:
         """Whether it holds real numbers that a network can compute with."""
         return self.dtype in FLOATS
+
+
+def countable(shape: Sequence[int], size: int) -> bool:
+    """Return whether numbers of `size` bytes in that shape can be counted in 63 bits, even where there are none."""
+    if len(shape) > MOST_AXES or not all(0 <= n < LARGEST_SIZE for n in shape):
+        return False
+    return math.prod(max(n, 1) for n in shape) * max(size, 1) < 1 << 62
 
 
 def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:

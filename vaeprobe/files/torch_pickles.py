@@ -18,15 +18,16 @@ from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.pickles import Built, Global, Node, Persistent, Pickle, PickleError, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
-from vaeprobe.files.trust import STORAGES, foreign, named, refuse_dangerous
+from vaeprobe.files.trust import LOADER, STORAGES, foreign, misuse, named, refuse_dangerous
 from vaeprobe.files.zips import END_RECORD, Archive, has_zip_end, open_archive
 
-__all__ = ["LEGACY_HEAD", "TorchFile", "read", "text_of"]
+__all__ = ["LEGACY_HEAD", "TorchFile", "from_archive", "read", "text_of"]
 
 Container = Literal["torch zip", "torch legacy", "pickle"]
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_HEAD = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
+DEEPEST = 4  # storages within storages
 LARGEST_VIEW = 1 << 30  # bytes of a tensor that is larger than its storage (strides of 0)
 CUT = "the file is truncated or damaged: fetch it again"
 
@@ -171,32 +172,37 @@ def _read_zip(data: bytes) -> TorchFile:
     archive = open_archive(data)
     if "data.pkl" not in archive:
         raise InputError("the zip archive has no `data.pkl`: it is no file of torch.save")
-    pickle = interpret(archive.read("data.pkl"))
-    storages = {name[5:]: record for name, record in archive.records.items() if name.startswith("data/")}
-    return _finish("torch zip", pickle, storages, big_endian=_big_endian(archive))
+    return from_archive("torch zip", archive, "data.pkl", "data/")
 
 
-def _big_endian(archive: Archive) -> bool:
-    return "byteorder" in archive and archive.read("byteorder") == b"big"
+def from_archive(container: Container, archive: Archive, name: str, folder: str) -> TorchFile:
+    """Return what a pickle of an archive holds, whose storages lie in a folder of it.
+
+    Raises:
+        UnsafeError: it uses harmless names to do harm.
+        PickleError: it is damaged.
+    """
+    reader = _Reader()
+    pickle = reader.read(archive.read(name))
+    storages = {n[len(folder) :]: record for n, record in archive.records.items() if n.startswith(folder)}
+    big_endian = "byteorder" in archive and archive.read("byteorder") == b"big"
+    return reader.file(container, pickle, storages, big_endian=big_endian)
 
 
-def _read_legacy(data: bytes) -> TorchFile:
+def _read_legacy(data: bytes, depth: int = 0) -> TorchFile:
+    reader = _Reader(depth)
     at = 0
     heads = []
     for _ in range(3):  # a magic number, the protocol's version, the writer's machine
-        pickle = interpret(data, at)
-        heads.append(pickle.root)
-        at = pickle.end
-    machine = heads[2] if isinstance(heads[2], dict) else {}
-    body = interpret(data, at)
-    try:
-        keys = interpret(data, body.end)
-    except PickleError as error:
-        raise PickleError(error.message, (*body.globals, *error.globals)) from None
+        heads.append(reader.read(data, at))
+        at = heads[-1].end
+    machine = heads[2].root if isinstance(heads[2].root, dict) else {}
+    body = reader.read(data, at)
+    keys = reader.read(data, body.end)
     big_endian = machine.get("little_endian") is False
     storages, end = _legacy_storages(data, keys, body, big_endian)
     _refuse_tail(data, end)
-    return _finish("torch legacy", body, storages, big_endian=big_endian)
+    return reader.file("torch legacy", body, storages, big_endian=big_endian)
 
 
 def _legacy_storages(
@@ -228,9 +234,66 @@ def _legacy_storages(
 
 
 def _read_pickle(data: bytes) -> TorchFile:
-    pickle = interpret(data)
+    reader = _Reader()
+    pickle = reader.read(data)
     _refuse_tail(data, pickle.end)
-    return _finish("pickle", pickle, {})
+    return reader.file("pickle", pickle, {})
+
+
+class _Reader:
+    """Reads the pickles of one file, and the torch files inside them, which plain pickles of tensors have as storages.
+
+    Attributes:
+        names: every name that unpickling would import, so far.
+        nested: the torch files, by the id of the call that would load them.
+    """
+
+    def __init__(self, depth: int = 0) -> None:
+        self.depth = depth
+        self.names: dict[Global, None] = {}
+        self.nested: dict[int, TorchFile] = {}
+
+    def read(self, data: bytes, at: int = 0) -> Pickle:
+        """Read a pickle.
+
+        Raises:
+            UnsafeError: it uses harmless names to do harm, if only before it breaks off.
+            PickleError: it is damaged.
+        """
+        try:
+            pickle = interpret(data, at)
+            self.judge(pickle)
+        except PickleError as error:
+            if error.partial is not None:
+                self.judge(error.partial)
+            raise PickleError(error.message, (*self.names, *error.globals)) from None
+        return pickle
+
+    def judge(self, pickle: Pickle) -> None:
+        self.names.update(dict.fromkeys(pickle.globals))
+        for call in pickle.calls:
+            data = _bytes_of(call.args[0]) if call.by(LOADER) and len(call.args) == 1 else None
+            if data is not None and data.startswith(LEGACY_HEAD) and self.depth < DEEPEST:
+                inner = _read_legacy(data, self.depth + 1)
+                self.nested[id(call)] = inner
+                self.names.update(dict.fromkeys(inner.globals))
+        why = misuse(pickle, self.nested)
+        if why:
+            refuse_dangerous("the file", self.names)
+            raise UnsafeError(
+                f"the file would {why} when it is unpickled: nothing of it was run",
+                hint="no library writes such a checkpoint: do not open it with another tool; ask for safetensors",
+            )
+
+    def file(
+        self,
+        container: Container,
+        pickle: Pickle,
+        storages: Mapping[str, memoryview],
+        *,
+        big_endian: bool = False,
+    ) -> TorchFile:
+        return TorchFile(container, pickle.root, tuple(self.names), storages, big_endian, self.nested)
 
 
 _READERS = {"torch zip": _read_zip, "torch legacy": _read_legacy, "pickle": _read_pickle}
@@ -247,23 +310,6 @@ def _refuse_tail(data: bytes, end: int) -> None:
     raise InputError(f"{len(data) - end:,} bytes follow the end of the checkpoint", hint=CUT)
 
 
-def _finish(
-    container: Container, pickle: Pickle, storages: Mapping[str, memoryview], *, big_endian: bool = False
-) -> TorchFile:
-    """Look into storages that are themselves torch files, as plain pickles of tensors have them."""
-    nested: dict[int, TorchFile] = {}
-    names = dict.fromkeys(pickle.globals)
-    for call in pickle.calls:
-        if call.by("torch.storage._load_from_bytes"):
-            inner_data = _bytes_of(call.args[0]) if call.args else b""
-            if not inner_data.startswith(LEGACY_HEAD):
-                raise PickleError("a storage inside the pickle is no torch file", tuple(names))
-            inner = _read_legacy(inner_data)
-            nested[id(call)] = inner
-            names.update(dict.fromkeys(inner.globals))
-    return TorchFile(container, pickle.root, tuple(names), storages, big_endian, nested)
-
-
 # -- values ---------------------------------------------------------------------------------------
 
 
@@ -272,13 +318,16 @@ def text_of(node: Node) -> str:
     return node.decode("ascii", "replace") if isinstance(node, bytes) else str(node)
 
 
-def _bytes_of(node: Node) -> bytes:
-    """Return bytes, which protocol 2 writes as `_codecs.encode(text, "latin1")`."""
-    if isinstance(node, Built) and node.by("_codecs.encode") and isinstance(node.args[0], str):
-        return node.args[0].encode("latin-1")
+def _bytes_of(node: Node) -> bytes | None:
+    """Return bytes, which protocol 2 writes as `_codecs.encode(text, "latin1")`; None for anything else."""
+    if isinstance(node, Built) and node.by("_codecs.encode") and node.args and isinstance(node.args[0], str):
+        try:
+            return node.args[0].encode("latin-1")
+        except UnicodeEncodeError:
+            return None
     if isinstance(node, Built) and node.by("builtins.bytes") and not node.args:
         return b""
-    return bytes(node) if isinstance(node, (bytes, bytearray)) else b""
+    return bytes(node) if isinstance(node, bytes) else None
 
 
 def _storage_id(node: Node) -> tuple[str, str, int, int]:
@@ -350,7 +399,7 @@ def _array(node: Built) -> TensorSpec:
         raise InputError(
             f"an array in the file holds {quoted(str(code))}, not numbers", hint="save numeric arrays alone"
         )
-    data = memoryview(_bytes_of(raw))
+    data = memoryview(_bytes_of(raw) or b"")
     shape = _sizes(shape)
     size = DTYPES[_NUMPY[code]]
     if math.prod(shape) * size != len(data):

@@ -7,15 +7,25 @@ would run it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from vaeprobe.errors import UnsafeError
-from vaeprobe.files.pickles import Global
+from vaeprobe.files.pickles import Built, Global, Pickle, walk
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES
 
-__all__ = ["STORAGES", "Trust", "dangerous", "foreign", "named", "refuse_dangerous", "trust"]
+__all__ = [
+    "LOADER",
+    "STORAGES",
+    "Trust",
+    "dangerous",
+    "foreign",
+    "misuse",
+    "named",
+    "refuse_dangerous",
+    "trust",
+]
 
 Trust = Literal["inert", "layer", "foreign", "dangerous"]
 
@@ -45,8 +55,18 @@ STORAGES = {
 }
 TENSORS = frozenset(name.replace("Storage", "Tensor") for name in STORAGES)
 PATHS = _words("Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath")
-INERT: dict[str, frozenset[str]] = {
-    "torch": frozenset({*DTYPES, *STORAGES, *TENSORS}) | _words("Size device Tensor dtype"),
+# activations and losses, which modules keep as attributes: values, never called by a pickle
+FUNCTIONAL = _words(
+    "relu relu_ relu6 elu elu_ selu selu_ celu celu_ gelu silu mish leaky_relu leaky_relu_ sigmoid tanh softplus softmax"
+    " log_softmax logsigmoid hardtanh hardtanh_ hardswish hardsigmoid softsign softmin tanhshrink softshrink hardshrink glu"
+    " prelu rrelu rrelu_ threshold normalize dropout alpha_dropout one_hot interpolate upsample pad linear bilinear embedding"
+    " cross_entropy mse_loss l1_loss smooth_l1_loss huber_loss nll_loss kl_div binary_cross_entropy gaussian_nll_loss"
+    " poisson_nll_loss binary_cross_entropy_with_logits cosine_similarity pairwise_distance gumbel_softmax layer_norm"
+    " batch_norm instance_norm group_norm rms_norm avg_pool2d pixel_shuffle pixel_unshuffle"
+)
+# what a pickle may call: it makes data of its arguments, and calls none of them (but see `misuse`)
+CALLED: dict[str, frozenset[str]] = {
+    "torch": frozenset({*STORAGES, *TENSORS}) | _words("Size device Tensor"),
     "torch.cuda": frozenset({*STORAGES, *TENSORS}),
     "torch.storage": _words("TypedStorage UntypedStorage _UntypedStorage _load_from_bytes"),
     "torch._utils": _words(
@@ -58,7 +78,6 @@ INERT: dict[str, frozenset[str]] = {
     "torch.serialization": _words("_get_layout"),
     # what every module of torch before 1.2 carries in its `_backend`
     "torch.nn.backends.thnn": _words("_get_thnn_function_backend"),
-    "torch._C._nn": _words("gelu"),
     "collections": _words("OrderedDict defaultdict Counter deque"),
     "builtins": _words(
         "set frozenset complex bytearray bytes list dict tuple int float str bool slice range object"
@@ -75,6 +94,22 @@ INERT: dict[str, frozenset[str]] = {
     "pathlib._local": PATHS,
     "datetime": _words("date datetime time timedelta timezone"),
 }
+# what it may keep as a value
+KEPT: dict[str, frozenset[str]] = {
+    "torch": frozenset(DTYPES) | _words("dtype"),
+    "torch.nn.functional": FUNCTIONAL,
+    "torch._C._nn": _words("gelu"),
+}
+# functions that do something with what they are given: never a value, so that nothing else can call them
+FUNCTIONS = frozenset(
+    f"{module}.{name}"
+    for module, names in CALLED.items()
+    for name in names
+    if (name.startswith("_") and not name.endswith("Storage")) or name == "encode"
+)
+LOADER = "torch.storage._load_from_bytes"
+CALLS_ITS_ARGUMENT = "torch._tensor._rebuild_from_type_v2"
+LATIN = {"latin1", "latin-1", "iso-8859-1"}
 # what exists to run, load or reach something: no checkpoint has a use for it
 DANGEROUS_MODULES = _words(
     "os posix nt sys subprocess pty commands popen2 shutil socket ctypes importlib imp pkgutil runpy code codeop"
@@ -100,9 +135,7 @@ def trust(name: Global) -> Trust:
     "inert": data, which this package builds by itself; "layer": a layer of `torch.nn`; "dangerous": made to run
     something; "foreign": code of somebody's that would run on unpickling.
     """
-    if name.name in INERT.get(name.module, ()):
-        return "inert"
-    if name.module == "torch.nn.functional" and name.name.isidentifier():
+    if name.name in CALLED.get(name.module, ()) or name.name in KEPT.get(name.module, ()):
         return "inert"
     if name.module.startswith("torch.nn.modules.") and name.name.isidentifier() and name.name[0].isupper():
         return "layer"
@@ -114,6 +147,61 @@ def trust(name: Global) -> Trust:
     ):
         return "dangerous"
     return "foreign"
+
+
+def misuse(pickle: Pickle, loaded: Collection[int] = ()) -> str | None:
+    """Return what a pickle does with harmless names that is not harmless, or None.
+
+    A callee that is inert vouches for itself alone: what it is given may be a function that it calls, or bytes that are
+    loaded in their turn.
+
+    Args:
+        loaded: ids of the calls of torch's loader of storages whose bytes were read as a torch file, and found clean.
+    """
+    for call in pickle.calls:
+        if not isinstance(call.maker, Global):
+            return "call what another call returned"
+        if trust(call.maker) != "inert":
+            continue  # judged by its name
+        why = _misused(call, loaded)
+        if why:
+            return why
+    for value in _values(pickle):
+        if str(value) in FUNCTIONS:
+            return f"hand {quoted(str(value))} to something that could call it"
+    return None
+
+
+def _misused(call: Built, loaded: Collection[int]) -> str | None:
+    name, args = str(call.maker), call.args
+    if call.maker.name not in CALLED.get(call.maker.module, ()):
+        return f"call {quoted(name)}, which is kept as a value in a checkpoint, never called"
+    if name == LOADER and id(call) not in loaded:
+        return f"load what {quoted(name)} is given, which is no file of a storage"
+    if name == CALLS_ITS_ARGUMENT:
+        inner = args[0] if args and isinstance(args[0], Global) else None
+        if inner is None or inner.module != "torch._utils" or trust(inner) != "inert":
+            return f"let {quoted(name)} call something that makes no tensor"
+        if len(args) < 2 or not isinstance(args[1], Global) or (trust(args[1]) == "inert" and args[1].name not in (
+            "Tensor", "Parameter", "Buffer",
+        )):  # fmt: skip
+            return f"let {quoted(name)} make something that is no tensor"
+    if name == "_codecs.encode" and len(args) > 1 and str(args[1]).lower() not in LATIN:
+        return f"encode text by the codec {quoted(str(args[1])[:40])}, which Python would import"
+    return None
+
+
+def _values(pickle: Pickle) -> Iterator[Global]:
+    """Yield every imported name that is not called by the pickle itself."""
+    # the first argument is called, and judged, above
+    kept = [c.args[1:] if c.by(CALLS_ITS_ARGUMENT) else c.args for c in pickle.calls]
+    rest = [(c.state, c.items, c.pairs) for c in pickle.calls]
+    seen_makers = {id(c) for c in pickle.calls}
+    for node in walk(
+        (pickle.root, kept, rest, [p.id for p in pickle.persistent], list(pickle.replaced)), seen_makers
+    ):
+        if isinstance(node, Global):
+            yield node
 
 
 def foreign(names: Iterable[Global]) -> list[Global]:

@@ -25,7 +25,7 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat, parts_of
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
-from vaeprobe.files.pickles import PickleError
+from vaeprobe.files.harm import HINT_SAVE_ANEW, bare_parts, refuse_operator, refuse_parts
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import TRAINING_MODE
@@ -48,7 +48,6 @@ MEMORY_FORMATS = {
 }
 SCHEMA_MAJOR = 8
 LARGEST_VIEW = 1 << 28  # bytes of a tensor that repeats its numbers (strides of 0)
-HINT_SAVE_ANEW = "export it anew: torch.export.save(torch.export.export(decoder.eval(), (z,)), 'decoder.pt2')"
 
 
 def blueprint_of(archive: Archive) -> Blueprint | None:
@@ -75,7 +74,7 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
         BlueprintError: the blueprint's latents are not those of the program.
     """
     bp = blueprint or blueprint_of(archive) or Blueprint()
-    _refuse_other_code(archive)
+    refuse_parts("pt2", bare_parts(archive))
     graph = _Graph(archive)
     program = graph.program()
     d = graph.latent_dim(latent_dim)
@@ -88,54 +87,7 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
     return parts_of(program, program.natural(bp), bp, d, [*graph.notes, *program.notes()])
 
 
-# -- what another loader would run ------------------------------------------------------------------
-
-
-def _refuse_other_code(archive: Archive) -> None:
-    for name in archive.records:
-        leaf = name.rpartition("/")[2]
-        if name.startswith("data/aotinductor/") or leaf.endswith(
-            (".so", ".dll", ".dylib", ".cubin", ".cpp", ".o", ".pyd")
-        ):
-            raise UnsafeError(
-                f"the program comes with compiled code, {quoted(name)}",
-                hint="export it with torch.export.save, not for AOTInductor",
-            )
-        if leaf.startswith(("custom_obj_", "opaque_obj_")):
-            raise UnsafeError(f"the program holds a pickled object, {quoted(name)}", hint=HINT_SAVE_ANEW)
-        if name.startswith("data/sample_inputs/"):
-            _refuse_pickle(archive.read(name), name)
-        if name.endswith(".pt") and name.startswith(("data/weights/", "data/constants/")):
-            raise UnsafeError(f"the program's weights are a pickle, {quoted(name)}", hint=HINT_SAVE_ANEW)
-
-
-def _refuse_pickle(data: bytes, name: str) -> None:
-    """Refuse sample inputs that are more than tensors; they are not used, but other tools unpickle them."""
-    from vaeprobe.files.pickles import interpret
-    from vaeprobe.files.trust import trust
-    from vaeprobe.files.zips import is_zip, open_archive
-
-    if not data:
-        return
-    try:
-        asked = interpret(open_archive(data).read("data.pkl") if is_zip(data) else data).globals
-    except PickleError as error:
-        asked = error.globals
-        if not any(trust(g) != "inert" for g in asked):
-            raise UnsafeError(
-                f"the pickle {quoted(name)} of the program's sample inputs cannot be read"
-            ) from None
-    except KeyError:
-        raise InputError(f"the sample inputs {quoted(name)} hold no pickle") from None
-    harmful = [g for g in asked if trust(g) != "inert" and str(g) not in SAMPLE_INPUTS]
-    if harmful:
-        raise UnsafeError(
-            f"the program's sample inputs are a pickle that would import {quoted(str(harmful[0]))}",
-            hint="do not load this file with torch.export.load; ask its author for one that torch.export.save wrote",
-        )
-
-
-SAMPLE_INPUTS = {"torch._export.serde.serialize._reconstruct_fake_tensor"}
+# -- what another loader would evaluate ----------------------------------------------------------------
 
 
 def _plain_expression(text: str) -> bool:
@@ -431,7 +383,7 @@ class _Graph:
             parts = target.split(".")
             if len(parts) != 5 or parts[:3] != ["torch", "ops", "aten"]:
                 namespace = ".".join(parts[2:]) if parts[:2] == ["torch", "ops"] else target
-                raise operators.refuse(namespace)
+                raise refuse_operator(namespace)
             if parts[3] in operators.ASSERTIONS:
                 return None
             function = operators.operator(parts[3], parts[4])
@@ -490,7 +442,7 @@ class _Graph:
             case "as_device":
                 return Here()
             case "as_operator" | "as_graph" | "as_custom_obj" | "as_string_to_argument":
-                raise operators.refuse(kind.removeprefix("as_"), "a program within the program")
+                raise refuse_operator(kind.removeprefix("as_"), "a program within the program")
         raise InputError(f"the program has an argument of a kind that is not supported, {quoted(kind)}")
 
     def result(self, out: Any) -> Any:

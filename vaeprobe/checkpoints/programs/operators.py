@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaeprobe.errors import ResourceError, UnsafeError
-from vaeprobe.files.source import quoted
+from vaeprobe.errors import ResourceError
+from vaeprobe.files.harm import refuse_operator
 
-__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "bounded", "grows", "operator", "refuse", "small"]
+__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "bounded", "grows", "operator", "small"]
 
 LARGEST = 1 << 30  # numbers in one tensor of a program: 4 GB in float32
 
@@ -81,13 +81,6 @@ PYTHON: dict[str, Callable[..., Any]] = {
     "math.floor": math.floor, "math.ceil": math.ceil, "math.trunc": math.trunc, "math.sqrt": math.sqrt,
     "torch.sym_float": float, "torch.sym_int": int, "torch.sym_max": max, "torch.sym_min": min, "torch.sym_not": python_operator.not_,
 }  # fmt: skip
-# said in the refusal, since these are what a hostile program wants
-KNOWN_HARM = {
-    "from_file": "opens a file (and can write it)",
-    "save": "writes a file",
-    "load": "reads a file",
-    "_save_for_backward": "writes a file",
-}
 
 
 def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
@@ -98,26 +91,16 @@ def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
     """
     base = name.removesuffix("_") if not name.startswith("__") else name
     if base not in MATHS and name not in MATHS and name not in SYMBOLIC:
-        raise refuse(f"aten.{name}")
+        raise refuse_operator(f"aten.{name}")
     found = getattr(torch.ops.aten, name, None)
     if found is not None and overload is not None:
         found = getattr(found, overload) if overload in found.overloads() else None
     if found is None:
-        raise refuse(
+        raise refuse_operator(
             f"aten.{name}" + (f".{overload}" if overload else ""), "this version of torch does not have it"
         )
     function: Callable[..., Any] = found
     return function
-
-
-def refuse(name: str, why: str | None = None) -> UnsafeError:
-    """Return the error that refuses an operator."""
-    leaf = name.split(".")[1] if name.startswith("aten.") and "." in name else name.rpartition(".")[2]
-    why = why or KNOWN_HARM.get(leaf) or "not among the operators known to be harmless"
-    return UnsafeError(
-        f"the program uses the operator {quoted(name)}: {why}",
-        hint="save the weights alone, as .safetensors, and describe the network by a blueprint",
-    )
 
 
 def bounded(arguments: Iterable[Any]) -> None:

@@ -30,7 +30,8 @@ from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean
 from vaeprobe.files import torch_pickles
-from vaeprobe.files.pickles import Built, Global, interpret
+from vaeprobe.files.harm import dotted, parsed, refuse_operator, refuse_script
+from vaeprobe.files.pickles import Built, Global, PickleError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.trust import trust
@@ -163,7 +164,7 @@ def _objects(archive: Archive, library: Library) -> tuple[Any, Mapping[str, Tens
         if node.maker.module == "torch.jit._pickle" and node.args:
             return value(node.args[0], path)
         if str(node.maker).startswith("__torch__.torch.classes"):
-            raise operators.refuse(str(node.maker), "compiled code that is no part of torch's mathematics")
+            raise refuse_operator(str(node.maker), "compiled code that is no part of torch's mathematics")
         if not str(node.maker).startswith("__torch__"):
             return None
         state = node.state if isinstance(node.state, dict) else {}
@@ -191,19 +192,20 @@ def _pickled(archive: Archive, name: str, storages: str) -> torch_pickles.TorchF
         raise InputError(
             f"the archive holds no `{name}`: it is no TorchScript program", hint="is the file truncated?"
         )
-    pickle = interpret(archive.read(name))
+    try:
+        file = torch_pickles.from_archive("torch zip", archive, name, storages)
+    except PickleError as error:
+        raise InputError(f"{quoted(name)}: {error.message}", hint=error.hint) from None
     harmful = [
         g
-        for g in pickle.globals
+        for g in file.globals
         if trust(g) != "inert" and not str(g).startswith(("__torch__.", "torch.jit._pickle."))
     ]
     if harmful:
         raise UnsafeError(
             f"`{name}` of the TorchScript archive would import {quoted(str(harmful[0]))}", hint=HINT
         )
-    records = {n[len(storages) :]: record for n, record in archive.records.items() if n.startswith(storages)}
-    big_endian = "byteorder" in archive and archive.read("byteorder") == b"big"
-    return torch_pickles.TorchFile("torch zip", pickle.root, pickle.globals, records, big_endian)
+    return file
 
 
 def _constants(archive: Archive) -> tuple[Any, ...]:
@@ -233,7 +235,7 @@ class Library:
         self.constants: Any = ()
         for name in archive.records:
             if name.startswith("code/") and name.endswith(".py"):
-                self.files[name[len("code/") : -len(".py")].replace("/", ".")] = _parsed(
+                self.files[name[len("code/") : -len(".py")].replace("/", ".")] = parsed(
                     archive.read(name), name
                 )
         if not self.files:
@@ -277,66 +279,13 @@ class Library:
             ResourceError: a loop or a size with a literal that is absurdly large.
         """
         for tree in self.files.values():
+            refuse_script(tree)
             for node in ast.walk(tree):
-                if isinstance(node, ast.FunctionDef) and node.name in ("__setstate__", "__getstate__"):
-                    raise UnsafeError(
-                        f"the program has a method `{node.name}`, which torch runs while loading it",
-                        hint=HINT,
-                    )
-                if isinstance(
-                    node, (ast.Import, ast.ImportFrom, ast.Global, ast.Delete, ast.With, ast.Lambda)
-                ):
-                    raise UnsafeError(
-                        f"the program's code has a statement that TorchScript never writes (line {node.lineno})",
-                        hint=HINT,
-                    )
                 if isinstance(node, ast.Call):
-                    _refuse_call(node)
+                    _refuse_literal_sizes(node)
 
 
-def _parsed(source: bytes, name: str) -> ast.Module:
-    try:
-        return ast.parse(source.decode("utf-8"))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InputError(
-            f"{quoted(name)} cannot be parsed: {quoted(str(error))}", hint="is the file damaged?"
-        ) from None
-
-
-def _dotted(node: ast.expr) -> str:
-    """Return `a.b.c`, or "" for anything else."""
-    parts = []
-    while isinstance(node, ast.Attribute):
-        parts.append(node.attr)
-        node = node.value
-    return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else ""
-
-
-def _refuse_call(call: ast.Call) -> None:
-    name = _dotted(call.func)
-    if name == "print":
-        raise UnsafeError("the program prints, and what it prints could pass for our output", hint=HINT)
-    if name.startswith("ops."):
-        namespace = name.split(".")[1]
-        if namespace not in ("prim", "aten"):
-            raise operators.refuse(
-                name.removeprefix("ops."), "a custom operator, which is compiled code of somebody's"
-            )
-        if namespace == "prim" and name.split(".")[2] not in PRIM:
-            raise operators.refuse(name.removeprefix("ops."))
-    if name.startswith("__torch__.torch.classes"):
-        raise operators.refuse(name, "compiled code that is no part of torch's mathematics")
-    leaf = name.removeprefix("ops.aten.").removeprefix("torch.")
-    if name.startswith(("torch.", "ops.aten.")) and leaf in operators.KNOWN_HARM:
-        raise operators.refuse(f"aten.{leaf}")
-    literals = [
-        n.value
-        for a in call.args
-        for n in ast.walk(a)
-        if isinstance(n, ast.Constant) and type(n.value) is int
-    ]
-    if name == "range" and any(n > BUDGET for n in literals):
-        raise ResourceError(f"the program loops {max(literals):,} times", hint="is this the decoder alone?")
+def _refuse_literal_sizes(call: ast.Call) -> None:
     for a in call.args:
         if isinstance(a, ast.List) and a.elts and all(isinstance(e, ast.Constant) for e in a.elts):
             operators.bounded([[e.value for e in a.elts if isinstance(e, ast.Constant)]])
@@ -639,7 +588,7 @@ class _Call:
         raise self.unsupported(ast.unparse(e))
 
     def attribute(self, e: ast.Attribute, names: Mapping[str, Any]) -> Any:
-        name = _dotted(e)
+        name = dotted(e)
         if name.startswith("__torch__."):
             code = self.library.definitions.get(name)
             if isinstance(code, ast.FunctionDef):
@@ -676,7 +625,7 @@ class _Call:
         return tuple(self.resolved(v) for v in value) if isinstance(value, tuple) else value
 
     def call(self, e: ast.Call, names: Mapping[str, Any]) -> Any:
-        name = _dotted(e.func)
+        name = dotted(e.func)
         head = name.partition(".")[0]
         if head in names or not name:  # a method, or a function held in a variable
             return self.called(e, names)
@@ -728,7 +677,7 @@ class _Call:
             self.raised(args)
         function = PRIM.get(name)
         if function is None:
-            raise operators.refuse(f"prim.{name}")
+            raise refuse_operator(f"prim.{name}")
         return function(*args)
 
     def raised(self, args: Sequence[Any]) -> NoReturn:

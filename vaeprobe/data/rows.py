@@ -1,0 +1,194 @@
+"""Rows of real numbers, streamed, converted and scaled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from vaeprobe.data.shards import Shard
+from vaeprobe.errors import InputError, ResourceError, UsageError
+from vaeprobe.files.source import quoted
+from vaeprobe.report import Finding
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike, NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+__all__ = ["Data", "Nonfinite"]
+
+Nonfinite = Literal["refuse", "drop", "keep"]
+EXACT_INTEGER = 2**53
+LARGEST_BLOCK = 1 << 28  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Rows of real numbers, streamed from one or several stored arrays.
+
+    Attributes:
+        shards: the stored arrays, in order.
+        factor: what the stored numbers are multiplied by.
+        nonfinite: what happens to rows with NaN or infinity: "refuse", "drop" or "keep".
+        notes: what a reader should know (scaling, trailing bytes, flattened images).
+        first, last: range of rows of the shards that belong to this data.
+    """
+
+    shards: tuple[Shard, ...]
+    factor: float = 1.0
+    nonfinite: Nonfinite = "refuse"
+    notes: tuple[Finding, ...] = ()
+    first: int = 0
+    last: int = field(default=-1)
+
+    def __post_init__(self) -> None:
+        if self.last < 0:
+            object.__setattr__(self, "last", sum(s.rows for s in self.shards))
+
+    @property
+    def rows(self) -> int:
+        """Number of stored rows, including those that `nonfinite="drop"` leaves out."""
+        return self.last - self.first
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row, e.g. (28, 28)."""
+        return self.shards[0].row_shape
+
+    @property
+    def columns(self) -> int:
+        """Numbers per row."""
+        return self.shards[0].columns
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.rows, *self.row_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 where every stored number fits it exactly, else float64."""
+        return np.dtype(np.result_type(np.float32, *(_float_type(s) for s in self.shards)))
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(s.path for s in self.shards))
+
+    @property
+    def stored_float64(self) -> bool:
+        """Whether a float32 would lose digits of the stored numbers."""
+        return self.dtype == np.float64
+
+    def share(self, rank: int, world: int) -> Data:
+        """Return the contiguous share of rows of one of `world` processes."""
+        if not 0 <= rank < world:
+            raise UsageError(f"rank {rank} is not one of {world}")
+        first, last = (self.first + self.rows * k // world for k in (rank, rank + 1))
+        return Data(self.shards, self.factor, self.nonfinite, self.notes, first, last)
+
+    def blocks(self, size: int = 8192, *, dtype: DTypeLike | None = None) -> Iterator[Array]:
+        """Yield the rows in order, flattened and scaled, shape (b, columns), b <= size.
+
+        A block may be overwritten by the next one: copy what you keep, and write into none.
+
+        Args:
+            size: rows per block.
+            dtype: float32 or float64; by default `self.dtype`.
+
+        Raises:
+            InputError: a row has NaN or infinity and `nonfinite` is "refuse"; the file is damaged.
+        """
+        kind = np.dtype(dtype or self.dtype)
+        size = max(1, min(size, LARGEST_BLOCK // (8 * self.columns)))
+        row = 0
+        for block in self._converted(size, kind):
+            if self.nonfinite != "keep" and not _all_finite(block):
+                good = np.isfinite(block).all(axis=1)
+                if self.nonfinite == "refuse":
+                    raise self._refusal(row)
+                yield block[good]
+            else:
+                yield block
+            row += len(block)
+
+    def read(self, limit: int | None = None, *, dtype: DTypeLike | None = None) -> Array:
+        """Return the rows, shape (rows, *row_shape), float32 or float64, scaled; the first `limit` of them.
+
+        Raises:
+            ResourceError: they do not fit into memory.
+            InputError: as for `blocks`.
+        """
+        count = self.rows if limit is None else min(limit, self.rows)
+        kind = np.dtype(dtype or self.dtype)
+        try:
+            out = np.empty((count, self.columns), kind)
+        except MemoryError:
+            size = count * self.columns * kind.itemsize / 2**30
+            raise ResourceError(f"{count} rows of {self.columns} numbers take {size:.1f} GiB") from None
+        done = 0
+        for block in self.blocks(min(max(count, 1), 8192), dtype=kind):
+            part = block[: count - done]
+            out[done : done + len(part)] = part
+            done += len(part)
+            if done == count:
+                break
+        return out[:done].reshape(done, *self.row_shape)
+
+    def _converted(self, size: int, kind: np.dtype[Any]) -> Iterator[Array]:
+        offset = 0
+        for shard in self.shards:
+            start, stop = max(self.first - offset, 0), min(self.last - offset, shard.rows)
+            offset += shard.rows
+            if start < stop:
+                for raw in shard.blocks(size, start, stop):
+                    yield _convert(raw, shard, kind, self.factor)
+
+    def _refusal(self, seen: int) -> InputError:
+        """Return the error for data that is not finite; rows before `seen` are known to be good."""
+        bad: list[int] = []
+        count = row = 0
+        for block in self._converted(8192, np.dtype(np.float64)):
+            if row + len(block) > seen:
+                rows = np.flatnonzero(~np.isfinite(block).all(axis=1)) + row + self.first
+                count += len(rows)
+                bad.extend(rows[: 10 - len(bad)].tolist())
+            row += len(block)
+        listed = ", ".join(map(str, bad)) + (", ..." if count > len(bad) else "")
+        return InputError(
+            f"{count} of {self.rows} rows hold NaN or infinity (counted from 0: {listed})",
+            hint="leave them out with --drop-nonfinite, or estimate missing values with --missing em",
+        )
+
+
+def _float_type(shard: Shard) -> np.dtype[Any]:
+    narrow = (
+        shard.bfloat16
+        or shard.stored.itemsize <= 2
+        or (shard.stored.kind == "f" and shard.stored.itemsize == 4)
+    )
+    return np.dtype(np.float32 if narrow else np.float64)
+
+
+def _convert(raw: Array, shard: Shard, kind: np.dtype[Any], factor: float) -> Array:
+    if shard.bfloat16:
+        raw = (raw.astype(np.uint32) << 16).view(np.float32)
+    wide = shard.stored.kind in "iu" and shard.stored.itemsize == 8 and raw.size > 0
+    if wide and max(int(raw.max()), -int(raw.min())) > EXACT_INTEGER:
+        raise InputError(
+            f"{quoted(shard.path)} holds integers beyond 2^53, which no float64 holds exactly",
+            hint="subtract an offset, or save them as float64 yourself",
+        )
+    if factor == 1.0:
+        return raw.astype(kind, copy=False)
+    if shard.stored == np.uint8 and factor == 1 / 255:
+        return np.divide(raw, 255, dtype=kind)  # the same bits as the usual x / 255
+    return np.multiply(raw, factor, dtype=kind)
+
+
+def _all_finite(block: Array) -> bool:
+    # one pass at memory speed; a sum that overflows is looked at again, number by number
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = block.sum()
+    return bool(np.isfinite(total)) or bool(np.isfinite(block).all())

@@ -1,0 +1,158 @@
+"""Rows of delimited text."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from vaeprobe.data.shards import Shard
+from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files.source import quoted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[Any]
+
+__all__ = ["TextShard", "open_text"]
+
+MISSING_WORDS = frozenset({"", "na", "n/a", "nan", "null", "none", "?"})
+LONGEST_LINE = 1 << 24  # letters
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextShard(Shard):
+    """Delimited text; empty cells and NA, NaN, null are missing values."""
+
+    delimiter: str | None
+    skip: int
+
+    def blocks(self, size: int, start: int, stop: int) -> Iterator[Array]:
+        with _text(self.path) as file:
+            numbered = enumerate(_lines(file, self.path), start=1)
+            lines = ((k, line) for k, line in numbered if k > self.skip and line.strip())
+            wanted = itertools.islice(lines, start, stop)
+            while block := list(itertools.islice(wanted, size)):
+                yield self._parse(block)
+
+    def _parse(self, block: list[tuple[int, str]]) -> Array:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                rows = np.loadtxt(
+                    [line for _, line in block],
+                    delimiter=self.delimiter,
+                    ndmin=2,
+                    comments=None,
+                    quotechar='"',
+                )
+            if rows.shape == (len(block), self.columns):
+                return rows
+        except (ValueError, UserWarning):
+            pass
+        return np.array([self._parse_line(number, line) for number, line in block])
+
+    def _parse_line(self, number: int, line: str) -> list[float]:
+        cells = _cells(line, self.delimiter)
+        if len(cells) != self.columns:
+            raise InputError(
+                f"{quoted(self.path)} line {number} has {len(cells)} columns, the first row {self.columns}"
+            )
+        try:
+            return [_number(cell) for cell in cells]
+        except ValueError:
+            k = next(k for k, cell in enumerate(cells) if not _is_number(cell))
+            raise InputError(
+                f"{quoted(self.path)} line {number}, column {k + 1} holds {cells[k].strip()[:40]!r}, which is no number",
+                hint="keep numeric columns only; empty cells, NA and NaN count as missing values",
+            ) from None
+
+
+def open_text(path: str) -> TextShard:
+    with _text(path) as file:
+        filled = (line for line in _lines(file, path) if line.strip())
+        lines = [line for _, line in zip(range(2), filled, strict=False)]
+        if not lines:
+            raise InputError(f"{quoted(path)} is empty")
+        probe = lines[0]
+        delimiter = next((d for d in (",", "\t", ";") if d in probe), None)
+        header = not any(_is_number(cell) and cell.strip() for cell in _cells(probe, delimiter))
+        if header and len(lines) == 1:
+            raise InputError(f"{quoted(path)} is no file of numbers: it starts with {probe.strip()[:40]!r}")
+        if header and not any(_is_number(cell) for cell in _cells(lines[1], delimiter)):
+            raise InputError(
+                f"{quoted(path)} is no file of numbers: it starts with {probe.strip()[:40]!r}",
+                hint="data comes as .npy, .npz, .safetensors, .pt or delimited text",
+            )
+        rows = len(lines) + sum(1 for _ in filled) - header
+    with _text(path) as file:
+        numbered = enumerate(_lines(file, path), start=1)
+        skip = next(k for k, line in numbered if line.strip()) if header else 0
+    columns = len(_cells(lines[1 if header else 0], delimiter))
+    return TextShard(
+        path=path,
+        rows=rows,
+        row_shape=(columns,),
+        stored=np.dtype(np.float64),
+        delimiter=delimiter,
+        skip=skip,
+    )
+
+
+def _lines(file: IO[str], path: str) -> Iterator[str]:
+    """Yield the lines of a file.
+
+    Raises:
+        ResourceError: one is longer than any row of numbers.
+    """
+    while line := file.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise ResourceError(f"{quoted(path)} has a line of over {LONGEST_LINE:,} letters")
+        yield line
+
+
+class _text:
+    """Open a text file; bytes that are no UTF-8 make an InputError."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> IO[str]:
+        self.file = open(self.path, encoding="utf-8-sig", newline=None)
+        return self.file
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.file.close()
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError(
+                f"{quoted(self.path)} is in no format known here",
+                hint="data comes as .npy, .npz, .safetensors, .pt or delimited text",
+            ) from None
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    try:
+        return next(csv.reader([line], delimiter=delimiter))
+    except csv.Error:  # a cell of over 128 KiB, a zero byte
+        return [line]
+
+
+def _number(cell: str) -> float:
+    return math.nan if cell.strip().lower() in MISSING_WORDS else float(cell)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        _number(cell)
+    except ValueError:
+        return False
+    return True
