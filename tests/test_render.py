@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import ClassVar
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from vaeprobe.findings import FindingSpec
 from vaeprobe.render import html, json_document, markdown, terminal
-from vaeprobe.render.text import clean, number
+from vaeprobe.render.text import clean, inert, number
 from vaeprobe.report import (
     Artifact,
     Bars,
@@ -23,6 +24,7 @@ from vaeprobe.report import (
     Heatmap,
     Metric,
     MetricSpec,
+    Page,
     Section,
     Svg,
     Table,
@@ -83,6 +85,48 @@ def test_clean_strips_what_a_terminal_obeys() -> None:
     assert controls(clean(NASTY)) == set()
     assert "\n" not in clean(NASTY)
     assert clean("z̃ naïve 日本 é") == "z̃ naïve 日本 é"
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("::error::x", ": error::x"),
+        ("  ::set-env name=a::b", "  : set-env name=a::b"),
+        ("a\n\t::warning::b\nc", "a\n\t: warning::b\nc"),
+        ("\x1b[1m::error::x", "\x1b[1m: error::x"),
+        ("says ::error::x", "says ::error::x"),
+        ("says ##[error]x and ##vso[task.setvariable]y", "says # [error]x and # vso[task.setvariable]y"),
+        ("## heading", "## heading"),
+    ],
+)
+def test_no_line_is_a_command_to_a_runner(text: str, safe: str) -> None:
+    assert inert(text) == safe
+    assert len(safe) == len(text)
+
+
+COMMAND = re.compile(r"(?m)^\s*::|##\[|##vso\[")
+
+
+@pytest.mark.parametrize("words", ["::error::pwn", "a" * 70 + " ::error::pwn", "x ##[error]pwn"])
+@pytest.mark.parametrize("width", [20, 40, 80])
+def test_no_page_speaks_to_a_runner(words: str, width: int) -> None:
+    page = Page(
+        command="inspect",
+        metrics={},
+        verdict=words,
+        summary=words,
+        findings=(Finding(FindingSpec("x", "warning", "a", "b"), words, hint=words),),
+        artifact=Artifact(path=words, format=words, architecture=words),
+        sections=(Table(title=words, columns=[words, words], rows=[[words, words]], note=words),),
+    )
+    assert not COMMAND.search(terminal.plain(page, width=width))
+    stream = io.StringIO()
+    console = terminal.console(stream, "never")
+    console.width = width
+    console.print(terminal.view(page))
+    assert not COMMAND.search(stream.getvalue())
+    assert not COMMAND.search(markdown.render(page))
+    assert not COMMAND.search(html.render(page))
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

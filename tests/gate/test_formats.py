@@ -183,6 +183,27 @@ def test_sarif_says_what_a_dashboard_needs() -> None:
     assert uri == "models/a.npy"
 
 
+def test_every_sarif_result_has_a_line() -> None:
+    (run,) = json.loads(renderer("sarif")(EVERYTHING))["runs"]
+    regions = [place["physicalLocation"]["region"] for r in run["results"] for place in r["locations"]]
+    assert regions == [{"startLine": 1}] * 6
+
+
+def test_paths_start_at_the_root_of_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep")
+    report = of(broken("er/../er/m.pt"))
+    (run,) = json.loads(renderer("sarif")(report))["runs"]
+    place = run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert place == "deep/er/m.pt"
+    assert "file=deep/er/m.pt," in renderer("github")(report)
+    assert json.loads(renderer("gitlab")(report))[0]["location"]["path"] == "deep/er/m.pt"
+    monkeypatch.chdir("/")
+    (run,) = json.loads(renderer("sarif")(of(broken("m.pt"))))["runs"]
+    assert run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "m.pt"
+
+
 def test_sarif_paths_are_uris() -> None:
     (run,) = json.loads(renderer("sarif")(of(broken("a b/c:d%.pt"))))["runs"]
     uri = run["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
@@ -250,6 +271,12 @@ def test_github_shows_the_ten_worst() -> None:
     levels = [line.split()[0] for line in lines]
     assert levels[:10] == ["::error"] * 6 + ["::warning"] * 4
     assert lines[10:] == ["vaeprobe: 8 more outcomes are in the job summary"]
+
+
+@pytest.mark.parametrize("status", ["inconclusive", "undefined"])
+def test_github_calls_an_open_question_no_error(status: Status) -> None:
+    (line,) = renderer("github")(of(model("m.npy", outcome(status)))).splitlines()
+    assert line.startswith("::warning ")
 
 
 def test_github_decodes_to_the_path() -> None:
@@ -334,4 +361,4 @@ def test_text_reads_well() -> None:
         "  warning       orthogonality.mean_abs_cosine is 0.25 [0.2, 0.3], rule: at most 0.1",
         "  fail          orthogonality.mean_abs_cosine is 0.25 [0.2, 0.3], rule: at most 0.1",
     ]
-    assert text.render(EVERYTHING).splitlines()[-1] == "1 unreadable, 1 inconclusive, 1 failed (exit code 5)"
+    assert text.render(EVERYTHING).splitlines()[-1] == "1 unreadable, 1 failed, 1 inconclusive (exit code 5)"

@@ -215,7 +215,9 @@ def test_a_report_survives_json(truth: float) -> None:
 
 
 def test_the_worst_code_wins() -> None:
-    assert worst_code([0, 1, 3]) == 3
+    assert worst_code([0, 1, 3]) == 1
+    assert worst_code([0, 3]) == 3
+    assert worst_code([1, 5]) == 5
     assert worst_code([0, 1]) == 1
     assert worst_code([5, 4, 6, 1]) == 4
     assert worst_code([70, 4]) == 70

@@ -182,9 +182,17 @@ def find(start: Path) -> Path | None:
         if path.is_file():
             return path
         project = folder / "pyproject.toml"
-        if project.is_file() and _tool(_toml(project)):
+        if project.is_file() and _speaks_of_us(project) and _tool(_toml(project)):
             return project
     return None
+
+
+def _speaks_of_us(project: Path) -> bool:
+    """Whether a pyproject.toml names this tool: a broken one of somebody else's is none of our business."""
+    try:
+        return b"vaeprobe" in project.read_bytes()
+    except OSError:
+        return False
 
 
 def read(path: Path) -> Policy:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape as _escape
 
-from vaeprobe.render.text import clean, interval, number
+from vaeprobe.render.text import clean, inert, interval, number
 from vaeprobe.report import Bars, Curves, Heatmap, Page, Section, Svg, Table, Value
 
 STYLE = """
@@ -44,7 +44,7 @@ def escape(text: object) -> str:
 def render(page: Page) -> str:
     """Return a whole HTML document."""
     title = f"vaeprobe {page.command}" + (f": {page.artifact.path}" if page.artifact else "")
-    return (
+    return inert(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vaeprobe.render.text import clean, interval, number
+from vaeprobe.render.text import clean, inert, interval, number
 from vaeprobe.report import Bars, Heatmap, Page, Table, Value
 
 STATUS_MARK = {
@@ -73,4 +73,4 @@ def render(page: Page) -> str:
         f"- **{f.level}** {escape(f.message)}" + (f" ({escape(f.hint)})" if f.hint else "")
         for f in page.findings
     ]
-    return "\n\n".join(parts) + "\n"
+    return inert("\n\n".join(parts) + "\n")

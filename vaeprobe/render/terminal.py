@@ -7,14 +7,14 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterable
-from typing import IO
+from typing import IO, Any, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from vaeprobe.render.pixels import Pixels
-from vaeprobe.render.text import clean, interval, number
+from vaeprobe.render.text import clean, inert, interval, number
 from vaeprobe.report import Bars, Check, Curves, Finding, Heatmap, Metric, Page, Section, Svg, Table
 
 STATUS_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "undefined": "yellow"}
@@ -24,12 +24,25 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 MAX_CELLS = 24
 
 
+class Inert:
+    """A stream of text whose lines are no commands to a runner of continuous integration (see `text.inert`)."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(inert(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def console(stream: IO[str], color: str = "auto") -> Console:
     """Return a console on a stream; `color` is auto, always or never."""
     forced = {"auto": None, "always": True, "never": False}[color]
     width = None if stream.isatty() or "COLUMNS" in os.environ else 100
     return Console(
-        file=stream,
+        file=cast(IO[str], Inert(stream)),
         force_terminal=forced,
         no_color=True if color == "never" else None,
         color_system="truecolor" if color == "always" else "auto",
@@ -46,7 +59,7 @@ def plain(page: Page, quiet: bool = False, width: int = 100) -> str:
     stream = io.StringIO()
     out = Console(file=stream, width=width, highlight=False, markup=False, emoji=False, color_system=None)
     out.print(headline(page) if quiet else view(page))
-    return stream.getvalue()
+    return inert(stream.getvalue())
 
 
 def view(page: Page) -> Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Any
 
@@ -17,6 +18,20 @@ def clean(text: object) -> str:
         else (" " if c in "\n\r\t" else "\N{REPLACEMENT CHARACTER}")
         for c in str(text)
     )
+
+
+# what runners of continuous integration take for commands: `::error::` at the start of a line (GitHub), and
+# `##[error]` and `##vso[...]` anywhere (GitHub's older form, Azure)
+_STARTS_COMMAND = re.compile(r"(?m)^((?:[^\S\n]|\x1b\[[0-9;]*m)*)::")
+_COMMAND = re.compile(r"##(?=\[|vso\[)")
+
+
+def inert(text: str) -> str:
+    """Return lines that no runner takes for a command, whatever a file's name or content put into them.
+
+    One sign of a command becomes a blank, so that no line grows.
+    """
+    return _COMMAND.sub("# ", _STARTS_COMMAND.sub(r"\1: ", text))
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vaeprobe.gate.formats.paths import from_root
 from vaeprobe.gate.outcome import GateReport
 from vaeprobe.render.text import clean
 
@@ -18,8 +19,8 @@ def render(report: GateReport) -> str:
             if outcome.status == "pass":
                 continue
             level = "notice" if outcome.waiver else outcome.rule.level
-            if outcome.status != "fail" and level == "error" and model.inconclusive != "error":
-                level = "warning"
+            if outcome.status != "fail" and level == "error":
+                level = "warning"  # an open question, whatever the policy counts it as
             found.append((level, model.model, outcome.rule.metric, outcome.message))
     found.sort(key=lambda item: ORDER[item[0]])
     lines = [_command(*item) for item in found[:MOST]]
@@ -29,7 +30,7 @@ def render(report: GateReport) -> str:
 
 
 def _command(level: str, file: str, title: str, message: str) -> str:
-    return f"::{level} file={_property(file)},title={_property(title)}::{_data(message)}"
+    return f"::{level} file={_property(from_root(file))},title={_property(title)}::{_data(message)}"
 
 
 def _data(text: str) -> str:

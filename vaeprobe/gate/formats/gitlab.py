@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import PurePath
 
+from vaeprobe.gate.formats.paths import from_root
 from vaeprobe.gate.outcome import GateReport
 from vaeprobe.render.text import clean
 
@@ -20,14 +20,18 @@ def render(report: GateReport) -> str:
             if outcome.status == "pass":
                 continue
             severity = (
-                "info" if outcome.waiver else {"error": "major", "warning": "minor"}[outcome.rule.level]
+                "info"
+                if outcome.waiver
+                else "major"
+                if outcome.status == "fail" and outcome.rule.level == "error"
+                else "minor"
             )
             issues.append(_issue(model.model, outcome.rule.metric, outcome.message, severity))
     return json.dumps(issues, indent=2) + "\n"
 
 
 def _issue(model: str, check: str, message: str, severity: str) -> dict[str, object]:
-    path = PurePath(model).as_posix()
+    path = from_root(model)
     return {
         "description": clean(message),
         "check_name": check,

@@ -6,7 +6,7 @@ from vaeprobe.gate.formats.text import WORDS
 from vaeprobe.gate.outcome import GateReport
 from vaeprobe.gate.policy import FORMAT
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
-from vaeprobe.render.text import interval, number
+from vaeprobe.render.text import inert, interval, number
 from vaeprobe.report import Value
 
 
@@ -38,4 +38,4 @@ def render(report: GateReport) -> str:
             if o.waiver or (o.metric.reason and o.status != "pass")
         ]
         parts += [f"- **{f.level}** {escape(f.message)}" for f in model.findings]
-    return "\n\n".join(parts) + "\n"
+    return inert("\n\n".join(parts) + "\n")

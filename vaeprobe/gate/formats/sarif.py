@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote
 
 from vaeprobe._version import __version__
+from vaeprobe.gate.formats.paths import from_root
 from vaeprobe.gate.outcome import GateReport, ModelReport, Outcome
 from vaeprobe.render import json_document
 from vaeprobe.render.text import clean
@@ -73,13 +73,14 @@ def _level(outcome: Outcome, model: ModelReport) -> str:
 def _result(
     rule: str, level: str, kind: str, message: str, model: ModelReport, outcome: Outcome | None = None
 ) -> dict[str, Any]:
-    uri = quote(os.fsencode(PurePath(model.model).as_posix()))  # a path need not be valid Unicode
+    uri = quote(os.fsencode(from_root(model.model)))  # a path need not be valid Unicode
     out: dict[str, Any] = {
         "ruleId": rule,
         "level": level,
         "kind": kind,
         "message": {"text": clean(message)},
-        "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}}}],
+        # a model has no lines, and dashboards want one
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}],
         "partialFingerprints": {"vaeprobe/v1": f"{rule}:{uri}"},
     }
     if outcome is not None and outcome.waiver is not None:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vaeprobe.gate.outcome import WORST_FIRST, GateReport, ModelReport, Outcome
 from vaeprobe.render.terminal import LEVEL_STYLE, STATUS_STYLE
-from vaeprobe.render.text import clean
+from vaeprobe.render.text import clean, inert
 from vaeprobe.report import Finding
 
 WORDS = {
@@ -31,7 +31,7 @@ def render(report: GateReport) -> str:
     stream = io.StringIO()
     plain = Console(file=stream, width=100, highlight=False, markup=False, emoji=False, color_system=None)
     show(report, plain)
-    return stream.getvalue()
+    return inert(stream.getvalue())
 
 
 def show(report: GateReport, console: Console, quiet: bool = False) -> None:
