@@ -181,8 +181,16 @@ FACTORISE_UNDEFINED = FindingSpec(
 UNDECIDED = FindingSpec(
     "undecided",
     "warning",
-    "The samples allowed do not decide some tests.",
+    "The samples allowed do not decide some tests, and the verdict stays undetermined. Zero takes some 3,600 "
+    "latents to establish: a column that doubles at latents too rare for fewer to show would count.",
     "Raise --max-samples, or choose a margin that matters to you with --margin.",
+)
+DISCONTINUOUS = FindingSpec(
+    "discontinuous",
+    "warning",
+    "The decoder's output jumps between neighbouring latents. Derivatives do not see jumps: everything that "
+    "rests on the Jacobian holds apart from them.",
+    "Find the rounding, comparison or hard choice in the network; a decoder without it has a density.",
 )
 NOT_SMOOTH = FindingSpec(
     "not-smooth",
