@@ -117,6 +117,25 @@ DRAFT_BLUEPRINT = FindingSpec(
     "Write the draft with `vaeprobe inspect MODEL --draft-blueprint OUT`, check every marked line, and "
     "pass it with --blueprint.",
 )
+ASSUMED = FindingSpec(
+    "assumed",
+    "note",
+    "The file is of a known family, and something about its network is not in the tensors: the groups of a "
+    "normalisation, the size of a map of latents.",
+    "Compare it with the model's config; --latent-size chooses the size of the map.",
+)
+HELD = FindingSpec(
+    "held-condition",
+    "warning",
+    "The decoder takes more than its latents (a class, a batch, a library size), and is held at one value of it.",
+    "Choose another with --condition NAME=VALUE, and compare: the map may differ between values.",
+)
+FAMILY_WARNING = FindingSpec(
+    "family-warning",
+    "note",
+    "Something known of this family of models that bears on what the numbers mean.",
+    "Read it before comparing this model with one of another family.",
+)
 FOREIGN_CLASSES = FindingSpec(
     "foreign-classes",
     "warning",

@@ -9,13 +9,20 @@ from vaeprobe.checkpoints.families import family as f
 
 SQUARE = "32 32 4 4"
 DECODER = {
-    **{"lin1": "linear 256 d", "lin2": "linear 256 256", "lin3": "linear 512 256"},
-    **{"convT1": f"conv_transpose {SQUARE}", "convT2": f"conv_transpose {SQUARE}"},
+    "lin1": "linear 256 d",
+    "lin2": "linear 256 256",
+    "lin3": "linear 512 256",
+    "convT1": f"conv_transpose {SQUARE}",
+    "convT2": f"conv_transpose {SQUARE}",
     "convT3": "conv_transpose 32 c 4 4",
 }
 ENCODER = {
-    **{"conv1": "conv 32 c 4 4", "conv2": f"conv {SQUARE}", "conv3": f"conv {SQUARE}"},
-    **{"lin1": "linear 256 512", "lin2": "linear 256 256", "mu_logvar_gen": "linear e 256"},
+    "conv1": "conv 32 c 4 4",
+    "conv2": f"conv {SQUARE}",
+    "conv3": f"conv {SQUARE}",
+    "lin1": "linear 256 512",
+    "lin2": "linear 256 256",
+    "mu_logvar_gen": "linear e 256",
 }
 
 

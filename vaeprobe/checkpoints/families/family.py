@@ -40,11 +40,13 @@ class Clues:
         shapes: of the tensors, by name.
         said: what stands beside them, by where it stands: a folder's "config.json", a file's "hyper_parameters", ...
         size: of the map of latents, where the user chose it.
+        shaped: the tensors, in the order of the file.
     """
 
     shapes: Shapes
     said: Mapping[str, Any] = field(default_factory=dict)
     size: Shape | None = None
+    shaped: Mapping[str, Shaped] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -52,7 +54,7 @@ class Clues:
     ) -> Clues:
         """Return the clues that tensors are; only names and shapes are looked at."""
         shapes = {k: tuple(t.shape) for k, t in tensors.items() if not k.endswith(COUNTERS)}
-        return cls(shapes, said or {}, size)
+        return cls(shapes, said or {}, size, tensors)
 
     def table(self, name: str) -> Mapping[str, Any]:
         """Return what is said in one place; empty where nothing is."""
@@ -105,9 +107,9 @@ class Family:
         bp = found.blueprint
         if any(_leftover(clues.shapes, found.scope or (bp.prefix,), _decoder_keys(bp))):
             return None
-        if bp.encoder is not None and found.encoder_scope:
-            if any(_leftover(clues.shapes, found.encoder_scope, _encoder_keys(bp.encoder))):
-                bp = replace(bp, encoder=None)
+        plan, beside = bp.encoder, found.encoder_scope
+        if plan is not None and beside and any(_leftover(clues.shapes, beside, _encoder_keys(plan))):
+            bp = replace(bp, encoder=None)
         bp = replace(bp, name=self.name, origin=f"preset {self.name}")
         return replace(found, blueprint=bp)
 

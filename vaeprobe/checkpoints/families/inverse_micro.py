@@ -45,9 +45,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
 
 
 def _blocks(names: list[str]) -> tuple[Layer, ...]:
-    return tuple(
-        s for b in names for s in (f.linear(f"{b}.0"), f.batch_norm(f"{b}.1"), f.leaky_relu(0.01))
-    )
+    return tuple(s for b in names for s in (f.linear(f"{b}.0"), f.batch_norm(f"{b}.1"), f.leaky_relu(0.01)))
 
 
 FAMILY = f.Family(

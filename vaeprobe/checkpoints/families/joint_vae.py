@@ -57,7 +57,11 @@ def _encoder(own: f.Shapes, prefix: str, means: int, image: tuple[int, int, int]
         f"img_to_features.{i}": f"conv {b} {a} 4 4"
         for i, (a, b) in zip(down, itertools.pairwise(widths), strict=False)
     }
-    heads = {"features_to_hidden.0": "linear 256 1024", "fc_mean": "linear d 256", "fc_log_var": "linear d 256"}
+    heads = {
+        "features_to_hidden.0": "linear 256 1024",
+        "fc_mean": "linear d 256",
+        "fc_log_var": "linear d 256",
+    }
     found = f.solve(
         {k: v for k, v in own.items() if k.startswith(TRUNK)}, {**maps, **heads}, c=image[0], d=means
     )

@@ -6,14 +6,26 @@ from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan
 from vaeprobe.checkpoints.families import family as f
 
 DECODER = {
-    **{"d1": "linear 1024 d", "d2": "conv_transpose 64 64 4 4", "d3": "conv_transpose 64 32 4 4"},
-    **{"d4": "conv_transpose 32 32 4 4", "d5": "conv_transpose 32 c 4 4"},
-    **{"bn6": "batch_norm 64", "bn7": "batch_norm 32", "bn8": "batch_norm 32"},
+    "d1": "linear 1024 d",
+    "d2": "conv_transpose 64 64 4 4",
+    "d3": "conv_transpose 64 32 4 4",
+    "d4": "conv_transpose 32 32 4 4",
+    "d5": "conv_transpose 32 c 4 4",
+    "bn6": "batch_norm 64",
+    "bn7": "batch_norm 32",
+    "bn8": "batch_norm 32",
 }
 ENCODER = {
-    **{"e1": "conv 32 c 4 4", "e2": "conv 32 32 4 4", "e3": "conv 64 32 4 4", "e4": "conv 64 64 4 4"},
-    **{"bn1": "batch_norm 32", "bn2": "batch_norm 32", "bn3": "batch_norm 64", "bn4": "batch_norm 64"},
-    **{"fc1": "linear d 1024", "fc2": "linear d 1024"},
+    "e1": "conv 32 c 4 4",
+    "e2": "conv 32 32 4 4",
+    "e3": "conv 64 32 4 4",
+    "e4": "conv 64 64 4 4",
+    "bn1": "batch_norm 32",
+    "bn2": "batch_norm 32",
+    "bn3": "batch_norm 64",
+    "bn4": "batch_norm 64",
+    "fc1": "linear d 1024",
+    "fc2": "linear d 1024",
 }
 
 

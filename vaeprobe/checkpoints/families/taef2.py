@@ -44,7 +44,11 @@ def recognise(clues: f.Clues) -> f.Found | None:
             latents=f.normal(found["d"] * h * w),
             prefix=prefix,
         )
-        size = () if clues.size else (f"the map of latents is {h} x {w}, which makes images of {8 * h} x {8 * w}",)
+        size = (
+            ()
+            if clues.size
+            else (f"the map of latents is {h} x {w}, which makes images of {8 * h} x {8 * w}",)
+        )
         return f.Found(bp, assumed=(*size, "its latents are N(0, 1)"))
     return None
 
@@ -52,8 +56,8 @@ def recognise(clues: f.Clues) -> f.Found | None:
 def _block(i: int) -> Iterator[Layer]:
     if i in WIDE:
         norm = Layer("group_norm", "1", {"groups": 4})
-        body = (Layer("conv", "0"), norm, f.RELU, Layer("conv", "3"))
-        yield Layer("residual", body=body, prefix=f"{i}.pool.")
+        branch = (Layer("conv", "0"), norm, f.RELU, Layer("conv", "3"))
+        yield Layer("residual", body=branch, prefix=f"{i}.pool.")
     body = (f.conv("0"), f.RELU, f.conv("2"), f.RELU, f.conv("4"))
     yield Layer("residual", body=body, prefix=f"{i}.conv.")
     yield f.RELU

@@ -6,9 +6,12 @@ from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.families import family as f
 
 LAYERS = {
-    **{"model.0.block.0": "conv_transpose d a 3 3", "model.0.block.1": "batch_norm a"},
-    **{"model.1.block.0": "conv_transpose a b 4 4", "model.1.block.1": "batch_norm b"},
-    **{"model.2.block.0": "conv_transpose b e 3 3", "model.2.block.1": "batch_norm e"},
+    "model.0.block.0": "conv_transpose d a 3 3",
+    "model.0.block.1": "batch_norm a",
+    "model.1.block.0": "conv_transpose a b 4 4",
+    "model.1.block.1": "batch_norm b",
+    "model.2.block.0": "conv_transpose b e 3 3",
+    "model.2.block.1": "batch_norm e",
     "model.3": "conv_transpose e c 4 4",
 }
 
