@@ -78,17 +78,17 @@ CHOSEN_ENTRY = FindingSpec(
     "The file holds several candidates, and the likeliest was taken.",
     "Choose another with --key.",
 )
-CHOSEN_OUTPUT = FindingSpec(
-    "chosen-output",
-    "warning",
-    "The network returns several tensors, and the first was taken.",
-    "Choose another with --key where it is a file, or output= in Python.",
-)
 CONDITION_HELD = FindingSpec(
     "condition-held",
     "warning",
     "The network takes more than latents; what it takes besides is held at one value.",
     "Choose the value with --condition NAME=VALUE, and compare several.",
+)
+LOOKS_LIKE_ENCODER = FindingSpec(
+    "looks-like-encoder",
+    "warning",
+    "The network takes more numbers, in the shape of an image, than it returns: it is an encoder, by its looks.",
+    "Give the decoder's file. What is printed of this one is the geometry of the encoder.",
 )
 UNREAD_OBJECTS = FindingSpec(
     "unread-objects",
@@ -116,25 +116,6 @@ DRAFT_BLUEPRINT = FindingSpec(
     "recorded in weights.",
     "Write the draft with `vaeprobe inspect MODEL --draft-blueprint OUT`, check every marked line, and "
     "pass it with --blueprint.",
-)
-ASSUMED = FindingSpec(
-    "assumed",
-    "note",
-    "The file is of a known family, and something about its network is not in the tensors: the groups of a "
-    "normalisation, the size of a map of latents.",
-    "Compare it with the model's config; --latent-size chooses the size of the map.",
-)
-HELD = FindingSpec(
-    "held-condition",
-    "warning",
-    "The decoder takes more than its latents (a class, a batch, a library size), and is held at one value of it.",
-    "Choose another with --condition NAME=VALUE, and compare: the map may differ between values.",
-)
-FAMILY_WARNING = FindingSpec(
-    "family-warning",
-    "note",
-    "Something known of this family of models that bears on what the numbers mean.",
-    "Read it before comparing this model with one of another family.",
 )
 FOREIGN_CLASSES = FindingSpec(
     "foreign-classes",
@@ -200,16 +181,8 @@ FACTORISE_UNDEFINED = FindingSpec(
 UNDECIDED = FindingSpec(
     "undecided",
     "warning",
-    "The samples allowed do not decide some tests, and the verdict stays undetermined. Zero takes some 3,600 "
-    "latents to establish: a column that doubles at latents too rare for fewer to show would count.",
+    "The samples allowed do not decide some tests.",
     "Raise --max-samples, or choose a margin that matters to you with --margin.",
-)
-DISCONTINUOUS = FindingSpec(
-    "discontinuous",
-    "warning",
-    "The decoder's output jumps between neighbouring latents. Derivatives do not see jumps: everything that "
-    "rests on the Jacobian holds apart from them.",
-    "Find the rounding, comparison or hard choice in the network; a decoder without it has a density.",
 )
 NOT_SMOOTH = FindingSpec(
     "not-smooth",

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from vaeprobe.probes.functions import DecoderLike
 
-FACTORISES = ("linear", "independent", "curved")
+FACTORISES = ("linear", "independent", "rotated", "curved")
 
 
 class VaeprobeFixture:
@@ -78,9 +78,6 @@ class VaeprobeFixture:
         **settings: Any,
     ) -> None:
         """Fail the test unless the generated density factorises into independent factors.
-
-        A decoder whose columns are orthogonal only after a rotation mixes its latents and fails; pass
-        `verdicts=("rotated",)` where that is what you want.
 
         Args:
             decoder: as for `assert_orthogonal`.

@@ -55,16 +55,6 @@ def test_real_files(models: Path) -> None:
     assert sniff(read_source(models / "goldsmdn_keras" / "decoder.keras")) == "keras"
 
 
-@pytest.mark.parametrize("format", ["keras", "hdf5", "onnx"])
-def test_formats_of_later_are_named_with_what_to_do(tmp_path: Path, format: str) -> None:
-    import vaeprobe
-
-    (tmp_path / "decoder").write_bytes(FILES[format])
-    with pytest.raises(InputError, match="does not read yet") as error:
-        vaeprobe.load(tmp_path / "decoder")
-    assert ".pt2" in (error.value.hint or "")
-
-
 def test_a_zip_of_something_else_shows_its_entries() -> None:
     with pytest.raises(InputError, match=r"holds no checkpoint \(entries: `photo.png`"):
         sniff(Source(Path("x.zip"), zipped({"photo.png": b"", "b.txt": b""})))

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from vaeprobe.checkpoints import architecture, families, folders, said, selection
+from vaeprobe.checkpoints import architecture, presets, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
 from vaeprobe.files import safetensors
 from vaeprobe.files.pickles import Global, PickleError, interpret
 from vaeprobe.files.sniff import Format, sniff
-from vaeprobe.files.source import Source, quoted
+from vaeprobe.files.source import Source, quoted, read_source
 from vaeprobe.files.tensors import TensorSpec, nonfinite_finding
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
@@ -30,7 +30,6 @@ __all__ = ["Inspection", "TensorInfo", "inspect"]
 
 Kind = Literal["weights", "module", "matrix", "program", "unsafe", "unsupported"]
 ROWS = 60  # of the table; JSON has all
-UNSUPPORTED = {"keras": "a Keras model", "hdf5": "an HDF5 file", "onnx": "an ONNX model"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +150,7 @@ def inspect(
         UsageError: there is no entry `key`, or nothing to draft a blueprint from.
         ResourceError: it claims more memory than makes sense.
     """
-    source = folders.read(path)
+    source = read_source(path)
     try:
         format = sniff(source)
         found = _INSPECTORS[format](source, format, key)
@@ -213,8 +212,6 @@ def _module(
 
 def _safetensors(source: Source, format: Format, key: str | None) -> Inspection:
     specs, metadata = safetensors.read(source.data)
-    for shard in source.shards if isinstance(source, folders.InFolder) else ():
-        specs = {**specs, **safetensors.read(shard.data)[0]}
     specs, _ = selection.under_key(specs, source.name, key)
     return _of_tensors(source, "weights", "Safetensors", "safetensors", specs, metadata=metadata)
 
@@ -240,10 +237,16 @@ def _arrays(source: Source, format: Format, key: str | None) -> Inspection:
 
 
 def _program(source: Source, format: Format, key: str | None) -> Inspection:
+    from vaeprobe.checkpoints.programs.program import Program
+
     if format == "onnx":
         from vaeprobe.checkpoints.programs.onnx import graph
 
-        parts = graph.read(source.data, source.path.parent, output=key)
+        parts = graph.read(source.data, source.path.parent)
+    elif format in ("keras", "hdf5"):
+        from vaeprobe.checkpoints.programs.keras import graph as keras
+
+        parts = keras.read(source.data if format == "hdf5" else open_archive(source.data), part=key)
     elif format == "pt2":
         from vaeprobe.checkpoints.programs import exported
 
@@ -252,9 +255,12 @@ def _program(source: Source, format: Format, key: str | None) -> Inspection:
         from vaeprobe.checkpoints.programs import torchscript
 
         parts = torchscript.read(open_archive(source.data))
-    state: Mapping[str, Any] = getattr(parts.decoder, "state_dict", dict)()
+    program = parts.decoder
+    state: Mapping[str, Any] = (
+        program.state() if isinstance(program, Program) else getattr(program, "state_dict", dict)()
+    )
     tensors = tuple(
-        TensorInfo(name=k, dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape))
+        TensorInfo(name=k.removeprefix(":"), dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape))
         for k, t in state.items()
     )
     return Inspection(
@@ -268,16 +274,6 @@ def _program(source: Source, format: Format, key: str | None) -> Inspection:
     )
 
 
-def _later(source: Source, format: Format, key: str | None) -> Inspection:
-    return Inspection(
-        kind="unsupported",
-        metrics={},
-        verdict="not supported yet",
-        summary=f"This is {UNSUPPORTED[format]}, which vaeprobe does not read yet.",
-        artifact=_artifact(source, format),
-    )
-
-
 _INSPECTORS: Mapping[Format, Callable[[Source, Format, str | None], Inspection]] = {
     "torch zip": _torch_file,
     "torch legacy": _torch_file,
@@ -287,8 +283,8 @@ _INSPECTORS: Mapping[Format, Callable[[Source, Format, str | None], Inspection]]
     "npz": _arrays,
     "pt2": _program,
     "torchscript": _program,
-    "keras": _later,
-    "hdf5": _later,
+    "keras": _program,
+    "hdf5": _program,
     "onnx": _program,
 }
 
@@ -308,12 +304,10 @@ def _of_tensors(
     notes: tuple[Finding, ...] = (),
     parts: tuple[tuple[str, str], ...] = (),
 ) -> Inspection:
-    told = {**(said.in_file(file) if file is not None else {}), **folders.said_beside(source)}
     tensors = tuple(TensorInfo(name=k, dtype=s.dtype, shape=s.shape) for k, s in specs.items())
     beside = architecture.beside(source.path)
     embedded = Blueprint.from_metadata(metadata or {})
-    match = families.match(families.Clues.of(specs, told)) if kind in ("weights", "module") else None
-    preset = match.blueprint if match is not None else None
+    preset = presets.match(specs) if kind == "weights" else None
     known = beside or embedded or preset
     count = sum(t.numel for t in tensors)
     sentences = [f"{what} of {len(tensors)} tensors, {count:,} numbers."]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints import architecture, families, folders, recognised, said, selection
+from vaeprobe.checkpoints import architecture, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.weights import Weights, realise
 from vaeprobe.decoder import Decoder, Encoder
@@ -24,11 +25,11 @@ from vaeprobe.errors import (
     did_you_mean,
 )
 from vaeprobe.files import safetensors
-from vaeprobe.files.sniff import Format, sniff
-from vaeprobe.files.source import Source, quoted
+from vaeprobe.files.sniff import sniff
+from vaeprobe.files.source import Source, quoted, read_source
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
-from vaeprobe.files.zips import open_archive
+from vaeprobe.files.zips import is_zip, open_archive
 from vaeprobe.findings import CODE_WAS_RUN, NONFINITE_WEIGHTS
 from vaeprobe.report import Artifact, Finding
 
@@ -36,14 +37,6 @@ if TYPE_CHECKING:
     from vaeprobe.files.pickles import Built
 
 __all__ = ["load"]
-
-LATER = {
-    "hdf5": (
-        "an HDF5 file (Keras weights, or data)",
-        "rebuild the decoder in torch and save it, or export it to .pt2",
-    ),
-    "keras": ("a Keras model", "rebuild the decoder in torch and save it, or export it to .pt2"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +50,6 @@ class Request:
     submodule: str | None = None
     latent_dim: int | None = None
     output: int | str | None = None
-    latent_size: tuple[int, ...] | None = None
-    condition: Mapping[str, str | float] = field(default_factory=dict)
     allow_code: bool = False
 
     @property
@@ -73,11 +64,13 @@ class Found:
     Attributes:
         format: as reports name it.
         notes: beyond those in `parts`.
+        output_taken: whether the output that was asked for is the only one left.
     """
 
     parts: Parts
     format: str
     notes: tuple[Finding, ...] = ()
+    output_taken: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -90,8 +83,6 @@ def load(
     submodule: str | None = None,
     latent_dim: int | None = None,
     output: int | str | None = None,
-    latent_size: str | Sequence[int] | None = None,
-    condition: Mapping[str, str | float] | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     allow_code: bool = False,
@@ -103,15 +94,13 @@ def load(
     one in the file's own metadata (safetensors); a preset, by the names and shapes of all the decoder's tensors.
 
     Args:
-        path: the file, or the folder of one model (diffusers, pythae, scVI).
+        path: the file.
         arch: `package.module:factory`, or the factory itself: your code, see `vaeprobe.checkpoints.factory`.
         blueprint: a TOML file, a `Blueprint`, the name of a preset, or "draft" for a marked guess.
         key: the entry of the file that holds the weights, or the matrix.
         submodule: the part of a pickled module, or of what `arch` builds, that decodes.
         latent_dim: number of latents, where the file leaves it open; checked where it does not.
         output: which output to probe, where the network returns several: its key, or its place from 0.
-        latent_size: size of the map of latents of a convolutional decoder, "8x8" or (8, 8).
-        condition: what a conditional decoder is held at, by name: {"label": 3}.
         dtype: precision of the network; by default the file's, at least float32.
         device: where to compute.
         allow_code: unpickle the file with torch, which runs whatever code it asks for.
@@ -131,7 +120,7 @@ def load(
         >>> vaeprobe.load(path).latent_dim
         2
     """
-    source = folders.read(path)
+    source = read_source(path)
     request = Request(
         source=source,
         arch=arch if isinstance(arch, str) else None,
@@ -140,8 +129,6 @@ def load(
         submodule=submodule,
         latent_dim=latent_dim,
         output=output,
-        latent_size=_size(latent_size),
-        condition=condition or {},
         allow_code=allow_code,
     )
     with _naming(source):
@@ -151,7 +138,7 @@ def load(
             maker = arch if callable(arch) else factory.find(arch)
             found = _by_factory(request, maker)
         else:
-            found = _READERS[_known(sniff(source), source)](request)
+            found = _READERS[sniff(source)](request)
         return _decoder(found, request, _dtype(dtype), torch.device(device))
 
 
@@ -165,23 +152,6 @@ def _naming(source: Source) -> Iterator[None]:
             error.message = f"{source.name}: {error.message}"
             error.args = (error.message,)
         raise
-
-
-def _known(format: Format, source: Source) -> Format:
-    if format in LATER:
-        what, instead = LATER[format]
-        raise InputError(f"{source.name} is {what}, which vaeprobe does not read yet", hint=instead)
-    return format
-
-
-def _size(size: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return the size of a map of latents: "8x8" is (8, 8)."""
-    if size is None:
-        return None
-    parts = size.lower().split("x") if isinstance(size, str) else [str(n) for n in size]
-    if not 1 <= len(parts) <= 3 or not all(p.isdecimal() and 0 < int(p) < 1 << 16 for p in parts):
-        raise UsageError(f"{quoted(str(size))} is no size of a map", hint="write it as 8x8")
-    return tuple(map(int, parts))
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -213,12 +183,7 @@ def _torch_file(request: Request, container: Any) -> Found:
         )
     else:
         specs = selection.tensors_of(file, chosen.node)
-        for shard in _shards(request):
-            other = read_torch_file(shard.data, shard.name, sniff(shard))  # type: ignore[arg-type]
-            specs |= selection.tensors_of(other, selection.select(other, shard.name).node)
-        told = said.in_file(file)
-        matrix = file.is_tensor(chosen.node)
-        found = _weights(request, realise(specs), "state_dict", matrix=matrix, told=told)
+        found = _weights(request, realise(specs), "state_dict", matrix=file.is_tensor(chosen.node))
     details = {"container": container, **({"key": chosen.key} if chosen.key else {})}
     return replace(found, notes=(*chosen.notes, *found.notes), details={**found.details, **details})
 
@@ -279,15 +244,8 @@ def _is_half(module: nn.Module) -> bool:
 
 def _safetensors(request: Request) -> Found:
     specs, metadata = safetensors.read(request.source.data)
-    for shard in _shards(request):
-        specs = {**specs, **safetensors.read(shard.data)[0]}
     specs, is_matrix = selection.under_key(specs, request.name, request.key)
     return _weights(request, realise(specs, metadata), "safetensors", matrix=is_matrix)
-
-
-def _shards(request: Request) -> tuple[Source, ...]:
-    """Return the files of sharded weights after the first."""
-    return request.source.shards if isinstance(request.source, folders.InFolder) else ()
 
 
 def _npy(request: Request) -> Found:
@@ -346,9 +304,22 @@ def _onnx(request: Request) -> Found:
         request.source.path.parent,
         blueprint=_blueprint_given(request),
         latent_dim=request.latent_dim,
-        output=request.key,
+        output=request.output,
     )
-    return Found(parts=parts, format="onnx")
+    return Found(parts=parts, format="onnx", output_taken=True)
+
+
+def _keras(request: Request) -> Found:
+    from vaeprobe.checkpoints.programs.keras import graph
+
+    data = request.source.data
+    parts = graph.read(
+        open_archive(data) if is_zip(data) else data,
+        blueprint=_blueprint_given(request),
+        latent_dim=request.latent_dim,
+        part=request.submodule or request.key,
+    )
+    return Found(parts=parts, format="keras")
 
 
 _READERS: dict[str, Callable[[Request], Found]] = {
@@ -361,42 +332,26 @@ _READERS: dict[str, Callable[[Request], Found]] = {
     "pt2": _pt2,
     "torchscript": _torchscript,
     "onnx": _onnx,
+    "keras": _keras,
+    "hdf5": _keras,
 }
 
 
 # -- the architecture of bare weights ------------------------------------------------------------------
 
 
-def _weights(
-    request: Request,
-    weights: Weights,
-    format: str,
-    *,
-    matrix: bool = False,
-    told: Mapping[str, Any] | None = None,
-) -> Found:
-    """Find the network that weights belong to; `told` is what the file says beside them."""
+def _weights(request: Request, weights: Weights, format: str, *, matrix: bool = False) -> Found:
+    """Find the network that weights belong to."""
     if matrix:
         from vaeprobe.checkpoints import matrix as linear
 
         return Found(parts=linear.parts_of(weights.tensors, request.name), format=format, notes=weights.notes)
-    network = _network(request, weights, {**(told or {}), **folders.said_beside(request.source)})
-    if network is None:
-        raise architecture.unknown(request.name, weights.tensors)
-    return Found(parts=network, format=format, notes=weights.notes)
-
-
-def _network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Parts | None:
-    """Return the network of a blueprint or a family, held at its conditions; None where neither is known."""
     bp = _blueprint_given(request)
-    if bp is not None:
-        found: families.Found | None = families.Found(bp)
-    else:
-        clues = families.Clues.of(weights.tensors, told, request.latent_size)
-        found = architecture.found(request.blueprint, clues, weights.metadata)
-    if found is None:
-        return None
-    return recognised.parts_of(found, weights.tensors, size=request.latent_size, condition=request.condition)
+    if bp is None:
+        bp = architecture.found(request.blueprint, weights.tensors, weights.metadata)
+    if bp is None:
+        raise architecture.unknown(request.name, weights.tensors)
+    return Found(parts=assemble(bp, weights.tensors), format=format, notes=weights.notes)
 
 
 def _blueprint_given(request: Request) -> Blueprint | None:
@@ -459,7 +414,7 @@ def _parts_of_decoder(decoder: Decoder, how: str) -> Parts:
 
 def _bare_weights(request: Request) -> tuple[Weights, str]:
     """Return the weights of a file by name, whatever holds them."""
-    format = _known(sniff(request.source), request.source)
+    format = sniff(request.source)
     if format in ("torch zip", "torch legacy", "pickle"):
         file = read_torch_file(request.source.data, request.name, format)
         chosen = selection.select(file, request.name, request.key)
@@ -484,30 +439,28 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         )
     notes = (*found.notes, *parts.notes)
     artifact = Artifact(
-        path=str(source.folder.path if isinstance(source, folders.InFolder) else source.path),
+        path=str(source.path),
         sha256=source.sha256,
         size=source.size,
         format=found.format,
         architecture=parts.architecture,
-        details={**found.details, **({"recipe": parts.recipe.to_dict()} if parts.recipe else {})},
+        details=found.details,
     )
     try:
         return Decoder(
             _moved(parts.decoder, dtype, device),
             parts.latent_dim,
-            name=source.folder.path.name if isinstance(source, folders.InFolder) else source.path.stem,
+            name=source.path.stem,
             dtype=dtype,
             device=device,
             prior=parts.prior,
             parameter=parts.parameter,
             natural=_moved(parts.natural, dtype, device) if parts.natural is not None else None,
             likelihood=parts.likelihood,
-            output=request.output,
+            output=None if found.output_taken else request.output,
             encoder=_moved_encoder(parts.encoder, dtype, device) if parts.encoder is not None else None,
             artifact=artifact,
             notes=notes,
-            latent_shape=parts.latent_shape,
-            recipe=parts.recipe,
         )
     except ContractError as error:
         broken = next((note for note in notes if note.spec is NONFINITE_WEIGHTS), None)

@@ -11,7 +11,6 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.decoder import Encoder, Group
 from vaeprobe.findings import DRAFT_BLUEPRINT, UNUSED_LAYERS
-from vaeprobe.recipe import Recipe
 from vaeprobe.report import Finding
 
 __all__ = ["Parts", "assumptions_of", "layers_unused"]
@@ -32,8 +31,6 @@ class Parts:
         architecture: how the network was known, in words.
         notes: what the reader should know: unused tensors, weights cast up, assumptions of a draft.
         blueprint: the blueprint, where there was one.
-        latent_shape: shape in which the network takes its latents, where they are a map.
-        recipe: what the loss of its family says of beta, where it is known.
     """
 
     decoder: Callable[[Tensor], Any]
@@ -46,8 +43,6 @@ class Parts:
     architecture: str = ""
     notes: tuple[Finding, ...] = ()
     blueprint: Blueprint | None = None
-    latent_shape: tuple[int, ...] = ()
-    recipe: Recipe | None = None
 
 
 def layers_unused(bp: Blueprint) -> Iterator[Finding]:

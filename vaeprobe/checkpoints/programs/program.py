@@ -17,10 +17,23 @@ from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, layers_unused
 from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError
+from vaeprobe.files.source import quoted
 from vaeprobe.findings import FIXED_BATCH
 from vaeprobe.report import Finding
 
-__all__ = ["LAST", "RUN_ERRORS", "Here", "Program", "Step", "Value", "flat", "parts_of", "run_steps"]
+__all__ = [
+    "LAST",
+    "RUN_ERRORS",
+    "Here",
+    "Program",
+    "Step",
+    "Value",
+    "example",
+    "flat",
+    "parts_of",
+    "rehearse",
+    "run_steps",
+]
 
 # what torch and Python raise on a program that does not fit its input
 RUN_ERRORS = (
@@ -80,7 +93,7 @@ class Program(nn.Module):
         state: tensors by the name that the steps give them.
         steps: in order.
         source: name of the input.
-        output: a `Value`, or a list of them.
+        output: a `Value`, or a list or dictionary of them.
         row: shape of one input row; (-1,) where any length will do.
         batch: the one batch size it takes; 0 where it takes any.
         batched: whether the first axis of the input is the batch; if not, rows go in one at a time.
@@ -204,6 +217,8 @@ def _known(arg: Any, values: Mapping[str, Any], device: torch.device) -> Any:
         return values[arg.name]
     if isinstance(arg, Here):
         return device
+    if isinstance(arg, dict):
+        return {name: _known(a, values, device) for name, a in arg.items()}
     return [_known(a, values, device) for a in arg] if isinstance(arg, list) else arg
 
 
@@ -216,10 +231,36 @@ def _assign(values: dict[str, Any], name: Any, out: Any) -> None:
 
 
 def _first(out: Any) -> Tensor:
-    tensor = out[0] if isinstance(out, list) else out
+    tensor = out[0] if isinstance(out, list) else next(iter(out.values())) if isinstance(out, dict) else out
     if not isinstance(tensor, Tensor):
         raise InputError("the program does not return a tensor")
     return tensor
+
+
+def example(program: Program, d: int, rows: int) -> Tensor:
+    """Return latents to try a program on, shape (rows, d)."""
+    dtype = next((b.dtype for b in program.buffers() if b.is_floating_point()), torch.float32)
+    return torch.randn(rows, d, generator=torch.Generator().manual_seed(0), dtype=dtype)
+
+
+def rehearse(program: Program, d: int, what: str) -> Tensor:
+    """Run a program whose operators charge for their sizes once, and return its (first) output for two latents.
+
+    Raises:
+        InputError: it does not run, or returns no tensor.
+    """
+    try:
+        with torch.no_grad():
+            out = program(example(program, d, 2))
+    except RUN_ERRORS as error:
+        if isinstance(error, InputError):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{what} cannot run: {quoted(reason)}",
+            hint="export the decoder alone to .pt2 with torch.export.save, or give its weights and a blueprint",
+        ) from None
+    return _first(out)
 
 
 def flat(items: Any) -> Iterator[Any]:

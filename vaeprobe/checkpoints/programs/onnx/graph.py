@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.onnx import elementwise, layers, recurrence, resize, shapes, table
 from vaeprobe.checkpoints.programs.onnx.external import external_bytes
 from vaeprobe.checkpoints.programs.program import (
@@ -26,13 +27,15 @@ from vaeprobe.checkpoints.programs.program import (
     Program,
     Step,
     Value,
+    example,
     flat,
     parts_of,
+    rehearse,
     run_steps,
 )
 from vaeprobe.errors import InputError, MissingExtraError, ResourceError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted
-from vaeprobe.findings import CAST_UP, CHOSEN_OUTPUT, CONDITION_HELD
+from vaeprobe.findings import CAST_UP
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -63,7 +66,7 @@ def read(
     *,
     blueprint: Blueprint | None = None,
     latent_dim: int | None = None,
-    output: str | None = None,
+    output: int | str | None = None,
     conditions: Mapping[str, float] | None = None,
 ) -> Parts:
     """Return the decoder that an ONNX model holds.
@@ -73,7 +76,7 @@ def read(
         folder: where the files of its external data lie; None refuses them.
         blueprint: latents, likelihood and parameter, without layers.
         latent_dim: number of latents, where the graph leaves it open.
-        output: name of the value to take as output, an output of the graph or any value in it.
+        output: the value to take as output: an output of the graph by its place, or any value in it by its name.
         conditions: values at which inputs besides the latents are held, by name; whole numbers choose a class.
 
     Raises:
@@ -94,14 +97,14 @@ def read(
             f"`{bp.origin}` says {bp.latent_dim} latents, and the model takes {d}",
             hint=f"write latents = {d}",
         )
-    held = model.held(others, dict(conditions or {}), batched)
+    held = model.held(others, conditions or {})
     taken = model.choose_output(output)
     state = model.state()
     steps = [*held, *model.steps(model.proto.graph, 0)]
-    program = Program(
-        state, _used(steps, taken), _inner(latent.name), Value(_inner(taken)), row, batch, batched
-    )
-    _rehearse(program, d)
+    values = {name: Value(_inner(name)) for name in taken}
+    out = values if len(values) > 1 else values[taken[0]]
+    program = Program(state, _used(steps, taken), _inner(latent.name), out, row, batch, batched)
+    rehearse(program, d, "the ONNX model")
     if batch:
         program = _any_batch(program, d)
     return parts_of(program, program.natural(bp), bp, d, [*model.notes, *program.notes()])
@@ -112,9 +115,9 @@ def _inner(name: str) -> str:
     return f":{name}"
 
 
-def _used(steps: Sequence[Step], output: str) -> list[Step]:
-    """Return the steps that the output needs: an encoder's other heads are left out."""
-    wanted, kept = {_inner(output)}, []
+def _used(steps: Sequence[Step], outputs: Sequence[str]) -> list[Step]:
+    """Return the steps that the outputs need."""
+    wanted, kept = {_inner(name) for name in outputs}, []
     for step in reversed(steps):
         if any(name in wanted for name in flat(list(step.outputs))):
             kept.append(step)
@@ -125,36 +128,12 @@ def _used(steps: Sequence[Step], output: str) -> list[Step]:
 # -- running it once --------------------------------------------------------------------------------
 
 
-def _example(program: Program, d: int, rows: int) -> Tensor:
-    dtype = next((b.dtype for b in program.buffers() if b.is_floating_point()), torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(rows, d, generator=generator, dtype=dtype)
-
-
-def _rehearse(program: Program, d: int) -> None:
-    """Run the program once: sizes are charged by each operator, so that this is safe.
-
-    Raises:
-        InputError: it does not run.
-    """
-    try:
-        with torch.no_grad():
-            out = program(_example(program, d, 2))
-    except RUN_ERRORS as error:
-        if isinstance(error, InputError):
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"the ONNX model cannot run: {quoted(reason)}", hint=HINT) from None
-    if not isinstance(out, Tensor):
-        raise InputError("the ONNX model does not return a tensor")
-
-
 def _any_batch(program: Program, d: int) -> Program:
     """Return the program for batches of any size, where it gives the same rows.
 
     Many graphs name a batch size and do not need it, or need it only where they reshape.
     """
-    z = _example(program, d, 3 * program.batch + 1)
+    z = example(program, d, 3 * program.batch + 1)
     for steps in (program.steps, _open_reshapes(program)):
         free = Program(program.state(), steps, program.source, program.output, program.row)
         try:
@@ -300,61 +279,33 @@ class _Model:
         chosen = named[0] if len(real) > 1 else real[0]
         return chosen, [i for i in inputs if i is not chosen]
 
-    def held(self, others: Sequence[Input], conditions: dict[str, float], batched: bool) -> list[Step]:
+    def held(self, others: Sequence[Input], conditions: Mapping[str, float]) -> list[Step]:
         """Return steps that make the other inputs, each held at one value."""
-        steps = []
-        latent = _inner(self.choose_input()[0].name)
-        for i in others:
-            value = conditions.pop(i.name, None)
-            if value is None:
-                value = 0.0
-                self.notes.append(
-                    Finding(
-                        CONDITION_HELD,
-                        f"the input {quoted(i.name)} is held at 0, since nothing else was asked for",
-                        hint=f"--condition {i.name}=1 holds it at 1, ...",
-                    )
-                )
-            sizes = i.sizes[1:] if i.sizes else ()
-            if any(n is None for n in sizes):
-                raise InputError(f"the ONNX model leaves the size of its input {quoted(i.name)} open")
-            whole = [n for n in sizes if n is not None]
-            table.charge(whole)
-            make = partial(
-                _hold, dtype=i.dtype, value=value, sizes=whole, scalar=not i.sizes, batched=batched
-            )
-            steps.append(Step("held", make, (Value(latent),), {}, (_inner(i.name),)))
-        if conditions:
-            name = next(iter(conditions))
-            raise UsageError(
-                f"the ONNX model has no input {quoted(name)} besides its latents",
-                hint=did_you_mean(name, [i.name for i in others]),
-            )
-        return steps
+        open_sizes = next((i for i in others if None in i.sizes[1:]), None)
+        if open_sizes is not None:
+            raise InputError(f"the ONNX model leaves the size of its input {quoted(open_sizes.name)} open")
+        rows = {i.name: (i.dtype, [n for n in i.sizes[1:] if n is not None], bool(i.sizes)) for i in others}
+        held = hold(rows, conditions, self.notes)
+        return [Step("held", h, (Value(self.latent),), {}, (_inner(name),)) for name, h in held.items()]
 
-    def choose_output(self, asked: str | None) -> str:
-        """Return the name of the value that is the output."""
-        outputs = [o.name for o in self.proto.graph.output]
+    def choose_output(self, asked: int | str | None) -> list[str]:
+        """Return the name of the value that was asked for, or the names of all outputs."""
+        outputs = [str(o.name) for o in self.proto.graph.output]
         made = [name for node in self.proto.graph.node for name in node.output if name]
-        if asked is not None:
-            if asked not in made:
-                raise UsageError(
-                    f"the ONNX model computes nothing called {quoted(asked)}",
-                    hint=did_you_mean(asked, made)
-                    or f"its outputs are {', '.join(quoted(o) for o in outputs[:5])}",
-                )
-            return asked
         if not outputs:
             raise InputError("the ONNX model returns nothing")
-        if len(outputs) > 1:
-            self.notes.append(
-                Finding(
-                    CHOSEN_OUTPUT,
-                    f"the model returns {', '.join(quoted(o) for o in outputs[:5])}: the first was taken",
-                    hint=f"--key {outputs[1]} takes another",
-                )
+        if asked is None:
+            return outputs
+        if isinstance(asked, str) and asked in made:
+            return [asked]
+        place = int(asked) if str(asked).isdigit() else len(outputs)
+        if place >= len(outputs):
+            raise UsageError(
+                f"the ONNX model computes nothing called {quoted(str(asked))}",
+                hint=did_you_mean(str(asked), made)
+                or f"its outputs are {', '.join(quoted(o) for o in outputs[:5])}",
             )
-        return str(outputs[0])
+        return [outputs[place]]
 
     # -- weights ---------------------------------------------------------------------------------
 
@@ -581,19 +532,6 @@ class _Constant:
     def __call__(self, *, like: Tensor) -> Tensor:
         dtype = like.dtype if self.value.is_floating_point() else self.value.dtype
         return self.value.to(device=like.device, dtype=dtype)
-
-
-def _hold(
-    z: Tensor, *, dtype: torch.dtype, value: float, sizes: Sequence[int], scalar: bool, batched: bool
-) -> Tensor:
-    """Return an input held at one value; a vector of reals is one-hot for a whole number other than 0."""
-    rows = [z.shape[0]] if batched and not scalar else []
-    kind = z.dtype if dtype.is_floating_point else dtype
-    if dtype.is_floating_point and len(sizes) == 1 and sizes[0] > 1:
-        out = torch.zeros(*rows, *sizes, dtype=kind, device=z.device)
-        out[..., int(value)] = 1
-        return out
-    return torch.full([*rows, *sizes], value, dtype=kind, device=z.device)
 
 
 # -- the latents ------------------------------------------------------------------------------------
