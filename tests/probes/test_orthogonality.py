@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from vaeprobe.geometry.jacobian import gram
 from vaeprobe.latents import Given, Posterior, Prior
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
+from vaeprobe.probes.orthogonality_reading import Repair, repair_of, verdict
+from vaeprobe.report import Metric, metric_map
 
 from maps import (
     ExactMap,
@@ -140,6 +143,186 @@ def test_an_entangled_map_is_not_repaired() -> None:
     assert result.verdict == "entangled"
     assert number(result, "ima_contrast_rotated") > 0.2
     assert result["orthogonality.ima_contrast_rotated"].ci is not None
+
+
+# -- thresholds of the verdict, from both sides -------------------------------------------------
+
+
+def linear(W: Tensor) -> Decoder:
+    return Decoder(lambda z: z @ W.to(z.dtype).T, W.shape[1], dtype=torch.float64)
+
+
+def with_cosines(lengths: list[float], cosine: float, m: int = 40) -> Tensor:
+    """Columns of these lengths that all meet at the same cosine."""
+    d = len(lengths)
+    C = torch.full((d, d), cosine, dtype=torch.float64).fill_diagonal_(1.0)
+    return frame(m, d) @ torch.linalg.cholesky(C).T * torch.tensor(lengths, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("cosine", "orthogonal"), [(0.047, True), (0.053, False)])
+def test_orthogonal_columns_meet_at_a_cosine_under_a_twentieth(cosine: float, orthogonal: bool) -> None:
+    result = measure(linear(with_cosines([1.0, 3.0, 9.0, 27.0], cosine)), rotations=199, restarts=0)
+    assert (result.verdict == "orthogonal") == orthogonal
+
+
+@pytest.mark.parametrize("share", [0.7, 1.5])
+def test_orthogonal_columns_are_far_under_random_axes(share: float) -> None:
+    # c is about cosine^2 / 2; random axes have log((1 + l)^2 / 4 l), which is (l - 1)^2 / 4 to second order
+    cosine = 0.04
+    length = 1 + math.sqrt(4 * cosine**2 / 2 / (0.2 * share))
+    result = measure(linear(with_cosines([1.0, length], cosine)), rotations=4999, restarts=0)
+    assert number(result, "alignment") == pytest.approx(1 - 0.2 * share, abs=0.06)
+    assert (result.verdict == "orthogonal") == (share < 1)
+
+
+@pytest.mark.parametrize(("m", "k"), [(512, 128), (512, 64), (2048, 32), (300, 10)])
+def test_columns_that_meet_as_random_ones_do_are_not_orthogonal(m: int, k: int) -> None:
+    W = torch.from_numpy(np.random.default_rng(0).standard_normal((m, k)) * np.linspace(0.3, 1.7, k))
+    result = measure(linear(W), samples=4, rotations=39, restarts=0)
+    assert result.verdict not in ("orthogonal", "conformal")
+    if m > 300:  # else they meet at cosines that are not small
+        assert "meet as random directions of the output space do" in result.summary
+
+
+@pytest.mark.parametrize(("cosine", "orthogonal"), [(0.020, True), (0.049, False)])
+def test_columns_far_more_orthogonal_than_random_ones_are_orthogonal(cosine: float, orthogonal: bool) -> None:
+    W = with_cosines(np.geomspace(0.1, 9, 40).tolist(), cosine, 400)
+    result = measure(linear(W), samples=4, rotations=39, restarts=0)
+    share = number(result, "ima_contrast") / number(result, "ima_contrast_gaussian")
+    assert (share < 0.5) == orthogonal
+    assert (result.verdict == "orthogonal") == orthogonal
+
+
+@pytest.mark.parametrize(("cosine", "orthogonal"), [(0.043, True), (0.046, False)])
+def test_a_thousandth_of_a_nat_is_orthogonal_whatever_random_columns_have(
+    cosine: float, orthogonal: bool
+) -> None:
+    # in 20,000 dimensions random columns have a contrast of 2.5e-5
+    result = measure(linear(with_cosines([1.0, 9.0], cosine, 20_000)), rotations=4999, restarts=0)
+    assert number(result, "ima_contrast_gaussian") < 3e-5
+    assert (number(result, "ima_contrast") < 1e-3) == orthogonal
+    assert (result.verdict == "orthogonal") == orthogonal
+
+
+def verdict_of(*, c: float = 1.0, A: tuple[float, float, float] = (0.5, 0.4, 0.6), p: float = 0.01, rotations: int = 99,
+               repair: Repair | None = None, a: int = 6) -> tuple[str, str]:  # fmt: skip
+    """The verdict on numbers that are given: `A` with the ends of its interval."""
+    value, low, high = A
+    null = c / (1 - value)
+    metrics = [
+        Metric(SPECS["orthogonality.ima_contrast"], c, ci=(0.99 * c, 1.01 * c)),
+        Metric(SPECS["orthogonality.ima_contrast_null"], null, ci=(0.99 * null, 1.01 * null)),
+        Metric(SPECS["orthogonality.ima_contrast_gaussian"], 1e3),
+        Metric(SPECS["orthogonality.alignment"], value, ci=(low, high)),
+        Metric(SPECS["orthogonality.alignment_p"], p),
+    ]
+    reading = SimpleNamespace(
+        active=range(a), names=["z"] * a, singular=None, rotations=rotations, repair=repair,
+        search="too many" if repair is None else None, probe=SimpleNamespace(likelihood=None),
+    )  # fmt: skip
+    return verdict(metric_map(metrics), reading)  # type: ignore[arg-type]
+
+
+NO_REPAIR = Repair((-0.1, 0.1), (0.9, 1.1), "no rotation does better")
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"A": (0.3, 0.21, 0.4)}, "aligned"),
+        ({"A": (0.3, 0.19, 0.4)}, "undecided"),
+        ({"A": (0.03, 0.02, 0.04)}, "entangled"),
+        ({"A": (0.15, 0.1, 0.19)}, "entangled"),
+        ({"p": 0.05, "A": (0.3, 0.25, 0.4)}, "aligned"),
+        ({"p": 0.06, "A": (0.3, 0.25, 0.4)}, "entangled"),
+        ({"p": 0.1, "rotations": 9, "A": (0.3, 0.25, 0.4)}, "undecided"),
+        ({"p": 0.2, "rotations": 9, "A": (0.3, 0.25, 0.4)}, "entangled"),
+        ({"repair": None, "A": (0.1, 0.05, 0.15)}, "unaligned"),
+        ({"repair": Repair((0.91, 0.95), (0.01, 0.018), "x")}, "rotated"),
+        ({"repair": Repair((0.89, 0.95), (0.01, 0.018), "x")}, "aligned"),
+        ({"repair": Repair((0.91, 0.95), (0.01, 0.019), "x")}, "aligned"),
+        ({"repair": Repair((0.51, 0.95), (0.3, 0.4), "x"), "A": (0.1, 0.05, 0.15)}, "partly rotated"),
+        ({"repair": Repair((0.49, 0.95), (0.3, 0.4), "x"), "A": (0.1, 0.05, 0.15)}, "entangled"),
+        ({"c": 0.018, "A": (0.9, 0.81, 0.95)}, "orthogonal"),
+        ({"c": 0.018, "A": (0.9, 0.79, 0.95)}, "aligned"),
+        # by the end of the interval, 1 % above c: 15 pairs at a cosine of .05 have .01875 nats
+        ({"c": 0.0186, "A": (0.9, 0.81, 0.95)}, "aligned"),
+    ],
+)
+def test_words_follow_the_ends_of_intervals(changes: dict[str, Any], word: str) -> None:
+    said, summary = verdict_of(**{"repair": NO_REPAIR} | changes)
+    assert said == word
+    assert ("was not searched: too many" in summary) == (changes.get("repair", NO_REPAIR) is None)
+    assert ("hardly more" in summary) == (
+        word in ("entangled", "unaligned") and changes.get("p", 0.01) <= 0.05
+    ) or word == "partly rotated"
+
+
+def test_a_repair_is_judged_by_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    given = rng.uniform(0.9, 1.1, 40)
+    for left in (0.05, 0.5):
+        found = repair_of(given, left * given * rng.uniform(0.9, 1.1, 40))
+        assert found.share[0] < 1 - left < found.share[1]
+        assert "lowers the contrast" in found.words
+    worse = repair_of(given, given * rng.uniform(0.9, 1.12, 40))
+    assert worse.share[0] <= 0
+    assert "no rotation does" in worse.words
+    assert repair_of(0 * given, 0 * given).share[0] < 0
+
+
+def test_above_a_hundred_latents_no_rotation_is_searched_and_that_is_said() -> None:
+    for d in (128, 129):
+        C = torch.eye(d, dtype=torch.float64) + 0.3 * torch.diag(torch.ones(d - 1, dtype=torch.float64), 1)
+        result = measure(linear(frame(d + 8, d) @ C), samples=4, rotations=9, restarts=0)
+        searched = result["orthogonality.ima_contrast_rotated"].defined
+        assert searched == (d == 128)
+        assert ("was not searched" in result.summary) == (d > 128)
+        assert (result.verdict == "rotated") == (d == 128)
+
+
+# -- the interval of the alignment ----------------------------------------------------------------
+
+
+def bent(n: int = 3, m: int = 7) -> Decoder:
+    A, b, B = frame(8, n, 3).T * math.sqrt(8 / n), frame(8, 1, 4)[:, 0], frame(8, m, 5)
+    return Decoder(lambda z: torch.exp(1.2 * torch.tanh(z @ A + b) @ B), n, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("samples", "rotations"), [(512, 29), (8, 199)])
+def test_intervals_of_alignment_and_null_hold_the_error_of_the_rotations(
+    samples: int, rotations: int
+) -> None:
+    probed = bent()
+    names = ("alignment", "ima_contrast_null")
+    exact = measure(probed, samples=8000, seed=987, rotations=2000, restarts=0)
+    truths = [number(exact, name) for name in names]
+    inside = np.zeros(2)
+    for seed in range(60):
+        result = measure(probed, samples=samples, seed=seed, rotations=rotations, restarts=0)
+        for i, (name, truth) in enumerate(zip(names, truths, strict=True)):
+            low, high = result[f"orthogonality.{name}"].ci or (0, 0)
+            inside[i] += low <= truth <= high
+    # 57 of 60 expected; fewer than 52 in one of 100 trials
+    assert inside.min() >= 52, inside
+
+
+def test_few_latents_have_wide_intervals_that_cover() -> None:
+    truth = number(measure(bent(), samples=8000, seed=987, rotations=9, restarts=0), "mean_abs_cosine")
+    inside = 0
+    for seed in range(100):
+        low, high = measure(bent(), samples=4, seed=seed, rotations=9, restarts=0)[
+            "orthogonality.mean_abs_cosine"
+        ].ci or (0, 0)
+        inside += low <= truth <= high
+    assert inside >= 88
+
+
+def test_medians_of_few_latents_have_no_interval() -> None:
+    few, enough = (measure(bent(), samples=n, restarts=0)["orthogonality.condition_number"] for n in (5, 6))
+    assert few.defined
+    assert few.ci is None
+    assert enough.ci is not None
 
 
 # -- undefined ----------------------------------------------------------------------------------

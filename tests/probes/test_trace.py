@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +17,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder, Encoder, Group
 from vaeprobe.errors import UsageError
+from vaeprobe.intervals import mean_interval
 from vaeprobe.latents import Given
 from vaeprobe.probes.base import judge
-from vaeprobe.probes.trace import METRICS, Trace, TraceResult, parse_components
+from vaeprobe.probes.trace import METRICS, Trace, TraceResult, _verdict, parse_components
 from vaeprobe.render.pixels import Pixels
-from vaeprobe.report import Svg
+from vaeprobe.report import Metric, Svg
+from vaeprobe.seams.summary import by_start, usable
 
 import maps
 
@@ -88,8 +93,90 @@ def test_intervals_come_from_starts_and_limits_hold_against_them() -> None:
     assert metric.ci[0] <= value(result, "straightness") <= metric.ci[1]
     limited = judge(result, {"trace.straightness": 0.999999, "trace.turning": 1e-3}, SPECS)
     assert [check.status for check in limited.checks] == ["fail", "fail"]
+    inside = judge(result, {"trace.straightness": value(result, "straightness")}, SPECS)
+    assert [check.status for check in inside.checks] == ["inconclusive"]
     single = trace(maps.a(3), samples=1)
     assert single["trace.straightness"].ci is None
+
+
+def verdict_of(**given: tuple[float, float, float]) -> tuple[str, str]:
+    """The verdict on values that are given with the ends of their intervals."""
+    usual = {
+        "straightness": (0.9, 0.9, 0.9),
+        "axis_overlap": (0.95, 0.94, 0.96),
+        "tied": (0.0, 0.0, 0.0),
+        "turning": (0.3, 0.2, 0.4),
+        "axis_overlap_random": (0.8, 0.8, 0.8),
+    }
+    numbers = {
+        f"trace.{name}": Metric(SPECS[f"trace.{name}"], middle, ci=(low, high))
+        for name, (middle, low, high) in (usual | given).items()
+    }
+    return _verdict(numbers, SimpleNamespace(starts=range(4)), "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "word"),
+    [
+        ({"straightness": (0.995, 0.991, 0.999), "axis_overlap": (0.995, 0.991, 1.0)}, "axis-parallel"),
+        ({"straightness": (0.995, 0.991, 0.999), "axis_overlap": (0.995, 0.989, 1.0)}, "straight"),
+        ({"straightness": (0.995, 0.989, 0.999), "axis_overlap": (0.995, 0.991, 1.0)}, "nearly straight"),
+        ({"straightness": (0.96, 0.951, 0.97)}, "nearly straight"),
+        ({"straightness": (0.96, 0.949, 0.97)}, "undecided"),
+        ({"straightness": (0.94, 0.90, 0.951)}, "undecided"),
+        ({"straightness": (0.94, 0.90, 0.949)}, "curved"),
+        ({"straightness": (0.9, 0.4, 1.0)}, "undecided"),
+        ({"tied": (0.51, 0.1, 0.9)}, "undetermined"),
+        ({"tied": (0.49, 0.1, 0.9), "straightness": (0.94, 0.90, 0.949)}, "curved"),
+    ],
+)
+def test_words_follow_the_ends_of_intervals(given: dict[str, tuple[float, float, float]], word: str) -> None:
+    assert verdict_of(**given)[0] == word
+
+
+def test_oblique_is_said_where_it_is_known() -> None:
+    straight = (0.995, 0.991, 0.999)
+    assert "oblique" in verdict_of(straightness=straight, axis_overlap=(0.95, 0.9, 0.989))[1]
+    unsure = verdict_of(straightness=straight, axis_overlap=(0.95, 0.9, 0.991))[1]
+    assert "open whether they run along" in unsure
+
+
+def arcs(turn: float) -> maps.ExactMap:
+    """Seams of component 1 are arcs of radius 1 / turn about a far centre; rays are component 0."""
+    base = maps.g()
+    return dataclasses.replace(base, f=lambda z: base.f(z + torch.tensor([1 / turn, 0.0]).to(z)))
+
+
+def test_a_slight_bend_is_not_called_curved() -> None:
+    for turn, word in ((0.02, "axis-parallel"), (0.5, "nearly straight"), (0.8, "curved")):
+        result = trace(arcs(turn), latents=Given(torch.zeros(3, 2)), length=1.0, radius=1.05, components=(1,))
+        # an arc of length 2 and angle 2 turn; its starts agree
+        assert value(result, "straightness") == pytest.approx(math.sin(turn) / turn, abs=2e-3)
+        assert result.verdict == word
+
+
+def test_intervals_are_students_over_starts() -> None:
+    near = Given(torch.from_numpy(0.4 * np.random.default_rng(0).standard_normal((4, 3))))
+    result = trace(maps.e(3), samples=4, latents=near, components=(0,), length=0.4)
+    starts = by_start(usable(result.paths))
+    for name in ("straightness", "axis_overlap", "speed_spread", "turning"):
+        low, high = result[f"trace.{name}"].ci or (0, 0)
+        ends = mean_interval(starts[name], low=0.0) or (0, 0)
+        assert (low, high) == pytest.approx(
+            (ends[0], ends[1] if name in ("speed_spread", "turning") else min(ends[1], 1))
+        )
+
+
+def test_latents_are_named_by_their_column_in_text_and_pictures() -> None:
+    flat = Decoder(lambda z: torch.sinh(z[:, 2:] * torch.tensor([2.0, 0.7]).to(z)) + z[:, :1] - z[:, :1], 4,
+                   dtype=torch.float64, prior=(Group("onehot", 2), Group("normal", 2)))  # fmt: skip
+    result = Trace(samples=2, length=0.5).measure(flat)
+    table, heat = result.sections()[:2]
+    assert [row[5] for row in table.rows] == ["z2", "z3"]  # type: ignore[union-attr]
+    assert heat.column_labels == ["z2", "z3"]  # type: ignore[union-attr]
+    assert result.net is not None
+    assert re.findall(r">(z\d+)<", result.net.svg()) == ["z2", "z3"]
+    assert re.findall(r">(x\d+)<", result.net.svg()) == ["x0", "x1"]
 
 
 def test_the_axis_overlap_is_read_beside_chance() -> None:

@@ -162,7 +162,7 @@ class OrthogonalityResult(Result):
             sections.append(
                 Bars(
                     title="Singular values of the active columns (root mean square)",
-                    labels=[f"s{i}" for i in range(1, len(values) + 1)],
+                    labels=[f"s{i}" for i in range(len(values))],
                     values=values,
                     note=f"the first {len(values)} of {len(self.spectrum)}; --json has them all"
                     if rest

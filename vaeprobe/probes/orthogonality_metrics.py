@@ -79,7 +79,9 @@ METRICS: tuple[MetricSpec, ...] = (
         source=f"Gresele et al. (2021), arXiv:2106.05200; {PAPER}, Eqs. 14, 15",
         meaning="0 exactly where the columns are orthogonal (Hadamard). It is the gap log p(x) - sum_i log p_i(x) "
         "between the density and the product of its seam factors, averaged per latent, never taken of an "
-        "averaged Jacobian.",
+        "averaged Jacobian. The verdict says orthogonal where the root-mean-square cosine that it implies is "
+        "under 0.05, the alignment is at least 0.8, and it is at most half of that of random columns (or 0.001 "
+        "nats), each by the end of its interval.",
         misleads="It grows with the number of active latents and is infinite where J loses rank; such latents are "
         "left out and counted in a finding. It sees angles only, not whether norms depend on other latents (C2).",
         remedy="Compare it with its null and with c at the best rotation before calling it large.",
@@ -114,7 +116,9 @@ METRICS: tuple[MetricSpec, ...] = (
         formula="A = 1 - mean_z c(G) / E_R[mean_z c(R^T G R)], R Haar on O(d)",
         source=f"rotation null on {PAPER}, Section 3",
         meaning="1: the latent axes are perfectly orthogonal in data space; 0: no better than a random basis; "
-        "below 0: worse. It is the evidence that orthogonality is the axes' doing and not high dimension's.",
+        "below 0: worse. It is the evidence that orthogonality is the axes' doing and not high dimension's. The "
+        "verdict says aligned where p is at most 0.05 and the interval lies above 0.2; the interval holds the "
+        "sampling of latents and of rotations.",
         misleads="Undefined where G is a multiple of I, since then every basis is orthogonal. A high value with a "
         "large contrast still is not orthogonality.",
         remedy="A low value with a low c at the best rotation means a rotated basis: apply --save-rotation. A low "
@@ -154,7 +158,9 @@ METRICS: tuple[MetricSpec, ...] = (
         formula="mean of c(R*^T G R*) over the held-out half, R* = argmin_R mean c(R^T G R) on the other half",
         source="Flury and Gautschi (1986); Pham (2001): joint approximate diagonalisation",
         meaning="What no rotation of the latent space repairs: the intrinsic part of the contrast. 0 for a map "
-        "that is orthogonal in some basis.",
+        "that is orthogonal in some basis. The verdict says rotated where R* removes at least 90 % of c at the axes "
+        "and leaves a root-mean-square cosine under 0.05, partly rotated where it removes at least half, each by "
+        "the end of its interval. Above 128 active latents R* is not searched, and the summary says so.",
         misleads="The search may end in a local optimum (the table says how many starts agree), and with few "
         "latents R* overfits, so that this is above c at the axes.",
         remedy="More --samples and --restarts. If it is near 0 and c is not, probe the rotated decoder "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -35,22 +36,33 @@ from vaeprobe.geometry.rotations import (
     rotate,
     rotated_contrast,
 )
-from vaeprobe.intervals import LEVEL, bootstrap
+from vaeprobe.intervals import LEVEL, mean_interval, median_interval
 from vaeprobe.probes.orthogonality_metrics import SPECS
 from vaeprobe.report import Finding, Metric, Table, Value
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
+    from vaeprobe.intervals import Array
     from vaeprobe.probes.orthogonality import Orthogonality
 
-# Root-mean-square cosine, as a contrast implies it, under which columns are called orthogonal.
+# Columns are called orthogonal where three things hold: their root-mean-square cosine, as the contrast implies it,
+# is under ORTHOGONAL; the alignment is at least FAR, so that c is a fifth of what random axes have or less; and
+# c is at most half of what random columns of the same lengths have, or NEGLIGIBLE nats: in high dimensions
+# random columns have small cosines too.
 ORTHOGONAL = 0.05
+FAR = 0.8
+NEGLIGIBLE = 1e-3
+# The alignment from which on axes are called aligned: a smaller one is an effect too small for the word, however
+# significant it is.
+ALIGNED = 0.2
 # The contrast in nats under random rotations, up to which G counts as a multiple of the identity.  In high
 # dimensions random columns look orthogonal too, at a contrast of many nats.
 CONFORMAL = 0.05
-# Significance of the rotation test, and the share of the contrast that a rotation must remove to explain it.
 SIGNIFICANT = 0.05
+"""Significance of the rotation test."""
+# The share of the contrast that a rotation must remove to explain it, and to explain a part of it.
 REPAIRED = 0.9
+PARTLY = 0.5
 # Condition number of the normalised columns above which float32 Jacobians lose digits that matter.
 LARGEST_CONDITION = 1e3
 # Latents within this factor of the line between active and inactive are pointed out.
@@ -216,6 +228,20 @@ class Reading:
         return joint_diagonalise(fit, restarts=self.restarts, seed=self.probe.seed, tolerance=self.tolerance)
 
     @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor] | None:
+        """The contrasts of the latents that R* was not fitted on, at the axes and at R*; None without R*."""
+        if isinstance(self.search, str):
+            return None
+        held = self.halves[1]
+        given = gram.ima_contrast(held, tolerance=self.tolerance)
+        return given, rotated_contrast(held, self.search.R[None], contrast=given, tolerance=self.tolerance)[0]
+
+    @cached_property
+    def repair(self) -> Repair | None:
+        """What R* does to them, or None."""
+        return None if self.held_out is None else repair_of(*(c.numpy() for c in self.held_out))
+
+    @cached_property
     def rotation(self) -> Tensor | None:
         """R* over the whole latent space, shape (latent, latent), or None."""
         if isinstance(self.search, str):
@@ -227,19 +253,34 @@ class Reading:
 
     # -- metrics -----------------------------------------------------------------------------------
 
-    def _mean(self, id: str, values: Tensor, *, why: str | None = None, method: str = "mean") -> Metric:
-        """Return a metric that is the mean (or median) of one value per latent, with its bootstrap interval."""
+    def _mean(
+        self,
+        id: str,
+        values: Tensor,
+        *,
+        why: str | None = None,
+        method: Literal["mean", "median"] = "mean",
+        low: float = 0.0,
+        high: float = math.inf,
+    ) -> Metric:
+        """Return a metric that is the mean (or median) of one value per latent, with its interval.
+
+        Args:
+            low, high: what it cannot pass.
+        """
         x, n = values.double().numpy(), len(values)
         if why is None and n == 0:
             why = "no latent has a value"
         if why is not None:
             return Metric.undefined(SPECS[id], why)
-        take = np.median if method == "median" else np.mean
-        if method == "mean" and n == self.samples:
-            self.per_sample[id] = tuple(x.tolist())
-        ci = bootstrap(lambda index: take(x[index], axis=1), n, seed=self.probe.seed) if n > 1 else None
-        method = f"{method} over latents, bootstrap interval"
-        return Metric(SPECS[id], float(take(x)), ci=ci, level=LEVEL, n=n, method=method)
+        if method == "median":
+            value, ci, how = float(np.median(x)), median_interval(x), "order statistics"
+        else:
+            value, ci, how = float(np.mean(x)), mean_interval(x, low=low, high=high), "Student's t, skewness"
+            if n == self.samples:
+                self.per_sample[id] = tuple(x.tolist())
+        how = f"{method} over latents" + (f", interval by {how}" if ci else "")
+        return Metric(SPECS[id], value, ci=ci, level=LEVEL if ci else None, n=n, method=how)
 
     def metrics(self) -> list[Metric]:
         """Return every metric, in the order of the page."""
@@ -263,8 +304,8 @@ class Reading:
             SPECS["orthogonality.mean_abs_cosine_gaussian"], expected_abs_cosine(self.decoder.data_dim)
         )
         return [
-            self._mean("orthogonality.mean_abs_cosine", mean, why=self.no_pairs),
-            self._mean("orthogonality.max_abs_cosine", largest, why=self.no_pairs),
+            self._mean("orthogonality.mean_abs_cosine", mean, why=self.no_pairs, high=1.0),
+            self._mean("orthogonality.max_abs_cosine", largest, why=self.no_pairs, high=1.0),
             null,
         ]
 
@@ -277,7 +318,19 @@ class Reading:
             why = self.singular or ""
             ids = ("ima_contrast_null", "ima_contrast_gaussian", "alignment", "alignment_p")
             return out + [Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ids]
-        out.append(self._mean("orthogonality.ima_contrast_null", found.null))
+        null, draws = found.null.numpy(), found.draws.numpy()
+        expected = float(null.mean())
+        how = f"{self.rotations} Haar rotations, the same at every latent"
+        out.append(
+            Metric(
+                SPECS["orthogonality.ima_contrast_null"],
+                expected,
+                ci=mean_interval(null, draws - draws.mean(), low=0.0),
+                level=LEVEL if self.rotations > 1 else None,
+                n=len(null),
+                method=f"mean over latents and {how}; interval over both",
+            )
+        )
         gaussian = expected_contrast(len(self.active), self.decoder.data_dim)
         out.append(Metric(SPECS[gaussian_id], gaussian, method="closed form"))
         if found.value is None or found.p_value is None:
@@ -285,12 +338,17 @@ class Reading:
             return out + [
                 Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ("alignment", "alignment_p")
             ]
-        null = found.null.numpy()
         given = c.numpy()[: len(null)]
-        ci = bootstrap(lambda i: 1 - given[i].mean(1) / null[i].mean(1), len(given), seed=self.probe.seed)
-        how = f"{self.rotations} Haar rotations, the same at every latent"
+        # what one latent and one rotation move the ratio of two means by, to first order
+        rest = given.mean() / expected
+        by_latent, by_rotation = (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
         value = Metric(
-            SPECS["orthogonality.alignment"], found.value, ci=ci, level=LEVEL, n=len(given), method=how
+            SPECS["orthogonality.alignment"],
+            found.value,
+            ci=mean_interval(found.value + by_latent, by_rotation, high=1.0),
+            level=LEVEL if self.rotations > 1 else None,
+            n=len(given),
+            method=f"{how}; interval over latents and rotations",
         )
         p = Metric(
             SPECS["orthogonality.alignment_p"],
@@ -306,10 +364,12 @@ class Reading:
         ]
         if isinstance(self.search, str):
             return [Metric.undefined(SPECS[id], self.search) for id in ids]
-        held = self.halves[1]
-        given = gram.ima_contrast(held, tolerance=self.tolerance)
-        turned = rotated_contrast(held, self.search.R[None], tolerance=self.tolerance)[0]
-        return [self._mean(id, x) for id, x in zip(ids, (given, turned, given - turned), strict=True)]
+        assert self.held_out is not None
+        given, turned = self.held_out
+        return [
+            self._mean(id, x, low=low)
+            for id, x, low in zip(ids, (given, turned, given - turned), (0.0, 0.0, -math.inf), strict=True)
+        ]
 
     def _mean_field_gap(self) -> Metric:
         id, b = "orthogonality.mean_field_gap", self.probe.beta_sigma2
@@ -519,6 +579,9 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         assert isinstance(value, float)
         return value
 
+    def interval(name: str) -> tuple[float, float]:
+        return metrics[f"orthogonality.{name}"].ci or (number(name), number(name))
+
     a, k = len(reading.active), len(reading.names)
     if reading.singular:
         gap = metrics["orthogonality.mean_field_gap"]
@@ -526,61 +589,106 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         if isinstance(gap.value, float):
             rest = f" The mean-field gap is {nats(gap.value)} ({reading.noise})."
         return "undefined", f"Orthogonality is undefined: {reading.singular}.{rest}"
-    pairs = a * (a - 1) / 2
-    small = 0.5 * pairs * ORTHOGONAL**2  # the contrast of columns whose root-mean-square cosine is ORTHOGONAL
-    high = metrics["orthogonality.ima_contrast"].ci
-    c, null = number("ima_contrast"), number("ima_contrast_null")
+    small = 0.5 * a * (a - 1) / 2 * ORTHOGONAL**2  # of columns whose root-mean-square cosine is ORTHOGONAL
+    c, null, gaussian = number("ima_contrast"), number("ima_contrast_null"), number("ima_contrast_gaussian")
+    c_high = interval("ima_contrast")[1]
     among = f"the {a} active latents" if a < k else f"the {a} latents"
-    if (high[1] if high else c) <= small and null <= min(small, CONFORMAL):
+    if c_high <= small and interval("ima_contrast_null")[1] <= min(small, CONFORMAL):
         return "conformal", (
             f"The Jacobian's columns are orthogonal in every basis of {among} (ima contrast {nats(c)}, "
             f"{nats(null)} under random rotations): the axes are not special."
         )
     A, p = number("alignment"), number("alignment_p")
+    A_low, A_high = interval("alignment")
     metric = f" in the {reading.probe.likelihood.capitalize()} metric" if reading.probe.likelihood else ""
     evidence = (
         f"ima contrast {nats(c)}{metric} against {nats(null)} under random rotations of the latent space "
         f"(alignment {A:.2f}, p = {p:.2g})"
     )
-    repair, repaired, removed = _repair(metrics)
-    # in high dimensions random columns have small cosines too: orthogonal is what chance does not explain
-    if (high[1] if high else c) <= small and (p <= SIGNIFICANT or c <= CONFORMAL):
+    if c_high <= min(small, max(gaussian / 2, NEGLIGIBLE)) and A_low >= FAR:
         return "orthogonal", f"The Jacobian's columns are orthogonal along the axes of {among}: {evidence}."
-    if repaired and removed >= REPAIRED:
+    repair = reading.repair
+    searched = not isinstance(reading.search, str)
+    tail = f" {repair.words[0].upper()}{repair.words[1:]}." if repair else f" {_unsearched(reading)}"
+    random = ""
+    if c <= small and gaussian / 2 < c < 2 * gaussian:
+        random = f" The columns meet as random directions of the output space do ({nats(gaussian)})."
+    tail = random + tail
+    if repair and repair.share[0] >= REPAIRED and repair.after[1] <= small:
         return "rotated", (
             f"The Jacobian's columns are not orthogonal along the given axes, {evidence}, but one rotation of the "
-            f"latent space makes them so: {repair}."
+            f"latent space makes them so: {repair.words}.{random}"
         )
-    tail = f" {repair[0].upper()}{repair[1:]}." if repair else ""
-    if p <= SIGNIFICANT:
+    if p <= SIGNIFICANT and A_low >= ALIGNED:
         return (
             "aligned",
             f"The axes of {among} are more orthogonal than chance, not perfectly so: {evidence}.{tail}",
         )
-    if repaired and removed >= 0.5:
-        return "partly rotated", f"The given axes are no more orthogonal than random ones: {evidence}.{tail}"
-    return "entangled", f"The axes of {among} are no more orthogonal than random ones: {evidence}.{tail}"
-
-
-def _repair(metrics: Mapping[str, Metric]) -> tuple[str, bool, float]:
-    """Return what the best rotation does in words, whether it repairs anything for sure, and which share."""
-    fixable, given, turned = (
-        metrics[f"orthogonality.{name}"]
-        for name in ("fixable", "ima_contrast_held_out", "ima_contrast_rotated")
-    )
-    if not (isinstance(given.value, float) and isinstance(turned.value, float) and fixable.ci):
-        return "", False, 0.0
-    share = 1 - turned.value / given.value if given.value > 0 else 0.0
-    before, after = nats(given.value), nats(turned.value)
-    if fixable.ci[0] > 0:
-        return (
-            f"the best rotation lowers the contrast from {before} to {after} on held-out latents",
-            True,
-            share,
+    if repair and repair.share[0] >= PARTLY:
+        return "partly rotated", (
+            f"The given axes of {among} are {_beside_chance(p)}, but a rotation of them is: {evidence}.{tail}"
         )
-    clearly = "" if turned.value >= given.value else "clearly "
-    words = f"no rotation does {clearly}better ({before} at the axes, {after} at the best found, held out)"
-    return words, False, share
+    if p <= SIGNIFICANT and A_high >= ALIGNED:
+        return "undecided", (
+            f"It is open by how much the axes of {among} are more orthogonal than chance: {evidence}; more --samples "
+            f"would decide it.{tail}"
+        )
+    if p > SIGNIFICANT and p * (reading.rotations + 1) < 1.5:
+        return "undecided", (
+            f"{reading.rotations} random rotations are too few to tell the axes of {among} from random ones: "
+            f"{evidence}; --rotations 19 or more would.{tail}"
+        )
+    word = "entangled" if searched else "unaligned"
+    return word, f"The axes of {among} are {_beside_chance(p)}: {evidence}.{tail}"
+
+
+def _beside_chance(p: float) -> str:
+    return (
+        "hardly more orthogonal than random ones"
+        if p <= SIGNIFICANT
+        else "no more orthogonal than random ones"
+    )
+
+
+def _unsearched(reading: Reading) -> str:
+    """Say that no rotation was looked for, and why."""
+    assert isinstance(reading.search, str)
+    return f"Whether a rotation repairs it was not searched: {reading.search}."
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What the best rotation does on held-out latents.
+
+    Attributes:
+        share: interval of the share of the contrast that it removes.
+        after: interval of the contrast that it leaves.
+        words: the same in words.
+    """
+
+    share: tuple[float, float]
+    after: tuple[float, float]
+    words: str
+
+
+def repair_of(given: Array, turned: Array) -> Repair:
+    """Return what a rotation does to the contrasts of held-out latents, each shape (n,), n at least 2."""
+    before, after = float(given.mean()), float(turned.mean())
+    share = (-math.inf, 0.0)
+    if before > 0:
+        # what one latent moves the ratio of two means by, to first order
+        rest = after / before
+        share = mean_interval(1 - rest + (rest * given - turned) / before, high=1.0) or share
+    fell = mean_interval(given - turned)
+    if fell and fell[0] > 0:
+        words = (
+            f"the best rotation lowers the contrast from {nats(before)} to {nats(after)} on held-out latents"
+        )
+    else:
+        clearly = "" if after >= before else "clearly "
+        words = f"no rotation does {clearly}better ({nats(before)} at the axes, {nats(after)} at the best found, held out)"
+        share = (min(share[0], 0.0), share[1])
+    return Repair(share, mean_interval(turned, low=0.0) or (after, after), words)
 
 
 def nats(value: float) -> str:

@@ -53,9 +53,17 @@ if TYPE_CHECKING:
 # Components traced where none are asked for, of those whose singular value is not negligible: each node of a
 # seam costs a Jacobian, so that decoders of more than MANY latents get the leading ones only.
 COMPONENTS, MANY, LEADING = 10, 16, 4
-# From this mean chord over length (axis overlap) on, seams are called straight (axis-parallel).
-STRAIGHT = 0.99
+# From this mean chord over length on seams are called straight (an arc that turns by half a radian), and below
+# this one curved (by more than a radian).  Between the two they bend by too little for either word.
+STRAIGHT, CURVED = 0.99, 0.95
+# From this mean overlap on, straight seams are called axis-parallel.
+PARALLEL = 0.99
+# The share of length with tied singular values above which paths say nothing.
+TIED = 0.5
 EVENTS_IN_JSON = 500
+IN_UNIT_INTERVAL = frozenset(
+    f"trace.{name}" for name in ("straightness", "axis_overlap", "axis_overlap_worst", "tied")
+)
 # Columns of the preview in a terminal.
 PREVIEW = 78
 SOURCE = "Allen (2024), arXiv:2410.22559v1, Section 4.1.3 and footnote 5"
@@ -69,7 +77,8 @@ METRICS = (
         formula="distance between a seam's ends over its latent arc length; mean over seams, then starts",
         source=SOURCE,
         meaning="1 for straight lines (linear decoders, and decoders whose seams are the axes or a rotation of them), "
-        "0 for closed loops",
+        "0 for closed loops. The verdict says straight from 0.99 on (an arc that turns by half a radian), nearly "
+        "straight from 0.95 on and curved below, where the whole interval lies there, and undecided where it does not",
         misleads="short seams look straight: read it beside the length; a seam that only wiggles keeps a high value, "
         "see `trace.turning`",
         remedy="a larger beta straightens the seams; curved seams may still be independent: see `factorise`",
@@ -93,7 +102,8 @@ METRICS = (
         range="[0, 1]",
         formula="mean of |v . e_a| along a seam, a its nearest axis; mean over seams, then starts",
         source="Allen (2024), Section 4.1 (V = I); Rolinek et al. (2019)",
-        meaning="1 where the seams run along the latent axes, so that a traversal of one latent follows one seam",
+        meaning="1 where the seams run along the latent axes, so that a traversal of one latent follows one seam. The "
+        "verdict says axis-parallel where seams are straight and the whole interval lies above 0.99",
         misleads="a random direction already has `trace.axis_overlap_random` (0.90 for two latents); where singular "
         "values are tied the direction is arbitrary: see `trace.tied`",
         remedy="if the seams are straight but oblique, one rotation of the latent space aligns them: "
@@ -139,7 +149,8 @@ METRICS = (
         range="[0, 1]",
         formula="share of arc length on which the singular value coincides with another within the resolution",
         source=SOURCE,
-        meaning="there the direction is carried over from the last one, it is not determined by the decoder",
+        meaning="there the direction is carried over from the last one, it is not determined by the decoder. The "
+        "verdict says undetermined where it is more than half of the length",
         misleads="conformal maps are tied everywhere and have no seams of their own, whatever the other numbers say",
         remedy="weight by the decoder's likelihood (`--likelihood`), whose metric may separate them",
     ),
@@ -360,7 +371,7 @@ class TraceResult(Result):
                 round(c.length, 2),
                 round(c.straightness, 3),
                 round(c.turning, 2),
-                f"z{c.axis + 1}",
+                f"z{c.axis}",
                 round(c.axis_share, 3),
                 round(c.overlap, 3),
                 round(c.worst, 3),
@@ -411,7 +422,7 @@ class TraceResult(Result):
             title="Overlap of seams (rows) with axes (columns), mean along the way",
             matrix=[list(c.axes) for c in self.components],
             row_labels=[str(c.component) for c in self.components],
-            column_labels=[f"z{a + 1}" for a in free],
+            column_labels=[f"z{a}" for a in free],
         )
 
     def _event_table(self) -> Table:
@@ -662,7 +673,7 @@ class Trace(Probe):
                 likelihood=likelihood,
                 chunk=self.chunk,
             )
-        metrics = _metrics(paths, loops, misses, self.seed)
+        metrics = _metrics(paths, loops, misses)
         verdict, summary = _verdict(metrics, paths, self.source().describe() if self.row is None else "")
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
         return TraceResult(
@@ -762,7 +773,7 @@ def parse_components(given: str | Sequence[int]) -> list[int]:
 # -- numbers --------------------------------------------------------------------------------------
 
 
-def _metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor, seed: int) -> dict[str, Metric]:
+def _metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor) -> dict[str, Metric]:
     from vaeprobe.seams.summary import by_start, random_axis_overlap, usable
 
     seams = usable(paths)
@@ -770,7 +781,7 @@ def _metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor, seed: int)
     why = _no_seams(paths)
     out = []
     for name in ("straightness", "turning", "axis_overlap"):
-        out.append(_mean(f"trace.{name}", starts.get(name), why, seed))
+        out.append(_mean(f"trace.{name}", starts.get(name), why))
     out.append(
         Metric(
             SPECS["trace.axis_overlap_random"],
@@ -779,8 +790,8 @@ def _metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor, seed: int)
         )
     )
     for name in ("axis_overlap_worst", "crossings", "tied", "speed_spread"):
-        out.append(_mean(f"trace.{name}", starts.get(name), why, seed))
-    out.append(_loop_metric(loops, paths, seed))
+        out.append(_mean(f"trace.{name}", starts.get(name), why))
+    out.append(_loop_metric(loops, paths))
     length = sum(seam.length for seam in seams)
     kinds = Counter(event.kind for event in paths.events)
     if paths.scheme == "kinks" and length:
@@ -804,23 +815,25 @@ def _metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor, seed: int)
     return metric_map(out)
 
 
-def _mean(id: str, values: NDArray[np.float64] | None, why: str, seed: int) -> Metric:
+def _mean(id: str, values: NDArray[np.float64] | None, why: str) -> Metric:
     from vaeprobe.intervals import LEVEL, mean_interval
 
     if values is None:
         return Metric.undefined(SPECS[id], why)
-    interval = mean_interval(values, seed=seed)
+    # shares and overlaps lie in [0, 1], whatever else is averaged here is not negative
+    high = 1.0 if id in IN_UNIT_INTERVAL else float("inf")
+    interval = mean_interval(values, low=0.0, high=high)
     return Metric(
         SPECS[id],
         float(values.mean()),
         ci=interval,
         level=LEVEL if interval else None,
         n=len(values),
-        method="mean over starts, bootstrap" if interval else "one start",
+        method="mean over starts, interval by Student's t, skewness" if interval else "one start",
     )
 
 
-def _loop_metric(loops: LoopDefects | None, paths: Paths, seed: int) -> Metric:
+def _loop_metric(loops: LoopDefects | None, paths: Paths) -> Metric:
     import numpy as np
 
     id, k = "trace.nonintegrability", len(paths.coordinates)
@@ -838,7 +851,7 @@ def _loop_metric(loops: LoopDefects | None, paths: Paths, seed: int) -> Metric:
     values = np.array([float(b[d].median()) for b, d in rows if d.any()])
     if not len(values):
         return Metric.undefined(SPECS[id], "the seam directions at the starts are tied or not finite")
-    metric = _mean(id, values, "", seed)
+    metric = _mean(id, values, "")
     return Metric(
         SPECS[id],
         metric.value,
@@ -870,7 +883,7 @@ def _verdict(metrics: Mapping[str, Metric], paths: Paths, source: str) -> tuple[
     where = f"through {starts} start{'s' if starts > 1 else ''}" + (f" ({source})" if source else "")
     if not isinstance(straight.value, float) or not isinstance(axis.value, float):
         return "undefined", f"No seam could be traced {where}: {straight.reason}."
-    if isinstance(tied, float) and tied > 0.5:
+    if isinstance(tied, float) and tied > TIED:
         return "undetermined", (
             f"Singular values are tied on {100 * tied:.0f} % of the length of the seams {where}: "
             "the decoder distinguishes no directions there, and the paths are mere continuations."
@@ -878,20 +891,24 @@ def _verdict(metrics: Mapping[str, Metric], paths: Paths, source: str) -> tuple[
     turning = metrics["trace.turning"].value
     random = metrics["trace.axis_overlap_random"].value
     low, high = straight.ci or (straight.value, straight.value)
-    overlap_low = axis.ci[0] if axis.ci else axis.value
     overlap = f"overlap {axis.value:.3f} with the nearest axis, {random:.2f} for a random direction"
+    sentence = f"chord over length {straight.value:.3f}, turning {turning:.2g} rad per unit length; {overlap}"
     if low >= STRAIGHT:
-        if overlap_low >= STRAIGHT:
+        least, most = axis.ci or (axis.value, axis.value)
+        if least >= PARALLEL:
             return (
                 "axis-parallel",
                 f"The seams {where} are straight and run along the latent axes ({overlap}).",
             )
-        return "straight", f"The seams {where} are straight but oblique to the latent axes ({overlap})."
-    shape = "The seams" if high < STRAIGHT else "It is open whether the seams are straight: those"
-    sentence = f"chord over length {straight.value:.3f}, turning {turning:.2g} rad per unit length; {overlap}"
-    if high < STRAIGHT:
-        return "curved", f"{shape} {where} are curved: {sentence}."
-    return "undecided", f"{shape} {where} have {sentence}; more --starts would decide it."
+        oblique = "but oblique to" if most < PARALLEL else "and it is open whether they run along"
+        return "straight", f"The seams {where} are straight {oblique} the latent axes ({overlap})."
+    if low >= CURVED:
+        return "nearly straight", f"The seams {where} bend a little: {sentence}."
+    if high < CURVED:
+        return "curved", f"The seams {where} are curved: {sentence}."
+    return "undecided", (
+        f"It is open whether the seams are straight: those {where} have {sentence}; more --starts would decide it."
+    )
 
 
 def _findings(

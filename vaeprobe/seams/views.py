@@ -123,7 +123,7 @@ class Net:
             axes = tuple(f"principal component {i + 1} ({100 * share[i]:.0f} %)" for i in range(2))
             flat = W[:2].T
         else:
-            axes, flat = tuple(f"x{i + 1}" for i in range(stack.shape[1])), np.eye(stack.shape[1], 2)
+            axes, flat = tuple(f"x{i}" for i in range(stack.shape[1])), np.eye(stack.shape[1], 2)
             mean = 0 * mean
             axes = (*axes, "")[:2]
         latent, data = [], []
@@ -136,7 +136,7 @@ class Net:
             Panel(
                 "latent space" + (f" of {title}" if title else ""),
                 latent,
-                (f"z{free[0] + 1}", f"z{free[1] + 1}"),
+                (f"z{free[0]}", f"z{free[1]}"),
                 dots=self.crossings,
                 circles=(1.0, 2.0, 3.0),
             ),
