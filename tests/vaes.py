@@ -70,8 +70,17 @@ def linear_vae(
     sigma2: float = 0.3,
     n: int = 64,
     R: Tensor | None = None,
+    factor: float | Tensor = 1.0,
+    noise: float = 0.0,
+    seed: int = 0,
 ) -> LinearVAE:
-    """Return a linear beta-VAE at its optimum, its latents rotated by R where one is given."""
+    """Return a linear beta-VAE at its optimum, its latents rotated by R where one is given.
+
+    Args:
+        factor: scales 1/Sigma - 1, as if the variances were those of beta / factor.
+        noise: sd of the log-variances from row to row; encode the rows in their order, from the first.
+        seed: seed of the noise.
+    """
     values = torch.tensor(eigenvalues, dtype=torch.float64)
     x, U = exact_data(values, n)
     W = U[:, :d] * (values[:d] - beta * sigma2).clamp_min(0).sqrt()
@@ -80,8 +89,11 @@ def linear_vae(
     variance = 1 / precision.diagonal()  # the best diagonal posterior: mean exact, precisions the diagonal
     mean_map = torch.linalg.solve(precision, W.T) / (beta * sigma2)
 
+    variance = 1 / (1 + (1 / variance - 1) * factor)
+    jitter = noise * torch.from_numpy(np.random.default_rng(seed).standard_normal((n, d)))
+
     def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
-        return rows @ mean_map.T, variance.log().expand(len(rows), d)
+        return rows @ mean_map.T, variance.log() + jitter[: len(rows)]
 
     decoder = Decoder(
         lambda z: z @ W.T,

@@ -310,6 +310,7 @@ class Encoder:
         input_shape: shape of one data row, where known; rows of another shape with as many numbers are
             reshaped.
         dtype: type of the data it takes.
+        second: what its second output was before it was made a log-variance (`vaeprobe.inference.readings`).
         notes: what the loader wants the reader to know.
     """
 
@@ -319,6 +320,7 @@ class Encoder:
     input_shape: tuple[int, ...] | None = None
     dtype: torch.dtype = torch.float32
     device: torch.device | str = "cpu"
+    second: str = "log_variance"
     notes: tuple[Finding, ...] = ()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -280,7 +280,8 @@ COLLAPSED = FindingSpec(
 COLLAPSED_LATENTS = FindingSpec(
     "collapsed-latents",
     "note",
-    "Some latents tell less about the data than the prior does and carry no weight in the estimate.",
+    "The posteriors of some latents say nothing that the prior does not: a KL under 0.01 nats, or a variance that "
+    "cannot be told from 1. They carry no weight in the estimate.",
     "Nothing; the table shows which.",
 )
 NOT_AT_OPTIMUM = FindingSpec(
@@ -290,6 +291,35 @@ NOT_AT_OPTIMUM = FindingSpec(
     "the optimum of a beta-ELBO.",
     "Early stopping, capacity annealing, a total-correlation term or another likelihood do this. Treat "
     "the estimate as an effective value.",
+)
+LATENTS_APART = FindingSpec(
+    "latents-apart",
+    "note",
+    "The active latents' own betas lie apart by more than their errors, though by little.",
+    "The estimate is an average of them; the table shows each. Longer training brings them together, a "
+    "total-correlation or capacity term keeps them apart.",
+)
+MEANS_DISAGREE = FindingSpec(
+    "means-disagree",
+    "warning",
+    "At the optimum of a beta-ELBO the posterior means imply the same beta as the variances. Here they do not.",
+    "Use rows that the encoder was trained on: on others its means err. If these are, the variances are not those "
+    "that this objective asks for (another stage of training, a scale, a clamp), or the loss has another term.",
+)
+ROWS_DISAGREE = FindingSpec(
+    "rows-disagree",
+    "warning",
+    "The log-variances follow something that the likelihood does not ask for, as noise from row to row does; "
+    "that biases beta upwards by about the share given.",
+    "Use rows that the encoder was trained on, and an encoder in eval mode.",
+)
+OTHER_LAYOUT = FindingSpec(
+    "other-layout",
+    "warning",
+    "Read another way (log standard deviations for log-variances, interleaved for chunked, ...) the encoder's "
+    "outputs agree with the likelihood far better than as they were read.",
+    "Look the layout up in the training code, and say it in the blueprint's [encoder]. No number of this result "
+    "can be trusted before.",
 )
 NO_CURVATURE = FindingSpec(
     "no-curvature",

@@ -26,6 +26,29 @@ class Likelihood(ABC):
 
     name: ClassVar[str]
     domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    # why the betas at which the data's own directions collapse are not known, "" where they are
+    no_edges: ClassVar[str] = "not derived for this likelihood"
+
+    @property
+    def words(self) -> str:
+        """What to call it in a sentence, with its settings."""
+        return self.name.capitalize()
+
+    @property
+    def free_variance(self) -> float | None:
+        """The variance of which posteriors show only the product with beta (Theorem 3), None where there is none."""
+        return None
+
+    def at_beta(self, beta: float, outputs: int) -> str:
+        """Return what a beta says about this likelihood, as a sentence.
+
+        At the optimum of a beta-ELBO the posterior is that of p(x|z)^(1/beta), for every likelihood (Theorem 3);
+        what that makes of Var[x|z] is the likelihood's own to say.
+        """
+        return (
+            f"Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), each output counted "
+            f"{1 / beta:.3g} times; what that makes of Var[x|z] is not known for a {self.name} likelihood."
+        )
 
     def is_diagonal(self, parameter: Parameter) -> bool:
         """Whether C = 1: `weight` alone is the metric."""
@@ -77,11 +100,27 @@ class Gaussian(Likelihood):
     """x ~ N(output, sigma2 I); its parameter is always the mean, and A^2 = 1/sigma2."""
 
     name = "gaussian"
+    no_edges = ""
     sigma2: float = 1.0
 
     def __post_init__(self) -> None:
         if not (self.sigma2 > 0 and math.isfinite(self.sigma2)):
             raise UsageError(f"a Gaussian likelihood needs a positive variance, not {self.sigma2}")
+
+    @property
+    def words(self) -> str:
+        return f"Gaussian (sigma^2 = {self.sigma2:.4g})"
+
+    @property
+    def free_variance(self) -> float:
+        return self.sigma2
+
+    def at_beta(self, beta: float, outputs: int) -> str:
+        product = beta * self.sigma2
+        return (
+            f"Theorem 3: as if Var[x|z] = beta sigma^2 = {product:.4g} per output (sd {max(product, 0) ** 0.5:.3g}), "
+            "sigma^2 held fixed."
+        )
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
         return torch.full_like(output, 1 / self.sigma2)
@@ -100,6 +139,13 @@ class Bernoulli(Likelihood):
 
     name = "bernoulli"
     domain = (0.0, 1.0)
+    no_edges = ""
+
+    def at_beta(self, beta: float, outputs: int) -> str:
+        return (
+            f"Theorem 3, other families: the posterior is that of p(x|z)^(1/beta): the {outputs} pixels count as "
+            f"{outputs / beta:.0f}; Var[x|z] stays p(1 - p)."
+        )
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
         p = torch.sigmoid(output) if parameter == "natural" else output
@@ -123,6 +169,13 @@ class Poisson(Likelihood):
 
     name = "poisson"
     domain = (0.0, math.inf)
+    no_edges = "not derived for rates with a zero mean"
+
+    def at_beta(self, beta: float, outputs: int) -> str:
+        return (
+            f"Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), counts seen for {1 / beta:.3g} of "
+            "their exposure; Var[x|z] stays the rate."
+        )
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
         return output.exp() if parameter == "natural" else _inverse_or_zero(output)
@@ -150,6 +203,7 @@ class Categorical(Likelihood):
 
     name = "categorical"
     domain = (0.0, 1.0)
+    no_edges = ""
     classes: int = 2
 
     def __post_init__(self) -> None:
@@ -158,6 +212,12 @@ class Categorical(Likelihood):
                 f"a categorical likelihood needs two classes or more, not {self.classes}",
                 hint="axis 1 of the decoder's output, (n, K, ...), runs over the classes",
             )
+
+    def at_beta(self, beta: float, outputs: int) -> str:
+        return (
+            "Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), each label counted "
+            f"{1 / beta:.3g} times; Var[x|z] stays diag(p) - p p^T."
+        )
 
     def is_diagonal(self, parameter: Parameter) -> bool:
         return parameter == "mean"

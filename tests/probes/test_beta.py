@@ -345,7 +345,11 @@ def test_json_and_sections(measured: dict[str, BetaResult]) -> None:
     assert {"beta.estimate", "beta.consistency", "kl.per_latent"} <= set(json.loads(text)["metrics"])
     assert set(result.metrics) <= {s.id for s in METRICS}
     ways, latents, curve = result.sections()
-    assert [row[0] for row in ways.rows] == ["Bonnet/Stein (the estimate)", "Gauss-Newton", "posterior means"]
+    assert [row[0] for row in ways.rows] == [
+        "variances, exact (the estimate)",
+        "variances, Gauss-Newton",
+        "means",
+    ]
     assert len(latents.rows) == 6
     overlap = curve.ys["overlap"]
     assert all(a < b for a, b in itertools.pairwise(overlap)), "more beta, more overlap"

@@ -88,7 +88,7 @@ def test_equal_curvature_is_undecided() -> None:
 
 
 def test_one_active_latent_has_no_off_diagonal() -> None:
-    result = probed(linear_vae((4.0, 0.31, 0.3, 0.3), d=2, sigma2=0.3))
+    result = probed(linear_vae((4.0, 0.303, 0.3, 0.3), d=2, sigma2=0.3))
     assert "1 active latent" in (result["posterior.hessian_diagonality"].reason or "")
     assert json.dumps(result.to_dict(), allow_nan=False)
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
 
-__all__ = ["Data", "Nonfinite"]
+__all__ = ["Data", "Nonfinite", "NotFiniteError"]
 
 Nonfinite = Literal["refuse", "drop", "keep"]
 EXACT_INTEGER = 2**53
 LARGEST_BLOCK = 1 << 28  # bytes
+
+
+class NotFiniteError(InputError):
+    """Rows hold NaN or infinity (exit code 5)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +149,7 @@ class Data:
                 for raw in shard.blocks(size, start, stop):
                     yield _convert(raw, shard, kind, self.factor)
 
-    def _refusal(self, seen: int) -> InputError:
+    def _refusal(self, seen: int) -> NotFiniteError:
         """Return the error for data that is not finite; rows before `seen` are known to be good."""
         bad: list[int] = []
         count = row = 0
@@ -156,9 +160,9 @@ class Data:
                 bad.extend(rows[: 10 - len(bad)].tolist())
             row += len(block)
         listed = ", ".join(map(str, bad)) + (", ..." if count > len(bad) else "")
-        return InputError(
+        return NotFiniteError(
             f"{count} of {self.rows} rows hold NaN or infinity (counted from 0: {listed})",
-            hint="leave them out with --drop-nonfinite, or estimate missing values with --missing em",
+            hint="leave those rows out of the data",
         )
 
 

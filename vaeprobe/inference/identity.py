@@ -12,6 +12,13 @@ the derivative of the objective with respect to the bias of a log-variance head 
 so that `beta = sum_x Sigma_ii h_i / sum_x (1 - Sigma_ii)` is exact at the optimum of an amortised encoder
 too, however badly it serves single rows, where the ratio of mean precisions is not.  Its weights also lie in
 [0, 1]: no row and no sharp latent dominates, and collapsed latents carry next to no weight.
+
+The other weights of the last layer give further identities at the same optimum, which test the first:
+
+* the mean head: `sum_x e_i (E_q[d_i log p] - beta e_i) = 0`, in which no variance stands (`mean_terms`);
+* the log-variance head's slope: the residual `Sigma_ii h_i - beta (1 - Sigma_ii)` is uncorrelated over the rows
+  with `log Sigma_ii` itself.  Where log-variances carry noise of variance v from row to row, the residual follows
+  it with slope beta, and the sums above are off by `v/2 / mean(1 - Sigma_ii)` of beta (`row_shift`).
 """
 
 from __future__ import annotations
@@ -31,10 +38,16 @@ __all__ = [
     "Estimate",
     "absolute_share",
     "agreement",
+    "mean_terms",
+    "pooled_quotient",
     "pooled_ratio",
     "ratio_per_latent",
+    "row_shift",
     "shares",
 ]
+
+# relative error of a posterior variance that an encoder trained to the end still makes
+ENCODER_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,27 @@ def _interval(values: Tensor, level: float) -> tuple[float, float]:
     return low, high
 
 
+def mean_terms(moments: PosteriorMoments) -> tuple[Tensor, Tensor]:
+    """Return w_i e_i E_q[d_i log p] and w_i e_i^2, each (n, k): their sums over rows are in the ratio beta.
+
+    w_i, the mean of Sigma_ii over the rows, only sets what each latent counts for: an error of a mean reaches the
+    score multiplied by the posterior's precision, so that unweighted sums are those of the sharpest latents.
+    """
+    e, w = moments.mean, moments.variance.mean(0)
+    return w * e * moments.score, w * e.square()
+
+
+def _pooled(top: Tensor, bottom: Tensor, seed: int, resamples: int) -> Tensor:
+    """Return sum(top) / sum(bottom), shape (1 + resamples,): of the data, then of resampled rows and latents."""
+    counts = _row_counts(len(top), resamples, seed)
+    k = top.shape[1]
+    picks = torch.from_numpy(
+        stream(seed, "bootstrap latents").multinomial(k, np.full(k, 1 / k), size=resamples)
+    ).double()
+    drawn = (picks * (counts @ top)).sum(1) / (picks * (counts @ bottom)).sum(1)
+    return torch.cat([(top.sum() / bottom.sum())[None], drawn])
+
+
 def pooled_ratio(
     top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> Estimate:
@@ -78,13 +112,50 @@ def pooled_ratio(
     Args:
         top, bottom: shape (n, k), k active latents.
     """
-    counts = _row_counts(len(top), resamples, seed)
-    k = top.shape[1]
-    picks = torch.from_numpy(
-        stream(seed, "bootstrap latents").multinomial(k, np.full(k, 1 / k), size=resamples)
-    ).double()
-    values = (picks * (counts @ top)).sum(1) / (picks * (counts @ bottom)).sum(1)
-    return Estimate(float(top.sum() / bottom.sum()), _interval(values, level))
+    values = _pooled(top, bottom, seed, resamples)
+    return Estimate(float(values[0]), _interval(values[1:], level))
+
+
+def pooled_quotient(
+    first: tuple[Tensor, Tensor],
+    second: tuple[Tensor, Tensor],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Return one pooled ratio over another, (top, bottom) each as for `pooled_ratio`, resampled together."""
+    values = _pooled(*first, seed, resamples) / _pooled(*second, seed, resamples)
+    return Estimate(float(values[0]), _interval(values[1:], level))
+
+
+def row_shift(
+    top: Tensor,
+    bottom: Tensor,
+    log_variance: Tensor,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Estimate:
+    """Return by what share of beta the noise of the log-variances from row to row shifts the pooled ratio.
+
+    0 at the optimum of an amortised encoder, however much its rows differ from their own optima.
+
+    Args:
+        top, bottom: Sigma_ii h_i and 1 - Sigma_ii, shape (n, k), of active latents (`shares`).
+        log_variance: shape (n, k).
+    """
+    own = top.sum(0) / bottom.sum(0)
+    residual = top - own * bottom
+    covariance = residual * (log_variance - log_variance.mean(0))
+    return pooled_ratio(
+        0.5 * torch.where(own > 0, covariance / own.clamp_min(1e-300), torch.zeros_like(covariance)),
+        bottom,
+        seed=seed,
+        level=level,
+        resamples=resamples,
+    )
 
 
 def ratio_per_latent(
@@ -116,14 +187,16 @@ def agreement(
 ) -> Agreement:
     """Return how far the latents' own ratios lie apart beyond noise; shapes (n, k) with k >= 2.
 
-    A random-effects estimate: the weighted variance of the k ratios, weights 1 / (noise + 0.05^2), less the
-    noise (variance over resampled rows); a resample carries the noise twice.
+    A random-effects estimate: the weighted variance of the k ratios, weights 1 / (noise + t_i^2), less the
+    noise (variance over resampled rows); a resample carries the noise twice.  t_i is what an encoder's own error
+    of 5 % of a variance makes of beta_i: beta_i goes with 1 / (1/Sigma_ii - 1), so it grows as 1 / (1 - Sigma_ii),
+    and a mild latent is trusted less than a sharp one.
     """
     counts = _row_counts(len(top), resamples, seed)
     tops, bottoms = counts @ top, counts @ bottom
     drawn = (tops / bottoms) / (tops.sum(1) / bottoms.sum(1))[:, None]
     noise = drawn.var(0)
-    weight = 1 / (noise + 0.05**2)
+    weight = 1 / (noise + (ENCODER_ERROR / bottom.mean(0)).square())
     weight = weight / weight.sum()
     correction = 1 / (1 - weight.square().sum())
 

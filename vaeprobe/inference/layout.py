@@ -14,15 +14,27 @@ from torch import Tensor
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE
+from vaeprobe.geometry.jacobian import gram
+from vaeprobe.inference.collapse import informative
 from vaeprobe.inference.elbo import kl_per_latent
-from vaeprobe.inference.moments import log_density_and_score, with_codes
+from vaeprobe.inference.moments import PosteriorMoments, log_density_and_score, with_codes
+from vaeprobe.inference.readings import Reading, defect, readings
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Categorical, Likelihood
 from vaeprobe.report import Finding
 
-__all__ = ["check_data", "check_layout", "layouts"]
+__all__ = ["better_reading", "check_data", "check_layout", "how_to_say"]
 
 COLLAPSED_KL = 0.1  # nats: an encoder that says less than this reconstructs no better than chance, rightly
+READ_ROWS = 64  # that other layouts are tried on
+DEFECT, FAR_BETTER = (
+    0.25,
+    4.0,
+)  # a defect under the first needs no other layout; how much smaller another's must be
+LEFT_OVER = 0.6  # and the largest that another's may be: encoders trained to the end are below it
+ALIKE = 0.01  # defects that near are the same: the plainer layout, which comes first, is named
+# second outputs that a blueprint can name
+SAYABLE = ("log_variance", "log_sd", "variance", "sd", "softplus_variance", "softplus_sd")
 
 
 def check_data(decoder: Decoder, x: Tensor, likelihood: Likelihood) -> None:
@@ -76,31 +88,6 @@ def _check_classes(x: Tensor, likelihood: Categorical, labels: bool) -> None:
         )
 
 
-def layouts(mean: Tensor, log_variance: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return (mean, log variance) as other readings of the same encoder outputs would have them.
-
-    Args:
-        mean, log_variance: as read, shape (n, k).
-
-    Returns:
-        readings by name; "interleaved" applies to outputs that were read chunked, and the other way round.
-    """
-    n, k = mean.shape
-    chunked = torch.cat([mean, log_variance], dim=1).view(n, k, 2)
-    interleaved = torch.stack([mean, log_variance], dim=2).reshape(n, 2 * k)
-    found = {
-        "interleaved": (chunked[:, :, 0], chunked[:, :, 1]),
-        "chunked": (interleaved[:, :k], interleaved[:, k:]),
-        "log-variances first, then means": (log_variance, mean),
-        "log standard deviations": (mean, 2 * log_variance),
-        "softplus standard deviations": (mean, 2 * torch.nn.functional.softplus(log_variance).log()),
-    }
-    if (log_variance > 0).all():
-        found["variances"] = (mean, log_variance.log())
-        found["standard deviations"] = (mean, 2 * log_variance.log())
-    return found
-
-
 def check_layout(
     decoder: Decoder, encoder: Encoder, x: Tensor, likelihood: Likelihood, *, seed: int = 0, rows: int = 128
 ) -> tuple[Finding, ...]:
@@ -120,7 +107,8 @@ def check_layout(
     if broken:
         raise InputError(
             f"the encoder's KL is not finite on {broken} of {len(x)} data rows",
-            hint="a variance or standard deviation read as a log-variance? name it in the blueprint's [encoder]",
+            hint="a precision, a variance or a standard deviation read as a log-variance? name it in the "
+            "blueprint's [encoder]",
         )
     noise = torch.from_numpy(stream(seed, "layout").standard_normal(tuple(mean.shape)))
     chance = _chance(x, likelihood, decoder.data_dim)
@@ -133,19 +121,18 @@ def check_layout(
     given, given_elbo = quality(mean, log_variance)
     if _clearly_positive(given - chance) or float(kl.mean()) < COLLAPSED_KL:
         return ()
-    best, best_name = given_elbo, ""
-    for name, (m, v) in layouts(mean, log_variance).items():
-        if torch.isfinite(v).all() and float(v.max()) < 20:
-            value, elbo = quality(m, v)
-            if _clearly_positive(value - chance) and _clearly_positive(elbo - best):
-                best, best_name = elbo, name
+    best, found = given_elbo, None
+    for reading in readings(mean, log_variance, encoder.second):
+        value, elbo = quality(reading.mean, reading.log_variance)
+        if _clearly_positive(value - chance) and _clearly_positive(elbo - best):
+            best, found = elbo, reading
     gap = float((chance - given).mean())
-    if best_name:
+    if found is not None:
         raise InputError(
             f"the encoder's codes reconstruct the data {abs(gap):.4g} nats a row {_side(gap)} than the mean "
             f"image does: its outputs are laid out otherwise",
-            hint=f"read as {best_name} they gain {float((best - given_elbo).mean()):.4g} nats: "
-            "say so in the blueprint's [encoder]",
+            hint=f"read as {found.words} they gain {float((best - given_elbo).mean()):.4g} nats: "
+            f"{how_to_say(found)}",
         )
     return (
         Finding(
@@ -155,6 +142,59 @@ def check_layout(
             hint="other data than it was trained on, another scaling, or a wrong layout of the encoder's outputs",
         ),
     )
+
+
+def better_reading(
+    decoder: Decoder, encoder: Encoder, x: Tensor, likelihood: Likelihood, moments: PosteriorMoments
+) -> tuple[Reading, float] | None:
+    """Return the layout of the encoder's outputs that obeys the identities of the optimum far better, and its beta.
+
+    Only where the given one does not obey them: its defect (`vaeprobe.inference.readings.defect`) is above 0.25 and
+    four times that of the other.  Curvature and score are taken at the means, without averaging over the posterior.
+
+    Args:
+        x: data rows, shape (n, ...), and `moments` those of the given layout.
+    """
+    given = defect(moments.mean, moments.variance.log(), moments.curvature, moments.score)
+    if given < DEFECT or float(kl_per_latent(moments.mean, moments.variance).sum(1).mean()) < COLLAPSED_KL:
+        return None
+    rows = x[:READ_ROWS]
+    mean, log_variance = (t.double().cpu() for t in encoder(rows))
+    seen: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
+
+    def at(e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z = with_codes(decoder, likelihood, rows, e)
+        value, score = log_density_and_score(decoder, likelihood, rows, z)
+        G = gram(decoder, z, likelihood=likelihood)
+        return value, score, G.diagonal(dim1=1, dim2=2)
+
+    seen[""] = at(mean)
+    best, found = min(given, defect(mean, log_variance, seen[""][2], seen[""][1])) / FAR_BETTER, None
+    for reading in readings(mean, log_variance, encoder.second):
+        if reading.order not in seen:
+            seen[reading.order] = at(reading.mean)
+        value, score, h = seen[reading.order]
+        if float((value - seen[""][0]).mean()) < 0:
+            continue  # its means reconstruct worse than the given ones
+        other = defect(reading.mean, reading.log_variance, h, score)
+        if other < min(best - ALIKE * (found is not None), LEFT_OVER):
+            best, found = other, reading
+    if found is None:
+        return None
+    S = found.log_variance.exp()
+    active = informative(found.mean, S)
+    top, bottom = (S * seen[found.order][2])[:, active], (1 - S)[:, active]
+    return found, float(top.sum() / bottom.sum())
+
+
+def how_to_say(reading: Reading) -> str:
+    """Return what to do so that the encoder is read that way."""
+    if reading.second not in SAYABLE or reading.order.endswith("swapped"):
+        return "wrap the encoder so that it returns (mean, log variance)"
+    parts = [f'output = "{reading.order}"'] if reading.order else []
+    if reading.second != "log_variance":
+        parts.append(f'second = "{reading.second}"')
+    return f"say {' and '.join(parts)} in the blueprint's [encoder]"
 
 
 def _side(gap: float) -> str:

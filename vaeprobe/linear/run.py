@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from vaeprobe.data import Data, open_data
+from vaeprobe.data import Data, NotFiniteError, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import (
     COLLAPSE,
@@ -110,7 +110,11 @@ class TrainLinear:
             spec = fitted.spectrum
         else:
             wanted = RANDOMIZED_PAIRS if self.latent_dim == "auto" else int(self.latent_dim) + 1
-            spec = spectrum.compute(own, wanted, solver=self.solver, seed=self.seed, processes=processes)
+            try:
+                spec = spectrum.compute(own, wanted, solver=self.solver, seed=self.seed, processes=processes)
+            except NotFiniteError as error:
+                hint = "leave them out with --drop-nonfinite, or estimate missing values with --missing em"
+                raise NotFiniteError(error.message, hint=hint) from None
         choice, d, chosen = self._dimension(spec, own, processes)
         if fitted is not None:
             known = replace(spec, values=spec.values[:d], vectors=spec.vectors[:, :d])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.errors import UsageError
+from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import Finding, Metric, MetricSpec
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder, Encoder
+    from vaeprobe.inference.beta import BetaEstimate
     from vaeprobe.inference.moments import PosteriorMoments
+    from vaeprobe.inference.readings import Reading
     from vaeprobe.likelihoods import Likelihood
 
 # rows of a data file that are looked at; `samples` of them, drawn at random, are measured
@@ -39,18 +42,48 @@ class Evidence:
     Attributes:
         x: the data rows that were measured, shape (n, ...).
         available: all rows that were read.
+        source: what the rows are, in words.
+        scaling: what was done to their values.
         outputs: numbers in one of the decoder's outputs.
+        names: name of each continuous latent, `z0` being column 0 of the latent tensor.
         likelihood: the likelihood they were held against.
         moments: moments under the posteriors of `x`.
+        estimate: beta by every identity, None where every latent collapsed.
+        reading: another layout of the encoder's outputs that fits far better, and beta under it.
         findings: what the loader, the encoder and the layout check noted.
     """
 
     x: Tensor
     available: Tensor
+    source: str
+    scaling: str
     outputs: int
+    names: tuple[str, ...]
     likelihood: Likelihood
     moments: PosteriorMoments
+    estimate: BetaEstimate | None
+    reading: tuple[Reading, float] | None
     findings: tuple[Finding, ...]
+
+    @property
+    def mismatched(self) -> bool:
+        """Whether encoder, decoder and data do not belong together as they were read."""
+        return self.reading is not None or any(f.spec is NO_BETTER_THAN_CHANCE for f in self.findings)
+
+    @property
+    def place(self) -> str:
+        """Where the numbers hold, as the start of a sentence."""
+        return f"On {self.source} ({self.scaling}), {self.likelihood.words} likelihood"
+
+    def settings(self) -> dict[str, Any]:
+        """Return what of this belongs among a result's settings."""
+        return {
+            "likelihood": self.likelihood.name,
+            "rows": self.moments.rows,
+            "rows_available": len(self.available),
+            "rows_of": self.source,
+            "scaling": self.scaling,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +131,8 @@ class EncoderProbe(Probe):
 
         import torch
 
-        from vaeprobe.inference.layout import check_data, check_layout
+        from vaeprobe.inference.beta import estimate_beta
+        from vaeprobe.inference.layout import better_reading, check_data, check_layout
         from vaeprobe.inference.moments import posterior_moments
         from vaeprobe.intervals import stream
         from vaeprobe.likelihoods import Categorical
@@ -109,8 +143,7 @@ class EncoderProbe(Probe):
         self.check_ready()
         likelihood = self.chosen_likelihood(decoder)
         labelled = isinstance(likelihood, Categorical)
-        rows = self.data_rows(MOST_ROWS, scale="none" if labelled else "auto")
-        assert rows is not None
+        rows, source, scaling = self._rows("none" if labelled else "auto")
         if rows.ndim < 2 or len(rows) < 2:
             raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
         check_data(decoder, rows, likelihood)
@@ -122,14 +155,45 @@ class EncoderProbe(Probe):
         moments = posterior_moments(
             decoder, encoder, x, likelihood, pairs=self.pairs, gram_pairs=2, seed=self.seed, chunk=self.chunk
         )
+        estimate = estimate_beta(moments, seed=self.seed)
+        reading = None
+        if estimate is None or estimate.disagrees or not estimate.tested:
+            reading = better_reading(decoder, encoder, x, likelihood, moments)
+        if reading is not None:
+            findings = (*findings, _other_layout(*reading))
         return Evidence(
             x=x,
             available=rows,
+            source=f"{len(x)} of {len(rows)} rows of {source}",
+            scaling=scaling,
             outputs=decoder.data_dim,
+            names=tuple(f"z{i}" for i in decoder.continuous),
             likelihood=likelihood,
             moments=moments,
+            estimate=estimate,
+            reading=reading,
             findings=(*decoder.notes, *encoder.notes, *findings),
         )
+
+    def _rows(self, scale: str) -> tuple[Tensor, str, str]:
+        """Return the data, shape (rows, ...), what they are, and what was done to their values."""
+        from os import PathLike
+        from pathlib import Path
+
+        import torch
+
+        from vaeprobe.data import open_data
+
+        paths = self.data if isinstance(self.data, (list, tuple)) else [self.data]
+        if all(isinstance(path, (str, PathLike)) for path in paths):
+            data = open_data(self.data, scale=scale)
+            rows = torch.from_numpy(data.read(MOST_ROWS))
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            scaling = "as stored" if data.factor == 1 else f"divided by {1 / data.factor:.6g}"
+            return rows, f"`{Path(paths[0]).name}`{more}", scaling
+        found = self.data_rows(MOST_ROWS, scale=scale)
+        assert found is not None
+        return found, "the data given", "as given"
 
     def chosen_encoder(self, decoder: Decoder) -> Encoder:
         """Return the encoder: the one that was named, else the checkpoint's own.
@@ -186,3 +250,14 @@ class EncoderProbe(Probe):
             n=len(values),
             method="mean over rows, bootstrap over rows",
         )
+
+
+def _other_layout(reading: Reading, beta: float) -> Finding:
+    from vaeprobe.inference.layout import how_to_say
+
+    return Finding(
+        OTHER_LAYOUT,
+        f"read as {reading.words} the encoder's outputs agree with the likelihood far better: means, "
+        f"variances, latents and rows would ask for one beta, about {beta:.3g}",
+        hint=f"if that is what they are, {how_to_say(reading)}",
+    )

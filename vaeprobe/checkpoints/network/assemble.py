@@ -59,7 +59,9 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
         prior=tuple(Group(kind, size) for kind, size in network.latents),
         parameter=bp.parameter,
         likelihood=bp.likelihood,
-        encoder=Encoder(network.encoder, free, input_shape=bp.encoder.input, dtype=own.dtype)
+        encoder=Encoder(
+            network.encoder, free, input_shape=bp.encoder.input, dtype=own.dtype, second=bp.encoder.second
+        )
         if network.encoder is not None and bp.encoder is not None
         else None,
         architecture=bp.origin,
