@@ -51,7 +51,9 @@ class Simulated(Gate):
 
     seed: int
 
-    def _measure(self, probe: str, decoder: Decoder, samples: int, wanted: object) -> Result:
+    def _measure(
+        self, probe: str, decoder: Decoder, samples: int, wanted: object, data: str | None = None
+    ) -> Result:
         values = MEAN + SPREAD * np.random.default_rng(self.seed).standard_normal(samples)
         metric = Metric(SPEC, float(values.mean()), n=samples)
         return Drawn(metrics={CONTRAST: metric}, values=values.tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from vaeprobe.errors import ERRORS
 from vaeprobe.findings import FINDINGS
@@ -16,8 +16,8 @@ def codes() -> dict[str, tuple[str, str]]:
     return errors | {code: (spec.meaning, spec.remedy) for code, spec in FINDINGS.items()}
 
 
-def _wrap(text: str, indent: str = "  ") -> str:
-    return textwrap.fill(" ".join(text.split()), width=79, initial_indent=indent, subsequent_indent=indent)
+def _wrap(text: str, indent: str = "  ", hang: str = "  ") -> str:
+    return textwrap.fill(" ".join(text.split()), width=79, initial_indent=indent, subsequent_indent=hang)
 
 
 def of_metric(spec: MetricSpec) -> str:
@@ -52,7 +52,54 @@ def index(specs: Mapping[str, MetricSpec]) -> str:
         f"  {name.ljust(width)}  {textwrap.shorten(meaning, 60, placeholder=' …')}"
         for name, (meaning, _) in sorted(codes().items())
     ]
-    return "\n".join(["metrics", *metrics, "", "findings and errors", *others]) + "\n"
+    topics = [f"  {'policy'.ljust(width)}  keys, precedence and exit codes of `vaeprobe check`"]
+    return "\n".join(["topics", *topics, "", "metrics", *metrics, "", "findings and errors", *others]) + "\n"
+
+
+PRECEDENCE = (
+    "--config FILE, else vaeprobe.toml or [tool.vaeprobe] in pyproject.toml, here or above",
+    "MODEL arguments before `models`; --data before [PROBE] data before a model's override before `data`",
+    "--baseline before `baseline`; --rule METRIC=X before overrides of models before [check.rules]",
+    "a later override before an earlier one; a waiver before the rule that it covers, until its date",
+)
+
+
+def policy() -> str:
+    """Return the page about policies: their keys, what comes before what, exit codes."""
+    from vaeprobe.gate.outcome import EXIT_CODES
+    from vaeprobe.gate.policy_file import KEYS
+
+    rows = [
+        ("key of [check]", "default", "meaning"),
+        *((k, default, text) for k, (default, text) in KEYS.items()),
+    ]
+    codes = [(str(code), text) for code, text in EXIT_CODES.items()]
+    return (
+        "\n\n".join(
+            [
+                "policy: vaeprobe.toml, or the tables under [tool.vaeprobe] in pyproject.toml",
+                _columns(rows),
+                "what comes before what\n" + "\n".join(_wrap(line, hang="    ") for line in PRECEDENCE),
+                "exit codes of `vaeprobe check`, of several models the first that any has\n"
+                + _columns(codes),
+                _wrap(
+                    "Tables [orthogonality], [factorise], [trace], [posterior] and [beta] hold settings as on the command "
+                    "line. Nothing in a policy grants trust: --arch, --allow-code, --submodule are for the command line."
+                ),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows in aligned columns, the last one wrapped."""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]) - 1)]
+    lines = []
+    for row in rows:
+        head = "  " + "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
+        lines.append(textwrap.fill(row[-1], width=79, initial_indent=head, subsequent_indent=" " * len(head)))
+    return "\n".join(lines)
 
 
 def markdown_table(specs: Mapping[str, MetricSpec]) -> str:

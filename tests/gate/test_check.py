@@ -260,7 +260,7 @@ def test_a_metric_in_words_takes_no_limit(check: Any) -> None:
     policy('[check]\nsamples = 16\n[check.rules]\n"factorise.verdict" = { max = 1 }')
     done = check("good.npy")
     assert done.code == 2
-    assert "is no number" in done.out
+    assert "is a word and takes no limit" in done.err
 
 
 # -- documents --------------------------------------------------------------------------------------
@@ -509,3 +509,76 @@ def test_a_poor_environment_is_enough(folder: Path) -> None:
         check=False,
     )
     assert (done.stdout, done.stderr) == (b"good.npy  passed\n", b"")
+
+
+# -- first policies, data, verdicts -----------------------------------------------------------------
+
+
+def test_init_writes_a_policy_that_the_models_pass(check: Any, folder: Path) -> None:
+    Path("vaeprobe.toml").unlink()
+    (folder / "sub").mkdir()
+    done = check("--init", "good.npy", "bad.npy", "--baseline", "base.json")
+    assert (done.code, done.out) == (0, "")
+    assert "`vaeprobe check` holds them" in done.err
+    text = Path("vaeprobe.toml").read_text()
+    assert '"factorise.verdict" = "linear"' in text
+    assert 'models = ["good.npy", "bad.npy"]' in text
+    again = check("--json")
+    assert again.code == 0
+    assert set(statuses(again.document)) == {"good.npy", "bad.npy"}
+    refused = check("--init", "good.npy")
+    assert refused.code == 2
+    assert "exists and is not overwritten" in refused.err
+    assert Path("vaeprobe.toml").read_text() == text
+    elsewhere = check("--init", "good.npy", "--config", "sub/mine.toml")
+    assert elsewhere.code == 0
+    assert 'models = ["../good.npy"]' in Path("sub/mine.toml").read_text()
+    assert check("--config", "sub/mine.toml").code == 0
+
+
+def test_init_takes_no_other_task(check: Any) -> None:
+    assert check("--init", "good.npy", "--rule", f"{COSINE}=1", "--config", "new.toml").code == 2
+    assert check("--init", "--config", "new.toml").code == 2
+    assert not Path("new.toml").exists()
+
+
+def test_a_verdict_on_the_command_line(check: Any) -> None:
+    policy("")
+    assert check("good.npy", "--rule", "factorise.verdict=linear").code == 0
+    done = check("good.npy", "--rule", "factorise.verdict=curved,rotated")
+    assert done.code == 1
+    assert "factorise.verdict is linear, rule: curved or rotated" in " ".join(done.out.split())
+
+
+def test_the_command_line_comes_before_overrides(check: Any) -> None:
+    policy(f'[[check.overrides]]\nmodels = "bad.npy"\nrules = {{ "{COSINE}" = 0.99 }}\n')
+    assert check("bad.npy").code == 0
+    assert check("bad.npy", "--rule", f"{COSINE}=0.1").code == 1
+
+
+def test_the_policy_names_its_baseline(check: Any) -> None:
+    policy(f'[check]\nsamples = 16\nmax-samples = 32\nbaseline = "b.json"\n[check.rules]\n"{COSINE}" = 0.9')
+    assert check("good.npy").code == 0  # no rule needs it yet
+    policy(Path("vaeprobe.toml").read_text().replace("0.9", "{ regression = 0.1 }"))
+    assert check("good.npy").code == 5
+    assert check("good.npy", "--update-baseline").code == 0
+    assert Path("b.json").is_file()
+    assert check("good.npy").code == 0
+
+
+def test_1_comes_before_3(check: Any) -> None:
+    policy('[check]\nsamples = 16\n[check.rules]\n"orthogonality.mean_abs_cosine" = 0.1')
+    np.save("one.npy", np.ones((6, 1)))
+    assert check("one.npy").code == 3
+    assert check("one.npy", "bad.npy").code == 1
+
+
+def test_other_peoples_projects_do_not_matter(
+    check: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pyproject.toml").write_text("[tool.x\nbroken = =")
+    (folder / "vaeprobe.toml").rename(folder / "mine.toml")
+    (folder / "deep").mkdir()
+    monkeypatch.chdir(folder / "deep")
+    assert check("../good.npy", "--config", "../mine.toml").code == 0
+    assert check("../good.npy", "--rule", f"{COSINE}=0.1").code == 0

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from vaeprobe import explain
 from vaeprobe.errors import InputError, UsageError
-from vaeprobe.gate import policy as policies
+from vaeprobe.gate import policy_file as policies
+from vaeprobe.gate.outcome import WORST_FIRST
+from vaeprobe.gate.policy import Policy
 
 COSINE = "orthogonality.mean_abs_cosine"
 ALIGNMENT = "orthogonality.alignment"
 
 
-def read(tmp_path: Path, text: str) -> policies.Policy:
+def read(tmp_path: Path, text: str) -> Policy:
     path = tmp_path / "vaeprobe.toml"
     path.write_text(text)
     return policies.read(path)
@@ -125,3 +128,89 @@ def test_the_digest_sees_every_change(tmp_path: Path) -> None:
     other = read(tmp_path, f'[check.rules]\n"{COSINE}" = 0.1000001')
     assert one.digest() != other.digest()
     assert one.digest() == read(tmp_path, f'[check.rules]\n"{COSINE}" = {{ max = 0.1 }}').digest()
+
+
+def test_verdicts_data_and_baseline(tmp_path: Path) -> None:
+    policy = read(
+        tmp_path,
+        """
+        [check]
+        data = "x.npy"
+        baseline = "base.json"
+        [check.rules]
+        "factorise.verdict" = "linear"
+        "orthogonality.verdict" = { is = ["orthogonal", "conformal"], level = "warning" }
+        [[check.overrides]]
+        models = "old_*"
+        data = "/data/old.npy"
+        """,
+    )
+    assert (policy.data_for("m.pt"), policy.baseline) == (
+        str(tmp_path / "x.npy"),
+        str(tmp_path / "base.json"),
+    )
+    assert policy.data_for("models/old_1.pt") == "/data/old.npy"
+    rules = policy.rules_for("old_1.pt")
+    assert rules["factorise.verdict"].verdicts == ("linear",)
+    assert rules["orthogonality.verdict"].level == "warning"
+    assert rules["orthogonality.verdict"].describe() == "orthogonal or conformal"
+
+
+@pytest.mark.parametrize(
+    ("text", "side", "limit", "verdicts"),
+    [
+        ("orthogonality.alignment=0.5", "min", 0.5, ()),
+        ("orthogonality.mean_abs_cosine=0.5", "max", 0.5, ()),
+        ("beta.estimate<=2", "max", 2.0, ()),
+        (" beta.estimate >= 1e-3 ", "min", 1e-3, ()),
+        ("factorise.verdict=linear, independent", None, None, ("linear", "independent")),
+    ],
+)
+def test_rules_on_the_command_line(text: str, side: str, limit: float, verdicts: tuple[str, ...]) -> None:
+    rule = policies.rule_of_text(text)
+    assert (rule.side, rule.limit, rule.verdicts) == (side, limit, verdicts)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "hint"),
+    [
+        ("beta.estimate=1", "no better direction", "'beta.estimate<=X' or 'beta.estimate>=X'"),
+        ("orthogonality.alignment<=0.5", "bound its good side", "orthogonality.alignment=0.5"),
+        ("orthogonality.alignment", "is no rule", "METRIC=LIMIT"),
+        ("orthogonality.alignment=much", "is no rule", "METRIC=LIMIT"),
+        ("factorise.verdct=linear", "is no rule", "METRIC=LIMIT"),
+    ],
+)
+def test_hints_for_the_command_line_can_be_typed_there(text: str, words: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)) as caught:
+        policies.rule_of_text(text)
+    assert hint in (caught.value.hint or "")
+    assert "{" not in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("key", sorted(policies.TRUST))
+def test_no_policy_grants_trust(tmp_path: Path, key: str) -> None:
+    for table in ("check", "orthogonality"):
+        with pytest.raises(UsageError, match="a matter of trust"):
+            read(tmp_path, f"[{table}]\n{key} = true")
+
+
+@pytest.mark.parametrize("key", ["rotations", "likelihood"])
+def test_settings_are_no_matter_of_trust(tmp_path: Path, key: str) -> None:
+    value = {"rotations": "8", "likelihood": '"bernoulli"'}[key]
+    assert key in read(tmp_path, f"[orthogonality]\n{key} = {value}").settings["orthogonality"]
+
+
+def test_a_broken_project_of_somebody_else_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.x\nbroken = =")
+    assert policies.find(tmp_path) is None or policies.find(tmp_path) != tmp_path / "pyproject.toml"
+    (tmp_path / "pyproject.toml").write_text("[tool.vaeprobe\nbroken = =")
+    with pytest.raises(UsageError, match="is no TOML"):
+        policies.find(tmp_path)
+
+
+def test_every_key_is_explained() -> None:
+    page = explain.policy()
+    assert all(f"\n  {key} " in page for key in policies.KEYS)
+    assert all(f"\n  {code} " in page for code in WORST_FIRST)
+    assert max(map(len, page.splitlines())) <= 80

@@ -9,6 +9,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+import torch
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import UsageError
+from vaeprobe.pytest_plugin import VaeprobeFixture
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 PROJECT = tomllib.loads((SAMPLES.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -32,7 +37,6 @@ def everything_is_imported() -> None:
     import torch.optim  # noqa: F401
 
     import vaeprobe
-    from vaeprobe.pytest_plugin import VaeprobeFixture
 
     decoder = vaeprobe.Decoder(lambda z: z, latent_dim=2)
     VaeprobeFixture().assert_orthogonal(decoder)
@@ -108,7 +112,36 @@ def test_a_mistake_in_a_setting_is_an_error_not_a_failure(pytester: pytest.Pytes
     """,
     )
     done.assert_outcomes(failed=1)
-    done.stdout.fnmatch_lines(["*Error*rotatoins*"])
+    done.stdout.fnmatch_lines(["*Error*rotatoins*did you mean `rotations`*"])
+
+
+def test_a_misspelt_limit_is_told_the_nearest() -> None:
+    fixture = VaeprobeFixture()
+    decoder = Decoder(lambda z: z, latent_dim=2)
+    with pytest.raises(UsageError, match=r"`max_mean_cosine`; did you mean .*`max_mean_abs_cosine`"):
+        fixture.assert_orthogonal(decoder, max_mean_cosine=0.1)
+    with pytest.raises(UsageError, match=r"`sede`; did you mean .*`seed`"):
+        fixture.assert_factorises(decoder, sede=1)
+
+
+def test_any_limit_of_the_command_is_a_limit_here() -> None:
+    fixture = VaeprobeFixture()
+    oblique = Decoder(lambda z: z @ torch.tensor([[1.0, 0.5], [0.0, 1.0]], dtype=z.dtype).T, latent_dim=2)
+    fixture.assert_orthogonal(oblique, max_ima_contrast=0.5)
+    with pytest.raises(
+        AssertionError, match=r"^fail: orthogonality\.ima_contrast is 0\.1116 .*at most 0\.05$"
+    ):
+        fixture.assert_orthogonal(oblique, max_ima_contrast=0.05, max_mean_abs_cosine=0.9)
+
+
+def test_rotated_is_not_independent() -> None:
+    c = 0.5**0.5
+    R = torch.tensor([[c, -c], [c, c]], dtype=torch.float64)
+    scale = torch.tensor([1.2, 0.5], dtype=torch.float64)
+    turned = Decoder(lambda z: torch.sinh(z.double() @ R.T) * scale, latent_dim=2)
+    with pytest.raises(AssertionError, match=r"^rotated: "):
+        VaeprobeFixture().assert_factorises(turned, samples=64)
+    VaeprobeFixture().assert_factorises(turned, samples=64, verdicts=("rotated",))
 
 
 def test_the_plugin_imports_nothing_heavy() -> None:

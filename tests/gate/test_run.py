@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,14 @@ import torch
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import ModelReport, worst_code
-from vaeprobe.gate.policy import Policy, Rule, Waiver
-from vaeprobe.gate.run import Gate
-from vaeprobe.report import Artifact
+from vaeprobe.gate.policy import Override, Policy, Rule, Waiver, spec_of
+from vaeprobe.gate.run import Gate, hold, hold_verdict, worst_of
+from vaeprobe.report import Artifact, Metric
+from vaeprobe.result import Result
+
+from vaes import linear_vae
 
 COSINE = "orthogonality.mean_abs_cosine"
 CONTRAST = "orthogonality.ima_contrast"
@@ -222,3 +227,78 @@ def test_the_worst_code_wins() -> None:
     assert worst_code([5, 4, 6, 1]) == 4
     assert worst_code([70, 4]) == 70
     assert worst_code([]) == 3
+
+
+# -- verdicts, lists and data ------------------------------------------------------------------------
+
+
+def verdict(*words: str, **extra: object) -> Policy:
+    rule = Rule(metric="factorise.verdict", verdicts=words, **extra)  # type: ignore[arg-type]
+    return Policy(rules={rule.metric: rule}, samples=64, max_samples=128)
+
+
+def test_a_verdict_passes_where_it_is_named() -> None:
+    straight = Decoder(lambda z: z * torch.tensor([1.0, 2.0], dtype=z.dtype), latent_dim=2)
+    for words, status, code in (
+        (("linear",), "pass", 0),
+        (("independent", "linear"), "pass", 0),
+        (("independent",), "fail", 1),
+    ):
+        report = check(verdict(*words), straight)
+        assert ([o.status for o in report.outcomes], report.exit_code) == ([status], code)
+    assert report.outcomes[0].message == "factorise.verdict is linear, rule: independent"
+    assert ModelReport.from_dict(report.to_dict()).outcomes == report.outcomes
+
+
+def test_an_open_or_undefined_verdict_decides_nothing() -> None:
+    for word, open_words, status in (
+        ("undecided", {"undecided"}, "inconclusive"),
+        ("undecided", set(), "fail"),
+        ("undefined", set(), "undefined"),
+    ):
+        rule = Rule(metric="factorise.verdict", verdicts=("linear",))
+        assert hold_verdict(rule, Result(metrics={}, verdict=word), open_words).status == status
+    rule = Rule(metric="factorise.verdict", verdicts=("undecided",))
+    assert hold_verdict(rule, Result(metrics={}, verdict="undecided"), {"undecided"}).status == "pass"
+
+
+def test_a_limit_bounds_the_worst_latent() -> None:
+    spec = spec_of("kl.per_latent")
+    metric = Metric(spec, [0.5, 2.0, 1.0], n=8)
+    for side, limit, status in (
+        ("max", 2.0, "pass"),
+        ("max", 1.9, "fail"),
+        ("min", 0.5, "pass"),
+        ("min", 0.6, "fail"),
+    ):
+        outcome = hold(Rule(metric=spec.id, side=side, limit=limit), metric)  # type: ignore[arg-type]
+        assert outcome.status == status
+    assert worst_of(metric, "max").reason == "the largest of 3 latents"
+    assert not worst_of(Metric(spec, []), "max").defined
+
+
+def test_data_reach_the_probes_that_take_them(tmp_path: Path) -> None:
+    vae = linear_vae()
+    rows = tmp_path / "x.npy"
+    np.save(rows, vae.x.numpy())
+    settings = {"beta": {"likelihood": "gaussian", "sigma2": float(vae.likelihood.sigma2)}}
+    rule = Rule(metric="beta.consistency", side="min", limit=0.5)
+    policy = Policy(rules={rule.metric: rule}, settings=settings, data=str(rows), samples=64, max_samples=64)
+    assert check(policy, vae.decoder).exit_code == 0
+    general, own = replace(policy, data="none.npy"), Override(models="m.pt", data=str(rows))
+    assert check(replace(general, overrides=[own]), vae.decoder).exit_code == 0
+    assert check(general, vae.decoder, data=str(rows)).exit_code == 0
+    with pytest.raises(InputError):
+        check(general, vae.decoder)
+
+
+@pytest.mark.parametrize("key", baselines.METHOD)
+def test_another_method_is_another_baseline(key: str) -> None:
+    mine = baselines.method_of({key: 1, "chunk": 8, "samples": 9})
+    assert mine == {key: 1}
+    assert baselines.method_of({key: 2}) != mine
+
+
+@pytest.mark.parametrize("setting", ["chunk", "samples", "rotations", "restarts"])
+def test_what_leaves_the_values_alone_is_the_same_method(setting: str) -> None:
+    assert baselines.method_of({setting: 1}) == {}

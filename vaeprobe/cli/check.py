@@ -26,14 +26,15 @@ from vaeprobe.cli import options, output, streams
 from vaeprobe.cli.probe_commands import load
 from vaeprobe.errors import InputError, ResourceError, UsageError, did_you_mean
 from vaeprobe.gate import baseline as baselines
-from vaeprobe.gate import policy as policies
+from vaeprobe.gate import policy_file
 from vaeprobe.gate.outcome import GateReport, ModelReport
-from vaeprobe.gate.policy import Policy
+from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.run import Gate
 from vaeprobe.render.text import clean
 
 GateFormat = Literal["text", "json", "jsonl", "markdown", "junit", "sarif", "github", "gitlab"]
 GATE = "Gate"
+BASELINE_FILE = "vaeprobe-baseline.json"
 
 
 def check(
@@ -49,18 +50,34 @@ def check(
     rule: Annotated[
         list[str] | None,
         typer.Option(
-            help="A rule besides the policy's, e.g. orthogonality.alignment=0.5.",
+            help="A rule besides the policy's, e.g. orthogonality.alignment=0.5, 'latents.dim<=10' or "
+            "factorise.verdict=linear,independent.",
             metavar="METRIC=LIMIT",
             rich_help_panel=GATE,
         ),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows for rules that need them (default: `data` of the policy).",
+            metavar="FILE",
+            rich_help_panel=GATE,
+        ),
+    ] = None,
     baseline: Annotated[
-        Path | None, typer.Option(help="Baseline to compare with.", rich_help_panel=GATE)
+        Path | None,
+        typer.Option(help="Baseline to compare with (default: the policy's).", rich_help_panel=GATE),
     ] = None,
     update_baseline: Annotated[
         bool,
         typer.Option(
             "--update-baseline", help="Write the baseline anew from these models.", rich_help_panel=GATE
+        ),
+    ] = False,
+    init: Annotated[
+        bool,
+        typer.Option(
+            "--init", help="Write a first policy that these models pass, as they are.", rich_help_panel=GATE
         ),
     ] = False,
     jobs: Annotated[
@@ -109,23 +126,32 @@ def check(
     A policy is `vaeprobe.toml`; rules name metrics (`vaeprobe explain` lists them), and each metric knows
     its better direction.  Sampling grows until every rule is decided.
     """
-    policy = _policy(config, rule or [], needed=not update_baseline)
-    targets = _targets(models or [], policy)
-    reports = [_report_target(text) for text in report or []]
     loading = {
         "blueprint": blueprint, "arch": arch, "key": key, "submodule": submodule,
         "allow_code": allow_code, "latent_dim": latent_dim,
         "device": device, "dtype": dtype,
     }  # fmt: skip
-    kept = baseline or Path("vaeprobe-baseline.json") if update_baseline else resume
+    if init:
+        if rule or update_baseline:
+            raise UsageError(
+                "--init writes a policy and takes no other task", hint="run `vaeprobe check` after it"
+            )
+        place = config or Path(policy_file.POLICY_FILE)
+        return _init(place, models or [], data, baseline, loading, no_progress)
+    policy = _policy(config, rule or [], needed=not update_baseline)
+    targets = _targets(models or [], policy)
+    baseline = baseline or (Path(policy.baseline) if policy.baseline else None)
+    reports = [_report_target(text) for text in report or []]
+    kept = baseline or Path(BASELINE_FILE) if update_baseline else resume
     chosen = options.chosen_format(format, json_, out, get_args(GateFormat))
     files = [kept, *(path for _, path in reports)]
-    read = [policy.origin, None if update_baseline else baseline, blueprint]
+    read = [policy.origin, None if update_baseline else baseline, blueprint, data or policy.data]
     output.ready(out, files, inputs=[*targets, *(path for path in read if path)])
     if update_baseline:
-        return _update(policy, targets, baseline or Path("vaeprobe-baseline.json"), loading, no_progress)
-    gate = Gate(policy=policy, baseline=None if baseline is None else _baseline(baseline))
-    digest = _digest(policy, baseline, loading)
+        gate = Gate(policy=policy, data=data)
+        return _update(gate, targets, baseline or Path(BASELINE_FILE), loading, no_progress)
+    gate = Gate(policy=policy, baseline=_needed_baseline(policy, targets, baseline), data=data)
+    digest = _digest(policy, baseline, loading, data)
     streaming = chosen == "jsonl" and out is None
     done: list[ModelReport] = []
     with output.progress_bar(not no_progress and not streaming):
@@ -156,29 +182,16 @@ def check(
 
 
 def _policy(config: Path | None, rules: Sequence[str], *, needed: bool) -> Policy:
-    path = config or policies.find(Path.cwd())
+    path = config or policy_file.find(Path.cwd())
     if path is None and not rules and needed:
         raise UsageError(
-            f"nothing to check by: there is no {policies.POLICY_FILE} here or above, and no --rule",
+            f"nothing to check by: there is no {policy_file.POLICY_FILE} here or above, and no --rule",
             hint="try --rule orthogonality.mean_abs_cosine=0.2, or write that under [check.rules] in "
-            f'{policies.POLICY_FILE}: "orthogonality.mean_abs_cosine" = 0.2',
+            f'{policy_file.POLICY_FILE}: "orthogonality.mean_abs_cosine" = 0.2',
         )
-    policy = policies.read(path) if path is not None else Policy(origin="command line")
-    extra = dict(policy.rules)
-    for text in rules:
-        metric, equals, limit = text.partition("=")
-        try:
-            value = float(limit)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise UsageError(
-                f"`{text}` is no rule", hint="write METRIC=LIMIT, e.g. orthogonality.alignment=0.5"
-            )
-        made = policies.rule(metric.strip(), value, "--rule")
-        if made is not None:
-            extra[made.metric] = made
-    return replace(policy, rules=extra)
+    policy = policy_file.read(path) if path is not None else Policy(origin="command line")
+    made = {found.metric: found for found in map(policy_file.rule_of_text, rules)}
+    return replace(policy, overrides=[*policy.overrides, Override(models="*", rules=made)])
 
 
 def _targets(models: Sequence[str], policy: Policy) -> list[str]:
@@ -212,13 +225,14 @@ def _report_target(text: str) -> tuple[str, Path]:
     return format, Path(path)
 
 
-def _digest(policy: Policy, baseline: Path | None, loading: dict[str, Any]) -> str:
+def _digest(policy: Policy, baseline: Path | None, loading: dict[str, Any], data: str | None) -> str:
     """Return a hash of everything besides the model's own files that an outcome depends on."""
     body = __version__ + policy.digest() + json.dumps(loading, sort_keys=True, default=str)
     if policy.waivers:
         body += datetime.date.today().isoformat()
-    for path in (baseline, loading["blueprint"]):
-        body += _sha256(path)
+    every = [data, policy.data, *(o.data for o in policy.overrides)]
+    for path in (baseline, loading["blueprint"], *every):
+        body += _fingerprint(path)
     return hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -228,6 +242,14 @@ def _sha256(path: Path | str | None) -> str:
         return ""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(path: Path | str | None) -> str:
+    """Return the hash of a file's bytes, of the names, sizes and times in a folder or of a glob."""
+    if path is None or Path(path).is_file():
+        return _sha256(path)
+    found = sorted(Path(path).rglob("*")) if Path(path).is_dir() else map(Path, sorted(glob.glob(str(path))))
+    return "".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns};" for p in found)
 
 
 def _inputs(digest: str, target: str, sha256: str) -> str:
@@ -336,17 +358,71 @@ def _baseline(path: Path) -> dict[str, baselines.Record]:
     return {_relative(path.parent / model, Path()): r for model, r in baselines.read(path).items()}
 
 
+def _needed_baseline(
+    policy: Policy, targets: Sequence[str], path: Path | None
+) -> dict[str, baselines.Record] | None:
+    """Return the baseline's records; a policy may name a file that no rule needs yet."""
+    named = path is not None and path == Path(policy.baseline or "")
+    if path is None or (
+        named
+        and not path.exists()
+        and not any(r.regression is not None for t in targets for r in policy.rules_for(t).values())
+    ):
+        return None
+    return _baseline(path)
+
+
 def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
+def _init(
+    path: Path,
+    models: Sequence[str],
+    data: str | None,
+    baseline: Path | None,
+    loading: dict[str, Any],
+    no_progress: bool,
+) -> int:
+    """Write a first policy from the models as they are."""
+    from vaeprobe.gate import first_policy
+    from vaeprobe.progress import track
+
+    if path.exists():
+        raise UsageError(
+            f"`{path}` exists and is not overwritten", hint="--config NAME writes the policy to another file"
+        )
+    if not models:
+        raise UsageError("no model to write a policy for", hint="vaeprobe check --init MODEL...")
+    output.ready(None, [path], inputs=models)
+    samples = Policy().samples
+    with output.progress_bar(not no_progress):
+        measured = {
+            _relative(Path(target), path.parent): first_policy.measure(
+                load(Path(target), **loading), samples=samples, data=data
+            )
+            for target in track(_targets(models, Policy()), "measuring")
+        }
+    text = first_policy.text(
+        measured,
+        models=[_relative(Path(m), path.parent) for m in models],
+        samples=samples,
+        data=None if data is None else _relative(Path(data), path.parent),
+        baseline=None if baseline is None else _relative(baseline, path.parent),
+    )
+    output.write_text(path, text)
+    rules = policy_file.read(path).rules
+    again = "vaeprobe check" + ("" if path.name == policy_file.POLICY_FILE else f" --config {path}")
+    print(f"{len(rules)} rules for {len(measured)} models; `{clean(again)}` holds them", file=sys.stderr)
+    return 0
+
+
 def _update(
-    policy: Policy, targets: Sequence[str], path: Path, loading: dict[str, Any], no_progress: bool
+    gate: Gate, targets: Sequence[str], path: Path, loading: dict[str, Any], no_progress: bool
 ) -> int:
     """Write the records of the models into a baseline, keeping those of other models."""
     from vaeprobe.progress import track
 
-    gate = Gate(policy=policy)
     records = baselines.read(path) if path.is_file() else {}
     with output.progress_bar(not no_progress):
         for target in track(targets, "measuring the baseline"):

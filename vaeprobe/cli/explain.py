@@ -13,7 +13,9 @@ from vaeprobe.errors import UsageError, did_you_mean
 def explain(
     name: Annotated[
         str | None,
-        typer.Argument(help="A metric id, finding code or error code; none lists all.", show_default=False),
+        typer.Argument(
+            help="A metric id, finding code, error code or `policy`; none lists all.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """What a metric, finding or error code means: formula, source, range, how it misleads, what to do."""
@@ -24,12 +26,15 @@ def explain(
     if name is None:
         sys.stdout.write(pages.index(specs))
         return
+    if name == "policy":
+        sys.stdout.write(pages.policy())
+        return
     if name in specs:
         sys.stdout.write(pages.of_metric(specs[name]))
         return
     codes = pages.codes()
     if name not in codes:
-        known = [*specs, *codes]
+        known = ["policy", *specs, *codes]
         raise UsageError(
             f"nothing is called `{name}`",
             hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",

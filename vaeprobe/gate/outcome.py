@@ -10,9 +10,19 @@ from typing import Any
 from vaeprobe.gate.policy import FORMAT, Rule, Waiver, spec_of
 from vaeprobe.report import SCHEMA_VERSION, Artifact, Finding, Metric, Status
 
-# several models exit with the worst code, in this order: those that could not be checked, then a failed check,
-# which is news, before one that is open
-WORST_FIRST = (70, 4, 6, 5, 2, 1, 3, 0)
+# several models exit with the first of these that any of them has: those that could not be checked, then a failed
+# check, which is news, before one that is open
+EXIT_CODES = {
+    70: "a bug of vaeprobe",
+    4: "a file was refused as unsafe",
+    6: "out of memory or time",
+    5: "a file is unreadable, damaged or unsupported",
+    2: "an option, the policy or the baseline is wrong",
+    1: "a check failed",
+    3: "a check is inconclusive or undefined, or nothing was checked",
+    0: "every check passed, and there was one",
+}
+WORST_FIRST = tuple(EXIT_CODES)
 
 
 def worst_code(codes: Iterable[int]) -> int:
@@ -30,14 +40,14 @@ class Outcome:
         metric: what was measured, with the interval that decided; for a regression rule the difference from
             the baseline, positive where worse.
         status: pass, fail, inconclusive or undefined.
-        bound: the number that the interval was held against.
+        bound: the number that the interval was held against; None for a verdict.
         waiver: the waiver that covers a failure, if any.
     """
 
     rule: Rule
     metric: Metric
     status: Status
-    bound: float
+    bound: float | None
     waiver: Waiver | None = None
 
     @property
@@ -51,7 +61,9 @@ class Outcome:
         metric = self.metric
         if self.rule.metric == FORMAT:
             return f"the format {metric.reason}" + self._waived
-        if self.rule.limit is None and metric.value is not None:
+        if self.rule.verdicts:
+            what = f"is {metric.value or 'undefined'}"
+        elif self.rule.limit is None and metric.value is not None:
             what = f"changed by {float(_number(metric)):+.4g} (positive is worse)"
         else:
             what = "is undefined" if metric.value is None else f"is {float(_number(metric)):.4g}"
@@ -73,7 +85,7 @@ class Outcome:
         return {
             "metric": self.rule.metric,
             "status": self.status,
-            "rule": asdict(self.rule),
+            "rule": {**asdict(self.rule), "verdicts": list(self.rule.verdicts)},
             "bound": self.bound,
             "value": self.metric.value,
             "ci": list(self.metric.ci) if self.metric.ci else None,
@@ -88,7 +100,8 @@ class Outcome:
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Outcome:
         """Return the outcome that `to_dict` wrote; KeyError, TypeError or ValueError for anything else."""
-        rule, waived, ci = Rule(**body["rule"]), body["waived"], body["ci"]
+        rule = Rule(**{**body["rule"], "verdicts": tuple(body["rule"]["verdicts"])})
+        waived, ci, bound = body["waived"], body["ci"], body["bound"]
         if body["status"] not in ("pass", "fail", "inconclusive", "undefined"):
             raise ValueError(f"no status is called {body['status']!r}")
         metric = Metric(
@@ -99,7 +112,13 @@ class Outcome:
             reason=body["reason"],
         )
         waiver = waived and Waiver(**{**waived, "expires": datetime.date.fromisoformat(waived["expires"])})
-        return cls(rule=rule, metric=metric, status=body["status"], bound=float(body["bound"]), waiver=waiver)
+        return cls(
+            rule=rule,
+            metric=metric,
+            status=body["status"],
+            bound=None if bound is None else float(bound),
+            waiver=waiver,
+        )
 
 
 def _number(metric: Metric) -> float:

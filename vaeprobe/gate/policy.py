@@ -1,35 +1,4 @@
-"""What a policy file says: `vaeprobe.toml`, or the same tables under `[tool.vaeprobe]` in pyproject.toml.
-
-```toml
-[check]
-models = ["models/*.safetensors"]   # checked when the command line names none
-samples = 256                       # the first draw (trace: 4 starts); it doubles until every rule is decided
-max-samples = 4096
-confidence = 0.95
-inconclusive = "error"              # or "warning", "pass"
-formats = ["safetensors", "pt2"]    # formats that artifacts must have
-
-[check.rules]
-"orthogonality.mean_abs_cosine" = { max = 0.2 }
-"orthogonality.alignment" = 0.5                        # the metric knows its direction: at least 0.5
-"orthogonality.ima_contrast" = { regression = "3 %" }  # against the baseline; 0.05 would be nats
-
-[orthogonality]                     # settings of a probe, as on its command line
-likelihood = "bernoulli"
-
-[[check.overrides]]
-models = "models/legacy_*"
-rules = { "orthogonality.alignment" = { min = 0.2, level = "warning" } }
-
-[[check.waivers]]
-rule = "orthogonality.mean_abs_cosine"
-models = "models/old.pt"
-reason = "retrained in the next release"
-expires = 2027-01-31
-```
-
-A policy can never grant trust: `arch`, `allow-code`, `submodule` and the like belong on the command line.
-"""
+"""What a policy is: rules with their exceptions, and how they are to be decided.  `policy_file` reads one."""
 
 from __future__ import annotations
 
@@ -38,23 +7,18 @@ import datetime
 import fnmatch
 import hashlib
 import json
-import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
-from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.probes import PROBES, metric_specs, probe_class
-from vaeprobe.probes.settings import check, field_type, is_number
 from vaeprobe.report import MetricSpec
 
 Side = Literal["max", "min"]
 RuleLevel = Literal["error", "warning"]
 Undecided = Literal["error", "warning", "pass"]
 
-POLICY_FILE = "vaeprobe.toml"
 FORMAT = "artifact.format"  # the check that `formats` asks for; no probe measures it
 FORMAT_SPEC = MetricSpec(
     id=FORMAT,
@@ -62,37 +26,37 @@ FORMAT_SPEC = MetricSpec(
     meaning="0 where the format is among the policy's `formats`, else 1",
     remedy="`vaeprobe convert` writes safetensors and .pt2",
 )
-TRUST = frozenset({"arch", "allow-code", "allow_code", "submodule", "trust", "device"})
-CHECK_KEYS = (
-    "models", "samples", "max-samples", "confidence", "inconclusive", "formats", "rules", "overrides", "waivers",
-)  # fmt: skip
-RULE_KEYS = ("max", "min", "limit", "regression", "level")
+VERDICT = "verdict"  # the last part of the name that rules give to a probe's verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One limit of one metric.
+    """One limit of one metric, or the verdicts of a probe that pass.
 
     Attributes:
-        metric: metric id.
-        side: the side the limit bounds.
+        metric: metric id, or the name of a probe with `.verdict`.
+        side: the side the limit bounds; None for verdicts.
         limit: the bound, or None for a rule that only compares with the baseline.
         regression: how much worse than the baseline the metric may be, in its own unit.
         relative: whether `regression` is a fraction of the baseline instead.
+        verdicts: the verdicts that pass.
         level: error or warning.
     """
 
     metric: str
-    side: Side
+    side: Side | None = None
     limit: float | None = None
     regression: float | None = None
     relative: bool = False
+    verdicts: tuple[str, ...] = ()
     level: RuleLevel = "error"
 
     def describe(self) -> str:
         """Return the rule in a few words."""
         if self.metric == FORMAT:
             return "an accepted format"
+        if self.verdicts:
+            return " or ".join(self.verdicts)
         if self.limit is not None:
             return f"{'at most' if self.side == 'max' else 'at least'} {self.limit:g}"
         size = f"{100 * (self.regression or 0):g} %" if self.relative else f"{self.regression:g}"
@@ -117,20 +81,23 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """Rules that replace or join the general ones on some models; None switches a rule off."""
+    """Rules and data that replace or join the general ones on some models; None switches a rule off."""
 
     models: str
-    rules: Mapping[str, Rule | None]
+    rules: Mapping[str, Rule | None] = field(default_factory=dict)
+    data: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """A whole policy (see the module's text)."""
+    """A whole policy; `policy_file.KEYS` says what each key means."""
 
     rules: Mapping[str, Rule] = field(default_factory=dict)
     overrides: Sequence[Override] = ()
     waivers: Sequence[Waiver] = ()
     models: Sequence[str] = ()
+    data: str | None = None
+    baseline: str | None = None
     samples: int = 256
     max_samples: int = 4096
     confidence: float = 0.95
@@ -147,6 +114,11 @@ class Policy:
                 rules.update(override.rules)
         return {id: rule for id, rule in rules.items() if rule is not None}
 
+    def data_for(self, model: str) -> str | None:
+        """Return the data of a model: of the last override that has some, else everybody's."""
+        own = [o.data for o in self.overrides if o.data is not None and matches(model, o.models)]
+        return own[-1] if own else self.data
+
     def digest(self) -> str:
         """Return a hash of all that can change an outcome."""
         body = json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)
@@ -159,289 +131,35 @@ def matches(model: str, pattern: str) -> bool:
     return fnmatch.fnmatch(path, pattern) or fnmatch.fnmatch(path, f"*/{pattern}")
 
 
+def is_verdict(metric: str) -> bool:
+    """Whether a rule's metric is the verdict of a probe."""
+    probe, _, last = metric.rpartition(".")
+    return last == VERDICT and probe in PROBES
+
+
+def ruled() -> list[str]:
+    """Return all that a rule can name: verdicts and the metrics of decoder probes."""
+    verdicts = [f"{probe}.{VERDICT}" for probe in PROBES]
+    return list(dict.fromkeys([*verdicts, *(id for id in metric_specs() if probe_of(id))]))
+
+
 def spec_of(metric: str) -> MetricSpec:
-    """Return what the metric of a rule means."""
-    return FORMAT_SPEC if metric == FORMAT else metric_specs()[metric]
+    """Return what the metric of a rule means.
+
+    Raises:
+        KeyError: there is no such metric.
+    """
+    if metric == FORMAT:
+        return FORMAT_SPEC
+    specs = metric_specs()
+    if metric not in specs and is_verdict(metric):
+        return MetricSpec(id=metric, title="verdict", meaning="the first line of the probe's page")
+    return specs[metric]
 
 
 def probe_of(metric: str) -> str | None:
     """Return the probe that measures a metric, or None for one that no decoder probe measures."""
     for name in PROBES:
-        if any(spec.id == metric for spec in probe_class(name).METRICS):
+        if metric == f"{name}.{VERDICT}" or any(spec.id == metric for spec in probe_class(name).METRICS):
             return name
     return None
-
-
-# -- reading --------------------------------------------------------------------------------------
-
-
-def find(start: Path) -> Path | None:
-    """Return the nearest policy file at or above a folder, or None."""
-    for folder in (start, *start.parents):
-        path = folder / POLICY_FILE
-        if path.is_file():
-            return path
-        project = folder / "pyproject.toml"
-        if project.is_file() and _speaks_of_us(project) and _tool(_toml(project)):
-            return project
-    return None
-
-
-def _speaks_of_us(project: Path) -> bool:
-    """Whether a pyproject.toml names this tool: a broken one of somebody else's is none of our business."""
-    try:
-        return b"vaeprobe" in project.read_bytes()
-    except OSError:
-        return False
-
-
-def read(path: Path) -> Policy:
-    """Return the policy in a TOML file.
-
-    Raises:
-        InputError: the file cannot be read or is no TOML.
-        UsageError: a key, metric or value is wrong; the hint offers the nearest name.
-    """
-    tables = _toml(path)
-    if path.name == "pyproject.toml":
-        tables = _tool(tables)
-    return parse(tables, origin=str(path))
-
-
-def _tool(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return our tables of a pyproject.toml."""
-    tool = tables.get("tool")
-    own = tool.get("vaeprobe") if isinstance(tool, dict) else None
-    return own if isinstance(own, dict) else {}
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the policy `{path}`: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"the policy `{path}` is no UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the policy `{path}` is no TOML: {error}") from None
-    except RecursionError:
-        raise UsageError(f"the policy `{path}` is nested too deeply") from None
-
-
-def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
-    """Return the policy in parsed TOML tables (see `read`)."""
-    _known(tables, ("check", *PROBES), origin)
-    check = _table(tables.get("check", {}), f"{origin}: [check]")
-    _known(check, CHECK_KEYS, f"{origin}: [check]")
-    policy = Policy(
-        rules={r.metric: r for r in _rules(check.get("rules", {}), f"{origin}: [check.rules]") if r},
-        overrides=[
-            _override(o, origin) for o in _list(check.get("overrides", []), f"{origin}: check.overrides")
-        ],
-        waivers=[_waiver(w, origin) for w in _list(check.get("waivers", []), f"{origin}: check.waivers")],
-        models=_texts(check.get("models", []), f"{origin}: check.models"),
-        samples=_integer(check.get("samples", 256), f"{origin}: check.samples"),
-        max_samples=_integer(check.get("max-samples", 4096), f"{origin}: check.max-samples"),
-        confidence=_number(check.get("confidence", 0.95), f"{origin}: check.confidence"),
-        inconclusive=cast(
-            "Undecided", _choice(check.get("inconclusive", "error"), get_args(Undecided), origin)
-        ),
-        formats=_texts(check.get("formats", []), f"{origin}: check.formats"),
-        settings={name: _settings(name, tables[name], origin) for name in PROBES if name in tables},
-        origin=origin,
-    )
-    if not 0.5 < policy.confidence < 1:
-        raise UsageError(f"{origin}: confidence must lie between 0.5 and 1, not {policy.confidence}")
-    if policy.max_samples < policy.samples:
-        raise UsageError(f"{origin}: max-samples ({policy.max_samples}) is below samples ({policy.samples})")
-    return policy
-
-
-def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    for key in table:
-        if key in TRUST:
-            raise UsageError(
-                f"{where}: `{key}` is a matter of trust and is not read from a file",
-                hint=f"give --{key.replace('_', '-')} on the command line",
-            )
-        if key not in keys:
-            raise UsageError(
-                f"{where}: unknown key `{key}`",
-                hint=did_you_mean(key, keys) or f"known keys: {', '.join(keys)}",
-            )
-
-
-def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
-    """Return one rule: a bare limit, a table, or False for a rule that is switched off.
-
-    Raises:
-        UsageError: no such metric, a limit on the wrong side, or a value of the wrong kind.
-    """
-    specs = metric_specs()
-    spec = specs.get(metric)
-    if spec is None or probe_of(metric) is None:
-        known = [id for id in specs if probe_of(id)]
-        raise UsageError(
-            f"{where}: no metric is called `{metric}`",
-            hint=did_you_mean(metric, known) or "`vaeprobe explain` lists them",
-        )
-    if body is False:
-        return None
-    table = _table(body, f'{where}: "{metric}"') if not is_number(body) else {"limit": body}
-    _known(table, RULE_KEYS, f'{where}: "{metric}"')
-    sides = [k for k in ("max", "min", "limit") if k in table]
-    if len(sides) + ("regression" in table) != 1:
-        raise UsageError(
-            f'{where}: "{metric}" needs exactly one of max, min, limit and regression',
-            hint=f'for example "{metric}" = {{ {_side(spec, where)} = 0.2 }}' if spec.better else None,
-        )
-    level = cast("RuleLevel", _choice(table.get("level", "error"), get_args(RuleLevel), where))
-    if "regression" in table:
-        margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
-        return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)
-    limit = _number(table[sides[0]], f'{where}: "{metric}"')
-    side: Side = _side(spec, where) if sides[0] == "limit" else "max" if sides[0] == "max" else "min"
-    if spec.better and side != _side(spec, where):
-        raise UsageError(
-            f'{where}: "{metric}" is better when {spec.better}, and `{side}` would bound its good side',
-            hint=f"write {{ {_side(spec, where)} = {limit:g} }}, or just {limit:g}",
-        )
-    return Rule(metric=metric, side=side, limit=limit, level=level)
-
-
-def _rules(body: Any, where: str) -> list[Rule | None]:
-    return [rule(metric, value, where) for metric, value in _table(body, where).items()]
-
-
-def _side(spec: MetricSpec, where: str) -> Side:
-    if spec.better is None:
-        raise UsageError(
-            f'{where}: "{spec.id}" has no better direction',
-            hint="say which side: { max = ... } or { min = ... }",
-        )
-    return "max" if spec.better == "lower" else "min"
-
-
-def _margin(value: Any, where: str) -> tuple[float, bool]:
-    if isinstance(value, str) and value.rstrip().endswith("%"):
-        try:
-            share = float(value.rstrip().removesuffix("%")) / 100
-        except ValueError:
-            raise UsageError(f"{where}: `{value}` is no percentage", hint='write "3 %"') from None
-        if not 0 <= share < 10:
-            raise UsageError(f"{where}: a relative margin lies between 0 and 1000 %")
-        return share, True
-    margin = _number(value, where)
-    if margin < 0:
-        raise UsageError(
-            f"{where}: a margin is never negative", hint="the metric knows which direction is worse"
-        )
-    return margin, False
-
-
-def _override(body: Any, origin: str) -> Override:
-    where = f"{origin}: [[check.overrides]]"
-    table = _table(body, where)
-    _known(table, ("models", "rules"), where)
-    _require(table, ("models", "rules"), where)
-    entries = _table(table["rules"], where)
-    return Override(
-        models=str(table["models"]), rules={m: rule(m, value, where) for m, value in entries.items()}
-    )
-
-
-def _waiver(body: Any, origin: str) -> Waiver:
-    where = f"{origin}: [[check.waivers]]"
-    table = _table(body, where)
-    _known(table, ("rule", "models", "reason", "expires"), where)
-    _require(table, ("rule", "reason", "expires"), where)
-    expires = table["expires"]
-    if isinstance(expires, datetime.datetime):
-        expires = expires.date()
-    if isinstance(expires, str):
-        try:
-            expires = datetime.date.fromisoformat(expires)
-        except ValueError:
-            raise UsageError(f"{where}: `{expires}` is no date", hint="write expires = 2027-01-31") from None
-    if not isinstance(expires, datetime.date):
-        raise UsageError(f"{where}: expires must be a date", hint="write expires = 2027-01-31")
-    if not str(table["reason"]).strip():
-        raise UsageError(f"{where}: a waiver needs a reason")
-    known = [FORMAT, *(id for id in metric_specs() if probe_of(id))]
-    if not any(fnmatch.fnmatch(id, str(table["rule"])) for id in known):
-        raise UsageError(
-            f"{where}: no metric matches `{table['rule']}`", hint=did_you_mean(str(table["rule"]), known)
-        )
-    return Waiver(
-        rule=str(table["rule"]),
-        models=str(table.get("models", "*")),
-        reason=str(table["reason"]),
-        expires=expires,
-    )
-
-
-def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
-    """Return the settings of a probe; paths are relative to the policy's folder."""
-    where = f"{origin}: [{name}]"
-    cls = probe_class(name)
-    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls) if f.name not in cls.HIDDEN}
-    table = {key.replace("_", "-"): value for key, value in _table(body, where).items()}
-    _known(table, tuple(fields), where)
-    if "samples" in table:
-        raise UsageError(f"{where}: `samples` is set for all probes", hint="move it to check.samples")
-    settings = {}
-    for key, value in table.items():
-        hint = field_type(cls, fields[key])
-        if Path in (hint, *get_args(hint)):
-            raise UsageError(f"{where}: `{key}` names a file to write, and the gate writes none but reports")
-        if isinstance(value, (list, dict)):
-            raise UsageError(f"{where}: `{key}` takes one value, not {type(value).__name__}")
-        check(cls, fields[key], value, f"{where}: `{key}`")
-        beside = Path(origin).parent / value if isinstance(value, str) else None
-        settings[fields[key].name] = str(beside) if beside is not None and beside.is_file() else value
-    return settings
-
-
-def _require(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
-    for key in keys:
-        if key not in table:
-            raise UsageError(f"{where}: `{key}` is missing")
-
-
-def _table(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise UsageError(f"{where}: a table is expected, not {type(value).__name__}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise UsageError(f"{where}: a list is expected", hint="write it with double brackets: [[...]]")
-    return value
-
-
-def _texts(value: Any, where: str) -> list[str]:
-    values = [value] if isinstance(value, str) else value
-    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-        raise UsageError(f"{where}: a list of strings is expected")
-    return values
-
-
-def _number(value: Any, where: str) -> float:
-    if not is_number(value) or not math.isfinite(value):
-        raise UsageError(f"{where}: a finite number is expected, not `{value}`")
-    return float(value)
-
-
-def _integer(value: Any, where: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 2:
-        raise UsageError(f"{where}: a whole number of at least 2 is expected, not `{value}`")
-    return value
-
-
-def _choice(value: Any, known: Sequence[str], where: str) -> str:
-    if value not in known:
-        raise UsageError(
-            f"{where}: `{value}` is none of {', '.join(known)}", hint=did_you_mean(str(value), known)
-        )
-    return str(value)

@@ -20,7 +20,7 @@ from vaeprobe.errors import UsageError, VaeprobeError, bug
 from vaeprobe.findings import NOTHING_CHECKED, SAME_ARTIFACT, WAIVER_EXPIRED
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
-from vaeprobe.gate.policy import FORMAT, FORMAT_SPEC, Policy, Rule, probe_of, spec_of
+from vaeprobe.gate.policy import FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
 from vaeprobe.probes import probe_class
 from vaeprobe.report import Artifact, Finding, Metric, Status
 from vaeprobe.result import Result
@@ -38,11 +38,13 @@ class Gate:
     Attributes:
         policy: the rules.
         baseline: records by model path, or None.
+        data: rows for all models, in place of the policy's: a path.
         today: the day that waivers are judged on.
     """
 
     policy: Policy
     baseline: Mapping[str, baselines.Record] | None = None
+    data: str | None = None
     today: datetime.date = field(default_factory=datetime.date.today)
 
     def check(self, model: str, load: Loader) -> ModelReport:
@@ -77,7 +79,7 @@ class Gate:
             if probe is None:  # pragma: no cover - a policy only holds metrics of probes
                 continue
             mine = {id: r for id, r in rules.items() if probe_of(id) == probe}
-            outcomes += self._decide(probe, mine, decoder, record)
+            outcomes += self._decide(probe, mine, decoder, record, self._data(model))
         outcomes += self._format(decoder.artifact)
         waived = [self._waive(outcome, model, findings) for outcome in outcomes]
         if not waived:
@@ -105,10 +107,10 @@ class Gate:
 
         values: dict[str, Any] = {}
         methods: dict[str, Mapping[str, Any]] = {}
-        rules = self.policy.rules_for(model)
+        rules, data = self.policy.rules_for(model), self._data(model)
         for name in sorted({p for p in map(probe_of, rules) if p} or {"orthogonality"}):
             skipped = {id for _, ids in _savings(name, rules).values() for id in ids}
-            result = self._measure(name, decoder, self.policy.max_samples, rules)
+            result = self._measure(name, decoder, self.policy.max_samples, rules, data)
             methods[name] = baselines.method_of(result.settings)
             values |= {
                 id: np.asarray(v, dtype=np.float64)
@@ -120,44 +122,65 @@ class Gate:
 
     # -- the parts -----------------------------------------------------------------------------------
 
-    def _measure(self, probe: str, decoder: Decoder, samples: int, wanted: Iterable[str]) -> Result:
+    def _data(self, model: str) -> str | None:
+        return self.data if self.data is not None else self.policy.data_for(model)
+
+    def _measure(
+        self, probe: str, decoder: Decoder, samples: int, wanted: Iterable[str], data: str | None = None
+    ) -> Result:
         """Return what a probe measures; of its metrics, only the wanted ones can be relied on."""
-        settings = dict(self.policy.settings.get(probe, {}))
-        settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
         cls = probe_class(probe)
+        settings = dict(self.policy.settings.get(probe, {}))
+        if data is not None and (self.data is not None or "data" not in settings):
+            settings["data"] = data
+        settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
         return cls(samples=max(1, samples // cls.COST), **settings).measure(decoder)
 
     def _decide(
-        self, probe: str, rules: Mapping[str, Rule], decoder: Decoder, record: baselines.Record | None
+        self,
+        probe: str,
+        rules: Mapping[str, Rule],
+        decoder: Decoder,
+        record: baselines.Record | None,
+        data: str | None,
     ) -> list[Outcome]:
-        limits = {id: r for id, r in rules.items() if r.limit is not None}
-        paired = {id: r for id, r in rules.items() if r.limit is None}
+        paired = {id: r for id, r in rules.items() if r.regression is not None}
+        limits = {id: r for id, r in rules.items() if id not in paired}
         decided: dict[str, Outcome] = {}
         if paired and record is not None:
-            decided |= self._pair(probe, paired, decoder, record)
+            decided |= self._pair(probe, paired, decoder, record, data)
         n, looks = self.policy.samples, looks_of(self.policy.samples, self.policy.max_samples)
         level = 1 - (1 - self.policy.confidence) / looks
         while len(decided) < len(rules):
-            result = self._measure(probe, decoder, n, limits.keys() - decided.keys())
+            result = self._measure(probe, decoder, n, limits.keys() - decided.keys(), data)
             last = n >= self.policy.max_samples
             for id, rule in limits.items():
                 if id in decided:
                     continue
-                outcome = hold(rule, metric_at(result, id, level))
-                # more samples never define an undefined metric nor move one without an interval
-                final = outcome.status in ("pass", "fail", "undefined") or outcome.metric.ci is None
+                if rule.verdicts:
+                    outcome = hold_verdict(rule, result, probe_class(probe).OPEN_VERDICTS)
+                    final = outcome.status != "inconclusive"
+                else:
+                    outcome = hold(rule, metric_at(result, id, level))
+                    # more samples never define an undefined metric nor move one without an interval
+                    final = outcome.status in ("pass", "fail", "undefined") or outcome.metric.ci is None
                 if final or last:
                     decided[id] = outcome
             n = min(2 * n, self.policy.max_samples)
         return [decided[id] for id in rules]
 
     def _pair(
-        self, probe: str, rules: Mapping[str, Rule], decoder: Decoder, record: baselines.Record
+        self,
+        probe: str,
+        rules: Mapping[str, Rule],
+        decoder: Decoder,
+        record: baselines.Record,
+        data: str | None,
     ) -> dict[str, Outcome]:
         import numpy as np
 
         n = max((len(record.values[id]) for id in rules if id in record.values), default=2)
-        result = self._measure(probe, decoder, n * probe_class(probe).COST, rules)
+        result = self._measure(probe, decoder, n * probe_class(probe).COST, rules, data)
         mine, theirs = baselines.method_of(result.settings), dict(record.methods.get(probe, {}))
         different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if different:
@@ -188,12 +211,12 @@ class Gate:
     def _record(
         self, model: str, decoder: Decoder, rules: Mapping[str, Rule], findings: list[Finding]
     ) -> baselines.Record | None:
-        if not any(r.limit is None for r in rules.values()):
+        if not any(r.regression is not None for r in rules.values()):
             return None
         if self.baseline is None:
             raise UsageError(
                 "a rule compares with a baseline, and none was given",
-                hint="add --baseline FILE, or --update-baseline first",
+                hint="add --baseline FILE, or `baseline` to [check]; --update-baseline makes it",
             )
         record = self.baseline.get(Path(os.path.relpath(model)).as_posix())
         if record is None:
@@ -270,12 +293,49 @@ def hold(rule: Rule, metric: Metric) -> Outcome:
     """Return the outcome of a limit rule."""
     from vaeprobe.report import Check
 
-    if rule.limit is None:
-        raise ValueError("a regression rule is held against a baseline")
+    if rule.limit is None or rule.side is None:
+        raise ValueError("a regression rule is held against a baseline, a verdict by `hold_verdict`")
+    if isinstance(metric.value, list):
+        metric = worst_of(metric, rule.side)
     if isinstance(metric.value, bool) or not isinstance(metric.value, (int, float, type(None))):
         raise UsageError(f"`{metric.id}` is no number and takes no limit", hint="choose another metric")
     status: Status = Check(metric=metric, side=rule.side, limit=rule.limit).status
     return Outcome(rule=rule, metric=metric, status=status, bound=rule.limit)
+
+
+def hold_verdict(rule: Rule, result: Result, still_open: Iterable[str]) -> Outcome:
+    """Return the outcome of a rule on a verdict.
+
+    Args:
+        still_open: verdicts that more samples may turn into another.
+    """
+    word = result.verdict
+    status: Status = (
+        "pass"
+        if word in rule.verdicts
+        else "inconclusive"
+        if word in still_open
+        else "undefined"
+        if word == "undefined"
+        else "fail"
+    )
+    metric = Metric(spec_of(rule.metric), word, n=result.settings.get("samples"))
+    return Outcome(rule=rule, metric=metric, status=status, bound=None)
+
+
+def worst_of(metric: Metric, side: Side) -> Metric:
+    """Return the worst of a metric that has a number per latent, which is what a limit bounds."""
+    known = [v for v in metric.value if isinstance(v, (int, float))] if isinstance(metric.value, list) else []
+    if not known:
+        return Metric.undefined(metric.spec, "no latent has a value", n=metric.n)
+    what = f"the {'largest' if side == 'max' else 'smallest'} of {len(known)} latents"
+    return Metric(
+        metric.spec,
+        max(known) if side == "max" else min(known),
+        n=metric.n,
+        method=metric.method,
+        reason=what,
+    )
 
 
 def failure_of(error: VaeprobeError) -> Failure:

@@ -81,6 +81,10 @@ class Probe(ABC):
 
     NAME: ClassVar[str]
     METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
+    # the words that its results may have for a verdict; rules name them
+    VERDICTS: ClassVar[tuple[str, ...]] = ()
+    # verdicts that more samples may turn into another
+    OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset({"undecided", "undetermined"})
     # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
     SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
     # settings that this probe does not look at: no options of its command, no keys of a policy

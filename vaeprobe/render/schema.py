@@ -71,7 +71,8 @@ def document() -> dict[str, Any]:
             "limit": _object(
                 {
                     "metric": TEXT,
-                    "side": {"enum": ["max", "min"]},
+                    "side": {"enum": ["max", "min", None]},
+                    "verdicts": {"type": "array", "items": TEXT},
                     "limit": NUMBER,
                     "status": STATUS,
                     "level": {"enum": ["error", "warning", "note"]},
@@ -100,7 +101,8 @@ def document() -> dict[str, Any]:
             "rule": _object(
                 {
                     "metric": TEXT,
-                    "side": {"enum": ["max", "min"]},
+                    "side": {"enum": ["max", "min", None]},
+                    "verdicts": {"type": "array", "items": TEXT},
                     "limit": {"type": ["number", "null"]},
                     "regression": {"type": ["number", "null"], "minimum": 0},
                     "relative": {"type": "boolean"},
@@ -120,8 +122,8 @@ def document() -> dict[str, Any]:
                     "metric": TEXT,
                     "status": STATUS,
                     "rule": {"$ref": "#/$defs/rule"},
-                    "bound": NUMBER,
-                    "value": {"type": ["number", "null"]},
+                    "bound": {"type": ["number", "null"]},
+                    "value": {"type": ["number", "string", "null"]},
                     "ci": INTERVAL,
                     "n": {"type": ["integer", "null"]},
                     "reason": {"type": ["string", "null"]},

@@ -1,0 +1,443 @@
+"""A policy file: `vaeprobe.toml`, or the same tables under `[tool.vaeprobe]` in pyproject.toml.
+
+```toml
+[check]
+models = ["models/*.safetensors"]
+samples = 256
+max-samples = 4096
+data = "validation.npy"             # for rules on posterior, beta and elbo
+baseline = "vaeprobe-baseline.json"
+
+[check.rules]
+"orthogonality.mean_abs_cosine" = { max = 0.2 }
+"orthogonality.alignment" = 0.5                        # the metric knows its direction: at least 0.5
+"orthogonality.ima_contrast" = { regression = "3 %" }  # against the baseline; 0.05 would be nats
+"factorise.verdict" = ["linear", "independent"]        # verdicts that pass
+
+[orthogonality]                     # settings of a probe, as on its command line
+likelihood = "bernoulli"
+
+[[check.overrides]]
+models = "models/legacy_*"
+rules = { "orthogonality.alignment" = { min = 0.2, level = "warning" } }
+data = "legacy.npy"
+
+[[check.waivers]]
+rule = "orthogonality.mean_abs_cosine"
+models = "models/old.pt"
+reason = "retrained in the next release"
+expires = 2027-01-31
+```
+
+`KEYS` says what each key means.  A policy can never grant trust: `arch`, `allow-code`, `submodule` and the
+like belong on the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import fnmatch
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.gate.policy import (
+    FORMAT,
+    Override,
+    Policy,
+    Rule,
+    RuleLevel,
+    Side,
+    Undecided,
+    Waiver,
+    is_verdict,
+    probe_of,
+    ruled,
+    spec_of,
+)
+from vaeprobe.probes import PROBES, probe_class
+from vaeprobe.probes.settings import check, field_type, is_number
+from vaeprobe.report import MetricSpec
+
+POLICY_FILE = "vaeprobe.toml"
+TRUST = frozenset({"arch", "allow-code", "allow_code", "submodule", "trust", "device"})
+# key of [check] -> (its default, what it means)
+KEYS = {
+    "models": (
+        "none",
+        "paths and globs that are checked where the command line names none, beside this file",
+    ),
+    "data": ("none", "rows for rules that need them (posterior, beta, elbo, kl), beside this file"),
+    "baseline": ("none", "the file that regression rules compare with, beside this file"),
+    "samples": ("256", "the first draw of latents (trace: 4 starts); it doubles until every rule is decided"),
+    "max-samples": ("4096", "where it stops doubling, and what is still open is inconclusive"),
+    "confidence": ("0.95", "of each rule's decision, over all its looks together"),
+    "inconclusive": ('"error"', 'what an open rule counts as: "error" (exit 3), "warning" or "pass"'),
+    "formats": ("any", "formats that artifacts must have, e.g. safetensors, pt2"),
+    "rules": (
+        "none",
+        'metric = LIMIT, { max = X }, { min = X }, { regression = X or "3 %" }; verdict = WORD or a list',
+    ),
+    "overrides": (
+        "none",
+        "[[check.overrides]] models, rules, data: for some models; a rule that is false is off",
+    ),
+    "waivers": ("none", "[[check.waivers]] rule, models, reason, expires: what may fail until a date"),
+}
+RULE_KEYS = ("max", "min", "limit", "regression", "is", "level")
+COMMAND_LINE = "--rule"  # where a rule stands that is written for a shell
+
+
+def find(start: Path) -> Path | None:
+    """Return the nearest policy file at or above a folder, or None."""
+    for folder in (start, *start.parents):
+        path = folder / POLICY_FILE
+        if path.is_file():
+            return path
+        project = folder / "pyproject.toml"
+        if project.is_file() and _speaks_of_us(project) and _tool(_toml(project)):
+            return project
+    return None
+
+
+def _speaks_of_us(project: Path) -> bool:
+    """Whether a pyproject.toml names this tool: a broken one of somebody else's is none of our business."""
+    try:
+        return b"vaeprobe" in project.read_bytes()
+    except OSError:
+        return False
+
+
+def read(path: Path) -> Policy:
+    """Return the policy in a TOML file.
+
+    Raises:
+        InputError: the file cannot be read or is no TOML.
+        UsageError: a key, metric or value is wrong; the hint offers the nearest name.
+    """
+    tables = _toml(path)
+    if path.name == "pyproject.toml":
+        tables = _tool(tables)
+    return parse(tables, origin=str(path))
+
+
+def _tool(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our tables of a pyproject.toml."""
+    tool = tables.get("tool")
+    own = tool.get("vaeprobe") if isinstance(tool, dict) else None
+    return own if isinstance(own, dict) else {}
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the policy `{path}`: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the policy `{path}` is no UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the policy `{path}` is no TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"the policy `{path}` is nested too deeply") from None
+
+
+def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
+    """Return the policy in parsed TOML tables (see `read`)."""
+    _known(tables, ("check", *PROBES), origin)
+    check = _table(tables.get("check", {}), f"{origin}: [check]")
+    _known(check, tuple(KEYS), f"{origin}: [check]")
+    policy = Policy(
+        rules={r.metric: r for r in _rules(check.get("rules", {}), f"{origin}: [check.rules]") if r},
+        overrides=[
+            _override(o, origin) for o in _list(check.get("overrides", []), f"{origin}: check.overrides")
+        ],
+        waivers=[_waiver(w, origin) for w in _list(check.get("waivers", []), f"{origin}: check.waivers")],
+        models=_texts(check.get("models", []), f"{origin}: check.models"),
+        data=_beside(check.get("data"), f"{origin}: check.data", origin),
+        baseline=_beside(check.get("baseline"), f"{origin}: check.baseline", origin),
+        samples=_integer(check.get("samples", 256), f"{origin}: check.samples"),
+        max_samples=_integer(check.get("max-samples", 4096), f"{origin}: check.max-samples"),
+        confidence=_number(check.get("confidence", 0.95), f"{origin}: check.confidence"),
+        inconclusive=cast(
+            "Undecided", _choice(check.get("inconclusive", "error"), get_args(Undecided), origin)
+        ),
+        formats=_texts(check.get("formats", []), f"{origin}: check.formats"),
+        settings={name: _settings(name, tables[name], origin) for name in PROBES if name in tables},
+        origin=origin,
+    )
+    if not 0.5 < policy.confidence < 1:
+        raise UsageError(f"{origin}: confidence must lie between 0.5 and 1, not {policy.confidence}")
+    if policy.max_samples < policy.samples:
+        raise UsageError(f"{origin}: max-samples ({policy.max_samples}) is below samples ({policy.samples})")
+    return policy
+
+
+def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in table:
+        if key in TRUST:
+            raise UsageError(
+                f"{where}: `{key}` is a matter of trust and is not read from a file",
+                hint=f"give --{key.replace('_', '-')} on the command line",
+            )
+        if key not in keys:
+            raise UsageError(
+                f"{where}: unknown key `{key}`",
+                hint=did_you_mean(key, keys) or f"known keys: {', '.join(keys)}",
+            )
+
+
+def rule_of_text(text: str) -> Rule:
+    """Return the rule that `--rule` names: METRIC=LIMIT, METRIC<=X, METRIC>=X, or PROBE.verdict=WORD,WORD.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"\s*([^<>=\s]+)\s*(<=|>=|=)\s*(.+?)\s*", text)
+    if match is None:
+        raise UsageError(f"`{text}` is no rule", hint="write METRIC=LIMIT, e.g. orthogonality.alignment=0.5")
+    metric, sign, value = match.groups()
+    body: Any = [word.strip() for word in value.split(",")]
+    if not is_verdict(metric):
+        try:
+            limit = float(value)
+        except ValueError:
+            raise UsageError(
+                f"`{text}` is no rule", hint="write METRIC=LIMIT, e.g. orthogonality.alignment=0.5"
+            ) from None
+        body = {{"=": "limit", "<=": "max", ">=": "min"}[sign]: limit}
+    made = rule(metric, body, COMMAND_LINE)
+    if made is None:  # pragma: no cover - only `false` switches a rule off
+        raise UsageError(f"`{text}` is no rule")
+    return made
+
+
+def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
+    """Return one rule: a bare limit, verdicts, a table, or False for a rule that is switched off.
+
+    Raises:
+        UsageError: no such metric, a limit on the wrong side, or a value of the wrong kind.
+    """
+    if metric not in (known := ruled()):
+        raise UsageError(
+            f"{where}: no metric is called `{metric}`",
+            hint=did_you_mean(metric, known) or "`vaeprobe explain` lists them",
+        )
+    if body is False:
+        return None
+    if is_verdict(metric):
+        return _verdict_rule(metric, body, f'{where}: "{metric}"')
+    spec = spec_of(metric)
+    table = _table(body, f'{where}: "{metric}"') if not is_number(body) else {"limit": body}
+    _known(table, RULE_KEYS, f'{where}: "{metric}"')
+    if "is" in table:
+        raise UsageError(
+            f'{where}: "{metric}" is a number, and `is` names verdicts',
+            hint=f"rules on verdicts: {', '.join(id for id in known if is_verdict(id))}",
+        )
+    sides = [k for k in ("max", "min", "limit") if k in table]
+    if len(sides) + ("regression" in table) != 1:
+        raise UsageError(
+            f'{where}: "{metric}" needs exactly one of max, min, limit and regression',
+            hint=f'for example "{metric}" = {{ {_side(spec, where)} = 0.2 }}' if spec.better else None,
+        )
+    level = cast("RuleLevel", _choice(table.get("level", "error"), get_args(RuleLevel), where))
+    if "regression" in table:
+        margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
+        return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)
+    limit = _number(table[sides[0]], f'{where}: "{metric}"')
+    side: Side = _side(spec, where) if sides[0] == "limit" else "max" if sides[0] == "max" else "min"
+    if spec.better and side != _side(spec, where):
+        right = _side(spec, where)
+        sign = "<=" if right == "max" else ">="
+        raise UsageError(
+            f'{where}: "{metric}" is better when {spec.better}, and `{side}` would bound its good side',
+            hint=f"write {metric}={limit:g}, which means {sign} {limit:g}"
+            if where == COMMAND_LINE
+            else f"write {{ {right} = {limit:g} }}, or just {limit:g}",
+        )
+    return Rule(metric=metric, side=side, limit=limit, level=level)
+
+
+def _verdict_rule(metric: str, body: Any, where: str) -> Rule:
+    """Return a rule on a verdict: a word, a list of words, or { is = ..., level = ... }."""
+    table = (
+        {"is": body}
+        if isinstance(body, (str, list))
+        else {"limit": body}
+        if is_number(body)
+        else _table(body, where)
+    )
+    if any(key in table for key in ("max", "min", "limit", "regression")):
+        raise UsageError(
+            f"{where} is a word and takes no limit", hint=f'write "{metric}" = "WORD", or a list'
+        )
+    _known(table, ("is", "level"), where)
+    _require(table, ("is",), where)
+    words = tuple(_texts(table["is"], where))
+    known = probe_class(probe_of(metric) or "").VERDICTS
+    if not words:
+        raise UsageError(f"{where}: no verdict would pass", hint=f"one of {', '.join(known)}")
+    for word in words:
+        if known and word not in known:
+            raise UsageError(
+                f"{where}: no verdict is called `{word}`",
+                hint=did_you_mean(word, known) or f"one of {', '.join(known)}",
+            )
+    level = cast("RuleLevel", _choice(table.get("level", "error"), get_args(RuleLevel), where))
+    return Rule(metric=metric, verdicts=words, level=level)
+
+
+def _rules(body: Any, where: str) -> list[Rule | None]:
+    return [rule(metric, value, where) for metric, value in _table(body, where).items()]
+
+
+def _side(spec: MetricSpec, where: str) -> Side:
+    if spec.better is None:
+        raise UsageError(
+            f'{where}: "{spec.id}" has no better direction',
+            hint=f"say which side: '{spec.id}<=X' or '{spec.id}>=X'"
+            if where == COMMAND_LINE
+            else "say which side: { max = ... } or { min = ... }",
+        )
+    return "max" if spec.better == "lower" else "min"
+
+
+def _margin(value: Any, where: str) -> tuple[float, bool]:
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        try:
+            share = float(value.rstrip().removesuffix("%")) / 100
+        except ValueError:
+            raise UsageError(f"{where}: `{value}` is no percentage", hint='write "3 %"') from None
+        if not 0 <= share < 10:
+            raise UsageError(f"{where}: a relative margin lies between 0 and 1000 %")
+        return share, True
+    margin = _number(value, where)
+    if margin < 0:
+        raise UsageError(
+            f"{where}: a margin is never negative", hint="the metric knows which direction is worse"
+        )
+    return margin, False
+
+
+def _override(body: Any, origin: str) -> Override:
+    where = f"{origin}: [[check.overrides]]"
+    table = _table(body, where)
+    _known(table, ("models", "rules", "data"), where)
+    _require(table, ("models",), where)
+    entries = _table(table.get("rules", {}), where)
+    return Override(
+        models=str(table["models"]),
+        rules={m: rule(m, value, where) for m, value in entries.items()},
+        data=_beside(table.get("data"), f"{where}: data", origin),
+    )
+
+
+def _waiver(body: Any, origin: str) -> Waiver:
+    where = f"{origin}: [[check.waivers]]"
+    table = _table(body, where)
+    _known(table, ("rule", "models", "reason", "expires"), where)
+    _require(table, ("rule", "reason", "expires"), where)
+    expires = table["expires"]
+    if isinstance(expires, datetime.datetime):
+        expires = expires.date()
+    if isinstance(expires, str):
+        try:
+            expires = datetime.date.fromisoformat(expires)
+        except ValueError:
+            raise UsageError(f"{where}: `{expires}` is no date", hint="write expires = 2027-01-31") from None
+    if not isinstance(expires, datetime.date):
+        raise UsageError(f"{where}: expires must be a date", hint="write expires = 2027-01-31")
+    if not str(table["reason"]).strip():
+        raise UsageError(f"{where}: a waiver needs a reason")
+    known = [FORMAT, *ruled()]
+    if not any(fnmatch.fnmatch(id, str(table["rule"])) for id in known):
+        raise UsageError(
+            f"{where}: no metric matches `{table['rule']}`", hint=did_you_mean(str(table["rule"]), known)
+        )
+    return Waiver(
+        rule=str(table["rule"]),
+        models=str(table.get("models", "*")),
+        reason=str(table["reason"]),
+        expires=expires,
+    )
+
+
+def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
+    """Return the settings of a probe; paths are relative to the policy's folder."""
+    where = f"{origin}: [{name}]"
+    cls = probe_class(name)
+    fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls) if f.name not in cls.HIDDEN}
+    table = {key.replace("_", "-"): value for key, value in _table(body, where).items()}
+    _known(table, tuple(fields), where)
+    if "samples" in table:
+        raise UsageError(f"{where}: `samples` is set for all probes", hint="move it to check.samples")
+    settings = {}
+    for key, value in table.items():
+        hint = field_type(cls, fields[key])
+        if Path in (hint, *get_args(hint)):
+            raise UsageError(f"{where}: `{key}` names a file to write, and the gate writes none but reports")
+        if isinstance(value, (list, dict)):
+            raise UsageError(f"{where}: `{key}` takes one value, not {type(value).__name__}")
+        check(cls, fields[key], value, f"{where}: `{key}`")
+        beside = Path(origin).parent / value if isinstance(value, str) else None
+        settings[fields[key].name] = str(beside) if beside is not None and beside.is_file() else value
+    return settings
+
+
+def _require(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+    for key in keys:
+        if key not in table:
+            raise UsageError(f"{where}: `{key}` is missing")
+
+
+def _beside(value: Any, where: str, origin: str) -> str | None:
+    """Return a path of a policy, which stands beside it."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where}: a path is expected, not `{value}`")
+    return str(Path(origin).parent / value)
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: a table is expected, not {type(value).__name__}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UsageError(f"{where}: a list is expected", hint="write it with double brackets: [[...]]")
+    return value
+
+
+def _texts(value: Any, where: str) -> list[str]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
+        raise UsageError(f"{where}: a list of strings is expected")
+    return values
+
+
+def _number(value: Any, where: str) -> float:
+    if not is_number(value) or not math.isfinite(value):
+        raise UsageError(f"{where}: a finite number is expected, not `{value}`")
+    return float(value)
+
+
+def _integer(value: Any, where: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+        raise UsageError(f"{where}: a whole number of at least 2 is expected, not `{value}`")
+    return value
+
+
+def _choice(value: Any, known: Sequence[str], where: str) -> str:
+    if value not in known:
+        raise UsageError(
+            f"{where}: `{value}` is none of {', '.join(known)}", hint=did_you_mean(str(value), known)
+        )
+    return str(value)
