@@ -102,6 +102,7 @@ class Result:
             findings=self.findings,
             sections=self.sections(),
             details=self.details(),
+            exit_code=self.exit_code,
         )
 
     def to_dict(self) -> dict[str, Any]:

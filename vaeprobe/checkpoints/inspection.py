@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from vaeprobe.checkpoints import architecture, presets, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
-from vaeprobe.files import safetensors
+from vaeprobe.files import limits, safetensors
 from vaeprobe.files.pickles import Global, PickleError, interpret
 from vaeprobe.files.sniff import Format, sniff
 from vaeprobe.files.source import Source, quoted, read_source
@@ -152,8 +152,8 @@ def inspect(
     """
     source = read_source(path)
     try:
-        format = sniff(source)
-        found = _INSPECTORS[format](source, format, key)
+        with limits.loading(source.size):
+            found = _INSPECTORS[format := sniff(source)](source, format, key)
     except UnsafeError as error:
         return _unsafe(source, error)
     if draft_blueprint:

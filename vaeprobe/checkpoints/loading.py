@@ -24,7 +24,7 @@ from vaeprobe.errors import (
     VaeprobeError,
     did_you_mean,
 )
-from vaeprobe.files import safetensors
+from vaeprobe.files import limits, safetensors
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source, quoted, read_source
 from vaeprobe.files.torch_pickles import TorchFile
@@ -131,7 +131,7 @@ def load(
         output=output,
         allow_code=allow_code,
     )
-    with _naming(source):
+    with _naming(source), limits.loading(source.size):
         if arch is not None:
             from vaeprobe.checkpoints import factory
 

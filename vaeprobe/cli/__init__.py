@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from vaeprobe.cli import output, streams
+from vaeprobe.cli import output, streams, worker
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -22,9 +22,23 @@ def main() -> NoReturn:
     4 refused as unsafe - 5 unreadable - 6 resource limit - 70 a bug of ours - 130/143 signals.
     """
     streams.prepare()
-    streams.end_promptly()
-    arguments = sys.argv[1:]
-    code = run(arguments)
+    arguments = [a for a in sys.argv[1:] if a != worker.OPTION]
+
+    def command() -> int:
+        streams.end_promptly()
+        return run(arguments)
+
+    if len(arguments) == len(sys.argv) - 1 and worker.needed(arguments):
+        ended = worker.run_in_worker(lambda: _flushed(command(), arguments), arguments)
+        if isinstance(ended, VaeprobeError):
+            output.error(ended, arguments)
+            ended = ended.exit_code
+        sys.exit(ended)
+    sys.exit(_flushed(command(), arguments))
+
+
+def _flushed(code: int, arguments: Sequence[str]) -> int:
+    """Return the exit code of a command after the last of its output was written."""
     try:
         sys.stdout.flush()
     except UsageError as error:
@@ -32,7 +46,7 @@ def main() -> NoReturn:
         code = error.exit_code
     with contextlib.suppress(OSError):
         sys.stderr.flush()
-    sys.exit(code)
+    return code
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -64,4 +78,9 @@ def _as_ours(error: Exception) -> VaeprobeError | None:
     """Return an exception of the parser, or of a full disk, as one of ours; None for a bug."""
     if isinstance(error, OSError) and error.errno in FULL:
         return UsageError(f"cannot write: {(error.strerror or '').lower()}", hint="free some space")
+    if isinstance(error, RuntimeError) and "torch" in sys.modules:
+        from vaeprobe.geometry.chunks import out_of_memory
+
+        if out_of_memory(error):
+            return ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk")
     return output.as_usage_error(error)

@@ -9,6 +9,7 @@ import typer
 
 from vaeprobe._version import __version__
 from vaeprobe.cli.probe_commands import probe_command
+from vaeprobe.cli.worker import OPTION
 from vaeprobe.probes import PROBES
 
 # command -> module of vaeprobe.cli with a function of the same name
@@ -43,6 +44,12 @@ def _version(wanted: bool) -> None:
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    no_sandbox: Annotated[
+        bool,
+        typer.Option(
+            OPTION, help="Read strangers' files in this process, without limits (may stand anywhere)."
+        ),
     ] = False,
 ) -> None:
     """Analyse trained decoders: is the Jacobian orthogonal, does the density factorise, what was beta?"""

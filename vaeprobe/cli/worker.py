@@ -1,0 +1,172 @@
+"""A worker process for commands that read what a stranger wrote: limited, and its death is an exit code.
+
+The command runs in a fork that is made before anything heavy is imported: memory, the size of written files, open files
+and network are limited there (`vaeprobe.files.limits`), processor time while a file is loaded.  This process only waits,
+passes signals on, and says what happened where the worker did not live to say it.  Files that nothing interprets
+(safetensors, .npy, .npz) need no worker, nor does code that the user asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import glob
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from vaeprobe.errors import ResourceError, VaeprobeError
+
+__all__ = ["OPTION", "needed", "run_in_worker"]
+
+OPTION = "--no-sandbox"
+HINT = f"is it what you expect? {OPTION} runs it without limits, in this process"
+# commands that read no file of a stranger
+HARMLESS = {"explain", "schema", "demo", "selftest"}
+# what runs the user's own code, which may need more
+OWN_CODE = ("--arch", "--allow-code")
+SAFE_SUFFIXES = {".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".html", ".xml", ".sarif", ".md", ".svg"}
+PASSED_ON = (signal.SIGINT, signal.SIGTERM) if os.name != "posix" else (
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
+)  # fmt: skip
+
+
+def needed(arguments: Sequence[str]) -> bool:
+    """Return whether a command line reads a file that a worker should read."""
+    words = [a for a in arguments if not a.startswith("-")]
+    if not hasattr(os, "fork") or not words or words[0] in HARMLESS or {"-h", "--help"} & set(arguments):
+        return False
+    if any(a.partition("=")[0] in OWN_CODE for a in arguments):
+        return False
+    paths = list(_paths(arguments[arguments.index(words[0]) + 1 :]))
+    if words[0] == "check" and not paths:
+        return True  # the models are named in the policy
+    return any(not _safe(path) for path in paths)
+
+
+def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int | VaeprobeError:
+    """Run a command in a worker process and return its exit code, or the error that its death is."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    guardian = os.getpid()
+    blocked = {*PASSED_ON, signal.SIGCHLD, signal.SIGTSTP, signal.SIGCONT}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    worker = os.fork()
+    if worker == 0:
+        os.setpgid(0, 0)  # the terminal's signals come once, from the guardian
+        _die_with(guardian)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        from vaeprobe.files import limits
+
+        devices = [a for a in arguments if a.startswith("--device")]
+        limits.confine(sum(map(_size, _paths(arguments))), memory=not devices)
+        os._exit(_finished(command))
+    with contextlib.suppress(OSError):
+        os.setpgid(worker, worker)
+    try:
+        status = _wait(worker, blocked)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else _death(-code)
+
+
+def _finished(command: Callable[[], int]) -> int:
+    """Run the command as the interpreter would, and return its exit code."""
+    code = 70
+    try:
+        code = command()
+    except SystemExit as left:
+        code = left.code if isinstance(left.code, int) else 70
+    except BaseException:
+        traceback.print_exc()  # VAEPROBE_DEBUG
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+    return code
+
+
+def _wait(worker: int, signals: set[signal.Signals]) -> int:
+    """Wait for the worker's end, and pass signals on until then."""
+    while True:
+        received = signal.sigwait(signals)
+        if received in (signal.SIGCHLD, signal.SIGCONT):
+            with contextlib.suppress(ProcessLookupError):
+                if received == signal.SIGCONT:
+                    os.kill(worker, signal.SIGCONT)
+            ended, status = os.waitpid(worker, os.WNOHANG)
+            if ended:
+                return status
+        elif received == signal.SIGTSTP:
+            os.kill(worker, signal.SIGSTOP)
+            os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            os.kill(worker, received)
+
+
+def _death(number: int) -> int | VaeprobeError:
+    """Return what a worker's death by a signal means."""
+    if number in (signal.SIGINT, signal.SIGTERM):
+        return 128 + number
+    if number == signal.SIGXCPU:
+        from vaeprobe.files.limits import LOADING_SECONDS
+
+        why = f"took over {LOADING_SECONDS} s of processor time to load"
+    elif number == signal.SIGKILL:
+        why = "was ended by the system, most likely because it took too much memory"
+    else:
+        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        why = f"made native code crash ({name})"
+    return ResourceError(f"the file {why}: the worker process that read it is gone", hint=HINT)
+
+
+def _die_with(guardian: int) -> None:
+    """Let the system end this process when its guardian ends (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != guardian:
+        os._exit(143)
+
+
+# -- which files ----------------------------------------------------------------------------------
+
+
+def _paths(arguments: Iterable[str]) -> Iterable[str]:
+    """Yield the arguments, and values of options, that are files, folders or globs of them."""
+    for argument in arguments:
+        for text in dict.fromkeys((argument, argument.partition("=")[2])):
+            if not text or "\0" in text:
+                continue
+            if os.path.exists(text):
+                yield text
+            elif glob.has_magic(text):
+                yield from glob.iglob(text, recursive=True)
+
+
+def _safe(path: str) -> bool:
+    """Return whether a file is one that nothing interprets, told by its bytes, or text."""
+    if not os.path.isfile(path):
+        return not os.path.isdir(path)  # devices and FIFOs are refused later
+    try:
+        with open(path, "rb") as file:
+            head = file.read(9)
+    except OSError:
+        return True
+    if head.startswith((b"\x93NUMPY", b"PK")):
+        return Path(path).suffix in (".npy", ".npz")
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
+        return True
+    return Path(path).suffix.lower() in SAFE_SUFFIXES
+
+
+def _size(path: str) -> int:
+    try:
+        if os.path.isdir(path):
+            return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
+        return os.path.getsize(path)
+    except OSError:
+        return 0

@@ -1,0 +1,102 @@
+"""What reading a stranger's file may take, where the command line has put it into a worker process.
+
+The worker itself is made by `vaeprobe.cli.worker`; a library that is used from Python has no process of its own to
+confine, and nothing here does anything then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+from collections.abc import Iterator
+
+__all__ = ["LOADING_SECONDS", "confine", "loading"]
+
+MEMORY = 7 << 28  # 1.75 GiB of private memory, and ...
+PER_BYTE = 16  # ... so many times the size of the files
+FILE_SIZE = 1 << 30  # of what is written, and twice the size of the files
+OPEN_FILES = 256
+LOADING_SECONDS = 10  # of processor time per thread, and 20 for each GB
+
+NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # flags of unshare(2)
+
+_confined = False
+
+
+def confine(size: int, *, memory: bool = True) -> None:
+    """Limit this process for good: memory, size of written files, open files, core dumps, network where that is possible.
+
+    Args:
+        size: bytes of the files that it will read.
+        memory: whether to limit memory, which the drivers of accelerators map without end.
+    """
+    global _confined
+    import resource
+
+    if memory:
+        _lower(resource.RLIMIT_DATA, MEMORY + PER_BYTE * size)
+    _lower(resource.RLIMIT_FSIZE, FILE_SIZE + 2 * size)
+    _lower(resource.RLIMIT_NOFILE, OPEN_FILES)
+    _lower(resource.RLIMIT_CORE, 0)
+    _leave_network()
+    _confined = True
+
+
+@contextlib.contextmanager
+def loading(size: int) -> Iterator[None]:
+    """Limit the processor time of what happens inside, in a confined process; the system ends it beyond.
+
+    Args:
+        size: bytes of the file that is loaded.
+    """
+    if not _confined:
+        yield
+        return
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = LOADING_SECONDS * _threads() + 20 * size / 1e9
+    until = int(usage.ru_utime + usage.ru_stime + seconds) + 1
+    before, most = resource.getrlimit(resource.RLIMIT_CPU)
+    allowed = [n for n in (until, before, most) if n != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_CPU, (min(allowed), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CPU, (before, most))
+
+
+def _threads() -> int:
+    set_by_user = os.environ.get("OMP_NUM_THREADS", "")
+    return int(set_by_user) if set_by_user.isdigit() and int(set_by_user) else os.cpu_count() or 1
+
+
+def _lower(kind: int, limit: int) -> None:
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):
+        _, most = resource.getrlimit(kind)
+        if most == resource.RLIM_INFINITY or limit < most:
+            resource.setrlimit(kind, (limit, limit))
+
+
+def _leave_network() -> None:
+    """Move this process to a network of its own, which leads nowhere, where the system allows that (Linux)."""
+    if not sys.platform.startswith("linux"):
+        return
+    user, group = os.getuid(), os.getgid()
+    try:
+        unshare = ctypes.CDLL(None).unshare
+    except (OSError, AttributeError):
+        return
+    # containers and hardened systems forbid it
+    if unshare(NEW_NETWORK if user == 0 else NEW_NETWORK | NEW_USER) != 0 or user == 0:
+        return
+    with contextlib.suppress(OSError):  # so that files keep their owner's name
+        for name, text in (
+            ("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1"),
+        ):  # fmt: skip
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
