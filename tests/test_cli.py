@@ -162,8 +162,9 @@ def test_a_bug_of_ours_exits_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr(vaeprobe.checkpoints, "load", broken)
+    # in this order, for the second is looked up in the first when it is put back
     monkeypatch.setattr("vaeprobe.load", broken, raising=False)
+    monkeypatch.setattr(vaeprobe.checkpoints, "load", broken)
     assert run(["orthogonality", LINEAR]) == 70
     assert "bug" in capsys.readouterr().err
 

@@ -32,10 +32,9 @@ def wrote(folder: Path, data: bytes, blueprint: str = BLUEPRINT) -> Path:
 
 
 def test_50_directory(tmp_path: Path) -> None:
-    (tmp_path / "decoder.safetensors").touch()
-    with pytest.raises(InputError, match="is a directory") as error:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="is a directory"):
         vaeprobe.load(tmp_path)
-    assert error.value.hint == "give a file in it, such as `decoder.safetensors`"
 
 
 def test_50_fifo_does_not_block(tmp_path: Path) -> None:
