@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.smoothness import metric_derivatives, smoothness
+from vaeprobe.geometry.smoothness import discontinuities, metric_derivatives, smoothness
 from vaeprobe.likelihoods import Bernoulli
 
 import maps
@@ -68,6 +68,41 @@ def test_many_outputs_are_sketched() -> None:
     for activation, expected in ((nn.Tanh(), "smooth"), (nn.ReLU(), "piecewise linear")):
         net = nn.Sequential(nn.Linear(3, 30), activation, nn.Linear(30, 3000))
         assert kind(Decoder(net, 3)) == expected
+
+
+def jumps(decoder: Decoder, rows: int = 24) -> float | None:
+    rng = np.random.default_rng(1)
+    a, b = (torch.from_numpy(rng.standard_normal((rows, decoder.latent_dim))) for _ in range(2))
+    return discontinuities(decoder, a, b)
+
+
+@pytest.mark.parametrize(
+    "map", [maps.a(3), maps.b1(4), maps.b3(), maps.c2(3), maps.c4(), maps.g(2), maps.e(3)], ids=repr
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_continuous_maps_have_no_jumps(map: maps.ExactMap, dtype: torch.dtype) -> None:
+    assert jumps(maps.decoder(map, dtype=dtype)) == 0
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh(), nn.LeakyReLU(0.01), nn.ELU()], ids=repr)
+def test_continuous_networks_have_no_jumps(activation: nn.Module) -> None:
+    assert jumps(network(activation)) == 0
+    assert jumps(network(activation, last=nn.Sigmoid())) == 0
+
+
+@pytest.mark.parametrize("height", [1.0, 1e-3, -4.0])
+def test_jumps_are_found_where_they_are(height: float) -> None:
+    """A step at z_0 = 0: on the segments whose ends lie on either side of it, however low it is."""
+    found = Decoder(lambda z: z + height * (z[:, :1] > 0).to(z.dtype), 2, dtype=torch.float64)
+    rng = np.random.default_rng(1)
+    a, b = (torch.from_numpy(rng.standard_normal((24, 2))) for _ in range(2))
+    crossing = ((a[:, 0] > 0) != (b[:, 0] > 0)).double().mean()
+    assert jumps(found) == pytest.approx(float(crossing) if abs(height) > 0.01 else 0.0)
+    # a step that falls under a hundredth of a part's length is taken for curvature
+
+
+def test_the_cut_of_a_square_root_is_a_jump() -> None:
+    assert 0 < (jumps(maps.decoder(maps.parabolic()), 60) or 0) < 0.5
 
 
 def test_what_cannot_be_differentiated_twice_is_unknown() -> None:

@@ -19,6 +19,7 @@ from vaeprobe.frozen import frozen, tensors_of, whole_of
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.outputs import likelihood_of, picked, returned
+from vaeprobe.recipe import Recipe
 from vaeprobe.report import Artifact, Finding
 
 __all__ = ["Decoder", "Encoder", "Group"]
@@ -56,6 +57,8 @@ class Decoder:
         encoder: the encoder of the same checkpoint.
         artifact: the file it came from.
         notes: what the loader wants the reader to know.
+        latent_shape: shape in which the network takes its latents, where they are a map: (channels, height, width).
+        recipe: what the loss of its family says of beta, where that is known.
 
     Attributes:
         output_shape: shape of one output, without the batch.
@@ -86,6 +89,8 @@ class Decoder:
     encoder: Encoder | None = None
     artifact: Artifact | None = None
     notes: tuple[Finding, ...] = ()
+    latent_shape: tuple[int, ...] = ()
+    recipe: Recipe | None = None
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
     writes: bool = field(init=False, default=False)

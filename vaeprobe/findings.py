@@ -117,6 +117,25 @@ DRAFT_BLUEPRINT = FindingSpec(
     "Write the draft with `vaeprobe inspect MODEL --draft-blueprint OUT`, check every marked line, and "
     "pass it with --blueprint.",
 )
+ASSUMED = FindingSpec(
+    "assumed",
+    "note",
+    "The file is of a known family, and something about its network is not in the tensors: the groups of a "
+    "normalisation, the size of a map of latents.",
+    "Compare it with the model's config; --latent-size chooses the size of the map.",
+)
+HELD = FindingSpec(
+    "held-condition",
+    "warning",
+    "The decoder takes more than its latents (a class, a batch, a library size), and is held at one value of it.",
+    "Choose another with --condition NAME=VALUE, and compare: the map may differ between values.",
+)
+FAMILY_WARNING = FindingSpec(
+    "family-warning",
+    "note",
+    "Something known of this family of models that bears on what the numbers mean.",
+    "Read it before comparing this model with one of another family.",
+)
 FOREIGN_CLASSES = FindingSpec(
     "foreign-classes",
     "warning",
@@ -181,8 +200,16 @@ FACTORISE_UNDEFINED = FindingSpec(
 UNDECIDED = FindingSpec(
     "undecided",
     "warning",
-    "The samples allowed do not decide some tests.",
+    "The samples allowed do not decide some tests, and the verdict stays undetermined. Zero takes some 3,600 "
+    "latents to establish: a column that doubles at latents too rare for fewer to show would count.",
     "Raise --max-samples, or choose a margin that matters to you with --margin.",
+)
+DISCONTINUOUS = FindingSpec(
+    "discontinuous",
+    "warning",
+    "The decoder's output jumps between neighbouring latents. Derivatives do not see jumps: everything that "
+    "rests on the Jacobian holds apart from them.",
+    "Find the rounding, comparison or hard choice in the network; a decoder without it has a density.",
 )
 NOT_SMOOTH = FindingSpec(
     "not-smooth",

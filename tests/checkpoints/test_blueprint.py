@@ -466,8 +466,8 @@ def test_describe_refuses_settings_that_a_blueprint_cannot_say() -> None:
 
 def test_reading_blueprints_presets_and_drafts_imports_no_torch() -> None:
     code = (
-        "import sys; from vaeprobe.checkpoints import blueprint, presets, draft; "
-        "blueprint.Blueprint.from_toml('latents = 3').to_toml(); print('torch' in sys.modules)"
+        "import sys; from vaeprobe.checkpoints import blueprint, families, draft; "
+        "blueprint.Blueprint.from_toml('latents = 3').to_toml(); families.every(); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

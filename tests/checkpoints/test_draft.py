@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import vaeprobe
-from vaeprobe.checkpoints import presets
+from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.draft import draft
 from vaeprobe.checkpoints.network.assemble import assemble
@@ -132,9 +132,9 @@ RIGHT_SHAPE = ["riemann/celeba.pth", "inverse_micro/vae.pth"]
 def test_drafts_of_real_files(models: Path, name: str) -> None:
     tensors = torch.load(models / name, map_location="cpu", weights_only=True)
     ours = assemble(draft(tensors), tensors)
-    known = presets.match(tensors)
+    known = families.match(families.Clues.of(tensors))
     assert known is not None
-    theirs = assemble(known, tensors)
+    theirs = assemble(known.blueprint, tensors)
     z = torch.randn(4, theirs.latent_dim)
     a, b = ours.decoder(z), theirs.decoder(z)
     assert a.shape == b.shape
@@ -145,7 +145,9 @@ def test_drafts_of_real_files(models: Path, name: str) -> None:
 def test_the_safetensors_file_without_metadata(models: Path) -> None:
     tensors = load_file(models / "formats/jointvae_fashion.safetensors")
     original = torch.load(models / "jointvae/fashion.pt", map_location="cpu", weights_only=True)
-    known = presets.match(original)
+    known = families.match(families.Clues.of(original))
     assert known is not None
     z = torch.randn(4, 20)
-    assert torch.equal(assemble(draft(tensors), tensors).decoder(z), assemble(known, original).decoder(z))
+    assert torch.equal(
+        assemble(draft(tensors), tensors).decoder(z), assemble(known.blueprint, original).decoder(z)
+    )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import vaeprobe
-from vaeprobe.checkpoints import presets
+from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.decoder import Decoder, Group
@@ -42,9 +42,9 @@ def burgess(d: int = 10, channels: int = 1, *, large: bool = False) -> dict[str,
 
 
 def matched(state: dict[str, Tensor]) -> Blueprint:
-    bp = presets.match(state)
-    assert bp is not None
-    return bp
+    found = families.match(families.Clues.of(state))
+    assert found is not None
+    return found.blueprint
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -87,7 +87,7 @@ def test_near_misses_are_no_match(change: dict[str, tuple[int, ...] | None]) -> 
             del state[name]
         else:
             state[name] = torch.zeros(shape)
-    assert presets.match(state) is None
+    assert families.match(families.Clues.of(state)) is None
 
 
 def test_joint_vae_reads_the_prior_off_its_heads() -> None:
@@ -102,7 +102,7 @@ def test_joint_vae_reads_the_prior_off_its_heads() -> None:
     assert parts.decoder(torch.zeros(2, 9)).shape == (2, 1, 32, 32)
     # heads that do not add up to what the decoder takes: not this family
     state["latent_to_features.0.weight"] = torch.zeros(256, 10)
-    assert presets.match(state) is None
+    assert families.match(families.Clues.of(state)) is None
 
 
 def test_dcgan() -> None:
@@ -122,12 +122,12 @@ def test_dcgan() -> None:
 
 
 def test_asked_for_by_name() -> None:
-    assert presets.get("burgess", burgess()).name == "burgess"
+    assert families.get("burgess", families.Clues.of(burgess())).blueprint.name == "burgess"
     with pytest.raises(UsageError, match="no preset is called `burges`") as caught:
-        presets.get("burges", burgess())
+        families.get("burges", families.Clues.of(burgess()))
     assert "did you mean `burgess`" in (caught.value.hint or "")
     with pytest.raises(UsageError, match="not those of preset `dcgan`"):
-        presets.get("dcgan", burgess())
+        families.get("dcgan", families.Clues.of(burgess()))
 
 
 def test_presets_can_be_written_as_blueprints() -> None:
@@ -242,7 +242,7 @@ def test_the_tiny_residual_decoder_makes_smooth_images(models: Path) -> None:
     """Any error in the blocks gives noise, or colours far outside of [0, 1]."""
     decoder = vaeprobe.load(models / "taef2/taef2_decoder.pth")
     codes = {n.code for n in decoder.notes}
-    assert {"draft-blueprint", "cast-up"} <= codes
+    assert {"assumed", "cast-up"} <= codes
     y = decoder(Prior().draw(decoder, 8))
     assert y.shape == (8, 3, 32, 32)
     assert -0.2 < float(y.min()) < float(y.max()) < 1.2

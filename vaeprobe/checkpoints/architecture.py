@@ -10,8 +10,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from vaeprobe.checkpoints import presets
+from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.families import Clues, Found, Shaped
 from vaeprobe.errors import ArchitectureError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted
 
@@ -37,12 +38,13 @@ def given(blueprint: Given, file: Path) -> Blueprint | None:
     path = Path(blueprint)
     if path.is_file():
         return _read(path)
-    if str(blueprint) == "draft" or str(blueprint).removeprefix("preset ") in presets.NAMES:
+    names = families.names()
+    if str(blueprint) == "draft" or str(blueprint).removeprefix("preset ") in names:
         return None
-    near = did_you_mean(str(blueprint), [*presets.NAMES, "draft"])
+    near = did_you_mean(str(blueprint), [*names, "draft"])
     raise UsageError(
         f"there is no blueprint {quoted(str(blueprint))}",
-        hint=near or f"a TOML file, draft, or one of {', '.join(presets.NAMES)}",
+        hint=near or f"a TOML file, draft, or one of {', '.join(names)}",
     )
 
 
@@ -66,25 +68,24 @@ def _read(path: Path) -> Blueprint:
     return Blueprint.from_toml(text, f"blueprint {path}")
 
 
-def found(
-    blueprint: Given, tensors: Mapping[str, presets.Shaped], metadata: Mapping[str, str] | None = None
-) -> Blueprint | None:
-    """Return the blueprint that the tensors call for: a preset or draft asked for by name, their metadata's, a preset's.
+def found(blueprint: Given, clues: Clues, metadata: Mapping[str, str] | None = None) -> Found | None:
+    """Return what the tensors hold: a preset or draft asked for by name, their metadata's blueprint, a preset's.
 
     Raises:
         UsageError: the tensors are not of the preset asked for.
-        ArchitectureError: no draft can be made of them.
+        ArchitectureError: no draft can be made of them, or they are of two presets.
     """
     if blueprint is None:
-        return Blueprint.from_metadata(metadata or {}) or presets.match(tensors)
+        own = Blueprint.from_metadata(metadata or {})
+        return Found(own) if own is not None else families.match(clues)
     if str(blueprint) == "draft":
         from vaeprobe.checkpoints.draft import draft
 
-        return draft(tensors)
-    return presets.get(str(blueprint), tensors)
+        return Found(draft(clues.shaped))
+    return families.get(str(blueprint), clues)
 
 
-def unknown(name: str, tensors: Mapping[str, presets.Shaped], limit: int = 6) -> ArchitectureError:
+def unknown(name: str, tensors: Mapping[str, Shaped], limit: int = 6) -> ArchitectureError:
     """Return the error that shows what the tensors are, and says how to say what they belong to."""
     shown = [
         f"{quoted(k)} {'x'.join(map(str, t.shape)) or 'scalar'}" for k, t in list(tensors.items())[:limit]

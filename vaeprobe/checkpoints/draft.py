@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
-from vaeprobe.checkpoints.presets import Shaped
+from vaeprobe.checkpoints.families import Shaped
 from vaeprobe.errors import ArchitectureError
 from vaeprobe.files.source import quoted
 

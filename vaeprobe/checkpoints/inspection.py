@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from vaeprobe.checkpoints import architecture, presets, selection
+from vaeprobe.checkpoints import architecture, families, folders, said, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
 from vaeprobe.files import limits, safetensors
 from vaeprobe.files.pickles import Global, PickleError, interpret
 from vaeprobe.files.sniff import Format, sniff
-from vaeprobe.files.source import Source, quoted, read_source
+from vaeprobe.files.source import Source, quoted
 from vaeprobe.files.tensors import TensorSpec, nonfinite_finding
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
@@ -150,7 +150,7 @@ def inspect(
         UsageError: there is no entry `key`, or nothing to draft a blueprint from.
         ResourceError: it claims more memory than makes sense.
     """
-    source = read_source(path)
+    source = folders.read(path)
     try:
         with limits.loading(source.size):
             found = _INSPECTORS[format := sniff(source)](source, format, key)
@@ -212,6 +212,8 @@ def _module(
 
 def _safetensors(source: Source, format: Format, key: str | None) -> Inspection:
     specs, metadata = safetensors.read(source.data)
+    for shard in source.shards if isinstance(source, folders.InFolder) else ():
+        specs = {**specs, **safetensors.read(shard.data)[0]}
     specs, _ = selection.under_key(specs, source.name, key)
     return _of_tensors(source, "weights", "Safetensors", "safetensors", specs, metadata=metadata)
 
@@ -304,10 +306,12 @@ def _of_tensors(
     notes: tuple[Finding, ...] = (),
     parts: tuple[tuple[str, str], ...] = (),
 ) -> Inspection:
+    told = {**(said.in_file(file) if file is not None else {}), **folders.said_beside(source)}
     tensors = tuple(TensorInfo(name=k, dtype=s.dtype, shape=s.shape) for k, s in specs.items())
     beside = architecture.beside(source.path)
     embedded = Blueprint.from_metadata(metadata or {})
-    preset = presets.match(specs) if kind == "weights" else None
+    match = families.match(families.Clues.of(specs, told)) if kind in ("weights", "module") else None
+    preset = match.blueprint if match is not None else None
     known = beside or embedded or preset
     count = sum(t.numel for t in tensors)
     sentences = [f"{what} of {len(tensors)} tensors, {count:,} numbers."]

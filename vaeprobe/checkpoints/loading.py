@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints import architecture, selection
+from vaeprobe.checkpoints import architecture, families, folders, recognised, said, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.weights import Weights, realise
 from vaeprobe.decoder import Decoder, Encoder
@@ -26,7 +25,7 @@ from vaeprobe.errors import (
 )
 from vaeprobe.files import limits, safetensors
 from vaeprobe.files.sniff import sniff
-from vaeprobe.files.source import Source, quoted, read_source
+from vaeprobe.files.source import Source, quoted
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
 from vaeprobe.files.zips import is_zip, open_archive
@@ -50,6 +49,8 @@ class Request:
     submodule: str | None = None
     latent_dim: int | None = None
     output: int | str | None = None
+    latent_size: tuple[int, ...] | None = None
+    condition: Mapping[str, str | float] = field(default_factory=dict)
     allow_code: bool = False
 
     @property
@@ -83,6 +84,8 @@ def load(
     submodule: str | None = None,
     latent_dim: int | None = None,
     output: int | str | None = None,
+    latent_size: str | Sequence[int] | None = None,
+    condition: Mapping[str, str | float] | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     allow_code: bool = False,
@@ -94,13 +97,15 @@ def load(
     one in the file's own metadata (safetensors); a preset, by the names and shapes of all the decoder's tensors.
 
     Args:
-        path: the file.
+        path: the file, or the folder of one model (diffusers, pythae, scVI).
         arch: `package.module:factory`, or the factory itself: your code, see `vaeprobe.checkpoints.factory`.
         blueprint: a TOML file, a `Blueprint`, the name of a preset, or "draft" for a marked guess.
         key: the entry of the file that holds the weights, or the matrix.
         submodule: the part of a pickled module, or of what `arch` builds, that decodes.
         latent_dim: number of latents, where the file leaves it open; checked where it does not.
         output: which output to probe, where the network returns several: its key, or its place from 0.
+        latent_size: size of the map of latents of a convolutional decoder, "8x8" or (8, 8).
+        condition: what a conditional decoder is held at, by name: {"label": 3}.
         dtype: precision of the network; by default the file's, at least float32.
         device: where to compute.
         allow_code: unpickle the file with torch, which runs whatever code it asks for.
@@ -120,7 +125,7 @@ def load(
         >>> vaeprobe.load(path).latent_dim
         2
     """
-    source = read_source(path)
+    source = folders.read(path)
     request = Request(
         source=source,
         arch=arch if isinstance(arch, str) else None,
@@ -129,6 +134,8 @@ def load(
         submodule=submodule,
         latent_dim=latent_dim,
         output=output,
+        latent_size=_size(latent_size),
+        condition=condition or {},
         allow_code=allow_code,
     )
     with _naming(source), limits.loading(source.size):
@@ -152,6 +159,16 @@ def _naming(source: Source) -> Iterator[None]:
             error.message = f"{source.name}: {error.message}"
             error.args = (error.message,)
         raise
+
+
+def _size(size: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return the size of a map of latents: "8x8" is (8, 8)."""
+    if size is None:
+        return None
+    parts = size.lower().split("x") if isinstance(size, str) else [str(n) for n in size]
+    if not 1 <= len(parts) <= 3 or not all(p.isdecimal() and 0 < int(p) < 1 << 16 for p in parts):
+        raise UsageError(f"{quoted(str(size))} is no size of a map", hint="write it as 8x8")
+    return tuple(map(int, parts))
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -183,7 +200,12 @@ def _torch_file(request: Request, container: Any) -> Found:
         )
     else:
         specs = selection.tensors_of(file, chosen.node)
-        found = _weights(request, realise(specs), "state_dict", matrix=file.is_tensor(chosen.node))
+        for shard in _shards(request):
+            other = read_torch_file(shard.data, shard.name, sniff(shard))  # type: ignore[arg-type]
+            specs |= selection.tensors_of(other, selection.select(other, shard.name).node)
+        told = said.in_file(file)
+        matrix = file.is_tensor(chosen.node)
+        found = _weights(request, realise(specs), "state_dict", matrix=matrix, told=told)
     details = {"container": container, **({"key": chosen.key} if chosen.key else {})}
     return replace(found, notes=(*chosen.notes, *found.notes), details={**found.details, **details})
 
@@ -244,8 +266,15 @@ def _is_half(module: nn.Module) -> bool:
 
 def _safetensors(request: Request) -> Found:
     specs, metadata = safetensors.read(request.source.data)
+    for shard in _shards(request):
+        specs = {**specs, **safetensors.read(shard.data)[0]}
     specs, is_matrix = selection.under_key(specs, request.name, request.key)
     return _weights(request, realise(specs, metadata), "safetensors", matrix=is_matrix)
+
+
+def _shards(request: Request) -> tuple[Source, ...]:
+    """Return the files of sharded weights after the first."""
+    return request.source.shards if isinstance(request.source, folders.InFolder) else ()
 
 
 def _npy(request: Request) -> Found:
@@ -340,18 +369,36 @@ _READERS: dict[str, Callable[[Request], Found]] = {
 # -- the architecture of bare weights ------------------------------------------------------------------
 
 
-def _weights(request: Request, weights: Weights, format: str, *, matrix: bool = False) -> Found:
-    """Find the network that weights belong to."""
+def _weights(
+    request: Request,
+    weights: Weights,
+    format: str,
+    *,
+    matrix: bool = False,
+    told: Mapping[str, Any] | None = None,
+) -> Found:
+    """Find the network that weights belong to; `told` is what the file says beside them."""
     if matrix:
         from vaeprobe.checkpoints import matrix as linear
 
         return Found(parts=linear.parts_of(weights.tensors, request.name), format=format, notes=weights.notes)
-    bp = _blueprint_given(request)
-    if bp is None:
-        bp = architecture.found(request.blueprint, weights.tensors, weights.metadata)
-    if bp is None:
+    network = _network(request, weights, {**(told or {}), **folders.said_beside(request.source)})
+    if network is None:
         raise architecture.unknown(request.name, weights.tensors)
-    return Found(parts=assemble(bp, weights.tensors), format=format, notes=weights.notes)
+    return Found(parts=network, format=format, notes=weights.notes)
+
+
+def _network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Parts | None:
+    """Return the network of a blueprint or a family, held at its conditions; None where neither is known."""
+    bp = _blueprint_given(request)
+    if bp is not None:
+        found: families.Found | None = families.Found(bp)
+    else:
+        clues = families.Clues.of(weights.tensors, told, request.latent_size)
+        found = architecture.found(request.blueprint, clues, weights.metadata)
+    if found is None:
+        return None
+    return recognised.parts_of(found, weights.tensors, size=request.latent_size, condition=request.condition)
 
 
 def _blueprint_given(request: Request) -> Blueprint | None:
@@ -439,18 +486,18 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         )
     notes = (*found.notes, *parts.notes)
     artifact = Artifact(
-        path=str(source.path),
+        path=str(source.folder.path if isinstance(source, folders.InFolder) else source.path),
         sha256=source.sha256,
         size=source.size,
         format=found.format,
         architecture=parts.architecture,
-        details=found.details,
+        details={**found.details, **({"recipe": parts.recipe.to_dict()} if parts.recipe else {})},
     )
     try:
         return Decoder(
             _moved(parts.decoder, dtype, device),
             parts.latent_dim,
-            name=source.path.stem,
+            name=source.folder.path.name if isinstance(source, folders.InFolder) else source.path.stem,
             dtype=dtype,
             device=device,
             prior=parts.prior,
@@ -461,6 +508,8 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             encoder=_moved_encoder(parts.encoder, dtype, device) if parts.encoder is not None else None,
             artifact=artifact,
             notes=notes,
+            latent_shape=parts.latent_shape,
+            recipe=parts.recipe,
         )
     except ContractError as error:
         broken = next((note for note in notes if note.spec is NONFINITE_WEIGHTS), None)

@@ -20,11 +20,12 @@ from torch.overrides import TorchFunctionMode
 
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.jacobian import pushforward
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track
 
-__all__ = ["Smoothness", "metric_derivatives", "smoothness"]
+__all__ = ["Smoothness", "discontinuities", "metric_derivatives", "smoothness"]
 
 Map = Callable[[Tensor], Tensor]
 Kind = Literal["linear", "piecewise linear", "kinked", "smooth", "unknown"]
@@ -212,6 +213,53 @@ def _sketch(y: Tensor) -> Tensor:
     rng = stream(m, "sketch")
     signs, places = (torch.from_numpy(rng.integers(0, top, m)) for top in (2, SKETCH))
     return torch.zeros(len(y), SKETCH, dtype=y.dtype).index_add_(1, places, y * (2 * signs - 1))
+
+
+# -- jumps of the decoder itself ----------------------------------------------------------------
+
+
+def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = False) -> float | None:
+    """Return the share of the segments from a to b on which the decoder jumps: J knows nothing of jumps.
+
+    On a continuous decoder, with kinks or without, the change along a segment is the integral of its slope.  The
+    part of a segment with the largest defect is followed, `LEVELS` times: a jump is what stays as large while the
+    integral of the slope dies out.
+
+    Args:
+        a, b: ends of the segments, shape (segments, latent).
+
+    Returns:
+        None where the decoder is not finite along some segment.
+    """
+    gauss, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(NODES))
+    edges = torch.linspace(0, 1, PARTS + 1, dtype=torch.float64)
+    places = torch.cat([edges, (edges[:-1, None] + (gauss + 1) / (2 * PARTS)).flatten()])
+    rounding = 100 * float(torch.finfo(decoder.dtype or torch.float64).eps)
+    low, length = torch.zeros(len(a), dtype=torch.float64), 1.0
+    live = torch.arange(len(a))
+    for level in range(LEVELS + 1):
+        t = low[live][:, None] + length * places
+        x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
+        along = (b - a)[live][:, decoder.continuous].repeat_interleave(len(places), 0)
+        y, slope = (w.double().cpu() for w in pushforward(decoder, x.flatten(0, 1), along, natural=natural))
+        if not (torch.isfinite(y).all() and torch.isfinite(slope).all()):
+            return None
+        y, slope = (w.reshape(len(live), len(places), -1) for w in (y, slope))
+        change = y[:, 1 : PARTS + 1] - y[:, :PARTS]
+        slopes = slope[:, PARTS + 1 :].reshape(len(live), PARTS, NODES, -1)
+        step = weights * length / (2 * PARTS)
+        defect = (change - torch.einsum("k,spkm->spm", step, slopes)).norm(dim=2)
+        walked = torch.einsum("k,spk->sp", step, slopes.norm(dim=3))
+        noise = rounding * y.norm(dim=2).amax(1)
+        worst, part = defect.max(1)
+        # on the way a defect of some per cent is followed; at the end it must outweigh all that the slope explains
+        bound = (0.01 if level < LEVELS else 1.0) * walked.gather(1, part[:, None])[:, 0]
+        open_ = worst > noise + bound
+        low[live] += length * part / PARTS
+        live, length = live[open_], length / PARTS
+        if not len(live):
+            break
+    return len(live) / len(a)
 
 
 # -- derivatives of the metric ------------------------------------------------------------------

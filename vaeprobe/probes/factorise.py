@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.findings import (
+    DISCONTINUOUS,
     FACTORISE_UNDEFINED,
     INACTIVE_LATENTS,
     NOT_SMOOTH,
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
-    from vaeprobe.geometry.factorisation import Decision, Evidence, Factors, Spread
+    from vaeprobe.geometry.decisions import Decision
+    from vaeprobe.geometry.factorisation import Evidence
+    from vaeprobe.geometry.factors import Factors
+    from vaeprobe.geometry.spread import Spread
 
 PAPER = "Allen (2024), arXiv:2410.22559v1"
 # Share of the random bases' gap under which columns are called nearly orthogonal, or partly so.
@@ -49,13 +53,14 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="factorise.verdict",
         title="verdict",
-        range="linear, independent, dependent, rotated, curved, entangled, undefined",
-        formula="linear: J constant; independent: C1 and C2; dependent: C1 without C2; rotated: C1 after one "
-        "rotation of the latent space; curved: M, curved C2 and twist are 0; entangled: none of these",
+        range="linear, independent, dependent, rotated, curved, entangled, undetermined, undefined",
+        formula="linear: J constant and no jumps; independent: C1 and C2; dependent: C1 without C2; rotated: C1 after one "
+        "rotation of the latent space; curved: M, curved C2 and twist are 0; entangled: none of these; undetermined: the latents drawn leave a test open that decides",
         source=f"{PAPER}, Theorems 1 and 2 and Section 4.1.3; C2 is needed and missing from Theorem 2",
         meaning="What kind of factorisation the density has, exactly, within the margin. Trained decoders are "
         "rarely anything but entangled in this sense: read the effect sizes beside it.",
-        misleads="It is strict: a decoder with nearly orthogonal columns and a random one are both entangled.",
+        misleads="It is strict: a decoder with nearly orthogonal columns and a random one are both entangled. It "
+        "reads the Jacobian, so that it is about the density of outputs only where the decoder is one-to-one.",
         remedy="Compare `factorise.gap` with `factorise.gap_null`, and read the own shares; --margin says what "
         "counts as zero.",
     ),
@@ -68,7 +73,8 @@ METRICS: tuple[MetricSpec, ...] = (
         formula="mean_z [sum_i log n_i - 1/2 log det G] = mean_z [log p(x) - sum_i log p_i(x)]",
         source=f"{PAPER}, Eqs. 14, 15",
         meaning="How far the density is from the product of its seam factors p(z_i) / n_i; 0 iff the columns of "
-        "the Jacobian are orthogonal at every latent.",
+        "the Jacobian are orthogonal at every latent. The equality with p(x) holds where the decoder is "
+        "one-to-one (injective): other latents with the same output add to p(x).",
         misleads="0 does not make the factors independent (polar coordinates): that takes C2 as well. It grows "
         "with the number of active latents.",
         remedy="See whether a rotation repairs it (`factorise.gap_rotated`); a larger beta with a diagonal "
@@ -118,7 +124,8 @@ METRICS: tuple[MetricSpec, ...] = (
         formula="max_i cross_i",
         source="C2, missing from Theorem 2 of the paper",
         meaning="The worst latent: 0 iff every column's length depends on its own latent alone.",
-        misleads="One nearly inactive latent can make it; its interval takes the maximum into account.",
+        misleads="One nearly inactive latent can make it. Its interval takes the maximum into account, and what a "
+        "doubling of the column at latents too rare to be seen (3 in n) would add.",
         remedy="Find the latent in the table, and who modulates it in the matrix of pairs.",
     ),
     MetricSpec(
@@ -450,7 +457,8 @@ class Factorise(Probe):
         margin: gap in nats that counts as none. The default, 0.0001, is two columns at 89.2 degrees, or a
             column whose length varies by 1.4 % with other latents.
         permutations: of the tests whether seam factors are dependent.
-        active_threshold: share of the largest rms column norm above which a latent is active.
+        active_threshold: share of the largest mean column norm above which a latent is active; so is one whose
+            column is short on average, where other latents change its norm by more than that.
 
     Source: Allen (2024), arXiv:2410.22559v1, Section 4.1.
     """
@@ -464,7 +472,7 @@ class Factorise(Probe):
     margin: float = option(1e-4, help="Gap in nats that counts as none.", min=1e-12)
     permutations: int = option(499, help="Permutations of the tests of dependence.", min=19)
     active_threshold: float = option(
-        0.05, help="Share of the largest rms column norm above which a latent is active.", min=0.0, max=1.0
+        0.05, help="Share of the largest mean column norm above which a latent is active.", min=0.0, max=1.0
     )
 
     def measure(self, decoder: Decoder) -> FactoriseResult:
@@ -511,7 +519,7 @@ class Factorise(Probe):
 
 def _metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
     unmeasured = e.undefined or "not measured"
-    constant = e.variation is not None and e.variation.likely_zero
+    constant = e.constant
     n = e.usable
     spread, factors, curved = e.spread, e.factors, e.curved
 
@@ -558,7 +566,7 @@ def _metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
     elif curved is not None:
         straight = f"undetermined: {curved.why}"
     else:
-        straight = f"not needed: the verdict is {e.verdict}"
+        straight = f"not needed: the decoder is {e.leaning}"
     dead_column = "a column has length zero at most latents"
     return metric_map(
         [
@@ -707,46 +715,80 @@ def _summary(e: Evidence, likelihood: str | None) -> str:
     if likelihood is not None:
         count = f"{count}Measured in the metric of a {likelihood.capitalize()} likelihood. "
     lengths = _lengths(e.spread, _worst(e))
+    jumps = " It jumps between latents, and what is said holds apart from the jumps." if e.jumps else ""
+    gap = _short(e.gap.value)
     match e.verdict:
+        case "undetermined":
+            # the parts of the sentence that are decided are left to the table of evidence
+            questions = [QUESTIONS[test] for test in e.undecided]
+            return (
+                f"{count}Undetermined: {e.drawn} latents leave open {' and '.join(questions)}. The estimates point "
+                f"to `{e.leaning}` (gap {gap} nats, largest cross {_short(e.spread.largest.value)}).{jumps}"
+            )
         case "linear":
             where = (
                 "the given axes are its seams"
                 if e.gap.likely_zero
-                else f"its singular vectors are not the given axes (gap {_short(e.gap.value)} nats there)"
+                else f"its singular vectors are not the given axes (gap {gap} nats there)"
             )
-            return f"{count}The decoder is linear: its density factorises along its singular vectors, and {where}."
+            return (
+                f"{count}The decoder is linear: its density factorises along its singular vectors, and {where}."
+                f"{_exceptions(e.variation)}"
+            )
         case "independent":
             return (
-                f"{count}The density factorises into independent components along the latent axes: the columns "
-                f"are orthogonal (gap {_short(e.gap.value)} nats against {_short(e.gap_null)} at random axes) and "
-                "the length of each depends on its own latent alone."
+                f"{count}Locally, where the decoder is one-to-one, the density factorises into independent components "
+                f"along the latent axes: the columns are orthogonal (gap {gap} nats against {_short(e.gap_null)} at "
+                f"random axes) and the length of each depends on its own latent alone.{_exceptions(e.gap)}{jumps}"
             )
         case "dependent":
             tied = " All singular values are equal, so no basis is special." if e.tied else ""
             return (
-                f"{count}The density factorises along the latent axes, but not into independent components: the "
-                f"columns are orthogonal (gap {_short(e.gap.value)} nats), and {lengths}.{tied}"
+                f"{count}Locally, where the decoder is one-to-one, the density factorises along the latent axes, but "
+                f"not into independent components: the columns are orthogonal (gap {gap} nats), and {lengths}."
+                f"{tied}{jumps}"
             )
         case "rotated":
             assert e.gap_rotated is not None
             assert e.spread_rotated is not None
-            also = (
-                "there the components are independent as well"
-                if e.spread_rotated.largest.likely_zero
-                else f"there the components are still dependent ({_lengths(e.spread_rotated)})"
-            )
+            also = {
+                True: "there the components are independent as well",
+                False: f"there the components are still dependent ({_lengths(e.spread_rotated)})",
+                None: f"whether the components are independent there, {e.spread_rotated.largest.n} latents leave open",
+            }[e.spread_rotated.largest.zero]
             return (
-                f"{count}The density factorises after one rotation of the latent space, which takes the gap from "
-                f"{_short(e.gap.value)} to {_short(e.gap_rotated.value)} nats; {also}."
+                f"{count}Locally, where the decoder is one-to-one, the density factorises after one rotation of the "
+                f"latent space, which takes the gap from {gap} to {_short(e.gap_rotated.value)} nats; {also}.{jumps}"
             )
         case "curved":
             return (
-                f"{count}The density factorises into independent components along curved seams: no rotation makes "
-                f"the columns orthogonal (gap {_short(e.gap.value)} nats), and the seams bend so that the mixed "
-                "derivative of the log density along them is 0."
+                f"{count}Locally, where the decoder is one-to-one, the density factorises into independent components "
+                f"along curved seams: no rotation makes the columns orthogonal (gap {gap} nats), and the seams bend "
+                f"so that the mixed derivative of the log density along them is 0.{jumps}"
             )
         case _:
-            return f"{count}Strictly the density does not factorise. {_oblique(e)}, and {lengths}.{_bent(e)}"
+            return (
+                f"{count}The density does not factorise along straight seams, strictly. {_oblique(e)}, and {lengths}."
+                f"{_bent(e)}{jumps}"
+            )
+
+
+# what each test of the verdict asks, as the object of "leave open"
+QUESTIONS = {
+    "linear": "whether the Jacobian is constant",
+    "C1": "whether the columns are orthogonal",
+    "C2": "whether the length of each column depends on its own latent alone",
+    "C1 after a rotation": "whether a rotation makes the columns orthogonal",
+}
+
+
+def _exceptions(decision: Decision | None) -> str:
+    """Return what so many latents cannot exclude, as a sentence."""
+    from vaeprobe.geometry.decisions import rule_of_three
+
+    if decision is None:
+        return ""
+    return f" Rare exceptions, at most {rule_of_three(decision.n):.2%} of the latents, would go unseen."
 
 
 def _oblique(e: Evidence) -> str:
@@ -772,7 +814,7 @@ def _bent(e: Evidence) -> str:
 
 def _lengths(spread: Spread, worst: str = "") -> str:
     """Return how far column lengths are their latents' own, as a clause."""
-    if spread.largest.likely_zero or spread.mean_own_share is None:
+    if spread.largest.zero or spread.mean_own_share is None:
         return "the length of each depends on its own latent alone"
     share = spread.mean_own_share
     degree = "mostly on their own latent" if share > MOSTLY_OWN else "on other latents as well"
@@ -818,8 +860,17 @@ def _findings(e: Evidence) -> list[Finding]:
         findings.append(
             Finding(
                 UNDECIDED,
-                f"{e.drawn} latents leave open: {', '.join(e.undecided)}; the verdict follows the estimate",
+                f"{e.drawn} latents leave open: {', '.join(e.undecided)}; the estimates point to "
+                f"`{e.leaning}`",
                 hint="raise --max-samples, or choose another --margin",
+            )
+        )
+    if e.jumps:
+        findings.append(
+            Finding(
+                DISCONTINUOUS,
+                f"the decoder jumps on {e.jumps:.0%} of the segments between latents: its Jacobian knows "
+                "nothing of jumps, and a constant one does not make it linear",
             )
         )
     if e.tied:

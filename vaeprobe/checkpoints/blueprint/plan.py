@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from vaeprobe.checkpoints.blueprint import reading
 from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, block, toml_key, toml_value
+from vaeprobe.errors import UsageError
 
 __all__ = ["Blueprint", "METADATA_KEY"]
 
@@ -47,6 +49,38 @@ class Blueprint:
     def latent_dim(self) -> int | None:
         """Number of latents, where the blueprint says it."""
         return sum(size for _, size in self.latents) or None
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape in which the network takes its latents, where it begins by making a map of them."""
+        first = self.layers[0] if self.layers else None
+        if first is None or first.kind != "reshape" or math.prod(first["shape"]) != self.latent_dim:
+            return ()
+        return tuple(first["shape"])
+
+    def with_size(self, size: tuple[int, ...]) -> Blueprint:
+        """Return the blueprint for a map of latents of another size; the encoder's images grow with it.
+
+        Raises:
+            UsageError: its latents are no map of so many axes.
+        """
+        old = self.latent_shape[1:]
+        if len(old) != len(size) or math.prod(old) == 1:
+            what = f"a map of {' x '.join(map(str, old))}" if math.prod(old) > 1 else "no map"
+            raise UsageError(
+                f"a size of {'x'.join(map(str, size))} does not fit: the latents are {what}",
+                hint="leave out --latent-size",
+            )
+        if old == size:
+            return self
+        channels = self.latent_shape[0]
+        first = self.layers[0].with_options(shape=[channels, *size])
+        encoder = self.encoder
+        if encoder is not None:
+            grown = [n * new // was for n, new, was in zip(encoder.input[1:], size, old, strict=False)]
+            encoder = replace(encoder, input=(encoder.input[0], *grown))
+        latents: Latents = (("normal", channels * math.prod(size)),)
+        return replace(self, layers=(first, *self.layers[1:]), latents=latents, encoder=encoder)
 
     # -- reading ---------------------------------------------------------------------------------
 

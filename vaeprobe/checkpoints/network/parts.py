@@ -11,6 +11,7 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.decoder import Encoder, Group
 from vaeprobe.findings import DRAFT_BLUEPRINT, UNUSED_LAYERS
+from vaeprobe.recipe import Recipe
 from vaeprobe.report import Finding
 
 __all__ = ["Parts", "assumptions_of", "layers_unused"]
@@ -31,6 +32,8 @@ class Parts:
         architecture: how the network was known, in words.
         notes: what the reader should know: unused tensors, weights cast up, assumptions of a draft.
         blueprint: the blueprint, where there was one.
+        latent_shape: shape in which the network takes its latents, where they are a map.
+        recipe: what the loss of its family says of beta, where it is known.
     """
 
     decoder: Callable[[Tensor], Any]
@@ -43,6 +46,8 @@ class Parts:
     architecture: str = ""
     notes: tuple[Finding, ...] = ()
     blueprint: Blueprint | None = None
+    latent_shape: tuple[int, ...] = ()
+    recipe: Recipe | None = None
 
 
 def layers_unused(bp: Blueprint) -> Iterator[Finding]:

@@ -1,0 +1,199 @@
+"""Folders that hold one model: which files its weights are, and what the folder says of it.
+
+Nothing outside the folder is read: a name that leads out of it, by `..` or by a symbolic link, is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vaeprobe.checkpoints import said
+from vaeprobe.errors import InputError, UnsafeError
+from vaeprobe.files.source import Source, quoted, read_source
+
+__all__ = ["Folder", "InFolder", "open_folder", "read", "said_beside"]
+
+PARTS = ("vae", "vqvae", "movq")  # where a pipeline's folder has its autoencoder
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+INDEX = ".index.json"
+LARGEST_INDEX = 200_000  # tensors
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model in a folder.
+
+    Attributes:
+        path: as the user gave it.
+        weights: the files of its weights.
+        said: what its configs say, by file name.
+        placed: of sharded weights, the file of each tensor.
+    """
+
+    path: Path
+    weights: tuple[Path, ...]
+    said: Mapping[str, Any] = field(default_factory=dict)
+    placed: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InFolder(Source):
+    """The weights of a model in a folder.
+
+    Attributes:
+        folder: the folder.
+        shards: the files of sharded weights after the first.
+    """
+
+    folder: Folder = field(default_factory=lambda: Folder(Path(), ()))
+    shards: tuple[Source, ...] = ()
+
+
+def read(path: str | os.PathLike[str]) -> Source:
+    """Read a file, or the weights of the model in a folder.
+
+    Raises:
+        InputError, ResourceError: as `read_source` and `open_folder`.
+        UnsafeError: the folder leads out of itself.
+    """
+    if not Path(path).is_dir():
+        return read_source(path)
+    folder = open_folder(Path(path))
+    first, *shards = (read_source(file) for file in folder.weights)
+    return InFolder(first.path, first.data, folder, tuple(shards))
+
+
+def said_beside(source: Source) -> Mapping[str, Any]:
+    """Return what the configs beside the weights say, by file name."""
+    return source.folder.said if isinstance(source, InFolder) else {}
+
+
+def open_folder(path: Path) -> Folder:
+    """Return the model in a folder.
+
+    Raises:
+        InputError: there is none, or more than one could be meant.
+        UnsafeError: a file of it lies outside.
+    """
+    names = _names(path)
+    if "model_index.json" in names:
+        part = next((p for p in PARTS if (path / p / "config.json").is_file()), None)
+        if part is None:
+            raise InputError(
+                f"{_shown(path)} is a pipeline without an autoencoder: it has none of the folders {', '.join(PARTS)}"
+            )
+        _inside(path, path / part)
+        inner = open_folder(path / part)
+        return Folder(path, inner.weights, inner.said, inner.placed)
+    if "model_config.json" in names and "model.pt" in names:
+        config = said.in_json(_inside(path, path / "model_config.json"))
+        return Folder(path, (_inside(path, path / "model.pt"),), {"model_config.json": config})
+    if "config.json" not in names and (below := _trained(path)) is not None:
+        _inside(path, below)
+        inner = open_folder(below)
+        return Folder(path, inner.weights, inner.said, inner.placed)
+    configs: dict[str, Any] = {}
+    if "config.json" in names:
+        configs["config.json"] = said.in_json(_inside(path, path / "config.json"))
+    best = _best(names)
+    if best is None:
+        raise InputError(f"{_shown(path)} is a folder without a model in it", hint=_hint(names))
+    chosen = _inside(path, path / best)
+    if best.endswith(INDEX):
+        placed = _placed(chosen)
+        files = tuple(_inside(path, path / name) for name in dict.fromkeys(placed.values()))
+        return Folder(path, files, configs, placed)
+    return Folder(path, (chosen,), configs)
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return sorted(p.name for p in path.iterdir() if p.is_file())
+    except OSError as error:
+        raise InputError(
+            f"{_shown(path)} cannot be listed: {(error.strerror or str(error)).lower()}"
+        ) from None
+
+
+def _shown(path: Path) -> str:
+    return quoted(str(path), limit=200)
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """Return a path in a folder.
+
+    Raises:
+        UnsafeError: it leads out of it.
+    """
+    root = os.path.realpath(folder)
+    if os.path.commonpath([root, os.path.realpath(path)]) != root:
+        raise UnsafeError(
+            f"{_shown(path)} leads out of its folder, and was not read",
+            hint="give the file that it points at, or copy it into the folder",
+        )
+    return path
+
+
+def _trained(path: Path) -> Path | None:
+    """Return the folder of a trainer's last model: `final_model`, or the latest `checkpoint_epoch_N`."""
+    final = path / "final_model"
+    if (final / "model_config.json").is_file():
+        return final
+    found: dict[int, Path] = {
+        int(m[1]): p
+        for p in path.iterdir()
+        if (m := re.fullmatch(r"checkpoint_epoch_(\d{1,9})", p.name)) and (p / "model_config.json").is_file()
+    }
+    return found[max(found)] if found else None
+
+
+def _best(names: list[str]) -> str | None:
+    """Return the likeliest file of weights, None where several are as likely."""
+    model = [n for n in names if n.startswith(("diffusion_pytorch_model", "model", "pytorch_model"))]
+    index = [n for n in model if n.endswith(INDEX)]
+    for suffix in WEIGHTS:
+        whole = [n for n in model if n.endswith(suffix) and not re.search(r"-\d+-of-\d+\.", n)]
+        plain = [n for n in whole if n.count(".") == 1]
+        chosen = plain or whole or [n for n in index if n.endswith(suffix + INDEX)]
+        if chosen:
+            return min(chosen, key=lambda n: (n.count("."), n))
+    alone = [n for n in names if n.endswith(WEIGHTS)]
+    return alone[0] if len(alone) == 1 else None
+
+
+def _hint(names: list[str]) -> str:
+    found = [n for n in names if n.endswith(WEIGHTS)]
+    listed = ", ".join(map(quoted, found[:4]))
+    return f"give one of its files: {listed}" if found else "give the file of weights itself"
+
+
+def _placed(index: Path) -> Mapping[str, str]:
+    """Return the file of each tensor, as an index says it.
+
+    Raises:
+        InputError: it is no index.
+        UnsafeError: it names a file elsewhere.
+    """
+    table = said.in_json(index).get("weight_map")
+    entries = dict(_entries(table)) if isinstance(table, dict) and len(table) <= LARGEST_INDEX else {}
+    if not entries:
+        raise InputError(f"{_shown(index)} has no `weight_map` from tensors to files")
+    for name in set(entries.values()):
+        if name != os.path.basename(name) or name in ("", ".", "..") or "\\" in name:
+            raise UnsafeError(f"{_shown(index)} names the file {quoted(name)}, which is not beside it")
+        if not (index.parent / name).is_file():
+            raise InputError(
+                f"{_shown(index)} names {quoted(name)}, which is not there", hint="fetch the missing shard"
+            )
+    return entries
+
+
+def _entries(table: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    for tensor, name in table.items():
+        if isinstance(tensor, str) and isinstance(name, str):
+            yield tensor, name

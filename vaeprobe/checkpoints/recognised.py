@@ -1,0 +1,64 @@
+"""From what a family or blueprint says a file holds to the parts of a decoder, as the user wants it held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from vaeprobe.checkpoints.blueprint import Blueprint, Condition
+from vaeprobe.checkpoints.blueprint.condition import held
+from vaeprobe.checkpoints.families import Found
+from vaeprobe.checkpoints.network.assemble import assemble
+from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.findings import ASSUMED, FAMILY_WARNING, HELD
+from vaeprobe.report import Finding
+
+__all__ = ["parts_of"]
+
+
+def parts_of(
+    found: Found,
+    tensors: Mapping[str, Tensor],
+    *,
+    size: tuple[int, ...] | None = None,
+    condition: Mapping[str, str | float] | None = None,
+) -> Parts:
+    """Return the network, with a map of latents of a size, and held at conditions.
+
+    Raises:
+        UsageError: its latents are no map, or it has no such condition.
+        BlueprintError: as `assemble`.
+    """
+    bp = found.blueprint if size is None else found.blueprint.with_size(size)
+    bp = replace(bp, conditions=held(bp.conditions, condition or {}))
+    parts = assemble(bp, tensors)
+    at = f" at {', '.join(map(str, bp.conditions))}" if bp.conditions else ""
+    return replace(
+        parts,
+        architecture=f"{parts.architecture}{at}",
+        latent_shape=bp.latent_shape,
+        recipe=found.recipe,
+        notes=(*parts.notes, *_notes(found, bp)),
+    )
+
+
+def _notes(found: Found, bp: Blueprint) -> Iterator[Finding]:
+    if found.assumed:
+        yield Finding(ASSUMED, f"tensors do not tell, and it was assumed: {'; '.join(found.assumed)}")
+    unchosen = [c for c in bp.conditions if not c.chosen]
+    if unchosen:
+        yield Finding(
+            HELD,
+            f"the decoder takes more than its latents, and is held at {', '.join(map(str, unchosen))}",
+            hint=f"nothing was chosen: --condition {_example(unchosen[0])} holds it elsewhere",
+        )
+    for warning in found.warnings:
+        yield Finding(FAMILY_WARNING, warning)
+
+
+def _example(condition: Condition) -> str:
+    if condition.kind == "number":
+        return f"{condition.name}=1000"
+    return f"{condition.name}={condition.names[-1] if condition.names else 1}"

@@ -1,0 +1,88 @@
+"""What stands beside the weights in a file or folder, as plain data: hyper-parameters, registries, configs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vaeprobe.errors import InputError
+from vaeprobe.files.pickles import Built, Global, Node
+from vaeprobe.files.source import quoted, read_source
+from vaeprobe.files.torch_pickles import TorchFile, text_of
+
+__all__ = ["Array", "in_file", "in_json"]
+
+# entries of checkpoints that say what their network is
+ENTRIES = ("hyper_parameters", "attr_dict", "config")
+DEEPEST = 24
+LONGEST = 100_000  # entries of a list that is kept
+LARGEST = 1 << 22  # bytes of a JSON file
+
+
+@dataclass(frozen=True)
+class Array:
+    """An array in a pickle: its shape, and its values where they are texts or other objects."""
+
+    shape: tuple[int, ...]
+    values: tuple[Any, ...] = ()
+
+
+def in_file(file: TorchFile) -> dict[str, Any]:
+    """Return what a torch file says beside its weights, by entry; a class that is not data is a dict of its attributes."""
+    if not isinstance(file.root, dict):
+        return {}
+    return {name: _plain(file.root[name]) for name in ENTRIES if name in file.root}
+
+
+def _plain(node: Node, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        return None
+    if node is None or isinstance(node, (bool, int, float, str)):
+        return node
+    if isinstance(node, bytes):
+        return text_of(node)
+    if isinstance(node, dict):
+        return {text_of(k): _plain(v, depth + 1) for k, v in node.items() if isinstance(k, (str, bytes, int))}
+    if isinstance(node, (list, tuple)):
+        return [_plain(v, depth + 1) for v in node[:LONGEST]]
+    if isinstance(node, Built):
+        array = _array(node, depth)
+        if array is not None:
+            return array
+        if isinstance(node.state, dict):
+            return _plain(node.state, depth + 1)
+        return [_plain(v, depth + 1) for v in (*node.args, node.state, *node.items)]
+    return None
+
+
+def _array(node: Built, depth: int) -> Array | None:
+    """Return a numpy array in the way it pickles: its state is version, shape, type, order and content."""
+    made = isinstance(node.maker, Global) and node.maker.name == "_reconstruct"
+    state = node.state
+    if not made or not isinstance(state, tuple) or len(state) != 5 or not isinstance(state[1], tuple):
+        return None
+    if not all(isinstance(n, int) for n in state[1]):
+        return None
+    content = state[4] if isinstance(state[4], list) else []
+    return Array(tuple(state[1]), tuple(_plain(v, depth + 1) for v in content[:LONGEST]))
+
+
+def in_json(path: Path) -> Mapping[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        InputError: it is too large, or no JSON object.
+    """
+    source = read_source(path)
+    if source.size > LARGEST:
+        raise InputError(f"{quoted(str(path))} has {source.size:,} bytes: too many for a config")
+    try:
+        found = json.loads(source.data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{quoted(str(path))} is no JSON: {str(error)[:120]}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{quoted(str(path))} holds a {type(found).__name__}, not a JSON object")
+    return found

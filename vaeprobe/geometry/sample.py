@@ -1,0 +1,180 @@
+"""Latents with independent partners, their metrics and column lengths: what the tests of factorisation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.gram import active_latents, column_norms, ima_contrast, singular_tolerance
+from vaeprobe.geometry.jacobian import gram
+from vaeprobe.geometry.modulation import frozen_lengths, jacobian_variation
+from vaeprobe.intervals import stream
+from vaeprobe.latents import Latents, Prior
+from vaeprobe.likelihoods import Likelihood
+
+__all__ = ["Sample"]
+
+
+@dataclass(eq=False)
+class Sample:
+    """Latents with independent partners, their metrics and column lengths; grows.
+
+    Attributes:
+        R: directions of the active latents, shape (k, a).
+        G: metric at z, shape (n, k, k).
+        frozen: ||J r_i|| with the i-th coordinate of z and all else of the partner, shape (n, a).
+        exhausted: the source has no more: these latents are all there are, not a sample of more.
+        changes, sizes: of each column between z and its partner (`jacobian_variation`), for the first rows.
+    """
+
+    decoder: Decoder
+    source: Latents
+    likelihood: Likelihood | None
+    seed: int
+    chunk: int | None
+    z: Tensor
+    partner: Tensor
+    G: Tensor
+    R: Tensor
+    frozen: Tensor
+    changes: Tensor
+    sizes: Tensor
+    exhausted: bool = False
+
+    @classmethod
+    def start(
+        cls,
+        decoder: Decoder,
+        source: Latents,
+        samples: int,
+        *,
+        threshold: float,
+        likelihood: Likelihood | None,
+        seed: int,
+        chunk: int | None,
+    ) -> Sample:
+        k = len(decoder.continuous)
+        z = torch.zeros(0, decoder.latent_dim, dtype=torch.float64)
+        G = torch.zeros(0, k, k, dtype=torch.float64)
+        none = torch.zeros(k, 0, dtype=torch.float64)
+        sample = cls(decoder, source, likelihood, seed, chunk, z, z, G, none, none.T, none.T, none.T)
+        sample.grow(samples)
+        active = sample._active(threshold)
+        sample.R = torch.eye(k, dtype=torch.float64)[:, active]
+        empty = torch.zeros(0, len(active), dtype=torch.float64)
+        sample.frozen = sample.changes = sample.sizes = empty
+        return sample
+
+    def _active(self, threshold: float) -> Tensor:
+        """Return the positions of the active latents.
+
+        A latent whose column is short on average is active none the less where other latents make it long: the
+        density cannot be judged without it.
+        """
+        finite = torch.isfinite(self.G).flatten(1).all(1)
+        G = self.G[finite]
+        if not len(G):
+            return torch.arange(0)
+        active = active_latents(G, threshold)
+        norms = column_norms(G)
+        silent = (~active & (norms > 0).any(0)).nonzero().flatten()
+        if len(silent):
+            E = torch.eye(G.shape[1], dtype=torch.float64)[:, silent]
+            frozen = frozen_lengths(
+                self.decoder,
+                self.z[finite],
+                self.partner[finite],
+                E,
+                likelihood=self.likelihood,
+                chunk=self.chunk,
+            )
+            change = ((norms[:, silent] - frozen).nan_to_num().square().mean(0) / 2).sqrt()
+            active[silent] = change > threshold * norms.mean(0).max()
+        return active.nonzero().flatten()
+
+    def grow(self, total: int) -> bool:
+        """Extend to `total` latents; False where the source has no more."""
+        start = len(self.z)
+        z = self.source.draw(self.decoder, total, seed=self.seed)[start:]
+        self.exhausted = len(self.z) + len(z) < total
+        if not len(z):
+            return False
+        self.z = torch.cat([self.z, z])
+        self.partner = torch.cat([self.partner, self._partners(z, start, total)])
+        self.G = torch.cat([self.G, gram(self.decoder, z, likelihood=self.likelihood, chunk=self.chunk)])
+        return True
+
+    def _partners(self, z: Tensor, start: int, total: int) -> Tensor:
+        """Return latents independent of z: another draw of the prior, else z's own rows in another order."""
+        if isinstance(self.source, Prior):
+            return Prior(purpose="partners").draw(self.decoder, total, seed=self.seed)[start:]
+        # one cycle through all rows in random order: no row is its own partner
+        order = stream(self.seed, f"partners/{start}").permutation(len(z))
+        shifted = np.empty_like(order)
+        shifted[order] = np.roll(order, 1)
+        return z[torch.from_numpy(shifted)]
+
+    def active_metric(self) -> Tensor:
+        """Return G over the active latents, shape (n, a, a)."""
+        return self.R.T @ self.G @ self.R
+
+    @property
+    def tolerance(self) -> float:
+        """Squared relative length under which an active column depends on others (`singular_tolerance`)."""
+        return singular_tolerance(self.R.shape[1], self.decoder.dtype or torch.float64)
+
+    @property
+    def rounding(self) -> float:
+        return float(torch.finfo(self.decoder.dtype or torch.float64).eps)
+
+    @property
+    def places(self) -> list[int]:
+        """The columns of z that hold the active latents."""
+        continuous = self.decoder.continuous
+        return [continuous[i] for i in self.R.argmax(0).tolist()]
+
+    def contrasts(self) -> Tensor:
+        """Return the ima contrast over the active latents, inf where they are not independent, shape (n,)."""
+        G = self.active_metric()
+        finite = torch.isfinite(G).flatten(1).all(1)
+        contrast = torch.full((len(G),), torch.inf, dtype=torch.float64)
+        contrast[finite] = ima_contrast(G[finite], tolerance=self.tolerance)
+        return contrast
+
+    def freeze(self) -> Tensor:
+        """Return `frozen`, for all rows drawn so far."""
+        start = len(self.frozen)
+        if start < len(self.z):
+            more = frozen_lengths(
+                self.decoder,
+                self.z[start:],
+                self.partner[start:],
+                self.R,
+                likelihood=self.likelihood,
+                chunk=self.chunk,
+            )
+            self.frozen = torch.cat([self.frozen, more])
+        return self.frozen
+
+    def vary(self, rows: int) -> tuple[Tensor, Tensor]:
+        """Return `changes` and `sizes` for that many rows at least."""
+        start, stop = len(self.changes), min(rows, len(self.z))
+        if start < stop:
+            natural = self.decoder.natural_for(self.likelihood)
+            z, partner = self.z[start:stop], self.partner[start:stop]
+            more = jacobian_variation(self.decoder, z, partner, self.R, natural=natural, chunk=self.chunk)
+            self.changes = torch.cat([self.changes, more[0]])
+            self.sizes = torch.cat([self.sizes, more[1]])
+        return self.changes, self.sizes
+
+    def segments(self, most: int) -> tuple[Tensor, Tensor]:
+        """Return the first latents and their partners, which keep their codes: ends of segments to walk along."""
+        rows = min(most, len(self.z))
+        a, b = self.z[:rows], self.partner[:rows].clone()
+        codes = [i for i in range(a.shape[1]) if i not in set(self.decoder.continuous)]
+        b[:, codes] = a[:, codes]
+        return a, b
