@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vaeprobe.probes.base import Probe
     from vaeprobe.probes.functions import DecoderLike
 
-# the verdicts of factors that are independent: `rotated` says nothing of that
 FACTORISES = ("linear", "independent", "curved")
 
 
@@ -97,6 +96,9 @@ class VaeprobeFixture:
         **settings: Any,
     ) -> None:
         """Fail the test unless the generated density factorises into independent factors.
+
+        A decoder whose columns are orthogonal only after a rotation mixes its latents and fails; pass
+        `verdicts=("rotated",)` where that is what you want.
 
         Args:
             decoder: as for `assert_orthogonal`.
