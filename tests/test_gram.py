@@ -217,6 +217,37 @@ def test_columns_equal_up_to_float32_rounding_are_dependent_at_float32_tolerance
     )
 
 
+@pytest.mark.parametrize(
+    ("k", "dtype", "tolerance"),
+    [
+        (2, torch.float64, 128 * 2.0**-52),
+        (10, torch.float64, 640 * 2.0**-52),
+        (10, torch.float32, (30 * 2.0**-23) ** 2),
+        (2000, torch.float32, 128_000 * 2.0**-52),  # rounding of so long sums outweighs that of the type
+        (10, torch.float16, (30 * 2.0**-10) ** 2),
+    ],
+)
+def test_a_column_within_rounding_of_the_others_is_dependent(
+    k: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    assert singular_tolerance(k, dtype) == pytest.approx(tolerance, rel=1e-12)
+
+
+@pytest.mark.parametrize("tolerance", [singular_tolerance(2), singular_tolerance(2, torch.float32), 1e-4])
+def test_the_tolerance_is_the_square_of_the_part_that_others_lack(tolerance: float) -> None:
+    for share, finite in ((0.9, False), (1.1, True)):
+        sine = share * math.sqrt(tolerance)
+        J = torch.tensor([[1.0, math.sqrt(1 - sine**2)], [0.0, sine]], dtype=torch.float64)
+        J = J * torch.tensor([1e-5, 30.0], dtype=torch.float64)  # lengths do not matter
+        c = ima_contrast((J.T @ J)[None], tolerance=tolerance)
+        assert bool(torch.isfinite(c)) == finite
+        assert bool(torch.isfinite(log_det((J.T @ J)[None], tolerance=tolerance))) == finite
+        if tolerance == singular_tolerance(2):
+            assert bool(torch.isfinite(ima_contrast((J.T @ J)[None]))) == finite
+        if finite:
+            assert float(c) == pytest.approx(-math.log(sine), rel=1e-2)
+
+
 def test_active_latents_by_the_five_percent_rule() -> None:
     n = torch.tensor([1.0, 0.051, 0.049, 0.0], dtype=torch.float64)
     G = torch.diag_embed(n.square()).expand(7, 4, 4)

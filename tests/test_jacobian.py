@@ -18,6 +18,7 @@ from vaeprobe.geometry.chunks import Size
 from vaeprobe.geometry.jacobian import gram, jacobian, pullback, pushforward
 from vaeprobe.geometry.modulation import frozen_lengths
 from vaeprobe.geometry.smoothness import metric_derivatives
+from vaeprobe.geometry.tangents import push
 from vaeprobe.likelihoods import Bernoulli, Categorical
 from vaeprobe.seams.fields import IterativeField
 
@@ -231,6 +232,61 @@ def test_a_wrong_rule_is_noticed_at_the_door(monkeypatch: pytest.MonkeyPatch) ->
     probed, z = Decoder(lambda z: F.softmax(z, 1), 4), draws(3, 4)
     assert methods.choose(probed).method is not methods.carried
     assert torch.allclose(jacobian(probed, z), by_hand(probed.flat, z), atol=1e-7)
+
+
+def nudged(error: float, rows: int, gram_only: bool = False) -> Callable[..., tuple[Tensor, methods.Columns]]:
+    """The fast method, wrong by this relative error at the first rows."""
+
+    def method(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, methods.Columns]:
+        y, columns = push(f, x, v)
+        size = torch.ones(len(x), 1, dtype=x.dtype)
+        size[:rows] += error
+        if not gram_only:
+            return y, methods.Known(columns.value() * size)
+        known = methods.Known(columns.value())
+        G = known.gram() * size[:, :, None].double()
+        known.gram = lambda factor=None: G  # type: ignore[method-assign]
+        return y, known
+
+    return method
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "rows", "trusted"),
+    [
+        (torch.float64, 0.4e-9, 7, True),
+        (torch.float64, 1.1e-9, 7, False),
+        (torch.float32, 0.4e-4, 7, True),
+        (torch.float32, 1.2e-4, 7, False),
+        # rounding may decide at kinks, at fewer than half of the latents
+        (torch.float64, 1.0, 3, True),
+        (torch.float64, 1.0, 4, False),
+    ],
+)
+@pytest.mark.parametrize("gram_only", [False, True])
+def test_the_fast_method_is_held_to_plain_forward_mode(
+    dtype: torch.dtype,
+    error: float,
+    rows: int,
+    trusted: bool,
+    gram_only: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(methods, "push", nudged(error, rows, gram_only))
+    chosen = methods.choose(Decoder(mlp().to(dtype), 4)).method
+    assert (chosen is methods.carried) == trusted
+    assert trusted or chosen is methods.mapped
+
+
+def test_values_and_types_of_the_fast_method_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for spoil in (
+        lambda y: y * (1 + 1e-8),
+        lambda y: y.float(),
+        lambda y: y[:, :-1],
+        lambda y: y * float("nan"),
+    ):
+        monkeypatch.setattr(methods, "push", lambda f, x, v, spoil=spoil: (spoil(f(x)), push(f, x, v)[1]))
+        assert methods.choose(Decoder(mlp(), 4)).method is methods.mapped
 
 
 def test_control_flow_that_leads_elsewhere_later() -> None:

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from vaeprobe.geometry import rotations
 from vaeprobe.geometry.gram import ima_contrast, singular_frame
 from vaeprobe.geometry.rotations import (
+    RotationFit,
     alignment,
     assignment,
     distance_to_axes,
@@ -224,6 +226,55 @@ def test_small_problems_run_on_one_thread_and_give_the_others_back() -> None:
             assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_the_given_basis_wins_ties_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several best rotations the identity's own end is taken, as long as they differ by rounding."""
+    monkeypatch.setattr(rotations, "_jacobi", lambda G, R: R)
+    monkeypatch.setattr(rotations, "_descend", lambda G, R, steps: (R, 0, True))
+    G = e(3, k=3.0).gram(draw(5, 3))
+    scale = float(ima_contrast(G).mean())
+
+    def found(*excess: float) -> RotationFit:
+        ends = torch.tensor([[1 + x * scale] for x in excess], dtype=torch.float64)
+        monkeypatch.setattr(rotations, "rotated_contrast", lambda *_, **__: ends)
+        return joint_diagonalise(G, restarts=len(excess) - 1)
+
+    for excess, kept in ((0.9e-8, True), (1.1e-8, False)):
+        fit = found(excess, 0.0, 0.0)
+        assert torch.equal(fit.R, torch.eye(3, dtype=torch.float64)) == kept
+        assert fit.contrast == (1 + excess * scale if kept else 1.0)
+    assert found(0.0, 0.9e-4, 1.1e-4, 0.5).agreeing == 2
+    assert found(0.0, 1.1e-4).agreeing == 1
+
+
+def test_a_flat_contrast_counts_ties_in_thousandths_of_a_nat(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotations, "_jacobi", lambda G, R: R)
+    monkeypatch.setattr(rotations, "_descend", lambda G, R, steps: (R, 0, True))
+    monkeypatch.setattr(
+        rotations, "rotated_contrast", lambda *_, **__: torch.tensor([[0.9e-11], [0.0]], dtype=torch.float64)
+    )
+    fit = joint_diagonalise(b1(2).gram(draw(5, 2)), restarts=1)
+    assert torch.equal(fit.R, torch.eye(2, dtype=torch.float64))
+    assert fit.agreeing == 2
+
+
+@pytest.mark.parametrize(
+    ("s", "tied"),
+    [
+        ((3.0, 2.0, 2.0 * (1 - 0.9e-6)), True),
+        ((3.0, 2.0, 2.0 * (1 - 1.1e-6)), False),
+        # beside 1e-8 of the first one, both are nothing
+        ((300.0, 0.9 * 300e-8, 0.0), True),
+        ((300.0, 1.1 * 300e-8, 0.0), False),
+    ],
+)
+def test_singular_values_tie_within_a_millionth(s: tuple[float, float, float], tied: bool) -> None:
+    t = 0.2
+    V = torch.eye(3, dtype=torch.float64)
+    V[1:, 1:] = torch.tensor([[math.cos(t), math.sin(t)], [-math.sin(t), math.cos(t)]], dtype=torch.float64)
+    found = float(distance_to_axes(torch.tensor([s], dtype=torch.float64), V[None]))
+    assert found == pytest.approx(0.0 if tied else math.sqrt(4 * (1 - math.cos(t))), abs=1e-9)
 
 
 def test_one_latent_has_nothing_to_rotate() -> None:
