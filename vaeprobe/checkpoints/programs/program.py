@@ -126,7 +126,7 @@ class Program(nn.Module):
         """Return the outputs for latents of shape (n, latent)."""
         x = z.reshape(z.shape[0], *self.row)
         if not self.batched:
-            return torch.stack([_first(self.run(r)) for r in x])
+            return _joined([self.run(r) for r in x], torch.stack)
         if not self.batch:
             return self.run(x)
         blocks = []
@@ -134,8 +134,8 @@ class Program(nn.Module):
             block = x[start : start + self.batch]
             missing = self.batch - len(block)
             full = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])]) if missing else block
-            blocks.append(_first(self.run(full))[: len(block)])
-        return torch.cat(blocks)
+            blocks.append(self.run(full))
+        return _joined(blocks, lambda outs: torch.cat(outs)[: len(x)])
 
     def run(self, x: Tensor, check: Callable[[Any], None] | None = None) -> Any:
         """Run the program once; `check` is called on what every step returns."""
@@ -228,6 +228,15 @@ def _assign(values: dict[str, Any], name: Any, out: Any) -> None:
             _assign(values, n, part)
     elif name is not None:
         values[name] = out
+
+
+def _joined(outs: Sequence[Any], how: Callable[[list[Tensor]], Tensor]) -> Any:
+    """Return what several runs returned as one, output by output."""
+    if isinstance(outs[0], dict):
+        return {name: how([_first(out[name]) for out in outs]) for name in outs[0]}
+    if isinstance(outs[0], list):
+        return [how([_first(out[i]) for out in outs]) for i in range(len(outs[0]))]
+    return how([_first(out) for out in outs])
 
 
 def _first(out: Any) -> Tensor:

@@ -235,12 +235,25 @@ def test_any_value_can_be_the_output() -> None:
     ]
     proto = model(nodes, {"W": W}, outputs=("y", "other"))
     z = torch.randn(4, 3)
-    found = parts(proto)
-    torch.testing.assert_close(found.decoder(z), (z @ torch.from_numpy(W)).relu())
-    assert "chosen-output" in {n.code for n in found.notes}
+    both = parts(proto).decoder(z)
+    torch.testing.assert_close(both["y"], (z @ torch.from_numpy(W)).relu())
+    torch.testing.assert_close(both["other"], -(z @ torch.from_numpy(W)))
+    torch.testing.assert_close(parts(proto, output=1).decoder(z), both["other"])
     torch.testing.assert_close(parts(proto, output="h").decoder(z), z @ torch.from_numpy(W))
     with pytest.raises(UsageError, match="nothing called `hh`"):
         parts(proto, output="hh")
+
+
+def test_which_output_was_taken_is_said(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["z", "W"], ["y"]), helper.make_node("Neg", ["y"], ["other"])]
+    for rows in ("b", 2):  # of any number, and of one fixed number
+        proto = model(nodes, {"W": W}, {"z": (TensorProto.FLOAT, [rows, 3])}, outputs=("y", "other"))
+        (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+        decoder = vaeprobe.load(tmp_path / "m.onnx")
+        assert "output-chosen" in {n.code for n in decoder.notes}
+        other = vaeprobe.load(tmp_path / "m.onnx", output="other")
+        z = torch.randn(5, 3)
+        torch.testing.assert_close(other(z), -decoder(z))
 
 
 def test_open_sizes_are_read_off_the_first_layer() -> None:

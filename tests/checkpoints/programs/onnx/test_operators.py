@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from vaeprobe.checkpoints.programs.onnx import graph, table
+from vaeprobe.checkpoints.programs.onnx import table
+from vaeprobe.checkpoints.programs.onnx.model import Model
+from vaeprobe.checkpoints.programs.onnx.nodes import Nodes
 from vaeprobe.checkpoints.programs.program import run_steps
 from vaeprobe.errors import InputError
 
@@ -69,9 +71,8 @@ def test_an_operator_computes_what_the_standard_says(operator: str) -> None:
 def run(case: Any) -> bool:
     """Run one case; False where a form of the operator is refused as not supported."""
     try:
-        model = graph._Model(case.model.SerializeToString(), None)
-        model.__dict__["latent"] = ":like"
-        steps, state = model.steps(model.proto.graph, 0), model.state()
+        model = Model(case.model.SerializeToString(), None)
+        steps, state = Nodes(model, ":like").steps(model.proto.graph, 0), model.state()
     except InputError as error:
         return refused(case, error)
     for inputs, outputs in case.data_sets:

@@ -11,8 +11,9 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
-from vaeprobe.checkpoints.programs.keras.layers import IDENTITIES, LAYERS, Layer, activation_of
+from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
 from vaeprobe.checkpoints.programs.keras.saved import MODELS, Saved, from_hdf5, from_keras
+from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
 from vaeprobe.checkpoints.programs.program import Program, Step, Value, parts_of, rehearse
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted
@@ -22,6 +23,7 @@ from vaeprobe.report import Finding
 
 __all__ = ["read"]
 
+ROOMS = (convolutions, layers, recurrence)  # importing them fills the table
 DECODERS = ("decoder", "generator")
 HINT = "export the decoder to ONNX, or give its weights and a blueprint"
 LATENT = "z"

@@ -1,0 +1,151 @@
+"""Keras LSTM, GRU and simple RNN, unrolled, and the layers that wrap others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaeprobe.checkpoints.programs.keras.table import (
+    ACTIVATIONS,
+    LAYERS,
+    Function,
+    Layer,
+    activation_of,
+    layer_kind,
+)
+
+
+def _recurrent(layer: Layer, gates: int, step: Callable[..., tuple[Tensor, ...]], states: int) -> Function:
+    if layer.config.get("return_state") or layer.config.get("stateful"):
+        raise layer.unsupported("with its states returned or kept")
+    units, backwards = int(layer.config["units"]), bool(layer.config.get("go_backwards"))
+    sequences = bool(layer.config.get("return_sequences"))
+
+    def run(x: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None = None) -> Tensor:
+        if x.shape[1] > 10_000 or kernel.shape[-1] != gates * units:
+            raise layer.unsupported(f"on {x.shape[1]:,} steps")
+        zero = x[:, 0].sum(-1, keepdim=True).mul(0.0).expand(-1, units)
+        state: tuple[Tensor, ...] = (zero,) * states
+        out = []
+        for t in reversed(range(x.shape[1])) if backwards else range(x.shape[1]):
+            state = step(x[:, t], state, kernel, recurrent, bias)
+            out.append(state[0])
+        return torch.stack(out, 1) if sequences else out[-1]
+
+    return run
+
+
+def _gate_activations(layer: Layer) -> tuple[Function, Function]:
+    return tuple(
+        activation_of(layer.config.get(k, d), layer.version)[1]
+        for k, d in (("activation", "tanh"), ("recurrent_activation", "sigmoid"))
+    )  # type: ignore[return-value]
+
+
+@layer_kind("LSTM")
+def _lstm(layer: Layer) -> Function:
+    act, gate = _gate_activations(layer)
+
+    def step(
+        x: Tensor, state: Any, kernel: Tensor, recurrent: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        h, c = state
+        i, f, g, o = (F.linear(x, kernel.t(), bias) + F.linear(h, recurrent.t())).chunk(4, -1)
+        c = gate(f) * c + gate(i) * act(g)
+        return gate(o) * act(c), c
+
+    return _recurrent(layer, 4, step, 2)
+
+
+@layer_kind("GRU")
+def _gru(layer: Layer) -> Function:
+    act, gate = _gate_activations(layer)
+    after = bool(layer.config.get("reset_after", layer.version >= 2))
+
+    def step(
+        x: Tensor, state: Any, kernel: Tensor, recurrent: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        (h,) = state
+        mine, theirs = (
+            (None, None) if bias is None else (bias[0], bias[1]) if bias.ndim == 2 else (bias, None)
+        )
+        xz, xr, xh = F.linear(x, kernel.t(), mine).chunk(3, -1)
+        if after:
+            hz, hr, hh = F.linear(h, recurrent.t(), theirs).chunk(3, -1)
+            z, r = gate(xz + hz), gate(xr + hr)
+            new = act(xh + r * hh)
+        else:
+            wz, wr, wh = recurrent.chunk(3, -1)
+            z, r = gate(xz + h @ wz), gate(xr + h @ wr)
+            new = act(xh + (r * h) @ wh)
+        return (z * h + (1 - z) * new,)
+
+    return _recurrent(layer, 3, step, 1)
+
+
+@layer_kind("SimpleRNN")
+def _simple_rnn(layer: Layer) -> Function:
+    act = activation_of(layer.config.get("activation", "tanh"), layer.version)[1]
+
+    def step(
+        x: Tensor, state: Any, kernel: Tensor, recurrent: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return (act(F.linear(x, kernel.t(), bias) + F.linear(state[0], recurrent.t())),)
+
+    return _recurrent(layer, 1, step, 1)
+
+
+def _wrapped(layer: Layer) -> Layer:
+    inner = layer.config.get("layer")
+    if (
+        not isinstance(inner, dict)
+        or inner.get("class_name") not in LAYERS
+        or not isinstance(inner.get("config"), dict)
+    ):
+        raise layer.unsupported("around a layer that is not known")
+    return Layer(str(inner["class_name"]), inner["config"], layer.version, layer.count)
+
+
+@layer_kind("Bidirectional")
+def _bidirectional(layer: Layer) -> Function:
+    inner = _wrapped(layer)
+    merge = layer.config.get("merge_mode", "concat")
+    forward = LAYERS[inner.kind](inner)
+    backward = LAYERS[inner.kind](Layer(inner.kind, {**inner.config, "go_backwards": True}, inner.version))
+    sequences = bool(inner.config.get("return_sequences"))
+    merges: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "concat": lambda a, b: torch.cat([a, b], -1),
+        "sum": torch.add,
+        "mul": torch.mul,
+        "ave": lambda a, b: (a + b) / 2,
+    }
+    if merge not in merges:
+        raise layer.unsupported(f"with merge_mode {merge}")
+
+    def run(x: Tensor, *weights: Tensor) -> Tensor:
+        half = len(weights) // 2
+        a, b = forward(x, *weights[:half]), backward(x, *weights[half:])
+        return merges[merge](a, b.flip(1) if sequences else b)
+
+    return run
+
+
+@layer_kind("TimeDistributed")
+def _time_distributed(layer: Layer) -> Function:
+    inner = _wrapped(layer)
+    function = LAYERS[inner.kind](inner)
+    _, act = (
+        activation_of(inner.config.get("activation"), layer.version)
+        if inner.kind != "Activation"
+        else ("", ACTIVATIONS["linear"])
+    )
+
+    def run(x: Tensor, *weights: Tensor) -> Tensor:
+        y = act(function(x.reshape(-1, *x.shape[2:]), *weights))
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+    return run

@@ -1,0 +1,150 @@
+"""The table of Keras layers and activations: what each computes on channels-last tensors, from its configuration and weights.
+
+A row takes a `Layer` and returns what it computes, as a function of the layer's inputs and weights.  The activation
+that a layer carries is a step of its own, so that the last one can come off.
+
+Source: Keras 3.15, `keras/src/layers`, `keras/src/ops/nn.py`; where Keras 2 differs, the file's version decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vaeprobe.checkpoints.programs.operators import LARGEST
+from vaeprobe.errors import InputError, ResourceError, UnsafeError
+from vaeprobe.files.source import quoted
+
+__all__ = [
+    "ACTIVATIONS",
+    "IDENTITIES",
+    "LAYERS",
+    "Function",
+    "Layer",
+    "activation_of",
+    "charge",
+    "layer_kind",
+    "number",
+]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a file.
+
+    Attributes:
+        kind: its class.
+        config: its settings.
+        version: major version of Keras that wrote it.
+        count: how many weights it has.
+    """
+
+    kind: str
+    config: Mapping[str, Any]
+    version: int
+    count: int = 0
+
+    def unsupported(self, what: str) -> InputError:
+        """Return the error that a form of the layer is not supported."""
+        return InputError(
+            f"the Keras layer {quoted(str(self.config.get('name', self.kind)))} ({self.kind}) is used {what}, which is not supported",
+            hint="export the decoder to ONNX, or give its weights and a blueprint",
+        )
+
+    def sizes(self, name: str, n: int, default: int = 1) -> list[int]:
+        """Return a setting with one number per axis."""
+        value = self.config.get(name)
+        value = default if value is None else value
+        out = [int(value)] * n if isinstance(value, (int, float)) else [int(v) for v in value]
+        if len(out) != n or any(not 0 <= v <= 1 << 20 for v in out):
+            raise InputError(f"the setting {quoted(name)} of a Keras {self.kind} is {value}")
+        return out
+
+    @property
+    def channels_last(self) -> bool:
+        return self.config.get("data_format", "channels_last") in ("channels_last", None)
+
+
+Function = Callable[..., Tensor]
+LAYERS: dict[str, Callable[[Layer], Function]] = {}
+# nothing happens in them outside training
+IDENTITIES = {
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "AlphaDropout",
+    "ActivityRegularization", "Identity", "InputLayer",
+}  # fmt: skip
+
+
+def layer_kind(*kinds: str) -> Callable[[Callable[[Layer], Function]], Callable[[Layer], Function]]:
+    def add(row: Callable[[Layer], Function]) -> Callable[[Layer], Function]:
+        LAYERS.update(dict.fromkeys(kinds, row))
+        return row
+
+    return add
+
+
+def charge(shape: Sequence[int]) -> None:
+    """Check the size of a result before it is computed."""
+    total = 1
+    for n in shape:
+        total *= max(int(n), 1)
+    if total > LARGEST:
+        raise ResourceError(
+            f"the Keras model makes a tensor of shape {tuple(shape)}, more than {LARGEST:,} numbers"
+        )
+
+
+def number(value: Any, default: float) -> float:
+    """Return a setting that old files keep as an array in a dictionary."""
+    if isinstance(value, dict):
+        value = (value.get("config") or {}).get("value", value.get("value"))
+    return default if value is None else float(value)
+
+
+def _hard_sigmoid_3(x: Tensor) -> Tensor:
+    return F.relu6(x + 3) / 6
+
+
+def _hard_sigmoid_2(x: Tensor) -> Tensor:
+    return torch.clamp(0.2 * x + 0.5, 0.0, 1.0)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear": lambda x: x, "relu": torch.relu, "relu6": F.relu6, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "softplus": F.softplus,
+    "softsign": F.softsign, "elu": F.elu, "selu": F.selu, "celu": F.celu, "gelu": F.gelu, "silu": F.silu, "swish": F.silu, "mish": F.mish,
+    "exponential": torch.exp, "softmax": lambda x: torch.softmax(x, -1), "log_softmax": lambda x: torch.log_softmax(x, -1),
+    "hard_silu": F.hardswish, "hard_swish": F.hardswish, "tanh_shrink": F.tanhshrink, "log_sigmoid": F.logsigmoid,
+}  # fmt: skip
+
+
+def activation_of(value: Any, version: int) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """Return the name of an activation, as programs call it ("exp" for `exponential`), and what it computes.
+
+    Raises:
+        InputError: it is not known.
+        UnsafeError: it is code.
+    """
+    if isinstance(value, dict):
+        kind, config = value.get("class_name"), value.get("config")
+        if kind == "function" and isinstance(config, str):
+            value = config
+        elif kind in LAYERS and isinstance(config, dict):
+            return str(kind).lower(), LAYERS[kind](Layer(str(kind), config, version))
+        elif kind == "__lambda__":
+            raise UnsafeError("an activation of the Keras model is code")
+        else:
+            value = kind
+    if value is None:
+        value = "linear"
+    if value == "leaky_relu":
+        return "leaky_relu", partial(F.leaky_relu, negative_slope=0.2)
+    if value == "hard_sigmoid":
+        return "hard_sigmoid", _hard_sigmoid_3 if version >= 3 else _hard_sigmoid_2
+    if value not in ACTIVATIONS:
+        raise InputError(f"the Keras activation {quoted(str(value))} is not supported")
+    return {"exponential": "exp"}.get(str(value), str(value)), ACTIVATIONS[str(value)]
