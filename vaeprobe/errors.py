@@ -158,6 +158,12 @@ def bug(error: Exception) -> VaeprobeError:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return a hint that offers the nearest known names, or None where nothing is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(f'`{k}`' for k in near)}?" if near else None
+    """Return a hint that offers the names which begin like this one, or else the nearest; None where none is near."""
+    names = {k.lower(): k for k in known}
+    lower = name.lower()
+    near = [k for k in names if len(lower.lstrip("-")) > 1 and k.startswith(lower)][:3]
+    if not near:
+        alike = {k: difflib.SequenceMatcher(None, k, lower).ratio() for k in names}
+        best = max(alike.values(), default=0.0)
+        near = [k for k in difflib.get_close_matches(lower, names, n=3, cutoff=0.5) if alike[k] > best - 0.1]
+    return f"did you mean {' or '.join(f'`{names[k]}`' for k in near)}?" if near else None

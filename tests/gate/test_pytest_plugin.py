@@ -34,6 +34,7 @@ def everything_is_imported() -> None:
     pytester forgets the modules that were first imported under it, and torch's lazy parts do not survive
     being imported twice: a later test of the same process would fail.
     """
+    import torch.distributed.tensor  # `torch.testing` imports it
     import torch.optim  # noqa: F401
 
     import vaeprobe

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vaeprobe.cli import output, streams, worker
+from vaeprobe.cli.refusals import as_usage_error
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -56,26 +57,31 @@ def run(arguments: Sequence[str]) -> int:
 
         returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
         return returned if isinstance(returned, int) else 0
-    except VaeprobeError as error:
-        output.error(error, arguments)
-        return error.exit_code
     except (KeyboardInterrupt, streams.Terminated) as stop:
         streams.say(streams.STOPPED)
         return 143 if isinstance(stop, streams.Terminated) else 130
     except MemoryError:
-        output.error(ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk"), arguments)
-        return ResourceError.exit_code
+        return _failed(
+            ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk"), arguments
+        )
     except Exception as error:
-        known = _as_ours(error)
-        if known is None and os.environ.get("VAEPROBE_DEBUG"):
+        ours = _as_ours(error)
+        if ours is None and os.environ.get("VAEPROBE_DEBUG"):
             raise
-        ours = known or bug(error)
-        output.error(ours, arguments)
-        return ours.exit_code
+        return _failed(ours or bug(error), arguments)
+
+
+def _failed(error: VaeprobeError, arguments: Sequence[str]) -> int:
+    from vaeprobe.cli.app import options
+
+    output.error(error, arguments, options(arguments))
+    return error.exit_code
 
 
 def _as_ours(error: Exception) -> VaeprobeError | None:
     """Return an exception of the parser, or of a full disk, as one of ours; None for a bug."""
+    if isinstance(error, VaeprobeError):
+        return error
     if isinstance(error, OSError) and error.errno in FULL:
         return UsageError(f"cannot write: {(error.strerror or '').lower()}", hint="free some space")
     if isinstance(error, RuntimeError) and "torch" in sys.modules:
@@ -83,4 +89,4 @@ def _as_ours(error: Exception) -> VaeprobeError | None:
 
         if out_of_memory(error):
             return ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk")
-    return output.as_usage_error(error)
+    return as_usage_error(error)

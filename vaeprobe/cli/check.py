@@ -125,6 +125,11 @@ def check(
 
     A policy is `vaeprobe.toml`; rules name metrics (`vaeprobe explain` lists them), and each metric knows
     its better direction.  Sampling grows until every rule is decided.
+
+    Examples:
+        vaeprobe check 'models/*.safetensors' --rule orthogonality.alignment=0.5
+        vaeprobe check --update-baseline
+        vaeprobe check --baseline vaeprobe-baseline.json --report sarif=out.sarif
     """
     loading = {
         "blueprint": blueprint, "arch": arch, "key": key, "submodule": submodule,

@@ -14,7 +14,7 @@ from vaeprobe.errors import UsageError
 
 
 def convert(
-    model: options.ModelPath,
+    model: Annotated[Path, typer.Argument(help="Checkpoint to convert.", show_default=False)],
     *,
     to: Annotated[
         Path,
@@ -44,6 +44,10 @@ def convert(
     """Write a decoder as safetensors with its blueprint, or as .pt2, and check that it computes the same.
 
     The written file needs no option, no code and no pickle to be loaded again: it is the form for CI.
+
+    Examples:
+        vaeprobe convert model.pt -o model.safetensors
+        vaeprobe convert model.pt --arch models:decoder -o model.pt2
     """
     from vaeprobe.checkpoints.architecture import path_beside
     from vaeprobe.checkpoints.conversion import SUFFIXES, Conversion, sidecar_of

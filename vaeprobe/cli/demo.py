@@ -32,6 +32,9 @@ def demo(
     """Train small VAEs over a range of beta and of sigma^2, and show that only their product matters.
 
     On points of two circles, as in Figure 3 of Allen (2024); takes less than a minute and needs no model.
+
+    Examples:
+        vaeprobe demo theorem3 -o circles.svg
     """
     from vaeprobe.inference.theorem3 import theorem3
 

@@ -18,7 +18,12 @@ def explain(
         ),
     ] = None,
 ) -> None:
-    """What a metric, finding or error code means: formula, source, range, how it misleads, what to do."""
+    """What a metric, finding or error code means: formula, source, range, how it misleads, what to do.
+
+    Examples:
+        vaeprobe explain
+        vaeprobe explain orthogonality.alignment
+    """
     from vaeprobe import explain as pages
     from vaeprobe.probes import metric_specs
 

@@ -37,6 +37,10 @@ def inspect(
 
     Nothing in the file is executed.  Exit 0 where `vaeprobe` can read it, 1 for NaN weights, 4 for a file that asks to
     run code, 5 for one that is damaged or in no known format.
+
+    Examples:
+        vaeprobe inspect model.pt
+        vaeprobe inspect model.pt --draft-blueprint model.toml
     """
     if draft_blueprint is not None and len(models) > 1:
         raise UsageError("--draft-blueprint takes one model", hint="draft them one at a time")

@@ -8,10 +8,11 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import UsageError, did_you_mean
 
 LOADING = "Loading"
 OUTPUT = "Output"
+LIMITS = "Limits (exit 1 where one fails, 3 where the samples do not decide it)"
 
 Format = Literal["text", "json", "markdown", "html"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -137,8 +138,9 @@ def existing_device(name: str) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UsageError(
-            f"the device `{name}` cannot be used: {reason}", hint="--device cpu always works"
-        ) from None
+        kinds = ("cpu", "cuda", "mps", "xpu")
+        unknown = name.partition(":")[0] not in kinds
+        reason = "no such kind of device" if unknown else (str(error).splitlines() or [""])[0]
+        hint = (did_you_mean(name, kinds) if unknown else None) or "--device cpu always works"
+        raise UsageError(f"the device `{name}` cannot be used: {reason}", hint=hint) from None
     return name

@@ -10,10 +10,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from vaeprobe import writing
 from vaeprobe.cli import streams
+from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.progress import listening
 from vaeprobe.report import Page
@@ -109,19 +108,6 @@ def document(page: Page, format: str, quiet: bool = False) -> str:
     raise UsageError(f"no format is called `{format}`")
 
 
-def as_usage_error(error: Any) -> UsageError | None:
-    """Return the usage error that Typer's parser raised, as one of ours, or None for another exception."""
-    # the parser's exceptions, whether Typer brings its own click or uses the package
-    parsers: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-    if not isinstance(error, parsers):
-        return None
-    command = getattr(getattr(error, "ctx", None), "command_path", "vaeprobe")
-    message = " ".join(error.format_message().split())
-    return UsageError(
-        message[:1].lower() + message[1:].rstrip("."), hint=f"`{command} --help` lists the options"
-    )
-
-
 def wants_json(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for a JSON document, even one that could not be parsed."""
     return (
@@ -131,8 +117,13 @@ def wants_json(arguments: Sequence[str]) -> bool:
     )
 
 
-def error(error: VaeprobeError, arguments: Sequence[str]) -> None:
-    """Say an error on stderr in one line and a hint, and as JSON on stdout where JSON was asked for."""
+def error(error: VaeprobeError, arguments: Sequence[str], known: Sequence[str] = ()) -> None:
+    """Say an error on stderr in one line and a hint, and as JSON on stdout where JSON was asked for.
+
+    Args:
+        known: options of the command: a hint names no others.
+    """
+    hint = fitting(error.hint, known)
     from vaeprobe.render.text import clean
 
     if wants_json(arguments):
@@ -143,8 +134,8 @@ def error(error: VaeprobeError, arguments: Sequence[str]) -> None:
             sys.stdout.write(json_document.of_error(error, indent=None if lines else 2))
             sys.stdout.flush()
     streams.say(f"error: {clean(error.message)}")
-    if error.hint:
-        streams.say(f"hint: {clean(error.hint)}")
+    if hint:
+        streams.say(f"hint: {clean(hint)}")
 
 
 @contextmanager

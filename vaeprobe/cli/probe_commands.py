@@ -82,9 +82,7 @@ def probe_command(name: str) -> Callable[..., int]:
             default=None,
             annotation=Annotated[
                 float | None,
-                typer.Option(
-                    flag, help=f"Limit of {spec.title}.", metavar="X", rich_help_panel="Limits (exit 0/1/3)"
-                ),
+                typer.Option(flag, help=spec.title, metavar="X", rich_help_panel=options.LIMITS),
             ],
         )
         for flag, spec in limits.items()
@@ -92,17 +90,9 @@ def probe_command(name: str) -> Callable[..., int]:
     for name_, (annotation, default) in {**LOADING, **DOCUMENT}.items():
         parameters.append(inspect.Parameter(name_, KEYWORD, default=default, annotation=annotation))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    command.__doc__ = _help(cls)
+    command.__doc__ = inspect.getdoc(cls)
     command.__name__ = name
     return command
-
-
-def _help(cls: type[Probe]) -> str:
-    """Return a probe's docstring up to its sections, which the options' own help repeats."""
-    text = inspect.getdoc(cls) or ""
-    for heading in ("Attributes:", "Source:", "Raises:", "Example:"):
-        text = text.split(f"\n\n{heading}", 1)[0]
-    return text
 
 
 def _inputs(model: Path, values: Mapping[str, Any]) -> list[Path]:

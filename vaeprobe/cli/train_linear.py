@@ -113,6 +113,10 @@ def _command(
 
     The closed form is always computed; `--method` adds training runs and certifies them against it. The saved
     model works with every other command. Under `torchrun`, each process reads its share of the rows.
+
+    Examples:
+        vaeprobe train-linear x.npy
+        vaeprobe train-linear 'shards/*.npy' --method all -o model.safetensors
     """
     from vaeprobe.linear.processes import joined
     from vaeprobe.linear.run import TrainLinear
@@ -187,9 +191,7 @@ def _with_limits() -> inspect.Signature:
     own = inspect.signature(_command, eval_str=True)
     parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     for name, spec in LIMITS.items():
-        option = typer.Option(
-            spec.option, help=f"Limit of {spec.title}.", metavar="X", rich_help_panel="Limits (exit 0/1/3)"
-        )
+        option = typer.Option(spec.option, help=spec.title, metavar="X", rich_help_panel=options.LIMITS)
         annotation = Annotated[float | None, option]
         parameters.append(
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -198,4 +200,4 @@ def _with_limits() -> inspect.Signature:
 
 
 train_linear.__signature__ = _with_limits()  # type: ignore[attr-defined]
-train_linear.__doc__ = _command.__doc__
+train_linear.__doc__ = inspect.getdoc(_command)

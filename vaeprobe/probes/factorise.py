@@ -461,6 +461,10 @@ class Factorise(Probe):
             column is short on average, where other latents change its norm by more than that.
 
     Source: Allen (2024), arXiv:2410.22559v1, Section 4.1.
+
+    Examples:
+        vaeprobe factorise model.safetensors
+        vaeprobe factorise model.pt --likelihood bernoulli --samples 1024 -o page.html
     """
 
     NAME: ClassVar[str] = "factorise"

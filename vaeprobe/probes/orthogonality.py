@@ -204,6 +204,11 @@ class Orthogonality(Probe):
         posterior_draws: draws per data row with latents from the posterior, over which G is averaged.
 
     Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
+
+    Examples:
+        vaeprobe orthogonality model.safetensors
+        vaeprobe orthogonality model.pt --blueprint draft -o page.html
+        vaeprobe orthogonality model.pt --max-mean-abs-cosine 0.2 --min-alignment 0.5
     """
 
     NAME: ClassVar[str] = "orthogonality"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import Field
 from numbers import Integral, Real
 from os import PathLike
@@ -35,12 +36,16 @@ def check(cls: type, field: Field[Any], value: Any, name: str) -> None:
     Raises:
         UsageError: the value has another type, is no choice, or is out of bounds.
     """
-    hint = field_type(cls, field)
+    check_value(field_type(cls, field), value, name, field.metadata.get("option", {}))
+
+
+def check_value(hint: Any, value: Any, name: str, meta: Mapping[str, Any]) -> None:
+    """Refuse a value that does not fit a type and what `option` says of it (see `check`)."""
     if not _fits(value, hint):
-        choices = [c for part in _parts(hint) if get_origin(part) is Literal for c in get_args(part)]
-        expected = f"one of {', '.join(choices)}" if choices else _words(hint)
-        raise UsageError(f"{name} takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices))
-    meta = field.metadata.get("option", {})
+        expected = f"one of {', '.join(choices(hint))}" if choices(hint) else _words(hint)
+        raise UsageError(
+            f"{name} takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices(hint))
+        )
     suffixes = meta.get("writes")
     if suffixes and value is not None and Path(value).suffix.lower() not in ("", *suffixes):
         raise UsageError(
@@ -51,6 +56,29 @@ def check(cls: type, field: Field[Any], value: Any, name: str) -> None:
     if is_number(value) and ((low is not None and value < low) or (high is not None and value > high)):
         bounds = f"at least {low:g}" if high is None else f"between {low or 0:g} and {high:g}"
         raise UsageError(f"{name} must be {bounds}, not {value}")
+
+
+def parse(hint: Any, text: str, name: str, meta: Mapping[str, Any]) -> Any:
+    """Return the value that a text on the command line stands for.
+
+    Raises:
+        UsageError: the text stands for no value that the setting takes.
+    """
+    value: Any = text
+    for part, read in ((int, int), (float, float), (Path, Path)):
+        if part in _parts(hint):
+            try:
+                value = read(text)
+                break
+            except ValueError:
+                continue
+    check_value(hint, value, name, meta)
+    return value
+
+
+def choices(hint: Any) -> list[str]:
+    """Return the words that a type takes; none where it takes others too."""
+    return [c for part in _parts(hint) if get_origin(part) is Literal for c in get_args(part)]
 
 
 def is_number(value: Any) -> bool:

@@ -546,6 +546,10 @@ class Trace(Probe):
     A seam is the path through a latent whose tangent is one right singular vector v_i of the Jacobian
     everywhere: the paper's sub-manifold M_i.  Every component is followed both ways from every start, by
     continuity through crossings and ties, and each stop and event is recorded with its place.
+
+    Examples:
+        vaeprobe trace model.safetensors --images seams.png
+        vaeprobe trace model.pt --data x.npy --row 7 --save paths.npz
     """
 
     NAME = "trace"

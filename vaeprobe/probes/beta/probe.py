@@ -103,6 +103,10 @@ class Beta(EncoderProbe):
 
     Attributes:
         beta: the nominal beta, to hold the estimate against; for a Gaussian it gives sigma^2.
+
+    Examples:
+        vaeprobe beta model.safetensors --data x.npy
+        vaeprobe beta model.pt --data x.npy --beta 4 --json
     """
 
     NAME: ClassVar[str] = "beta"

@@ -133,6 +133,10 @@ class Posterior(EncoderProbe):
     Attributes:
         beta: the beta the model was trained at; estimated where it is not given.
         rotations: random rotations of the null.
+
+    Examples:
+        vaeprobe posterior model.safetensors --data x.npy
+        vaeprobe posterior decoder.pt --encoder encoder.pt --data x.npy
     """
 
     NAME: ClassVar[str] = "posterior"
