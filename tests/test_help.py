@@ -33,7 +33,7 @@ def page(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_a_page_lists_every_option_within_the_width(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = page(capsys, name, "--help")
     assert max(map(len, text.splitlines())) <= 80
-    assert "<" not in text
+    assert not re.search(r"<[\w|. ]+>", text)
     assert "Examples:\n" in text
     for flag in options([name]):
         assert re.search(rf"(?<![\w-]){flag}(?![\w-])", text), flag

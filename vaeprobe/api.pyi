@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Literal
 
-from vaeprobe.probes.beta import BetaResult
+from vaeprobe.probes.beta.probe import BetaResult
 from vaeprobe.probes.factorise import FactoriseResult
 from vaeprobe.probes.functions import DecoderLike
 from vaeprobe.probes.orthogonality import OrthogonalityResult
-from vaeprobe.probes.posterior import PosteriorResult
+from vaeprobe.probes.posterior.probe import PosteriorResult
 from vaeprobe.probes.trace import TraceResult
 
 def orthogonality(
@@ -210,8 +210,8 @@ def beta(
 
     For a Gaussian likelihood the posteriors show the product beta sigma^2 alone: the estimate is beta for the
     --sigma2 that is given, beta sigma^2 where none is, and with --beta it gives sigma^2.  Also: whether one beta
-    explains all latents, which latents collapsed by four rules and at which beta they would, and the overlap of
-    neighbouring posteriors.
+    explains all latents, means and rows, which latents collapsed by four rules and at which beta they would, and
+    the overlap of neighbouring posteriors.
 
     Args:
         decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
