@@ -91,7 +91,7 @@ def factorise(
         max_samples: Latents to draw at most, to decide the verdict.
         margin: Gap in nats that counts as none.
         permutations: Permutations of the tests of dependence.
-        active_threshold: Share of the largest rms column norm above which a latent is active.
+        active_threshold: Share of the largest mean column norm above which a latent is active.
         latent_dim: number of latents, where the decoder leaves it open.
         limits: limit per metric id; the result then carries checks.
     """

@@ -57,7 +57,8 @@ class Stdout:
         self.read = True
 
     def write(self, text: str) -> int:
-        self._try("write", text)
+        if text:  # parsers try a stream with nothing, and swallow what is wrong with it
+            self._try("write", text)
         return len(text)
 
     def flush(self) -> None:
