@@ -124,12 +124,6 @@ ASSUMED = FindingSpec(
     "normalisation, the size of a map of latents.",
     "Compare it with the model's config; --latent-size chooses the size of the map.",
 )
-HELD = FindingSpec(
-    "held-condition",
-    "warning",
-    "The decoder takes more than its latents (a class, a batch, a library size), and is held at one value of it.",
-    "Choose another with --condition NAME=VALUE, and compare: the map may differ between values.",
-)
 FAMILY_WARNING = FindingSpec(
     "family-warning",
     "note",

@@ -218,6 +218,11 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
         bp = _blueprint_given(request)
         if bp is not None or request.blueprint is not None:
             return _weights(request, realise(selection.tensors_of(file, node)), "module")
+        if modules.foreign_parts(node):
+            weights = realise(selection.tensors_of(file, node))
+            network = _network(request, weights, said.in_file(file))
+            if network is not None:
+                return Found(parts=network, format="module", notes=weights.notes)
     where = node if request.submodule is None else selection.module_at(node, request.submodule)
     name = (
         request.name if request.submodule is None else f"part {quoted(request.submodule)} of {request.name}"

@@ -12,7 +12,7 @@ from vaeprobe.checkpoints.blueprint.condition import held
 from vaeprobe.checkpoints.families import Found
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.checkpoints.network.parts import Parts
-from vaeprobe.findings import ASSUMED, FAMILY_WARNING, HELD
+from vaeprobe.findings import ASSUMED, CONDITION_HELD, FAMILY_WARNING
 from vaeprobe.report import Finding
 
 __all__ = ["parts_of"]
@@ -50,7 +50,7 @@ def _notes(found: Found, bp: Blueprint) -> Iterator[Finding]:
     unchosen = [c for c in bp.conditions if not c.chosen]
     if unchosen:
         yield Finding(
-            HELD,
+            CONDITION_HELD,
             f"the decoder takes more than its latents, and is held at {', '.join(map(str, unchosen))}",
             hint=f"nothing was chosen: --condition {_example(unchosen[0])} holds it elsewhere",
         )

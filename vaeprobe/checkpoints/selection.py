@@ -137,7 +137,16 @@ def _table(node: Node) -> Mapping[str, Node]:
 
 
 def _holds_tensors(file: TorchFile, node: Node) -> bool:
-    return isinstance(node, dict) and any(isinstance(k, str) and file.is_tensor(v) for k, v in node.items())
+    return isinstance(node, dict) and any(
+        isinstance(k, str) and file.is_tensor(v) and not _is_text(v) for k, v in node.items()
+    )
+
+
+def _is_text(node: Node) -> bool:
+    """Return whether an array holds texts or objects: names of genes, say, which are no weights."""
+    parts = node.state if isinstance(node.state, tuple) else node.args
+    dtype = next((p for p in parts if isinstance(p, Built) and p.by("numpy.dtype") and p.args), None)
+    return dtype is not None and str(dtype.args[0])[:1] in "OUSV"
 
 
 def _entries(file: TorchFile, node: Node, path: str = "", depth: int = 0) -> Iterator[tuple[str, Node]]:
@@ -243,7 +252,7 @@ def tensors_of(file: TorchFile, node: Node, prefix: str = "", depth: int = 0) ->
         return {prefix.removesuffix(".") or "matrix": file.spec(node)}
     out: dict[str, TensorSpec] = {}
     for k, value in _table(node).items():
-        if file.is_tensor(value):
+        if file.is_tensor(value) and not _is_text(value):
             out[f"{prefix}{k}"] = file.spec(value)
         elif isinstance(value, dict) or is_module(value):
             out.update(tensors_of(file, value, f"{prefix}{k}.", depth + 1))

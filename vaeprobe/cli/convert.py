@@ -35,6 +35,8 @@ def convert(
     output_name: options.OutputName = None,
     allow_code: options.AllowCode = False,
     latent_dim: options.LatentDim = None,
+    latent_size: options.LatentSize = None,
+    condition: options.ConditionOption = None,
     dtype: options.Dtype = None,
     json_: options.Json = False,
     format: options.FormatOption = None,
@@ -71,6 +73,8 @@ def convert(
         output_name=output_name,
         allow_code=allow_code,
         latent_dim=latent_dim,
+        latent_size=latent_size,
+        condition=condition,
         dtype=dtype,
     )
     made: list[Conversion] = []

@@ -64,6 +64,23 @@ LatentDim = Annotated[
     int | None,
     typer.Option(help="Number of latents, where the file leaves it open.", min=1, rich_help_panel=LOADING),
 ]
+LatentSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Size of the map of latents of a convolutional decoder, such as 8x8.",
+        metavar="SIZE",
+        rich_help_panel=LOADING,
+    ),
+]
+ConditionOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--condition",
+        help="What a conditional decoder is held at, such as label=3; may be given again.",
+        metavar="NAME=VALUE",
+        rich_help_panel=LOADING,
+    ),
+]
 Device = Annotated[
     str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=LOADING)
 ]
@@ -144,3 +161,20 @@ def existing_device(name: str) -> str:
         hint = (did_you_mean(name, kinds) if unknown else None) or "--device cpu always works"
         raise UsageError(f"the device `{name}` cannot be used: {reason}", hint=hint) from None
     return name
+
+
+def conditions(given: list[str] | None) -> dict[str, str]:
+    """Return the values of `--condition NAME=VALUE` by name.
+
+    Raises:
+        UsageError: one is written otherwise, or a name comes twice.
+    """
+    out: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"`{text}` is no condition", hint="write it as --condition label=3")
+        if name in out:
+            raise UsageError(f"condition `{name}` is given twice", hint="a run holds it at one value")
+        out[name] = value
+    return out

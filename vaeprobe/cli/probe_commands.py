@@ -27,6 +27,8 @@ LOADING: dict[str, tuple[Any, Any]] = {
     "output_name": (options.OutputName, None),
     "allow_code": (options.AllowCode, False),
     "latent_dim": (options.LatentDim, None),
+    "latent_size": (options.LatentSize, None),
+    "condition": (options.ConditionOption, None),
     "device": (options.Device, "cpu"),
     "dtype": (options.Dtype, None),
 }
@@ -104,13 +106,26 @@ def _inputs(model: Path, values: Mapping[str, Any]) -> list[Path]:
     return [model, *([beside] if beside else []), *(Path(name) for name in named if isinstance(name, str))]
 
 
-def load(path: Path, *, device: str = "cpu", output_name: str | None = None, **settings: Any) -> Any:
+def load(
+    path: Path,
+    *,
+    device: str = "cpu",
+    output_name: str | None = None,
+    condition: list[str] | None = None,
+    **settings: Any,
+) -> Any:
     """Load a decoder for a command (see `vaeprobe.load`)."""
     from vaeprobe import checkpoints
 
     if str(Path.cwd()) not in sys.path and settings.get("arch"):
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own factory
-    return checkpoints.load(path, device=options.existing_device(device), output=output_name, **settings)
+    return checkpoints.load(
+        path,
+        device=options.existing_device(device),
+        output=output_name,
+        condition=options.conditions(condition),
+        **settings,
+    )
 
 
 def _python_name(flag: str) -> str:

@@ -93,6 +93,20 @@ CALLED: dict[str, frozenset[str]] = {
     "pathlib": PATHS,
     "pathlib._local": PATHS,
     "datetime": _words("date datetime time timedelta timezone"),
+    # tables that libraries keep beside weights (scvi-tools: the losses of each epoch)
+    "pandas": _words("DataFrame Index RangeIndex StringDtype"),
+    "pandas.arrays": _words("StringArray"),
+    "pandas.core.frame": _words("DataFrame"),
+    "pandas.core.internals.managers": _words("BlockManager"),
+    "pandas.core.indexes.base": _words("_new_Index Index"),
+    "pandas.core.indexes.range": _words("RangeIndex"),
+    "pandas.core.indexes.numeric": _words("Int64Index Float64Index"),
+    "pandas.core.arrays.string_": _words("StringArray StringDtype"),
+    "pandas._libs.internals": _words("_unpickle_block"),
+    "pandas._libs.arrays": _words("__pyx_unpickle_NDArrayBacked"),
+    # settings that RecBole keeps beside weights
+    "recbole.config.configurator": _words("Config"),
+    "recbole.utils.enum_type": _words("ModelType InputType EvaluatorType FeatureType FeatureSource"),
 }
 # what it may keep as a value
 KEPT: dict[str, frozenset[str]] = {
@@ -109,6 +123,8 @@ FUNCTIONS = frozenset(
 )
 LOADER = "torch.storage._load_from_bytes"
 CALLS_ITS_ARGUMENT = "torch._tensor._rebuild_from_type_v2"
+# these make an object of the class that they are given
+MAKE_PANDAS = ("pandas.core.indexes.base._new_Index", "pandas._libs.arrays.__pyx_unpickle_NDArrayBacked")
 LATIN = {"latin1", "latin-1", "iso-8859-1"}
 # what exists to run, load or reach something: no checkpoint has a use for it
 DANGEROUS_MODULES = _words(
@@ -186,6 +202,10 @@ def _misused(call: Built, loaded: Collection[int]) -> str | None:
             "Tensor", "Parameter", "Buffer",
         )):  # fmt: skip
             return f"let {quoted(name)} make something that is no tensor"
+    if name in MAKE_PANDAS:
+        cls = args[0] if args and isinstance(args[0], Global) else None
+        if cls is None or cls.module.partition(".")[0] != "pandas" or trust(cls) != "inert":
+            return f"let {quoted(name)} make something that is no table of pandas"
     if name == "_codecs.encode" and len(args) > 1 and str(args[1]).lower() not in LATIN:
         return f"encode text by the codec {quoted(str(args[1])[:40])}, which Python would import"
     return None
