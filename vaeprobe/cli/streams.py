@@ -57,7 +57,7 @@ class Stdout:
         self.read = True
 
     def write(self, text: str) -> int:
-        if text:  # parsers try a stream with nothing, and swallow what is wrong with it
+        if text != "":  # parsers try a stream with nothing, and swallow what is wrong with it
             self._try("write", text)
         return len(text)
 
