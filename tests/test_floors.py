@@ -27,7 +27,6 @@ FLOORS = [
 ]
 # files that import each other, to be taken apart; nothing may join them
 CIRCLES = [
-    {"probes.orthogonality", "probes.orthogonality_reading"},
     {"linear.plot", "linear.result"},
 ]
 HEAVY = {"torch", "numpy", "scipy", "sklearn", "safetensors"}

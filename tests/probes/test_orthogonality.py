@@ -23,7 +23,8 @@ from vaeprobe.geometry.jacobian import gram
 from vaeprobe.latents import Given, Posterior, Prior
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
-from vaeprobe.probes.orthogonality_reading import Repair, repair_of, verdict
+from vaeprobe.probes.orthogonality.numbers import Repair, repair_of
+from vaeprobe.probes.orthogonality.words import verdict
 from vaeprobe.report import Metric, metric_map
 
 from maps import (
@@ -218,12 +219,12 @@ def verdict_of(*, c: float = 1.0, A: tuple[float, float, float] = (0.5, 0.4, 0.6
     ]
     reading = SimpleNamespace(
         active=range(a), names=["z"] * a, singular=None, rotations=rotations, repair=repair,
-        search="too many" if repair is None else None, probe=SimpleNamespace(likelihood=None),
+        search="too many" if repair is None else None, likelihood=None,
     )  # fmt: skip
     return verdict(metric_map(metrics), reading)  # type: ignore[arg-type]
 
 
-NO_REPAIR = Repair((-0.1, 0.1), (0.9, 1.1), "no rotation does better")
+NO_REPAIR = Repair(1.0, 1.0, (0.9, 1.1), False, (-0.1, 0.1))
 
 
 @pytest.mark.parametrize(
@@ -238,11 +239,14 @@ NO_REPAIR = Repair((-0.1, 0.1), (0.9, 1.1), "no rotation does better")
         ({"p": 0.1, "rotations": 9, "A": (0.3, 0.25, 0.4)}, "undecided"),
         ({"p": 0.2, "rotations": 9, "A": (0.3, 0.25, 0.4)}, "entangled"),
         ({"repair": None, "A": (0.1, 0.05, 0.15)}, "unaligned"),
-        ({"repair": Repair((0.91, 0.95), (0.01, 0.018), "x")}, "rotated"),
-        ({"repair": Repair((0.89, 0.95), (0.01, 0.018), "x")}, "aligned"),
-        ({"repair": Repair((0.91, 0.95), (0.01, 0.019), "x")}, "aligned"),
-        ({"repair": Repair((0.51, 0.95), (0.3, 0.4), "x"), "A": (0.1, 0.05, 0.15)}, "partly rotated"),
-        ({"repair": Repair((0.49, 0.95), (0.3, 0.4), "x"), "A": (0.1, 0.05, 0.15)}, "entangled"),
+        ({"repair": Repair(1.0, 0.01, (0.01, 0.018), True, (0.91, 0.95))}, "rotated"),
+        ({"repair": Repair(1.0, 0.01, (0.01, 0.018), True, (0.89, 0.95))}, "aligned"),
+        ({"repair": Repair(1.0, 0.01, (0.01, 0.019), True, (0.91, 0.95))}, "aligned"),
+        (
+            {"repair": Repair(1.0, 0.3, (0.3, 0.4), True, (0.51, 0.95)), "A": (0.1, 0.05, 0.15)},
+            "partly rotated",
+        ),
+        ({"repair": Repair(1.0, 0.3, (0.3, 0.4), True, (0.49, 0.95)), "A": (0.1, 0.05, 0.15)}, "entangled"),
         ({"c": 0.018, "A": (0.9, 0.81, 0.95)}, "orthogonal"),
         ({"c": 0.018, "A": (0.9, 0.79, 0.95)}, "aligned"),
         # by the end of the interval, 1 % above c: 15 pairs at a cosine of .05 have .01875 nats
@@ -252,6 +256,7 @@ NO_REPAIR = Repair((-0.1, 0.1), (0.9, 1.1), "no rotation does better")
 def test_words_follow_the_ends_of_intervals(changes: dict[str, Any], word: str) -> None:
     said, summary = verdict_of(**{"repair": NO_REPAIR} | changes)
     assert said == word
+    assert said in Orthogonality.VERDICTS
     assert ("was not searched: too many" in summary) == (changes.get("repair", NO_REPAIR) is None)
     assert ("hardly more" in summary) == (
         word in ("entangled", "unaligned") and changes.get("p", 0.01) <= 0.05
@@ -264,11 +269,11 @@ def test_a_repair_is_judged_by_its_interval() -> None:
     for left in (0.05, 0.5):
         found = repair_of(given, left * given * rng.uniform(0.9, 1.1, 40))
         assert found.share[0] < 1 - left < found.share[1]
-        assert "lowers the contrast" in found.words
+        assert found.fell
     worse = repair_of(given, given * rng.uniform(0.9, 1.12, 40))
     assert worse.share[0] <= 0
-    assert "no rotation does" in worse.words
-    assert repair_of(0 * given, 0 * given).share[0] < 0
+    assert not worse.fell
+    assert repair_of(0 * given, 0 * given).share == (0, 0)
 
 
 def test_above_a_hundred_latents_no_rotation_is_searched_and_that_is_said() -> None:

@@ -18,7 +18,7 @@ from vaeprobe.findings import (
     UNDECIDED,
 )
 from vaeprobe.probes.base import Probe, option
-from vaeprobe.probes.orthogonality_metrics import LATENTS
+from vaeprobe.probes.orthogonality.metrics import LATENTS
 from vaeprobe.report import (
     Finding,
     Heatmap,

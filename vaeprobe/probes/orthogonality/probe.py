@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, option
-from vaeprobe.probes.orthogonality_metrics import METRICS
-from vaeprobe.report import Bars, Finding, Heatmap, MetricSpec, Section, Table, metric_map
+from vaeprobe.probes.orthogonality import pictures
+from vaeprobe.probes.orthogonality.metrics import METRICS, VERDICTS
+from vaeprobe.report import Finding, MetricSpec, Section, Table, metric_map
 from vaeprobe.result import Measured, Result
 from vaeprobe.writing import write
 
@@ -19,10 +20,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.latents import Latents
-    from vaeprobe.probes.orthogonality_reading import Reading
-
-# Latents shown in a picture.
-SHOWN = 24
+    from vaeprobe.probes.orthogonality.numbers import Reading
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,55 +123,15 @@ class OrthogonalityResult(Result):
         return self.values
 
     def sections(self) -> tuple[Section, ...]:
-        sections: list[Section] = []
-        active = [self.latent_names[i] for i in self.active]
-        if self.cosines is not None:
-            shown = self._strongest(self.active)
-            places = [self.active.index(i) for i in shown]
-            rest = len(active) - len(shown)
-            sections.append(
-                Heatmap(
-                    title="Mean |cos| between the columns of active latents",
-                    matrix=[[self.cosines[i][j] for j in places] for i in places],
-                    row_labels=[self.latent_names[i] for i in shown],
-                    column_labels=[self.latent_names[i] for i in shown],
-                    note=f"the {len(shown)} strongest of {len(active)}; --json has them all" if rest else "",
-                )
-            )
-        sections += self.tables
-        if self.norms:
-            shown = self._strongest(range(len(self.norms)))
-            rest = len(self.norms) - len(shown)
-            sections.append(
-                Bars(
-                    title="Mean column norm of each latent",
-                    labels=[self.latent_names[i] for i in shown],
-                    values=[self.norms[i] for i in shown],
-                    mark=self.threshold * max(self.norms),
-                    mark_label=f"active above {self.threshold:g} of the largest",
-                    note=f"the {len(shown)} strongest of {len(self.norms)}; --json has them all"
-                    if rest
-                    else "",
-                )
-            )
-        if len(self.spectrum) > 1:
-            values = self.spectrum[:SHOWN]
-            rest = len(self.spectrum) - len(values)
-            sections.append(
-                Bars(
-                    title="Singular values of the active columns (root mean square)",
-                    labels=[f"s{i}" for i in range(len(values))],
-                    values=values,
-                    note=f"the first {len(values)} of {len(self.spectrum)}; --json has them all"
-                    if rest
-                    else "",
-                )
-            )
-        return tuple(sections)
-
-    def _strongest(self, indices: Iterable[int]) -> list[int]:
-        """Return at most SHOWN latents, those of the largest norm, in their own order."""
-        return sorted(sorted(indices, key=lambda i: -self.norms[i])[:SHOWN])
+        return pictures.sections(
+            names=self.latent_names,
+            active=self.active,
+            cosines=self.cosines,
+            norms=self.norms,
+            spectrum=self.spectrum,
+            threshold=self.threshold,
+            tables=self.tables,
+        )
 
     def details(self) -> dict[str, Any]:
         return {
@@ -213,6 +171,7 @@ class Orthogonality(Probe):
 
     NAME: ClassVar[str] = "orthogonality"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
+    VERDICTS: ClassVar[tuple[str, ...]] = VERDICTS
     SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {
         "rotations": (
             1,
@@ -252,7 +211,7 @@ class Orthogonality(Probe):
         """
         from vaeprobe.geometry.threads import one_thread_below
         from vaeprobe.latents import Prior
-        from vaeprobe.probes.orthogonality_reading import Reading
+        from vaeprobe.probes.orthogonality.numbers import Reading
 
         if not decoder.continuous:
             raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
@@ -260,18 +219,29 @@ class Orthogonality(Probe):
         z, G = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)
         with one_thread_below(len(G) * G.shape[-1] ** 3):
-            return self._read(decoder, Reading(G, decoder, self, isotropic=isinstance(source, Prior)), fits)
+            reading = Reading(
+                G,
+                decoder,
+                isotropic=isinstance(source, Prior),
+                seed=self.seed,
+                active_threshold=self.active_threshold,
+                rotations=self.rotations,
+                restarts=self.restarts,
+                beta_sigma2=self.beta_sigma2,
+                likelihood=self.likelihood,
+            )
+            return self._read(decoder, reading, fits)
 
     def _read(self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...]) -> OrthogonalityResult:
-        from vaeprobe.probes.orthogonality_reading import verdict
+        from vaeprobe.probes.orthogonality import words
 
         metrics = metric_map(reading.metrics())
-        word, summary = verdict(metrics, reading)
+        word, summary = words.verdict(metrics, reading)
         return OrthogonalityResult(
             metrics=metrics,
             verdict=word,
             summary=summary,
-            findings=(*decoder.notes, *fits, *reading.findings()),
+            findings=(*decoder.notes, *fits, *words.findings(reading)),
             settings=self.settings(decoder)
             | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},
             artifact=decoder.artifact,
@@ -282,7 +252,7 @@ class Orthogonality(Probe):
             norms=tuple(reading.mean_norms.tolist()),
             spectrum=tuple(reading.rms_singular_values.tolist()),
             threshold=self.active_threshold,
-            tables=tuple(reading.tables(metrics)),
+            tables=tuple(pictures.tables(reading, metrics)),
             save_rotation=self.save_rotation is not None,
             values=reading.per_sample,
         )

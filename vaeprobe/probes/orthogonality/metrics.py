@@ -1,10 +1,22 @@
-"""What the numbers of `vaeprobe orthogonality` mean."""
+"""What the numbers of `orthogonality` mean, and the words for what they say."""
 
 from __future__ import annotations
 
 from vaeprobe.report import MetricSpec, specs_by_id
 
 PAPER = "Allen (2024), arXiv:2410.22559v1"
+
+VERDICTS = (
+    "orthogonal",
+    "conformal",
+    "rotated",
+    "aligned",
+    "partly rotated",
+    "entangled",
+    "unaligned",
+    "undecided",
+    "undefined",
+)
 
 METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(

@@ -1,0 +1,433 @@
+"""The numbers of `orthogonality`: what is read off Gram matrices, each with its null and its interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.geometry import gram
+from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast
+from vaeprobe.geometry.rotations import (
+    TIE,
+    Alignment,
+    RotationFit,
+    alignment,
+    distance_to_axes,
+    haar,
+    joint_diagonalise,
+    rotate,
+    rotated_contrast,
+)
+from vaeprobe.intervals import LEVEL, mean_interval, median_interval
+from vaeprobe.probes.orthogonality.metrics import SPECS
+from vaeprobe.report import Metric
+
+if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.intervals import Array
+
+# Active latents above which the best rotation is not searched.
+LARGEST_SEARCH = 128
+# Multiplications that the rotation null may take (in units of one product of k x k matrices, k^3), and the
+# fewest latents it is taken over: half a minute of one core for hundreds of latents.
+NULL_BUDGET = 3e11
+FEWEST_NULL = 16
+FRAME_BUDGET = 1e9
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What the best rotation does on held-out latents.
+
+    Attributes:
+        before: the contrast at the axes.
+        left: the contrast that it leaves.
+        left_ci: its interval.
+        fell: whether it lowers the contrast for sure.
+        share: interval of the share of the contrast that it removes; not above 0 where that is not sure.
+    """
+
+    before: float
+    left: float
+    left_ci: tuple[float, float]
+    fell: bool
+    share: tuple[float, float]
+
+
+def repair_of(given: Array, turned: Array) -> Repair:
+    """Return what a rotation does to the contrasts of held-out latents, each shape (n,), n at least 2."""
+    before, left = float(given.mean()), float(turned.mean())
+    share = (0.0, 0.0)
+    if before > 0:
+        # what one latent moves the ratio of two means by, to first order
+        rest = left / before
+        share = mean_interval(1 - rest + (rest * given - turned) / before, high=1.0) or share
+    paired = mean_interval(given - turned)
+    fell = paired is not None and paired[0] > 0
+    if not fell:
+        share = (min(share[0], 0.0), share[1])
+    return Repair(before, left, mean_interval(turned, low=0.0) or (left, left), fell, share)
+
+
+class Reading:
+    """Gram matrices, and all that can be read off them; each number once, when it is first asked for.
+
+    Attributes:
+        G: finite pullback metrics over the continuous latents, shape (n, k, k).
+        overflowed: latents left out since their Gram matrix is not finite.
+        names: name of each continuous latent.
+        active: indices of the active latents, shape (a,).
+        sub: pullback metrics over the active latents, shape (n, a, a).
+        contrast: ima contrast of `sub`, shape (n,); inf where J is rank-deficient.
+        regular: where it is finite, shape (n,).
+        per_sample: the values behind the means, by metric id, where no latent was left out.
+        no_pairs: why there are no pairs of columns, or None.
+        singular: why the contrast is undefined, or None.
+    """
+
+    def __init__(
+        self,
+        G: Tensor,
+        decoder: Decoder,
+        *,
+        isotropic: bool,
+        seed: int,
+        active_threshold: float,
+        rotations: int | None,
+        restarts: int | None,
+        beta_sigma2: float,
+        likelihood: str | None,
+    ) -> None:
+        finite = torch.isfinite(G).flatten(1).all(1)
+        dtype = decoder.dtype or torch.float64
+        self.decoder, self.isotropic, self.dtype = decoder, isotropic, dtype
+        self.seed, self.active_threshold = seed, active_threshold
+        self.beta_sigma2, self.likelihood = beta_sigma2, likelihood
+        self.per_sample: dict[str, tuple[float, ...]] = {}
+        self.samples = len(G)
+        self.G, self.overflowed = G[finite], int((~finite).sum())
+        self.names = tuple(f"z{i}" for i in decoder.continuous)
+        self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
+        self.active = gram.active_latents(self.G, active_threshold).nonzero().flatten()
+        a = len(self.active)
+        self.sub = self.G if a == len(self.names) else self.G[:, self.active[:, None], self.active]
+        self.tolerance = gram.singular_tolerance(max(a, 1), dtype)
+        self.contrast = gram.ima_contrast(self.sub, tolerance=self.tolerance)
+        self.regular = torch.isfinite(self.contrast)
+        self.cosines = gram.column_cosines(self.sub)
+        self.no_pairs = self._why_no_pairs()
+        self.singular = self.no_pairs or self._why_singular()
+        self.rotations = rotations or int(min(999, max(99, 3e10 // (len(self.G) * max(a, 1) ** 3 + 1))))
+        self.restarts = (4 if a <= 16 else 2) if restarts is None else restarts
+
+    def _why_no_pairs(self) -> str | None:
+        if len(self.G) < 2:
+            return f"the Jacobian is finite at {len(self.G)} of {self.overflowed + len(self.G)} latents"
+        if not self.G.any():
+            return "every column of the Jacobian is zero: no latent moves the output"
+        if len(self.active) == 0:
+            return f"no column of the Jacobian is longer than {self.active_threshold:g} of the longest"
+        if len(self.names) == 1:
+            return "the only latent makes no pair of columns"
+        if len(self.active) == 1:
+            return f"{self.names[int(self.active[0])]} alone is active, and makes no pair of columns"
+        return None
+
+    def _why_singular(self) -> str | None:
+        n, a, m = len(self.G), len(self.active), self.decoder.data_dim
+        if m < a:
+            return f"J is rank-deficient: {m} outputs cannot hold {a} independent columns"
+        lost = n - int(self.regular.sum())
+        if 2 * lost > n or n - lost < 2:
+            return f"J is rank-deficient at {lost} of {n} latents: {self.lost_how}"
+        return None
+
+    @property
+    def lost_how(self) -> str:
+        """What makes J rank-deficient where it is."""
+        zero = int((self._zero_columns & ~self.regular).sum())
+        dependent = int((~self.regular).sum()) - zero
+        parts = [f"a column of length zero at {zero}"] if zero else []
+        parts += [f"columns linearly dependent at {dependent}"] if dependent else []
+        return ", ".join(parts)
+
+    @cached_property
+    def _zero_columns(self) -> Tensor:
+        """Where an active column has length zero, shape (n,)."""
+        return (self.sub.diagonal(dim1=-2, dim2=-1) <= 0).any(1)
+
+    # -- quantities --------------------------------------------------------------------------------
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """|C_ij| of pairs i < j and whether both columns have a length, each (n, pairs)."""
+        i, j = torch.triu_indices(len(self.active), len(self.active), 1)
+        lengths = self.cosines.diagonal(dim1=-2, dim2=-1) > 0
+        return self.cosines[:, i, j].abs(), lengths[:, i] & lengths[:, j]
+
+    @cached_property
+    def cosine_matrix(self) -> tuple[tuple[float | None, ...], ...] | None:
+        """Mean |C_ij| over the latents where both columns have a length, active x active."""
+        if self.no_pairs:
+            return None
+        lengths = (self.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
+        count = lengths.T @ lengths
+        total = self.cosines.abs().sum(0)
+        return tuple(
+            tuple(float(t / c) if c > 0 else None for t, c in zip(ts, cs, strict=True))
+            for ts, cs in zip(total, count, strict=True)
+        )
+
+    @cached_property
+    def mean_norms(self) -> Tensor:
+        """Mean column norm of each continuous latent, shape (k,)."""
+        return gram.column_norms(self.G).mean(0) if len(self.G) else torch.zeros(len(self.names))
+
+    @cached_property
+    def usable(self) -> Tensor:
+        """Pullback metrics over the active latents where J has full rank."""
+        return self.sub if self.regular.all() else self.sub[self.regular]
+
+    @cached_property
+    def frame(self) -> tuple[Tensor, Tensor]:
+        """Singular values and right singular vectors of the active columns where J has full rank.
+
+        At the first latents only where hundreds are active: each frame costs some k^3.
+        """
+        rows = max(FEWEST_NULL, int(FRAME_BUDGET // max(len(self.active), 1) ** 3))
+        return gram.singular_frame(self.usable[:rows])
+
+    @cached_property
+    def all_singular_values(self) -> Tensor:
+        """Singular values of all continuous columns at every latent, shape (n, k)."""
+        if self.usable is self.G:
+            return self.frame[0]
+        rows = max(FEWEST_NULL, int(FRAME_BUDGET // len(self.names) ** 3))
+        return gram.singular_frame(self.G[:rows])[0]
+
+    @cached_property
+    def rms_singular_values(self) -> Tensor:
+        """Root-mean-square singular values of the active columns, descending; none where undefined."""
+        return self.frame[0].square().mean(0).sqrt() if self.singular is None else torch.zeros(0)
+
+    @cached_property
+    def alignment(self) -> Alignment | None:
+        if self.singular:
+            return None
+        rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * len(self.active) ** 3)))
+        G = self.usable[:rows]
+        return alignment(G, count=self.rotations, seed=self.seed, tolerance=self.tolerance)
+
+    @cached_property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Pullback metrics of every other latent: to fit R* on, and to judge it on."""
+        largest = max(64, 4_000_000 // len(self.active) ** 2)
+        return self.usable[::2][:largest], self.usable[1::2]
+
+    @cached_property
+    def search(self) -> RotationFit | str:
+        """The best rotation of the active latents, or why there is none."""
+        if self.singular:
+            return self.singular
+        if len(self.active) > LARGEST_SEARCH:
+            return f"the best of all rotations is not searched for more than {LARGEST_SEARCH} active latents"
+        fit, held = self.halves
+        if len(held) < 2:
+            return f"{len(fit) + len(held)} latents are too few to fit a rotation on one half and judge it on the other"
+        return joint_diagonalise(fit, restarts=self.restarts, seed=self.seed, tolerance=self.tolerance)
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor] | None:
+        """The contrasts of the latents that R* was not fitted on, at the axes and at R*; None without R*."""
+        if isinstance(self.search, str):
+            return None
+        held = self.halves[1]
+        given = gram.ima_contrast(held, tolerance=self.tolerance)
+        return given, rotated_contrast(held, self.search.R[None], contrast=given, tolerance=self.tolerance)[0]
+
+    @cached_property
+    def repair(self) -> Repair | None:
+        """What R* does to them, or None."""
+        return None if self.held_out is None else repair_of(*(c.numpy() for c in self.held_out))
+
+    @cached_property
+    def rotation(self) -> Tensor | None:
+        """R* over the whole latent space, shape (latent, latent), or None."""
+        if isinstance(self.search, str):
+            return None
+        R = torch.eye(self.decoder.latent_dim, dtype=torch.float64)
+        at = torch.tensor(self.decoder.continuous)[self.active]
+        R[at[:, None], at] = self.search.R
+        return R
+
+    @cached_property
+    def chance(self) -> tuple[float, float]:
+        """The mean |cos| under random rotations, and the mean distance of random V to the axes."""
+        a = len(self.active)
+        G = self.usable[:128]
+        R = haar(a, 20, self.seed)
+        i, j = torch.triu_indices(a, a, 1)
+        cosine = torch.stack([gram.column_cosines(rotate(G, r))[:, i, j].abs().mean() for r in R]).mean()
+        V = haar(a, 64, self.seed + 1)
+        spread = torch.arange(a, 0, -1, dtype=V.dtype).expand(len(V), a)
+        return float(cosine), float(distance_to_axes(spread, V).mean())
+
+    # -- metrics -----------------------------------------------------------------------------------
+
+    def _mean(
+        self,
+        id: str,
+        values: Tensor,
+        *,
+        why: str | None = None,
+        method: Literal["mean", "median"] = "mean",
+        low: float = 0.0,
+        high: float = math.inf,
+    ) -> Metric:
+        """Return a metric that is the mean (or median) of one value per latent, with its interval.
+
+        Args:
+            low, high: what it cannot pass.
+        """
+        x, n = values.double().numpy(), len(values)
+        if why is None and n == 0:
+            why = "no latent has a value"
+        if why is not None:
+            return Metric.undefined(SPECS[id], why)
+        if method == "median":
+            value, ci, how = float(np.median(x)), median_interval(x), "order statistics"
+        else:
+            value, ci, how = float(np.mean(x)), mean_interval(x, low=low, high=high), "Student's t, skewness"
+            if n == self.samples:
+                self.per_sample[id] = tuple(x.tolist())
+        how = f"{method} over latents" + (f", interval by {how}" if ci else "")
+        return Metric(SPECS[id], value, ci=ci, level=LEVEL if ci else None, n=n, method=how)
+
+    def metrics(self) -> list[Metric]:
+        """Return every metric, in the order of the page."""
+        return [
+            Metric(SPECS["latents.dim"], self.decoder.latent_dim),
+            Metric(SPECS["latents.active"], len(self.active), n=len(self.G)),
+            *self._cosine_metrics(),
+            *self._contrast_metrics(),
+            *self._rotation_metrics(),
+            self._mean_field_gap(),
+            *self._frame_metrics(),
+        ]
+
+    def _cosine_metrics(self) -> list[Metric]:
+        cosine, both = self.pairs
+        some = both.any(1)
+        cosine, both = torch.where(both, cosine, 0.0)[some], both[some]
+        mean = cosine.sum(1) / both.sum(1)
+        largest = cosine.amax(1) if cosine.shape[1] else mean
+        null = Metric(
+            SPECS["orthogonality.mean_abs_cosine_gaussian"], expected_abs_cosine(self.decoder.data_dim)
+        )
+        return [
+            self._mean("orthogonality.mean_abs_cosine", mean, why=self.no_pairs, high=1.0),
+            self._mean("orthogonality.max_abs_cosine", largest, why=self.no_pairs, high=1.0),
+            null,
+        ]
+
+    def _contrast_metrics(self) -> list[Metric]:
+        c = self.contrast[self.regular]
+        gaussian_id = "orthogonality.ima_contrast_gaussian"
+        out = [self._mean("orthogonality.ima_contrast", c, why=self.singular)]
+        found = self.alignment
+        if found is None:
+            why = self.singular or ""
+            ids = ("ima_contrast_null", "ima_contrast_gaussian", "alignment", "alignment_p")
+            return out + [Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ids]
+        null, draws = found.null.numpy(), found.draws.numpy()
+        expected = float(null.mean())
+        how = f"{self.rotations} Haar rotations, the same at every latent"
+        out.append(
+            Metric(
+                SPECS["orthogonality.ima_contrast_null"],
+                expected,
+                ci=mean_interval(null, draws - draws.mean(), low=0.0),
+                level=LEVEL if self.rotations > 1 else None,
+                n=len(null),
+                method=f"mean over latents and {how}; interval over both",
+            )
+        )
+        gaussian = expected_contrast(len(self.active), self.decoder.data_dim)
+        out.append(Metric(SPECS[gaussian_id], gaussian, method="closed form"))
+        if found.value is None or found.p_value is None:
+            why = "G is a multiple of the identity: every basis of the latent space is orthogonal"
+            return out + [
+                Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ("alignment", "alignment_p")
+            ]
+        given = c.numpy()[: len(null)]
+        # what one latent and one rotation move the ratio of two means by, to first order
+        rest = given.mean() / expected
+        by_latent, by_rotation = (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
+        value = Metric(
+            SPECS["orthogonality.alignment"],
+            found.value,
+            ci=mean_interval(found.value + by_latent, by_rotation, high=1.0),
+            level=LEVEL if self.rotations > 1 else None,
+            n=len(given),
+            method=f"{how}; interval over latents and rotations",
+        )
+        p = Metric(
+            SPECS["orthogonality.alignment_p"],
+            found.p_value,
+            n=self.rotations,
+            method=f"Monte Carlo, {how}",
+        )
+        return [*out, value, p]
+
+    def _rotation_metrics(self) -> list[Metric]:
+        ids = [
+            f"orthogonality.{name}" for name in ("ima_contrast_held_out", "ima_contrast_rotated", "fixable")
+        ]
+        if isinstance(self.search, str):
+            return [Metric.undefined(SPECS[id], self.search) for id in ids]
+        assert self.held_out is not None
+        given, turned = self.held_out
+        return [
+            self._mean(id, x, low=low)
+            for id, x, low in zip(ids, (given, turned, given - turned), (0.0, 0.0, -math.inf), strict=True)
+        ]
+
+    def _mean_field_gap(self) -> Metric:
+        id, b = "orthogonality.mean_field_gap", self.beta_sigma2
+        why = None if len(self.G) else self.no_pairs
+        metric = self._mean(id, gram.mean_field_gap(self.G, b), why=why)
+        return replace(metric, method=f"{self.noise}; {metric.method}") if metric.defined else metric
+
+    @property
+    def noise(self) -> str:
+        """What the mean-field gap supposes: beta alone where the likelihood's metric carries the noise."""
+        return f"{'beta' if self.likelihood else 'beta sigma^2'} = {self.beta_sigma2:g}"
+
+    def _frame_metrics(self) -> list[Metric]:
+        def undefined(name: str) -> Metric:
+            return Metric.undefined(SPECS[f"orthogonality.{name}"], self.singular or "")
+
+        whole = ~self._zero_columns
+        why = None if len(self.G) else self.no_pairs
+        rank = self._mean(
+            "orthogonality.effective_rank", gram.effective_rank(self.all_singular_values), why=why
+        )
+        logs = gram.conformality(self.sub[whole]) if self.no_pairs is None else self.contrast
+        spread = self._mean("orthogonality.conformality", logs, why=self.no_pairs)
+        if self.singular:
+            names = ("condition_number", "smallest_gap")
+            return [undefined("distance_to_axes"), spread, rank, *(undefined(name) for name in names)]
+        s, V = self.frame
+        return [
+            self._mean("orthogonality.distance_to_axes", distance_to_axes(s, V, tie=self.tie)),
+            spread,
+            rank,
+            self._mean("orthogonality.condition_number", gram.condition_number(s), method="median"),
+            self._mean("orthogonality.smallest_gap", gram.smallest_gap(s), method="median"),
+        ]

@@ -1,0 +1,113 @@
+"""The pictures of `orthogonality`: angles, norms, singular values, and numbers beside what chance gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vaeprobe.report import Bars, Heatmap, Metric, Section, Table, Value
+
+if TYPE_CHECKING:
+    from vaeprobe.probes.orthogonality.numbers import Reading
+
+# Latents shown in a picture.
+SHOWN = 24
+
+
+def sections(
+    *,
+    names: Sequence[str],
+    active: Sequence[int],
+    cosines: Sequence[Sequence[float | None]] | None,
+    norms: Sequence[float],
+    spectrum: Sequence[float],
+    threshold: float,
+    tables: Sequence[Table],
+) -> tuple[Section, ...]:
+    """Return the page's tables and pictures; see `OrthogonalityResult` for the arguments."""
+    out: list[Section] = []
+    if cosines is not None:
+        shown = _strongest(active, norms)
+        places = [active.index(i) for i in shown]
+        out.append(
+            Heatmap(
+                title="Mean |cos| between the columns of active latents",
+                matrix=[[cosines[i][j] for j in places] for i in places],
+                row_labels=[names[i] for i in shown],
+                column_labels=[names[i] for i in shown],
+                note=_rest(f"the {len(shown)} strongest", len(shown), len(active)),
+            )
+        )
+    out += tables
+    if norms:
+        shown = _strongest(range(len(norms)), norms)
+        out.append(
+            Bars(
+                title="Mean column norm of each latent",
+                labels=[names[i] for i in shown],
+                values=[norms[i] for i in shown],
+                mark=threshold * max(norms),
+                mark_label=f"active above {threshold:g} of the largest",
+                note=_rest(f"the {len(shown)} strongest", len(shown), len(norms)),
+            )
+        )
+    if len(spectrum) > 1:
+        values = spectrum[:SHOWN]
+        out.append(
+            Bars(
+                title="Singular values of the active columns (root mean square)",
+                labels=[f"s{i}" for i in range(len(values))],
+                values=values,
+                note=_rest(f"the first {len(values)}", len(values), len(spectrum)),
+            )
+        )
+    return tuple(out)
+
+
+def _strongest(indices: Iterable[int], norms: Sequence[float]) -> list[int]:
+    """Return at most SHOWN latents, those of the largest norm, in their own order."""
+    return sorted(sorted(indices, key=lambda i: -norms[i])[:SHOWN])
+
+
+def _rest(what: str, shown: int, count: int) -> str:
+    return f"{what} of {count}; --json has them all" if count > shown else ""
+
+
+def tables(reading: Reading, metrics: Mapping[str, Metric]) -> list[Table]:
+    """Return values beside what chance gives, and what a rotation repairs."""
+    if reading.no_pairs or reading.singular or reading.alignment is None:
+        return []
+
+    def value(name: str) -> Value:
+        return metrics[f"orthogonality.{name}"].value
+
+    draws = reading.alignment.draws
+    low, high = (float(q) for q in draws.quantile(draws.new_tensor([0.05, 0.95])))
+    cosine, distance = reading.chance
+    beside = Table(
+        title="Beside chance",
+        columns=["", "these axes", "random axes", "their 5-95 %", "Gaussian columns"],
+        rows=[
+            ["mean |cos|", value("mean_abs_cosine"), cosine, None, value("mean_abs_cosine_gaussian")],
+            ["ima contrast", value("ima_contrast"), value("ima_contrast_null"), f"{low:.3g} - {high:.3g}",
+             value("ima_contrast_gaussian")],
+            ["distance to axes", value("distance_to_axes"), distance, None, None],
+        ],
+        note=f"the mean-field gap above supposes {reading.noise} (--beta-sigma2)",
+    )  # fmt: skip
+    if isinstance(reading.search, str):
+        return [beside]
+    fit, held = reading.halves
+    search = reading.search
+    stay = search.R.diagonal()
+    repair = Table(
+        title="What a rotation R* repairs",
+        columns=["ima contrast (nats)", "these axes", "at R*"],
+        rows=[
+            [f"{len(fit)} it was fitted on", search.start, search.contrast],
+            [f"{len(held)} held out", value("ima_contrast_held_out"), value("ima_contrast_rotated")],
+        ],
+        note=f"{search.agreeing} of {search.starts} starts agree; R* keeps "
+        f"{int((stay > 0.98).sum())} of {len(stay)} axes to a cosine of 0.98",
+    )
+    return [beside, repair]

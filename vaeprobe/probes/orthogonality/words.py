@@ -1,0 +1,262 @@
+"""The words of `orthogonality`: the verdict, its sentence, and what a reader has to know about the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from vaeprobe.findings import (
+    APPROXIMATE_P_VALUE,
+    BORDERLINE_LATENTS,
+    FEW_LATENTS,
+    ILL_CONDITIONED,
+    INACTIVE_LATENTS,
+    NOT_CONVERGED,
+    NOT_FINITE,
+    RANK_DEFICIENT,
+    TIED_SINGULAR_VALUES,
+)
+from vaeprobe.geometry import gram
+from vaeprobe.report import Finding, Metric
+
+if TYPE_CHECKING:
+    from vaeprobe.probes.orthogonality.numbers import Reading, Repair
+
+# Columns are called orthogonal where three things hold: their root-mean-square cosine, as the contrast implies it,
+# is under ORTHOGONAL; the alignment is at least FAR, so that c is a fifth of what random axes have or less; and
+# c is at most half of what random columns of the same lengths have, or NEGLIGIBLE nats: in high dimensions
+# random columns have small cosines too.
+ORTHOGONAL = 0.05
+FAR = 0.8
+NEGLIGIBLE = 1e-3
+# The alignment from which on axes are called aligned: a smaller one is an effect too small for the word, however
+# significant it is.
+ALIGNED = 0.2
+# The contrast in nats under random rotations, up to which G counts as a multiple of the identity.  In high
+# dimensions random columns look orthogonal too, at a contrast of many nats.
+CONFORMAL = 0.05
+SIGNIFICANT = 0.05
+"""Significance of the rotation test."""
+# The share of the contrast that a rotation must remove to explain it, and to explain a part of it.
+REPAIRED = 0.9
+PARTLY = 0.5
+# Condition number of the normalised columns above which float32 Jacobians lose digits that matter.
+LARGEST_CONDITION = 1e3
+# Latents within this factor of the line between active and inactive are pointed out.
+BORDER = 1.25
+
+
+def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
+    """Return the verdict in a word or two, and as a researcher would write it."""
+
+    def number(name: str) -> float:
+        value = metrics[f"orthogonality.{name}"].value
+        assert isinstance(value, float)
+        return value
+
+    def interval(name: str) -> tuple[float, float]:
+        return metrics[f"orthogonality.{name}"].ci or (number(name), number(name))
+
+    a, k = len(reading.active), len(reading.names)
+    if reading.singular:
+        gap = metrics["orthogonality.mean_field_gap"]
+        rest = ""
+        if isinstance(gap.value, float):
+            rest = f" The mean-field gap is {nats(gap.value)} ({reading.noise})."
+        return "undefined", f"Orthogonality is undefined: {reading.singular}.{rest}"
+    small = 0.5 * a * (a - 1) / 2 * ORTHOGONAL**2  # of columns whose root-mean-square cosine is ORTHOGONAL
+    c, null, gaussian = number("ima_contrast"), number("ima_contrast_null"), number("ima_contrast_gaussian")
+    c_high = interval("ima_contrast")[1]
+    among = f"the {a} active latents" if a < k else f"the {a} latents"
+    if c_high <= small and interval("ima_contrast_null")[1] <= min(small, CONFORMAL):
+        return "conformal", (
+            f"The Jacobian's columns are orthogonal in every basis of {among} (ima contrast {nats(c)}, "
+            f"{nats(null)} under random rotations): the axes are not special."
+        )
+    A, p = number("alignment"), number("alignment_p")
+    A_low, A_high = interval("alignment")
+    metric = f" in the {reading.likelihood.capitalize()} metric" if reading.likelihood else ""
+    evidence = (
+        f"ima contrast {nats(c)}{metric} against {nats(null)} under random rotations of the latent space "
+        f"(alignment {A:.2f}, p = {p:.2g})"
+    )
+    if c_high <= min(small, max(gaussian / 2, NEGLIGIBLE)) and A_low >= FAR:
+        return "orthogonal", f"The Jacobian's columns are orthogonal along the axes of {among}: {evidence}."
+    repair = reading.repair
+    searched = not isinstance(reading.search, str)
+    mended = _repair_words(repair) if repair else ""
+    tail = f" {mended[0].upper()}{mended[1:]}." if repair else f" {_unsearched(reading)}"
+    random = ""
+    if c <= small and gaussian / 2 < c < 2 * gaussian:
+        random = f" The columns meet as random directions of the output space do ({nats(gaussian)})."
+    tail = random + tail
+    if repair and repair.share[0] >= REPAIRED and repair.left_ci[1] <= small:
+        return "rotated", (
+            f"The Jacobian's columns are not orthogonal along the given axes, {evidence}, but one rotation of the "
+            f"latent space makes them so: {mended}.{random}"
+        )
+    if p <= SIGNIFICANT and A_low >= ALIGNED:
+        return (
+            "aligned",
+            f"The axes of {among} are more orthogonal than chance, not perfectly so: {evidence}.{tail}",
+        )
+    if repair and repair.share[0] >= PARTLY:
+        return "partly rotated", (
+            f"The given axes of {among} are {_beside_chance(p)}, but those of a rotation are: {evidence}.{tail}"
+        )
+    if p <= SIGNIFICANT and A_high >= ALIGNED:
+        return "undecided", (
+            f"It is open by how much the axes of {among} are more orthogonal than chance: {evidence}; more --samples "
+            f"would decide it.{tail}"
+        )
+    if p > SIGNIFICANT and p * (reading.rotations + 1) < 1.5:
+        return "undecided", (
+            f"{reading.rotations} random rotations are too few to tell the axes of {among} from random ones: "
+            f"{evidence}; --rotations 19 or more would.{tail}"
+        )
+    word = "entangled" if searched else "unaligned"
+    return word, f"The axes of {among} are {_beside_chance(p)}: {evidence}.{tail}"
+
+
+def _beside_chance(p: float) -> str:
+    return (
+        "hardly more orthogonal than random ones"
+        if p <= SIGNIFICANT
+        else "no more orthogonal than random ones"
+    )
+
+
+def _unsearched(reading: Reading) -> str:
+    """Say that no rotation was looked for, and why."""
+    assert isinstance(reading.search, str)
+    return f"Whether a rotation repairs it was not searched: {reading.search}."
+
+
+def _repair_words(repair: Repair) -> str:
+    before, left = nats(repair.before), nats(repair.left)
+    if repair.fell:
+        return f"the best rotation lowers the contrast from {before} to {left} on held-out latents"
+    clearly = "" if repair.left >= repair.before else "clearly "
+    return f"no rotation does {clearly}better ({before} at the axes, {left} at the best found, held out)"
+
+
+def nats(value: float) -> str:
+    """Return an amount in nats; rounding noise as 0."""
+    return f"{value:.3g} nats" if value > 1e-9 else "0 nats"
+
+
+# -- findings ---
+
+
+def findings(reading: Reading) -> list[Finding]:
+    """Return what a reader has to know about these numbers."""
+    found = []
+    if reading.overflowed:
+        found.append(
+            Finding(
+                NOT_FINITE,
+                f"the Jacobian is not finite at {reading.overflowed} of {reading.overflowed + len(reading.G)} "
+                "latents, which are left out",
+                hint="--dtype float64 widens the range",
+            )
+        )
+    idle = [name for i, name in enumerate(reading.names) if i not in set(reading.active.tolist())]
+    if idle and len(reading.G):
+        found.append(
+            Finding(
+                INACTIVE_LATENTS,
+                f"{_some(idle)} {'is' if len(idle) == 1 else 'are'} inactive: mean column norm within "
+                f"{reading.active_threshold:g} of the largest",
+                hint="angles are measured among active latents; --active-threshold moves the line",
+            )
+        )
+    share = (
+        reading.mean_norms
+        / reading.mean_norms.max().clamp_min(1e-300)
+        / max(reading.active_threshold, 1e-300)
+    )
+    near = [name for name, x in zip(reading.names, share.tolist(), strict=True) if 1 / BORDER < x < BORDER]
+    if near and reading.no_pairs is None:
+        found.append(
+            Finding(
+                BORDERLINE_LATENTS,
+                f"{_some(near)} {'is' if len(near) == 1 else 'are'} near the line between active and "
+                "inactive: the contrasts depend on which side they fall",
+                hint="see the bars, and set --active-threshold in a gap between them",
+            )
+        )
+    lost = int((~reading.regular).sum())
+    if lost and reading.no_pairs is None and reading.decoder.data_dim >= len(reading.active):
+        found.append(
+            Finding(
+                RANK_DEFICIENT,
+                f"J is rank-deficient at {lost} of {len(reading.G)} latents ({reading.lost_how}): the "
+                "contrast is infinite there, and averaged over the others",
+                hint="the mean-field gap is finite at all of them",
+            )
+        )
+    if reading.singular:
+        return found
+    found += _precision_findings(reading)
+    if not reading.isotropic:
+        found.append(
+            Finding(
+                APPROXIMATE_P_VALUE,
+                "the p-value of the alignment is exact for latents from the prior, approximate for these",
+            )
+        )
+    fit, _ = reading.halves
+    angles = len(reading.active) * (len(reading.active) - 1) // 2
+    if not isinstance(reading.search, str):
+        if len(fit) * len(reading.active) < 2 * angles:
+            found.append(
+                Finding(
+                    FEW_LATENTS,
+                    f"the best rotation has {angles} angles, fitted on {len(fit)} latents",
+                    hint=f"--samples {8 * len(reading.active)} or more",
+                )
+            )
+        if not reading.search.converged:
+            found.append(
+                Finding(
+                    NOT_CONVERGED,
+                    f"the search for the best rotation was still improving after {reading.search.steps} steps",
+                    hint="its contrast is an upper bound of what a rotation can reach",
+                )
+            )
+    return found
+
+
+def _precision_findings(reading: Reading) -> list[Finding]:
+    found = []
+    eigenvalues = torch.linalg.eigvalsh(reading.cosines[reading.regular]).flip(-1).clamp_min(0)
+    condition = float(gram.condition_number(eigenvalues.sqrt()).median())
+    if condition > LARGEST_CONDITION and reading.dtype != torch.float64:
+        found.append(
+            Finding(
+                ILL_CONDITIONED,
+                f"the normalised columns have condition number {condition:.1e}, more than "
+                f"{str(reading.dtype).removeprefix('torch.')} Jacobians resolve",
+                hint="--dtype float64",
+            )
+        )
+    s = reading.frame[0]
+    tied = float(((s[:, :-1] - s[:, 1:]) <= reading.tie * s[:, :-1]).any(1).double().mean())
+    if tied > 0:
+        found.append(
+            Finding(
+                TIED_SINGULAR_VALUES,
+                f"singular values coincide at {tied:.0%} of the latents: V is arbitrary there, and is "
+                "rotated to the nearest axes",
+            )
+        )
+    return found
+
+
+def _some(names: Sequence[str], limit: int = 6) -> str:
+    """Return a few names and how many more there are."""
+    if len(names) <= limit:
+        return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + names[-1]
+    return f"{', '.join(names[:limit])} and {len(names) - limit} more"
