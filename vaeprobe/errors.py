@@ -23,6 +23,7 @@ __all__ = [
     "VaeprobeError",
     "bug",
     "did_you_mean",
+    "out_of_memory",
 ]
 
 
@@ -154,6 +155,16 @@ def bug(error: Exception) -> VaeprobeError:
     return VaeprobeError(
         f"this is a bug of vaeprobe, not of your input: {type(error).__name__}: {error}",
         hint="run again with VAEPROBE_DEBUG=1 and report the traceback",
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory has run out (torch says so in words)."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        words in text for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from vaeprobe.cli import output, streams, worker
 from vaeprobe.cli.refusals import as_usage_error
-from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug
+from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug, out_of_memory
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -60,10 +60,6 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, streams.Terminated) as stop:
         streams.say(streams.STOPPED)
         return 143 if isinstance(stop, streams.Terminated) else 130
-    except MemoryError:
-        return _failed(
-            ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk"), arguments
-        )
     except Exception as error:
         ours = _as_ours(error)
         if ours is None and os.environ.get("VAEPROBE_DEBUG"):
@@ -84,9 +80,6 @@ def _as_ours(error: Exception) -> VaeprobeError | None:
         return error
     if isinstance(error, OSError) and error.errno in FULL:
         return UsageError(f"cannot write: {(error.strerror or '').lower()}", hint="free some space")
-    if isinstance(error, RuntimeError) and "torch" in sys.modules:
-        from vaeprobe.geometry.chunks import out_of_memory
-
-        if out_of_memory(error):
-            return ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk")
+    if out_of_memory(error):
+        return ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk")
     return as_usage_error(error)

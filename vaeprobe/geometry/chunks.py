@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
-from vaeprobe.errors import ResourceError
+from vaeprobe.errors import ResourceError, out_of_memory
 from vaeprobe.progress import tell
 
 __all__ = ["Chunk", "Size", "sweep"]
@@ -84,11 +82,3 @@ def sweep(
         start = points.stop
         if size.points < n:
             tell(description, start, n)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory has run out (torch says so in words on the CPU)."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return any(words in text for words in ("can't allocate memory", "not enough memory", "out of memory"))

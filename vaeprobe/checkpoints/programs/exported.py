@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,6 +28,7 @@ from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Ste
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.harm import HINT_SAVE_ANEW, bare_parts, refuse_operator, refuse_parts
 from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import countable
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import TRAINING_MODE
 from vaeprobe.report import Finding
@@ -305,10 +307,10 @@ class _Graph:
             )
         sizes, strides = ([self.size(n) for n in self.items(info, k)] for k in ("sizes", "strides"))
         offset = self.size(self.at(info, "storage_offset"))
+        if len(sizes) != len(strides) or not countable(sizes, dtype.itemsize):
+            raise InputError(f"tensor {quoted(key)} is described in a way that torch never writes")
         last = offset + sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))
-        count = 1
-        for n in sizes:
-            count *= n
+        count = math.prod(sizes)
         if len(raw) % dtype.itemsize or (count and last >= len(raw) // dtype.itemsize):
             raise InputError(
                 f"tensor {quoted(key)} claims {count:,} numbers that its {len(raw):,} bytes do not hold"
@@ -493,7 +495,8 @@ class _Graph:
     def rehearse(self, program: Program, d: int) -> None:
         """Run the program once on tensors without memory, to see that no tensor in it is absurdly large."""
         steps = [(s.operator, [*s.args, *s.kwargs.values()]) for s in program.steps]
-        if not any(operators.grows(name, arguments) for name, arguments in steps):
+        repeats = any(t.numel() * t.itemsize > t.untyped_storage().nbytes() for t in program.buffers())
+        if not repeats and not any(operators.grows(name, arguments) for name, arguments in steps):
             return  # torch takes seconds to import what computes shapes alone
         ghost = Program(
             {n: t.to("meta") for n, t in program.state().items()},
@@ -504,7 +507,7 @@ class _Graph:
         x = torch.empty(*rows, *(program.row if -1 not in program.row else (d,)), device="meta", dtype=dtype)
         try:
             with torch.no_grad():
-                ghost.run(x, operators.small)
+                ghost.run(x, operators.Kept())
         except ResourceError:
             raise
         except RUN_ERRORS as error:

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaeprobe.errors import ResourceError
+from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.harm import refuse_operator
+from vaeprobe.files.source import quoted
 
-__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "bounded", "grows", "operator", "small"]
+__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "Kept", "bounded", "grows", "numbers_only", "operator", "small"]
 
 LARGEST = 1 << 30  # numbers in one tensor of a program: 4 GB in float32
 
@@ -71,16 +72,38 @@ SYMBOLIC = _words("sym_size sym_numel sym_stride")
 ASSERTIONS = _words(
     "_assert_scalar _assert_tensor_metadata _assert_async sym_constrain_range sym_constrain_range_for_size"
 )
-PYTHON: dict[str, Callable[..., Any]] = {
+
+
+def numbers_only(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function of Python that takes numbers alone: texts and lists multiply, format and grow without end."""
+
+    def on_numbers(*args: Any) -> Any:
+        for arg in args:
+            if not isinstance(arg, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool, Tensor)):
+                raise InputError(
+                    f"the program computes with {quoted(type(arg).__name__)} as if with a number"
+                )
+        out = function(*args)
+        if type(out) is int and not -(1 << 63) <= out < 1 << 63:
+            raise InputError("the program computes a whole number beyond 64 bits")
+        return out
+
+    return on_numbers
+
+
+_ARITHMETIC: dict[str, Callable[..., Any]] = {
     "_operator.add": python_operator.add, "_operator.sub": python_operator.sub, "_operator.mul": python_operator.mul,
     "_operator.floordiv": python_operator.floordiv, "_operator.truediv": python_operator.truediv,
-    "_operator.mod": python_operator.mod, "_operator.neg": python_operator.neg, "_operator.getitem": python_operator.getitem,
+    "_operator.mod": python_operator.mod, "_operator.neg": python_operator.neg,
     "_operator.eq": python_operator.eq, "_operator.ne": python_operator.ne, "_operator.lt": python_operator.lt,
     "_operator.le": python_operator.le, "_operator.gt": python_operator.gt, "_operator.ge": python_operator.ge,
     "_operator.and_": python_operator.and_, "_operator.or_": python_operator.or_,
     "math.floor": math.floor, "math.ceil": math.ceil, "math.trunc": math.trunc, "math.sqrt": math.sqrt,
     "torch.sym_float": float, "torch.sym_int": int, "torch.sym_max": max, "torch.sym_min": min, "torch.sym_not": python_operator.not_,
 }  # fmt: skip
+PYTHON = {name: numbers_only(function) for name, function in _ARITHMETIC.items()} | {
+    "_operator.getitem": python_operator.getitem
+}
 
 
 def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
@@ -137,5 +160,26 @@ def small(out: Any) -> None:
         if isinstance(tensor, Tensor) and tensor.numel() > LARGEST:
             raise ResourceError(
                 f"the program makes a tensor of shape {tuple(tensor.shape)}, more than {LARGEST:,} numbers",
+                hint="is this the decoder alone?",
+            )
+
+
+class Kept:
+    """Checks what the steps of a program return on the meta device: each, and all that is kept together.
+
+    Raises:
+        ResourceError: it is absurdly large.
+    """
+
+    def __init__(self) -> None:
+        self.numbers = 0
+
+    def __call__(self, out: Any) -> None:
+        small(out)
+        parts = out if isinstance(out, (tuple, list)) else (out,)
+        self.numbers += sum(t.numel() for t in parts if isinstance(t, Tensor) and not t._is_view())
+        if self.numbers > 4 * LARGEST:
+            raise ResourceError(
+                f"the program makes over {4 * LARGEST:,} numbers for two latents",
                 hint="is this the decoder alone?",
             )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, layers_unused
 from vaeprobe.decoder import Group
-from vaeprobe.errors import InputError
+from vaeprobe.errors import InputError, ResourceError, out_of_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import FIXED_BATCH
 from vaeprobe.report import Finding
@@ -261,9 +261,11 @@ def rehearse(program: Program, d: int, what: str) -> Tensor:
     try:
         with torch.no_grad():
             out = program(example(program, d, 2))
-    except RUN_ERRORS as error:
+    except (*RUN_ERRORS, MemoryError) as error:
         if isinstance(error, InputError):
             raise
+        if out_of_memory(error):
+            raise ResourceError(f"{what} takes more memory than there is for two latents") from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{what} cannot run: {quoted(reason)}",

@@ -28,7 +28,7 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.weights import realise
-from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean
+from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
 from vaeprobe.files import torch_pickles
 from vaeprobe.files.harm import dotted, parsed, refuse_operator, refuse_script
 from vaeprobe.files.pickles import Built, Global, PickleError
@@ -45,6 +45,8 @@ ENTRY = "constants.pkl"
 BUDGET = 50_000  # steps of one call: a decoder takes a few hundred
 LONGEST = 1_000_000  # of a list or a text
 DEEPEST = 200  # nested calls
+SURELY_SMALL = 1 << 26  # numbers that no operator on so many makes more of
+NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 HINT = "save the weights alone, as .safetensors, and describe the network by a blueprint"
 
 
@@ -152,9 +154,11 @@ def _objects(archive: Archive, library: Library) -> tuple[Any, Mapping[str, Tens
         if id(node) in made:
             return made[id(node)]
         if isinstance(node, (list, tuple)):
-            return type(node)(value(n, f"{path}.{i}") for i, n in enumerate(node))
+            made[id(node)] = type(node)(value(n, f"{path}.{i}") for i, n in enumerate(node))
+            return made[id(node)]
         if isinstance(node, dict):
-            return {k: value(v, f"{path}.{k}") for k, v in node.items()}
+            made[id(node)] = {k: value(v, f"{path}.{k}") for k, v in node.items()}
+            return made[id(node)]
         if not isinstance(node, Built) or not isinstance(node.maker, Global):
             return node
         if file.is_tensor(node):
@@ -304,9 +308,9 @@ def _extend(items: list[Any], more: list[Any]) -> None:
 
 
 def _format(text: str, *values: Any) -> str:
-    for value in values:
-        text = text.replace("{}", str(value)[:200], 1)
-    return text
+    pieces = text.split("{}", len(values))
+    shown = [str(value)[:200] for value in values[: len(pieces) - 1]]
+    return "".join(part for pair in zip(pieces, [*shown, ""], strict=True) for part in pair)
 
 
 def _power(a: Any, b: Any) -> Any:
@@ -315,9 +319,13 @@ def _power(a: Any, b: Any) -> Any:
 
 def _product(a: Any, b: Any) -> Any:
     for items, count in ((a, b), (b, a)):
-        if isinstance(items, (list, str)) and len(items) * max(int(count), 0) > LONGEST:
+        if isinstance(items, SEQUENCES) and len(items) * max(int(count), 0) > LONGEST:
             raise ResourceError(f"the program makes a list of {len(items) * int(count):,} items")
     return a * b
+
+
+def _rounded(x: float) -> float:
+    return float(round(x))
 
 
 def _sliced(items: Any, start: int | None = None, stop: int | None = None, step: int | None = None) -> Any:
@@ -341,9 +349,15 @@ SCALAR: Mapping[str, Callable[..., Any]] = {
     "__not__": python_operator.not_, "__and__": python_operator.and_, "__or__": python_operator.or_,
     "__contains__": python_operator.contains, "__getitem__": python_operator.getitem, "len": len, "append": _append,
     "extend": _extend, "list": list, "slice": _sliced, "format": _format, "abs": abs, "floor": math.floor, "ceil": math.ceil,
-    "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "round": round, "Int": int, "Float": float, "Bool": bool,
+    "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "round": _rounded, "Int": int, "Float": float, "Bool": bool,
     "ScalarImplicit": lambda x: x, "IntImplicit": int, "FloatImplicit": float, "str": str, "min": min, "max": max, "warn": lambda *a: None,
     "size": _size, "dim": Tensor.dim,
+}  # fmt: skip
+SEQUENCES = (list, tuple, str, bytes)
+# of these, those that take numbers alone: on a text "%" formats, and a list has no square root
+NUMERIC = {
+    "sub", "div", "floordiv", "remainder", "neg", "pow", "abs", "floor", "ceil", "sqrt", "exp", "log", "round",
+    "__range_length", "__derive_index", "__and__", "__or__",
 }  # fmt: skip
 # of these Python's form serves tensors and lists of tensors too
 ON_ANYTHING = {
@@ -563,10 +577,13 @@ class _Call:
             case ast.Name(id=name) if name in ("inf", "nan"):
                 return float(name)
             case ast.List(elts=items):
+                self.spend(len(items))
                 return [self.value(i, names) for i in items]
             case ast.Tuple(elts=items):
+                self.spend(len(items))
                 return tuple(self.value(i, names) for i in items)
             case ast.Dict(keys=keys, values=values) if all(keys):
+                self.spend(len(keys))
                 return {
                     self.value(k, names): self.value(v, names) for k, v in zip(keys, values, strict=True) if k
                 }
@@ -620,9 +637,10 @@ class _Call:
         """Return an attribute with its tensors in place."""
         if isinstance(value, Slot):
             return getattr(self.script, self.script.names[value.name])
-        if isinstance(value, list):
-            return [self.resolved(v) for v in value]
-        return tuple(self.resolved(v) for v in value) if isinstance(value, tuple) else value
+        if isinstance(value, (list, tuple)):
+            self.spend(_extent(value))
+            return type(value)(map(self.resolved, value))
+        return value
 
     def call(self, e: ast.Call, names: Mapping[str, Any]) -> Any:
         name = dotted(e.func)
@@ -686,14 +704,39 @@ class _Call:
             hint="is the number of latents right?",
         )
 
+    def foresee(
+        self, name: str, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> None:
+        """Check how large a result will be before it is computed, where its inputs could make it large."""
+        tensors = [a for a in _leaves([*args, *kwargs.values()]) if isinstance(a, Tensor)]
+        if math.prod(max(t.numel(), 1) for t in tensors) <= SURELY_SMALL and not operators.grows(name, args):
+            return
+        if any(type(t) is not Tensor and not isinstance(t, nn.Parameter) for t in tensors):
+            return  # being traced or transformed: it ran on plain tensors before
+        ghosts = {id(t): t.to("meta") for t in tensors}
+
+        def ghost(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(ghost, value))
+            return ghosts.get(id(value), torch.device("meta") if isinstance(value, torch.device) else value)
+
+        try:
+            out = function(*map(ghost, args), **{k: ghost(v) for k, v in kwargs.items()})
+        except RUN_ERRORS:
+            return  # not every operator has a form without memory; what is wrong shows when it runs
+        operators.small(out)
+
     def operator(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        values = [*args, *kwargs.values()]
         if name not in ("append", "len", "__getitem__"):
-            self.spend(sum(len(a) for a in args if isinstance(a, (list, tuple, str))))
+            self.spend(sum(_extent(a) for a in values if isinstance(a, (*SEQUENCES, dict))))
         if name in SCALAR and (
-            name in ON_ANYTHING or not any(isinstance(a, Tensor) for a in _leaves([*args, *kwargs.values()]))
+            name in ON_ANYTHING or not any(isinstance(a, Tensor) for a in _leaves(values))
         ):
+            if name in NUMERIC and not all(isinstance(a, NUMBERS) for a in values):
+                raise self.unsupported(f"{name} of something that is no number")
             out = SCALAR[name](*args, **kwargs)
-            if isinstance(out, (list, str)) and len(out) > LONGEST:
+            if isinstance(out, SEQUENCES) and len(out) > LONGEST:
                 raise ResourceError(f"the program makes a list of {len(out):,} items")
             if type(out) is int and abs(out) >= 1 << 63:
                 raise InputError("the program computes a whole number beyond 64 bits")
@@ -704,6 +747,7 @@ class _Call:
         operators.bounded([*args, *kwargs.values()])
         if "device" in kwargs:
             kwargs["device"] = self.device
+        self.foresee(name, function, args, kwargs)
         out = function(*args, **kwargs)
         operators.small(out)
         if name.removesuffix("_") in ("sigmoid", "exp") and isinstance(out, Tensor):
@@ -721,6 +765,25 @@ def _leaves(values: Sequence[Any]) -> Iterator[Any]:
             yield from _leaves(value)
         else:
             yield value
+
+
+def _extent(value: Any, known: dict[int, int] | None = None) -> int:
+    """Return how many items there are in nested lists when each is counted wherever it stands.
+
+    A tuple that holds the one below twice, and so on, is short to make and endless to go through.
+    """
+    known = {} if known is None else known
+    if isinstance(value, (str, bytes)):
+        return len(value) // 64  # which is copied, not gone through
+    if not isinstance(value, (list, tuple, dict)):
+        return 0
+    if id(value) not in known:
+        known[id(value)] = 0  # of itself, where a list holds itself
+        inside = value.values() if isinstance(value, dict) else value
+        known[id(value)] = len(value) + sum(
+            _extent(v, known) for v in inside if isinstance(v, (*SEQUENCES, dict))
+        )
+    return known[id(value)]
 
 
 # -- how many latents -------------------------------------------------------------------------------------
@@ -775,7 +838,9 @@ def _row(script: Script, d: int) -> tuple[tuple[int, ...] | None, str | None]:
             raise
         except InputError as error:
             reason = reason or error.message
-        except RUN_ERRORS as error:
+        except (*RUN_ERRORS, MemoryError) as error:
+            if out_of_memory(error):
+                raise ResourceError("the program takes more memory than there is for two latents") from None
             reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
         else:
             return row, None
