@@ -310,3 +310,15 @@ def test_demo_trains_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(["demo", "theorem3", "--steps", "1", "-o", str(tmp_path / "circles.pdf")]) == 2
     assert "*.svg" in capsys.readouterr().err
     assert run(["demo", "theorem4"]) == 2
+
+
+def test_several_inspections_are_one_document(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(b"no model")
+    assert run(["inspect", LINEAR, str(broken), ROTATED, "--json"]) == 5
+    document = json_of(capsys.readouterr().out)
+    first, second, third = document["models"]  # type: ignore[misc]
+    assert first["artifact"]["path"] == LINEAR
+    assert (second["model"], second["exit_code"], second["error"]["code"]) == (str(broken), 5, "unreadable")
+    for part in (first, second, third):
+        jsonschema.validate(part, schema.document())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -54,19 +54,21 @@ def inspect(
         found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None)
         files = {"draft_blueprint": draft_blueprint} if draft_blueprint is not None else None
         return output.emit(found, format=chosen, output=out, quiet=quiet, color=color, files=files)
+    from vaeprobe.render import json_document
+
     codes, documents = [], []
     for k, model in enumerate(models):
         try:
             found = look(model, key=key)
         except VaeprobeError as error:
             codes.append(error.exit_code)
-            documents.append(_error_entry(model, error))
+            documents.append({"model": str(model), **json_document.failure(error)})
             if chosen != "json":
                 output.error(error, ())
             continue
         codes.append(found.exit_code)
         if chosen == "json":
-            documents.append(found.to_dict())
+            documents.append({**json_document.header(), **found.to_dict()})
         else:
             if k and chosen == "text":
                 print()
@@ -75,13 +77,6 @@ def inspect(
         next(code for code in WORST_FIRST if code in codes) if set(codes) <= set(WORST_FIRST) else max(codes)
     )
     if chosen == "json":
-        from vaeprobe.render import json_document
-
         body = {"command": "inspect", "models": documents, "exit_code": worst}
         sys.stdout.write(json_document.dumps({**json_document.header(), **body}))
     return worst
-
-
-def _error_entry(model: Path, error: VaeprobeError) -> dict[str, Any]:
-    body = {"code": error.code, "message": error.message, "hint": error.hint}
-    return {"artifact": {"path": str(model)}, "error": body, "exit_code": error.exit_code}

@@ -21,9 +21,13 @@ def render(page: Page) -> str:
 
 def of_error(error: VaeprobeError, *, indent: int | None = 2) -> str:
     """Return the JSON document of a run that ended with an error; on one line without indent."""
+    return dumps(failure(error), indent=indent)
+
+
+def failure(error: VaeprobeError) -> dict[str, Any]:
+    """Return what a document says of an error."""
     body = {"code": error.code, "message": error.message, "hint": error.hint}
-    document = {**header(), "schema_version": SCHEMA_VERSION, "error": body, "exit_code": error.exit_code}
-    return dumps(document, indent=indent)
+    return {**header(), "error": body, "exit_code": error.exit_code}
 
 
 def header() -> dict[str, Any]:
@@ -32,7 +36,8 @@ def header() -> dict[str, Any]:
         torch_version = version("torch")
     except PackageNotFoundError:  # pragma: no cover - torch is a dependency
         torch_version = None
-    return {"tool": {"name": "vaeprobe", "version": __version__}, "torch": torch_version}
+    tool = {"name": "vaeprobe", "version": __version__}
+    return {"schema_version": SCHEMA_VERSION, "tool": tool, "torch": torch_version}
 
 
 def dumps(document: Mapping[str, Any], *, indent: int | None = 2) -> str:

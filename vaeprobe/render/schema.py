@@ -29,7 +29,8 @@ def document() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "vaeprobe documents",
         "oneOf": [
-            {"$ref": f"#/$defs/{name}"} for name in ("result", "failure", "check", "model_line", "run_line")
+            {"$ref": f"#/$defs/{name}"}
+            for name in ("result", "failure", "inspections", "check", "model_line", "run_line")
         ],
         "$defs": {
             "metric": _object(
@@ -97,7 +98,21 @@ def document() -> dict[str, Any]:
                     "exit_code": EXIT_CODE,
                 }
             ),
-            "failure": _object({**_head(), "error": {"$ref": "#/$defs/error"}, "exit_code": EXIT_CODE}),
+            "failure": _object(
+                {**_head(), "error": {"$ref": "#/$defs/error"}, "exit_code": EXIT_CODE},
+                model=TEXT,
+            ),
+            "inspections": _object(
+                {
+                    **_head(),
+                    "command": {"const": "inspect"},
+                    "models": {
+                        "type": "array",
+                        "items": {"anyOf": [{"$ref": "#/$defs/result"}, {"$ref": "#/$defs/failure"}]},
+                    },
+                    "exit_code": EXIT_CODE,
+                }
+            ),
             "rule": _object(
                 {
                     "metric": TEXT,
