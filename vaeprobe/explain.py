@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -36,6 +37,18 @@ def of_metric(spec: MetricSpec) -> str:
     }
     parts += [f"{name}\n{_wrap(text)}" for name, text in fields.items() if text]
     return "\n\n".join(parts) + "\n"
+
+
+def of_probe(name: str, specs: Mapping[str, MetricSpec]) -> str:
+    """Return what the numbers of a command mean, the first sentence of each."""
+    lines = [f"{s.id}: {s.title}\n{_wrap(_sentence(s.meaning))}" for s in specs.values()]
+    more = "`vaeprobe explain METRIC` says the formula, how it misleads and what to do"
+    return "\n".join([f"the numbers of `vaeprobe {name}`", "", *lines, "", more]) + "\n"
+
+
+def _sentence(text: str) -> str:
+    """Return the first sentence of a text."""
+    return re.split(r"(?<=[a-z)0-9])\. (?=[A-Z`])", " ".join(text.split()), maxsplit=1)[0].rstrip(".")
 
 
 def of_code(name: str) -> str:

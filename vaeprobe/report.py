@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from vaeprobe.findings import FINDINGS, FindingSpec, Level
@@ -26,6 +26,7 @@ class MetricSpec:
     Attributes:
         id: dotted name, as in JSON and policies.
         title: a few words, as in tables.
+        beside: a word or two, where it stands beside another number on a line; the title where empty.
         better: "lower" or "higher" where one direction is better, None where the number is descriptive.
         unit: "" for a plain number, else "nats", "bits/dim", ...
         range: the values it can take, in words or symbols.
@@ -46,6 +47,7 @@ class MetricSpec:
     meaning: str = ""
     misleads: str = ""
     remedy: str = ""
+    beside: str = ""
 
     @property
     def option(self) -> str | None:
@@ -213,7 +215,12 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heatmap:
-    """A matrix in colour, values in [low, high]; None cells are blank."""
+    """A matrix in colour, values in [low, high]; None cells are blank.
+
+    Attributes:
+        diagonal: False where the diagonal says nothing (the cosine of a column with itself): it is blank, and
+            the colours span what is off it.
+    """
 
     title: str
     matrix: Sequence[Sequence[float | None]]
@@ -222,6 +229,18 @@ class Heatmap:
     low: float = 0.0
     high: float = 1.0
     note: str = ""
+    diagonal: bool = True
+
+    def shown(self) -> Heatmap:
+        """Return what is drawn: with `diagonal` False, blank there and scaled to what is off it."""
+        if self.diagonal:
+            return self
+        matrix = [[None if i == j else v for j, v in enumerate(row)] for i, row in enumerate(self.matrix)]
+        known = [v for row in matrix for v in row if v is not None and math.isfinite(v)]
+        high = max(known, default=0.0) or 1.0
+        scale = f"colours from {self.low:g} to {high:.2g}, the largest off the diagonal"
+        note = f"{self.note}; {scale}" if self.note else scale
+        return replace(self, matrix=matrix, high=high, note=note, diagonal=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +331,12 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """All that a renderer shows of a result; attributes as in `vaeprobe.result.Result`."""
+    """All that a renderer shows of a result; attributes as in `vaeprobe.result.Result`.
+
+    Attributes:
+        carried: the few numbers that the verdict rests on, each with what stands beside it (its null, a p-value);
+            where there are some, a terminal shows tables and pictures on request only.
+    """
 
     command: str
     metrics: Mapping[str, Metric]
@@ -322,6 +346,7 @@ class Page:
     summary: str = ""
     checks: Sequence[Check] = ()
     findings: Sequence[Finding] = ()
+    carried: Sequence[tuple[Metric, ...]] = ()
     sections: Sequence[Section] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     exit_code: int = 0

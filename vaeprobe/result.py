@@ -50,6 +50,8 @@ class Result:
     """
 
     command: ClassVar[str] = ""
+    # ids of the few numbers that the verdict rests on, each before those that stand beside it
+    CARRIED: ClassVar[tuple[tuple[str, ...], ...]] = ()
 
     metrics: Mapping[str, Metric]
     verdict: str = ""
@@ -69,6 +71,11 @@ class Result:
             hint = did_you_mean(id, self.metrics)
             raise UnknownMetric(f"no metric of this result is called `{id}`" + (f"; {hint}" if hint else ""))
         return self.metrics[id]
+
+    def carried(self) -> tuple[tuple[Metric, ...], ...]:
+        """Return the few numbers that the verdict rests on, each with those that stand beside it."""
+        found = (tuple(self.metrics[id] for id in ids if id in self.metrics) for ids in self.CARRIED)
+        return tuple(row for row in found if row)
 
     def sections(self) -> tuple[Section, ...]:
         """Return the tables and pictures that show this result, most important first."""
@@ -100,6 +107,7 @@ class Result:
             metrics=self.metrics,
             checks=self.checks,
             findings=self.findings,
+            carried=self.carried(),
             sections=self.sections(),
             details=self.details(),
             exit_code=self.exit_code,

@@ -9,12 +9,15 @@ import typer
 
 from vaeprobe.errors import UsageError, did_you_mean
 
+TRAIN_LINEAR = "train-linear"
+
 
 def explain(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A metric id, finding code, error code or `policy`; none lists all.", show_default=False
+            help="A command, metric id, finding code, error code or `policy`; none lists all.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:
@@ -25,7 +28,9 @@ def explain(
         vaeprobe explain orthogonality.alignment
     """
     from vaeprobe import explain as pages
-    from vaeprobe.probes import metric_specs
+    from vaeprobe.linear.metrics import METRICS as LINEAR
+    from vaeprobe.probes import PROBES, metric_specs, probe_class
+    from vaeprobe.report import specs_by_id
 
     specs = metric_specs()
     if name is None:
@@ -34,12 +39,16 @@ def explain(
     if name == "policy":
         sys.stdout.write(pages.policy())
         return
+    if name in (*PROBES, TRAIN_LINEAR):
+        own = LINEAR if name == TRAIN_LINEAR else probe_class(name).METRICS
+        sys.stdout.write(pages.of_probe(name, specs_by_id(own)))
+        return
     if name in specs:
         sys.stdout.write(pages.of_metric(specs[name]))
         return
     codes = pages.codes()
     if name not in codes:
-        known = ["policy", *specs, *codes]
+        known = ["policy", *PROBES, TRAIN_LINEAR, *specs, *codes]
         raise UsageError(
             f"nothing is called `{name}`",
             hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",

@@ -102,7 +102,14 @@ OutputFile = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Write the document to a file instead.", rich_help_panel=OUTPUT),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdict.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="The verdict, and limits that do not hold.", rich_help_panel=OUTPUT),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="All metrics, tables, pictures and notes.", rich_help_panel=OUTPUT),
+]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=OUTPUT)]
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.", rich_help_panel=OUTPUT)]
 

@@ -46,6 +46,7 @@ def emit(
     format: str = "text",
     output: Path | None = None,
     quiet: bool = False,
+    verbose: bool = False,
     color: str = "auto",
     files: Mapping[str, Path] | None = None,
 ) -> int:
@@ -59,15 +60,15 @@ def emit(
         writers[name](path)
         wrote(path, quiet)
     if output is not None:
-        write_text(output, document(result.page(), format, quiet), quiet)
+        write_text(output, document(result.page(), format, quiet, verbose), quiet)
     elif format == "text":
         from vaeprobe.render import terminal
 
         console = terminal.console(sys.stdout, color)
         page = result.page()
-        console.print(terminal.headline(page) if quiet else terminal.view(page))
+        console.print(terminal.short(page) if quiet else terminal.view(page, verbose))
     else:
-        sys.stdout.write(document(result.page(), format, quiet))
+        sys.stdout.write(document(result.page(), format, quiet, verbose))
         sys.stdout.flush()
     return result.exit_code
 
@@ -86,7 +87,7 @@ def wrote(path: Path, quiet: bool = False) -> None:
         streams.say(f"wrote {clean(path)}")
 
 
-def document(page: Page, format: str, quiet: bool = False) -> str:
+def document(page: Page, format: str, quiet: bool = False, verbose: bool = False) -> str:
     """Return a result's page as text in one of the formats of `--format`."""
     match format:
         case "json":
@@ -104,7 +105,7 @@ def document(page: Page, format: str, quiet: bool = False) -> str:
         case "text":
             from vaeprobe.render import terminal
 
-            return terminal.plain(page, quiet)
+            return terminal.plain(page, quiet, verbose=verbose)
     raise UsageError(f"no format is called `{format}`")
 
 

@@ -37,6 +37,7 @@ DOCUMENT: dict[str, tuple[Any, Any]] = {
     "format": (options.FormatOption, None),
     "output": (options.OutputFile, None),
     "quiet": (options.Quiet, False),
+    "verbose": (options.Verbose, False),
     "no_progress": (options.NoProgress, False),
     "color": (options.ColorOption, "auto"),
 }
@@ -69,6 +70,7 @@ def probe_command(name: str) -> Callable[..., int]:
             format=format,
             output=out,
             quiet=values["quiet"],
+            verbose=values["verbose"],
             color=values["color"],
             files={k: v for k, v in files.items() if k in result.files()},
         )

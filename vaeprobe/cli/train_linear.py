@@ -105,6 +105,7 @@ def _command(
     json: options.Json = False,
     format: options.FormatOption = None,
     quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
     no_progress: options.NoProgress = False,
     color: options.ColorOption = "auto",
     **limits: float | None,
@@ -164,6 +165,7 @@ def _command(
         result,
         format=chosen,
         quiet=quiet,
+        verbose=verbose,
         color=color,
         files={name: path for name, path in (("model", model), ("plot", plot)) if path is not None},
     )

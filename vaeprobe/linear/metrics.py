@@ -11,6 +11,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="train_linear.latent_dim",
         title="latent dimension d",
+        beside="of",
         range="1 .. m - 1",
         formula="given, or with --latent-dim auto chosen by Minka's evidence, held-out likelihood or BIC",
         source="Minka (2000), Automatic choice of dimensionality for PCA",
@@ -78,6 +79,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="train_linear.collapsed",
         title="collapsed latents",
+        beside="collapsed",
         better="lower",
         range="0 .. d",
         formula="number of i <= d with lambda_i <= beta sigma^2",
@@ -123,6 +125,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="train_linear.elbo_gap",
         title="objective left by training",
+        beside="left by training",
         better="lower",
         unit="nats",
         range="[0, inf)",

@@ -100,6 +100,12 @@ class LinearResult(Result):
     """
 
     command: ClassVar[str] = "train-linear"
+    CARRIED = (
+        ("train_linear.explained_variance",),
+        ("train_linear.sigma2",),
+        ("train_linear.identified", "train_linear.latent_dim", "train_linear.collapsed"),
+        ("train_linear.elbo", "train_linear.elbo_gap"),
+    )
 
     latent_dim = Measured("train_linear.latent_dim")
     sigma2 = Measured("train_linear.sigma2")

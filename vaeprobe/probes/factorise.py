@@ -83,6 +83,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="factorise.gap_null",
         title="gap at random axes",
+        beside="random axes",
         unit="nats",
         range="[0, inf)",
         formula="mean over Haar R and latents z of the gap of f(R z)",
@@ -276,6 +277,12 @@ class FactoriseResult(Result):
     """How the generated density factorises; `evidence` holds everything the verdict rests on."""
 
     command: ClassVar[str] = "factorise"
+    CARRIED = (
+        ("factorise.gap", "factorise.gap_null"),
+        ("factorise.modulation",),
+        ("factorise.mean_own_share",),
+        ("latents.active", "latents.dim"),
+    )
 
     latents_dim = Measured("latents.dim")
     latents_active = Measured("latents.active")

@@ -112,6 +112,7 @@ METRICS = (
     MetricSpec(
         id="trace.axis_overlap_random",
         title="the same for a random direction",
+        beside="random direction",
         range="[0, 1]",
         formula="E max_a |v_a|, v uniform on the unit sphere; 4096 draws",
         source="definition",
@@ -240,6 +241,12 @@ class TraceResult(Result):
     """
 
     command: ClassVar[str] = "trace"
+    CARRIED = (
+        ("trace.straightness",),
+        ("trace.turning",),
+        ("trace.axis_overlap", "trace.axis_overlap_random"),
+        ("trace.return_error",),
+    )
 
     straightness = Measured("trace.straightness")
     turning = Measured("trace.turning")

@@ -57,6 +57,23 @@ def render(page: Page) -> str:
 def fragment(page: Page) -> str:
     """Return what a notebook shows."""
     parts = [f'<style>{STYLE}</style><article class="vaeprobe">', _headline(page)]
+    if page.checks:
+        parts.append("<h2>Checks</h2><table>")
+        for check in page.checks:
+            bound = "≤" if check.side == "max" else "≥"
+            parts.append(
+                f'<tr><td class="{check.status}">{check.status}</td><td>{escape(check.metric.id)}</td>'
+                f'<td class="n">{escape(number(check.metric.value))}</td><td>{bound} {number(check.limit)}</td></tr>'
+            )
+        parts.append("</table>")
+    if page.findings:
+        items = "".join(
+            f"<li><strong>{f.level}</strong> {escape(f.message)}"
+            + (f" <small>{escape(f.hint)}</small>" if f.hint else "")
+            + "</li>"
+            for f in page.findings
+        )
+        parts.append(f"<h2>Findings</h2><ul>{items}</ul>")
     rows = [
         [
             f"{m.id}",
@@ -68,24 +85,7 @@ def fragment(page: Page) -> str:
         if not isinstance(m.value, (list, dict))
     ]
     parts.append(_grid(["metric", "value", "95 % interval", "unit"], rows))
-    if page.checks:
-        parts.append("<h2>Checks</h2><table>")
-        for check in page.checks:
-            bound = "≤" if check.side == "max" else "≥"
-            parts.append(
-                f'<tr><td class="{check.status}">{check.status}</td><td>{escape(check.metric.id)}</td>'
-                f'<td class="n">{escape(number(check.metric.value))}</td><td>{bound} {number(check.limit)}</td></tr>'
-            )
-        parts.append("</table>")
     parts += [_section(s) for s in page.sections]
-    if page.findings:
-        items = "".join(
-            f"<li><strong>{f.level}</strong> {escape(f.message)}"
-            + (f" <small>{escape(f.hint)}</small>" if f.hint else "")
-            + "</li>"
-            for f in page.findings
-        )
-        parts.append(f"<h2>Findings</h2><ul>{items}</ul>")
     parts.append("</article>")
     return "\n".join(parts)
 
@@ -119,6 +119,7 @@ def _section(section: Section) -> str:
         case Table():
             body, note = _grid(section.columns, section.rows), section.note
         case Heatmap():
+            section = section.shown()
             body, note = heatmap_svg(section), section.note
         case Bars():
             body, note = bars_svg(section), section.note

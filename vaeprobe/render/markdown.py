@@ -40,22 +40,27 @@ def render(page: Page) -> str:
         parts.append(f"**{escape(page.verdict)}**")
     if page.summary:
         parts.append(escape(page.summary))
-    rows: list[list[Value]] = [
-        [m.id, m.value if m.value is not None else f"undefined: {m.reason}", interval(m.ci), m.unit]
-        for m in page.metrics.values()
-    ]
-    parts.append(grid(["metric", "value", "95 % interval", "unit"], rows))
     if page.checks:
         checks: list[list[Value]] = [
             [STATUS_MARK[c.status], c.metric.id, c.metric.value, f"{c.side} {number(c.limit)}"]
             for c in page.checks
         ]
         parts.append("## Checks\n\n" + grid(["", "metric", "value", "limit"], checks))
+    parts += [
+        f"- **{f.level}** {escape(f.message)}" + (f" ({escape(f.hint)})" if f.hint else "")
+        for f in page.findings
+    ]
+    rows: list[list[Value]] = [
+        [m.id, m.value if m.value is not None else f"undefined: {m.reason}", interval(m.ci), m.unit]
+        for m in page.metrics.values()
+    ]
+    parts.append(grid(["metric", "value", "95 % interval", "unit"], rows))
     for section in page.sections:
         match section:
             case Table():
                 parts.append(f"## {escape(section.title)}\n\n" + grid(section.columns, section.rows))
             case Heatmap():
+                section = section.shown()
                 cells: list[list[Value]] = [
                     [label, *row] for label, row in zip(section.row_labels, section.matrix, strict=True)
                 ]
@@ -69,8 +74,4 @@ def render(page: Page) -> str:
                 continue
         if section.note:
             parts.append(escape(section.note))
-    parts += [
-        f"- **{f.level}** {escape(f.message)}" + (f" ({escape(f.hint)})" if f.hint else "")
-        for f in page.findings
-    ]
     return inert("\n\n".join(parts) + "\n")

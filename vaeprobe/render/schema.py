@@ -72,8 +72,7 @@ def document() -> dict[str, Any]:
             "limit": _object(
                 {
                     "metric": TEXT,
-                    "side": {"enum": ["max", "min", None]},
-                    "verdicts": {"type": "array", "items": TEXT},
+                    "side": {"enum": ["max", "min"]},
                     "limit": NUMBER,
                     "status": STATUS,
                     "level": {"enum": ["error", "warning", "note"]},

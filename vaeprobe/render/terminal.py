@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import IO, Any, cast
 
 from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -22,6 +23,8 @@ LEVEL_STYLE = {"error": "bold red", "warning": "yellow", "note": "dim"}
 SHADES = " ░▒▓█"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 MAX_CELLS = 24
+# checks are listed in this order
+GRAVITY = ("fail", "undefined", "inconclusive", "pass")
 
 
 class Inert:
@@ -54,29 +57,47 @@ def console(stream: IO[str], color: str = "auto") -> Console:
     )
 
 
-def plain(page: Page, quiet: bool = False, width: int = 100) -> str:
+def plain(page: Page, quiet: bool = False, width: int = 100, verbose: bool = False) -> str:
     """Return the page as text without colour."""
     stream = io.StringIO()
     out = Console(file=stream, width=width, highlight=False, markup=False, emoji=False, color_system=None)
-    out.print(headline(page) if quiet else view(page))
+    out.print(short(page) if quiet else view(page, verbose=verbose))
     return inert(stream.getvalue())
 
 
-def view(page: Page) -> Group:
-    """Return the whole page."""
+def view(page: Page, verbose: bool = False) -> Group:
+    """Return the page: what matters within a screen, and with `verbose` all metrics, tables and pictures.
+
+    A page that rests on no numbers in particular (`inspect`) is shown whole.
+    """
+    whole = verbose or not page.carried
     parts: list[RenderableType] = [headline(page)]
-    scalars = [m for m in page.metrics.values() if not isinstance(m.value, (list, dict))]
-    if scalars:
-        parts += [Text(), _MetricsView(scalars)]
+    if page.carried:
+        parts += [Text(), _carried(page.carried)]
     if page.checks:
-        parts += [Text(), check_table(page.checks)]
-    for section in page.sections:
-        drawn = draw(section)
-        if drawn is not None:
-            parts += [Text(), drawn]
-    if page.findings:
-        parts += [Text(), *(finding_line(f) for f in page.findings)]
+        parts += [
+            Text(),
+            *(check_line(c) for c in sorted(page.checks, key=lambda c: GRAVITY.index(c.status))),
+        ]
+    grave = [f for f in page.findings if whole or f.level != "note"]
+    if grave:
+        parts += [Text(), *(finding_line(f) for f in grave)]
+    if whole:
+        scalars = [m for m in page.metrics.values() if not isinstance(m.value, (list, dict))]
+        if scalars:
+            parts += [Text(), _MetricsView(scalars)]
+        for section in page.sections:
+            drawn = draw(section)
+            if drawn is not None:
+                parts += [Text(), drawn]
+    if page.carried:
+        parts += [Text(), _closing(page, verbose)]
     return Group(*parts)
+
+
+def short(page: Page) -> Group:
+    """Return what `--quiet` leaves: what was probed, the verdict, and limits that do not hold."""
+    return Group(headline(page), *(check_line(check) for check in page.checks if check.status != "pass"))
 
 
 def headline(page: Page) -> Group:
@@ -96,6 +117,36 @@ def headline(page: Page) -> Group:
     if page.summary:
         lines.append(Text(clean(page.summary)))
     return Group(*lines)
+
+
+def _carried(rows: Iterable[tuple[Metric, ...]]) -> RenderableType:
+    """Return a line per number that the verdict rests on, with what stands beside it."""
+    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for metric, *others in rows:
+        beside = [f"{m.spec.beside or m.title} {number(m.value)}" for m in others if m.defined]
+        if metric.value is None:
+            table.add_row(
+                clean(metric.title), Text("undefined", "yellow"), "", Text(clean(metric.reason), "dim")
+            )
+            continue
+        spread = " ".join(part for part in (interval(metric.ci), clean(metric.unit)) if part)
+        table.add_row(
+            Text(clean(metric.title)), Text(number(metric.value), "bold"), Text(spread, "dim"),
+            Text(clean("; ".join(beside)), "dim"),
+        )  # fmt: skip
+    return table
+
+
+def _closing(page: Page, verbose: bool) -> Text:
+    """Return the last line: where to read on."""
+    notes = sum(f.level == "note" for f in page.findings)
+    what = f"tables, pictures and {notes} note{'s' * (notes > 1)}" if notes else "tables and pictures"
+    more = "" if verbose else f"-v adds {what}; "
+    return Text(f"{more}`vaeprobe explain {page.command}` says what they mean", style="dim")
 
 
 def _grid(columns: Iterable[str], right: Iterable[int] = ()) -> RichTable:
@@ -151,27 +202,25 @@ class _MetricsView:
             yield Text.assemble(("undefined", "yellow"), (f" ({clean(reason)}): {names}", "dim"))
 
 
-def check_table(checks: Iterable[Check]) -> RenderableType:
-    """Return limits and whether they hold."""
-    table = _grid(["", "metric", "value", "limit"], right=[2, 3])
-    for check in checks:
-        bound = "≤" if check.side == "max" else "≥"
-        table.add_row(
-            Text(check.status, style=STATUS_STYLE[check.status]),
-            Text(clean(check.metric.id)),
-            Text(number(check.metric.value)),
-            Text(f"{bound} {number(check.limit)}"),
-        )
-    return _titled("Checks", table)
+def check_line(check: Check) -> Text:
+    """Return a limit and whether it holds, on one line."""
+    bound = "at most" if check.side == "max" else "at least"
+    metric = check.metric
+    said = number(metric.value) if metric.defined else clean(metric.reason)
+    spread = f" {interval(metric.ci)}" if metric.ci else ""
+    return Text.assemble(
+        (check.status, STATUS_STYLE[check.status]),
+        f"  {clean(metric.id)} {said}{spread}, limit: {bound} {number(check.limit)}",
+    )
 
 
-def finding_line(finding: Finding) -> Text:
-    """Return a finding on one line, its hint on the next."""
+def finding_line(finding: Finding) -> RenderableType:
+    """Return a finding, its hint on a line of its own."""
     line = Text.assemble((f"{finding.level}: ", LEVEL_STYLE[finding.level]), clean(finding.message))
     line.append(f"  ({clean(finding.code)})", style="dim")
-    if finding.hint:
-        line.append(f"\n  hint: {clean(finding.hint)}", style="dim")
-    return line
+    if not finding.hint:
+        return line
+    return Group(line, Padding.indent(Text(f"hint: {clean(finding.hint)}", style="dim"), 2))
 
 
 def draw(section: Section) -> RenderableType | None:
@@ -221,7 +270,7 @@ class _HeatmapView:
         self.section = section
 
     def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
-        section = self.section
+        section = self.section.shown()
         colored = target.color_system is not None and not target.no_color
         labels = [clean(label) for label in section.row_labels]
         gutter = max((len(label) for label in labels), default=0) + 1
@@ -236,15 +285,15 @@ class _HeatmapView:
         for label, row in zip(labels, section.matrix, strict=True):
             line = Text(label.rjust(gutter - 1) + " ", style="dim", no_wrap=True)
             for value in row[:shown]:
-                line.append_text(self._cell(value, cell, colored))
+                line.append_text(self._cell(section, value, cell, colored))
             yield line
         if shown < columns:
             yield Text(f"({shown} of {columns} columns fit; --json has them all)", style="dim")
         if section.note:
             yield Text(clean(section.note), style="dim")
 
-    def _cell(self, value: float | None, width: int, colored: bool) -> Text:
-        section = self.section
+    @staticmethod
+    def _cell(section: Heatmap, value: float | None, width: int, colored: bool) -> Text:
         if value is None or not math.isfinite(value):
             return Text("·".rjust(width), style="dim")
         span = section.high - section.low

@@ -42,6 +42,7 @@ METRICS = (
     MetricSpec(
         id="beta.mean_identity",
         title="beta by the means",
+        beside="by means",
         range="(-inf, inf)",
         formula="sum w_i e_i E_q[d_i log p(x|z)] / sum w_i e_i^2 over active latents, w_i the mean of Sigma_ii",
         source="derivative of the ELBO by e(x); E_q[d_i log p] = beta e_i at the optimum",
@@ -120,6 +121,7 @@ METRICS = (
     MetricSpec(
         id="latents.active.means",
         title="active by means",
+        beside="means",
         range="0 .. d",
         formula="#{i: Var_x e_i(x) > 0.01}",
         source="Burda, Grosse and Salakhutdinov 2016, arXiv:1509.00519",
@@ -130,6 +132,7 @@ METRICS = (
     MetricSpec(
         id="latents.active.columns",
         title="active by columns",
+        beside="columns",
         range="0 .. d",
         formula="#{i: rms ||J_i|| > 5 % of the largest}, in the likelihood's metric, at posterior draws",
         source="Allen 2024, Section 3",
@@ -140,6 +143,7 @@ METRICS = (
     MetricSpec(
         id="latents.active.precision",
         title="active by precision",
+        beside="precision",
         range="0 .. d",
         formula="#{i: mean_x (1 - Sigma_ii) > 3 standard errors, and mean_x KL_i > 0.01}",
         source="Allen 2024, Eqs. 5-9",

@@ -37,6 +37,12 @@ class BetaResult(Result):
     """
 
     command: ClassVar[str] = "beta"
+    CARRIED = (
+        ("beta.estimate", "beta.mean_identity"),
+        ("beta.consistency",),
+        ("kl.total",),
+        ("latents.active.kl", "latents.active.means", "latents.active.columns", "latents.active.precision"),
+    )
 
     gauss_newton = Measured("beta.gauss_newton")
     mean_identity = Measured("beta.mean_identity")

@@ -22,6 +22,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="latents.dim",
         title="latents",
+        beside="of",
         range="1, 2, ...",
         formula="number of latent dimensions the decoder takes, one-hot codes included",
         source="the checkpoint",
@@ -73,6 +74,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="orthogonality.mean_abs_cosine_gaussian",
         title="mean |cos| of random columns",
+        beside="random columns",
         range="(0, 1]",
         formula="Gamma(m/2) / (sqrt(pi) Gamma((m+1)/2)), m outputs",
         source="angle between isotropic directions in R^m",
@@ -101,6 +103,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="orthogonality.ima_contrast_null",
         title="c under random rotations",
+        beside="random axes",
         unit="nats",
         range="[0, inf)",
         formula="mean over Haar R and latents z of c(R^T G(z) R), the same R for all z",
@@ -139,6 +142,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="orthogonality.alignment_p",
         title="p-value of the alignment",
+        beside="p",
         better="lower",
         range="[1 / (K + 1), 1]",
         formula="(1 + #{R : c_R <= c}) / (K + 1), K random rotations",

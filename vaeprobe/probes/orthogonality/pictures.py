@@ -36,6 +36,7 @@ def sections(
                 row_labels=[names[i] for i in shown],
                 column_labels=[names[i] for i in shown],
                 note=_rest(f"the {len(shown)} strongest", len(shown), len(active)),
+                diagonal=False,
             )
         )
     out += tables

@@ -40,6 +40,12 @@ class OrthogonalityResult(Result):
     """
 
     command: ClassVar[str] = "orthogonality"
+    CARRIED = (
+        ("orthogonality.ima_contrast", "orthogonality.ima_contrast_null"),
+        ("orthogonality.alignment", "orthogonality.alignment_p"),
+        ("orthogonality.mean_abs_cosine", "orthogonality.mean_abs_cosine_gaussian"),
+        ("latents.active", "latents.dim"),
+    )
 
     latents_dim = Measured("latents.dim")
     latents_active = Measured("latents.active")

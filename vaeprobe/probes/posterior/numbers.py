@@ -50,6 +50,7 @@ METRICS = (
     MetricSpec(
         id="posterior.hessian_p_value",
         title="p-value of the axes",
+        beside="p",
         better="lower",
         range="(0, 1]",
         formula="(1 + #{g_R <= g}) / (K + 1)",
@@ -144,6 +145,7 @@ METRICS = (
     MetricSpec(
         id="elbo.det",
         title="det-ELBO (Eq. 5)",
+        beside="det-ELBO",
         unit="nats",
         range="(-inf, inf)",
         formula="log p(x|e(x)) - 1/2 tr(G Sigma) - KL, G = J^T A^2 J at e(x)",

@@ -73,5 +73,6 @@ def _heatmap(latents: Sequence[Mapping[str, Any]], gram: Tensor) -> tuple[Sectio
             matrix=cosines.tolist(),
             row_labels=labels,
             column_labels=labels,
+            diagonal=False,
         ),
     )

@@ -39,6 +39,12 @@ class PosteriorResult(Result):
     """
 
     command: ClassVar[str] = "posterior"
+    CARRIED = (
+        ("posterior.hessian_diagonality", "posterior.hessian_p_value"),
+        ("posterior.residual_share",),
+        ("posterior.mean_field_gap",),
+        ("elbo.value", "elbo.det"),
+    )
 
     precision_ratio = Measured("posterior.precision_ratio")
     residual_share = Measured("posterior.residual_share")
