@@ -22,7 +22,8 @@ from vaeprobe.errors import UsageError
 from vaeprobe.intervals import mean_interval
 from vaeprobe.latents import Given
 from vaeprobe.probes.base import judge
-from vaeprobe.probes.trace import METRICS, Trace, TraceResult, _verdict, parse_components
+from vaeprobe.probes.trace import METRICS, Trace, TraceResult, parse_components
+from vaeprobe.probes.trace.words import verdict
 from vaeprobe.render.pixels import Pixels
 from vaeprobe.report import Metric, Svg
 from vaeprobe.seams.summary import by_start, usable
@@ -112,7 +113,7 @@ def verdict_of(**given: tuple[float, float, float]) -> tuple[str, str]:
         f"trace.{name}": Metric(SPECS[f"trace.{name}"], middle, ci=(low, high))
         for name, (middle, low, high) in (usual | given).items()
     }
-    return _verdict(numbers, SimpleNamespace(starts=range(4)), "")  # type: ignore[arg-type]
+    return verdict(numbers, SimpleNamespace(starts=range(4)), "")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +133,7 @@ def verdict_of(**given: tuple[float, float, float]) -> tuple[str, str]:
 )
 def test_words_follow_the_ends_of_intervals(given: dict[str, tuple[float, float, float]], word: str) -> None:
     assert verdict_of(**given)[0] == word
+    assert word in Trace.VERDICTS
 
 
 def test_oblique_is_said_where_it_is_known() -> None:

@@ -15,7 +15,15 @@ from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.seams.paths import Paths, Seam, trace_paths
 
-__all__ = ["ComponentSummary", "by_component", "by_start", "random_axis_overlap", "return_errors", "usable"]
+__all__ = [
+    "ComponentSummary",
+    "by_component",
+    "by_start",
+    "first_start",
+    "random_axis_overlap",
+    "return_errors",
+    "usable",
+]
 
 
 # Arc length up to which seams are traced back.
@@ -25,6 +33,12 @@ REACH = 4.0
 def usable(paths: Paths) -> list[Seam]:
     """Return the seams of positive length: those that did not stop where they start."""
     return [seam for seam in paths if seam.length > 0]
+
+
+def first_start(paths: Paths) -> list[Seam]:
+    """Return the seams of positive length of the first start that has any."""
+    alive = [seam for seam in paths if seam.length > 0]
+    return [seam for seam in alive if seam.start == alive[0].start]
 
 
 def crossings(seam: Seam) -> int:

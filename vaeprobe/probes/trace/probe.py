@@ -1,0 +1,433 @@
+"""`vaeprobe trace`: the seams of a decoder, followed through latent and data space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from vaeprobe.errors import UsageError
+from vaeprobe.probes.base import Probe, option
+from vaeprobe.probes.trace import pictures
+from vaeprobe.probes.trace.metrics import METRICS, VERDICTS
+from vaeprobe.report import Section
+from vaeprobe.result import Measured, Result
+from vaeprobe.writing import write, write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.pictures import ImageShape
+    from vaeprobe.seams import LoopDefects, Paths, Seam
+    from vaeprobe.seams.summary import ComponentSummary
+    from vaeprobe.seams.views import Net, Traversal
+
+# Components traced where none are asked for, of those whose singular value is not negligible: each node of a
+# seam costs a Jacobian, so that decoders of more than MANY latents get the leading ones only.
+COMPONENTS, MANY, LEADING = 10, 16, 4
+EVENTS_IN_JSON = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceResult(Result):
+    """What `trace` returns.
+
+    Attributes:
+        paths: the seams (`vaeprobe.seams.Paths`).
+        components: a summary per component.
+        loops: closure defects, None for fewer than three components.
+        net: the net of seams, for two latents.
+        traversal: outputs along the seams and the axes through the first start that has any.
+        image: how outputs are images, None where they are not.
+        random_overlap: overlap of a random direction with its nearest axis.
+    """
+
+    command: ClassVar[str] = "trace"
+    CARRIED = (
+        ("trace.straightness",),
+        ("trace.turning",),
+        ("trace.axis_overlap", "trace.axis_overlap_random"),
+        ("trace.return_error",),
+    )
+
+    straightness = Measured("trace.straightness")
+    turning = Measured("trace.turning")
+    axis_overlap = Measured("trace.axis_overlap")
+    axis_overlap_random = Measured("trace.axis_overlap_random")
+    axis_overlap_worst = Measured("trace.axis_overlap_worst")
+    crossings = Measured("trace.crossings")
+    tied = Measured("trace.tied")
+    speed_spread = Measured("trace.speed_spread")
+    nonintegrability = Measured("trace.nonintegrability")
+    kinks = Measured("trace.kinks")
+    step_limits = Measured("trace.step_limits")
+    return_error = Measured("trace.return_error")
+    collapsed = Measured("trace.collapsed")
+
+    paths: Paths
+    components: tuple[ComponentSummary, ...] = ()
+    loops: LoopDefects | None = None
+    net: Net | None = None
+    traversal: Traversal | None = None
+    image: ImageShape | None = None
+    random_overlap: float = 0.0
+    wanted: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def strip(self) -> NDArray[np.uint8]:
+        """Return the traversal as pixels (height, width, 3): seams on the left, axes on the right.
+
+        One row per component, arc length from left to right, the start framed in the middle; places that the
+        seam does not reach are left empty.
+
+        Raises:
+            UsageError: the outputs are no images, or there is no seam to follow.
+        """
+        if self.traversal is None or self.image is None:
+            raise UsageError("there is no traversal to draw: no seam, or outputs that are no images")
+        return pictures.strip(self.traversal, self.image)
+
+    def save_paths(self, path: Path | str) -> None:
+        """Write the seams to an .npz file: `vaeprobe.seams.Paths.arrays`, and the traversal.
+
+        The traversal adds `traversal_t (frames,)`, `traversal_component (rows,)`, `traversal_axis (rows,)`,
+        `traversal_inside (rows, frames)`, `traversal_seam_z`, `traversal_axis_z (rows, frames, latent)`,
+        `traversal_seam_x`, `traversal_axis_x (rows, frames, data)`, the decoded outputs in float32.
+        """
+        import numpy as np
+
+        walk, more = self.traversal, {}
+        if walk is not None:
+            more = {
+                "traversal_t": walk.t,
+                "traversal_component": np.array(walk.components),
+                "traversal_axis": np.array(walk.axes),
+                "traversal_inside": walk.inside,
+                "traversal_seam_z": walk.seam_z.numpy(),
+                "traversal_axis_z": walk.axis_z.numpy(),
+                "traversal_seam_x": walk.seam_x.astype(np.float32),
+                "traversal_axis_x": walk.axis_x.astype(np.float32),
+            }
+        self.paths.save(path, **more)
+
+    def save_images(self, path: Path | str) -> None:
+        """Write the traversal as a PNG file (see `strip`); small pictures are enlarged by a whole factor."""
+        from vaeprobe.pictures import enlarged, png
+
+        content = png(enlarged(self.strip()))
+        write(path, lambda place: place.write_bytes(content))
+
+    def save_svg(self, path: Path | str) -> None:
+        """Write the net of seams of a decoder of two latents as an SVG file.
+
+        Raises:
+            UsageError: the decoder has another number of latents.
+        """
+        if self.net is None:
+            raise UsageError("there is no net of seams: it needs two latents and seams at the centre")
+        write_text(path, self.net.svg(self._name))
+
+    @property
+    def _name(self) -> str:
+        return Path(self.artifact.path).name if self.artifact else ""
+
+    def files(self) -> Mapping[str, Callable[[Path], None]]:
+        writers = {"save": self.save_paths, "images": self.save_images, "svg": self.save_svg}
+        return {name: writer for name, writer in writers.items() if name in self.wanted}
+
+    def sections(self) -> tuple[Section, ...]:
+        return pictures.sections(
+            self.paths,
+            self.components,
+            random_overlap=self.random_overlap,
+            net=self.net,
+            traversal=self.traversal,
+            image=self.image,
+            name=self._name,
+        )
+
+    def details(self) -> dict[str, Any]:
+        events = self.paths.events
+        out: dict[str, Any] = {
+            "scheme": self.paths.scheme,
+            "method": self.paths.method,
+            "tolerance": self.paths.tolerance,
+            "radius": self.paths.radius,
+            "length": self.paths.length,
+            "evaluations": self.paths.evaluations,
+            "starts": self.paths.starts.tolist(),
+            "stops": dict(self.paths.stops),
+            "events_total": len(events),
+            "events": [event.to_dict() for event in events[:EVENTS_IN_JSON]],
+            "seams": [_seam_row(seam) for seam in self.paths],
+        }
+        if self.loops is not None:
+            out["loops"] = {
+                "size": self.loops.size,
+                "pairs": [list(pair) for pair in self.loops.pairs],
+                "bracket": [
+                    [b if d else None for b, d in zip(brackets, determined, strict=True)]
+                    for brackets, determined in zip(
+                        self.loops.bracket.tolist(), self.loops.determined.tolist(), strict=True
+                    )
+                ],
+            }
+        return out
+
+
+def _seam_row(seam: Seam) -> dict[str, Any]:
+    return {
+        "start": seam.start,
+        "component": seam.component,
+        "length": seam.length,
+        "reach": [float(seam.t[0]), float(seam.t[-1])],
+        "stop": list(seam.stop),
+        "straightness": seam.straightness if seam.length > 0 else None,
+        "turning": seam.turning,
+        "axis": seam.axis,
+        "axis_overlap": seam.mean(seam.axis_overlap),
+        "axis_overlap_worst": float(seam.axis_overlap.min()),
+        "s": [float(seam.s[0]), float(seam.s[int((seam.t == 0).nonzero()[0])]), float(seam.s[-1])],
+        "events": len(seam.events),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(Probe):
+    """Follow the right singular vectors of the Jacobian through latent and data space.
+
+    A seam is the path through a latent whose tangent is one right singular vector v_i of the Jacobian
+    everywhere: the paper's sub-manifold M_i.  Every component is followed both ways from every start, by
+    continuity through crossings and ties, and each stop and event is recorded with its place.
+
+    Examples:
+        vaeprobe trace model.safetensors --images seams.png
+        vaeprobe trace model.pt --data x.npy --row 7 --save paths.npz
+    """
+
+    NAME = "trace"
+    METRICS = METRICS
+    VERDICTS = VERDICTS
+    COST = 64
+
+    samples: int = option(
+        4, help="Starting points.", min=1, names=("--starts", "--samples", "-n"), panel="Sampling"
+    )
+    row: int | None = option(
+        None, help="Start at the encoder's mean of this row of --data.", min=0, panel="Sampling"
+    )
+    components: Any = option(
+        None,
+        help="Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents, 2 beyond 64).",
+        metavar="0,1,...",
+        panel="Tracing",
+    )
+    length: float | None = option(
+        None,
+        help="Latent length per direction (default: 3, a full turn for two latents).",
+        min=1e-6,
+        panel="Tracing",
+    )
+    radius: float | None = option(
+        None, help="Latent radius to stop at (default: 99 % of the prior).", min=1e-6, panel="Tracing"
+    )
+    tolerance: float | None = option(
+        None, help="Error per step (default: by scheme and precision).", min=1e-14, panel="Tracing"
+    )
+    scheme: Literal["auto", "smooth", "kinks", "rough"] = option(
+        "auto", help="How to step; auto looks at the decoder.", panel="Tracing"
+    )
+    frames: int = option(11, help="Pictures per seam in --images.", min=3, max=101, panel="Files")
+    save: Path | None = option(
+        None, help="Write the seams to an .npz file.", metavar="FILE", panel="Files", writes=(".npz",)
+    )
+    images: Path | None = option(
+        None,
+        help="Write traversals along seams and axes to a PNG file.",
+        metavar="FILE",
+        panel="Files",
+        writes=(".png",),
+    )
+    image_shape: str | None = option(
+        None, help="How outputs are images, e.g. 28x28 or 3x64x64.", metavar="SHAPE", panel="Files"
+    )
+    svg: Path | None = option(
+        None,
+        help="Write the net of seams (two latents) to an SVG file.",
+        metavar="FILE",
+        panel="Files",
+        writes=(".svg",),
+    )
+
+    def check_ready(self) -> None:
+        super().check_ready()
+        if self.row is None:
+            return
+        if self.data is None:
+            raise UsageError("--row needs data to take the row from", hint="add --data X.npy")
+        if isinstance(self.data, (str, PathLike)):
+            from vaeprobe.data import open_data
+
+            self._check_row(open_data(Path(self.data)).rows)
+
+    def _check_row(self, rows: int) -> None:
+        if self.row is not None and self.row >= rows:
+            raise UsageError(
+                f"row {self.row} does not exist: the data have {rows} rows", hint=f"--row 0 to {rows - 1}"
+            )
+
+    def measure(self, decoder: Decoder) -> TraceResult:
+        """Return the seams through the starting points.
+
+        Raises:
+            UsageError: an option does not fit the decoder: a component, an image shape, a net of seams
+                of more than two latents, a row without data.
+        """
+        from vaeprobe.probes.trace import numbers, words
+        from vaeprobe.seams import loop_defects, trace_paths
+        from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
+        from vaeprobe.seams.views import trace_net, traverse
+
+        k = len(decoder.continuous)
+        if self.svg is not None and k != 2:
+            raise UsageError(
+                f"a net of seams needs two latents, this decoder has {k}",
+                hint="leave out --svg; --images shows the seams of any decoder of images",
+            )
+        image = self._image(decoder)
+        z0 = self._starts(decoder)
+        likelihood = self.metric_likelihood(decoder)
+        chosen, skipped = self._components(decoder, z0)
+        paths = trace_paths(
+            decoder,
+            z0,
+            components=chosen,
+            length=self.length,
+            radius=self.radius,
+            tolerance=self.tolerance,
+            scheme=None if self.scheme == "auto" else self.scheme,
+            likelihood=likelihood,
+            chunk=self.chunk,
+        )
+        loops = None
+        if k >= 3 and len(chosen) >= 2 and paths.method == "dense":
+            loops = loop_defects(
+                decoder,
+                z0[:4],
+                components=chosen[:4],
+                size=0.05 if paths.scheme == "smooth" else 0.25,
+                likelihood=likelihood,
+                chunk=self.chunk,
+            )
+        misses = return_errors(decoder, paths, likelihood=likelihood, chunk=self.chunk)
+        first = first_start(paths)
+        frames = self.frames + 1 - self.frames % 2
+        net = None
+        if k == 2 and first:
+            net = trace_net(
+                decoder,
+                self._centre(decoder, first),
+                radius=self.radius,
+                tolerance=max(paths.tolerance, 1e-5),
+                likelihood=likelihood,
+                chunk=self.chunk,
+            )
+        metrics = numbers.trace_metrics(paths, loops, misses)
+        verdict, summary = words.verdict(metrics, paths, self.source().describe() if self.row is None else "")
+        wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
+        return TraceResult(
+            metrics=metrics,
+            verdict=verdict,
+            summary=summary,
+            findings=(*decoder.notes, *words.findings(paths, misses, skipped, wanted, first)),
+            settings=self.settings(decoder) | {"scheme_used": paths.scheme, "components": chosen},
+            artifact=decoder.artifact,
+            paths=paths,
+            components=tuple(by_component(paths)),
+            loops=loops,
+            net=net,
+            traversal=traverse(decoder, first[:COMPONENTS], frames=frames) if first else None,
+            image=image,
+            random_overlap=random_axis_overlap(k),
+            wanted=wanted if first else wanted - {"images", "svg"},
+        )
+
+    # -- arguments -------------------------------------------------------------------------------
+
+    def _image(self, decoder: Decoder) -> ImageShape | None:
+        from vaeprobe.pictures import image_shape
+
+        try:
+            return image_shape(decoder.output_shape, self.image_shape)
+        except UsageError:
+            if self.images is not None or self.image_shape is not None:
+                raise
+            return None
+
+    def _starts(self, decoder: Decoder) -> Tensor:
+        from vaeprobe.latents import Posterior
+
+        if self.row is None:
+            return self.source().draw(decoder, self.samples, seed=self.seed)
+        self.check_ready()
+        data = self.data_rows()
+        assert data is not None
+        self._check_row(len(data))
+        return Posterior(data[self.row : self.row + 1], means=True).draw(decoder, 1, seed=self.seed)
+
+    def _components(self, decoder: Decoder, z0: Tensor) -> tuple[list[int], int]:
+        """Return the components to trace, and how many others were left out."""
+        k = len(decoder.continuous)
+        if self.components is not None:
+            return parse_components(self.components), 0
+        from vaeprobe.geometry.gram import ACTIVE_THRESHOLD
+        from vaeprobe.seams.fields import DenseField
+        from vaeprobe.seams.paths import LARGE
+
+        if k > LARGE:
+            return list(range(LEADING // 2)), k - LEADING // 2
+        frame = DenseField(decoder, self.metric_likelihood(decoder), self.chunk).frame(z0)
+        rms = frame.s[frame.finite].square().mean(0).sqrt() if frame.finite.any() else frame.s.new_ones(k)
+        matter = int((rms > ACTIVE_THRESHOLD * rms[0]).sum())
+        count = min(max(matter, 1), LEADING if k > MANY else COMPONENTS)
+        return list(range(count)), k - count
+
+    def _centre(self, decoder: Decoder, first: Sequence[Seam]) -> Tensor:
+        """Return the origin where both seams exist there, else the first start."""
+        import torch
+
+        from vaeprobe.seams.fields import DenseField
+
+        start = first[0].at(torch.zeros(1))[0]
+        origin = start.clone()
+        origin[decoder.continuous] = 0
+        frame = DenseField(decoder, self.metric_likelihood(decoder)).frame(origin[None])
+        s = frame.s[0]
+        clear = (
+            bool(frame.finite[0])
+            and float(s[1]) > 1e-6 * float(s[0])
+            and float(s[0] - s[1]) > 1e-3 * float(s[0])
+        )
+        return origin if clear else start
+
+
+def parse_components(given: str | Sequence[int]) -> list[int]:
+    """Return the components that "0,1,2" or "0-3" or a sequence of numbers names.
+
+    Raises:
+        UsageError: the text names no numbers.
+    """
+    if not isinstance(given, str):
+        return [int(c) for c in given]
+    out: list[int] = []
+    for part in given.split(","):
+        low, dash, high = part.strip().partition("-")
+        if not low.isdecimal() or (dash and not high.isdecimal()):
+            hint = "numbers from 0, as in --components 0,1,2 or 0-4"
+            raise UsageError(f"`{given}` names no components", hint=hint)
+        out += range(int(low), int(high or low) + 1)
+    return out

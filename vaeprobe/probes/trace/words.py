@@ -1,0 +1,133 @@
+"""The words of `trace`: the verdict, its sentence, and what a reader has to know about the seams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from vaeprobe.findings import (
+    TRACE_COLLAPSE,
+    TRACE_COMPONENTS,
+    TRACE_NO_PICTURE,
+    TRACE_NOT_FINITE,
+    TRACE_NOT_REPRODUCIBLE,
+    TRACE_OUTSIDE,
+    TRACE_SCHEME,
+    TRACE_SLIDING,
+    TRACE_STEPS,
+)
+from vaeprobe.report import Finding, Metric
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaeprobe.seams import Paths, Seam
+
+# From this mean chord over length on seams are called straight (an arc that turns by half a radian), and below
+# this one curved (by more than a radian).  Between the two they bend by too little for either word.
+STRAIGHT, CURVED = 0.99, 0.95
+# From this mean overlap on, straight seams are called axis-parallel.
+PARALLEL = 0.99
+# The share of length with tied singular values above which paths say nothing.
+TIED = 0.5
+
+
+def verdict(metrics: Mapping[str, Metric], paths: Paths, source: str) -> tuple[str, str]:
+    """Return the verdict and the sentence that carries it."""
+    straight, axis = metrics["trace.straightness"], metrics["trace.axis_overlap"]
+    tied = metrics["trace.tied"].value
+    starts = len(paths.starts)
+    where = f"through {starts} start{'s' if starts > 1 else ''}" + (f" ({source})" if source else "")
+    if not isinstance(straight.value, float) or not isinstance(axis.value, float):
+        return "undefined", f"No seam could be traced {where}: {straight.reason}."
+    if isinstance(tied, float) and tied > TIED:
+        return "undetermined", (
+            f"Singular values are tied on {100 * tied:.0f} % of the length of the seams {where}: "
+            "the decoder distinguishes no directions there, and the paths are mere continuations."
+        )
+    turning = metrics["trace.turning"].value
+    random = metrics["trace.axis_overlap_random"].value
+    low, high = straight.ci or (straight.value, straight.value)
+    overlap = f"overlap {axis.value:.3f} with the nearest axis, {random:.2f} for a random direction"
+    sentence = f"chord over length {straight.value:.3f}, turning {turning:.2g} rad per unit length; {overlap}"
+    if low >= STRAIGHT:
+        least, most = axis.ci or (axis.value, axis.value)
+        if least >= PARALLEL:
+            return (
+                "axis-parallel",
+                f"The seams {where} are straight and run along the latent axes ({overlap}).",
+            )
+        oblique = "but oblique to" if most < PARALLEL else "and it is open whether they run along"
+        return "straight", f"The seams {where} are straight {oblique} the latent axes ({overlap})."
+    if low >= CURVED:
+        return "nearly straight", f"The seams {where} bend a little: {sentence}."
+    if high < CURVED:
+        return "curved", f"The seams {where} are curved: {sentence}."
+    return "undecided", (
+        f"It is open whether the seams are straight: those {where} have {sentence}; more --starts would decide it."
+    )
+
+
+def findings(
+    paths: Paths, misses: Tensor, skipped: int, wanted: frozenset[str], first: Sequence[Seam]
+) -> tuple[Finding, ...]:
+    """Return what a reader has to know about these seams."""
+    found = [
+        Finding(
+            TRACE_SCHEME,
+            f"traced by {paths.statement}, tolerance {paths.tolerance:.0e} per step, "
+            f"{paths.method} frames at {paths.evaluations} latents",
+        )
+    ]
+    if skipped:
+        found.append(
+            Finding(
+                TRACE_COMPONENTS,
+                f"{skipped} component{'s' if skipped > 1 else ''} of smaller singular value not traced",
+                hint="--components 0,1,... chooses",
+            )
+        )
+    stops = paths.stops
+    for spec, reason, text, hint in (
+        (
+            TRACE_OUTSIDE,
+            "outside",
+            f"start outside the radius {paths.radius:.3g}",
+            "raise --radius, or leave it out",
+        ),
+        (
+            TRACE_NOT_FINITE,
+            "not finite",
+            "stop where the decoder is not finite",
+            "the decoder overflows there; lower --radius",
+        ),
+        (
+            TRACE_STEPS,
+            "steps",
+            "end at the step limit, short of any other stop",
+            "raise --tolerance, or --scheme rough",
+        ),
+        (
+            TRACE_SLIDING,
+            "sliding",
+            "stop at a kink into which the directions on both sides run: no seam leaves it",
+            "--scheme rough steps along it",
+        ),
+        (TRACE_COLLAPSE, "collapse", "stop where the output no longer changes along them", None),
+    ):
+        if stops[reason]:
+            found.append(
+                Finding(spec, f"{stops[reason]} of {sum(stops.values())} half-seams {text}", hint=hint)
+            )
+    if len(misses) and float(misses.median()) > 0.05:
+        found.append(
+            Finding(
+                TRACE_NOT_REPRODUCIBLE,
+                f"seams traced back miss their start by {float(misses.median()):.2g} (median): single paths "
+                "depend on the tolerance, read the means",
+                hint="a smaller --tolerance or --length; the directions of a network with many kinks change by jumps",
+            )
+        )
+    if not first and wanted & {"images", "svg"}:
+        found.append(Finding(TRACE_NO_PICTURE, "no picture was written: no seam has any length"))
+    return tuple(found)
