@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints import architecture, families, folders, recognised, said, selection
+from vaeprobe.checkpoints import (
+    architecture,
+    diffusers_library,
+    families,
+    folders,
+    recognised,
+    said,
+    selection,
+)
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.weights import Weights, realise
@@ -401,6 +409,8 @@ def _network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Par
     else:
         clues = families.Clues.of(weights.tensors, told, request.latent_size)
         found = architecture.found(request.blueprint, clues, weights.metadata)
+    if found is None and request.blueprint is None and diffusers_library.said_class(told) is not None:
+        return diffusers_library.parts_of(told["config.json"], weights.tensors, request.latent_size)
     if found is None:
         return None
     return recognised.parts_of(found, weights.tensors, size=request.latent_size, condition=request.condition)

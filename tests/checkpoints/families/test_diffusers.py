@@ -1,0 +1,246 @@
+"""Autoencoders of diffusers, from folders as it writes them: by our own layers, or built by the library, against the library."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import vaeprobe
+from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.errors import ArchitectureError, InputError, UnsafeError, UsageError
+
+diffusers: Any = pytest.importorskip("diffusers")
+
+TWO = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+KL = {**TWO, "block_out_channels": [8, 16], "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
+FOUR = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+OWN = {
+    "AutoencoderKL": KL,
+    "VQModel": {**KL, "num_vq_embeddings": 11},
+    "AutoencoderTiny": {
+        "encoder_block_out_channels": (8, 8),
+        "decoder_block_out_channels": (8, 8),
+        "num_encoder_blocks": (1, 2),
+        "num_decoder_blocks": (2, 1),
+    },
+}
+LIBRARY = {
+    "AutoencoderDC": {
+        "latent_channels": 4, "encoder_block_out_channels": (8, 16), "decoder_block_out_channels": (8, 16),
+        "encoder_block_types": "ResBlock", "decoder_block_types": "ResBlock", "attention_head_dim": 8,
+        "encoder_layers_per_block": (1, 1), "decoder_layers_per_block": (1, 1),
+        "encoder_qkv_multiscales": ((), ()), "decoder_qkv_multiscales": ((), ()),
+    },
+    "AutoencoderOobleck": {
+        "encoder_hidden_size": 8, "downsampling_ratios": [2, 2], "channel_multiples": [1, 2],
+        "decoder_channels": 8, "decoder_input_channels": 4,
+    },
+    "AutoencoderKLWan": {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1},
+    "AutoencoderKLLTXVideo": {
+        "latent_channels": 8, "block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4,
+        "layers_per_block": (1,) * 5, "decoder_layers_per_block": (1,) * 5,
+    },
+    "AutoencoderKLTemporalDecoder": {"block_out_channels": (32, 32), "down_block_types": TWO["down_block_types"]},
+    "AutoencoderKLHunyuanVideo": {"latent_channels": 4, **FOUR},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing may reach for the network."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+
+
+def made(name: str, settings: dict[str, Any], folder: Path, *, half: bool = False) -> Any:
+    """Write a model of diffusers with random weights, and return it."""
+    torch.manual_seed(0)
+    model = getattr(diffusers, name)(**settings).eval()
+    with torch.no_grad():
+        for p in model.parameters():  # norms of one and biases of zero would hide what is left out
+            p.copy_((p + 0.1 * torch.randn_like(p)).half().float())
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {k: v for k, v in dict(model.config).items() if not k.startswith("_")}
+    (folder / "config.json").write_text(json.dumps({"_class_name": name, **config}))
+    state = {k: t.contiguous().clone() for k, t in model.state_dict().items()}
+    state = {k: t.half() for k, t in state.items()} if half else state
+    save_file(state, folder / f"diffusion_pytorch_model{'.fp16' if half else ''}.safetensors")
+    return model
+
+
+def decoded(model: Any, z: Tensor) -> Tensor:
+    """What the library returns."""
+    name = type(model).__name__
+    more = {"VQModel": {"force_not_quantize": True}, "AutoencoderKLTemporalDecoder": {"num_frames": 1}}
+    with torch.no_grad():
+        out: Tensor = model.decode(z, **more.get(name, {})).sample
+    return out
+
+
+def same(ours: Tensor, theirs: Tensor) -> bool:
+    return ours.shape == theirs.shape and float((ours - theirs).abs().max()) < 1e-5 * float(
+        theirs.abs().max()
+    )
+
+
+def slope_of(decoder: vaeprobe.Decoder, h: float = 1e-6) -> float:
+    """The largest error of forward mode against central differences, of the largest slope."""
+    rng = torch.Generator().manual_seed(4)
+    z, v = torch.randn(2, 2, decoder.latent_dim, dtype=torch.float64, generator=rng)
+    with torch.no_grad(), differentiable_kernels():
+        _, moved = torch.func.jvp(decoder.flat, (z,), (v,))
+        central = (decoder.flat(z + h * v) - decoder.flat(z - h * v)) / (2 * h)
+    return float((moved - central).abs().max() / central.abs().max())
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_by_our_own_layers(name: str, tmp_path: Path) -> None:
+    model = made(name, OWN[name], tmp_path / "model")
+    decoder = vaeprobe.load(tmp_path / "model", latent_size=(3, 5))
+    assert decoder.artifact is not None
+    assert decoder.artifact.architecture.startswith("preset autoencoder-")
+    assert decoder.latent_shape[1:] == (3, 5)
+    z = torch.randn(2, decoder.latent_dim)
+    assert same(decoder(z), decoded(model, z.reshape(2, *decoder.latent_shape)))
+    assert decoder.differentiation == "forward"
+    assert slope_of(vaeprobe.load(tmp_path / "model", dtype="float64", latent_size="2x2")) < 1e-6
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.filterwarnings("ignore")
+def test_built_by_the_library(name: str, tmp_path: Path) -> None:
+    model = made(name, LIBRARY[name], tmp_path / "model")
+    decoder = vaeprobe.load(tmp_path / "model")
+    assert decoder.artifact is not None
+    assert decoder.artifact.architecture == f"diffusers {name}"
+    z = torch.randn(2, decoder.latent_dim)
+    assert same(decoder(z), decoded(model, z.reshape(2, *decoder.latent_shape)))
+    # the library's norms compute in single precision, whatever they are given
+    assert slope_of(vaeprobe.load(tmp_path / "model", dtype="float64"), h=1e-3) < 5e-3
+
+
+def test_the_encoder_of_a_kl_model(tmp_path: Path) -> None:
+    model = made("AutoencoderKL", KL, tmp_path / "model")
+    encoder = vaeprobe.load(tmp_path / "model").encoder
+    assert encoder is not None
+    assert encoder.input_shape == (3, 8, 8)
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        posterior = model.encode(x).latent_dist
+    mean, log_variance = encoder(x)
+    assert torch.allclose(mean, posterior.mean.flatten(1), atol=1e-5)
+    assert torch.allclose(log_variance, posterior.logvar.flatten(1), atol=1e-5)
+
+
+def test_a_deeper_kl_model_without_quant_convolutions_or_attention(tmp_path: Path) -> None:
+    settings = {
+        **KL,
+        "block_out_channels": [8, 8, 16],
+        "layers_per_block": 2,
+        "latent_channels": 16,
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "mid_block_add_attention": False,
+    }
+    model = made("AutoencoderKL", settings, tmp_path / "model")
+    decoder = vaeprobe.load(tmp_path / "model")
+    z = torch.randn(2, decoder.latent_dim)
+    assert same(decoder(z), decoded(model, z.reshape(2, 16, 4, 4)))
+
+
+def test_half_precision_pipeline_and_shards(tmp_path: Path) -> None:
+    model = made("AutoencoderKL", KL, tmp_path / "pipe" / "vae", half=True)
+    (tmp_path / "pipe" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    decoder = vaeprobe.load(tmp_path / "pipe")
+    z = torch.randn(2, 64)
+    assert same(decoder(z), decoded(model, z.reshape(2, 4, 4, 4)))
+    assert "cast-up" in {n.code for n in decoder.notes}
+    # the same, in shards
+    shards = tmp_path / "shards"
+    made("AutoencoderKL", KL, shards)
+    whole = shards / "diffusion_pytorch_model.safetensors"
+    whole.unlink()
+    state = list(model.state_dict().items())
+    files = {
+        f"diffusion_pytorch_model-{i:05}-of-00002.safetensors": dict(part)
+        for i, part in enumerate((state[:100], state[100:]), 1)
+    }
+    for name, part in files.items():
+        save_file(part, shards / name)
+    table = {k: name for name, part in files.items() for k in part}
+    index = shards / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": table}))
+    assert same(vaeprobe.load(shards)(z), decoder(z))
+    (shards / next(iter(files))).unlink()
+    with pytest.raises(InputError, match="which is not there"):
+        vaeprobe.load(shards)
+    index.write_text(json.dumps({"weight_map": {"a": "../other.safetensors"}}))
+    with pytest.raises(UnsafeError, match="is not beside it"):
+        vaeprobe.load(shards)
+
+
+def test_a_folder_does_not_lead_out_of_itself(tmp_path: Path) -> None:
+    made("AutoencoderKL", KL, tmp_path / "real")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in (tmp_path / "real").iterdir():
+        (linked / file.name).symlink_to(file)
+    with pytest.raises(UnsafeError, match="leads out of its folder"):
+        vaeprobe.load(linked)
+
+
+def test_a_config_of_other_weights_is_an_error(tmp_path: Path) -> None:
+    made("AutoencoderKL", KL, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "block_out_channels": [8, 32]}))
+    with pytest.raises(ArchitectureError, match=r"says block_out_channels = \[8, 32\]"):
+        vaeprobe.load(tmp_path / "model")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_class_that_the_config_does_not_fit_is_an_error(tmp_path: Path) -> None:
+    made("AutoencoderKL", KL, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    for name, message in (
+        ("AutoencoderDC", "the config makes|cannot build"),
+        ("UNet2DConditionModel", "no decoder of latents"),
+    ):
+        path.write_text(json.dumps({**config, "_class_name": name}))
+        with pytest.raises(InputError, match=message):
+            vaeprobe.load(tmp_path / "model")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_video_model_that_draws_noise_is_refused(tmp_path: Path) -> None:
+    made(
+        "AutoencoderKLLTXVideo", {**LIBRARY["AutoencoderKLLTXVideo"], "timestep_conditioning": True}, tmp_path
+    )
+    with pytest.raises(InputError, match="`timestep_conditioning` on"):
+        vaeprobe.load(tmp_path)
+
+
+def test_a_size_must_fit(tmp_path: Path) -> None:
+    made("AutoencoderKL", KL, tmp_path)
+    with pytest.raises(UsageError, match="no size of a map"):
+        vaeprobe.load(tmp_path, latent_size="8by8")
+
+
+def test_a_codebook_is_named(tmp_path: Path) -> None:
+    made("VQModel", OWN["VQModel"], tmp_path)
+    decoder = vaeprobe.load(tmp_path)
+    assert decoder.encoder is None
+    assert any("a codebook of 11 codes" in n.message for n in decoder.notes)

@@ -1,0 +1,225 @@
+"""Autoencoders of diffusers that this package has no layers for, built by the library itself (extra `[diffusers]`).
+
+The class is chosen from a list by the config's `_class_name`, built from the config alone, and given the folder's own tensors:
+nothing is downloaded, and no code of the folder is run.  A first build on the meta device shows that config and tensors
+agree before any memory is asked for.
+
+Source: diffusers 0.42, `models/autoencoders`, Apache-2.0.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.errors import ArchitectureError, InputError, MissingExtraError
+from vaeprobe.files.source import quoted
+from vaeprobe.findings import ASSUMED, FAMILY_WARNING
+from vaeprobe.report import Finding
+
+__all__ = ["parts_of", "said_class"]
+
+SIDE = 4
+CHANNELS = ("latent_channels", "z_dim", "z_channels", "latent_dim")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a class takes its latents.
+
+    Attributes:
+        axes: after the channels: 2 for images, 3 for videos (time first; one frame), 1 for sound.
+        channels: the config's name for the number of channels, where not a usual one.
+        decode: further arguments of `decode`.
+        off: settings that must be off, since with them the map is random or needs an input more.
+    """
+
+    axes: int
+    channels: str = ""
+    decode: tuple[tuple[str, Any], ...] = ()
+    off: tuple[str, ...] = ()
+
+
+IMAGE, VIDEO = Kind(2), Kind(3)
+LTX = Kind(3, off=("timestep_conditioning", "decoder_inject_noise"))
+ALLOWED: Mapping[str, Kind] = {
+    **dict.fromkeys(("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLHunyuanImage", "AutoencoderKLKVAE"), IMAGE),
+    **dict.fromkeys(("AutoencoderDC", "AutoencoderTiny", "AsymmetricAutoencoderKL"), IMAGE),
+    **dict.fromkeys(("AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21"), VIDEO),
+    **dict.fromkeys(("AutoencoderKLHunyuanVideo", "AutoencoderKLHunyuanVideo15", "AutoencoderKLHunyuanImageRefiner"), VIDEO),
+    **dict.fromkeys(("AutoencoderKLCogVideoX", "AutoencoderKLCosmos", "AutoencoderKLMagvit"), VIDEO),
+    **dict.fromkeys(("AutoencoderKLMochi", "AutoencoderKLKVAEVideo", "AutoencoderVidTok", "AutoencoderKLMiniMaxH3"), VIDEO),
+    **dict.fromkeys(("AutoencoderKLLTXVideo", "AutoencoderKLLTX2Video"), LTX),
+    "AutoencoderKLTemporalDecoder": Kind(2, decode=(("num_frames", 1),)),
+    "VQModel": Kind(2, decode=(("force_not_quantize", True),)),
+    "AutoencoderOobleck": Kind(1, channels="decoder_input_channels"),
+}  # fmt: skip
+# why a class of the library is not on the list
+REFUSED = {
+    "AutoencoderKLAllegro": "it decodes in tiles alone, which blends their edges",
+    "ConsistencyDecoderVAE": "it decodes by drawing noise and iterating",
+    "LTX2VideoDiffusionDecoderModel": "it decodes by drawing noise and iterating",
+    "RFD4ProteinaAutoencoder": "its decoder takes a structure beside the latents",
+    "MMAudioVocoder": "it has no latents",
+    "MiniMaxMusic3Vocoder": "it has no latents",
+}
+
+
+class Decoding(nn.Module):
+    """z, shape (n, latents) -> what the library's `decode` returns for maps of latents."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], arguments: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model = model
+        self.shape = shape
+        self.arguments = dict(arguments)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Any = self.model.decode(z.reshape(len(z), *self.shape), **self.arguments)  # type: ignore[operator]
+        out = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.sample
+        tensor: Tensor = out
+        return tensor
+
+
+class _Contiguous:
+    """Makes an attention's output contiguous: the normalisation after it has no forward mode for strides (diffusers' KL)."""
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        return output.contiguous() if isinstance(output, Tensor) else output
+
+
+def said_class(said: Mapping[str, Any]) -> str | None:
+    """Return the class that a folder's config names, None where there is no config of diffusers."""
+    config = said.get("config.json")
+    name = config.get("_class_name") if isinstance(config, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def parts_of(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], size: tuple[int, ...] | None = None
+) -> Parts:
+    """Return the decoder that a config and tensors make.
+
+    Args:
+        config: what `config.json` says.
+        size: of the map of latents; 4 x 4, of one frame, unless the user says another.
+
+    Raises:
+        InputError: the class is no autoencoder that can be probed.
+        MissingExtraError: diffusers is not installed.
+        ArchitectureError: config and tensors do not agree.
+    """
+    name = str(config.get("_class_name"))
+    kind = ALLOWED.get(name)
+    if kind is None:
+        why = REFUSED.get(name, "vaeprobe knows no decoder of latents by that name")
+        raise InputError(f"the folder holds a {quoted(name)} of diffusers: {why}")
+    on = [key for key in kind.off if _on(config.get(key))]
+    if on:
+        raise InputError(
+            f"this {name} has {', '.join(quoted(k) for k in on)} on: its decoder draws noise or needs a time step beside the latents"
+        )
+    model = _built(name, config, tensors)
+    channels = _channels(kind, config, name)
+    size = _size(kind, size)
+    shape = (channels, *size)
+    count = channels
+    for n in size:
+        count *= n
+    notes = [
+        Finding(
+            ASSUMED,
+            f"tensors do not tell, and it was assumed: the map of latents is {' x '.join(map(str, shape))}",
+        ),
+        Finding(FAMILY_WARNING, "its latents are N(0, 1) in name only; prefer latents of encoded data"),
+    ]
+    return Parts(
+        decoder=Decoding(model, shape, dict(kind.decode)).eval().requires_grad_(False),
+        latent_dim=count,
+        architecture=f"diffusers {name}",
+        notes=tuple(notes),
+        latent_shape=shape,
+    )
+
+
+def _on(value: Any) -> bool:
+    return any(map(_on, value)) if isinstance(value, (list, tuple)) else bool(value)
+
+
+def _size(kind: Kind, size: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Return the size of the map; one frame where the user gives height and width of a video's."""
+    if size is None:
+        return (1, SIDE, SIDE)[-kind.axes :] if kind.axes > 1 else (2 * SIDE,)
+    size = (1, *size) if kind.axes == 3 and len(size) == 2 else size
+    if len(size) != kind.axes:
+        raise InputError(
+            f"its latents have {kind.axes} axes beside the channels, and --latent-size gives {len(size)}"
+        )
+    return size
+
+
+def _channels(kind: Kind, config: Mapping[str, Any], name: str) -> int:
+    for key in (kind.channels, *CHANNELS):
+        value = config.get(key)
+        if isinstance(value, int) and 0 < value <= 1 << 16:
+            return value
+    raise ArchitectureError(f"the config of this {name} does not say how many channels its latents have")
+
+
+def _built(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the library's model with the tensors in it."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when it is first imported
+    try:
+        import diffusers
+    except ImportError as error:
+        raise MissingExtraError(
+            f"a {name} is built by diffusers, which is not installed",
+            hint="pip install 'vaeprobe[diffusers]'",
+        ) from error
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
+    cls = getattr(diffusers, name, None)
+    if cls is None:
+        raise MissingExtraError(
+            f"diffusers {diffusers.__version__} has no {name}", hint="pip install --upgrade diffusers"
+        )
+    settings = {k: v for k, v in config.items() if not k.startswith("_")}
+    with torch.device("meta"):
+        ghost = _made(cls, settings, name)
+    wanted = {k: tuple(t.shape) for k, t in ghost.state_dict().items()}
+    held = {k: tuple(t.shape) for k, t in tensors.items()}
+    odd = next((k for k in sorted({*wanted, *held}) if wanted.get(k) != held.get(k)), None)
+    if odd is not None:
+        raise ArchitectureError(
+            f"the config makes {quoted(odd)} {_shape(wanted.get(odd))}, and the weights have {_shape(held.get(odd))}",
+            hint="are these the weights that belong to this config?",
+        )
+    model = _made(cls, settings, name)  # again with memory: buffers that are not saved need their values
+    model.load_state_dict(dict(tensors), strict=True, assign=True)
+    for module in model.modules():
+        if type(module).__name__.startswith("Attention"):
+            module.register_forward_hook(_Contiguous())
+    wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
+    return nn.Module.to(model.eval(), wide)  # the library's own `to` warns
+
+
+def _made(cls: Callable[..., Any], settings: Mapping[str, Any], name: str) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made: nn.Module = cls.from_config(dict(settings))  # type: ignore[attr-defined]
+    except Exception as error:  # what a config can break in a library is not to be listed
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ArchitectureError(f"diffusers cannot build a {name} from this config: {reason[:200]}") from None
+    return made
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "x".join(map(str, shape)) or "a scalar" if shape is not None else "no such tensor"
