@@ -504,6 +504,15 @@ TIED_SINGULAR_VALUES = FindingSpec(
     "Use numbers that do without V: cosines, contrast, alignment.",
 )
 
+SINGULAR_VALUES = FindingSpec(
+    "singular-values",
+    "note",
+    "The covariance is exact to some 1e-16 of its largest eigenvalue only, and a small one was needed: the "
+    "eigenvalues were taken from singular values of the centred rows, which took another pass.",
+    "Nothing. Columns in units of very different sizes may want scaling: PPCA's noise is the same for all.",
+)
+
+
 FINDINGS: dict[str, FindingSpec] = {
     spec.code: spec for spec in dict(vars()).values() if isinstance(spec, FindingSpec)
 }

@@ -68,13 +68,13 @@ def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processe
     Raises:
         InputError: the rows are too few, or lie in too few dimensions, to leave any noise over.
     """
-    values, n, m = spectrum.values, spectrum.n, spectrum.m
+    values, n, m = spectrum.values, spectrum.n, spectrum.free  # a constant column says nothing about noise
     top = min(m - 1, n - 2, spectrum.rank - (0 if spectrum.rank < len(values) else 1), len(values))
     while top > 0 and spectrum.rest(top) <= spectrum.resolution * (m - top):
         top -= 1
     if top < 1:
         raise InputError(
-            f"{n} rows of {m} columns leave no noise to choose a dimension by",
+            f"{n} rows of {spectrum.m} columns leave no noise to choose a dimension by",
             hint="give --latent-dim a number",
         )
     candidates = np.arange(1, top + 1)
@@ -96,15 +96,15 @@ def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processe
 def profile_loglik(spectrum: Spectrum, top: int) -> Array:
     """Return PPCA's maximum log-likelihood per row for k = 1..top latents, nats."""
     k = np.arange(1, top + 1)
-    m, logs = spectrum.m, np.cumsum(np.log(spectrum.values[:top]))
-    noise = (spectrum.total - np.cumsum(spectrum.values[:top])) / (m - k)
+    m, logs = spectrum.free, np.cumsum(np.log(spectrum.values[:top]))
+    noise = spectrum.noise(top)
     return np.asarray(-0.5 * (m * (LOG_2PI + 1) + logs + (m - k) * np.log(noise)))
 
 
 def bic(spectrum: Spectrum, top: int) -> Array:
     """Return -2 n loglik + p log n for k = 1..top, p = m (mean) + m k - k (k - 1) / 2 (columns) + 1 (sigma^2)."""
     k = np.arange(1, top + 1)
-    m, n = spectrum.m, spectrum.n
+    m, n = spectrum.free, spectrum.n
     p = m + m * k - k * (k - 1) / 2 + 1
     return np.asarray(-2 * n * profile_loglik(spectrum, top) + p * math.log(n))
 
@@ -115,12 +115,12 @@ def minka_evidence(values: Array, n: int, m: int) -> Array:
     Args:
         values: all m eigenvalues, descending.
     """
+    eps = np.finfo(np.float64).eps
     full = np.zeros(m)
-    full[: len(values)] = values
-    floor = np.finfo(np.float64).eps * full[0]
-    full = np.maximum(full, floor)
+    full[: min(len(values), m)] = values[:m]
+    full = np.maximum(full, eps**2 * full[0])
     k = np.arange(1, m)
-    noise = (full.sum() - np.cumsum(full)[:-1]) / (m - k)
+    noise = np.cumsum(full[::-1])[::-1][1:] / (m - k)
     j = np.arange(1, m)
     uniform = -k * math.log(2) + np.cumsum([math.lgamma((m - i + 1) / 2) for i in j])
     uniform = uniform - np.cumsum(math.log(math.pi) * (m - j + 1) / 2)
@@ -128,21 +128,18 @@ def minka_evidence(values: Array, n: int, m: int) -> Array:
     volume = 0.5 * math.log(2 * math.pi) * (m * k - k * (k + 1) / 2 + k)
     # log det of the Hessian: pairs (i, j) with i <= k, the discarded eigenvalues replaced by their mean
     above = np.triu(np.ones((m, m), bool), 1)
-    differences = np.log(np.maximum(full[:, None] - full[None, :], floor), where=above, out=np.zeros((m, m)))
+    least = eps * full[:, None]  # equal eigenvalues differ by their rounding
+    differences = np.log(np.maximum(full[:, None] - full[None, :], least), where=above, out=np.zeros((m, m)))
     inverse = 1 / full
     curvature = np.log(
-        np.maximum(inverse[None, :] - inverse[:, None], np.finfo(np.float64).eps * inverse[0]),
+        np.maximum(inverse[None, :] - inverse[:, None], eps * inverse[None, :]),
         where=above,
         out=np.zeros((m, m)),
     )
     spread = np.cumsum(differences.sum(axis=1))[:-1]
     inner = np.cumsum(curvature.sum(axis=0))[:-1]
     outer = np.array(
-        [
-            (m - q)
-            * np.log(np.maximum(1 / noise[q - 1] - inverse[:q], np.finfo(np.float64).eps * inverse[0])).sum()
-            for q in k
-        ]
+        [(m - q) * np.log(np.maximum(1 / noise[q - 1] - inverse[:q], eps / noise[q - 1])).sum() for q in k]
     )
     pairs = m * k - k * (k + 1) / 2
     hessian = spread + inner + outer + pairs * math.log(n)
@@ -196,12 +193,12 @@ def _gaussian(train: Spectrum, along: Array, whole: float, top: int) -> Array:
     known = min(top, len(along))
     k = np.arange(1, known + 1)
     values = train.values[:known]
-    noise = (train.total - np.cumsum(values)) / (train.m - k)
+    noise = train.noise(known) if train.free > known else np.zeros(known)
     out = np.full(top, -np.inf)
     good = noise > train.resolution
     with np.errstate(divide="ignore", invalid="ignore"):
         inside = np.cumsum(np.log(values) + along[:known] / values)
-        outside = (train.m - k) * np.log(noise) + (whole - np.cumsum(along[:known])) / noise
-        score = -0.5 * (train.m * LOG_2PI + inside + outside)
+        outside = (train.free - k) * np.log(noise) + (whole - np.cumsum(along[:known])) / noise
+        score = -0.5 * (train.free * LOG_2PI + inside + outside)
     out[:known][good] = score[good]
     return out

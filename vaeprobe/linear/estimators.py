@@ -164,7 +164,8 @@ class LinearVAE(_Estimator):
 
     Args:
         n_components: number of latents; None takes as many as leave noise to estimate (all columns but one, at
-            most), "auto" chooses by Minka's evidence or held-out likelihood.
+            most), "auto" (or "mle") chooses by Minka's evidence or held-out likelihood, and a fraction takes as many
+            as carry that share of the variance.
         beta: weight of the KL term.
         sigma2: noise variance, or "ml" to learn it.
         solver: "auto", "exact", "dual" or "randomized".
@@ -189,7 +190,7 @@ class LinearVAE(_Estimator):
 
     def __init__(
         self,
-        n_components: int | Literal["auto"] | None = None,
+        n_components: int | float | Literal["auto", "mle"] | None = None,
         *,
         beta: float = 1.0,
         sigma2: float | Literal["ml"] = "ml",
@@ -218,16 +219,19 @@ class LinearVAE(_Estimator):
             raise ValueError(
                 "Found array with 1 feature(s) while a minimum of 2 is required: nothing is left over for sigma2"
             )
+        wanted = _components(self.n_components, m)
         data = in_memory(rows)
-        wanted = self.n_components if isinstance(self.n_components, (int, np.integer)) else min(n, m)
-        found = spectrum.compute(data, int(wanted), solver=self.solver, seed=self._seed)
+        pairs = wanted if isinstance(wanted, int) else min(n, m)
+        found = spectrum.compute(data, pairs, solver=self.solver, seed=self._seed)
         fixed = None if self.sigma2 == "ml" else float(self.sigma2)
-        if self.n_components == "auto":
+        if isinstance(wanted, int):
+            d = wanted
+        elif isinstance(wanted, float):
+            d = _carrying(found, wanted)
+        elif wanted == "auto":
             d = dimension.choose(found, data, seed=self._seed).dimension
-        elif self.n_components is None:
-            d = _most(found, m) if fixed is None else min(n, m)
         else:
-            d = int(self.n_components)
+            d = _most(found, m) if fixed is None else min(n, m)
         self._set(closed_form.solve(found, d, beta=self._beta, sigma2=fixed), found.total, n)
         return self
 
@@ -328,7 +332,7 @@ class PPCA(LinearVAE):
 
     def __init__(
         self,
-        n_components: int | Literal["auto"] | None = None,
+        n_components: int | float | Literal["auto", "mle"] | None = None,
         *,
         sigma2: float | Literal["ml"] = "ml",
         solver: str = "auto",
@@ -342,6 +346,49 @@ class PPCA(LinearVAE):
     @property
     def _beta(self) -> float:
         return 1.0
+
+
+def _components(given: object, m: int) -> int | float | Literal["auto"] | None:
+    """Return a checked `n_components`: a number of latents, a share of the variance, "auto" or None.
+
+    Raises:
+        ValueError: it is none of these.
+        TypeError: it is true, false, or no number at all.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        if given in ("auto", "mle"):
+            return "auto"
+        raise ValueError(
+            f"n_components is {given!r}: a whole number, a share between 0 and 1, 'auto' or None"
+        )
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, (int, float, np.integer, np.floating)):
+        raise TypeError(f"n_components is {given!r}: a whole number, a share between 0 and 1, 'auto' or None")
+    if isinstance(given, (float, np.floating)):
+        if 0 < given < 1:
+            return float(given)
+        raise ValueError(
+            f"n_components={given!r} is neither a whole number nor a share of the variance between 0 and 1"
+        )
+    if not 1 <= given <= m:
+        raise ValueError(f"n_components={given!r} must be between 1 and n_features={m}")
+    return int(given)
+
+
+def _carrying(found: spectrum.Spectrum, share: float) -> int:
+    """Return the smallest number of latents that carries a share of the variance.
+
+    Raises:
+        ValueError: the eigenvalues that are known do not reach it.
+    """
+    reached = np.cumsum(found.values) >= share * found.total
+    if not reached.any():
+        raise ValueError(
+            f"the {len(found.values)} eigenvalues that are known carry less than {share:g} of the variance: "
+            "use solver='exact'"
+        )
+    return int(reached.argmax()) + 1
 
 
 def _most(found: spectrum.Spectrum, m: int) -> int:

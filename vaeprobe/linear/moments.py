@@ -91,6 +91,9 @@ def accumulate(
     sums, counts = np.zeros((folds, m)), np.zeros(folds, np.int64)
     shift = np.zeros(m, kind)
     rng = stream(seed, "folds")
+    if folds > 1:  # a row is in the same fold whichever process reads it
+        for first in range(0, data.first, BLOCK):
+            rng.integers(folds, size=min(BLOCK, data.first - first))
     done = 0
     for block in data.blocks(size, dtype=kind):
         if done == 0 and len(block):
@@ -99,8 +102,9 @@ def accumulate(
         owner = rng.integers(folds, size=len(v)) if folds > 1 else None
         for k in range(folds):
             part = v if owner is None else v[owner == k]
-            outer[k] += part.T @ part
-            sums[k] += np.ones(len(part), kind) @ part
+            with np.errstate(over="ignore", invalid="ignore"):  # refused where the covariance is used
+                outer[k] += part.T @ part
+                sums[k] += np.ones(len(part), kind) @ part
             counts[k] += len(part)
         done += len(block)
         tell("moments", done, data.rows)
@@ -109,7 +113,8 @@ def accumulate(
     for k in range(folds):
         n = int(counts[k])
         centre = sums[k] / max(n, 1)
-        outer[k] -= np.outer(centre, sums[k])
+        with np.errstate(over="ignore", invalid="ignore"):
+            outer[k] -= np.outer(centre, sums[k])
         out.append(Moments(n, shift + centre, outer[k]))
     return tuple(out)
 

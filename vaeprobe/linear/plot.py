@@ -61,6 +61,6 @@ def draw(result: LinearResult, path: Path) -> None:
     for k, i in enumerate(images):
         axis = figure.add_subplot(grid[1, k])
         axis.imshow(signed_image(result.solution.vectors[:, i].reshape(shape)), interpolation="nearest")
-        axis.set_title(str(i + 1), fontsize="small")
+        axis.set_title(f"z{i}", fontsize="small")
         axis.axis("off")
     write(path, lambda place: figure.savefig(place, dpi=150))

@@ -184,7 +184,7 @@ class LinearResult(Result):
                 }
                 for i in range(s.d)
             ],
-            "blocks": [[a + 1, b + 1] for a, b in ident.blocks],
+            "blocks": [[f"z{a}", f"z{b}"] for a, b in ident.blocks],
             "spectrum": self.spectrum.values[:512].tolist(),
             "total_variance": self.spectrum.total,
             "runs": [_run_details(c, self.gaps[c.run.method]) for c in self.certificates],
@@ -213,13 +213,13 @@ class LinearResult(Result):
                 status = "collapsed"
             elif i in blocks:
                 a, b = blocks[i]
-                status = f"only in block {a + 1}-{b + 1}"
+                status = f"only in block z{a} to z{b}"
             else:
                 status = "yes"
             angle = None if ident.angles is None else math.degrees(ident.angles[i])
             rows.append(
                 [
-                    i + 1,
+                    f"z{i}",
                     float(s.values[i]),
                     f"{low:.3g} - {high:.3g}",
                     float(np.sqrt(s.square_norms[i])),
@@ -268,7 +268,7 @@ class LinearResult(Result):
         count = min(len(values), max(self.solution.d + 4, 8), MOST_BARS)
         return Bars(
             title="Eigenvalues of the covariance",
-            labels=[str(i + 1) for i in range(count)],
+            labels=[f"z{i}" if i < self.solution.d else str(i + 1) for i in range(count)],
             values=[float(v) for v in values[:count]],
             mark=tau,
             mark_label="collapse threshold beta sigma^2",
@@ -307,7 +307,7 @@ class LinearResult(Result):
             cells.append(
                 f'<image x="{x}" y="{y}" width="{side}" height="{side}" href="{uri}" '
                 'style="image-rendering:pixelated"/>'
-                f'<text x="{x}" y="{y + side + 12}" font-size="10">{i + 1}</text>'
+                f'<text x="{x}" y="{y + side + 12}" font-size="10">z{i}</text>'
             )
         width, height = 8 * (side + 6), (1 + (len(active) - 1) // 8) * (side + 20)
         return Svg(
@@ -356,7 +356,7 @@ def _run_details(c: Certificate, gaps: tuple[float, ...]) -> dict[str, Any]:
         "angles": c.angles.tolist(),
         "cosines": c.cosines.tolist(),
         "norm_ratios": c.norm_ratios.tolist(),
-        "partners": (c.partners + 1).tolist(),
+        "partners": [f"z{i}" for i in c.partners],
         "max_abs_cosine": c.max_abs_cosine,
         "rotation_distance": c.rotation_distance,
         "mean_field_gap": c.mean_field_gap,

@@ -21,6 +21,7 @@ from vaeprobe.findings import (
     MISSING_VALUES,
     NOT_CONVERGED,
     RANDOMIZED,
+    SINGULAR_VALUES,
     TIED_EIGENVALUES,
     FindingSpec,
     Level,
@@ -294,7 +295,8 @@ class TrainLinear:
             )
 
         how = {"em": "EM on the observed values"}.get(
-            spec.solver, f"{spec.solver} eigenpairs, {spec.precision}"
+            spec.solver,
+            f"{spec.solver} eigenpairs, {'singular values of the rows' if spec.singular else spec.precision}",
         )
         observed = None if fitted is None else "of the observed values"
         bits = [] if fitted is not None else [metric("bits_per_dim", -loglik / (s.m * np.log(2.0)))]
@@ -409,23 +411,27 @@ def _findings(
         )
         if spec.n < rows.rows:
             note(DROPPED_ROWS, f"{rows.rows - spec.n} rows have no value at all and were left out")
-    collapsed = np.flatnonzero(~s.active) + 1
+    collapsed = np.flatnonzero(~s.active)
     if len(collapsed):
-        which = (
-            f"latents {collapsed[0]} to {collapsed[-1]}" if len(collapsed) > 1 else f"latent {collapsed[0]}"
-        )
+        which = f"z{collapsed[0]}" + (f" to z{collapsed[-1]}" if len(collapsed) > 1 else "")
         verb = "collapse" if len(collapsed) > 1 else "collapses"
         note(COLLAPSE, f"{which} {verb}: lambda does not exceed beta sigma^2 = {s.tau:.4g}")
     for first, last in ident.blocks:
         if last >= s.d:
-            message = f"columns {first + 1}-{s.d} cannot be told from the discarded directions by these rows"
+            message = f"{_span(first, s.d - 1)} cannot be told from the discarded directions by these rows"
         else:
-            message = f"columns {first + 1}-{last + 1} are identified only as a block"
+            message = f"{_span(first, last)} are identified only as a block"
         note(TIED_EIGENVALUES, message)
     if spec.solver == "randomized":
         note(
             RANDOMIZED,
             f"randomized solver: each retained eigenvalue lies within {spec.error:.1e} lambda_1 of a true one",
+        )
+    if spec.singular:
+        note(
+            SINGULAR_VALUES,
+            "the covariance had lost the digits of the small eigenvalues (1e-9 of each was wanted): they are squares of "
+            "singular values of the centred rows",
         )
     if spec.precision == "float32":
         note(
@@ -436,6 +442,10 @@ def _findings(
         if not c.converged:
             note(NOT_CONVERGED, c.sentence, "more --steps or --restarts", "warning")
     return out
+
+
+def _span(first: int, last: int) -> str:
+    return f"columns z{first} to z{last}" if last > first else f"column z{first}"
 
 
 def _artifact(rows: Data) -> Artifact:

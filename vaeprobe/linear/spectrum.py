@@ -4,11 +4,18 @@
 - dual: for few rows (n < m), the n x n matrix of inner products, whose eigenvalues are the same;
 - randomized: block Lanczos with full reorthogonalisation on products with the rows (Musco and Musco 2015;
   Halko, Martinsson and Tropp 2011), for many columns and many rows; its residuals are stated.
+
+A matrix of products holds its eigenvalues to about `sqrt(m) eps lambda_1`.  Where that is more than 1e-9 of the
+smallest one that is needed (noise of 1e-5 beside a signal of 1, columns in mixed units) its digits are lost, and
+the eigenvalues are taken from singular values of the centred rows, which are exact to eps of the largest
+*singular* value: by one more pass that keeps a triangle R with R^T R = X^T X (Householder QR block by block,
+Demmel et al. 2012), or directly where the rows are in memory.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -36,6 +43,11 @@ CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to th
 OVERSAMPLING = 10
 PASSES = 30
 TOLERANCE = 1e-6  # estimated relative error (conservative) at which the randomized solver stops
+TIGHT = 1e-14  # the same where the noise is small beside the signal
+DIGITS = 1e-9  # relative error of a needed eigenvalue from which the covariance has lost its digits
+FLOAT32_NOISE = 1e-5  # of lambda_1: needed eigenvalues under it are not left to float32 products
+MEAN_ULPS = 8  # units in the last place of a mean: a spread of that many is its rounding
+QR_BLOCK = 2**22  # numbers of a block of rows whose triangle is taken at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +64,9 @@ class Spectrum:
         residuals: ||S u - lambda u|| per pair, shape (k,): a true eigenvalue lies that near; 0 where exact.
         resolution: variance below which a direction is rounding error.
         precision: type of the products, "float64" or "float32".
+        left: variance outside the known directions; None takes it from `total`, to rounding of the whole.
+        free: number of columns that are not constant.
+        singular: whether the values are squares of singular values of the rows, for the covariance had lost them.
     """
 
     n: int
@@ -63,6 +78,13 @@ class Spectrum:
     residuals: Array
     resolution: float
     precision: str = "float64"
+    left: float | None = None
+    free: int = -1
+    singular: bool = False
+
+    def __post_init__(self) -> None:
+        if self.free < 0:
+            object.__setattr__(self, "free", self.m)
 
     @property
     def m(self) -> int:
@@ -86,7 +108,17 @@ class Spectrum:
 
     def rest(self, d: int) -> float:
         """Return the variance outside the first d directions, never negative."""
-        return max(0.0, self.total - float(self.values[:d].sum()))
+        if self.left is None:
+            return max(0.0, self.total - float(self.values[:d].sum()))
+        return self.left + float(self.values[d:].sum())
+
+    def noise(self, top: int) -> Array:
+        """Return the mean variance outside the first k directions, over the columns that vary, k = 1..top."""
+        if self.left is None:
+            outside = self.total - np.cumsum(self.values[:top])
+        else:
+            outside = self.left + np.append(np.cumsum(self.values[::-1])[::-1], 0.0)[1 : top + 1]
+        return np.asarray(np.maximum(outside, 0.0) / (self.free - np.arange(1, top + 1)))
 
     def product(self, V: Array) -> Array:
         """Return S V for a complete spectrum, shape (m, k)."""
@@ -127,25 +159,121 @@ def compute(
     if processes.world > 1 and chosen == "dual":
         chosen = "exact" if data.columns <= EXACT_COLUMNS else "randomized"
     if chosen == "exact":
-        parts = processes.together(lambda: moments.accumulate(data))
-        found = of_moments(moments.total(processes.moments(parts)), moments.arithmetic(data))
+        found = _exact(data, k, processes)
     elif chosen == "dual":
-        found = _dual(data)
+        found = _dual(data, k)
+    elif k + OVERSAMPLING >= data.columns:  # its basis would span everything
+        found = _exact(data, k, processes)
     else:
         found = _randomized(Rows.of(data, processes), min(k, data.columns), seed)
     if not found.total > found.resolution:
         raise InputError(
-            "all rows are equal: there is no variance to explain", hint="is every column constant?"
+            "all rows are equal: there is no variance to explain",
+            hint="is every column constant, or are their differences too small beside their size, or their squares "
+            "below the smallest number?",
         )
     return found
 
 
+def _exact(data: Data, k: int, processes: Processes) -> Spectrum:
+    kind = moments.arithmetic(data)
+    whole = moments.total(processes.moments(processes.together(lambda: moments.accumulate(data))))
+    found = of_moments(whole, kind)
+    if kind == np.float32 and least(found, k) < FLOAT32_NOISE * found.values[0]:
+        kind = np.dtype(np.float64)
+        parts = processes.together(lambda: moments.accumulate(data, dtype=kind))
+        whole = moments.total(processes.moments(parts))
+        found = of_moments(whole, kind)
+    if kind == np.float64 and lost(found, k):
+        R = processes.together(lambda: _triangle(data, whole.mean))
+        if processes.world > 1:
+            stack = np.zeros((processes.world, *R.shape))
+            stack[processes.rank] = R
+            R = _r(processes.sum(stack).reshape(-1, R.shape[1]))
+        found = _of_singular(R, found)
+    return found
+
+
 def of_moments(whole: Moments, kind: np.dtype[np.floating] | None = None) -> Spectrum:
-    """Return all eigenpairs of a covariance."""
+    """Return all eigenpairs of a covariance.
+
+    Raises:
+        InputError: products of the rows overflowed.
+    """
     kind = kind or np.dtype(np.float64)
     S = whole.covariance
+    _refuse_overflow(S)
     values, vectors = np.linalg.eigh(S)
-    return _spectrum(whole.n, whole.mean, values[::-1], vectors[:, ::-1], float(np.trace(S)), "exact", kind)
+    return _spectrum(
+        whole.n, whole.mean, values[::-1], vectors[:, ::-1], float(np.trace(S)), "exact", kind, S.diagonal()
+    )
+
+
+def least(found: Spectrum, k: int) -> float:
+    """Return the smallest eigenvalue that matters for up to k latents: the k-th, or the mean of those after it."""
+    there = min(k, found.free, max(found.n - 1, 1), len(found.values))
+    smallest = float(found.values[there - 1]) if there else 0.0
+    after = min(found.free, found.n - 1) - there
+    return smallest if after <= 0 else min(smallest, found.rest(there) / after)
+
+
+def lost(found: Spectrum, k: int) -> bool:
+    """Whether a covariance's rounding is more than 1e-9 of the smallest eigenvalue that matters for k latents."""
+    size = min(found.m, found.n)
+    rounding = math.sqrt(size) * float(np.finfo(np.float64).eps) * float(found.values[0])
+    return least(found, k) * DIGITS < rounding
+
+
+def _triangle(data: Data, mean: Array) -> Array:
+    """Return R, upper triangular with R^T R = X^T X for the centred rows X, in one pass, shape (<= m, m)."""
+    m = data.columns
+    R = np.zeros((0, m))
+    done = 0
+    for block in data.blocks(max(m, QR_BLOCK // m), dtype=np.float64):
+        R = _r(np.vstack([R, block - mean]))
+        done += len(block)
+        tell("singular values", done, data.rows)
+    tell("singular values", data.rows, data.rows)
+    return np.vstack([R, np.zeros((m - len(R), m))]) if len(R) < m else R
+
+
+def _r(X: Array) -> Array:
+    return np.asarray(np.linalg.qr(X, mode="r"))
+
+
+def _of_singular(R: Array, found: Spectrum) -> Spectrum:
+    """Return the spectrum from a matrix R with R^T R = X^T X, or from the centred rows X themselves."""
+    _, s, Vt = np.linalg.svd(R, full_matrices=False)
+    return _from_singular(s, Vt.T, found)
+
+
+def _from_singular(s: Array, vectors: Array, found: Spectrum, left: float = 0.0) -> Spectrum:
+    values = s**2 / found.n
+    epsilon = float(np.finfo(np.float64).eps)
+    # a singular value is exact to some eps of the largest one
+    rounding = float(values.max(initial=0.0)) * (found.m * epsilon) ** 2
+    return replace(
+        found,
+        values=values,
+        vectors=_canonical(vectors),
+        total=float(values.sum()) + left,
+        residuals=np.zeros(len(values)) if left == 0 else found.residuals,
+        resolution=max(rounding, _rounding_of_mean(found.mean)),
+        left=left,
+        singular=True,
+    )
+
+
+def _rounding_of_mean(mean: Array) -> float:
+    """Return the variance that the rounding of a large mean makes by itself."""
+    return float(np.square(MEAN_ULPS * np.finfo(np.float64).eps * np.abs(mean).max(initial=0.0)))
+
+
+def _refuse_overflow(products: Array) -> None:
+    if not np.isfinite(products).all():
+        raise InputError(
+            "squares of these numbers overflow", hint="scale the data: multiply every column by 1e-100, say"
+        )
 
 
 def _spectrum(
@@ -156,15 +284,15 @@ def _spectrum(
     total: float,
     solver: Solver,
     kind: np.dtype[np.floating],
+    variances: Array,
+    left: float | None = 0.0,
 ) -> Spectrum:
+    """Return a spectrum; `variances` are those of the columns, shape (m,)."""
     values = np.maximum(values, 0.0)
     epsilon = float(np.finfo(kind).eps)
     # float32 products lose some 1e-7 of the largest eigenvalue, float64 ones some 1e-16 per column
     resolution = float(values.max(initial=0.0)) * epsilon * (16 if kind == np.float32 else len(mean))
-    # a spread that is only the rounding of a large mean is no variance
-    resolution = max(
-        resolution, float(np.square(mean).max(initial=0.0)) * (64 * np.finfo(np.float64).eps) ** 2
-    )
+    constant = variances <= np.square(MEAN_ULPS * np.finfo(np.float64).eps * np.abs(mean))
     return Spectrum(
         n=n,
         mean=mean,
@@ -173,8 +301,11 @@ def _spectrum(
         total=total,
         solver=solver,
         residuals=np.zeros(len(values)),
-        resolution=resolution,
+        # a spread that is only the rounding of a large mean is no variance
+        resolution=max(resolution, _rounding_of_mean(mean)),
         precision=kind.name,
+        left=left,
+        free=int((~constant).sum()),
     )
 
 
@@ -184,25 +315,37 @@ def _canonical(vectors: Array) -> Array:
     return np.ascontiguousarray(vectors * np.where(top < 0, -1.0, 1.0))
 
 
-def _dual(data: Data) -> Spectrum:
+def _dual(data: Data, k: int) -> Spectrum:
     rows = data.read(dtype=np.float64).reshape(-1, data.columns)
     n = len(rows)
     if n < 2:
         moments.total((Moments(n, np.zeros(0), np.zeros((0, 0))),))
     mean = rows.mean(axis=0)
     rows -= mean
-    K = rows @ rows.T / n
+    more = rows.mean(axis=0)  # what rounding of the sum left
+    mean, rows = mean + more, rows - more
+    with np.errstate(over="ignore", invalid="ignore"):
+        K = rows @ rows.T / n
+        variances = np.square(rows).mean(axis=0)
+    _refuse_overflow(K)
     tell("dual", 1, 2)
     values, V = np.linalg.eigh(K)
     keep = min(n - 1, data.columns)
     values, V = values[::-1][:keep], V[:, ::-1][:, :keep]
-    found = values > values[0] * np.finfo(np.float64).eps * n
-    vectors = rows.T @ V[:, found]
+    kept = values > values[0] * np.finfo(np.float64).eps * n
+    vectors = rows.T @ V[:, kept]
     # one QR step: the columns of X^T V are orthogonal only up to rounding over the smallest eigenvalue
     vectors, R = np.linalg.qr(vectors)
     vectors *= np.sign(np.diag(R))
+    found = _spectrum(
+        n, mean, values[kept], vectors, float(np.trace(K)), "dual", np.dtype(np.float64), variances
+    )
+    if not kept.all() or lost(found, k):
+        _, s, Vt = np.linalg.svd(rows, full_matrices=False)
+        there = s[:keep] > s[0] * np.finfo(np.float64).eps * math.sqrt(n)
+        found = _from_singular(s[:keep][there], Vt[:keep][there].T, found)
     tell("dual", 2, 2)
-    return _spectrum(n, mean, values[found], vectors, float(np.trace(K)), "dual", np.dtype(np.float64))
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +356,7 @@ class Rows:
         data: this process's rows, as stored.
         n: rows of all processes.
         mean: mean of all rows.
-        total: total variance.
+        variances: of the columns, shape (m,).
         memory: the centred rows, shape (rows, m), where they fit; None streams them.
         processes: those that share the rows.
     """
@@ -221,7 +364,7 @@ class Rows:
     data: Data
     n: int
     mean: Array
-    total: float
+    variances: Array
     memory: NDArray[np.floating] | None
     processes: Processes
 
@@ -242,16 +385,23 @@ class Rows:
         n = int(processes.sum(np.array([count], np.float64))[0])
         mean = processes.sum(count * shift + sums) / max(n, 1)
         step = shift - mean
-        total = float(processes.sum(squares + 2 * step * sums + count * step**2).sum()) / max(n, 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            variances = processes.sum(squares + 2 * step * sums + count * step**2) / max(n, 1)
+        _refuse_overflow(variances)
         moments.total((Moments(n, mean, np.zeros((0, 0))),))  # two rows or more
         if memory is not None:
             memory -= mean.astype(kind)
-        return cls(data, n, mean, total, memory, processes)
+        return cls(data, n, mean, variances, memory, processes)
 
     @property
     def kind(self) -> np.dtype[Any]:
         """Type of the products."""
         return self.data.dtype
+
+    @property
+    def total(self) -> float:
+        """Total variance."""
+        return float(self.variances.sum())
 
     def centred(self) -> Iterator[NDArray[np.floating]]:
         """Yield blocks of centred rows."""
@@ -270,6 +420,27 @@ class Rows:
             out += X.T @ (X @ V)
         return self.processes.sum(out) / self.n
 
+    def along(self, U: Array) -> tuple[Array, Array, float]:
+        """Return the singular values of X U, the directions they belong to, and the variance outside U, by a pass.
+
+        Args:
+            U: orthonormal columns, shape (m, k).
+        """
+        k = U.shape[1]
+        R = np.zeros((0, k))
+        outside = np.zeros(1)
+        for X in self.centred():
+            X64 = X.astype(np.float64)
+            Y = X64 @ U
+            outside += np.square(X64 - Y @ U.T).sum()
+            R = _r(np.vstack([R, Y]))
+        if self.processes.world > 1:
+            stack = np.zeros((self.processes.world, k, k))
+            stack[self.processes.rank, : len(R)] = R
+            R = self.processes.sum(stack).reshape(-1, k)
+        _, s, Vt = np.linalg.svd(R, full_matrices=False)
+        return s, U @ Vt.T, float(self.processes.sum(outside)[0]) / self.n
+
 
 def _first_pass(data: Data) -> tuple[NDArray[np.floating], Array, Array, int]:
     """Return a shift, and the sums, sums of squares and number of the rows minus it."""
@@ -281,20 +452,43 @@ def _first_pass(data: Data) -> tuple[NDArray[np.floating], Array, Array, int]:
             shift = block.mean(axis=0, dtype=np.float64).astype(kind)
         v = block - shift
         sums += np.ones(len(v), kind) @ v
-        squares += np.einsum("ij,ij->j", v, v)
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares += np.einsum("ij,ij->j", v, v, dtype=np.float64)
         count += len(v)
     return shift, sums, squares, count
 
 
 def _randomized(rows: Rows, k: int, seed: int) -> Spectrum:
+    found = _lanczos(rows, k, seed, TOLERANCE)
+    if not lost(found, k):
+        return found
+    found = _lanczos(rows, k, seed, TIGHT)
+    s, U, outside = rows.along(found.vectors)
+    # orthogonal iteration: X^T Q has columns as long as the singular values, not as their squares
+    for _ in range(PASSES):
+        before = outside
+        there = s > s[0] * np.finfo(np.float64).eps
+        turned, _ = np.linalg.qr(rows.product(U[:, there] / s[there]))
+        s, U, outside = rows.along(turned)
+        if abs(outside - before) <= TOLERANCE * outside:
+            break
+    known = len(found.values)
+    if len(s) < known:  # the rows lie in fewer directions than were asked for
+        s = np.append(s, np.zeros(known - len(s)))
+        U = np.linalg.qr(np.hstack([U, found.vectors]))[0][:, :known]
+    return _from_singular(s, U, found, outside)
+
+
+def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
     m = len(rows.mean)
     block = min(k + OVERSAMPLING, m, max(rows.n - 1, 1))
     steps = min(PASSES, -(-m // block))
     Q, _ = np.linalg.qr(stream(seed, "sketch").standard_normal((m, block)))
     basis = Q
     T = np.zeros((0, 0))
+    scale = rows.total or 1.0  # so that squares of eigenvalues overflow no sooner than the eigenvalues
     for step in range(1, steps + 1):
-        W = rows.product(Q)
+        W = rows.product(Q) / scale
         # full reorthogonalisation, twice; the first pass gives the new block column of T
         H = basis.T @ W
         W -= basis @ H
@@ -308,7 +502,7 @@ def _randomized(rows: Rows, k: int, seed: int) -> Spectrum:
         tell("randomized spectrum, passes", step, steps)
         if size == m:
             residuals = np.zeros_like(residuals)  # the basis spans everything
-        if size == m or _estimated_error(values, residuals, k) <= TOLERANCE:
+        if size == m or _estimated_error(values, residuals, k) <= tolerance:
             break
         if step < steps:
             Q, _ = np.linalg.qr(Q - basis @ (basis.T @ Q))  # W may be of less than full rank
@@ -317,8 +511,11 @@ def _randomized(rows: Rows, k: int, seed: int) -> Spectrum:
     tell("randomized spectrum, passes", steps, steps)
     known = min(k, len(values))
     vectors = basis @ Y[:, :known]
-    found = _spectrum(rows.n, rows.mean, values[:known], vectors, rows.total, "randomized", rows.kind)
-    return Spectrum(**{**vars(found), "residuals": residuals[:known]})
+    values, residuals = values * scale, residuals * scale
+    found = _spectrum(
+        rows.n, rows.mean, values[:known], vectors, rows.total, "randomized", rows.kind, rows.variances, None
+    )
+    return replace(found, residuals=residuals[:known])
 
 
 def _estimated_error(values: Array, residuals: Array, k: int) -> float:
