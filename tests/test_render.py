@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from html.parser import HTMLParser
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from rich.console import Console
@@ -196,3 +197,96 @@ def test_json_is_plain(result: Example) -> None:
 )
 def test_numbers(value: object, text: str) -> None:
     assert number(value) == text
+
+
+# -- the first screen --------------------------------------------------------------------------------
+
+GAP = MetricSpec(id="probe.gap", title="gap", unit="nats", better="lower")
+NULL = MetricSpec(id="probe.gap_null", title="gap at random axes", beside="random axes")
+SMALL = Metric(GAP, 0.25, ci=(0.2, 0.3), n=8)
+
+
+def screen(**more: Any) -> Page:
+    return Page(
+        command="probe",
+        verdict="curved",
+        metrics=metric_map([SMALL, Metric(NULL, 0.5)]),
+        carried=((SMALL, Metric(NULL, 0.5)),),
+        findings=(
+            Finding(FindingSpec("grave", "warning", "a", "b"), "mind this", hint="do that " * 20),
+            Finding(FindingSpec("light", "note", "a", "b"), "by the way"),
+        ),
+        sections=(Table(title="All of it", columns=["a"], rows=[[1]]),),
+        **more,
+    )
+
+
+def test_the_first_screen_holds_what_matters() -> None:
+    checks = [Check(metric=SMALL, side="max", limit=limit) for limit in (1.0, 0.25, 0.1)]
+    lines = terminal.plain(screen(checks=checks), width=80).splitlines()
+    text = "\n".join(lines)
+    assert "gap  0.25  [0.2, 0.3] nats  random axes 0.5" in text
+    # the failed limit first, checks and warnings before anything else
+    order = [
+        "verdict curved",
+        "gap  0.25",
+        "fail  probe.gap",
+        "inconclusive  probe.gap",
+        "pass  probe.gap",
+        "warning: mind",
+    ]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places)
+    assert "limit: at most 0.1" in text
+    assert "All of it" not in text
+    assert "by the way" not in text
+    assert lines[-1].rstrip() == "more: -v (tables, pictures, 1 note), `vaeprobe explain probe`"
+    assert all(line.startswith("  ") for line in lines if "do that" in line)
+
+
+def test_verbose_adds_the_rest() -> None:
+    text = terminal.plain(screen(), width=80, verbose=True)
+    assert "All of it" in text
+    assert "by the way" in text
+    assert text.splitlines()[-1].rstrip() == "more: `vaeprobe explain probe`"
+
+
+def test_quiet_names_the_limits_that_do_not_hold() -> None:
+    checks = [Check(metric=SMALL, side="max", limit=limit) for limit in (1.0, 0.1)]
+    text = terminal.plain(screen(checks=checks), quiet=True, width=80)
+    assert text.splitlines()[-1].rstrip() == "fail  probe.gap 0.25 [0.2, 0.3], limit: at most 0.1"
+    assert "pass" not in text
+    assert "mind this" not in text
+
+
+def test_a_page_that_rests_on_no_number_is_shown_whole() -> None:
+    page = Page(command="inspect", metrics={}, sections=(Table(title="Tensors", columns=["a"], rows=[[1]]),))
+    assert "Tensors" in terminal.plain(page)
+
+
+@pytest.mark.parametrize("render", [html.render, markdown.render])
+def test_documents_say_checks_and_warnings_before_tables(render: Callable[[Page], str]) -> None:
+    text = render(screen(checks=[Check(metric=SMALL, side="max", limit=0.1)])).rpartition("</style>")[2]
+    places = [text.index(words) for words in ("curved", "fail", "mind this", "All of it")]
+    assert places == sorted(places)
+
+
+def test_a_heat_map_without_a_diagonal_scales_to_what_is_off_it() -> None:
+    section = Heatmap(
+        title="m",
+        matrix=[[1.0, 0.02], [0.04, 1.0]],
+        row_labels=["a", "b"],
+        column_labels=["a", "b"],
+        diagonal=False,
+    )
+    shown = section.shown()
+    assert [list(row) for row in shown.matrix] == [[None, 0.02], [0.04, None]]
+    assert (shown.low, shown.high) == (0.0, 0.04)
+    assert shown.note == "colours from 0 to 0.04, the largest off the diagonal"
+    page = Page(command="x", metrics={}, sections=(section,))
+    drawn = terminal.plain(page)
+    assert "a    · .02" in drawn
+    assert shown.note in drawn
+    assert shown.note in html.render(page)
+    whole = replace(section, diagonal=True)
+    assert whole.shown() is whole

@@ -54,7 +54,7 @@ def test_a_result_tells_all_metrics_and_parses(file: Path) -> None:
     assert [r["method"] for r in document["details"]["runs"]] == ["elbo", "em"]
     assert document["details"]["theorem3"]["objective_difference"] == pytest.approx(0, abs=1e-10)
     assert result.verdict == "optimum on the axes; optimum, rotated"
-    text = terminal.plain(result.page(), width=80)
+    text = terminal.plain(result.page(), width=80, verbose=True)
     assert max(map(len, text.splitlines())) <= 80
     for title in ("Columns of the decoder", "Training against", "Learning curves", "Theorem 3"):
         assert title in text
@@ -109,7 +109,7 @@ def test_shapes_of_data(tmp_path: Path, shape: tuple[int, int]) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape))
     result = TrainLinear(latent_dim=3, sigma2=0.2, methods=("elbo",)).fit(tmp_path / "x.npy")
     assert result.certificates[0].converged
-    terminal.plain(result.page(), width=80)
+    terminal.plain(result.page(), width=80, verbose=True)
 
 
 def test_every_latent_collapsed(file: Path) -> None:
@@ -141,7 +141,7 @@ def test_missing_values(tmp_path: Path) -> None:
     result = TrainLinear(latent_dim=3, missing="em").fit(tmp_path / "x.npy")
     assert result["train_linear.sigma2"].value == pytest.approx(np.mean(LAMBDA[3:]), rel=0.1)
     assert not result["train_linear.bits_per_dim"].defined
-    terminal.plain(result.page(), width=80)
+    terminal.plain(result.page(), width=80, verbose=True)
     for wrong in ({"latent_dim": "auto"}, {"methods": ("em",)}, {"drop_nonfinite": True}, {"beta": 2.0}):
         with pytest.raises(UsageError):
             TrainLinear(**{"latent_dim": 3, "missing": "em", **wrong}).fit(tmp_path / "x.npy")

@@ -689,7 +689,7 @@ def test_limits_become_checks() -> None:
 def test_pages_of_every_kind_are_drawn(map: ExactMap) -> None:
     terminal = pytest.importorskip("vaeprobe.render.terminal")
     result = measure(map)
-    page = terminal.plain(result.page(), width=80)
+    page = terminal.plain(result.page(), width=80, verbose=True)
     assert result.summary.split()[0] in page
     assert "nan" not in page.lower().split()
     assert max(map_len(line) for line in page.splitlines()) <= 80

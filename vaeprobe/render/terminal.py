@@ -144,9 +144,9 @@ def _carried(rows: Iterable[tuple[Metric, ...]]) -> RenderableType:
 def _closing(page: Page, verbose: bool) -> Text:
     """Return the last line: where to read on."""
     notes = sum(f.level == "note" for f in page.findings)
-    what = f"tables, pictures and {notes} note{'s' * (notes > 1)}" if notes else "tables and pictures"
-    more = "" if verbose else f"-v adds {what}; "
-    return Text(f"{more}`vaeprobe explain {page.command}` says what they mean", style="dim")
+    what = f"tables, pictures, {notes} note{'s' * (notes > 1)}" if notes else "tables, pictures"
+    more = "" if verbose else f"-v ({what}), "
+    return Text(f"more: {more}`vaeprobe explain {page.command}`", style="dim")
 
 
 def _grid(columns: Iterable[str], right: Iterable[int] = ()) -> RichTable:
