@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -388,3 +389,11 @@ def test_formats_agree_with_the_state_dicts_they_came_from(models: Path) -> None
     layers = vaeprobe.load(models / "formats/jointvae_fashion.safetensors", blueprint="draft")
     for decoder in (layers, vaeprobe.load(models / "formats/jointvae_fashion_trace.ts")):
         assert float((decoder.flat(z) - truth).abs().max() / truth.abs().max()) < 1e-5
+
+
+def test_a_condition_or_a_map_that_a_file_does_not_have_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "W.npy", np.eye(4, 2))
+    with pytest.raises(UsageError, match="no condition `label`"):
+        vaeprobe.load(tmp_path / "W.npy", condition={"label": 3})
+    with pytest.raises(UsageError, match="are no map"):
+        vaeprobe.load(tmp_path / "W.npy", latent_size="8x8")

@@ -21,6 +21,7 @@ from vaeprobe.checkpoints import (
     selection,
 )
 from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.blueprint.condition import held
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.weights import Weights, realise
 from vaeprobe.decoder import Decoder, Encoder
@@ -347,6 +348,7 @@ def _onnx(request: Request) -> Found:
         blueprint=_blueprint_given(request),
         latent_dim=request.latent_dim,
         output=request.output,
+        conditions=request.condition,
     )
     return Found(parts=parts, format="onnx", output_taken=True)
 
@@ -360,6 +362,7 @@ def _keras(request: Request) -> Found:
         blueprint=_blueprint_given(request),
         latent_dim=request.latent_dim,
         part=request.submodule or request.key,
+        conditions=request.condition,
     )
     return Found(parts=parts, format="keras")
 
@@ -499,6 +502,9 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             f"{source.name} has {parts.latent_dim} latents, not {request.latent_dim}",
             hint="leave out --latent-dim",
         )
+    held(parts.conditions, request.condition)  # what was asked for and is not there is refused
+    if request.latent_size is not None and not parts.latent_shape:
+        raise UsageError(f"the latents of {source.name} are no map", hint="leave out --latent-size")
     notes = (*found.notes, *parts.notes)
     artifact = Artifact(
         path=str(source.folder.path if isinstance(source, folders.InFolder) else source.path),

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from vaeprobe.checkpoints.blueprint import Blueprint, Condition
+from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.blueprint.condition import held
 from vaeprobe.checkpoints.families import Found
 from vaeprobe.checkpoints.network.assemble import assemble
-from vaeprobe.checkpoints.network.parts import Parts
-from vaeprobe.findings import ASSUMED, CONDITION_HELD, FAMILY_WARNING
+from vaeprobe.checkpoints.network.parts import Parts, at_conditions, unchosen
+from vaeprobe.findings import ASSUMED, FAMILY_WARNING
 from vaeprobe.report import Finding
 
 __all__ = ["parts_of"]
@@ -34,11 +34,11 @@ def parts_of(
     bp = found.blueprint if size is None else found.blueprint.with_size(size)
     bp = replace(bp, conditions=held(bp.conditions, condition or {}))
     parts = assemble(bp, tensors)
-    at = f" at {', '.join(map(str, bp.conditions))}" if bp.conditions else ""
     return replace(
         parts,
-        architecture=f"{parts.architecture}{at}",
+        architecture=at_conditions(parts.architecture, bp.conditions),
         latent_shape=bp.latent_shape,
+        conditions=bp.conditions,
         recipe=found.recipe,
         notes=(*parts.notes, *_notes(found, bp)),
     )
@@ -47,18 +47,6 @@ def parts_of(
 def _notes(found: Found, bp: Blueprint) -> Iterator[Finding]:
     if found.assumed:
         yield Finding(ASSUMED, f"tensors do not tell, and it was assumed: {'; '.join(found.assumed)}")
-    unchosen = [c for c in bp.conditions if not c.chosen]
-    if unchosen:
-        yield Finding(
-            CONDITION_HELD,
-            f"the decoder takes more than its latents, and is held at {', '.join(map(str, unchosen))}",
-            hint=f"nothing was chosen: --condition {_example(unchosen[0])} holds it elsewhere",
-        )
+    yield from unchosen(bp.conditions)
     for warning in found.warnings:
         yield Finding(FAMILY_WARNING, warning)
-
-
-def _example(condition: Condition) -> str:
-    if condition.kind == "number":
-        return f"{condition.name}=1000"
-    return f"{condition.name}={condition.names[-1] if condition.names else 1}"

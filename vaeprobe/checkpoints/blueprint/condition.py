@@ -40,6 +40,12 @@ class Condition:
         of = f" of {self.size}" if self.size else ""
         return f"{self.name} = {which}{of}" + (f" (`{self.names[which]}`)" if which < len(self.names) else "")
 
+    def example(self) -> str:
+        """Return an example of `NAME=VALUE`."""
+        if self.kind == "number":
+            return f"{self.name}=1000"
+        return f"{self.name}={self.names[-1] if self.names else 1}"
+
     def at(self, value: str | float) -> Condition:
         """Return the condition held at a value: a number, or the name of a class.
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.decoder import Encoder, Group
-from vaeprobe.findings import DRAFT_BLUEPRINT, UNUSED_LAYERS
+from vaeprobe.findings import CONDITION_HELD, DRAFT_BLUEPRINT, UNUSED_LAYERS
 from vaeprobe.recipe import Recipe
 from vaeprobe.report import Finding
 
-__all__ = ["Parts", "assumptions_of", "layers_unused"]
+__all__ = ["Parts", "assumptions_of", "at_conditions", "layers_unused", "unchosen"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class Parts:
         architecture: how the network was known, in words.
         notes: what the reader should know: unused tensors, weights cast up, assumptions of a draft.
         blueprint: the blueprint, where there was one.
+        conditions: what the decoder takes besides its latents, and is held at.
         latent_shape: shape in which the network takes its latents, where they are a map.
         recipe: what the loss of its family says of beta, where it is known.
     """
@@ -46,6 +47,7 @@ class Parts:
     architecture: str = ""
     notes: tuple[Finding, ...] = ()
     blueprint: Blueprint | None = None
+    conditions: tuple[Condition, ...] = ()
     latent_shape: tuple[int, ...] = ()
     recipe: Recipe | None = None
 
@@ -56,6 +58,22 @@ def layers_unused(bp: Blueprint) -> Iterator[Finding]:
         yield Finding(
             UNUSED_LAYERS,
             f"the program is self-contained: of {bp.origin} only latents, likelihood and parameter are used",
+        )
+
+
+def at_conditions(architecture: str, conditions: Sequence[Condition]) -> str:
+    """Return how the network was known, and what it is held at."""
+    return f"{architecture} at {', '.join(map(str, conditions))}" if conditions else architecture
+
+
+def unchosen(conditions: Sequence[Condition]) -> Iterator[Finding]:
+    """Yield what to say of conditions that nobody chose."""
+    left = [c for c in conditions if not c.chosen]
+    if left:
+        yield Finding(
+            CONDITION_HELD,
+            f"the decoder takes more than its latents, and is held at {', '.join(map(str, left))}",
+            hint=f"nothing was chosen: --condition {left[0].example()} holds it elsewhere",
         )
 
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.checkpoints.blueprint.condition import Condition, held
+from vaeprobe.errors import InputError
 from vaeprobe.files.source import quoted
-from vaeprobe.findings import CONDITION_HELD
-from vaeprobe.report import Finding
 
 __all__ = ["Held", "hold"]
 
@@ -48,44 +47,30 @@ class Held:
 
 
 def hold(
-    inputs: Mapping[str, tuple[torch.dtype, Sequence[int], bool]],
-    conditions: Mapping[str, float],
-    notes: list[Finding],
-) -> dict[str, Held]:
-    """Return what each input is held at, and note those for which nobody chose.
+    inputs: Mapping[str, tuple[torch.dtype, Sequence[int], bool]], values: Mapping[str, str | float]
+) -> tuple[dict[str, Held], tuple[Condition, ...]]:
+    """Return what each input is held at, to compute with and to report.
 
     Args:
         inputs: type, sizes of one row and whether there is a batch axis, by name.
-        conditions: values that were asked for, by name.
-        notes: where to note.
+        values: what was asked for, by name.
 
     Raises:
         UsageError: a condition is no input, or no class of it.
         InputError: an input is absurdly large.
     """
-    unknown = next((name for name in conditions if name not in inputs), None)
-    if unknown is not None:
-        raise UsageError(
-            f"the model has no input {quoted(unknown)} besides its latents",
-            hint=did_you_mean(unknown, inputs),
-        )
-    held = {}
-    for name, (dtype, sizes, batched) in inputs.items():
+    conditions = []
+    for name, (dtype, sizes, _) in inputs.items():
         if any(not 0 <= n <= 1 << 20 for n in sizes) or len(sizes) > 3:
             raise InputError(
                 f"the model's input {quoted(name)} of {tuple(sizes)} numbers cannot be held at one value"
             )
-        held[name] = Held(dtype, tuple(sizes), conditions.get(name, 0.0), batched)
-        if held[name].one_hot and not 0 <= held[name].value < sizes[0]:
-            raise UsageError(
-                f"the model's input {quoted(name)} has the classes 0 to {sizes[0] - 1}, not {conditions[name]:g}"
-            )
-        if name not in conditions:
-            notes.append(
-                Finding(
-                    CONDITION_HELD,
-                    f"the input {quoted(name)} is held at 0, since nothing else was asked for",
-                    hint=f"--condition {name}=1 holds it at 1, ...",
-                )
-            )
-    return held
+        if not dtype.is_floating_point:
+            conditions.append(Condition(name, "embedding"))
+        elif len(sizes) == 1 and sizes[0] > 1:
+            conditions.append(Condition(name, "onehot", sizes[0]))
+        else:
+            conditions.append(Condition(name, "number"))
+    at = held(tuple(conditions), values)
+    rows = {c.name: Held(inputs[c.name][0], tuple(inputs[c.name][1]), c.value, inputs[c.name][2]) for c in at}
+    return rows, at

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, layers_unused
+from vaeprobe.checkpoints.blueprint import Blueprint, Condition
+from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, at_conditions, layers_unused, unchosen
 from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, out_of_memory
 from vaeprobe.files.source import quoted
@@ -284,7 +284,13 @@ def flat(items: Any) -> Iterator[Any]:
 
 
 def parts_of(
-    decoder: nn.Module, natural: nn.Module | None, bp: Blueprint, d: int, notes: Iterable[Finding]
+    decoder: nn.Module,
+    natural: nn.Module | None,
+    bp: Blueprint,
+    d: int,
+    notes: Iterable[Finding],
+    conditions: Sequence[Condition] = (),
+    row: tuple[int, ...] = (),
 ) -> Parts:
     """Return what a checkpoint gives to a decoder, from a checked program.
 
@@ -293,6 +299,8 @@ def parts_of(
         bp: latents, likelihood and parameter, without layers.
         d: number of latents.
         notes: of the front end.
+        conditions: what inputs besides the latents are held at.
+        row: shape of one row of latents, channels first.
     """
     return Parts(
         decoder=decoder,
@@ -301,7 +309,9 @@ def parts_of(
         prior=tuple(Group(kind, size) for kind, size in bp.latents) or (Group("normal", d),),
         parameter=bp.parameter,
         likelihood=bp.likelihood,
-        architecture="self-contained",
-        notes=(*notes, *layers_unused(bp), *assumptions_of(bp)),
+        architecture=at_conditions("self-contained", conditions),
+        notes=(*notes, *unchosen(conditions), *layers_unused(bp), *assumptions_of(bp)),
         blueprint=bp,
+        conditions=tuple(conditions),
+        latent_shape=row if len(row) > 1 and max(row[1:]) > 1 else (),
     )

@@ -200,6 +200,7 @@ def test_a_class_and_a_label_are_held(keras: Any, tmp_path: Path) -> None:
         want = model([x.numpy(), np.full((4, 1), k, np.int32)]).detach()
         torch.testing.assert_close(found.decoder(x), want, rtol=1e-5, atol=1e-6)
         assert ("condition-held" in {n.code for n in found.notes}) == (not asked)
+        assert found.architecture == f"self-contained at label = {k}"
 
 
 def test_somebodys_own_class_is_refused_by_name(keras: Any, tmp_path: Path) -> None:

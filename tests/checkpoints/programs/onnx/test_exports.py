@@ -223,7 +223,8 @@ def test_a_label_is_held_and_said() -> None:
         want = (z + torch.from_numpy(table)[k]) @ torch.from_numpy(W)
         torch.testing.assert_close(found.decoder(z), want)
         assert ("condition-held" in {n.code for n in found.notes}) == (not asked)
-    with pytest.raises(UsageError, match="no input `lable`"):
+        assert found.architecture == f"self-contained at label = {k}"
+    with pytest.raises(UsageError, match="no condition `lable`"):
         parts(proto, conditions={"lable": 2})
 
 

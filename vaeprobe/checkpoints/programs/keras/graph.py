@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
+from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, Condition
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
@@ -35,7 +35,7 @@ def read(
     blueprint: Blueprint | None = None,
     latent_dim: int | None = None,
     part: str | None = None,
-    conditions: Mapping[str, float] | None = None,
+    conditions: Mapping[str, str | float] | None = None,
 ) -> Parts:
     """Return the decoder that a Keras file holds.
 
@@ -68,7 +68,8 @@ def read(
         raise BlueprintError(
             f"the model takes {d} latents, not {asked}", hint=f"leave out --latent-dim, or write {d}"
         )
-    steps = [*builder.held(conditions or {}, notes), *builder.steps]
+    held, at = builder.held(conditions or {})
+    steps = [*held, *builder.steps]
     program = Program(builder.state, steps, LATENT, out, row)
     y = rehearse(program, d, "the Keras model")
     if len(row) > 1 and max(row) > 1 and y[0].numel() < d:
@@ -79,7 +80,7 @@ def read(
                 f"the model takes {shape} and returns {y[0].numel()} numbers: an encoder, by its looks",
             )
         )
-    return parts_of(program, program.natural(bp), bp, d, [*notes, *program.notes()])
+    return parts_of(program, program.natural(bp), bp, d, [*notes, *program.notes()], at)
 
 
 # -- which model ------------------------------------------------------------------------------------
@@ -318,16 +319,16 @@ class _Builder:
             )
         return tuple(n for n in shape if n is not None)
 
-    def held(self, conditions: Mapping[str, float], notes: list[Finding]) -> list[Step]:
-        """Return steps that make the inputs besides the latents."""
+    def held(self, values: Mapping[str, str | float]) -> tuple[list[Step], tuple[Condition, ...]]:
+        """Return steps that make the inputs besides the latents, and what they are held at."""
         rows = {}
         for name, sizes, dtype in self.inputs[1:]:
             if any(type(n) is not int for n in sizes):
                 raise InputError(f"the Keras model leaves the size of its input {quoted(name)} open")
             kind = torch.int64 if dtype.startswith("int") else torch.float32
             rows[name] = (kind, [n for n in sizes if n is not None], True)
-        held = hold(rows, conditions, notes)
-        return [Step("held", h, (Value(LATENT),), {}, (f"held {name}",)) for name, h in held.items()]
+        held, at = hold(rows, values)
+        return [Step("held", h, (Value(LATENT),), {}, (f"held {name}",)) for name, h in held.items()], at
 
 
 # layers that carry an activation of their own

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
+from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, Condition
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.onnx.model import Input, Model, inner_name
@@ -44,7 +44,7 @@ def read(
     blueprint: Blueprint | None = None,
     latent_dim: int | None = None,
     output: int | str | None = None,
-    conditions: Mapping[str, float] | None = None,
+    conditions: Mapping[str, str | float] | None = None,
 ) -> Parts:
     """Return the decoder that an ONNX model holds.
 
@@ -75,7 +75,7 @@ def read(
             f"`{bp.origin}` says {bp.latent_dim} latents, and the model takes {d}",
             hint=f"write latents = {d}",
         )
-    held = _held(model, others, conditions or {})
+    held, at = _held(model, others, conditions or {})
     taken = model.choose_output(output)
     state = model.state()
     steps = [*held, *Nodes(model, model.latent).steps(model.proto.graph, 0)]
@@ -85,7 +85,7 @@ def read(
     rehearse(program, d, "the ONNX model")
     if batch:
         program = _any_batch(program, d)
-    return parts_of(program, program.natural(bp), bp, d, [*model.notes, *program.notes()])
+    return parts_of(program, program.natural(bp), bp, d, [*model.notes, *program.notes()], at, row)
 
 
 def _used(steps: Sequence[Step], outputs: Sequence[str]) -> list[Step]:
@@ -138,11 +138,13 @@ def _open_reshapes(program: Program) -> list[Step]:
     return steps
 
 
-def _held(model: Model, others: Sequence[Input], conditions: Mapping[str, float]) -> list[Step]:
-    """Return steps that make the other inputs, each held at one value."""
+def _held(
+    model: Model, others: Sequence[Input], values: Mapping[str, str | float]
+) -> tuple[list[Step], tuple[Condition, ...]]:
+    """Return steps that make the other inputs, each held at one value, and what they are held at."""
     open_sizes = next((i for i in others if None in i.sizes[1:]), None)
     if open_sizes is not None:
         raise InputError(f"the ONNX model leaves the size of its input {quoted(open_sizes.name)} open")
     rows = {i.name: (i.dtype, [n for n in i.sizes[1:] if n is not None], bool(i.sizes)) for i in others}
-    held = hold(rows, conditions, model.notes)
-    return [Step("held", h, (Value(model.latent),), {}, (inner_name(name),)) for name, h in held.items()]
+    held, at = hold(rows, values)
+    return [Step("held", h, (Value(model.latent),), {}, (inner_name(n),)) for n, h in held.items()], at
