@@ -124,6 +124,13 @@ ASSUMED = FindingSpec(
     "normalisation, the size of a map of latents.",
     "Compare it with the model's config; --latent-size chooses the size of the map.",
 )
+IMPLIED_BETA = FindingSpec(
+    "implied-beta",
+    "note",
+    "What the loss of this family of models implies for beta, by its published code and settings, beside the reading.",
+    "A reading far from it was left by other settings than those, by annealing or early stopping, or by a known "
+    "mistake that is named.",
+)
 FAMILY_WARNING = FindingSpec(
     "family-warning",
     "note",

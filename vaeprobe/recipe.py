@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Mistake", "Recipe"]
+__all__ = ["FAR", "Mistake", "Recipe"]
+
+FAR = 2.0  # a reading that is so many times more or less than what the loss implies was left by another training
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,19 @@ class Recipe:
     formula: str
     assumes: str = ""
     mistakes: tuple[Mistake, ...] = ()
+
+    def is_far(self, reading: float) -> bool:
+        """Return whether a reading is far from what the loss implies; False where it implies no number."""
+        if self.implied is None:
+            return False
+        return not self.implied / FAR <= reading <= self.implied * FAR
+
+    def words(self, symbol: str = "beta") -> str:
+        """Return what the loss implies, as a clause: "beta = 1.536 (0.00025 x 12288 / 2; the repository's config)"."""
+        if self.implied is None:
+            return f"no one {symbol}: {self.formula}"
+        rests = f"; by {self.assumes}" if self.assumes else ""
+        return f"{symbol} = {self.implied:.4g} ({self.formula}{rests})"
 
     def pointing_at(self, reading: float) -> Mistake | None:
         """Return the known mistake that a reading of beta points at, if any."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan
 from vaeprobe.checkpoints.families import family as f
+from vaeprobe.recipe import Recipe
 
 LAYERS = {"fc1": "linear h 784", "fc21": "linear d h", "fc22": "linear d h", "fc3": "linear h d", "fc4": "linear 784 h"}  # fmt: skip
 
@@ -29,7 +30,8 @@ def recognise(clues: f.Clues) -> f.Found | None:
             prefix=prefix,
             encoder=encoder,
         )
-        return f.Found(bp, scope=(f"{prefix}fc3.", f"{prefix}fc4."))
+        recipe = Recipe(1.0, "a sum of cross-entropies plus the KL")
+        return f.Found(bp, scope=(f"{prefix}fc3.", f"{prefix}fc4."), recipe=recipe)
     return None
 
 

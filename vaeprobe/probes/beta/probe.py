@@ -160,7 +160,11 @@ class Beta(EncoderProbe):
             metrics=metrics,
             verdict=words.verdict(evidence),
             summary=words.summary(evidence),
-            findings=(*evidence.findings, *words.findings(evidence, self.beta)),
+            findings=(
+                *evidence.findings,
+                *words.findings(evidence, self.beta),
+                *words.implied(evidence, decoder.recipe),
+            ),
             settings={**self.settings(decoder), **evidence.settings()},
             artifact=decoder.artifact,
             estimate=estimate,

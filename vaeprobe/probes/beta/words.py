@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from vaeprobe.findings import (
     COLLAPSED,
     COLLAPSED_LATENTS,
+    IMPLIED_BETA,
     LATENTS_APART,
     MEANS_DISAGREE,
     NO_CURVATURE,
@@ -20,6 +21,7 @@ from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
     from vaeprobe.inference.beta import BetaEstimate
+    from vaeprobe.recipe import Recipe
 
 CLEARLY = 0.02  # shares of beta under this are not worth a word, however certain
 OTHER_LOSSES = (
@@ -156,6 +158,29 @@ def findings(evidence: Evidence, nominal: float | None) -> list[Finding]:
             )
         )
     return out
+
+
+def implied(evidence: Evidence, recipe: Recipe | None) -> list[Finding]:
+    """Return what the loss of the decoder's family implies, held against the reading."""
+    if recipe is None or evidence.estimate is None or not evidence.estimate.stein.value > 0:
+        return []
+    variance = evidence.likelihood.free_variance
+    reading = evidence.estimate.stein.value * (1.0 if variance is None else variance)
+    name = "beta" if variance is None else "beta sigma^2"
+    said = f"the loss of its family implies {recipe.words(name)}"
+    if not recipe.is_far(reading):
+        near = f", and the reading is {reading:.3g}" if recipe.implied is not None else ""
+        return [Finding(IMPLIED_BETA, f"{said}{near}")]
+    mistake = recipe.pointing_at(reading)
+    points = f"; a known mistake leaves such a reading: {mistake.says}" if mistake is not None else ""
+    return [
+        Finding(
+            IMPLIED_BETA,
+            f"{said}, and the reading is {reading:.3g}{points}",
+            hint="was it trained with other settings, stopped early, or are these other data?",
+            level="warning",
+        )
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:
