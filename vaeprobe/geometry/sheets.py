@@ -1,0 +1,254 @@
+"""Is a decoder one-to-one? A search for other latents with the same output: other sheets of its image.
+
+Every statement about the density of outputs that reads one Jacobian presupposes that f is one-to-one.  Where it
+is not, `p(x) = sum over z' in f^-1(x) of p(z') / sqrt(det G(z'))`, and each other sheet adds its term.  A sheet is
+sought from latents whose outputs lie much nearer to x than the Jacobian at z predicts, and polished by damped
+Gauss-Newton steps on |f(z') - x|^2.  Where one other sheet is found, the latents that continue the row of them
+are tried too, since periodic coordinates have many.
+
+Only active latents move: the others, and one-hot codes, keep their values.  A search that finds nothing bounds the
+share of latents with a sheet that it would have found; it is no proof.
+
+Source: the area formula (Federer 1969, 3.2.3), for maps that are not injective.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.gram import log_det
+from vaeprobe.geometry.jacobian import gram, pushforward
+from vaeprobe.latents import Prior
+from vaeprobe.likelihoods import Likelihood
+from vaeprobe.progress import track
+
+__all__ = ["COUNTS", "Sheets", "find_sheets"]
+
+# Another sheet counts where it adds more than this to the density.
+COUNTS = 0.01
+# Latents whose outputs are compared with those probed: many where they can be dense.
+POOL, DENSE_POOL, DENSE = 512, 2048, 4
+# Starts at each latent, Gauss-Newton steps of each, rounds of starts that continue what was found.
+STARTS, STEPS, ROUNDS = 3, 25, 3
+# Numbers held at a time.
+NUMBERS = 1 << 23
+# Longest step, in standard deviations of the prior; weight under which a sheet is not looked for.
+LONGEST, LIGHTEST = 1.0, 1e-4
+
+Outputs = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Sheets:
+    """What a search for other sheets found.
+
+    Attributes:
+        rows: latents that were probed, as positions among those given, shape (m,).
+        others: log of (p(x) over all sheets found / p(x) of the latent's own sheet), in nats, shape (m,).
+        count: other sheets found at each, shape (m,).
+        example: a latent and the other one with the same output that adds most; None where none was found.
+    """
+
+    rows: Tensor
+    others: Tensor
+    count: Tensor
+    example: tuple[Tensor, Tensor] | None
+
+    @property
+    def shared(self) -> Tensor:
+        """Where other sheets add more than `COUNTS` to the density, shape (m,), bool."""
+        return self.others > math.log1p(COUNTS)
+
+
+def find_sheets(
+    decoder: Decoder,
+    z: Tensor,
+    latents: list[int],
+    *,
+    likelihood: Likelihood | None = None,
+    seed: int = 0,
+) -> Sheets:
+    """Look for other latents with the same output.
+
+    Args:
+        z: latents to probe, shape (m, latent), at which J has full column rank.
+        latents: the active latents, as indices of z's columns.
+
+    Returns:
+        others and counts for every row of z.
+    """
+    natural = decoder.natural_for(likelihood)
+    a, m = len(latents), len(z)
+    places = torch.tensor([decoder.continuous.index(i) for i in latents])
+
+    def outputs(w: Tensor) -> Tensor:
+        """Return f, float64 on the CPU."""
+        f = decoder.natural_flat if natural else decoder.flat
+        with torch.no_grad():
+            parts = [
+                f(some.to(device=decoder.device, dtype=decoder.dtype)).double().cpu()
+                for some in torch.split(w, max(1, NUMBERS // decoder.data_dim))
+            ]
+        return torch.cat(parts)
+
+    def metric(w: Tensor) -> Tensor:
+        return gram(decoder, w, likelihood=likelihood)[:, places][:, :, places]
+
+    x = outputs(z)
+    G = metric(z)
+    pool = Prior(purpose="sheets").draw(decoder, DENSE_POOL if a <= DENSE else POOL, seed=seed)
+    there = outputs(pool)
+    size = (there - there.mean(0)).square().sum(1).mean().sqrt()
+    rounding = float(torch.finfo(decoder.dtype or torch.float64).eps)
+    tolerance = max(300 * rounding, 1e-10) * (size + x.norm(dim=1))
+
+    euclidean = G if likelihood is None else gram(decoder, z)[:, places][:, :, places]
+    start, owner = _starts(z, x, euclidean, latents, pool, there, outputs)
+    found: list[list[Tensor]] = [[] for _ in range(m)]
+    for _ in track(range(ROUNDS), "sheets"):
+        if not len(start):
+            break
+        end, reached = _polish(decoder, start, x[owner], tolerance[owner], z[owner], latents, natural)
+        fresh = []
+        for w, p in zip(end[reached], owner[reached].tolist(), strict=True):
+            known = [z[p], *found[p]]
+            if min(float((w - k).norm()) for k in known) > 1e-3 * (1 + float(w.norm())):
+                found[p].append(w)
+                fresh.append(p)
+        start, owner = _continued(z, found, sorted(set(fresh)))
+
+    others, count = torch.zeros(m, dtype=torch.float64), torch.tensor([len(f) for f in found])
+    own_weight = -z[:, latents].square().sum(1) / 2 - log_det(G) / 2
+    example, heaviest = None, -math.inf
+    if count.any():
+        twins = torch.stack([w for f in found for w in f])
+        owner = torch.repeat_interleave(torch.arange(m), count)
+        weight = -twins[:, latents].square().sum(1) / 2 - log_det(metric(twins)) / 2
+        relative = weight - own_weight[owner]
+        # where J is singular at the other latent, the sheet has a fold and no density to add
+        relative = torch.where(torch.isfinite(relative), relative, -torch.inf)
+        added = torch.zeros(m, dtype=torch.float64).index_add_(0, owner, relative.exp())
+        others = added.log1p()
+        best = int(relative.argmax())
+        if float(relative[best]) > heaviest:
+            example = (z[owner[best]], twins[best])
+    return Sheets(rows=torch.arange(m), others=others, count=count, example=example)
+
+
+def _starts(
+    z: Tensor, x: Tensor, G: Tensor, latents: list[int], pool: Tensor, there: Tensor, outputs: Outputs
+) -> tuple[Tensor, Tensor]:
+    """Return far latents whose outputs are near, for the linear map at z: shape (s, latent), and whose they are.
+
+    Besides the pool, latents that differ from z in one coordinate are tried (reflected, or another's), and -z: in
+    many dimensions the pool is nowhere near the other latent.
+    """
+    a = len(latents)
+    starts, owners = [], []
+    for p in range(len(z)):
+        flips = z[p].repeat(3 * a + 1, 1)
+        for k, i in enumerate(latents):
+            flips[3 * k, i] = -z[p, i]
+            flips[3 * k + 1, i] = pool[(2 * p) % len(pool), i]
+            flips[3 * k + 2, i] = pool[(2 * p + 1) % len(pool), i]
+        flips[-1, latents] = -z[p, latents]
+        w, y = torch.cat([pool, flips]), torch.cat([there, outputs(flips)])
+        w = torch.where(_moving(z.shape[1], latents), w, z[p])
+        step = (w - z[p])[:, latents]
+        predicted = torch.einsum("ni,ij,nj->n", step, G[p], step).clamp_min(0).sqrt()
+        ratio = (y - x[p]).norm(dim=1) / predicted.clamp_min(1e-300)
+        ratio[predicted <= 0] = torch.inf
+        for _ in range(STARTS):
+            best = int(ratio.argmin())
+            if not math.isfinite(float(ratio[best])):
+                break
+            starts.append(w[best])
+            owners.append(p)
+            ratio[(w - w[best]).norm(dim=1) < 0.5] = torch.inf
+    if not starts:
+        return z[:0], torch.zeros(0, dtype=torch.long)
+    return torch.stack(starts), torch.tensor(owners)
+
+
+def _moving(width: int, latents: list[int]) -> Tensor:
+    moving = torch.zeros(width, dtype=torch.bool)
+    moving[latents] = True
+    return moving
+
+
+def _continued(z: Tensor, found: list[list[Tensor]], owners: list[int]) -> tuple[Tensor, Tensor]:
+    """Return latents that continue the rows of those found, away from z and on its other side."""
+    starts, whose = [], []
+    for p in owners:
+        own, twins = z[p], found[p]
+        ahead = [2 * w - own for w in twins] + [2 * own - w for w in twins]
+        ahead += [w + v - own for k, w in enumerate(twins) for v in twins[:k]]
+        heavy = float(own.square().sum()) - 2 * math.log(LIGHTEST)
+        known = [own, *twins]
+        for w in ahead:
+            if float(w.square().sum()) < heavy and min(float((w - k).norm()) for k in known) > 0.1:
+                starts.append(w)
+                whose.append(p)
+                known.append(w)
+    if not starts:
+        return z[:0], torch.zeros(0, dtype=torch.long)
+    return torch.stack(starts), torch.tensor(whose)
+
+
+def _polish(
+    decoder: Decoder,
+    start: Tensor,
+    target: Tensor,
+    tolerance: Tensor,
+    own: Tensor,
+    latents: list[int],
+    natural: bool,
+) -> tuple[Tensor, Tensor]:
+    """Follow damped Gauss-Newton steps to f(w) = target; return the ends and which of them arrived elsewhere."""
+    n, a = len(start), len(latents)
+    basis = torch.eye(len(decoder.continuous), dtype=torch.float64)
+    basis = basis[[decoder.continuous.index(i) for i in latents]]
+    end, residual = start.clone(), torch.full((n,), torch.inf, dtype=torch.float64)
+    damping = torch.full((n,), 1e-3, dtype=torch.float64)
+    trial, first = start.clone(), residual.clone()
+    G = torch.zeros(n, a, a, dtype=torch.float64)
+    slope = torch.zeros(n, a, dtype=torch.float64)
+    live = torch.arange(n)
+    for step in range(STEPS):
+        for rows in torch.split(live, max(1, NUMBERS // (decoder.data_dim * (a + 1)))):
+            v = basis[:, None].expand(a, len(rows), -1)
+            y, J = pushforward(decoder, trial[rows], v, natural=natural)
+            J = J.double().cpu()
+            r = target[rows] - y.double().cpu()
+            size = r.norm(dim=1)
+            better = size < residual[rows]  # false where it is not finite
+            damping[rows] = torch.where(better, damping[rows] / 4, damping[rows] * 8).clamp_min(1e-12)
+            kept = rows[better]
+            end[kept], residual[kept] = trial[kept], size[better]
+            G[kept] = torch.einsum("anm,bnm->nab", J[:, better], J[:, better])
+            slope[kept] = torch.einsum("anm,nm->na", J[:, better], r[better])
+        if step == 0:
+            first = residual.clone()
+        near = (end - own).norm(dim=1) < 1e-3
+        # a start that gains little in four steps ends in a local minimum
+        hopeless = (residual > 0.5 * first) if step >= 4 else torch.zeros(n, dtype=torch.bool)
+        hopeless |= (residual > 0.02 * first) if step >= 10 else hopeless
+        going = torch.isfinite(residual) & (residual > tolerance) & ~near & ~hopeless & (damping < 1e6)
+        live = live[going[live]]
+        if not len(live):
+            break
+        scale = G[live].diagonal(dim1=-2, dim2=-1)
+        scale = scale + 1e-12 * scale.amax(1, keepdim=True) + 1e-300
+        move = torch.linalg.solve(
+            G[live] + torch.diag_embed(damping[live, None] * scale), slope[live, :, None]
+        )[..., 0]
+        move = move * (LONGEST / move.norm(dim=1, keepdim=True).clamp_min(LONGEST))
+        trial[live] = end[live]
+        trial[live[:, None], torch.tensor(latents)] += move
+    return end, (residual <= tolerance) & ((end - own).norm(dim=1) >= 1e-3)
