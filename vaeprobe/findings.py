@@ -205,6 +205,14 @@ UNDECIDED = FindingSpec(
     "latents to establish: a column that doubles at latents too rare for fewer to show would count.",
     "Raise --max-samples, or choose a margin that matters to you with --margin.",
 )
+NOT_ONE_TO_ONE = FindingSpec(
+    "not-one-to-one",
+    "warning",
+    "Other latents have the same output: the decoder is not one-to-one (injective), and the density of an output is "
+    "a sum over all its latents, its sheets. What is said from one Jacobian holds on each sheet by itself.",
+    "Read `factorise.true_gap`, which sums over sheets. Periodic latents and even functions fold the latent space; a "
+    "prior that covers one period, or one side, would not.",
+)
 DISCONTINUOUS = FindingSpec(
     "discontinuous",
     "warning",

@@ -160,6 +160,28 @@ def median_interval(values: Array, *, level: float = LEVEL) -> tuple[float, floa
     )
 
 
+def binomial_interval(hits: int, n: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """Return the exact interval of a probability that n trials hit `hits` times.
+
+    Source: Clopper and Pearson (1934), "The use of confidence or fiducial limits".
+    """
+    tail = (1 - level) / 2
+
+    def at_least(k: int, p: float) -> float:
+        """Return the probability of k hits or more."""
+        logs = [_log_binomial(n, j) + j * math.log(p) + (n - j) * math.log1p(-p) for j in range(k, n + 1)]
+        return math.fsum(map(math.exp, logs))
+
+    def solve(k: int, target: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if at_least(k, middle) < target else (low, middle)
+        return high
+
+    return (solve(hits, tail) if hits else 0.0, solve(hits + 1, 1 - tail) if hits < n else 1.0)
+
+
 def _log_binomial(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 

@@ -18,6 +18,7 @@ false without it (polar coordinates have orthogonal columns and dependent factor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -28,11 +29,12 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.geometry.curved import SEGMENTS, Curved, curved_seams, segment_smoothness
-from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision
+from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
 from vaeprobe.geometry.factors import Factors, seam_factors
 from vaeprobe.geometry.modulation import column_lengths, frozen_lengths, log_ratio, redrawn_lengths
 from vaeprobe.geometry.rotations import RotationFit, haar, joint_diagonalise, rotated_contrast
 from vaeprobe.geometry.sample import Sample
+from vaeprobe.geometry.sheets import Sheets, find_sheets
 from vaeprobe.geometry.smoothness import Smoothness, discontinuities, metric_derivatives
 from vaeprobe.geometry.spread import TINY, Spread, spread_of
 from vaeprobe.intervals import percentile_interval, resampled_means
@@ -52,6 +54,8 @@ CONSTANT = 1e-3
 LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 128, 128, 256, 64
 # Rows that R* is fitted on at most; random rotations of the null.
 FIT_ROWS, ROTATIONS = 384, 50
+# Active latents up to which other sheets are looked for.
+SHEETS_MOST = 64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -81,6 +85,9 @@ class Evidence:
         tied: the metric is a multiple of I at every latent, so that no basis is special.
         curved: the test of curved seams.
         jumps: share of segments between latents on which the decoder itself jumps; None where unknown.
+        sheets: other latents with the same output; None where none was looked for.
+        gap_true: mean over latents of log p(x), summed over the sheets found, less the log seam factors.
+        gap_true_ci: its interval, with room for sheets as heavy as the own at latents too rare to be probed.
     """
 
     continuous: tuple[int, ...]
@@ -106,6 +113,9 @@ class Evidence:
     tied: bool = False
     curved: Curved | None = None
     jumps: float | None = None
+    sheets: Sheets | None = None
+    gap_true: float | None = None
+    gap_true_ci: tuple[float, float] | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -172,6 +182,7 @@ def gather(
     margin: float = 1e-4,
     threshold: float = 0.05,
     permutations: int = 499,
+    sheets: int = 64,
     likelihood: Likelihood | None = None,
     chunk: int | None = None,
 ) -> Evidence:
@@ -188,6 +199,7 @@ def gather(
         threshold: share of the largest mean column norm above which a latent is active, and above which other
             latents' change of its norm makes it so (`Sample`).
         permutations: of the tests of dependence.
+        sheets: latents at which others with the same output are looked for.
         likelihood: whose metric weights the Jacobian; None for the Euclidean one.
     """
     sample = Sample.start(
@@ -203,7 +215,7 @@ def gather(
         if not sample.grow(total):
             break
     tell("latents", len(sample.z), len(sample.z))
-    return evidence if evidence.undefined else _complete(evidence, sample, margin, permutations)
+    return evidence if evidence.undefined else _complete(evidence, sample, permutations, sheets)
 
 
 def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None) -> Evidence:
@@ -250,7 +262,7 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
     )
 
 
-def _complete(evidence: Evidence, sample: Sample, margin: float, permutations: int) -> Evidence:
+def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int) -> Evidence:
     """Return the evidence with what explains the verdict, and the test of curved seams where it is needed."""
     usable = torch.isfinite(sample.contrasts())
     G = sample.active_metric()[usable]
@@ -262,8 +274,16 @@ def _complete(evidence: Evidence, sample: Sample, margin: float, permutations: i
     if evidence.leaning == "rotated" and evidence.rotation:
         held = _held_out(usable)
         factors_rotated = seam_factors(sample, held, sample.R @ evidence.rotation.R, permutations)
+    found = gap_true = gap_true_ci = None
+    if sheets and a <= SHEETS_MOST:
+        z = sample.z[usable][:sheets]
+        found = find_sheets(sample.decoder, z, sample.places, likelihood=sample.likelihood, seed=seed)
+        gap_true, gap_true_ci = _gap_over_sheets(evidence.contrast, found.others, seed)
     return replace(
         evidence,
+        sheets=found,
+        gap_true=gap_true,
+        gap_true_ci=gap_true_ci,
         gap_null=float(null.mean()),
         factors=seam_factors(sample, usable, sample.R, permutations),
         pairs=pairs,
@@ -274,6 +294,19 @@ def _complete(evidence: Evidence, sample: Sample, margin: float, permutations: i
         tied=_is_tied(G),
         curved=curved_seams(sample, usable, smooth) if evidence.leaning == "entangled" else None,
     )
+
+
+def _gap_over_sheets(contrast: Tensor, others: Tensor, seed: int) -> tuple[float, tuple[float, float] | None]:
+    """Return the mean gap, summed over sheets, and its interval."""
+    value = float(contrast.mean() + others.mean())
+    if len(others) < 2:
+        return value, None
+    first, second = (
+        resampled_means(part[:, None].numpy(), seed=seed + k)[:, 0]
+        for k, part in enumerate((contrast, others))
+    )
+    low, high = percentile_interval(first + second)
+    return value, (low, high + unseen(len(others), math.log(2)))
 
 
 def _too_few(k: int, active: int, threshold: float) -> str:

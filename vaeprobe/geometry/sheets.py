@@ -49,13 +49,11 @@ class Sheets:
     """What a search for other sheets found.
 
     Attributes:
-        rows: latents that were probed, as positions among those given, shape (m,).
         others: log of (p(x) over all sheets found / p(x) of the latent's own sheet), in nats, shape (m,).
         count: other sheets found at each, shape (m,).
         example: a latent and the other one with the same output that adds most; None where none was found.
     """
 
-    rows: Tensor
     others: Tensor
     count: Tensor
     example: tuple[Tensor, Tensor] | None
@@ -125,7 +123,7 @@ def find_sheets(
 
     others, count = torch.zeros(m, dtype=torch.float64), torch.tensor([len(f) for f in found])
     own_weight = -z[:, latents].square().sum(1) / 2 - log_det(G) / 2
-    example, heaviest = None, -math.inf
+    example = None
     if count.any():
         twins = torch.stack([w for f in found for w in f])
         owner = torch.repeat_interleave(torch.arange(m), count)
@@ -136,9 +134,8 @@ def find_sheets(
         added = torch.zeros(m, dtype=torch.float64).index_add_(0, owner, relative.exp())
         others = added.log1p()
         best = int(relative.argmax())
-        if float(relative[best]) > heaviest:
-            example = (z[owner[best]], twins[best])
-    return Sheets(rows=torch.arange(m), others=others, count=count, example=example)
+        example = (z[owner[best]], twins[best])
+    return Sheets(others=others, count=count, example=example)
 
 
 def _starts(

@@ -1,0 +1,281 @@
+"""The words of `factorise`: the verdict as a researcher would write it, and what deserves attention."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from vaeprobe.findings import (
+    DISCONTINUOUS,
+    FACTORISE_UNDEFINED,
+    INACTIVE_LATENTS,
+    NOT_ONE_TO_ONE,
+    NOT_SMOOTH,
+    RANK_DEFICIENT,
+    TIED_SEAMS,
+    TIED_SINGULAR_VALUES,
+    UNDECIDED,
+)
+from vaeprobe.probes.factorise.numbers import latent_names, short
+from vaeprobe.report import Finding
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vaeprobe.geometry.decisions import Decision
+    from vaeprobe.geometry.factorisation import Evidence
+    from vaeprobe.geometry.spread import Spread
+
+# Share of the random bases' gap under which columns are called nearly orthogonal, or partly so.
+NEARLY, PARTLY = 0.35, 0.75
+# Own share above which column lengths are called mostly, or partly, a latent's own.
+MOSTLY_OWN, PARTLY_OWN = 0.75, 0.35
+
+
+def summary(e: Evidence, likelihood: str | None) -> str:
+    """Return the verdict as a researcher would write it."""
+    if e.undefined or e.gap is None or e.spread is None or e.gap_null is None:
+        return f"Undefined: {e.undefined}."
+    active, k = len(e.active), len(e.continuous)
+    count = "" if active == k else f"{active} of {k} latents are active. "
+    if likelihood is not None:
+        count = f"{count}Measured in the metric of a {likelihood.capitalize()} likelihood. "
+    lengths = _lengths(e.spread, _worst(e))
+    locally, tail = _locally(e), _over_sheets(e)
+    jumps = " It jumps between latents, and what is said holds apart from the jumps." if e.jumps else ""
+    gap = short(e.gap.value)
+    match e.verdict:
+        case "undetermined":
+            # the parts of the sentence that are decided are left to the table of evidence
+            questions = [QUESTIONS[test] for test in e.undecided]
+            return (
+                f"{count}Undetermined: {e.drawn} latents leave open {' and '.join(questions)}. The estimates point "
+                f"to `{e.leaning}` (gap {gap} nats, largest cross {short(e.spread.largest.value)}).{jumps}"
+            )
+        case "linear":
+            where = (
+                "the given axes are its seams"
+                if e.gap.likely_zero
+                else f"its singular vectors are not the given axes (gap {gap} nats there)"
+            )
+            return (
+                f"{count}The decoder is linear: its density factorises along its singular vectors, and {where}."
+                f"{_exceptions(e.variation)}"
+            )
+        case "independent":
+            return (
+                f"{count}{locally} density factorises into independent components "
+                f"along the latent axes: the columns are orthogonal (gap {gap} nats against {short(e.gap_null)} at "
+                f"random axes) and the length of each depends on its own latent alone.{_exceptions(e.gap)}{tail}{jumps}"
+            )
+        case "dependent":
+            tied = " All singular values are equal, so no basis is special." if e.tied else ""
+            return (
+                f"{count}{locally} density factorises along the latent axes, but "
+                f"not into independent components: the columns are orthogonal (gap {gap} nats), and {lengths}."
+                f"{tied}{tail}{jumps}"
+            )
+        case "rotated":
+            assert e.gap_rotated is not None
+            assert e.spread_rotated is not None
+            also = {
+                True: "there the components are independent as well",
+                False: f"there the components are still dependent ({_lengths(e.spread_rotated)})",
+                None: f"whether the components are independent there, {e.spread_rotated.largest.n} latents leave open",
+            }[e.spread_rotated.largest.zero]
+            return (
+                f"{count}{locally} density factorises after one rotation of the "
+                f"latent space, which takes the gap from {gap} to {short(e.gap_rotated.value)} nats; {also}.{tail}{jumps}"
+            )
+        case "curved":
+            return (
+                f"{count}{locally} density factorises into independent components "
+                f"along curved seams: no rotation makes the columns orthogonal (gap {gap} nats), and the seams bend "
+                f"so that the mixed derivative of the log density along them is 0.{tail}{jumps}"
+            )
+        case _:
+            return (
+                f"{count}The density does not factorise along straight seams, strictly. {_oblique(e)}, and {lengths}."
+                f"{_bent(e)}{tail}{jumps}"
+            )
+
+
+# what each test of the verdict asks, as the object of "leave open"
+QUESTIONS = {
+    "linear": "whether the Jacobian is constant",
+    "C1": "whether the columns are orthogonal",
+    "C2": "whether the length of each column depends on its own latent alone",
+    "C1 after a rotation": "whether a rotation makes the columns orthogonal",
+}
+
+
+def _locally(e: Evidence) -> str:
+    """Return how a statement about the density begins: what was tested of the decoder being one-to-one."""
+    if e.sheets is None:
+        return "Locally, where the decoder is one-to-one, the"
+    return "Locally, on each sheet by itself, the" if e.sheets.shared.any() else "The"
+
+
+def _over_sheets(e: Evidence) -> str:
+    """Return what the search for other sheets says, as a sentence."""
+    from vaeprobe.intervals import binomial_interval
+
+    if e.sheets is None:
+        return ""
+    n, hits = len(e.sheets.shared), int(e.sheets.shared.sum())
+    if hits == 0:
+        most = binomial_interval(0, n)[1]
+        return (
+            f" At none of {n} latents was another latent found that adds to the density of the same output (at most "
+            f"{most:.2g} of the latents have one that the search would find)."
+        )
+    return (
+        f" The decoder is not one-to-one: at {hits} of {n} latents another one has the same output, and over all "
+        f"sheets the gap is {short(e.gap_true or 0.0)} nats."
+    )
+
+
+def _exceptions(decision: Decision | None) -> str:
+    """Return what so many latents cannot exclude, as a sentence."""
+    from vaeprobe.geometry.decisions import rule_of_three
+
+    if decision is None:
+        return ""
+    return f" Rare exceptions, at most {rule_of_three(decision.n):.2%} of the latents, would go unseen."
+
+
+def _oblique(e: Evidence) -> str:
+    """Return how far the columns are from orthogonal, as a clause."""
+    assert e.gap is not None
+    assert e.gap_null is not None
+    share = e.gap.value / e.gap_null if e.gap_null > 0 else 1.0
+    degree = "nearly orthogonal" if share < NEARLY else "partly orthogonal" if share < PARTLY else "oblique"
+    rotated = f"; the best rotation leaves {short(e.gap_rotated.value)}" if e.gap_rotated else ""
+    gap = f"gap {short(e.gap.value)} nats against {short(e.gap_null)} at random axes{rotated}"
+    return f"The columns are {degree} ({gap})"
+
+
+def _bent(e: Evidence) -> str:
+    """Return what is known of curved seams, as a sentence."""
+    if e.curved is None:
+        return ""
+    judged = (
+        "Curved seams cannot be judged" if e.curved.state == "undetermined" else "Curved seams are dependent"
+    )
+    return f" {judged}: {e.curved.why}."
+
+
+def _lengths(spread: Spread, worst: str = "") -> str:
+    """Return how far column lengths are their latents' own, as a clause."""
+    if spread.largest.zero or spread.mean_own_share is None:
+        return "the length of each depends on its own latent alone"
+    share = spread.mean_own_share
+    degree = "mostly on their own latent" if share > MOSTLY_OWN else "on other latents as well"
+    if share < PARTLY_OWN:
+        degree = "mostly on other latents"
+    return f"their lengths depend {degree} (mean own share {share:.2f}{worst})"
+
+
+def _worst(e: Evidence) -> str:
+    """Return which column other latents change most, and which of them does, as the end of a bracket."""
+    if e.spread is None or e.pairs is None:
+        return ""
+    i = max(range(len(e.active)), key=e.spread.cross.__getitem__)
+    row = e.pairs[i].clone()
+    row[i] = 0
+    changed, by = (f"z{e.continuous[e.active[at]]}" for at in (i, int(row.argmax())))
+    factor = math.exp(e.spread.cross[i])
+    return f"; others change the length of {changed} by a factor {factor:.2g} (rms), {by} most of all"
+
+
+def findings(e: Evidence) -> list[Finding]:
+    found = []
+    if e.undefined:
+        return [Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
+    inactive = [f"z{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
+    if inactive:
+        listed = ", ".join(inactive[:8]) + (", ..." if len(inactive) > 8 else "")
+        found.append(
+            Finding(
+                INACTIVE_LATENTS,
+                f"left out as inactive: {len(inactive)} of {len(e.continuous)} continuous latents ({listed})",
+            )
+        )
+    if e.usable < e.drawn:
+        found.append(
+            Finding(
+                RANK_DEFICIENT,
+                f"the active columns are linearly dependent at {e.drawn - e.usable} of {e.drawn} latents, "
+                "which are left out",
+            )
+        )
+    if e.undecided:
+        found.append(
+            Finding(
+                UNDECIDED,
+                f"{e.drawn} latents leave open: {', '.join(e.undecided)}; the estimates point to "
+                f"`{e.leaning}`",
+                hint="raise --max-samples, or choose another --margin",
+            )
+        )
+    if e.sheets is not None and e.sheets.count.any():
+        found.append(_not_one_to_one(e))
+    if e.jumps:
+        found.append(
+            Finding(
+                DISCONTINUOUS,
+                f"the decoder jumps on {e.jumps:.0%} of the segments between latents: its Jacobian knows "
+                "nothing of jumps, and a constant one does not make it linear",
+            )
+        )
+    if e.tied:
+        found.append(
+            Finding(
+                TIED_SINGULAR_VALUES,
+                "all singular values are equal at every latent: every orthogonal basis is a set of seams, and "
+                "what is said of lengths is about the given axes",
+            )
+        )
+    if e.smooth is not None and not e.smooth.smooth:
+        vacuous = (
+            "derivative tests of C2 and of curved seams are vacuous"
+            if e.smooth.kind != "unknown"
+            else ("derivative tests of C2 and of curved seams are not to be had")
+        )
+        found.append(
+            Finding(
+                NOT_SMOOTH,
+                f"{e.smooth.why}: {vacuous}; C2 rests on differences, which work for every network",
+            )
+        )
+    if e.curved is not None and e.curved.tied > 0:
+        found.append(
+            Finding(
+                TIED_SEAMS,
+                f"some singular values are equal at {e.curved.tied:.0%} of the latents: those seams are not "
+                "identified one by one and are tested as one block",
+            )
+        )
+    return found
+
+
+def _not_one_to_one(e: Evidence) -> Finding:
+    """Return where other latents have the same output, and what they add."""
+    assert e.sheets is not None
+    assert e.sheets.example is not None
+    sheets, n = e.sheets, len(e.sheets.count)
+    here, there = (_place(e, z) for z in e.sheets.example)
+    adding = int(sheets.shared.sum())
+    return Finding(
+        NOT_ONE_TO_ONE,
+        f"the decoder is not one-to-one: at {int((sheets.count > 0).sum())} of {n} latents another latent has the same "
+        f"output ({here} and {there}, for one), and at {adding} it adds over 1 % to the density, "
+        f"{short(float(sheets.others.mean()))} nats on average",
+        level="warning" if adding else "note",
+    )
+
+
+def _place(e: Evidence, z: Tensor) -> str:
+    names = latent_names(e)[:3]
+    more = ", ..." if len(e.active) > 3 else ""
+    return ", ".join(f"{name} = {float(z[int(name[1:])]):.3g}" for name in names) + more
