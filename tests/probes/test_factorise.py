@@ -367,12 +367,46 @@ def test_jumps_are_not_linear() -> None:
 
 
 def test_words_say_what_they_rest_on() -> None:
-    for map in (maps.b1(2), maps.c1(), maps.d(), maps.g(2)):
-        assert "ocally, where the decoder is one-to-one" in measure(map).summary
+    for map in (maps.b1(2), maps.d(), maps.g(2)):
+        assert "ocally" in measure(map, sheets=0).summary
+        tested = measure(map)
+        assert "ocally" not in tested.summary
+        assert "At none of 48 latents was another latent found" in tested.summary
     for map in (maps.b1(2), maps.a(2)):
         assert "Rare exceptions, at most " in measure(map).summary
     # whose "dependent" is about straight seams alone
     assert "along straight seams" in measure(maps.e(2)).summary
+
+
+def test_maps_that_are_not_one_to_one() -> None:
+    """Polar coordinates wrap: what holds on each sheet by itself does not hold for the density of outputs."""
+    result = measure(maps.c1())
+    assert result.verdict == "dependent"
+    assert "Locally, on each sheet by itself" in result.summary
+    assert result["factorise.gap"].value == pytest.approx(0, abs=1e-12)
+    assert result["factorise.true_gap"].value == pytest.approx(0.168, abs=0.1)
+    low, high = result["factorise.true_gap"].ci or (0, 0)
+    assert low < 0.168 < high
+    assert result["factorise.sheets"].value == pytest.approx(0.59, abs=0.2)
+    (finding,) = (f for f in result.findings if f.code == "not-one-to-one")
+    assert finding.level == "warning"
+    assert "z0 = " in finding.message
+    # the torus comes round where the prior has next to no mass
+    (finding,) = (f for f in measure(maps.c3()).findings if f.code == "not-one-to-one")
+    assert "over 1 % to the density" in finding.message
+
+
+def test_none_found_is_a_bound() -> None:
+    result = measure(maps.b1(2), samples=256, max_samples=256, sheets=40)
+    assert result["factorise.sheets"].value == 0
+    assert result["factorise.sheets"].ci == (0, pytest.approx(1 - 0.025 ** (1 / 40)))
+    assert result["factorise.sheets"].n == 40
+    low, high = result["factorise.true_gap"].ci or (1, 1)
+    assert low == pytest.approx(0, abs=1e-12)
+    assert high == pytest.approx((1 - 0.05 ** (1 / 40)) * math.log(2), rel=1e-6)
+    off = measure(maps.b1(2), samples=256, max_samples=256, sheets=0)
+    assert not off["factorise.sheets"].defined
+    assert not off["factorise.true_gap"].defined
 
 
 def test_the_seed_decides() -> None:

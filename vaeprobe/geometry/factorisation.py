@@ -182,7 +182,7 @@ def gather(
     margin: float = 1e-4,
     threshold: float = 0.05,
     permutations: int = 499,
-    sheets: int = 64,
+    sheets: int = 48,
     likelihood: Likelihood | None = None,
     chunk: int | None = None,
 ) -> Evidence:

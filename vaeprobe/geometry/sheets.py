@@ -33,9 +33,11 @@ __all__ = ["COUNTS", "Sheets", "find_sheets"]
 # Another sheet counts where it adds more than this to the density.
 COUNTS = 0.01
 # Latents whose outputs are compared with those probed: many where they can be dense.
-POOL, DENSE_POOL, DENSE = 512, 2048, 4
-# Starts at each latent, Gauss-Newton steps of each, rounds of starts that continue what was found.
-STARTS, STEPS, ROUNDS = 3, 25, 3
+POOL, DENSE_POOL, DENSE = 256, 2048, 4
+# Starts at each latent (likewise), Gauss-Newton steps of each, rounds of starts that continue what was found.
+STARTS, DENSE_STARTS, STEPS, ROUNDS = 2, 4, 25, 3
+# Steps after which a start is given up, and the share of its first residual that it may have left by then.
+HOPE = ((10, 0.02), (4, 0.3), (2, 0.6), (0, 1.0))
 # Numbers held at a time.
 NUMBERS = 1 << 23
 # Longest step, in standard deviations of the prior; weight under which a sheet is not looked for.
@@ -149,11 +151,10 @@ def _starts(
     a = len(latents)
     starts, owners = [], []
     for p in range(len(z)):
-        flips = z[p].repeat(3 * a + 1, 1)
+        flips = z[p].repeat(2 * a + 1, 1)
         for k, i in enumerate(latents):
-            flips[3 * k, i] = -z[p, i]
-            flips[3 * k + 1, i] = pool[(2 * p) % len(pool), i]
-            flips[3 * k + 2, i] = pool[(2 * p + 1) % len(pool), i]
+            flips[2 * k, i] = -z[p, i]
+            flips[2 * k + 1, i] = pool[p % len(pool), i]
         flips[-1, latents] = -z[p, latents]
         w, y = torch.cat([pool, flips]), torch.cat([there, outputs(flips)])
         w = torch.where(_moving(z.shape[1], latents), w, z[p])
@@ -161,7 +162,7 @@ def _starts(
         predicted = torch.einsum("ni,ij,nj->n", step, G[p], step).clamp_min(0).sqrt()
         ratio = (y - x[p]).norm(dim=1) / predicted.clamp_min(1e-300)
         ratio[predicted <= 0] = torch.inf
-        for _ in range(STARTS):
+        for _ in range(DENSE_STARTS if a <= DENSE else STARTS):
             best = int(ratio.argmin())
             if not math.isfinite(float(ratio[best])):
                 break
@@ -218,6 +219,7 @@ def _polish(
     slope = torch.zeros(n, a, dtype=torch.float64)
     live = torch.arange(n)
     for step in range(STEPS):
+        before = residual.clone()
         for rows in torch.split(live, max(1, NUMBERS // (decoder.data_dim * (a + 1)))):
             v = basis[:, None].expand(a, len(rows), -1)
             y, J = pushforward(decoder, trial[rows], v, natural=natural)
@@ -233,10 +235,11 @@ def _polish(
         if step == 0:
             first = residual.clone()
         near = (end - own).norm(dim=1) < 1e-3
-        # a start that gains little in four steps ends in a local minimum
-        hopeless = (residual > 0.5 * first) if step >= 4 else torch.zeros(n, dtype=torch.bool)
-        hopeless |= (residual > 0.02 * first) if step >= 10 else hopeless
-        going = torch.isfinite(residual) & (residual > tolerance) & ~near & ~hopeless & (damping < 1e6)
+        # a start that gains little in its first steps ends in a local minimum
+        share = next(share for steps, share in HOPE if step >= steps)
+        # one that arrived goes on while that makes it better: its weight is as good as its place
+        unfinished = (residual > tolerance) | (residual < 0.5 * before)
+        going = torch.isfinite(residual) & unfinished & ~near & (residual <= share * first) & (damping < 1e6)
         live = live[going[live]]
         if not len(live):
             break

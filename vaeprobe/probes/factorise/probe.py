@@ -107,7 +107,7 @@ class Factorise(Probe):
     margin: float = option(1e-4, help="Gap in nats that counts as none.", min=1e-12)
     permutations: int = option(499, help="Permutations of the tests of dependence.", min=19)
     sheets: int = option(
-        64, help="Latents at which others with the same output are looked for (0: none).", min=0
+        48, help="Latents at which others with the same output are looked for (0: none).", min=0
     )
     active_threshold: float = option(
         0.05, help="Share of the largest mean column norm above which a latent is active.", min=0.0, max=1.0
