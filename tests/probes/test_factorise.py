@@ -371,7 +371,7 @@ def test_words_say_what_they_rest_on() -> None:
         assert "ocally" in measure(map, sheets=0).summary
         tested = measure(map)
         assert "ocally" not in tested.summary
-        assert "At none of 48 latents was another latent found" in tested.summary
+        assert "No second latent with the same output was found at 48 latents" in tested.summary
     for map in (maps.b1(2), maps.a(2)):
         assert "Rare exceptions, at most " in measure(map).summary
     # whose "dependent" is about straight seams alone

@@ -125,9 +125,11 @@ def _over_sheets(e: Evidence) -> str:
     n, hits = len(e.sheets.shared), int(e.sheets.shared.sum())
     if hits == 0:
         most = binomial_interval(0, n)[1]
+        if e.verdict == "entangled":
+            return ""  # nothing is claimed that needs it
         return (
-            f" At none of {n} latents was another latent found that adds to the density of the same output (at most "
-            f"{most:.2g} of the latents have one that the search would find)."
+            f" No second latent with the same output was found at {n} latents (at most {most:.1%} have one within "
+            "reach of the search)."
         )
     return (
         f" The decoder is not one-to-one: at {hits} of {n} latents another one has the same output, and over all "
