@@ -15,14 +15,16 @@ from vaeprobe._version import __version__
 
 if TYPE_CHECKING:
     from vaeprobe.api import beta, factorise, orthogonality, posterior, trace
-    from vaeprobe.checkpoints import inspect, load
+    from vaeprobe.checkpoints.inspection import inspect
+    from vaeprobe.checkpoints.loading import load
+    from vaeprobe.checkpoints.whole import from_module
     from vaeprobe.decoder import Decoder, Encoder, Group
     from vaeprobe.errors import VaeprobeError
     from vaeprobe.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
     from vaeprobe.linear import PPCA, LinearVAE
 
 __all__ = [
-    "load", "inspect", "Decoder", "Encoder", "Group",
+    "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
     "PPCA", "LinearVAE",
     "Gaussian", "Bernoulli", "Poisson", "Categorical",
@@ -31,7 +33,9 @@ __all__ = [
 ]  # fmt: skip
 
 _HOME = {
-    **dict.fromkeys(("load", "inspect"), "vaeprobe.checkpoints"),
+    "load": "vaeprobe.checkpoints.loading",
+    "inspect": "vaeprobe.checkpoints.inspection",
+    "from_module": "vaeprobe.checkpoints.whole",
     **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
     **dict.fromkeys(("orthogonality", "factorise", "trace", "posterior", "beta"), "vaeprobe.api"),
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear"),

@@ -90,6 +90,25 @@ LOOKS_LIKE_ENCODER = FindingSpec(
     "The network takes more numbers, in the shape of an image, than it returns: it is an encoder, by its looks.",
     "Give the decoder's file. What is printed of this one is the geometry of the encoder.",
 )
+TWO_SETS_OF_WEIGHTS = FindingSpec(
+    "two-sets-of-weights",
+    "note",
+    "The file holds the weights twice: as they were trained last, and averaged over training (EMA). The average "
+    "is what models are published and used with, so it is taken.",
+    "Nothing, if the average is meant; --weights raw takes the others.",
+)
+WHOLE_VAE = FindingSpec(
+    "whole-vae",
+    "note",
+    "The network takes data and gives a reconstruction; its part that decodes was found by its name and probed.",
+    "Nothing, if it is the right part; --submodule names another.",
+)
+ENCODER_READ = FindingSpec(
+    "encoder-read",
+    "note",
+    "The encoder was found in the network by name, and what it returns was told to be means and log variances.",
+    "Check that it is so; `beta` and `posterior` warn where the numbers speak against it.",
+)
 UNREAD_OBJECTS = FindingSpec(
     "unread-objects",
     "warning",

@@ -227,7 +227,7 @@ def test_prefixes_are_found_and_the_rest_is_named(tmp_path: Path, arch: Callable
     decoder = vaeprobe.load(path, arch=arch("decoder"))
     torch.testing.assert_close(decoder(Z), expected())
     (note,) = decoder.notes
-    assert note.message == "1 of 5 tensors have no place in the network: `module.encoder.w`"
+    assert note.message == "1 of 5 tensors have no place in the network: `encoder.w`"
 
 
 def test_a_shape_that_differs_names_both_and_the_change(checkpoint: Path, arch: Callable[[str], str]) -> None:

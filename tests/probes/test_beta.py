@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from vaeprobe.checkpoints import load
+from vaeprobe.checkpoints.loading import load
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.inference.theorem3 import Trained, judged, theorem3

@@ -731,7 +731,7 @@ def within_sampling_error(result: OrthogonalityResult, name: str, published: flo
 
 
 def load(models: Path, name: str) -> Decoder:
-    from vaeprobe.checkpoints import load
+    from vaeprobe.checkpoints.loading import load
 
     return load(models / "disvae" / name / "model.pt")
 

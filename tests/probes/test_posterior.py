@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from vaeprobe.checkpoints import load
+from vaeprobe.checkpoints.loading import load
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError
 from vaeprobe.geometry.gram import mean_field_gap

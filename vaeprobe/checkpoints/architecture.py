@@ -1,17 +1,17 @@
 """Which network bare weights belong to: never guessed in silence, always named in the report.
 
-In this order: the blueprint that the user gives; one that stands beside the file; one in the file's own metadata; a
+In this order: the blueprint that the user gives; one in the file's own metadata; one that stands beside the file; a
 preset, where names and shapes of all the decoder's tensors are those of its family.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vaeprobe.checkpoints import families
-from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.families import Clues, Found, Shaped
 from vaeprobe.errors import ArchitectureError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted
@@ -22,9 +22,10 @@ __all__ = ["Given", "beside", "found", "given", "unknown"]
 Given = Blueprint | str | os.PathLike[str] | None
 
 
-def given(blueprint: Given, file: Path) -> Blueprint | None:
-    """Return the blueprint that the user gave or put beside the file.
+def given(blueprint: Given, file: Path, embedded: Blueprint | None = None) -> Blueprint | None:
+    """Return the blueprint that the user gave, that the file carries, or that stands beside it, the first of these.
 
+    One that a file carries was made for its tensors; one beside it may be that of the file it was converted from.
     None where there is none, and for "draft" and the names of presets, which need the tensors (see `found`).
 
     Raises:
@@ -32,7 +33,7 @@ def given(blueprint: Given, file: Path) -> Blueprint | None:
         BlueprintError: it is malformed.
     """
     if blueprint is None:
-        return beside(file)
+        return embedded or beside(file)
     if isinstance(blueprint, Blueprint):
         return blueprint
     path = Path(blueprint)
@@ -46,6 +47,19 @@ def given(blueprint: Given, file: Path) -> Blueprint | None:
         f"there is no blueprint {quoted(str(blueprint))}",
         hint=near or f"a TOML file, draft, or one of {', '.join(names)}",
     )
+
+
+def names_all(bp: Blueprint, names: Iterable[str]) -> bool:
+    """Return whether every weight that a blueprint asks for has its name among these."""
+    known = tuple(names)
+    return all(any(name.startswith(f"{key}.") for name in known) for key in _keys(bp.layers, bp.prefix))
+
+
+def _keys(layers: Iterable[Layer], prefix: str) -> Iterator[str]:
+    for layer in layers:
+        if layer.key is not None:
+            yield f"{prefix}{layer.key}".removesuffix(".")
+        yield from _keys((*layer.body, *layer.skip), f"{prefix}{layer.prefix}")
 
 
 def beside(file: Path) -> Blueprint | None:

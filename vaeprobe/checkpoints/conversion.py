@@ -145,7 +145,7 @@ def convert(decoder: Decoder, path: Path, *, sidecar: bool = False) -> Conversio
         UsageError: another suffix, or the decoder cannot be written in that form.
         VaeprobeError: what was written computes something else.
     """
-    from vaeprobe.checkpoints import load
+    from vaeprobe.checkpoints.loading import load
 
     bp, tensors = write(decoder, path, sidecar=sidecar)
     again = load(path, blueprint=sidecar_of(path) if sidecar else None)

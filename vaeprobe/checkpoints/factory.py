@@ -3,16 +3,19 @@
 The one place where a load runs code, and it runs the user's, named on the command line or in the call, never the
 file's.  A factory is one of
 
-- a function (or a class) without required arguments that returns an `nn.Module`, or a `vaeprobe.Decoder`
-  around one: the weights of the file are loaded into it, by name;
-- a function of one required argument: it is given the path of the file, reads it as it likes, and returns an
-  `nn.Module`, another callable, or a `vaeprobe.Decoder`.  Nothing is checked on the way.
+- a class of `nn.Module`, or a function, that returns an `nn.Module` or a `vaeprobe.Decoder` around one: it is called
+  with the arguments of `--arch-args`, and those of the checkpoint's hyper-parameters that it asks for by name; the
+  weights of the file are loaded into it, by its own `load_state_dict`;
+- a function of one required argument that nothing else gives a value: it is given the path of the file, reads it as it
+  likes, and returns an `nn.Module`, another callable, or a `vaeprobe.Decoder`.  Nothing is checked on the way.
 
+Of a whole VAE the parts that decode and encode are found (see `vaeprobe.checkpoints.whole`);
 `submodule` (--submodule) picks the part that decodes, a module or a method: `--submodule decode`.
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -25,29 +28,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vaeprobe.checkpoints.naming import SPLIT, folded, joined
 from vaeprobe.errors import ArchitectureError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import UNUSED_TENSORS
+from vaeprobe.frozen import Method
 from vaeprobe.report import Finding
 
-__all__ = ["Method", "call", "find", "fill", "pick", "takes_path"]
-
-
-class Method(nn.Module):
-    """A method of a module, as a module: it has the parameters and the mode of the whole."""
-
-    def __init__(self, owner: nn.Module, name: str) -> None:
-        super().__init__()
-        self.owner = owner
-        self.name = name
-
-    def forward(self, *args: Any) -> Any:
-        """Call the method."""
-        return getattr(self.owner, self.name)(*args)
+__all__ = [
+    "arguments",
+    "call",
+    "fill",
+    "find",
+    "parse_arguments",
+    "pick",
+    "working_directory_importable",
+]
 
 
 @contextmanager
-def _working_directory_importable() -> Iterator[None]:
+def working_directory_importable() -> Iterator[None]:
     """Let modules beside the user be found, as `python -m` does."""
     here = os.getcwd()
     sys.path.insert(0, here)
@@ -67,7 +67,7 @@ def find(arch: str) -> Callable[..., Any]:
     where, colon, attribute = arch.rpartition(":")
     if not colon or not where or not attribute:
         raise UsageError(f"{quoted(arch)} names no factory", hint="write --arch package.module:factory")
-    with _working_directory_importable():
+    with working_directory_importable():
         module = _file_module(Path(where)) if where.endswith(".py") else _package_module(where)
     found: Any = module
     for step in attribute.split("."):
@@ -109,29 +109,81 @@ def _file_module(path: Path) -> Any:
     return module
 
 
-def takes_path(factory: Callable[..., Any]) -> bool:
-    """Return whether a factory reads the file itself: it has exactly one required argument.
+PATHS = ("path", "file", "filename", "filepath", "checkpoint", "ckpt", "weights", "source")
+
+
+def arguments(
+    factory: Callable[..., Any], given: Mapping[str, Any], settings: Mapping[str, Any], path: Path
+) -> tuple[dict[str, Any], bool]:
+    """Return the arguments to call a factory with, and whether it reads the file itself.
+
+    Args:
+        given: what the user said (`--arch-args`).
+        settings: hyper-parameters of the checkpoint; those are taken that the factory asks for by name.
+        path: the file.
 
     Raises:
-        UsageError: it has more.
+        UsageError: it needs others, or does not take what was given.
     """
     try:
         parameters = inspect.signature(factory).parameters.values()
     except (ValueError, TypeError):
-        return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return dict(given), False
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    required = [p for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
-    if len(required) > 1 or any(p.kind not in positional for p in required):
-        names = ", ".join(quoted(p.name) for p in required)
+    names = [p.name for p in parameters if p.kind not in variadic]
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    wrong = next((name for name in given if name not in names and not open_ended), None)
+    if wrong is not None:
         raise UsageError(
-            f"the factory needs the arguments {names}",
-            hint="write one without arguments: def decoder(): return Decoder(latent_dim=10, ...)",
+            f"{quoted(_name(factory))} takes no argument {quoted(wrong)}",
+            hint=did_you_mean(wrong, names) or f"it takes {', '.join(map(quoted, names)) or 'none'}",
         )
-    return bool(required)
+    found = {name: settings[name] for name in names if name in settings} | dict(given)
+    required = [p for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+    missing = [p.name for p in required if p.name not in found]
+    first = required[0] if required else None
+    positional = first is not None and first.kind is not inspect.Parameter.KEYWORD_ONLY
+    is_class = isinstance(factory, type) and issubclass(factory, nn.Module)
+    reads = len(missing) == 1 and positional and not is_class and (not found or missing[0] in PATHS)
+    if reads:
+        return {**found, missing[0]: path}, True
+    if missing:
+        more = f" (the checkpoint says {', '.join(map(quoted, found))})" if found else ""
+        raise UsageError(
+            f"the factory needs the arguments {', '.join(map(quoted, missing))}{more}",
+            hint=f"give them, --arch-args {missing[0]}=..., or write one without arguments: def decoder(): return"
+            f" {_name(factory)}({missing[0]}=..., ...)",
+        )
+    return found, False
 
 
-def call(factory: Callable[..., Any], *args: Any) -> Any:
+def parse_arguments(text: str) -> dict[str, Any]:
+    """Return arguments from text: `latent_dim=10, hidden=[32, 64]`, values as Python literals or words.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        call = ast.parse(f"f({text})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        if not isinstance(call.func, ast.Name) or call.args or any(k.arg is None for k in call.keywords):
+            raise ValueError
+        return {str(k.arg): _literal(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise UsageError(
+            f"{quoted(text)} are no arguments", hint='write them as "latent_dim=10, hidden=[32, 64]"'
+        ) from None
+
+
+def _literal(node: ast.expr) -> Any:
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def _name(factory: Callable[..., Any]) -> str:
+    return str(getattr(factory, "__name__", "the factory"))
+
+
+def call(factory: Callable[..., Any], **arguments: Any) -> Any:
     """Call a factory; its own errors become a usage error that says so.
 
     Raises:
@@ -139,8 +191,8 @@ def call(factory: Callable[..., Any], *args: Any) -> Any:
         VaeprobeError: it raised one of those itself.
     """
     try:
-        with _working_directory_importable():
-            return factory(*args)
+        with working_directory_importable():
+            return factory(**arguments)
     except VaeprobeError:
         raise
     except Exception as error:
@@ -169,27 +221,82 @@ def pick(built: Any, submodule: str | None) -> Any:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
-    """Load weights into a module, every one of its tensors; return notes on what was left over.
+    """Load weights into a module by its own `load_state_dict`, every one of its tensors; return notes on leftovers.
 
-    The file's names may have a common prefix before the module's (`module.`, `decoder.`).
+    The file's names may have a common prefix before the module's (`module.`, `decoder.`), and weight normalisation may
+    be in another form than the module's, or in one of the two only.
 
     Raises:
         ArchitectureError: a tensor is missing or has another shape.
     """
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     prefix = _prefix(wanted, tensors)
-    _check_fit(wanted, tensors, prefix)
-    mine = {k: tensors[f"{prefix}{k}"] for k in module.state_dict() if f"{prefix}{k}" in tensors}
-    module.load_state_dict(mine, strict=False, assign=False)
-    left = [
-        k for k in tensors if k.removeprefix(prefix) not in mine and not k.endswith("num_batches_tracked")
-    ]
+    below = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    mine = _as_normalised(wanted, below)
+    missing, surplus = _loaded(module, mine)
+    missing = [k for k in missing if k in wanted]
+    if missing:
+        _check_fit(wanted, {**tensors, **{f"{prefix}{k}": t for k, t in mine.items()}}, prefix)
+        raise ArchitectureError(
+            f"the network wants the tensor {quoted(prefix + missing[0])}, which the file does not hold"
+        )
+    inside = {f"{prefix}{k}" for k in below}
+    left = [*(f"{prefix}{k}" for k in surplus), *(k for k in tensors if k not in inside)]
+    left = [k for k in left if not k.endswith("num_batches_tracked")]
     if not left:
         return ()
     message = f"{len(left)} of {len(tensors)} tensors have no place in the network: {quoted(left[0])}" + (
         ", ..." if len(left) > 1 else ""
     )
     return (Finding(UNUSED_TENSORS, message),)
+
+
+def _loaded(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """Load by torch's own loader, hooks of the network included; return what was missing and what was left over.
+
+    Raises:
+        ArchitectureError: a tensor has another shape, or a hook of the network refuses the tensors.
+    """
+    try:
+        missing, surplus = module.load_state_dict(dict(tensors), strict=False)
+    except Exception as error:  # of torch, or of the user's own hooks
+        wanted = module.state_dict()
+        _check_fit({k: v for k, v in wanted.items() if k in tensors}, tensors, "")
+        raise ArchitectureError(
+            f"the network does not load the weights: {(str(error).splitlines() or [''])[-1].strip()}"
+        ) from error
+    return list(missing), list(surplus)
+
+
+def _as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors with each weight split by weight normalisation, or whole, as the network has it."""
+    plain = folded(tensors, joined)
+    out = dict(tensors)
+    for v_name, g_name in SPLIT:
+        for name in wanted:
+            stem = name.removesuffix(v_name)
+            if stem == name or f"{stem}{g_name}" not in wanted or name in tensors:
+                continue
+            for other_v, other_g in SPLIT:
+                if f"{stem}{other_v}" in tensors and f"{stem}{other_g}" in tensors:
+                    out[name], out[f"{stem}{g_name}"] = (
+                        out.pop(f"{stem}{other_v}"),
+                        out.pop(f"{stem}{other_g}"),
+                    )
+                    break
+            else:
+                if f"{stem}weight" in tensors:
+                    v, g = out.pop(f"{stem}weight"), wanted[f"{stem}{g_name}"]
+                    axes = [k for k in range(v.ndim) if g.ndim == v.ndim and g.shape[k] == 1]
+                    out[name], out[f"{stem}{g_name}"] = v, v.norm(dim=axes, keepdim=True).reshape(g.shape)
+    for name in wanted:
+        if name not in out and name in plain:
+            stem = name.removesuffix("weight")
+            out = {
+                k: t for k, t in out.items() if not any(k in (f"{stem}{v}", f"{stem}{g}") for v, g in SPLIT)
+            }
+            out[name] = plain[name]
+    return out
 
 
 def _prefix(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

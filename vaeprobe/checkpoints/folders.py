@@ -102,7 +102,7 @@ def open_folder(path: Path) -> Folder:
         configs["config.json"] = said.in_json(_inside(path, path / "config.json"))
     best = _best(names)
     if best is None:
-        raise InputError(f"{_shown(path)} is a folder without a model in it", hint=_hint(names))
+        raise InputError(f"{_shown(path)} is a directory without a model in it", hint=_hint(names))
     chosen = _inside(path, path / best)
     if best.endswith(INDEX):
         placed = _placed(chosen)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from vaeprobe.checkpoints import architecture, families, folders, said, selection
+from vaeprobe.checkpoints import architecture, families, folders, naming, said, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
 from vaeprobe.files import limits, safetensors
@@ -310,15 +310,19 @@ def _of_tensors(
     tensors = tuple(TensorInfo(name=k, dtype=s.dtype, shape=s.shape) for k, s in specs.items())
     beside = architecture.beside(source.path)
     embedded = Blueprint.from_metadata(metadata or {})
-    match = families.match(families.Clues.of(specs, told)) if kind in ("weights", "module") else None
+    match = (
+        families.match(families.Clues.of(naming.for_matching(specs), told))
+        if kind in ("weights", "module")
+        else None
+    )
     preset = match.blueprint if match is not None else None
-    known = beside or embedded or preset
+    known = embedded or beside or preset
     count = sum(t.numel for t in tensors)
     sentences = [f"{what} of {len(tensors)} tensors, {count:,} numbers."]
-    if beside is not None:
-        sentences.append(f"Its {beside.origin} stands beside it.")
-    elif embedded is not None:
+    if embedded is not None:
         sentences.append("Its metadata hold a blueprint.")
+    elif beside is not None:
+        sentences.append(f"Its {beside.origin} stands beside it.")
     elif preset is not None:
         sentences.append(f"Names and shapes are those of {preset.origin}.")
     elif kind == "weights":

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints import (
     architecture,
     diffusers_library,
+    factory,
     families,
     folders,
+    naming,
     recognised,
     said,
     selection,
@@ -28,6 +30,7 @@ from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import (
     ContractError,
     InputError,
+    UnsafeError,
     UsageError,
     VaeprobeError,
     did_you_mean,
@@ -38,13 +41,16 @@ from vaeprobe.files.source import Source, quoted
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
 from vaeprobe.files.zips import is_zip, open_archive
-from vaeprobe.findings import CODE_WAS_RUN, NONFINITE_WEIGHTS
+from vaeprobe.findings import CHOSEN_ENTRY, CODE_WAS_RUN, NONFINITE_WEIGHTS
 from vaeprobe.report import Artifact, Finding
 
 if TYPE_CHECKING:
     from vaeprobe.files.pickles import Built
 
 __all__ = ["load"]
+
+# what training scripts call a pickled network, the likeliest to be probed first
+NETWORKS = ("G_ema", "ema", "decoder", "generator", "G", "vae", "model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,8 @@ class Request:
     key: str | None = None
     submodule: str | None = None
     latent_dim: int | None = None
+    weights: naming.Set | None = None
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
     output: int | str | None = None
     latent_size: tuple[int, ...] | None = None
     condition: Mapping[str, str | float] = field(default_factory=dict)
@@ -88,10 +96,12 @@ def load(
     path: str | os.PathLike[str],
     *,
     arch: str | Callable[..., Any] | None = None,
+    arch_args: str | Mapping[str, Any] | None = None,
     blueprint: architecture.Given = None,
     key: str | None = None,
     submodule: str | None = None,
     latent_dim: int | None = None,
+    weights: naming.Set | None = None,
     output: int | str | None = None,
     latent_size: str | Sequence[int] | None = None,
     condition: Mapping[str, str | float] | None = None,
@@ -102,16 +112,19 @@ def load(
     """Return the decoder in a checkpoint file; nothing in the file is executed.
 
     The format is told from the bytes.  Where a file holds weights alone, their architecture comes from, in this
-    order: `arch`; `blueprint`; a blueprint beside the file (`model.pt.toml`, `model.blueprint.toml`, `model.toml`);
-    one in the file's own metadata (safetensors); a preset, by the names and shapes of all the decoder's tensors.
+    order: `arch`; `blueprint`; a blueprint in the file's own metadata (safetensors); one beside the file
+    (`model.pt.toml`, `model.blueprint.toml`, `model.toml`); a preset, by the names and shapes of all the decoder's tensors.
 
     Args:
         path: the file, or the folder of one model (diffusers, pythae, scVI).
-        arch: `package.module:factory`, or the factory itself: your code, see `vaeprobe.checkpoints.factory`.
+        arch: `package.module:factory`, or the factory or class itself: your code, see `vaeprobe.checkpoints.factory`.
+        arch_args: arguments for it, {"latent_dim": 10} or "latent_dim=10"; by default the file's hyper-parameters.
         blueprint: a TOML file, a `Blueprint`, the name of a preset, or "draft" for a marked guess.
         key: the entry of the file that holds the weights, or the matrix.
         submodule: the part of a pickled module, or of what `arch` builds, that decodes.
         latent_dim: number of latents, where the file leaves it open; checked where it does not.
+        weights: "ema" or "raw", where a file holds weights averaged over training beside the last ones; by
+            default the average.
         output: which output to probe, where the network returns several: its key, or its place from 0.
         latent_size: size of the map of latents of a convolutional decoder, "8x8" or (8, 8).
         condition: what a conditional decoder is held at, by name: {"label": 3}.
@@ -142,6 +155,8 @@ def load(
         key=key,
         submodule=submodule,
         latent_dim=latent_dim,
+        weights=_set(weights),
+        arch_args=_arguments(arch_args),
         output=output,
         latent_size=_size(latent_size),
         condition=condition or {},
@@ -149,8 +164,6 @@ def load(
     )
     with _naming(source), limits.loading(source.size):
         if arch is not None:
-            from vaeprobe.checkpoints import factory
-
             maker = arch if callable(arch) else factory.find(arch)
             found = _by_factory(request, maker)
         else:
@@ -180,6 +193,19 @@ def _size(size: str | Sequence[int] | None) -> tuple[int, ...] | None:
     return tuple(map(int, parts))
 
 
+def _set(weights: str | None) -> naming.Set | None:
+    if weights is not None and weights not in ("ema", "raw"):
+        raise UsageError(
+            f"there are no weights {quoted(str(weights))}",
+            hint=did_you_mean(str(weights), ("ema", "raw")) or "ema or raw",
+        )
+    return "ema" if weights == "ema" else "raw" if weights == "raw" else None
+
+
+def _arguments(given: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return factory.parse_arguments(given) if isinstance(given, str) else given or {}
+
+
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
@@ -194,12 +220,13 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 # -- formats ----------------------------------------------------------------------------------------
 
 
-def _torch_file(request: Request, container: Any) -> Found:
+def _torch_file(request: Request) -> Found:
     """Read a file of torch.save or a plain pickle."""
     if request.allow_code:
         return _unpickled(request)
+    container: Any = sniff(request.source)
     file = read_torch_file(request.source.data, request.name, container)
-    chosen = selection.select(file, request.name, request.key)
+    chosen = selection.select(file, request.name, request.key, request.weights)
     if selection.is_module(chosen.node):
         found = _module(request, file, chosen.node)
     elif request.submodule is not None:
@@ -248,30 +275,68 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
 
 def _unpickled(request: Request) -> Found:
     """Unpickle with torch: code in the file runs, because the user said so."""
-    import io
+    from vaeprobe.checkpoints import modules, whole
 
-    from vaeprobe.checkpoints import factory, modules
-
-    try:
-        with factory._working_directory_importable():
-            loaded = torch.load(io.BytesIO(request.source.data), map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise InputError(f"unpickling {request.name} raised {type(error).__name__}: {error}") from error
+    loaded = _objects(request)
     warning = Finding(CODE_WAS_RUN, "the file was unpickled with --allow-code: its code ran")
     if request.key is not None:
-        if not isinstance(loaded, Mapping) or request.key not in loaded:
-            raise UsageError(f"{request.name} has no entry {quoted(request.key)}")
-        loaded = loaded[request.key]
+        for step in (
+            [request.key] if isinstance(loaded, Mapping) and request.key in loaded else request.key.split(".")
+        ):
+            if not isinstance(loaded, Mapping) or step not in loaded:
+                raise UsageError(f"{request.name} has no entry {quoted(request.key)}")
+            loaded = loaded[step]
+    notes: tuple[Finding, ...] = (warning,)
+    if isinstance(loaded, Mapping) and request.submodule is None:
+        networks = {str(k): v for k, v in loaded.items() if isinstance(v, nn.Module)}
+        best: str | None = next((k for k in NETWORKS if k in networks), None)
+        if best is not None or len(networks) == 1:
+            best = best or next(iter(networks))
+            loaded = networks[best]
+            others = ", ".join(quoted(k) for k in networks if k != best)
+            message = f"the network is entry {quoted(best)}" + (
+                f"; the file also holds {others}" if others else ""
+            )
+            notes = (*notes, Finding(CHOSEN_ENTRY, message, hint="choose another with --key"))
     if not isinstance(loaded, nn.Module):
-        raise UsageError(
-            f"{request.name} unpickles to {type(loaded).__name__}, which needs no code to be read",
-            hint="leave out --allow-code",
-        )
+        return replace(_torch_file(replace(request, allow_code=False)), notes=notes)
+    how = f"unpickled {type(loaded).__name__}"
+    if request.submodule is None and whole.is_whole(loaded):
+        parts = whole.halves(loaded, latent_dim=request.latent_dim, architecture=how)
+        return Found(parts=parts, format="module", notes=notes)
     part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
-    parts = modules.parts_of(
-        part, latent_dim=request.latent_dim, architecture=f"unpickled {type(loaded).__name__}"
-    )
-    return Found(parts=parts, format="module", notes=(warning,))
+    d = request.latent_dim or whole.latents_named(loaded)
+    return Found(parts=modules.parts_of(part, latent_dim=d, architecture=how), format="module", notes=notes)
+
+
+def _objects(request: Request) -> Any:
+    """Unpickle a file of torch.save or a plain pickle.
+
+    A class of a script that was run by itself is looked for in the scripts beside the user, which is where it was.
+    """
+    import io
+    import pickle
+
+    sniffed = sniff(request.source)
+
+    def read() -> Any:
+        data = io.BytesIO(request.source.data)
+        if sniffed == "pickle":
+            return pickle.load(data)
+        return torch.load(data, map_location="cpu", weights_only=False)
+
+    try:
+        with factory.working_directory_importable():
+            return read()
+    except Exception as error:
+        missing = isinstance(error, (AttributeError, ImportError, ModuleNotFoundError))
+        raise InputError(
+            f"unpickling {request.name} raised {type(error).__name__}: {error}",
+            hint="the class is not importable here: run where its module is, or give it: --arch path/to/script.py:CLASS"
+            " loads the weights into it without unpickling"
+            if missing
+            else None,
+        ) from error
 
 
 def _is_half(module: nn.Module) -> bool:
@@ -368,9 +433,9 @@ def _keras(request: Request) -> Found:
 
 
 _READERS: dict[str, Callable[[Request], Found]] = {
-    "torch zip": lambda request: _torch_file(request, "torch zip"),
-    "torch legacy": lambda request: _torch_file(request, "torch legacy"),
-    "pickle": lambda request: _torch_file(request, "pickle"),
+    "torch zip": _torch_file,
+    "torch legacy": _torch_file,
+    "pickle": _torch_file,
     "safetensors": _safetensors,
     "npy": _npy,
     "npz": _npz,
@@ -398,6 +463,9 @@ def _weights(
         from vaeprobe.checkpoints import matrix as linear
 
         return Found(parts=linear.parts_of(weights.tensors, request.name), format=format, notes=weights.notes)
+    bp = _blueprint_given(request, weights)
+    if bp is None or not architecture.names_all(bp, weights.tensors):
+        weights = _one_set(request, weights)
     network = _network(request, weights, {**(told or {}), **folders.said_beside(request.source)})
     if network is None:
         raise architecture.unknown(request.name, weights.tensors)
@@ -406,7 +474,7 @@ def _weights(
 
 def _network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Parts | None:
     """Return the network of a blueprint or a family, held at its conditions; None where neither is known."""
-    bp = _blueprint_given(request)
+    bp = _blueprint_given(request, weights)
     if bp is not None:
         found: families.Found | None = families.Found(bp)
     else:
@@ -419,8 +487,19 @@ def _network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Par
     return recognised.parts_of(found, weights.tensors, size=request.latent_size, condition=request.condition)
 
 
-def _blueprint_given(request: Request) -> Blueprint | None:
-    return architecture.given(request.blueprint, request.source.path)
+def _blueprint_given(request: Request, weights: Weights | None = None) -> Blueprint | None:
+    """Return the blueprint that the user gave, or that stands beside the file where it carries none itself."""
+    own = Blueprint.from_metadata(weights.metadata) if weights is not None else None
+    return architecture.given(request.blueprint, request.source.path, own)
+
+
+def _one_set(request: Request, weights: Weights, *, fold: bool = True) -> Weights:
+    """Return one set of weights by their plain names; `fold` joins what weight normalisation split."""
+    chosen = naming.chosen_set(weights.tensors, request.weights)
+    tensors = {name: weights.tensors[own] for name, own in chosen.names.items()}
+    if fold:
+        tensors = naming.folded(tensors, naming.joined)
+    return replace(weights, tensors=tensors, notes=(*chosen.notes, *weights.notes))
 
 
 # -- the user's own code ----------------------------------------------------------------------------------
@@ -428,16 +507,16 @@ def _blueprint_given(request: Request) -> Blueprint | None:
 
 def _by_factory(request: Request, maker: Callable[..., Any]) -> Found:
     """Let the user's factory build the network, and load the file's weights into it."""
-    from vaeprobe.checkpoints import factory, modules
+    from vaeprobe.checkpoints import modules, whole
 
-    name = request.arch or getattr(maker, "__name__", "factory")
-    how = f"arch {name}"
+    how = f"arch {request.arch or getattr(maker, '__name__', 'factory')}"
+    settings = _settings(request)
+    arguments, reads = factory.arguments(maker, request.arch_args, settings, request.source.path)
+    built = factory.call(maker, **arguments)
     notes: tuple[Finding, ...] = ()
-    if factory.takes_path(maker):
-        built, format = factory.call(maker, request.source.path), "read by the factory"
-    else:
+    format = "read by the factory"
+    if not reads:
         weights, format = _bare_weights(request)
-        built = factory.call(maker)
         module = built.module if isinstance(built, Decoder) else built
         if not isinstance(module, nn.Module):
             raise UsageError(
@@ -447,9 +526,12 @@ def _by_factory(request: Request, maker: Callable[..., Any]) -> Found:
         notes = (*weights.notes, *factory.fill(module.eval(), weights.tensors))
     if isinstance(built, Decoder):
         return Found(parts=_parts_of_decoder(built, how), format=format, notes=notes)
+    if request.submodule is None and whole.is_whole(built):
+        d = request.latent_dim or whole.latents_named(built, settings)
+        return Found(parts=whole.halves(built, latent_dim=d, architecture=how), format=format, notes=notes)
     part = factory.pick(built, request.submodule)
     if isinstance(part, nn.Module) and request.latent_dim is None:
-        parts = modules.parts_of(part, latent_dim=_named_latents(built), architecture=how)
+        parts = modules.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
         return Found(parts=parts, format=format, notes=notes)
     if request.latent_dim is None:
         raise UsageError("a callable does not say how many latents it takes", hint="add --latent-dim D")
@@ -457,9 +539,19 @@ def _by_factory(request: Request, maker: Callable[..., Any]) -> Found:
     return Found(parts=plain, format=format, notes=notes)
 
 
-def _named_latents(built: Any) -> int | None:
-    names = ("latent_dim", "latent_size", "z_dim", "zdim", "nz", "latent_dims", "n_latent", "num_latents")
-    return next((v for v in (getattr(built, n, None) for n in names) if type(v) is int and v > 0), None)
+def _settings(request: Request) -> dict[str, Any]:
+    """Return the hyper-parameters that a file says beside its weights; none where it is no torch file."""
+    try:
+        format = sniff(request.source)
+        if format not in ("torch zip", "torch legacy", "pickle"):
+            return {}
+        file = read_torch_file(request.source.data, request.name, format)
+        told = said.in_file(file)
+    except (InputError, UnsafeError):  # the factory may read what vaeprobe does not
+        return {}
+    root = file.root if isinstance(file.root, dict) else {}
+    plain = {str(k): v for k, v in root.items() if isinstance(v, (bool, int, float, str))}
+    return plain | {str(k): v for entry in told.values() if isinstance(entry, dict) for k, v in entry.items()}
 
 
 def _parts_of_decoder(decoder: Decoder, how: str) -> Parts:
@@ -482,12 +574,13 @@ def _bare_weights(request: Request) -> tuple[Weights, str]:
     format = sniff(request.source)
     if format in ("torch zip", "torch legacy", "pickle"):
         file = read_torch_file(request.source.data, request.name, format)
-        chosen = selection.select(file, request.name, request.key)
-        weights = realise(selection.tensors_of(file, chosen.node))
+        chosen = selection.select(file, request.name, request.key, request.weights)
+        weights = _one_set(request, realise(selection.tensors_of(file, chosen.node)), fold=False)
         return replace(weights, notes=(*chosen.notes, *weights.notes)), "state_dict"
     if format == "safetensors":
         specs, metadata = safetensors.read(request.source.data)
-        return realise(selection.under_key(specs, request.name, request.key)[0], metadata), "safetensors"
+        weights = realise(selection.under_key(specs, request.name, request.key)[0], metadata)
+        return _one_set(request, weights, fold=False), "safetensors"
     raise UsageError(f"{request.name} is {format}, and --arch needs bare weights", hint="leave out --arch")
 
 

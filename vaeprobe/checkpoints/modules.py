@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vaeprobe.checkpoints.naming import folded, joined
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.selection import is_module, submodules
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = ["foreign_parts", "latents_of", "parts_of", "rebuild", "rehearse"]
 
+# names of parts that decode; no other part is ever proposed
+DECODERS = ("decoder", "dec", "generator", "gen", "netG", "G", "decode")
 # bookkeeping that a fresh module has too: hooks would be code, and `_backend` is torch 0.4's
 DROPPED = {"_backend", "_is_full_backward_hook", "dump_patches", "_version", "_is_hf_initialized"}
 
@@ -65,7 +68,7 @@ def rebuild(file: TorchFile, module: Built, name: str) -> tuple[nn.Module, tuple
     out = builder.module(module, name)
     weights = realise(builder.specs)
     with torch.no_grad():
-        for path, tensor in weights.tensors.items():
+        for path, tensor in folded(weights.tensors, joined).items():
             holder = out.get_submodule(path.rpartition(".")[0])
             _place(holder, path.rpartition(".")[2], tensor)
     return out.eval().requires_grad_(False), (*weights.notes, *builder.notes())
@@ -73,17 +76,17 @@ def rebuild(file: TorchFile, module: Built, name: str) -> tuple[nn.Module, tuple
 
 def _way_out(module: Built, strangers: Mapping[str, Global]) -> str:
     """Say which parts can be had without foreign code, and what to do for the whole."""
-    whole = "--arch or --blueprint FILE says what the whole network is"
+    whole = "--arch package.module:CLASS or --blueprint FILE says what the whole network is"
     parts = [
-        (name, part)
+        name
         for name, part in submodules(module)
-        if not any(s == name or s.startswith(f"{name}.") for s in strangers) and list(submodules(part))
+        if (name.rpartition(".")[2] in DECODERS or (len(module.state["_modules"]) == 1 and "." not in name))
+        and list(submodules(part))
+        and not any(s == name or s.startswith(f"{name}.") for s in strangers)
     ]
-    outer = [name for name, _ in parts if not any(name.startswith(f"{other}.") for other, _ in parts)]
-    if not outer:
+    if not parts:
         return f"vaeprobe runs no code from a file; {whole}"
-    best = next((n for n in outer if n.rpartition(".")[2] in ("decoder", "dec", "generator")), outer[0])
-    return f"no code of it is needed for the part that `--submodule {best}` takes; {whole}"
+    return f"no code of it is needed for the part that `--submodule {parts[0]}` takes; {whole}"
 
 
 class _Builder:
@@ -107,16 +110,22 @@ class _Builder:
         out: nn.Module = cls.__new__(cls)
         nn.Module.__init__(out)
         settings: dict[str, Any] = {}
+        normed = _weight_normed(state)
         for key, value in state.items():
             if key in ("_parameters", "_buffers"):
                 settings[key] = self.tensors(value, path)
+                for weight in normed if key == "_parameters" else ():
+                    del settings[key][f"{weight}_g"], settings[key][f"{weight}_v"]
+                    settings[key][weight] = None
+            elif key in normed:
+                continue  # a kept product of the two
             elif key == "_modules":
                 settings[key] = {
                     text_of(k): self.module(v, name, f"{path}{text_of(k)}.") if is_module(v) else None
                     for k, v in value.items()
                 }
             elif key.endswith("_hooks") or "_hooks_" in key:
-                if isinstance(value, dict) and value:
+                if isinstance(value, dict) and value and not (normed and key == "_forward_pre_hooks"):
                     raise UnsafeError(
                         f"part {quoted(path.removesuffix('.'))} of {name} has hooks, which are code (weight or spectral"
                         " normalisation?)",
@@ -171,6 +180,20 @@ class _Builder:
             f"attribute {quoted(path)} of {name} is nothing that a layer of torch holds",
             hint="use --arch or --blueprint",
         )
+
+
+def _weight_normed(state: Mapping[str, Node]) -> list[str]:
+    """Return the names of weights that the old weight normalisation split, where a layer has no other hooks."""
+    hooks = state.get("_forward_pre_hooks")
+    found = list(hooks.values()) if isinstance(hooks, dict) else []
+    if not found or not all(
+        isinstance(h, Built) and h.by("torch.nn.utils.weight_norm.WeightNorm") for h in found
+    ):
+        return []
+    names = [h.state.get("name") for h in found if isinstance(h.state, dict)]
+    parameters = state.get("_parameters")
+    own = {text_of(k) for k in parameters} if isinstance(parameters, dict) else set()
+    return [n for n in names if isinstance(n, str) and n == "weight" and {f"{n}_g", f"{n}_v"} <= own]
 
 
 def _layer_class(maker: Global, name: str) -> type[nn.Module]:
@@ -289,7 +312,7 @@ def latents_of(module: nn.Module) -> tuple[int | None, tuple[int, ...]]:
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the layers of a chain, activations that keep the shape left out."""
-    children = list(module.children())
+    children = [] if nn.utils.parametrize.is_parametrized(module) else list(module.children())
     if not children and not isinstance(module, (nn.Identity, nn.Dropout, nn.Flatten, nn.ReLU, nn.Tanh)):
         yield module
     for child in children:

@@ -16,7 +16,20 @@ from vaeprobe.files.torch_pickles import TorchFile, text_of
 __all__ = ["Array", "in_file", "in_json"]
 
 # entries of checkpoints that say what their network is
-ENTRIES = ("hyper_parameters", "attr_dict", "config")
+ENTRIES = (
+    *("hyper_parameters", "attr_dict", "config", "hparams", "cfg"),
+    *(
+        "args",
+        "model_args",
+        "model_kwargs",
+        "model_config",
+        "kwargs",
+        "init_args",
+        "params",
+        "opt",
+        "settings",
+    ),
+)
 DEEPEST = 24
 LONGEST = 100_000  # entries of a list that is kept
 LARGEST = 1 << 22  # bytes of a JSON file

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from vaeprobe.checkpoints.naming import AVERAGE, Set, chosen_set
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
 from vaeprobe.files.pickles import Built, Global, Node, walk
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of
 from vaeprobe.files.trust import foreign, named, trust
-from vaeprobe.findings import CHOSEN_ENTRY, UNREAD_OBJECTS
+from vaeprobe.findings import CHOSEN_ENTRY, TWO_SETS_OF_WEIGHTS, UNREAD_OBJECTS
 from vaeprobe.report import Finding
 
 __all__ = ["Selection", "is_module", "module_at", "part", "select", "submodules", "tensors_of", "under_key"]
@@ -51,8 +52,10 @@ class Selection:
     notes: tuple[Finding, ...] = ()
 
 
-def select(file: TorchFile, name: str, key: str | None = None) -> Selection:
+def select(file: TorchFile, name: str, key: str | None = None, which: Set | None = None) -> Selection:
     """Return the part of a file that holds the network; `name` is how messages call the file.
+
+    Of weights and their averages over training in entries of their own, the averages are taken unless `which` is "raw".
 
     Raises:
         UnsafeError: the file, or with `key` that part of it, would import code.
@@ -63,17 +66,9 @@ def select(file: TorchFile, name: str, key: str | None = None) -> Selection:
         chosen = part(file, name, key)
         _refuse_foreign(file, chosen, name, key)
         unread = [g for g in foreign(file.globals) if g not in foreign(_globals(chosen))]
-        notes: tuple[Finding, ...] = ()
-        if unread:
-            notes = (
-                Finding(
-                    UNREAD_OBJECTS,
-                    f"entry {quoted(key)} was read alone; the rest of the file would import {named(unread)}",
-                ),
-            )
-        return Selection(chosen, key, notes)
-    _refuse_foreign(file, file.root, name, None)
+        return Selection(chosen, key, tuple(_unread(key, unread)))
     root = file.root
+    _refuse_foreign(file, root, name, None)
     if file.is_tensor(root) or is_module(root) or _holds_tensors(file, root):
         return Selection(root, "")
     found = dict(_entries(file, root))
@@ -85,8 +80,44 @@ def select(file: TorchFile, name: str, key: str | None = None) -> Selection:
         usual = [k for k in ("decoder", "dec") if k in found]
     if len(found) == 1 or usual:
         best = usual[0] if usual else next(iter(found))
-        return Selection(found[best], best, tuple(_others(best, found)))
+        return _averaged(file, found, best, which) or Selection(
+            found[best], best, tuple(_others(best, found))
+        )
     return Selection(root, "")  # encoder and decoder apart: their names become prefixes
+
+
+def _unread(key: str, unread: Sequence[Global]) -> Iterator[Finding]:
+    if unread:
+        message = f"entry {quoted(key)} was read alone; the rest of the file would import {named(unread)}"
+        yield Finding(UNREAD_OBJECTS, message)
+
+
+def _averaged(file: TorchFile, found: Mapping[str, Node], best: str, which: Set | None) -> Selection | None:
+    """Return the weights with their averages over training, where these stand in an entry of their own."""
+    state = {key: _by_plain_name(file, node) for key, node in found.items() if isinstance(node, dict)}
+    averages = [key for key in state if any(AVERAGE.search(step) for step in key.split("."))]
+    raws = [key for key in dict.fromkeys((best, *state)) if key in state and key not in averages]
+    for average in averages:
+        raw = next((key for key in raws if state[average] and set(state[average]) <= set(state[key])), None)
+        if raw is None:
+            continue
+        taken, other = (raw, average) if which == "raw" else (average, raw)
+        words = f"averages over training (entry {quoted(average)}) and raw ones (entry {quoted(raw)})"
+        note = Finding(
+            TWO_SETS_OF_WEIGHTS,
+            f"the file holds two sets of weights, {words}: the {'raw ones' if which == 'raw' else 'averages'} were taken",
+            hint=f"--weights {'ema' if which == 'raw' else 'raw'} takes those of {quoted(other)}",
+        )
+        # buffers are not averaged: they come from the raw weights
+        return Selection({**state[raw], **state[taken]}, taken, (note,))
+    return None
+
+
+def _by_plain_name(file: TorchFile, node: Mapping[Node, Node]) -> dict[str, Node]:
+    """Return the tensors of a state dict without what training puts into their names."""
+    own = [text_of(k) for k, v in node.items() if isinstance(k, str) and file.is_tensor(v)]
+    names = chosen_set(own).names
+    return {name: node[key] for name, key in names.items()}
 
 
 def part(file: TorchFile, name: str, key: str) -> Node:
@@ -273,10 +304,31 @@ def _refuse_foreign(file: TorchFile, node: Node, name: str, key: str | None) -> 
     unknown = [g for g in names if g not in modules]
     if not unknown:
         return
-    hint = "vaeprobe runs no code from a file: save the weights alone, torch.save(model.state_dict(), path)"
-    if key is None:
-        clean = [k for k, v in _entries(file, file.root) if all(trust(g) != "foreign" for g in _globals(v))]
+    hint = _instead(unknown) or (
+        "vaeprobe runs no code from a file: save the weights alone, torch.save(model.state_dict(), path)"
+    )
+    if key is None and not is_module(file.root):
+        clean = [
+            k
+            for k, v in _entries(file, file.root)
+            if all(trust(g) != "foreign" for g in _globals(v))
+            and (k in USUAL or k.rpartition(".")[2] in USUAL)
+        ]
         if clean:
             best = next((k for k in USUAL if k in clean), clean[0])
             hint = f"vaeprobe runs no code from a file; `--key {best}` reads that entry alone, without it"
     raise UnsafeError(f"{name} would import {named(unknown)} when it is unpickled", hint=hint)
+
+
+def _instead(unknown: Sequence[Global]) -> str | None:
+    """Say what an object of a known library is, and how to give what it holds."""
+    if any(g.module.split(".")[0] in ("sklearn", "xgboost", "lightgbm") for g in unknown):
+        return (
+            "this is a model of scikit-learn, not of torch: of a linear one, save the loadings,"
+            " numpy.save(path, model.components_.T)"
+        )
+    if any(g.module.startswith("scipy.sparse") for g in unknown):
+        return "this is a sparse matrix of scipy: save it dense, numpy.save(path, matrix.toarray())"
+    if any(g.module.startswith("pandas") for g in unknown):
+        return "this is a table of pandas: save its numbers, numpy.save(path, frame.to_numpy())"
+    return None

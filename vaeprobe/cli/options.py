@@ -27,6 +27,23 @@ Arch = Annotated[
         rich_help_panel=LOADING,
     ),
 ]
+ArchArgs = Annotated[
+    str | None,
+    typer.Option(
+        "--arch-args",
+        help='Arguments for --arch, "latent_dim=10, hidden=[32, 64]" (default: the file\'s hyper-parameters).',
+        metavar="ARGS",
+        rich_help_panel=LOADING,
+    ),
+]
+WeightsOption = Annotated[
+    Literal["ema", "raw"] | None,
+    typer.Option(
+        "--weights",
+        help="Which of two sets of weights, averaged over training or raw (default: the average).",
+        rich_help_panel=LOADING,
+    ),
+]
 BlueprintOption = Annotated[
     str | None,
     typer.Option(

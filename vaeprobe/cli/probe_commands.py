@@ -22,8 +22,10 @@ KEYWORD = inspect.Parameter.KEYWORD_ONLY
 LOADING: dict[str, tuple[Any, Any]] = {
     "blueprint": (options.BlueprintOption, None),
     "arch": (options.Arch, None),
+    "arch_args": (options.ArchArgs, None),
     "key": (options.Key, None),
     "submodule": (options.Submodule, None),
+    "weights": (options.WeightsOption, None),
     "output_name": (options.OutputName, None),
     "allow_code": (options.AllowCode, False),
     "latent_dim": (options.LatentDim, None),
@@ -117,11 +119,11 @@ def load(
     **settings: Any,
 ) -> Any:
     """Load a decoder for a command (see `vaeprobe.load`)."""
-    from vaeprobe import checkpoints
+    from vaeprobe.checkpoints import loading
 
     if str(Path.cwd()) not in sys.path and settings.get("arch"):
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own factory
-    return checkpoints.load(
+    return loading.load(
         path,
         device=options.existing_device(device),
         output=output_name,

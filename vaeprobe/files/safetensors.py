@@ -79,7 +79,8 @@ def layout(data: Bytes) -> tuple[dict[str, Layout], dict[str, str]]:
         InputError: as `read`.
     """
     header, start = _header(data)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # null is what some writers make of no metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise InputError("the metadata of the safetensors file is not text by name")
     layouts = {name: _entry(name, entry, start, len(data)) for name, entry in header.items()}

@@ -76,6 +76,8 @@ CALLED: dict[str, frozenset[str]] = {
     "torch._tensor": _words("_rebuild_from_type_v2 Tensor"),
     "torch.nn.parameter": _words("Parameter Buffer"),
     "torch.serialization": _words("_get_layout"),
+    # a hook that says which weight is split into length and direction; loaders join them again
+    "torch.nn.utils.weight_norm": _words("WeightNorm"),
     # what every module of torch before 1.2 carries in its `_backend`
     "torch.nn.backends.thnn": _words("_get_thnn_function_backend"),
     "collections": _words("OrderedDict defaultdict Counter deque"),

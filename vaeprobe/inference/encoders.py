@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaeprobe.checkpoints import load
+from vaeprobe.checkpoints.loading import load
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import InputError, UsageError
 

@@ -33,7 +33,7 @@ def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
     if isinstance(decoder, Decoder):
         return decoder
     if isinstance(decoder, (str, PathLike)):
-        from vaeprobe.checkpoints import load
+        from vaeprobe.checkpoints.loading import load
 
         return load(decoder, latent_dim=latent_dim)
     if latent_dim is None:

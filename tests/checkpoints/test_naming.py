@@ -1,0 +1,184 @@
+"""Names of tensors as the plain network has them: wrappers, averages over training, split weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vaeprobe
+from vaeprobe.checkpoints.naming import chosen_set, folded, joined, plain
+from vaeprobe.errors import ArchitectureError, UsageError
+
+NAMES = ("encoder.0.weight", "decoder.0.weight", "decoder.0.bias", "decoder.2.weight")
+
+
+@pytest.mark.parametrize(
+    ("wrapped", "name"),
+    [
+        ("decoder._orig_mod.0.weight", "decoder.0.weight"),
+        ("_orig_mod.decoder.0.weight", "decoder.0.weight"),
+        ("a._fsdp_wrapped_module.b._checkpoint_wrapped_module.weight", "a.b.weight"),
+        ("module.weight", "module.weight"),
+    ],
+)
+def test_components_of_wrappers_go(wrapped: str, name: str) -> None:
+    assert plain(wrapped) == name
+
+
+def test_module_goes_where_every_name_begins_with_it() -> None:
+    assert set(chosen_set([f"module.{n}" for n in NAMES]).names) == set(NAMES)
+    mixed = [*NAMES, "module.weight"]
+    assert set(chosen_set(mixed).names) == set(mixed)
+
+
+@pytest.mark.parametrize(
+    ("names", "average"),
+    [
+        ([*NAMES, *(f"ema.{n}" for n in NAMES)], "ema.{}"),
+        ([*(f"model.{n}" for n in NAMES), *(f"model_ema.module.{n}" for n in NAMES)], "model_ema.module.{}"),
+        ([*(f"online_model.{n}" for n in NAMES), *(f"ema_model.{n}" for n in NAMES), "initted", "step"], "ema_model.{}"),
+        (
+            [*NAMES, *(f"model_ema.{n.replace('.', '')}" for n in NAMES), "model_ema.decay", "model_ema.num_updates"],
+            None,
+        ),
+    ],
+)  # fmt: skip
+def test_averages_are_taken_and_said_unless_told_otherwise(names: list[str], average: str | None) -> None:
+    taken = chosen_set(names)
+    (note,) = taken.notes
+    assert note.code == "two-sets-of-weights"
+    assert "--weights raw" in str(note.hint)
+    raw = chosen_set(names, "raw")
+    assert set(taken.names) == set(raw.names)
+    for name in NAMES:
+        key = next(k for k in taken.names if k.endswith(name))
+        assert taken.names[key] == (average or "model_ema.{}").format(
+            name if average else name.replace(".", "")
+        )
+        assert raw.names[key] == key
+
+
+def test_one_set_is_no_choice() -> None:
+    alone = [f"ema_model.{n}" for n in NAMES]
+    assert chosen_set(alone).notes == ()
+    assert chosen_set([*NAMES, "quantizer._ema_w", "n_averaged"]).notes == ()
+    with pytest.raises(UsageError, match="no average"):
+        chosen_set(NAMES, "ema")
+
+
+def test_buffers_of_the_raw_weights_stay_with_the_averages() -> None:
+    taken = chosen_set([*NAMES, "decoder.1.running_mean", *(f"ema.{n}" for n in NAMES)])
+    assert taken.names["decoder.1.running_mean"] == "decoder.1.running_mean"
+    assert taken.names["decoder.0.weight"] == "ema.decoder.0.weight"
+
+
+def test_split_weights_are_joined_where_they_stood() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+    state = {f"a.{k}": v.detach() for k, v in layer.state_dict().items()}
+    out = folded({"before": torch.ones(1), **state, "after": torch.ones(1)}, joined)
+    assert list(out) == ["before", "a.bias", "a.weight", "after"]
+    torch.testing.assert_close(out["a.weight"], layer.weight.detach())
+
+
+# -- through the door ------------------------------------------------------------------------------------
+
+
+def mlp(seed: int = 0, d: int = 4) -> dict[str, Tensor]:
+    """The state dict of pytorch/examples' VAE."""
+    torch.manual_seed(seed)
+    sizes = {"fc1": (784, 400), "fc21": (400, d), "fc22": (400, d), "fc3": (d, 400), "fc4": (400, 784)}
+    return {
+        f"{name}.{k}": t.detach() for name, size in sizes.items() for k, t in nn.Linear(*size).named_parameters()
+    }  # fmt: skip
+
+
+Z = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+
+
+def outputs(path: Path, content: object, **settings: object) -> Tensor:
+    torch.save(content, path)
+    return vaeprobe.load(path, **settings)(Z)  # type: ignore[arg-type]
+
+
+def test_sets_of_weights_in_one_state_dict_and_in_entries_of_their_own(tmp_path: Path) -> None:
+    raw, average = mlp(0), mlp(1)
+    first, second = (outputs(tmp_path / f"{k}.pt", state) for k, state in enumerate((raw, average)))
+    files = [
+        {**raw, **{f"ema.{k}": v for k, v in average.items()}},
+        {"model": raw, "ema": average},
+        {"state_dict": raw, "model_ema": {f"module.{k}": v for k, v in average.items()}, "epoch": 3},
+        {"model": raw, "ema_state_dict": {k: v for k, v in average.items() if k.startswith("fc")}},
+    ]
+    for content in files:
+        torch.testing.assert_close(outputs(tmp_path / "both.pt", content), second)
+        torch.testing.assert_close(outputs(tmp_path / "both.pt", content, weights="raw"), first)
+        assert "two-sets-of-weights" in [n.code for n in vaeprobe.load(tmp_path / "both.pt").notes]
+    with pytest.raises(UsageError, match="no weights `rew`"):
+        outputs(tmp_path / "both.pt", files[0], weights="rew")
+
+
+def test_names_of_compiled_and_parallel_networks(tmp_path: Path) -> None:
+    state = mlp()
+    right = outputs(tmp_path / "a.pt", state)
+    for rename in (
+        lambda k: k.replace("fc3.", "fc3._orig_mod."),
+        lambda k: f"_orig_mod.{k}",
+        lambda k: f"module._orig_mod.{k}",
+        lambda k: k.replace("fc4.", "_fsdp_wrapped_module.fc4._checkpoint_wrapped_module."),
+    ):
+        torch.testing.assert_close(
+            outputs(tmp_path / "b.pt", {rename(k): v for k, v in state.items()}), right
+        )
+
+
+# -- weight normalisation between a file and the user's network ------------------------------------------------
+
+
+def net(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 8)
+    if kind == "old":
+        with pytest.warns(FutureWarning):
+            layer = nn.utils.weight_norm(layer)
+    elif kind == "new":
+        layer = nn.utils.parametrizations.weight_norm(layer)
+    return nn.Sequential(layer, nn.Tanh(), nn.Linear(8, 3))
+
+
+@pytest.mark.parametrize("file", ["plain", "old", "new"])
+@pytest.mark.parametrize("network", ["plain", "old", "new"])
+def test_weight_norm_goes_in_every_direction(tmp_path: Path, file: str, network: str) -> None:
+    source = net(file)
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    built = net(network)
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(1)
+    decoder = vaeprobe.load(tmp_path / "w.pt", arch=lambda: built)
+    torch.testing.assert_close(decoder(Z), source(Z).detach())
+
+
+def test_the_network_s_own_load_hooks_run(tmp_path: Path) -> None:
+    class Renamed(nn.Sequential):
+        def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+            for k in [k for k in state if k.startswith(f"{prefix}old_")]:
+                state[k.replace("old_", "")] = state.pop(k)
+            super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[arg-type]
+
+    source = net("plain")
+    torch.save({f"old_{k}": v for k, v in source.state_dict().items()}, tmp_path / "w.pt")
+    decoder = vaeprobe.load(tmp_path / "w.pt", arch=lambda: Renamed(*net("plain")))
+    torch.testing.assert_close(decoder(Z), source(Z).detach())
+    torch.save({"old_0.weight": torch.ones(8, 4)}, tmp_path / "w.pt")
+    with pytest.raises(ArchitectureError, match="wants the tensor"):
+        vaeprobe.load(tmp_path / "w.pt", arch=lambda: Renamed(*net("plain")))
+
+
+def test_a_pickled_network_with_old_weight_norm_is_read_whole(tmp_path: Path) -> None:
+    module = net("old").eval()
+    right = module(Z).detach()
+    torch.save(module, tmp_path / "wn.pt")
+    torch.testing.assert_close(vaeprobe.load(tmp_path / "wn.pt")(Z), right)

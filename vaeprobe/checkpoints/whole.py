@@ -1,0 +1,381 @@
+"""Whole VAEs: which part of a network decodes, and which gives the posterior.
+
+A class that somebody wrote for training takes images and returns a loss or a reconstruction; what is probed are its
+halves.  They are looked for under the names that people give them, and tried out: nothing is decided by a name alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.checkpoints.modules import latents_of
+from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.files.source import quoted
+from vaeprobe.findings import ENCODER_READ, WHOLE_VAE
+from vaeprobe.frozen import Method, frozen, unwrapped
+from vaeprobe.outputs import picked
+from vaeprobe.report import Finding
+
+__all__ = ["from_module", "halves", "is_whole", "latents_named"]
+
+DECODES = ("decode", "decoder", "dec", "decoder_net", "decoder_network", "generator", "gen", "netG", "G")
+ENCODES = (
+    "encode",
+    "encoder",
+    "enc",
+    "encoder_net",
+    "encoder_network",
+    "inference_net",
+    "recognition",
+    "q_z",
+)
+LATENTS = (
+    *("latent_dim", "latent_size", "latent_dims", "n_latent", "n_latents", "num_latents", "latents"),
+    *("z_dim", "zdim", "dim_z", "nz", "z_size", "code_dim", "latent_channels", "embedding_dim"),
+)
+# heads on an encoder's features: its mean, and the second output with what it is
+MEANS = ("fc_mu", "fc_mean", "mu", "mean", "fc21", "to_mu", "to_mean", "mean_layer", "linear_mu", "z_mean")
+SPREADS = {
+    **dict.fromkeys(("fc_var", "fc_logvar", "fc_log_var", "logvar", "log_var", "fc22", "to_logvar"), "log_variance"),
+    **dict.fromkeys(("to_var", "var", "logvar_layer", "linear_logvar", "z_log_var", "log_variance"), "log_variance"),
+    **dict.fromkeys(("fc_logstd", "log_std", "logstd", "log_sigma", "fc_log_sigma", "logsigma"), "log_sd"),
+}  # fmt: skip
+
+
+def is_whole(module: object) -> bool:
+    """Return whether a network has a part that decodes and one that encodes."""
+    return isinstance(module, nn.Module) and bool(
+        next(_named(module, DECODES), None) and next(_named(module, ENCODES), None)
+    )
+
+
+def latents_named(owner: object, settings: Mapping[str, Any] | None = None) -> int | None:
+    """Return the number of latents that an attribute of a network, or a setting of its making, says."""
+    for name in LATENTS:
+        value = (settings or {}).get(name, getattr(owner, name, None))
+        if type(value) is int and value > 0:
+            return value
+    return None
+
+
+def halves(
+    module: nn.Module,
+    *,
+    latent_dim: int | None = None,
+    input_shape: Sequence[int] | None = None,
+    architecture: str = "",
+    part: str | None = None,
+) -> Parts:
+    """Return the decoder of a whole VAE, and its encoder where its posterior can be told.
+
+    Args:
+        module: has a part that decodes, a method or a submodule.
+        latent_dim: number of latents, where the network does not tell.
+        input_shape: shape of one data row; by default that of the decoder's output.
+        architecture: how the network was known, in words.
+        part: the name of the part that decodes, where it has no usual one.
+
+    Raises:
+        UsageError: the number of latents cannot be told.
+        ContractError: no part takes latents alone.
+    """
+    whole = frozen(unwrapped(module))
+    assert isinstance(whole, nn.Module)
+    names = [part] if part is not None else [name for name, _ in _named(whole, DECODES)]
+    failures: list[str] = []
+    for name in names:
+        decode = getattr(whole, name)
+        for d in _sizes(whole, decode, latent_dim):
+            try:
+                with torch.no_grad():
+                    y = picked(decode(_zeros(whole, d)))
+            except Exception as error:  # whatever foreign code raises on a size that is not its own
+                failures.append(f"`{name}` on {d} latents: {(str(error).splitlines() or [''])[0][:120]}")
+                continue
+            encoder, notes = _encoder(whole, d, tuple(input_shape or y.shape[1:]), y)
+            said = Finding(WHOLE_VAE, f"the network is a whole VAE, of which {_word(name, decode)} is probed")
+            return Parts(
+                decoder=decode,
+                latent_dim=d,
+                encoder=encoder,
+                architecture=architecture,
+                notes=(said, *notes),
+            )
+    if not failures:
+        raise UsageError(
+            "the network does not tell how many latents its decoder takes",
+            hint="say it: --latent-dim (latent_dim=...)",
+        )
+    needed = _needed(getattr(whole, names[0]))
+    if len(needed) > 1:
+        raise ContractError(
+            f"`{names[0]}` needs {' and '.join(f'`{n}`' for n in needed[1:])} beside the latents",
+            hint="write a factory that returns a decoder of latents alone: def decoder(): ...",
+        )
+    raise ContractError(
+        f"no part of the network decodes latents: {failures[0]}",
+        hint="name it: --submodule PART, --latent-dim D",
+    )
+
+
+def from_module(
+    module: nn.Module,
+    latent_dim: int | None = None,
+    *,
+    likelihood: str | None = None,
+    input_shape: Sequence[int] | None = None,
+    part: str | None = None,
+    **settings: Any,
+) -> Decoder:
+    """Return the decoder of a network in memory, with its encoder where it is a whole VAE.
+
+    Args:
+        module: a VAE with parts that decode and encode (methods or submodules, under their usual names), or a decoder.
+        latent_dim: number of latents, where the network does not tell.
+        likelihood: gaussian, bernoulli, poisson or categorical, as it was trained with.
+        input_shape: shape of one data row, where it is not that of the decoder's output.
+        part: the name of the part that decodes, where it has no usual one.
+        settings: as for `Decoder`.
+
+    Raises:
+        UsageError: the number of latents cannot be told.
+        ContractError: no part takes latents alone, or it is no decoder (see `Decoder`).
+
+    Example:
+        >>> class VAE(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+        >>> from_module(VAE()).latent_dim
+        2
+    """
+    dtype = settings.get("dtype")
+    if dtype is not None:
+        module = frozen(module, dtype)  # type: ignore[assignment]
+    if part is None and not is_whole(module):
+        from vaeprobe.checkpoints.modules import parts_of
+
+        parts = parts_of(module, latent_dim=latent_dim or latents_named(module), architecture="module")
+    else:
+        parts = halves(module, latent_dim=latent_dim, input_shape=input_shape, part=part)
+    return Decoder(
+        parts.decoder,
+        latent_dim or parts.latent_dim,
+        natural=parts.natural,
+        encoder=parts.encoder,
+        likelihood=likelihood,
+        notes=parts.notes,
+        **settings,
+    )
+
+
+# -- parts by name ------------------------------------------------------------------------------------
+
+
+def _named(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the parts of a network that have one of these names and can be called."""
+    for name in names:
+        found = getattr(module, name, None)
+        if callable(found) and not isinstance(found, type):
+            yield name, found
+
+
+def _word(name: str, part: object) -> str:
+    return f"the submodule `{name}`" if isinstance(part, nn.Module) else f"the method `{name}`"
+
+
+def _needed(function: Any) -> list[str]:
+    owner = function.forward if isinstance(function, nn.Module) else function
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(owner).parameters.values()
+    except (ValueError, TypeError):
+        return []
+    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind in kinds]
+
+
+def _sizes(whole: nn.Module, decode: Any, given: int | None) -> list[int]:
+    """Return the numbers of latents that could be, the likeliest first."""
+    if given is not None:
+        return [given]
+    named = latents_named(whole)
+    first = latents_of(decode)[0] if isinstance(decode, nn.Module) else None
+    known = [d for d in (named, first) if d is not None]
+    if known:
+        return list(dict.fromkeys(known))
+    takes = [m.in_features for m in whole.modules() if isinstance(m, nn.Linear)]
+    takes += [m.in_channels for m in whole.modules() if isinstance(m, nn.ConvTranspose2d)]
+    return sorted(set(takes))
+
+
+def _zeros(module: nn.Module, d: int) -> Tensor:
+    first = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.zeros(2, d, dtype=first.dtype, device=first.device)
+
+
+# -- the posterior ------------------------------------------------------------------------------------
+
+
+class _Posterior(nn.Module):
+    """Reads means and log-variances off what an encoder returns.
+
+    Args:
+        whole: the network.
+        name: its part that encodes.
+        read: picks the two out of what that returns.
+    """
+
+    def __init__(self, whole: nn.Module, name: str, read: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
+        super().__init__()
+        self.encode = Method(whole, name)
+        self.read = read
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, second = self.read(self.encode(x))
+        return mean.flatten(1), second.flatten(1)
+
+
+def _encoder(
+    whole: nn.Module, d: int, shape: tuple[int, ...], y: Tensor
+) -> tuple[Encoder | None, tuple[Finding, ...]]:
+    """Return the encoder, where what it returns can be told to be means and variances of d latents."""
+    seen: list[str] = []
+    for name, encode in _named(whole, ENCODES):
+        for input_shape in _shapes(shape):
+            x = torch.rand(3, *input_shape, dtype=y.dtype, device=y.device)
+            try:
+                with torch.no_grad():
+                    first, again = encode(x), encode(x)
+            except Exception:  # whatever foreign code raises on a shape that is not its own
+                continue
+            found = _reading(whole, first, again, d)
+            if found is None:
+                seen.append(f"`{name}` returns {_described(first)}")
+                continue
+            read, words = found
+            function = _Posterior(whole, name, read).eval()
+            note = Finding(ENCODER_READ, f"the posterior is read off {_word(name, encode)}: {words}")
+            return Encoder(function, d, input_shape=input_shape, dtype=y.dtype, device=y.device), (note,)
+    if not any(_named(whole, ENCODES)):
+        return None, ()
+    why = seen[0] if seen else f"no encoder takes data of shape {' x '.join(map(str, shape))}"
+    message = f"no posterior was found in the network: {why}"
+    return None, (Finding(ENCODER_READ, message, hint="input_shape=... says what it takes", level="warning"),)
+
+
+def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the shapes of one row that an encoder of such outputs could take."""
+    flat = 1
+    for n in shape:
+        flat *= n
+    out = [shape, (flat,)]
+    if len(shape) == 1:
+        for channels in (1, 3):
+            side = round((flat / channels) ** 0.5)
+            if channels * side * side == flat:
+                out.append((channels, side, side))
+    return list(dict.fromkeys(out))
+
+
+Reading = tuple[Callable[[Any], tuple[Tensor, Tensor]], str]
+
+
+def _reading(whole: nn.Module, first: Any, again: Any, d: int) -> Reading | None:
+    """Return how to read means and log-variances, and the words for it."""
+    inner = getattr(first, "latent_dist", first)
+    if isinstance(inner, torch.distributions.Distribution) or hasattr(inner, "logvar"):
+        return _distribution(inner is not first, inner)
+    table = _fields(first)
+    steady = {
+        k: v for k, v in table.items() if _same(v, _fields(again).get(k)) and v.flatten(1).shape[1] == d
+    }
+    if len(steady) >= 2:
+        names = list(steady)
+        mean = next((k for k in names if "mean" in k or k.startswith(("mu", "loc", "embedding"))), names[0])
+        second = next((k for k in names if k != mean), names[1])
+        kind = next((kind for word, kind in SPREADS.items() if word == second), "log_variance")
+        scale = 2.0 if kind == "log_sd" else 1.0
+        words = f"output `{mean}` is the mean, `{second}` the {kind.replace('_', ' ')}"
+        return lambda out: (_fields(out)[mean], scale * _fields(out)[second]), words
+    if len(table) == 1:
+        (alone,) = table.values()
+        if alone.flatten(1).shape[1] == 2 * d and alone.ndim == 2:
+            words = f"its {2 * d} outputs are {d} means, then {d} log variances"
+            return lambda out: _halved(next(iter(_fields(out).values()))), words
+        return _heads(whole, alone, d)
+    return None
+
+
+def _distribution(wrapped: bool, inner: Any) -> Reading:
+    def take(out: Any) -> Any:
+        return out.latent_dist if wrapped else out
+
+    if hasattr(inner, "logvar"):
+        return lambda out: (take(out).mean, take(out).logvar), "mean and log variance of its distribution"
+    return lambda out: (take(out).mean, take(out).variance.log()), "mean and variance of its distribution"
+
+
+def _heads(whole: nn.Module, features: Tensor, d: int) -> Reading | None:
+    """Return the reading of two heads beside the encoder, on its features."""
+    means, spreads = list(_named(whole, MEANS)), list(_named(whole, tuple(SPREADS)))
+    if not means or not spreads:
+        return None
+    (mean_name, mean), (name, spread) = means[0], spreads[0]
+    log_sd = SPREADS[name] == "log_sd"
+
+    def read(out: Any) -> tuple[Tensor, Tensor]:
+        h = next(iter(_fields(out).values()))
+        h = h.flatten(1) if isinstance(mean, nn.Linear) else h
+        second = spread(h)
+        return mean(h), 2 * second if log_sd else second
+
+    try:
+        with torch.no_grad():
+            found = read(features)
+    except Exception:  # heads of something else
+        return None
+    if any(t.flatten(1).shape[1] != d for t in found):
+        return None
+    return (
+        read,
+        f"its features go to the heads `{mean_name}` and `{name}`, the {SPREADS[name].replace('_', ' ')}",
+    )
+
+
+def _fields(out: Any) -> dict[str, Tensor]:
+    """Return the tensors of what an encoder returns, by name or place."""
+    if isinstance(out, Tensor):
+        return {"0": out}
+    if isinstance(out, Mapping):
+        table = dict(out)
+    elif isinstance(out, (tuple, list)):
+        table = dict(zip(getattr(out, "_fields", range(len(out))), out, strict=True))
+    else:
+        table = dict(getattr(out, "__dict__", {}))
+    return {str(k): v for k, v in table.items() if isinstance(v, Tensor) and v.ndim >= 2}
+
+
+def _halved(out: Tensor) -> tuple[Tensor, Tensor]:
+    mean, log_variance = out.chunk(2, dim=1)
+    return mean, log_variance
+
+
+def _same(a: Tensor, b: Tensor | None) -> bool:
+    return b is not None and a.shape == b.shape and torch.equal(a, b)
+
+
+def _described(out: Any) -> str:
+    table = _fields(out)
+    shapes = [quoted(" x ".join(map(str, t.shape[1:]))) for t in table.values()]
+    return (
+        f"{len(table)} tensor{'s' * (len(table) != 1)} of shape {', '.join(shapes[:3])}"
+        if table
+        else type(out).__name__
+    )
