@@ -154,7 +154,7 @@ def test_an_encoder_checks_shapes() -> None:
 
 def test_a_gaussian_is_measured_on_the_mean() -> None:
     # the natural parameter of a Gaussian is its mean: logits have no part in it
-    from vaeprobe.geometry.jacobian import gram
+    from vaeprobe.engine.verbs import gram
     from vaeprobe.likelihoods import Bernoulli, Gaussian, Poisson
 
     W = torch.tensor([[1.0, 2.0], [0.5, -1.0], [3.0, 0.1]], dtype=torch.float64)
@@ -171,7 +171,7 @@ def test_a_gaussian_is_measured_on_the_mean() -> None:
 
 
 def test_one_output_without_an_axis_of_its_own() -> None:
-    from vaeprobe.geometry.jacobian import gram
+    from vaeprobe.engine.verbs import gram
 
     decoder = Decoder(lambda z: (z**2).sum(1), latent_dim=3)
     z = torch.ones(2, 3, dtype=torch.float64)

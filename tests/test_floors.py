@@ -19,7 +19,7 @@ FLOORS = [
     {"render", "likelihoods", "files", "outputs"},
     {"result", "data", "contract"},
     {"decoder", "latents"},
-    {"checkpoints"},
+    {"checkpoints", "engine"},
     {"geometry", "seams", "linear", "inference", "pictures"},
     {"probes", "api"},
     {"gate", "explain"},

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.decoder import Decoder, Group
+from vaeprobe.engine import chunks, matrix_free, methods
+from vaeprobe.engine import verbs as engine
+from vaeprobe.engine.chunks import Size
+from vaeprobe.engine.tangents import push
+from vaeprobe.engine.verbs import gram, jacobian, pullback, pushforward
 from vaeprobe.errors import ResourceError, UsageError
-from vaeprobe.geometry import chunks, matrix_free, methods
-from vaeprobe.geometry import jacobian as engine
-from vaeprobe.geometry.chunks import Size
-from vaeprobe.geometry.jacobian import gram, jacobian, pullback, pushforward
 from vaeprobe.geometry.modulation import frozen_lengths
 from vaeprobe.geometry.smoothness import metric_derivatives
-from vaeprobe.geometry.tangents import push
 from vaeprobe.likelihoods import Bernoulli, Categorical
 from vaeprobe.seams.fields import IterativeField
 
@@ -226,7 +226,7 @@ def test_a_recurrent_decoder() -> None:
 
 
 def test_a_wrong_rule_is_noticed_at_the_door(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vaeprobe.geometry import tangents
+    from vaeprobe.engine import tangents
 
     monkeypatch.setattr(tangents, "ELEMENTWISE", tangents.ELEMENTWISE | {"softmax"})
     probed, z = Decoder(lambda z: F.softmax(z, 1), 4), draws(3, 4)

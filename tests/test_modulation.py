@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder, Group
+from vaeprobe.engine.verbs import gram
 from vaeprobe.geometry.gram import column_norms
-from vaeprobe.geometry.jacobian import gram
 from vaeprobe.geometry.modulation import (
     column_lengths,
     frozen,

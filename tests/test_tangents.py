@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.autograd import differentiable_kernels
-from vaeprobe.geometry.columns import LinearOutput, Upsampling, dense_gram, matrix_root
-from vaeprobe.geometry.tangents import Unsupported, push
+from vaeprobe.engine.columns import LinearOutput, Upsampling, dense_gram, matrix_root
+from vaeprobe.engine.tangents import Unsupported, push
 
 Function = Callable[[Tensor], Tensor]
 D = 3

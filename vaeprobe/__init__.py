@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vaeprobe._version import __version__
 
 if TYPE_CHECKING:
+    from vaeprobe import engine
     from vaeprobe.api import beta, factorise, orthogonality, posterior, trace
     from vaeprobe.checkpoints.inspection import inspect
     from vaeprobe.checkpoints.loading import load
@@ -29,6 +30,7 @@ __all__ = [
     "PPCA", "LinearVAE",
     "Gaussian", "Bernoulli", "Poisson", "Categorical",
     "VaeprobeError",
+    "engine",
     "__version__",
 ]  # fmt: skip
 
@@ -46,6 +48,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     """Import public names on first use, so that `import vaeprobe` stays fast (PEP 562)."""
+    if name == "engine":
+        return import_module("vaeprobe.engine")
     if name not in _HOME:
         raise AttributeError(f"module 'vaeprobe' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

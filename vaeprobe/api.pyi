@@ -7,9 +7,9 @@ from typing import Any, Literal
 from vaeprobe.probes.beta.probe import BetaResult
 from vaeprobe.probes.factorise import FactoriseResult
 from vaeprobe.probes.functions import DecoderLike
-from vaeprobe.probes.orthogonality import OrthogonalityResult
+from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
 from vaeprobe.probes.posterior.probe import PosteriorResult
-from vaeprobe.probes.trace import TraceResult
+from vaeprobe.probes.trace.probe import TraceResult
 
 def orthogonality(
     decoder: DecoderLike,

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.chunks import Size
-from vaeprobe.geometry.jacobian import gram, jacobian, pushforward
-from vaeprobe.geometry.methods import choose, mapped
+from vaeprobe.engine.chunks import Size
+from vaeprobe.engine.methods import choose, mapped
+from vaeprobe.engine.verbs import gram, jacobian, pushforward
 
 Work = Callable[[], object]
 

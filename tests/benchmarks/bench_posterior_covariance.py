@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "sample_models"))
 from posterior_covariance import factors_and_data, matched_correlation, train
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.jacobian import gram
+from vaeprobe.engine.verbs import gram
 from vaeprobe.geometry.rotations import alignment
 from vaeprobe.latents import Prior
 

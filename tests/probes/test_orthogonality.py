@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.engine.verbs import gram
 from vaeprobe.errors import UsageError
-from vaeprobe.geometry.jacobian import gram
 from vaeprobe.latents import Given, Posterior, Prior
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult

@@ -14,9 +14,9 @@ from torch import nn
 
 from vaeprobe.checkpoints.loading import load
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.verbs import gram
 from vaeprobe.errors import UsageError
 from vaeprobe.geometry.gram import mean_field_gap
-from vaeprobe.geometry.jacobian import gram
 from vaeprobe.geometry.rotations import alignment
 from vaeprobe.inference.encoders import open_encoder
 from vaeprobe.latents import Prior

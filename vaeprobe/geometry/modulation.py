@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.verbs import gram, pushforward
 from vaeprobe.geometry.gram import column_norms
-from vaeprobe.geometry.jacobian import gram, pushforward
 from vaeprobe.likelihoods import Likelihood
 
 __all__ = [

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.verbs import gram
 from vaeprobe.geometry.gram import active_latents, column_norms, ima_contrast, singular_tolerance
-from vaeprobe.geometry.jacobian import gram
 from vaeprobe.geometry.modulation import frozen_lengths, jacobian_variation
 from vaeprobe.intervals import stream
 from vaeprobe.latents import Latents, Prior

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.verbs import gram, pushforward
 from vaeprobe.geometry.gram import log_det
-from vaeprobe.geometry.jacobian import gram, pushforward
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.jacobian import pushforward
+from vaeprobe.engine.verbs import pushforward
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track

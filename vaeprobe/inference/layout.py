@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.engine.verbs import gram
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE
-from vaeprobe.geometry.jacobian import gram
 from vaeprobe.inference.collapse import informative
 from vaeprobe.inference.elbo import kl_per_latent
 from vaeprobe.inference.moments import PosteriorMoments, log_density_and_score, with_codes

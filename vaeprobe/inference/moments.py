@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder, Encoder
-from vaeprobe.geometry.jacobian import gram
+from vaeprobe.engine.verbs import gram
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.verbs import gram, pullback, pushforward
 from vaeprobe.geometry.gram import canonical_signs, singular_frame
-from vaeprobe.geometry.jacobian import gram, pullback, pushforward
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 

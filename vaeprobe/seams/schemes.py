@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.jacobian import pushforward
+from vaeprobe.engine.verbs import pushforward
 from vaeprobe.intervals import stream
 from vaeprobe.seams.fields import DirectionField, Directions, follow
 

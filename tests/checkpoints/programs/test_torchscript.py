@@ -16,9 +16,9 @@ from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import torchscript
 from vaeprobe.decoder import Decoder, Group
+from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import InputError
 from vaeprobe.files.zips import open_archive
-from vaeprobe.geometry.jacobian import jacobian
 
 from programs import network, scripted, small_script
 

@@ -269,7 +269,7 @@ class Orthogonality(Probe):
         Orthogonality is promised in expectation over each posterior (Eq. 8), so G is averaged before
         anything is normalised.
         """
-        from vaeprobe.geometry.jacobian import gram
+        from vaeprobe.engine.verbs import gram
         from vaeprobe.latents import Posterior
 
         draws, rows = 1, self.samples

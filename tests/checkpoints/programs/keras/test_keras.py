@@ -17,9 +17,9 @@ import torch
 import vaeprobe
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.keras.graph import read
+from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import ArchitectureError, InputError, UnsafeError, UsageError
 from vaeprobe.files.zips import open_archive
-from vaeprobe.geometry.jacobian import jacobian
 
 h5py = pytest.importorskip("h5py")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:keras", "ignore::UserWarning:keras")

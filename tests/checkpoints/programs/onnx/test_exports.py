@@ -16,8 +16,8 @@ import vaeprobe
 from vaeprobe.checkpoints.blueprint import BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.onnx.graph import read
+from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError
-from vaeprobe.geometry.jacobian import jacobian
 
 onnx = pytest.importorskip("onnx", minversion="1.17")
 helper, TensorProto = onnx.helper, onnx.TensorProto

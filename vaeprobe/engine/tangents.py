@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.geometry.columns import (
+from vaeprobe.engine.columns import (
     Columns,
     Deferred,
     Known,

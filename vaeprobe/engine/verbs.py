@@ -1,4 +1,8 @@
-"""The Jacobian engine: J, G = J^T W J, J v and J^T w of a decoder, batched and chunked.
+"""The four verbs of the Jacobian engine: J, G = J^T W J, J v and J^T w of a decoder, batched and chunked.
+
+Each takes a `Decoder`, or any function or module that maps latents of shape (n, latent) to outputs of shape
+(n, ...) row by row.  Such a one is checked at the door on every call; build the `Decoder` once where many calls
+follow.
 
 Networks run in the decoder's precision, Gram matrices are summed in float64: float32 propagation with a
 float64 Gram gives cosines and column norms to 1e-6 even for columns scaled by 1e-6, where a float32 Gram
@@ -7,42 +11,57 @@ gets the small singular values wrong altogether.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
 import torch
 from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
-from vaeprobe.errors import ResourceError
-from vaeprobe.geometry.chunks import Chunk, Size, sweep
-from vaeprobe.geometry.columns import Columns, Known, dense_gram
-from vaeprobe.geometry.methods import choose, function_of
+from vaeprobe.engine.chunks import Chunk, Size, sweep
+from vaeprobe.engine.columns import Columns, Known, dense_gram
+from vaeprobe.engine.methods import choose, function_of
+from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.likelihoods import Likelihood
 
 __all__ = ["gram", "jacobian", "pullback", "pushforward"]
+
+Map: TypeAlias = Decoder | Callable[[Tensor], Any]
 
 LARGEST_JACOBIAN = 4 << 30
 """Bytes of the Jacobian at one latent beyond which Gram matrices are refused."""
 
 
-def jacobian(decoder: Decoder, z: Tensor, *, natural: bool = False, chunk: int | None = None) -> Tensor:
+def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = None) -> Tensor:
     """Return Jacobians over the continuous latents, shape (n, data, k), in the decoder's dtype.
 
     Args:
+        f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent).
         natural: differentiate the natural parameter instead of the output.
         chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
 
     Raises:
+        ContractError: `f` does not map rows to rows, or cannot be differentiated.
         ResourceError: memory does not suffice for a single column.
+        UsageError: the latents do not fit.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+        >>> jacobian(lambda z: torch.stack([z[:, 0] * z[:, 1], z[:, 0] ** 2], dim=1), z)
+        tensor([[[2., 1.],
+                 [2., 0.]]], dtype=torch.float64)
     """
-    f, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
+    decoder = _decoder(f, z)
+    g, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
     choice = choose(decoder, natural=natural)
     out: Tensor | None = None
 
     def work(part: Chunk) -> None:
         nonlocal out
         for some in part.directions:
-            y, columns = choice.push(f, x[part.points], _everywhere(basis[some], part.points))
+            y, columns = choice.push(g, x[part.points], _everywhere(basis[some], part.points))
             if out is None:
                 out = torch.empty(len(x), y.shape[1], len(basis), dtype=y.dtype, device=y.device)
             out[part.points, :, some] = columns.value().permute(1, 2, 0)
@@ -51,29 +70,38 @@ def jacobian(decoder: Decoder, z: Tensor, *, natural: bool = False, chunk: int |
     return x.new_empty(0, decoder.data_dim, len(basis)) if out is None else out
 
 
-def gram(
-    decoder: Decoder, z: Tensor, *, likelihood: Likelihood | None = None, chunk: int | None = None
-) -> Tensor:
+def gram(f: Map, z: Tensor, *, likelihood: Likelihood | None = None, chunk: int | None = None) -> Tensor:
     """Return pullback metrics J^T W J over the continuous latents, shape (n, k, k), float64 on the CPU.
 
     W = I without a likelihood, else its metric (Allen 2024, Eq. 7): taken on the natural parameter where
     the decoder has it, else on the mean.  No more than the Jacobians of one chunk are held at a time.
 
     Args:
+        f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent).
+        likelihood: whose metric weighs the outputs.
         chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
 
     Raises:
+        ContractError: `f` does not map rows to rows, or cannot be differentiated.
         ResourceError: the Jacobian at a single latent is too large to hold.
+        UsageError: the latents do not fit.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+        >>> gram(lambda z: torch.stack([z[:, 0] * z[:, 1], z[:, 0] ** 2], dim=1), z)
+        tensor([[[8., 2.],
+                 [2., 1.]]], dtype=torch.float64)
     """
+    decoder = _decoder(f, z)
     natural = decoder.natural_for(likelihood)
-    f, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
+    g, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
     choice = choose(decoder, natural=natural)
     bytes_at_one = decoder.data_dim * len(basis) * x.itemsize
     if bytes_at_one > LARGEST_JACOBIAN:
         raise ResourceError(
             f"the Jacobian at one latent, {decoder.data_dim} x {len(basis)}, would take {bytes_at_one / 2**30:.0f} GB",
-            hint="estimate what you need of it by random probes (vaeprobe.geometry.matrix_free)",
+            hint="estimate what you need of it by random probes (vaeprobe.engine.matrix_free)",
         )
     out = torch.empty(len(x), len(basis), len(basis), dtype=torch.float64)
 
@@ -89,12 +117,12 @@ def gram(
 
     def work(part: Chunk) -> None:
         if len(part.directions) == 1:
-            y, columns = choice.push(f, x[part.points], _everywhere(basis, part.points))
+            y, columns = choice.push(g, x[part.points], _everywhere(basis, part.points))
             out[part.points] = gram_of(y, columns).to(out)
             return
         blocks = []
         for some in part.directions:
-            y, columns = choice.push(f, x[part.points], _everywhere(basis[some], part.points))
+            y, columns = choice.push(g, x[part.points], _everywhere(basis[some], part.points))
             blocks.append(columns.value())
         out[part.points] = gram_of(y, Known(torch.cat(blocks))).to(out)
 
@@ -102,10 +130,11 @@ def gram(
     return out
 
 
-def pushforward(decoder: Decoder, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:
+def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:
     """Return f(z), shape (n, data), and J v for directions v over the continuous latents.
 
     Args:
+        f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent).
         v: one direction per latent, shape (n, k), or several that share the primal, shape (s, n, k).
 
@@ -113,16 +142,25 @@ def pushforward(decoder: Decoder, z: Tensor, v: Tensor, *, natural: bool = False
         y, shape (n, data), and J v, shape (n, data) or (s, n, data), in the decoder's dtype.
 
     Raises:
+        ContractError: `f` does not map rows to rows, or cannot be differentiated.
         ResourceError: memory does not suffice for a single direction.
+        UsageError: the latents do not fit.
+
+    Example:
+        >>> z, v = torch.tensor([[1.0, 2.0]]).double(), torch.tensor([[0.0, 1.0]]).double()
+        >>> y, Jv = pushforward(lambda z: z.prod(dim=1, keepdim=True), z, v)
+        >>> y.item(), Jv.item()
+        (2.0, 1.0)
     """
-    f, x = function_of(decoder, natural), _latents(decoder, z)
+    decoder = _decoder(f, z)
+    g, x = function_of(decoder, natural), _latents(decoder, z)
     directions = _on_all_latents(decoder, v if v.ndim == 3 else v[None])
     choice = choose(decoder, natural=natural)
     outputs: list[Tensor] = []
     moves: list[Tensor] = []
 
     def work(part: Chunk) -> None:
-        found = [choice.push(f, x[part.points], directions[some, part.points]) for some in part.directions]
+        found = [choice.push(g, x[part.points], directions[some, part.points]) for some in part.directions]
         values = [columns.value() for _, columns in found]
         outputs.append(found[0][0])
         moves.append(values[0] if len(values) == 1 else torch.cat(values))
@@ -138,10 +176,11 @@ def pushforward(decoder: Decoder, z: Tensor, v: Tensor, *, natural: bool = False
     return y, Jv if v.ndim == 3 else Jv[0]
 
 
-def pullback(decoder: Decoder, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
+def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
     """Return J^T w over the continuous latents.
 
     Args:
+        f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent).
         w: one covector per latent, shape (n, data), or several that share the primal, shape (s, n, data).
 
@@ -149,9 +188,17 @@ def pullback(decoder: Decoder, z: Tensor, w: Tensor, *, natural: bool = False) -
         shape (n, k) or (s, n, k), in the decoder's dtype.
 
     Raises:
+        ContractError: `f` does not map rows to rows, or cannot be differentiated.
         ResourceError: memory does not suffice for a single latent.
+        UsageError: the latents do not fit.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 2.0]]).double()
+        >>> pullback(lambda z: z.prod(dim=1, keepdim=True), z, torch.ones(1, 1).double())
+        tensor([[2., 1.]], dtype=torch.float64)
     """
-    f, x = function_of(decoder, natural), _latents(decoder, z)
+    decoder = _decoder(f, z)
+    g, x = function_of(decoder, natural), _latents(decoder, z)
     covectors = w if w.ndim == 3 else w[None]
     free = decoder.continuous
     pulled = x.new_empty(len(covectors), len(x), len(free))
@@ -159,7 +206,7 @@ def pullback(decoder: Decoder, z: Tensor, w: Tensor, *, natural: bool = False) -
     def work(part: Chunk) -> None:
         with differentiable_kernels(), torch.enable_grad():
             leaf = x[part.points].clone().requires_grad_(True)
-            y = f(leaf)
+            y = g(leaf)
             for i, covector in enumerate(covectors):
                 along = covector[part.points].to(device=y.device, dtype=y.dtype)
                 Jw = gradient(y, leaf, along, retain_graph=i + 1 < len(covectors))
@@ -167,6 +214,23 @@ def pullback(decoder: Decoder, z: Tensor, w: Tensor, *, natural: bool = False) -
 
     sweep(len(x), 1, Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, 1), work, "J^T w")
     return pulled if w.ndim == 3 else pulled[0]
+
+
+def _decoder(f: Map, z: Tensor) -> Decoder:
+    """Return the decoder itself, or the one that a function or module is, held to the contract."""
+    if isinstance(f, Decoder):
+        if z.ndim != 2 or z.shape[1] != f.latent_dim:
+            raise UsageError(
+                f"the latents have shape {tuple(z.shape)}, the decoder takes (n, {f.latent_dim})",
+                hint="one row per point, one column per latent",
+            )
+        return f
+    if z.ndim != 2 or not z.is_floating_point():
+        raise UsageError(
+            f"latents are real numbers of shape (n, latent), not {tuple(z.shape)} of {z.dtype}",
+            hint="one row per point, one column per latent",
+        )
+    return Decoder(f, z.shape[1], dtype=None if isinstance(f, torch.nn.Module) else z.dtype)
 
 
 def _latents(decoder: Decoder, z: Tensor) -> Tensor:

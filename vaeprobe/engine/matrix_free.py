@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.verbs import pullback, pushforward
 from vaeprobe.errors import UsageError
-from vaeprobe.geometry.jacobian import pullback, pushforward
 from vaeprobe.intervals import stream
 
 __all__ = [

@@ -18,9 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.columns import Columns, Known
+from vaeprobe.engine.tangents import Unsupported, push
 from vaeprobe.errors import ContractError
-from vaeprobe.geometry.columns import Columns, Known
-from vaeprobe.geometry.tangents import Unsupported, push
 from vaeprobe.intervals import stream
 
 __all__ = ["Choice", "choose", "carried", "mapped", "repeated", "reversed_twice", "row_by_row"]
@@ -32,7 +32,7 @@ TEST_POINTS = 7  # a number that no layer has as its width by accident
 
 
 def carried(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
-    """Carry the tangents along with the primal (see `vaeprobe.geometry.tangents`): the fastest."""
+    """Carry the tangents along with the primal (see `vaeprobe.engine.tangents`): the fastest."""
     with differentiable_kernels():
         return push(f, x, v)
 
