@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
-    "PPCA", "LinearVAE",
+    "PPCA", "LinearVAE", "Callback",
     "Gaussian", "Bernoulli", "Poisson", "Categorical",
     "VaeprobeError",
     "engine",
@@ -43,6 +43,7 @@ _HOME = {
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear"),
     **dict.fromkeys(("Gaussian", "Bernoulli", "Poisson", "Categorical"), "vaeprobe.likelihoods"),
     "VaeprobeError": "vaeprobe.errors",
+    "Callback": "vaeprobe.callback",
 }
 
 

@@ -472,6 +472,7 @@ def test_the_action_pastes_no_input_into_its_script(folder: Path) -> None:
         "MODELS": "*.npy a.pt;id $(id)",
         "CONFIG": "my policy.toml",
         "BASELINE": "",
+        "DATA": "rows of data.npy",
         "SARIF": "out.sarif",
     }
     done = subprocess.run(
@@ -484,9 +485,41 @@ def test_the_action_pastes_no_input_into_its_script(folder: Path) -> None:
     )
     assert done.returncode == 3, done.stderr
     assert done.stdout.splitlines() == [
-        "check", "--format", "github", "--no-progress", "--config", "my policy.toml", "--report", "sarif=out.sarif",
+        "check", "--format", "github", "--no-progress", "--config", "my policy.toml", "--data", "rows of data.npy", "--report", "sarif=out.sarif",
         "--", "*.npy", "a.pt;id", "$(id)",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("version", "installed"), [("", "/a b/.github/actions/check/../../.."), ("vaeprobe==9", "vaeprobe==9")]
+)
+def test_the_action_installs_its_own_checkout_or_what_is_asked(
+    folder: Path, version: str, installed: str
+) -> None:
+    action = (REPOSITORY / ".github" / "actions" / "check" / "action.yml").read_text(encoding="utf-8")
+    script = textwrap.dedent(re.findall(r"run: \|\n((?: {8}.*\n)+)", action)[0])
+    (folder / "python").write_text('#!/bin/sh\nfor last; do :; done; echo "$last"\n')
+    (folder / "python").chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-e", "-c", script],
+        env={
+            "PATH": f"{folder}:{os.environ['PATH']}", "VERSION": version,
+            "GITHUB_ACTION_PATH": "/a b/.github/actions/check",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == installed
+
+
+@pytest.mark.parametrize("name", ["m.pt", "m.safetensors", "m.toml", "vaeprobe.toml", "x.npy"])
+def test_the_hook_runs_where_a_model_its_blueprint_data_or_policy_changed(name: str) -> None:
+    hook = (REPOSITORY / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
+    (pattern,) = re.findall(r"^ +files: (.*)$", hook, re.MULTILINE)
+    assert re.search(pattern, name)
+    assert not re.search(pattern, "README.md")
+    assert "pass_filenames: false" in hook
 
 
 def test_the_hook_is_a_command_that_exists(check: Any) -> None:
