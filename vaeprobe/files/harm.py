@@ -121,12 +121,14 @@ def _refuse_in_program(name: str, leaf: str, data: bytes) -> None:
         raise UnsafeError(f"the program holds a pickled object, {quoted(name)}", hint=HINT_SAVE_ANEW)
     if leaf.endswith(".pt") and name.startswith(("data/weights/", "data/constants/")):
         raise UnsafeError(f"the program's weights are a pickle, {quoted(name)}", hint=HINT_SAVE_ANEW)
-    if is_zip(data) and name.startswith("data/sample_inputs/"):
+    if is_zip(data):  # tensors of its own: sample inputs, and before torch 2.7 weights and constants
         inner = bare_parts(open_archive(data))
-        if "constants.pkl" in inner or any(n.startswith("code/") for n in inner):
-            raise UnsafeError(f"the sample inputs {quoted(name)} are a program", hint=HINT_SAVE_ANEW)
+        if "constants.pkl" in inner or any(n.startswith(("code/", "models/")) for n in inner):
+            raise UnsafeError(
+                f"the part {quoted(name)} of the program is another program", hint=HINT_SAVE_ANEW
+            )
         refuse_parts("torch zip", inner)
-        file = read(data, f"the sample inputs {quoted(name)}", "torch zip")
+        file = read(data, f"the part {quoted(name)}", "torch zip")
         _refuse_names(name, file.globals, lambda g: _inert(g) or str(g) in SAMPLE_INPUTS)
     else:
         _refuse_pickle(name, data, lambda g: _inert(g) or str(g) in SAMPLE_INPUTS)

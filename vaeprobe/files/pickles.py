@@ -178,10 +178,12 @@ class _Machine:
 
     Attributes:
         at: offset of the next byte.
+        too_much: what no checkpoint needs; it ends the reading only at the end, since worse may follow.
         alone: whether references to something outside end it, as they end an unpickler that knows of no outside.
     """
 
     alone = False
+    too_much = ""
 
     def __init__(self, data: bytes | mmap.mmap, start: int) -> None:
         self.data = data
@@ -214,11 +216,13 @@ class _Machine:
                 if code == STOP:
                     if len(self.stack) != 1 or self.marks:
                         raise ValueError("values are left over at the end")
+                    if self.too_much:
+                        raise ValueError(self.too_much)
                     return self.stack.pop()
                 raise ValueError("an instruction that no checkpoint needs")
             step(self)
             if len(self.stack) > MAX_STACK:
-                raise ValueError(f"over {MAX_STACK:,} values wait on its stack")
+                self.too_much = f"over {MAX_STACK:,} values wait on its stack"
         raise ResourceError(
             f"the pickle has over {MAX_OPCODES:,} instructions", hint="save the weights alone"
         )
@@ -255,10 +259,8 @@ class _Machine:
     def op_long(self) -> None:
         self.stack.append(self.whole(self.line().removesuffix(b"L")))
 
-    def whole(self, text: bytes) -> int:
-        if len(text) > 2 * MAX_WHOLE:
-            raise ValueError("a whole number that no checkpoint needs")
-        return int(text)
+    def whole(self, text: bytes) -> Node:
+        return int(text) if len(text) <= 2 * MAX_WHOLE else HUGE
 
     def op_float(self) -> None:
         self.stack.append(float(self.line()))
@@ -294,7 +296,7 @@ class _Machine:
 
     def op_mark(self) -> None:
         if len(self.marks) >= MAX_DEPTH:
-            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+            self.too_much = f"nested deeper than {MAX_DEPTH} levels"
         self.marks.append(self.stack)
         self.stack = []
 
@@ -460,6 +462,7 @@ class _Machine:
         self.stack.append(self.persistent[-1])
 
 
+HUGE = Opaque(None)  # a whole number that takes long to print, in a file that may go on to worse
 U1, U2, U4, I4, U8, F8 = (struct.Struct(code) for code in ("<B", "<H", "<I", "<i", "<Q", ">d"))
 STOP = ord(".")
 Step: TypeAlias = "Callable[[_Machine], None]"
@@ -479,10 +482,8 @@ def _constant(value: Node) -> Step:
 
 def _signed(length: struct.Struct) -> Step:
     def step(m: _Machine) -> None:
-        size = m.unpack(length)
-        if size > MAX_WHOLE:
-            raise ValueError("a whole number that no checkpoint needs")
-        m.stack.append(int.from_bytes(m.raw(size), "little", signed=True))
+        raw = m.raw(m.unpack(length))
+        m.stack.append(int.from_bytes(raw, "little", signed=True) if len(raw) <= MAX_WHOLE else HUGE)
 
     return step
 
