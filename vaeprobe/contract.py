@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.autograd import differentiable_kernels, gradient
-from vaeprobe.errors import ContractError
+from vaeprobe.errors import ContractError, ResourceError, out_of_memory
 from vaeprobe.frozen import whole_of
 from vaeprobe.intervals import stream
 
@@ -123,6 +123,11 @@ def check_weights(function: object) -> None:
 
 def not_callable(function: object, z: Tensor, error: BaseException) -> ContractError:
     """Return the error for a function that fails on latents, and why it likely does."""
+    if out_of_memory(error):
+        raise ResourceError(
+            f"the decoder takes more memory than there is for latents of shape {tuple(z.shape)}",
+            hint="free some memory, or probe a smaller decoder (--submodule)",
+        ) from None
     message = f"the decoder cannot be called on latents of shape {tuple(z.shape)}: {first_line(error)}"
     needed = _needed(function)
     if isinstance(error, TypeError) and len(needed) > 1:

@@ -77,6 +77,10 @@ def write(path: str | PathLike[str], writer: Callable[[Path], object]) -> None:
             _write_beside(real, writer)
     except OSError as error:
         raise _cannot_write(path, error) from None
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError" and "I/O error" in str(error):  # it is no OSError
+            raise UsageError(f"cannot write `{path}`: {str(error).lower()}", hint="free some space") from None
+        raise
 
 
 def write_text(path: str | PathLike[str], text: str) -> None:

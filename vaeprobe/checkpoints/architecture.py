@@ -13,8 +13,8 @@ from pathlib import Path
 from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.families import Clues, Found, Shaped
-from vaeprobe.errors import ArchitectureError, UsageError, did_you_mean
-from vaeprobe.files.source import quoted
+from vaeprobe.errors import ArchitectureError, InputError, UsageError, did_you_mean
+from vaeprobe.files.source import quoted, read_text
 
 __all__ = ["Given", "beside", "found", "given", "unknown"]
 
@@ -76,9 +76,9 @@ def path_beside(file: Path) -> Path | None:
 
 def _read(path: Path) -> Blueprint:
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the blueprint {quoted(str(path))} cannot be read: {error}") from None
+        text = read_text(path, 1 << 22)
+    except InputError as error:
+        raise UsageError(f"the blueprint {quoted(str(path))} cannot be read: {error.message}") from None
     return Blueprint.from_toml(text, f"blueprint {path}")
 
 

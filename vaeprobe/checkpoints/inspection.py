@@ -15,7 +15,7 @@ from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
 from vaeprobe.files import limits, safetensors
 from vaeprobe.files.pickles import Global, PickleError, interpret
 from vaeprobe.files.sniff import Format, sniff
-from vaeprobe.files.source import Source, quoted
+from vaeprobe.files.source import Source, printable, quoted
 from vaeprobe.files.tensors import TensorSpec, nonfinite_finding
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
@@ -100,7 +100,8 @@ class Inspection(Result):
             out.append(_cut("Parts of the module", ("part", "class"), [list(p) for p in self.parts]))
         if self.tensors:
             rows = [
-                [t.name, " x ".join(map(str, t.shape)) or "scalar", t.dtype, t.numel] for t in self.tensors
+                [printable(t.name, limit=200), " x ".join(map(str, t.shape)) or "scalar", t.dtype, t.numel]
+                for t in self.tensors
             ]
             out.append(_cut("Tensors", ("name", "shape", "dtype", "numbers"), rows))
         if self.metadata:

@@ -30,10 +30,12 @@ from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import (
     ContractError,
     InputError,
+    ResourceError,
     UnsafeError,
     UsageError,
     VaeprobeError,
     did_you_mean,
+    out_of_memory,
 )
 from vaeprobe.files import limits, safetensors
 from vaeprobe.files.sniff import sniff
@@ -162,7 +164,7 @@ def load(
         condition=condition or {},
         allow_code=allow_code,
     )
-    with _naming(source), limits.loading(source.size):
+    with _naming(source, whole=arch is None), limits.loading(source.size):
         if arch is not None:
             maker = arch if callable(arch) else factory.find(arch)
             found = _by_factory(request, maker)
@@ -172,8 +174,12 @@ def load(
 
 
 @contextmanager
-def _naming(source: Source) -> Iterator[None]:
-    """Put the file's name before messages that do not have it."""
+def _naming(source: Source, *, whole: bool = True) -> Iterator[None]:
+    """Put the file's name before messages that do not have it.
+
+    Args:
+        whole: whether what is left over, that no reader foresaw, is the file's fault, and not that of code of the user's.
+    """
     try:
         yield
     except VaeprobeError as error:
@@ -181,6 +187,16 @@ def _naming(source: Source) -> Iterator[None]:
             error.message = f"{source.name}: {error.message}"
             error.args = (error.message,)
         raise
+    except Exception as error:
+        if not whole or os.environ.get("VAEPROBE_DEBUG"):
+            raise
+        if out_of_memory(error):
+            raise ResourceError(f"{source.name} takes more memory than there is") from error
+        why = (str(error).strip().splitlines() or ["?"])[0]
+        raise InputError(
+            f"{source.name} cannot be read: {type(error).__name__}: {quoted(why)}",
+            hint="is it damaged? if other tools read it, please report it",
+        ) from error
 
 
 def _size(size: str | Sequence[int] | None) -> tuple[int, ...] | None:

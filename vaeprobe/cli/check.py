@@ -25,6 +25,7 @@ from vaeprobe._version import __version__
 from vaeprobe.cli import options, output, streams
 from vaeprobe.cli.probe_commands import load
 from vaeprobe.errors import InputError, ResourceError, UsageError, did_you_mean
+from vaeprobe.files.source import read_text
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import policy_file
 from vaeprobe.gate.outcome import GateReport, ModelReport
@@ -326,7 +327,7 @@ def _kept(path: Path) -> dict[str, ModelReport]:
         return {}
     out: dict[str, ModelReport] = {}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, 1 << 30)
         whole = text[: text.rfind("\n") + 1]
         for line in whole.splitlines():
             body = json.loads(line)

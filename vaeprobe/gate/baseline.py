@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.files.source import read_text
 from vaeprobe.gate.policy import Rule
 from vaeprobe.report import SCHEMA_VERSION, Metric, MetricSpec, Status
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[np.float64]
 
+LARGEST = 1 << 28  # bytes
+LARGEST_VALUE = 1e150  # whose square is a number
 KIND = "vaeprobe-baseline"
 # settings that say which latents were drawn and what was measured on them
 METHOD = ("seed", "latents", "likelihood", "sigma2", "beta_sigma2", "active_threshold", "dtype")
@@ -50,7 +53,7 @@ def read(path: Path) -> dict[str, Record]:
     import numpy as np
 
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(_text(path))
         if document["kind"] != KIND:
             raise KeyError("kind")
         if document["schema_version"] != SCHEMA_VERSION:
@@ -63,7 +66,7 @@ def read(path: Path) -> dict[str, Record]:
             values = {}
             for id, text in body["values"].items():
                 array = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
-                if not np.isfinite(array).all():
+                if not (np.abs(array) < LARGEST_VALUE).all():
                     raise ValueError(f"values of {id} are not finite")
                 values[str(id)] = array
             records[str(model)] = Record(
@@ -72,11 +75,15 @@ def read(path: Path) -> dict[str, Record]:
                 methods={str(k): dict(v) for k, v in body["methods"].items()},
                 values=values,
             )
-    except OSError as error:
-        raise InputError(
-            f"cannot read the baseline `{path}`: {error.strerror}", hint="make it with --update-baseline"
-        ) from None
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, binascii.Error) as error:
+    except (
+        KeyError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        binascii.Error,
+    ) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(
@@ -84,6 +91,15 @@ def read(path: Path) -> dict[str, Record]:
             hint="make it anew with --update-baseline",
         ) from None
     return records
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path, LARGEST)
+    except InputError as error:
+        raise InputError(
+            f"cannot read the baseline `{path}`: {error.message}", hint="make it with --update-baseline"
+        ) from None
 
 
 def text(records: Mapping[str, Record]) -> str:

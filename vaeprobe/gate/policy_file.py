@@ -46,6 +46,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.files.source import read_text
 from vaeprobe.gate.policy import (
     FORMAT,
     Override,
@@ -92,6 +93,8 @@ KEYS = {
 RULE_KEYS = ("max", "min", "limit", "regression", "is", "level")
 COMMAND_LINE = "--rule"  # where a rule stands that is written for a shell
 
+LARGEST = 1 << 20  # bytes of a policy, or of the pyproject.toml that it stands in
+
 
 def find(start: Path) -> Path | None:
     """Return the nearest policy file at or above a folder, or None."""
@@ -135,13 +138,11 @@ def _tool(tables: Mapping[str, Any]) -> dict[str, Any]:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read the policy `{path}`: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"the policy `{path}` is no UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the policy `{path}` is no TOML: {error}") from None
+        return tomllib.loads(read_text(path, LARGEST))
+    except InputError as error:
+        raise InputError(f"cannot read the policy `{path}`: {error.message}") from None
+    except ValueError as error:  # no TOML, or a number of more digits than Python reads
+        raise UsageError(f"the policy `{path}` is no TOML: {str(error)[:200]}") from None
     except RecursionError:
         raise UsageError(f"the policy `{path}` is nested too deeply") from None
 

@@ -155,7 +155,16 @@ def compute(
     Raises:
         InputError: there are fewer than two rows, or they are all equal.
     """
-    chosen = choose(data, solver)
+    try:
+        return _computed(data, k, choose(data, solver), seed, processes)
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            f"the covariance of the rows cannot be computed: {error}",
+            hint="are some numbers so large that their squares are none? look at the largest of each column",
+        ) from None
+
+
+def _computed(data: Data, k: int, chosen: Solver, seed: int, processes: Processes) -> Spectrum:
     if processes.world > 1 and chosen == "dual":
         chosen = "exact" if data.columns <= EXACT_COLUMNS else "randomized"
     if chosen == "exact":
