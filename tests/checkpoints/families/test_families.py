@@ -1,0 +1,583 @@
+"""Families against networks written here from their published layers, near families that must not be taken for them, and one more family in one file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import vaeprobe
+from vaeprobe.checkpoints import families
+from vaeprobe.checkpoints.families import Clues
+from vaeprobe.errors import ArchitectureError, UsageError
+
+
+def randomised(net: nn.Module) -> nn.Module:
+    """Give norms and biases values that would show if they were left out."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, t in [*net.named_parameters(), *net.named_buffers()]:
+            if t.is_floating_point():
+                t.copy_(
+                    0.5 + torch.rand_like(t)
+                    if name.endswith("running_var")
+                    else t + 0.1 * torch.randn_like(t)
+                )
+    return net.eval()
+
+
+def match(state: dict[str, Any], said: dict[str, Any] | None = None) -> str | None:
+    found = families.match(Clues.of(state, said))
+    return found.blueprint.name if found else None
+
+
+def held_to(path: Path, net: nn.Module, d: int, shape: tuple[int, ...], **settings: Any) -> vaeprobe.Decoder:
+    """Hold what is loaded against the network's own `decode`, and forward mode against central differences."""
+    decoder = vaeprobe.load(path, dtype="float64", **settings)
+    assert (decoder.latent_dim, tuple(decoder.output_shape)) == (d, shape)
+    z, v = torch.randn(2, 3, d, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        decode: Any = net.double().decode
+        assert torch.allclose(decoder(z), decode(z), rtol=1e-9, atol=1e-10)
+        _, moved = torch.func.jvp(decoder.flat, (z,), (v,))
+        slope = (decoder.flat(z + 1e-6 * v) - decoder.flat(z - 1e-6 * v)) / 2e-6
+    # a step across the kink of a relu moves all entries behind it a little, and rarely
+    error = (moved - slope).abs()
+    assert float(error.median()) < 1e-5 * float(slope.abs().median())
+    assert float(error.norm()) < 1e-2 * float(slope.norm())
+    return decoder
+
+
+def posterior_is(decoder: vaeprobe.Decoder, net: nn.Module, x: Tensor) -> None:
+    assert decoder.encoder is not None
+    mean, log_variance = decoder.encoder(x)
+    encode: Any = net.encode
+    with torch.no_grad():
+        m, variance = encode(x.double())
+    assert torch.allclose(mean.double(), m, atol=1e-10)
+    assert torch.allclose(log_variance.double().exp(), variance, rtol=1e-6)
+
+
+# -- PyTorch-VAE --------------------------------------------------------------------------------------------
+
+
+class AntixK(nn.Module):
+    """Vanilla and conditional VAE of PyTorch-VAE."""
+
+    def __init__(self, hidden: tuple[int, ...], d: int, classes: int = 0) -> None:
+        super().__init__()
+        up = hidden[::-1]
+
+        def block(conv: nn.Module, n: int) -> nn.Sequential:
+            return nn.Sequential(conv, nn.BatchNorm2d(n), nn.LeakyReLU())
+
+        sizes = [4 if classes else 3, *hidden]
+        pairs = list(zip(sizes, hidden, strict=False))
+        self.encoder = nn.Sequential(*(block(nn.Conv2d(a, b, 3, 2, 1), b) for a, b in pairs))
+        self.fc_mu, self.fc_var = nn.Linear(hidden[-1] * 4, d), nn.Linear(hidden[-1] * 4, d)
+        self.decoder_input = nn.Linear(d + classes, hidden[-1] * 4)
+        back = list(itertools.pairwise(up))
+        self.decoder = nn.Sequential(*(block(nn.ConvTranspose2d(a, b, 3, 2, 1, 1), b) for a, b in back))
+        last = block(nn.ConvTranspose2d(up[-1], up[-1], 3, 2, 1, 1), up[-1])
+        self.final_layer = nn.Sequential(*last, nn.Conv2d(up[-1], 3, 3, padding=1), nn.Tanh())
+        self.classes, self.label = classes, 0
+        if classes:
+            self.embed_class, self.embed_data = nn.Linear(classes, 64 * 64), nn.Conv2d(3, 3, 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        if self.classes:
+            hot = F.one_hot(torch.tensor(self.label), self.classes).to(z).expand(len(z), -1)
+            z = torch.cat([z, hot], 1)
+        out: Tensor = self.final_layer(self.decoder(self.decoder_input(z).view(-1, 512, 2, 2)))
+        return out
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.encoder(x).flatten(1)
+        return self.fc_mu(h), self.fc_var(h).exp()
+
+
+def lightning(net: nn.Module, path: Path, prefix: str = "model.", **more: Any) -> Path:
+    state = {f"{prefix}{k}": t for k, t in net.state_dict().items()}
+    torch.save({"epoch": 1, "pytorch-lightning_version": "1.5.6", "state_dict": state, **more}, path)
+    return path
+
+
+def test_pytorch_vae(tmp_path: Path) -> None:
+    net = randomised(AntixK((4, 4, 8, 512), 5))
+    decoder = held_to(lightning(net, tmp_path / "m.ckpt"), net, 5, (3, 32, 32))
+    posterior_is(decoder, net, torch.rand(2, 3, 32, 32))
+    assert decoder.recipe is not None
+    assert decoder.recipe.implied == pytest.approx(0.00025 * 3072 / 2)
+    wide = families.match(Clues.of(AntixK((4, 4, 4, 8, 512), 5).state_dict()))
+    assert wide is not None
+    assert wide.recipe is not None
+    assert wide.recipe.implied == pytest.approx(1.536)
+
+
+@pytest.mark.parametrize("label", [0, 2])
+def test_conditional_pytorch_vae_is_held_at_a_label(tmp_path: Path, label: int) -> None:
+    net = AntixK((4, 4, 8, 512), 5, classes=3)
+    randomised(net)
+    net.label = label
+    path = lightning(net, tmp_path / "m.ckpt")
+    decoder = held_to(path, net, 5, (3, 32, 32), condition={"label": str(label)} if label else None)
+    codes = [n.code for n in decoder.notes]
+    assert ("condition-held" in codes) is (label == 0)
+    assert decoder.artifact is not None
+    assert f"label = {label} of 3" in decoder.artifact.architecture
+    for wrong, message in (({"lable": 1}, "lable"), ({"label": 3}, "label"), ({"label": "cat"}, "cat")):
+        with pytest.raises(UsageError, match=message):
+            vaeprobe.load(path, condition=wrong)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decoder.0.0.weight": (512, 8, 4, 4)},
+        {"final_layer.3.weight": (4, 4, 3, 3)},
+        {"decoder.0.2.weight": (8,)},
+        {"decoder_input.weight": (1024, 5)},
+        {"embed_pseudo.weight": (5, 5)},
+        {"discriminator.0.weight": (5, 5)},
+        {"fc_var.weight": (4, 2048)},
+        {"final_layer.1.running_var": None},
+    ],
+)
+def test_near_pytorch_vaes_are_no_match(change: dict[str, tuple[int, ...] | None]) -> None:
+    state = dict(AntixK((4, 4, 8, 512), 5).state_dict())
+    assert match(state) == "pytorch-vae"
+    for name, shape in change.items():
+        if shape is None:
+            del state[name]
+        else:
+            state[name] = torch.zeros(shape)
+    assert match(state) is None
+
+
+# -- disentanglement-pytorch, Beta-VAE ----------------------------------------------------------------------
+
+
+def test_disentanglement_pytorch(tmp_path: Path) -> None:
+    d, c = 4, 1
+    relu = nn.ReLU()
+    up = [(256, 256, 1), (256, 128, 0), (128, 128, 0), (128, 64, 0), (64, 64, 0)]
+    maps = [layer for a, b, p in up for layer in (relu, nn.ConvTranspose2d(a, b, 4, 2, p))]
+    main = [nn.Identity(), nn.Conv2d(d, 256, 1, 2), *maps, relu, nn.ConvTranspose2d(64, c, 3, 1)]
+    down = [(c, 32), (32, 32), (32, 64), (64, 128), (128, 256), (256, 256)]
+    trunk = [layer for a, b in down for layer in (nn.Conv2d(a, b, 4, 2, 1), relu)]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder, self.encoder = nn.Module(), nn.Module()
+            self.decoder.main = nn.Sequential(*main)
+            self.encoder.main = nn.Sequential(*trunk, nn.Flatten(), nn.Linear(256, 2 * d))
+
+        def decode(self, z: Tensor) -> Tensor:
+            return torch.sigmoid(self.decoder.main(z[:, :, None, None]))  # type: ignore[operator]
+
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            mean, log_variance = self.encoder.main(x).chunk(2, 1)  # type: ignore[operator]
+            return mean, log_variance.exp()
+
+    net = randomised(Net())
+    torch.save({"iter": 5, "model_states": {"G": net.state_dict()}, "optim_states": {}}, tmp_path / "last")
+    decoder = held_to(tmp_path / "last", net, d, (c, 64, 64))
+    assert decoder.likelihood == "bernoulli"
+    posterior_is(decoder, net, torch.rand(2, c, 64, 64))
+    state = dict(net.state_dict())
+    state["decoder.main.3.weight"] = torch.zeros(256, 256, 3, 3)
+    assert match(state) is None
+
+
+@pytest.mark.parametrize("letter", ["H", "B"])
+def test_beta_vae(tmp_path: Path, letter: str) -> None:
+    d, relu = 4, nn.ReLU()
+
+    def up(*sizes: int) -> list[nn.Module]:
+        layers = [x for a, b in itertools.pairwise(sizes) for x in (nn.ConvTranspose2d(a, b, 4, 2, 1), relu)]
+        return layers[:-1]
+
+    def down(*sizes: int) -> list[nn.Module]:
+        return [x for a, b in itertools.pairwise(sizes) for x in (nn.Conv2d(a, b, 4, 2, 1), relu)]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            if letter == "H":
+                first = [
+                    nn.Linear(d, 256),
+                    nn.Unflatten(1, (256, 1, 1)),
+                    relu,
+                    nn.ConvTranspose2d(256, 64, 4),
+                    relu,
+                ]
+                self.decoder = nn.Sequential(*first, *up(64, 64, 32, 32, 3))
+                last = [nn.Conv2d(64, 256, 4), relu, nn.Flatten(), nn.Linear(256, 2 * d)]
+                self.encoder = nn.Sequential(*down(3, 32, 32, 64, 64), *last)
+            else:
+                dense = [nn.Linear(d, 256), relu, nn.Linear(256, 256), relu, nn.Linear(256, 512), relu]
+                self.decoder = nn.Sequential(*dense, nn.Unflatten(1, (32, 4, 4)), *up(32, 32, 32, 32, 3))
+                dense = [
+                    nn.Flatten(),
+                    nn.Linear(512, 256),
+                    relu,
+                    nn.Linear(256, 256),
+                    relu,
+                    nn.Linear(256, 2 * d),
+                ]
+                self.encoder = nn.Sequential(*down(3, 32, 32, 32, 32), *dense)
+
+        def decode(self, z: Tensor) -> Tensor:
+            return torch.sigmoid(self.decoder(z))
+
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            mean, log_variance = self.encoder(x).chunk(2, 1)
+            return mean, log_variance.exp()
+
+    net = randomised(Net())
+    torch.save({"iter": 9, "model_states": {"net": net.state_dict()}, "optim_states": {}}, tmp_path / "last")
+    decoder = held_to(tmp_path / "last", net, d, (3, 64, 64))
+    posterior_is(decoder, net, torch.rand(2, 3, 64, 64))
+
+
+# -- recommenders -------------------------------------------------------------------------------------------
+
+
+class MultVAE(nn.Module):
+    def __init__(self, names: tuple[str, str], step: int) -> None:
+        super().__init__()
+        self.names = names
+        for name, sizes in zip(names, ((30, 12, 8), (4, 12, 30)), strict=True):
+            layers = [nn.Linear(a, b) for a, b in itertools.pairwise(sizes)]
+            self.add_module(name, nn.ModuleDict({str(step * i): layer for i, layer in enumerate(layers)}))
+
+    def _run(self, name: str, h: Tensor) -> Tensor:
+        first, second = getattr(self, name).values()
+        out: Tensor = second(torch.tanh(first(h)))
+        return out
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.softmax(self._run(self.names[1], z), 1)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self._run(self.names[0], F.normalize(x))
+        return h[:, :4], h[:, 4:].exp()
+
+
+def test_mult_vae(tmp_path: Path) -> None:
+    net = randomised(MultVAE(("q_layers", "p_layers"), 1))
+    torch.save(net.state_dict(), tmp_path / "m.pt")
+    decoder = held_to(tmp_path / "m.pt", net, 4, (30,))
+    assert decoder.likelihood == "categorical"
+    assert decoder.has_natural
+    posterior_is(decoder, net, torch.rand(2, 30).round())
+
+
+def test_recbole_needs_its_config(tmp_path: Path) -> None:
+    net = randomised(MultVAE(("encoder", "decoder"), 2))
+    state = dict(net.state_dict().items())
+    assert match(state) is None  # any MLP has these names
+    config = {"final_config_dict": {"model": "MultiVAE", "anneal_cap": 0.3, "total_anneal_steps": 1000}}
+    torch.save({"config": config, "epoch": 3, "state_dict": state}, tmp_path / "m.pth")
+    decoder = held_to(tmp_path / "m.pth", net, 4, (30,))
+    assert decoder.recipe is not None
+    assert decoder.recipe.implied == pytest.approx(0.3)
+    assert match(state, {"config": {"final_config_dict": {"model": "MultiDAE"}}}) is None
+
+
+# -- scVI ---------------------------------------------------------------------------------------------------
+
+
+class Stack(nn.Module):
+    """FCLayers of scvi-tools: `Layer i` of Linear, BatchNorm (eps 1e-3), ReLU, covariates appended to every layer."""
+
+    def __init__(
+        self, a: int, b: int, n: int, extra: int = 0, first: int = 0, *, linear: bool = False
+    ) -> None:
+        super().__init__()
+        self.linear = linear
+        blocks = {}
+        for i in range(n):
+            width = (a + first if i == 0 else b) + extra
+            blocks[f"Layer {i}"] = nn.Sequential(
+                nn.Linear(width, b, bias=not linear), nn.BatchNorm1d(b, eps=1e-3)
+            )
+        self.fc_layers = nn.ModuleDict(blocks)
+
+    def forward(self, x: Tensor, covariates: Tensor) -> Tensor:
+        for block in self.fc_layers.values():
+            x = block(torch.cat([x, covariates.to(x).expand(len(x), -1)], 1))
+            x = x if self.linear else torch.relu(x)
+        return x
+
+
+class SCVI(nn.Module):
+    def __init__(
+        self, *, genes: int = 12, d: int = 3, n: int = 2, linear: bool = False, continuous: int = 0
+    ) -> None:
+        super().__init__()
+        self.linear, self.hot, self.library, self.continuous = (
+            linear,
+            torch.tensor([1, 0, 0, 1, 0]),
+            1.0,
+            continuous,
+        )
+        self.z_encoder, self.decoder = nn.Module(), nn.Module()
+        self.z_encoder.encoder = Stack(genes, 8, n)
+        self.z_encoder.mean_encoder, self.z_encoder.var_encoder = nn.Linear(8, d), nn.Linear(8, d)
+        self.px_r = nn.Parameter(torch.zeros(genes))
+        if linear:
+            self.decoder.factor_regressor = Stack(d, genes, 1, 5, linear=True)
+            self.decoder.px_dropout_decoder = Stack(d, genes, 1, 5, linear=True)
+        else:
+            self.decoder.px_decoder = Stack(d, 8, n, 5, continuous)
+            self.decoder.px_scale_decoder = nn.Sequential(nn.Linear(8, genes), nn.Softmax(-1))
+            self.decoder.px_r_decoder, self.decoder.px_dropout_decoder = (
+                nn.Linear(8, genes),
+                nn.Linear(8, genes),
+            )
+
+    def decode(self, z: Tensor) -> Tensor:
+        z = torch.cat([z, z.new_zeros(len(z), self.continuous)], 1)
+        if self.linear:
+            return self.library * torch.softmax(self.decoder.factor_regressor(z, self.hot), 1)  # type: ignore[operator]
+        h = self.decoder.px_decoder(z, self.hot)  # type: ignore[operator]
+        out: Tensor = self.library * self.decoder.px_scale_decoder(h)  # type: ignore[operator]
+        return out
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        e = self.z_encoder
+        h = e.encoder(torch.log1p(x), torch.zeros(0))  # type: ignore[operator]
+        return e.mean_encoder(h), e.var_encoder(h).exp() + 1e-4  # type: ignore[operator]
+
+
+def registry(cells: int = 100_000, continuous: int = 0, **settings: Any) -> dict[str, Any]:
+    """`attr_dict` for a batch of three and a covariate of two."""
+    names = np.array(["ctrl", "stim", "late"], dtype=object)
+    fields = {
+        "X": {"summary_stats": {"n_vars": 12, "n_cells": cells}, "state_registry": {}},
+        "batch": {"summary_stats": {"n_batch": 3}, "state_registry": {"categorical_mapping": names}},
+        "extra_categorical_covs": {
+            "state_registry": {"mappings": {"sex": np.array(["f", "m"], dtype=object)}}
+        },
+        "extra_continuous_covs": {
+            "state_registry": {"columns": np.array(["age"][:continuous], dtype=object)}
+        },
+        "size_factor": {"state_registry": {}},
+    }
+    return {
+        "init_params_": {"non_kwargs": {"gene_likelihood": "nb", **settings}, "kwargs": {"kwargs": {}}},
+        "registry_": {"scvi_version": "1.4.2", "field_registries": fields},
+    }
+
+
+def scvi_folder(net: SCVI, folder: Path, **settings: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    state = {**net.state_dict(), "pyro_param_store": {"params": {}, "constraints": {}}}
+    genes = np.array([f"g{i}" for i in range(12)], dtype=object)
+    told = registry(continuous=net.continuous, **settings)
+    torch.save({"model_state_dict": state, "var_names": genes, "attr_dict": told}, folder / "model.pt")
+    return folder
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_scvi_is_held_at_batch_covariates_and_library(tmp_path: Path, linear: bool) -> None:
+    net = SCVI(linear=linear, continuous=0 if linear else 1)
+    randomised(net)
+    folder = scvi_folder(net, tmp_path / "model")
+    decoder = held_to(folder, net, 3, (12,))
+    assert decoder.artifact is not None
+    assert "batch = 0 of 3 (`ctrl`), sex = 0 of 2 (`f`), library = 1" in decoder.artifact.architecture
+    posterior_is(decoder, net, torch.randint(0, 9, (4, 12)).float())
+    assert decoder.recipe is not None
+    assert decoder.recipe.implied == pytest.approx((80 - 1) / 400)  # 80 epochs by default for 100,000 cells
+    net.hot, net.library = torch.tensor([0, 0, 1, 0, 1]), 1000.0
+    held_to(folder, net, 3, (12,), condition={"batch": "late", "sex": "m", "library": 1000})
+
+
+def test_scvi_whose_registry_does_not_fit_is_no_match(tmp_path: Path) -> None:
+    state = SCVI().state_dict()
+    assert match(dict(state), {"attr_dict": registry()}) is None  # arrays are read from a file, not here
+    told = registry()
+    fields = told["registry_"]["field_registries"]
+    fields["batch"]["state_registry"]["categorical_mapping"] = ["ctrl", "stim", "late"]
+    fields["extra_categorical_covs"]["state_registry"]["mappings"] = {"sex": ["f", "m"]}
+    fields["extra_continuous_covs"]["state_registry"]["columns"] = []
+    assert match(dict(state), {"attr_dict": told}) == "scvi"
+    fields["batch"]["summary_stats"]["n_batch"] = 4
+    assert match(dict(state), {"attr_dict": told}) is None
+
+
+# -- Bolts --------------------------------------------------------------------------------------------------
+
+
+class Up(nn.Module):
+    def __init__(self, a: int, b: int, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.conv1, self.bn1 = nn.Conv2d(a, a, 3, padding=1, bias=False), nn.BatchNorm2d(a)
+        second = nn.Conv2d(a, b, 3, padding=1, bias=False)
+        resize = nn.Upsample(scale_factor=2)
+        self.conv2 = nn.Sequential(resize, second) if scale > 1 else second
+        self.bn2 = nn.BatchNorm2d(b)
+        if scale > 1:
+            beside = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 1, bias=False))
+            self.upsample = nn.Sequential(beside, nn.BatchNorm2d(b))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(h + (self.upsample(x) if self.scale > 1 else x))
+
+
+@pytest.mark.slow
+def test_bolts(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = nn.Module()
+            self.decoder.linear = nn.Linear(4, 8192)
+            for n, (a, b, s) in enumerate(((512, 256, 2), (256, 128, 2), (128, 64, 2), (64, 64, 1)), 1):
+                self.decoder.add_module(f"layer{n}", nn.Sequential(Up(a, b, s), Up(b, b, 1)))
+            self.decoder.conv1 = nn.Conv2d(64, 3, 3, padding=1, bias=False)
+            self.fc_mu, self.fc_var = nn.Linear(512, 4), nn.Linear(512, 4)
+
+        def decode(self, z: Tensor) -> Tensor:
+            d: Any = self.decoder
+            x = F.interpolate(d.linear(z).view(-1, 512, 4, 4), (6, 6))
+            return d.conv1(d.layer4(d.layer3(d.layer2(d.layer1(x)))))  # type: ignore[no-any-return]
+
+    net = randomised(Net())
+    told = {
+        "input_height": 48,
+        "enc_type": "resnet18",
+        "first_conv": False,
+        "maxpool1": False,
+        "kl_coeff": 0.2,
+    }
+    path = lightning(net, tmp_path / "b.ckpt", "", hyper_parameters=told)
+    decoder = held_to(path, net, 4, (3, 48, 48))
+    assert decoder.recipe is not None
+    assert decoder.recipe.implied == pytest.approx(0.2 * 3 * 48 * 48 / 8)
+
+
+# -- pythae -------------------------------------------------------------------------------------------------
+
+
+def pythae_folder(folder: Path, state: dict[str, Tensor], **config: Any) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model_config.json").write_text(json.dumps(config))
+    torch.save({"model_state_dict": state}, folder / "model.pt")
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("place", ["", "final_model"])
+def test_pythae_default_networks(tmp_path: Path, place: str) -> None:
+    models = pytest.importorskip("pythae.models")
+    model = models.BetaVAE(models.BetaVAEConfig(input_dim=(1, 4, 4), latent_dim=3, beta=2.5)).eval()
+    pythae_folder(
+        tmp_path / place, model.state_dict(), name="BetaVAEConfig", input_dim=[1, 4, 4], latent_dim=3, beta=2.5, reconstruction_loss="bce"
+    )  # fmt: skip
+    decoder = vaeprobe.load(tmp_path)
+    z, x = torch.randn(4, 3), torch.rand(4, 1, 4, 4)
+    with torch.no_grad():
+        assert torch.allclose(decoder(z), model.decoder(z)["reconstruction"], atol=1e-6)
+        posterior = model.encoder(x)
+    assert decoder.encoder is not None
+    mean, log_variance = decoder.encoder(x)
+    assert torch.allclose(mean, posterior["embedding"], atol=1e-6)
+    assert torch.allclose(log_variance, posterior["log_covariance"], atol=1e-6)
+    assert (decoder.likelihood, decoder.recipe and decoder.recipe.implied) == ("bernoulli", 2.5)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("room", "kind", "shape"),
+    [
+        ("mnist", "Conv", (1, 28, 28)), ("cifar", "Conv", (3, 32, 32)), ("celeba", "Conv", (3, 64, 64)),
+        ("mnist", "ResNet", (1, 28, 28)), ("cifar", "ResNet", (3, 32, 32)), ("celeba", "ResNet", (3, 64, 64)),
+    ],
+)  # fmt: skip
+def test_pythae_benchmark_networks(tmp_path: Path, room: str, kind: str, shape: tuple[int, ...]) -> None:
+    config = pytest.importorskip("pythae.models.base.base_config")
+    nets = pytest.importorskip(f"pythae.models.nn.benchmarks.{room}")
+    settings = config.BaseAEConfig(input_dim=shape, latent_dim=2)
+    name = "_ResNet_VAE_" if kind == "ResNet" else "_Conv_VAE_"
+    encoder = randomised(getattr(nets, f"Encoder{name}{room.upper()}")(settings))
+    decoder = randomised(getattr(nets, f"Decoder{name.replace('VAE', 'AE')}{room.upper()}")(settings))
+    state = {f"encoder.{k}": t for k, t in encoder.state_dict().items()}
+    state |= {f"decoder.{k}": t for k, t in decoder.state_dict().items()}
+    ours = vaeprobe.load(pythae_folder(tmp_path / "m", state, name="VAEConfig", input_dim=list(shape)))
+    z, x = torch.randn(3, 2), torch.rand(2, *shape)
+    with torch.no_grad():
+        theirs, posterior = decoder(z)["reconstruction"], encoder(x)
+    assert ours(z).shape == theirs.shape
+    assert torch.allclose(ours(z), theirs, atol=1e-5)
+    assert ours.encoder is not None
+    mean, log_variance = ours.encoder(x)
+    assert torch.allclose(mean, posterior["embedding"], atol=1e-4)
+    assert torch.allclose(log_variance, posterior["log_covariance"], atol=1e-4)
+
+
+def test_pythae_models_with_other_posteriors_have_no_encoder_and_no_beta(tmp_path: Path) -> None:
+    sizes = {"decoder.layers.0.0": (512, 3), "decoder.layers.1.0": (16, 512), "encoder.layers.0.0": (512, 16)}
+    sizes |= {"encoder.embedding": (3, 512), "encoder.log_var": (3, 512)}
+    state = {f"{k}.weight": torch.randn(s) / 9 for k, s in sizes.items()}
+    state |= {f"{k}.bias": torch.randn(s[0]) for k, s in sizes.items()}
+    folder = pythae_folder(tmp_path / "m", state, name="VAMPConfig", input_dim=[16])
+    decoder = vaeprobe.load(folder)
+    assert decoder.encoder is None
+    assert decoder.recipe is not None
+    assert decoder.recipe.implied is None
+    pythae_folder(tmp_path / "m", state, name="VAEConfig", input_dim=[1, 5, 5])
+    with pytest.raises(ArchitectureError, match="says input_dim"):
+        vaeprobe.load(folder)
+
+
+# -- the rule of the house ----------------------------------------------------------------------------------
+
+
+def test_no_two_families_claim_the_same_file_and_each_says_where_it_was_read() -> None:
+    known = families.every()
+    assert len(known) >= 16
+    assert all(family.source and family.title for family in known.values())
+
+
+ONE_MORE = """
+from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.families import family as f
+
+
+def recognise(clues):
+    found = f.solve(clues.shapes, {"only": "linear m d"})
+    if found is None:
+        return None
+    return f.Found(Blueprint(layers=(f.linear("only"), f.TANH), latents=f.normal(found["d"])))
+
+
+FAMILY = f.Family(name="one-more", title="a layer", source="written here", recognise=recognise)
+"""
+
+
+def test_a_family_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "one_more_family.py").write_text(ONE_MORE)
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    W, b = torch.randn(5, 2), torch.randn(5)
+    torch.save({"only.weight": W, "only.bias": b}, tmp_path / "m.pt")
+    decoder = vaeprobe.load(tmp_path / "m.pt")
+    assert decoder.artifact is not None
+    assert decoder.artifact.architecture == "preset one-more"
+    z = torch.randn(3, 2)
+    assert torch.allclose(decoder(z), torch.tanh(z @ W.T + b))
+    assert "one-more" in families.names()
+    sys.modules.pop("vaeprobe.checkpoints.families.one_more_family", None)
