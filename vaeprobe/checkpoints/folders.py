@@ -1,6 +1,7 @@
 """Folders that hold one model: which files its weights are, and what the folder says of it.
 
-Nothing outside the folder is read: a name that leads out of it, by `..` or by a symbolic link, is refused.
+Nothing outside the folder is read: a name that leads out of it, by `..` or by a symbolic link, is refused (but for the links
+of the Hugging Face Hub's cache to its own store).
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vaeprobe.checkpoints import said
 from vaeprobe.errors import InputError, UnsafeError
+from vaeprobe.files import addresses
 from vaeprobe.files.source import Source, quoted, read_source
 
 __all__ = ["Folder", "InFolder", "open_folder", "read", "said_beside"]
@@ -53,19 +55,27 @@ class InFolder(Source):
     folder: Folder = field(default_factory=lambda: Folder(Path(), ()))
     shards: tuple[Source, ...] = ()
 
+    @property
+    def shown(self) -> str:
+        """The folder as the user gave it."""
+        return self.address or str(self.folder.path)
+
 
 def read(path: str | os.PathLike[str]) -> Source:
-    """Read a file, or the weights of the model in a folder.
+    """Read a file, or the weights of the model in a folder, by its path or address (see `vaeprobe.files.addresses`).
 
     Raises:
         InputError, ResourceError: as `read_source` and `open_folder`.
         UnsafeError: the folder leads out of itself.
+        UsageError: the address has a form that is not known.
     """
+    if addresses.is_address(path):
+        return replace(read(addresses.local(path)), address=str(path))
     if not Path(path).is_dir():
         return read_source(path)
     folder = open_folder(Path(path))
     first, *shards = (read_source(file) for file in folder.weights)
-    return InFolder(first.path, first.data, folder, tuple(shards))
+    return InFolder(first.path, first.data, folder=folder, shards=tuple(shards))
 
 
 def said_beside(source: Source) -> Mapping[str, Any]:
@@ -130,13 +140,22 @@ def _inside(folder: Path, path: Path) -> Path:
     Raises:
         UnsafeError: it leads out of it.
     """
-    root = os.path.realpath(folder)
-    if os.path.commonpath([root, os.path.realpath(path)]) != root:
+    real = os.path.realpath(path)
+    if not any(os.path.commonpath([root, real]) == root for root in _roots(folder)):
         raise UnsafeError(
             f"{_shown(path)} leads out of its folder, and was not read",
             hint="give the file that it points at, or copy it into the folder",
         )
     return path
+
+
+def _roots(folder: Path) -> list[str]:
+    """Return the folder and, of one in the Hub's cache (`snapshots/REVISION`), where that keeps the files (`blobs`)."""
+    root = os.path.realpath(folder)
+    for parent in Path(root).parents:
+        if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
+            return [root, str(parent.parent / "blobs")]
+    return [root]
 
 
 def _trained(path: Path) -> Path | None:

@@ -164,7 +164,7 @@ def inspect(
 
 def _artifact(source: Source, format: str, architecture: str = "") -> Artifact:
     return Artifact(
-        path=str(source.path),
+        path=source.shown,
         sha256=source.sha256,
         size=source.size,
         format=format,

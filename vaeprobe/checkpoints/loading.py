@@ -616,7 +616,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         raise UsageError(f"the latents of {source.name} are no map", hint="leave out --latent-size")
     notes = (*found.notes, *parts.notes)
     artifact = Artifact(
-        path=str(source.folder.path if isinstance(source, folders.InFolder) else source.path),
+        path=source.shown,
         sha256=source.sha256,
         size=source.size,
         format=found.format,

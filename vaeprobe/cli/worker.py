@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vaeprobe.errors import ResourceError, VaeprobeError
+from vaeprobe.files.addresses import is_address, local
 
 __all__ = ["OPTION", "needed", "run_in_worker"]
 
@@ -136,13 +137,16 @@ def _die_with(guardian: int) -> None:
 
 
 def _paths(arguments: Iterable[str]) -> Iterable[str]:
-    """Yield the arguments, and values of options, that are files, folders or globs of them."""
+    """Yield the files and folders that arguments and values of options name, by path, glob or address."""
     for argument in arguments:
         for text in dict.fromkeys((argument, argument.partition("=")[2])):
             if not text or "\0" in text:
                 continue
             if os.path.exists(text):
                 yield text
+            elif is_address(text):
+                with contextlib.suppress(VaeprobeError):  # the command says what is wrong with it
+                    yield str(local(text))  # fetched here: the worker has no network
             elif glob.has_magic(text):
                 yield from glob.iglob(text, recursive=True)
 

@@ -74,12 +74,19 @@ class Source:
     """A file in memory.
 
     Attributes:
-        path: as the user gave it.
+        path: where it is on this machine.
         data: its bytes.
+        address: as the user gave it, where that is not its path.
     """
 
     path: Path
     data: bytes
+    address: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The file as the user gave it."""
+        return self.address or str(self.path)
 
     @cached_property
     def sha256(self) -> str:
@@ -93,8 +100,8 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The path as it is shown in messages, in backticks."""
-        return quoted(str(self.path), limit=200)
+        """The file as it is shown in messages, in backticks."""
+        return quoted(self.shown, limit=200)
 
 
 def read_source(path: str | os.PathLike[str]) -> Source:
