@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -28,12 +28,16 @@ from vaeprobe.errors import InputError, ResourceError, UsageError, did_you_mean
 from vaeprobe.files.source import read_text
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import policy_file
+from vaeprobe.gate.formats import FORMATS
 from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.run import Gate
 from vaeprobe.render.text import clean
 
-GateFormat = Literal["text", "json", "jsonl", "markdown", "junit", "sarif", "github", "gitlab"]
+if TYPE_CHECKING:
+    GateFormat: TypeAlias = str
+else:
+    GateFormat = Literal[tuple(FORMATS)]
 GATE = "Gate"
 BASELINE_FILE = "vaeprobe-baseline.json"
 
@@ -149,7 +153,7 @@ def check(
     baseline = baseline or (Path(policy.baseline) if policy.baseline else None)
     reports = [_report_target(text) for text in report or []]
     kept = baseline or Path(BASELINE_FILE) if update_baseline else resume
-    chosen = options.chosen_format(format, json_, out, get_args(GateFormat))
+    chosen = options.chosen_format(format, json_, out, FORMATS)
     files = [kept, *(path for _, path in reports)]
     read = [policy.origin, None if update_baseline else baseline, blueprint, data or policy.data]
     output.ready(out, files, inputs=[*targets, *(path for path in read if path)])
@@ -219,8 +223,6 @@ def _targets(models: Sequence[str], policy: Policy) -> list[str]:
 
 
 def _report_target(text: str) -> tuple[str, Path]:
-    from vaeprobe.gate.formats import FORMATS
-
     format, equals, path = text.partition("=")
     if not equals or not path:
         raise UsageError(f"`{text}` is no report", hint="write FORMAT=FILE, e.g. sarif=out.sarif")

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
 from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.render import RENDERERS, Renderer
 
 LOADING = "Loading"
 OUTPUT = "Output"
 LIMITS = "Limits (exit 1 where one fails, 3 where the samples do not decide it)"
 
-Format = Literal["text", "json", "markdown", "html"]
-FORMATS: tuple[str, ...] = get_args(Format)
+if TYPE_CHECKING:
+    Format: TypeAlias = str
+else:
+    Format = Literal[tuple(RENDERERS)]
 Color = Literal["auto", "always", "never"]
 
 ModelPath = Annotated[Path, typer.Argument(help="Checkpoint to probe.", show_default=False)]
@@ -132,19 +135,10 @@ ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.",
 
 
 PLAIN = ("", ".txt", ".text", ".log", ".out")
-BY_SUFFIX = {
-    ".json": "json",
-    ".jsonl": "jsonl",
-    ".md": "markdown",
-    ".html": "html",
-    ".htm": "html",
-    ".sarif": "sarif",
-    ".xml": "junit",
-}
 
 
 def chosen_format(
-    format: str | None, json: bool, file: Path | None = None, known: Sequence[str] = FORMATS
+    format: str | None, json: bool, file: Path | None = None, known: Mapping[str, Renderer] = RENDERERS
 ) -> str:
     """Return the format of the document: as asked for, else what the file's suffix says, else text.
 
@@ -160,12 +154,13 @@ def chosen_format(
     if json:
         return "json"
     suffix = "" if file is None else file.suffix.lower()
-    if format is None and suffix not in PLAIN and BY_SUFFIX.get(suffix) not in known:
-        names = ", ".join(s for s, f in BY_SUFFIX.items() if f in known)
+    by_suffix = {s: name for name, row in known.items() for s in row.suffixes}
+    if format is None and suffix not in PLAIN and suffix not in by_suffix:
+        names = ", ".join(by_suffix)
         raise UsageError(
             f"no document of this command ends in `{suffix}`", hint=f"name it .txt, {names}, or say --format"
         )
-    return format or BY_SUFFIX.get(suffix, "text")
+    return format or by_suffix.get(suffix, "text")
 
 
 def existing_device(name: str) -> str:

@@ -89,24 +89,13 @@ def wrote(path: Path, quiet: bool = False) -> None:
 
 def document(page: Page, format: str, quiet: bool = False, verbose: bool = False) -> str:
     """Return a result's page as text in one of the formats of `--format`."""
-    match format:
-        case "json":
-            from vaeprobe.render import json_document
+    if format == "text":
+        from vaeprobe.render import terminal
 
-            return json_document.render(page)
-        case "markdown":
-            from vaeprobe.render import markdown
+        return terminal.plain(page, quiet, verbose=verbose)
+    from vaeprobe.render import renderer
 
-            return markdown.render(page)
-        case "html":
-            from vaeprobe.render import html
-
-            return html.render(page)
-        case "text":
-            from vaeprobe.render import terminal
-
-            return terminal.plain(page, quiet, verbose=verbose)
-    raise UsageError(f"no format is called `{format}`")
+    return renderer(format)(page)
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

@@ -65,6 +65,11 @@ def plain(page: Page, quiet: bool = False, width: int = 100, verbose: bool = Fal
     return inert(stream.getvalue())
 
 
+def render(page: Page) -> str:
+    """Return the document of one result, as a terminal shows it."""
+    return plain(page)
+
+
 def view(page: Page, verbose: bool = False) -> Group:
     """Return the page: what matters within a screen, and with `verbose` all metrics, tables and pictures.
 
