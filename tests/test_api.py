@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import vaeprobe
+from vaeprobe.likelihood_names import LIKELIHOODS
 from vaeprobe.probes import PROBES, probe_class
 from vaeprobe.probes.functions import documentation, result_class
 
@@ -33,6 +34,12 @@ from typing import Any, Literal
 '''
 
 
+def annotation(text: str) -> str:
+    """A path may be a text in Python, and a likelihood is one of their names."""
+    names = ", ".join(f'"{name}"' for name in LIKELIHOODS)
+    return text.replace("Path", "str | PathLike[str]").replace("LikelihoodName", f"Literal[{names}]")
+
+
 def stub() -> str:
     """What `api.pyi` must be."""
     imports, functions = ["from vaeprobe.probes.functions import DecoderLike"], []
@@ -40,11 +47,7 @@ def stub() -> str:
         cls = probe_class(name)
         result = result_class(cls)
         imports.append(f"from {result.__module__} import {result.__name__}")
-        # a path may be a text in Python
-        settings = "".join(
-            f"    {f.name}: {str(f.type).replace('Path', 'str | PathLike[str]')} = {f.default!r},\n"
-            for f in fields(cls)
-        )
+        settings = "".join(f"    {f.name}: {annotation(str(f.type))} = {f.default!r},\n" for f in fields(cls))
         doc = textwrap.indent(f'"""{documentation(cls)}\n"""', "    ")
         functions.append(
             f"def {name}(\n    decoder: DecoderLike,\n    *,\n{settings}"

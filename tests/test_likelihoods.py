@@ -106,11 +106,11 @@ def test_outputs_that_are_no_means_are_named() -> None:
     assert "lie in [0, inf)" in str(likelihoods.Poisson().misfit(torch.tensor([[-1.0]])))
     assert likelihoods.Gaussian().misfit(torch.tensor([[-1e9, 1e9]])) is None
     with pytest.raises(UsageError, match="two classes or more"):
-        likelihoods.by_name("categorical", classes=1)
+        likelihoods.by_name("categorical", (1,))
 
 
 def test_names() -> None:
-    assert likelihoods.by_name("gaussian", sigma2=2.0) == likelihoods.Gaussian(2.0)
+    assert likelihoods.by_name("gaussian", given=likelihoods.Given(sigma2=2.0)) == likelihoods.Gaussian(2.0)
     with pytest.raises(UsageError, match="no likelihood") as caught:
         likelihoods.by_name("bernouli")
     assert "bernoulli" in str(caught.value.hint)

@@ -21,14 +21,23 @@ if TYPE_CHECKING:
     from vaeprobe.checkpoints.whole import from_module
     from vaeprobe.decoder import Decoder, Encoder, Group
     from vaeprobe.errors import VaeprobeError
-    from vaeprobe.likelihoods import Bernoulli, Categorical, Gaussian, Poisson
+    from vaeprobe.likelihoods import (
+        Bernoulli,
+        Categorical,
+        Gaussian,
+        Multinomial,
+        NegativeBinomial,
+        Poisson,
+        ZeroInflatedNegativeBinomial,
+    )
     from vaeprobe.linear import PPCA, LinearVAE
 
 __all__ = [
     "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
     "PPCA", "LinearVAE", "Callback",
-    "Gaussian", "Bernoulli", "Poisson", "Categorical",
+    "Gaussian", "Bernoulli", "Poisson", "Categorical", "Multinomial", "NegativeBinomial",
+    "ZeroInflatedNegativeBinomial",
     "VaeprobeError",
     "engine",
     "__version__",
@@ -41,7 +50,18 @@ _HOME = {
     **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
     **dict.fromkeys(("orthogonality", "factorise", "trace", "posterior", "beta"), "vaeprobe.api"),
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear"),
-    **dict.fromkeys(("Gaussian", "Bernoulli", "Poisson", "Categorical"), "vaeprobe.likelihoods"),
+    **dict.fromkeys(
+        (
+            "Gaussian",
+            "Bernoulli",
+            "Poisson",
+            "Categorical",
+            "Multinomial",
+            "NegativeBinomial",
+            "ZeroInflatedNegativeBinomial",
+        ),
+        "vaeprobe.likelihoods",
+    ),
     "VaeprobeError": "vaeprobe.errors",
     "Callback": "vaeprobe.callback",
 }

@@ -5,7 +5,7 @@ from os import PathLike
 from typing import Any, Literal
 
 from vaeprobe.probes.beta.probe import BetaResult
-from vaeprobe.probes.factorise import FactoriseResult
+from vaeprobe.probes.factorise.probe import FactoriseResult
 from vaeprobe.probes.functions import DecoderLike
 from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
 from vaeprobe.probes.posterior.probe import PosteriorResult
@@ -18,8 +18,18 @@ def orthogonality(
     latents: Any = "prior",
     data: Any = None,
     seed: int = 0,
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    likelihood: Literal[
+        "bernoulli",
+        "categorical",
+        "gaussian",
+        "multinomial",
+        "negative_binomial",
+        "poisson",
+        "zero_inflated_negative_binomial",
+    ]
+    | None = None,
     sigma2: float = 1.0,
+    dispersion: Any = None,
     chunk: int | None = None,
     beta_sigma2: float = 1.0,
     rotations: int | None = None,
@@ -44,6 +54,7 @@ def orthogonality(
         seed: Seed of every draw.
         likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
         sigma2: Variance of a Gaussian likelihood.
+        dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         beta_sigma2: Beta times noise variance, for the mean-field gap.
         rotations: Random rotations for the null (default: 999, fewer for many latents).
@@ -62,12 +73,23 @@ def factorise(
     latents: Any = "prior",
     data: Any = None,
     seed: int = 0,
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    likelihood: Literal[
+        "bernoulli",
+        "categorical",
+        "gaussian",
+        "multinomial",
+        "negative_binomial",
+        "poisson",
+        "zero_inflated_negative_binomial",
+    ]
+    | None = None,
     sigma2: float = 1.0,
+    dispersion: Any = None,
     chunk: int | None = None,
     max_samples: int = 4096,
     margin: float = 0.0001,
     permutations: int = 499,
+    sheets: int = 48,
     active_threshold: float = 0.05,
     latent_dim: int | None = None,
     limits: Mapping[str, float] | None = None,
@@ -87,10 +109,12 @@ def factorise(
         seed: Seed of every draw.
         likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
         sigma2: Variance of a Gaussian likelihood.
+        dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         max_samples: Latents to draw at most, to decide the verdict.
         margin: Gap in nats that counts as none.
         permutations: Permutations of the tests of dependence.
+        sheets: Latents at which others with the same output are looked for (0: none).
         active_threshold: Share of the largest mean column norm above which a latent is active.
         latent_dim: number of latents, where the decoder leaves it open.
         limits: limit per metric id; the result then carries checks.
@@ -103,8 +127,18 @@ def trace(
     latents: Any = "prior",
     data: Any = None,
     seed: int = 0,
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    likelihood: Literal[
+        "bernoulli",
+        "categorical",
+        "gaussian",
+        "multinomial",
+        "negative_binomial",
+        "poisson",
+        "zero_inflated_negative_binomial",
+    ]
+    | None = None,
     sigma2: float = 1.0,
+    dispersion: Any = None,
     chunk: int | None = None,
     row: int | None = None,
     components: Any = None,
@@ -134,6 +168,7 @@ def trace(
         seed: Seed of every draw.
         likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
         sigma2: Variance of a Gaussian likelihood.
+        dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         row: Start at the encoder's mean of this row of --data.
         components: Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents, 2 beyond 64).
@@ -157,8 +192,18 @@ def posterior(
     latents: Any = "posterior",
     data: Any = None,
     seed: int = 0,
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    likelihood: Literal[
+        "bernoulli",
+        "categorical",
+        "gaussian",
+        "multinomial",
+        "negative_binomial",
+        "poisson",
+        "zero_inflated_negative_binomial",
+    ]
+    | None = None,
     sigma2: float = 1.0,
+    dispersion: Any = None,
     chunk: int | None = None,
     encoder: Any = None,
     pairs: int = 8,
@@ -181,6 +226,7 @@ def posterior(
         seed: Seed of every draw.
         likelihood: Likelihood of the training objective (default: the checkpoint's own).
         sigma2: Variance of a Gaussian likelihood.
+        dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         encoder: The encoder, where it is in a file of its own.
         pairs: Antithetic pairs of posterior draws per row.
@@ -197,8 +243,18 @@ def beta(
     latents: Any = "posterior",
     data: Any = None,
     seed: int = 0,
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = None,
+    likelihood: Literal[
+        "bernoulli",
+        "categorical",
+        "gaussian",
+        "multinomial",
+        "negative_binomial",
+        "poisson",
+        "zero_inflated_negative_binomial",
+    ]
+    | None = None,
     sigma2: float = 1.0,
+    dispersion: Any = None,
     chunk: int | None = None,
     encoder: Any = None,
     pairs: int = 8,
@@ -221,6 +277,7 @@ def beta(
         seed: Seed of every draw.
         likelihood: Likelihood of the training objective (default: the checkpoint's own).
         sigma2: Variance of a Gaussian likelihood.
+        dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         encoder: The encoder, where it is in a file of its own.
         pairs: Antithetic pairs of posterior draws per row.

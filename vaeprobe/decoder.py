@@ -157,7 +157,7 @@ class Decoder:
         Not for a Gaussian, whose natural parameter is its mean, nor where the last activation belongs to
         another likelihood (the logits of a Bernoulli are no log-rates).
         """
-        if likelihood is None or likelihood.name == "gaussian":
+        if likelihood is None or likelihood.mean_is_natural:
             return False
         return self.has_natural and self.likelihood in (None, likelihood.name)
 

@@ -20,7 +20,7 @@ from vaeprobe.inference.elbo import kl_per_latent
 from vaeprobe.inference.moments import PosteriorMoments, log_density_and_score, with_codes
 from vaeprobe.inference.readings import Reading, defect, readings
 from vaeprobe.intervals import stream
-from vaeprobe.likelihoods import Categorical, Likelihood
+from vaeprobe.likelihoods import Likelihood
 from vaeprobe.report import Finding
 
 __all__ = ["better_reading", "check_data", "check_layout", "how_to_say"]
@@ -44,25 +44,7 @@ def check_data(decoder: Decoder, x: Tensor, likelihood: Likelihood) -> None:
         UsageError: the rows have another size than the decoder's output, or values outside the
             likelihood's support; the decoder's outputs are no means of that likelihood.
     """
-    size = x[0].numel()
-    labels = isinstance(likelihood, Categorical) and size * likelihood.classes == decoder.data_dim
-    if size != decoder.data_dim and not labels:
-        raise UsageError(
-            f"the data rows have shape {tuple(x.shape[1:])}, the decoder's output {tuple(decoder.output_shape)}",
-            hint=f"one-hot rows of that shape, or labels of shape {tuple(decoder.output_shape[1:]) or (1,)}"
-            if isinstance(likelihood, Categorical)
-            else "resize or pad the images to the shape the model was trained on",
-        )
-    low, high = float(x.min()), float(x.max())
-    if isinstance(likelihood, Categorical):
-        _check_classes(x, likelihood, labels)
-    if likelihood.name == "bernoulli" and not (low >= 0 and high <= 1):
-        raise UsageError(
-            f"the data run from {low:.4g} to {high:.4g}, a Bernoulli likelihood takes [0, 1]",
-            hint="scale pixels to [0, 1], or name another likelihood: --likelihood gaussian",
-        )
-    if likelihood.name == "poisson" and low < 0:
-        raise UsageError(f"the data go down to {low:.4g}, a Poisson likelihood takes counts from 0")
+    likelihood.check_rows(x, decoder.output_shape)
     if decoder.parameter == "mean":
         with torch.no_grad():
             wrong = likelihood.misfit(decoder.flat(torch.zeros(1, decoder.latent_dim)))
@@ -71,21 +53,6 @@ def check_data(decoder: Decoder, x: Tensor, likelihood: Likelihood) -> None:
                 wrong,
                 hint='if they are logits or log-rates, say parameter = "natural" in the blueprint',
             )
-
-
-def _check_classes(x: Tensor, likelihood: Categorical, labels: bool) -> None:
-    K = likelihood.classes
-    if labels and not bool(((x >= 0) & (x < K) & (x == x.round())).all()):
-        raise UsageError(
-            f"the labels run from {float(x.min()):.4g} to {float(x.max()):.4g}, "
-            f"the decoder's {K} classes from 0 to {K - 1}",
-            hint="labels are whole numbers from 0; uint8 is not scaled here",
-        )
-    if not labels and (float(x.min()) < 0 or float((x.reshape(len(x), K, -1).sum(1) - 1).abs().max()) > 1e-3):
-        raise UsageError(
-            f"the data do not sum to 1 over the {K} classes of axis 1",
-            hint=f"a categorical likelihood takes one-hot rows, or labels from 0 to {K - 1}",
-        )
 
 
 def check_layout(
@@ -165,8 +132,9 @@ def better_reading(
     def at(e: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z = with_codes(decoder, likelihood, rows, e)
         value, score = log_density_and_score(decoder, likelihood, rows, z)
-        G = gram(decoder, z, likelihood=likelihood)
-        return value, score, G.diagonal(dim1=1, dim2=2)
+        h = gram(decoder, z, likelihood=likelihood).diagonal(dim1=1, dim2=2)
+        copies = likelihood.copies(rows)
+        return value, score, h if copies is None else h * copies[:, None].cpu()
 
     seen[""] = at(mean)
     best, found = min(given, defect(mean, log_variance, seen[""][2], seen[""][1])) / FAR_BETTER, None
@@ -203,18 +171,9 @@ def _side(gap: float) -> str:
 
 def _chance(x: Tensor, likelihood: Likelihood, outputs: int) -> Tensor:
     """Return log p(x | mean image), shape (n,)."""
-    rows = x.flatten(1).double().cpu()
-    if isinstance(likelihood, Categorical):
-        rows = likelihood.one_hot(rows, outputs)
-    centre = rows.mean(0)
-    if likelihood.name == "bernoulli":
-        centre = centre.clamp(1 / (2 * len(rows)), 1 - 1 / (2 * len(rows)))
-    elif likelihood.name in ("poisson", "categorical"):
-        centre = centre.clamp_min(1 / (2 * len(rows)))
-    if isinstance(likelihood, Categorical):
-        by_class = centre.reshape(likelihood.classes, -1)
-        centre = (by_class / by_class.sum(0)).flatten()
-    return likelihood.log_density(rows, centre.expand_as(rows), "mean")
+    rows = likelihood.rows(x, outputs).flatten(1).double().cpu()
+    centre = likelihood.constant(rows)
+    return likelihood.log_density(rows, centre.expand(len(rows), -1), "mean")
 
 
 def _clearly_positive(difference: Tensor) -> bool:

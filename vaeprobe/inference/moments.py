@@ -212,6 +212,9 @@ def _averages(
     few = z[:, :, :gram_pairs].reshape(-1, decoder.latent_dim)
     G_all = gram(decoder, torch.cat([base, few]), likelihood=likelihood, chunk=chunk)
     G0, G = G_all[:n], G_all[n:].reshape(n, 2, gram_pairs, k, k).mean(1)
+    copies = likelihood.copies(x)
+    if copies is not None:
+        G0, G = G0 * copies.cpu()[:, None, None], G * copies.cpu()[:, None, None, None]
     value0, _ = log_density_and_score(decoder, likelihood, x, base)
     value, score = log_density_and_score(
         decoder, likelihood, x.repeat_interleave(2 * pairs, 0), z.flatten(0, 2)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, fields, replace
 from glob import glob
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import SATURATED
+from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.settings import check
 from vaeprobe.report import Check, Finding, Metric, MetricSpec
 from vaeprobe.result import Result
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.latents import Latents
-    from vaeprobe.likelihoods import Likelihood
+    from vaeprobe.likelihoods import Given, Likelihood
 
 R = TypeVar("R", bound=Result)
 
@@ -71,6 +72,7 @@ class Probe(ABC):
             array or tensor of them, a function from their number to them, a torch distribution, or `Latents`.
         likelihood: weight the Jacobian by a likelihood's metric; None for the Euclidean one.
         sigma2: variance of a Gaussian likelihood.
+        dispersion: inverse dispersion of a negative binomial: a number, an array, or a path of one.
         data: data for posterior latents and for probes of the encoder: a path, or rows as an array or tensor.
         seed: seed of every draw.
         chunk: latents per block; None chooses by memory.
@@ -106,10 +108,16 @@ class Probe(ABC):
         panel="Sampling",
     )
     seed: int = option(0, help="Seed of every draw.", min=0, panel="Sampling")
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = option(
+    likelihood: LikelihoodName | None = option(
         None, help="Weight the Jacobian by this likelihood's metric (Eq. 7).", panel="Geometry"
     )
     sigma2: float = option(1.0, help="Variance of a Gaussian likelihood.", min=1e-300, panel="Geometry")
+    dispersion: Any = option(
+        None,
+        help="Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.",
+        metavar="NUMBER|FILE",
+        panel="Geometry",
+    )
     chunk: int | None = option(None, help="Latents per block (default: by memory).", min=1, panel="Geometry")
 
     def __post_init__(self) -> None:
@@ -174,7 +182,28 @@ class Probe(ABC):
 
         if self.likelihood is None:
             return None
-        return by_name(self.likelihood, sigma2=self.sigma2, classes=decoder.output_shape[0])
+        return by_name(self.likelihood, decoder.output_shape, self.given())
+
+    def given(self) -> Given:
+        """Return what was said about the likelihood beside its name.
+
+        Raises:
+            UsageError: the dispersion is neither a number nor a file of numbers.
+        """
+        from vaeprobe.likelihoods import Given
+
+        theta = self.dispersion
+        if isinstance(theta, str):
+            try:
+                theta = float(theta)
+            except ValueError:
+                theta = Path(theta)
+        if isinstance(theta, PathLike):
+            from vaeprobe.files.npy import read_npy
+            from vaeprobe.files.source import read_source
+
+            theta = read_npy(read_source(theta).data, str(theta))[0]
+        return Given(sigma2=self.sigma2, dispersion=theta)
 
     def likelihood_findings(self, decoder: Decoder, z: Tensor) -> tuple[Finding, ...]:
         """Check that the outputs fit the likelihood that was asked for, and return what to know about it.
@@ -199,7 +228,7 @@ class Probe(ABC):
                 hint="leave --likelihood out for the Euclidean metric, or say in the blueprint that the outputs "
                 "are natural parameters (logits, log-rates)",
             )
-        if likelihood.name == "gaussian" or decoder.natural_for(likelihood):
+        if likelihood.mean_is_natural or decoder.natural_for(likelihood):
             return ()
         share = float((likelihood.weight(y, decoder.parameter) == 0).double().mean())
         if share == 0:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT
+from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import Finding, Metric, MetricSpec
 
@@ -105,7 +106,7 @@ class EncoderProbe(Probe):
     latents: Any = option(
         "posterior", help="Always the posteriors of the data.", metavar="SOURCE", panel="Sampling"
     )
-    likelihood: Literal["gaussian", "bernoulli", "poisson", "categorical"] | None = option(
+    likelihood: LikelihoodName | None = option(
         None, help="Likelihood of the training objective (default: the checkpoint's own).", panel="Geometry"
     )
     encoder: Any = option(
@@ -135,20 +136,18 @@ class EncoderProbe(Probe):
         from vaeprobe.inference.layout import better_reading, check_data, check_layout
         from vaeprobe.inference.moments import posterior_moments
         from vaeprobe.intervals import stream
-        from vaeprobe.likelihoods import Categorical
 
         if self.latents not in ("posterior", "prior"):
             raise UsageError(f"{self.NAME} works at the posteriors of the data, not at other latents")
         encoder = self.chosen_encoder(decoder)
         self.check_ready()
         likelihood = self.chosen_likelihood(decoder)
-        labelled = isinstance(likelihood, Categorical)
-        rows, source, scaling = self._rows("none" if labelled else "auto")
+        rows, source, scaling = self._rows(likelihood.scaling)
         if rows.ndim < 2 or len(rows) < 2:
             raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
         check_data(decoder, rows, likelihood)
-        if isinstance(likelihood, Categorical) and math.prod(encoder.input_shape or ()) == decoder.data_dim:
-            rows = likelihood.one_hot(rows, decoder.data_dim)
+        if math.prod(encoder.input_shape or ()) == decoder.data_dim:
+            rows = likelihood.rows(rows, decoder.data_dim)
         picked = torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])
         x = rows[picked.sort().values]
         findings = check_layout(decoder, encoder, x, likelihood, seed=self.seed)
@@ -234,9 +233,9 @@ class EncoderProbe(Probe):
         if name is None:
             raise UsageError(
                 "the likelihood that the decoder was trained with is not known",
-                hint="--likelihood gaussian (squared error), bernoulli (cross-entropy), poisson or categorical",
+                hint="--likelihood gaussian (squared error), bernoulli (cross-entropy), or another that it lists",
             )
-        return by_name(name, sigma2=self.sigma2, classes=decoder.output_shape[0])
+        return by_name(name, decoder.output_shape, self.given())
 
     def mean_over_rows(self, id: str, values: Tensor) -> Metric:
         """Return the mean of one number per data row, shape (n,), with its bootstrap interval."""

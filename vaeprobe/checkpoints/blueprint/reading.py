@@ -11,11 +11,11 @@ from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.kinds import ALIASES, KINDS, Kind, number, pair, whole
 from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, toml_key, toml_value
 from vaeprobe.errors import BlueprintError, did_you_mean
+from vaeprobe.likelihood_names import LIKELIHOODS
 
 __all__ = ["fields"]
 
 LARGEST = 1 << 20  # characters of TOML: a blueprint of a thousand layers has a tenth of this
-LIKELIHOODS = ("gaussian", "bernoulli", "poisson", "categorical")
 SECOND_OUTPUTS = ("log_variance", "log_sd", "variance", "sd", "softplus_variance", "softplus_sd")
 HEADS = ("log_variance", "log_sd", "variance", "sd")
 

@@ -1,0 +1,16 @@
+"""The names of the likelihoods: a likelihood is a file of `vaeprobe/likelihoods`, and listing them imports no torch."""
+
+from __future__ import annotations
+
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+__all__ = ["LIKELIHOODS", "LikelihoodName"]
+
+_FOLDER = Path(__file__).parent / "likelihoods"
+LIKELIHOODS = tuple(m.name for m in pkgutil.iter_modules([str(_FOLDER)]) if m.name != "likelihood")
+if TYPE_CHECKING:
+    LikelihoodName: TypeAlias = str
+else:
+    LikelihoodName = Literal[LIKELIHOODS]
