@@ -151,3 +151,39 @@ def test_the_safetensors_file_without_metadata(models: Path) -> None:
     assert torch.equal(
         assemble(draft(tensors), tensors).decoder(z), assemble(known.blueprint, original).decoder(z)
     )
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_draft_finds_the_condition_that_its_encoder_lacks(tmp_path: Path, embedded: bool) -> None:
+    """Two means and twelve (or seven) inputs: the rest is a class, never ten more latents."""
+    extra = 5 if embedded else 10
+    shapes = {
+        "encoder.0": (12, 16),
+        "fc_mu": (2, 12),
+        "fc_var": (2, 12),
+        "decoder.0": (12, 2 + extra),
+        "decoder.2": (16, 12),
+    }
+    torch.manual_seed(0)
+    state = {f"{k}.weight": torch.randn(s) for k, s in shapes.items()}
+    state |= {f"{k}.bias": torch.randn(s[0]) for k, s in shapes.items()}
+    rows = torch.eye(10)
+    if embedded:
+        state["label_embedding.weight"] = rows = torch.randn(10, 5)
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(
+        ArchitectureError,
+        match=f"{extra} inputs beside 2 latents are a condition, a {'row' if embedded else 'one-hot'}",
+    ):
+        vaeprobe.load(tmp_path / "m.pt")
+    decoder = vaeprobe.load(tmp_path / "m.pt", blueprint="draft", condition={"label": 3})
+    assert decoder.latent_dim == 2
+    z = torch.randn(4, 2)
+    h = torch.relu(
+        torch.cat([z, rows[3].expand(4, -1)], 1) @ state["decoder.0.weight"].T + state["decoder.0.bias"]
+    )
+    plain = h @ state["decoder.2.weight"].T + state["decoder.2.bias"]
+    assert torch.allclose(decoder(z), plain, atol=1e-5)
+    # as many means as inputs: nothing is taken for a condition
+    state["decoder.0.weight"] = torch.randn(12, 2)
+    assert draft(state).conditions == ()

@@ -105,8 +105,20 @@ def unknown(name: str, tensors: Mapping[str, Shaped], limit: int = 6) -> Archite
         f"{quoted(k)} {'x'.join(map(str, t.shape)) or 'scalar'}" for k, t in list(tensors.items())[:limit]
     ]
     more = f", and {len(tensors) - limit} more" if len(tensors) > limit else ""
+    beside = _condition(tensors)
     return ArchitectureError(
-        f"{name} holds {len(tensors)} tensors and does not say which network they belong to: {', '.join(shown)}{more}",
+        f"{name} holds {len(tensors)} tensors and does not say which network they belong to: {', '.join(shown)}{more}{beside}",
         hint="`vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes;"
         " or --arch package.module:factory builds the network with your own code",
     )
+
+
+def _condition(tensors: Mapping[str, Shaped]) -> str:
+    """Return what the tensors tell of a condition beside the latents, "" where nothing."""
+    from vaeprobe.checkpoints.draft import draft
+
+    try:
+        bp = draft(tensors)
+    except ArchitectureError:
+        return ""
+    return f"; {bp.assumptions[0]}" if bp.conditions else ""

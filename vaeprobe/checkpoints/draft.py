@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
+from vaeprobe.checkpoints.conditioned import conditioned
 from vaeprobe.checkpoints.families import Shaped
 from vaeprobe.errors import ArchitectureError
 from vaeprobe.files.source import quoted
@@ -99,7 +100,8 @@ def draft(tensors: Mapping[str, Shaped]) -> Blueprint:
             chain.assume("layers run in the order of the numbers in their names, since the file sorts them")
         if why:
             chain.assume(why)
-        return _finished(chain, candidate)
+        shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+        return conditioned(_finished(chain, candidate), shapes)
     raise ArchitectureError(
         f"the tensors do not make a chain of layers: {reasons[0]}"
         if reasons
