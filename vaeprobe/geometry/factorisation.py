@@ -31,6 +31,7 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.geometry.curved import SEGMENTS, Curved, curved_seams, segment_smoothness
 from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
 from vaeprobe.geometry.factors import Factors, seam_factors
+from vaeprobe.geometry.grades import Grades, grades
 from vaeprobe.geometry.modulation import column_lengths, frozen_lengths, log_ratio, redrawn_lengths
 from vaeprobe.geometry.rotations import RotationFit, haar, joint_diagonalise, rotated_contrast
 from vaeprobe.geometry.sample import Sample
@@ -54,6 +55,8 @@ CONSTANT = 1e-3
 LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 128, 128, 256, 64
 # Rows that R* is fitted on at most; random rotations of the null.
 FIT_ROWS, ROTATIONS = 384, 50
+# Latents and random rotations of the grades.
+GRADED, GRADE_ROTATIONS = 4096, 20
 # Active latents up to which other sheets are looked for.
 SHEETS_MOST = 64
 
@@ -85,6 +88,7 @@ class Evidence:
         tied: the metric is a multiple of I at every latent, so that no basis is special.
         curved: the test of curved seams.
         jumps: share of segments between latents on which the decoder itself jumps; None where unknown.
+        grades: how far from factorising, beside the same at random axes.
         sheets: other latents with the same output; None where none was looked for.
         gap_true: mean over latents of log p(x), summed over the sheets found, less the log seam factors.
         gap_true_ci: its interval, with room for sheets as heavy as the own at latents too rare to be probed.
@@ -113,6 +117,7 @@ class Evidence:
     tied: bool = False
     curved: Curved | None = None
     jumps: float | None = None
+    grades: Grades | None = None
     sheets: Sheets | None = None
     gap_true: float | None = None
     gap_true_ci: tuple[float, float] | None = None
@@ -281,6 +286,13 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
         gap_true, gap_true_ci = _gap_over_sheets(evidence.contrast, found.others, seed)
     return replace(
         evidence,
+        grades=grades(
+            sample.z[usable][:GRADED][:, sample.places],
+            G[:GRADED],
+            evidence.contrast[:GRADED],
+            haar(a, GRADE_ROTATIONS, seed),
+            seed=seed,
+        ),
         sheets=found,
         gap_true=gap_true,
         gap_true_ci=gap_true_ci,

@@ -204,6 +204,56 @@ METRICS: tuple[MetricSpec, ...] = (
         remedy="As for the correlation.",
     ),
     MetricSpec(
+        id="factorise.dependence",
+        title="dependence (at least)",
+        better="lower",
+        unit="nats",
+        range="[0, inf)",
+        formula="-1/2 log det corr of the normal scores of l_i = log p(z_i) - log n_i(z), less its bias "
+        "1/2 sum_i [psi((n-1)/2) - psi((n-i)/2)]",
+        source="total correlation of a normal copula; bias by Bartlett's decomposition of a Wishart matrix",
+        meaning="How dependent the log seam factors are, as a lower bound of their total correlation: a number to "
+        "rank decoders by that all fail the strict test. 0 where they are independent.",
+        misleads="Dependence without correlation (of ranks) is not counted, so 0 is no proof. It grows with the "
+        "number of active latents.",
+        remedy="Compare it with `factorise.dependence_null`, the same at random axes.",
+    ),
+    MetricSpec(
+        id="factorise.dependence_null",
+        title="dependence at random axes",
+        beside="random axes",
+        unit="nats",
+        range="[0, inf)",
+        formula="mean over 20 Haar R of `factorise.dependence` of f(R z)",
+        source="rotation null; N(0, I) is invariant under R",
+        meaning="How dependent the factors along an arbitrary orthogonal basis of the same latent space are.",
+        misleads="As for `factorise.dependence`.",
+        remedy="None needed.",
+    ),
+    MetricSpec(
+        id="factorise.explained",
+        title="log-density explained",
+        better="higher",
+        range="(-inf, 1]",
+        formula="1 - Var(c) / Var(log p(x)), c = log p(x) - sum_i log p_i(x) at each latent",
+        source=f"{PAPER}, Eqs. 14, 15",
+        meaning="Share of the variation of log p(x) from output to output that the sum of log seam factors "
+        "explains; 1 iff the gap is the same everywhere.",
+        misleads="A gap that is large and constant is not counted: read `factorise.gap`. On one sheet.",
+        remedy="Compare it with `factorise.explained_null`, the same at random axes.",
+    ),
+    MetricSpec(
+        id="factorise.explained_null",
+        title="explained at random axes",
+        beside="random axes",
+        range="(-inf, 1]",
+        formula="mean over 20 Haar R of `factorise.explained` of f(R z)",
+        source="rotation null; N(0, I) is invariant under R",
+        meaning="What factors along an arbitrary orthogonal basis explain.",
+        misleads="High where the prior's own part of log p(x) outweighs that of the Jacobian.",
+        remedy="None needed.",
+    ),
+    MetricSpec(
         id="factorise.gap_rotated",
         title="gap at best rotation",
         better="lower",
@@ -390,6 +440,7 @@ def metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
                 n=factors.distance_rows if factors else None,
                 method="permutations, largest over pairs",
             ),
+            *_grade_metrics(e, unmeasured),
             decided(
                 "factorise.gap_rotated",
                 e.gap_rotated,
@@ -408,6 +459,26 @@ def metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
             decided("factorise.curved_twist", curved.twist if curved else None, straight),
         ]
     )
+
+
+def _grade_metrics(e: Evidence, unmeasured: str) -> list[Metric]:
+    found = []
+    grades = e.grades
+    for name, grade, how in (
+        ("dependence", grades.dependence if grades else None, "normal scores, bias subtracted, bootstrap"),
+        ("explained", grades.explained if grades else None, "bootstrap"),
+    ):
+        spec, null = SPECS[f"factorise.{name}"], SPECS[f"factorise.{name}_null"]
+        if grades is None or grade is None:
+            why = unmeasured if grades is None else "log p(x) does not vary"
+            found += [Metric.undefined(spec, why), Metric.undefined(null, why)]
+            continue
+        level = 0.95 if grade.ci else None
+        found += [
+            Metric(spec, grade.value, ci=grade.ci, level=level, n=grades.rows, method=how),
+            Metric(null, grade.null, n=grades.rows, method="20 random rotations"),
+        ]
+    return found
 
 
 def _sheet_metrics(e: Evidence, unmeasured: str) -> list[Metric]:

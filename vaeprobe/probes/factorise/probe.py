@@ -26,6 +26,8 @@ class FactoriseResult(Result):
         ("factorise.gap", "factorise.gap_null"),
         ("factorise.modulation",),
         ("factorise.mean_own_share",),
+        ("factorise.dependence", "factorise.dependence_null"),
+        ("factorise.explained", "factorise.explained_null"),
         ("latents.active", "latents.dim"),
     )
 
@@ -34,6 +36,10 @@ class FactoriseResult(Result):
     gap = Measured("factorise.gap")
     sheets = Measured("factorise.sheets")
     true_gap = Measured("factorise.true_gap")
+    dependence = Measured("factorise.dependence")
+    dependence_null = Measured("factorise.dependence_null")
+    explained = Measured("factorise.explained")
+    explained_null = Measured("factorise.explained_null")
     gap_null = Measured("factorise.gap_null")
     linearity = Measured("factorise.linearity")
     cross = Measured("factorise.cross")
