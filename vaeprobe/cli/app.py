@@ -29,6 +29,7 @@ SUMMARIES = {
     "convert": "out of pickle: safetensors with a blueprint, or .pt2",
     "check": "a gate for CI: policy, baseline, machine formats",
     "demo": "a theorem of the paper on models trained on the spot",
+    "selftest": "are the answers right on this machine, against closed forms?",
     "explain": "what a number, a finding or an error means",
     "schema": "the JSON Schema of every JSON document",
 }
@@ -39,6 +40,7 @@ COMMANDS = {
     "convert": "convert",
     "check": "check",
     "demo": "demo",
+    "selftest": "selftest",
     "explain": "explain",
     "schema": "schema",
 }

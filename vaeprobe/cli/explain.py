@@ -31,8 +31,9 @@ def explain(
     from vaeprobe.linear.metrics import METRICS as LINEAR
     from vaeprobe.probes import PROBES, metric_specs, probe_class
     from vaeprobe.report import specs_by_id
+    from vaeprobe.selftest import METRICS as SELFTEST
 
-    specs = metric_specs()
+    specs = {**metric_specs(), **specs_by_id(SELFTEST)}
     if name is None:
         sys.stdout.write(pages.index(specs))
         return
