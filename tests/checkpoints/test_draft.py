@@ -187,3 +187,118 @@ def test_a_draft_finds_the_condition_that_its_encoder_lacks(tmp_path: Path, embe
     # as many means as inputs: nothing is taken for a condition
     state["decoder.0.weight"] = torch.randn(12, 2)
     assert draft(state).conditions == ()
+
+
+# -- every tensor has a place, or is said to have none -------------------------------------------------------
+
+
+def keys(bp: Blueprint) -> list[str]:
+    return [bp.prefix + layer.key for layer in bp.layers if layer.key is not None]
+
+
+def test_an_output_layer_called_after_its_mean_is_not_lost() -> None:
+    net = [nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 48)]
+    bp = draft(state(**{"decoder.0": net[0], "decoder.2": net[1], "proj_mu": net[2]}))
+    assert keys(bp) == ["decoder.0", "decoder.2", "proj_mu"]
+
+
+def test_a_first_layer_that_comes_last_in_the_file_is_not_lost() -> None:
+    tensors = state(
+        up1=nn.ConvTranspose2d(16, 8, 4, 2, 1), up2=nn.ConvTranspose2d(8, 3, 4, 2, 1), fc=nn.Linear(5, 256)
+    )
+    bp = draft(tensors)
+    assert keys(bp) == ["fc", "up1", "up2"]
+    assert bp.latent_dim == 5
+    assert any("`fc` comes first" in a for a in bp.assumptions)
+    assert "it maps 5 latents to an output of 3 x 16 x 16" in bp.assumptions
+
+
+def test_layers_left_out_are_named_as_whose_they_are() -> None:
+    bp = draft(
+        state(decoder=nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5)), odd=nn.Linear(77, 9),
+              encoder=nn.Sequential(nn.Linear(5, 8)))
+    )  # fmt: skip
+    assert "left out as the encoder's or a discriminator's: `encoder.0`" in bp.assumptions
+    assert "left out since they do not follow the others: `odd`" in bp.assumptions
+    assert "left out" in bp.to_toml()
+
+
+def test_the_encoder_is_asked_for_its_view() -> None:
+    tensors = state(
+        **{
+            "encoder.fc": nn.Linear(20, 16),
+            "encoder.mu": nn.Linear(16, 2),
+            "encoder.logvar": nn.Linear(16, 2),
+        },
+        decoder=nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 20)),
+    )
+    assert draft(tensors).latent_dim == 2  # the rest is a condition
+    tensors |= {"encoder.mu.weight": torch.zeros(14, 16), "encoder.mu.bias": torch.zeros(14)}
+    assert any("gives 14 means and the decoder takes 12" in a for a in draft(tensors).assumptions)
+    tensors["encoder.fc.weight"] = torch.zeros(16, 30)
+    assert any("takes 30 numbers and the draft returns 20" in a for a in draft(tensors).assumptions)
+
+
+def test_numbers_that_follow_one_another_leave_no_room_for_an_activation() -> None:
+    net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5))
+    tensors = state(decoder=net)
+    bp = draft(tensors)
+    same(bp, tensors, net)
+    assert [layer.kind for layer in bp.layers] == ["linear", "linear", "relu", "linear"]
+
+
+def test_upsampling_is_among_the_guesses_where_nothing_records_it() -> None:
+    tensors = state(fc=nn.Linear(3, 64), a=nn.Conv2d(16, 8, 3, padding=1), b=nn.Conv2d(8, 1, 3, padding=1))
+    assert "no upsampling or pooling stands between the convolutions" in draft(tensors).assumptions
+
+
+class Foreign(nn.Module):
+    """A class that no file can bring along: its layers are recorded, its `forward` is not."""
+
+    def __init__(self, net: nn.Module, **more: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        for name, module in more.items():
+            setattr(self, name, module)
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.net(z)
+        return out
+
+
+RECORDED = nn.Sequential(
+    nn.Linear(4, 72), nn.LeakyReLU(0.3), nn.Unflatten(1, (8, 3, 3)), nn.ConvTranspose2d(8, 6, 3, stride=2),
+    nn.BatchNorm2d(6, eps=1e-3), nn.ELU(0.5), nn.Upsample(scale_factor=2), nn.Conv2d(6, 2, 5, padding=2), nn.Tanh(),
+)  # fmt: skip
+
+
+def test_a_pickled_sequential_of_a_foreign_class_is_drafted_exactly(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Foreign(RECORDED).eval()
+    torch.save(module, tmp_path / "m.pt")
+    decoder = vaeprobe.load(tmp_path / "m.pt", blueprint="draft")
+    z = torch.randn(3, 4)
+    torch.testing.assert_close(decoder(z), module(z).detach())
+    assert decoder.artifact is not None
+    assert "draft" in decoder.artifact.architecture
+    found = vaeprobe.inspect(tmp_path / "m.pt", draft_blueprint=True)
+    assert found.draft is not None
+    assert not any("relu" in a or "padding" in a for a in found.draft.assumptions)
+    assert any(f.code == "draft-blueprint" and "4 latents" in f.message for f in found.findings)
+
+
+class Loose(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.act = nn.Linear(4, 256), nn.LeakyReLU(0.2)
+        self.up = nn.Upsample(scale_factor=2)
+        self.a, self.b = nn.Conv2d(16, 8, 3, padding=0), nn.Conv2d(8, 1, 1)
+
+
+def test_what_a_module_holds_without_a_place_is_said(tmp_path: Path) -> None:
+    torch.save(Loose(), tmp_path / "m.pt")
+    bp = vaeprobe.inspect(tmp_path / "m.pt", draft_blueprint=True).draft
+    assert bp is not None
+    assert any("`up`, { upsample = 2 }, is left out" in a for a in bp.assumptions)
+    assert [str(layer) for layer in bp.layers if layer.kind == "leaky_relu"] == ["{ leaky_relu = 0.2 }"] * 2
+    assert next(layer for layer in bp.layers if layer.key == "a").options == {}

@@ -318,7 +318,7 @@ def test_inspect_needs_no_torch(tmp_path: Path) -> None:
     save_file({k: v.clone() for k, v in state().items()}, tmp_path / "m.safetensors")
     np.save(tmp_path / "W.npy", np.eye(2))
     code = (
-        "import sys, pathlib, vaeprobe.checkpoints as c\n"
+        "import sys, pathlib, vaeprobe as c\n"
         "for p in sorted(pathlib.Path(sys.argv[1]).iterdir()): assert c.inspect(p).exit_code == 0, p\n"
         "assert 'torch' not in sys.modules and 'rich' not in sys.modules"
     )

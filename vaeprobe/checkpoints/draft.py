@@ -1,8 +1,10 @@
 """A first blueprint from the names and shapes of tensors: a guess, and marked as one.
 
 Shapes tell which layers there are and how many channels they have; that they follow one another in the order of the
-file is likely; activations, strides, paddings and reshapes leave no trace.  What is assumed is written beside the layer
-in TOML and listed in `Blueprint.assumptions`, and every report that rests on a draft repeats it.
+file is likely; activations, strides, paddings and reshapes leave no trace in tensors.  A pickled module records them
+(`Recorded`), and where its parts stand in a Sequential their order too; numbers that a Sequential skips are layers
+without tensors.  What is assumed, and every layer that has no place, is written into the TOML and listed in
+`Blueprint.assumptions`, and every report that rests on a draft repeats it.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from vaeprobe.checkpoints.blueprint import Blueprint, Layer
+from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, Layer
 from vaeprobe.checkpoints.conditioned import conditioned
 from vaeprobe.checkpoints.families import Shaped
 from vaeprobe.errors import ArchitectureError
@@ -28,6 +30,43 @@ ENCODER = re.compile(
     re.IGNORECASE,
 )
 BRANCHES = re.compile(r"(^|[._])(res|skip|short|attn|attention|block)", re.IGNORECASE)
+# names that cannot be the output layer of a decoder
+OTHER = re.compile(r"enc|disc|critic|classif", re.IGNORECASE)
+MEANS = re.compile(r"(^|[._])(fc_?)?(mu|mean|fc21|loc)([._]|$)", re.IGNORECASE)
+ACTIVATIONS = frozenset(
+    [
+        "relu",
+        "leaky_relu",
+        "elu",
+        "celu",
+        "selu",
+        "gelu",
+        "silu",
+        "mish",
+        "tanh",
+        "sigmoid",
+        "softplus",
+        "hardtanh",
+        "sine",
+    ]
+)
+HIDDEN = ACTIVATIONS - {"sigmoid", "softplus", "hardtanh"}  # a module that holds a sigmoid ends in it
+ENDS = frozenset(
+    [
+        "sigmoid",
+        "tanh",
+        "softmax",
+        "exp",
+        "softplus",
+        "identity",
+        "hardtanh",
+        "linear",
+        "conv",
+        "conv_transpose",
+        "reshape",
+        "flatten",
+    ]
+)
 IMAGE_CHANNELS = (1, 3, 4)
 WAY_OUT = (
     "write a blueprint by hand (examples: the docstring of vaeprobe.checkpoints.blueprint), or use --arch"
@@ -57,6 +96,23 @@ class Block:
         return "norm" if "bias" in self.shapes else "prelu"
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """A part of a pickled module, as the module records it.
+
+    Attributes:
+        name: dotted.
+        layer: what it is in a blueprint, without its key; None where a blueprint has no such layer.
+        cls: the name of its class.
+        ordered: whether it stands in a Sequential, whose order is the order of computation.
+    """
+
+    name: str
+    layer: Layer | None
+    cls: str
+    ordered: bool
+
+
 class Broken(Exception):
     """The layers do not follow one another."""
 
@@ -67,6 +123,7 @@ class Chain:
 
     latents: int
     shape: Shape
+    recorded: Mapping[str, Recorded] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     assumptions: dict[str, list[str]] = field(default_factory=dict)
 
@@ -77,11 +134,12 @@ class Chain:
         return what
 
 
-def draft(tensors: Mapping[str, Shaped]) -> Blueprint:
-    """Return the likeliest decoder that the tensors could belong to; `assumptions` says what was guessed.
+def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blueprint:
+    """Return the likeliest decoder that the tensors could belong to; `assumptions` says what was guessed or left out.
 
     Args:
         tensors: by name, in the order of the file; only names and shapes are looked at.
+        parts: of the pickled module that they come from, in its order.
 
     Raises:
         ArchitectureError: their layers do not follow one another in any order tried.
@@ -90,9 +148,10 @@ def draft(tensors: Mapping[str, Shaped]) -> Blueprint:
     if not any(b.kind in ("linear", "conv") for b in blocks):
         raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)
     reasons = []
+    recorded = {part.name: part for part in parts}
     for candidate, why in _candidates(blocks):
         try:
-            chain = _chain(candidate)
+            chain = _chain(candidate, recorded)
         except Broken as broken:
             reasons.append(str(broken))
             continue
@@ -100,8 +159,10 @@ def draft(tensors: Mapping[str, Shaped]) -> Blueprint:
             chain.assume("layers run in the order of the numbers in their names, since the file sorts them")
         if why:
             chain.assume(why)
+        _account(chain, blocks, parts)
         shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-        return conditioned(_finished(chain, candidate), shapes)
+        bp = conditioned(_finished(chain, candidate), shapes)
+        return replace(bp, assumptions=(*bp.assumptions, *_whole(bp, chain, blocks)))
     raise ArchitectureError(
         f"the tensors do not make a chain of layers: {reasons[0]}"
         if reasons
@@ -136,12 +197,17 @@ def _candidates(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
     if named:
         after = list(blocks).index(named[-1]) + 1
         tail = [b for b in blocks[after:] if not ENCODER.search(b.name)]
-        if tail:
-            yield [*named, *tail], f"{quoted(tail[0].name)} and what follows it are the decoder's last layers"
+        ends = [tail] if tail else []
+        # an output layer may be called after the mean that it gives: one layer, that takes what the others return
+        ends += [[b] for b in blocks[after:] if ENCODER.search(b.name) and not OTHER.search(b.name)]
+        for end in ends:
+            yield [*named, *end], f"{quoted(end[0].name)} and what follows it are the decoder's last layers"
+        yield from _with_first_layer(named)
         yield named, ""
     rest = [b for b in blocks if not ENCODER.search(b.name)]
     if len(rest) == len(blocks):
         yield rest, ""
+        yield from _with_first_layer(rest)
     # an autoencoder without telling names: the end of the file, from its narrowest input on
     tails = []
     for start in range(len(rest)):
@@ -160,6 +226,16 @@ def _candidates(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
             )
 
 
+def _with_first_layer(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
+    """Yield the layers with a linear one that the file has later put before the convolution that it begins with."""
+    if not blocks or blocks[0].kind == "linear":
+        return
+    for block in blocks:
+        if block.kind == "linear":
+            words = f"{quoted(block.name)} comes first, though the file has it after {quoted(blocks[0].name)}"
+            yield [block, *(b for b in blocks if b is not block)], words
+
+
 def _takes(block: Block) -> int:
     """Return how many numbers or channels a layer takes."""
     return block.weight[1] if block.kind == "linear" else block.weight[0] if block.weight else 0
@@ -168,8 +244,8 @@ def _takes(block: Block) -> int:
 # -- one after the other ----------------------------------------------------------------------------------
 
 
-def _chain(blocks: Sequence[Block]) -> Chain:
-    """Return the layers and their assumptions.
+def _chain(blocks: Sequence[Block], recorded: Mapping[str, Recorded] | None = None) -> Chain:
+    """Return the layers and their assumptions; what a pickled module records is taken from it.
 
     Raises:
         Broken: a layer does not take what the one before it returns.
@@ -178,20 +254,137 @@ def _chain(blocks: Sequence[Block]) -> Chain:
         blocks = blocks[1:]
     if not blocks:
         raise Broken("none has weights")
-    chain = Chain(_takes(blocks[0]), (_takes(blocks[0]),))
+    chain = Chain(_takes(blocks[0]), (_takes(blocks[0]),), recorded or {})
     weighted = [i for i, b in enumerate(blocks) if b.kind in ("linear", "conv")]
+    convolutions = [b for b in blocks if b.kind == "conv"]
     for i, block in enumerate(blocks):
         following = blocks[i + 1] if i + 1 < len(blocks) else None
         _STEPS[block.kind](chain, block, following)
+        if chain.recorded.get(block.name) is not None and chain.recorded[block.name].ordered:
+            _take_recorded(chain, block.name, following)
+            continue
         hidden = i < weighted[-1]
         if hidden and block.kind != "prelu" and (following is None or following.kind in ("linear", "conv")):
-            comment = chain.assume("relu follows every hidden layer")
-            chain.layers.append(
-                Layer(
-                    "relu", comment=comment if not any(layer.kind == "relu" for layer in chain.layers) else ""
-                )
-            )
+            _activation(chain, block, following)
+    if len(convolutions) > 1 and not any(layer.kind == "upsample" for layer in chain.layers):
+        chain.assume("no upsampling or pooling stands between the convolutions")
     return chain
+
+
+def _take_recorded(chain: Chain, name: str, following: Block | None) -> None:
+    """Append the layers without tensors that follow one in its Sequential."""
+    names = list(chain.recorded)
+    for other in names[names.index(name) + 1 :]:
+        part = chain.recorded[other]
+        if following is not None and (other == following.name or other.startswith(f"{following.name}.")):
+            return
+        if not part.ordered or other.rpartition(".")[0] != name.rpartition(".")[0]:
+            return
+        if part.layer is None:
+            chain.assume(f"{quoted(other)}, of class {part.cls}, is left out: a blueprint has no such layer")
+        elif part.layer.key is not None:
+            return
+        else:
+            if part.layer.kind == "reshape" and math.prod(part.layer["shape"]) == math.prod(chain.shape):
+                chain.shape = tuple(part.layer["shape"])
+            if part.layer.kind == "flatten":
+                chain.shape = (math.prod(chain.shape),)
+            if part.layer.kind == "upsample":
+                chain.shape = _upsampled(chain.shape, part.layer["factor"])
+            chain.layers.append(part.layer)
+
+
+def _upsampled(shape: Shape, factor: int | list[int]) -> Shape:
+    factors = factor if isinstance(factor, list) else [factor] * (len(shape) - 1)
+    return (shape[0], *(n * f for n, f in zip(shape[1:], factors, strict=True)))
+
+
+def _activation(chain: Chain, block: Block, following: Block | None) -> None:
+    """Append the activation after a hidden layer: the one that the module holds, else a relu, none where none fits."""
+    step = _step(block, following)
+    if step == 1:
+        chain.assume(
+            f"nothing follows {quoted(block.name)}: its Sequential has no room for an activation there"
+        )
+        return
+    if step is not None and step > 2:
+        chain.assume(
+            f"of the {step - 1} layers without tensors after {quoted(block.name)} one is an activation"
+        )
+    held: list[Layer] = []
+    for part in chain.recorded.values():
+        own = part.layer
+        if own is not None and own.kind in HIDDEN and own not in held and not ENCODER.search(part.name):
+            held.append(own)
+    layer = held[0] if len(held) == 1 else Layer("relu")
+    first = not any(done.kind == layer.kind for done in chain.layers)
+    why = (
+        f"{layer} follows every hidden layer" if layer.options else f"{layer.kind} follows every hidden layer"
+    )
+    if held:
+        why += ", the activation that the module holds" if len(held) == 1 else ""
+    chain.layers.append(replace(layer, comment=chain.assume(why) if first else ""))
+
+
+def _step(block: Block, following: Block | None) -> int | None:
+    """Return how far apart two layers of one Sequential are numbered, None where they are in none."""
+    if following is None:
+        return None
+    (stem, _, number), (other, _, next_number) = block.name.rpartition("."), following.name.rpartition(".")
+    if stem != other or not stem or not number.isdecimal() or not next_number.isdecimal():
+        return None
+    return int(next_number) - int(number)
+
+
+def _whole(bp: Blueprint, chain: Chain, blocks: Sequence[Block]) -> Iterator[str]:
+    """Yield what the draft maps to what, and where the encoder's means say otherwise."""
+    means = [
+        b.weight[0] for b in blocks if MEANS.search(b.name) and ENCODER.search(b.name) and b.kind == "linear"
+    ]
+    if means and means[0] != bp.latent_dim and not bp.conditions:
+        yield f"the encoder gives {means[0]} means and the decoder takes {bp.latent_dim} numbers: one of them is wrong"
+    yield f"it maps {bp.latent_dim} latents to an output of {_product(chain.shape)}"
+
+
+def _account(chain: Chain, blocks: Sequence[Block], parts: Sequence[Recorded]) -> None:
+    """Say of every layer that is not in the chain that it is left out, and of what the encoder's sizes say otherwise."""
+    used = {layer.key for layer in chain.layers if layer.key is not None}
+    left = [b for b in blocks if b.name not in used]
+    encoders = [b for b in left if ENCODER.search(b.name)]
+    for words, some in (
+        ("as the encoder's or a discriminator's", encoders),
+        ("since they do not follow the others", [b for b in left if b not in encoders]),
+    ):
+        if some:
+            chain.assume(f"left out {words}: {', '.join(quoted(b.name) for b in some)}")
+    decoders = [p for p in parts if not ENCODER.search(p.name) and not p.ordered and p.layer is not None]
+    for part in decoders:
+        if part.layer is not None and part.layer.kind in (
+            "upsample",
+            "avg_pool",
+            "max_pool",
+            "pixel_shuffle",
+            "dropout",
+        ):
+            chain.assume(
+                f"{quoted(part.name)}, {part.layer}, is left out: the module does not record where it is used"
+            )
+    kinds: list[Layer] = []
+    for part in decoders:
+        if part.layer is not None and part.layer.kind in ACTIVATIONS and part.layer not in kinds:
+            kinds.append(part.layer)
+    if len(kinds) > 1:
+        held = ", ".join(map(str, kinds))
+        chain.assume(f"the module holds several activations, {held}, and does not record where each is used")
+    first = next((b for b in encoders if b.kind in ("linear", "conv")), None)
+    if first is not None and not any(b.name == first.name for b in encoders if MEANS.search(b.name)):
+        takes = first.weight[1]
+        size = math.prod(chain.shape) if first.kind == "linear" else chain.shape[0]
+        what = "numbers" if first.kind == "linear" else "channels"
+        if takes != size and (first.kind == "linear" or len(chain.shape) > 1):
+            chain.assume(
+                f"the encoder takes {takes} {what} and the draft returns {_product(chain.shape)}: one of them is wrong"
+            )
 
 
 def _linear(chain: Chain, block: Block, following: Block | None) -> None:
@@ -222,6 +415,16 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
             f" and what comes before it returns {_product(chain.shape)}"
         )
     k = kernel[0]
+    known = chain.recorded.get(block.name)
+    own = known.layer if known is not None and known.layer is not None else None
+    if own is not None and own.kind in ("conv", "conv_transpose"):
+        if (own.kind == "conv_transpose") not in fits:
+            raise Broken(
+                f"{quoted(block.name)} does not take what comes before it returns, {_product(chain.shape)}"
+            )
+        fits = [own.kind == "conv_transpose"]
+    else:
+        own = None
     transposed = fits[0] if len(fits) == 1 else k % 2 == 0
     comments = []
     if len(fits) == 2:
@@ -238,18 +441,23 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
         )
         chain.layers.append(Layer("reshape", options={"shape": shape}, comment=comment))
         chain.shape = tuple(shape)
-    layer = _settings(transposed, k, chain.shape[-1], block.name)
+    layer = replace(own, key=block.name) if own else _settings(transposed, k, chain.shape[-1], block.name)
     words = (
         ", ".join(f"{name} {layer[name]}" for name in ("stride", "padding") if name in layer.options)
         or "stride 1, no padding"
     )
-    if k > 1:
+    if k > 1 and own is None:
         comments.append(
             chain.assume(
                 f"{words} for kernels of {k}{' on 1 x 1' if chain.shape[-1] == 1 else ''}", block.name
             )
         )
     chain.layers.append(replace(layer, comment="; ".join(comments)))
+    simple = all(
+        isinstance(layer[o], int) for o in ("stride", "padding", "dilation") if o in KINDS[layer.kind].options
+    )
+    if not simple or layer["dilation"] != 1:
+        raise Broken(f"{quoted(block.name)} has settings that a draft does not follow: {layer}")
     side = _side(layer, transposed, k, chain.shape[-1])
     if side < 1:
         raise Broken(
@@ -298,7 +506,9 @@ def _batch_norm(chain: Chain, block: Block, following: Block | None) -> None:
         raise Broken(
             f"{quoted(block.name)} takes {channels} channels, and what comes before it returns {_product(chain.shape)}"
         )
-    chain.layers.append(Layer("batch_norm", block.name))
+    known = chain.recorded.get(block.name)
+    options = known.layer.options if known is not None and known.layer is not None else {}
+    chain.layers.append(Layer("batch_norm", block.name, options if set(options) <= {"eps"} else {}))
 
 
 def _norm(chain: Chain, block: Block, following: Block | None) -> None:
@@ -340,11 +550,13 @@ def _product(shape: Sequence[int]) -> str:
 
 def _finished(chain: Chain, blocks: Sequence[Block]) -> Blueprint:
     d = chain.latents
-    image = len(chain.shape) > 1 or chain.shape[0] in (784, 1024, 3072, 4096, 12288)
+    last = chain.layers[-1].kind
+    known = last in ENDS and any(part.ordered for part in chain.recorded.values())
+    image = not known and (len(chain.shape) > 1 or chain.shape[0] in (784, 1024, 3072, 4096, 12288))
     if image and (len(chain.shape) == 1 or chain.shape[0] in IMAGE_CHANNELS):
         comment = chain.assume("the output ends in a sigmoid; it could be logits, or end in tanh or nothing")
         chain.layers.append(Layer("sigmoid", comment=comment))
-    else:
+    elif not known:
         chain.assume("the output has no activation")
     branching = next((b.name for b in blocks if BRANCHES.search(b.name)), None)
     if branching:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from vaeprobe.checkpoints import architecture, families, folders, naming, said, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.draft import Recorded
+from vaeprobe.checkpoints.recorded import recorded
 from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
 from vaeprobe.files import limits, safetensors
 from vaeprobe.files.pickles import Global, PickleError, interpret
@@ -21,7 +23,7 @@ from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
 from vaeprobe.files.trust import foreign, named, trust
 from vaeprobe.files.zips import open_archive
-from vaeprobe.findings import FOREIGN_CLASSES, UNSAFE
+from vaeprobe.findings import DRAFT_BLUEPRINT, FOREIGN_CLASSES, UNSAFE
 from vaeprobe.report import Artifact, Finding, Section, Table
 from vaeprobe.result import Result
 from vaeprobe.writing import write_text
@@ -61,6 +63,8 @@ class Inspection(Result):
         preset: the name of the family that the tensors belong to, if one matches.
         blueprint: how `load` would know the architecture, or None.
         parts: of a module, the names and classes of its parts.
+        draft: a first blueprint, where one was asked for.
+        recorded: of a module, what it records of its layers.
         metadata: text in the file.
     """
 
@@ -75,6 +79,7 @@ class Inspection(Result):
     parts: tuple[tuple[str, str], ...] = ()
     metadata: Mapping[str, str] | None = None
     draft: Blueprint | None = None
+    recorded: tuple[Recorded, ...] = ()
 
     @property
     def safe(self) -> bool:
@@ -199,6 +204,7 @@ def _module(
     listed = tuple((name, str(part.maker)) for name, part in parts)
     what = f"A pickled module, {quoted(str(module.maker))}"
     out = _of_tensors(source, "module", what, "module", specs, file=file, notes=chosen.notes, parts=listed)
+    out = replace(out, recorded=recorded(module))
     if not strangers:
         return out
     finding = Finding(
@@ -355,8 +361,9 @@ def _with_draft(found: Inspection, source: Source) -> Inspection:
             f"{source.name} holds no bare weights to draft a blueprint from",
             hint="leave out --draft-blueprint",
         )
-    bp = found.blueprint or draft({t.name: t for t in found.tensors})
-    return Inspection(**{**vars(found), "draft": bp})
+    bp = found.blueprint or draft(naming.for_matching({t.name: t for t in found.tensors}), found.recorded)
+    noted = tuple(Finding(DRAFT_BLUEPRINT, f"in the draft, {said}", level="note") for said in bp.assumptions)
+    return Inspection(**{**vars(found), "draft": bp, "findings": (*found.findings, *noted)})
 
 
 def _unsafe(source: Source, error: UnsafeError, file: TorchFile | None = None) -> Inspection:

@@ -43,7 +43,7 @@ from vaeprobe.files.source import Source, quoted
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
 from vaeprobe.files.zips import is_zip, open_archive
-from vaeprobe.findings import CHOSEN_ENTRY, CODE_WAS_RUN, NONFINITE_WEIGHTS
+from vaeprobe.findings import CHOSEN_ENTRY, CODE_WAS_RUN, DRAFT_BLUEPRINT, NONFINITE_WEIGHTS
 from vaeprobe.report import Artifact, Finding
 
 if TYPE_CHECKING:
@@ -267,6 +267,8 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
     from vaeprobe.checkpoints import modules
 
     if request.submodule is None:
+        if str(request.blueprint) == "draft":
+            request = replace(request, blueprint=_draft(file, node))
         bp = _blueprint_given(request)
         if bp is not None or request.blueprint is not None:
             return _weights(request, realise(selection.tensors_of(file, node)), "module")
@@ -287,6 +289,14 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
     if isinstance(parts.decoder, nn.Module):
         modules.rehearse(parts.decoder, parts.latent_dim)
     return Found(parts=parts, format="module", notes=notes)
+
+
+def _draft(file: TorchFile, node: Built) -> Blueprint:
+    """Return a draft of a pickled module, with what the module records of its layers."""
+    from vaeprobe.checkpoints.draft import draft
+    from vaeprobe.checkpoints.recorded import recorded
+
+    return draft(naming.for_matching(selection.tensors_of(file, node)), recorded(node))
 
 
 def _unpickled(request: Request) -> Found:
@@ -620,7 +630,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         sha256=source.sha256,
         size=source.size,
         format=found.format,
-        architecture=parts.architecture,
+        architecture=parts.architecture + _drafted(notes),
         details={**found.details, **({"recipe": parts.recipe.to_dict()} if parts.recipe else {})},
     )
     try:
@@ -646,6 +656,11 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         if broken is not None and "NaN" in error.message:
             raise ContractError(f"{error.message}; {broken.message}", hint=broken.hint) from None
         raise
+
+
+def _drafted(notes: Sequence[Finding]) -> str:
+    """Return what a header says of an architecture that is a guess."""
+    return ", a draft that rests on guesses" if any(note.spec is DRAFT_BLUEPRINT for note in notes) else ""
 
 
 def _moved(

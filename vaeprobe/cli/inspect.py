@@ -53,7 +53,11 @@ def inspect(
     if len(models) == 1:
         found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None)
         files = {"draft_blueprint": draft_blueprint} if draft_blueprint is not None else None
-        return output.emit(found, format=chosen, output=out, quiet=quiet, color=color, files=files)
+        code = output.emit(found, format=chosen, output=out, quiet=quiet, color=color, files=files)
+        if found.draft is not None and quiet:  # a guess is said however quiet the rest is
+            for said in found.draft.assumptions:
+                print(f"draft: {said}", file=sys.stderr)
+        return code
     from vaeprobe.render import json_document
 
     codes, documents = [], []

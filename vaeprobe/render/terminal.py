@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from vaeprobe.findings import DRAFT_BLUEPRINT
 from vaeprobe.render.pixels import Pixels
 from vaeprobe.render.text import clean, inert, interval, number
 from vaeprobe.report import Bars, Check, Curves, Finding, Heatmap, Metric, Page, Section, Svg, Table
@@ -118,7 +119,13 @@ def headline(page: Page) -> Group:
         lines.append(Text(" · ".join(clean(f) for f in facts if f), style="dim"))
     lines.insert(0, title)
     if page.verdict:
-        lines.append(Text.assemble("verdict ", (clean(page.verdict), "bold")))
+        # a number on a guessed architecture is no better than the guess, however short the page
+        guess = (
+            " (by a draft of the architecture)"
+            if any(f.spec is DRAFT_BLUEPRINT for f in page.findings)
+            else ""
+        )
+        lines.append(Text.assemble("verdict ", (clean(page.verdict), "bold"), guess))
     if page.summary:
         lines.append(Text(clean(page.summary)))
     return Group(*lines)
