@@ -1,4 +1,4 @@
-"""SAFETY cases 50 and 80-92: files that are no checkpoints, damaged ones, and odd weights."""
+"""Files that are no checkpoints, damaged ones, and odd weights."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def wrote(folder: Path, data: bytes, blueprint: str = BLUEPRINT) -> Path:
     return path
 
 
-def test_50_directory(tmp_path: Path) -> None:
+def test_directory(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="is a directory"):
         vaeprobe.load(tmp_path)
 
 
-def test_50_fifo_does_not_block(tmp_path: Path) -> None:
+def test_fifo_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     errors: list[BaseException] = []
 
@@ -54,31 +54,31 @@ def test_50_fifo_does_not_block(tmp_path: Path) -> None:
     assert "is a FIFO, not a regular file" in str(errors[0])
 
 
-def test_50_device() -> None:
+def test_device() -> None:
     with pytest.raises(InputError, match="is a device"):
         vaeprobe.load("/dev/zero")
 
 
-def test_50_missing_file_offers_the_nearest(tmp_path: Path) -> None:
+def test_missing_file_offers_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "decoder.pt").touch()
     with pytest.raises(InputError, match="there is no file") as error:
         vaeprobe.load(tmp_path / "decodr.pt")
     assert error.value.hint == "did you mean `decoder.pt`?"
 
 
-def test_80_empty(tmp_path: Path) -> None:
+def test_empty(tmp_path: Path) -> None:
     assert "is empty (0 bytes)" in refused(tmp_path, b"", 5)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("part", [0.3, 0.9, 0.999])
-def test_81_truncated(tmp_path: Path, legacy: bool, part: float) -> None:
+def test_truncated(tmp_path: Path, legacy: bool, part: float) -> None:
     data = saved(state(), legacy=legacy)
     message = refused(tmp_path, data[: int(part * len(data))], 5)
     assert "truncated" in message
 
 
-def test_82_git_lfs_pointer(tmp_path: Path) -> None:
+def test_git_lfs_pointer(tmp_path: Path) -> None:
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
     message = refused(tmp_path, pointer, 5)
     assert "git-LFS pointer" in message
@@ -88,14 +88,14 @@ def test_82_git_lfs_pointer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "page", [b"<!DOCTYPE html><html>404", b"\n\n  <html><body>", b"\xef\xbb\xbf<?xml version='1.0'?>"]
 )
-def test_83_web_page(tmp_path: Path, page: bytes) -> None:
+def test_web_page(tmp_path: Path, page: bytes) -> None:
     assert "is a web page" in refused(tmp_path, page, 5)
 
 
 @pytest.mark.parametrize(
     "data", [b"\x1f\x8b\x08\x00abc", b"GGUF\x03\x00\x00\x00", b"hello", b"\x00" * 64, b"P", b"\x80"]
 )
-def test_83_strangers(tmp_path: Path, data: bytes) -> None:
+def test_strangers(tmp_path: Path, data: bytes) -> None:
     refused(tmp_path, data, 5)
 
 
@@ -138,17 +138,17 @@ def _fuzz(folder: Path, data: bytes, mutations: int, seed: int) -> set[int]:
 
 
 @pytest.mark.parametrize("format", sorted(_formats()))
-def test_84_flipped_bits(tmp_path: Path, format: str) -> None:
+def test_flipped_bits(tmp_path: Path, format: str) -> None:
     assert _fuzz(tmp_path, _formats()[format], 40, 0) <= {0, 2, 4, 5, 6}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", sorted(_formats()))
-def test_84_thousand_mutations(tmp_path: Path, format: str) -> None:
+def test_thousand_mutations(tmp_path: Path, format: str) -> None:
     assert _fuzz(tmp_path, _formats()[format], 1000, 1) <= {0, 2, 4, 5, 6}
 
 
-def test_85_nan_weights_are_counted_per_tensor(tmp_path: Path) -> None:
+def test_nan_weights_are_counted_per_tensor(tmp_path: Path) -> None:
     weights = state()
     weights["0.weight"][0, 0] = torch.nan
     weights["2.bias"][:] = torch.inf
@@ -162,7 +162,7 @@ def test_85_nan_weights_are_counted_per_tensor(tmp_path: Path) -> None:
     assert counted in found.findings[0].message
 
 
-def test_85_nan_in_a_part_that_is_not_used_is_a_finding(tmp_path: Path) -> None:
+def test_nan_in_a_part_that_is_not_used_is_a_finding(tmp_path: Path) -> None:
     weights = {**state(), "encoder.weight": torch.full((2, 2), torch.nan)}
     notes = {n.code: n for n in vaeprobe.load(wrote(tmp_path, saved(weights))).notes}
     assert notes["nonfinite-weights"].level == "error"
@@ -171,7 +171,7 @@ def test_85_nan_in_a_part_that_is_not_used_is_a_finding(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [("float16", 1e-2), ("bfloat16", 1e-1), ("float8_e4m3fn", 1.0), ("float64", 1e-6)]
 )
-def test_86_low_and_high_precision_weights(tmp_path: Path, dtype: str, tolerance: float) -> None:
+def test_low_and_high_precision_weights(tmp_path: Path, dtype: str, tolerance: float) -> None:
     exact = vaeprobe.load(wrote(tmp_path, saved(state())))
     kind = getattr(torch, dtype)
     decoder = vaeprobe.load(wrote(tmp_path, saved({k: v.to(kind) for k, v in state().items()})))
@@ -191,14 +191,14 @@ def test_86_low_and_high_precision_weights(tmp_path: Path, dtype: str, tolerance
     ],
     ids=["complex", "sparse", "meta", "int8"],
 )
-def test_86_weights_that_are_no_dense_floats(tmp_path: Path, weight: Any, word: str) -> None:
+def test_weights_that_are_no_dense_floats(tmp_path: Path, weight: Any, word: str) -> None:
     path = wrote(tmp_path, saved({**state(), "0.weight": weight}))
     with pytest.raises(VaeprobeError, match=word) as error:
         vaeprobe.load(path)
     assert error.value.exit_code == 5
 
 
-def test_87_shared_and_non_contiguous_weights(tmp_path: Path) -> None:
+def test_shared_and_non_contiguous_weights(tmp_path: Path) -> None:
     base = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
     weights = {
         "0.weight": base.T[2:6, :2],
@@ -214,7 +214,7 @@ def test_87_shared_and_non_contiguous_weights(tmp_path: Path) -> None:
         torch.testing.assert_close(vaeprobe.load(wrote(tmp_path, saved(weights, legacy=legacy)))(z), expected)
 
 
-def test_91_training_mode_and_dropout_of_a_pickled_module(tmp_path: Path) -> None:
+def test_training_mode_and_dropout_of_a_pickled_module(tmp_path: Path) -> None:
     module = torch.nn.Sequential(
         torch.nn.Linear(2, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 3)
     ).train()
@@ -227,7 +227,7 @@ def test_91_training_mode_and_dropout_of_a_pickled_module(tmp_path: Path) -> Non
     assert note.message == "BatchNorm1d and Dropout layers were saved in training mode: probed in eval mode"
 
 
-def test_98_the_bytes_hashed_are_the_bytes_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_hashed_are_the_bytes_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
     first, second = saved(state()), saved({k: v + 1 for k, v in state().items()})

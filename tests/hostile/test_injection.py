@@ -1,4 +1,4 @@
-"""SAFETY cases 72-78: names in a file or of a file that a terminal, a log or a page would obey."""
+"""Names in a file or of a file that a terminal, a log or a page would obey."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _fit(text: str) -> bool:
 @pytest.mark.parametrize(
     "command", [["inspect"], ["inspect", "--json"], ["orthogonality"], ["orthogonality", "--json"]]
 )
-def test_72_to_77_names_of_tensors(
+def test_to_77_names_of_tensors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, command: list[str]
 ) -> None:
     path = tmp_path / "model.safetensors"
@@ -54,7 +54,7 @@ def test_72_to_77_names_of_tensors(
 
 
 @pytest.mark.parametrize("name", ["a\x1b[31m.pt", "a\nb.pt", "a[red].pt", "a\u202eb.pt"])
-def test_78_names_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_names_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     path = tmp_path / name
     path.write_bytes(saved({"w": torch.eye(2)}))
     for command in (["inspect"], ["orthogonality"], ["inspect", "--json"]):

@@ -1,6 +1,6 @@
-"""SAFETY cases 24-36: TorchScript and .pt2 programs that would write files, run code, or never end.
+"""TorchScript and .pt2 programs that would write files, run code, or never end.
 
-The number in a test's name is that of the case; codes: 4 refused as unsafe, 5 unreadable, 6 resource limit.
+Codes: 4 refused as unsafe, 5 unreadable, 6 resource limit.
 Each tampered file is, but for the line that is named, one that loads (`test_the_untampered_files_load`).
 """
 
@@ -47,14 +47,14 @@ def test_the_untampered_files_load(tmp_path: Path, maker: Any) -> None:
 # -- TorchScript --------------------------------------------------------------------------------------
 
 
-def test_24_from_file(tmp_path: Path) -> None:
+def test_from_file(tmp_path: Path) -> None:
     data = before_linear(f'_0 = torch.from_file("{tmp_path}/marker", True, 10)')
     message = refused(tmp_path, data, 4)
     assert "`aten.from_file`" in message
     assert "opens a file" in message
 
 
-def test_25_write_in_setstate(tmp_path: Path) -> None:
+def test_write_in_setstate(tmp_path: Path) -> None:
     method = f"""def __setstate__(self: __torch__.M, state: Tensor) -> NoneType:
     _0 = torch.save(state, "{tmp_path}/marker")
     return None
@@ -62,23 +62,23 @@ def test_25_write_in_setstate(tmp_path: Path) -> None:
     assert "`__setstate__`" in refused(tmp_path, with_code("def forward(self: ", method), 4)
 
 
-def test_26_save_in_forward(tmp_path: Path) -> None:
+def test_save_in_forward(tmp_path: Path) -> None:
     data = before_linear(f'_0 = torch.save(input, "{tmp_path}/marker")')
     assert "writes a file" in refused(tmp_path, data, 4)
 
 
-def test_26_save_in_a_function_that_is_never_called(tmp_path: Path) -> None:
+def test_save_in_a_function_that_is_never_called(tmp_path: Path) -> None:
     more = f'class Linear(Module):\n  def never(self, x: Tensor) -> Tensor:\n    return torch.save(x, "{tmp_path}/m")\n'
     refused(tmp_path, with_code("class Linear(Module):\n", more), 4)
 
 
 @pytest.mark.parametrize("text", ['"\\x1b]0;owned\\x07"', '"{\\"verdict\\": \\"pass\\"}"'])
-def test_27_print(tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_print(tmp_path: Path, text: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert "prints" in refused(tmp_path, before_linear(f"print({text})"), 4)
     assert capfd.readouterr().out == ""
 
 
-def test_27_print_as_torch_writes_it(tmp_path: Path) -> None:
+def test_print_as_torch_writes_it(tmp_path: Path) -> None:
     class Prints(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             print("hello")
@@ -98,7 +98,7 @@ def test_27_print_as_torch_writes_it(tmp_path: Path) -> None:
     ],
     ids=["literal", "computed", "while", "growing list", "nested"],
 )
-def test_28_endless_loop(tmp_path: Path, lines: list[str]) -> None:
+def test_endless_loop(tmp_path: Path, lines: list[str]) -> None:
     assert "loop" in refused(tmp_path, before_linear(*lines), 6)
 
 
@@ -113,11 +113,11 @@ def test_28_endless_loop(tmp_path: Path, lines: list[str]) -> None:
         "_0 = torch.repeat(input, [1048576, 1048576])",
     ],
 )
-def test_29_huge_tensor(tmp_path: Path, line: str) -> None:
+def test_huge_tensor(tmp_path: Path, line: str) -> None:
     refused(tmp_path, before_linear(line), 6)
 
 
-def test_29_a_text_that_doubles(tmp_path: Path) -> None:
+def test_a_text_that_doubles(tmp_path: Path) -> None:
     lines = ['s = "xxxxxxxx"', "for _0 in range(60):", "  s = torch.add(s, s)"]
     refused(tmp_path, before_linear(*lines), 6)
 
@@ -125,7 +125,7 @@ def test_29_a_text_that_doubles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "call", ["ops.evil.run(input)", "ops.prim.PythonOp(input)", "__torch__.torch.classes.evil.Box(input)"]
 )
-def test_30_custom_operators(tmp_path: Path, call: str) -> None:
+def test_custom_operators(tmp_path: Path, call: str) -> None:
     assert "operator" in refused(tmp_path, before_linear(f"_0 = {call}"), 4)
 
 
@@ -144,13 +144,13 @@ def test_30_custom_operators(tmp_path: Path, call: str) -> None:
         "_0 = [x for x in [1]]",
     ],
 )
-def test_30_nothing_but_listed_operators_is_reachable(tmp_path: Path, line: str) -> None:
+def test_nothing_but_listed_operators_is_reachable(tmp_path: Path, line: str) -> None:
     path = tmp_path / "model"
     path.write_bytes(before_linear(line))
     assert code_of(path) in (4, 5)
 
 
-def test_30_a_pickle_of_the_archive_that_imports(tmp_path: Path) -> None:
+def test_a_pickle_of_the_archive_that_imports(tmp_path: Path) -> None:
     evil = raw_pickle(Touch(tmp_path / "marker"), 2)
     for name in ("data.pkl", "constants.pkl"):
         assert "would import" in refused(tmp_path, with_entry(name, evil, small_script()), 4)
@@ -163,14 +163,14 @@ def _payload(tmp_path: Path) -> bytes:
     return saved({"x": Touch(tmp_path / "marker")})
 
 
-def test_31_sample_inputs(tmp_path: Path) -> None:
+def test_sample_inputs(tmp_path: Path) -> None:
     for data in (_payload(tmp_path), raw_pickle(Touch(tmp_path / "marker"))):
         message = refused(tmp_path, with_entry("data/sample_inputs/model.pt", data), 4)
         assert "sample inputs" in message
         assert "system" in message
 
 
-def test_32_weights_marked_use_pickle(tmp_path: Path) -> None:
+def test_weights_marked_use_pickle(tmp_path: Path) -> None:
     def edit(config: Any) -> None:
         next(iter(config["config"].values()))["use_pickle"] = True
 
@@ -178,12 +178,12 @@ def test_32_weights_marked_use_pickle(tmp_path: Path) -> None:
     assert "pickle" in refused(tmp_path, data, 4)
 
 
-def test_32_weights_of_the_old_form(tmp_path: Path) -> None:
+def test_weights_of_the_old_form(tmp_path: Path) -> None:
     assert "pickle" in refused(tmp_path, with_entry("data/weights/model.pt", _payload(tmp_path)), 4)
 
 
 @pytest.mark.parametrize("name", ["opaque_obj_0", "custom_obj_0"])
-def test_33_opaque_object(tmp_path: Path, name: str) -> None:
+def test_opaque_object(tmp_path: Path, name: str) -> None:
     def edit(config: Any) -> None:
         config["config"]["x"] = {
             "path_name": name,
@@ -209,7 +209,7 @@ def test_33_opaque_object(tmp_path: Path, name: str) -> None:
         "exec('1')",
     ],
 )
-def test_34_expression_for_sympy(tmp_path: Path, text: str) -> None:
+def test_expression_for_sympy(tmp_path: Path, text: str) -> None:
     def edit(document: Any) -> None:
         value = {"as_expr": {"expr_str": text.replace("MARKER", str(tmp_path / "marker")), "hint": None}}
         document["graph_module"]["graph"]["sym_int_values"]["size"] = value
@@ -217,14 +217,14 @@ def test_34_expression_for_sympy(tmp_path: Path, text: str) -> None:
     assert "evaluate" in refused(tmp_path, with_graph(edit), 4)
 
 
-def test_34_guards_are_source_code(tmp_path: Path) -> None:
+def test_guards_are_source_code(tmp_path: Path) -> None:
     def edit(document: Any) -> None:
         document["guards_code"] = [f"__import__('os').system('touch {tmp_path}/marker')"]
 
     assert "guard" in refused(tmp_path, with_graph(edit), 4)
 
 
-def test_34_names_become_source_code(tmp_path: Path) -> None:
+def test_names_become_source_code(tmp_path: Path) -> None:
     def edit(document: Any) -> None:
         text = str(document["graph_module"])
         assert "'relu'" in text
@@ -252,7 +252,7 @@ def test_34_names_become_source_code(tmp_path: Path) -> None:
         "os.system",
     ],
 )
-def test_35_operators_that_are_not_listed(tmp_path: Path, target: str) -> None:
+def test_operators_that_are_not_listed(tmp_path: Path, target: str) -> None:
     def edit(document: Any) -> None:
         nodes = document["graph_module"]["graph"]["nodes"]
         next(n for n in nodes if "relu" in n["target"])["target"] = target
@@ -263,7 +263,7 @@ def test_35_operators_that_are_not_listed(tmp_path: Path, target: str) -> None:
 @pytest.mark.parametrize(
     "arg", [{"as_operator": "torch.os.system"}, {"as_graph": {"name": "g", "graph": {}}}]
 )
-def test_35_programs_as_arguments(tmp_path: Path, arg: Any) -> None:
+def test_programs_as_arguments(tmp_path: Path, arg: Any) -> None:
     def edit(document: Any) -> None:
         nodes = document["graph_module"]["graph"]["nodes"]
         next(n for n in nodes if "relu" in n["target"])["inputs"][0]["arg"] = arg
@@ -274,7 +274,7 @@ def test_35_programs_as_arguments(tmp_path: Path, arg: Any) -> None:
 @pytest.mark.parametrize(
     "name", ["data/aotinductor/model/model.so", "extra/model.so", "data/aotinductor/model/kernel.cubin"]
 )
-def test_36_compiled_code(tmp_path: Path, name: str) -> None:
+def test_compiled_code(tmp_path: Path, name: str) -> None:
     assert "compiled code" in refused(tmp_path, with_entry(name, b"\x7fELF"), 4)
 
 

@@ -29,6 +29,7 @@ __all__ = ["gram", "jacobian", "pullback", "pushforward"]
 
 Map: TypeAlias = Decoder | Callable[[Tensor], Any]
 
+LARGEST_GRAMS = 16 << 30
 LARGEST_JACOBIAN = 4 << 30
 """Bytes of the Jacobian at one latent beyond which Gram matrices are refused."""
 
@@ -102,6 +103,12 @@ def gram(f: Map, z: Tensor, *, likelihood: Likelihood | None = None, chunk: int 
         raise ResourceError(
             f"the Jacobian at one latent, {decoder.data_dim} x {len(basis)}, would take {bytes_at_one / 2**30:.0f} GB",
             hint="estimate what you need of it by random probes (vaeprobe.engine.matrix_free)",
+        )
+    bytes_in_all = 8 * len(x) * len(basis) ** 2
+    if bytes_in_all > LARGEST_GRAMS:
+        raise ResourceError(
+            f"{len(x)} matrices of {len(basis)} x {len(basis)} latents would take {bytes_in_all / 2**30:.0f} GB",
+            hint="fewer --samples; or random probes (vaeprobe.engine.matrix_free)",
         )
     out = torch.empty(len(x), len(basis), len(basis), dtype=torch.float64)
 
