@@ -179,8 +179,26 @@ class Decoder:
 
     @property
     def latent_names(self) -> tuple[str, ...]:
-        """One name for each continuous latent: `z0` is column 0 of the latents, one-hot codes counted."""
-        return tuple(f"z{i}" for i in self.continuous)
+        """One name for each continuous latent: `z0` is column 0 of the latents, one-hot codes counted.
+
+        Latents of a map also say their channel and place: `z17[1,0,1]` is channel 1, row 0, column 1.
+        """
+        return tuple(f"z{i}{self._place(i)}" for i in self.continuous)
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the latents have places: `latent_shape` is channels and a size beyond one place."""
+        shape = self.latent_shape
+        return math.prod(shape[1:]) > 1 and math.prod(shape) == self.latent_dim
+
+    def _place(self, i: int) -> str:
+        if not self.is_map:
+            return ""
+        at = []
+        for n in reversed(self.latent_shape):
+            i, place = divmod(i, n)
+            at.append(str(place))
+        return f"[{','.join(reversed(at))}]"
 
     @property
     def module(self) -> nn.Module | None:
@@ -194,7 +212,8 @@ class Decoder:
     @property
     def shapes(self) -> str:
         """What it maps to what, in words: `10 latents -> 1 x 32 x 32, bernoulli`."""
-        latents = f"{self.latent_dim} latent{'s' * (self.latent_dim > 1)}"
+        count = " x ".join(map(str, self.latent_shape)) if self.is_map else str(self.latent_dim)
+        latents = f"{count} latent{'s' * (self.latent_dim > 1)}"
         outputs = " x ".join(map(str, self.output_shape))
         if len(self.output_shape) == 1:
             outputs += " output" if self.data_dim == 1 else " outputs"

@@ -166,7 +166,7 @@ class EncoderProbe(Probe):
             source=f"{len(x)} of {len(rows)} rows of {source}",
             scaling=scaling,
             outputs=decoder.data_dim,
-            names=tuple(f"z{i}" for i in decoder.continuous),
+            names=decoder.latent_names,
             likelihood=likelihood,
             moments=moments,
             estimate=estimate,

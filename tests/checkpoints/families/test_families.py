@@ -544,6 +544,17 @@ def test_pythae_models_with_other_posteriors_have_no_encoder_and_no_beta(tmp_pat
         vaeprobe.load(folder)
 
 
+def test_latents_with_places_say_channel_and_place(models: Path) -> None:
+    decoder = vaeprobe.load(models / "taef2/taef2_decoder.pth", latent_size="2x3")
+    assert decoder.latent_shape == (32, 2, 3)
+    assert decoder.latent_names[:4] == ("z0[0,0,0]", "z1[0,0,1]", "z2[0,0,2]", "z3[0,1,0]")
+    assert decoder.latent_names[-1] == "z191[31,1,2]"
+    assert decoder.shapes.startswith("32 x 2 x 3 latents -> 3 x 16 x 24")
+    with pytest.raises(UsageError, match="the latents are no map"):
+        vaeprobe.load(models / "wgangp/generator.pt", latent_size="2x2")
+    assert vaeprobe.load(models / "wgangp/generator.pt").latent_names[:2] == ("z0", "z1")
+
+
 # -- the rule of the house ----------------------------------------------------------------------------------
 
 

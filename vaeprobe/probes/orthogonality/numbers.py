@@ -112,7 +112,7 @@ class Reading:
         self.per_sample: dict[str, tuple[float, ...]] = {}
         self.samples = len(G)
         self.G, self.overflowed = G[finite], int((~finite).sum())
-        self.names = tuple(f"z{i}" for i in decoder.continuous)
+        self.names = decoder.latent_names
         self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
         self.active = gram.active_latents(self.G, active_threshold).nonzero().flatten()
         a = len(self.active)
