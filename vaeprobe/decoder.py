@@ -59,6 +59,7 @@ class Decoder:
         notes: what the loader wants the reader to know.
         latent_shape: shape in which the network takes its latents, where they are a map: (channels, height, width).
         recipe: what the loss of its family says of beta, where that is known.
+        dispersion: inverse dispersions of a negative binomial likelihood, where the file holds them.
 
     Attributes:
         output_shape: shape of one output, without the batch.
@@ -91,6 +92,7 @@ class Decoder:
     notes: tuple[Finding, ...] = ()
     latent_shape: tuple[int, ...] = ()
     recipe: Recipe | None = None
+    dispersion: Tensor | None = None
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
     writes: bool = field(init=False, default=False)

@@ -650,6 +650,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             notes=notes,
             latent_shape=parts.latent_shape,
             recipe=parts.recipe,
+            dispersion=parts.dispersion,
         )
     except ContractError as error:
         broken = next((note for note in notes if note.spec is NONFINITE_WEIGHTS), None)

@@ -40,6 +40,7 @@ def parts_of(
         latent_shape=bp.latent_shape,
         conditions=bp.conditions,
         recipe=found.recipe,
+        dispersion=tensors[found.log_dispersion].detach().exp() if found.log_dispersion else None,
         notes=(*parts.notes, *_notes(found, bp)),
     )
 

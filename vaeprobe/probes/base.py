@@ -182,17 +182,17 @@ class Probe(ABC):
 
         if self.likelihood is None:
             return None
-        return by_name(self.likelihood, decoder.output_shape, self.given())
+        return by_name(self.likelihood, decoder.output_shape, self.given(decoder))
 
-    def given(self) -> Given:
-        """Return what was said about the likelihood beside its name.
+    def given(self, decoder: Decoder) -> Given:
+        """Return what was said about the likelihood beside its name, by the user or else by the decoder's file.
 
         Raises:
             UsageError: the dispersion is neither a number nor a file of numbers.
         """
         from vaeprobe.likelihoods import Given
 
-        theta = self.dispersion
+        theta: Any = decoder.dispersion if self.dispersion is None else self.dispersion
         if isinstance(theta, str):
             try:
                 theta = float(theta)

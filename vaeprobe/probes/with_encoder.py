@@ -235,7 +235,7 @@ class EncoderProbe(Probe):
                 "the likelihood that the decoder was trained with is not known",
                 hint="--likelihood gaussian (squared error), bernoulli (cross-entropy), or another that it lists",
             )
-        return by_name(name, decoder.output_shape, self.given())
+        return by_name(name, decoder.output_shape, self.given(decoder))
 
     def mean_over_rows(self, id: str, values: Tensor) -> Metric:
         """Return the mean of one number per data row, shape (n,), with its bootstrap interval."""

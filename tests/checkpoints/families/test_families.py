@@ -277,7 +277,7 @@ def test_mult_vae(tmp_path: Path) -> None:
     net = randomised(MultVAE(("q_layers", "p_layers"), 1))
     torch.save(net.state_dict(), tmp_path / "m.pt")
     decoder = held_to(tmp_path / "m.pt", net, 4, (30,))
-    assert decoder.likelihood == "categorical"
+    assert decoder.likelihood == "multinomial"
     assert decoder.has_natural
     posterior_is(decoder, net, torch.rand(2, 30).round())
 
@@ -396,6 +396,13 @@ def test_scvi_is_held_at_batch_covariates_and_library(tmp_path: Path, linear: bo
     folder = scvi_folder(net, tmp_path / "model")
     decoder = held_to(folder, net, 3, (12,))
     assert decoder.artifact is not None
+    assert decoder.likelihood == "negative_binomial"
+    assert decoder.dispersion is not None
+    assert torch.allclose(decoder.dispersion.double(), net.px_r.detach().exp(), rtol=1e-6)
+    found = vaeprobe.orthogonality(
+        decoder, samples=8, likelihood="negative_binomial"
+    )  # with the file's dispersions
+    assert found["orthogonality.ima_contrast"].defined
     assert "batch = 0 of 3 (`ctrl`), sex = 0 of 2 (`f`), library = 1" in decoder.artifact.architecture
     posterior_is(decoder, net, torch.randint(0, 9, (4, 12)).float())
     assert decoder.recipe is not None

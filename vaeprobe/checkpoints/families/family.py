@@ -73,6 +73,7 @@ class Found:
         assumed: what tensors do not tell, in words.
         recipe: what the loss says of beta.
         warnings: what a user of this file should know before believing numbers.
+        log_dispersion: name of the tensor of log inverse dispersions of a negative binomial, where there is one.
     """
 
     blueprint: Blueprint
@@ -81,6 +82,7 @@ class Found:
     assumed: tuple[str, ...] = ()
     recipe: Recipe | None = None
     warnings: tuple[str, ...] = ()
+    log_dispersion: str = ""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def _at(own: f.Shapes, prefix: str, down: str, up: str) -> Blueprint | None:
     return Blueprint(
         layers=(*_layers(up, places[1]), SOFTMAX),
         latents=f.normal(found["d"]),
-        likelihood="categorical",
+        likelihood="multinomial",
         prefix=prefix,
         encoder=EncoderPlan(
             (Layer("l2_normalise"), *_layers(down, places[0])), (found["m"],), "chunked", prefix=prefix

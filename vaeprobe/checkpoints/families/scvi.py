@@ -16,6 +16,13 @@ from vaeprobe.recipe import Mistake, Recipe
 EPS = 1e-3
 WARM_UP = 400  # epochs over which the KL weight rises to 1
 SOFTMAX = Layer("softmax")
+# the zero inflation depends on z by a head of its own, which is no part of the map
+LIKELIHOODS = {
+    "zinb": "negative_binomial",
+    "nb": "negative_binomial",
+    "poisson": "poisson",
+    "normal": "gaussian",
+}
 
 
 @dataclass(frozen=True)
@@ -86,22 +93,24 @@ def _at(clues: f.Clues, prefix: str, linear: bool) -> f.Found | None:
         return None
     sized = bool(_registry(told).get("size_factor", {}).get("state_registry"))
     layers.append(Layer("softplus") if sized else SOFTMAX)
+    likelihood = settings.get("gene_likelihood", "nb" if linear else "zinb")
     conditions = (*inputs.once, *inputs.always, Condition("library", "number", value=1.0))
     bp = Blueprint(
         layers=(*layers, Layer("multiply", "library")),
         latents=f.normal(d),
         prefix=prefix,
+        likelihood=LIKELIHOODS.get(str(likelihood)),
         encoder=_encoder(own, prefix, settings, d, found["g"]),
         conditions=conditions,
     )
     scope = tuple(f"{prefix}{key}." for key in wanted if "dropout" not in key and "px_r_" not in key)
-    likelihood = settings.get("gene_likelihood", "nb" if linear else "zinb")
     return f.Found(
         bp,
         scope,
         (f"{prefix}z_encoder.",),
         assumed=inputs.assumed,
         recipe=_recipe(told),
+        log_dispersion=f"{prefix}px_r" if own.get("px_r") == (found["g"],) else "",
         warnings=tuple(_warnings(str(likelihood), bool(settings))),
     )
 

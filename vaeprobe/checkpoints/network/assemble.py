@@ -81,8 +81,12 @@ def natural_of(decoder: nn.Sequential, bp: Blueprint) -> nn.Module | None:
     last = next((i for i in reversed(range(len(modules))) if not isinstance(modules[i], shaping)), None)
     if bp.parameter != "mean" or last is None:
         return None
-    belongs = {nn.Sigmoid: "bernoulli", Exp: "poisson", nn.Softmax: "categorical"}.get(type(modules[last]))
-    if belongs is None or bp.likelihood not in (None, belongs):
+    belongs = {
+        nn.Sigmoid: ("bernoulli",),
+        Exp: ("poisson",),
+        nn.Softmax: ("categorical", "multinomial"),
+    }.get(type(modules[last]), ())
+    if not belongs or bp.likelihood not in (None, *belongs):
         return None
     return nn.Sequential(*modules[:last], *modules[last + 1 :])
 

@@ -35,6 +35,7 @@ class Parts:
         conditions: what the decoder takes besides its latents, and is held at.
         latent_shape: shape in which the network takes its latents, where they are a map.
         recipe: what the loss of its family says of beta, where it is known.
+        dispersion: inverse dispersions of a negative binomial, where the file holds them.
     """
 
     decoder: Callable[[Tensor], Any]
@@ -50,6 +51,7 @@ class Parts:
     conditions: tuple[Condition, ...] = ()
     latent_shape: tuple[int, ...] = ()
     recipe: Recipe | None = None
+    dispersion: Tensor | None = None
 
 
 def layers_unused(bp: Blueprint) -> Iterator[Finding]:
