@@ -30,12 +30,13 @@ if TYPE_CHECKING:
         Poisson,
         ZeroInflatedNegativeBinomial,
     )
-    from vaeprobe.linear import PPCA, LinearVAE
+    from vaeprobe.linear.estimators import PPCA, LinearVAE
+    from vaeprobe.probes.train_linear import train_linear
 
 __all__ = [
     "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
-    "PPCA", "LinearVAE", "Callback",
+    "PPCA", "LinearVAE", "train_linear", "Callback",
     "Gaussian", "Bernoulli", "Poisson", "Categorical", "Multinomial", "NegativeBinomial",
     "ZeroInflatedNegativeBinomial",
     "VaeprobeError",
@@ -49,7 +50,8 @@ _HOME = {
     "from_module": "vaeprobe.checkpoints.whole",
     **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
     **dict.fromkeys(("orthogonality", "factorise", "trace", "posterior", "beta"), "vaeprobe.api"),
-    **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear"),
+    **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear.estimators"),
+    "train_linear": "vaeprobe.probes.train_linear",
     **dict.fromkeys(
         (
             "Gaussian",

@@ -30,6 +30,7 @@ __all__ = [
     "net_svg",
     "png",
     "reduced",
+    "signed_image",
     "tile",
 ]
 
@@ -332,3 +333,11 @@ def _panel(panel: Panel, left: float, top: float, side: float, number: int) -> l
 
 def _escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+def signed_image(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return an RGB image, shape (h, w, 3): white at 0, red where positive, blue where negative."""
+    share = values / max(float(np.abs(values).max()), 1e-300)
+    fade = 1 - np.abs(share)
+    red, blue = np.where(share > 0, 1.0, fade), np.where(share < 0, 1.0, fade)
+    return (np.stack([red, fade, blue], axis=-1) * 255).round().astype(np.uint8)

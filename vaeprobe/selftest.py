@@ -313,7 +313,7 @@ def _beta(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterato
 def _linear() -> Iterator[Answer]:
     import numpy as np
 
-    from vaeprobe.linear import PPCA
+    from vaeprobe.linear.estimators import PPCA
 
     X = np.random.default_rng(0).standard_normal((300, 6)) * np.array([3.0, 2.0, 1.5, 0.5, 0.4, 0.3])
     lam = np.linalg.eigvalsh(np.cov(X.T, bias=True))[::-1]

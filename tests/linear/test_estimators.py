@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from vaeprobe.errors import InputError
-from vaeprobe.linear import PPCA, LinearVAE
-from vaeprobe.linear.estimators import NotFittedError
+from vaeprobe.linear.estimators import PPCA, LinearVAE, NotFittedError
 
 from linear_rows import LAMBDA, rows_with
 
@@ -32,7 +31,7 @@ def test_the_estimators_need_no_scikit_learn() -> None:
 import sys
 sys.modules["sklearn"] = None
 import numpy as np
-from vaeprobe.linear import PPCA
+from vaeprobe.linear.estimators import PPCA
 X = np.random.default_rng(0).normal(size=(50, 4))
 model = PPCA(2).fit(X)
 print(model, model.transform(X).shape, "torch" in sys.modules)

@@ -8,15 +8,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import vaeprobe
 from vaeprobe.errors import InputError, UsageError
-from vaeprobe.linear import TrainLinear, closed_form, spectrum
+from vaeprobe.linear import closed_form, spectrum
 from vaeprobe.linear.metrics import METRICS
 from vaeprobe.linear.result import LinearResult
+from vaeprobe.linear.run import TrainLinear
 from vaeprobe.linear.training import Training
 from vaeprobe.render import json_document, terminal
 
@@ -269,3 +271,40 @@ def test_a_dead_process_ends_the_run_with_a_clear_error(file: Path) -> None:
     assert out == ""
     assert "a process of this run has ended or does not answer" in err
     assert "Traceback" not in err
+
+
+# -- in Python -----------------------------------------------------------------------------------------
+
+
+def test_arrays_tensors_and_files_are_fitted_alike_and_held_against_limits(tmp_path: Path) -> None:
+    import torch
+
+    import vaeprobe
+
+    X = rows_with(LAMBDA)
+    np.save(tmp_path / "x.npy", X)
+    limits = {"train_linear.elbo_gap": 1e-6}
+    settings: dict[str, Any] = {"latent_dim": 3, "methods": ["elbo"], "limits": limits}
+    found = [
+        vaeprobe.train_linear(data, **settings)
+        for data in (X, torch.from_numpy(X), str(tmp_path / "x.npy"), [tmp_path / "x.npy"])
+    ]
+    for result in found:
+        assert result["train_linear.sigma2"].value == pytest.approx(
+            found[0]["train_linear.sigma2"].value, rel=1e-12
+        )
+        assert [c.status for c in result.checks] == ["pass"]
+        assert result.exit_code == 0
+    failing = vaeprobe.train_linear(X, latent_dim=3, methods=["elbo"], limits={"train_linear.elbo_gap": -1.0})
+    assert failing.exit_code == 1
+
+
+def test_missing_values_in_python() -> None:
+    import vaeprobe
+
+    X = rows_with(LAMBDA)
+    X[3, 2] = np.nan
+    with pytest.raises(InputError, match="hold NaN or infinity"):
+        vaeprobe.train_linear(X, latent_dim=2)
+    assert vaeprobe.train_linear(X, latent_dim=2, drop_nonfinite=True).spectrum.n == len(X) - 1
+    assert vaeprobe.train_linear(X, latent_dim=2, missing="em").spectrum.n == len(X)

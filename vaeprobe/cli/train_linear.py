@@ -11,7 +11,7 @@ import typer
 
 from vaeprobe.cli import options, output
 from vaeprobe.errors import UsageError
-from vaeprobe.linear.metrics import METRICS, SPECS
+from vaeprobe.linear.metrics import METRICS
 
 MODEL, TRAINING, DATA, BEYOND = "Model", "Training", "Data", "Beyond one machine"
 LIMITS = {spec.option.lstrip("-").replace("-", "_"): spec for spec in METRICS if spec.option}
@@ -120,9 +120,7 @@ def _command(
         vaeprobe train-linear 'shards/*.npy' --method all -o model.safetensors
     """
     from vaeprobe.linear.processes import joined
-    from vaeprobe.linear.run import TrainLinear
-    from vaeprobe.linear.training import Training
-    from vaeprobe.probes.base import judge
+    from vaeprobe.probes.train_linear import train_linear as fitted
 
     if model is not None and model.suffix != ".safetensors":
         raise UsageError(
@@ -130,35 +128,36 @@ def _command(
         )
     chosen = options.chosen_format(format, json)
     output.ready(files=[model, plot], inputs=[path for name in data for path in glob.glob(name) or [name]])
-    settings = TrainLinear(
-        latent_dim="auto" if latent_dim == "auto" else int(_number(latent_dim, "--latent-dim", whole=True)),
-        beta=beta,
-        sigma2="ml" if sigma2 == "ml" else _number(sigma2, "--sigma2"),
-        methods=tuple(method or ()),
-        training=Training(
-            optimiser=optimiser,
-            steps=steps,
-            tolerance=tolerance,
-            learning_rate=learning_rate,
-            batch_size=batch_size,
-        ),
-        restarts=restarts,
-        seed=seed,
-        solver=solver,
-        missing=missing,
-        drop_nonfinite=drop_nonfinite,
-        bootstrap=bootstrap,
-        theorem3=theorem3,
-        key=key,
-        scale=scale,
-    )
     wanted = {LIMITS[name].id: limit for name, limit in limits.items() if limit is not None}
     with (
         joined(backend, timeout=timeout) as processes,
         output.progress_bar(not no_progress and processes.rank == 0),
     ):
-        result = settings.fit(data, processes=processes)
-    result = judge(result, wanted, SPECS)
+        result = fitted(
+            data,
+            latent_dim="auto"
+            if latent_dim == "auto"
+            else int(_number(latent_dim, "--latent-dim", whole=True)),
+            beta=beta,
+            sigma2="ml" if sigma2 == "ml" else _number(sigma2, "--sigma2"),
+            methods=tuple(method or ()),
+            optimiser=optimiser,
+            steps=steps,
+            tolerance=tolerance,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            restarts=restarts,
+            seed=seed,
+            solver=solver,
+            missing=missing,
+            drop_nonfinite=drop_nonfinite,
+            bootstrap=bootstrap,
+            theorem3=theorem3,
+            key=key,
+            scale=scale,
+            limits=wanted,
+            processes=processes,
+        )
     if processes.rank > 0:  # the first process speaks for all
         return result.exit_code
     return output.emit(

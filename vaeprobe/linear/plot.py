@@ -9,16 +9,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vaeprobe.errors import MissingExtraError, UsageError
+from vaeprobe.pictures import signed_image
 from vaeprobe.writing import write
 
 if TYPE_CHECKING:
-    from vaeprobe.linear.result import LinearResult
+    from collections.abc import Sequence
+
+    from vaeprobe.linear.certificate import Certificate
+    from vaeprobe.linear.closed_form import Solution
+    from vaeprobe.linear.spectrum import Spectrum
 
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
-def draw(result: LinearResult, path: Path) -> None:
-    """Write the picture of a result.
+def draw(
+    spectrum: Spectrum,
+    solution: Solution,
+    certificates: Sequence[Certificate],
+    row_shape: tuple[int, ...],
+    path: Path,
+) -> None:
+    """Write the picture of a result whose rows had the given shape.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -33,34 +44,33 @@ def draw(result: LinearResult, path: Path) -> None:
         FigureCanvas = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
     except ImportError:
         raise MissingExtraError("--plot needs matplotlib", hint="pip install 'vaeprobe[plot]'") from None
-    from vaeprobe.linear.result import signed_image
 
-    shape = tuple(k for k in result.row_shape if k != 1)
-    pictured = len(shape) == 2 and len(result.row_shape) > 1
-    images = np.flatnonzero(result.solution.active)[:12].tolist() if pictured else []
+    shape = tuple(k for k in row_shape if k != 1)
+    pictured = len(shape) == 2 and len(row_shape) > 1
+    images = np.flatnonzero(solution.active)[:12].tolist() if pictured else []
     figure = Figure(figsize=(10, 3.6 + (1.8 if len(images) else 0)), layout="constrained")
     FigureCanvas(figure)
     grid = figure.add_gridspec(2 if len(images) else 1, 12, height_ratios=[2, 1] if len(images) else [1])
 
-    axis = figure.add_subplot(grid[0, :6] if result.certificates else grid[0, :])
-    values = result.spectrum.values[: max(4 * result.solution.d, 40)]
+    axis = figure.add_subplot(grid[0, :6] if certificates else grid[0, :])
+    values = spectrum.values[: max(4 * solution.d, 40)]
     axis.semilogy(np.arange(1, len(values) + 1), np.maximum(values, 1e-300), "o-", markersize=3)
-    axis.axhline(result.solution.tau, linestyle="--", color="tab:red", label="collapse threshold βσ²")
-    axis.axvline(result.solution.d + 0.5, linestyle=":", color="gray", label="latent dimension")
-    lowest = min(float(values[-1]), result.solution.tau)
+    axis.axhline(solution.tau, linestyle="--", color="tab:red", label="collapse threshold βσ²")
+    axis.axvline(solution.d + 0.5, linestyle=":", color="gray", label="latent dimension")
+    lowest = min(float(values[-1]), solution.tau)
     axis.set_ylim(bottom=max(lowest / 2, float(values[0]) * 1e-8))
     axis.set(xlabel="index", ylabel="eigenvalue", title="Spectrum")
     axis.legend(fontsize="small")
-    if result.certificates:
+    if certificates:
         axis = figure.add_subplot(grid[0, 6:])
-        for c in result.certificates:
+        for c in certificates:
             steps, gaps = zip(*c.run.trace, strict=True)
             axis.loglog(np.maximum(steps, 1), np.maximum(gaps, 1e-16), label=c.run.method)
         axis.set(xlabel="step", ylabel="gap to the optimum (nats per row)", title="Learning curves")
         axis.legend(fontsize="small")
     for k, i in enumerate(images):
         axis = figure.add_subplot(grid[1, k])
-        axis.imshow(signed_image(result.solution.vectors[:, i].reshape(shape)), interpolation="nearest")
+        axis.imshow(signed_image(solution.vectors[:, i].reshape(shape)), interpolation="nearest")
         axis.set_title(f"z{i}", fontsize="small")
         axis.axis("off")
     write(path, lambda place: figure.savefig(place, dpi=150))

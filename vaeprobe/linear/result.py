@@ -17,7 +17,7 @@ from vaeprobe.linear.closed_form import LinearModel, Solution
 from vaeprobe.linear.dimension import Choice
 from vaeprobe.linear.identifiability import Identifiability
 from vaeprobe.linear.spectrum import Spectrum
-from vaeprobe.pictures import png
+from vaeprobe.pictures import png, signed_image
 from vaeprobe.report import Bars, Curves, Section, Svg, Table, Value
 from vaeprobe.result import Measured, Result
 
@@ -147,7 +147,7 @@ class LinearResult(Result):
         """
         from vaeprobe.linear.plot import draw
 
-        draw(self, Path(path))
+        draw(self.spectrum, self.solution, self.certificates, self.row_shape, Path(path))
 
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         return {"model": self.save, "plot": self.plot}
@@ -330,14 +330,6 @@ def dimension_table(choice: Choice) -> Table:
         rows=rows,
         note=f"chosen by {choice.reason}; candidates 1 to {int(choice.candidates[-1])}",
     )
-
-
-def signed_image(values: Array) -> NDArray[np.uint8]:
-    """Return an RGB image, shape (h, w, 3): white at 0, red where positive, blue where negative."""
-    share = values / max(float(np.abs(values).max()), 1e-300)
-    fade = 1 - np.abs(share)
-    red, blue = np.where(share > 0, 1.0, fade), np.where(share < 0, 1.0, fade)
-    return (np.stack([red, fade, blue], axis=-1) * 255).round().astype(np.uint8)
 
 
 def _run_details(c: Certificate, gaps: tuple[float, ...]) -> dict[str, Any]:
