@@ -71,9 +71,12 @@ def read(path: str | os.PathLike[str]) -> Source:
     """
     if addresses.is_address(path):
         return replace(read(addresses.local(path)), address=str(path))
-    if not Path(path).is_dir():
-        return read_source(path)
-    folder = open_folder(Path(path))
+    if str(path).endswith(INDEX) and Path(path).is_file():
+        folder = _of_index(Path(path))
+    elif Path(path).is_dir():
+        folder = open_folder(Path(path))
+    else:
+        return _alone(read_source(path))
     first, *shards = (read_source(file) for file in folder.weights)
     return InFolder(first.path, first.data, folder=folder, shards=tuple(shards))
 
@@ -91,6 +94,12 @@ def open_folder(path: Path) -> Folder:
         UnsafeError: a file of it lies outside.
     """
     names = _names(path)
+    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
+        raise InputError(
+            f"{_shown(path)} is a distributed checkpoint of torch, whose index is a pickle",
+            hint="turn one of your own into a file: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
+            f" {path} model.pt (dcp_to_torch_save in Python)",
+        )
     if "model_index.json" in names:
         part = next((p for p in PARTS if (path / p / "config.json").is_file()), None)
         if part is None:
@@ -115,10 +124,31 @@ def open_folder(path: Path) -> Folder:
         raise InputError(f"{_shown(path)} is a directory without a model in it", hint=_hint(names))
     chosen = _inside(path, path / best)
     if best.endswith(INDEX):
-        placed = _placed(chosen)
-        files = tuple(_inside(path, path / name) for name in dict.fromkeys(placed.values()))
-        return Folder(path, files, configs, placed)
+        return replace(_of_index(chosen), path=path, said=configs)
     return Folder(path, (chosen,), configs)
+
+
+def _of_index(index: Path) -> Folder:
+    """Return the model whose shards an index names."""
+    placed = _placed(index)
+    files = tuple(_inside(index.parent, index.parent / name) for name in dict.fromkeys(placed.values()))
+    return Folder(index, files, placed=placed)
+
+
+def _alone(source: Source) -> Source:
+    """Return a file, unless it is one shard of several that an index beside it names.
+
+    Raises:
+        InputError: it is.
+    """
+    shard = re.fullmatch(r"(.+)-\d{5}-of-\d{5}(\.\w+)", source.path.name)
+    index = source.path.with_name(f"{shard[1]}{shard[2]}{INDEX}") if shard else None
+    if index is not None and index.is_file():
+        raise InputError(
+            f"{source.name} is one shard of several, and holds a part of the tensors",
+            hint=f"give the index beside it, {quoted(str(index))}, or the folder",
+        )
+    return source
 
 
 def _names(path: Path) -> list[str]:
