@@ -157,14 +157,10 @@ def test_errors_are_json_where_json_was_asked(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_bug_of_ours_exits_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import vaeprobe.checkpoints
-
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    # in this order, for the second is looked up in the first when it is put back
-    monkeypatch.setattr("vaeprobe.load", broken, raising=False)
-    monkeypatch.setattr(vaeprobe.checkpoints, "load", broken)
+    monkeypatch.setattr("vaeprobe.cli.probe_commands.load", broken)
     assert run(["orthogonality", LINEAR]) == 70
     assert "bug" in capsys.readouterr().err
 
@@ -322,3 +318,14 @@ def test_several_inspections_are_one_document(tmp_path: Path, capsys: pytest.Cap
     assert (second["model"], second["exit_code"], second["error"]["code"]) == (str(broken), 5, "unreadable")
     for part in (first, second, third):
         jsonschema.validate(part, schema.document())
+
+
+def test_explain_all_is_a_table_of_every_metric(capsys: pytest.CaptureFixture[str]) -> None:
+    from vaeprobe.probes import metric_specs
+
+    assert run(["explain", "--all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    cells = [line.split(" | ")[0].removeprefix("| ").replace("\\", "") for line in lines[2:]]
+    assert set(cells) >= set(metric_specs())
+    assert len(cells) == len(set(cells))
+    assert run(["explain", "--all", "latents.dim"]) == 2

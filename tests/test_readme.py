@@ -1,6 +1,6 @@
-"""The README is true: its transcripts are what the commands print, its table of metrics is generated.
+"""The README is true: transcripts are what commands print, Python blocks run, the table of files is what loaded.
 
-`python tests/test_readme.py` rewrites both in place.
+`python tests/test_readme.py` rewrites transcripts and the table in place.
 """
 
 from __future__ import annotations
@@ -10,21 +10,35 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
+
+import vaeprobe
+from vaeprobe.checkpoints.families import names
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 BLOCK = re.compile(r"```console\n\$ (vaeprobe [^\n]*|python [^\n]*)\n(.*?)```", re.DOTALL)
-TABLE = re.compile(r"(<!-- metrics -->\n).*?(\n<!-- /metrics -->)", re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LOADS = re.compile(r"(<!-- loads -->\n).*?(<!-- /loads -->)", re.DOTALL)
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 # another processor may differ in the last digits, which a p-value or a rotation search amplifies
 TOLERANCE = 0.05
 
 
+def readme() -> str:
+    return README.read_text(encoding="utf-8")
+
+
 def transcripts() -> list[tuple[str, str]]:
-    return BLOCK.findall(README.read_text(encoding="utf-8"))
+    return BLOCK.findall(readme())
 
 
 def output(command: str) -> str:
@@ -48,6 +62,56 @@ def words(text: str) -> list[str]:
     return re.sub(r"[█▏▎▍▌▋▊▉│\s⠀-⣿]+", " ", NUMBER.sub("#", text)).split()
 
 
+# -- what loads, and how ----------------------------------------------------------------------------
+
+
+def example(latents: int = 10) -> dict[str, torch.Tensor]:
+    """Weights under the names of the VAE of PyTorch's own examples."""
+    torch.manual_seed(0)
+    sizes = {
+        "fc1": (784, 400),
+        "fc21": (400, latents),
+        "fc22": (400, latents),
+        "fc3": (latents, 400),
+        "fc4": (400, 784),
+    }
+    layers = {name: nn.Linear(*size) for name, size in sizes.items()}
+    return {f"{n}.{k}": p.detach() for n, layer in layers.items() for k, p in layer.named_parameters()}
+
+
+def files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Small files of each kind, and the samples, with what they are called in the table."""
+    samples = ROOT / "sample_models"
+    network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 64), nn.Unflatten(1, (1, 8, 8)))
+    torch.save(example(), folder / "weights.pt")
+    yield "weights of a known family (`state_dict`, Lightning `.ckpt`)", folder / "weights.pt"
+    torch.save(network, folder / "module.pt")
+    yield "whole pickled module of torch's layers", folder / "module.pt"
+    yield "safetensors with a blueprint inside or beside", samples / "digits_conv.safetensors"
+    yield "weights with a blueprint beside", samples / "digits_conv.pt"
+    yield "`torch.export` program", samples / "digits_conv.pt2"
+    torch.jit.save(torch.jit.trace(network, torch.zeros(2, 6)), folder / "script.pt")
+    yield "TorchScript", folder / "script.pt"
+    np.save(folder / "matrix.npy", np.eye(64, 6))
+    yield "matrix, outputs x latents (`.npy`, `.npz`)", folder / "matrix.npy"
+
+
+def table() -> str:
+    rows = ["| file | read as | architecture from | latents -> outputs |", "| --- | --- | --- | --- |"]
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, path in files(Path(folder)):
+            decoder = vaeprobe.load(path)
+            assert decoder.artifact is not None
+            shape = " x ".join(map(str, decoder.output_shape))
+            how = decoder.artifact.architecture.replace(str(ROOT) + os.sep, "")
+            rows.append(f"| {kind} | {decoder.artifact.format} | {how} | {decoder.latent_dim} -> {shape} |")
+    known = ", ".join(f"`{name}`" for name in names())
+    return "\n".join(rows) + f"\n\nKnown families: {known}.\n"
+
+
+# -- tests ------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(("command", "shown"), transcripts(), ids=[c for c, _ in transcripts()])
 def test_a_transcript_is_what_the_command_prints(command: str, shown: str) -> None:
     real = output(command)
@@ -57,45 +121,80 @@ def test_a_transcript_is_what_the_command_prints(command: str, shown: str) -> No
         assert abs(x - y) <= TOLERANCE * max(abs(x), abs(y), 0.1), f"{a} in the README, {b} now"
 
 
-def test_the_table_of_metrics_is_generated() -> None:
-    assert table() in README.read_text(encoding="utf-8")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit
+def test_the_table_of_files_is_what_loads() -> None:
+    assert table() in readme()
+
+
+@pytest.mark.parametrize("block", PYTHON.findall(readme()))
+def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = example()
+    torch.save(state, "model.pt")
+    np.save("x.npy", np.random.default_rng(0).random((48, 784)).astype(np.float32))
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(10, 32), nn.Tanh(), nn.Linear(32, 64))
+
+        def decode(self, z: torch.Tensor) -> torch.Tensor:
+            return self.layers(z)
+
+    exec(compile(block, "README.md", "exec"), {"network": Network()})
+    if "save=" in block:
+        assert Path("paths.npz").exists()
+
+
+def test_toml_blocks_are_read(tmp_path: Path) -> None:
+    from vaeprobe.checkpoints.blueprint import Blueprint
+    from vaeprobe.gate import policy_file
+
+    blocks = re.findall(r"^```toml\n(.*?)^```", readme(), re.DOTALL | re.MULTILINE)
+    policies = [block for block in blocks if "check" in tomllib.loads(block)]
+    for block in blocks:
+        if block not in policies:
+            assert Blueprint.from_toml(block).latents
+    for block in policies:
+        (tmp_path / "vaeprobe.toml").write_text(block)
+        assert len(policy_file.read(tmp_path / "vaeprobe.toml").rules) == 3
+    assert len(policies) == 1 < len(blocks)
 
 
 def test_the_set_up_commands_are_those_that_ci_runs() -> None:
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    text = README.read_text(encoding="utf-8")
-    commands = re.findall(
-        r"^(pip install .*)$", text.split("## Start", 1)[1].split("\n## ", 1)[0], re.MULTILINE
-    )
+    start = readme().split("## Start", 1)[1].split("\n## ", 1)[0]
+    commands = re.findall(r"^(pip install .*)$", start, re.MULTILINE)
     assert len(commands) == 2
     for command in commands:
         assert command in script
 
 
-def test_files_and_commands_named_in_the_readme_exist() -> None:
-    from vaeprobe.cli.app import COMMANDS
+def test_files_commands_and_options_named_in_the_readme_exist() -> None:
+    from vaeprobe.cli.app import COMMANDS, options
     from vaeprobe.probes import PROBES
 
-    known = {*COMMANDS, *PROBES}
-    text = README.read_text(encoding="utf-8")
-    for command in re.findall(r"`vaeprobe ([a-z-]+)", text):
-        assert command in known
-    for path in re.findall(r"sample_models/[\w./-]+\w", text):
+    text = readme()
+    for line in re.findall(r"(?:`|^|\$ |-m )vaeprobe ([a-z-]+[^`\n]*)", text, re.MULTILINE):
+        command, *rest = line.split(" #")[0].split()
+        if command not in ("in",):
+            assert command in {*COMMANDS, *PROBES}, line
+            for word in rest:
+                if word.startswith("-") and word != "-":
+                    assert word.split("=")[0] in options([command]), line
+    for path in re.findall(r"(?:sample_models|tests|\.github)/[\w./-]+\w", text):
         assert (ROOT / path).exists(), path
 
 
-def table() -> str:
-    from vaeprobe import explain
-    from vaeprobe.probes import metric_specs
-
-    return explain.markdown_table(metric_specs())
+def test_the_readme_is_short() -> None:
+    written = LOADS.sub("", BLOCK.sub("", readme())).splitlines()
+    assert len(written) <= 160
 
 
 def rewrite() -> None:
     """Put fresh transcripts and a fresh table into the README."""
-    text = README.read_text(encoding="utf-8")
-    text = BLOCK.sub(lambda m: f"```console\n$ {m[1]}\n{output(m[1])}```", text)
-    text = TABLE.sub(lambda m: m[1] + table() + m[2], text)
+    text = BLOCK.sub(lambda m: f"```console\n$ {m[1]}\n{output(m[1])}```", readme())
+    text = LOADS.sub(lambda m: m[1] + table() + m[2], text)
     README.write_text(text, encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What numbers, findings and errors mean, as text: `vaeprobe explain` and the README's table of metrics."""
+"""What numbers, findings and errors mean, as text: `vaeprobe explain` and the table of all metrics."""
 
 from __future__ import annotations
 

@@ -20,12 +20,15 @@ def explain(
             show_default=False,
         ),
     ] = None,
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="The table of all metrics, as Markdown.")] = False,
 ) -> None:
     """What a metric, finding or error code means: formula, source, range, how it misleads, what to do.
 
     Examples:
         vaeprobe explain
         vaeprobe explain orthogonality.alignment
+        vaeprobe explain --all > METRICS.md
     """
     from vaeprobe import explain as pages
     from vaeprobe.linear.metrics import METRICS as LINEAR
@@ -34,6 +37,11 @@ def explain(
     from vaeprobe.selftest import METRICS as SELFTEST
 
     specs = {**metric_specs(), **specs_by_id(SELFTEST)}
+    if everything:
+        if name is not None:
+            raise UsageError("--all lists every metric and takes no name", hint=f"vaeprobe explain {name}")
+        sys.stdout.write(pages.markdown_table(specs) + "\n")
+        return
     if name is None:
         sys.stdout.write(pages.index(specs))
         return
