@@ -482,6 +482,14 @@ BORDERLINE_LATENTS = FindingSpec(
     "so that another sample may count them on the other side, and every contrast moves with it.",
     "Look at the bars and put --active-threshold in a gap; compare models at the same set of latents.",
 )
+PART_OF_JACOBIAN = FindingSpec(
+    "part-of-jacobian",
+    "note",
+    "There are too many columns for all of them: the channels at one random site per latent, or some random latents, "
+    "were measured, exactly. Rotating that part alone (the channels alike at every site) leaves the prior as it is, so "
+    "the p-value holds; nothing is said of pairs outside of the part, as of columns of different sites.",
+    "--part all measures every column, and --part channels or some as many latents as --samples says.",
+)
 FEW_LATENTS = FindingSpec(
     "few-latents",
     "note",

@@ -71,7 +71,14 @@ def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = No
     return x.new_empty(0, decoder.data_dim, len(basis)) if out is None else out
 
 
-def gram(f: Map, z: Tensor, *, likelihood: Likelihood | None = None, chunk: int | None = None) -> Tensor:
+def gram(
+    f: Map,
+    z: Tensor,
+    *,
+    likelihood: Likelihood | None = None,
+    columns: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
     """Return pullback metrics J^T W J over the continuous latents, shape (n, k, k), float64 on the CPU.
 
     W = I without a likelihood, else its metric (Allen 2024, Eq. 7): taken on the natural parameter where
@@ -81,6 +88,8 @@ def gram(f: Map, z: Tensor, *, likelihood: Likelihood | None = None, chunk: int 
         f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent).
         likelihood: whose metric weighs the outputs.
+        columns: indices among the continuous latents, shape (n, s), for the s x s block of G that they span at
+            each latent, at the cost of s columns.
         chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
 
     Raises:
@@ -96,44 +105,55 @@ def gram(f: Map, z: Tensor, *, likelihood: Likelihood | None = None, chunk: int 
     """
     decoder = _decoder(f, z)
     natural = decoder.natural_for(likelihood)
-    g, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
+    g, x = function_of(decoder, natural), _latents(decoder, z)
     choice = choose(decoder, natural=natural)
-    bytes_at_one = decoder.data_dim * len(basis) * x.itemsize
+    width = len(decoder.continuous) if columns is None else columns.shape[1]
+    bytes_at_one = decoder.data_dim * width * x.itemsize
     if bytes_at_one > LARGEST_JACOBIAN:
         raise ResourceError(
-            f"the Jacobian at one latent, {decoder.data_dim} x {len(basis)}, would take {bytes_at_one / 2**30:.0f} GB",
-            hint="estimate what you need of it by random probes (vaeprobe.engine.matrix_free)",
+            f"the Jacobian at one latent, {decoder.data_dim} x {width}, would take {bytes_at_one / 2**30:.0f} GB",
+            hint="take some of its columns (columns=), or estimate what you need of it by random probes "
+            "(vaeprobe.engine.matrix_free)",
         )
-    bytes_in_all = 8 * len(x) * len(basis) ** 2
+    bytes_in_all = 8 * len(x) * width**2
     if bytes_in_all > LARGEST_GRAMS:
         raise ResourceError(
-            f"{len(x)} matrices of {len(basis)} x {len(basis)} latents would take {bytes_in_all / 2**30:.0f} GB",
+            f"{len(x)} matrices of {width} x {width} latents would take {bytes_in_all / 2**30:.0f} GB",
             hint="fewer --samples; or random probes (vaeprobe.engine.matrix_free)",
         )
-    out = torch.empty(len(x), len(basis), len(basis), dtype=torch.float64)
+    out = torch.empty(len(x), width, width, dtype=torch.float64)
+    basis = _basis(decoder) if columns is None else None
 
     parameter = "natural" if natural else decoder.parameter
     diagonal = likelihood is None or likelihood.is_diagonal(parameter)
 
-    def gram_of(y: Tensor, columns: Columns) -> Tensor:
+    def directions(some: slice, points: slice) -> Tensor:
+        if basis is not None:
+            return _everywhere(basis[some], points)
+        assert columns is not None
+        at = torch.tensor(decoder.continuous)[columns[points, some]].T.to(x.device)
+        unit = torch.zeros(*at.shape, decoder.latent_dim, dtype=x.dtype, device=x.device)
+        return unit.scatter_(2, at[:, :, None], 1.0)
+
+    def gram_of(y: Tensor, tangents: Columns) -> Tensor:
         if likelihood is None:
-            return columns.gram()
+            return tangents.gram()
         if diagonal:
-            return columns.gram(likelihood.weight(y.double(), parameter).sqrt())
-        return dense_gram(likelihood.whitened(columns.value().double(), y.double(), parameter), None)
+            return tangents.gram(likelihood.weight(y.double(), parameter).sqrt())
+        return dense_gram(likelihood.whitened(tangents.value().double(), y.double(), parameter), None)
 
     def work(part: Chunk) -> None:
         if len(part.directions) == 1:
-            y, columns = choice.push(g, x[part.points], _everywhere(basis, part.points))
-            out[part.points] = gram_of(y, columns).to(out)
+            y, tangents = choice.push(g, x[part.points], directions(slice(None), part.points))
+            out[part.points] = gram_of(y, tangents).to(out)
             return
         blocks = []
         for some in part.directions:
-            y, columns = choice.push(g, x[part.points], _everywhere(basis[some], part.points))
-            blocks.append(columns.value())
+            y, tangents = choice.push(g, x[part.points], directions(some, part.points))
+            blocks.append(tangents.value())
         out[part.points] = gram_of(y, Known(torch.cat(blocks))).to(out)
 
-    sweep(len(x), len(basis), Size.fitting(choice.widest_gram, x.itemsize, len(basis), chunk), work)
+    sweep(len(x), width, Size.fitting(choice.widest_gram, x.itemsize, width, chunk), work)
     return out
 
 

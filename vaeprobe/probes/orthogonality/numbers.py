@@ -31,6 +31,7 @@ from vaeprobe.report import Metric
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
     from vaeprobe.intervals import Array
+    from vaeprobe.probes.orthogonality.blocks import Block
 
 # Active latents above which the best rotation is not searched.
 LARGEST_SEARCH = 128
@@ -103,6 +104,7 @@ class Reading:
         restarts: int | None,
         beta_sigma2: float,
         likelihood: str | None,
+        block: Block | None = None,
     ) -> None:
         finite = torch.isfinite(G).flatten(1).all(1)
         dtype = decoder.dtype or torch.float64
@@ -112,7 +114,9 @@ class Reading:
         self.per_sample: dict[str, tuple[float, ...]] = {}
         self.samples = len(G)
         self.G, self.overflowed = G[finite], int((~finite).sum())
-        self.names = decoder.latent_names
+        self.block = block
+        self.names = decoder.latent_names if block is None else block.names
+        self.kind = "latents" if block is None else block.kind
         self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
         self.active = gram.active_latents(self.G, active_threshold).nonzero().flatten()
         a = len(self.active)
@@ -261,6 +265,10 @@ class Reading:
         """R* over the whole latent space, shape (latent, latent), or None."""
         if isinstance(self.search, str):
             return None
+        if self.block is not None:
+            R = torch.eye(len(self.names), dtype=torch.float64)
+            R[self.active[:, None], self.active] = self.search.R
+            return self.block.lifted(R, self.decoder)
         R = torch.eye(self.decoder.latent_dim, dtype=torch.float64)
         at = torch.tensor(self.decoder.continuous)[self.active]
         R[at[:, None], at] = self.search.R
@@ -313,7 +321,12 @@ class Reading:
         """Return every metric, in the order of the page."""
         return [
             Metric(SPECS["latents.dim"], self.decoder.latent_dim),
-            Metric(SPECS["latents.active"], len(self.active), n=len(self.G)),
+            Metric(
+                SPECS["latents.active"],
+                len(self.active),
+                n=len(self.G),
+                method="" if self.block is None else f"of {self.block.words}",
+            ),
             *self._cosine_metrics(),
             *self._contrast_metrics(),
             *self._rotation_metrics(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, option
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.latents import Latents
+    from vaeprobe.probes.orthogonality.blocks import Block
     from vaeprobe.probes.orthogonality.numbers import Reading
 
 
@@ -165,6 +166,9 @@ class Orthogonality(Probe):
         restarts: random starts of the search for the best rotation; None takes 4, fewer above 16 active.
         save_rotation: write the best rotation R* to this .npy file.
         active_threshold: share of the largest mean column norm above which a latent is active.
+        part: which columns of the Jacobian: all; the channels at one random site of each latent, where latents have
+            space; some 64 random latents; auto takes all of up to 128 latents with space and up to 512 without, and
+            as many samples of a part as take about a minute.
         posterior_draws: draws per data row with latents from the posterior, over which G is averaged.
 
     Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
@@ -201,6 +205,12 @@ class Orthogonality(Probe):
     active_threshold: float = option(
         0.05, help="Share of the largest mean column norm above which a latent is active.", min=0.0, max=1.0
     )
+    part: Literal["auto", "all", "channels", "some"] = option(
+        "auto",
+        help="Columns to measure: all, the channels at a random site, some random latents; auto takes a part of "
+        "hundreds.",
+        panel="Geometry",
+    )
     posterior_draws: int = option(
         8,
         help="Draws per data row with --latents posterior; G is averaged over them.",
@@ -222,7 +232,7 @@ class Orthogonality(Probe):
         if not decoder.continuous:
             raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
         source = self.source()
-        z, G = self._pullback_metrics(decoder, source)
+        z, G, block = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)
         with one_thread_below(len(G) * G.shape[-1] ** 3):
             reading = Reading(
@@ -235,6 +245,7 @@ class Orthogonality(Probe):
                 restarts=self.restarts,
                 beta_sigma2=self.beta_sigma2,
                 likelihood=self.likelihood,
+                block=block,
             )
             return self._read(decoder, reading, fits)
 
@@ -247,7 +258,7 @@ class Orthogonality(Probe):
             metrics=metrics,
             verdict=word,
             summary=summary,
-            findings=(*decoder.notes, *fits, *words.findings(reading)),
+            findings=(*decoder.notes, *fits, *words.findings(reading, self.samples)),
             settings=self.settings(decoder)
             | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},
             artifact=decoder.artifact,
@@ -263,20 +274,28 @@ class Orthogonality(Probe):
             values=reading.per_sample,
         )
 
-    def _pullback_metrics(self, decoder: Decoder, source: Latents) -> tuple[Tensor, Tensor]:
-        """Return latents and G per latent; per data row, averaged over its posterior, with posterior latents.
+    def _pullback_metrics(self, decoder: Decoder, source: Latents) -> tuple[Tensor, Tensor, Block | None]:
+        """Return latents, G per latent, and which part of G it is; averaged over posteriors with posterior latents.
 
         Orthogonality is promised in expectation over each posterior (Eq. 8), so G is averaged before
         anything is normalised.
         """
-        from vaeprobe.engine.verbs import gram
+        from vaeprobe.engine import gram
         from vaeprobe.latents import Posterior
+        from vaeprobe.probes.orthogonality.blocks import affordable, block_of
 
         draws, rows = 1, self.samples
         if isinstance(source, Posterior) and not source.means:
             # a draw cycles through the rows
             source, draws = replace(source, data=source.data[:rows]), self.posterior_draws
             rows = len(source.data)
+        block = block_of(decoder, self.part, rows, self.seed)
+        if block is not None and self.part == "auto":
+            rows = affordable(decoder, len(block.names) * draws, rows)
+            if isinstance(source, Posterior):
+                source = replace(source, data=source.data[:rows])
         z = source.draw(decoder, rows * draws, seed=self.seed)
-        G = gram(decoder, z, likelihood=self.metric_likelihood(decoder), chunk=self.chunk)
-        return z, G if draws == 1 else G.reshape(draws, rows, *G.shape[1:]).mean(0)
+        columns = None if block is None else block.columns[:rows].repeat(draws, 1)
+        likelihood = self.metric_likelihood(decoder)
+        G = gram(decoder, z, likelihood=likelihood, columns=columns, chunk=self.chunk)
+        return z, G if draws == 1 else G.reshape(draws, rows, *G.shape[1:]).mean(0), block

@@ -15,6 +15,7 @@ from vaeprobe.findings import (
     INACTIVE_LATENTS,
     NOT_CONVERGED,
     NOT_FINITE,
+    PART_OF_JACOBIAN,
     RANK_DEFICIENT,
     TIED_SINGULAR_VALUES,
 )
@@ -69,7 +70,9 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
     small = 0.5 * a * (a - 1) / 2 * ORTHOGONAL**2  # of columns whose root-mean-square cosine is ORTHOGONAL
     c, null, gaussian = number("ima_contrast"), number("ima_contrast_null"), number("ima_contrast_gaussian")
     c_high = interval("ima_contrast")[1]
-    among = f"the {a} active latents" if a < k else f"the {a} latents"
+    among = f"the {a} active {reading.kind}" if a < k else f"the {a} {reading.kind}"
+    if reading.block is not None:
+        among = reading.block.words if a == k else f"{among} of {reading.block.words}"
     if c_high <= small and interval("ima_contrast_null")[1] <= min(small, CONFORMAL):
         return "conformal", (
             f"The Jacobian's columns are orthogonal in every basis of {among} (ima contrast {nats(c)}, "
@@ -150,9 +153,21 @@ def nats(value: float) -> str:
 # -- findings ---
 
 
-def findings(reading: Reading) -> list[Finding]:
+def findings(reading: Reading, asked_samples: int) -> list[Finding]:
     """Return what a reader has to know about these numbers."""
     found = []
+    if reading.block is not None:
+        asked = (
+            "" if reading.samples == asked_samples else f", and {reading.samples} of {asked_samples} latents"
+        )
+        found.append(
+            Finding(
+                PART_OF_JACOBIAN,
+                f"of {reading.block.whole} columns, those of {reading.block.words} were measured{asked}",
+                hint="--part all measures every column, --part "
+                f"{'channels' if reading.kind == 'channels' else 'some'} all latents that --samples asks for",
+            )
+        )
     if reading.overflowed:
         found.append(
             Finding(

@@ -1,0 +1,211 @@
+"""Orthogonality of decoders with more latents than one can measure: channels at a site, and random latents."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.engine import gram
+from vaeprobe.likelihoods import Bernoulli
+from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
+from vaeprobe.probes.orthogonality.blocks import FEWEST, SOME, WORK, affordable, block_of
+
+from maps import b1, haar
+
+
+def measure(probed: Decoder, **changes: Any) -> OrthogonalityResult:
+    return Orthogonality(**{"samples": 40, "rotations": 99, "restarts": 1} | changes).measure(probed)
+
+
+def number(result: OrthogonalityResult, name: str) -> float:
+    value = result[f"orthogonality.{name}"].value
+    assert isinstance(value, (int, float))
+    return float(value)
+
+
+def conv(channels: int = 3, h: int = 2, w: int = 4) -> Decoder:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Unflatten(1, (channels, h, w)),
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.Tanh(),
+        nn.ConvTranspose2d(8, 2, 4, 2, 1),
+        nn.Sigmoid(),
+    )
+    return Decoder(network.double().eval(), channels * h * w, latent_shape=(channels, h, w))
+
+
+def per_site(R: Tensor, h: int = 2, w: int = 3) -> Decoder:
+    """Orthogonal columns at every site, in the channel basis R, the same at all of them."""
+    c = len(R)
+    scale = torch.linspace(0.6, 1.8, c, dtype=torch.float64)[:, None, None]
+
+    def f(z: Tensor) -> Tensor:
+        u = torch.einsum("ij,njhw->nihw", R.to(z.dtype), z.reshape(-1, c, h, w))
+        return torch.sinh(0.7 * u) * scale.to(z.dtype)
+
+    return Decoder(f, c * h * w, dtype=torch.float64, latent_shape=(c, h, w))
+
+
+@pytest.mark.parametrize("likelihood", [None, Bernoulli()])
+def test_blocks_of_the_metric_are_those_of_the_whole(
+    likelihood: Bernoulli | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed = conv()
+    z = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    columns = torch.stack([torch.randperm(24)[:7] for _ in range(5)])
+    whole = gram(probed, z, likelihood=likelihood)
+    truth = torch.stack([G[c][:, c] for G, c in zip(whole, columns, strict=True)])
+    found = gram(probed, z, likelihood=likelihood, columns=columns)
+    torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-14)
+    monkeypatch.setattr("vaeprobe.engine.chunks.BUDGET", 1)  # one direction at a time
+    torch.testing.assert_close(
+        gram(probed, z, likelihood=likelihood, columns=columns), truth, rtol=1e-12, atol=1e-14
+    )
+
+
+def test_channels_at_a_site_are_the_columns_of_that_site() -> None:
+    probed = conv()
+    block = block_of(probed, "channels", 6, 0)
+    assert block is not None
+    for row in block.columns:
+        places = np.unravel_index(row.numpy(), (3, 2, 4))
+        assert places[0].tolist() == [0, 1, 2]
+        assert len({*zip(places[1].tolist(), places[2].tolist(), strict=True)}) == 1
+    assert len({int(site) for site in block.columns[:, 0]}) > 1
+    assert block.names == ("c0", "c1", "c2")
+
+
+def test_channels_orthogonal_in_a_rotated_basis_are_repaired_at_every_site_at_once() -> None:
+    R = haar(4, 3)
+    assert measure(per_site(torch.eye(4, dtype=torch.float64)), part="channels").verdict == "orthogonal"
+    probed = per_site(R)
+    result = measure(probed, part="channels")
+    assert result.verdict == "rotated"
+    assert (
+        "the 4 channels at one random site of 2 x 3" in result.summary
+        or "latent space makes them so" in result.summary
+    )
+    assert result.rotation is not None
+    assert result.rotation.shape == (24, 24)
+    torch.testing.assert_close(result.rotation.T @ result.rotation, torch.eye(24, dtype=torch.float64))
+    mended = result.rotated(probed)
+    # the whole of its metric is diagonal: pairs of different sites too
+    assert measure(mended, part="all").verdict == "orthogonal"
+
+
+def test_the_p_value_of_channels_is_exact() -> None:
+    """A randomly rotated channel basis gives a uniform p."""
+    base = conv()
+    p = []
+    for seed in range(120):
+        R = torch.kron(haar(3, seed), torch.eye(8, dtype=torch.float64))
+        turned = Decoder(lambda z, R=R: base(z @ R.T), 24, dtype=torch.float64)
+        block = block_of(base, "channels", 4, seed)
+        assert block is not None
+        z = torch.randn(4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        from vaeprobe.geometry.rotations import alignment
+
+        found = alignment(gram(turned, z, columns=block.columns), count=39, seed=seed)
+        assert found.p_value is not None
+        p.append(found.p_value)
+    share = float(np.mean(np.array(p) <= 0.25))
+    assert share == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 120))
+
+
+def test_some_latents_stand_for_all_of_them() -> None:
+    k, m = 520, 600
+    W = torch.from_numpy(np.random.default_rng(0).standard_normal((m, k)) * np.linspace(0.3, 1.7, k))
+    W[:, 1::2] += 0.3 * W[:, ::2]
+    C = W / W.norm(dim=0)
+    exact = float((C.T @ C).abs().triu(1).sum()) / (k * (k - 1) / 2)
+    probed = Decoder(lambda z: z @ W.to(z.dtype).T, k, dtype=torch.float64)
+    result = measure(probed, samples=4, rotations=19, restarts=0)
+    assert number(result, "mean_abs_cosine") == pytest.approx(exact, rel=0.1)
+    assert result["latents.active"].value == SOME
+    (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
+    assert "of 520 columns, those of 64 random latents were measured" in note.message
+    assert all(name.startswith("z") for name in result.latent_names)
+    assert result.rotation is not None
+    turned = [i for i in range(k) if float(result.rotation[i, i]) != 1]
+    assert {f"z{i}" for i in turned} <= set(result.latent_names)
+
+
+def test_auto_takes_the_whole_where_it_is_small() -> None:
+    def space(*shape: int) -> Any:
+        k = math.prod(shape)
+        return SimpleNamespace(latent_shape=shape, latent_dim=k, continuous=range(k), latent_names=["z"] * k)
+
+    def flat(k: int) -> Any:
+        return SimpleNamespace(latent_shape=None, latent_dim=k, continuous=range(k), latent_names=["z"] * k)
+
+    kinds = {"channels": "channels", "latents": "some"}
+
+    def chosen(of: Any, part: Any = "auto") -> str:
+        block = block_of(of, part, 3, 0)
+        return "all" if block is None else kinds[block.kind]
+
+    assert chosen(space(8, 4, 4)) == "all"
+    assert chosen(space(8, 4, 5)) == "channels"
+    assert chosen(space(8, 4, 4), "channels") == "channels"
+    assert chosen(space(8, 4, 5), "all") == "all"
+    assert chosen(space(1, 30, 30)) == "some", "one channel has no basis"
+    assert chosen(flat(512)) == "all"
+    assert chosen(flat(513)) == "some"
+    assert chosen(flat(64), "some") == "all"
+    assert chosen(flat(300), "channels") == "all", "latents without space"
+
+
+def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaeprobe.probes.orthogonality import blocks
+
+    cost = {"widest": 1000}
+    monkeypatch.setattr(blocks, "choose", lambda decoder: SimpleNamespace(widest_gram=cost["widest"]))
+    assert affordable(None, 32, 256) == 256  # type: ignore[arg-type]
+    cost["widest"] = int(WORK / 32 / 100)
+    assert affordable(None, 32, 256) == 100  # type: ignore[arg-type]
+    assert affordable(None, 32, 64) == 64  # type: ignore[arg-type]
+    cost["widest"] = int(WORK)
+    assert affordable(None, 32, 256) == FEWEST  # type: ignore[arg-type]
+    monkeypatch.setattr(blocks, "WHOLE_IN_SPACE", 8)
+    result = measure(conv(), samples=50)
+    assert result["orthogonality.ima_contrast"].n == FEWEST
+    (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
+    assert "32 of 50 latents" in note.message
+    assert measure(conv(), samples=50, part="channels")["orthogonality.ima_contrast"].n == 50
+
+
+def test_posteriors_are_averaged_at_one_site() -> None:
+    base = conv()
+    encoder = Encoder(lambda x: (x, torch.zeros_like(x) - 1), 24, dtype=torch.float64)
+    probed = Decoder(base.function, 24, dtype=torch.float64, latent_shape=(3, 2, 4), encoder=encoder)
+    rows = torch.randn(10, 24, dtype=torch.float64)
+    result = measure(probed, data=rows, latents="posterior", posterior_draws=4, part="channels")
+    assert result["orthogonality.ima_contrast"].n == 10
+
+
+@pytest.mark.slow
+def test_a_tiny_autoencoder_of_512_latents(models: Path) -> None:
+    from vaeprobe.checkpoints import load
+
+    result = measure(load(models / "taef2" / "taef2_decoder.pth"), samples=256)
+    assert result["latents.dim"].value == 512
+    assert result["latents.active"].value == 32
+    assert result.verdict == "aligned"
+    assert 0.6 < number(result, "alignment") < 0.9
+
+
+def test_parts_of_an_exact_map() -> None:
+    """Some of the latents of an orthogonal map are orthogonal."""
+    whole = b1(70)
+    result = measure(Decoder(whole.f, 70, dtype=torch.float64), part="some")
+    assert result.verdict == "orthogonal"
+    assert len(result.latent_names) == SOME

@@ -1,0 +1,88 @@
+"""Which columns of the Jacobian to measure where there are too many for all of them.
+
+A rotation of some coordinates alone, or the same rotation of the channels at every site, leaves N(0, I) as it is, so
+that the rotation null of the whole space holds for such a part of it, exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from vaeprobe.engine.methods import choose
+from vaeprobe.intervals import stream
+
+if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
+
+Part: TypeAlias = Literal["auto", "all", "channels", "some"]
+
+# Latents up to which the whole of G is measured: where they have space, and where they have none.
+WHOLE_IN_SPACE, WHOLE = 128, 512
+# Columns of a random part: as many as the best rotation is searched for.
+SOME = 64
+# Numbers in the widest tangents, over all points and columns, that a default run may push through the network: a
+# minute of one core on convolutions of 64 channels.
+WORK = 1.5e8
+FEWEST = 32
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some columns of the Jacobian, as many at every latent.
+
+    Attributes:
+        names: what to call each.
+        kind: what they are, in the plural.
+        columns: their indices among the continuous latents, shape (n, s).
+        words: which they are, as one would say it.
+        whole: latents in all.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    columns: Tensor
+    words: str
+    whole: int
+
+    def lifted(self, R: Tensor, decoder: Decoder) -> Tensor:
+        """Return the rotation of the whole latent space, (latent, latent), that turns the block by R, (s, s)."""
+        if self.kind == "channels":
+            return torch.kron(R, torch.eye(self.whole // len(R), dtype=R.dtype))
+        out = torch.eye(decoder.latent_dim, dtype=R.dtype)
+        at = torch.tensor(decoder.continuous)[self.columns[0]]
+        out[at[:, None], at] = R
+        return out
+
+
+def block_of(decoder: Decoder, part: Part, samples: int, seed: int) -> Block | None:
+    """Return the part of the columns to measure at each of so many latents, None for all of them.
+
+    Channels are those of one site, drawn anew for each latent; other parts are the same latents everywhere.
+    """
+    k = len(decoder.continuous)
+    shape = decoder.latent_shape
+    space = shape is not None and len(shape) > 1 and k == decoder.latent_dim and k > shape[0] > 1
+    if part == "auto":
+        part = "channels" if space and k > WHOLE_IN_SPACE else "some" if k > WHOLE else "all"
+    if part == "channels" and space:
+        assert shape is not None
+        channels, sites = shape[0], k // shape[0]
+        site = torch.from_numpy(stream(seed, "sites").integers(0, sites, size=samples))
+        columns = torch.arange(channels) * sites + site[:, None]
+        names = tuple(f"c{i}" for i in range(channels))
+        size = " x ".join(str(n) for n in shape[1:])
+        return Block(names, "channels", columns, f"the {channels} channels at one random site of {size}", k)
+    if part == "some" and k > SOME:
+        some = torch.from_numpy(stream(seed, "some latents").permutation(k)[:SOME].copy()).sort().values
+        names = tuple(decoder.latent_names[i] for i in some.tolist())
+        return Block(names, "latents", some.expand(samples, -1), f"{SOME} random latents", k)
+    return None
+
+
+def affordable(decoder: Decoder, columns: int, samples: int) -> int:
+    """Return how many latents a default run can take: all of them where their columns are cheap."""
+    return min(samples, max(FEWEST, int(WORK // (columns * choose(decoder).widest_gram))))
