@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from vaeprobe.checkpoints.inspection import inspect
     from vaeprobe.checkpoints.loading import load
     from vaeprobe.checkpoints.whole import from_module
+    from vaeprobe.comparison.run import compare
     from vaeprobe.decoder import Decoder, Encoder, Group
     from vaeprobe.errors import VaeprobeError
     from vaeprobe.likelihoods import (
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
-    "PPCA", "LinearVAE", "train_linear", "Callback",
+    "compare", "PPCA", "LinearVAE", "train_linear", "Callback",
     "Gaussian", "Bernoulli", "Poisson", "Categorical", "Multinomial", "NegativeBinomial",
     "ZeroInflatedNegativeBinomial",
     "VaeprobeError",
@@ -66,6 +67,7 @@ _HOME = {
     ),
     "VaeprobeError": "vaeprobe.errors",
     "Callback": "vaeprobe.callback",
+    "compare": "vaeprobe.comparison.run",
 }
 
 

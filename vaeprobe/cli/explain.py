@@ -9,8 +9,6 @@ import typer
 
 from vaeprobe.errors import UsageError, did_you_mean
 
-TRAIN_LINEAR = "train-linear"
-
 
 def explain(
     name: Annotated[
@@ -31,12 +29,13 @@ def explain(
         vaeprobe explain --all > METRICS.md
     """
     from vaeprobe import explain as pages
+    from vaeprobe.comparison.metrics import SPECS as COMPARED
     from vaeprobe.linear.metrics import METRICS as LINEAR
     from vaeprobe.probes import PROBES, metric_specs, probe_class
     from vaeprobe.report import specs_by_id
     from vaeprobe.selftest import METRICS as SELFTEST
 
-    specs = {**metric_specs(), **specs_by_id(SELFTEST)}
+    specs = {**metric_specs(), **specs_by_id(SELFTEST), **COMPARED}
     if everything:
         if name is not None:
             raise UsageError("--all lists every metric and takes no name", hint=f"vaeprobe explain {name}")
@@ -48,8 +47,9 @@ def explain(
     if name == "policy":
         sys.stdout.write(pages.policy())
         return
-    if name in (*PROBES, TRAIN_LINEAR):
-        own = LINEAR if name == TRAIN_LINEAR else probe_class(name).METRICS
+    others = {"train-linear": LINEAR, "compare": tuple(COMPARED.values())}
+    if name in (*PROBES, *others):
+        own = others[name] if name in others else probe_class(name).METRICS
         sys.stdout.write(pages.of_probe(name, specs_by_id(own)))
         return
     if name in specs:
@@ -57,7 +57,7 @@ def explain(
         return
     codes = pages.codes()
     if name not in codes:
-        known = ["policy", *PROBES, TRAIN_LINEAR, *specs, *codes]
+        known = ["policy", *PROBES, *others, *specs, *codes]
         raise UsageError(
             f"nothing is called `{name}`",
             hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",

@@ -1,0 +1,59 @@
+"""`vaeprobe compare`: models side by side, and whether they have the same latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vaeprobe.cli import options, output
+from vaeprobe.cli.probe_commands import load
+from vaeprobe.errors import UsageError
+
+
+def compare(
+    models: Annotated[list[Path], typer.Argument(help="Two or more checkpoints.", show_default=False)],
+    *,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Data rows, for agreement: which latent of one is which of the other.", metavar="FILE"
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", "-n", help="Latents, and data rows.", min=8)] = 256,
+    rotations: Annotated[int, typer.Option(help="Random rotations for the nulls.", min=1)] = 199,
+    seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
+    blueprint: options.BlueprintOption = None,
+    latent_dim: options.LatentDim = None,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = None,
+    json_: options.Json = False,
+    format: options.FormatOption = None,
+    out: options.OutputFile = None,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    no_progress: options.NoProgress = False,
+    color: options.ColorOption = "auto",
+) -> int:
+    """Put models side by side on the same latents; with data, say which latent of one is which of the other.
+
+    Agreement is held against random rotations of the latent space: two models of the same density may share a
+    space of factors and still not the factors.
+
+    Examples:
+        vaeprobe compare a.safetensors b.safetensors
+        vaeprobe compare seed1.pt seed2.pt seed3.pt --data validation.npy -v
+    """
+    if len(models) < 2:
+        raise UsageError("a comparison takes at least two models", hint="vaeprobe compare A B")
+    chosen = options.chosen_format(format, json_, out)
+    output.ready(out, inputs=[*models, data])
+    with output.progress_bar(not no_progress):
+        decoders = [
+            load(m, blueprint=blueprint, latent_dim=latent_dim, device=device, dtype=dtype) for m in models
+        ]
+        from vaeprobe.comparison.run import compare as run
+
+        result = run(decoders, data=data, samples=samples, rotations=rotations, seed=seed)
+    return output.emit(result, format=chosen, output=out, quiet=quiet, verbose=verbose, color=color)

@@ -1,0 +1,1 @@
+"""Models side by side, and whether they have the same latents: `vaeprobe.compare`, `vaeprobe compare`."""

@@ -1,0 +1,133 @@
+"""Do two models have the same latents?  Codes and Jacobian columns of one held against the other's, up to order and sign.
+
+Two trained decoders with the same density may differ by a rotation of the latent space; whether each latent of
+one *is* a latent of the other is what the rotation null tells apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vaeprobe.geometry.rotations import assignment, haar
+
+# A latent is informative where the variance of its posterior mean exceeds this (Burda et al. 2016).
+INFORMATIVE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """How well the latents of two models match, one to one.
+
+    Attributes:
+        matrix: |similarity| of latent i of the first and j of the second, shape (d, e).
+        pairs: matched latents (i, j), best first, min(d, e) of them.
+        value: mean similarity of the matched pairs.
+        null: the same after random rotations of the second model's latents, shape (count,).
+        p_value: share of rotations that match as well, the identity counted among them.
+    """
+
+    matrix: Tensor
+    pairs: tuple[tuple[int, int], ...]
+    value: float
+    null: Tensor
+    p_value: float
+
+
+def match(matrix: Tensor) -> tuple[tuple[int, int], ...]:
+    """Return the one-to-one matching of rows and columns with the largest sum, best first, shape (min(d, e), 2)."""
+    d, e = matrix.shape
+    square = np.zeros((1, max(d, e), max(d, e)))
+    square[0, :d, :e] = matrix.numpy()
+    columns = assignment(square)[0]
+    pairs = [(i, int(columns[i])) for i in range(d) if columns[i] < e]
+    return tuple(sorted(pairs, key=lambda ij: -float(matrix[ij])))
+
+
+def matched(matrix: Tensor) -> float:
+    """Return the mean of the matched similarities."""
+    return float(np.mean([float(matrix[ij]) for ij in match(matrix)]))
+
+
+def code_agreement(a: Tensor, b: Tensor, *, count: int = 199, seed: int = 0) -> Agreement:
+    """Return how well codes of the same data match: the mean correlation coefficient (MCC) and its rotation null.
+
+    Args:
+        a, b: posterior means of the same rows, shapes (n, d) and (n, e), informative latents alone.
+        count: random rotations of `b`.
+
+    Source: Hyvarinen and Morioka (2016), arXiv:1605.06336, Section 5; the null is Allen (2024), Corollary 2.1's
+    alternative: an arbitrary rotation of the same latent space.
+    """
+    return _against_rotations(lambda R: correlations(a, b if R is None else b @ R), b.shape[1], count, seed)
+
+
+def column_agreement(cross: Tensor, G: Tensor, H: Tensor, *, count: int = 199, seed: int = 0) -> Agreement:
+    """Return how well Jacobian columns match at the same data: mean |cos|, and its rotation null.
+
+    Args:
+        cross: J_a^T J_b at each row, shape (n, d, e).
+        G, H: J_a^T J_a and J_b^T J_b, shapes (n, d, d) and (n, e, e).
+    """
+
+    def cosines(R: Tensor | None) -> Tensor:
+        C, K = (cross, H) if R is None else (cross @ R, R.mT @ H @ R)
+        rows, columns = (torch.diagonal(M, dim1=1, dim2=2).clamp_min(0).sqrt() for M in (G, K))
+        size = rows[:, :, None] * columns[:, None, :]
+        return torch.where(size > 0, C.abs() / size, 0.0).mean(0)
+
+    return _against_rotations(cosines, H.shape[1], count, seed)
+
+
+def tangent_overlap(cross: Tensor, G: Tensor, H: Tensor) -> Tensor:
+    """Return the mean squared cosine of the principal angles between tangent spaces, shape (n,): 1 where one holds the other.
+
+    Arguments as for `column_agreement`.
+    """
+    product = torch.linalg.pinv(G, hermitian=True) @ cross @ torch.linalg.pinv(H, hermitian=True) @ cross.mT
+    return torch.diagonal(product, dim1=1, dim2=2).sum(1) / min(cross.shape[1:])
+
+
+def correlations(a: Tensor, b: Tensor) -> Tensor:
+    """Return |Pearson correlation| of columns, shape (d, e); 0 where one is constant."""
+    x, y = a - a.mean(0), b - b.mean(0)
+    size = x.norm(dim=0)[:, None] * y.norm(dim=0)[None, :]
+    return torch.where(size > 0, (x.mT @ y).abs() / size, 0.0)
+
+
+def ranks(a: Tensor) -> Tensor:
+    """Return the rank of each value in its column, ties in the order they come, float64."""
+    return a.argsort(0).argsort(0).double()
+
+
+def udr(similarity: Tensor) -> float:
+    """Return the unsupervised disentanglement ranking's score of a pair of models.
+
+    Args:
+        similarity: |Spearman correlation| of the informative latents of both, shape (d, e).
+
+    Source: Duan et al. (2020), arXiv:1905.12614, Eq. 3, over informative latents.
+    """
+    if not similarity.numel():
+        return 0.0
+    total = 0.0
+    for axis in (0, 1):
+        largest, whole = similarity.amax(axis), similarity.sum(axis)
+        total += float(torch.where(whole > 0, largest.square() / whole, 0.0).sum())
+    return total / sum(similarity.shape)
+
+
+def _against_rotations(
+    similarity: Callable[[Tensor | None], Tensor], k: int, count: int, seed: int
+) -> Agreement:
+    matrix = similarity(None)
+    pairs = match(matrix)
+    value = float(np.mean([float(matrix[ij]) for ij in pairs]))
+    null = torch.tensor([matched(similarity(R)) for R in haar(k, count, seed)], dtype=torch.float64)
+    # rounding must not count a rotation that is as good (one latent: every one) as worse
+    p = (1 + int((null >= value - 1e-9).sum())) / (count + 1)
+    return Agreement(matrix, pairs, value, null, p)
