@@ -47,6 +47,33 @@ def checkpoint(tmp_path: Path) -> Path:
 # -- the architecture ----------------------------------------------------------------------------------
 
 
+def test_a_classifier_is_told_that_it_has_no_decoder(tmp_path: Path) -> None:
+    shapes = {
+        "a.weight": (16, 3, 3, 3),
+        "b.weight": (32, 16, 3, 3),
+        "head.weight": (10, 32),
+        "head.bias": (10,),
+    }
+    torch.save({k: torch.zeros(s) for k, s in shapes.items()}, tmp_path / "c.pt")
+    with pytest.raises(ArchitectureError, match="a classifier's: from images down to 10 numbers"):
+        vaeprobe.load(tmp_path / "c.pt")
+    # an autoencoder goes down and up again
+    shapes |= {"fc3.weight": (3072, 10), "fc3.bias": (3072,)}
+    torch.save({k: torch.zeros(s) for k, s in shapes.items()}, tmp_path / "c.pt")
+    with pytest.raises(ArchitectureError, match="does not say which network"):
+        vaeprobe.load(tmp_path / "c.pt")
+
+
+def test_a_sparse_matrix_is_named(tmp_path: Path) -> None:
+    import numpy as np
+
+    parts = {"indices": np.arange(2), "indptr": np.arange(3), "data": np.ones(2), "shape": np.array([2, 2])}
+    np.savez(tmp_path / "s.npz", format=np.array(b"csr"), **parts)
+    with pytest.raises(VaeprobeError, match="sparse matrix") as error:
+        vaeprobe.load(tmp_path / "s.npz")
+    assert "toarray" in str(error.value.hint)
+
+
 def test_bare_weights_without_architecture_list_their_tensors(checkpoint: Path) -> None:
     with pytest.raises(ArchitectureError, match="4 tensors and does not say which network") as error:
         vaeprobe.load(checkpoint)

@@ -106,11 +106,33 @@ def unknown(name: str, tensors: Mapping[str, Shaped], limit: int = 6) -> Archite
     ]
     more = f", and {len(tensors) - limit} more" if len(tensors) > limit else ""
     beside = _condition(tensors)
+    classes = _classes(tensors)
+    if classes:
+        return ArchitectureError(
+            f"{name} holds {len(tensors)} tensors that look like a classifier's: from images down to {classes} numbers"
+            f" ({', '.join(shown[:2])}, ...)",
+            hint="a classifier has no decoder; if this network decodes, --blueprint FILE or --arch says how",
+        )
     return ArchitectureError(
         f"{name} holds {len(tensors)} tensors and does not say which network they belong to: {', '.join(shown)}{more}{beside}",
         hint="`vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes;"
         " or --arch package.module:factory builds the network with your own code",
     )
+
+
+def _classes(tensors: Mapping[str, Shaped]) -> int:
+    """Return the number of classes where the layers lead from an image's channels down to few numbers, else 0."""
+    from vaeprobe.checkpoints.draft import DECODER
+
+    weights = [(k, tuple(t.shape)) for k, t in tensors.items() if k.endswith("weight") and len(t.shape) > 1]
+    if len(weights) < 3 or any(DECODER.search(k) for k, _ in weights):
+        return 0
+    (_, first), (_, last) = weights[0], weights[-1]
+    outputs = [shape[0] for _, shape in weights[:-1]]
+    begins = len(first) == 4 and first[1] in (1, 3, 4) and first[0] > first[1]
+    grows = outputs == sorted(outputs)
+    ends = len(last) == 2 and last[0] < last[1]
+    return last[0] if begins and grows and ends else 0
 
 
 def _condition(tensors: Mapping[str, Shaped]) -> str:

@@ -42,7 +42,7 @@ from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source, quoted
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.torch_pickles import read as read_torch_file
-from vaeprobe.files.zips import is_zip, open_archive
+from vaeprobe.files.zips import directory, is_zip, open_archive
 from vaeprobe.findings import CHOSEN_ENTRY, CODE_WAS_RUN, DRAFT_BLUEPRINT, NONFINITE_WEIGHTS
 from vaeprobe.report import Artifact, Finding
 
@@ -397,6 +397,11 @@ def _npz(request: Request) -> Found:
     from vaeprobe.checkpoints import matrix
     from vaeprobe.files import npy
 
+    if {"indices.npy", "data.npy", "shape.npy"} <= {entry.name for entry in directory(request.source.data)}:
+        raise InputError(
+            f"{request.name} is a sparse matrix, as scipy.sparse.save_npz writes it",
+            hint="save it dense: numpy.save(path, scipy.sparse.load_npz(path).toarray())",
+        )
     notes: list[Finding] = []
     tensors: dict[str, Tensor] = {}
     for name, (array, own) in npy.read_npz(request.source.data, request.name).items():
