@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
+import itertools
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ HARMLESS = {"explain", "schema", "demo", "selftest"}
 # what runs the user's own code, which may need more
 OWN_CODE = ("--arch", "--allow-code")
 SAFE_SUFFIXES = {".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".html", ".xml", ".sarif", ".md", ".svg"}
+MOST_FILES = 1_000_000  # of a folder that are counted
 PASSED_ON = (signal.SIGINT, signal.SIGTERM) if os.name != "posix" else (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
 )  # fmt: skip
@@ -45,7 +47,7 @@ def needed(arguments: Sequence[str]) -> bool:
     paths = list(_paths(arguments[arguments.index(words[0]) + 1 :]))
     if words[0] == "check" and not paths:
         return True  # the models are named in the policy
-    return any(not _safe(path) for path in paths)
+    return any(map(_remote, arguments)) or any(not _safe(path) for path in paths)
 
 
 def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int | VaeprobeError:
@@ -63,7 +65,8 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
         from vaeprobe.files import limits
 
         devices = [a for a in arguments if a.startswith("--device")]
-        limits.confine(sum(map(_size, _paths(arguments))), memory=not devices)
+        size = sum(map(_size, _paths(arguments)))
+        limits.confine(size, memory=not devices, remote=any(map(_remote, arguments)))
         os._exit(_finished(command))
     with contextlib.suppress(OSError):
         os.setpgid(worker, worker)
@@ -139,7 +142,7 @@ def _die_with(guardian: int) -> None:
 def _paths(arguments: Iterable[str]) -> Iterable[str]:
     """Yield the files and folders that arguments and values of options name, by path, glob or address."""
     for argument in arguments:
-        for text in dict.fromkeys((argument, argument.partition("=")[2])):
+        for text in dict.fromkeys((argument, argument.partition("=")[2], argument.removeprefix("file:"))):
             if not text or "\0" in text:
                 continue
             if os.path.exists(text):
@@ -167,10 +170,19 @@ def _safe(path: str) -> bool:
     return Path(path).suffix.lower() in SAFE_SUFFIXES
 
 
+def _remote(argument: str) -> bool:
+    """Return whether an argument is an address on the Hugging Face Hub."""
+    return argument.startswith("hf:")
+
+
 def _size(path: str) -> int:
+    """Return the bytes of a file and of those that are named after it, or of a folder."""
     try:
-        if os.path.isdir(path):
-            return sum(entry.stat().st_size for entry in os.scandir(path) if entry.is_file())
-        return os.path.getsize(path)
+        if not os.path.isdir(path):
+            stem = os.path.splitext(os.path.basename(path))[0]
+            beside = (e for e in os.scandir(os.path.dirname(path) or ".") if e.name.startswith(stem))
+            return sum(entry.stat().st_size for entry in beside if entry.is_file())
+        inside = (os.path.join(at, name) for at, _, names in os.walk(path) for name in names)
+        return sum(map(os.path.getsize, itertools.islice(inside, MOST_FILES)))
     except OSError:
         return 0

@@ -1,0 +1,139 @@
+"""The worker process of the command line: who gets one, what it may take, and how its death is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vaeprobe.cli import worker
+from vaeprobe.files import limits
+
+from hostile_files import saved, state
+from programs import before_linear
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system cannot fork")
+
+
+def files(folder: Path) -> dict[str, str]:
+    from safetensors.torch import save_file
+
+    np.save(folder / "W.npy", np.eye(4, 2))
+    save_file(state(), folder / "w.safetensors")
+    (folder / "w.pt").write_bytes(saved(state()))
+    (folder / "pictures").mkdir()
+    return {p.name: str(p) for p in folder.iterdir()}
+
+
+def test_only_files_that_something_interprets_get_a_worker(tmp_path: Path) -> None:
+    f = files(tmp_path)
+    assert worker.needed(["inspect", f["w.pt"]])
+    assert worker.needed(["posterior", f["w.safetensors"], f"--data={f['pictures']}"])
+    assert worker.needed(["check"])  # the policy names the models
+    assert worker.needed(["train-linear", str(tmp_path / "*.pt")])
+    assert not worker.needed(["orthogonality", f["W.npy"], "--json"])
+    assert not worker.needed(["inspect", f["w.safetensors"]])
+    assert not worker.needed(["inspect", f["w.pt"], "--help"])
+    assert not worker.needed(["orthogonality", f["w.pt"], "--arch", "mine:net"])
+    assert worker.needed(["inspect", "hf:owner/name"])
+    assert worker.needed(["inspect", "file:" + f["w.pt"]])
+    assert not worker.needed(["explain", "unsafe"])
+    assert not worker.needed([])
+
+
+def run(*arguments: str, **how: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "vaeprobe", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **how)  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_exit_code_and_the_document_are_those_of_the_command(tmp_path: Path) -> None:
+    f = files(tmp_path)
+    with_worker, without = (
+        run("inspect", f["w.pt"], "--json"),
+        run("inspect", f["w.pt"], "--json", "--no-sandbox"),
+    )
+    assert with_worker.returncode == without.returncode == 0
+    assert with_worker.stdout == without.stdout
+    assert json.loads(with_worker.stdout)["exit_code"] == 0
+
+
+def in_worker(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a worker, and print what became of it."""
+    script = (
+        "import os, resource, signal, socket, sys\nfrom vaeprobe.cli import worker\n"
+        f"def command():\n{code}\n    return 0\n"
+        "ended = worker.run_in_worker(command, [])\n"
+        "print(ended if isinstance(ended, int) else f'{ended.exit_code} {ended.message}')"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("    os._exit(3)", "3"),
+        ("    os.kill(os.getpid(), signal.SIGSEGV)", "6 .*crash.*SIGSEGV"),
+        ("    os.kill(os.getpid(), signal.SIGKILL)", "6 .*memory"),
+        ("    os.kill(os.getpid(), signal.SIGXCPU)", "6 .*processor time"),
+        ("    os.kill(os.getpid(), signal.SIGTERM)", "143"),
+        ("    try:\n        bytearray(1 << 32)\n    except MemoryError:\n        return 42", "42"),
+        (
+            "    try:\n        [open(os.devnull) for _ in range(1000)]\n    except OSError:\n        return 43",
+            "43",
+        ),
+    ],
+)
+def test_limits_and_deaths(code: str, told: str) -> None:
+    out = in_worker(code).stdout.strip()
+    assert out == told or (told.startswith("6") and out.startswith("6 ") and told.split(".*")[-1] in out)
+
+
+def test_time_is_limited_while_a_file_is_loaded_and_not_after() -> None:
+    loading = (
+        "    from vaeprobe.files import limits\n    limits.LOADING_SECONDS = 1\n    os.environ['OMP_NUM_THREADS'] = '1'\n"
+        "    with limits.loading(0):\n        before = resource.getrlimit(resource.RLIMIT_CPU)[0]\n"
+        "    return 44 if 0 < before < 10 and resource.getrlimit(resource.RLIMIT_CPU)[0] != before else 1"
+    )
+    assert in_worker(loading).stdout.strip() == "44"
+    assert limits.LOADING_SECONDS >= 5
+
+
+def test_a_worker_ends_with_its_guardian(tmp_path: Path) -> None:
+    mark = tmp_path / "pid"
+    script = (
+        "import os, time, pathlib\nfrom vaeprobe.cli import worker\n"
+        f"def command():\n    pathlib.Path({str(mark)!r}).write_text(str(os.getpid()))\n    time.sleep(60)\n    return 0\n"
+        "worker.run_in_worker(command, [])"
+    )
+    for deadly in (signal.SIGTERM, signal.SIGKILL):
+        mark.unlink(missing_ok=True)
+        guardian = subprocess.Popen([sys.executable, "-c", script])
+        until = time.monotonic() + 30
+        while not (mark.exists() and mark.read_text()) and time.monotonic() < until:
+            time.sleep(0.05)
+        pid = int(mark.read_text())
+        guardian.send_signal(deadly)
+        guardian.wait(30)
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.slow
+def test_a_program_without_end_is_exit_6(tmp_path: Path) -> None:
+    path = tmp_path / "model.ts"
+    path.write_bytes(
+        before_linear("_x = torch.zeros([2048, 2048])", "while True:\n      _x = torch.mm(_x, _x)")
+    )
+    ended = run("orthogonality", str(path), "--json", env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert ended.returncode == 6
+    assert json.loads(ended.stdout)["exit_code"] == 6
