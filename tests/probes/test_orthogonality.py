@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -345,6 +346,32 @@ def test_singular_maps_are_undefined_with_a_reason_and_a_finite_gap(map: ExactMa
         assert metric.reason
     assert math.isfinite(number(result, "mean_field_gap"))
     assert judge(result, {"orthogonality.ima_contrast": 1.0}, SPECS).exit_code == 3
+
+
+def bottleneck(turned: bool, dtype: torch.dtype = torch.float64) -> Decoder:
+    """Five latents through three numbers: the first three of them, or all of them rotated."""
+    lengths = torch.tensor([1.0, 3.0, 9.0], dtype=torch.float64)
+    W = torch.cat([torch.diag(lengths), torch.zeros(3, 2, dtype=torch.float64)], 1)
+    W = W @ frame(5, 5, 7) if turned else W
+    # not quite on the axes: every column has a length
+    W = W + 0.3 * torch.tensor([[0.0, 0, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]], dtype=torch.float64)
+    E = frame(20, 3)
+    return Decoder(lambda z: torch.sinh(0.3 * z @ W.to(z).T) @ E.to(z).T, 5, dtype=dtype)
+
+
+def test_a_narrow_bottleneck_gets_its_rank_and_a_rotation_test() -> None:
+    straight, turned = (measure(bottleneck(t), active_threshold=0.0, beta_sigma2=0.01) for t in (False, True))
+    for result in (straight, turned):
+        assert result.verdict == "undefined"
+        assert "J has rank 3 of 5." in result.summary
+        assert "alignment of the gap" in result.summary
+        assert "--dtype float64" not in result.summary
+    share = [float(re.search(r"of the gap (-?[\d.]+)", r.summary).group(1)) for r in (straight, turned)]  # type: ignore[union-attr]
+    assert share[0] > 0.5 > share[1]
+    assert "p = 0.01" in straight.summary
+    single = measure(bottleneck(False, torch.float32), active_threshold=0.0, beta_sigma2=0.01)
+    assert "--dtype float64 tells" in single.summary
+    assert "J has rank 3 of 5." in single.summary
 
 
 def test_the_reasons_say_what_is_the_matter() -> None:

@@ -229,6 +229,29 @@ class Reading:
         return alignment(G, count=self.rotations, seed=self.seed, tolerance=self.tolerance)
 
     @cached_property
+    def gap_alignment(self) -> Alignment | None:
+        """The rotation test on the mean-field gap, which is finite where J is rank-deficient; None without pairs.
+
+        The gap is the contrast of I + G / (beta sigma^2), and rotations leave I alone.
+        """
+        k = self.G.shape[-1]
+        if self.no_pairs or k < 2:
+            return None
+        rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * k**3)))
+        Lambda = torch.eye(k, dtype=self.G.dtype) + self.G[:rows] / self.beta_sigma2
+        if not torch.isfinite(gram.ima_contrast(Lambda)).all():  # columns so long that I is lost beside them
+            return None
+        return alignment(Lambda, count=self.rotations, seed=self.seed)
+
+    @cached_property
+    def rank(self) -> tuple[int, int]:
+        """Lowest and highest number of singular values above rounding, over latents."""
+        s = self.all_singular_values
+        rounding = gram.singular_tolerance(s.shape[1], self.dtype) ** 0.5
+        counts = (s > rounding * s[:, :1]).sum(1)
+        return int(counts.min()), int(counts.max())
+
+    @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
         """Pullback metrics of every other latent: to fit R* on, and to judge it on."""
         largest = max(64, 4_000_000 // len(self.active) ** 2)

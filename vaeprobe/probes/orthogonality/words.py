@@ -65,7 +65,7 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         gap = metrics["orthogonality.mean_field_gap"]
         rest = ""
         if isinstance(gap.value, float):
-            rest = f" The mean-field gap is {nats(gap.value)} ({reading.noise})."
+            rest = f" The mean-field gap is {nats(gap.value)} ({reading.noise}).{_in_the_row_space(reading)}"
         return "undefined", f"Orthogonality is undefined: {reading.singular}.{rest}"
     small = 0.5 * a * (a - 1) / 2 * ORTHOGONAL**2  # of columns whose root-mean-square cosine is ORTHOGONAL
     c, null, gaussian = number("ima_contrast"), number("ima_contrast_null"), number("ima_contrast_gaussian")
@@ -121,6 +121,24 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         )
     word = "entangled" if searched else "unaligned"
     return word, f"The axes of {among} are {_beside_chance(p)}: {evidence}.{tail}"
+
+
+def _in_the_row_space(reading: Reading) -> str:
+    """Say what is known where J is rank-deficient: its rank, and how the axes do beside random ones."""
+    if reading.no_pairs:
+        return ""
+    low, high = reading.rank
+    words = f" J has rank {low if low == high else f'{low} to {high}'} of {len(reading.names)}."
+    found = reading.gap_alignment
+    if found is not None and found.value is not None:
+        null = float(found.draws.mean())
+        words += (
+            f" Under random rotations the gap is {nats(null)} (alignment of the gap {found.value:.2f}, "
+            f"p = {found.p_value:.2g})."
+        )
+    if reading.dtype != torch.float64:
+        words += " --dtype float64 tells a small singular value from none."
+    return words
 
 
 def _beside_chance(p: float) -> str:
