@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from vaeprobe.checkpoints import load
+from vaeprobe.checkpoints.loading import load
 from vaeprobe.probes.beta import Beta
 from vaeprobe.recipe import FAR, Mistake, Recipe
 from vaeprobe.report import Finding
