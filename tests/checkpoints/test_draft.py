@@ -144,10 +144,15 @@ def test_drafts_of_real_files(models: Path, name: str) -> None:
 
 def test_the_safetensors_file_without_metadata(models: Path) -> None:
     tensors = load_file(models / "formats/jointvae_fashion.safetensors")
+    plain = vaeprobe.load(models / "formats/jointvae_fashion.safetensors")
+    assert plain.artifact is not None
+    assert plain.artifact.architecture == "preset joint-vae"
+    assert any("one-hot codes" in note.message for note in plain.notes)
     original = torch.load(models / "jointvae/fashion.pt", map_location="cpu", weights_only=True)
     known = families.match(families.Clues.of(original))
     assert known is not None
     z = torch.randn(4, 20)
+    assert torch.equal(plain(z), assemble(known.blueprint, original).decoder(z))
     assert torch.equal(
         assemble(draft(tensors), tensors).decoder(z), assemble(known.blueprint, original).decoder(z)
     )

@@ -43,6 +43,31 @@ def recognise(clues: f.Clues) -> f.Found | None:
             ),
             scope=tuple(prefix + part for part in SCOPE),
         )
+    return _alone(clues)
+
+
+def _alone(clues: f.Clues) -> f.Found | None:
+    """Return the decoder written as one chain, its layers counted: which latents are codes is not in it."""
+    for up in ((5, 7, 9), (5, 7, 9, 11)):
+        widths = ["64", *(f"w{i}" for i in up[1:]), "c"]
+        maps = {
+            str(i): f"conv_transpose {a} {b} 4 4"
+            for i, (a, b) in zip(up, itertools.pairwise(widths), strict=True)
+        }
+        found = f.solve(clues.shapes, {"0": "linear 256 d", "2": "linear 1024 256", **maps})
+        if found is not None:
+            doublings = [layer for i in up for layer in (f.conv_transpose(str(i)), f.RELU)]
+            hidden = (f.linear("0"), f.RELU, f.linear("2"), f.RELU)
+            return f.Found(
+                Blueprint(
+                    layers=(*hidden, f.reshape(64, 4, 4), *doublings[:-1], f.SIGMOID),
+                    latents=f.normal(found["d"]),
+                    likelihood="bernoulli",
+                ),
+                assumed=(
+                    f"all {found['d']} latents are N(0, 1): its last ones may be one-hot codes, which the encoder would tell",
+                ),
+            )
     return None
 
 
