@@ -12,7 +12,8 @@ from vaeprobe import explain
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import policy_file as policies
 from vaeprobe.gate.outcome import WORST_FIRST
-from vaeprobe.gate.policy import Policy
+from vaeprobe.gate.policy import Policy, spec_of
+from vaeprobe.probes import PROBES, probe_class
 
 COSINE = "orthogonality.mean_abs_cosine"
 ALIGNMENT = "orthogonality.alignment"
@@ -214,3 +215,16 @@ def test_every_key_is_explained() -> None:
     assert all(f"\n  {key} " in page for key in policies.KEYS)
     assert all(f"\n  {code} " in page for code in WORST_FIRST)
     assert max(map(len, page.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(("word", "nearest"), [("independant", "independent"), ("zzz", "one of linear")])
+def test_a_misspelt_verdict_is_told_the_nearest(word: str, nearest: str) -> None:
+    with pytest.raises(UsageError, match=f"no verdict is called `{word}`") as caught:
+        policies.rule_of_text(f"factorise.verdict=linear,{word}")
+    assert nearest in (caught.value.hint or "")
+
+
+def test_every_probe_names_its_verdicts() -> None:
+    assert all(probe_class(name).VERDICTS for name in PROBES)
+    words = set(spec_of("factorise.verdict").range.split(", "))
+    assert words == set(probe_class("factorise").VERDICTS)

@@ -117,6 +117,13 @@ class Beta(EncoderProbe):
 
     NAME: ClassVar[str] = "beta"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
+    VERDICTS: ClassVar[tuple[str, ...]] = (
+        "consistent",
+        "inconsistent",
+        "untested",
+        "collapsed",
+        "mismatched",
+    )
 
     beta: float | None = option(
         None,

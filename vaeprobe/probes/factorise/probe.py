@@ -103,6 +103,16 @@ class Factorise(Probe):
 
     NAME: ClassVar[str] = "factorise"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
+    VERDICTS: ClassVar[tuple[str, ...]] = (
+        "linear",
+        "independent",
+        "dependent",
+        "rotated",
+        "curved",
+        "entangled",
+        "undetermined",
+        "undefined",
+    )
     SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {
         "sheets": (0, frozenset({"factorise.sheets", "factorise.true_gap"})),
     }
