@@ -140,6 +140,17 @@ def test_one_to_one_maps_have_none(map: maps.ExactMap, dtype: torch.dtype) -> No
     assert found.example is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_saturated_outputs_are_not_the_same(dtype: torch.dtype) -> None:
+    """Far out all outputs are 0 to rounding, next to those elsewhere: blank, and one-to-one none the less."""
+
+    def f(z: Tensor) -> Tensor:
+        return 10 * torch.sigmoid(8 * z - 10)
+
+    _, found = search(Decoder(f, 2, dtype=dtype), 200)
+    assert int(found.count.sum()) == 0
+
+
 def test_codes_and_inactive_latents_keep_their_values() -> None:
     """A code that undoes a sign makes no sheet, nor does a latent that is not searched."""
     prior = (Group("normal", 2), Group("onehot", 2))

@@ -38,6 +38,8 @@ POOL, DENSE_POOL, DENSE = 256, 2048, 4
 STARTS, DENSE_STARTS, STEPS, ROUNDS = 2, 4, 25, 3
 # Steps after which a start is given up, and the share of its first residual that it may have left by then.
 HOPE = ((10, 0.02), (4, 0.3), (2, 0.6), (0, 1.0))
+# What may be left of the difference of outputs, as a share of what either Jacobian predicts.
+CLOSE = 1e-2
 # Numbers held at a time.
 NUMBERS = 1 << 23
 # Longest step, in standard deviations of the prior; weight under which a sheet is not looked for.
@@ -114,7 +116,9 @@ def find_sheets(
     for _ in track(range(ROUNDS), "sheets"):
         if not len(start):
             break
-        end, reached = _polish(decoder, start, x[owner], tolerance[owner], z[owner], latents, natural)
+        end, reached = _polish(
+            decoder, start, x[owner], tolerance[owner], z[owner], euclidean[owner], latents, natural
+        )
         fresh = []
         for w, p in zip(end[reached], owner[reached].tolist(), strict=True):
             known = [z[p], *found[p]]
@@ -205,6 +209,7 @@ def _polish(
     target: Tensor,
     tolerance: Tensor,
     own: Tensor,
+    own_metric: Tensor,
     latents: list[int],
     natural: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -251,4 +256,9 @@ def _polish(
         move = move * (LONGEST / move.norm(dim=1, keepdim=True).clamp_min(LONGEST))
         trial[live] = end[live]
         trial[live[:, None], torch.tensor(latents)] += move
-    return end, (residual <= tolerance) & ((end - own).norm(dim=1) >= 1e-3)
+    # where a decoder saturates (blank images) outputs agree to rounding and are not the same: both linear maps must
+    # say that the latents are far apart for what is left of the difference
+    moved = (end - own)[:, latents]
+    apart = [torch.einsum("ni,nij,nj->n", moved, M, moved).clamp_min(0).sqrt() for M in (own_metric, G)]
+    same = residual <= torch.minimum(tolerance, CLOSE * torch.minimum(*apart))
+    return end, same & (moved.norm(dim=1) >= 1e-3)
