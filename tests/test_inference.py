@@ -396,3 +396,9 @@ def test_exact_data_is_exact() -> None:
     x, U = exact_data(values, 20)
     assert close(x.mean(0), 0)
     assert close(x.T @ x / 20, U * values @ U.T)
+
+
+def test_agreement_without_noise_is_the_sample_deviation() -> None:
+    bottom = torch.full((10, 3), 0.8, dtype=torch.float64)
+    own = torch.tensor([0.9, 1.0, 1.1], dtype=torch.float64)
+    assert close(agreement(bottom * own, bottom).spread, own.std())
