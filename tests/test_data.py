@@ -331,3 +331,10 @@ def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(UsageError, match="not installed") as caught:
         open_data(tmp_path)
     assert caught.value.hint == "pip install 'vaeprobe[images]'"
+
+
+def test_a_sparse_matrix_is_named(tmp_path: Path) -> None:
+    parts = {"indices": [0, 1], "indptr": [0, 1, 2], "format": b"csr", "shape": [2, 7], "data": [1.0, 1.0]}
+    np.savez(tmp_path / "sparse.npz", **{name: np.array(part) for name, part in parts.items()})
+    with pytest.raises(InputError, match="a sparse matrix of scipy"):
+        open_data(tmp_path / "sparse.npz")

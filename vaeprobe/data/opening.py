@@ -184,6 +184,11 @@ def _choose(path: str, names: Iterable[str], key: str | None) -> str:
         return str(names[0])
     if not names:
         raise InputError(f"{quoted(path)} holds no array")
+    if {"indices", "indptr", "shape", "data"} <= set(names):
+        raise InputError(
+            f"{quoted(path)} is a sparse matrix of scipy, which is not read",
+            hint='save it whole: `np.save("x.npy", matrix.toarray())`',
+        )
     raise UsageError(
         f"{quoted(path)} holds {len(names)} arrays", hint=f"choose one with --key: {_listing(names)}"
     )
