@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaeprobe.checkpoints import factory
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.errors import ArchitectureError, InputError, MissingExtraError
 from vaeprobe.files.source import quoted
@@ -193,7 +194,9 @@ def _built(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     settings = {k: v for k, v in config.items() if not k.startswith("_")}
     with torch.device("meta"):
         ghost = _made(cls, settings, name)
-    wanted = {k: tuple(t.shape) for k, t in ghost.state_dict().items()}
+    own = ghost.state_dict()
+    tensors = factory.as_normalised(own, tensors)  # weight normalisation is read as one weight
+    wanted = {k: tuple(t.shape) for k, t in own.items()}
     held = {k: tuple(t.shape) for k, t in tensors.items()}
     odd = next((k for k in sorted({*wanted, *held}) if wanted.get(k) != held.get(k)), None)
     if odd is not None:

@@ -232,7 +232,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     prefix = _prefix(wanted, tensors)
     below = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-    mine = _as_normalised(wanted, below)
+    mine = as_normalised(wanted, below)
     missing, surplus = _loaded(module, mine)
     missing = [k for k in missing if k in wanted]
     if missing:
@@ -268,7 +268,7 @@ def _loaded(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str]
     return list(missing), list(surplus)
 
 
-def _as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors with each weight split by weight normalisation, or whole, as the network has it."""
     plain = folded(tensors, joined)
     out = dict(tensors)

@@ -123,7 +123,16 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "how"), CASES)
+# exporting by tracing takes seconds: one convolutional and one attentive network stand for all by default
+QUICK = [
+    pytest.param(
+        name, how, marks=() if how != "dynamo" or name in ("upsampling", "attention") else pytest.mark.slow
+    )
+    for name, how in CASES
+]
+
+
+@pytest.mark.parametrize(("name", "how"), QUICK)
 def test_the_same_numbers_as_onnxruntime(name: str, how: str) -> None:
     network = networks()[name].eval()
     z = torch.randn(5, 6, generator=torch.Generator().manual_seed(1))
