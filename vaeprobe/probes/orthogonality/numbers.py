@@ -383,6 +383,8 @@ class Reading:
             return out + [Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ids]
         null, draws = found.null.numpy(), found.draws.numpy()
         expected = float(null.mean())
+        if len(null) == self.samples:  # a baseline draws the same rotations, so that latents can be paired
+            self.per_sample["orthogonality.ima_contrast_null"] = tuple(null.tolist())
         how = f"{self.rotations} Haar rotations, the same at every latent"
         out.append(
             Metric(
