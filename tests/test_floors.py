@@ -22,7 +22,7 @@ FLOORS = [
     {"checkpoints", "engine"},
     {"geometry", "seams", "linear", "inference", "pictures"},
     {"probes", "api"},
-    {"gate", "explain", "callback", "selftest", "comparison"},
+    {"gate", "explain", "callback", "selftest", "comparison", "traversal"},
     {"cli", "pytest_plugin", "__main__", "__init__"},
 ]
 # files that import each other, to be taken apart; nothing may join them

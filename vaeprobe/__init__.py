@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     )
     from vaeprobe.linear.estimators import PPCA, LinearVAE
     from vaeprobe.probes.train_linear import train_linear
+    from vaeprobe.traversal.run import traverse
 
 __all__ = [
     "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
-    "compare", "PPCA", "LinearVAE", "train_linear", "Callback",
+    "traverse", "compare", "PPCA", "LinearVAE", "train_linear", "Callback",
     "Gaussian", "Bernoulli", "Poisson", "Categorical", "Multinomial", "NegativeBinomial",
     "ZeroInflatedNegativeBinomial",
     "VaeprobeError",
@@ -68,6 +69,7 @@ _HOME = {
     "VaeprobeError": "vaeprobe.errors",
     "Callback": "vaeprobe.callback",
     "compare": "vaeprobe.comparison.run",
+    "traverse": "vaeprobe.traversal.run",
 }
 
 

@@ -25,6 +25,7 @@ SUMMARIES = {
     "posterior": "does the posterior match the likelihood's Hessian?",
     "beta": "at which beta was this trained, and what collapsed?",
     "train-linear": "what do PPCA and the linear VAE say of these data?",
+    "traverse": "what does each latent do? Strips, as a picture",
     "compare": "which of these models, and do they have the same latents?",
     "inspect": "what is in a file? Nothing of it is executed",
     "convert": "out of pickle: safetensors with a blueprint, or .pt2",
@@ -37,6 +38,7 @@ SUMMARIES = {
 # the commands that are no probe: the module of vaeprobe.cli that has a function of the same name
 COMMANDS = {
     "train-linear": "train_linear",
+    "traverse": "traverse",
     "compare": "compare",
     "inspect": "inspect",
     "convert": "convert",

@@ -34,8 +34,9 @@ def explain(
     from vaeprobe.probes import PROBES, metric_specs, probe_class
     from vaeprobe.report import specs_by_id
     from vaeprobe.selftest import METRICS as SELFTEST
+    from vaeprobe.traversal.metrics import SPECS as TRAVERSED
 
-    specs = {**metric_specs(), **specs_by_id(SELFTEST), **COMPARED}
+    specs = {**metric_specs(), **specs_by_id(SELFTEST), **COMPARED, **TRAVERSED}
     if everything:
         if name is not None:
             raise UsageError("--all lists every metric and takes no name", hint=f"vaeprobe explain {name}")
@@ -47,7 +48,11 @@ def explain(
     if name == "policy":
         sys.stdout.write(pages.policy())
         return
-    others = {"train-linear": LINEAR, "compare": tuple(COMPARED.values())}
+    others = {
+        "train-linear": LINEAR,
+        "compare": tuple(COMPARED.values()),
+        "traverse": tuple(TRAVERSED.values()),
+    }
     if name in (*PROBES, *others):
         own = others[name] if name in others else probe_class(name).METRICS
         sys.stdout.write(pages.of_probe(name, specs_by_id(own)))

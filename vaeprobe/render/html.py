@@ -84,7 +84,8 @@ def fragment(page: Page) -> str:
         for m in page.metrics.values()
         if not isinstance(m.value, (list, dict))
     ]
-    parts.append(_grid(["metric", "value", "95 % interval", "unit"], rows))
+    if rows:
+        parts.append(_grid(["metric", "value", "95 % interval", "unit"], rows))
     parts += [_section(s) for s in page.sections]
     parts.append("</article>")
     return "\n".join(parts)

@@ -248,8 +248,22 @@ def draw(section: Section) -> RenderableType | None:
             return _CurvesView(section)
         case Svg():
             if section.thumbnail is not None:
-                return _titled(section.title, Pixels(section.thumbnail), section.alt)
+                return _ThumbnailView(section.title, Pixels(section.thumbnail), section.alt)
             return Text(f"{section.title}: {section.alt}", style="dim") if section.alt else None
+
+
+class _ThumbnailView:
+    """A picture under its title; where the console cannot show it, one line that says where to see it."""
+
+    def __init__(self, title: str, picture: Pixels, alt: str) -> None:
+        self.title, self.picture, self.alt = title, picture, alt
+
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+        lines = list(self.picture.__rich_console__(target, options))
+        if lines:
+            yield _titled(self.title, Group(*lines), self.alt)
+        elif self.alt:
+            yield Text(clean(f"{self.title}: {self.alt}"), style="dim")
 
 
 def _table(section: Table) -> RenderableType:

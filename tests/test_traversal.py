@@ -1,0 +1,149 @@
+"""Traversals against maps whose columns are known, and pictures that carry their labels."""
+
+from __future__ import annotations
+
+import struct
+import xml.etree.ElementTree as ET
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vaeprobe import Decoder, Encoder, traverse
+from vaeprobe.cli import run
+from vaeprobe.decoder import Group
+from vaeprobe.errors import UsageError
+from vaeprobe.traversal.pictures import GLYPHS, written
+
+MODELS = Path(__file__).parents[1] / "sample_models"
+A = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def linear() -> Decoder:
+    return Decoder(lambda z: z @ A.to(z).T, 3)
+
+
+def test_a_linear_map_shows_its_columns_by_length() -> None:
+    found = traverse(linear(), frames=5)
+    lengths = A.norm(dim=0)
+    order = lengths.argsort(descending=True).tolist()
+    assert [s.name for s in found.strips] == [f"z{i}" for i in order]
+    for strip, i in zip(found.strips, order, strict=True):
+        assert strip.norm == pytest.approx(float(lengths[i]), rel=1e-12)
+        assert strip.share == pytest.approx(float(lengths[i] ** 2 / A.square().sum()), rel=1e-12)
+        torch.testing.assert_close(strip.column, A[:, i])
+        assert strip.at.tolist() == [-3, -1.5, 0, 1.5, 3]
+        torch.testing.assert_close(strip.outputs, strip.at[:, None] * A[:, i])
+    assert found.norm.value == pytest.approx(lengths.tolist())
+
+
+def test_the_rotation_makes_the_columns_of_a_linear_map_orthogonal() -> None:
+    found = traverse(linear(), rotate=True)
+    J = torch.stack([s.column for s in found.turned], dim=1)
+    gram = J.T @ J
+    assert (gram - gram.diag().diag()).abs().max() < 1e-4 * gram.max()
+    torch.testing.assert_close(
+        torch.tensor([s.norm for s in found.turned]).double(), torch.linalg.svdvals(A), rtol=1e-4, atol=0
+    )
+
+
+def test_data_give_the_range_and_the_centre() -> None:
+    decoder = Decoder(
+        lambda z: z @ A.to(z).T, 3, encoder=Encoder(lambda x: (x[:, :3] + 5, torch.zeros_like(x[:, :3])), 3)
+    )
+    x = np.zeros((101, 64), dtype=np.float32)
+    x[:, 1] = np.linspace(0, 1, 101)
+    strips = traverse(decoder, data=x, frames=3).by_name()
+    assert strips["z1"].at.tolist() == pytest.approx([5.01, 5.5, 5.99])
+    assert strips["z0"].at.tolist() == pytest.approx([5, 5, 5])
+    middle = A.double() @ torch.tensor([5, 5.5, 5], dtype=torch.float64)
+    torch.testing.assert_close(strips["z1"].outputs[1], middle, rtol=1e-6, atol=1e-5)
+
+
+def test_data_without_an_encoder_are_refused() -> None:
+    with pytest.raises(UsageError, match="needs the encoder"):
+        traverse(linear(), data=np.zeros((4, 64)))
+
+
+def test_latents_with_space_move_by_channel() -> None:
+    weight = torch.randn(3, 2, 1, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def convolved(z: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.conv2d(z.reshape(-1, 2, 4, 4), weight.to(z))
+
+    found = traverse(Decoder(convolved, 32, latent_shape=(2, 4, 4))).by_name()
+    assert set(found) == {"channel 0", "channel 1"}
+    assert found["channel 1"].norm == pytest.approx(4 * float(weight[:, 1].norm()))
+
+
+def test_codes_stay_at_their_first() -> None:
+    decoder = Decoder(lambda z: z @ torch.eye(3, 64).to(z), 3, prior=(Group("onehot", 2), Group("normal", 1)))
+    found = traverse(decoder)
+    assert [s.name for s in found.strips] == ["z2"]
+    assert found.strips[0].outputs[:, :2].tolist() == [[1, 0]] * 7
+
+
+def test_more_latents_than_are_shown_are_counted() -> None:
+    found = traverse(linear(), most=2)
+    assert (len(found.strips), found.left_out) == (2, 1)
+    assert len(found.metrics["traverse.norm"].value) == 3  # type: ignore[arg-type]
+
+
+def test_all_codes_have_no_derivative() -> None:
+    with pytest.raises(UsageError, match="one-hot"):
+        traverse(Decoder(lambda z: z @ torch.eye(2, 4).to(z), 2, prior=(Group("onehot", 2),)))
+
+
+@pytest.mark.parametrize("setting", [{"frames": 1}, {"most": 0}, {"reach": 0.0}, {"image_shape": "5x5"}])
+def test_settings_out_of_bounds_are_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        traverse(linear(), **setting)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("outputs", [1, 3, 40, 64, 192])
+def test_any_output_has_a_picture(outputs: int) -> None:
+    found = traverse(Decoder(lambda z: z.sin() @ torch.ones(2, outputs).to(z), 2))
+    assert (found.image is not None) == (outputs in (64, 192))
+    root = ET.fromstring(found.svg())
+    texts = {t.text for t in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"z0", "z1", "column"} <= texts
+    assert root.get("role") == "img"
+
+
+def test_a_dead_decoder_is_drawn() -> None:
+    found = traverse(Decoder(lambda z: z @ torch.zeros(2, 3).to(z), 2))
+    assert [s.norm for s in found.strips] == [0, 0]
+    ET.fromstring(found.svg())
+
+
+def test_letters_of_names_have_shapes() -> None:
+    assert set("z0123456789[,]-.+ channel R* column") <= {*GLYPHS, " "}
+    one = written("1", dot=1)
+    assert ["".join(".#"[int(p[0] < 128)] for p in row) for row in one] == [
+        ".#..", "##..", ".#..", ".#..", "###.",
+    ]  # fmt: skip
+
+
+def test_files_by_suffix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = str(MODELS / "digits_mlp.safetensors")
+    for suffix in ("png", "svg", "html"):
+        assert run(["traverse", model, "-n", "8", "-o", str(tmp_path / f"s.{suffix}")]) == 0
+    png = (tmp_path / "s.png").read_bytes()
+    width, height = struct.unpack(">II", png[16:24])
+    body = png[png.index(b"IDAT") + 4 :]
+    assert len(zlib.decompressobj().decompress(body)) == height * (1 + 3 * width)
+    ET.parse(tmp_path / "s.svg")
+    page = (tmp_path / "s.html").read_text(encoding="utf-8")
+    assert "z0" in page
+    assert "<script" not in page
+    assert run(["traverse", model, "-o", str(tmp_path / "s.jpeg")]) == 2
+    assert ".png" in capsys.readouterr().err
+
+
+def test_a_terminal_without_colour_gets_no_picture() -> None:
+    text = str(traverse(linear()))
+    assert "▀" not in text
+    assert "Outputs along each latent: -o FILE.png" in text  # one line, no empty heading
+    assert "column length" in text

@@ -1,0 +1,1 @@
+"""What each latent does: outputs along it, beside its column of the Jacobian."""

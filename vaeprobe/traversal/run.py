@@ -1,0 +1,172 @@
+"""Traverse a decoder: a strip per latent, by importance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import UsageError
+from vaeprobe.latents import Prior
+from vaeprobe.pictures import ImageShape, image_shape
+from vaeprobe.probes import probe_class
+from vaeprobe.probes.functions import DecoderLike, as_decoder
+from vaeprobe.report import Metric, metric_map
+from vaeprobe.traversal.metrics import SPECS
+from vaeprobe.traversal.numbers import (
+    Direction,
+    Strip,
+    axes,
+    centre_of,
+    coordinates,
+    mean_squares,
+    rotated,
+    strip,
+)
+from vaeprobe.traversal.result import Traversal
+
+# a flat row of fewer outputs is no image, however square
+LEAST = 64
+# rows of data that are encoded
+MOST_ROWS = 4096
+COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial", "multinomial", "categorical")
+
+
+def traverse(
+    decoder: DecoderLike,
+    *,
+    data: Any = None,
+    reach: float = 3.0,
+    frames: int = 7,
+    most: int = 16,
+    rotate: bool = False,
+    image_shape: str | None = None,
+    samples: int = 64,
+    seed: int = 0,
+    latent_dim: int | None = None,
+) -> Traversal:
+    """Return outputs along each latent, by importance, beside its signed Jacobian column.
+
+    Args:
+        decoder: a `Decoder`, a module or callable with `latent_dim`, or the path of a checkpoint.
+        data: rows as the encoder takes them; strips then run over the range of its codes (1st to 99th percentile)
+            through their mean, instead of from -reach to reach through the prior's centre.
+        reach: how far to go each way, in the prior's standard deviations.
+        frames: outputs per strip.
+        most: strips that are shown, those of the longest columns.
+        rotate: also along the columns of R*, the rotation that makes columns most orthogonal.
+        image_shape: how outputs are images, such as "28x28"; by default as their shape says, else curves.
+        samples: latents of the prior over which column lengths are averaged.
+        seed: seed of every draw.
+        latent_dim: number of latents, where the decoder leaves it open.
+
+    Raises:
+        UsageError: a setting does not fit the decoder, or data come without an encoder.
+
+    Example:
+        >>> import torch
+        >>> found = traverse(lambda z: z * torch.tensor([1.0, 2.0], dtype=z.dtype), latent_dim=2)
+        >>> [(s.name, round(s.norm, 2)) for s in found.strips]
+        [('z1', 2.0), ('z0', 1.0)]
+    """
+    for name, value, least in (("frames", frames, 2), ("most", most, 1), ("samples", samples, 1)):
+        if value < least:
+            raise UsageError(f"`{name}` must be at least {least}, not {value}")
+    if not 0 < reach < float("inf"):
+        raise UsageError(f"`reach` must be a positive number, not {reach}")
+    decoder = as_decoder(decoder, latent_dim)
+    if not decoder.continuous:
+        raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
+    shape = _image(decoder, image_shape)
+    codes = None if data is None else _codes(decoder, data, seed)
+    z = Prior("columns").draw(decoder, samples, seed=seed)
+    centre = centre_of(decoder, codes)
+
+    def strips(directions: Sequence[Direction]) -> tuple[tuple[Strip, ...], Tensor]:
+        squares = mean_squares(decoder, directions, z)
+        total = max(float(squares.sum()), 1e-300)
+        order = sorted(range(len(directions)), key=lambda i: -float(squares[i]))[:most]
+        found = [
+            strip(
+                decoder,
+                directions[i],
+                centre,
+                coordinates(directions[i], codes, reach, frames),
+                float(squares[i].sqrt()),
+                float(squares[i]) / total,
+            )
+            for i in order
+        ]
+        return tuple(found), squares
+
+    ways = axes(decoder)
+    shown, squares = strips(ways)
+    turned: tuple[Strip, ...] = ()
+    if rotate:
+        turned, _ = strips(rotated(decoder, _rotation(decoder, samples, seed)))
+    total = max(float(squares.sum()), 1e-300)
+    method = f"over {samples} latents of the prior"
+    first = ", ".join(f"{s.name} ({s.share:.0%})" for s in shown[:3])
+    what = "channels" if len(ways) != len(decoder.continuous) else "latents"
+    return Traversal(
+        metrics=metric_map(
+            [
+                Metric(SPECS["traverse.norm"], squares.sqrt().tolist(), n=samples, method=method),
+                Metric(SPECS["traverse.share"], (squares / total).tolist(), n=samples, method=method),
+            ]
+        ),
+        summary=f"Of {len(ways)} {what}, what moves in the output is most the doing of {first}, by squared column length.",
+        findings=decoder.notes,
+        settings={
+            "reach": None if codes is not None else reach, "frames": frames, "most": most, "rotate": rotate,
+            "samples": samples, "seed": seed, "range": "prior" if codes is None else f"codes of {len(codes)} rows",
+        },
+        artifact=decoder.artifact,
+        strips=shown,
+        turned=turned,
+        image=shape,
+        left_out=len(ways) - len(shown),
+    )  # fmt: skip
+
+
+def _image(decoder: Decoder, asked: str | None) -> ImageShape | None:
+    if asked is None and (
+        decoder.likelihood in COUNTS or (len(decoder.output_shape) == 1 and decoder.data_dim < LEAST)
+    ):
+        return None
+    try:
+        return image_shape(decoder.output_shape, asked)
+    except UsageError:
+        if asked is not None:
+            raise
+        return None
+
+
+def _codes(decoder: Decoder, data: Any, seed: int) -> Tensor:
+    if decoder.encoder is None:
+        raise UsageError(
+            "a range from data needs the encoder, and this decoder comes without one",
+            hint="leave --data out for strips from -3 to 3",
+        )
+    rows = probe_class("beta")(data=data, seed=seed).data_rows(MOST_ROWS)
+    assert rows is not None
+    if rows.ndim < 2 or len(rows) < 2:
+        raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
+    mean, _ = decoder.encoder(rows)
+    return mean.double().cpu()
+
+
+def _rotation(decoder: Decoder, samples: int, seed: int) -> torch.Tensor:
+    probe: Any = probe_class("orthogonality")
+    result = probe(samples=max(samples, 64), seed=seed, rotations=1).measure(decoder)
+    if result.rotation is None or result.rotation.shape[0] != decoder.latent_dim:
+        reason = result["orthogonality.ima_contrast_rotated"].reason
+        raise UsageError(
+            f"there is no best rotation to follow: {reason or 'the latents were measured in part'}",
+            hint="leave --rotate out",
+        )
+    found: torch.Tensor = result.rotation
+    return found
