@@ -13,6 +13,7 @@ import vaeprobe
 from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.draft import draft
+from vaeprobe.checkpoints.naming import for_matching
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.errors import ArchitectureError
 
@@ -226,6 +227,54 @@ def test_layers_left_out_are_named_as_whose_they_are() -> None:
     assert "left out as the encoder's or a discriminator's: `encoder.0`" in bp.assumptions
     assert "left out since they do not follow the others: `odd`" in bp.assumptions
     assert "left out" in bp.to_toml()
+
+
+@pytest.mark.parametrize(
+    ("part", "lost"),
+    [
+        (nn.GRU(8, 8), ["decoder.mid.weight_ih_l0", "decoder.mid.bias_hh_l0"]),
+        (nn.MultiheadAttention(8, 2), ["decoder.mid.in_proj_weight", "decoder.mid.out_proj"]),
+        (nn.ParameterDict({"scale": nn.Parameter(torch.ones(8))}), ["decoder.mid.scale"]),
+    ],
+)
+def test_tensors_that_are_no_layers_are_named(part: nn.Module, lost: list[str]) -> None:
+    tensors = state(**{"decoder.fc": nn.Linear(3, 8), "decoder.mid": part, "decoder.out": nn.Linear(8, 5)})
+    bp = draft(tensors)
+    assert keys(bp) == ["decoder.fc", "decoder.out"]  # an attention's last product alone is no layer
+    for name in lost:
+        assert any(a.startswith("left out since") and f"`{name}`" in a for a in bp.assumptions), name
+    toml = bp.to_toml()
+    assert all(name in toml for name in lost)
+
+
+def test_counters_and_norms_of_weights_are_not_called_left_out() -> None:
+    nets = {"old": nn.Linear(3, 8), "new": nn.Linear(3, 8)}
+    with pytest.warns(FutureWarning):
+        torch.nn.utils.weight_norm(nets["old"])
+    torch.nn.utils.parametrizations.weight_norm(nets["new"])
+    for first in (nets["old"], nets["new"]):
+        tensors = state(decoder=nn.Sequential(first, nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 5)))
+        assert not any("left out" in a for a in draft(for_matching(tensors)).assumptions)
+
+
+def test_a_second_head_of_the_decoder_is_not_called_the_encoders() -> None:
+    net = [nn.Linear(3, 8), nn.Linear(8, 5), nn.Linear(8, 5)]
+    bp = draft(state(**{"decoder.0": net[0], "decoder.mu_head": net[1], "decoder.logvar_head": net[2]}))
+    assert keys(bp) == ["decoder.0", "decoder.mu_head"]
+    assert "left out since they do not follow the others: `decoder.logvar_head`" in bp.assumptions
+    assert not any("encoder" in a.replace("decoder", "") for a in bp.assumptions)
+
+
+def test_a_table_of_classes_is_no_first_layer() -> None:
+    """Ten classes of four numbers beside six latents: the table fits as a layer, by accident."""
+    tensors = state(
+        **{"encoder.fc": nn.Linear(20, 16), "encoder.mu": nn.Linear(16, 6), "encoder.logvar": nn.Linear(16, 6)},
+        **{"decoder.emb": nn.Embedding(10, 4), "decoder.0": nn.Linear(10, 16), "decoder.2": nn.Linear(16, 20)},
+    )  # fmt: skip
+    bp = draft(tensors)
+    assert bp.latent_dim == 6
+    assert [c.key for c in bp.conditions] == ["decoder.emb"]
+    assert not any("left out since" in a for a in bp.assumptions)
 
 
 def test_the_encoder_is_asked_for_its_view() -> None:

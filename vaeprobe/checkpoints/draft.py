@@ -33,6 +33,12 @@ BRANCHES = re.compile(r"(^|[._])(res|skip|short|attn|attention|block)", re.IGNOR
 # names that cannot be the output layer of a decoder
 OTHER = re.compile(r"enc|disc|critic|classif", re.IGNORECASE)
 MEANS = re.compile(r"(^|[._])(fc_?)?(mu|mean|fc21|loc)([._]|$)", re.IGNORECASE)
+TABLE = re.compile(r"emb[^.]*$|codebook[^.]*$", re.IGNORECASE)
+LEAVES = ("weight", "bias", "running_mean", "running_var")
+# tensors of a layer that say nothing of its place: counters, and what a norm of its weight keeps
+BESIDE = frozenset(
+    ["num_batches_tracked", "weight_g", "weight_v", "weight_orig", "weight_u", "original0", "original1"]
+)
 ACTIVATIONS = frozenset(
     [
         "relu",
@@ -86,9 +92,11 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """Return linear, conv (either kind), batch_norm, norm or prelu."""
+        """Return linear, conv (either kind), batch_norm, norm, prelu, or table of an embedding."""
         if "running_mean" in self.shapes:
             return "batch_norm"
+        if len(self.weight) == 2 and "bias" not in self.shapes and TABLE.search(self.name):
+            return "table"
         if len(self.weight) == 2:
             return "linear"
         if len(self.weight) in (3, 4, 5):
@@ -144,12 +152,13 @@ def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blue
     Raises:
         ArchitectureError: their layers do not follow one another in any order tried.
     """
-    blocks, sorted_names = _blocks({name: tuple(t.shape) for name, t in tensors.items()})
+    shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    blocks, sorted_names = _blocks(shapes)
     if not any(b.kind in ("linear", "conv") for b in blocks):
         raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)
     reasons = []
     recorded = {part.name: part for part in parts}
-    for candidate, why in _candidates(blocks):
+    for candidate, why in _candidates([b for b in blocks if _may_follow(b, shapes)]):
         try:
             chain = _chain(candidate, recorded)
         except Broken as broken:
@@ -160,9 +169,9 @@ def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blue
         if why:
             chain.assume(why)
         _account(chain, blocks, parts)
-        shapes = {name: tuple(t.shape) for name, t in tensors.items()}
         bp = conditioned(_finished(chain, candidate), shapes)
-        return replace(bp, assumptions=(*bp.assumptions, *_whole(bp, chain, blocks)))
+        left = _left_out(bp, chain, shapes)
+        return replace(bp, assumptions=(*bp.assumptions, *left, *_whole(bp, chain, blocks)))
     raise ArchitectureError(
         f"the tensors do not make a chain of layers: {reasons[0]}"
         if reasons
@@ -178,7 +187,7 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
         stem, _, leaf = name.rpartition(".")
         if leaf == "weight_v":
             leaf = "weight"
-        if leaf in ("weight", "bias", "running_mean", "running_var"):
+        if leaf in LEAVES:
             groups.setdefault(stem, {})[leaf] = shape
     names = list(groups)
     alphabetical = len(names) > 2 and list(shapes) == sorted(shapes)
@@ -189,6 +198,19 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
     return [
         Block(n, groups[n]) for n in names if "weight" in groups[n] or "running_mean" in groups[n]
     ], alphabetical
+
+
+def _may_follow(block: Block, shapes: Mapping[str, Shape]) -> bool:
+    """Return whether a block may be a layer of a chain: no table of rows, no part of an attention."""
+    stem, _, last = block.name.rpartition(".")
+    return block.kind != "table" and not (last == "out_proj" and f"{stem}.in_proj_weight" in shapes)
+
+
+def _of_encoder(name: str) -> bool:
+    """Return whether a name is an encoder's or a discriminator's: `decoder.logvar` is a head of the decoder."""
+    return ENCODER.search(name) is not None and (
+        OTHER.search(name) is not None or DECODER.search(name) is None
+    )
 
 
 def _candidates(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
@@ -339,24 +361,42 @@ def _step(block: Block, following: Block | None) -> int | None:
 def _whole(bp: Blueprint, chain: Chain, blocks: Sequence[Block]) -> Iterator[str]:
     """Yield what the draft maps to what, and where the encoder's means say otherwise."""
     means = [
-        b.weight[0] for b in blocks if MEANS.search(b.name) and ENCODER.search(b.name) and b.kind == "linear"
+        b.weight[0] for b in blocks if MEANS.search(b.name) and _of_encoder(b.name) and b.kind == "linear"
     ]
     if means and means[0] != bp.latent_dim and not bp.conditions:
         yield f"the encoder gives {means[0]} means and the decoder takes {bp.latent_dim} numbers: one of them is wrong"
     yield f"it maps {bp.latent_dim} latents to an output of {_product(chain.shape)}"
 
 
-def _account(chain: Chain, blocks: Sequence[Block], parts: Sequence[Recorded]) -> None:
-    """Say of every layer that is not in the chain that it is left out, and of what the encoder's sizes say otherwise."""
-    used = {layer.key for layer in chain.layers if layer.key is not None}
-    left = [b for b in blocks if b.name not in used]
-    encoders = [b for b in left if ENCODER.search(b.name)]
-    for words, some in (
+def _left_out(bp: Blueprint, chain: Chain, shapes: Mapping[str, Shape]) -> Iterator[str]:
+    """Yield every layer and every single tensor that has no place in the draft, by whose it is."""
+    used = {layer.key for layer in chain.layers} | {condition.key for condition in bp.conditions}
+    encoders: list[str] = []
+    others: list[str] = []
+    single: list[str] = []
+    for name in shapes:
+        stem, _, leaf = name.rpartition(".")
+        stem = stem.removesuffix(".parametrizations.weight")
+        if stem in used and (leaf in LEAVES or leaf in BESIDE):
+            continue
+        layer = leaf in LEAVES or leaf in BESIDE
+        what = stem if layer and stem else name
+        group = encoders if _of_encoder(name) else others if layer else single
+        if what not in group:
+            group.append(what)
+    for words, names in (
         ("as the encoder's or a discriminator's", encoders),
-        ("since they do not follow the others", [b for b in left if b not in encoders]),
+        ("since they do not follow the others", others),
+        ("since a draft has no layer of theirs (recurrent, attention, a factor or a constant?)", single),
     ):
-        if some:
-            chain.assume(f"left out {words}: {', '.join(quoted(b.name) for b in some)}")
+        if names:
+            yield f"left out {words}: {', '.join(map(quoted, names))}"
+
+
+def _account(chain: Chain, blocks: Sequence[Block], parts: Sequence[Recorded]) -> None:
+    """Say what a pickled module holds without a place, and what the encoder's sizes say otherwise."""
+    used = {layer.key for layer in chain.layers if layer.key is not None}
+    encoders = [b for b in blocks if b.name not in used and _of_encoder(b.name)]
     decoders = [p for p in parts if not ENCODER.search(p.name) and not p.ordered and p.layer is not None]
     for part in decoders:
         if part.layer is not None and part.layer.kind in (
