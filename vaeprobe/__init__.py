@@ -12,12 +12,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe._version import __version__
+from vaeprobe.probes import PROBES
 
 if TYPE_CHECKING:
     from vaeprobe import engine
     from vaeprobe.api import beta, factorise, orthogonality, posterior, trace
-    from vaeprobe.checkpoints.inspection import inspect
     from vaeprobe.checkpoints.loading import load
+    from vaeprobe.checkpoints.looking import inspect
     from vaeprobe.checkpoints.whole import from_module
     from vaeprobe.comparison.run import compare
     from vaeprobe.decoder import Decoder, Encoder, Group
@@ -48,10 +49,10 @@ __all__ = [
 
 _HOME = {
     "load": "vaeprobe.checkpoints.loading",
-    "inspect": "vaeprobe.checkpoints.inspection",
+    "inspect": "vaeprobe.checkpoints.looking",
     "from_module": "vaeprobe.checkpoints.whole",
     **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
-    **dict.fromkeys(("orthogonality", "factorise", "trace", "posterior", "beta"), "vaeprobe.api"),
+    **dict.fromkeys(PROBES, "vaeprobe.api"),
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear.estimators"),
     "train_linear": "vaeprobe.probes.train_linear",
     **dict.fromkeys(

@@ -24,6 +24,7 @@ from vaeprobe.intervals import stream
 
 __all__ = [
     "Differentiation",
+    "NotFiniteError",
     "Rows",
     "check_derivatives",
     "check_rows",
@@ -49,6 +50,10 @@ STEPS: dict[int, tuple[tuple[float, ...], float]] = {
     1: ((0.5, 0.2), 0.5),
 }
 CALLS = 3
+
+
+class NotFiniteError(ContractError):
+    """A decoder returns NaN or infinity."""
 
 
 # -- the precision that a network computes in -----------------------------------------------------
@@ -169,7 +174,7 @@ def check_rows(f: Rows, z: Tensor, y: Tensor, dtype: torch.dtype, function: obje
     """
     if not torch.isfinite(y).all():
         bad = int((~torch.isfinite(y)).sum())
-        raise ContractError(
+        raise NotFiniteError(
             f"the decoder returns NaN or infinity at {bad} of {y.numel()} outputs",
             hint="are the weights finite? `vaeprobe inspect` counts them",
         )

@@ -232,15 +232,15 @@ def test_the_bytes_hashed_are_the_bytes_loaded(tmp_path: Path, monkeypatch: pyte
 
     first, second = saved(state()), saved({k: v + 1 for k, v in state().items()})
     path = wrote(tmp_path, first)
-    from vaeprobe.checkpoints import loading
+    from vaeprobe.checkpoints import formats
 
-    original = loading.sniff
+    original = formats.sniff
 
     def replaced(source: Any) -> Any:
         path.write_bytes(second)  # somebody replaces the file while it is read
         return original(source)
 
-    monkeypatch.setattr(loading, "sniff", replaced)
+    monkeypatch.setattr(formats, "sniff", replaced)
     decoder = vaeprobe.load(path)
     assert decoder.artifact is not None
     assert decoder.artifact.sha256 == hashlib.sha256(first).hexdigest()

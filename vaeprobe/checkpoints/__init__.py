@@ -1,1 +1,1 @@
-"""Checkpoint files: `loading` makes a `Decoder` of one, `inspection` says what is in it; nothing in a file is executed."""
+"""Checkpoint files: `loading` makes a `Decoder` of one, `looking` says what is in it; nothing in a file is executed."""

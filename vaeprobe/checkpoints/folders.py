@@ -18,7 +18,7 @@ from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files import addresses
 from vaeprobe.files.source import Source, quoted, read_source
 
-__all__ = ["Folder", "InFolder", "open_folder", "read", "said_beside"]
+__all__ = ["Folder", "InFolder", "open_folder", "read", "said_beside", "shards"]
 
 PARTS = ("vae", "vqvae", "movq")  # where a pipeline's folder has its autoencoder
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -84,6 +84,11 @@ def read(path: str | os.PathLike[str]) -> Source:
 def said_beside(source: Source) -> Mapping[str, Any]:
     """Return what the configs beside the weights say, by file name."""
     return source.folder.said if isinstance(source, InFolder) else {}
+
+
+def shards(source: Source) -> tuple[Source, ...]:
+    """Return the files of sharded weights after the first."""
+    return source.shards if isinstance(source, InFolder) else ()
 
 
 def open_folder(path: Path) -> Folder:

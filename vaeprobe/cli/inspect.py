@@ -46,7 +46,7 @@ def inspect(
         raise UsageError("--draft-blueprint takes one model", hint="draft them one at a time")
     if out is not None and len(models) > 1:
         raise UsageError("--output takes one model", hint="write them one at a time, or use --json > FILE")
-    from vaeprobe.checkpoints.inspection import inspect as look
+    from vaeprobe.checkpoints.looking import inspect as look
 
     chosen = options.chosen_format(format, json_, out)
     output.ready(out, [draft_blueprint], inputs=models)

@@ -17,7 +17,7 @@ from vaeprobe.files.torch_pickles import LEGACY_HEAD
 from vaeprobe.files.trust import foreign, named, refuse_dangerous
 from vaeprobe.files.zips import directory, has_zip_end, is_zip, unpacked
 
-__all__ = ["Format", "sniff"]
+__all__ = ["Format", "UnknownFormatError", "known", "refuse_text", "sniff"]
 
 Format = Literal[
     "torch zip",
@@ -54,12 +54,17 @@ STRANGERS = {
 }
 
 
+class UnknownFormatError(InputError):
+    """A file passed every refusal and is in no format that this package knows."""
+
+
 def sniff(source: Source) -> Format:
     """Return the format of a file.
 
     Raises:
         UnsafeError: a tar archive of torch 0.1, which only an unpickler can read, or two files in one.
-        InputError: none that this package knows; a web page, a git-LFS pointer, a truncated archive.
+        UnknownFormatError: none that this package knows.
+        InputError: a web page, a git-LFS pointer, a truncated archive.
     """
     found = known(source.data, source.name)
     if found is not None:
@@ -69,8 +74,8 @@ def sniff(source: Source) -> Format:
     head = data[:8]
     for start, what in STRANGERS.items():
         if head.startswith(start):
-            raise InputError(f"{source.name} is {what}", hint=f"vaeprobe reads {SUPPORTED}")
-    raise InputError(
+            raise UnknownFormatError(f"{source.name} is {what}", hint=f"vaeprobe reads {SUPPORTED}")
+    raise UnknownFormatError(
         f"{source.name} is in no format that vaeprobe knows: it begins with {quoted(head.hex(' '))}",
         hint=f"vaeprobe reads {SUPPORTED}; is the file truncated at its beginning or encrypted?",
     )
@@ -81,6 +86,7 @@ def known(data: Bytes, name: str) -> Format | None:
 
     Raises:
         UnsafeError: as `sniff`.
+        UnknownFormatError: a zip archive of something else.
         InputError: a damaged archive.
     """
     head = bytes(data[:16])
@@ -158,7 +164,7 @@ def _zip(data: Bytes, file: str) -> Format:
         return found  # type: ignore[return-value]
     if all(name.endswith(".npy") for name in names):
         return "npz"
-    raise InputError(
+    raise UnknownFormatError(
         f"{file} is a zip archive that holds no checkpoint (entries: {', '.join(map(quoted, names[:3]))}, ...)",
         hint="unpack it, and give the checkpoint in it",
     )

@@ -1,0 +1,67 @@
+"""The network that bare weights belong to: by a blueprint, or the family that recognises them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from vaeprobe.checkpoints import architecture, diffusers_library, families, folders, naming, recognised
+from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.checkpoints.request import Found, Request
+from vaeprobe.checkpoints.weights import Weights
+
+__all__ = ["blueprint_of", "found", "network", "one_set"]
+
+
+def found(
+    request: Request,
+    weights: Weights,
+    format: str,
+    *,
+    matrix: bool = False,
+    told: Mapping[str, Any] | None = None,
+) -> Found:
+    """Find the network that weights belong to; `told` is what the file says beside them."""
+    if matrix:
+        from vaeprobe.checkpoints import matrix as linear
+
+        return Found(parts=linear.parts_of(weights.tensors, request.name), format=format, notes=weights.notes)
+    bp = blueprint_of(request, weights)
+    if bp is None or not architecture.names_all(bp, weights.tensors):
+        weights = one_set(request, weights)
+    parts = network(request, weights, {**(told or {}), **folders.said_beside(request.source)})
+    if parts is None:
+        raise architecture.unknown(request.name, weights.tensors)
+    return Found(parts=parts, format=format, notes=weights.notes)
+
+
+def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Parts | None:
+    """Return the network of a blueprint or a family, held at its conditions; None where neither is known."""
+    bp = blueprint_of(request, weights)
+    if bp is not None:
+        hit: families.Found | None = families.Found(bp)
+    else:
+        clues = families.Clues.of(weights.tensors, told, request.latent_size)
+        hit = architecture.found(request.blueprint, clues, weights.metadata)
+    if hit is None and request.blueprint is None and diffusers_library.said_class(told) is not None:
+        return diffusers_library.parts_of(told["config.json"], weights.tensors, request.latent_size)
+    if hit is None:
+        return None
+    return recognised.parts_of(hit, weights.tensors, size=request.latent_size, condition=request.condition)
+
+
+def blueprint_of(request: Request, weights: Weights | None = None) -> Blueprint | None:
+    """Return the blueprint that the user gave, or that stands beside the file where it carries none itself."""
+    own = Blueprint.from_metadata(weights.metadata) if weights is not None else None
+    return architecture.given(request.blueprint, request.source.path, own)
+
+
+def one_set(request: Request, weights: Weights, *, fold: bool = True) -> Weights:
+    """Return one set of weights by their plain names; `fold` joins what weight normalisation split."""
+    chosen = naming.chosen_set(weights.tensors, request.weights)
+    tensors = {name: weights.tensors[own] for name, own in chosen.names.items()}
+    if fold:
+        tensors = naming.folded(tensors, naming.joined)
+    return replace(weights, tensors=tensors, notes=(*chosen.notes, *weights.notes))

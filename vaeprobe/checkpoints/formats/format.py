@@ -1,0 +1,63 @@
+"""What a format is: a name, what it claims, and how a file of it is read and looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from vaeprobe.files.sniff import Format as Container
+from vaeprobe.files.source import Bytes, Source
+from vaeprobe.files.zips import directory, is_zip
+
+if TYPE_CHECKING:
+    from vaeprobe.checkpoints.inspection import Inspection
+    from vaeprobe.checkpoints.request import Found, Request
+    from vaeprobe.checkpoints.weights import Weights
+
+__all__ = ["Contents", "Format"]
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file that passed the refusals of `vaeprobe.files.sniff`, which come before every claim.
+
+    Attributes:
+        source: the file.
+        container: what `sniff` took it for; None for none that it knows.
+    """
+
+    source: Source
+    container: Container | None = None
+
+    @property
+    def data(self) -> Bytes:
+        """The bytes of the file."""
+        return self.source.data
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names in a zip archive, none in another file."""
+        return tuple(entry.name for entry in directory(self.data)) if is_zip(self.data) else ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format:
+    """A format of checkpoint files.
+
+    Attributes:
+        name: as errors call it.
+        claims: whether a file is of this format, by its bytes, or the names in it.
+        read: returns what a file holds; raises the errors of `vaeprobe.load`.
+        look: returns what a file holds (of it, the entry of a key) for `inspect`, if it can without torch.
+        weights: the tensors by name and what holds them, for the user's own network; None where a format has no bare weights.
+        settings: the hyper-parameters that a file says beside its weights.
+    """
+
+    name: str
+    claims: Callable[[Contents], bool]
+    read: Callable[[Request], Found]
+    look: Callable[[Source, str | None], Inspection]
+    weights: Callable[[Request], tuple[Weights, str]] | None = None
+    settings: Callable[[Source], Mapping[str, Any]] | None = None

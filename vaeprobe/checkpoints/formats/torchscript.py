@@ -1,0 +1,47 @@
+"""TorchScript archives: their code is interpreted by ours, never run by torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vaeprobe.checkpoints import described
+from vaeprobe.checkpoints.formats.format import Format
+from vaeprobe.files.source import Source
+from vaeprobe.files.zips import open_archive
+
+if TYPE_CHECKING:
+    from vaeprobe.checkpoints.inspection import Inspection
+    from vaeprobe.checkpoints.request import Found, Request
+
+__all__ = ["FORMAT"]
+
+
+def read(request: Request) -> Found:
+    """Read the program's decoder."""
+    from vaeprobe.checkpoints import bare_weights
+    from vaeprobe.checkpoints.programs import torchscript
+    from vaeprobe.checkpoints.request import Found
+
+    archive = open_archive(request.source.data)
+    parts = torchscript.read(
+        archive,
+        blueprint=bare_weights.blueprint_of(request),
+        latent_dim=request.latent_dim,
+        submodule=request.submodule,
+    )
+    return Found(parts=parts, format="torchscript")
+
+
+def look(source: Source, key: str | None) -> Inspection:
+    """Say what the program holds."""
+    from vaeprobe.checkpoints.programs import torchscript
+
+    return described.of_program(source, "torchscript", torchscript.read(open_archive(source.data)))
+
+
+FORMAT = Format(
+    name="torchscript",
+    claims=lambda contents: contents.container == "torchscript",
+    read=read,
+    look=look,
+)

@@ -1,0 +1,55 @@
+"""What is in a checkpoint file: formats, tensors, what it would import; torch is not needed but for programs."""
+
+from __future__ import annotations
+
+import os
+
+from vaeprobe.checkpoints import described, folders, formats, naming
+from vaeprobe.checkpoints.inspection import Inspection
+from vaeprobe.errors import UnsafeError, UsageError
+from vaeprobe.files import limits
+from vaeprobe.files.source import Source
+from vaeprobe.findings import DRAFT_BLUEPRINT
+from vaeprobe.report import Finding
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    path: str | os.PathLike[str], *, key: str | None = None, draft_blueprint: bool = False
+) -> Inspection:
+    """Say what is in a checkpoint file; nothing of it is executed.
+
+    Args:
+        path: the file.
+        key: the entry to look at, as in `load`.
+        draft_blueprint: also draft a blueprint from the names and shapes of the tensors.
+
+    Raises:
+        InputError: the file is damaged or in no known format.
+        UsageError: there is no entry `key`, or nothing to draft a blueprint from.
+        ResourceError: it claims more memory than makes sense.
+    """
+    source = folders.read(path)
+    try:
+        with limits.loading(source.size):
+            found = formats.of(source).look(source, key)
+    except UnsafeError as error:
+        return described.unsafe(source, error)
+    if draft_blueprint:
+        return _with_draft(found, source)
+    return found
+
+
+def _with_draft(found: Inspection, source: Source) -> Inspection:
+    """Add a draft of the blueprint."""
+    from vaeprobe.checkpoints.draft import draft
+
+    if found.kind not in ("weights", "module") or not found.tensors:
+        raise UsageError(
+            f"{source.name} holds no bare weights to draft a blueprint from",
+            hint="leave out --draft-blueprint",
+        )
+    bp = found.blueprint or draft(naming.for_matching({t.name: t for t in found.tensors}), found.recorded)
+    noted = tuple(Finding(DRAFT_BLUEPRINT, f"in the draft, {said}", level="note") for said in bp.assumptions)
+    return Inspection(**{**vars(found), "draft": bp, "findings": (*found.findings, *noted)})
