@@ -1,13 +1,15 @@
-"""What a change costs, by making it in a copy of the package: a renderer is a file and a line."""
+"""What a change costs, by making it in a copy of the package: a probe and a renderer are a file and a line each."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -21,14 +23,93 @@ def package(tmp_path: Path) -> Path:
 
 
 def run(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return python(package, "-m", "vaeprobe", *arguments)
+
+
+def python(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vaeprobe", *arguments],
+        [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": str(package.parent)},
         cwd=package.parent,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+PROBE = '''
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vaeprobe.probes.base import Probe, option
+from vaeprobe.report import Metric, MetricSpec, metric_map
+from vaeprobe.result import Measured, Result
+
+METRICS = (
+    MetricSpec(id="reach.largest", title="largest output", better="lower", range="[0, inf)", meaning="how far it reaches"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReachResult(Result):
+    command: ClassVar[str] = "reach"
+    largest = Measured("reach.largest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach(Probe):
+    """How far do the outputs reach?
+
+    The largest of all outputs, in absolute value.
+    """
+
+    NAME = "reach"
+    METRICS = METRICS
+    VERDICTS = ("far", "near")
+
+    far: float = option(1.0, help="From where on it is far.", min=0)
+
+    def measure(self, decoder) -> ReachResult:
+        y = decoder.flat(self.source().draw(decoder, self.samples, seed=self.seed)).detach()
+        largest = float(y.abs().max())
+        return ReachResult(
+            metrics=metric_map([Metric(METRICS[0], largest, n=len(y))]),
+            verdict="far" if largest >= self.far else "near",
+            summary="That is all.",
+            settings=self.settings(decoder),
+            artifact=decoder.artifact,
+        )
+'''
+
+
+def test_a_probe_is_a_file_and_a_line(package: Path) -> None:
+    """Its command, options, limits, function, rules in a policy and pages of `explain` come from these two."""
+    (package / "probes" / "reach.py").write_text(PROBE)
+    table = package / "probes" / "__init__.py"
+    line = '    "reach": "vaeprobe.probes.reach:Reach",\n'
+    table.write_text(table.read_text().replace("PROBES = {\n", "PROBES = {\n" + line))
+    model = str(ROOT / "sample_models" / "linear.npy")
+    W = np.load(model)
+    code = (
+        f"import numpy, vaeprobe\nr = vaeprobe.reach({model!r}, latents=numpy.eye({W.shape[1]}), far=1e9)\n"
+        "print(r.verdict, r.largest.value)"
+    )
+    called = python(package, "-c", code)
+    assert called.returncode == 0, called.stderr
+    verdict, value = called.stdout.split()
+    assert verdict == "near"
+    assert float(value) == pytest.approx(np.abs(W).max(), rel=1e-6)
+    asked = run(
+        package, "reach", model, "--samples", "8", "--far", "0.001", "--max-largest", "1e-9", "--json"
+    )
+    assert asked.returncode == 1, asked.stderr
+    assert json.loads(asked.stdout)["verdict"] == "far"
+    gated = run(package, "check", model, "--rule", "reach.verdict=far", "--rule", "reach.largest<=1e9")
+    assert gated.returncode == 0, gated.stdout + gated.stderr
+    assert "How far do the outputs reach?" in run(package, "--help").stdout
+    assert "how far it reaches" in run(package, "explain", "reach.largest").stdout
 
 
 def test_a_renderer_is_a_file_and_a_line(package: Path) -> None:
