@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vaeprobe.checkpoints import factory, modules, whole
+from vaeprobe.checkpoints import factory, plain, whole
 from vaeprobe.checkpoints.formats.format import Format
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.request import Found, Request
@@ -60,12 +60,12 @@ def by_factory(request: Request, maker: Callable[..., Any], format_of: Callable[
         return Found(parts=whole.halves(built, latent_dim=d, architecture=how), format=format, notes=notes)
     part = factory.pick(built, request.submodule)
     if isinstance(part, nn.Module) and request.latent_dim is None:
-        parts = modules.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
+        parts = plain.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
         return Found(parts=parts, format=format, notes=notes)
     if request.latent_dim is None:
         raise UsageError("a callable does not say how many latents it takes", hint="add --latent-dim D")
-    plain = Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
-    return Found(parts=plain, format=format, notes=notes)
+    bare = Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
+    return Found(parts=bare, format=format, notes=notes)
 
 
 def _settings(request: Request, format_of: Callable[[Source], Format]) -> Mapping[str, Any]:
@@ -136,7 +136,7 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
         return Found(parts=parts, format="module", notes=notes), notes
     part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
     d = request.latent_dim or whole.latents_named(loaded)
-    parts = modules.parts_of(part, latent_dim=d, architecture=how)
+    parts = plain.parts_of(part, latent_dim=d, architecture=how)
     return Found(parts=parts, format="module", notes=notes), notes
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.modules import latents_of
 from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.checkpoints.plain import latents_of, parts_of
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.files.source import quoted
@@ -160,8 +160,6 @@ def from_module(
     if dtype is not None:
         module = frozen(module, dtype)  # type: ignore[assignment]
     if part is None and not is_whole(module):
-        from vaeprobe.checkpoints.modules import parts_of
-
         parts = parts_of(module, latent_dim=latent_dim or latents_named(module), architecture="module")
     else:
         parts = halves(module, latent_dim=latent_dim, input_shape=input_shape, part=part)

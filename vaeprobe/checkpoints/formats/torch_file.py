@@ -70,7 +70,7 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
     """Read a whole pickled module: rebuilt if it is made of torch's layers, else its weights by a blueprint."""
     from torch import nn
 
-    from vaeprobe.checkpoints import bare_weights, modules
+    from vaeprobe.checkpoints import bare_weights, modules, plain
     from vaeprobe.checkpoints.request import Found
     from vaeprobe.checkpoints.weights import realise
 
@@ -93,7 +93,7 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
     layers = f"pickled {where.maker.name}" + (
         f", part {quoted(request.submodule)}" if request.submodule else ""
     )
-    parts = modules.parts_of(module, latent_dim=request.latent_dim, architecture=layers)
+    parts = plain.parts_of(module, latent_dim=request.latent_dim, architecture=layers)
     if isinstance(parts.decoder, nn.Module):
         modules.rehearse(parts.decoder, parts.latent_dim)
     return Found(parts=parts, format="module", notes=notes)
