@@ -295,6 +295,18 @@ def test_hard_sigmoid_changed_its_meaning_with_keras_3() -> None:
 SEQUENTIAL = {"class_name": "Sequential", "config": {"name": "s", "layers": [DENSE]}}
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": 3.5, "layers": [{"config": {}}]},
+        {"layers": [{"class_name": "Dense", "config": {"units": "x", "activation": {"config": 3}}}]},
+    ],
+)
+def test_a_damaged_layer_is_the_files_fault(change: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        loaded(legacy({"class_name": "Sequential", "config": change}, WEIGHTS))
+
+
 def test_missing_weights_are_found() -> None:
     with pytest.raises(InputError, match="holds 1 weights of the Keras layer `dense`, which needs 2"):
         loaded(legacy(SEQUENTIAL, {"dense/kernel:0": KERNEL}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
 from vaeprobe.checkpoints.programs.keras.saved import MODELS, Saved, from_hdf5, from_keras
 from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
 from vaeprobe.checkpoints.programs.program import Program, Step, Value, parts_of, rehearse
-from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.errors import InputError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import CHOSEN_ENTRY, LOOKS_LIKE_ENCODER
@@ -59,7 +60,15 @@ def read(
     saved, notes = _decoder_of(root, part)
     builder = _Builder(saved)
     asked = latent_dim or bp.latent_dim
-    out = builder.model(saved, ())
+    try:
+        out = builder.model(saved, ())
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, VaeprobeError):
+            raise
+        raise InputError(
+            f"the configuration of the Keras model is damaged: {quoted(str(error))}",
+            hint="fetch the file again",
+        ) from error  # a configuration can be wrong in more ways than can be asked for one by one
     row = builder.row(asked)
     d = 1
     for n in row:
@@ -134,7 +143,8 @@ class _Builder:
     """Turns configurations into steps."""
 
     def __init__(self, saved: Saved) -> None:
-        self.version = int(saved.version.partition(".")[0] or 3) if saved.version[:1].isdigit() else 3
+        major = re.match(r"[1-9](?=\.)", saved.version)
+        self.version = int(major.group()) if major else 3
         self.state: dict[str, Tensor] = {}
         self.steps: list[Step] = []
         self.inputs: list[
