@@ -23,6 +23,7 @@ FLOORS = [
     {"geometry", "seams", "linear", "inference", "pictures"},
     {"probes", "api"},
     {"gate", "explain", "callback", "selftest", "comparison", "traversal"},
+    {"survey"},
     {"cli", "pytest_plugin", "__main__", "__init__"},
 ]
 # files that import each other, to be taken apart; nothing may join them

@@ -34,12 +34,13 @@ if TYPE_CHECKING:
     )
     from vaeprobe.linear.estimators import PPCA, LinearVAE
     from vaeprobe.probes.train_linear import train_linear
+    from vaeprobe.survey.run import survey
     from vaeprobe.traversal.run import traverse
 
 __all__ = [
     "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
     "orthogonality", "factorise", "trace", "posterior", "beta",
-    "traverse", "compare", "PPCA", "LinearVAE", "train_linear", "Callback",
+    "traverse", "survey", "compare", "PPCA", "LinearVAE", "train_linear", "Callback",
     "Gaussian", "Bernoulli", "Poisson", "Categorical", "Multinomial", "NegativeBinomial",
     "ZeroInflatedNegativeBinomial",
     "VaeprobeError",
@@ -71,6 +72,7 @@ _HOME = {
     "Callback": "vaeprobe.callback",
     "compare": "vaeprobe.comparison.run",
     "traverse": "vaeprobe.traversal.run",
+    "survey": "vaeprobe.survey.run",
 }
 
 

@@ -26,6 +26,7 @@ SUMMARIES = {
     "beta": "at which beta was this trained, and what collapsed?",
     "train-linear": "what do PPCA and the linear VAE say of these data?",
     "traverse": "what does each latent do? Strips, as a picture",
+    "report": "every probe on one model, as one page",
     "compare": "which of these models, and do they have the same latents?",
     "inspect": "what is in a file? Nothing of it is executed",
     "convert": "out of pickle: safetensors with a blueprint, or .pt2",
@@ -39,6 +40,7 @@ SUMMARIES = {
 COMMANDS = {
     "train-linear": "train_linear",
     "traverse": "traverse",
+    "report": "report",
     "compare": "compare",
     "inspect": "inspect",
     "convert": "convert",

@@ -1,0 +1,1 @@
+"""Everything on one model: all probes and a traversal, as one page."""

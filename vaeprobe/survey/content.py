@@ -1,0 +1,50 @@
+"""What a survey finds, before it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from vaeprobe.result import Result
+from vaeprobe.traversal.result import Traversal
+
+# what a page leaves out of its JSON: numbers per sample, which `--json` of the probe itself has
+PER_SAMPLE = ("samples", "events", "seams", "starts", "sheets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content(Result):
+    """What every probe finds on one model.
+
+    Attributes:
+        results: by probe, in the order of the page.
+        failed: why a probe could not answer, by probe.
+        traversal: a strip per latent; None where it could not be drawn.
+        repeat: the command that makes the page again; "" for a decoder made in Python.
+    """
+
+    command: ClassVar[str] = "report"
+    CARRIED = (
+        ("orthogonality.alignment", "orthogonality.alignment_p"),
+        ("factorise.gap", "factorise.gap_null"),
+        ("beta.estimate", "beta.mean_identity"),
+        ("factorise.mean_own_share",),
+    )
+
+    results: Mapping[str, Result]
+    failed: Mapping[str, str] = field(default_factory=dict)
+    traversal: Traversal | None = None
+    repeat: str = ""
+
+    def details(self) -> dict[str, Any]:
+        def short(result: Result) -> dict[str, Any]:
+            details = {k: v for k, v in result.details().items() if k not in PER_SAMPLE}
+            whole = result.to_dict() | {"details": details}
+            return {k: v for k, v in whole.items() if k not in ("artifact", "schema_version")}
+
+        return {
+            "results": {name: short(result) for name, result in self.results.items()},
+            "failed": dict(self.failed),
+            "traverse": None if self.traversal is None else self.traversal.details(),
+        }

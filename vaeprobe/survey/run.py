@@ -1,0 +1,110 @@
+"""Put every question to one model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.probes import probe_class
+from vaeprobe.probes.functions import DecoderLike, as_decoder
+from vaeprobe.progress import track
+from vaeprobe.report import Finding, Metric
+from vaeprobe.result import Result
+from vaeprobe.survey.content import Content
+from vaeprobe.survey.page import page
+from vaeprobe.traversal.result import Traversal
+from vaeprobe.traversal.run import traverse
+from vaeprobe.writing import write_text
+
+ALWAYS, WITH_DATA = ("orthogonality", "factorise", "trace"), ("posterior", "beta")
+STARTS = 2  # a seam costs a Jacobian per step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey(Content):
+    """What every probe finds on one model, as a page; attributes as in `Content`."""
+
+    def html(self) -> str:
+        """Return the page: self-contained, without scripts that run, the result as JSON inside."""
+        return page(self)
+
+    def save(self, path: Path | str) -> None:
+        """Write the page to a file."""
+        write_text(path, self.html())
+
+    def _repr_html_(self) -> str:
+        from vaeprobe.render import html
+
+        return html.fragment(self.page())
+
+
+def survey(
+    decoder: DecoderLike,
+    *,
+    data: Any = None,
+    samples: int = 256,
+    seed: int = 0,
+    latent_dim: int | None = None,
+    repeat: str = "",
+) -> Survey:
+    """Return what every probe finds on one model; `.save("page.html")` writes it as one page.
+
+    Args:
+        decoder: a `Decoder`, a module or callable with `latent_dim`, or the path of a checkpoint.
+        data: rows as the encoder takes them: posterior and beta are measured too, and strips follow the codes.
+        samples: latents, and data rows; seams are traced from two starts.
+        seed: seed of every draw.
+        latent_dim: number of latents, where the decoder leaves it open.
+        repeat: the command that makes the same page.
+
+    Raises:
+        UsageError: data come without an encoder, or no latent is continuous.
+        VaeprobeError: whatever loading raises.
+    """
+    decoder = as_decoder(decoder, latent_dim)
+    if not decoder.continuous:
+        raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
+    if data is not None and decoder.encoder is None:
+        raise UsageError(
+            "data need the encoder, and this decoder comes without one",
+            hint="leave --data out: orthogonality, factorise and trace need the decoder alone",
+        )
+    results: dict[str, Result] = {}
+    failed: dict[str, str] = {}
+    for name in track([*ALWAYS, *(WITH_DATA if data is not None else ())], "probes"):
+        settings: dict[str, Any] = {"samples": STARTS if name == "trace" else samples, "seed": seed}
+        if name in WITH_DATA:
+            settings["data"] = data
+        try:
+            probe = probe_class(name)(**settings)
+            probe.check_ready()
+            results[name] = probe.measure(decoder)
+        except VaeprobeError as error:
+            failed[name] = error.message
+    strips: Traversal | None = None
+    try:
+        strips = traverse(decoder, data=data, seed=seed)
+    except VaeprobeError as error:
+        failed["traverse"] = error.message
+    if not results:
+        raise UsageError(f"no probe could answer: {next(iter(failed.values()))}")
+    metrics: dict[str, Metric] = {}
+    findings: dict[tuple[str, str], Finding] = {}
+    for result in results.values():
+        for id, metric in result.metrics.items():
+            metrics.setdefault(id, metric)
+        for found in result.findings:
+            findings.setdefault((found.code, found.message), found)
+    return Survey(
+        metrics=metrics,
+        verdict="; ".join(f"{name}: {result.verdict}" for name, result in results.items()),
+        findings=tuple(findings.values()),
+        settings={"samples": samples, "seed": seed, "starts": STARTS},
+        artifact=decoder.artifact,
+        results=results,
+        failed=failed,
+        traversal=strips,
+        repeat=repeat,
+    )
