@@ -220,7 +220,7 @@ def verdict_of(*, c: float = 1.0, A: tuple[float, float, float] = (0.5, 0.4, 0.6
     ]
     reading = SimpleNamespace(
         active=range(a), names=["z"] * a, singular=None, rotations=rotations, repair=repair,
-        search="too many" if repair is None else None, likelihood=None,
+        search="too many" if repair is None else None, likelihood=None, kind="latents", block=None,
     )  # fmt: skip
     return verdict(metric_map(metrics), reading)  # type: ignore[arg-type]
 
@@ -804,7 +804,7 @@ def test_the_standard_basis_is_the_best_of_all_rotations_of_a_vae(models: Path, 
         ({"samples": True}, "`samples` takes a whole number", ""),
         ({"seed": -1}, "`seed` must be at least 0", ""),
         ({"sigma2": float("nan")}, "`sigma2` takes a number, not `nan`", ""),
-        ({"likelihood": "bernouli"}, "takes one of gaussian, bernoulli", "bernoulli"),
+        ({"likelihood": "bernouli"}, "takes one of bernoulli, categorical, gaussian", "bernoulli"),
         ({"chunk": 0}, "`chunk` must be at least 1", ""),
     ],
 )
