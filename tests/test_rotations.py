@@ -370,3 +370,16 @@ def test_polar_coordinates_are_tied_only_at_unit_frequency() -> None:
     z = draw(10, 2)
     assert distance(rotated(c1(k=1.0)).gram(z)).max() < 1e-8
     assert distance(rotated(c1(k=1.7)).gram(z)).min() > 0.1
+
+
+def test_a_draw_equal_to_the_axes_counts_against_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The p-value is exact under the null only with `<=`: a tie is no evidence."""
+    from vaeprobe.geometry import rotations
+
+    def axes(k: int, count: int, seed: int = 0) -> Tensor:
+        return torch.eye(k, dtype=torch.float64).expand(count, k, k)
+
+    monkeypatch.setattr(rotations, "haar", axes)
+    found = alignment(torch.tensor([[[1.0, 0.5], [0.5, 1.0]]], dtype=torch.float64), count=9)
+    assert found.value == pytest.approx(0, abs=1e-12)
+    assert found.p_value == 1

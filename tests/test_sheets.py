@@ -151,6 +151,25 @@ def test_saturated_outputs_are_not_the_same(dtype: torch.dtype) -> None:
     assert int(found.count.sum()) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "f",
+    [lambda z: z**3, lambda z: torch.tanh(3 * z), lambda z: z - torch.sin(z), lambda z: torch.exp(3 * z)],
+    ids=["cube", "tanh", "cycloid", "exp"],
+)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_rounds_to_one_output_is_one_sheet(f: maps.Map, dtype: torch.dtype, seed: int) -> None:
+    """One-to-one maps whose outputs hardly move at some latents: near a stationary point, and where they saturate."""
+    scale = torch.tensor([1.0, 0.7], dtype=dtype)
+    decoder = Decoder(lambda z: f(z) * scale.to(z), 2, dtype=dtype)
+    z = Prior().draw(decoder, 100, seed=seed)
+    regular = (
+        torch.func.vmap(torch.func.jacrev(lambda w: f(w[None])[0]))(z.to(dtype)).diagonal(dim1=1, dim2=2) > 0
+    )
+    found = find_sheets(decoder, z[regular.all(1)], [0, 1])
+    assert int(found.count.sum()) == 0
+
+
 def test_codes_and_inactive_latents_keep_their_values() -> None:
     """A code that undoes a sign makes no sheet, nor does a latent that is not searched."""
     prior = (Group("normal", 2), Group("onehot", 2))

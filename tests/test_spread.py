@@ -82,6 +82,20 @@ def test_gamma_quantiles_are_scipys(shape: float, p: float) -> None:
     assert gamma_quantile(shape, p) == pytest.approx(stats.gamma.ppf(p, shape), rel=1e-9)
 
 
+def test_values_of_few_kinds_give_finite_bounds() -> None:
+    """Rounding noise comes in a few values; a resample that holds one of them alone knows no error."""
+    for rare in range(1, 30):
+        values = np.full((64, 1), 1.0)
+        values[:rare] = 1e-3
+        for scale in (1.0, 1e-15):
+            bounds = bound_means(values * scale, np.ones((64, 1)))
+            assert 0 < bounds.low[0] <= bounds.mean[0] <= bounds.high[0] < 2 * scale
+    nearly = np.full((64, 1), 1.0)
+    nearly[0] = 30.0
+    bounds = bound_means(nearly, np.ones((64, 1)))
+    assert bounds.high[0] < 1e3
+
+
 def test_rows_that_do_not_count_are_left_out() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((400, 2)) ** 2

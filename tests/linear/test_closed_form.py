@@ -49,6 +49,23 @@ def _rescaled(found: Spectrum, factor: float) -> Spectrum:
     return Spectrum(**{**vars(found), "values": found.values * factor, "total": found.total * factor})
 
 
+@pytest.mark.parametrize("eps", [1e-3, 1e-6, 1e-8, 1e-10])
+@pytest.mark.parametrize(("n", "m"), [(300, 20), (25, 60)], ids=["tall", "wide"])
+def test_the_likelihood_of_rows_keeps_the_digits_of_a_small_noise(eps: float, n: int, m: int) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, 3)) @ rng.standard_normal((3, m)) + eps * rng.standard_normal((n, m))
+    s = solve(spectrum_of(X, 3), 3)
+    rows = log_likelihoods(X, s.mean, s.W, s.sigma2)
+    # what rounding of the rows is worth in units of the noise
+    assert rows.mean() == pytest.approx(s.loglik, rel=1e-9, abs=m * 1e-14 / eps)
+    # in the basis of the singular vectors the covariance is diagonal
+    Y = X - X.mean(0)
+    singular = np.append(np.linalg.svd(Y, compute_uv=False), np.zeros(max(0, m - n)))[:m] ** 2 / n
+    noise = singular[3:].mean()
+    truth = -0.5 * (m * math.log(2 * math.pi) + np.log(singular[:3]).sum() + (m - 3) * math.log(noise) + m)
+    assert rows.mean() == pytest.approx(truth, rel=1e-5)
+
+
 # -- against direct evaluation ----------------------------------------------------------------------
 
 

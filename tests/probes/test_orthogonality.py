@@ -24,7 +24,7 @@ from vaeprobe.errors import UsageError
 from vaeprobe.latents import Given, Posterior, Prior
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
-from vaeprobe.probes.orthogonality.numbers import Repair, repair_of
+from vaeprobe.probes.orthogonality.numbers import Reading, Repair, repair_of
 from vaeprobe.probes.orthogonality.words import verdict
 from vaeprobe.report import Metric, metric_map
 
@@ -814,3 +814,82 @@ def test_settings_are_checked_in_python_too(settings: dict[str, object], words: 
     assert words in error.value.message
     assert hint in (error.value.hint or "")
     assert Orthogonality(samples=np.int64(8), sigma2=np.float32(1)).samples == 8  # type: ignore[arg-type]
+
+
+# -- thresholds, on both sides --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("share", "said"), [(1.3, False), (1.2, True), (1.0, True), (1 / 1.2, True), (1 / 1.3, False)]
+)
+def test_latents_near_the_line_are_pointed_out_on_either_side_of_it(share: float, said: bool) -> None:
+    scales = torch.tensor([1.0, 0.8, 0.05 * share * (1 + 1e-9)], dtype=torch.float64)
+    assert ("borderline-latents" in findings(measure(a(3, scales=scales)))) is said
+
+
+def reading_of(G: Tensor) -> Reading:
+    return Reading(
+        G,
+        decoder(b1(G.shape[-1])),
+        isotropic=True,
+        seed=0,
+        active_threshold=0.05,
+        rotations=19,
+        restarts=0,
+        beta_sigma2=1.0,
+        likelihood=None,
+    )
+
+
+@pytest.mark.parametrize(("lost", "defined"), [(0, True), (2, True), (3, True), (4, False), (5, False)])
+def test_the_contrast_is_defined_where_half_of_the_latents_have_one(lost: int, defined: bool) -> None:
+    G = torch.eye(3, dtype=torch.float64).repeat(6, 1, 1)
+    G[:lost] = 1.0
+    assert (reading_of(G).singular is None) is defined
+
+
+def test_conformal_needs_the_whole_interval_of_the_null_to_be_small() -> None:
+    """Random rotations of which the mean is small may be larger than that."""
+    a_ = 12  # whose limit is that of the null, .05 nats
+
+    def verdict_with(null: float, ci: tuple[float, float]) -> str:
+        metric = SimpleNamespace
+        metrics = {
+            f"orthogonality.{name}": metric(value=value, ci=ci)
+            for name, value, ci in [
+                ("ima_contrast", 0.03, (0.029, 0.031)),
+                ("ima_contrast_null", null, ci),
+                ("ima_contrast_gaussian", 0.5, None),
+                ("alignment", 0.3, (0.25, 0.35)),
+                ("alignment_p", 0.01, None),
+            ]
+        }
+        reading = SimpleNamespace(
+            active=range(a_),
+            names=tuple(f"z{i}" for i in range(a_)),
+            singular=None,
+            kind="latents",
+            block=None,
+            likelihood=None,
+            repair=None,
+            search="not searched",
+            rotations=99,
+        )
+        return verdict(metrics, reading)[0]  # type: ignore[arg-type]
+
+    assert verdict_with(0.045, (0.041, 0.0499)) == "conformal"
+    assert verdict_with(0.045, (0.039, 0.0501)) == "aligned"
+    assert verdict_with(0.051, (0.0505, 0.0515)) == "aligned"
+
+
+def test_the_interval_of_the_null_knows_the_rotations() -> None:
+    """A linear map has one contrast at every latent: all that the null's mean does not know is the rotations'."""
+    from vaeprobe.intervals import student_quantile
+
+    result = measure(rotated(a(3)), rotations=99)
+    low, high = result["orthogonality.ima_contrast_null"].ci or (0.0, 0.0)
+    draws = reading_of(rotated(a(3)).gram(torch.zeros(40, 3, dtype=torch.float64)))
+    draws.rotations = 99
+    assert draws.alignment is not None
+    error = float(draws.alignment.draws.std()) / 99**0.5
+    assert high - low == pytest.approx(2 * student_quantile(0.975, 98) * error, rel=0.1)

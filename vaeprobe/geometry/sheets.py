@@ -40,6 +40,8 @@ STARTS, DENSE_STARTS, STEPS, ROUNDS = 2, 4, 25, 3
 HOPE = ((10, 0.02), (4, 0.3), (2, 0.6), (0, 1.0))
 # What may be left of the difference of outputs, as a share of what either Jacobian predicts.
 CLOSE = 1e-2
+# Places between two latents of one output at which the output must differ, irregular so that no period hides it.
+BETWEEN = (torch.arange(1, 17, dtype=torch.float64) * (math.sqrt(5) - 1) / 2) % 1
 # Numbers held at a time.
 NUMBERS = 1 << 23
 # Longest step, in standard deviations of the prior; weight under which a sheet is not looked for.
@@ -121,8 +123,10 @@ def find_sheets(
         )
         fresh = []
         for w, p in zip(end[reached], owner[reached].tolist(), strict=True):
-            known = [z[p], *found[p]]
-            if min(float((w - k).norm()) for k in known) > 1e-3 * (1 + float(w.norm())):
+            known = torch.stack([z[p], *found[p]])
+            if float((w - known).norm(dim=1).min()) <= 1e-3 * (1 + float(w.norm())):
+                continue
+            if _apart(w, known, x[p], float(tolerance[p]), outputs):
                 found[p].append(w)
                 fresh.append(p)
         start, owner = _continued(z, found, sorted(set(fresh)))
@@ -176,6 +180,17 @@ def _starts(
     if not starts:
         return z[:0], torch.zeros(0, dtype=torch.long)
     return torch.stack(starts), torch.tensor(owners)
+
+
+def _apart(w: Tensor, known: Tensor, x: Tensor, tolerance: float, outputs: Outputs) -> bool:
+    """Return whether the output differs from x somewhere between a latent and each of those known, shape (k, latent).
+
+    On a plateau and near a stationary point of f many latents have one output to rounding: they are one sheet.
+    """
+    between = known[:, None] + BETWEEN[:, None] * (w - known)[:, None]
+    away = (outputs(between.flatten(0, 1)) - x).norm(dim=1).view(len(known), -1).amax(1)
+    ends = (outputs(torch.cat([w[None], known])) - x).norm(dim=1)
+    return bool((away > 3 * torch.maximum(ends[0], ends[1:]) + tolerance / 10).all())
 
 
 def _moving(width: int, latents: list[int]) -> Tensor:

@@ -104,7 +104,8 @@ def bound_means(values: Array, valid: Array, *, seed: int = 0, level: float = LE
     effective = values.sum(0) ** 2 / np.maximum((values**2).sum(0), TINY)
     many = effective >= FEW
     ratio = np.log(np.maximum(means, TINY) / np.maximum(mean, TINY))
-    t = np.where(many, ratio / np.maximum(errors, TINY), 0.0)
+    # a resample of equal values knows no error: it borrows a part of that of the sample
+    t = np.where(many, ratio / np.maximum(np.maximum(errors, error / 10), TINY), 0.0)
     low, high, jointly_low = np.zeros(a), np.zeros(a), np.zeros(a)
     if many.any():
         lowest, highest = np.quantile(t, [tail, 1 - tail], axis=0)

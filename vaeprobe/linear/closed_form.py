@@ -214,12 +214,15 @@ def completed(vectors: Array, d: int) -> Array:
 
 def log_likelihoods(X: Array, mean: Array, W: Array, sigma2: float) -> Array:
     """Return log N(x; mean, W W^T + sigma2 I) of each row in nats, shape (n,)."""
-    m, d = W.shape
+    m = len(W)
     Y = X - mean
-    L = np.linalg.cholesky(W.T @ W / sigma2 + np.eye(d))
-    projected = np.linalg.solve(L, (Y @ W).T / sigma2)
-    square = np.square(Y).sum(axis=1) / sigma2 - np.square(projected).sum(axis=0)
-    log_det = m * math.log(sigma2) + 2 * float(np.log(np.diag(L)).sum())
+    # in the columns' own basis: |y|^2 less what the columns take would lose the digits of a small sigma2
+    U, s, _ = np.linalg.svd(W, full_matrices=False)
+    inside = Y @ U
+    outside = np.square(Y - inside @ U.T).sum(axis=1)
+    variances = s**2 + sigma2
+    square = outside / sigma2 + (np.square(inside) / variances).sum(axis=1)
+    log_det = (m - len(s)) * math.log(sigma2) + float(np.log(variances).sum())
     return np.asarray(-0.5 * (m * LOG_2PI + log_det + square))
 
 

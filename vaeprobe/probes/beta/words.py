@@ -102,9 +102,12 @@ def tested(estimate: BetaEstimate) -> str:
 
 def _means_too(estimate: BetaEstimate) -> str:
     low, high = estimate.means_over_variances.ci
-    if not low <= high or high - low > 1:
+    if not low <= high:
+        return ", and the means, which are 0, cannot test it"
+    if high - low > 1:
         return ", and the means are too noisy to test it"
-    return f", and the means agree (they imply {estimate.means.value:.3g})"
+    agree = "nearly agree" if _of_means(estimate) else "agree"
+    return f", and the means {agree} (they imply {estimate.means.value:.3g})"
 
 
 def meaning(evidence: Evidence) -> str:
