@@ -320,6 +320,15 @@ def test_a_distribution_is_probed_by_its_mean(
         (lambda y: {"px_scale": y, "px_r": y.exp()}, "warning", "2 outputs, `px_scale`, `px_r`: the first"),
         (lambda y: {"z": y.exp(), "recon_x": y}, "note", "`recon_x` was probed"),
         (lambda y: ((y, y), y), "warning", "2 outputs"),
+        (lambda y: {"mu": y[:, :2], "recon": y}, "note", "`recon` was probed"),
+        (lambda y: {"z": y[:, :2], "x_hat": y}, "note", "`x_hat` was probed"),
+        (
+            lambda y: {"recon_loss": y.square().sum(1), "recons": y, "mu": y[:, :2]},
+            "note",
+            "`recons` was probed",
+        ),
+        (lambda y: {"mu": y, "logvar": y.exp()}, "note", "the first, `mu`, was probed"),
+        (lambda y: {"mu": y, "kl": y.exp()}, "warning", "the first, `mu`, was probed"),
     ],
 )
 def test_which_of_several_outputs_was_taken_is_said(

@@ -280,7 +280,8 @@ def check_derivatives(
     if reverse is None:
         raise ContractError(
             "the decoder is not differentiable",
-            hint="does it convert to numpy, detach, or round inside? return a tensor that keeps its graph",
+            hint="does it stand under torch.no_grad(), convert to numpy, detach, or round inside?"
+            " return a tensor that keeps its graph",
         )
     forward = _products(f, tests, "forward")
     if forward is not None and _error(forward, reverse) <= DERIVATIVES[dtype.itemsize]:

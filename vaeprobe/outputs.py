@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,14 @@ from vaeprobe.report import Finding
 
 __all__ = ["likelihood_of", "picked", "returned"]
 
-# names under which libraries return a reconstruction, the likeliest first
-USUAL = ("reconstruction", "recon_x", "sample", "mean", "loc", "mu", "x", "output", "logits")
+# names under which people return a reconstruction, the likeliest first
+RECONSTRUCTION = re.compile(
+    r"recon|(^|_)rec($|_)|x_?(hat|tilde)|(hat|tilde)_?x|decoded|generated", re.IGNORECASE
+)
+PLAIN = ("sample", "output", "out", "logits")
+# a decoder's mean, beside its spread; beside anything else it may be the posterior's
+MEANS = ("mean", "loc", "mu", "x")
+SPREAD = re.compile(r"var|std|scale|sigma|sd$|precision", re.IGNORECASE)
 # the distribution that a network returns -> the likelihood it was trained with
 LIKELIHOODS = {
     "Normal": "gaussian",
@@ -84,7 +91,7 @@ def returned(out: Any, chosen: int | str | None = None) -> Iterator[Finding]:
             OUTPUT_CHOSEN,
             f"the decoder returns {len(table)} outputs, {_names(table)}: {place} was probed",
             hint="choose another with --output-name (in Python, output=)",
-            level="note" if name in USUAL else "warning",
+            level="note" if _is_told(name, table) else "warning",
         )
     yield from returned(table[name])
 
@@ -103,7 +110,24 @@ def _name(table: Mapping[str, Any], chosen: int | str | None) -> str:
     """Return the name of the output to take."""
     if chosen is not None:
         return str(chosen)
-    return next(k for k in [*(k for k in USUAL if k in table), *table] if _is_output(table[k]))
+    return min((k for k in table if _is_output(table[k])), key=_rank)  # the first of equals
+
+
+def _rank(name: str) -> int:
+    """Return how unlikely a name is that of a reconstruction."""
+    if "loss" in name.lower():
+        return len(PLAIN) + len(MEANS) + 2
+    if RECONSTRUCTION.search(name):
+        return 0
+    usual = [*PLAIN, *MEANS]
+    return 1 + (usual.index(name) if name in usual else len(usual))
+
+
+def _is_told(name: str, table: Mapping[str, Any]) -> bool:
+    """Return whether a name alone says that its output is the reconstruction."""
+    if name in MEANS:
+        return all(SPREAD.search(k) for k in table if k != name and _is_output(table[k]))
+    return _rank(name) <= len(PLAIN)
 
 
 def _mean(out: torch.distributions.Distribution) -> Tensor:
@@ -149,7 +173,7 @@ def _table(out: Any) -> dict[str, Any]:
         return {str(k): v for k, v in enumerate(out)}
     if dataclasses.is_dataclass(out) and not isinstance(out, type):
         return {f.name: getattr(out, f.name) for f in dataclasses.fields(out)}
-    found = {k: getattr(out, k, None) for k in USUAL}
+    found = {k: getattr(out, k, None) for k in ("reconstruction", "recon_x", *PLAIN, *MEANS)}
     return {k: v for k, v in found.items() if _is_output(v)} or {
         k: v for k, v in getattr(out, "__dict__", {}).items() if _is_output(v)
     }

@@ -33,7 +33,9 @@ Format = Literal[
     "onnx",
 ]
 
-SUPPORTED = "torch.save files, safetensors, .pt2, TorchScript, .npy and .npz"
+SUPPORTED = (
+    "torch.save files, safetensors, .pt2, TorchScript, ONNX, .keras, .h5, .npy, .npz and folders of diffusers"
+)
 LFS = b"version https://git-lfs.github.com/spec/"
 LARGEST_PART = 1 << 28  # bytes of a part that is no bare numbers
 HDF5 = b"\x89HDF\r\n\x1a\n"
