@@ -23,6 +23,9 @@ __all__ = ["Folder", "InFolder", "open_folder", "read", "said_beside", "shards"]
 PARTS = ("vae", "vqvae", "movq")  # where a pipeline's folder has its autoencoder
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 INDEX = ".index.json"
+LIBRARYS = (
+    "diffusion_pytorch_model"  # how diffusers calls weights, whose architecture stands in the config beside
+)
 LARGEST_INDEX = 200_000  # tensors
 
 
@@ -141,7 +144,7 @@ def _of_index(index: Path) -> Folder:
 
 
 def _alone(source: Source) -> Source:
-    """Return a file, unless it is one shard of several that an index beside it names.
+    """Return a file, with its library's config where that stands beside it, unless it is one shard of several.
 
     Raises:
         InputError: it is.
@@ -153,6 +156,10 @@ def _alone(source: Source) -> Source:
             f"{source.name} is one shard of several, and holds a part of the tensors",
             hint=f"give the index beside it, {quoted(str(index))}, or the folder",
         )
+    config = source.path.with_name("config.json")
+    if source.path.name.startswith(LIBRARYS) and config.is_file():
+        configs = {"config.json": said.in_json(_inside(config.parent, config))}
+        return InFolder(source.path, source.data, folder=Folder(source.path, (source.path,), configs))
     return source
 
 

@@ -244,3 +244,13 @@ def test_a_codebook_is_named(tmp_path: Path) -> None:
     decoder = vaeprobe.load(tmp_path)
     assert decoder.encoder is None
     assert any("a codebook of 11 codes" in n.message for n in decoder.notes)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_the_weights_in_a_folder_are_read_with_the_config_beside_them(tmp_path: Path, half: bool) -> None:
+    name = next(iter(OWN))
+    model = made(name, OWN[name], tmp_path / "model", half=half)
+    (file,) = (tmp_path / "model").glob("*.safetensors")
+    decoder = vaeprobe.load(file, latent_size=(3, 5))
+    z = torch.randn(2, *decoder.latent_shape)
+    assert same(decoder(z.flatten(1)).reshape(decoded(model, z).shape), decoded(model, z))
