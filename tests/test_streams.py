@@ -29,7 +29,7 @@ def shell(line: str, **env: str) -> subprocess.CompletedProcess[bytes]:
 
 @pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii"])
 def test_every_encoding_takes_a_page(encoding: str) -> None:
-    done = shell(PROBE, PYTHONIOENCODING=encoding, COLUMNS="80")
+    done = shell(f"{PROBE} -v", PYTHONIOENCODING=encoding, COLUMNS="80")
     assert done.returncode == 0, done.stderr
     text = done.stdout.decode(encoding)
     assert "verdict" in text
