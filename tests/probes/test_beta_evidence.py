@@ -347,3 +347,28 @@ def test_data_scaling_and_likelihood_are_named(tmp_path: object) -> None:
         assert result.settings["scaling"] == "as stored"
     np.save(path, (vae.x.numpy() * 10 + 100).clip(0, 255).astype(np.uint8))
     assert Beta(data=path).measure(vae.decoder).settings["scaling"] == "divided by 255"
+
+
+# -- codes that gain little ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [64, 500, 2000])
+def test_posteriors_that_gain_a_tenth_of_a_nat_are_not_called_worse_than_chance(n: int) -> None:
+    """The exact optimum, whose codes gain less than single draws can show."""
+    result = probed(linear_vae((1.2, 1.15, 1.1, *(1.0,) * 5), beta=1.0, sigma2=1.0, n=n))
+    assert "no-better-than-chance" not in codes(result)
+    assert result.verdict != "mismatched"
+
+
+def test_codes_of_other_rows_are_still_called_no_better_than_chance() -> None:
+    vae = linear_vae(SHARP, beta=1.0, sigma2=0.3, n=400)
+    assert vae.decoder.encoder is not None
+    own = vae.decoder.encoder
+    shifted = Encoder(
+        lambda x: (own(x.roll(7, 0))[0], own(x)[1]),
+        own.latent_dim,
+        input_shape=own.input_shape,
+        dtype=own.dtype,
+    )
+    result = Beta(data=vae.x, sigma2=0.3, pairs=2, samples=400).measure(replace(vae.decoder, encoder=shifted))
+    assert "no-better-than-chance" in codes(result)
