@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.smoothness import discontinuities, metric_derivatives, smoothness
+from vaeprobe.geometry.smoothness import departures, discontinuities, metric_derivatives, smoothness
 from vaeprobe.likelihoods import Bernoulli
 
 import maps
@@ -149,3 +149,26 @@ def test_derivatives_of_the_metric_match_finite_differences(
         (up, dup), (down, ddown) = at(z + step), at(z - step)
         assert torch.allclose((up - down) / (2 * h), dG[:, place], atol=1e-6 * float(dG.abs().max()))
         assert torch.allclose((dup - ddown) / (2 * h), ddG[:, place], atol=1e-6 * float(ddG.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_jump_that_few_latents_lie_beyond_is_seen(dtype: torch.dtype) -> None:
+    from vaeprobe.probes.factorise import Factorise
+
+    def jumping(z: torch.Tensor) -> torch.Tensor:
+        return torch.stack([1.5 * z[:, 0] + 5 * (z[:, 1] > 2.5).to(z.dtype), 0.5 * z[:, 1] + 100], -1)
+
+    def smooth(z: torch.Tensor) -> torch.Tensor:
+        return torch.stack([1.5 * z[:, 0], 0.5 * z[:, 1] + 100], -1)
+
+    z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    beyond = float((z[:, 1] > 2.5).double().mean())
+    assert 0 < beyond < 0.01
+    assert departures(Decoder(jumping, 2, dtype=dtype), z) == pytest.approx(beyond)
+    assert departures(Decoder(smooth, 2, dtype=dtype), z) == 0
+    rare = Factorise(samples=1024, max_samples=2048, seed=0).measure(Decoder(jumping, 2, dtype=dtype))
+    assert rare.verdict != "linear"
+    assert "discontinuous" in {f.code for f in rare.findings}
+    plain = Factorise(samples=1024, max_samples=4096, seed=0).measure(Decoder(smooth, 2, dtype=dtype))
+    assert plain.verdict == "linear"
+    assert "discontinuous" not in {f.code for f in plain.findings}

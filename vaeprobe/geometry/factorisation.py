@@ -36,7 +36,7 @@ from vaeprobe.geometry.modulation import column_lengths, frozen_lengths, log_rat
 from vaeprobe.geometry.rotations import RotationFit, haar, joint_diagonalise, rotated_contrast
 from vaeprobe.geometry.sample import Sample
 from vaeprobe.geometry.sheets import Sheets, find_sheets
-from vaeprobe.geometry.smoothness import Smoothness, discontinuities, metric_derivatives
+from vaeprobe.geometry.smoothness import Smoothness, departures, discontinuities, metric_derivatives
 from vaeprobe.geometry.spread import TINY, Spread, spread_of
 from vaeprobe.intervals import percentile_interval, resampled_means
 from vaeprobe.latents import Latents
@@ -219,6 +219,11 @@ def gather(
         total = max_samples if evidence.near_zero else min(2 * len(sample.z), max_samples)
         if not sample.grow(total):
             break
+    if not evidence.undefined and evidence.leaning == "linear":
+        rare = departures(decoder, sample.z, natural=decoder.natural_for(likelihood))
+        if rare:
+            jumps = max(rare, jumps or 0.0)
+            evidence = replace(_decide(sample, margin, threshold, jumps), jumps=jumps)
     tell("latents", len(sample.z), len(sample.z))
     return evidence if evidence.undefined else _complete(evidence, sample, permutations, sheets)
 

@@ -25,13 +25,14 @@ from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track
 
-__all__ = ["Smoothness", "discontinuities", "metric_derivatives", "smoothness"]
+__all__ = ["Smoothness", "departures", "discontinuities", "metric_derivatives", "smoothness"]
 
 Map = Callable[[Tensor], Tensor]
 Kind = Literal["linear", "piecewise linear", "kinked", "smooth", "unknown"]
 
 NODES = 6
 PARTS = 3
+ROWS = 256  # latents at a time
 LEVELS = 6
 FIRST = 3
 ROWS = 256
@@ -216,6 +217,37 @@ def _sketch(y: Tensor) -> Tensor:
 
 
 # -- jumps of the decoder itself ----------------------------------------------------------------
+
+
+def departures(decoder: Decoder, z: Tensor, *, natural: bool = False) -> float | None:
+    """Return the share of latents at which a decoder of constant J is not where J takes it from the origin.
+
+    A decoder that jumps where hardly any latent lies has a constant J and misses few segments; every latent beyond a jump
+    shows it.
+
+    Args:
+        z: shape (n, latent); codes are kept, continuous latents are measured from 0.
+
+    Returns:
+        None where the decoder is not finite at some latent.
+    """
+    rounding = 1000 * float(torch.finfo(decoder.dtype or torch.float64).eps)
+    away = 0
+    for part in torch.split(z, ROWS):
+        origin = part.clone()
+        origin[:, decoder.continuous] = 0
+        start, slope = (
+            w.double().cpu()
+            for w in pushforward(decoder, origin, part[:, decoder.continuous], natural=natural)
+        )
+        end, _ = pushforward(decoder, part, torch.zeros_like(part[:, decoder.continuous]), natural=natural)
+        end = end.double().cpu()
+        if not (torch.isfinite(end).all() and torch.isfinite(start).all() and torch.isfinite(slope).all()):
+            return None
+        size = start.flatten(1).norm(dim=1) + slope.flatten(1).norm(dim=1)
+        miss = (end - start - slope).flatten(1).norm(dim=1)
+        away += int((miss > rounding * size + 1e-4 * slope.flatten(1).norm(dim=1)).sum())
+    return away / len(z)
 
 
 def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = False) -> float | None:

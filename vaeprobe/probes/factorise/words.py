@@ -226,7 +226,7 @@ def findings(e: Evidence) -> list[Finding]:
         found.append(
             Finding(
                 DISCONTINUOUS,
-                f"the decoder jumps on {e.jumps:.0%} of the segments between latents: its Jacobian knows "
+                f"the decoder jumps, on {e.jumps:.2g} of the segments and latents looked at: its Jacobian knows "
                 "nothing of jumps, and a constant one does not make it linear",
             )
         )
