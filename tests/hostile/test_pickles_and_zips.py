@@ -10,6 +10,7 @@ import io
 import pickle
 import struct
 import tarfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -313,3 +314,76 @@ def test_every_truncation_of_a_hostile_pickle(tmp_path: Path) -> None:
             vaeprobe.load(path)
         assert error.value.exit_code in (4, 5)
     assert not (tmp_path / "marker").exists()
+
+
+def test_entries_that_overlap(tmp_path: Path) -> None:
+    """An entry inside the bytes of another: two readers could take different files from one archive."""
+    from vaeprobe.errors import UnsafeError
+    from vaeprobe.files.zips import directory
+
+    def local(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(
+                "<4s5H3I2H",
+                b"PK\x03\x04",
+                20,
+                0,
+                0,
+                0,
+                0,
+                zlib.crc32(data),
+                len(data),
+                len(data),
+                len(name),
+                0,
+            )
+            + name
+            + data
+        )
+
+    def central(name: bytes, data: bytes, at: int) -> bytes:
+        head = struct.pack(
+            "<4s6H3I5H2I",
+            b"PK\x01\x02",
+            20,
+            20,
+            0,
+            0,
+            0,
+            0,
+            zlib.crc32(data),
+            len(data),
+            len(data),
+            len(name),
+            0,
+            0,
+            0,
+            0,
+            0,
+            at,
+        )
+        return head + name
+
+    def archive(*places: int) -> bytes:
+        inner = local(b"r/b", b"inner")
+        outer = local(b"r/a", inner)
+        records = (
+            [central(b"r/a", inner, 0), central(b"r/b", b"inner", places[0])]
+            if places
+            else [central(b"r/a", inner, 0)]
+        )
+        body = outer + (local(b"r/b", b"inner") if places and places[0] >= len(outer) else b"")
+        tail = b"".join(records)
+        return (
+            body
+            + tail
+            + struct.pack(
+                "<4s4H2IH", b"PK\x05\x06", 0, 0, len(records), len(records), len(tail), len(body), 0
+            )
+        )
+
+    size = len(local(b"r/a", local(b"r/b", b"inner")))
+    assert [e.name for e in directory(archive())] == ["r/a"]
+    assert [e.name for e in directory(archive(size))] == ["r/a", "r/b"]  # side by side
+    with pytest.raises(UnsafeError):
+        directory(archive(30 + 3))  # the second begins within the first

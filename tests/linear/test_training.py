@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,3 +162,20 @@ def test_em_never_falls() -> None:
     found, _ = certified("em", tolerance=1e-12)
     gaps = [gap for _, gap in found.run.trace]
     assert all(b <= a + 1e-13 for a, b in itertools.pairwise(gaps))
+
+
+@pytest.mark.parametrize(("share", "counted"), [(1.01e-6, True), (0.99e-6, False)])
+def test_a_column_counts_from_a_millionth_of_the_threshold(share: float, counted: bool) -> None:
+    """A column that is all but gone has a direction of rounding: it says nothing of the cosines."""
+    X = rows_with(LAMBDA)
+    found = spectrum.compute(in_memory(X), 3)
+    solution = closed_form.solve(found, 3)
+    S = Covariance.of_spectrum(found, X - X.mean(axis=0))
+    run = train("elbo", S, solution, Training(), seed=0)
+    W = run.W.copy()
+    order = np.linalg.norm(W, axis=0).argsort()
+    first = W[:, order[-1]] / np.linalg.norm(W[:, order[-1]])
+    W[:, order[0]] = first * np.sqrt(share * solution.beta * run.sigma2)  # along the longest: cosine 1
+    cosine = certify(replace(run, W=W), solution, S).max_abs_cosine
+    assert cosine is not None
+    assert (cosine > 0.99) == counted
