@@ -338,3 +338,19 @@ def test_a_sparse_matrix_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "sparse.npz", **{name: np.array(part) for name, part in parts.items()})
     with pytest.raises(InputError, match="a sparse matrix of scipy"):
         open_data(tmp_path / "sparse.npz")
+
+
+@pytest.mark.parametrize(
+    ("head", "word"),
+    [
+        (b"PAR1" + b"\x15\x04" * 20, "Parquet"),
+        (bytes([0, 0, 8, 3, 0, 0, 0, 4]) + bytes(40), "IDX"),
+        (b"SQLite format 3\0", "SQLite"),
+    ],
+)
+def test_files_of_other_programs_are_named(tmp_path: Path, head: bytes, word: str) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(head)
+    with pytest.raises(InputError, match=word) as error:
+        open_data(str(path))
+    assert "numpy.save" in (error.value.hint or "")

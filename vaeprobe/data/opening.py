@@ -23,7 +23,7 @@ from vaeprobe.data.shards import (
     of_spec,
     rows_of,
 )
-from vaeprobe.data.text import open_text
+from vaeprobe.data.text import open_text, refuse_foreign
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
 from vaeprobe.files import npy, safetensors, torch_pickles
 from vaeprobe.files.pickles import Node
@@ -116,6 +116,7 @@ def _open(path: str, key: str | None) -> Shard:
             return _open_torch(path, format, key)
         case None:
             refuse_text(window, window.name)
+            refuse_foreign(path, window[:16])
             suffix = Path(path).suffix.lower()
             if suffix in (".npy", ".npz", ".safetensors", ".pt", ".pth"):
                 raise InputError(

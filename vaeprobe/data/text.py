@@ -75,6 +75,34 @@ class TextShard(Shard):
             ) from None
 
 
+# files that are given by mistake for numbers, by how they begin
+FOREIGN = {
+    b"PAR1": ("an Apache Parquet table", "pandas.read_parquet(path).to_numpy()"),
+    b"ARROW1": ("an Arrow (Feather) table", "pandas.read_feather(path).to_numpy()"),
+    b"ORC": ("an ORC table", "pandas.read_orc(path).to_numpy()"),
+    b"Obj\x01": ("an Avro file", "the array in it"),
+    b"\x00\x00\x08": ("an IDX file, as MNIST comes", "the array in it"),
+    b"\x89HDF": ("an HDF5 file", "h5py.File(path)[name][:]"),
+    b"MATLAB 5": ("a MATLAB file", "scipy.io.loadmat(path)[name]"),
+    b"SQLite format": ("an SQLite database", "the table in it"),
+    b"SIMPLE  =": ("a FITS image", "astropy.io.fits.getdata(path)"),
+}
+
+
+def refuse_foreign(path: str, head: bytes) -> None:
+    """Refuse a file of another program, told by its first bytes, by its name.
+
+    Raises:
+        InputError: it is one.
+    """
+    for start, (what, how) in FOREIGN.items():
+        if head.startswith(start):
+            raise InputError(
+                f"{quoted(path)} is {what}, which is not read",
+                hint=f"save it as .npy: numpy.save(out, {how})",
+            )
+
+
 def open_text(path: str) -> TextShard:
     with _text(path) as file:
         filled = (line for line in _lines(file, path) if line.strip())

@@ -337,7 +337,10 @@ class Trace(Probe):
                 chunk=self.chunk,
             )
         metrics = numbers.trace_metrics(paths, loops, misses)
-        verdict, summary = words.verdict(metrics, paths, self.source().describe() if self.row is None else "")
+        names = dict(zip(decoder.continuous, decoder.latent_names, strict=True))
+        axes = list(dict.fromkeys(names[seam.axis] for seam in first))
+        source = self.source().describe() if self.row is None else ""
+        verdict, summary = words.verdict(metrics, paths, source, axes)
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
         return TraceResult(
             metrics=metrics,

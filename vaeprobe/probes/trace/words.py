@@ -32,8 +32,10 @@ PARALLEL = 0.99
 TIED = 0.5
 
 
-def verdict(metrics: Mapping[str, Metric], paths: Paths, source: str) -> tuple[str, str]:
-    """Return the verdict and the sentence that carries it."""
+def verdict(
+    metrics: Mapping[str, Metric], paths: Paths, source: str, axes: Sequence[str] = ()
+) -> tuple[str, str]:
+    """Return the verdict and the sentence that carries it; `axes` are the names of the latents that seams run along."""
     straight, axis = metrics["trace.straightness"], metrics["trace.axis_overlap"]
     tied = metrics["trace.tied"].value
     starts = len(paths.starts)
@@ -48,6 +50,7 @@ def verdict(metrics: Mapping[str, Metric], paths: Paths, source: str) -> tuple[s
     turning = metrics["trace.turning"].value
     random = metrics["trace.axis_overlap_random"].value
     low, high = straight.ci or (straight.value, straight.value)
+    named = f" {', '.join(axes[:6])}{', ...' if len(axes) > 6 else ''}" if axes else ""
     overlap = f"overlap {axis.value:.3f} with the nearest axis, {random:.2f} for a random direction"
     sentence = f"chord over length {straight.value:.3f}, turning {turning:.2g} rad per unit length; {overlap}"
     if low >= STRAIGHT:
@@ -55,7 +58,7 @@ def verdict(metrics: Mapping[str, Metric], paths: Paths, source: str) -> tuple[s
         if least >= PARALLEL:
             return (
                 "axis-parallel",
-                f"The seams {where} are straight and run along the latent axes ({overlap}).",
+                f"The seams {where} are straight and run along the latent axes{named} ({overlap}).",
             )
         oblique = "but oblique to" if most < PARALLEL else "and it is open whether they run along"
         return "straight", f"The seams {where} are straight {oblique} the latent axes ({overlap})."
