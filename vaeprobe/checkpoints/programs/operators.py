@@ -19,7 +19,18 @@ from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.harm import refuse_operator
 from vaeprobe.files.source import quoted
 
-__all__ = ["ASSERTIONS", "LARGEST", "PYTHON", "Kept", "bounded", "grows", "numbers_only", "operator", "small"]
+__all__ = [
+    "ASSERTIONS",
+    "LARGEST",
+    "PYTHON",
+    "Kept",
+    "bounded",
+    "charge",
+    "grows",
+    "numbers_only",
+    "operator",
+    "small",
+]
 
 LARGEST = 1 << 30  # numbers in one tensor of a program: 4 GB in float32
 
@@ -148,6 +159,20 @@ def grows(name: str, arguments: Iterable[Any]) -> bool:
     if name.startswith(("conv", "_conv")):
         return any(n > 16 for n in numbers)  # a stride, a padding
     return name.removesuffix("_") in GROWING
+
+
+def charge(shape: Iterable[int]) -> None:
+    """Check the size of a result before it is computed.
+
+    Raises:
+        ResourceError: it is absurdly large.
+    """
+    sizes = tuple(int(n) for n in shape)
+    if math.prod(max(n, 1) for n in sizes) > LARGEST:
+        raise ResourceError(
+            f"the program makes a tensor of shape {sizes}, more than {LARGEST:,} numbers",
+            hint="is this the decoder alone?",
+        )
 
 
 def small(out: Any) -> None:

@@ -8,7 +8,7 @@ Source: Keras 3.15, `keras/src/layers`, `keras/src/ops/nn.py`; where Keras 2 dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.checkpoints.programs.operators import LARGEST
-from vaeprobe.errors import InputError, ResourceError, UnsafeError
+from vaeprobe.checkpoints.programs.operators import charge
+from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files.source import quoted
 
 __all__ = [
@@ -86,17 +86,6 @@ def layer_kind(*kinds: str) -> Callable[[Callable[[Layer], Function]], Callable[
         return row
 
     return add
-
-
-def charge(shape: Sequence[int]) -> None:
-    """Check the size of a result before it is computed."""
-    total = 1
-    for n in shape:
-        total *= max(int(n), 1)
-    if total > LARGEST:
-        raise ResourceError(
-            f"the Keras model makes a tensor of shape {tuple(shape)}, more than {LARGEST:,} numbers"
-        )
 
 
 def number(value: Any, default: float) -> float:

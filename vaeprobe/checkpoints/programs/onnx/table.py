@@ -9,7 +9,6 @@ Source: the operator specification of ONNX, `docs/Operators.md` and `docs/Change
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.checkpoints.programs.operators import LARGEST
-from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.checkpoints.programs.operators import charge
+from vaeprobe.errors import InputError
 
 __all__ = [
     "LIKE",
@@ -92,19 +91,6 @@ def operator(*names: str, like: bool = False) -> Callable[[Operator], Operator]:
         return function
 
     return add
-
-
-def charge(shape: Sequence[int]) -> None:
-    """Check the size of a result before it is computed.
-
-    Raises:
-        ResourceError: it is absurdly large.
-    """
-    if math.prod(max(int(n), 1) for n in shape) > LARGEST:
-        raise ResourceError(
-            f"the program makes a tensor of shape {tuple(int(n) for n in shape)}, more than {LARGEST:,} numbers",
-            hint="is this the decoder alone?",
-        )
 
 
 def broadcast(*shapes: Sequence[int]) -> list[int]:
