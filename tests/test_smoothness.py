@@ -172,3 +172,19 @@ def test_a_jump_that_few_latents_lie_beyond_is_seen(dtype: torch.dtype) -> None:
     plain = Factorise(samples=1024, max_samples=4096, seed=0).measure(Decoder(smooth, 2, dtype=dtype))
     assert plain.verdict == "linear"
     assert "discontinuous" not in {f.code for f in plain.findings}
+
+
+def test_a_bend_is_no_departure() -> None:
+    """x = z + b z^2/2 misses what J takes from the origin by half of what its slope changes; change that J does not know shows."""
+    z = torch.randn(500, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for bend, unseen, expected in (
+        (1e-3, 0.0, 0.0),
+        (0.0, 0.9e-4, 0.0),
+        (0.0, 1.1e-4, 1.0),
+        (1e-3, 0.1, 1.0),
+    ):
+
+        def f(z: torch.Tensor, bend: float = bend, unseen: float = unseen) -> torch.Tensor:
+            return z + bend * z.square() / 2 + unseen * z.detach()
+
+        assert departures(Decoder(f, 1, dtype=torch.float64), z) == expected
