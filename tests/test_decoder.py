@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vaeprobe
 from vaeprobe.decoder import Decoder, Encoder, Group
 from vaeprobe.errors import ContractError, UsageError
 
@@ -177,3 +178,23 @@ def test_one_output_without_an_axis_of_its_own() -> None:
     z = torch.ones(2, 3, dtype=torch.float64)
     assert decoder.flat(z).shape == (2, 1)
     torch.testing.assert_close(gram(decoder, z), torch.full((2, 3, 3), 4.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("latents", "training"), [(2, False), (6, True)])
+def test_a_whole_vae_is_told_how_to_give_its_decoder(latents: int, training: bool) -> None:
+    class VAE(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.decoder = nn.Linear(6, 4), nn.Linear(2, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mean, log_variance = self.encoder(x).chunk(2, 1)
+            noise = torch.randn_like(mean) if training else 0
+            return self.decoder(mean + noise * log_variance.exp().sqrt())
+
+    with pytest.raises(ContractError) as caught:
+        Decoder(VAE(), latent_dim=latents)
+    assert "this is a whole VAE, with `encoder` and `decoder`: vaeprobe.from_module(vae)" in str(
+        caught.value.hint
+    )
+    assert vaeprobe.from_module(VAE()).latent_dim == 2

@@ -141,7 +141,24 @@ def not_callable(function: object, z: Tensor, error: BaseException) -> ContractE
             f"the decoder needs {others} beside the latents `{needed[0]}`",
             hint=f"hold {others} at a value: functools.partial(decoder, {needed[1]}=...), or a wrapper with --arch",
         )
-    return ContractError(message, hint=f"is the latent dimension really {z.shape[1]}? (--latent-dim)")
+    return ContractError(
+        message,
+        hint=whole_hint(function) or f"is the latent dimension really {z.shape[1]}? (--latent-dim)",
+    )
+
+
+def whole_hint(function: object) -> str | None:
+    """Return how to give a network that encodes as well as decodes, None for another."""
+    encodes, decodes = (
+        next((name for name in names if callable(getattr(function, name, None))), None)
+        for names in (("encode", "encoder", "enc"), ("decode", "decoder", "dec"))
+    )
+    if not isinstance(function, nn.Module) or encodes is None or decodes is None:
+        return None
+    return (
+        f"this is a whole VAE, with `{encodes}` and `{decodes}`: vaeprobe.from_module(vae) takes its decoder"
+        f" and encoder, vae.{decodes} its decoder alone"
+    )
 
 
 def _needed(function: object) -> list[str]:
@@ -201,7 +218,9 @@ def _alone(f: Rows, z: Tensor, y: Tensor, function: object) -> Tensor:
 def _noise(function: object) -> str:
     module = whole_of(function)
     if module is not None and any(hasattr(module, name) for name in ("encode", "encoder", "reparameterize")):
-        return "is this a whole VAE? give its decoder alone: vaeprobe.from_module(vae), or vae.decode with latent_dim"
+        return whole_hint(module) or (
+            "is this a whole VAE? give its decoder alone: vaeprobe.from_module(vae), or vae.decode with latent_dim"
+        )
     return "noise or dropout inside it? return the mean instead of a sample"
 
 

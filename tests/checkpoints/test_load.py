@@ -18,7 +18,7 @@ from torch import nn
 
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.errors import ArchitectureError, UsageError, VaeprobeError
+from vaeprobe.errors import ArchitectureError, InputError, UsageError, VaeprobeError
 
 from hostile_files import saved, state
 
@@ -72,6 +72,27 @@ def test_a_sparse_matrix_is_named(tmp_path: Path) -> None:
     with pytest.raises(VaeprobeError, match="sparse matrix") as error:
         vaeprobe.load(tmp_path / "s.npz")
     assert "toarray" in str(error.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("held", "where", "key"),
+    [
+        ([torch.ones(4, 2), torch.ones(3, 4)], "a list of 2 tensors (4x2, 3x4)", "0"),
+        ((torch.ones(3), torch.ones(3, 2)), "a list of 2 tensors (3, 3x2)", "1"),
+        ({"shadow_params": [torch.ones(4, 2)], "decay": 0.9}, "(entry `shadow_params`) of 1 tensor (4x2)", "shadow_params.0"),
+    ],
+)  # fmt: skip
+def test_tensors_in_a_list_are_told_that_they_have_no_names(
+    tmp_path: Path, held: object, where: str, key: str
+) -> None:
+    path = tmp_path / "list.pt"
+    path.write_bytes(saved(held))
+    with pytest.raises(InputError) as caught:
+        vaeprobe.load(path)
+    assert where in caught.value.message
+    assert "without the names of their layers" in caught.value.message
+    assert f"`--key {key}` takes the matrix" in str(caught.value.hint)
+    assert vaeprobe.load(path, key=key).latent_dim == 2
 
 
 def test_bare_weights_without_architecture_list_their_tensors(checkpoint: Path) -> None:

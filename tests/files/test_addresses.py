@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 from typing import NoReturn
@@ -100,3 +101,44 @@ def test_a_file_of_such_a_name_is_a_file(tmp_path: Path, monkeypatch: pytest.Mon
     np.save("x.npy", np.eye(4, 2))
     Path("x.npy").rename("hf:x")
     assert vaeprobe.load("hf:x").latent_dim == 2
+
+
+@pytest.mark.parametrize(
+    ("written", "right"),
+    [
+        ("somebody/sd-vae-ft-mse", "hf:somebody/sd-vae-ft-mse"),
+        ("somebody/name/vae/model.safetensors", "hf:somebody/name/vae/model.safetensors"),
+        ("huggingface.co/somebody/name", "hf:somebody/name"),
+        ("https://huggingface.co/somebody/name", "hf:somebody/name"),
+        ("https://huggingface.co/somebody/name/tree/main", "hf:somebody/name"),
+        ("https://hf.co/somebody/name/blob/main/vae/x.safetensors", "hf:somebody/name/vae/x.safetensors"),
+        ("https://huggingface.co/somebody/name/resolve/v1.0/x.pt?download=true", "hf:somebody/name@v1.0/x.pt"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_name_or_link_of_the_hub_is_told_how_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, right: str, kind: type
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        vaeprobe.load(kind(written))
+    assert str(caught.value.hint).endswith(f"write it as {right}")
+    assert addresses.is_address(right)
+
+
+@pytest.mark.parametrize("written", ["runs/model.pt", "here/model", "/nowhere/model", "../a/b", "a/../b"])
+def test_a_path_that_is_missing_is_no_name_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(InputError, match="there is no file") as caught:
+        vaeprobe.load(written)
+    assert "hf:" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("written", ["https://example.com/model.pt", "s3://bucket/model.pt"])
+def test_other_addresses_are_to_be_fetched_first(written: str) -> None:
+    with pytest.raises(InputError, match=re.escape(f"`{written}` is an address")) as caught:
+        vaeprobe.load(Path(written))
+    assert "fetch it first" in str(caught.value.hint)

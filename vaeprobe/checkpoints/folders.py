@@ -68,12 +68,13 @@ def read(path: str | os.PathLike[str]) -> Source:
     """Read a file, or the weights of the model in a folder, by its path or address (see `vaeprobe.files.addresses`).
 
     Raises:
-        InputError, ResourceError: as `read_source` and `open_folder`.
+        InputError, ResourceError: as `read_source` and `open_folder`; a link, or a name of the Hub, without `hf:`.
         UnsafeError: the folder leads out of itself.
         UsageError: the address has a form that is not known.
     """
     if addresses.is_address(path):
         return replace(read(addresses.local(path)), address=str(path))
+    addresses.refuse_others(path)
     if str(path).endswith(INDEX) and Path(path).is_file():
         folder = _of_index(Path(path))
     elif Path(path).is_dir():

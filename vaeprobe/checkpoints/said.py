@@ -30,6 +30,7 @@ ENTRIES = (
         "settings",
     ),
 )
+CONTENT = ("_content", "_val")  # where omegaconf's configs keep what they hold
 DEEPEST = 24
 LONGEST = 100_000  # entries of a list that is kept
 LARGEST = 1 << 22  # bytes of a JSON file
@@ -65,8 +66,11 @@ def _plain(node: Node, depth: int = 0) -> Any:
         array = _array(node, depth)
         if array is not None:
             return array
+        if node.pairs:  # a class of dictionaries
+            return _plain({k: v for k, v in node.pairs if isinstance(k, (str, bytes, int))}, depth + 1)
         if isinstance(node.state, dict):
-            return _plain(node.state, depth + 1)
+            inner = next((key for key in CONTENT if key in node.state), None)
+            return _plain(node.state if inner is None else node.state[inner], depth + 1)
         return [_plain(v, depth + 1) for v in (*node.args, node.state, *node.items)]
     return None
 

@@ -68,11 +68,15 @@ def select(file: TorchFile, name: str, key: str | None = None, which: Set | None
         unread = [g for g in foreign(file.globals) if g not in foreign(_globals(chosen))]
         return Selection(chosen, key, tuple(_unread(key, unread)))
     root = file.root
+    beside = _beside_weights(file)
+    if beside:
+        return Selection(root[LIGHTNING], LIGHTNING, tuple(_unread(LIGHTNING, beside)))
     _refuse_foreign(file, root, name, None)
     if file.is_tensor(root) or is_module(root) or _holds_tensors(file, root):
         return Selection(root, "")
     found = dict(_entries(file, root))
     if not found:
+        _refuse_nameless(file, name)
         held = ", ".join(quoted(k) for k in list(_table(root))[:6]) or quoted(type(root).__name__)
         raise InputError(f"{name} holds no tensors", hint=f"it holds {held}; is it the right file?")
     usual = [k for k in USUAL if k in found] or [k for k in found if k.rpartition(".")[2] in USUAL[:7]]
@@ -84,6 +88,38 @@ def select(file: TorchFile, name: str, key: str | None = None, which: Set | None
             found[best], best, tuple(_others(best, found))
         )
     return Selection(root, "")  # encoder and decoder apart: their names become prefixes
+
+
+def _refuse_nameless(file: TorchFile, name: str) -> None:
+    """Refuse tensors in a list, which do not say to which layers they belong.
+
+    Raises:
+        InputError: the file holds some.
+    """
+    key, tensors = next(_lists(file, file.root), ("", []))
+    if not tensors:
+        return
+    where = f" (entry {quoted(key)})" if key else ""
+    shapes = [file.spec(t).shape for t in tensors[:4]]
+    shown = ", ".join("x".join(map(str, shape)) or "scalar" for shape in shapes)
+    more = ", ..." if len(tensors) > len(shapes) else ""
+    first = f"{key}." if key else ""
+    matrix = next((i for i, shape in enumerate(shapes) if len(shape) == 2), None)
+    alone = f"; of a linear decoder, `--key {first}{matrix}` takes the matrix" if matrix is not None else ""
+    raise InputError(
+        f"{name} holds a list{where} of {len(tensors)} tensor{'s' * (len(tensors) > 1)} ({shown}{more}), without the names of their layers",
+        hint=f"save them by name: torch.save(model.state_dict(), path){alone}",
+    )
+
+
+def _lists(file: TorchFile, node: Node, path: str = "", depth: int = 0) -> Iterator[tuple[str, list[Node]]]:
+    """Yield lists of tensors, and how each is reached."""
+    if isinstance(node, (list, tuple)) and node and all(map(file.is_tensor, node)):
+        yield path.removesuffix("."), list(node)
+    elif depth < 3 and isinstance(node, (dict, list, tuple)):
+        for k, value in _table(node).items():
+            if not k.startswith("optimizer") and k not in ("state", "param_groups"):
+                yield from _lists(file, value, f"{path}{k}.", depth + 1)
 
 
 def _unread(key: str, unread: Sequence[Global]) -> Iterator[Finding]:
@@ -183,7 +219,7 @@ def _is_text(node: Node) -> bool:
 def _entries(file: TorchFile, node: Node, path: str = "", depth: int = 0) -> Iterator[tuple[str, Node]]:
     """Yield the parts that hold tensors by name, or are modules, at most three levels down."""
     for k, value in _table(node).items():
-        if k.startswith("optimizer") or k in ("state", "param_groups"):
+        if k.startswith("optimizer") or k in ("state", "param_groups", "hyper_parameters"):
             continue
         here = f"{path}{k}"
         if _holds_tensors(file, value) or is_module(value):
@@ -291,6 +327,28 @@ def tensors_of(file: TorchFile, node: Node, prefix: str = "", depth: int = 0) ->
 
 
 # -- what would be imported -------------------------------------------------------------------------
+
+LIGHTNING = "state_dict"  # the entry of Lightning's weights
+
+
+def _beside_weights(file: TorchFile) -> list[Global]:
+    """Return the foreign names that a file of Lightning has in its settings and callbacks alone, none for another file.
+
+    Lightning keeps the arguments of the network's class (networks, losses, configs of other packages) and the types of
+    callbacks beside the weights.  These are left unread, as `--key state_dict` does, where they are types, and objects
+    that an unpickler makes without calling anything.  What it would call, and an `argparse.Namespace` (which torch's
+    own weights-only loader refuses by name, as we document), keep the file refused until somebody asks for the entry.
+    """
+    root = file.root
+    unknown = foreign(file.globals)
+    if not unknown or not isinstance(root, dict) or not isinstance(root.get(LIGHTNING), dict):
+        return []
+    if "pytorch-lightning_version" not in root or foreign(_globals(root[LIGHTNING])):
+        return []
+    called = {
+        g for g in file.called & set(unknown) if str(g) != "functools.partial"
+    }  # which calls nothing yet
+    return [] if called or "argparse.Namespace" in map(str, unknown) else unknown
 
 
 def _globals(node: Node) -> list[Global]:

@@ -16,9 +16,30 @@ from urllib.request import url2pathname
 from vaeprobe.errors import InputError, MissingExtraError, UsageError
 from vaeprobe.files.source import quoted
 
-__all__ = ["is_address", "local"]
+__all__ = ["is_address", "local", "refuse_others"]
 
 HUB = re.compile(r"hf:/{0,2}(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w.-]+))?(/(?P<file>.+))?")
+# the Hub's own links, as browsers show them
+LINK = re.compile(
+    r"(https?:/+)?(www\.)?(huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)"
+    r"(/(resolve|blob|tree|raw)/(?P<revision>[\w.-]+))?(/(?P<file>[^?#]+))?/?([?#].*)?"
+)
+NAME = re.compile(r"[\w-][\w.-]*/[\w.-]*\w(/[\w./-]*\w)?")  # owner/name, owner/name/file
+FILES = (
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".bin",
+    ".pkl",
+    ".pt2",
+    ".ts",
+    ".onnx",
+    ".keras",
+    ".h5",
+    ".npy",
+    ".npz",
+    ".safetensors",
+)
 # of a whole repository: an autoencoder, alone or in a pipeline, and no other part of the pipeline
 MODEL = [
     "config.json", "model_config.json", "model_index.json", "*.index.json", "model.safetensors", "model-*.safetensors",
@@ -30,6 +51,34 @@ MODEL = [
 def is_address(path: str | os.PathLike[str]) -> bool:
     """Return whether a path is an address, and no file of that name."""
     return str(path).startswith(("hf:", "file:")) and not os.path.lexists(path)
+
+
+def refuse_others(path: str | os.PathLike[str]) -> None:
+    """Refuse a path that is no file, but a name or a link of the Hub, or another address of the web.
+
+    Raises:
+        InputError: it is one.
+    """
+    text = re.sub(r"^(\w+):/+", r"\1://", Path(path).as_posix())  # a `Path` makes one slash of two
+    if os.path.lexists(path):
+        return
+    link = LINK.fullmatch(text)
+    if link is not None:
+        at = "" if link["revision"] in (None, "main") else f"@{link['revision']}"
+        hint = f"write it as hf:{link['repo']}{at}" + (f"/{link['file']}" if link["file"] else "")
+        raise InputError(f"{quoted(text)} is a link to the Hugging Face Hub, not a file", hint=hint)
+    web = re.match(r"(https?|ftp|s3|gs|az):/", text)
+    if web is not None:
+        raise InputError(
+            f"{quoted(text)} is an address, not a file", hint="fetch it first, and give the file that you got"
+        )
+    owner = Path(text).parts[:1]
+    alone = text.count("/") == 1 and not text.endswith(FILES)
+    if NAME.fullmatch(text) and not os.path.exists(*owner) and (alone or text.count("/") > 1):
+        raise InputError(
+            f"there is no file {quoted(text)}",
+            hint=f"of a model on the Hugging Face Hub, write it as hf:{text}",
+        )
 
 
 def local(address: str | os.PathLike[str]) -> Path:

@@ -230,12 +230,8 @@ def _contents(path: Path) -> str:
         names = sorted(p.name for p in path.iterdir() if p.is_file())
     except OSError:
         names = []
-    if "model_index.json" in names or (
-        "config.json" in names and any(n.startswith("diffusion_") for n in names)
-    ):
-        return "this looks like a diffusers folder, which is not supported yet: give its .safetensors file and a blueprint"
-    if "model_config.json" in names and "model.pt" in names:
-        return "this looks like a pythae folder: give its `model.pt` and a blueprint"
+    if "model_index.json" in names or "config.json" in names or "model_config.json" in names:
+        return "this looks like the folder of a model, and here one file is read"
     weights = [
         n
         for n in names

@@ -40,12 +40,14 @@ class TorchFile:
         container: how it is packed.
         root: the value that it holds, inert.
         globals: every name that unpickling it would import.
+        called: those of them that it would call; of other classes it makes objects, or keeps them as values.
     """
 
     container: Container
     root: Node
     globals: tuple[Global, ...]
-    _storages: Mapping[str, memoryview] = field(repr=False)
+    called: frozenset[Global] = frozenset()
+    _storages: Mapping[str, memoryview] = field(default_factory=dict, repr=False)
     _big_endian: bool = False
     _nested: Mapping[int, TorchFile] = field(default_factory=dict, repr=False)
     _specs: dict[int, TensorSpec | None] = field(default_factory=dict, repr=False)
@@ -245,12 +247,14 @@ class _Reader:
 
     Attributes:
         names: every name that unpickling would import, so far.
+        called: those that it would call.
         nested: the torch files, by the id of the call that would load them.
     """
 
     def __init__(self, depth: int = 0) -> None:
         self.depth = depth
         self.names: dict[Global, None] = {}
+        self.called: set[Global] = set()
         self.nested: dict[int, TorchFile] = {}
 
     def read(self, data: bytes, at: int = 0) -> Pickle:
@@ -271,12 +275,14 @@ class _Reader:
 
     def judge(self, pickle: Pickle) -> None:
         self.names.update(dict.fromkeys(pickle.globals))
+        self.called.update(c.maker for c in pickle.calls if not c.new and isinstance(c.maker, Global))
         for call in pickle.calls:
             data = _bytes_of(call.args[0]) if call.by(LOADER) and len(call.args) == 1 else None
             if data is not None and data.startswith(LEGACY_HEAD) and self.depth < DEEPEST:
                 inner = _read_legacy(data, self.depth + 1)
                 self.nested[id(call)] = inner
                 self.names.update(dict.fromkeys(inner.globals))
+                self.called |= inner.called
         why = misuse(pickle, self.nested)
         if why:
             refuse_dangerous("the file", self.names)
@@ -293,7 +299,15 @@ class _Reader:
         *,
         big_endian: bool = False,
     ) -> TorchFile:
-        return TorchFile(container, pickle.root, tuple(self.names), storages, big_endian, self.nested)
+        return TorchFile(
+            container,
+            pickle.root,
+            tuple(self.names),
+            frozenset(self.called),
+            storages,
+            big_endian,
+            self.nested,
+        )
 
 
 _READERS = {"torch zip": _read_zip, "torch legacy": _read_legacy, "pickle": _read_pickle}

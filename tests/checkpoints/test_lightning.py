@@ -1,0 +1,152 @@
+"""Checkpoints of Lightning: weights beside the settings and callbacks of other packages."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vaeprobe
+from vaeprobe.checkpoints.formats import torch_file
+from vaeprobe.errors import UnsafeError
+from vaeprobe.files.source import read_source
+
+TOML = 'latents = 2\n[decoder]\nlayers = [{linear = "0"}, "tanh", {linear = "2"}]\n'
+
+
+PACKAGE = "somebodys_package"
+
+
+class AttributeDict(dict[str, Any]):
+    """As Lightning keeps settings."""
+
+    __module__ = PACKAGE
+
+
+class Config:
+    """As omegaconf keeps settings: nodes in `_content`, their values in `_val`."""
+
+    __module__ = PACKAGE
+
+
+class Mode(enum.Enum):
+    __module__ = PACKAGE
+    FAST = 1
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the classes be those of packages that are not installed when the file is read."""
+    module = ModuleType(PACKAGE)
+    for kind in (AttributeDict, Config, Mode):
+        setattr(module, kind.__name__, kind)
+    monkeypatch.setitem(sys.modules, PACKAGE, module)
+
+
+def weights() -> dict[str, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    shapes = {"0.weight": (5, 2), "0.bias": (5,), "2.weight": (7, 5), "2.bias": (7,)}
+    return {name: torch.randn(shape, generator=rng) for name, shape in shapes.items()}
+
+
+def saved(folder: Path, **beside: object) -> Path:
+    path = folder / "model.ckpt"
+    torch.save({"state_dict": weights(), "pytorch-lightning_version": "2.4.0", "epoch": 3, **beside}, path)
+    sys.modules.pop(PACKAGE)
+    (folder / "model.toml").write_text(TOML)
+    return path
+
+
+def node(value: object) -> Config:
+    out = Config()
+    vars(out)["_val"] = value
+    return out
+
+
+def config() -> Config:
+    out = Config()
+    vars(out).update(_content={"latent_dim": node(2), "hidden": node(5)}, _metadata=None)
+    return out
+
+
+SETTINGS = {
+    "a dictionary's class": lambda: {"hyper_parameters": AttributeDict(latent_dim=2, hidden=5)},
+    "a config's class": lambda: {"hyper_parameters": config()},
+    "an object among settings": lambda: {
+        "hyper_parameters": {"latent_dim": 2, "hidden": 5, "encoder": Config()}
+    },
+    "the type of a callback": lambda: {
+        "callbacks": {Config: {"best": 0.5}},
+        "hyper_parameters": {"latent_dim": 2, "hidden": 5},
+    },
+    "an optimiser to be": lambda: {
+        "hyper_parameters": {
+            "latent_dim": 2,
+            "hidden": 5,
+            "optimizer": functools.partial(torch.optim.Adam, lr=1e-3),
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_weights_are_read_without_what_stands_beside_them(tmp_path: Path, what: str) -> None:
+    path = saved(tmp_path, **SETTINGS[what]())
+    decoder = vaeprobe.load(path)
+    assert [note.code for note in decoder.notes] == ["unread-objects"]
+    z = torch.randn(3, 2)
+    w = weights()
+    hidden = torch.tanh(z @ w["0.weight"].T + w["0.bias"])
+    torch.testing.assert_close(decoder(z), hidden @ w["2.weight"].T + w["2.bias"])
+    settings = torch_file.settings(read_source(path))
+    assert {k: settings[k] for k in ("latent_dim", "hidden")} == {"latent_dim": 2, "hidden": 5}
+
+
+def test_settings_of_other_packages_make_the_users_class(tmp_path: Path) -> None:
+    class Net(nn.Sequential):
+        def __init__(self, latent_dim: int, hidden: int) -> None:
+            super().__init__(nn.Linear(latent_dim, hidden), nn.Tanh(), nn.Linear(hidden, 7))
+
+    decoder = vaeprobe.load(saved(tmp_path, hyper_parameters=config()), arch=Net)
+    assert decoder.latent_dim == 2
+
+
+def test_a_layer_among_settings_is_no_second_network(tmp_path: Path) -> None:
+    decoder = vaeprobe.load(saved(tmp_path, hyper_parameters={"act": nn.ReLU(), "loss": nn.MSELoss()}))
+    assert decoder.notes == ()
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"hyper_parameters": {"mode": Mode.FAST}},  # an unpickler calls the class, or a function: who knows
+        {"callbacks": {"swa": [getattr, (1, 2)]}, "hyper_parameters": {"mode": Mode.FAST}},
+    ],
+)
+def test_what_an_unpickler_would_call_stays_refused(tmp_path: Path, beside: dict[str, Any]) -> None:
+    path = saved(tmp_path, **beside)
+    with pytest.raises(UnsafeError, match=r"would import `.*somebodys_package\.Mode`") as caught:
+        vaeprobe.load(path)
+    assert "`--key state_dict` reads that entry alone" in str(caught.value.hint)
+    assert vaeprobe.load(path, key="state_dict").latent_dim == 2
+
+
+def test_foreign_objects_among_the_weights_stay_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": {**weights(), "extra": Config()}, "pytorch-lightning_version": "2"}, path)
+    with pytest.raises(UnsafeError, match=r"somebodys_package\.Config"):
+        vaeprobe.load(path)
+
+
+def test_files_of_others_stay_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": weights(), "config": Config()}, path)
+    with pytest.raises(UnsafeError, match=r"somebodys_package\.Config"):
+        vaeprobe.load(path)
