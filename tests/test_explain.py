@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
-from vaeprobe import errors, explain, findings
+from vaeprobe import __version__, credit, errors, explain, findings
+from vaeprobe.cli import run
 from vaeprobe.errors import VaeprobeError
 from vaeprobe.findings import FINDINGS
 from vaeprobe.report import Finding
@@ -58,3 +60,44 @@ def test_pages_fit_a_terminal(code: str) -> None:
     page = explain.of_code(code)
     assert max(map(len, page.splitlines())) <= 80
     assert "what to do" in page
+
+
+def test_bibtex_names_the_paper_its_forerunners_and_this_program(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "--bibtex"]) == 0
+    text = capsys.readouterr().out
+    for wanted in (
+        "eprint = {2410.22559}",
+        "Lucas, James",
+        "Kumar, Abhishek",
+        "Reizinger, Patrik",
+        "@software{vaeprobe,",
+    ):
+        assert wanted in text
+    assert text.count("{") == text.count("}")
+    keys = re.findall(r"^@[a-z]+\{([a-z0-9]+),$", text, re.MULTILINE)
+    assert len(keys) == len(set(keys)) == text.count("@")
+
+
+def test_bibtex_of_a_metric_is_what_its_source_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "orthogonality.ima_contrast", "--bibtex"]) == 0
+    text = capsys.readouterr().out
+    assert re.findall(r"^@[a-z]+\{([a-z0-9]+),$", text, re.MULTILINE) == [
+        "vaeprobe",
+        "allen2024unpicking",
+        "gresele2021independent",
+    ]
+    assert run(["explain", "policy", "--bibtex"]) == 2
+    assert "--bibtex takes a metric" in capsys.readouterr().err
+
+
+def test_every_paper_that_sources_cite_by_arxiv_number_is_credited_or_named_in_full() -> None:
+    """A name with a year in a metric's source that is among the credited works must be found by `behind`."""
+    for work in credit.WORKS:
+        assert credit.behind(f"{work.named} ({work.year}), a title") == (work,)
+
+
+def test_the_citation_file_is_of_this_version_and_paper() -> None:
+    text = (Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in text
+    assert credit.PAPER.title in text
+    assert credit.PAPER.arxiv in text

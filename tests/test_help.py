@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import shlex
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from vaeprobe import __version__
 from vaeprobe.cli import run
 from vaeprobe.cli.app import ALIASES, COMMANDS, SUMMARIES, built, options
 from vaeprobe.cli.refusals import fitting
@@ -168,3 +171,28 @@ def test_nearest_names() -> None:
     assert did_you_mean("t", NAMES) is None
     assert did_you_mean("quux", NAMES) is None
     assert did_you_mean("x", []) is None
+
+
+def test_the_version_says_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"vaeprobe {__version__}"
+    assert lines[1].startswith(f"python {platform.python_version()} ")
+    assert lines[2] == ", ".join(
+        f"{name} {metadata.version(name)}" for name in ("numpy", "rich", "safetensors", "torch", "typer")
+    )
+    assert lines[3].startswith("extras: ")
+    assert "pytest" not in lines[3]
+
+
+def test_a_library_that_is_missing_is_said(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "safetensors":
+            raise metadata.PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert run(["--version"]) == 0
+    assert "safetensors MISSING" in capsys.readouterr().out

@@ -11,7 +11,6 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from vaeprobe._version import __version__
 from vaeprobe.cli import pages
 from vaeprobe.cli.worker import OPTION
 from vaeprobe.errors import UsageError, did_you_mean
@@ -143,7 +142,9 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"vaeprobe {__version__}")
+        from vaeprobe.cli.versions import versions
+
+        print(versions())
         raise typer.Exit
 
 

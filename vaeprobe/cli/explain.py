@@ -20,6 +20,12 @@ def explain(
     ] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="The table of all metrics, as Markdown.")] = False,
+    bibtex: Annotated[
+        bool,
+        typer.Option(
+            "--bibtex", help="BibTeX of this program and of the work behind it, or behind a metric."
+        ),
+    ] = False,
 ) -> None:
     """What a metric, finding or error code means: formula, source, range, how it misleads, what to do.
 
@@ -27,6 +33,7 @@ def explain(
         vaeprobe explain
         vaeprobe explain orthogonality.alignment
         vaeprobe explain --all > METRICS.md
+        vaeprobe explain --bibtex > vaeprobe.bib
     """
     from vaeprobe import explain as pages
     from vaeprobe.comparison.metrics import SPECS as COMPARED
@@ -37,6 +44,14 @@ def explain(
     from vaeprobe.traversal.metrics import SPECS as TRAVERSED
 
     specs = {**metric_specs(), **specs_by_id(SELFTEST), **COMPARED, **TRAVERSED}
+    if bibtex:
+        from vaeprobe import credit
+
+        if everything or (name is not None and name not in specs):
+            raise UsageError("--bibtex takes a metric, or nothing", hint="vaeprobe explain --bibtex")
+        works = credit.WORKS if name is None else credit.behind(specs[name].source)
+        sys.stdout.write(credit.bibtex(works))
+        return
     if everything:
         if name is not None:
             raise UsageError("--all lists every metric and takes no name", hint=f"vaeprobe explain {name}")
