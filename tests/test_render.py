@@ -23,6 +23,7 @@ from vaeprobe.report import (
     Curves,
     Finding,
     Heatmap,
+    Histogram,
     Metric,
     MetricSpec,
     Page,
@@ -57,6 +58,8 @@ class Example(Result):
                 title="c", x=[0, 1, 2], ys={NASTY: [0.0, None, 1.0], "flat": [1.0, 1.0, 1.0]}, x_label=NASTY
             ),
             Curves(title="empty", x=[], ys={}),
+            Histogram(title=NASTY, draws=[1.0, 2.0, 2.5, 4.0], marks={NASTY: 9.0, "b": -1.0}, x_label=NASTY),
+            Histogram(title="one value", draws=[2.0, 2.0], marks={"a": 2.0}),
             Svg(title="s", svg="<svg></svg>", alt="a picture"),
         )
 

@@ -41,7 +41,7 @@ def test_every_encoding_takes_a_page(encoding: str) -> None:
 
 
 def test_stand_ins_of_a_drawing_are_one_column_wide() -> None:
-    for sign in "█▉▊▋▌▍▎▏░▒▓▀▄│┤├┼─━╭╮╰╯" + "".join(map(chr, range(0x2800, 0x2900))):
+    for sign in "█▉▊▋▌▍▎▏▁▂▃▄▅▆▇░▒▓▀▄│┤├┼─━╭╮╰╯" + "".join(map(chr, range(0x2800, 0x2900))):
         assert len(ascii_art(sign)) == 1, sign
         assert ascii_art(sign).isascii()
     assert [ascii_art(c) for c in "β²Δé≤語"] == ["beta", "^2", "Delta", "e", "<=", "?"]

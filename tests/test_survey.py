@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ import torch
 from vaeprobe import Decoder, survey
 from vaeprobe.cli import run
 from vaeprobe.errors import UsageError
-from vaeprobe.report import Artifact
+from vaeprobe.report import Artifact, Metric, MetricSpec
+from vaeprobe.survey.card import number_of
 from vaeprobe.survey.page import BAD, FAIR, GOOD, tone
 
 MODELS = Path(__file__).parents[1] / "sample_models"
@@ -160,14 +163,64 @@ def test_nothing_scrolls_sideways(page: Path, tmp_path: Path, width: int) -> Non
     shot = [*common, f"--screenshot={picture}", f"--window-size={width},2000", page.as_uri()]
     subprocess.run(shot, capture_output=True, check=True, timeout=180)
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    # a frame has the width asked for, where a window has a least one; the copy measures itself
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page.read_text(encoding="utf-8"))
-    measure = (
-        "<script>const e = document.documentElement;"
-        "parent.document.title = e.scrollWidth + ' of ' + e.clientWidth;</script></body>"
-    )
-    frame = text.replace("</body>", measure).replace("&", "&amp;").replace('"', "&quot;")
-    outer = tmp_path / "outer.html"
+    measured = in_a_frame(page.read_text(encoding="utf-8"), common, tmp_path, width)
+    assert measured["scrolls"] <= measured["width"] <= width
+    assert measured["clipped"] == []
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_stands_out_from_what_is_behind_it(page: Path, tmp_path: Path, dark: bool) -> None:
+    assert CHROMIUM is not None
+    text = page.read_text(encoding="utf-8").replace("<details>", "<details open>")
+    if dark:
+        text = text.replace("@media (prefers-color-scheme: dark)", "@media all")
+    common = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    measured = in_a_frame(text, common, tmp_path, 1280)
+    assert measured["texts"] > 100
+    assert measured["faint"] == [], "WCAG 2.2 AA asks for 4.5 to 1"
+
+
+# what a page says about itself: does it scroll sideways, is a text cut off, does one hardly stand out
+MEASURE = """<script>
+const root = document.documentElement, clipped = [], faint = [];
+let texts = 0;
+const rgb = c => (c.match(/[\\d.]+/g) || []).map(Number);
+const light = c => { const [r, g, b] = c.slice(0, 3).map(v => v / 255).map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+  return .2126 * r + .7152 * g + .0722 * b; };
+const behind = e => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+  if (c.length && (c.length < 4 || c[3] > 0)) return c; } return [255, 255, 255]; };
+for (const e of document.querySelectorAll('body *')) {
+  const own = [...e.childNodes].filter(n => n.nodeType === 3 && n.data.trim()).map(n => n.data.trim()).join(' ');
+  if (!own || ['SCRIPT', 'STYLE', 'title'].includes(e.tagName)) continue;
+  const box = e.getBoundingClientRect(), style = getComputedStyle(e), svg = e.ownerSVGElement;
+  if (!box.width) continue;
+  texts++;
+  if (svg) {
+    const frame = svg.getBoundingClientRect();
+    if (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1 || box.bottom > frame.bottom + 1) clipped.push(own);
+  } else if (!e.closest('.scroll') && (box.left < -1 || box.right > root.clientWidth + 1)) clipped.push(own);
+  let back = behind(svg || e);
+  const cell = e.previousElementSibling;
+  if (svg && cell && cell.tagName === 'rect' && cell.getAttribute('width') === cell.getAttribute('height') && e.style.fill) back = rgb(getComputedStyle(cell).fill);
+  const a = light(rgb(svg ? style.fill : style.color)) + .05, b = light(back) + .05;
+  if (Math.max(a, b) / Math.min(a, b) < 4.5) faint.push([own, (Math.max(a, b) / Math.min(a, b)).toFixed(2)]);
+}
+parent.document.title = JSON.stringify({scrolls: root.scrollWidth, width: root.clientWidth, clipped, faint, texts});
+</script></body>"""
+
+
+def in_a_frame(text: str, common: list[str], folder: Path, width: int) -> dict[str, Any]:
+    """What a page measures of itself in a frame, which has the width asked for where a window has a least one."""
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    frame = free.replace("</body>", MEASURE).replace("&", "&amp;").replace('"', "&quot;")
+    outer = folder / "outer.html"
     outer.write_text(
         f'<!doctype html><meta charset="utf-8"><iframe width="{width}" height="900" style="border:0" srcdoc="{frame}"></iframe>',
         encoding="utf-8",
@@ -175,6 +228,78 @@ def test_nothing_scrolls_sideways(page: Path, tmp_path: Path, width: int) -> Non
     dump = subprocess.run(
         [*common, "--dump-dom", outer.as_uri()], capture_output=True, check=True, timeout=180, text=True
     )
-    found = re.search(r"<title>(\d+) of (\d+)</title>", dump.stdout)
-    assert found is not None
-    assert int(found[1]) <= int(found[2]) <= width
+    found = re.search(r"<title>(.*?)</title>", dump.stdout, re.DOTALL)
+    assert found is not None, "the page's measurements did not come back"
+    measured: dict[str, Any] = json.loads(html.unescape(found[1]))
+    return measured
+
+
+# -- rules, and other documents -----------------------------------------------------------------------
+
+
+def test_rules_stand_at_the_top_and_decide_the_exit_code(tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    rules = ["orthogonality.alignment=0.5", "factorise.verdict=independent", "beta.consistency=0.5"]
+    given = [word for rule in rules for word in ("--rule", rule)]
+    assert run(["report", str(MODEL), "-n", "64", "-q", *given, "-o", str(path)]) == 1
+    text = path.read_text(encoding="utf-8")
+    assert "Rules: 1 of 3 hold" in text
+    assert text.index("Rules: 1") < text.index("What was measured")
+    assert "factorise.verdict is entangled, rule: independent" in text
+    assert "`beta` is measured with data alone" in text
+    found = survey(
+        Decoder(lambda z: z @ torch.eye(2, 3).to(z), 2), samples=32, rules=["factorise.verdict=linear"]
+    )
+    assert found.exit_code == 0
+    with pytest.raises(UsageError, match="no metric is called"):
+        survey(Decoder(lambda z: z, 2), samples=32, rules=["orthogonality.alingment=0.5"])
+
+
+def test_the_model_index_is_what_hugging_face_reads(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    paths = [tmp_path / "index.yaml", tmp_path / "card.md"]
+    for path in paths:
+        given = ["--data", str(DATA), "-n", "64", "-q", "--name", 'owner/na"me', "-o", str(path)]
+        assert run(["report", str(MODEL), *given]) == 0
+    card = paths[1].read_text(encoding="utf-8")
+    head, _, body = card.removeprefix("---\n").partition("\n---\n")
+    alone = yaml.safe_load(paths[0].read_text(encoding="utf-8"))
+    assert yaml.safe_load(head) == alone
+    (entry,) = alone["model-index"]
+    assert entry["name"] == 'owner/na"me'
+    (result,) = entry["results"]
+    values = {m["type"]: m["value"] for m in result["metrics"]}
+    assert 0 < values["orthogonality.alignment"] < 1
+    assert values["factorise.verdict"] == "entangled"
+    assert all(isinstance(v, (int, float)) for k, v in values.items() if not k.endswith(".verdict"))
+    assert "64 of 1797 rows of digits.npy" in result["dataset"]["name"]
+    assert "vaeprobe report" in body
+    assert "| orthogonality | aligned |" in body
+    cards = pytest.importorskip("huggingface_hub.repocard_data")
+    _, results = cards.model_index_to_eval_results(alone["model-index"])
+    assert len(results) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(1e-7, "1.0e-07"), (1.5e-7, "1.5e-07"), (0.25, "0.25"), (2.0, "2.0"), (3, "3"), (1e20, "1.0e+20")],
+)
+def test_numbers_are_numbers_in_yaml(value: float, said: str) -> None:
+    assert number_of(Metric(MetricSpec(id="a.b", title="t"), value)) == said
+    yaml = pytest.importorskip("yaml")
+    assert yaml.safe_load(said) == value
+
+
+def test_what_was_not_measured_is_in_the_card() -> None:
+    evil = '---\n<script>x</script> | `a` "q"'
+    decoder = Decoder(lambda z: z @ torch.eye(2, 3).to(z), 2, artifact=Artifact(path=evil))
+    text = survey(decoder, samples=16, repeat=evil).markdown()
+    assert "<script>" not in text.split("---", 2)[2].replace("`vaeprobe", "").split("### How")[0]
+    assert text.count("\n---\n") == 1
+
+
+def test_the_null_is_drawn_with_the_axes_and_the_best_rotation_marked(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "Ima contrast under 999 random rotations of the latent space" in text
+    for name in ("999 draws", "these axes 0.", "R* (held out) 0."):
+        assert name in text

@@ -257,7 +257,11 @@ class Bars:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
-    """Lines over a shared x axis, name to y values."""
+    """Lines over a shared x axis, name to y values.
+
+    Attributes:
+        log_x, log_y: whether an axis is logarithmic; where a value is not above 0 it is linear after all.
+    """
 
     title: str
     x: Sequence[float]
@@ -265,6 +269,60 @@ class Curves:
     x_label: str = ""
     y_label: str = ""
     note: str = ""
+    log_x: bool = False
+    log_y: bool = False
+
+    def heights(self) -> list[float]:
+        """Return all finite y values."""
+        return [y for ys in self.ys.values() for y in ys if y is not None and math.isfinite(y)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram:
+    """How values drawn by chance are spread, and where what was measured lies among them.
+
+    Attributes:
+        draws: at least two finite values.
+        marks: what was measured, by name.
+        x_label: what the values are, with their unit.
+    """
+
+    title: str
+    draws: Sequence[float]
+    marks: Mapping[str, float]
+    x_label: str = ""
+    note: str = ""
+
+    def span(self) -> tuple[float, float]:
+        """Return the range of all draws and marks, wider than nothing."""
+        values = [*self.draws, *self.marks.values()]
+        low, high = min(values), max(values)
+        room = 0.04 * (high - low) or max(abs(low), 1e-3) * 0.1
+        return low - room, high + room
+
+    def spread(self) -> list[list[Value]]:
+        """Return the draws' least, 5 %, middle, 95 % and largest value, as rows of a table."""
+        ordered = sorted(self.draws)
+        places = {"least": 0.0, "5 %": 0.05, "middle": 0.5, "95 %": 0.95, "largest": 1.0}
+        return [
+            [f"draws, {name}", ordered[round(share * (len(ordered) - 1))]] for name, share in places.items()
+        ]
+
+    def bins(self, most: int) -> list[tuple[float, float, int]]:
+        """Return lower end, upper end and number of draws of each bin over `span`, at most so many bins.
+
+        Bins are as wide as Freedman and Diaconis (1981) say, where there is room for as many.
+        """
+        low, high = self.span()
+        ordered = sorted(self.draws)
+        n = len(ordered)
+        wanted = 2 * (ordered[(3 * (n - 1) + 2) // 4] - ordered[(n - 1) // 4]) / n ** (1 / 3)
+        count = most if wanted <= 0 else max(1, min(most, math.ceil((high - low) / wanted)))
+        counts = [0] * count
+        for value in ordered:
+            counts[min(int((value - low) / (high - low) * count), count - 1)] += 1
+        step = (high - low) / count
+        return [(low + k * step, low + (k + 1) * step, c) for k, c in enumerate(counts)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +350,7 @@ class Svg:
     thumbnail: Thumbnail | None = None
 
 
-Section: TypeAlias = Table | Heatmap | Bars | Curves | Svg
+Section: TypeAlias = Table | Heatmap | Bars | Curves | Histogram | Svg
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -105,8 +105,9 @@ def say(line: str) -> None:
 
 STAND_INS = {
     **dict(zip("█▉▊▋▌▍▎▏", "####==--", strict=True)),
+    **dict(zip("▁▂▃▄▅▆▇", "_..:::#", strict=True)),
     **dict(zip("░▒▓", ".:%", strict=True)),
-    **dict.fromkeys("▀▄■●", "#"),
+    **dict.fromkeys("▀■●", "#"),
     **dict.fromkeys("│┃┤├┼┊╎", "|"),
     **dict.fromkeys("─━–—−┄·•∙", "-"),
     **dict.fromkeys("╭╮╰╯┌┐└┘┬┴", "+"),

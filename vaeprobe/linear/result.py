@@ -285,12 +285,13 @@ class LinearResult(Result):
         ys: dict[str, list[float | None]] = {}
         for c in self.certificates:
             steps, gaps = zip(*c.run.trace, strict=True)
-            logs = np.log10(np.maximum(gaps, 1e-16))
+            logs = np.log(np.maximum(gaps, 1e-16))
             ys[c.run.method] = [
-                float(np.interp(at, steps, logs)) if steps[0] <= at <= steps[-1] else None for at in thin
+                float(np.exp(np.interp(at, steps, logs))) if steps[0] <= at <= steps[-1] else None
+                for at in thin
             ]
         return Curves(
-            title="Learning curves", x=thin, ys=ys, x_label="step", y_label="log10 of the gap (nats per row)"
+            title="Learning curves", x=thin, ys=ys, x_label="step", y_label="gap (nats per row)", log_y=True
         )
 
     def _images(self) -> Svg | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vaeprobe.render.text import clean, inert, interval, number
-from vaeprobe.report import Bars, Heatmap, Page, Table, Value
+from vaeprobe.report import Bars, Heatmap, Histogram, Page, Table, Value
 
 STATUS_MARK = {
     "pass": "✅ pass",
@@ -70,6 +70,12 @@ def render(page: Page) -> str:
                     list(pair) for pair in zip(section.labels, section.values, strict=True)
                 ]
                 parts.append(f"## {escape(section.title)}\n\n" + grid(["", "value"], bars))
+            case Histogram():
+                marks: list[list[Value]] = [[name, value] for name, value in section.marks.items()]
+                parts.append(
+                    f"## {escape(section.title)}\n\n"
+                    + grid(["", section.x_label], [*marks, *section.spread()])
+                )
             case _:
                 continue
         if section.note:

@@ -15,14 +15,28 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from vaeprobe.findings import DRAFT_BLUEPRINT
+from vaeprobe.render.axes import Axis, tick
 from vaeprobe.render.pixels import Pixels
 from vaeprobe.render.text import clean, inert, interval, number
-from vaeprobe.report import Bars, Check, Curves, Finding, Heatmap, Metric, Page, Section, Svg, Table
+from vaeprobe.report import (
+    Bars,
+    Check,
+    Curves,
+    Finding,
+    Heatmap,
+    Histogram,
+    Metric,
+    Page,
+    Section,
+    Svg,
+    Table,
+)
 
 STATUS_STYLE = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "undefined": "yellow"}
 LEVEL_STYLE = {"error": "bold red", "warning": "yellow", "note": "dim"}
 SHADES = " ░▒▓█"
 EIGHTHS = " ▏▎▍▌▋▊▉█"
+RISING = " ▁▂▃▄▅▆▇█"
 MAX_CELLS = 24
 # checks are listed in this order
 GRAVITY = ("fail", "undefined", "inconclusive", "pass")
@@ -246,6 +260,8 @@ def draw(section: Section) -> RenderableType | None:
             return _BarsView(section)
         case Curves():
             return _CurvesView(section)
+        case Histogram():
+            return _HistogramView(section)
         case Svg():
             if section.thumbnail is not None:
                 return _ThumbnailView(section.title, Pixels(section.thumbnail), section.alt)
@@ -386,49 +402,99 @@ class _CurvesView:
     def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
         section = self.section
         yield Text(clean(section.title), style="bold")
-        points = [y for ys in section.ys.values() for y in ys if y is not None and math.isfinite(y)]
+        points = section.heights()
         if not points or len(section.x) < 2:
             yield Text("nothing to draw", style="dim")
             return
-        low, high = min(points), max(points)
-        gutter = max(len(number(low)), len(number(high)))
+        across, up = Axis.over(section.x, log=section.log_x), Axis.over(points, log=section.log_y)
+        last = self.HEIGHT * 4 - 1
+        at = {round((1 - up.share(t)) * last) // 4: tick(t) for t in up.ticks(4)}
+        gutter = max(map(len, at.values()), default=0)
         width = max(10, min(64, target.width - gutter - 3))
-        rows = self._dots(width, low, high)
-        for k, row in enumerate(rows):
-            tick = number(high) if k == 0 else number(low) if k == self.HEIGHT - 1 else ""
-            line = Text(f"{tick.rjust(gutter)} ┤", style="dim", no_wrap=True)
+        for k, row in enumerate(self._dots(width, across, up)):
+            line = Text(f"{at.get(k, '').rjust(gutter)} {'┤' if k in at else '│'}", style="dim", no_wrap=True)
             for bits, style in row:
                 line.append(chr(0x2800 + bits) if bits else " ", style=style)
             yield line
-        left, right = number(float(section.x[0])), number(float(section.x[-1]))
-        label = clean(section.x_label)
-        yield Text(
-            f"{' ' * (gutter + 2)}{left}{label.center(max(1, width - len(left) - len(right)))}{right}",
-            style="dim",
-        )
+        yield from _below(across, width, gutter + 2, section.x_label)
+        scale = " (log scale)" if up.log else ""
         if len(section.ys) > 1 or section.y_label:
             legend = Text(" " * (gutter + 2))
-            for k, name in enumerate(section.ys):
+            if section.y_label:
+                legend.append(f"up: {clean(section.y_label)}{scale}  ", style="dim")
+            for k, name in enumerate(section.ys if len(section.ys) > 1 else ()):
                 legend.append(f"━ {clean(name)}  ", style=self.STYLES[k % len(self.STYLES)])
             yield legend
         if section.note:
             yield Text(clean(section.note), style="dim")
 
-    def _dots(self, width: int, low: float, high: float) -> list[list[tuple[int, str]]]:
-        section, span = self.section, (high - low) or 1.0
+    def _dots(self, width: int, across: Axis, up: Axis) -> list[list[tuple[int, str]]]:
+        section, last = self.section, self.HEIGHT * 4 - 1
         cells: list[list[tuple[int, str]]] = [[(0, "")] * width for _ in range(self.HEIGHT)]
-        x0, x1 = float(section.x[0]), float(section.x[-1])
         bit = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
         for k, ys in enumerate(section.ys.values()):
             for column in range(width * 2):
-                y = _interpolate(section.x, ys, x0 + (x1 - x0) * column / (width * 2 - 1))
+                y = _interpolate(section.x, ys, across.at(column / (width * 2 - 1)))
                 if y is None:
                     continue
-                dot = min(round((high - y) / span * (self.HEIGHT * 4 - 1)), self.HEIGHT * 4 - 1)
+                dot = min(max(round((1 - up.share(y)) * last), 0), last)
                 row, sub = divmod(dot, 4)
                 bits, _ = cells[row][column // 2]
                 cells[row][column // 2] = (bits | bit[sub][column % 2], self.STYLES[k % len(self.STYLES)])
         return cells
+
+
+class _HistogramView:
+    """The spread of draws as rising blocks; below them a letter at each mark."""
+
+    HEIGHT = 3
+
+    def __init__(self, section: Histogram) -> None:
+        self.section = section
+
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+        section = self.section
+        yield Text(clean(section.title), style="bold")
+        width = max(10, min(64, target.width - 4))
+        across = Axis(*section.span())
+        heights = [0.0] * width
+        bins = section.bins(width)
+        for k in range(width):
+            heights[k] = float(bins[k * len(bins) // width][2])
+        top = max(heights)
+        for row in range(self.HEIGHT - 1, -1, -1):
+            eighths = [min(max(round(h / top * self.HEIGHT * 8) - 8 * row, 0), 8) for h in heights]
+            yield Text("  " + "".join(RISING[e] for e in eighths).rstrip(), style="dim", no_wrap=True)
+        line = ["─"] * width
+        names = []
+        for k, (name, value) in enumerate(section.marks.items()):
+            letter = chr(ord("A") + k)
+            place = min(int(across.share(value) * width), width - 1)
+            while line[place] != "─" and place + 1 < width:
+                place += 1
+            line[place] = letter
+            names.append(f"{letter} {clean(name)} {number(value, 3)}")
+        yield Text("  " + "".join(line), style="cyan", no_wrap=True)
+        yield from _below(across, width, 2, section.x_label)
+        yield Text(f"  {'; '.join(names)}; blocks: {len(section.draws)} draws", style="dim")
+        if section.note:
+            yield Text(clean(section.note), style="dim")
+
+
+def _below(across: Axis, width: int, gutter: int, label: str) -> Iterable[Text]:
+    """Return the ticks of a horizontal axis, each under its place, and the axis's name."""
+    line = [" "] * width
+    for value in across.ticks(6):
+        text = tick(value)
+        place = round(across.share(value) * (width - 1))
+        start = min(max(place - len(text) // 2, 0), width - len(text))
+        around = line[max(start - 1, 0) : start + len(text) + 1]
+        if start >= 0 and not "".join(around).strip():
+            line[start : start + len(text)] = text
+    yield Text(" " * gutter + "".join(line).rstrip(), style="dim", no_wrap=True)
+    if label:
+        said = clean(label) + (" (log scale)" if across.log else "")
+        yield Text(" " * gutter + said.center(width).rstrip(), style="dim")
 
 
 def _interpolate(xs: Iterable[float], ys: Iterable[float | None], at: float) -> float | None:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from vaeprobe.gate.outcome import Outcome
+from vaeprobe.report import worst_status
 from vaeprobe.result import Result
 from vaeprobe.traversal.result import Traversal
 
@@ -21,6 +23,7 @@ class Content(Result):
         results: by probe, in the order of the page.
         failed: why a probe could not answer, by probe.
         traversal: a strip per latent; None where it could not be drawn.
+        outcomes: rules that were asked for, each held against what was measured.
         repeat: the command that makes the page again; "" for a decoder made in Python.
     """
 
@@ -35,7 +38,13 @@ class Content(Result):
     results: Mapping[str, Result]
     failed: Mapping[str, str] = field(default_factory=dict)
     traversal: Traversal | None = None
+    outcomes: tuple[Outcome, ...] = ()
     repeat: str = ""
+
+    @property
+    def exit_code(self) -> int:
+        """0 where all rules hold or none was asked for; 1 one does not; 3 one is open or was not measured."""
+        return worst_status(outcome.status for outcome in self.outcomes)
 
     def details(self) -> dict[str, Any]:
         def short(result: Result) -> dict[str, Any]:
@@ -46,5 +55,6 @@ class Content(Result):
         return {
             "results": {name: short(result) for name, result in self.results.items()},
             "failed": dict(self.failed),
+            "rules": [outcome.to_dict() for outcome in self.outcomes],
             "traverse": None if self.traversal is None else self.traversal.details(),
         }

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from vaeprobe._version import __version__
+from vaeprobe.gate.outcome import Outcome
 from vaeprobe.pictures import png
-from vaeprobe.render.html import bars_svg, curves_svg, escape, heatmap_svg
+from vaeprobe.render.charts import bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
 from vaeprobe.render.text import inert, interval, number
-from vaeprobe.report import Bars, Curves, Finding, Heatmap, Metric, Section, Svg, Table, Value
+from vaeprobe.report import Bars, Curves, Finding, Heatmap, Histogram, Metric, Section, Svg, Table, Value
 from vaeprobe.result import Result
 from vaeprobe.survey.content import Content
 from vaeprobe.traversal.pictures import row_pictures, span_of
@@ -26,6 +27,12 @@ GOOD = {"orthogonal", "conformal", "linear", "independent", "axis-parallel", "st
 FAIR = {"aligned", "rotated", "partly rotated", "dependent", "curved", "nearly straight"}
 BAD = {"entangled", "unaligned", "inconsistent", "not aligned", "mismatched", "collapsed"}
 LEVELS = {"error": "bad", "warning": "fair", "note": "open"}
+STATUS = {
+    "fail": "bad",
+    "undefined": "fair",
+    "inconclusive": "fair",
+    "pass": "good",
+}  # in the order of a page
 TITLES = {
     "orthogonality": "Are the columns of the Jacobian orthogonal?",
     "factorise": "Does the density factorise?",
@@ -58,7 +65,7 @@ h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { max-width: 46rem; margin: .3
 .scroll { overflow-x: auto; max-width: 100%; } .scroll:focus-visible { outline: 2px solid #0969da; }
 table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; } th { text-align: left; font-weight: 600; }
 th, td { padding: .22rem .9rem .22rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; } code { font-size: .9em; }
+td.n, th.n { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; } code { font-size: .9em; }
 figure { margin: .6rem 0 1rem; } figure svg { max-width: 100%; height: auto; display: block; }
 figure svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
 .latents { list-style: none; margin: .6rem 0; padding: 0; }
@@ -79,7 +86,7 @@ figure svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
 def page(survey: Content) -> str:
     """Return the whole document."""
     name = survey.artifact.path if survey.artifact else "a decoder"
-    parts = [_head(survey, name), _facts(survey)]
+    parts = [_head(survey, name), _rules(survey.outcomes), _facts(survey)]
     if survey.findings:
         parts.append(_findings(survey.findings))
     parts.append(_latents(survey))
@@ -101,6 +108,22 @@ def page(survey: Content) -> str:
         f"<title>vaeprobe report: {escape(name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _rules(outcomes: Sequence[Outcome]) -> str:
+    """Return the rules that were asked for, those that do not hold first."""
+    if not outcomes:
+        return ""
+    rows = "".join(
+        f'<tr><td class="{STATUS[o.status]}"><b>{o.status}</b></td><td>{escape(o.message)}</td></tr>'
+        for o in sorted(outcomes, key=lambda o: list(STATUS).index(o.status))
+    )
+    held = sum(o.status == "pass" for o in outcomes)
+    return (
+        f'<section><h2>Rules: {held} of {len(outcomes)} hold</h2><div class="scroll" role="region" tabindex="0" '
+        'aria-label="Rules"><table><thead><tr><th scope="col">status</th><th scope="col">rule</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 
@@ -248,7 +271,15 @@ def _probe(name: str, result: Result) -> str:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
-    head = "".join(f'<th scope="col">{escape(c)}</th>' for c in columns)
+    numeric = [
+        any(isinstance(row[k], (int, float)) for row in rows)
+        and all(row[k] is None or isinstance(row[k], (int, float)) for row in rows)
+        for k in range(len(columns))
+    ]
+    head = "".join(
+        f'<th scope="col"{" class=n" if is_number else ""}>{escape(c)}</th>'
+        for c, is_number in zip(columns, numeric, strict=True)
+    )
     body = "".join("<tr>" + "".join(_cell(v) for v in row) + "</tr>" for row in rows)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(title)}">'
@@ -285,6 +316,10 @@ def _figure(section: Section) -> str:
                 [x, *ys] for x, *ys in zip(section.x, *section.ys.values(), strict=True)
             ]
             data = _table(f"{section.title}, numbers", (section.x_label or "x", *section.ys), lines)
+        case Histogram():
+            drawn = histogram_svg(section)
+            marks: list[list[Value]] = [[name, value] for name, value in section.marks.items()]
+            data = _table(f"{section.title}, numbers", ("", section.x_label), [*marks, *section.spread()])
         case Svg():
             drawn, data = section.svg, ""
     named = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(section.title)}" ', 1)

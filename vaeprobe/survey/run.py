@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.gate.outcome import Outcome
+from vaeprobe.gate.policy import Rule, probe_of, spec_of
+from vaeprobe.gate.policy_file import rule_of_text
+from vaeprobe.gate.run import hold, hold_verdict
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.progress import track
 from vaeprobe.report import Finding, Metric
 from vaeprobe.result import Result
+from vaeprobe.survey.card import card, model_index
 from vaeprobe.survey.content import Content
 from vaeprobe.survey.page import page
 from vaeprobe.traversal.result import Traversal
@@ -30,9 +36,18 @@ class Survey(Content):
         """Return the page: self-contained, without scripts that run, the result as JSON inside."""
         return page(self)
 
+    def markdown(self, *, name: str | None = None) -> str:
+        """Return a section for a model card, Hugging Face's `model-index` at its head; `name` is the model's."""
+        return card(self, name)
+
+    def model_index(self, *, name: str | None = None) -> str:
+        """Return Hugging Face's `model-index` alone, as YAML; `name` is the model's."""
+        return model_index(self, name)
+
     def save(self, path: Path | str) -> None:
-        """Write the page to a file."""
-        write_text(path, self.html())
+        """Write the page to a file; one in `.md` gets the section for a model card, one in `.yaml` the `model-index`."""
+        written = {".md": self.markdown, ".yaml": self.model_index, ".yml": self.model_index}
+        write_text(path, written.get(Path(path).suffix.lower(), self.html)())
 
     def _repr_html_(self) -> str:
         from vaeprobe.render import html
@@ -47,6 +62,7 @@ def survey(
     samples: int = 256,
     seed: int = 0,
     latent_dim: int | None = None,
+    rules: Sequence[str] = (),
     repeat: str = "",
 ) -> Survey:
     """Return what every probe finds on one model; `.save("page.html")` writes it as one page.
@@ -57,6 +73,8 @@ def survey(
         samples: latents, and data rows; seams are traced from two starts.
         seed: seed of every draw.
         latent_dim: number of latents, where the decoder leaves it open.
+        rules: limits and verdicts to hold it against, such as "orthogonality.alignment=0.5" or
+            "factorise.verdict=linear,independent"; they stand at the top of the page.
         repeat: the command that makes the same page.
 
     Raises:
@@ -71,6 +89,7 @@ def survey(
             "data need the encoder, and this decoder comes without one",
             hint="leave --data out: orthogonality, factorise and trace need the decoder alone",
         )
+    wanted = [rule_of_text(text) for text in ([rules] if isinstance(rules, str) else rules)]
     results: dict[str, Result] = {}
     failed: dict[str, str] = {}
     for name in track([*ALWAYS, *(WITH_DATA if data is not None else ())], "probes"):
@@ -106,5 +125,22 @@ def survey(
         results=results,
         failed=failed,
         traversal=strips,
+        outcomes=tuple(_held(rule, results, failed) for rule in wanted),
         repeat=repeat,
+    )
+
+
+def _held(rule: Rule, results: Mapping[str, Result], failed: Mapping[str, str]) -> Outcome:
+    """Return how a rule does against what was measured."""
+    probe = probe_of(rule.metric) or ""
+    found = [r for r in results.values() if rule.metric in r.metrics]
+    if rule.verdicts and probe in results:
+        return hold_verdict(rule, results[probe], probe_class(probe).OPEN_VERDICTS)
+    if not rule.verdicts and found:
+        return hold(rule, found[0].metrics[rule.metric])
+    why = failed.get(
+        probe, f"`{probe}` is measured with data alone" if probe in WITH_DATA else "not measured"
+    )
+    return Outcome(
+        rule=rule, metric=Metric.undefined(spec_of(rule.metric), why), status="undefined", bound=rule.limit
     )

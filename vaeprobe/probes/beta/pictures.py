@@ -35,6 +35,7 @@ def sections(
         ys={"overlap": list(overlaps.values())},
         x_label="times the present beta",
         y_label="Bhattacharyya",
+        log_x=True,
     )
     return (_ways(metrics, meaning), _latents(latents), *([curve] if overlaps else []))
 

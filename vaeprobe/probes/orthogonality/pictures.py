@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from vaeprobe.report import Bars, Heatmap, Metric, Section, Table, Value
+from vaeprobe.report import Bars, Heatmap, Histogram, Metric, Section, Table, Value
 
 if TYPE_CHECKING:
     from vaeprobe.probes.orthogonality.numbers import Reading
@@ -23,6 +23,8 @@ def sections(
     spectrum: Sequence[float],
     threshold: float,
     tables: Sequence[Table],
+    null: Sequence[float],
+    metrics: Mapping[str, Metric],
 ) -> tuple[Section, ...]:
     """Return the page's tables and pictures; see `OrthogonalityResult` for the arguments."""
     out: list[Section] = []
@@ -39,6 +41,7 @@ def sections(
                 diagonal=False,
             )
         )
+    out += _chance(null, metrics)
     out += tables
     if norms:
         shown = _strongest(range(len(norms)), norms)
@@ -63,6 +66,23 @@ def sections(
             )
         )
     return tuple(out)
+
+
+def _chance(null: Sequence[float], metrics: Mapping[str, Metric]) -> list[Section]:
+    """Return how the contrast is spread under random rotations, the axes and R* marked."""
+    if len(null) < 2:
+        return []
+    named = {"these axes": "ima_contrast", "R* (held out)": "ima_contrast_rotated"}
+    found = {name: metrics[f"orthogonality.{id}"].value for name, id in named.items()}
+    marks = {name: value for name, value in found.items() if isinstance(value, float)}
+    return [
+        Histogram(
+            title=f"Ima contrast under {len(null)} random rotations of the latent space",
+            draws=null,
+            marks=marks,
+            x_label="ima contrast (nats)",
+        )
+    ]
 
 
 def _strongest(indices: Iterable[int], norms: Sequence[float]) -> list[int]:

@@ -76,6 +76,7 @@ class OrthogonalityResult(Result):
     spectrum: tuple[float, ...] = ()
     threshold: float = 0.05
     tables: tuple[Table, ...] = ()
+    null: tuple[float, ...] = ()
     save_rotation: bool = False
     values: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
@@ -138,6 +139,8 @@ class OrthogonalityResult(Result):
             spectrum=self.spectrum,
             threshold=self.threshold,
             tables=self.tables,
+            null=self.null,
+            metrics=self.metrics,
         )
 
     def details(self) -> dict[str, Any]:
@@ -149,6 +152,7 @@ class OrthogonalityResult(Result):
             "mean_abs_cosines": None if self.cosines is None else [list(row) for row in self.cosines],
             "rms_singular_values": list(self.spectrum),
             "rotation": None if self.rotation is None else self.rotation.tolist(),
+            "null_contrasts": [float(f"{c:.6g}") for c in self.null],
         }
 
 
@@ -270,6 +274,9 @@ class Orthogonality(Probe):
             spectrum=tuple(reading.rms_singular_values.tolist()),
             threshold=self.active_threshold,
             tables=tuple(pictures.tables(reading, metrics)),
+            null=()
+            if reading.singular or reading.alignment is None
+            else tuple(reading.alignment.draws.tolist()),
             save_rotation=self.save_rotation is not None,
             values=reading.per_sample,
         )
