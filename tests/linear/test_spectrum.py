@@ -87,8 +87,38 @@ def test_float32_is_used_for_large_float32_data_only() -> None:
     assert kind(10**4, 784, np.float32) == "float64"
 
 
-def test_float32_products_are_near_the_float64_ones() -> None:
-    X = decaying(500, 20).astype(np.float32)
-    low = moments.total(moments.accumulate(in_memory(X), dtype=np.float32)).covariance
+KINDS = {
+    "bits": lambda rng: rng.random((9000, 40)) < 0.3,
+    "counts": lambda rng: rng.poisson(3, (9000, 40)),
+    "scaled bits": lambda rng: (rng.random((9000, 40)) < 0.3) * np.float32(0.3),
+    "pixels": lambda rng: np.round(rng.random((9000, 40)) * 255) / 255,
+    "far from 0": lambda rng: rng.normal(1e4, 1, (9000, 40)),
+    "decaying": lambda rng: rng.normal(size=(9000, 40)) * 10.0 ** -np.linspace(0, 4, 40),
+    "heavy tails": lambda rng: rng.lognormal(0, 2, (9000, 40)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("folds", [1, 3])
+def test_float32_products_are_as_near_the_float64_ones_as_is_said(kind: str, folds: int) -> None:
+    X = KINDS[kind](np.random.default_rng(0)).astype(np.float32)
+    low = moments.total(moments.accumulate(in_memory(X), dtype=np.float32, folds=folds))
     high = moments.total(moments.accumulate(in_memory(X), dtype=np.float64)).covariance
-    assert np.abs(low - high).max() < 1e-6 * np.abs(high).max()
+    off = np.linalg.norm(low.covariance - high, 2)
+    assert low.slip is not None
+    stated = spectrum.norm_bound(low.slip / low.n)
+    found, values = spectrum.of_moments(low, np.dtype(np.float32)), np.linalg.eigvalsh(high)[::-1]
+    assert stated < 1e-4 * values[0]
+    assert off <= 1.5 * stated + 1e-14 * values[0]  # one block in 32 is looked at
+    assert np.abs(found.values - values).max() <= 1.5 * found.error * values[0] + 1e-14 * values[0]
+    if kind in ("bits", "counts"):  # the shift is a number of few digits, so that every product is exact
+        assert stated == 0
+        assert off < 1e-14 * values[0]
+
+
+def test_the_bound_of_a_norm_is_one_and_near() -> None:
+    A = np.random.default_rng(0).normal(size=(200, 200))
+    for D in (A + A.T, np.diag(np.arange(5.0)), np.zeros((3, 3))):
+        norm = np.linalg.norm(D, 2)
+        assert norm <= spectrum.norm_bound(D) * (1 + 1e-12)
+        assert spectrum.norm_bound(D) <= len(D) ** (1 / 16) * norm * (1 + 1e-12)

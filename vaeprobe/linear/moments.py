@@ -1,12 +1,18 @@
 """Mean and scatter of rows in one pass, in blocks, merged exactly.
 
-Each block is shifted by the mean of the first one before its product is formed, so that a float32 column
-with a large offset keeps its variance; blocks are products `v.T @ v` (SYRK) and the sums are float64.
+Blocks are products `v.T @ v` (SYRK), in float32 for large float32 data, and the sums are float64.  Each block is
+shifted by something near the mean of the first one before its product is formed, unless that is within a deviation of
+0, so that a column with a large offset keeps its variance.  The shift is a short number, a multiple of a sixteenth of the column's deviation or so:
+where data are whole numbers or bits, so are then the shifted ones, and their float32 products are exact.  (Shifted by
+the mean itself, all the equal products of bits are rounded the same way, which no sum over rows averages out: an error
+of 2e-5 of the largest eigenvalue where other data have 1e-7.)
+
+How far float32 is off is measured: every 32nd block is multiplied in float64 too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -23,8 +29,10 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[np.float64]
 
-BLOCK = 8192
-FLOAT64_WORK = 5e10  # rows * columns^2 up to which products are formed in float64, whatever the data
+BLOCK = 2048
+BLOCK_NUMBERS = 2**22
+FLOAT64_WORK = 1e10  # rows * columns^2 up to which products are formed in float64, whatever the data
+CHECKED = 32  # of as many blocks, one float32 product is formed in float64 too
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +43,14 @@ class Moments:
         n: number of rows.
         mean: shape (m,).
         scatter: sum of (x - mean)(x - mean)^T, shape (m, m).
+        slip: what float32 products added to the scatter, from the rows that were multiplied in float64 too, scaled
+            to all rows, shape (m, m); None for float64 products.
     """
 
     n: int
     mean: Array
     scatter: Array
+    slip: Array | None = None
 
     @property
     def covariance(self) -> Array:
@@ -54,7 +65,8 @@ class Moments:
         step = other.mean - self.mean
         scatter = self.scatter + other.scatter
         scatter += np.outer(step, step) * (self.n * other.n / n)
-        return Moments(n, self.mean + step * (other.n / n), scatter)
+        slips = [part.slip for part in (self, other) if part.slip is not None]
+        return Moments(n, self.mean + step * (other.n / n), scatter, sum(slips) if slips else None)
 
 
 def arithmetic(data: Data) -> np.dtype[np.floating]:
@@ -79,32 +91,43 @@ def accumulate(
     """
     kind = np.dtype(dtype or arithmetic(data))
     m = data.columns
-    size = max(256, min(BLOCK, 2**25 // max(1, m * kind.itemsize)))
+    size = max(256, min(BLOCK, BLOCK_NUMBERS // max(1, m)))
     try:
         outer = np.zeros((folds, m, m))
         work = np.empty((min(size, data.rows), m), kind)
+        square = np.empty((m, m), kind)
+        slip = np.zeros((m, m)) if kind == np.float32 else None
     except MemoryError:
         raise ResourceError(
             f"the covariance of {m} columns takes {folds * m * m * 8 / 2**30:.1f} GiB",
             hint="--solver randomized needs no covariance matrix",
         ) from None
     sums, counts = np.zeros((folds, m)), np.zeros(folds, np.int64)
+    drift = np.zeros(m)  # what the sums of the checked rows are off by
     shift = np.zeros(m, kind)
     rng = stream(seed, "folds")
     if folds > 1:  # a row is in the same fold whichever process reads it
-        for first in range(0, data.first, BLOCK):
-            rng.integers(folds, size=min(BLOCK, data.first - first))
-    done = 0
-    for block in data.blocks(size, dtype=kind):
+        for first in range(0, data.first, size):
+            rng.integers(folds, size=min(size, data.first - first))
+    done = checked = 0
+    for index, block in enumerate(data.blocks(size, dtype=kind)):
         if done == 0 and len(block):
-            shift = block.mean(axis=0, dtype=np.float64).astype(kind)
-        v = np.subtract(block, shift, out=work[: len(block)])
+            shift = _short(block).astype(kind)
+        v = np.subtract(block, shift, out=work[: len(block)]) if shift.any() else block
         owner = rng.integers(folds, size=len(v)) if folds > 1 else None
+        check = slip is not None and index % CHECKED == 0
+        checked += len(v) if check else 0
         for k in range(folds):
             part = v if owner is None else v[owner == k]
             with np.errstate(over="ignore", invalid="ignore"):  # refused where the covariance is used
-                outer[k] += part.T @ part
-                sums[k] += np.ones(len(part), kind) @ part
+                product = np.matmul(part.T, part, out=square)
+                outer[k] += product
+                along = np.ones(len(part), kind) @ part
+                sums[k] += along
+                if check:
+                    exact = (block if owner is None else block[owner == k]) - shift.astype(np.float64)
+                    slip += product - exact.T @ exact
+                    drift += along - exact.sum(axis=0)
             counts[k] += len(part)
         done += len(block)
         tell("moments", done, data.rows)
@@ -116,7 +139,22 @@ def accumulate(
         with np.errstate(over="ignore", invalid="ignore"):
             outer[k] -= np.outer(centre, sums[k])
         out.append(Moments(n, shift + centre, outer[k]))
+    if slip is not None:  # of all folds together: only their sum is asked for it
+        slip *= done / max(checked, 1)
+        drift, centre = drift / max(checked, 1), sums.sum(axis=0) / max(done, 1)
+        slip -= done * (np.outer(centre, drift) + np.outer(drift, centre) - np.outer(drift, drift))
+        out[0] = replace(out[0], slip=slip)
     return tuple(out)
+
+
+def _short(block: Array) -> Array:
+    """Return the means of the columns to a sixteenth of their deviations, 0 where they are within one, shape (m,)."""
+    mean = block.mean(axis=0, dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        deviation = block.std(axis=0, dtype=np.float64)
+        step = np.exp2(np.floor(np.log2(deviation)) - 4)
+        short = np.where(np.abs(mean) <= deviation, 0.0, np.round(mean / step) * step)
+    return np.where(np.isfinite(short) & (step > 0), short, mean)
 
 
 def total(parts: tuple[Moments, ...]) -> Moments:

@@ -64,7 +64,8 @@ class Processes:
         n = int(self.sum(np.array([own.n], np.float64))[0])
         mean = self.sum(own.mean * own.n) / max(n, 1)
         step = own.mean - mean
-        return Moments(n, mean, self.sum(own.scatter + own.n * np.outer(step, step)))
+        slip = None if own.slip is None else self.sum(own.slip)
+        return Moments(n, mean, self.sum(own.scatter + own.n * np.outer(step, step)), slip)
 
     def together(self, work: Callable[[], T]) -> T:
         """Return what `work` returns here; an error in one process ends all of them with its message.

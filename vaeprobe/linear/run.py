@@ -436,7 +436,8 @@ def _findings(
     if spec.precision == "float32":
         note(
             FLOAT32,
-            "products were formed in float32 and summed in float64: eigenvalues below 1e-6 lambda_1 are noise",
+            "products were formed in float32 and summed in float64: "
+            f"eigenvalues hold to {spec.error:.1e} lambda_1, as measured on one block of rows in 32",
         )
     for c in certificates:
         if not c.converged:

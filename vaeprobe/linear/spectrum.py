@@ -45,7 +45,7 @@ PASSES = 30
 TOLERANCE = 1e-6  # estimated relative error (conservative) at which the randomized solver stops
 TIGHT = 1e-14  # the same where the noise is small beside the signal
 DIGITS = 1e-9  # relative error of a needed eigenvalue from which the covariance has lost its digits
-FLOAT32_NOISE = 1e-5  # of lambda_1: needed eigenvalues under it are not left to float32 products
+FLOAT32_DIGITS = 1e-3  # the same, from which float32 products are formed anew in float64
 MEAN_ULPS = 8  # units in the last place of a mean: a spread of that many is its rounding
 QR_BLOCK = 2**22  # numbers of a block of rows whose triangle is taken at once
 
@@ -61,7 +61,8 @@ class Spectrum:
         vectors: unit eigenvectors as columns, shape (m, k); the largest entry of each is positive.
         total: trace of S, the total variance.
         solver: how they were computed.
-        residuals: ||S u - lambda u|| per pair, shape (k,): a true eigenvalue lies that near; 0 where exact.
+        residuals: ||S u - lambda u|| per pair, shape (k,), or what float32 products are off by: a true eigenvalue
+            lies that near; 0 where exact.
         resolution: variance below which a direction is rounding error.
         precision: type of the products, "float64" or "float32".
         left: variance outside the known directions; None takes it from `total`, to rounding of the whole.
@@ -188,7 +189,7 @@ def _exact(data: Data, k: int, processes: Processes) -> Spectrum:
     kind = moments.arithmetic(data)
     whole = moments.total(processes.moments(processes.together(lambda: moments.accumulate(data))))
     found = of_moments(whole, kind)
-    if kind == np.float32 and least(found, k) < FLOAT32_NOISE * found.values[0]:
+    if whole.slip is not None and _blurred(found, k, whole.slip / whole.n):
         kind = np.dtype(np.float64)
         parts = processes.together(lambda: moments.accumulate(data, dtype=kind))
         whole = moments.total(processes.moments(parts))
@@ -213,9 +214,40 @@ def of_moments(whole: Moments, kind: np.dtype[np.floating] | None = None) -> Spe
     S = whole.covariance
     _refuse_overflow(S)
     values, vectors = np.linalg.eigh(S)
-    return _spectrum(
+    found = _spectrum(
         whole.n, whole.mean, values[::-1], vectors[:, ::-1], float(np.trace(S)), "exact", kind, S.diagonal()
     )
+    if whole.slip is None:
+        return found
+    off = norm_bound(whole.slip / whole.n)
+    return replace(found, residuals=np.full(len(values), off), resolution=max(found.resolution, off))
+
+
+def norm_bound(D: Array) -> float:
+    """Return an upper bound of the spectral norm of a symmetric matrix, (tr D^16)^(1/16), at most m^(1/16) too large."""
+    size = float(np.linalg.norm(D))
+    if size == 0:
+        return 0.0
+    power = D / size
+    for _ in range(3):
+        power = power @ power.T
+    return size * float(np.linalg.norm(power)) ** 0.125
+
+
+def _blurred(found: Spectrum, k: int, slip: Array) -> bool:
+    """Whether what float32 products are off by is more than 1e-3 of the smallest eigenvalue that matters.
+
+    Of a small eigenvalue it counts among the small ones, and its square over the gap from the large ones
+    (Mathias 1998): the error of a matrix of products lies mostly along its large eigenvectors.
+
+    Args:
+        slip: of the covariance, shape (m, m).
+    """
+    needed = least(found, k)
+    small = found.vectors[:, found.values <= 10 * needed]
+    near = norm_bound(small.T @ slip @ small)
+    # values that are not small differ from the needed one by nine times as much at least
+    return not near + norm_bound(slip) ** 2 / (9 * max(needed, 1e-300)) <= FLOAT32_DIGITS * needed
 
 
 def least(found: Spectrum, k: int) -> float:
@@ -299,7 +331,7 @@ def _spectrum(
     """Return a spectrum; `variances` are those of the columns, shape (m,)."""
     values = np.maximum(values, 0.0)
     epsilon = float(np.finfo(kind).eps)
-    # float32 products lose some 1e-7 of the largest eigenvalue, float64 ones some 1e-16 per column
+    # products lose some eps of the largest eigenvalue per column; over float32 ones of many rows, it averages out
     resolution = float(values.max(initial=0.0)) * epsilon * (16 if kind == np.float32 else len(mean))
     constant = variances <= np.square(MEAN_ULPS * np.finfo(np.float64).eps * np.abs(mean))
     return Spectrum(
