@@ -148,8 +148,10 @@ def minka_evidence(values: Array, n: int, m: int) -> Array:
 
 def _held_out(data: Data, spectrum: Spectrum, top: int, seed: int, processes: Processes) -> Array | None:
     if spectrum.solver == "exact":
-        own = processes.together(lambda: accumulate(data, folds=FOLDS, seed=seed))
-        parts = processes.moments(own)
+        parts = spectrum.parts
+        if len(parts) != FOLDS:
+            own = processes.together(lambda: accumulate(data, folds=FOLDS, seed=seed))
+            parts = processes.moments(own)
         if min(p.n for p in parts) < 1 or spectrum.n < 2 * FOLDS:
             return None
         scores = []

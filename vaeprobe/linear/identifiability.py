@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 EXTRA = 16  # directions beyond the d columns that the bootstrap lets them turn into
 MOST_GROUPS = 1000
+GROUP_NUMBERS = 2**22  # numbers of all groups' second moments, at most
+BLOCK = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,19 +107,33 @@ def bootstrap_angles(
     d columns and the 16 next eigenvectors.
     """
     K = min(spectrum.rank, d + EXTRA, spectrum.vectors.shape[1])
-    U = spectrum.vectors[:, :K]
-    groups = max(min(spectrum.n, MOST_GROUPS, 16_000_000 // (K * K)), 2)
+    U = spectrum.vectors[:, :K].astype(data.dtype)
+    groups = max(min(spectrum.n, MOST_GROUPS, GROUP_NUMBERS // (K * K)), 2)
     outer, sums, counts = np.zeros((groups, K, K)), np.zeros((groups, K)), np.zeros(groups)
+    turns = max(1, min(GROUP_NUMBERS // (2 * groups * K), -(-data.rows // groups)))
+    mean = spectrum.mean.astype(data.dtype)
+    held, there = np.zeros((turns * groups, K), data.dtype), 0
+
+    def add() -> None:
+        scores = held.reshape(turns, groups, K)
+        np.add(outer, np.matmul(scores.transpose(1, 2, 0), scores.transpose(1, 0, 2)), out=outer)
+        np.add(sums, scores.sum(axis=0, dtype=np.float64), out=sums)
+        np.add(counts, np.bincount(np.arange(there) % groups, minlength=groups), out=counts)
+
     done = 0
-    for block in data.blocks(dtype=np.float64):
-        scores = (block - spectrum.mean) @ U
-        lead, tail = done % groups, -(done + len(block)) % groups
-        padded = np.concatenate([np.zeros((lead, K)), scores, np.zeros((tail, K))]).reshape(-1, groups, K)
-        outer += np.einsum("tgk,tgl->gkl", padded, padded, optimize=True)
-        sums += padded.sum(axis=0)
-        counts += np.bincount((done + np.arange(len(block))) % groups, minlength=groups)
-        done += len(block)
+    for block in data.blocks(BLOCK):
+        scores = (block - mean) @ U
+        done += len(scores)
+        while len(scores):
+            taken = scores[: len(held) - there]
+            held[there : there + len(taken)] = taken
+            there, scores = there + len(taken), scores[len(taken) :]
+            if there == len(held):
+                add()
+                there = 0
         tell("bootstrap, scores", done, data.rows)
+    held[there:] = 0
+    add()
     tell("bootstrap, scores", data.rows, data.rows)
     rng = stream(seed, "bootstrap columns")
     flat = outer.reshape(groups, -1)

@@ -66,7 +66,8 @@ class Moments:
         scatter = self.scatter + other.scatter
         scatter += np.outer(step, step) * (self.n * other.n / n)
         slips = [part.slip for part in (self, other) if part.slip is not None]
-        return Moments(n, self.mean + step * (other.n / n), scatter, sum(slips) if slips else None)
+        slip = np.add.reduce(slips) if slips else None
+        return Moments(n, self.mean + step * (other.n / n), scatter, slip)
 
 
 def arithmetic(data: Data) -> np.dtype[np.floating]:

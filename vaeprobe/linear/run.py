@@ -111,12 +111,16 @@ class TrainLinear:
             spec = fitted.spectrum
         else:
             wanted = RANDOMIZED_PAIRS if self.latent_dim == "auto" else int(self.latent_dim) + 1
+            folds = dimension.FOLDS if self.latent_dim == "auto" and self.fixed is None else 1
             try:
-                spec = spectrum.compute(own, wanted, solver=self.solver, seed=self.seed, processes=processes)
+                spec = spectrum.compute(
+                    own, wanted, solver=self.solver, seed=self.seed, folds=folds, processes=processes
+                )
             except NotFiniteError as error:
                 hint = "leave them out with --drop-nonfinite, or estimate missing values with --missing em"
                 raise NotFiniteError(error.message, hint=hint) from None
         choice, d, chosen = self._dimension(spec, own, processes)
+        spec = replace(spec, parts=())
         if fitted is not None:
             known = replace(spec, values=spec.values[:d], vectors=spec.vectors[:, :d])
             solution = closed_form.solve(known, d, beta=self.beta, sigma2=fitted.sigma2)

@@ -68,6 +68,7 @@ class Spectrum:
         left: variance outside the known directions; None takes it from `total`, to rounding of the whole.
         free: number of columns that are not constant.
         singular: whether the values are squares of singular values of the rows, for the covariance had lost them.
+        parts: moments of random parts of the rows, where they were asked for and the covariance was formed.
     """
 
     n: int
@@ -82,6 +83,7 @@ class Spectrum:
     left: float | None = None
     free: int = -1
     singular: bool = False
+    parts: tuple[Moments, ...] = ()
 
     def __post_init__(self) -> None:
         if self.free < 0:
@@ -143,7 +145,7 @@ def choose(data: Data, solver: str = "auto") -> Solver:
 
 
 def compute(
-    data: Data, k: int, *, solver: str = "auto", seed: int = 0, processes: Processes = ALONE
+    data: Data, k: int, *, solver: str = "auto", seed: int = 0, folds: int = 1, processes: Processes = ALONE
 ) -> Spectrum:
     """Return the eigenpairs of the covariance of the rows, at least k of them where they exist.
 
@@ -151,13 +153,14 @@ def compute(
         data: all rows, or this process's share of them.
         k: pairs that must be known; the exact and dual solvers return all.
         solver: auto, exact, dual or randomized.
+        folds: random parts of the rows whose moments are wanted too; the exact solver has them in the same pass.
         processes: the processes that share the rows.
 
     Raises:
         InputError: there are fewer than two rows, or they are all equal.
     """
     try:
-        return _computed(data, k, choose(data, solver), seed, processes)
+        return _computed(data, k, choose(data, solver), seed, folds, processes)
     except np.linalg.LinAlgError as error:
         raise InputError(
             f"the covariance of the rows cannot be computed: {error}",
@@ -165,15 +168,15 @@ def compute(
         ) from None
 
 
-def _computed(data: Data, k: int, chosen: Solver, seed: int, processes: Processes) -> Spectrum:
+def _computed(data: Data, k: int, chosen: Solver, seed: int, folds: int, processes: Processes) -> Spectrum:
     if processes.world > 1 and chosen == "dual":
         chosen = "exact" if data.columns <= EXACT_COLUMNS else "randomized"
     if chosen == "exact":
-        found = _exact(data, k, processes)
+        found = _exact(data, k, seed, folds, processes)
     elif chosen == "dual":
         found = _dual(data, k)
     elif k + OVERSAMPLING >= data.columns:  # its basis would span everything
-        found = _exact(data, k, processes)
+        found = _exact(data, k, seed, folds, processes)
     else:
         found = _randomized(Rows.of(data, processes), min(k, data.columns), seed)
     if not found.total > found.resolution:
@@ -185,14 +188,19 @@ def _computed(data: Data, k: int, chosen: Solver, seed: int, processes: Processe
     return found
 
 
-def _exact(data: Data, k: int, processes: Processes) -> Spectrum:
+def _exact(data: Data, k: int, seed: int, folds: int, processes: Processes) -> Spectrum:
+    def summed(kind: np.dtype[np.floating]) -> tuple[Moments, ...]:
+        own = processes.together(lambda: moments.accumulate(data, dtype=kind, folds=folds, seed=seed))
+        return processes.moments(own)
+
     kind = moments.arithmetic(data)
-    whole = moments.total(processes.moments(processes.together(lambda: moments.accumulate(data))))
+    parts = summed(kind)
+    whole = moments.total(parts)
     found = of_moments(whole, kind)
     if whole.slip is not None and _blurred(found, k, whole.slip / whole.n):
         kind = np.dtype(np.float64)
-        parts = processes.together(lambda: moments.accumulate(data, dtype=kind))
-        whole = moments.total(processes.moments(parts))
+        parts = summed(kind)
+        whole = moments.total(parts)
         found = of_moments(whole, kind)
     if kind == np.float64 and lost(found, k):
         R = processes.together(lambda: _triangle(data, whole.mean))
@@ -201,7 +209,7 @@ def _exact(data: Data, k: int, processes: Processes) -> Spectrum:
             stack[processes.rank] = R
             R = _r(processes.sum(stack).reshape(-1, R.shape[1]))
         found = _of_singular(R, found)
-    return found
+    return found if folds == 1 else replace(found, parts=parts)
 
 
 def of_moments(whole: Moments, kind: np.dtype[np.floating] | None = None) -> Spectrum:
@@ -231,7 +239,7 @@ def norm_bound(D: Array) -> float:
     power = D / size
     for _ in range(3):
         power = power @ power.T
-    return size * float(np.linalg.norm(power)) ** 0.125
+    return size * math.sqrt(math.sqrt(math.sqrt(float(np.linalg.norm(power)))))
 
 
 def _blurred(found: Spectrum, k: int, slip: Array) -> bool:
