@@ -20,18 +20,20 @@ import torch
 
 import vaeprobe
 from vaeprobe.likelihood_names import LIKELIHOODS
-from vaeprobe.probes import PROBES, probe_class
+from vaeprobe.probes import PROBES, asks_decoder, question_class
 from vaeprobe.probes.functions import documentation, result_class
 
 ROOT = Path(__file__).parents[1]
 STUB = ROOT / "vaeprobe" / "api.pyi"
 HEAD = '''"""The probes as functions.  Written by `python tests/test_api.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
 '''
+# whether a decoder is asked -> the subject, and what else the function takes besides settings
+SUBJECTS = {True: ("decoder: DecoderLike", "    latent_dim: int | None = None,\n"), False: ("data: Any", "")}
 
 
 def annotation(text: str) -> str:
@@ -44,15 +46,15 @@ def stub() -> str:
     """What `api.pyi` must be."""
     imports, functions = ["from vaeprobe.probes.functions import DecoderLike"], []
     for name in PROBES:
-        cls = probe_class(name)
+        cls = question_class(name)
         result = result_class(cls)
         imports.append(f"from {result.__module__} import {result.__name__}")
         settings = "".join(f"    {f.name}: {annotation(str(f.type))} = {f.default!r},\n" for f in fields(cls))
         doc = textwrap.indent(f'"""{documentation(cls)}\n"""', "    ")
+        subject, more = SUBJECTS[asks_decoder(cls)]
         functions.append(
-            f"def {name}(\n    decoder: DecoderLike,\n    *,\n{settings}"
-            "    latent_dim: int | None = None,\n    limits: Mapping[str, float] | None = None,\n"
-            f") -> {result.__name__}:\n{doc}\n"
+            f"def {name}(\n    {subject},\n    *,\n{settings}{more}"
+            f"    limits: Mapping[str, float] | None = None,\n) -> {result.__name__}:\n{doc}\n"
         )
     return formatted(HEAD + "\n".join(sorted(imports)) + "\n\n" + "\n".join(functions))
 
@@ -82,11 +84,12 @@ def test_the_stub_is_written_anew() -> None:
 @pytest.mark.parametrize("name", PROBES)
 def test_signatures_list_the_settings_with_their_defaults_and_types(name: str) -> None:
     parameters = inspect.signature(getattr(vaeprobe, name)).parameters
-    cls = probe_class(name)
-    assert list(parameters) == ["decoder", *(f.name for f in fields(cls)), "latent_dim", "limits"]
+    cls = question_class(name)
+    subject, *more = ("decoder", "latent_dim") if asks_decoder(cls) else ("data",)
+    assert list(parameters) == [subject, *(f.name for f in fields(cls)), *more, "limits"]
     for f in fields(cls):
         assert parameters[f.name].default == f.default
-    assert parameters["samples"].annotation is int
+    assert parameters["seed"].annotation is int
     assert f.name in (getattr(vaeprobe, name).__doc__ or "")
 
 
@@ -120,6 +123,8 @@ def test_hints_reach_the_traceback(tmp_path: Path) -> None:
     for call, words in (
         (lambda: vaeprobe.orthogonality(path, sampels=3), "did you mean `samples`?"),
         (lambda: vaeprobe.trace(path, starts=3), "in Python it is `samples`"),
+        (lambda: vaeprobe.train_linear(path, method=["em"]), "in Python it is `methods`"),
+        (lambda: vaeprobe.train_linear(path, methods="em"), "takes a list of texts, not `em`"),
         (lambda: vaeprobe.orthogonality(path, likelihood="bernouli"), "did you mean `bernoulli`?"),
         (lambda: vaeprobe.load(tmp_path / "mm.npy"), "hint: "),
     ):

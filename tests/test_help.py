@@ -12,14 +12,13 @@ import pytest
 
 from vaeprobe import __version__
 from vaeprobe.cli import run
-from vaeprobe.cli.app import ALIASES, COMMANDS, SUMMARIES, built, options
+from vaeprobe.cli.app import ALIASES, COMMANDS, QUESTIONS, SUMMARIES, built, options
 from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import did_you_mean
-from vaeprobe.probes import PROBES
 
 ROOT = Path(__file__).parents[1]
 LINEAR = str(ROOT / "sample_models" / "linear.npy")
-NAMES = [*PROBES, *COMMANDS]
+NAMES = [*QUESTIONS, *COMMANDS]
 
 
 @pytest.fixture(autouse=True)

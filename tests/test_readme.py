@@ -171,14 +171,13 @@ def test_the_set_up_commands_are_those_that_ci_runs() -> None:
 
 
 def test_files_commands_and_options_named_in_the_readme_exist() -> None:
-    from vaeprobe.cli.app import COMMANDS, options
-    from vaeprobe.probes import PROBES
+    from vaeprobe.cli.app import COMMANDS, QUESTIONS, options
 
     text = readme()
     for line in re.findall(r"(?:`|^|\$ |-m )vaeprobe ([a-z-]+[^`\n]*)", text, re.MULTILINE):
         command, *rest = line.split(" #")[0].split()
         if command not in ("in",):
-            assert command in {*COMMANDS, *PROBES}, line
+            assert command in {*COMMANDS, *QUESTIONS}, line
             for word in rest:
                 if word.startswith("-") and word != "-":
                     assert word.split("=")[0] in options([command]), line

@@ -16,7 +16,7 @@ from vaeprobe.probes import PROBES
 
 if TYPE_CHECKING:
     from vaeprobe import engine
-    from vaeprobe.api import beta, factorise, orthogonality, posterior, trace
+    from vaeprobe.api import beta, factorise, orthogonality, posterior, trace, train_linear
     from vaeprobe.checkpoints.loading import load
     from vaeprobe.checkpoints.looking import inspect
     from vaeprobe.checkpoints.whole import from_module
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
         ZeroInflatedNegativeBinomial,
     )
     from vaeprobe.linear.estimators import PPCA, LinearVAE
-    from vaeprobe.probes.train_linear import train_linear
     from vaeprobe.survey.run import survey
     from vaeprobe.traversal.run import traverse
 
@@ -55,7 +54,6 @@ _HOME = {
     **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
     **dict.fromkeys(PROBES, "vaeprobe.api"),
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear.estimators"),
-    "train_linear": "vaeprobe.probes.train_linear",
     **dict.fromkeys(
         (
             "Gaussian",

@@ -4,8 +4,8 @@ They are made from the list of probes; `api.pyi` says the same to type checkers 
 `python tests/test_api.py`.
 """
 
-from vaeprobe.probes import PROBES, probe_class
+from vaeprobe.probes import PROBES, question_class
 from vaeprobe.probes.functions import probe_function
 
 for _name in PROBES:
-    globals()[_name] = probe_function(probe_class(_name))
+    globals()[_name] = probe_function(question_class(_name))

@@ -1,6 +1,6 @@
 """The probes as functions.  Written by `python tests/test_api.py`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from vaeprobe.probes.functions import DecoderLike
 from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
 from vaeprobe.probes.posterior.probe import PosteriorResult
 from vaeprobe.probes.trace.probe import TraceResult
+from vaeprobe.probes.train_linear.probe import LinearResult
 
 def orthogonality(
     decoder: DecoderLike,
@@ -285,5 +286,64 @@ def beta(
         pairs: Antithetic pairs of posterior draws per row.
         beta: Nominal beta, to hold the estimate against; gives sigma^2 of a Gaussian.
         latent_dim: number of latents, where the decoder leaves it open.
+        limits: limit per metric id; the result then carries checks.
+    """
+
+def train_linear(
+    data: Any,
+    *,
+    latent_dim: int | Literal["auto"] = "auto",
+    beta: float = 1.0,
+    sigma2: float | Literal["ml"] = "ml",
+    theorem3: bool = False,
+    bootstrap: int | None = None,
+    methods: Sequence[str] = (),
+    optimiser: Literal["lbfgs", "adam"] = "lbfgs",
+    steps: int = 5000,
+    tolerance: float = 1e-10,
+    learning_rate: float = 0.02,
+    batch_size: int | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    key: str | None = None,
+    scale: str | float = "auto",
+    missing: Literal["refuse", "em"] = "refuse",
+    drop_nonfinite: bool = False,
+    solver: Literal["auto", "exact", "dual", "randomized"] = "auto",
+    backend: Literal["gloo", "nccl"] = "gloo",
+    timeout: float = 300.0,
+    model: str | PathLike[str] | None = None,
+    plot: str | PathLike[str] | None = None,
+    limits: Mapping[str, float] | None = None,
+) -> LinearResult:
+    """Fit PPCA and linear VAEs, hold training against their closed forms, and save the decoder.
+
+    The closed form is always computed; training runs are certified against it.  The saved model works with every
+    other command.  Under `torchrun`, each process reads its share of the rows.
+
+    Args:
+        data: rows as an array or tensor, a path, a glob, or several of them.
+        latent_dim: Number of latents, or auto.
+        beta: Weight of the KL term.
+        sigma2: Noise variance, or ml to learn it.
+        theorem3: Show (beta, s) against (1, beta s).
+        bootstrap: Resamples for the columns' angles (default: by cost).
+        methods: Also train: elbo, elbo-full, det-elbo, det-elbo-literal, em, or all; repeatable.
+        optimiser: How to follow the gradient.
+        steps: Most steps per run.
+        tolerance: Gap to the optimum at which to stop (nats).
+        learning_rate: Of Adam, decaying to 0.
+        batch_size: Rows per step of Adam (default: all).
+        restarts: Starting points per method; the best counts.
+        seed: Seed of every draw.
+        key: Which array of the file.
+        scale: auto (uint8 / 255), none, or a factor.
+        missing: What NaN means: an error, or a value to infer.
+        drop_nonfinite: Leave rows with NaN or infinity out.
+        solver: How to get the eigenpairs.
+        backend: Between processes of torchrun.
+        timeout: Seconds after which a silent process is dead.
+        model: Save decoder and encoder (.safetensors): the first method's, else the closed form.
+        plot: Draw spectrum, curves and columns (.png, .svg, .pdf).
         limits: limit per metric id; the result then carries checks.
     """

@@ -58,7 +58,7 @@ class Callback:
         **settings: Any,
     ) -> None:
         from vaeprobe.gate.policy import is_verdict, probe_of, ruled
-        from vaeprobe.probes import probe_class
+        from vaeprobe.probes import asks_decoder, probe_class, question_class
 
         if every < 1:
             raise UsageError(f"`every` must be at least 1, not {every}")
@@ -66,7 +66,9 @@ class Callback:
         self._log = log  # Lightning sets an attribute `log` of its own on every callback
         self.history: dict[int, dict[str, float]] = {}
         wanted: dict[str, list[str]] = {}
-        known = [id for id in ruled() if not is_verdict(id)]
+        known = [
+            id for id in ruled() if not is_verdict(id) and asks_decoder(question_class(probe_of(id) or ""))
+        ]
         for id in metrics:
             if id not in known:
                 raise UsageError(f"no metric is called `{id}`", hint=did_you_mean(id, known))

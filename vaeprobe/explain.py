@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from vaeprobe.errors import ERRORS
 from vaeprobe.findings import FINDINGS
+from vaeprobe.probes import PROBES
 from vaeprobe.report import MetricSpec
 
 
@@ -96,7 +97,7 @@ def policy() -> str:
                 "exit codes of `vaeprobe check`, of several models the first that any has\n"
                 + _columns(codes),
                 _wrap(
-                    "Tables [orthogonality], [factorise], [trace], [posterior] and [beta] hold settings as on the command "
+                    f"Tables {', '.join(f'[{name}]' for name in PROBES)} hold settings as on the command "
                     "line. Nothing in a policy grants trust: --arch, --allow-code, --submodule are for the command line."
                 ),
             ]

@@ -13,7 +13,7 @@ from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import policy_file as policies
 from vaeprobe.gate.outcome import WORST_FIRST
 from vaeprobe.gate.policy import Policy, spec_of
-from vaeprobe.probes import PROBES, probe_class
+from vaeprobe.probes import PROBES, probe_class, question_class
 
 COSINE = "orthogonality.mean_abs_cosine"
 ALIGNMENT = "orthogonality.alignment"
@@ -225,6 +225,6 @@ def test_a_misspelt_verdict_is_told_the_nearest(word: str, nearest: str) -> None
 
 
 def test_every_probe_names_its_verdicts() -> None:
-    assert all(probe_class(name).VERDICTS for name in PROBES)
+    assert all(question_class(name).VERDICTS for name in PROBES)
     words = set(spec_of("factorise.verdict").range.split(", "))
     assert words == set(probe_class("factorise").VERDICTS)

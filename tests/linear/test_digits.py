@@ -14,7 +14,7 @@ import vaeprobe
 from vaeprobe.data import in_memory, open_data
 from vaeprobe.errors import InputError
 from vaeprobe.linear import dimension, moments, spectrum
-from vaeprobe.linear.run import TrainLinear
+from vaeprobe.probes.train_linear import TrainLinear
 
 SOLVERS = ("exact", "dual", "randomized")
 
@@ -105,7 +105,7 @@ def test_files_in_pieces_are_as_exact(tmp_path: Path, kind: type, shape: tuple[i
     Y = low_noise(1e-4 if kind == np.float32 else 1e-7, *shape).astype(kind)
     for i, part in enumerate(np.array_split(Y, 3)):
         np.save(tmp_path / f"part{i}.npy", part)
-    result = TrainLinear(latent_dim=3).fit(str(tmp_path / "part*.npy"))
+    result = TrainLinear(latent_dim=3).measure(str(tmp_path / "part*.npy"))
     right = by_singular_values(Y.astype(np.float64), 3)
     assert result["train_linear.sigma2"].value == pytest.approx(right, rel=1e-8)
     said = [f.message for f in result.findings if f.code == "singular-values"]

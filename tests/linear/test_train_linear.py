@@ -16,10 +16,7 @@ import pytest
 import vaeprobe
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.linear import closed_form, spectrum
-from vaeprobe.linear.metrics import METRICS
-from vaeprobe.linear.result import LinearResult
-from vaeprobe.linear.run import TrainLinear
-from vaeprobe.linear.training import Training
+from vaeprobe.probes.train_linear import METRICS, LinearResult, TrainLinear
 from vaeprobe.render import json_document, terminal
 
 from linear_rows import LAMBDA, rows_with
@@ -48,7 +45,7 @@ def run(*arguments: object, code: int = 0, env: dict[str, str] | None = None) ->
 
 
 def test_a_result_tells_all_metrics_and_parses(file: Path) -> None:
-    result = TrainLinear(latent_dim=3, methods=("elbo", "em"), theorem3=True).fit(file)
+    result = TrainLinear(latent_dim=3, methods=("elbo", "em"), theorem3=True).measure(file)
     assert list(result.metrics) == [spec.id for spec in METRICS]
     document = json.loads(json_document.render(result.page()))
     assert document["metrics"]["train_linear.sigma2"]["value"] == pytest.approx(np.mean(LAMBDA[3:]))
@@ -70,7 +67,7 @@ def test_every_metric_is_explained_in_full() -> None:
 
 
 def test_nothing_trained_leaves_the_certificate_undefined(file: Path) -> None:
-    result = TrainLinear(latent_dim=3).fit(file)
+    result = TrainLinear(latent_dim=3).measure(file)
     assert result.verdict == "closed form"
     gap = result["train_linear.elbo_gap"]
     assert not gap.defined
@@ -78,7 +75,7 @@ def test_nothing_trained_leaves_the_certificate_undefined(file: Path) -> None:
 
 
 def test_theorem_3_shows_that_learning_breaks_it(file: Path) -> None:
-    shown = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.4, theorem3=True).fit(file).equivalence
+    shown = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.4, theorem3=True).measure(file).equivalence
     assert shown is not None
     assert shown.column_difference < 1e-14
     assert shown.kl_difference < 1e-14
@@ -91,7 +88,7 @@ def test_the_saved_model_is_a_decoder_with_its_encoder(tmp_path: Path) -> None:
 
     X = rows_with((9.0, 5.0, 3.0, 0.4, 0.3, 0.2), offset=1.0).reshape(400, 2, 3)
     np.save(tmp_path / "x.npy", X)
-    result = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.5).fit(tmp_path / "x.npy")
+    result = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.5).measure(tmp_path / "x.npy")
     result.save(tmp_path / "m.safetensors")
     decoder = vaeprobe.load(tmp_path / "m.safetensors")
     assert decoder.latent_dim == 3
@@ -109,24 +106,24 @@ def test_the_saved_model_is_a_decoder_with_its_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(30, 80), (2, 5), (50, 6), (12, 12)])
 def test_shapes_of_data(tmp_path: Path, shape: tuple[int, int]) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape))
-    result = TrainLinear(latent_dim=3, sigma2=0.2, methods=("elbo",)).fit(tmp_path / "x.npy")
+    result = TrainLinear(latent_dim=3, sigma2=0.2, methods=("elbo",)).measure(tmp_path / "x.npy")
     assert result.certificates[0].converged
     terminal.plain(result.page(), width=80, verbose=True)
 
 
 def test_every_latent_collapsed(file: Path) -> None:
-    result = TrainLinear(latent_dim=2, sigma2=50.0, methods=("elbo", "em")).fit(file)
+    result = TrainLinear(latent_dim=2, sigma2=50.0, methods=("elbo", "em")).measure(file)
     assert result.verdict == "collapsed"
     assert result["train_linear.collapsed"].value == 2
     assert not result["train_linear.max_angle"].defined
     assert any(f.code == "collapse" for f in result.findings)
     with pytest.raises(InputError, match="all latents would collapse"):
-        TrainLinear(sigma2=50.0).fit(file)
+        TrainLinear(sigma2=50.0).measure(file)
 
 
 def test_the_randomized_solver_trains_too(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", rows_with((*LAMBDA, *([0.01] * 13))))
-    result = TrainLinear(latent_dim=3, solver="randomized", methods=("elbo",)).fit(tmp_path / "x.npy")
+    result = TrainLinear(latent_dim=3, solver="randomized", methods=("elbo",)).measure(tmp_path / "x.npy")
     assert result.certificates[0].converged
     assert result["train_linear.spectrum_error"].value < 1e-2  # type: ignore[operator]
     assert any(f.code == "randomized" for f in result.findings)
@@ -137,32 +134,32 @@ def test_missing_values(tmp_path: Path) -> None:
     X[np.random.default_rng(1).random(X.shape) < 0.05] = np.nan
     np.save(tmp_path / "x.npy", X)
     with pytest.raises(InputError, match="rows hold NaN"):
-        TrainLinear(latent_dim=3).fit(tmp_path / "x.npy")
-    dropped = TrainLinear(latent_dim=3, drop_nonfinite=True).fit(tmp_path / "x.npy")
+        TrainLinear(latent_dim=3).measure(tmp_path / "x.npy")
+    dropped = TrainLinear(latent_dim=3, drop_nonfinite=True).measure(tmp_path / "x.npy")
     assert any(f.code == "dropped-rows" for f in dropped.findings)
-    result = TrainLinear(latent_dim=3, missing="em").fit(tmp_path / "x.npy")
+    result = TrainLinear(latent_dim=3, missing="em").measure(tmp_path / "x.npy")
     assert result["train_linear.sigma2"].value == pytest.approx(np.mean(LAMBDA[3:]), rel=0.1)
     assert not result["train_linear.bits_per_dim"].defined
     terminal.plain(result.page(), width=80, verbose=True)
     for wrong in ({"latent_dim": "auto"}, {"methods": ("em",)}, {"drop_nonfinite": True}, {"beta": 2.0}):
         with pytest.raises(UsageError):
-            TrainLinear(**{"latent_dim": 3, "missing": "em", **wrong}).fit(tmp_path / "x.npy")
+            TrainLinear(**{"latent_dim": 3, "missing": "em", **wrong}).measure(tmp_path / "x.npy")
 
 
 def test_unknown_methods_are_corrected(file: Path) -> None:
     with pytest.raises(UsageError, match="no method is called `elb`") as caught:
-        TrainLinear(latent_dim=2, methods=("elb",)).fit(file)
+        TrainLinear(latent_dim=2, methods=("elb",)).measure(file)
     assert "`elbo`" in str(caught.value.hint)
 
 
 def test_restarts_keep_the_best(file: Path) -> None:
-    result = TrainLinear(latent_dim=3, methods=("elbo",), restarts=3, training=Training(steps=8)).fit(file)
+    result = TrainLinear(latent_dim=3, methods=("elbo",), restarts=3, steps=8).measure(file)
     assert len(result.gaps["elbo"]) == 3
     assert result.certificates[0].run.gap == min(result.gaps["elbo"])
 
 
 def test_plots(tmp_path: Path, file: Path) -> None:
-    result: LinearResult = TrainLinear(latent_dim=3, methods=("em",)).fit(file)
+    result: LinearResult = TrainLinear(latent_dim=3, methods=("em",)).measure(file)
     with pytest.raises(UsageError, match="no picture format"):
         result.plot(tmp_path / "x.txt")
     pytest.importorskip("matplotlib")
@@ -173,7 +170,7 @@ def test_plots(tmp_path: Path, file: Path) -> None:
 def test_mnist(models: Path) -> None:
     path = models / "data" / "mnist28_2000.npy"
     X = np.load(path).reshape(2000, -1) / 255
-    result = TrainLinear(latent_dim=10, beta=4.0, sigma2=0.1, bootstrap=0).fit(path)
+    result = TrainLinear(latent_dim=10, beta=4.0, sigma2=0.1, bootstrap=0).measure(path)
     decomposition = pytest.importorskip("sklearn.decomposition")
     theirs = decomposition.PCA(10, svd_solver="full").fit(X)
     values = np.array(result["train_linear.eigenvalues"].value)
@@ -198,7 +195,10 @@ def test_the_command_writes_a_model_and_holds_limits(file: Path, tmp_path: Path)
 
 
 def test_the_command_refuses_in_one_line(file: Path, tmp_path: Path) -> None:
-    assert "--latent-dim takes a whole number" in run(file, "--latent-dim", "many", code=2)
+    assert "`--latent-dim` takes a whole number or `auto`, not `many`" in run(
+        file, "--latent-dim", "many", code=2
+    )
+    assert "`--sigma2` takes a number or `ml`, not `much`" in run(file, "--sigma2", "much", code=2)
     assert ".safetensors" in run(file, "-o", tmp_path / "m.pt", code=2)
     assert "there is no file" in run(tmp_path / "nothing.npy", code=5)
 

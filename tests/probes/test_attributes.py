@@ -7,9 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from vaeprobe.linear.metrics import METRICS as LINEAR
-from vaeprobe.linear.result import LinearResult
-from vaeprobe.probes import PROBES, probe_class
+from vaeprobe.probes import PROBES, question_class
 from vaeprobe.report import MetricSpec
 from vaeprobe.result import Measured, Result
 
@@ -20,7 +18,7 @@ LATENTS = {"latents.dim", "latents.active"}
 
 def result_class(probe: str) -> type[Result]:
     """The class that `measure` says it returns."""
-    cls = probe_class(probe)
+    cls = question_class(probe)
     name = inspect.get_annotations(cls.measure)["return"]
     found: type[Result] = getattr(import_module(cls.__module__), name)
     return found
@@ -30,8 +28,7 @@ def attributes(cls: type[Result]) -> dict[str, str]:
     return {name: value.id for name, value in vars(cls).items() if isinstance(value, Measured)}
 
 
-CASES = [(name, result_class(name), probe_class(name).METRICS) for name in PROBES]
-CASES.append(("train_linear", LinearResult, LINEAR))
+CASES = [(name, result_class(name), question_class(name).METRICS) for name in PROBES]
 
 
 @pytest.mark.parametrize(("prefix", "cls", "specs"), CASES, ids=[case[0] for case in CASES])

@@ -37,7 +37,6 @@ SUMMARIES = {
 }
 # the commands that are no probe: the module of vaeprobe.cli that has a function of the same name
 COMMANDS = {
-    "train-linear": "train_linear",
     "traverse": "traverse",
     "report": "report",
     "compare": "compare",
@@ -50,7 +49,7 @@ COMMANDS = {
     "schema": "schema",
 }
 ALIASES = {"factorize": "factorise"}
-QUESTIONS = (*PROBES, "train-linear")
+QUESTIONS = {name.replace("_", "-"): name for name in PROBES}  # the command of each probe
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 END = """
 `vaeprobe COMMAND --help` lists a command's options, `vaeprobe explain` every number and finding.
@@ -71,10 +70,10 @@ class Commands(TyperGroup):
     """All commands by name, built when one is asked for."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*PROBES, *COMMANDS]
+        return [*QUESTIONS, *COMMANDS]
 
     def get_command(self, ctx: Any, name: str) -> Any:
-        return built(ALIASES.get(name, name)) if name in (*PROBES, *COMMANDS, *ALIASES) else None
+        return built(ALIASES.get(name, name)) if name in (*QUESTIONS, *COMMANDS, *ALIASES) else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         known = [*self.list_commands(ctx), *ALIASES]
@@ -103,7 +102,7 @@ def built(name: str) -> Any:
     else:
         from vaeprobe.cli.probe_commands import probe_command
 
-        function = probe_command(name)
+        function = probe_command(QUESTIONS[name])
     from vaeprobe.cli.values import signature
 
     def callback(**values: Any) -> int:
@@ -124,7 +123,7 @@ def summary(name: str) -> str:
 def options(arguments: Sequence[str]) -> list[str]:
     """Return the names of the options of the command that a command line calls; none where it calls none."""
     name = next((a for a in arguments if not a.startswith("-")), "")
-    command = built(ALIASES.get(name, name)) if name in (*PROBES, *COMMANDS, *ALIASES) else None
+    command = built(ALIASES.get(name, name)) if name in (*QUESTIONS, *COMMANDS, *ALIASES) else None
     flags = [flag for p in command.params for flag in p.opts] if command else []
     own = [flag for flag in flags if flag.startswith("-")]
     return [*own, *SETTINGS["help_option_names"]] if command else []

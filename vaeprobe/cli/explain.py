@@ -37,8 +37,7 @@ def explain(
     """
     from vaeprobe import explain as pages
     from vaeprobe.comparison.metrics import SPECS as COMPARED
-    from vaeprobe.linear.metrics import METRICS as LINEAR
-    from vaeprobe.probes import PROBES, metric_specs, probe_class
+    from vaeprobe.probes import PROBES, metric_specs, question_class
     from vaeprobe.report import specs_by_id
     from vaeprobe.selftest import METRICS as SELFTEST
     from vaeprobe.traversal.metrics import SPECS as TRAVERSED
@@ -64,12 +63,12 @@ def explain(
         sys.stdout.write(pages.policy())
         return
     others = {
-        "train-linear": LINEAR,
         "compare": tuple(COMPARED.values()),
         "traverse": tuple(TRAVERSED.values()),
     }
-    if name in (*PROBES, *others):
-        own = others[name] if name in others else probe_class(name).METRICS
+    probes = {probe.replace("_", "-"): probe for probe in PROBES}
+    if name in (*probes, *others):
+        own = others[name] if name in others else question_class(probes[name]).METRICS
         sys.stdout.write(pages.of_probe(name, specs_by_id(own)))
         return
     if name in specs:
@@ -77,7 +76,7 @@ def explain(
         return
     codes = pages.codes()
     if name not in codes:
-        known = ["policy", *PROBES, *others, *specs, *codes]
+        known = ["policy", *probes, *others, *specs, *codes]
         raise UsageError(
             f"nothing is called `{name}`",
             hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",

@@ -22,6 +22,7 @@ else:
 Color = Literal["auto", "always", "never"]
 
 ModelPath = Annotated[Path, typer.Argument(help="Checkpoint to probe.", show_default=False)]
+DataPaths = Annotated[list[str], typer.Argument(help="Data files or globs.", show_default=False)]
 Arch = Annotated[
     str | None,
     typer.Option(

@@ -1,23 +1,26 @@
-"""Subcommands made from probes: the fields of a probe's settings are the options of its command."""
+"""Subcommands made from the list of probes: the fields of a question's settings are the options of its command."""
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import inspect
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from vaeprobe.cli import options, output
-from vaeprobe.probes import probe_class
-from vaeprobe.probes.base import Probe, judge
-from vaeprobe.probes.settings import field_type
-from vaeprobe.report import specs_by_id
+from vaeprobe.probes import asks_decoder, question_class
+from vaeprobe.probes.base import Probe, Question, judge
+from vaeprobe.probes.settings import field_type, is_list
+from vaeprobe.report import MetricSpec, specs_by_id
+from vaeprobe.result import Result
 
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
+Q = TypeVar("Q", bound=Question)
 
 LOADING: dict[str, tuple[Any, Any]] = {
     "blueprint": (options.BlueprintOption, None),
@@ -46,59 +49,90 @@ DOCUMENT: dict[str, tuple[Any, Any]] = {
 
 
 def probe_command(name: str) -> Callable[..., int]:
-    """Return the Typer callback of a probe: its signature is read off the probe's fields and metrics."""
-    cls = probe_class(name)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    specs = specs_by_id(cls.METRICS)
-    limits = {spec.option: spec for spec in cls.METRICS if spec.option}
-    limit_names = {_python_name(flag): spec.id for flag, spec in limits.items()}
-
-    def command(model: Path, **values: Any) -> int:
-        settings = {k: v for k, v in values.items() if k in fields}
-        wanted = {id: values[k] for k, id in limit_names.items() if values[k] is not None}
-        probe = cls(**settings)
-        format, out = (
-            options.chosen_format(values["format"], values["json"], values["output"]),
-            values["output"],
-        )
-        files = probe.outputs()
-        output.ready(out, files.values(), inputs=_inputs(model, values))
-        probe.check_ready()
-        with output.progress_bar(not values["no_progress"]):
-            decoder = load(model, **{k: values[k] for k in LOADING})
-            result = judge(probe.measure(decoder), wanted, specs)
-        return output.emit(
-            result,
-            format=format,
-            output=out,
-            quiet=values["quiet"],
-            verbose=values["verbose"],
-            color=values["color"],
-            files={k: v for k, v in files.items() if k in result.files()},
-        )
-
-    parameters = [
-        inspect.Parameter("model", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=options.ModelPath)
+    """Return the Typer callback of a question: its signature is read off the question's fields and metrics."""
+    cls = question_class(name)
+    command = _of_decoder(cls) if asks_decoder(cls) else _of_data(cls)
+    subject = [
+        p
+        for p in inspect.signature(command, eval_str=True).parameters.values()
+        if p.kind is not p.VAR_KEYWORD
     ]
-    parameters += [_field_parameter(cls, f) for f in fields.values() if f.name not in cls.HIDDEN]
-    parameters += [
-        inspect.Parameter(
-            _python_name(flag),
-            KEYWORD,
-            default=None,
-            annotation=Annotated[
-                float | None,
-                typer.Option(flag, help=spec.title, metavar="X", rich_help_panel=options.LIMITS),
-            ],
-        )
-        for flag, spec in limits.items()
-    ]
-    for name_, (annotation, default) in {**LOADING, **DOCUMENT}.items():
-        parameters.append(inspect.Parameter(name_, KEYWORD, default=default, annotation=annotation))
-    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    loading = LOADING if asks_decoder(cls) else {}
+    own = dataclasses.fields(cls)
+    taken = {flag for f in own for flag in f.metadata["option"]["names"]}
+    document = {name: row for name, row in DOCUMENT.items() if f"--{name}" not in taken}
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            *subject,
+            *(_field_parameter(cls, f) for f in own if f.name not in cls.HIDDEN),
+            *(_limit_parameter(name, spec) for name, spec in _limits(cls).items()),
+            *(_parameter(name, *row) for name, row in {**loading, **document}.items()),
+        ]
+    )
     command.__doc__ = inspect.getdoc(cls)
     command.__name__ = name
     return command
+
+
+def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
+    """Return the command of a probe, which loads a decoder."""
+
+    def command(model: options.ModelPath, **values: Any) -> int:
+        probe = _asked(cls, values)
+        format = options.chosen_format(values["format"], values["json"], values["output"])
+        output.ready(values["output"], probe.outputs().values(), inputs=_inputs(model, values))
+        probe.check_ready()
+        with output.progress_bar(not values["no_progress"]):
+            decoder = load(model, **{k: values[k] for k in LOADING})
+            result = judge(probe.measure(decoder), _wanted(cls, values), specs_by_id(cls.METRICS))
+        return _emit(probe, result, format, values)
+
+    return command
+
+
+def _of_data(cls: type[Question]) -> Callable[..., int]:
+    """Return the command of a question that is asked of rows of data, which several processes may share."""
+
+    def command(data: options.DataPaths, **values: Any) -> int:
+        question = _asked(cls, values)
+        format = options.chosen_format(values["format"], values["json"], values.get("output"))
+        inputs = [path for name in data for path in glob.glob(name) or [name]]
+        output.ready(values.get("output"), question.outputs().values(), inputs=inputs)
+        speaker = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+        with output.progress_bar(speaker and not values["no_progress"]):
+            result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
+        return _emit(question, result, format, values) if speaker else result.exit_code
+
+    return command
+
+
+def _asked(cls: type[Q], values: Mapping[str, Any]) -> Q:
+    """Return a question with the settings that the command line gives."""
+    given = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
+    return cls(**{name: value for name, value in given.items() if value is not None})
+
+
+def _limits(cls: type[Question]) -> dict[str, MetricSpec]:
+    """Return the metrics that have a limit on the command line, by the name of its parameter."""
+    return {_python_name(spec.option): spec for spec in cls.METRICS if spec.option}
+
+
+def _wanted(cls: type[Question], values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the limits that the command line gives, by metric id."""
+    return {spec.id: values[name] for name, spec in _limits(cls).items() if values[name] is not None}
+
+
+def _emit(question: Question, result: Result, format: str, values: Mapping[str, Any]) -> int:
+    writers = result.files()
+    return output.emit(
+        result,
+        format=format,
+        output=values.get("output"),
+        quiet=values["quiet"],
+        verbose=values["verbose"],
+        color=values["color"],
+        files={name: path for name, path in question.outputs().items() if name in writers},
+    )
 
 
 def _inputs(model: Path, values: Mapping[str, Any]) -> list[Path]:
@@ -136,11 +170,21 @@ def _python_name(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
-def _field_parameter(cls: type[Probe], f: dataclasses.Field[Any]) -> inspect.Parameter:
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _limit_parameter(name: str, spec: MetricSpec) -> inspect.Parameter:
+    option = typer.Option(spec.option, help=spec.title, metavar="X", rich_help_panel=options.LIMITS)
+    return _parameter(name, Annotated[float | None, option], None)
+
+
+def _field_parameter(cls: type[Question], f: dataclasses.Field[Any]) -> inspect.Parameter:
     meta: Mapping[str, Any] = f.metadata.get("option", {})
     annotation = field_type(cls, f)
     if annotation is Any:
         annotation = str | None  # anything richer is text on the command line
+    several = is_list(annotation)
     flags = list(meta.get("names") or [f"--{f.name.replace('_', '-')}"])
     option = typer.Option(
         *flags,
@@ -151,5 +195,5 @@ def _field_parameter(cls: type[Probe], f: dataclasses.Field[Any]) -> inspect.Par
         rich_help_panel=meta.get("panel"),
         show_default=f.default is not None,
     )
-    default = None if f.default is dataclasses.MISSING else f.default
-    return inspect.Parameter(f.name, KEYWORD, default=default, annotation=Annotated[annotation, option])
+    default = None if f.default is dataclasses.MISSING or several else f.default
+    return _parameter(f.name, Annotated[list[str] | None if several else annotation, option], default)

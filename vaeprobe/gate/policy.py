@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vaeprobe.probes import PROBES, metric_specs, probe_class
+from vaeprobe.probes import PROBES, metric_specs, question_class
 from vaeprobe.report import MetricSpec
 
 Side = Literal["max", "min"]
@@ -138,7 +138,7 @@ def is_verdict(metric: str) -> bool:
 
 
 def ruled() -> list[str]:
-    """Return all that a rule can name: verdicts and the metrics of decoder probes."""
+    """Return all that a rule can name: verdicts and the metrics of probes."""
     verdicts = [f"{probe}.{VERDICT}" for probe in PROBES]
     return list(dict.fromkeys([*verdicts, *(id for id in metric_specs() if probe_of(id))]))
 
@@ -158,8 +158,8 @@ def spec_of(metric: str) -> MetricSpec:
 
 
 def probe_of(metric: str) -> str | None:
-    """Return the probe that measures a metric, or None for one that no decoder probe measures."""
+    """Return the probe that measures a metric, or None for one that no probe measures."""
     for name in PROBES:
-        if metric == f"{name}.{VERDICT}" or any(spec.id == metric for spec in probe_class(name).METRICS):
+        if metric == f"{name}.{VERDICT}" or any(spec.id == metric for spec in question_class(name).METRICS):
             return name
     return None

@@ -61,8 +61,8 @@ from vaeprobe.gate.policy import (
     ruled,
     spec_of,
 )
-from vaeprobe.probes import PROBES, probe_class
-from vaeprobe.probes.settings import check, field_type, is_number
+from vaeprobe.probes import PROBES, asks_decoder, question_class
+from vaeprobe.probes.settings import check, field_type, is_list, is_number
 from vaeprobe.report import MetricSpec
 
 POLICY_FILE = "vaeprobe.toml"
@@ -73,7 +73,10 @@ KEYS = {
         "none",
         "paths and globs that are checked where the command line names none, beside this file",
     ),
-    "data": ("none", "rows for rules that need them (posterior, beta, elbo, kl), beside this file"),
+    "data": (
+        "none",
+        "rows for rules that need them (posterior, beta, elbo, kl, train_linear), beside this file",
+    ),
     "baseline": ("none", "the file that regression rules compare with, beside this file"),
     "samples": ("256", "the first draw of latents (trace: 4 starts); it doubles until every rule is decided"),
     "max-samples": ("4096", "where it stops doubling, and what is still open is inconclusive"),
@@ -149,6 +152,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
     """Return the policy in parsed TOML tables (see `read`)."""
+    tables = {key.replace("-", "_"): body for key, body in tables.items()}  # as the command writes it
     _known(tables, ("check", *PROBES), origin)
     check = _table(tables.get("check", {}), f"{origin}: [check]")
     _known(check, tuple(KEYS), f"{origin}: [check]")
@@ -202,7 +206,7 @@ def rule_of_text(text: str) -> Rule:
     if match is None:
         raise UsageError(f"`{text}` is no rule", hint="write METRIC=LIMIT, e.g. orthogonality.alignment=0.5")
     metric, sign, value = match.groups()
-    body: Any = [word.strip() for word in value.split(",")]
+    body: Any = _verdicts(metric, value) if is_verdict(metric) else value
     if not is_verdict(metric):
         try:
             limit = float(value)
@@ -215,6 +219,13 @@ def rule_of_text(text: str) -> Rule:
     if made is None:  # pragma: no cover - only `false` switches a rule off
         raise UsageError(f"`{text}` is no rule")
     return made
+
+
+def _verdicts(metric: str, text: str) -> list[str]:
+    """Return the words between commas; a verdict that has a comma of its own is one word."""
+    for word in question_class(probe_of(metric) or "").VERDICTS:
+        text = text.replace(word, word.replace(",", "\0"))
+    return [word.strip().replace("\0", ",") for word in text.split(",")]
 
 
 def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
@@ -248,6 +259,11 @@ def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
         )
     level = cast("RuleLevel", _choice(table.get("level", "error"), get_args(RuleLevel), where))
     if "regression" in table:
+        if not asks_decoder(question_class(probe_of(metric) or "")):
+            raise UsageError(
+                f'{where}: "{metric}" is no mean over latents and has no baseline to compare with',
+                hint="give it a limit (max or min) instead of a regression",
+            )
         margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
         return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)
     limit = _number(table[sides[0]], f'{where}: "{metric}"')
@@ -280,7 +296,7 @@ def _verdict_rule(metric: str, body: Any, where: str) -> Rule:
     _known(table, ("is", "level"), where)
     _require(table, ("is",), where)
     words = tuple(_texts(table["is"], where))
-    known = probe_class(probe_of(metric) or "").VERDICTS
+    known = question_class(probe_of(metric) or "").VERDICTS
     if not words:
         raise UsageError(f"{where}: no verdict would pass", hint=f"one of {', '.join(known)}")
     for word in words:
@@ -371,7 +387,7 @@ def _waiver(body: Any, origin: str) -> Waiver:
 def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
     """Return the settings of a probe; paths are relative to the policy's folder."""
     where = f"{origin}: [{name}]"
-    cls = probe_class(name)
+    cls = question_class(name)
     fields = {f.name.replace("_", "-"): f for f in dataclasses.fields(cls) if f.name not in cls.HIDDEN}
     table = {key.replace("_", "-"): value for key, value in _table(body, where).items()}
     _known(table, tuple(fields), where)
@@ -382,7 +398,7 @@ def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
         hint = field_type(cls, fields[key])
         if Path in (hint, *get_args(hint)):
             raise UsageError(f"{where}: `{key}` names a file to write, and the gate writes none but reports")
-        if isinstance(value, (list, dict)):
+        if isinstance(value, dict) or (isinstance(value, list) and not is_list(hint)):
             raise UsageError(f"{where}: `{key}` takes one value, not {type(value).__name__}")
         check(cls, fields[key], value, f"{where}: `{key}`")
         beside = Path(origin).parent / value if isinstance(value, str) else None

@@ -21,7 +21,7 @@ from vaeprobe.findings import NOTHING_CHECKED, SAME_ARTIFACT, WAIVER_EXPIRED
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
 from vaeprobe.gate.policy import FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
-from vaeprobe.probes import probe_class
+from vaeprobe.probes import asks_decoder, probe_class, question_class
 from vaeprobe.report import Artifact, Finding, Metric, Status
 from vaeprobe.result import Result
 
@@ -108,7 +108,8 @@ class Gate:
         values: dict[str, Any] = {}
         methods: dict[str, Mapping[str, Any]] = {}
         rules, data = self.policy.rules_for(model), self._data(model)
-        for name in sorted({p for p in map(probe_of, rules) if p} or {"orthogonality"}):
+        asked = {p for p in map(probe_of, rules) if p and asks_decoder(question_class(p))}
+        for name in sorted(asked or {"orthogonality"}):
             skipped = {id for _, ids in _savings(name, rules).values() for id in ids}
             result = self._measure(name, decoder, self.policy.max_samples, rules, data)
             methods[name] = baselines.method_of(result.settings)
@@ -129,8 +130,12 @@ class Gate:
         self, probe: str, decoder: Decoder, samples: int, wanted: Iterable[str], data: str | None = None
     ) -> Result:
         """Return what a probe measures; of its metrics, only the wanted ones can be relied on."""
-        cls = probe_class(probe)
+        cls = question_class(probe)
         settings = dict(self.policy.settings.get(probe, {}))
+        if not asks_decoder(cls):
+            if data is None:
+                raise UsageError(f"a rule on `{probe}` needs data", hint="--data, or `data` under [check]")
+            return cls(**settings).measure(data)
         if data is not None and (self.data is not None or "data" not in settings):
             settings["data"] = data
         settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
@@ -158,7 +163,7 @@ class Gate:
                 if id in decided:
                     continue
                 if rule.verdicts:
-                    outcome = hold_verdict(rule, result, probe_class(probe).OPEN_VERDICTS)
+                    outcome = hold_verdict(rule, result, question_class(probe).OPEN_VERDICTS)
                     final = outcome.status != "inconclusive"
                 else:
                     outcome = hold(rule, metric_at(result, id, level))
@@ -258,7 +263,7 @@ class Gate:
 def _savings(probe: str, wanted: Iterable[str]) -> dict[str, tuple[Any, frozenset[str]]]:
     """Return the costly settings of a probe that no wanted metric depends on."""
     read = set(wanted)
-    return {name: saving for name, saving in probe_class(probe).SAVINGS.items() if not saving[1] & read}
+    return {name: saving for name, saving in question_class(probe).SAVINGS.items() if not saving[1] & read}
 
 
 def looks_of(first: int, last: int) -> int:
@@ -312,7 +317,7 @@ def hold_verdict(rule: Rule, result: Result, still_open: Iterable[str]) -> Outco
     word = result.verdict
     status: Status = (
         "pass"
-        if word in rule.verdicts
+        if set(word.split("; ")) <= set(rule.verdicts)
         else "inconclusive"
         if word in still_open
         else "undefined"

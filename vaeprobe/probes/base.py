@@ -1,8 +1,9 @@
 """What a probe is: settings that are options, arguments and policy keys at once.
 
-A probe is one file with one frozen, keyword-only dataclass derived from `Probe`.  Its fields, declared
-with `option`, become the subcommand's options; its docstring becomes the help (first paragraph the
-summary); `METRICS` says what its numbers mean.  `measure` returns a `Result` and prints nothing.
+A probe is one file with one frozen, keyword-only dataclass derived from `Probe`, or from `Question` where it is
+asked of data instead of a decoder.  Its fields, declared with `option`, become the subcommand's options; its
+docstring becomes the help (first paragraph the summary); `METRICS` says what its numbers mean.  `measure` returns a
+`Result` and prints nothing.
 
 This module and every probe's module import no torch at the top (`vaeprobe --help` stays fast): import it
 inside `measure`, and under TYPE_CHECKING for annotations.
@@ -63,8 +64,46 @@ def option(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe(ABC):
-    """Settings that all probes share.
+class Question(ABC):
+    """What a subcommand asks, of a decoder (`Probe`) or of data; its fields are its settings.
+
+    Raises:
+        UsageError: a setting has a value that it does not take.
+    """
+
+    NAME: ClassVar[str]
+    METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
+    # the words that its results may have for a verdict; rules name them
+    VERDICTS: ClassVar[tuple[str, ...]] = ()
+    # verdicts that more samples may turn into another
+    OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset()
+    # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
+    SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
+    # settings that it does not look at: no options of its command, no keys of a policy
+    HIDDEN: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            check(type(self), f, getattr(self, f.name), f"{self.NAME}: `{f.name}`")
+
+    def outputs(self) -> dict[str, Path]:
+        """Return the files to write, by setting."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["option"]["writes"]}
+        return {name: Path(path) for name, path in named.items() if path is not None}
+
+    @abstractmethod
+    def measure(self, subject: Any, /) -> Result:
+        """Return what is found on a decoder, or in data."""
+
+    @classmethod
+    def spec(cls, id: str) -> MetricSpec:
+        """Return what a metric of this question means."""
+        return next(spec for spec in cls.METRICS if spec.id == id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Question):
+    """Settings that all probes of a decoder share.
 
     Attributes:
         samples: number of latents to draw.
@@ -81,16 +120,7 @@ class Probe(ABC):
         UsageError: a setting has a value that it does not take.
     """
 
-    NAME: ClassVar[str]
-    METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
-    # the words that its results may have for a verdict; rules name them
-    VERDICTS: ClassVar[tuple[str, ...]] = ()
-    # verdicts that more samples may turn into another
     OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset({"undecided", "undetermined"})
-    # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
-    SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
-    # settings that this probe does not look at: no options of its command, no keys of a policy
-    HIDDEN: ClassVar[frozenset[str]] = frozenset()
     # how many latents' work one sample costs: the gate divides its samples by it
     COST: ClassVar[int] = 1
 
@@ -120,15 +150,6 @@ class Probe(ABC):
     )
     chunk: int | None = option(None, help="Latents per block (default: by memory).", min=1, panel="Geometry")
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            check(type(self), f, getattr(self, f.name), f"{self.NAME}: `{f.name}`")
-
-    def outputs(self) -> dict[str, Path]:
-        """Return the files to write, by setting."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["option"]["writes"]}
-        return {name: Path(path) for name, path in named.items() if path is not None}
-
     def check_ready(self) -> None:
         """Refuse what cannot work, before anything is loaded.
 
@@ -148,11 +169,6 @@ class Probe(ABC):
     @abstractmethod
     def measure(self, decoder: Decoder) -> Result:
         """Return what this probe finds on a decoder."""
-
-    @classmethod
-    def spec(cls, id: str) -> MetricSpec:
-        """Return what a metric of this probe means."""
-        return next(spec for spec in cls.METRICS if spec.id == id)
 
     # -- what every measure needs ------------------------------------------------------------------
 

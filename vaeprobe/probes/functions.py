@@ -1,18 +1,19 @@
-"""Probes as functions of a decoder: settings in, a result out, files written on the way."""
+"""Questions as functions of a decoder, or of data: settings in, a result out, files written on the way."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vaeprobe import writing
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, did_you_mean
-from vaeprobe.probes.base import Probe, judge
+from vaeprobe.probes import asks_decoder
+from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import field_type
 from vaeprobe.report import specs_by_id
 from vaeprobe.result import Result
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DecoderLike: TypeAlias = "Decoder | Callable[[Tensor], Any] | str | PathLike[str]"
+Q = TypeVar("Q", bound=Question)
+# what is said of the subject, and of further arguments
+ABOUT_DECODER = (
+    "decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.",
+    ("latent_dim: number of latents, where the decoder leaves it open.",),
+)
+ABOUT_DATA = ("data: rows as an array or tensor, a path, a glob, or several of them.", ())
 
 
 def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
@@ -44,40 +52,19 @@ def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
     return Decoder(decoder, latent_dim)
 
 
-def probe_function(cls: type[Probe]) -> Callable[..., Any]:
-    """Return a probe as a function; its signature lists the probe's settings.
+def probe_function(cls: type[Question]) -> Callable[..., Any]:
+    """Return a question as a function; its signature lists the question's settings.
 
-    The function measures a decoder, holds the result against `limits`, and writes the files that settings name.
+    The function measures a decoder, or rows of data, holds the result against `limits`, and writes the files that
+    settings name.
     """
-    known = {f.name: f for f in fields(cls)}
-
-    def function(
-        decoder: DecoderLike,
-        *,
-        latent_dim: int | None = None,
-        limits: Mapping[str, float] | None = None,
-        **settings: Any,
-    ) -> Result:
-        for name in settings.keys() - known.keys():
-            raise UsageError(f"{cls.NAME} has no setting `{name}`", hint=_nearest(name, known))
-        probe = cls(**settings)
-        read = [p for p in (decoder, probe.data, probe.latents) if isinstance(p, (str, PathLike))]
-        outputs = probe.outputs()
-        writing.ready(outputs.values(), inputs=read)
-        probe.check_ready()
-        measured = probe.measure(as_decoder(decoder, latent_dim))
-        result = judge(measured, limits or {}, specs_by_id(cls.METRICS))
-        writers = result.files()
-        for name in outputs.keys() & writers.keys():  # a finding says why one cannot be drawn
-            writers[name](outputs[name])
-        return result
-
+    function = of_decoder(cls) if asks_decoder(cls) else of_data(cls)
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
     settings = [
         inspect.Parameter(
             f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=field_type(cls, f)
         )
-        for f in known.values()
+        for f in fields(cls)
     ]
     function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [*parameters[:1], *settings, *parameters[1:]], return_annotation=result_class(cls)
@@ -88,21 +75,71 @@ def probe_function(cls: type[Probe]) -> Callable[..., Any]:
     return function
 
 
-def result_class(cls: type[Probe]) -> type[Result]:
-    """Return what a probe's `measure` returns."""
+def of_decoder(cls: type[Probe]) -> Callable[..., Result]:
+    """Return a probe as a function of a decoder."""
+
+    def function(
+        decoder: DecoderLike,
+        *,
+        latent_dim: int | None = None,
+        limits: Mapping[str, float] | None = None,
+        **settings: Any,
+    ) -> Result:
+        probe = _asked(cls, settings)
+        _ready(probe, (decoder, probe.data, probe.latents))
+        probe.check_ready()
+        return _answered(probe, as_decoder(decoder, latent_dim), limits)
+
+    return function
+
+
+def of_data(cls: type[Question]) -> Callable[..., Result]:
+    """Return a question as a function of rows of data."""
+
+    def function(data: Any, *, limits: Mapping[str, float] | None = None, **settings: Any) -> Result:
+        question = _asked(cls, settings)
+        _ready(question, data if isinstance(data, (list, tuple)) else [data])
+        return _answered(question, data, limits)
+
+    return function
+
+
+def _asked(cls: type[Q], settings: Mapping[str, Any]) -> Q:
+    known = {f.name: f for f in fields(cls)}
+    for name in settings.keys() - known.keys():
+        raise UsageError(f"{cls.NAME} has no setting `{name}`", hint=_nearest(name, known))
+    return cls(**settings)
+
+
+def _ready(question: Question, inputs: Iterable[object]) -> None:
+    """Refuse files that cannot be written, before the work."""
+    writing.ready(question.outputs().values(), inputs=[p for p in inputs if isinstance(p, (str, PathLike))])
+
+
+def _answered(question: Question, subject: Any, limits: Mapping[str, float] | None) -> Result:
+    result = judge(question.measure(subject), limits or {}, specs_by_id(question.METRICS))
+    outputs, writers = question.outputs(), result.files()
+    for name in outputs.keys() & writers.keys():  # a finding says why one cannot be drawn
+        writers[name](outputs[name])
+    return result
+
+
+def result_class(cls: type[Question]) -> type[Result]:
+    """Return what a question's `measure` returns."""
     found: type[Result] = getattr(sys.modules[cls.__module__], cls.measure.__annotations__["return"])
     return found
 
 
-def documentation(cls: type[Probe]) -> str:
+def documentation(cls: type[Question]) -> str:
     """Return a function's docstring: the probe's own, and what each argument is."""
     text = inspect.getdoc(cls) or ""
     for heading in ("Attributes:", "Raises:", "Example"):
         text = text.split(f"\n\n{heading}", 1)[0]
+    subject, more = ABOUT_DECODER if asks_decoder(cls) else ABOUT_DATA
     about = [
-        "decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.",
+        subject,
         *(f"{f.name}: {f.metadata['option']['help']}" for f in fields(cls)),
-        "latent_dim: number of latents, where the decoder leaves it open.",
+        *more,
         "limits: limit per metric id; the result then carries checks.",
     ]
     return f"{text}\n\nArgs:\n" + "\n".join(f"    {line}" for line in about)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import Field
 from numbers import Integral, Real
 from os import PathLike
@@ -78,7 +78,7 @@ def parse(hint: Any, text: str, name: str, meta: Mapping[str, Any]) -> Any:
 
 def choices(hint: Any) -> list[str]:
     """Return the words that a type takes; none where it takes others too."""
-    return [c for part in _parts(hint) if get_origin(part) is Literal for c in get_args(part)]
+    return [] if _words(hint, ()) else _literals(hint)
 
 
 def is_number(value: Any) -> bool:
@@ -90,8 +90,22 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     return (hint, *get_args(hint))
 
 
-def _words(hint: Any) -> str:
-    return " or ".join(WORDS[part] for part in _parts(hint) if part in WORDS)
+def is_list(hint: Any) -> bool:
+    """Whether a type is of lists of texts."""
+    return get_origin(hint) is Sequence
+
+
+def _literals(hint: Any) -> list[str]:
+    return [c for part in _parts(hint) if get_origin(part) is Literal for c in get_args(part)]
+
+
+def _words(hint: Any, literals: Sequence[str] | None = None) -> str:
+    """Return what a type takes, in words: its types, and its literals by name."""
+    if is_list(hint):
+        return "a list of texts"
+    names = _literals(hint) if literals is None else literals
+    types = [WORDS[part] for part in _parts(hint) if part in WORDS]
+    return " or ".join([*types, *(f"`{name}`" for name in names)])
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -99,6 +113,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if is_list(hint):
+        return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
     if get_args(hint):
         return any(_fits(value, part) for part in get_args(hint))
     if hint is float:

@@ -1,0 +1,340 @@
+"""The numbers of `train-linear`: how many latents, what the rows determine, training, Theorem 3, metrics."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from vaeprobe.data import Data, in_memory, open_data
+from vaeprobe.errors import InputError, UsageError, did_you_mean
+from vaeprobe.findings import LATENT_DIM
+from vaeprobe.linear import closed_form, dimension, identifiability, spectrum
+from vaeprobe.linear.certificate import Certificate
+from vaeprobe.linear.closed_form import LinearModel, Solution
+from vaeprobe.linear.dimension import Choice
+from vaeprobe.linear.identifiability import Identifiability
+from vaeprobe.linear.missing import MissingFit
+from vaeprobe.linear.processes import Processes
+from vaeprobe.linear.spectrum import Spectrum
+from vaeprobe.linear.training import METHODS, Covariance, Method, Run, Training, train
+from vaeprobe.probes.train_linear.metrics import SPECS
+from vaeprobe.report import Artifact, Finding, Metric
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array: TypeAlias = NDArray[np.float64]
+
+FREE_BOOTSTRAP = 1e11  # multiplications up to which directions are resampled without being asked
+RESAMPLES = 200
+RANDOMIZED_PAIRS = 64  # pairs that the randomized solver computes where the dimension is to be chosen
+PREFIX = "train_linear."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivalence:
+    """Theorem 3 on these data: (beta, sigma^2) against (1, beta sigma^2).
+
+    Attributes:
+        beta: the KL weight.
+        sigma2: the fixed noise variance.
+        column_difference: largest difference of the two solutions' columns, relative; fixed sigma^2.
+        kl_difference: largest difference of their KL_i, nats.
+        objective_difference: what the other solution falls short by under this one's beta-ELBO, nats; fixed sigma^2.
+        learned: (sigma^2 at beta, beta sigma^2 at beta, sigma^2 at beta = 1), all learned; None where none exists.
+        learned_active: active latents at beta and at 1, sigma^2 learned.
+    """
+
+    beta: float
+    sigma2: float
+    column_difference: float
+    kl_difference: float
+    objective_difference: float
+    learned: tuple[float, float, float] | None
+    learned_active: tuple[int, int] | None
+
+
+def rows_of(
+    data: Any, *, key: str | None, scale: str | float, nonfinite: Literal["keep", "drop", "refuse"]
+) -> Data:
+    """Return rows of data from a path, a glob, several of them, an array or a tensor.
+
+    Raises:
+        InputError: the data are damaged or not finite.
+    """
+    if isinstance(data, Data):
+        return data
+    if hasattr(data, "__array__"):
+        array = np.asarray(data)
+        exact = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
+        return in_memory(exact, nonfinite=nonfinite)
+    return open_data(data, key=key, scale=scale, nonfinite=nonfinite)
+
+
+def chosen_methods(names: Sequence[str], *, em: bool) -> tuple[Method, ...]:
+    """Return what is to be trained, each once; `all` names EM where it knows the objective (`em`).
+
+    Raises:
+        UsageError: a name is none of them.
+    """
+    chosen: list[Method] = []
+    for name in names:
+        if name == "closed":
+            continue
+        if name == "all":
+            chosen.extend(m for m in METHODS if m != "em" or em)
+        elif name in METHODS:
+            chosen.append(name)
+        else:
+            known = ("closed", "all", *METHODS)
+            raise UsageError(
+                f"no method is called `{name}`",
+                hint=did_you_mean(name, known) or f"one of {', '.join(known)}",
+            )
+    return tuple(dict.fromkeys(chosen))
+
+
+def how_many(
+    spec: Spectrum, own: Data, *, tau: float | None, seed: int, processes: Processes
+) -> tuple[Choice | None, int, Finding]:
+    """Return the number of latents that the data ask for, with the scores of all, and a word on it.
+
+    Args:
+        tau: beta sigma^2, where sigma^2 is fixed: what an eigenvalue must exceed.
+
+    Raises:
+        InputError: no eigenvalue exceeds it.
+    """
+    if tau is None:
+        choice = dimension.choose(spec, own, seed=seed, processes=processes)
+        message = f"{choice.dimension} latents, by {choice.reason}"
+        return choice, choice.dimension, Finding(LATENT_DIM, message)
+    d = int((spec.values > tau).sum())
+    if d == 0:
+        raise InputError(
+            "every eigenvalue is below beta sigma2: all latents would collapse",
+            hint="lower --sigma2 or --beta, or give --latent-dim a number",
+        )
+    message = f"with sigma2 fixed, {d} eigenvalues exceed beta sigma2 and the others would collapse"
+    return None, d, Finding(LATENT_DIM, message)
+
+
+def identified(
+    own: Data, spec: Spectrum, solution: Solution, *, resamples: int | None, seed: int, whole: bool
+) -> Identifiability:
+    """Return which columns the data determine.
+
+    Args:
+        resamples: for the columns' angles; None decides by cost.
+        whole: whether all rows are here and complete: else nothing is resampled.
+    """
+    ident = identifiability.of_spectrum(spec, solution.d, solution.active.tolist())
+    if resamples is None:
+        K = min(solution.d + identifiability.EXTRA, spec.m)
+        cost = own.rows * spec.m * K + 20 * RESAMPLES * K**3  # scores, then an eigenproblem per resample
+        resamples = RESAMPLES if cost <= FREE_BOOTSTRAP else 0
+    if resamples == 0 or not whole:
+        return ident
+    angles, used = identifiability.bootstrap_angles(own, spec, solution.d, resamples=resamples, seed=seed)
+    return replace(ident, angles=angles, directions=used)
+
+
+def covariance(spec: Spectrum, own: Data, *, batches: bool, processes: Processes) -> Covariance:
+    """Return the covariance of the rows as training needs it, with the rows where there are minibatches.
+
+    Raises:
+        UsageError: minibatches in several processes.
+    """
+    if batches and processes.world > 1:
+        raise UsageError("minibatches run in one process", hint="leave --batch-size out, or torchrun")
+    if spec.complete:
+        rows = own.read().reshape(-1, spec.m) - spec.mean.astype(own.dtype) if batches else None
+        return Covariance.of_spectrum(spec, rows)
+    found = spectrum.rows_of(own, processes)
+    return Covariance(found.product, found.total, spec.m, found.memory)
+
+
+def trained(
+    methods: Sequence[Method], S: Covariance, solution: Solution, how: Training, seeds: Sequence[int]
+) -> dict[Method, list[Run]]:
+    """Return every run of each method."""
+    return {m: [train(m, S, solution, how, seed=s) for s in seeds] for m in methods}
+
+
+def theorem3(spec: Spectrum, solution: Solution) -> Equivalence:
+    """Return what becomes of Theorem 3 on these data, at beta 2 where beta is 1."""
+    beta = solution.beta if solution.beta != 1 else 2.0
+    s, d = solution.sigma2, solution.d
+    one = closed_form.solve(spec, d, beta=beta, sigma2=s)
+    other = closed_form.solve(spec, d, beta=1.0, sigma2=beta * s)
+    scale = max(float(np.abs(one.W).max()), 1e-300)
+    # what the other solution loses under the first one's objective, which should be nothing
+    difference = one.elbo - closed_form.beta_elbo(spec, replace(other.model(), sigma2=s), beta)
+    learned = active = None
+    try:
+        at_beta = closed_form.solve(spec, d, beta=beta)
+        at_one = closed_form.solve(spec, d)
+        learned = (at_beta.sigma2, at_beta.tau, at_one.sigma2)
+        active = (int(at_beta.active.sum()), int(at_one.active.sum()))
+    except InputError:
+        pass
+    return Equivalence(
+        beta=beta,
+        sigma2=s,
+        column_difference=float(np.abs(one.W - other.W).max()) / scale,
+        kl_difference=float(np.abs(one.kl - other.kl).max()),
+        objective_difference=difference,
+        learned=learned,
+        learned_active=active,
+    )
+
+
+def metrics(
+    spec: Spectrum,
+    s: Solution,
+    ident: Identifiability,
+    certificates: Sequence[Certificate],
+    fitted: MissingFit | None,
+) -> list[Metric]:
+    """Return the metrics of a fit, in the order of `METRICS`."""
+    loglik = s.loglik if fitted is None else fitted.loglik
+
+    def metric(name: str, value: Any, method: str | None = None) -> Metric:
+        return Metric(SPECS[PREFIX + name], value, n=spec.n, method=method)
+
+    def worst(name: str, values: list[float | None], reason: str) -> Metric:
+        known = [v for v in values if v is not None]
+        if not certificates:
+            reason = "not trained (--method elbo)"
+        if not known:
+            return Metric.undefined(SPECS[PREFIX + name], reason, n=spec.n)
+        return metric(name, max(known), "worst of the methods' best runs" if len(certificates) > 1 else None)
+
+    how = {"em": "EM on the observed values"}.get(
+        spec.solver,
+        f"{spec.solver} eigenpairs, {'singular values of the rows' if spec.singular else spec.precision}",
+    )
+    observed = None if fitted is None else "of the observed values"
+    bits = metric("bits_per_dim", -loglik / (s.m * np.log(2.0)))
+    if fitted is not None:
+        reason = "rows with missing values have different numbers of dimensions"
+        bits = Metric.undefined(bits.spec, reason, n=spec.n)
+    return [
+        metric("latent_dim", s.d),
+        metric("sigma2", s.sigma2, "maximised over" if s.learned else "given"),
+        metric("loglik", loglik, observed),
+        bits,
+        metric("eigenvalues", [float(v) for v in s.values], how),
+        metric("explained_variance", min(float(s.values.sum()) / spec.total, 1.0)),
+        metric("collapsed", int((~s.active).sum())),
+        metric("kl", [float(v) for v in s.kl]),
+        metric("elbo", s.elbo if fitted is None else loglik, observed),
+        metric("identified", ident.alone(s.active)),
+        worst("elbo_gap", [max(c.run.gap, 0.0) for c in certificates], ""),
+        worst("max_angle", [c.max_angle for c in certificates], "every latent collapses"),
+        worst("max_abs_cosine", [c.max_abs_cosine for c in certificates], "fewer than two active columns"),
+        worst("rotation_distance", [c.rotation_distance for c in certificates], "every latent collapses"),
+        worst("mean_field_gap", [c.mean_field_gap for c in certificates], ""),
+        metric("spectrum_error", spec.error, how),
+    ]
+
+
+def model_of(solution: Solution, certificates: Sequence[Certificate]) -> LinearModel:
+    """Return the closed form, or the first method's best run with the optimal diagonal posterior of its columns."""
+    if not certificates:
+        return solution.model()
+    run = certificates[0].run
+    tau = solution.beta * run.sigma2
+    variance = tau / (np.square(run.W).sum(axis=0) + tau)
+    return LinearModel(mean=solution.mean, W=run.W, sigma2=run.sigma2, E=run.E, variance=variance)
+
+
+def details(
+    spec: Spectrum,
+    s: Solution,
+    ident: Identifiability,
+    certificates: Sequence[Certificate],
+    gaps: Mapping[str, Sequence[float]],
+    choice: Choice | None,
+    equivalence: Equivalence | None,
+) -> dict[str, Any]:
+    """Return what the JSON document holds besides metrics: columns, spectrum, runs, dimensions, Theorem 3."""
+    found: dict[str, Any] = {
+        "columns": [
+            {
+                "eigenvalue": float(s.values[i]),
+                "interval": ident.intervals[i].tolist(),
+                "gap": float(ident.gaps[i]),
+                "gap_interval": ident.gap_intervals[i].tolist(),
+                "p_equal_to_next": float(ident.p_values[i]),
+                "norm": float(np.sqrt(s.square_norms[i])),
+                "posterior_variance": float(s.variance[i]),
+                "kl": float(s.kl[i]),
+                "collapsed": not bool(s.active[i]),
+                "bootstrap_angle": None if ident.angles is None else float(ident.angles[i]),
+            }
+            for i in range(s.d)
+        ],
+        "blocks": [[f"z{a}", f"z{b}"] for a, b in ident.blocks],
+        "spectrum": spec.values[:512].tolist(),
+        "total_variance": spec.total,
+        "runs": [_run_details(c, gaps[c.run.method]) for c in certificates],
+    }
+    if choice is not None:
+        found["dimension"] = {
+            "candidates": choice.candidates.tolist(),
+            "minka": None if choice.minka is None else _finite(choice.minka),
+            "bic": _finite(choice.bic),
+            "held_out": None if choice.held_out is None else _finite(choice.held_out),
+            "by": choice.by,
+            "chosen": choice.dimension,
+        }
+    if equivalence is not None:
+        found["theorem3"] = dict(vars(equivalence))
+    return found
+
+
+def _run_details(c: Certificate, gaps: Sequence[float]) -> dict[str, Any]:
+    run = c.run
+    return {
+        "method": run.method,
+        "optimiser": run.optimiser,
+        "seed": run.seed,
+        "steps": run.steps,
+        "stopped": run.stopped,
+        "objective": run.objective,
+        "gap": run.gap,
+        "gaps_of_restarts": list(gaps),
+        "sigma2": run.sigma2,
+        "sigma2_ratio": c.sigma2_ratio,
+        "angles": c.angles.tolist(),
+        "cosines": c.cosines.tolist(),
+        "norm_ratios": c.norm_ratios.tolist(),
+        "partners": [f"z{i}" for i in c.partners],
+        "max_abs_cosine": c.max_abs_cosine,
+        "rotation_distance": c.rotation_distance,
+        "mean_field_gap": c.mean_field_gap,
+        "kl": c.kl.tolist(),
+        "verdict": c.verdict,
+        "sentence": c.sentence,
+        "trace": [[step, gap] for step, gap in run.trace],
+    }
+
+
+def _finite(values: Array) -> list[float | None]:
+    return [float(v) if math.isfinite(v) else None for v in values]
+
+
+def artifact(rows: Data) -> Artifact:
+    """Return the files that the rows come from."""
+    paths = rows.paths
+    size = sum(os.path.getsize(p) for p in paths if os.path.exists(p))
+    suffix = Path(paths[0]).suffix.lstrip(".") or "array"
+    name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+    return Artifact(path=name, size=size, format=suffix, details={"shape": list(rows.shape)})

@@ -1,0 +1,133 @@
+"""The words of `train-linear`: verdict, summary, findings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vaeprobe.findings import (
+    COLLAPSE,
+    DROPPED_ROWS,
+    FLATTENED,
+    FLOAT32,
+    MISSING_VALUES,
+    NOT_CONVERGED,
+    RANDOMIZED,
+    SINGULAR_VALUES,
+    TIED_EIGENVALUES,
+    FindingSpec,
+    Level,
+)
+from vaeprobe.report import Finding
+
+if TYPE_CHECKING:
+    from vaeprobe.data import Data
+    from vaeprobe.linear.certificate import Certificate
+    from vaeprobe.linear.closed_form import Solution
+    from vaeprobe.linear.identifiability import Identifiability
+    from vaeprobe.linear.missing import MissingFit
+    from vaeprobe.linear.spectrum import Spectrum
+
+VERDICTS = (
+    "closed form",
+    "optimum on the axes",
+    "optimum, rotated",
+    "optimum, tied block",
+    "not converged",
+    "collapsed",
+    "EM on the observed values",
+    "EM not converged",
+)
+
+
+def verdict(solution: Solution, certificates: tuple[Certificate, ...], fitted: MissingFit | None) -> str:
+    """Return what became of the fit: a word for each method that was trained, joined by `; `."""
+    if not solution.active.any():
+        return "collapsed"
+    if fitted is not None:
+        return "EM on the observed values" if fitted.converged else "EM not converged"
+    return "; ".join(dict.fromkeys(c.verdict for c in certificates)) or "closed form"
+
+
+def summary(
+    s: Solution, spec: Spectrum, ident: Identifiability, certificates: tuple[Certificate, ...]
+) -> str:
+    """Return how many latents are active, what they carry, and which columns the rows determine."""
+    active = int(s.active.sum())
+    share = min(float(s.values.sum()) / spec.total, 1.0)
+    alone = ident.alone(s.active)
+    text = f"{active} of {s.d} latents are active and the {s.d} directions carry {share:.1%} of the variance"
+    text += f"; these {spec.n} rows determine {alone} of the {active} columns one by one." if active else "."
+    return " ".join([text, *(c.sentence for c in certificates[:2])])
+
+
+def findings(
+    rows: Data,
+    spec: Spectrum,
+    s: Solution,
+    ident: Identifiability,
+    certificates: tuple[Certificate, ...],
+    fitted: MissingFit | None,
+    chosen: Finding | None,
+) -> list[Finding]:
+    """Return what is worth knowing about the rows, the columns and the runs.
+
+    Args:
+        chosen: how the number of latents was chosen, where it was.
+    """
+    out = [] if chosen is None else [chosen]
+
+    def note(spec: FindingSpec, message: str, hint: str | None = None, level: Level | None = None) -> None:
+        out.append(Finding(spec, message, hint=hint, level=level))
+
+    if len(rows.row_shape) > 1:
+        note(FLATTENED, f"rows of shape {rows.row_shape} were flattened to {spec.m} columns")
+    if spec.n < rows.rows and fitted is None:
+        note(
+            DROPPED_ROWS,
+            f"{rows.rows - spec.n} of {rows.rows} rows hold NaN or infinity and were left out",
+        )
+    if fitted is not None:
+        done = "came to rest" if fitted.converged else "did not come to rest"
+        note(
+            MISSING_VALUES,
+            f"{fitted.missing:.1%} of the values are missing; EM {done} after {fitted.steps} steps; "
+            "intervals count every row as if it were whole",
+            level=None if fitted.converged else "warning",
+        )
+        if spec.n < rows.rows:
+            note(DROPPED_ROWS, f"{rows.rows - spec.n} rows have no value at all and were left out")
+    collapsed = (~s.active).nonzero()[0]
+    if len(collapsed):
+        which = f"z{collapsed[0]}" + (f" to z{collapsed[-1]}" if len(collapsed) > 1 else "")
+        verb = "collapse" if len(collapsed) > 1 else "collapses"
+        note(COLLAPSE, f"{which} {verb}: lambda does not exceed beta sigma^2 = {s.tau:.4g}")
+    for first, last in ident.blocks:
+        if last >= s.d:
+            message = f"{_span(first, s.d - 1)} cannot be told from the discarded directions by these rows"
+        else:
+            message = f"{_span(first, last)} are identified only as a block"
+        note(TIED_EIGENVALUES, message)
+    if spec.solver == "randomized":
+        note(
+            RANDOMIZED,
+            f"randomized solver: each retained eigenvalue lies within {spec.error:.1e} lambda_1 of a true one",
+        )
+    if spec.singular:
+        note(
+            SINGULAR_VALUES,
+            "the covariance had lost the digits of the small eigenvalues (1e-9 of each was wanted): they are squares of "
+            "singular values of the centred rows",
+        )
+    if spec.precision == "float32":
+        note(
+            FLOAT32,
+            "products were formed in float32 and summed in float64: eigenvalues below 1e-6 lambda_1 are noise",
+        )
+    for c in certificates:
+        if not c.converged:
+            note(NOT_CONVERGED, c.sentence, "more --steps or --restarts", "warning")
+    return out
+
+
+def _span(first: int, last: int) -> str:
+    return f"columns z{first} to z{last}" if last > first else f"column z{first}"
