@@ -94,6 +94,7 @@ def factorise(
     permutations: int = 499,
     sheets: int = 48,
     active_threshold: float = 0.05,
+    part: Literal["auto", "all", "channels", "some"] = "auto",
     latent_dim: int | None = None,
     limits: Mapping[str, float] | None = None,
 ) -> FactoriseResult:
@@ -119,6 +120,7 @@ def factorise(
         permutations: Permutations of the tests of dependence.
         sheets: Latents at which others with the same output are looked for (0: none).
         active_threshold: Share of the largest mean column norm above which a latent is active.
+        part: Latents to measure along, the others given: all, the channels at a random site, some random ones; auto takes a part of hundreds.
         latent_dim: number of latents, where the decoder leaves it open.
         limits: limit per metric id; the result then carries checks.
     """

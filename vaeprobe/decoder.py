@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
@@ -27,9 +28,12 @@ __all__ = ["Decoder", "Encoder", "Group"]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Consecutive latents with one prior: `normal` (N(0, 1) each) or `onehot` (a uniform categorical)."""
+    """Consecutive latents with one prior: `normal` (N(0, 1) each) or `onehot` (a uniform categorical).
 
-    kind: Literal["normal", "onehot"]
+    `held` ones are N(0, 1) too, and given: they are drawn, and no derivative is taken along them.
+    """
+
+    kind: Literal["normal", "onehot", "held"]
     size: int
 
 
@@ -171,13 +175,41 @@ class Decoder:
     @property
     def continuous(self) -> list[int]:
         """Indices of the latents with a density: those that a derivative makes sense for."""
+        return self._of_kind("normal")
+
+    @property
+    def gaussian(self) -> list[int]:
+        """Indices of the latents with a normal prior: the continuous ones, and those that are held."""
+        return self._of_kind("normal", "held")
+
+    def _of_kind(self, *kinds: str) -> list[int]:
         out: list[int] = []
         start = 0
         for group in self.prior:
-            if group.kind == "normal":
+            if group.kind in kinds:
                 out.extend(range(start, start + group.size))
             start += group.size
         return out
+
+    def holding_all_but(self, columns: Sequence[int]) -> Decoder:
+        """Return the same map with fewer continuous latents: the others are drawn from their prior, and given.
+
+        Args:
+            columns: which stay continuous, as positions in `continuous`.
+
+        Raises:
+            UsageError: none of them stays.
+        """
+        if not len(columns):
+            raise UsageError("a decoder needs a latent that is not held")
+        free = self.continuous
+        stay = {free[i] for i in columns}
+        owners = [(k, group.kind) for k, group in enumerate(self.prior) for _ in range(group.size)]
+        labels = [
+            (k, "held" if kind == "normal" and i not in stay else kind) for i, (k, kind) in enumerate(owners)
+        ]
+        runs = [(kind, len(list(run))) for (_, kind), run in itertools.groupby(labels)]
+        return replace(self, prior=tuple(Group(kind, size) for kind, size in runs))
 
     @property
     def latent_names(self) -> tuple[str, ...]:

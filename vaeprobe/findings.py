@@ -490,6 +490,15 @@ PART_OF_JACOBIAN = FindingSpec(
     "the p-value holds; nothing is said of pairs outside of the part, as of columns of different sites.",
     "--part all measures every column, and --part channels or some as many latents as --samples says.",
 )
+PART_OF_LATENTS = FindingSpec(
+    "part-of-latents",
+    "note",
+    "There are too many latents to measure along all of them: one part, the same throughout, was measured, the channels at "
+    "one random site or some random latents. The others are drawn from their prior and given, so that the statements are "
+    "about the density along the part. What fails there (columns that are not orthogonal, a length that other latents "
+    "change) fails for the whole decoder; what holds there is not said of other latents.",
+    "--part all measures along every latent, at the cost of as many columns; another --seed draws another part.",
+)
 FEW_LATENTS = FindingSpec(
     "few-latents",
     "note",

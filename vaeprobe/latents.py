@@ -42,7 +42,7 @@ class Latents(ABC):
 
 @dataclass(frozen=True)
 class Prior(Latents):
-    """The decoder's prior: N(0, 1) per continuous latent, uniform one-hot codes per categorical group.
+    """The decoder's prior: N(0, 1) per continuous or held latent, uniform one-hot codes per categorical group.
 
     Attributes:
         purpose: names the random stream; two purposes give independent draws of the same seed.
@@ -54,7 +54,7 @@ class Prior(Latents):
         columns = []
         for k, group in enumerate(decoder.prior):
             rng = stream(seed, f"{self.purpose}/{k}")
-            if group.kind == "normal":
+            if group.kind != "onehot":
                 columns.append(rng.standard_normal((n, group.size)))
             else:
                 columns.append(np.eye(group.size)[rng.integers(0, group.size, size=n)])
@@ -91,7 +91,7 @@ class Posterior(Latents):
         if z.shape[1] == decoder.latent_dim:
             return z
         full = Prior("posterior codes").draw(decoder, n, seed=seed)
-        full[:, decoder.continuous] = z
+        full[:, decoder.gaussian] = z
         return full
 
     def describe(self) -> str:
@@ -102,7 +102,7 @@ class Posterior(Latents):
 class Grid(Latents):
     """A lattice over [-extent, extent]^d of at most n points; traversals of each axis where that is too few.
 
-    One-hot groups are set to their first code.
+    One-hot groups are set to their first code, held latents to 0.
     """
 
     extent: float = 2.0

@@ -94,7 +94,7 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
     layers, tensors = describe(decoder.module, "decoder.")
     bp = Blueprint(
         layers=layers,
-        latents=tuple((g.kind, g.size) for g in decoder.prior),
+        latents=tuple(("onehot" if g.kind == "onehot" else "normal", g.size) for g in decoder.prior),
         likelihood=decoder.likelihood,
         parameter=decoder.parameter,
         prefix="decoder.",
@@ -223,7 +223,7 @@ def _write_pt2(decoder: Decoder, path: Path) -> Blueprint:
     if decoder.module is None:
         raise UsageError("the decoder is a function, not a network, and cannot be exported")
     bp = Blueprint(
-        latents=tuple((g.kind, g.size) for g in decoder.prior),
+        latents=tuple(("onehot" if g.kind == "onehot" else "normal", g.size) for g in decoder.prior),
         likelihood=decoder.likelihood,
         parameter=decoder.parameter,
         assumptions=_assumptions(decoder),

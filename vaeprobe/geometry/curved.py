@@ -23,7 +23,7 @@ CURVED_ROWS = 64
 # Third-order evaluations of the decoder at most.
 THIRD_ORDER = 60_000
 # Segments between latents along which smoothness is judged.
-SEGMENTS = 16
+SEGMENTS, FEW_SEGMENTS = 16, 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Curved:
 
 def segment_smoothness(sample: Sample, order: Literal[1, 2]) -> Smoothness:
     """Return how J, or its derivative, changes along segments between the first latents and their partners."""
-    a, b = sample.segments(SEGMENTS)
+    a, b = sample.segments(FEW_SEGMENTS if sample.frugal else SEGMENTS)
     rng = stream(sample.seed, "segments")
     u = torch.from_numpy(rng.standard_normal((len(a), sample.R.shape[1]))) @ sample.R.T
     natural = sample.decoder.natural_for(sample.likelihood)

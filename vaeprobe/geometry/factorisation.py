@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.curved import SEGMENTS, Curved, curved_seams, segment_smoothness
+from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seams, segment_smoothness
 from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
 from vaeprobe.geometry.factors import Factors, seam_factors
 from vaeprobe.geometry.grades import Grades, grades
@@ -52,7 +52,7 @@ Verdict = Literal[
 # J is constant where it varies by no more than this, root mean square and relative to its length.
 CONSTANT = 1e-3
 # Latents for the linear test, the pairs, the rotation null, first derivatives.
-LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 128, 128, 256, 64
+LINEAR_ROWS, FEW_LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 128, 8, 128, 256, 64
 # Rows that R* is fitted on at most; random rotations of the null.
 FIT_ROWS, ROTATIONS = 384, 50
 # Latents and random rotations of the grades.
@@ -190,6 +190,7 @@ def gather(
     sheets: int = 48,
     likelihood: Likelihood | None = None,
     chunk: int | None = None,
+    frugal: bool = False,
 ) -> Evidence:
     """Collect the evidence on a decoder, drawing latents until the verdict is decided or max_samples.
 
@@ -206,11 +207,24 @@ def gather(
         permutations: of the tests of dependence.
         sheets: latents at which others with the same output are looked for.
         likelihood: whose metric weights the Jacobian; None for the Euclidean one.
+        frugal: columns are dear: which latent changes which column is not measured (it takes a^2 columns a latent), and
+            jumps, smoothness and a constant Jacobian are judged at fewer latents.
     """
     sample = Sample.start(
-        decoder, source, samples, threshold=threshold, likelihood=likelihood, seed=seed, chunk=chunk
+        decoder,
+        source,
+        samples,
+        threshold=threshold,
+        likelihood=likelihood,
+        seed=seed,
+        chunk=chunk,
+        frugal=frugal,
     )
-    jumps = discontinuities(decoder, *sample.segments(SEGMENTS), natural=decoder.natural_for(likelihood))
+    jumps = discontinuities(
+        decoder,
+        *sample.segments(FEW_SEGMENTS if frugal else SEGMENTS),
+        natural=decoder.natural_for(likelihood),
+    )
     while True:
         tell("latents", len(sample.z), None)
         evidence = replace(_decide(sample, margin, threshold, jumps), jumps=jumps)
@@ -278,7 +292,7 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
     G = sample.active_metric()[usable]
     seed, a = sample.seed, G.shape[1]
     null = rotated_contrast(G[:NULL_ROWS], haar(a, ROTATIONS, seed), tolerance=sample.tolerance)
-    pairs, pair_rows = _pairs(sample, usable)
+    pairs, pair_rows = (None, 0) if sample.frugal else _pairs(sample, usable)
     smooth = segment_smoothness(sample, 1)
     factors_rotated = None
     if evidence.leaning == "rotated" and evidence.rotation:
@@ -357,7 +371,7 @@ def _is_tied(G: Tensor) -> bool:
 
 def _variation(sample: Sample) -> Decision:
     """Decide whether J is constant: on a part of the latents, and on all where that part says so."""
-    decision = _variation_of(*sample.vary(LINEAR_ROWS), sample.seed)
+    decision = _variation_of(*sample.vary(FEW_LINEAR_ROWS if sample.frugal else LINEAR_ROWS), sample.seed)
     if decision.zero is not False:
         decision = _variation_of(*sample.vary(len(sample.z)), sample.seed)
     return decision

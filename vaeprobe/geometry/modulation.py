@@ -123,17 +123,14 @@ def jacobian_variation(
         variance: 0 iff the column is constant, 1 where its mean is 0.
     """
     difference, size = [], []
-    rows = _rows(decoder, chunk)
+    # all directions at once share the primal
+    rows = max(1, _rows(decoder, chunk) // R.shape[1])
     for x, x_ in zip(torch.split(z, rows), torch.split(partner, rows), strict=True):
-        differences, sizes = [], []
-        for r in R.T:
-            v = r.expand(len(x), -1)
-            J = pushforward(decoder, x, v, natural=natural)[1].double()
-            J_ = pushforward(decoder, x_, v, natural=natural)[1].double()
-            differences.append((J - J_).square().sum(1).cpu() / 2)
-            sizes.append((J.square().sum(1) + J_.square().sum(1)).cpu() / 2)
-        difference.append(torch.stack(differences, dim=1))
-        size.append(torch.stack(sizes, dim=1))
+        v = R.T[:, None].expand(-1, len(x), -1)
+        J = pushforward(decoder, x, v, natural=natural)[1].double()
+        J_ = pushforward(decoder, x_, v, natural=natural)[1].double()
+        difference.append((J - J_).square().sum(2).T.cpu() / 2)
+        size.append((J.square().sum(2) + J_.square().sum(2)).T.cpu() / 2)
     return torch.cat(difference), torch.cat(size)
 
 

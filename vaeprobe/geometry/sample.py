@@ -27,6 +27,7 @@ class Sample:
         R: directions of the active latents, shape (k, a).
         G: metric at z, shape (n, k, k).
         frozen: ||J r_i|| with the i-th coordinate of z and all else of the partner, shape (n, a).
+        frugal: columns are dear: what more latents would only make surer is measured at few.
         exhausted: the source has no more: these latents are all there are, not a sample of more.
         changes, sizes: of each column between z and its partner (`jacobian_variation`), for the first rows.
     """
@@ -44,6 +45,7 @@ class Sample:
     changes: Tensor
     sizes: Tensor
     exhausted: bool = False
+    frugal: bool = False
 
     @classmethod
     def start(
@@ -56,12 +58,15 @@ class Sample:
         likelihood: Likelihood | None,
         seed: int,
         chunk: int | None,
+        frugal: bool = False,
     ) -> Sample:
         k = len(decoder.continuous)
         z = torch.zeros(0, decoder.latent_dim, dtype=torch.float64)
         G = torch.zeros(0, k, k, dtype=torch.float64)
         none = torch.zeros(k, 0, dtype=torch.float64)
-        sample = cls(decoder, source, likelihood, seed, chunk, z, z, G, none, none.T, none.T, none.T)
+        sample = cls(
+            decoder, source, likelihood, seed, chunk, z, z, G, none, none.T, none.T, none.T, frugal=frugal
+        )
         sample.grow(samples)
         active = sample._active(threshold)
         sample.R = torch.eye(k, dtype=torch.float64)[:, active]

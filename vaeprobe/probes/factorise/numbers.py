@@ -324,7 +324,12 @@ def latent_names(e: Evidence) -> list[str]:
     return [f"z{e.continuous[i]}" for i in e.active]
 
 
-def metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
+def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
+    """Return every metric.
+
+    Args:
+        part: which latents were measured, "" where all were.
+    """
     unmeasured = e.undefined or "not measured"
     constant = e.constant
     n = e.usable
@@ -378,7 +383,7 @@ def metrics(decoder: Decoder, e: Evidence) -> dict[str, Metric]:
     return metric_map(
         [
             Metric(SPECS["latents.dim"], decoder.latent_dim),
-            Metric(SPECS["latents.active"], len(e.active), n=e.drawn),
+            Metric(SPECS["latents.active"], len(e.active), n=e.drawn, method=f"of {part}" if part else ""),
             Metric(SPECS["factorise.verdict"], e.verdict, n=n),
             decided("factorise.gap", e.gap, unmeasured, method="mean over latents, bootstrap"),
             *_sheet_metrics(e, unmeasured),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
@@ -15,6 +15,10 @@ from vaeprobe.result import Measured, Result
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
     from vaeprobe.geometry.factorisation import Evidence
+
+
+# Latents without space up to which all are measured: C2 costs some k^2 columns a latent.
+WHOLE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,9 @@ class Factorise(Probe):
             of outputs need a one-to-one decoder.
         active_threshold: share of the largest mean column norm above which a latent is active; so is one whose
             column is short on average, where other latents change its norm by more than that.
+        part: which latents: all; the channels at one random site, where latents have space; some random latents;
+            auto takes a part of more than 128 latents. The other latents are drawn as ever, and given: what is
+            said is about the density along the part. No other sheets are looked for.
 
     Source: Allen (2024), arXiv:2410.22559v1, Section 4.1.
 
@@ -129,6 +136,13 @@ class Factorise(Probe):
         0.05, help="Share of the largest mean column norm above which a latent is active.", min=0.0, max=1.0
     )
 
+    part: Literal["auto", "all", "channels", "some"] = option(
+        "auto",
+        help="Latents to measure along, the others given: all, the channels at a random site, some random ones; auto "
+        "takes a part of hundreds.",
+        panel="Geometry",
+    )
+
     def measure(self, decoder: Decoder) -> FactoriseResult:
         """Return how the density that a decoder generates factorises.
 
@@ -136,31 +150,42 @@ class Factorise(Probe):
             UsageError: the outputs do not fit the likelihood, or the source of latents does not fit the decoder.
         """
         from vaeprobe.geometry.factorisation import gather
+        from vaeprobe.probes.parts import affordable, part_of
 
         source = self.source()
+        settings, notes = self.settings(decoder), decoder.notes
+        part = part_of(decoder, self.part, self.seed, whole=WHOLE)
+        samples, most, sheets = self.samples, max(self.samples, self.max_samples), self.sheets
+        if part is not None:
+            decoder, sheets = part.decoder, 0
+            if self.part == "auto":
+                # a column at each draw, and one more with its own primal with all other latents redrawn
+                most = affordable(decoder, 3 * len(decoder.continuous), most)
+                samples = min(samples, most)
         likelihood = self.metric_likelihood(decoder)
-        few = source.draw(decoder, min(self.samples, 64), seed=self.seed)
-        findings = [*decoder.notes, *self.likelihood_findings(decoder, few)]
+        few = source.draw(decoder, min(samples, 64), seed=self.seed)
+        findings = [*notes, *self.likelihood_findings(decoder, few)]
         evidence = gather(
             decoder,
             source,
-            samples=self.samples,
-            max_samples=max(self.samples, self.max_samples),
+            samples=samples,
+            max_samples=most,
             seed=self.seed,
             margin=self.margin,
             threshold=self.active_threshold,
             permutations=self.permutations,
-            sheets=self.sheets,
+            sheets=sheets,
             likelihood=likelihood,
             chunk=self.chunk,
+            frugal=part is not None,
         )
         return FactoriseResult(
-            metrics=numbers.metrics(decoder, evidence),
+            metrics=numbers.metrics(decoder, evidence, part.words if part else ""),
             verdict=evidence.verdict,
-            summary=words.summary(evidence, likelihood.name if likelihood else None),
-            findings=(*findings, *words.findings(evidence)),
+            summary=words.summary(evidence, likelihood.name if likelihood else None, part),
+            findings=(*findings, *words.findings(evidence, part)),
             settings={
-                **self.settings(decoder),
+                **settings,
                 "drawn": evidence.drawn,
                 "metric": "euclidean" if likelihood is None else likelihood.name,
             },

@@ -11,6 +11,7 @@ from vaeprobe.findings import (
     INACTIVE_LATENTS,
     NOT_ONE_TO_ONE,
     NOT_SMOOTH,
+    PART_OF_LATENTS,
     RANK_DEFICIENT,
     TIED_SEAMS,
     TIED_SINGULAR_VALUES,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from vaeprobe.geometry.decisions import Decision
     from vaeprobe.geometry.factorisation import Evidence
     from vaeprobe.geometry.spread import Spread
+    from vaeprobe.probes.parts import Part
 
 # Share of the random bases' gap under which columns are called nearly orthogonal, or partly so.
 NEARLY, PARTLY = 0.35, 0.75
@@ -32,8 +34,24 @@ NEARLY, PARTLY = 0.35, 0.75
 MOSTLY_OWN, PARTLY_OWN = 0.75, 0.35
 
 
-def summary(e: Evidence, likelihood: str | None) -> str:
+def summary(e: Evidence, likelihood: str | None, part: Part | None = None) -> str:
     """Return the verdict as a researcher would write it."""
+    if part is None:
+        return _summary(e, likelihood)
+    return (
+        f"Of {part.whole} latents, along {part.words}, given the others: {_lowered(_summary(e, likelihood))}"
+    )
+
+
+def _lowered(sentence: str) -> str:
+    return (
+        sentence
+        if sentence[:1].isdigit() or sentence[1:2].isupper()
+        else f"{sentence[0].lower()}{sentence[1:]}"
+    )
+
+
+def _summary(e: Evidence, likelihood: str | None) -> str:
     if e.undefined or e.gap is None or e.spread is None or e.gap_null is None:
         return f"Undefined: {e.undefined}."
     active, k = len(e.active), len(e.continuous)
@@ -190,8 +208,23 @@ def _worst(e: Evidence) -> str:
     return f"; others change the length of {changed} by a factor {factor:.2g} (rms), {by} most of all"
 
 
-def findings(e: Evidence) -> list[Finding]:
+def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
+    """Return what a reader has to know about the numbers.
+
+    Args:
+        part: the latents that were measured, None for all.
+    """
     found = []
+    if part is not None:
+        found.append(
+            Finding(
+                PART_OF_LATENTS,
+                f"of {part.whole} latents, {part.words} were measured, at {e.drawn} draws of all; other latents with the "
+                "same output were not looked for",
+                hint="--part all measures along every latent, --part channels or some at as many draws as --max-samples "
+                "says",
+            )
+        )
     if e.undefined:
         return [Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
     inactive = [f"z{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]

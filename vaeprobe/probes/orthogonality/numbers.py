@@ -31,7 +31,7 @@ from vaeprobe.report import Metric
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
     from vaeprobe.intervals import Array
-    from vaeprobe.probes.orthogonality.blocks import Block
+    from vaeprobe.probes.parts import Block
 
 # Active latents above which the best rotation is not searched.
 LARGEST_SEARCH = 128

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.latents import Latents
-    from vaeprobe.probes.orthogonality.blocks import Block
     from vaeprobe.probes.orthogonality.numbers import Reading
+    from vaeprobe.probes.parts import Block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +289,7 @@ class Orthogonality(Probe):
         """
         from vaeprobe.engine import gram
         from vaeprobe.latents import Posterior
-        from vaeprobe.probes.orthogonality.blocks import affordable, block_of
+        from vaeprobe.probes.parts import affordable, block_of
 
         draws, rows = 1, self.samples
         if isinstance(source, Posterior) and not source.means:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from vaeprobe.intervals import stream
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
 
-Part: TypeAlias = Literal["auto", "all", "channels", "some"]
+Which: TypeAlias = Literal["auto", "all", "channels", "some"]
 
 # Latents up to which the whole of G is measured: where they have space, and where they have none.
 WHOLE_IN_SPACE, WHOLE = 128, 512
@@ -58,16 +59,27 @@ class Block:
         return out
 
 
-def block_of(decoder: Decoder, part: Part, samples: int, seed: int) -> Block | None:
+def block_of(
+    decoder: Decoder, part: Which, samples: int, seed: int, whole: int | None = None
+) -> Block | None:
     """Return the part of the columns to measure at each of so many latents, None for all of them.
 
     Channels are those of one site, drawn anew for each latent; other parts are the same latents everywhere.
+
+    Args:
+        whole: latents without space up to which "auto" takes all; `WHOLE` by default.
     """
     k = len(decoder.continuous)
     shape = decoder.latent_shape
     space = shape is not None and len(shape) > 1 and k == decoder.latent_dim and k > shape[0] > 1
     if part == "auto":
-        part = "channels" if space and k > WHOLE_IN_SPACE else "some" if k > WHOLE else "all"
+        part = (
+            "channels"
+            if space and k > WHOLE_IN_SPACE
+            else "some"
+            if k > (WHOLE if whole is None else whole)
+            else "all"
+        )
     if part == "channels" and space:
         assert shape is not None
         channels, sites = shape[0], k // shape[0]
@@ -81,6 +93,35 @@ def block_of(decoder: Decoder, part: Part, samples: int, seed: int) -> Block | N
         names = tuple(decoder.latent_names[i] for i in some.tolist())
         return Block(names, "latents", some.expand(samples, -1), f"{SOME} random latents", k)
     return None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A decoder of some of the latents, the same for a whole run, with the others drawn and given.
+
+    Attributes:
+        decoder: the same map, with fewer continuous latents.
+        words: which they are.
+        whole: continuous latents in all.
+    """
+
+    decoder: Decoder
+    words: str
+    whole: int
+
+
+def part_of(decoder: Decoder, part: Which, seed: int, whole: int | None = None) -> Part | None:
+    """Return a part of the latents that stays the same for a whole run, None for all of them."""
+    block = block_of(decoder, part, 1, seed, whole)
+    if block is None:
+        return None
+    columns = block.columns[0].tolist()
+    words = block.words
+    if block.kind == "channels":
+        size = decoder.latent_shape[1:]
+        site = ", ".join(str(int(n)) for n in np.unravel_index(columns[0], size))
+        words = f"the {len(columns)} channels at site ({site}) of {' x '.join(map(str, size))}"
+    return Part(decoder.holding_all_but(columns), words, block.whole)
 
 
 def affordable(decoder: Decoder, columns: int, samples: int) -> int:

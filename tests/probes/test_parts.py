@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.engine import gram
+from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
-from vaeprobe.probes.orthogonality.blocks import FEWEST, SOME, WORK, affordable, block_of
+from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, block_of
 
 from maps import b1, haar
 
@@ -165,17 +166,17 @@ def test_auto_takes_the_whole_where_it_is_small() -> None:
 
 
 def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vaeprobe.probes.orthogonality import blocks
+    from vaeprobe.probes import parts
 
     cost = {"widest": 1000}
-    monkeypatch.setattr(blocks, "choose", lambda decoder: SimpleNamespace(widest_gram=cost["widest"]))
+    monkeypatch.setattr(parts, "choose", lambda decoder: SimpleNamespace(widest_gram=cost["widest"]))
     assert affordable(None, 32, 256) == 256  # type: ignore[arg-type]
     cost["widest"] = int(WORK / 32 / 100)
     assert affordable(None, 32, 256) == 100  # type: ignore[arg-type]
     assert affordable(None, 32, 64) == 64  # type: ignore[arg-type]
     cost["widest"] = int(WORK)
     assert affordable(None, 32, 256) == FEWEST  # type: ignore[arg-type]
-    monkeypatch.setattr(blocks, "WHOLE_IN_SPACE", 8)
+    monkeypatch.setattr(parts, "WHOLE_IN_SPACE", 8)
     result = measure(conv(), samples=50)
     assert result["orthogonality.ima_contrast"].n == FEWEST
     (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
@@ -209,3 +210,89 @@ def test_parts_of_an_exact_map() -> None:
     result = measure(Decoder(whole.f, 70, dtype=torch.float64), part="some")
     assert result.verdict == "orthogonal"
     assert len(result.latent_names) == SOME
+
+
+# -- factorise along a part, the other latents given ---
+
+
+def along_channels(f: Any, shape: tuple[int, ...], **changes: Any) -> Any:
+    from vaeprobe.probes.factorise import Factorise
+
+    probed = Decoder(f, math.prod(shape), dtype=torch.float64, latent_shape=shape)
+    settings = {"samples": 64, "max_samples": 4096, "permutations": 19, "part": "channels"} | changes
+    return Factorise(**settings).measure(probed)
+
+
+def test_held_latents_are_drawn_from_their_prior_and_not_differentiated() -> None:
+    from vaeprobe.decoder import Group
+    from vaeprobe.latents import Prior
+
+    mixed = (Group("normal", 3), Group("onehot", 2), Group("onehot", 2), Group("normal", 2))
+    probed = Decoder(lambda z: z.sin(), 9, dtype=torch.float64, prior=mixed)
+    part = probed.holding_all_but([1, 3])  # of the continuous latents 0, 1, 2, 7, 8
+    assert part.continuous == [1, 7]
+    assert part.gaussian == probed.continuous
+    assert [(g.kind, g.size) for g in part.prior] == [
+        ("held", 1),
+        ("normal", 1),
+        ("held", 1),
+        ("onehot", 2),
+        ("onehot", 2),
+        ("normal", 1),
+        ("held", 1),
+    ]
+    z = Prior().draw(part, 4000)
+    assert torch.equal(z[:, 3:5].sum(1), torch.ones(4000).double())
+    for i in part.gaussian:
+        assert float(z[:, i].std()) == pytest.approx(1, abs=0.06)
+    whole = gram(probed, z[:3])
+    torch.testing.assert_close(gram(part, z[:3]), whole[:, [1, 3]][:, :, [1, 3]])
+    with pytest.raises(UsageError, match="not held"):
+        probed.holding_all_but([])
+
+
+def test_channels_that_factorise_given_the_others() -> None:
+    eye = torch.eye(3, dtype=torch.float64)
+    result = along_channels(per_site(eye).function, (3, 2, 3))
+    assert result.verdict == "independent"
+    assert result.summary.startswith("Of 18 latents, along the 3 channels at site (")
+    assert "given the others: locally, where the decoder is one-to-one, the density" in result.summary
+    assert result["latents.active"].value == 3
+    assert result["latents.dim"].value == 18
+    (note,) = [f for f in result.findings if f.code == "part-of-latents"]
+    assert "of 18 latents, the 3 channels at site (" in note.message
+    places = [int(name[1:]) for name in result.latents]
+    assert places == [places[0], places[0] + 6, places[0] + 12], "the channels of one site"
+    assert along_channels(per_site(haar(3, 1)).function, (3, 2, 3)).verdict == "rotated"
+
+
+def test_a_length_that_held_latents_change_is_not_independent() -> None:
+    """Columns of a pair (log radius at one site, angle at the other) are orthogonal; those of a site by itself too."""
+
+    def f(z: Tensor) -> Tensor:
+        r, t = z[:, 0::2], z[:, 1::2]  # shape (2, 1, 2): channel c has z_{2c}, z_{2c + 1}
+        return torch.cat([r.exp() * t.cos(), r.exp() * t.sin()], 1)
+
+    # the site of the angles: each length is the radius at the other site; that of the radii: their own
+    verdicts = {}
+    for seed in range(6):
+        result = along_channels(f, (2, 1, 2), seed=seed)
+        verdicts[int(result.latents[0][1:])] = result.verdict
+    assert verdicts == {0: "independent", 1: "dependent"}
+
+
+def test_factorise_takes_a_part_of_hundreds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaeprobe.probes import parts
+    from vaeprobe.probes.factorise import Factorise
+
+    monkeypatch.setattr(parts, "WHOLE_IN_SPACE", 8)
+    monkeypatch.setattr(parts, "FEWEST", 12)
+    monkeypatch.setattr(parts, "WORK", 1.0)
+    result = Factorise(samples=64, permutations=19).measure(conv())
+    assert result.verdict in ("entangled", "undetermined")
+    assert result.evidence.drawn == 12
+    assert result["factorise.gap"].n == 12
+    assert result.evidence.pairs is None
+    whole = Factorise(samples=64, max_samples=64, permutations=19, part="all").measure(conv(2, 1, 2))
+    assert not [f for f in whole.findings if f.code == "part-of-latents"]
+    assert whole.evidence.pairs is not None
