@@ -1,0 +1,135 @@
+"""The table of the paper's claims: the rule of its verdicts, its exact rows, and a small training of the others."""
+
+from __future__ import annotations
+
+import re
+
+import claims
+import pytest
+import torch
+
+from paper import linear, maps, trained
+from paper.claim import SMALL, USUAL, Claim, Evidence, Part, over_seeds
+from paper.training import Recipe, train
+
+EXACT = (*linear.CLAIMS, *maps.CLAIMS)
+
+
+def part(
+    value: float, ci: tuple[float, float] | None = None, side: str = "under", limit: float = 1.0
+) -> Part:
+    return Part("a number", value, ci, side, limit)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("found", "true"), [
+    (part(0.9), True),
+    (part(1.0), False),
+    (part(0.5, (0.4, 0.99)), True),
+    (part(0.5, (0.4, 1.0)), None),
+    (part(1.5, (1.0, 2.0)), False),
+    (part(1.0, side="over"), False),
+    (part(1.1, side="over"), True),
+    (part(1.5, (1.0, 2.0), "over"), None),
+    (part(1.5, (1.01, 2.0), "over"), True),
+    (part(0.5, (0.4, 1.0), "over"), False),
+])  # fmt: skip
+def test_a_statement_is_decided_by_its_whole_interval(found: Part, true: bool | None) -> None:
+    assert found.true is true
+
+
+def test_verdicts() -> None:
+    yes, no, unsure = part(0.0), part(2.0), part(1.0, (0.5, 1.5))
+    assert Evidence(yes).verdict == "holds"
+    assert Evidence(yes, no).verdict == "holds"
+    assert Evidence(unsure, yes).verdict == "open"
+    assert Evidence(no).verdict == "fails"
+    assert Evidence(no, no).verdict == "fails"
+    assert Evidence(no, unsure).verdict == "open"
+    assert Evidence(no, yes).verdict == "needs a condition"
+    assert Evidence(no, yes, "in expectation").verdict == "in expectation"
+    assert Evidence(no, beside=(yes,)).verdict == "fails", "what stands beside decides nothing"
+
+
+def test_the_interval_over_seeds_is_students() -> None:
+    found = over_seeds("x", [1.0, 2.0, 3.0, 4.0], "over", 0.0)
+    assert found.value == 2.5
+    assert found.ci is not None
+    assert found.ci[1] - found.ci[0] == pytest.approx(2 * 3.182446 * (5 / 3 / 4) ** 0.5, rel=1e-4)
+
+
+def page() -> dict[str, str]:
+    """Return the verdict of each claim on the page that stands in the repository."""
+    text = claims.PAGE.read_text(encoding="utf-8")
+    return {
+        name: verdict for verdict, name in re.findall(r"\*\*([a-z ]+)\*\* \| `claims.py ([a-z0-9-]+)`", text)
+    }
+
+
+def test_every_claim_is_on_the_page_in_order() -> None:
+    assert list(page()) == [claim.name for claim in claims.CLAIMS]
+    assert "open" not in page().values()
+
+
+@pytest.mark.parametrize("claim", EXACT, ids=lambda c: c.name)
+def test_exact_rows_repeat(claim: Claim) -> None:
+    assert claim.measure(SMALL).verdict == page()[claim.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda c: c.name)
+def test_every_row_repeats(claim: Claim) -> None:
+    assert claim.measure(USUAL).verdict == page()[claim.name]
+
+
+@pytest.mark.parametrize("claim", trained.CLAIMS, ids=lambda c: c.name)
+def test_a_small_training_answers_every_claim(claim: Claim) -> None:
+    found = claim.measure(SMALL)
+    for one in (found.claimed, *found.beside):
+        assert torch.isfinite(torch.tensor(one.value))
+    assert claims.table([(claim, found)]).count("\n") == 2
+
+
+def test_stacked_models_are_trained_as_if_alone() -> None:
+    x = torch.randn(64, 5, generator=torch.Generator().manual_seed(0))
+    alone = train(x, [Recipe(seed=3, beta=2.0)], latents=2, steps=5)
+    among = train(x, [Recipe(seed=1), Recipe(seed=3, beta=2.0), Recipe(seed=3)], latents=2, steps=5)
+    assert torch.allclose(alone[0].means, among[1].means, atol=1e-5)
+    assert not torch.allclose(among[1].means, among[2].means, atol=1e-5)
+
+
+@pytest.mark.parametrize("posterior", ["diagonal", "full"])
+def test_the_loss_is_minus_the_elbo(posterior: str) -> None:
+    """On one column and one latent an ELBO is known: it stays under the log-likelihood, and comes near it."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 1, generator=g)
+    [model] = train(
+        x,
+        [Recipe(seed=0, sigma2=0.5)],
+        latents=1,
+        steps=300,
+        posterior=posterior,  # type: ignore[arg-type]
+    )
+    entropy = 0.5 * (1 + torch.log(torch.tensor(2 * torch.pi))).item()
+    assert entropy - 0.05 < model.loss < entropy + 0.1
+
+
+def test_a_learned_variance_finds_the_noise() -> None:
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(2000, 1, generator=g)
+    x = z @ torch.ones(1, 6) + 0.3 * torch.randn(2000, 6, generator=g)
+    [model] = train(x, [Recipe(seed=0, sigma2=None)], latents=1, steps=600)
+    assert model.sigma2 == pytest.approx(0.09, rel=0.2)
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert claims.main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(claims.CLAIMS)
+    assert claims.main(["eq10"]) == 0
+    assert capsys.readouterr().out.startswith("eq10: needs a condition\n")
+    with pytest.raises(SystemExit) as stopped:
+        claims.main(["eq11"])
+    assert stopped.value.code == 2
+
+
+def test_cells_are_one_line_and_hold_no_bar() -> None:
+    assert claims.cell("|cos|", "b") == "\\|cos\\|<br>b"
