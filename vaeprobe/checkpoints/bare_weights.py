@@ -7,12 +7,28 @@ from dataclasses import replace
 from typing import Any
 
 from vaeprobe.checkpoints import architecture, diffusers_library, families, folders, naming, recognised
-from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.blueprint import METADATA_KEY, Blueprint
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.request import Found, Request
-from vaeprobe.checkpoints.weights import Weights
+from vaeprobe.checkpoints.weights import Weights, realise
+from vaeprobe.files.tensors import TensorSpec
 
-__all__ = ["blueprint_of", "found", "network", "one_set"]
+__all__ = ["blueprint_of", "found", "network", "one_set", "read"]
+
+
+def read(
+    request: Request,
+    specs: Mapping[str, TensorSpec],
+    told: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> Weights:
+    """Make the tensors of a file that its network takes; `told` is what the file says beside them.
+
+    Where a family recognises them by names and shapes, the others are left in the file: the autoencoder of a whole
+    Stable Diffusion checkpoint is a twentieth of it.
+    """
+    told = {**(told or {}), **folders.said_beside(request.source)}
+    return realise(specs, metadata, _taken(request, specs, told, metadata or {}))
 
 
 def found(
@@ -35,6 +51,18 @@ def found(
     if parts is None:
         raise architecture.unknown(request.name, weights.tensors)
     return Found(parts=parts, format=format, notes=weights.notes)
+
+
+def _taken(
+    request: Request, specs: Mapping[str, TensorSpec], told: Mapping[str, Any], metadata: Mapping[str, str]
+) -> frozenset[str] | None:
+    """Return the names in the file of the tensors that a family takes, None where all may be needed."""
+    if METADATA_KEY in metadata or str(request.blueprint) == "draft" or blueprint_of(request) is not None:
+        return None
+    names = naming.chosen_set(specs, request.weights).names
+    clues = families.Clues.of(naming.for_matching(specs, request.weights), told, request.latent_size)
+    hit = architecture.found(request.blueprint, clues)
+    return None if hit is None else frozenset(own for name, own in names.items() if hit.takes(name))
 
 
 def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Parts | None:

@@ -9,18 +9,22 @@ Source: diffusers 0.42, `models/autoencoders`, Apache-2.0.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from vaeprobe.checkpoints import factory
 from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.decoder import Encoder
 from vaeprobe.errors import ArchitectureError, InputError, MissingExtraError
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import ASSUMED, FAMILY_WARNING
@@ -41,27 +45,43 @@ class Kind:
         channels: the config's name for the number of channels, where not a usual one.
         decode: further arguments of `decode`.
         off: settings that must be off, since with them the map is random or needs an input more.
+        frames: the fewest frames that a video's decoder takes.
+        alone: whether rows are decoded one at a time, since the class takes no batches.
+        square: the config's names for an image's side and what it is divided by, where the map has one size.
+        needs: a package that the class is built with, beside diffusers.
     """
 
     axes: int
     channels: str = ""
     decode: tuple[tuple[str, Any], ...] = ()
     off: tuple[str, ...] = ()
+    frames: int = 1
+    alone: bool = False
+    square: tuple[str, str] | None = None
+    needs: str = ""
 
 
-IMAGE, VIDEO = Kind(2), Kind(3)
+SOUND, IMAGE, VIDEO = Kind(1), Kind(2), Kind(3)
+ALONE = Kind(3, alone=True)  # their attention masks fit a batch of one
 LTX = Kind(3, off=("timestep_conditioning", "decoder_inject_noise"))
 ALLOWED: Mapping[str, Kind] = {
     **dict.fromkeys(("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLHunyuanImage", "AutoencoderKLKVAE"), IMAGE),
     **dict.fromkeys(("AutoencoderDC", "AutoencoderTiny", "AsymmetricAutoencoderKL"), IMAGE),
     **dict.fromkeys(("AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21"), VIDEO),
-    **dict.fromkeys(("AutoencoderKLHunyuanVideo", "AutoencoderKLHunyuanVideo15", "AutoencoderKLHunyuanImageRefiner"), VIDEO),
-    **dict.fromkeys(("AutoencoderKLCogVideoX", "AutoencoderKLCosmos", "AutoencoderKLMagvit"), VIDEO),
-    **dict.fromkeys(("AutoencoderKLMochi", "AutoencoderKLKVAEVideo", "AutoencoderVidTok", "AutoencoderKLMiniMaxH3"), VIDEO),
+    **dict.fromkeys(("AutoencoderKLHunyuanVideo15", "AutoencoderKLHunyuanImageRefiner"), ALONE),
+    **dict.fromkeys(("AutoencoderKLHunyuanVideo", "AutoencoderKLMagvit", "Kandinsky6SRVAE"), VIDEO),
+    **dict.fromkeys(("AutoencoderKLCogVideoX", "AutoencoderKLCosmos", "AutoencoderVidTok"), VIDEO),
+    **dict.fromkeys(("AutoencoderKLMochi", "AutoencoderKLKVAEVideo"), VIDEO),
     **dict.fromkeys(("AutoencoderKLLTXVideo", "AutoencoderKLLTX2Video"), LTX),
-    "AutoencoderKLTemporalDecoder": Kind(2, decode=(("num_frames", 1),)),
+    **dict.fromkeys(("AutoencoderKLMiniMaxH3Audio", "AutoencoderSAME", "LongCatAudioDiTVae", "MMAudioVAE"), SOUND),
+    "AutoencoderKLTemporalDecoder": Kind(2, decode=(("num_frames", 1),), alone=True),  # a batch is its frames
     "VQModel": Kind(2, decode=(("force_not_quantize", True),)),
+    "AutoencoderRAE": Kind(2, channels="encoder_hidden_size", square=("encoder_input_size", "encoder_patch_size"), needs="transformers"),
+    "AutoencoderKLMiniMaxH3": Kind(3, frames=5),
     "AutoencoderOobleck": Kind(1, channels="decoder_input_channels"),
+    "AutoencoderKLKVAEAudio": Kind(1, channels="codebook_dim"),
+    "Cosmos3AVAEAudioTokenizer": Kind(1, channels="vocoder_input_dim"),
+    "AutoencoderKLLTX2Audio": IMAGE,  # of mel spectrograms
 }  # fmt: skip
 # why a class of the library is not on the list
 REFUSED = {
@@ -77,24 +97,81 @@ REFUSED = {
 class Decoding(nn.Module):
     """z, shape (n, latents) -> what the library's `decode` returns for maps of latents."""
 
-    def __init__(self, model: nn.Module, shape: tuple[int, ...], arguments: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], kind: Kind) -> None:
         super().__init__()
         self.model = model
         self.shape = shape
-        self.arguments = dict(arguments)
+        self.kind = kind
 
     def forward(self, z: Tensor) -> Tensor:
-        out: Any = self.model.decode(z.reshape(len(z), *self.shape), **self.arguments)  # type: ignore[operator]
+        maps = z.reshape(len(z), *self.shape)
+        with _Double() if z.dtype == torch.float64 else nullcontext():
+            if self.kind.alone and len(z) > 1:
+                return torch.cat([self._decoded(row[None]) for row in maps])
+            return self._decoded(maps)
+
+    def _decoded(self, maps: Tensor) -> Tensor:
+        out: Any = self.model.decode(maps, **dict(self.kind.decode))  # type: ignore[operator]
         out = out if isinstance(out, Tensor) else out[0] if isinstance(out, tuple) else out.sample
         tensor: Tensor = out
         return tensor
 
 
-class _Contiguous:
-    """Makes an attention's output contiguous: the normalisation after it has no forward mode for strides (diffusers' KL)."""
+class Encoding(nn.Module):
+    """x, shape (n, *image) -> mean and log variance of the library's posterior, shape (n, latents) each."""
 
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        return output.contiguous() if isinstance(output, Tensor) else output
+    def __init__(self, model: nn.Module, kind: Kind) -> None:
+        super().__init__()
+        self.model = model
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with _Double() if x.dtype == torch.float64 else nullcontext():
+            found = [self._posterior(row) for row in (torch.split(x, 1) if self.kind.alone else (x,))]
+        mean, variance = (torch.cat(both).flatten(1) for both in zip(*found, strict=True))
+        return mean, variance.log()
+
+    def _posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        posterior: Any = self.model.encode(x).latent_dist  # type: ignore[operator]
+        return posterior.mean, posterior.var
+
+
+def _encoder(decoder: Decoding, latents: int) -> Encoder | None:
+    """Return the encoder, where the class has one that makes a posterior over these latents of what the decoder returns."""
+    weight = next(decoder.parameters())
+    encoding = Encoding(decoder.model, decoder.kind)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = decoder(torch.zeros(1, latents, dtype=weight.dtype))
+            mean, _ = encoding(image)
+    except (AttributeError, RuntimeError, TypeError, ValueError, IndexError):
+        return None  # it returns no posterior, or takes other data than the decoder returns
+    if mean.shape != (1, latents):
+        return None
+    return Encoder(encoding, latents, input_shape=tuple(image.shape[1:]), dtype=weight.dtype)
+
+
+class _Double(TorchFunctionMode):
+    """Leaves out the casts to single precision inside the library: in float64 they would round what is differentiated.
+
+    The library makes them for the sake of half precision (norms, upsampling, constants).  A derivative goes through such
+    a cast unharmed, differences do not.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        func = Tensor.double if func is Tensor.float else func
+        args = tuple(_wide(x) for x in args)
+        return func(*args, **{k: _wide(v) for k, v in (kwargs or {}).items()})
+
+
+def _wide(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Make what a group normalisation takes contiguous: it has no forward mode for other strides."""
+    return tuple(x.contiguous() if isinstance(x, Tensor) else x for x in inputs)
 
 
 def said_class(said: Mapping[str, Any]) -> str | None:
@@ -123,6 +200,11 @@ def parts_of(
     if kind is None:
         why = REFUSED.get(name, "vaeprobe knows no decoder of latents by that name")
         raise InputError(f"the folder holds a {quoted(name)} of diffusers: {why}")
+    if kind.needs and not _is_there(kind.needs):
+        raise MissingExtraError(
+            f"diffusers builds a {name} with {kind.needs}, which is not installed",
+            hint=f"pip install {kind.needs}",
+        )
     on = [key for key in kind.off if _on(config.get(key))]
     if on:
         raise InputError(
@@ -130,7 +212,7 @@ def parts_of(
         )
     model = _built(name, config, tensors)
     channels = _channels(kind, config, name)
-    size = _size(kind, size)
+    size = _size(kind, size, config)
     shape = (channels, *size)
     count = channels
     for n in size:
@@ -142,24 +224,34 @@ def parts_of(
         ),
         Finding(FAMILY_WARNING, "its latents are N(0, 1) in name only; prefer latents of encoded data"),
     ]
+    decoder = Decoding(model, shape, kind).eval().requires_grad_(False)
     return Parts(
-        decoder=Decoding(model, shape, dict(kind.decode)).eval().requires_grad_(False),
+        decoder=decoder,
         latent_dim=count,
+        encoder=_encoder(decoder, count),
         architecture=f"diffusers {name}",
         notes=tuple(notes),
         latent_shape=shape,
     )
 
 
+def _is_there(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
 def _on(value: Any) -> bool:
     return any(map(_on, value)) if isinstance(value, (list, tuple)) else bool(value)
 
 
-def _size(kind: Kind, size: tuple[int, ...] | None) -> tuple[int, ...]:
-    """Return the size of the map; one frame where the user gives height and width of a video's."""
+def _size(kind: Kind, size: tuple[int, ...] | None, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the size of the map; the fewest frames where the user gives height and width of a video's."""
+    if size is None and kind.square is not None:
+        image, patch = (config.get(key) for key in kind.square)
+        if isinstance(image, int) and isinstance(patch, int) and patch > 0:
+            return (max(image // patch, 1),) * 2
     if size is None:
-        return (1, SIDE, SIDE)[-kind.axes :] if kind.axes > 1 else (2 * SIDE,)
-    size = (1, *size) if kind.axes == 3 and len(size) == 2 else size
+        return (kind.frames, SIDE, SIDE)[-kind.axes :] if kind.axes > 1 else (2 * SIDE,)
+    size = (kind.frames, *size) if kind.axes == 3 and len(size) == 2 else size
     if len(size) != kind.axes:
         raise InputError(
             f"its latents have {kind.axes} axes beside the channels, and --latent-size gives {len(size)}"
@@ -207,8 +299,8 @@ def _built(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     model = _made(cls, settings, name)  # again with memory: buffers that are not saved need their values
     model.load_state_dict(dict(tensors), strict=True, assign=True)
     for module in model.modules():
-        if type(module).__name__.startswith("Attention"):
-            module.register_forward_hook(_Contiguous())
+        if isinstance(module, nn.GroupNorm):
+            module.register_forward_pre_hook(_contiguous)
     wide = torch.float64 if any(t.dtype == torch.float64 for t in tensors.values()) else torch.float32
     return nn.Module.to(model.eval(), wide)  # the library's own `to` warns
 

@@ -288,7 +288,8 @@ def as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
                 if f"{stem}weight" in tensors:
                     v, g = out.pop(f"{stem}weight"), wanted[f"{stem}{g_name}"]
                     axes = [k for k in range(v.ndim) if g.ndim == v.ndim and g.shape[k] == 1]
-                    out[name], out[f"{stem}{g_name}"] = v, v.norm(dim=axes, keepdim=True).reshape(g.shape)
+                    length = v.square().sum(dim=axes, keepdim=True).sqrt()  # `norm` takes one or two axes
+                    out[name], out[f"{stem}{g_name}"] = v, length.reshape(g.shape)
     for name in wanted:
         if name not in out and name in plain:
             stem = name.removesuffix("weight")

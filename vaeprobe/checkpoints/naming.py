@@ -162,9 +162,9 @@ def folded(tensors: Mapping[str, T], join: Callable[[T, T], T]) -> dict[str, T]:
     return out
 
 
-def for_matching(shaped: Mapping[str, T]) -> dict[str, T]:
+def for_matching(shaped: Mapping[str, T], which: Set | None = None) -> dict[str, T]:
     """Return what a family is recognised by: one set, plain names, of split weights the direction, which has the shape."""
-    names = chosen_set(shaped).names
+    names = chosen_set(shaped, which).names
     return folded({name: shaped[own] for name, own in names.items()}, lambda v, g: v)
 
 

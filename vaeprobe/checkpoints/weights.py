@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ class Weights:
     """What every format of bare weights is read into.
 
     Attributes:
-        tensors: by name, dense, on the CPU, floating ones all of one dtype, at least float32.
+        tensors: by name, dense, on the CPU, floating ones all of one dtype, at least float32; those that nothing needs
+            are on the meta device.
         metadata: text that the file carries beside them (safetensors).
         notes: what the reader should know: casts, choices, NaN.
     """
@@ -36,8 +37,15 @@ class Weights:
     notes: tuple[Finding, ...] = ()
 
 
-def realise(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None) -> Weights:
+def realise(
+    specs: Mapping[str, TensorSpec],
+    metadata: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+) -> Weights:
     """Make torch tensors: a copy of the file's numbers, low-precision floats cast up, all floats of one dtype.
+
+    Args:
+        only: the names of those that are needed; the others have a shape and no numbers (torch's meta device).
 
     Raises:
         InputError: numbers that are no weights (complex).
@@ -45,6 +53,8 @@ def realise(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None 
     """
     import torch
 
+    every = specs
+    specs = every if only is None else {name: every[name] for name in every if name in only}
     stored = {id(spec.data): len(spec.data) for spec in specs.values()}
     claimed = sum(spec.nbytes for spec in specs.values())
     if claimed > 2 * sum(stored.values()) + SPARE:
@@ -58,7 +68,12 @@ def realise(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None 
     bases: dict[tuple[int, str], Tensor] = {}
     tensors = {name: _tensor(spec, bases) for name, spec in specs.items()}
     wide = torch.float64 if any(spec.dtype == "float64" for spec in specs.values()) else torch.float32
-    cast = {name: t.to(wide) if t.is_floating_point() else t for name, t in tensors.items()}
+    tensors |= {
+        name: torch.empty(spec.shape, dtype=getattr(torch, spec.dtype), device="meta")
+        for name, spec in every.items()
+        if name not in specs
+    }
+    cast = {name: t.to(wide) if (t := tensors[name]).is_floating_point() else t for name in every}
     notes = [*_cast_note(specs, str(wide).removeprefix("torch.")), *nonfinite_finding(specs)]
     return Weights({name: t.contiguous() for name, t in cast.items()}, dict(metadata or {}), tuple(notes))
 

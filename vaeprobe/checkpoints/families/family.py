@@ -84,6 +84,12 @@ class Found:
     warnings: tuple[str, ...] = ()
     log_dispersion: str = ""
 
+    def takes(self, name: str) -> bool:
+        """Return whether a tensor has a place in the decoder or the encoder."""
+        plan = self.blueprint.encoder
+        stems = {**_decoder_keys(self.blueprint), **(_encoder_keys(plan) if plan is not None else {})}
+        return name.startswith(tuple(stems)) or name == self.log_dispersion
+
 
 @dataclass(frozen=True)
 class Family:

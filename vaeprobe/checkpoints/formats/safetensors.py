@@ -31,11 +31,11 @@ def _specs(source: Source) -> tuple[dict[str, TensorSpec], Mapping[str, str]]:
 def read(request: Request) -> Found:
     """Read the network of the tensors, or the matrix that the key names."""
     from vaeprobe.checkpoints import bare_weights
-    from vaeprobe.checkpoints.weights import realise
 
     specs, metadata = _specs(request.source)
     specs, is_matrix = selection.under_key(specs, request.name, request.key)
-    return bare_weights.found(request, realise(specs, metadata), "safetensors", matrix=is_matrix)
+    weights = bare_weights.read(request, specs, metadata=metadata)
+    return bare_weights.found(request, weights, "safetensors", matrix=is_matrix)
 
 
 def weights(request: Request) -> tuple[Weights, str]:

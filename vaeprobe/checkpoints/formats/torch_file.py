@@ -43,7 +43,6 @@ def read(request: Request) -> Found:
 def _checked(request: Request) -> Found:
     """Read a file without running anything."""
     from vaeprobe.checkpoints import bare_weights
-    from vaeprobe.checkpoints.weights import realise
 
     file = _file(request.source)
     chosen = selection.select(file, request.name, request.key, request.weights)
@@ -61,7 +60,8 @@ def _checked(request: Request) -> Found:
             specs |= selection.tensors_of(other, selection.select(other, shard.name).node)
         told = said.in_file(file)
         matrix = file.is_tensor(chosen.node)
-        found = bare_weights.found(request, realise(specs), "state_dict", matrix=matrix, told=told)
+        weights = bare_weights.read(request, specs, told)
+        found = bare_weights.found(request, weights, "state_dict", matrix=matrix, told=told)
     details = {"container": file.container, **({"key": chosen.key} if chosen.key else {})}
     return replace(found, notes=(*chosen.notes, *found.notes), details={**found.details, **details})
 
@@ -72,16 +72,16 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
 
     from vaeprobe.checkpoints import bare_weights, modules, plain
     from vaeprobe.checkpoints.request import Found
-    from vaeprobe.checkpoints.weights import realise
 
     if request.submodule is None:
         if str(request.blueprint) == "draft":
             request = replace(request, blueprint=_draft(file, node))
         bp = bare_weights.blueprint_of(request)
         if bp is not None or request.blueprint is not None:
-            return bare_weights.found(request, realise(selection.tensors_of(file, node)), "module")
+            weights = bare_weights.read(request, selection.tensors_of(file, node))
+            return bare_weights.found(request, weights, "module")
         if modules.foreign_parts(node):
-            weights = realise(selection.tensors_of(file, node))
+            weights = bare_weights.read(request, selection.tensors_of(file, node), said.in_file(file))
             network = bare_weights.network(request, weights, said.in_file(file))
             if network is not None:
                 return Found(parts=network, format="module", notes=weights.notes)
