@@ -122,3 +122,32 @@ def test_the_bound_of_a_norm_is_one_and_near() -> None:
         norm = np.linalg.norm(D, 2)
         assert norm <= spectrum.norm_bound(D) * (1 + 1e-12)
         assert spectrum.norm_bound(D) <= len(D) ** (1 / 16) * norm * (1 + 1e-12)
+
+
+def test_wide_rows_start_warm_and_end_within_the_tolerance() -> None:
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(2500, 60)))[0].T
+    X = (rng.normal(size=(700, 60)) * 0.9 ** np.arange(60)) @ basis + 0.01 * rng.normal(size=(700, 2500)) + 5
+    rows = spectrum.Rows.of(in_memory(X))
+    Q = rows.start(24, 0)
+    centred = X - X.mean(axis=0)
+    assert np.abs(Q.T @ Q - np.eye(24)).max() < 1e-12
+    assert (
+        np.square(centred @ Q).sum() > 0.97 * np.square(np.linalg.svd(centred, compute_uv=False)[:24]).sum()
+    )
+    truth = np.square(np.linalg.svd(centred, compute_uv=False)[:10]) / 700
+    found = spectrum.compute(in_memory(X), 10, solver="randomized")
+    assert np.abs(found.values / truth - 1).max() < 1e-5
+    U = found.vectors
+    off = np.linalg.norm(centred.T @ (centred @ U) / 700 - U * found.values, axis=0)
+    np.testing.assert_allclose(found.residuals, off, atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [3, 12, 30])
+def test_rows_of_low_rank_give_as_many_values_as_are_asked_for(rank: int) -> None:
+    rng = np.random.default_rng(rank)
+    X = rng.normal(size=(400, rank)) @ rng.normal(size=(rank, 200))
+    found = spectrum.compute(in_memory(X), 20, solver="randomized")
+    truth = np.square(np.linalg.svd(X - X.mean(axis=0), compute_uv=False)[:20]) / 400
+    np.testing.assert_allclose(found.values, truth, atol=1e-5 * truth[0])
+    assert np.abs(found.vectors.T @ found.vectors - np.eye(20)).max() < 1e-9

@@ -3,7 +3,8 @@
 - exact: the m x m covariance from streamed moments, then all its eigenpairs;
 - dual: for few rows (n < m), the n x n matrix of inner products, whose eigenvalues are the same;
 - randomized: block Lanczos with full reorthogonalisation on products with the rows (Musco and Musco 2015;
-  Halko, Martinsson and Tropp 2011), for many columns and many rows; its residuals are stated.
+  Halko, Martinsson and Tropp 2011), for many columns and many rows, from the leading directions of some random rows;
+  its residuals are stated.
 
 A matrix of products holds its eigenvalues to about `sqrt(m) eps lambda_1`.  Where that is more than 1e-9 of the
 smallest one that is needed (noise of 1e-5 beside a signal of 1, columns in mixed units) its digits are lost, and
@@ -41,8 +42,10 @@ EXACT_COLUMNS = 2048
 DUAL_ROWS = 2048
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
 OVERSAMPLING = 10
+WIDTH = 16  # columns that a kernel of matrix multiplication takes at once
 PASSES = 30
-TOLERANCE = 1e-6  # estimated relative error (conservative) at which the randomized solver stops
+START_ROWS = 8  # random rows for each direction that the randomized solver starts from
+TOLERANCE = 1e-6  # estimated error over lambda_1 (conservative) at which the randomized solver stops
 TIGHT = 1e-14  # the same where the noise is small beside the signal
 DIGITS = 1e-9  # relative error of a needed eigenvalue from which the covariance has lost its digits
 FLOAT32_DIGITS = 1e-3  # the same, from which float32 products are formed anew in float64
@@ -469,6 +472,30 @@ class Rows:
             out += X.T @ (X @ V)
         return self.processes.sum(out) / self.n
 
+    def start(self, b: int, seed: int) -> Array:
+        """Return b orthonormal directions to begin with, shape (m, b): the leading ones of some random rows.
+
+        They are worth a pass and a half over all rows; rows that are not in memory get random directions.
+        """
+        m, world, rank = len(self.mean), self.processes.world, self.processes.rank
+        count = min(START_ROWS * b, self.n)
+        if self.memory is None or count < b:
+            return _orthonormal(stream(seed, "sketch").standard_normal((m, b)))
+        held = np.zeros(world)
+        held[rank] = len(self.memory)
+        before = int(self.processes.sum(held)[:rank].sum())
+        wanted = np.sort(stream(seed, "sketch").choice(self.n, count, replace=False))
+        own = np.flatnonzero((wanted >= before) & (wanted < before + len(self.memory)))
+        some = np.zeros((count, m), self.kind)
+        some[own] = self.memory[wanted[own] - before]
+        if world > 1:
+            some = self.processes.sum(some.astype(np.float64)).astype(self.kind)
+        with np.errstate(over="ignore", invalid="ignore"):
+            K = (some @ some.T).astype(np.float64)
+        _refuse_overflow(K)
+        V = np.linalg.eigh(K)[1][:, ::-1][:, :b].astype(self.kind)
+        return _orthonormal((some.T @ V).astype(np.float64))
+
     def along(self, U: Array) -> tuple[Array, Array, float]:
         """Return the singular values of X U, the directions they belong to, and the variance outside U, by a pass.
 
@@ -530,54 +557,74 @@ def _randomized(rows: Rows, k: int, seed: int) -> Spectrum:
 
 def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
     m = len(rows.mean)
-    block = min(k + OVERSAMPLING, m, max(rows.n - 1, 1))
+    # products with 48 columns take no longer than with 42
+    block = min(-(-(k + OVERSAMPLING) // WIDTH) * WIDTH, m, max(rows.n - 1, 1))
     steps = min(PASSES, -(-m // block))
-    Q, _ = np.linalg.qr(stream(seed, "sketch").standard_normal((m, block)))
+    Q = rows.start(block, seed)
     basis = Q
     T = np.zeros((0, 0))
     scale = rows.total or 1.0  # so that squares of eigenvalues overflow no sooner than the eigenvalues
     for step in range(1, steps + 1):
         W = rows.product(Q) / scale
+        lengths = np.linalg.norm(W, axis=0)
         # full reorthogonalisation, twice; the first pass gives the new block column of T
         H = basis.T @ W
         W -= basis @ H
         W -= basis @ (basis.T @ W)
         size = basis.shape[1]
         T = np.block([[T, H[: len(T)]], [H[: len(T)].T, (H[len(T) :] + H[len(T) :].T) / 2]])
-        Q, B = np.linalg.qr(W)
         values, Y = np.linalg.eigh(T)
         values, Y = values[::-1][:block], Y[:, ::-1][:, :block]
-        residuals = np.linalg.norm(B @ Y[size - Q.shape[1] :], axis=0)
+        residuals = np.linalg.norm(W @ Y[size - Q.shape[1] :], axis=0)
         tell("randomized spectrum, passes", step, steps)
-        if size == m:
-            residuals = np.zeros_like(residuals)  # the basis spans everything
-        if size == m or _estimated_error(values, residuals, k) <= tolerance:
+        if _estimated_error(values, residuals, k) <= tolerance or step == steps:
             break
-        if step < steps:
-            Q, _ = np.linalg.qr(Q - basis @ (basis.T @ Q))  # W may be of less than full rank
-            Q = Q[:, : m - size]
-            basis = np.hstack([basis, Q])
+        # what rounding left of columns that the basis spans is no direction
+        Q = _orthonormal(W[:, np.linalg.norm(W, axis=0) > 1e-13 * lengths.max()])
+        Q = _orthonormal(Q - basis @ (basis.T @ Q))[:, : m - size]
+        if Q.shape[1] == 0:
+            break
+        basis = np.hstack([basis, Q])
     tell("randomized spectrum, passes", steps, steps)
-    known = min(k, len(values))
-    vectors = basis @ Y[:, :known]
-    values, residuals = values * scale, residuals * scale
+    if len(values) < k:  # the rows lie in fewer directions than were asked for
+        more = stream(seed, "complement").standard_normal((m, k - len(values)))
+        basis = np.hstack([basis @ Y, _orthonormal(more - basis @ (basis.T @ more))])
+        Y = np.eye(basis.shape[1])
+        values, residuals = (np.append(x, np.zeros(k - len(x))) for x in (values, residuals))
+    vectors = basis @ Y[:, :k]
+    values, residuals = values[:k] * scale, residuals[:k] * scale
     found = _spectrum(
-        rows.n, rows.mean, values[:known], vectors, rows.total, "randomized", rows.kind, rows.variances, None
+        rows.n, rows.mean, values, vectors, rows.total, "randomized", rows.kind, rows.variances, None
     )
-    return replace(found, residuals=residuals[:known])
+    return replace(found, residuals=residuals)
+
+
+def _orthonormal(W: Array) -> Array:
+    """Return an orthonormal basis of what the columns span, shape (m, <= b): by their Gram matrix, twice."""
+    for _ in range(2):
+        W = W / np.maximum(np.linalg.norm(W, axis=0), 1e-300)
+        squares, V = np.linalg.eigh(W.T @ W)
+        kept = squares > 1e-10 * squares.max(initial=0.0)
+        W = W @ (V[:, kept] / np.sqrt(squares[kept]))
+    return W
 
 
 def _estimated_error(values: Array, residuals: Array, k: int) -> float:
-    """Return the largest relative error of the first k Ritz values: residual^2 over the gap, at most the residual."""
-    k = min(k, len(values))
-    scale = max(float(values[0]), np.finfo(np.float64).tiny)
-    errors = []
+    """Return the largest error of the first k Ritz values, residuals^2 over the gap or the residual, over the first one.
+
+    One hundredth of the error over the value itself counts too, so that the small ones keep four digits.
+
+    What the basis has not seen lies below the last Ritz value or so, and it is the gap to that which counts; values
+    that the residuals cannot tell apart are one cluster, whose residuals add up.
+    """
+    k, worst = min(k, len(values)), 0.0
     for i in range(k):
-        gaps = np.abs(values - values[i])
-        gap = gaps[gaps > residuals[i]].min(initial=np.inf)
-        bound = residuals[i] if not np.isfinite(gap) else min(residuals[i], residuals[i] ** 2 / gap)
-        errors.append(bound / scale)
-    return float(max(errors, default=0.0))
+        near = np.abs(values - values[i]) <= residuals.max()
+        gap = float(values[i] - values[-1])
+        bound = float(np.square(residuals[near]).sum()) / gap if gap > 0 else math.inf
+        scale = max(min(float(values[0]), 100 * float(values[i])), float(np.finfo(np.float64).tiny))
+        worst = max(worst, min(float(residuals[i]), bound) / scale)
+    return worst
 
 
 def rows_of(data: Data, processes: Processes = ALONE) -> Rows:
