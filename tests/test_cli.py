@@ -160,7 +160,7 @@ def test_a_bug_of_ours_exits_70(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("vaeprobe.cli.probe_commands.load", broken)
+    monkeypatch.setattr("vaeprobe.cli.loading.load", broken)
     assert run(["orthogonality", LINEAR]) == 70
     assert "bug" in capsys.readouterr().err
 

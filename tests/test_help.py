@@ -13,6 +13,7 @@ import pytest
 from vaeprobe import __version__
 from vaeprobe.cli import run
 from vaeprobe.cli.app import ALIASES, COMMANDS, QUESTIONS, SUMMARIES, built, options
+from vaeprobe.cli.loading import LOADING
 from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import did_you_mean
 
@@ -137,7 +138,7 @@ def test_mistyped_names_get_a_suggestion(
 def test_refusals_are_in_our_own_words_and_come_first(
     arguments: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaeprobe.cli.probe_commands.load", None)  # nothing is loaded
+    monkeypatch.setattr("vaeprobe.cli.loading.load", None)  # nothing is loaded
     assert run(arguments.split()) == 2
     err = capsys.readouterr().err
     assert words in err
@@ -147,7 +148,7 @@ def test_refusals_are_in_our_own_words_and_come_first(
 def test_missing_data_is_refused_before_the_model_is_loaded(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vaeprobe.cli.probe_commands.load", None)
+    monkeypatch.setattr("vaeprobe.cli.loading.load", None)
     for name in ("orthogonality", "beta"):
         assert run([name, LINEAR, "--data", "no-such-rows.npy"]) == 5
         assert "no file matches `no-such-rows.npy`" in capsys.readouterr().err
@@ -195,3 +196,25 @@ def test_a_library_that_is_missing_is_said(
     monkeypatch.setattr(metadata, "version", version)
     assert run(["--version"]) == 0
     assert "safetensors MISSING" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "orthogonality",
+        "factorise",
+        "trace",
+        "posterior",
+        "beta",
+        "traverse",
+        "report",
+        "compare",
+        "check",
+        "convert",
+    ],
+)
+def test_every_command_that_loads_a_decoder_takes_all_that_says_how(name: str) -> None:
+    wanted = {f"--{option.replace('_', '-')}" for option in LOADING} - (
+        {"--device"} if name == "convert" else set()
+    )
+    assert wanted <= set(options([name]))

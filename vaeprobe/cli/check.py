@@ -22,8 +22,8 @@ import typer
 
 from vaeprobe import writing
 from vaeprobe._version import __version__
-from vaeprobe.cli import options, output, streams
-from vaeprobe.cli.probe_commands import load
+from vaeprobe.cli import loading, options, output, streams
+from vaeprobe.cli.output import Document
 from vaeprobe.errors import InputError, ResourceError, UsageError, did_you_mean
 from vaeprobe.files.source import read_text
 from vaeprobe.gate import baseline as baselines
@@ -42,6 +42,7 @@ GATE = "Gate"
 BASELINE_FILE = "vaeprobe-baseline.json"
 
 
+@options.taking(loading.LOADING, options.DOCUMENT, without=("verbose",))
 def check(
     models: Annotated[
         list[str] | None,
@@ -110,21 +111,7 @@ def check(
             help="The document on stdout (default: text, or by -o's suffix).", rich_help_panel="Output"
         ),
     ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Same as --format json.", rich_help_panel="Output")
-    ] = False,
-    out: options.OutputFile = None,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    color: options.ColorOption = "auto",
-    blueprint: options.BlueprintOption = None,
-    arch: options.Arch = None,
-    key: options.Key = None,
-    submodule: options.Submodule = None,
-    allow_code: options.AllowCode = False,
-    latent_dim: options.LatentDim = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
+    **values: Any,
 ) -> int:
     """Hold models against a policy and a baseline: exit 0 all pass, 1 one fails, 3 undecided or nothing checked.
 
@@ -136,36 +123,32 @@ def check(
         vaeprobe check --update-baseline
         vaeprobe check --baseline vaeprobe-baseline.json --report sarif=out.sarif
     """
-    loading = {
-        "blueprint": blueprint, "arch": arch, "key": key, "submodule": submodule,
-        "allow_code": allow_code, "latent_dim": latent_dim,
-        "device": device, "dtype": dtype,
-    }  # fmt: skip
+    loaded = loading.chosen(values)
+    document = Document.asked({**values, "format": format}, FORMATS)
     if init:
         if rule or update_baseline:
             raise UsageError(
                 "--init writes a policy and takes no other task", hint="run `vaeprobe check` after it"
             )
         place = config or Path(policy_file.POLICY_FILE)
-        return _init(place, models or [], data, baseline, loading, no_progress)
+        return _init(place, models or [], data, baseline, loaded, document.progress)
     policy = _policy(config, rule or [], needed=not update_baseline)
     targets = _targets(models or [], policy)
     baseline = baseline or (Path(policy.baseline) if policy.baseline else None)
     reports = [_report_target(text) for text in report or []]
     kept = baseline or Path(BASELINE_FILE) if update_baseline else resume
-    chosen = options.chosen_format(format, json_, out, FORMATS)
     files = [kept, *(path for _, path in reports)]
-    read = [policy.origin, None if update_baseline else baseline, blueprint, data or policy.data]
-    output.ready(out, files, inputs=[*targets, *(path for path in read if path)])
+    read = [policy.origin, None if update_baseline else baseline, values["blueprint"], data or policy.data]
+    document.ready(files, inputs=[*targets, *(path for path in read if path)])
     if update_baseline:
         gate = Gate(policy=policy, data=data)
-        return _update(gate, targets, baseline or Path(BASELINE_FILE), loading, no_progress)
+        return _update(gate, targets, baseline or Path(BASELINE_FILE), loaded, document.progress)
     gate = Gate(policy=policy, baseline=_needed_baseline(policy, targets, baseline), data=data)
-    digest = _digest(policy, baseline, loading, data)
-    streaming = chosen == "jsonl" and out is None
+    digest = _digest(policy, baseline, loaded, data)
+    streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
-    with output.progress_bar(not no_progress and not streaming):
-        for model in _run(gate, targets, loading, jobs, fail_fast, resume, digest):
+    with output.progress_bar(document.progress and not streaming):
+        for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest):
             done.append(model)
             if streaming:
                 from vaeprobe.gate.formats import jsonl
@@ -184,7 +167,7 @@ def check(
             "max_samples": policy.max_samples,
         },
     )
-    _write(finished, chosen, out, reports, quiet=quiet, color=color, streaming=streaming)
+    _write(finished, document, reports, streaming=streaming)
     return finished.exit_code
 
 
@@ -233,13 +216,13 @@ def _report_target(text: str) -> tuple[str, Path]:
     return format, Path(path)
 
 
-def _digest(policy: Policy, baseline: Path | None, loading: dict[str, Any], data: str | None) -> str:
+def _digest(policy: Policy, baseline: Path | None, loaded: dict[str, Any], data: str | None) -> str:
     """Return a hash of everything besides the model's own files that an outcome depends on."""
-    body = __version__ + policy.digest() + json.dumps(loading, sort_keys=True, default=str)
+    body = __version__ + policy.digest() + json.dumps(loaded, sort_keys=True, default=str)
     if policy.waivers:
         body += datetime.date.today().isoformat()
     every = [data, policy.data, *(o.data for o in policy.overrides)]
-    for path in (baseline, loading["blueprint"], *every):
+    for path in (baseline, loaded["blueprint"], *every):
         body += _fingerprint(path)
     return hashlib.sha256(body.encode()).hexdigest()
 
@@ -270,8 +253,8 @@ def _inputs(digest: str, target: str, sha256: str) -> str:
 # -- running ----------------------------------------------------------------------------------------
 
 
-def _check_one(gate: Gate, loading: dict[str, Any], digest: str, model: str) -> ModelReport:
-    report = gate.check(model, lambda path: load(Path(path), **loading))
+def _check_one(gate: Gate, loaded: dict[str, Any], digest: str, model: str) -> ModelReport:
+    report = gate.check(model, lambda path: loading.load(path, **loaded))
     sha256 = report.artifact.sha256 if report.artifact else ""
     return replace(report, inputs_sha256=_inputs(digest, model, sha256))
 
@@ -279,7 +262,7 @@ def _check_one(gate: Gate, loading: dict[str, Any], digest: str, model: str) -> 
 def _run(
     gate: Gate,
     targets: Sequence[str],
-    loading: dict[str, Any],
+    loaded: dict[str, Any],
     jobs: int,
     fail_fast: bool,
     resume: Path | None,
@@ -291,7 +274,7 @@ def _run(
     kept = {} if resume is None else _kept(resume)
     finished = {t: kept[t] for t in targets if t in kept and _stands(kept[t], digest)}
     fresh = [target for target in targets if target not in finished]
-    one = partial(_check_one, gate, loading, digest)
+    one = partial(_check_one, gate, loaded, digest)
     stream = map(one, fresh) if jobs == 1 or len(fresh) < 2 else _parallel(one, fresh, jobs)
     reports = itertools.chain(finished.values(), stream)
     for report in track(reports, "checking models", len(targets)):
@@ -389,8 +372,8 @@ def _init(
     models: Sequence[str],
     data: str | None,
     baseline: Path | None,
-    loading: dict[str, Any],
-    no_progress: bool,
+    loaded: dict[str, Any],
+    progress: bool,
 ) -> int:
     """Write a first policy from the models as they are."""
     from vaeprobe.gate import first_policy
@@ -404,10 +387,10 @@ def _init(
         raise UsageError("no model to write a policy for", hint="vaeprobe check --init MODEL...")
     output.ready(None, [path], inputs=models)
     samples = Policy().samples
-    with output.progress_bar(not no_progress):
+    with output.progress_bar(progress):
         measured = {
             _relative(Path(target), path.parent): first_policy.measure(
-                load(Path(target), **loading), samples=samples, data=data
+                loading.load(target, **loaded), samples=samples, data=data
             )
             for target in track(_targets(models, Policy()), "measuring")
         }
@@ -425,16 +408,14 @@ def _init(
     return 0
 
 
-def _update(
-    gate: Gate, targets: Sequence[str], path: Path, loading: dict[str, Any], no_progress: bool
-) -> int:
+def _update(gate: Gate, targets: Sequence[str], path: Path, loaded: dict[str, Any], progress: bool) -> int:
     """Write the records of the models into a baseline, keeping those of other models."""
     from vaeprobe.progress import track
 
     records = baselines.read(path) if path.is_file() else {}
-    with output.progress_bar(not no_progress):
+    with output.progress_bar(progress):
         for target in track(targets, "measuring the baseline"):
-            record = gate.record(target, load(Path(target), **loading))
+            record = gate.record(target, loading.load(target, **loaded))
             records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
     writing.write_text(path, text)
@@ -446,22 +427,15 @@ def _update(
 
 
 def _write(
-    report: GateReport,
-    format: str,
-    out: Path | None,
-    reports: Sequence[tuple[str, Path]],
-    *,
-    quiet: bool,
-    color: str,
-    streaming: bool,
+    report: GateReport, document: Document, reports: Sequence[tuple[str, Path]], *, streaming: bool
 ) -> None:
     from vaeprobe.gate.formats import jsonl, markdown, renderer, text
     from vaeprobe.render import terminal
 
     for name, path in reports:
-        output.write_text(path, renderer(name)(report), quiet)
+        output.write_text(path, renderer(name)(report), document.quiet)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
-    if summary and (format == "github" or any(name == "github" for name, _ in reports)):
+    if summary and (document.format == "github" or any(name == "github" for name, _ in reports)):
         try:
             with open(summary, "a", encoding="utf-8") as file:
                 file.write(markdown.render(report))
@@ -469,10 +443,10 @@ def _write(
             raise UsageError(f"cannot write the job summary `{summary}`: {error.strerror}") from None
     if streaming:
         sys.stdout.write(jsonl.end_line(report))
-    elif out is not None:
-        output.write_text(out, renderer(format)(report), quiet)
-    elif format == "text":
-        text.show(report, terminal.console(sys.stdout, color), quiet)
+    elif document.place is not None:
+        output.write_text(document.place, renderer(document.format)(report), document.quiet)
+    elif document.format == "text":
+        text.show(report, terminal.console(sys.stdout, document.color), document.quiet)
     else:
-        sys.stdout.write(renderer(format)(report))
+        sys.stdout.write(renderer(document.format)(report))
     sys.stdout.flush()

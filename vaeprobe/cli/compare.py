@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vaeprobe.cli import options, output
-from vaeprobe.cli.probe_commands import load
+from vaeprobe.cli import loading, options
+from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.errors import UsageError
 
 
+@options.taking(loading.LOADING, options.DOCUMENT)
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Two or more checkpoints.", show_default=False)],
     *,
@@ -24,17 +25,7 @@ def compare(
     samples: Annotated[int, typer.Option("--samples", "-n", help="Latents, and data rows.", min=8)] = 256,
     rotations: Annotated[int, typer.Option(help="Random rotations for the nulls.", min=1)] = 199,
     seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
-    blueprint: options.BlueprintOption = None,
-    latent_dim: options.LatentDim = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    json_: options.Json = False,
-    format: options.FormatOption = None,
-    out: options.OutputFile = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
-    color: options.ColorOption = "auto",
+    **values: Any,
 ) -> int:
     """Put models side by side on the same latents; with data, say which latent of one is which of the other.
 
@@ -47,13 +38,12 @@ def compare(
     """
     if len(models) < 2:
         raise UsageError("a comparison takes at least two models", hint="vaeprobe compare A B")
-    chosen = options.chosen_format(format, json_, out)
-    output.ready(out, inputs=[*models, data])
-    with output.progress_bar(not no_progress):
-        decoders = [
-            load(m, blueprint=blueprint, latent_dim=latent_dim, device=device, dtype=dtype) for m in models
-        ]
+    document = Document.asked(values)
+    read = [path for model in models for path in loading.inputs(model, {**values, "data": data})]
+    document.ready(inputs=read)
+    with progress_bar(document.progress):
+        decoders = [loading.load(model, **loading.chosen(values)) for model in models]
         from vaeprobe.comparison.run import compare as run
 
         result = run(decoders, data=data, samples=samples, rotations=rotations, seed=seed)
-    return output.emit(result, format=chosen, output=out, quiet=quiet, verbose=verbose, color=color)
+    return document.emit(result)

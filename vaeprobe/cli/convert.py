@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vaeprobe import writing
-from vaeprobe.cli import options, output
-from vaeprobe.cli.probe_commands import load
+from vaeprobe.cli import loading, options, output
+from vaeprobe.cli.output import Document
 from vaeprobe.errors import UsageError
 
 
+# its one file is the model, and it computes on a processor
+@options.taking(loading.LOADING, options.DOCUMENT, without=("device", "output", "verbose", "no_progress"))
 def convert(
     model: Annotated[Path, typer.Argument(help="Checkpoint to convert.", show_default=False)],
     *,
@@ -28,22 +30,7 @@ def convert(
     sidecar: Annotated[
         bool, typer.Option("--sidecar", help="Write the blueprint beside the file (OUT.toml), not into it.")
     ] = False,
-    blueprint: options.BlueprintOption = None,
-    arch: options.Arch = None,
-    arch_args: options.ArchArgs = None,
-    key: options.Key = None,
-    submodule: options.Submodule = None,
-    weights: options.WeightsOption = None,
-    output_name: options.OutputName = None,
-    allow_code: options.AllowCode = False,
-    latent_dim: options.LatentDim = None,
-    latent_size: options.LatentSize = None,
-    condition: options.ConditionOption = None,
-    dtype: options.Dtype = None,
-    json_: options.Json = False,
-    format: options.FormatOption = None,
-    quiet: options.Quiet = False,
-    color: options.ColorOption = "auto",
+    **values: Any,
 ) -> int:
     """Write a decoder as safetensors with its blueprint, or as .pt2, and check that it computes the same.
 
@@ -53,11 +40,10 @@ def convert(
         vaeprobe convert model.pt -o model.safetensors
         vaeprobe convert model.pt --arch models:decoder -o model.pt2
     """
-    from vaeprobe.checkpoints.architecture import path_beside
     from vaeprobe.checkpoints.conversion import SUFFIXES, Conversion, sidecar_of
     from vaeprobe.checkpoints.conversion import convert as write
 
-    chosen = options.chosen_format(format, json_)
+    document = Document.asked(values)
     if to.suffix not in SUFFIXES:
         raise UsageError(f"cannot write `{to}`", hint=f"name the output *{SUFFIXES[0]} or *{SUFFIXES[1]}")
     if sidecar and to.suffix == ".pt2":
@@ -65,22 +51,8 @@ def convert(
             "a .pt2 file carries its own program and takes no sidecar", hint="leave out --sidecar"
         )
     beside = sidecar_of(to) if sidecar else None
-    output.ready(files=[to, beside], inputs=[model, path_beside(model), blueprint])
-    decoder = load(
-        model,
-        blueprint=blueprint,
-        arch=arch,
-        arch_args=arch_args,
-        key=key,
-        submodule=submodule,
-        weights=weights,
-        output_name=output_name,
-        allow_code=allow_code,
-        latent_dim=latent_dim,
-        latent_size=latent_size,
-        condition=condition,
-        dtype=dtype,
-    )
+    document.ready([to, beside], inputs=loading.inputs(model, values))
+    decoder = loading.load(model, **loading.chosen(values))
     made: list[Conversion] = []
 
     def writer(place: Path) -> None:
@@ -90,8 +62,8 @@ def convert(
             sidecar_of(place).unlink(missing_ok=True)
 
     writing.write(to, writer)
-    output.wrote(to, quiet)
+    output.wrote(to, document.quiet)
     result = made[0].renamed(to)
     if beside is not None:
-        output.write_text(beside, result.blueprint, quiet)
-    return output.emit(result, format=chosen, quiet=quiet, color=color)
+        output.write_text(beside, result.blueprint, document.quiet)
+    return document.emit(result)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vaeprobe.cli import options, output
+from vaeprobe.cli import options
+from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.errors import UsageError
 
 
+@options.taking(options.DOCUMENT, without=("output", "verbose"))  # its one file is the figure
 def demo(
     name: Annotated[
         Literal["theorem3"],
@@ -23,11 +25,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the training.", min=0)] = 0,
     steps: Annotated[int, typer.Option("--steps", help="Adam steps for each model.", min=1)] = 1000,
-    json_: options.Json = False,
-    format: options.FormatOption = None,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    color: options.ColorOption = "auto",
+    **values: Any,
 ) -> int:
     """Train small VAEs over a range of beta and of sigma^2, and show that only their product matters.
 
@@ -40,14 +38,8 @@ def demo(
 
     if figure is not None and figure.suffix != ".svg":
         raise UsageError(f"cannot write `{figure}`", hint="the figure is an SVG: name the output *.svg")
-    chosen = options.chosen_format(format, json_)
-    output.ready(files=[figure])
-    with output.progress_bar(not no_progress):
+    document = Document.asked(values)
+    document.ready([figure])
+    with progress_bar(document.progress):
         result = theorem3(steps=steps, seed=seed)
-    return output.emit(
-        result,
-        format=chosen,
-        quiet=quiet,
-        color=color,
-        files={"figure": figure} if figure is not None else {},
-    )
+    return document.emit(result, {"figure": figure} if figure is not None else {})

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from vaeprobe.cli import options, output
+from vaeprobe.cli.output import Document
 from vaeprobe.errors import UsageError, VaeprobeError
 
 WORST_FIRST = (70, 4, 6, 5, 3, 1, 0)
 
 
+@options.taking(options.DOCUMENT, without=("verbose", "no_progress"))
 def inspect(
     models: Annotated[list[Path], typer.Argument(help="Checkpoints to look into.", show_default=False)],
     *,
@@ -27,11 +29,7 @@ def inspect(
             rich_help_panel="Output",
         ),
     ] = None,
-    json_: options.Json = False,
-    format: options.FormatOption = None,
-    out: options.OutputFile = None,
-    quiet: options.Quiet = False,
-    color: options.ColorOption = "auto",
+    **values: Any,
 ) -> int:
     """Say what is in a checkpoint: format, tensors, what it would import, how its architecture is known.
 
@@ -44,17 +42,17 @@ def inspect(
     """
     if draft_blueprint is not None and len(models) > 1:
         raise UsageError("--draft-blueprint takes one model", hint="draft them one at a time")
-    if out is not None and len(models) > 1:
+    document = Document.asked(values)
+    if document.place is not None and len(models) > 1:
         raise UsageError("--output takes one model", hint="write them one at a time, or use --json > FILE")
     from vaeprobe.checkpoints.looking import inspect as look
 
-    chosen = options.chosen_format(format, json_, out)
-    output.ready(out, [draft_blueprint], inputs=models)
+    document.ready([draft_blueprint], inputs=models)
     if len(models) == 1:
         found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None)
         files = {"draft_blueprint": draft_blueprint} if draft_blueprint is not None else None
-        code = output.emit(found, format=chosen, output=out, quiet=quiet, color=color, files=files)
-        if found.draft is not None and quiet:  # a guess is said however quiet the rest is
+        code = document.emit(found, files)
+        if found.draft is not None and document.quiet:  # a guess is said however quiet the rest is
             for said in found.draft.assumptions:
                 print(f"draft: {said}", file=sys.stderr)
         return code
@@ -67,20 +65,20 @@ def inspect(
         except VaeprobeError as error:
             codes.append(error.exit_code)
             documents.append({"model": str(model), **json_document.failure(error)})
-            if chosen != "json":
+            if document.format != "json":
                 output.error(error, ())
             continue
         codes.append(found.exit_code)
-        if chosen == "json":
+        if document.format == "json":
             documents.append({**json_document.header(), **found.to_dict()})
         else:
-            if k and chosen == "text":
+            if k and document.format == "text":
                 print()
-            output.emit(found, format=chosen, quiet=quiet, color=color)
+            document.emit(found)
     worst = (
         next(code for code in WORST_FIRST if code in codes) if set(codes) <= set(WORST_FIRST) else max(codes)
     )
-    if chosen == "json":
+    if document.format == "json":
         body = {"command": "inspect", "models": documents, "exit_code": worst}
         sys.stdout.write(json_document.dumps({**json_document.header(), **body}))
     return worst

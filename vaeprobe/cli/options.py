@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import typer
 
 from vaeprobe.errors import UsageError, did_you_mean
 from vaeprobe.render import RENDERERS, Renderer
 
+Command = TypeVar("Command", bound=Callable[..., int])
 LOADING = "Loading"
 OUTPUT = "Output"
 LIMITS = "Limits (exit 1 where one fails, 3 where the samples do not decide it)"
@@ -133,6 +135,48 @@ Verbose = Annotated[
 ]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=OUTPUT)]
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.", rich_help_panel=OUTPUT)]
+
+
+# what says how the one document of a command is written: name -> (annotation, default)
+DOCUMENT: dict[str, tuple[Any, Any]] = {
+    "json": (Json, False),
+    "format": (FormatOption, None),
+    "output": (OutputFile, None),
+    "quiet": (Quiet, False),
+    "verbose": (Verbose, False),
+    "no_progress": (NoProgress, False),
+    "color": (ColorOption, "auto"),
+}
+
+
+def parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    """Return one option as a parameter of a command."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def taking(
+    *tables: Mapping[str, tuple[Any, Any]], without: Collection[str] = ()
+) -> Callable[[Command], Command]:
+    """Let a command take the options of tables in its `**values`, but for those that it declares itself.
+
+    Args:
+        tables: name -> (annotation, default).
+        without: names that it does not take.
+    """
+
+    def widened(command: Command) -> Command:
+        own = inspect.signature(command, eval_str=True).parameters
+        kept = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
+        more = [
+            parameter(name, *row)
+            for table in tables
+            for name, row in table.items()
+            if name not in (*own, *without)
+        ]
+        command.__signature__ = inspect.Signature([*kept, *more])  # type: ignore[attr-defined]
+        return command
+
+    return widened
 
 
 PLAIN = ("", ".txt", ".text", ".log", ".out")

@@ -6,15 +6,17 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from vaeprobe import writing
-from vaeprobe.cli import streams
+from vaeprobe.cli import options, streams
 from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.progress import listening
+from vaeprobe.render import RENDERERS, Renderer
 from vaeprobe.report import Page
 from vaeprobe.result import Result
 
@@ -71,6 +73,59 @@ def emit(
         sys.stdout.write(document(result.page(), format, quiet, verbose))
         sys.stdout.flush()
     return result.exit_code
+
+
+@dataclass(frozen=True, kw_only=True)
+class Document:
+    """The one document that a command writes: its format and place, and how much it says."""
+
+    format: str
+    place: Path | None
+    quiet: bool
+    verbose: bool
+    color: str
+    progress: bool
+
+    @classmethod
+    def asked(cls, values: Mapping[str, Any], known: Mapping[str, Renderer] = RENDERERS) -> Document:
+        """Return what the options of `options.DOCUMENT` ask for.
+
+        Args:
+            values: the command's, by name; those that it does not take have their defaults.
+            known: formats that the command can write.
+
+        Raises:
+            UsageError: two formats are asked for, or a suffix is of none.
+        """
+        place = values.get("output")
+        return cls(
+            format=options.chosen_format(values.get("format"), values.get("json", False), place, known),
+            place=place,
+            quiet=values.get("quiet", False),
+            verbose=values.get("verbose", False),
+            color=values.get("color", "auto"),
+            progress=not values.get("no_progress", False),
+        )
+
+    def ready(
+        self,
+        files: Iterable[Path | None] = (),
+        inputs: Iterable[str | PathLike[str] | None] = (),
+    ) -> None:
+        """Refuse outputs that cannot be written, before the work (see `ready`)."""
+        ready(self.place, files, inputs)
+
+    def emit(self, result: Result, files: Mapping[str, Path] | None = None) -> int:
+        """Write a result's files, then its document, and return the exit code (see `emit`)."""
+        return emit(
+            result,
+            format=self.format,
+            output=self.place,
+            quiet=self.quiet,
+            verbose=self.verbose,
+            color=self.color,
+            files=files,
+        )
 
 
 def write_text(path: Path, text: str, quiet: bool = False) -> None:

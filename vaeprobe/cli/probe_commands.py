@@ -6,14 +6,14 @@ import dataclasses
 import glob
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from vaeprobe.cli import options, output
+from vaeprobe.cli import loading, options
+from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import field_type, is_list
@@ -21,31 +21,6 @@ from vaeprobe.report import MetricSpec, specs_by_id
 from vaeprobe.result import Result
 
 Q = TypeVar("Q", bound=Question)
-
-LOADING: dict[str, tuple[Any, Any]] = {
-    "blueprint": (options.BlueprintOption, None),
-    "arch": (options.Arch, None),
-    "arch_args": (options.ArchArgs, None),
-    "key": (options.Key, None),
-    "submodule": (options.Submodule, None),
-    "weights": (options.WeightsOption, None),
-    "output_name": (options.OutputName, None),
-    "allow_code": (options.AllowCode, False),
-    "latent_dim": (options.LatentDim, None),
-    "latent_size": (options.LatentSize, None),
-    "condition": (options.ConditionOption, None),
-    "device": (options.Device, "cpu"),
-    "dtype": (options.Dtype, None),
-}
-DOCUMENT: dict[str, tuple[Any, Any]] = {
-    "json": (options.Json, False),
-    "format": (options.FormatOption, None),
-    "output": (options.OutputFile, None),
-    "quiet": (options.Quiet, False),
-    "verbose": (options.Verbose, False),
-    "no_progress": (options.NoProgress, False),
-    "color": (options.ColorOption, "auto"),
-}
 
 
 def probe_command(name: str) -> Callable[..., int]:
@@ -57,16 +32,16 @@ def probe_command(name: str) -> Callable[..., int]:
         for p in inspect.signature(command, eval_str=True).parameters.values()
         if p.kind is not p.VAR_KEYWORD
     ]
-    loading = LOADING if asks_decoder(cls) else {}
+    tables = [loading.LOADING] if asks_decoder(cls) else []
     own = dataclasses.fields(cls)
     taken = {flag for f in own for flag in f.metadata["option"]["names"]}
-    document = {name: row for name, row in DOCUMENT.items() if f"--{name}" not in taken}
+    document = {name: row for name, row in options.DOCUMENT.items() if f"--{name}" not in taken}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             *subject,
             *(_field_parameter(cls, f) for f in own if f.name not in cls.HIDDEN),
             *(_limit_parameter(name, spec) for name, spec in _limits(cls).items()),
-            *(_parameter(name, *row) for name, row in {**loading, **document}.items()),
+            *(options.parameter(name, *row) for table in (*tables, document) for name, row in table.items()),
         ]
     )
     command.__doc__ = inspect.getdoc(cls)
@@ -79,13 +54,13 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
 
     def command(model: options.ModelPath, **values: Any) -> int:
         probe = _asked(cls, values)
-        format = options.chosen_format(values["format"], values["json"], values["output"])
-        output.ready(values["output"], probe.outputs().values(), inputs=_inputs(model, values))
+        document = Document.asked(values)
+        document.ready(probe.outputs().values(), inputs=loading.inputs(model, values))
         probe.check_ready()
-        with output.progress_bar(not values["no_progress"]):
-            decoder = load(model, **{k: values[k] for k in LOADING})
+        with progress_bar(document.progress):
+            decoder = loading.load(model, **loading.chosen(values))
             result = judge(probe.measure(decoder), _wanted(cls, values), specs_by_id(cls.METRICS))
-        return _emit(probe, result, format, values)
+        return document.emit(result, _files(probe, result))
 
     return command
 
@@ -95,13 +70,13 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
 
     def command(data: options.DataPaths, **values: Any) -> int:
         question = _asked(cls, values)
-        format = options.chosen_format(values["format"], values["json"], values.get("output"))
+        document = Document.asked(values)
         inputs = [path for name in data for path in glob.glob(name) or [name]]
-        output.ready(values.get("output"), question.outputs().values(), inputs=inputs)
+        document.ready(question.outputs().values(), inputs=inputs)
         speaker = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-        with output.progress_bar(speaker and not values["no_progress"]):
+        with progress_bar(document.progress and speaker):
             result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
-        return _emit(question, result, format, values) if speaker else result.exit_code
+        return document.emit(result, _files(question, result)) if speaker else result.exit_code
 
     return command
 
@@ -122,61 +97,18 @@ def _wanted(cls: type[Question], values: Mapping[str, Any]) -> dict[str, float]:
     return {spec.id: values[name] for name, spec in _limits(cls).items() if values[name] is not None}
 
 
-def _emit(question: Question, result: Result, format: str, values: Mapping[str, Any]) -> int:
-    writers = result.files()
-    return output.emit(
-        result,
-        format=format,
-        output=values.get("output"),
-        quiet=values["quiet"],
-        verbose=values["verbose"],
-        color=values["color"],
-        files={name: path for name, path in question.outputs().items() if name in writers},
-    )
-
-
-def _inputs(model: Path, values: Mapping[str, Any]) -> list[Path]:
-    """Return what a command reads, for all that its options say."""
-    from vaeprobe.checkpoints.architecture import path_beside
-
-    named = [values.get(name) for name in ("data", "latents", "blueprint")]
-    beside = path_beside(model)
-    return [model, *([beside] if beside else []), *(Path(name) for name in named if isinstance(name, str))]
-
-
-def load(
-    path: Path,
-    *,
-    device: str = "cpu",
-    output_name: str | None = None,
-    condition: list[str] | None = None,
-    **settings: Any,
-) -> Any:
-    """Load a decoder for a command (see `vaeprobe.load`)."""
-    from vaeprobe.checkpoints import loading
-
-    if str(Path.cwd()) not in sys.path and settings.get("arch"):
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own factory
-    return loading.load(
-        path,
-        device=options.existing_device(device),
-        output=output_name,
-        condition=options.conditions(condition),
-        **settings,
-    )
+def _files(question: Question, result: Result) -> dict[str, Path]:
+    """Return the files that are asked for and can be written; a finding says why one cannot."""
+    return {name: path for name, path in question.outputs().items() if name in result.files()}
 
 
 def _python_name(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
-
 def _limit_parameter(name: str, spec: MetricSpec) -> inspect.Parameter:
     option = typer.Option(spec.option, help=spec.title, metavar="X", rich_help_panel=options.LIMITS)
-    return _parameter(name, Annotated[float | None, option], None)
+    return options.parameter(name, Annotated[float | None, option], None)
 
 
 def _field_parameter(cls: type[Question], f: dataclasses.Field[Any]) -> inspect.Parameter:
@@ -196,4 +128,4 @@ def _field_parameter(cls: type[Question], f: dataclasses.Field[Any]) -> inspect.
         show_default=f.default is not None,
     )
     default = None if f.default is dataclasses.MISSING or several else f.default
-    return _parameter(f.name, Annotated[list[str] | None if several else annotation, option], default)
+    return options.parameter(f.name, Annotated[list[str] | None if several else annotation, option], default)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vaeprobe.cli import options, output
-from vaeprobe.cli.probe_commands import load
+from vaeprobe.cli import loading, options
+from vaeprobe.cli.output import Document, progress_bar, write_text
 from vaeprobe.render import RENDERERS, Renderer
 
 # what the documents of a report are written by; the Markdown is a section for a model card
@@ -19,6 +19,7 @@ KNOWN = {
 ReportFormat = Literal["html", "json", "md", "markdown", "model-index"]
 
 
+@options.taking(loading.LOADING, options.DOCUMENT, without=("verbose", "color"))
 def report(
     model: options.ModelPath,
     *,
@@ -38,19 +39,6 @@ def report(
     name: Annotated[
         str | None, typer.Option(help="The model's name in a model card (default: the file's).")
     ] = None,
-    blueprint: options.BlueprintOption = None,
-    arch: options.Arch = None,
-    arch_args: options.ArchArgs = None,
-    key: options.Key = None,
-    submodule: options.Submodule = None,
-    weights: options.WeightsOption = None,
-    output_name: options.OutputName = None,
-    allow_code: options.AllowCode = False,
-    latent_dim: options.LatentDim = None,
-    latent_size: options.LatentSize = None,
-    condition: options.ConditionOption = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
     format: Annotated[
         ReportFormat | None,
         typer.Option(
@@ -59,10 +47,7 @@ def report(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    json_: options.Json = False,
-    out: options.OutputFile = None,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
+    **values: Any,
 ) -> int:
     """Write one page with every probe and a picture of what each latent does; on stdout, or to a file with -o.
 
@@ -78,42 +63,27 @@ def report(
         vaeprobe report model.pt --rule orthogonality.alignment=0.5 -o page.html
         vaeprobe report model.pt --name owner/name -o card.md
     """
-    default = None if json_ or out else "html"
-    asked = options.chosen_format({"md": "markdown"}.get(format or "", format or default), json_, out, KNOWN)
-    given = {
-        "data": data, "name": name, "samples": None if samples == 256 else samples, "seed": seed or None, "blueprint": blueprint,
-        "arch": arch, "arch-args": arch_args, "key": key, "submodule": submodule, "weights": weights,
-        "output-name": output_name, "allow-code": allow_code or None, "latent-dim": latent_dim,
-        "latent-size": latent_size, "device": None if device == "cpu" else device, "dtype": dtype,
-    }  # fmt: skip
-    words = ["vaeprobe", "report", str(model)]
-    for flag, value in given.items():
-        if value is not None:
-            words += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
-    for option, texts in (("rule", rule), ("condition", condition)):
-        for text in texts or ():
-            words += [f"--{option}", text]
-    output.ready(out, inputs=[model, data])
-    with output.progress_bar(not no_progress):
-        decoder = load(
-            model, blueprint=blueprint, arch=arch, arch_args=arch_args, key=key, submodule=submodule,
-            weights=weights, output_name=output_name, allow_code=allow_code, latent_dim=latent_dim,
-            latent_size=latent_size, condition=condition, device=device, dtype=dtype,
-        )  # fmt: skip
+    default = None if values["json"] or values["output"] else "html"
+    values["format"] = {"md": "markdown"}.get(format or "", format or default)
+    document = Document.asked(values, KNOWN)
+    document.ready(inputs=loading.inputs(model, {**values, "data": data}))
+    with progress_bar(document.progress):
+        decoder = loading.load(model, **loading.chosen(values))
         from vaeprobe.survey.run import survey
 
-        repeat = shlex.join(
-            [*words, "-o", {"markdown": "card.md", "model-index": "index.yaml"}.get(asked, "page.html")]
-        )
+        own = {"data": data, "name": name, "samples": samples, "seed": seed, "rule": rule}
+        defaults = {"samples": 256, "seed": 0, **{flag: row[1] for flag, row in loading.LOADING.items()}}
+        place = {"markdown": "card.md", "model-index": "index.yaml"}.get(document.format, "page.html")
+        said = loading.words({**own, **loading.chosen(values)}, defaults)
+        repeat = shlex.join(["vaeprobe", "report", str(model), *said, "-o", place])
         result = survey(decoder, data=data, samples=samples, seed=seed, rules=rule or (), repeat=repeat)
-    if asked == "json":
-        return output.emit(result, format="json", output=out, quiet=quiet)
-    named = {"name": name} if asked != "html" else {}
-    text = {"html": result.html, "markdown": result.markdown, "model-index": result.model_index}[asked](
-        **named
-    )
-    if out is not None:
-        output.write_text(out, text, quiet)
+    if document.format == "json":
+        return document.emit(result)
+    named = {"name": name} if document.format != "html" else {}
+    writers = {"html": result.html, "markdown": result.markdown, "model-index": result.model_index}
+    text = writers[document.format](**named)
+    if document.place is not None:
+        write_text(document.place, text, document.quiet)
     else:
         typer.echo(text, nl=False)
     return result.exit_code

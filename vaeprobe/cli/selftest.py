@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from vaeprobe.cli import options, output
+from typing import Any
+
+from vaeprobe.cli import options
+from vaeprobe.cli.output import Document
 
 
+@options.taking(options.DOCUMENT, without=("no_progress",))
 def selftest(
     *,
     device: options.Device = "cpu",
-    json_: options.Json = False,
-    format: options.FormatOption = None,
-    document: options.OutputFile = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    color: options.ColorOption = "auto",
+    **values: Any,
 ) -> int:
     """Hold every probe against maps whose answers are known in closed form, in float32 and float64.
 
@@ -25,7 +24,7 @@ def selftest(
     """
     from vaeprobe.selftest import selftest as run
 
-    chosen = options.chosen_format(format, json_, document)
-    output.ready(document)
+    document = Document.asked(values)
+    document.ready()
     result = run(str(options.existing_device(device)))
-    return output.emit(result, format=chosen, output=document, quiet=quiet, verbose=verbose, color=color)
+    return document.emit(result)

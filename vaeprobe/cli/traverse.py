@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from vaeprobe.cli import options, output
-from vaeprobe.cli.probe_commands import load
+from vaeprobe.cli import loading, options
+from vaeprobe.cli.output import Document, progress_bar, wrote
 from vaeprobe.render import RENDERERS, Renderer
 
 # what a file is by its suffix, beside the documents
 PICTURES = {"png": Renderer("", (".png",)), "svg": Renderer("", (".svg",))}
 
 
+@options.taking(loading.LOADING, options.DOCUMENT)
 def traverse(
     model: options.ModelPath,
     *,
@@ -32,26 +33,7 @@ def traverse(
     ] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", help="Latents for column lengths.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
-    blueprint: options.BlueprintOption = None,
-    arch: options.Arch = None,
-    arch_args: options.ArchArgs = None,
-    key: options.Key = None,
-    submodule: options.Submodule = None,
-    weights: options.WeightsOption = None,
-    output_name: options.OutputName = None,
-    allow_code: options.AllowCode = False,
-    latent_dim: options.LatentDim = None,
-    latent_size: options.LatentSize = None,
-    condition: options.ConditionOption = None,
-    device: options.Device = "cpu",
-    dtype: options.Dtype = None,
-    json_: options.Json = False,
-    format: options.FormatOption = None,
-    out: options.OutputFile = None,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-    no_progress: options.NoProgress = False,
-    color: options.ColorOption = "auto",
+    **values: Any,
 ) -> int:
     """Show what each latent does: outputs along it, by importance, beside its signed Jacobian column.
 
@@ -63,22 +45,18 @@ def traverse(
         vaeprobe traverse model.safetensors -o strips.png
         vaeprobe traverse model.pt --data x.npy --rotate -o strips.html
     """
-    chosen = options.chosen_format(format, json_, out, {**RENDERERS, **PICTURES})
-    output.ready(out, inputs=[model, data])
-    with output.progress_bar(not no_progress):
-        decoder = load(
-            model, blueprint=blueprint, arch=arch, arch_args=arch_args, key=key, submodule=submodule,
-            weights=weights, output_name=output_name, allow_code=allow_code, latent_dim=latent_dim,
-            latent_size=latent_size, condition=condition, device=device, dtype=dtype,
-        )  # fmt: skip
+    document = Document.asked(values, {**RENDERERS, **PICTURES})
+    document.ready(inputs=loading.inputs(model, {**values, "data": data}))
+    with progress_bar(document.progress):
+        decoder = loading.load(model, **loading.chosen(values))
         from vaeprobe.traversal.run import traverse as run
 
         result = run(
             decoder, data=data, reach=reach, frames=frames, most=most, rotate=rotate, image_shape=image_shape,
             samples=samples, seed=seed,
         )  # fmt: skip
-    if chosen in PICTURES and out is not None:
-        result.save(out)
-        output.wrote(out, quiet)
+    if document.format in PICTURES and document.place is not None:
+        result.save(document.place)
+        wrote(document.place, document.quiet)
         return result.exit_code
-    return output.emit(result, format=chosen, output=out, quiet=quiet, verbose=verbose, color=color)
+    return document.emit(result)
