@@ -33,11 +33,12 @@ if TYPE_CHECKING:
         ZeroInflatedNegativeBinomial,
     )
     from vaeprobe.linear.estimators import PPCA, LinearVAE
+    from vaeprobe.prior import LearnedPrior
     from vaeprobe.survey.run import survey
     from vaeprobe.traversal.run import traverse
 
 __all__ = [
-    "load", "from_module", "inspect", "Decoder", "Encoder", "Group",
+    "load", "from_module", "inspect", "Decoder", "Encoder", "Group", "LearnedPrior",
     "orthogonality", "factorise", "trace", "posterior", "beta",
     "traverse", "survey", "compare", "PPCA", "LinearVAE", "train_linear", "Callback",
     "Gaussian", "Bernoulli", "Poisson", "Categorical", "Multinomial", "NegativeBinomial",
@@ -52,6 +53,7 @@ _HOME = {
     "inspect": "vaeprobe.checkpoints.looking",
     "from_module": "vaeprobe.checkpoints.whole",
     **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
+    "LearnedPrior": "vaeprobe.prior",
     **dict.fromkeys(PROBES, "vaeprobe.api"),
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear.estimators"),
     **dict.fromkeys(

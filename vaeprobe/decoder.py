@@ -15,11 +15,12 @@ from vaeprobe import contract
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.contract import Differentiation, first_line
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
-from vaeprobe.findings import CAST_UP, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
+from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
 from vaeprobe.frozen import frozen, tensors_of, whole_of
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.outputs import likelihood_of, picked, returned
+from vaeprobe.prior import InPriorUnits, LearnedPrior
 from vaeprobe.recipe import Recipe
 from vaeprobe.report import Artifact, Finding
 
@@ -54,6 +55,7 @@ class Decoder:
             for other functions float64 where they take it and float32 where not.
         device: by default that of the module's parameters, else the CPU.
         prior: groups of latents in order; by default all N(0, 1).
+        learned: prior of the continuous latents, where it is not N(0, I).
         parameter: what the output is to a likelihood, its mean or its natural parameter (logits, log-rates).
         natural: the same map without its last activation, where the output is a mean and it is known.
         likelihood: name of the likelihood the decoder was trained with, where known.
@@ -62,6 +64,7 @@ class Decoder:
         artifact: the file it came from.
         notes: what the loader wants the reader to know.
         latent_shape: shape in which the network takes its latents, where they are a map: (channels, height, width).
+        units: mean and standard deviation of each latent, where latents are counted from the one in the other.
         recipe: what the loss of its family says of beta, where that is known.
         dispersion: inverse dispersions of a negative binomial likelihood, where the file holds them.
 
@@ -87,6 +90,7 @@ class Decoder:
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
     prior: tuple[Group, ...] = ()
+    learned: LearnedPrior | None = None
     parameter: Parameter = "mean"
     natural: Callable[[Tensor], Any] | None = None
     likelihood: str | None = None
@@ -95,6 +99,7 @@ class Decoder:
     artifact: Artifact | None = None
     notes: tuple[Finding, ...] = ()
     latent_shape: tuple[int, ...] = ()
+    units: tuple[Tensor, Tensor] | None = None
     recipe: Recipe | None = None
     dispersion: Tensor | None = None
     output_shape: torch.Size = field(init=False)
@@ -110,6 +115,8 @@ class Decoder:
                 f"the prior's groups have {sum(g.size for g in prior)} latents, the decoder {self.latent_dim}"
             )
         self._set("prior", prior)
+        if self.learned is not None:
+            self._check_learned(self.learned)
         whole = whole_of(self.function)
         if whole is not None and whole.training:
             self._note(Finding(TRAINING_MODE, "the module was in training mode: probed in eval mode"))
@@ -242,6 +249,50 @@ class Decoder:
     def with_function(self, function: Callable[[Tensor], Any], **changes: Any) -> Decoder:
         """Return a decoder with another map and the same settings (rotated, restricted, ...)."""
         return replace(self, function=function, **changes)
+
+    def _check_learned(self, learned: LearnedPrior) -> None:
+        k = len(self.gaussian)
+        if learned.latents != k:
+            raise UsageError(f"the prior has {learned.latents} latents, the decoder {k} continuous ones")
+        self._note(Finding(LEARNED_PRIOR, f"the prior is {learned.words}: latents are drawn from it"))
+
+    def standardised(self, *, of: str = "") -> Decoder:
+        """Return the decoder in units of its prior, in which that is N(0, I): u to f(mean + scale u), encoder likewise.
+
+        Only a learned normal prior changes anything.  Under a mixture no units make latents N(0, I).
+
+        Args:
+            of: the question that needs N(0, I); "" for one that only draws latents.
+
+        Raises:
+            UsageError: the question needs N(0, I), and the prior is a mixture.
+        """
+        learned = self.learned
+        if learned is None:
+            return self
+        if learned.components > 1:
+            if of:
+                raise UsageError(
+                    f"{of} holds latents against N(0, I), and the prior of this decoder is {learned.words}",
+                    hint="orthogonality and trace draw latents from it; a Decoder without `learned` is held against N(0, I)",
+                )
+            return self
+        mean, scale = torch.zeros(self.latent_dim).double(), torch.ones(self.latent_dim).double()
+        mean[self.gaussian], scale[self.gaussian] = learned.mean[0], learned.scale[0]
+        mean, scale = mean.to(self.device, self.dtype), scale.to(self.device, self.dtype)
+        words = "latents are counted from the mean of the learned prior, in its standard deviations"
+        notes = tuple(note for note in self.notes if note.spec is not LEARNED_PRIOR)
+        return replace(
+            self,
+            function=InPriorUnits(self.function, mean, scale),
+            natural=None if self.natural is None else InPriorUnits(self.natural, mean, scale),
+            encoder=None
+            if self.encoder is None
+            else self.encoder.in_units(learned.mean[0], learned.scale[0]),
+            learned=None,
+            units=(mean.double().cpu(), scale.double().cpu()),
+            notes=(*notes, Finding(LEARNED_PRIOR, words)),
+        )
 
     @property
     def shapes(self) -> str:
@@ -380,6 +431,16 @@ class Encoder:
     device: torch.device | str = "cpu"
     second: str = "log_variance"
     notes: tuple[Finding, ...] = ()
+
+    def in_units(self, mean: Tensor, scale: Tensor) -> Encoder:
+        """Return the encoder of (z - mean) / scale, shapes (latent_dim,)."""
+        inner = self.function
+
+        def function(x: Tensor) -> tuple[Tensor, Tensor]:
+            m, log_variance = inner(x)
+            return (m - mean.to(m)) / scale.to(m), log_variance - 2 * scale.to(m).log()
+
+        return replace(self, function=function)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the posterior means and log-variances, each of shape (n, latent_dim).

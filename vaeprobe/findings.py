@@ -97,6 +97,13 @@ TWO_SETS_OF_WEIGHTS = FindingSpec(
     "is what models are published and used with, so it is taken.",
     "Nothing, if the average is meant; --weights raw takes the others.",
 )
+LEARNED_PRIOR = FindingSpec(
+    "learned-prior",
+    "note",
+    "The prior of the latents is not N(0, I) but learned, or a mixture. Latents are drawn from it. Under a learned mean and "
+    "scale per latent the probes count latents in units of it, in which it is N(0, I): u = (z - mean) / scale.",
+    "Read latents, and steps along them, in those units; rows of a file of latents are converted.",
+)
 WHOLE_VAE = FindingSpec(
     "whole-vae",
     "note",

@@ -42,7 +42,7 @@ class Latents(ABC):
 
 @dataclass(frozen=True)
 class Prior(Latents):
-    """The decoder's prior: N(0, 1) per continuous or held latent, uniform one-hot codes per categorical group.
+    """The decoder's prior: N(0, 1) per continuous or held latent or what it learned, uniform one-hot codes per group.
 
     Attributes:
         purpose: names the random stream; two purposes give independent draws of the same seed.
@@ -52,9 +52,14 @@ class Prior(Latents):
 
     def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
         columns = []
+        learned, free = decoder.learned, 0
+        own = None if learned is None else learned.draw(n, seed=seed, purpose=self.purpose).numpy()
         for k, group in enumerate(decoder.prior):
             rng = stream(seed, f"{self.purpose}/{k}")
-            if group.kind != "onehot":
+            if group.kind != "onehot" and own is not None:
+                columns.append(own[:, free : free + group.size])
+                free += group.size
+            elif group.kind != "onehot":
                 columns.append(rng.standard_normal((n, group.size)))
             else:
                 columns.append(np.eye(group.size)[rng.integers(0, group.size, size=n)])
@@ -102,6 +107,8 @@ class Posterior(Latents):
 class Grid(Latents):
     """A lattice over [-extent, extent]^d of at most n points; traversals of each axis where that is too few.
 
+    Under a mixture prior it spans as many standard deviations round its mean.
+
     One-hot groups are set to their first code, held latents to 0.
     """
 
@@ -123,6 +130,11 @@ class Grid(Latents):
             if group.kind == "onehot":
                 full[:, start] = 1.0
             start += group.size
+        if decoder.learned is not None:
+            mean, deviation = decoder.learned.moments()
+            full[:, decoder.gaussian] = mean
+            own = [decoder.gaussian.index(i) for i in free]
+            z = mean[own] + deviation[own] * z
         full[:, free] = z
         return full
 
@@ -147,7 +159,7 @@ class Given(Latents):
         if not torch.isfinite(z).all():
             rows = (~torch.isfinite(z)).any(1).nonzero().flatten().tolist()
             raise InputError(f"latents contain NaN or infinity in row {rows[0]} ({len(rows)} rows in all)")
-        return z
+        return z if decoder.units is None else (z - decoder.units[0]) / decoder.units[1]
 
     def describe(self) -> str:
         return self.origin

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, EncoderPlan
+from vaeprobe.checkpoints.blueprint.prior import PriorPlan
 from vaeprobe.checkpoints.network.describe import conditions_of, describe
 from vaeprobe.checkpoints.network.modules import GaussianEncoder
 from vaeprobe.decoder import Decoder
@@ -95,6 +96,7 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
     bp = Blueprint(
         layers=layers,
         latents=tuple(("onehot" if g.kind == "onehot" else "normal", g.size) for g in decoder.prior),
+        prior=_prior(decoder),
         likelihood=decoder.likelihood,
         parameter=decoder.parameter,
         prefix="decoder.",
@@ -103,6 +105,18 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
     )
     plan, own = _plan_of(decoder)
     return replace(bp, encoder=plan), {**tensors, **own}
+
+
+def _prior(decoder: Decoder) -> PriorPlan | None:
+    """Return the prior of a decoder in numbers, where it is not N(0, I)."""
+    learned = decoder.learned
+    if learned is None:
+        return None
+    assert learned.weights is not None
+    if learned.components == 1:
+        return PriorPlan(tuple(learned.mean[0].tolist()), tuple(learned.scale[0].tolist()))
+    mean, scale = (tuple(map(tuple, t.tolist())) for t in (learned.mean, learned.scale))
+    return PriorPlan(mean, scale, third=tuple(learned.weights.tolist()))
 
 
 def _assumptions(decoder: Decoder) -> tuple[str, ...]:
@@ -224,6 +238,7 @@ def _write_pt2(decoder: Decoder, path: Path) -> Blueprint:
         raise UsageError("the decoder is a function, not a network, and cannot be exported")
     bp = Blueprint(
         latents=tuple(("onehot" if g.kind == "onehot" else "normal", g.size) for g in decoder.prior),
+        prior=_prior(decoder),
         likelihood=decoder.likelihood,
         parameter=decoder.parameter,
         assumptions=_assumptions(decoder),

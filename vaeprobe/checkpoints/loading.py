@@ -202,6 +202,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             dtype=dtype,
             device=device,
             prior=parts.prior,
+            learned=parts.learned,
             parameter=parts.parameter,
             natural=_moved(parts.natural, dtype, device) if parts.natural is not None else None,
             likelihood=parts.likelihood,

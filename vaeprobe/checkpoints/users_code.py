@@ -93,6 +93,7 @@ def _parts_of_decoder(decoder: Decoder, how: str) -> Parts:
         natural=decoder.natural,
         latent_dim=decoder.latent_dim,
         prior=decoder.prior,
+        learned=decoder.learned,
         parameter=decoder.parameter,
         likelihood=decoder.likelihood,
         encoder=decoder.encoder,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.errors import UsageError
@@ -140,6 +140,10 @@ class EncoderProbe(Probe):
         if self.latents not in ("posterior", "prior"):
             raise UsageError(f"{self.NAME} works at the posteriors of the data, not at other latents")
         encoder = self.chosen_encoder(decoder)
+        if decoder.learned is not None:
+            decoder = replace(decoder, encoder=encoder).standardised(of=self.NAME)
+            assert decoder.encoder is not None
+            encoder = decoder.encoder
         self.check_ready()
         likelihood = self.chosen_likelihood(decoder)
         rows, source, scaling = self._rows(likelihood.scaling)

@@ -77,7 +77,7 @@ def traverse(
             raise UsageError(f"`{name}` must be at least {least}, not {value}")
     if not 0 < reach < float("inf"):
         raise UsageError(f"`reach` must be a positive number, not {reach}")
-    decoder = as_decoder(decoder, latent_dim)
+    decoder = as_decoder(decoder, latent_dim).standardised()
     if not decoder.continuous:
         raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
     shape = _image(decoder, image_shape)

@@ -10,6 +10,7 @@ from typing import Literal
 from vaeprobe.checkpoints.blueprint import reading
 from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, block, toml_key, toml_value
+from vaeprobe.checkpoints.blueprint.prior import Numbers, PriorPlan
 from vaeprobe.errors import UsageError
 
 __all__ = ["Blueprint", "METADATA_KEY"]
@@ -30,6 +31,7 @@ class Blueprint:
         encoder: the encoder, where it is described.
         name: what to call it: a preset's name.
         conditions: what the decoder takes beside its latents.
+        prior: of the continuous latents, where it is not N(0, I).
         assumptions: what a draft had to guess, in words; reported until somebody takes them out.
         origin: where it came from: a file, "preset burgess", "draft"; not part of its meaning.
     """
@@ -41,6 +43,7 @@ class Blueprint:
     prefix: str = ""
     encoder: EncoderPlan | None = None
     conditions: tuple[Condition, ...] = ()
+    prior: PriorPlan | None = None
     name: str = ""
     assumptions: tuple[str, ...] = ()
     origin: str = field(default="blueprint", compare=False)
@@ -129,6 +132,10 @@ class Blueprint:
             lines.append("assumptions = [")
             lines += [f"    {toml_value(a)}," for a in self.assumptions]
             lines.append("]")
+        if self.prior is not None:
+            p = self.prior
+            lines += ["", "[prior]", f"mean = {_numbers(p.mean)}", f"{p.spread} = {_numbers(p.second)}"]
+            lines += [f"{p.mixing} = {_numbers(p.third)}"] if p.third is not None else []
         for c in self.conditions:
             lines += ["", f"[condition.{toml_key(c.name)}]"]
             first = {"onehot": c.size, "embedding": c.key, "number": c.value}[c.kind]
@@ -159,3 +166,7 @@ class Blueprint:
             if e.limits:
                 lines.append(f"limits = {toml_value(list(e.limits))}")
         return "\n".join(lines) + "\n"
+
+
+def _numbers(value: Numbers) -> str:
+    return f"[{', '.join(map(_numbers, value))}]" if isinstance(value, tuple) else toml_value(value)

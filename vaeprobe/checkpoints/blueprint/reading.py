@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.kinds import ALIASES, KINDS, Kind, number, pair, whole
 from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, toml_key, toml_value
+from vaeprobe.checkpoints.blueprint.prior import SPREADS, WEIGHTS, Numbers, PriorPlan
 from vaeprobe.errors import BlueprintError, did_you_mean
 from vaeprobe.likelihood_names import LIKELIHOODS
 
@@ -80,7 +81,17 @@ class _Reader:
         place = "the blueprint"
         self.known(
             table,
-            ("name", "latents", "likelihood", "parameter", "assumptions", "condition", "decoder", "encoder"),
+            (
+                "name",
+                "latents",
+                "likelihood",
+                "parameter",
+                "assumptions",
+                "prior",
+                "condition",
+                "decoder",
+                "encoder",
+            ),
             place,
         )
         decoder = self.table(table, "decoder")
@@ -99,6 +110,7 @@ class _Reader:
             "layers": layers,
             "conditions": conditions,
             "latents": self.latents(table.get("latents")),
+            "prior": self.prior(self.table(table, "prior")) if "prior" in table else None,
             "likelihood": self.text(table, "likelihood", "", place, LIKELIHOODS) or None,
             "parameter": cast(
                 Literal["mean", "natural"], self.text(table, "parameter", "mean", place, ("mean", "natural"))
@@ -108,6 +120,29 @@ class _Reader:
             "name": self.text(table, "name", "", place),
             "assumptions": tuple(assumptions),
         }
+
+    def prior(self, table: Mapping[str, Any]) -> PriorPlan:
+        place = "[prior]"
+        self.known(table, ("mean", *SPREADS, *WEIGHTS), place)
+        spreads, weights = [k for k in SPREADS if k in table], [k for k in WEIGHTS if k in table]
+        if "mean" not in table or len(spreads) != 1 or len(weights) > 1:
+            raise self.fail(
+                f"{place} needs `mean` and one of {', '.join(SPREADS)}, and of a mixture may have weights or logits",
+                'name tensors of the file, mean = "prior.mean", or give numbers: mean = [0, 1], scale = 1;'
+                " means of a mixture are a list of lists",
+            )
+        for key, value in table.items():
+            if not _is_numbers(value):
+                raise self.fail(
+                    f"`{key}` of {place} must be numbers or a tensor's name, not {toml_value(value)}"
+                )
+        return PriorPlan(
+            mean=_frozen(table["mean"]),
+            second=_frozen(table[spreads[0]]),
+            spread=spreads[0],
+            third=_frozen(table[weights[0]]) if weights else None,
+            mixing=weights[0] if weights else "weights",
+        )
 
     def conditions(self, table: Mapping[str, Any]) -> tuple[Condition, ...]:
         return tuple(self.condition(name, self.table(table, name)) for name in table)
@@ -302,3 +337,13 @@ class _Reader:
             for k, option in kind.options.items()
             if given.get(k, option.default) != option.default
         }
+
+
+def _is_numbers(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, list) and depth < 2:
+        return bool(value) and all(_is_numbers(v, depth + 1) and not isinstance(v, str) for v in value)
+    return number(value) or (isinstance(value, str) and depth == 0)
+
+
+def _frozen(value: Any) -> Numbers:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -45,6 +45,7 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
     try:
         with Uninitialised():
             network = walk(bp, own)
+        learned = bp.prior.made({name: own.need(name) for name in bp.prior.names}) if bp.prior else None
     except Misfit as error:
         if error.hint is None:
             error.hint = repair(bp, tensors, error)
@@ -57,6 +58,7 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
         natural=natural_of(network.decoder, bp),
         latent_dim=sum(size for _, size in network.latents),
         prior=tuple(Group(kind, size) for kind, size in network.latents),
+        learned=learned,
         parameter=bp.parameter,
         likelihood=bp.likelihood,
         encoder=Encoder(

@@ -11,6 +11,7 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.decoder import Encoder, Group
 from vaeprobe.findings import CONDITION_HELD, DRAFT_BLUEPRINT, UNUSED_LAYERS
+from vaeprobe.prior import LearnedPrior
 from vaeprobe.recipe import Recipe
 from vaeprobe.report import Finding
 
@@ -26,6 +27,7 @@ class Parts:
         natural: the same without its last activation, where that makes it the natural parameter.
         latent_dim: number of latents d.
         prior: groups of latents in order.
+        learned: prior of the continuous latents, where it is not N(0, I).
         parameter: "mean" or "natural".
         likelihood: its name, where it is known.
         encoder: the encoder, where there is one.
@@ -42,6 +44,7 @@ class Parts:
     natural: Callable[[Tensor], Any] | None = None
     latent_dim: int
     prior: tuple[Group, ...] = ()
+    learned: LearnedPrior | None = None
     parameter: Literal["mean", "natural"] = "mean"
     likelihood: str | None = None
     encoder: Encoder | None = None

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, at_conditions, layers_unused, unchosen
 from vaeprobe.decoder import Group
-from vaeprobe.errors import InputError, ResourceError, out_of_memory
+from vaeprobe.errors import InputError, ResourceError, UsageError, out_of_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import FIXED_BATCH
+from vaeprobe.prior import LearnedPrior
 from vaeprobe.report import Finding
 
 __all__ = [
@@ -307,6 +308,7 @@ def parts_of(
         natural=natural if bp.parameter == "mean" else None,
         latent_dim=d,
         prior=tuple(Group(kind, size) for kind, size in bp.latents) or (Group("normal", d),),
+        learned=_learned(bp),
         parameter=bp.parameter,
         likelihood=bp.likelihood,
         architecture=at_conditions("self-contained", conditions),
@@ -315,3 +317,19 @@ def parts_of(
         conditions=tuple(conditions),
         latent_shape=row if len(row) > 1 and max(row[1:]) > 1 else (),
     )
+
+
+def _learned(bp: Blueprint) -> LearnedPrior | None:
+    """Return the prior that a blueprint says in numbers: a program's tensors have names of its writer's.
+
+    Raises:
+        UsageError: it names tensors.
+    """
+    if bp.prior is None:
+        return None
+    if bp.prior.names:
+        raise UsageError(
+            f"`{bp.origin}` names the tensor {quoted(bp.prior.names[0])} as a prior, and this program names none",
+            hint="give the numbers themselves: [prior] mean = [...] and scale = [...]",
+        )
+    return bp.prior.made({})

@@ -235,6 +235,7 @@ class Orthogonality(Probe):
 
         if not decoder.continuous:
             raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
+        decoder = decoder.standardised()
         source = self.source()
         z, G, block = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)
@@ -242,7 +243,7 @@ class Orthogonality(Probe):
             reading = Reading(
                 G,
                 decoder,
-                isotropic=isinstance(source, Prior),
+                isotropic=isinstance(source, Prior) and decoder.learned is None,
                 seed=self.seed,
                 active_threshold=self.active_threshold,
                 rotations=self.rotations,

@@ -292,6 +292,7 @@ class Trace(Probe):
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
         from vaeprobe.seams.views import trace_net, traverse
 
+        decoder = decoder.standardised()
         k = len(decoder.continuous)
         if self.svg is not None and k != 2:
             raise UsageError(
