@@ -366,6 +366,8 @@ def test_gram_matrices_of_a_huge_jacobian_are_refused(monkeypatch: pytest.Monkey
 def test_sizes_follow_the_budget() -> None:
     assert Size.fitting(1 << 18, 4, 10) == Size(2, 10)
     assert Size.fitting(1 << 22, 4, 10) == Size(1, 1)
+    assert Size.fitting(1 << 16, 4, 112) == Size(1, 112)
+    assert Size.fitting(1 << 16, 4, 113) == Size(1, 57)  # not 112 and then a single one
     assert Size.fitting(1 << 18, 4, 10, points=12) == Size(12, 2)
     assert Size(3, 10).halved() == Size(2, 10)
     assert Size(1, 3).halved() == Size(1, 2)

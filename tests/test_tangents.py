@@ -144,6 +144,8 @@ ATTENTION = nn.MultiheadAttention(4, 2, batch_first=True).double().eval().requir
 W = torch.linspace(-1, 1, 16, dtype=torch.float64).reshape(4, 4).sin()
 KERNEL = torch.linspace(0, 300, 4 * 2 * 16, dtype=torch.float64).reshape(4, 2, 4, 4).cos()
 
+WIDE = (torch.arange(128 * 128 * 16, dtype=torch.float64) % 9973).sin().reshape(128, 128, 4, 4)
+
 LAYERS = {
     "linear": lambda h: F.linear(h, W, W[0]), "matmul": lambda h: h @ W, "left": lambda h: W @ h, "addmm": lambda h: torch.addmm(W[0], h.flatten(1)[:, :4], W),
     "both": lambda h: h @ h.mT, "bmm": lambda h: torch.bmm(h[:, 0], h[:, 1]), "einsum": lambda h: torch.einsum("nchw,ncij,cd->ndhi", h, h, W),
@@ -158,6 +160,8 @@ LAYERS = {
     "up odd": lambda h: F.conv_transpose2d(h, KERNEL, W[0, :2], 2, 1, 1), "up plain": lambda h: F.conv_transpose2d(h, KERNEL, stride=2),
     "up rows": lambda h: F.conv_transpose2d(h[:, :, :2], KERNEL, stride=(2, 2), padding=(1, 1)) * 2,
     "up norm": lambda h: F.leaky_relu(F.batch_norm(F.conv_transpose2d(h, KERNEL, stride=2, padding=1), W[0, :2], W[1, :2].abs() + 1), 0.1),
+    "up small map": lambda h: F.conv_transpose2d(h.repeat(1, 32, 1, 1)[:, :, :3], WIDE, WIDE[0, :, 0, 0], 2, 1),
+    "up in a chain": lambda h: F.conv_transpose2d(F.conv_transpose2d(h, KERNEL, W[0, :2], 2, 1).relu(), KERNEL[:2], None, 2, 1),
     "tall linear": lambda h: F.linear(h.flatten(1), torch.linspace(-1, 1, 200 * 64, dtype=h.dtype).reshape(200, 64).sin()),
     "unbatched conv": lambda h: torch.stack([F.conv2d(row, KERNEL.transpose(0, 1)) for row in h]),
 }  # fmt: skip
@@ -206,6 +210,22 @@ def with_tangents_shared_by_all_points(z: Tensor) -> Tensor:
     w = 0.1 * torch.linspace(0, 300, D * 64, dtype=torch.float64).reshape(64, D).sin()
     shift = torch.linspace(1, 2, 64, dtype=torch.float64)
     return F.linear(z, w, shift).view(-1, 4, 4, 4)
+
+
+ACTIVATIONS = {
+    "relu": lambda h: F.relu(h, inplace=True), "leaky": lambda h: F.leaky_relu(h, 0.3, True), "negative slope": lambda h: F.leaky_relu(h, -0.3),
+    "no slope": lambda h: F.leaky_relu(h, 0.0), "silu": lambda h: F.silu(h, inplace=True), "tanh": torch.tanh_, "sigmoid": torch.sigmoid_,
+    "untrained norm": lambda h: F.batch_norm(h, W[0], W[1].abs() + 1, training=False, eps=0.3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_written_derivatives_hold_on_both_sides_of_0_and_in_place(name: str) -> None:
+    def around_0(h: Tensor) -> Tensor:
+        h = h - h.detach().mean()
+        return ACTIVATIONS[name](h) * 2 + h  # `h` itself is written to by those in place
+
+    compare(around_0, lift)
 
 
 def module(seed: int, conv: bool, norm: bool, activation: str, inplace: bool) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,7 @@ from vaeprobe.progress import tell
 
 __all__ = ["Chunk", "Size", "sweep"]
 
-BUDGET = 24 << 20
+BUDGET = 28 << 20
 """Bytes of the largest tangent tensor.  Beyond 32 MB the C library maps every tensor afresh."""
 
 
@@ -34,7 +35,9 @@ class Size:
         rows = max(1, BUDGET // max(1, widest * itemsize))
         if points is not None:
             return cls(max(1, points), min(directions, max(1, rows // points)))
-        return cls(max(1, rows // directions), min(directions, rows))
+        # as many passes over the directions as it takes, each of as many: a short last one pays for a whole primal
+        passes = math.ceil(directions / rows)
+        return cls(max(1, rows // max(1, directions)), math.ceil(directions / max(1, passes)))
 
     def halved(self) -> Size | None:
         """Return half the size, latents first; None where nothing is left to halve."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 
 import torch
 from torch import Tensor
@@ -173,17 +173,17 @@ class LinearOutput(Deferred):
 
 
 class Upsampling(Deferred):
-    """Tangents of a transposed convolution of kernel 4, stride 2, padding 1, in two dimensions.
+    """Tangents of a transposed convolution that doubles the sides (see `parity_kernels`), with few output channels.
 
-    Each output pixel is a sum over 2 x 2 input pixels, with one of four sets of weights by the parity of its
-    row and column: one 2 x 2 convolution with four times the channels gives all pixels, in another order,
-    and zeros to be masked at the border.  That is faster for few output channels.
+    Gram matrices need no order of the pixels, and take them as the small convolution gives them.
     """
 
-    def __init__(
-        self, inputs: Tensor, weight: Tensor, shape: torch.Size, compute: Callable[[], Tensor]
-    ) -> None:
-        super().__init__(inputs.shape[0], shape, compute)
+    def __init__(self, inputs: Tensor, weight: Tensor, shape: torch.Size) -> None:
+        super().__init__(
+            inputs.shape[0],
+            shape,
+            lambda: on_every_point(lambda t: upsampled(_channels_last(t), weight), inputs),
+        )
         self._inputs: Tensor | None = inputs
         self._weight = weight
 
@@ -195,18 +195,58 @@ class Upsampling(Deferred):
         if not self._pending or self._inputs is None:
             return super().gram(factor)
         weight = self._weight
-        taps = torch.tensor([[3, 1], [2, 0]], device=weight.device)
-        kernel = weight[:, :, taps][..., taps].permute(
-            1, 2, 4, 0, 3, 5
-        )  # (out, row parity, column parity, in, 2, 2)
-        kernel = kernel.reshape(-1, weight.shape[0], 2, 2)
-        t = on_every_point(
-            lambda t: F.conv2d(t, kernel.contiguous(memory_format=torch.channels_last), padding=1),
-            self._inputs,
-        )
+        kernel = _channels_last(parity_kernels(weight).flatten(0, 2))
+        t = on_every_point(lambda t: F.conv2d(_channels_last(t), kernel, padding=1), self._inputs)
         if factor is None:
             factor = torch.ones((), dtype=weight.dtype, device=weight.device).expand(1, *self.shape[1:])
         return dense_gram(t, by_parity(factor.reshape(-1, *self.shape[1:])))
+
+
+def parity_kernels(weight: Tensor) -> Tensor:
+    """Return a transposed convolution of kernel 4, stride 2, padding 1 as four 2 x 2 convolutions.
+
+    Each output pixel is a sum over 2 x 2 input pixels, with one of four sets of weights by the parity of its
+    row and column.
+
+    Args:
+        weight: shape (in, out, 4, 4).
+
+    Returns:
+        shape (row parity, column parity, out, in, 2, 2).
+    """
+    taps = torch.tensor([[3, 1], [2, 0]], device=weight.device)
+    return weight.detach()[:, :, taps][..., taps].permute(2, 4, 1, 0, 3, 5)
+
+
+@torch.no_grad()
+def upsampled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return that transposed convolution of x, shape (n, in, h, w): one convolution, its pixels put in order."""
+    n, _, h, w = x.shape
+    out = weight.shape[1]
+    kernel = _channels_last(parity_kernels(weight).flatten(0, 2))
+    four = F.conv2d(x, kernel, None if bias is None else bias.repeat(4), padding=1)
+    four = four.reshape(n, 2, 2, out, h + 1, w + 1)
+    y = torch.empty(n, h, 2, w, 2, out, dtype=four.dtype, device=four.device)
+    for a in (0, 1):
+        for b in (0, 1):
+            # pixel 2q of an even row sits at place q, pixel 2q + 1 of an odd one at q + 1
+            y[:, :, a, :, b] = four[:, a, b, :, a : a + h, b : b + w].permute(0, 2, 3, 1)
+    return y.reshape(n, 2 * h, 2 * w, out).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def upsampled_by_quarters(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the same by four convolutions that compute no pixel beyond the border: faster for small maps."""
+    n, _, h, w = x.shape
+    x = F.pad(x, (1, 1, 1, 1))
+    kernels = kept(weight, "quarters", lambda W: parity_kernels(W).permute(0, 1, 2, 4, 5, 3).contiguous())
+    y = torch.empty(n, h, 2, w, 2, weight.shape[1], dtype=x.dtype, device=x.device)
+    for a in (0, 1):
+        for b in (0, 1):
+            seen = _channels_last(x[:, :, a : a + h + 1, b : b + w + 1])
+            part = F.conv2d(seen, kernels[a, b].permute(0, 3, 1, 2))
+            y[:, :, a, :, b] = part.permute(0, 2, 3, 1)
+    return y.reshape(n, 2 * h, 2 * w, weight.shape[1]).permute(0, 3, 1, 2)
 
 
 def by_parity(image: Tensor) -> Tensor:
@@ -214,11 +254,15 @@ def by_parity(image: Tensor) -> Tensor:
     n, c, height, width = image.shape
     h, w = height // 2, width // 2
     # pixel 2q of an even row sits at place q, pixel 2q - 1 of an odd one too
-    out = image.new_zeros(n, c, 2, 2, h + 1, w + 1)
+    out = image.new_zeros(n, h + 1, w + 1, 2, 2, c)
     for a in (0, 1):
         for b in (0, 1):
-            out[:, :, a, b, a : a + h, b : b + w] = image[:, :, a::2, b::2]
-    return out.reshape(n, 4 * c, h + 1, w + 1).contiguous(memory_format=torch.channels_last)
+            out[:, a : a + h, b : b + w, a, b] = image[:, :, a::2, b::2].permute(0, 2, 3, 1)
+    return out.flatten(3).permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
@@ -232,22 +276,25 @@ def on_every_point(operation: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return out.reshape(d, n, *out.shape[1:])
 
 
-_roots = WeakTensorKeyDictionary()
+_kept: MutableMapping[Tensor, dict[str, tuple[tuple[int, int], Tensor]]] = WeakTensorKeyDictionary()
 
 
 @torch.no_grad()
+def kept(weight: Tensor, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what `make` makes of a weight; made once, and again when the weight changes."""
+    state = (weight._version, weight.data_ptr())
+    made = _kept.setdefault(weight, {})
+    if name not in made or made[name][0] != state:
+        made[name] = (state, make(weight.detach()))
+    return made[name][1]
+
+
 def matrix_root(weight: Tensor) -> Tensor:
     """Return the square R with R^T R = W^T W, in the type of W; kept until W changes.
 
     By QR, which keeps the accuracy of W (a Cholesky factor of W^T W has half the digits) and takes any rank.
     """
-    state = (weight._version, weight.data_ptr())
-    if weight in _roots and _roots[weight][0] == state:
-        kept: Tensor = _roots[weight][1]
-        return kept
-    root: Tensor = torch.linalg.qr(weight.detach().double(), mode="r").R.to(weight.dtype)
-    _roots[weight] = (state, root)
-    return root
+    return kept(weight, "root", lambda W: torch.linalg.qr(W.double(), mode="r").R.to(W.dtype))
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from vaeprobe.engine.columns import (
     Scaled,
     Upsampling,
     on_every_point,
+    upsampled,
+    upsampled_by_quarters,
 )
 
 __all__ = ["Dual", "Unsupported", "push"]
@@ -79,6 +81,10 @@ ELEMENTWISE = _names("""
     logaddexp logaddexp2 xlogy where addcmul addcdiv lerp masked_fill batch_norm
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
 """)
+
+# channels out of a transposed convolution up to which, and channels and pixels of its map from and to which, it is
+# faster as a convolution per parity of the output (measured)
+FEW, MANY, SMALL_MAP = 16, 128, 25
 
 ADDITIONS = _names("add sub subtract radd rsub")
 
@@ -189,7 +195,7 @@ def _propagate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return _written(func, args, kwargs)
     plain_args, plain_kwargs = _plain((args, kwargs))
     if name in ELEMENTWISE:
-        return _elementwise(func, args, kwargs, duals)
+        return _elementwise(func, name, args, kwargs, duals)
     if name in ADDITIONS:
         return _addition(func, name, args, kwargs)
     if name in RESHAPES:
@@ -282,8 +288,14 @@ def _substituted(tree: Any, duals: list[Dual], values: Sequence[Tensor]) -> Any:
 # -- rules ---------------------------------------------------------------------------------------------
 
 
-def _elementwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual]) -> Any:
-    """The derivative is one factor per number, taken on the primal by reverse mode."""
+def _elementwise(
+    func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual]
+) -> Any:
+    """The derivative is one factor per number, taken on the primal by reverse mode where it has no rule here."""
+    if name in FACTORS and len(duals) == 1 and args and isinstance(args[0], Dual):
+        found = _by_rule(func, name, args, kwargs)
+        if found is not None:
+            return found
     columns = [_columns_of(dual) for dual in duals]
     leaves = [dual.primal for dual in duals]
     if len(leaves) > 1:
@@ -301,6 +313,78 @@ def _elementwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals
     ]
     result = _sum(terms) if terms else Known(y.new_zeros(()).expand(columns[0].directions, *y.shape))
     return _overwritten(args[0], y, result) if moved and isinstance(args[0], Dual) else _dual(y, result)
+
+
+def _by_rule(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual | None:
+    """Apply a common function by its written derivative; None where the call is not of the usual kind."""
+    x: Dual = args[0]
+    columns, primal = _columns_of(x), x.primal
+    rule = FACTORS[name](primal, args[1:], kwargs)
+    if rule is None:
+        return None
+    y: Tensor = func(primal, *args[1:], **kwargs)
+    result = Scaled(columns, rule(y))
+    return _overwritten(x, y, result) if y is primal or primal._version != x.version else _dual(y, result)
+
+
+Rule: TypeAlias = Callable[[Tensor], Tensor]
+"""The derivative of an element-wise function, from its value."""
+
+
+def _bare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether nothing but the argument, and perhaps `inplace`, was given."""
+    return set(kwargs) <= {"inplace"} and all(isinstance(a, bool) for a in args)
+
+
+def _relu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    return (lambda y: (y <= 0).logical_not_().to(y.dtype)) if _bare(args, kwargs) else None
+
+
+def _leaky_relu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    settings = {**dict(zip(("negative_slope", "inplace"), args, strict=False)), **kwargs}
+    slope = settings.get("negative_slope", 0.01)
+    if not isinstance(slope, int | float) or slope <= 0 or not set(settings) <= {"negative_slope", "inplace"}:
+        return None
+    return lambda y: torch.where(y > 0, y.new_tensor(1.0), y.new_tensor(slope))
+
+
+def _sigmoid(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    return (lambda y: y * (1 - y)) if _bare(args, kwargs) else None
+
+
+def _tanh(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    return (lambda y: 1 - y * y) if _bare(args, kwargs) else None
+
+
+def _silu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    if not _bare(args, kwargs):
+        return None
+    s = torch.sigmoid(x)
+    factor = torch.addcmul(s, s * (1 - s), x)
+    return lambda y: factor
+
+
+def _batch_norm(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+    names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    settings = {**dict(zip(names, args, strict=False)), **kwargs}
+    variance, weight = settings.get("running_var"), settings.get("weight")
+    if settings.get("training") or variance is None:
+        return None
+    rate = (variance + settings.get("eps", 1e-5)).rsqrt()
+    rate = rate if weight is None else rate * weight
+    rate = rate.detach().to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
+    return lambda y: rate
+
+
+FACTORS: dict[str, Callable[[Tensor, tuple[Any, ...], dict[str, Any]], Rule | None]] = {
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "silu": _silu,
+    "batch_norm": _batch_norm,
+}
+"""Written derivatives of the commonest functions, which spare reverse mode's copies of the primal."""
 
 
 def _factors(
@@ -375,7 +459,8 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _overwritten(x: Dual, y: Tensor, columns: Columns) -> Dual:
-    x.primal.copy_(y)
+    if y is not x.primal:
+        x.primal.copy_(y)
     x.columns, x.version = columns, x.primal._version
     return x
 
@@ -392,6 +477,11 @@ def _convolution(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: d
         )
         return out
 
+    doubles = name == "conv_transpose2d" and _doubles(args, kwargs)
+    if doubles and primal.ndim == 4 and weight.shape[1] <= FEW:
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        inputs, y = columns.value(), upsampled(_laid_out(primal), weight, bias)
+        return _dual(y, Upsampling(inputs, weight, y.shape))
     y = func(_laid_out(primal), *args[1:], **kwargs)
     inputs = columns.value()
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
@@ -400,12 +490,16 @@ def _convolution(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: d
             y, Deferred(columns.directions, y.shape, lambda: on_every_point(along, inputs).squeeze(1))
         )
 
-    def compute() -> Tensor:
-        return on_every_point(along, inputs)
-
-    if name == "conv_transpose2d" and _doubles(primal, weight, y, args, kwargs):
-        return _dual(y, Upsampling(inputs, weight, y.shape, compute))
-    return _dual(y, Deferred(columns.directions, y.shape, compute))
+    if doubles and primal.ndim == 4 and min(weight.shape[:2]) >= MANY and primal[0, 0].numel() <= SMALL_MAP:
+        return _dual(
+            y,
+            Deferred(
+                columns.directions,
+                y.shape,
+                lambda: on_every_point(lambda t: upsampled_by_quarters(_laid_out(t), weight), inputs),
+            ),
+        )
+    return _dual(y, Deferred(columns.directions, y.shape, lambda: on_every_point(along, inputs)))
 
 
 def _laid_out(x: Tensor) -> Tensor:
@@ -413,8 +507,8 @@ def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
-def _doubles(x: Tensor, weight: Tensor, y: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether this is a transposed convolution of kernel 4, stride 2, padding 1 with few output channels."""
+def _doubles(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides."""
     names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
 
@@ -423,8 +517,7 @@ def _doubles(x: Tensor, weight: Tensor, y: Tensor, args: tuple[Any, ...], kwargs
         return all(v == wanted for v in (value if isinstance(value, list | tuple) else (value,)))
 
     return (
-        tuple(weight.shape[2:]) == (4, 4)
-        and weight.shape[1] <= 16
+        tuple(settings["weight"].shape[2:]) == (4, 4)
         and "stride" in settings
         and both("stride", 2)
         and "padding" in settings
@@ -432,7 +525,6 @@ def _doubles(x: Tensor, weight: Tensor, y: Tensor, args: tuple[Any, ...], kwargs
         and both("output_padding", 0)
         and both("dilation", 1)
         and settings.get("groups", 1) == 1
-        and y.shape[2] == 2 * x.shape[2]
     )
 
 
