@@ -14,6 +14,9 @@ from torch import Tensor
 
 import vaeprobe
 from vaeprobe.cli import run
+from vaeprobe.comparison.numbers import pair, see
+from vaeprobe.comparison.ranking import Ranking
+from vaeprobe.comparison.sweep import Sweep, sweep_of
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import UsageError
 from vaeprobe.geometry.agreement import (
@@ -25,6 +28,8 @@ from vaeprobe.geometry.agreement import (
     tangent_overlap,
     udr,
 )
+from vaeprobe.geometry.labels import binned, dci, lasso, mig, mutual_information, scores
+from vaeprobe.geometry.nearest import nearest_codes
 from vaeprobe.geometry.rotations import haar
 
 BETAS = Path(__file__).parents[1] / "sample_models" / "betas"
@@ -114,8 +119,6 @@ def test_unrelated_axes_have_uniform_p_values() -> None:
 
 
 def test_permuted_and_flipped_models_are_the_same_50_of_50() -> None:
-    from vaeprobe.comparison.numbers import pair, see
-
     base = model(torch.eye(D, dtype=torch.float64))
     x = base(codes()).detach()
     first = see(base, x)
@@ -148,8 +151,8 @@ def test_verdicts() -> None:
 def test_the_change_is_paired() -> None:
     base = model(torch.eye(D, dtype=torch.float64))
     found = vaeprobe.compare([base, base], samples=32)
-    assert found.verdict == "side by side"
-    assert not found.mcc.defined
+    assert found.verdict == "same latents"
+    assert "at outputs of the models" in found.summary
     value, (low, high) = found.changes["orthogonality.mean_abs_cosine"]
     assert (value, low, high) == (0.0, 0.0, 0.0)
 
@@ -180,8 +183,19 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(UsageError, match="at least two models"):
         vaeprobe.compare([base])
     bare = Decoder(lambda z: z, D)
-    with pytest.raises(UsageError, match="without an encoder"):
+    with pytest.raises(UsageError, match="tells anything"):
         vaeprobe.compare([bare, bare], data=torch.zeros(20, D), samples=16)
+    with pytest.raises(UsageError, match="without an encoder, codes are those of the nearest outputs"):
+        vaeprobe.compare([bare, bare], data=torch.zeros(20, D + 1), samples=16)
+    x = base(codes()).detach()
+    with pytest.raises(UsageError, match="factors belong to rows of data"):
+        vaeprobe.compare([base, base], factors=torch.zeros(20))
+    with pytest.raises(UsageError, match="and the data 64 rows"):
+        vaeprobe.compare([base, base], data=x, factors=torch.zeros(20))
+    with pytest.raises(UsageError, match="none of the factors varies"):
+        vaeprobe.compare([base, base], data=x, factors=torch.zeros(N))
+    with pytest.raises(UsageError, match="no column of this comparison is called `alingment`"):
+        vaeprobe.compare([base, base], samples=16, sort="alingment")
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,6 +211,282 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert [p["models"] for p in document["details"]["pairs"]] == [[0, 1], [0, 2], [1, 2]]
     assert run(["compare", *models, *rows, "--format", "text"]) == 0
     text = capsys.readouterr().out
-    assert "Ranked without labels" in text
-    assert "A: " in text
+    assert "Which to keep, without labels" in text
+    assert "A: bernoulli_beta1.safetensors; B: " in text
+    assert len(text.splitlines()) <= 40
+    assert "UDR" in "\n".join(text.splitlines()[:24])
     assert run(["compare", models[0]]) == 2
+
+
+# -- without encoders ---------------------------------------------------------------------------------
+
+
+def bare(decoder: Decoder) -> Decoder:
+    return Decoder(decoder.function, decoder.latent_dim, dtype=torch.float64)
+
+
+def test_nearest_decodings_are_the_codes() -> None:
+    base = model(torch.eye(D, dtype=torch.float64))
+    z = codes()
+    found, distance = nearest_codes(base, base(z).detach())
+    torch.testing.assert_close(found, z, atol=1e-6, rtol=0)
+    assert distance.max() < 1e-6
+
+
+def test_nearest_decodings_off_the_sheet_are_scipys() -> None:
+    from scipy.optimize import least_squares
+
+    base = model(torch.eye(D, dtype=torch.float64))
+    x = base(codes(8)).detach() + 0.3 * torch.from_numpy(np.random.default_rng(1).standard_normal((8, M)))
+    found, distance = nearest_codes(base, x)
+    for z, far, row in zip(found, distance, x, strict=True):
+        # least_squares halves the sum of squares
+        best = least_squares(
+            lambda w, row=row: (base(torch.from_numpy(w)[None])[0] - row).detach().numpy(), z.numpy()
+        )
+        assert float(far) == pytest.approx((2 * best.cost) ** 0.5, abs=1e-6)
+
+
+def test_without_encoders_permuted_and_flipped_models_are_the_same_50_of_50() -> None:
+    base = bare(model(torch.eye(D, dtype=torch.float64)))
+    x = base(codes(24)).detach()
+    first = see(base, x)
+    assert first.how == "nearest decodings"
+    for seed in range(50):
+        P, order = signed_permutation(seed)
+        found = pair([first, see(bare(model(P)), x, seed=seed)], 0, 1, count=9, seed=0)
+        assert found.codes.value == pytest.approx(1.0, abs=1e-6)
+        for matching in (found.codes.pairs, found.columns.pairs if found.columns else ()):
+            assert [j for _, j in sorted(matching)] == order
+
+
+def test_a_turn_by_a_known_angle_is_measured_50_of_50() -> None:
+    U = torch.linalg.qr(torch.from_numpy(np.random.default_rng(9).standard_normal((M, D)))).Q
+    flat = Decoder(lambda z: z @ U.mT, D, dtype=torch.float64)
+    z = codes(256)
+    white = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(z.T @ z / len(z) - z.mean(0)[:, None] * z.mean(0)),
+        (z - z.mean(0)).T,
+        upper=False,
+    ).T
+    first = see(flat, white @ U.mT)
+    for seed in range(50):
+        P, order = signed_permutation(seed)
+        angle = np.random.default_rng(100 + seed).uniform(0, 0.7)
+        R = torch.eye(D, dtype=torch.float64)
+        R[:2, :2] = torch.tensor([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn = R @ P
+        found = pair(
+            [first, see(Decoder(lambda z, T=turn: z @ T.mT @ U.mT, D, dtype=torch.float64), white @ U.mT)],
+            0,
+            1,
+            count=9,
+            seed=0,
+        )
+        want = (2 * np.cos(angle) + D - 2) / D
+        assert found.codes.value == pytest.approx(want, abs=1e-6)
+        assert found.columns is not None
+        assert found.columns.value == pytest.approx(want, abs=1e-6)
+        assert [j for _, j in sorted(found.codes.pairs)] == order
+
+
+def test_a_refitted_model_has_the_same_latents() -> None:
+    from vaeprobe import PPCA
+
+    rng = np.random.default_rng(2)
+    W = np.linalg.qr(rng.standard_normal((M, D)))[0] * [4, 3, 2, 1.3]
+    x = rng.standard_normal((4000, D)) @ W.T + 0.1 * rng.standard_normal((4000, M))
+    halves = [PPCA(n_components=D).fit(part) for part in (x[::2], x[1::2])]
+    columns = [torch.from_numpy(np.array(half.components_.T)) for half in halves]
+    models = [Decoder(lambda z, A=A: z @ A.mT, D, dtype=torch.float64) for A in columns]
+    found = vaeprobe.compare(models, data=x[:200], samples=200)
+    assert found.verdict == "same latents"
+    assert found.mcc.value > 0.98
+
+
+def test_without_encoders_unrelated_axes_have_uniform_p_values() -> None:
+    base = bare(model(torch.eye(D, dtype=torch.float64)))
+    x = base(codes(48)).detach()
+    first, p = see(base, x), []
+    for k in range(40):
+        other = see(bare(model(haar(D, 1, seed=500 + k)[0])), x)
+        p.append(pair([first, other], 0, 1, count=39, seed=k).codes.p_value)
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_logits_are_compared_as_probabilities() -> None:
+    U = torch.from_numpy(np.random.default_rng(4).standard_normal((M, 2)))
+    said = Decoder(lambda z: z @ U.mT, 2, dtype=torch.float64, parameter="natural", likelihood="bernoulli")
+    mean = Decoder(lambda z: (z @ U.mT).sigmoid(), 2, dtype=torch.float64, likelihood="bernoulli")
+    found = vaeprobe.compare([said, mean], samples=32, rotations=9)
+    assert found.mcc.value == pytest.approx(1, abs=1e-6)
+    assert found.columns.value == pytest.approx(1, abs=1e-6)
+
+
+def test_outputs_of_different_sizes_are_compared_by_codes_alone() -> None:
+    base = model(torch.eye(D, dtype=torch.float64))
+    assert base.encoder is not None
+    wide = Decoder(lambda z: torch.cat([base.flat(z)] * 2, 1), D, dtype=torch.float64, encoder=base.encoder)
+    x = base(codes()).detach()
+    found = vaeprobe.compare([base, wide], data=x, samples=32)
+    assert found.mcc.value == pytest.approx(1)
+    assert not found.columns.defined
+    assert found.verdict == "same latents"
+    assert vaeprobe.compare([base, wide], samples=32).verdict == "side by side"
+
+
+# -- UDR, ranking, sweeps -----------------------------------------------------------------------------
+
+
+def test_ranks_of_equal_values_are_scipys() -> None:
+    a = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (40, 3)).astype(float))
+    np.testing.assert_allclose(ranks(a).numpy(), stats.rankdata(a.numpy(), axis=0) - 1)
+
+
+def test_ranking_finds_the_best_and_says_how_sure() -> None:
+    draws = torch.tensor([[3.0, 1, 2], [3, 1, 2], [1, 3, 2], [2, 0, 2]])
+    ranking = Ranking("udr", (2.5, 1.0, 2.0), draws)
+    assert ranking.order == (0, 2, 1)
+    assert ranking.first() == pytest.approx([2.5 / 4, 1 / 4, 0.5 / 4])
+    assert ranking.places()[0] == (1, 3)
+
+
+def test_models_that_agree_are_ranked_above_one_that_does_not() -> None:
+    base = model(torch.eye(D, dtype=torch.float64))
+    x = base(codes(200)).detach()
+    turned = model(haar(D, 1, seed=3)[0])
+    models = [turned, base, model(signed_permutation(1)[0]), model(signed_permutation(2)[0])]
+    found = vaeprobe.compare(models, data=x, samples=200, rotations=19)
+    by = {r.criterion: r for r in found.rankings}
+    assert set(by) == {"udr", "agreement", "alignment"}
+    for name in ("udr", "agreement", "alignment"):
+        assert by[name].order[-1] == 0
+        assert by[name].places()[0] == (4, 4)
+    assert [p.codes.value > 0.999 for p in found.pairs] == [False] * 3 + [True] * 3
+    table = found.by_column()
+    udrs = {(p.first, p.second): p.udr for p in found.pairs}
+    assert table["udr"][1] == pytest.approx(np.median([udrs[0, 1], udrs[1, 2], udrs[1, 3]]))
+
+
+def test_a_sweep_is_told_by_names() -> None:
+    assert sweep_of(["a/b1.pt", "a/b4.pt"]) == Sweep("b", (1.0, 4.0))
+    assert sweep_of(["seed1.pt", "seed02.pt"]) == Sweep("seed", (1.0, 2.0))
+    assert sweep_of(["b1_s1.pt", "b2_s2.pt"]) is None
+    assert sweep_of(["a.pt", "b.pt"]) is None
+    assert sweep_of(["run1/m.pt2", "run2/m.pt2"]) == Sweep("run", (1.0, 2.0))
+    assert Sweep("beta", (0.5, 8.0)).log
+    assert not Sweep("seed", (0.0, 8.0)).log
+
+
+def test_a_sweep_sorted_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    import csv
+
+    models = [str(BETAS / f"bernoulli_beta{b}.safetensors") for b in (4, 1, 8)]
+    rows = ["--data", str(BETAS / "bernoulli.npy"), "--samples", "32", "--rotations", "9", "-q"]
+    path = tmp_path / "t.csv"
+    assert run(["compare", *models, *rows, "--sort", "elbo", "-o", str(path)]) == 0
+    table = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    elbos = [float(row["elbo.value"]) for row in table]
+    assert elbos == sorted(elbos, reverse=True)
+    assert {row["beta"] for row in table} == {"4.0", "1.0", "8.0"}
+    first = table[0]
+    assert float(first["orthogonality.alignment.low"]) <= float(first["orthogonality.alignment"])
+    assert first["orthogonality.verdict"]
+    capsys.readouterr()
+    assert run(["compare", *models, *rows, "--format", "html"]) == 0
+    page = capsys.readouterr().out
+    assert "Metrics over beta" in page
+    assert "beta (log scale)" in page
+    assert page.index(">B<") < page.index(">A<") < page.index(">C<")  # by beta
+
+
+# -- labels -------------------------------------------------------------------------------------------
+
+
+def test_mutual_information_and_mig_are_sklearns() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    v = rng.integers(0, 5, (500, 2))
+    z = np.stack(
+        [v[:, 0] + 0.2 * rng.standard_normal(500), v[:, 1] * 2.0, v.sum(1) + rng.standard_normal(500)], 1
+    )
+    bins = np.stack([np.digitize(c, np.histogram(c, 20)[1][:-1]) if len(set(c)) > 20 else c for c in z.T], 1)
+    table = np.array([[metrics.mutual_info_score(bins[:, i], v[:, j]) for j in range(2)] for i in range(3)])
+    ours = mutual_information(binned(torch.from_numpy(z)), binned(torch.from_numpy(v).double()))
+    np.testing.assert_allclose(ours.numpy(), table, atol=1e-9)
+    entropy = [stats.entropy(np.bincount(c)) for c in v.T]
+    ordered = np.sort(table, 0)
+    assert mig(torch.from_numpy(z), torch.from_numpy(v).double()) == pytest.approx(
+        np.mean((ordered[-1] - ordered[-2]) / entropy)
+    )
+
+
+def test_the_lasso_is_sklearns() -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(1)
+    X = rng.standard_normal((200, 6)) @ rng.standard_normal((6, 6))
+    Y = X[:, :3] + 0.5 * rng.standard_normal((200, 3))
+    X, Y = X - X.mean(0), Y - Y.mean(0)
+    want = linear.Lasso(alpha=0.05, fit_intercept=False, tol=1e-12, max_iter=100_000).fit(X, Y).coef_.T
+    np.testing.assert_allclose(lasso(torch.from_numpy(X), torch.from_numpy(Y), 0.05).numpy(), want, atol=1e-6)
+
+
+def test_dci_by_hand_and_as_sklearn_computes_it() -> None:
+    eye = torch.eye(3, dtype=torch.float64)
+    assert scores(eye) == (1.0, 1.0)
+    assert scores(torch.ones(3, 3, dtype=torch.float64)) == pytest.approx((0.0, 0.0), abs=1e-12)
+    # rows (1, 1) and (0, 2): weights 1/2 each, 1 - H = 0 and 1; columns (1, 0) and (1, 2) / 3
+    H = -(1 / 3 * np.log2(1 / 3) + 2 / 3 * np.log2(2 / 3))
+    found = scores(torch.tensor([[1.0, 1.0], [0.0, 2.0]], dtype=torch.float64))
+    assert found == pytest.approx((0.5, (1 + 1 - H) / 2))
+    linear = pytest.importorskip("sklearn.linear_model")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    rng = np.random.default_rng(3)
+    v = rng.standard_normal((400, 3))
+    z = np.stack([2 * v[:, 1] + 0.1 * v[:, 0], v[:, 0], v[:, 2] + v[:, 1], rng.standard_normal(400)], 1)
+    xs, ys = (preprocessing.StandardScaler().fit(a[::2]) for a in (z, v))
+    fitted = linear.Lasso(alpha=0.02, tol=1e-12, max_iter=100_000).fit(
+        xs.transform(z[::2]), ys.transform(v[::2])
+    )
+    P = np.abs(fitted.coef_.T)
+    rows = 1 - np.array([stats.entropy(p / p.sum(), base=3) if p.sum() else 1 for p in P])
+    columns = 1 - np.array([stats.entropy(p / p.sum(), base=4) for p in P.T])
+    ours = dci(torch.from_numpy(z), torch.from_numpy(v))
+    assert ours.disentanglement == pytest.approx(rows @ P.sum(1) / P.sum(), abs=1e-6)
+    assert ours.completeness == pytest.approx(columns.mean(), abs=1e-6)
+    # 1 - MSE over the mean square about the fitted rows' mean
+    held = ys.transform(v[1::2])
+    rest = np.square(held - fitted.predict(xs.transform(z[1::2]))).mean(0) / np.square(held).mean(0)
+    assert ours.informativeness == pytest.approx(1 - rest.mean(), abs=1e-6)
+
+
+def test_factors_stand_beside_the_rest(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    base = model(torch.eye(D, dtype=torch.float64))
+    z = codes(128)
+    x = base(z).detach()
+    c = 0.5**0.5
+    turned = model(torch.kron(torch.tensor([[c, -c], [c, c]]), torch.tensor([[c, -c], [c, c]])).double())
+    found = vaeprobe.compare([base, turned], data=x, factors=z, rotations=19, sort="MIG")
+    assert found.labelled[0]["labels.mcc"] == pytest.approx(1)
+    assert found.labelled[0]["labels.mcc_p"] == pytest.approx(1 / 20)
+    assert found.labelled[0]["labels.dci_disentanglement"] > 0.95
+    assert found.labelled[1]["labels.dci_disentanglement"] < 0.3
+    assert found.labelled[1]["labels.dci_informativeness"] > 0.99
+    assert found.order() == (0, 1)
+    assert found.mig.value == [found.labelled[0]["labels.mig"], found.labelled[1]["labels.mig"]]
+    # classes of the sample digits are no order, but a table of factors all the same
+    rows = np.load(BETAS / "bernoulli.npy")
+    np.save(tmp_path / "f.npy", rows.reshape(len(rows), -1).mean(1))
+    models = [str(BETAS / f"bernoulli_beta{b}.safetensors") for b in (1, 4)]
+    given = [
+        "--data",
+        str(BETAS / "bernoulli.npy"),
+        "--factors",
+        str(tmp_path / "f.npy"),
+        "-n",
+        "64",
+        "--rotations",
+        "9",
+    ]
+    assert run(["compare", *models, *given, "-v"]) == 0
+    assert "MIG" in capsys.readouterr().out

@@ -394,6 +394,7 @@ class Page:
     Attributes:
         carried: the few numbers that the verdict rests on, each with what stands beside it (its null, a p-value);
             where there are some, a terminal shows tables and pictures on request only.
+        leading: how many of the first sections a terminal shows all the same.
     """
 
     command: str
@@ -406,6 +407,7 @@ class Page:
     findings: Sequence[Finding] = ()
     carried: Sequence[tuple[Metric, ...]] = ()
     sections: Sequence[Section] = ()
+    leading: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
     exit_code: int = 0
 

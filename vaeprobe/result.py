@@ -52,6 +52,8 @@ class Result:
     command: ClassVar[str] = ""
     # ids of the few numbers that the verdict rests on, each before those that stand beside it
     CARRIED: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    # how many of the first sections a terminal shows without being asked
+    LEADING: ClassVar[int] = 0
 
     metrics: Mapping[str, Metric]
     verdict: str = ""
@@ -109,6 +111,7 @@ class Result:
             findings=self.findings,
             carried=self.carried(),
             sections=self.sections(),
+            leading=self.LEADING,
             details=self.details(),
             exit_code=self.exit_code,
         )

@@ -1,15 +1,19 @@
-"""`vaeprobe compare`: models side by side, and whether they have the same latents."""
+"""`vaeprobe compare`: models side by side, whether they have the same latents, and which to keep."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, progress_bar
+from vaeprobe.cli.output import Document, progress_bar, write_text
 from vaeprobe.errors import UsageError
+from vaeprobe.render import RENDERERS, Renderer
+
+CompareFormat = Literal["text", "json", "markdown", "html", "csv"]
+KNOWN = {**RENDERERS, "csv": Renderer("vaeprobe.comparison.result", (".csv",))}
 
 
 @options.taking(loading.LOADING, options.DOCUMENT)
@@ -19,31 +23,58 @@ def compare(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data rows, for agreement: which latent of one is which of the other.", metavar="FILE"
+            help="Data rows at which codes are compared (default: outputs of the models).", metavar="FILE"
         ),
+    ] = None,
+    factors: Annotated[
+        str | None,
+        typer.Option(help="Known factors of the data's rows (.npy): MIG, DCI and MCC.", metavar="FILE"),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Sort the table of models by a column or metric, best first.", metavar="COLUMN"),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", "-n", help="Latents, and data rows.", min=8)] = 256,
     rotations: Annotated[int, typer.Option(help="Random rotations for the nulls.", min=1)] = 199,
     seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
+    format: Annotated[
+        CompareFormat | None,
+        typer.Option(
+            "--format",
+            help="The document on stdout (default: text, or by -o's suffix).",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
     **values: Any,
 ) -> int:
-    """Put models side by side on the same latents; with data, say which latent of one is which of the other.
+    """Put models side by side on the same latents, say which latent of one is which of another, and which to keep.
 
     Agreement is held against random rotations of the latent space: two models of the same density may share a
-    space of factors and still not the factors.
+    space of factors and still not the factors. Codes are the encoders' means, without one those of the nearest
+    outputs. Names that differ in one number (beta, seed, step) are a sweep: one table, one picture.
 
     Examples:
         vaeprobe compare a.safetensors b.safetensors
-        vaeprobe compare seed1.pt seed2.pt seed3.pt --data validation.npy -v
+        vaeprobe compare seed1.pt seed2.pt seed3.pt --data x.npy -v
+        vaeprobe compare beta*.pt --data x.npy --factors f.npy --sort MIG
+        vaeprobe compare beta*.pt --data x.npy -o table.csv
     """
     if len(models) < 2:
         raise UsageError("a comparison takes at least two models", hint="vaeprobe compare A B")
-    document = Document.asked(values)
+    document = Document.asked({**values, "format": format}, KNOWN)
     read = [path for model in models for path in loading.inputs(model, {**values, "data": data})]
-    document.ready(inputs=read)
+    document.ready(inputs=[*read, factors])
     with progress_bar(document.progress):
         decoders = [loading.load(model, **loading.chosen(values)) for model in models]
         from vaeprobe.comparison.run import compare as run
 
-        result = run(decoders, data=data, samples=samples, rotations=rotations, seed=seed)
-    return document.emit(result)
+        result = run(
+            decoders, data=data, factors=factors, sort=sort, samples=samples, rotations=rotations, seed=seed
+        )
+    if document.format != "csv":
+        return document.emit(result)
+    if document.place is not None:
+        write_text(document.place, result.csv(), document.quiet)
+    else:
+        typer.echo(result.csv(), nl=False)
+    return result.exit_code

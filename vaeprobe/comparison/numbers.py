@@ -1,9 +1,10 @@
-"""What is compared: metrics on the same latents, codes and columns at the same data."""
+"""What is compared: codes and Jacobian columns of models at the same data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,14 @@ from vaeprobe.geometry.agreement import (
     tangent_overlap,
     udr,
 )
+from vaeprobe.geometry.gram import active_latents
+from vaeprobe.geometry.nearest import nearest_codes
+from vaeprobe.latents import Prior
+from vaeprobe.likelihoods import by_name
+
+# latents up to which the outputs of models are searched for their codes without being asked to
+SEARCHED = 64
+ACTIVE = 0.05
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,64 +38,116 @@ class Pair:
 
     Attributes:
         first, second: places among the models.
-        codes, columns: agreement in latent and in data space, of informative latents.
-        tangents: mean squared cosine of principal angles.
+        codes: agreement of informative latents in latent space.
+        columns: the same in data space; None where outputs have different sizes.
+        tangents: mean squared cosine of principal angles; None likewise.
         udr: of the pair.
     """
 
     first: int
     second: int
     codes: Agreement
-    columns: Agreement
-    tangents: float
+    columns: Agreement | None
+    tangents: float | None
     udr: float
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """A model at the data: its codes, informative latents and Jacobians there."""
+    """A model at the data: its codes, informative latents and Jacobians there.
+
+    Attributes:
+        codes: of informative latents, shape (n, k).
+        informative: which latents those are.
+        J: columns of informative latents, shape (n, m, k).
+        how: where codes come from.
+    """
 
     codes: Tensor
     informative: tuple[int, ...]
     J: Tensor
+    how: Literal["encoder", "nearest decodings"]
 
 
-def see(decoder: Decoder, rows: Tensor) -> Seen:
-    """Return a model at data rows, shape (n, ...).
+def meaned(decoder: Decoder) -> Decoder:
+    """Return the decoder with means for outputs, where they are natural parameters (logits, log-rates)."""
+    if decoder.parameter == "mean" or decoder.likelihood is None:
+        return decoder
+    likelihood, f, m = by_name(decoder.likelihood, decoder.output_shape), decoder.flat, decoder.output_shape
+    return decoder.with_function(
+        lambda z: likelihood.mean(f(z)).reshape(len(z), *m), natural=None, parameter="mean", output=None
+    )
+
+
+def decodings(decoders: Sequence[Decoder], n: int, seed: int) -> Tensor | None:
+    """Return outputs of the models, some of each, to compare them at; None where they do not fit together."""
+    fits = {d.output_shape for d in decoders}
+    if len(fits) > 1 or any(why_not(d) or d.latent_dim > SEARCHED for d in decoders):
+        return None
+    share, rows = -(-n // len(decoders)), []
+    for k, decoder in enumerate(decoders):
+        z = Prior(f"decodings/{k}").draw(decoder, share, seed=seed)
+        with torch.no_grad():
+            rows.append(meaned(decoder)(z.to(decoder.dtype)).detach().double().cpu())
+    return torch.cat(rows)
+
+
+def why_not(decoder: Decoder) -> str:
+    """Return why the codes of a model cannot be compared; "" where they can."""
+    if len(decoder.continuous) != decoder.latent_dim:
+        return f"`{name_of(decoder)}` has one-hot latents, whose codes are not compared"
+    return ""
+
+
+def name_of(decoder: Decoder) -> str:
+    return decoder.artifact.path if decoder.artifact and decoder.artifact.path else "a decoder"
+
+
+def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
+    """Return a model at data rows, shape (n, ...): its codes are the encoder's means, else the nearest decodings.
+
+    A latent is informative where its posteriors cost more than 0.01 nats and their means vary by as much (Duan et al.
+    2020 and Burda et al. 2016); without an encoder, where its column is not far shorter than the longest.
 
     Raises:
-        UsageError: there is no encoder, a latent is a code of classes, or no latent is informative.
+        UsageError: the rows do not fit the model, a latent is a code of classes, or no latent is informative.
     """
-    name = decoder.artifact.path if decoder.artifact else "a decoder"
-    if decoder.encoder is None:
-        raise UsageError(
-            f"`{name}` comes without an encoder, and agreement needs the codes of the data",
-            hint="leave out the data to compare metrics alone",
-        )
-    if len(decoder.continuous) != decoder.latent_dim:
-        raise UsageError(f"`{name}` has one-hot latents, whose codes are not compared")
-    mean = decoder.encoder(rows)[0].detach().cpu().double()
-    informative = tuple(i for i, v in enumerate(mean.var(0).tolist()) if v > INFORMATIVE)
+    if reason := why_not(decoder):
+        raise UsageError(reason)
+    plain = meaned(decoder)
+    if decoder.encoder is not None:
+        mean, log_variance = (t.detach().cpu().double() for t in decoder.encoder(rows))
+        kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean(0) / 2
+        told = (mean.var(0) > INFORMATIVE) & (kl > INFORMATIVE)
+        J = jacobian(plain, mean.to(decoder.dtype)).detach().cpu().double()
+    else:
+        if rows.flatten(1).shape[1] != decoder.data_dim:
+            raise UsageError(
+                f"the data rows have shape {tuple(rows.shape[1:])}, and `{name_of(decoder)}` gives "
+                f"{tuple(decoder.output_shape)}: without an encoder, codes are those of the nearest outputs",
+            )
+        mean, _ = nearest_codes(plain, rows.flatten(1), seed=seed)
+        J = jacobian(plain, mean.to(decoder.dtype)).detach().cpu().double()
+        told = (mean.var(0) > INFORMATIVE) & active_latents(J.mT @ J, ACTIVE)
+    informative = tuple(told.nonzero().flatten().tolist())
     if not informative:
-        raise UsageError(f"no latent of `{name}` tells anything about the data: there is nothing to compare")
-    J = jacobian(decoder, mean.to(decoder.dtype)).detach().cpu().double()
-    return Seen(mean[:, informative], informative, J[:, :, informative])
+        raise UsageError(
+            f"no latent of `{name_of(decoder)}` tells anything about the data: there is nothing to compare"
+        )
+    how: Literal["encoder", "nearest decodings"] = "encoder" if decoder.encoder else "nearest decodings"
+    return Seen(mean[:, informative], informative, J[:, :, informative], how)
 
 
 def pair(seen: Sequence[Seen], first: int, second: int, *, count: int, seed: int) -> Pair:
     """Return what two of the models have in common."""
     a, b = seen[first], seen[second]
-    if a.J.shape[1] != b.J.shape[1]:
-        raise UsageError("the models have outputs of different sizes, and are compared at the same data")
-    cross, G, H = a.J.mT @ b.J, a.J.mT @ a.J, b.J.mT @ b.J
-    return Pair(
-        first,
-        second,
-        code_agreement(a.codes, b.codes, count=count, seed=seed),
-        column_agreement(cross, G, H, count=count, seed=seed),
-        float(tangent_overlap(cross, G, H).mean()),
-        udr(correlations(ranks(a.codes), ranks(b.codes))),
-    )
+    columns = tangents = None
+    if a.J.shape[1] == b.J.shape[1]:
+        cross, G, H = a.J.mT @ b.J, a.J.mT @ a.J, b.J.mT @ b.J
+        columns = column_agreement(cross, G, H, count=count, seed=seed)
+        tangents = float(tangent_overlap(cross, G, H).mean())
+    codes = code_agreement(a.codes, b.codes, count=count, seed=seed)
+    return Pair(first, second, codes, columns, tangents, udr(correlations(ranks(a.codes), ranks(b.codes))))
 
 
 def mean(values: Sequence[float]) -> float:

@@ -1,14 +1,40 @@
-"""What a comparison finds, as tables and a picture."""
+"""What a comparison finds, as tables and pictures."""
 
 from __future__ import annotations
 
+import csv
+import io
+import posixpath as path
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vaeprobe.comparison.numbers import Pair, Seen
-from vaeprobe.report import Heatmap, Section, Table, Value
+from vaeprobe.comparison.ranking import CRITERIA, RESAMPLES, Ranking
+from vaeprobe.comparison.sweep import Sweep
+from vaeprobe.render.text import number
+from vaeprobe.report import Curves, Heatmap, Histogram, Metric, Section, Table, Value
 from vaeprobe.result import Measured, Result
+
+# columns of the table of models, as far as they were measured: short name -> metric
+SHORT = {
+    "contrast": "orthogonality.ima_contrast",
+    "alignment": "orthogonality.alignment",
+    "own share": "factorise.mean_own_share",
+    "active": "latents.active",
+    "elbo": "elbo.value",
+    "MIG": "labels.mig",
+    "D": "labels.dci_disentanglement",
+    "C": "labels.dci_completeness",
+    "I": "labels.dci_informativeness",
+    "MCC": "labels.mcc",
+}
+# what a sweep is drawn by: numbers between 0 and 1
+DRAWN = ("alignment", "own share", "udr", "agreement", "MIG", "MCC")
+
+
+def _three_digits(value: Value) -> Value:
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _letters(n: int) -> list[str]:
@@ -23,49 +49,178 @@ class Comparison(Result):
     Attributes:
         models: their names.
         results: per model, the result of each probe.
-        seen: each model at the data; empty without data.
-        pairs: what each two have in common; empty without data.
+        seen: each model at the data; empty where agreement could not be measured.
+        pairs: what each two have in common; empty likewise.
+        labelled: per model, its scores against known factors; empty without factors.
+        rankings: the models by each criterion, and how sure that is.
+        sweep: what the models run over, None for no sweep.
+        sort: the column that the table of models is sorted by.
         changes: second minus first model on the same latents, by metric: the mean and its interval; two models only.
     """
 
     command: ClassVar[str] = "compare"
+    CARRIED = (
+        ("compare.mcc", "compare.mcc_p"),
+        ("compare.columns", "compare.columns_p"),
+        ("compare.tangents",),
+        ("compare.udr",),
+    )
+    LEADING = 2
     mcc = Measured("compare.mcc")
     mcc_p = Measured("compare.mcc_p")
     columns = Measured("compare.columns")
     columns_p = Measured("compare.columns_p")
     tangents = Measured("compare.tangents")
     udr = Measured("compare.udr")
+    mig = Measured("labels.mig")
+    dci_disentanglement = Measured("labels.dci_disentanglement")
+    dci_completeness = Measured("labels.dci_completeness")
+    dci_informativeness = Measured("labels.dci_informativeness")
+    factors_mcc = Measured("labels.mcc")
+    factors_mcc_p = Measured("labels.mcc_p")
 
     models: tuple[str, ...]
     results: tuple[Mapping[str, Result], ...]
     seen: tuple[Seen, ...] = ()
     pairs: tuple[Pair, ...] = ()
+    labelled: tuple[Mapping[str, float], ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+    sweep: Sweep | None = None
+    sort: str | None = None
     changes: Mapping[str, tuple[float, tuple[float, float]]]
 
     def sections(self) -> tuple[Section, ...]:
-        out: list[Section] = [self._side_by_side()]
+        out: list[Section] = [self._side_by_side() if len(self.models) == 2 else self._models()]
         if len(self.models) == 2 and self.pairs:
-            out.append(self._matching(self.pairs[0]))
-        elif self.pairs:
-            out += [self._matrix("Correlation of matched codes (MCC)"), self._ranking()]
+            out += [self._matching(self.pairs[0]), *self._nulls(self.pairs[0])]
+        if self.rankings:
+            out.append(self._ranking())
+        if len(self.models) > 2 and self.pairs:
+            out.append(self._matrix("Correlation of matched codes (MCC) of each two models", "codes"))
+            if all(p.columns is not None for p in self.pairs):
+                out.append(self._matrix("|cos| of matched columns of each two models", "columns"))
+        if self.sweep is not None and len(self.models) > 2:
+            out.append(self._swept(self.sweep))
+        if len(self.models) == 2 and self.labelled:
+            out.append(self._models())
         return tuple(out)
+
+    # -- one row per model -----------------------------------------------------------------------------
+
+    def by_column(self) -> dict[str, tuple[Value, ...]]:
+        """Return what there is of each model, by short name and by metric id: numbers, None where undefined."""
+        found: dict[str, tuple[Value, ...]] = {}
+        for short, id in SHORT.items():
+            values = tuple(self._value(k, id) for k in range(len(self.models)))
+            if any(v is not None for v in values):
+                found[short] = values
+        found |= {r.criterion: r.values for r in self.rankings if r.criterion not in found}
+        if self.sweep is not None:
+            found[self.sweep.name] = self.sweep.values
+        ids = {id: m for results in self.results for r in results.values() for id, m in r.metrics.items()}
+        for id, metric in ids.items():
+            if not isinstance(metric.value, (list, dict, str)):
+                found[id] = tuple(self._value(k, id) for k in range(len(self.models)))
+        for id in self.labelled[0] if self.labelled else ():
+            found[id] = tuple(row[id] for row in self.labelled)
+        return found
+
+    def _value(self, k: int, id: str) -> Value:
+        if self.labelled and id in self.labelled[k]:
+            return self.labelled[k][id]
+        metric = self._metric(k, id)
+        return metric.value if metric is not None and isinstance(metric.value, (int, float)) else None
+
+    def _metric(self, k: int, id: str) -> Metric | None:
+        return next((r.metrics[id] for r in self.results[k].values() if id in r.metrics), None)
+
+    def order(self) -> tuple[int, ...]:
+        """Return the models as tables list them: by `sort`, the best first, else by the sweep, else as they were given."""
+        if self.sort is None:
+            return self.sweep.order if self.sweep is not None else tuple(range(len(self.models)))
+        values = self.by_column()[self.sort]
+        metric = self._metric(0, SHORT.get(self.sort, self.sort))
+        rising = (
+            (metric.better != "higher")
+            if metric is not None
+            else self.sort in (self.sweep and self.sweep.name,)
+        )
+        known = [(float(v), k) for k, v in enumerate(values) if isinstance(v, (int, float))]
+        ordered = [k for _, k in sorted(known, key=lambda vk: vk[0] if rising else -vk[0])]
+        return (*ordered, *(k for k in range(len(values)) if k not in ordered))
+
+    def _models(self) -> Table:
+        columns, letters = self.by_column(), _letters(len(self.models))
+        shown = [
+            name
+            for name in (self.sweep.name if self.sweep else "", *SHORT, "udr", "agreement")
+            if name in columns
+        ]
+        rows: list[list[Value]] = [
+            [letters[k], *(_three_digits(columns[name][k]) for name in shown)] for k in self.order()
+        ]
+        return Table(title="Models", columns=["", *shown], rows=rows, note=self._legend())
+
+    def csv(self) -> str:
+        """Return all numbers as comma-separated values: a row per model, beside each metric its interval."""
+        out, columns = io.StringIO(), self.by_column()
+        shown = [name for name in columns if "." in name or name not in SHORT]
+        writer = csv.writer(out, lineterminator="\n")
+        head = ["model", *(f"{p}.verdict" for p in self.results[0])]
+        for name in shown:
+            head += [name, f"{name}.low", f"{name}.high"] if self._has_interval(name) else [name]
+        writer.writerow(head)
+        for k in self.order():
+            row: list[Any] = [
+                self.models[k],
+                *(self.results[k][p].verdict for p in self.results[0] if p in self.results[k]),
+            ]
+            row += [""] * (1 + len(self.results[0]) - len(row))
+            for name in shown:
+                row.append("" if (v := columns[name][k]) is None else v)
+                if self._has_interval(name):
+                    metric = self._metric(k, name)
+                    row += list(metric.ci) if metric is not None and metric.ci else ["", ""]
+            # a name that a spreadsheet would take for a formula is none
+            writer.writerow([f"'{c}" if isinstance(c, str) and c[:1] in "=+-@\t" else c for c in row])
+        return out.getvalue()
+
+    def _has_interval(self, id: str) -> bool:
+        return any((m := self._metric(k, id)) is not None and m.ci for k in range(len(self.models)))
+
+    def _legend(self) -> str:
+        """Return which model is which; the folder that all lie in is said once."""
+        folder = (
+            path.commonpath([path.dirname(m) or "." for m in self.models]) if self._all_relative() else ""
+        )
+        names = [m.removeprefix(f"{folder}/") if folder else m for m in self.models]
+        said = "; ".join(f"{a}: {name}" for a, name in zip(_letters(len(names)), names, strict=True))
+        return f"{said}; in {folder}" if folder else said
+
+    def _all_relative(self) -> bool:
+        return len({path.isabs(m) for m in self.models}) == 1 and all("/" in m for m in self.models)
+
+    # -- two models ------------------------------------------------------------------------------------
 
     def _side_by_side(self) -> Table:
         rows: list[list[Value]] = []
         for probe in self.results[0]:
-            rows.append([f"{probe}: verdict", *(r[probe].verdict for r in self.results)])
+            rows.append(
+                [f"{probe}: verdict", *(r[probe].verdict if probe in r else None for r in self.results)]
+            )
             for metric, *_ in self.results[0][probe].carried():
                 cells: list[Value] = [
-                    r[probe].metrics[metric.id].value if metric.id in r[probe].metrics else None
+                    r[probe].metrics[metric.id].value
+                    if probe in r and metric.id in r[probe].metrics
+                    else None
                     for r in self.results
                 ]
                 rows.append([metric.title, *cells, *self._change(metric.id)])
+        rows = [row for k, row in enumerate(rows) if row not in rows[:k]]
         for row in rows:
             row += [""] * (1 + len(self.models) + bool(self.changes) - len(row))
-        letters = _letters(len(self.models))
-        heads = ["", *letters, *(["B - A, 95 %"] if self.changes else [])]
-        names = ", ".join(f"{letter}: {name}" for letter, name in zip(letters, self.models, strict=True))
-        note = names + ("; differences are paired on the same latents" if self.changes else "")
+        heads = ["", *_letters(len(self.models)), *(["B - A, 95 %"] if self.changes else [])]
+        note = self._legend() + ("; differences are paired on the same latents" if self.changes else "")
         return Table(title="Side by side", columns=heads, rows=rows, note=note)
 
     def _change(self, id: str) -> list[Value]:
@@ -77,7 +232,7 @@ class Comparison(Result):
     def _matching(self, pair: Pair) -> Table:
         """Return which latent of the first is which of the second."""
         first, second = (self.seen[k].informative for k in (pair.first, pair.second))
-        columns = dict(pair.columns.pairs)
+        columns = {} if pair.columns is None else dict(pair.columns.pairs)
         return Table(
             title="Which latent is which",
             columns=["A", "B", "|corr| of codes", "|cos| of columns", "by columns"],
@@ -86,7 +241,7 @@ class Comparison(Result):
                     f"z{first[i]}",
                     f"z{second[j]}",
                     float(pair.codes.matrix[i, j]),
-                    float(pair.columns.matrix[i, j]),
+                    None if pair.columns is None else float(pair.columns.matrix[i, j]),
                     f"z{second[columns[i]]}" if i in columns else None,
                 ]
                 for i, j in pair.codes.pairs
@@ -94,25 +249,57 @@ class Comparison(Result):
             note="matched by codes, up to sign; by columns: the match in data space",
         )
 
-    def _matrix(self, title: str) -> Heatmap:
+    def _nulls(self, pair: Pair) -> list[Section]:
+        found = [("Matched codes: |corr|", pair.codes)]
+        found += [("Matched columns: |cos|", pair.columns)] if pair.columns is not None else []
+        return [
+            Histogram(
+                title=f"{title} under {len(a.null)} random rotations of B's latents",
+                draws=a.null.tolist(),
+                marks={"as they are": a.value},
+                x_label=title.partition(": ")[2],
+            )
+            for title, a in found
+            if len(a.null) > 1
+        ]
+
+    # -- many ------------------------------------------------------------------------------------------
+
+    def _matrix(self, title: str, what: str) -> Heatmap:
         cells: list[list[float | None]] = [[None] * len(self.models) for _ in self.models]
         for pair in self.pairs:
-            cells[pair.first][pair.second] = cells[pair.second][pair.first] = pair.codes.value
-        return Heatmap(
-            title=title, matrix=cells, row_labels=_letters(len(self.models)), column_labels=_letters(len(self.models)),
-            diagonal=False,
-        )  # fmt: skip
+            value = pair.codes.value if what == "codes" or pair.columns is None else pair.columns.value
+            cells[pair.first][pair.second] = cells[pair.second][pair.first] = value
+        letters = _letters(len(self.models))
+        return Heatmap(title=title, matrix=cells, row_labels=letters, column_labels=letters, diagonal=False)
 
     def _ranking(self) -> Table:
-        """Return the models by the median UDR with all others (Duan et al. 2020)."""
-        from statistics import median
+        """Return the best model by each criterion, how sure that is, and the others."""
+        letters, rows = _letters(len(self.models)), []
+        for ranking in self.rankings:
+            first, order = ranking.first(), ranking.order
+            said = [f"{letters[k]} {number(ranking.values[k], 3)}" for k in order]
+            low, high = ranking.places()[order[0]]
+            row: list[Value] = [CRITERIA[ranking.criterion], said[0], f"{first[order[0]]:.0%}"]
+            rows.append([*row, f"{low}" if low == high else f"{low} - {high}", ", ".join(said[1:])])
+        return Table(
+            title="Which to keep, without labels",
+            columns=["by", "first", "sure", "place, 95 %", "then"],
+            rows=rows,
+            note=f"sure: over {RESAMPLES} resamples of rows or latents, the same for all models; another training run "
+            "may move more",
+        )
 
-        scores = [
-            median(p.udr for p in self.pairs if k in (p.first, p.second)) for k in range(len(self.models))
-        ]
-        order = sorted(range(len(self.models)), key=lambda k: -scores[k])
-        rows: list[list[Value]] = [[self.models[k], scores[k]] for k in order]
-        return Table(title="Ranked without labels", columns=["model", "median UDR"], rows=rows)
+    def _swept(self, sweep: Sweep) -> Curves:
+        columns, order = self.by_column(), sweep.order
+        ys: dict[str, list[float | None]] = {}
+        for name in DRAWN:
+            if name in columns:
+                ys[name] = [
+                    float(v) if isinstance(v := columns[name][k], (int, float)) else None for k in order
+                ]
+        x = [sweep.values[k] for k in order]
+        return Curves(title=f"Metrics over {sweep.name}", x=x, ys=ys, x_label=sweep.name, log_x=sweep.log)
 
     def details(self) -> dict[str, Any]:
         return {
@@ -122,19 +309,29 @@ class Comparison(Result):
                 for model in self.results
             ],
             "changes": {id: {"value": value, "ci": list(ci)} for id, (value, ci) in self.changes.items()},
+            "labels": [dict(row) for row in self.labelled],
+            "sweep": None if self.sweep is None else {"name": self.sweep.name, "values": list(self.sweep.values)},
+            "rankings": [
+                {"criterion": r.criterion, "values": list(r.values), "order": list(r.order), "first": r.first(),
+                 "places": [list(p) for p in r.places()]}
+                for r in self.rankings
+            ],
             "pairs": [
                 {
                     "models": [p.first, p.second],
+                    "codes_by": [self.seen[k].how for k in (p.first, p.second)],
                     "mcc": p.codes.value,
                     "mcc_p": p.codes.p_value,
-                    "columns": p.columns.value,
-                    "columns_p": p.columns.p_value,
+                    "columns": None if p.columns is None else p.columns.value,
+                    "columns_p": None if p.columns is None else p.columns.p_value,
                     "tangents": p.tangents,
                     "udr": p.udr,
                     "matched": [
                         [self.seen[p.first].informative[i], self.seen[p.second].informative[j]]
                         for i, j in p.codes.pairs
                     ],
+                    "mcc_null": [float(f"{v:.6g}") for v in p.codes.null.tolist()],
+                    "columns_null": None if p.columns is None else [float(f"{v:.6g}") for v in p.columns.null.tolist()],
                 }
                 for p in self.pairs
             ],

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import combinations
+from math import comb
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vaeprobe.comparison.metrics import SPECS
-from vaeprobe.comparison.numbers import mean, pair, see
+from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see
+from vaeprobe.comparison.ranking import rankings
 from vaeprobe.comparison.result import Comparison
+from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
 from vaeprobe.gate.baseline import student_interval
+from vaeprobe.geometry.agreement import code_agreement
+from vaeprobe.geometry.labels import dci, mig
 from vaeprobe.intervals import LEVEL, stream
+from vaeprobe.latents import numbers
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.progress import track
@@ -27,85 +36,169 @@ PROBES = ("orthogonality", "factorise")
 # matched codes that correlate this well are called the same
 SAME = 0.9
 SIGNIFICANT = 0.05
+LEAST = 8  # rows
 
 
 def compare(
     models: Sequence[DecoderLike],
     *,
     data: Any = None,
+    factors: Any = None,
+    sort: str | None = None,
     samples: int = 256,
     rotations: int = 199,
     seed: int = 0,
 ) -> Comparison:
-    """Return models side by side on the same latents and, with data, whether they have the same latents.
+    """Return models side by side on the same latents, whether they have the same latents, and which to keep.
+
+    Agreement is measured at the data; without data at outputs of the models themselves. The codes of a model are its
+    encoder's means; without an encoder those of the nearest outputs.
 
     Args:
-        models: two or more decoders, or paths of checkpoints; with data they need their encoders.
+        models: two or more decoders, or paths of checkpoints.
         data: rows as the encoders take them: a path, an array or a tensor; at most `samples` are used.
+        factors: known factors of the data's rows, shape (rows, factors) or (rows,): a path of a .npy file, an array or
+            a tensor; MIG, DCI and MCC then stand beside the rest.
+        sort: a column of the table of models (`alignment`, `udr`, ...) or a metric's id, best first.
         samples: latents, and data rows.
         rotations: random rotations for the nulls of agreement.
         seed: seed of every draw.
 
     Raises:
-        UsageError: fewer than two models, or models and data that do not fit together.
+        UsageError: fewer than two models, or models, data and factors that do not fit together.
 
     Source: Allen (2024), arXiv:2410.22559v1, Corollary 2.1 (identifiability of the factors).
     """
     if isinstance(models, (str, PathLike)) or len(models) < 2:
         raise UsageError("a comparison takes at least two models", hint="compare([first, second])")
+    if factors is not None and data is None:
+        raise UsageError("factors belong to rows of data", hint="add --data: the rows that they describe")
     decoders = [as_decoder(model) for model in models]
     names = _names(decoders)
-    results: list[dict[str, Result]] = []
+    rows, picked = _rows(decoders, data, samples, seed)
+    known = None if factors is None or rows is None else _factors(factors, len(rows))
+    measured: list[dict[str, Result]] = []
+    at = rows if data is None or rows is None else rows[picked]
     for decoder in track(decoders, "measuring"):
-        results.append(
-            {name: probe_class(name)(samples=samples, seed=seed).measure(decoder) for name in PROBES}
-        )
-    seen, pairs = [], []
-    if data is not None:
-        rows = probe_class("beta")(data=data, seed=seed).data_rows()
-        assert rows is not None
-        if rows.ndim < 2 or len(rows) < 8:
-            raise UsageError(f"the data have shape {tuple(rows.shape)}: at least 8 rows are needed")
-        picked = torch.from_numpy(stream(seed, "data rows").permutation(len(rows))[:samples]).sort().values
-        seen = [see(decoder, rows[picked]) for decoder in decoders]
+        found: dict[str, Result] = {
+            name: probe_class(name)(samples=samples, seed=seed).measure(decoder) for name in PROBES
+        }
+        if data is not None and decoder.encoder is not None:
+            with suppress(VaeprobeError):  # no likelihood, say: the model is compared without an ELBO
+                probe = probe_class("posterior")(data=at, samples=samples, seed=seed)
+                found["posterior"] = probe.measure(decoder)
+        measured.append(found)
+    seen: list[Seen] = []
+    pairs: list[Pair] = []
+    labelled: list[dict[str, float]] = []
+    if at is not None:
+        seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]
         couples = list(combinations(range(len(decoders)), 2))
         pairs = [pair(seen, i, j, count=rotations, seed=seed) for i, j in track(couples, "comparing")]
-    n = len(seen[0].codes) if seen else None
-    reason = "agreement needs data: the codes of the same rows in every model"
+        if known is not None:
+            labelled = [_labels(s.codes, known[picked], rotations, seed) for s in seen]
+    metrics = metric_map(_metrics(pairs, len(at) if at is not None else None, labelled))
+    verdict, summary = _words(names, metrics, pairs, data is not None, seen)
+    result = Comparison(
+        metrics=metrics,
+        verdict=verdict,
+        summary=summary,
+        settings={
+            "samples": samples, "rotations": rotations, "seed": seed, "rows": None if at is None else len(at),
+            "rows_of": "none" if at is None else "data" if data is not None else "outputs of the models",
+        },
+        models=names,
+        results=tuple(measured),
+        seen=tuple(seen),
+        pairs=tuple(pairs),
+        labelled=tuple(labelled),
+        rankings=rankings(measured, seen, pairs, seed=seed),
+        sweep=sweep_of(names),
+        sort=sort,
+        changes=_changes(decoders, measured),
+    )  # fmt: skip
+    if sort is not None and sort not in (columns := result.by_column()):
+        raise UsageError(
+            f"no column of this comparison is called `{sort}`",
+            hint=did_you_mean(sort, columns) or f"one of {', '.join(columns)}",
+        )
+    return result
+
+
+def _rows(decoders: Sequence[Decoder], data: Any, samples: int, seed: int) -> tuple[Tensor | None, Tensor]:
+    """Return the rows at which codes are compared, None for none, and which of them."""
+    if data is None:
+        return decodings(decoders, samples, seed), torch.empty(0, dtype=torch.long)
+    rows = probe_class("beta")(data=data, seed=seed).data_rows()
+    assert rows is not None
+    if rows.ndim < 2 or len(rows) < LEAST:
+        raise UsageError(f"the data have shape {tuple(rows.shape)}: at least {LEAST} rows are needed")
+    return rows, torch.from_numpy(stream(seed, "data rows").permutation(len(rows))[:samples]).sort().values
+
+
+def _factors(given: Any, rows: int) -> Tensor:
+    """Return known factors, shape (rows, factors), float64.
+
+    Raises:
+        UsageError: they do not belong to the rows, or none of them varies.
+    """
+    if isinstance(given, (str, PathLike)):
+        from vaeprobe.files.npy import read_npy
+        from vaeprobe.files.source import read_source
+
+        found = torch.from_numpy(read_npy(read_source(Path(given)).data, str(given))[0].astype(np.float64))
+    else:
+        found = numbers(given, "factors")
+    table = found.double()
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or len(table) != rows:
+        raise UsageError(
+            f"the factors have shape {tuple(found.shape)}, and the data {rows} rows",
+            hint="one row of factors per row of data, in the same order",
+        )
+    if not bool((table.amax(0) > table.amin(0)).any()):
+        raise UsageError("none of the factors varies over the rows")
+    return table
+
+
+def _labels(codes: Tensor, factors: Tensor, rotations: int, seed: int) -> dict[str, float]:
+    """Return how the codes of a model do against known factors, by metric id."""
+    agreement, found = code_agreement(factors, codes, count=rotations, seed=seed), dci(codes, factors)
+    return {
+        "labels.mig": mig(codes, factors),
+        "labels.dci_disentanglement": found.disentanglement,
+        "labels.dci_completeness": found.completeness,
+        "labels.dci_informativeness": found.informativeness,
+        "labels.mcc": agreement.value,
+        "labels.mcc_p": agreement.p_value,
+    }
+
+
+def _metrics(pairs: Sequence[Pair], n: int | None, labelled: Sequence[dict[str, float]]) -> list[Metric]:
+    """Return agreement over all pairs, and the best model's scores against labels."""
+    reason = "the models' outputs, or their latents, do not fit together: agreement needs data (--data)"
+    sizes = "the models' outputs have different sizes: columns cannot be compared"
+    columns = [(p.columns, p.tangents) for p in pairs if p.columns is not None and p.tangents is not None]
     values = {
         "compare.mcc": [p.codes.value for p in pairs],
         "compare.mcc_p": [p.codes.p_value for p in pairs],
-        "compare.columns": [p.columns.value for p in pairs],
-        "compare.columns_p": [p.columns.p_value for p in pairs],
-        "compare.tangents": [p.tangents for p in pairs],
+        "compare.columns": [c.value for c, _ in columns],
+        "compare.columns_p": [c.p_value for c, _ in columns],
+        "compare.tangents": [t for _, t in columns],
         "compare.udr": [p.udr for p in pairs],
     }
-    metrics = [
-        Metric(
-            SPECS[id],
-            max(found) if id.endswith("_p") else mean(found),
-            n=n,
-            method=None
-            if len(pairs) == 1
-            else f"{'largest' if id.endswith('_p') else 'mean'} over {len(pairs)} pairs",
-        )
-        if found
-        else Metric.undefined(SPECS[id], reason)
-        for id, found in values.items()
-    ]
-    found = metric_map(metrics)
-    verdict, summary = _words(names, found, len(pairs))
-    return Comparison(
-        metrics=found,
-        verdict=verdict,
-        summary=summary,
-        settings={"samples": samples, "rotations": rotations, "seed": seed, "rows": n},
-        models=names,
-        results=tuple(results),
-        seen=tuple(seen),
-        pairs=tuple(pairs),
-        changes=_changes(decoders, results),
-    )
+    out = []
+    for id, found in values.items():
+        if not found:
+            out.append(Metric.undefined(SPECS[id], sizes if pairs else reason))
+            continue
+        largest = id.endswith("_p")
+        method = f"{'largest' if largest else 'mean'} over {len(found)} pairs" if len(found) > 1 else None
+        out.append(Metric(SPECS[id], max(found) if largest else mean(found), n=n, method=method))
+    for id in labelled[0] if labelled else ():
+        scores = [row[id] for row in labelled]
+        out.append(Metric(SPECS[id], scores, n=n, method="one number per model"))
+    return out
 
 
 def _names(decoders: Sequence[Decoder]) -> tuple[str, ...]:
@@ -130,24 +223,38 @@ def _changes(
     return out
 
 
-def _words(names: Sequence[str], metrics: dict[str, Metric], pairs: int) -> tuple[str, str]:
+def _words(
+    names: Sequence[str], metrics: dict[str, Metric], pairs: Sequence[Pair], data: bool, seen: Sequence[Seen]
+) -> tuple[str, str]:
     """Return the verdict, and as a researcher would write it."""
-    mcc, p = metrics["compare.mcc"].value, metrics["compare.mcc_p"].value
-    if not isinstance(mcc, float) or not isinstance(p, float):
-        return (
-            "side by side",
-            f"{len(names)} models on the same latents; whether they agree needs data (--data).",
-        )
-    who = "The two models" if pairs == 1 else f"The {len(names)} models, in the mean over {pairs} pairs,"
-    chance = (
-        "more than a rotation of the latent space would"
-        if p <= SIGNIFICANT
-        else "no more than a rotation would"
-    )
-    columns = metrics["compare.columns"].value
-    said = f"codes matched one to one correlate by {mcc:.2f}, {chance} (p = {p:.2g}); matched columns by {columns:.2f}."
-    if p > SIGNIFICANT:
+    if not pairs:
+        why = metrics["compare.mcc"].reason
+        return "side by side", f"{len(names)} models on the same latents. No agreement: {why}."
+    n, together = len(pairs), sum(p.codes.p_value <= SIGNIFICANT for p in pairs)
+    mcc, columns = metrics["compare.mcc"].value, metrics["compare.columns"].value
+    assert isinstance(mcc, float)
+    more = "more than a rotation of the latent space would"
+    if n == 1:
+        p = pairs[0].codes.p_value
+        who = "The two models"
+        chance = f"{more if together else 'no more than a rotation would'} (p = {p:.2g})"
+    else:
+        who = f"The {len(names)} models, in the mean over {n} pairs,"
+        chance = f"in {together} of {n} pairs {more} (p <= {SIGNIFICANT})"
+    said = f"codes matched one to one correlate by {mcc:.2f}, {chance}"
+    said += f"; matched columns by {columns:.2f}." if isinstance(columns, float) else "."
+    by = {s.how for s in seen}
+    where = " Measured at the data" if data else " Measured at outputs of the models"
+    if "nearest decodings" in by:
+        where += ", codes by nearest decodings" + (" where there is no encoder" if len(by) > 1 else "")
+    said += f"{where}."
+    if _by_chance(together, n) > SIGNIFICANT:
         return "not the same axes", f"{who} do not share their axes: {said}"
-    if mcc >= SAME:
+    if mcc >= SAME and together == n:
         return "same latents", f"{who} have the same latents, up to order and sign: {said}"
     return "related axes", f"{who} share their axes in part: {said}"
+
+
+def _by_chance(hits: int, n: int) -> float:
+    """Return the probability of so many p-values of n, or more, at `SIGNIFICANT` or below where no axes are shared."""
+    return sum(comb(n, k) * SIGNIFICANT**k * (1 - SIGNIFICANT) ** (n - k) for k in range(hits, n + 1))

@@ -50,7 +50,17 @@ def match(matrix: Tensor) -> tuple[tuple[int, int], ...]:
 
 def matched(matrix: Tensor) -> float:
     """Return the mean of the matched similarities."""
-    return float(np.mean([float(matrix[ij]) for ij in match(matrix)]))
+    return float(best_matched(matrix[None])[0])
+
+
+def best_matched(matrices: Tensor) -> Tensor:
+    """Return the mean of the matched similarities of each of n matrices, shape (n, d, e): shape (n,)."""
+    n, d, e = matrices.shape
+    square = np.zeros((n, max(d, e), max(d, e)))
+    square[:, :d, :e] = matrices.numpy()
+    columns = assignment(square)
+    sums = np.take_along_axis(square, columns[:, :, None], 2).sum((1, 2))
+    return torch.from_numpy(sums / min(d, e))
 
 
 def code_agreement(a: Tensor, b: Tensor, *, count: int = 199, seed: int = 0) -> Agreement:
@@ -100,8 +110,12 @@ def correlations(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ranks(a: Tensor) -> Tensor:
-    """Return the rank of each value in its column, ties in the order they come, float64."""
-    return a.argsort(0).argsort(0).double()
+    """Return the rank of each value in its column from 0, that of equal values their mean, float64."""
+    out = torch.empty_like(a, dtype=torch.float64)
+    for k, column in enumerate(a.T):
+        _, group, count = column.unique(return_inverse=True, return_counts=True)
+        out[:, k] = (count.cumsum(0) - (count + 1) / 2)[group]
+    return out
 
 
 def udr(similarity: Tensor) -> float:
@@ -126,8 +140,8 @@ def _against_rotations(
 ) -> Agreement:
     matrix = similarity(None)
     pairs = match(matrix)
-    value = float(np.mean([float(matrix[ij]) for ij in pairs]))
-    null = torch.tensor([matched(similarity(R)) for R in haar(k, count, seed)], dtype=torch.float64)
+    value = matched(matrix)
+    null = best_matched(torch.stack([similarity(R) for R in haar(k, count, seed)]))
     # rounding must not count a rotation that is as good (one latent: every one) as worse
     p = (1 + int((null >= value - 1e-9).sum())) / (count + 1)
     return Agreement(matrix, pairs, value, null, p)

@@ -106,10 +106,10 @@ def view(page: Page, verbose: bool = False) -> Group:
         scalars = [m for m in page.metrics.values() if not isinstance(m.value, (list, dict))]
         if scalars:
             parts += [Text(), _MetricsView(scalars)]
-        for section in page.sections:
-            drawn = draw(section)
-            if drawn is not None:
-                parts += [Text(), drawn]
+    for section in page.sections if whole else page.sections[: page.leading]:
+        drawn = draw(section)
+        if drawn is not None:
+            parts += [Text(), drawn]
     if page.carried:
         parts += [Text(), _closing(page, verbose)]
     return Group(*parts)
