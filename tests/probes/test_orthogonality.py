@@ -361,17 +361,71 @@ def bottleneck(turned: bool, dtype: torch.dtype = torch.float64) -> Decoder:
 
 def test_a_narrow_bottleneck_gets_its_rank_and_a_rotation_test() -> None:
     straight, turned = (measure(bottleneck(t), active_threshold=0.0, beta_sigma2=0.01) for t in (False, True))
-    for result in (straight, turned):
-        assert result.verdict == "undefined"
-        assert "J has rank 3 of 5." in result.summary
-        assert "alignment of the gap" in result.summary
-        assert "--dtype float64" not in result.summary
-    share = [float(re.search(r"of the gap (-?[\d.]+)", r.summary).group(1)) for r in (straight, turned)]  # type: ignore[union-attr]
-    assert share[0] > 0.5 > share[1]
+    # two pairs of latents move the output alike, and no verdict is given
+    assert straight.verdict == "undefined"
+    assert "J has rank 3 of 5." in straight.summary
+    assert "--dtype float64" not in straight.summary
+    share = float(re.search(r"of the gap (-?[\d.]+)", straight.summary).group(1))  # type: ignore[union-attr]
+    assert share > 0.5 > number(turned, "alignment")
     assert "p = 0.01" in straight.summary
     single = measure(bottleneck(False, torch.float32), active_threshold=0.0, beta_sigma2=0.01)
     assert "--dtype float64 tells" in single.summary
     assert "J has rank 3 of 5." in single.summary
+    # no two are alike, and the three dimensions are nearly orthogonal in a basis of their own
+    assert turned.verdict == "unaligned"
+    assert "J has rank 3, so that the columns of 5 active latents cannot all be orthogonal" in turned.summary
+    assert (
+        "All that J sees is one space of 3 dimensions, whose best basis has a contrast of 0.0"
+        in turned.summary
+    )
+    assert turned["orthogonality.ima_contrast"].value is None
+    assert "of the mean-field gap" in (turned["orthogonality.alignment"].method or "")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_bottleneck_with_orthogonal_rows_is_rotated(dtype: torch.dtype) -> None:
+    W = torch.diag(torch.tensor([1.0, 3.0, 9.0]).double()) @ frame(6, 3, 7).T
+    E = frame(20, 3)
+    probed = Decoder(lambda z: torch.sinh(0.3 * z @ W.to(z).T) @ E.to(z).T, 6, dtype=dtype)
+    result = measure(probed, active_threshold=0.0)
+    assert result.verdict == "rotated"
+    assert "a basis of the space that it sees makes them so" in result.summary
+    assert "contrast of 0 nats" in result.summary or dtype == torch.float32
+    assert ("--dtype float64 tells" in result.summary) == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_generator_through_a_bottleneck_gets_a_verdict(turned: bool) -> None:
+    """Twelve latents through four: the axes come near to those of the four, or do not, and no basis mends it."""
+    rng = np.random.default_rng(3)
+    W = torch.from_numpy(rng.standard_normal((4, 12)) * 0.05)
+    W[torch.arange(4), torch.arange(4)] += 1.5
+    W = W @ frame(12, 12, 5).T if turned else W
+    B = torch.eye(4, dtype=torch.float64) + 0.25 * torch.from_numpy(rng.standard_normal((4, 4)))
+    E = frame(20, 4)
+
+    def f(z: Tensor) -> Tensor:
+        u = z @ W.to(z).T
+        return (torch.tanh(u) + 0.4 * torch.sin(u @ B.to(z))) @ E.to(z).T
+
+    result = measure(
+        Decoder(f, 12, dtype=torch.float64), active_threshold=0.0, beta_sigma2=0.01, samples=60, rotations=199
+    )
+    assert result.verdict == ("unaligned" if turned else "aligned")
+    assert "J has rank 4," in result.summary
+    assert 1 < number(result, "effective_rank") <= 4
+    assert number(result, "mean_field_gap") > 0
+    A, p = number(result, "alignment"), number(result, "alignment_p")
+    assert (A > 0.2 and p <= 0.01) if not turned else (A < 0.2)
+    assert "rotations" in (result["orthogonality.alignment_p"].method or "")
+    if turned:
+        assert "come no nearer than random ones" in result.summary
+
+
+def test_two_latents_that_are_one_and_too_few_outputs_stay_undefined() -> None:
+    for map in (f_duplicated(3), f_wide()):
+        result = measure(map)
+        assert result.verdict == "undefined"
 
 
 def test_the_reasons_say_what_is_the_matter() -> None:

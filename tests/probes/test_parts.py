@@ -296,3 +296,40 @@ def test_factorise_takes_a_part_of_hundreds(monkeypatch: pytest.MonkeyPatch) -> 
     whole = Factorise(samples=64, max_samples=64, permutations=19, part="all").measure(conv(2, 1, 2))
     assert not [f for f in whole.findings if f.code == "part-of-latents"]
     assert whole.evidence.pairs is not None
+
+
+# -- trace among a part ---
+
+
+def test_trace_among_the_channels_at_a_site() -> None:
+    from vaeprobe.probes.trace import Trace
+
+    result = Trace(part="channels", samples=2, length=0.5).measure(
+        per_site(torch.eye(3, dtype=torch.float64))
+    )
+    assert result.verdict == "axis-parallel"
+    assert result.summary.startswith("Of 18 latents, among the 3 channels at site (")
+    assert "the others held: the seams through 2 starts" in result.summary
+    (note,) = [f for f in result.findings if f.code == "part-of-latents"]
+    assert "of 18 latents, seams were traced among the 3 channels at site (" in note.message
+    for seam in result.paths:
+        moved = (seam.z != seam.z[:1]).any(0).nonzero().flatten().tolist()
+        assert set(moved) <= set(seam.coordinates.tolist())
+        assert len(seam.coordinates) == 3
+    turned = Trace(part="channels", samples=2, length=0.5).measure(per_site(haar(3, 1)))
+    assert turned.verdict != "axis-parallel"
+
+
+def test_trace_takes_a_part_of_a_large_map_at_fewer_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaeprobe.probes import parts
+    from vaeprobe.probes.trace import Trace
+
+    monkeypatch.setattr(parts, "WHOLE_IN_SPACE", 8)
+    monkeypatch.setattr(parts, "WORK", 1.0)
+    result = Trace(length=0.2).measure(conv())
+    assert len(result.paths.starts) == 1
+    assert result.paths.components == (0, 1)
+    assert "through 1 start," in next(f for f in result.findings if f.code == "part-of-latents").message
+    whole = Trace(length=0.2, part="all", samples=1, components="0").measure(conv())
+    assert not [f for f in whole.findings if f.code == "part-of-latents"]
+    assert len(whole.paths[0].coordinates) == 24

@@ -135,7 +135,8 @@ METRICS: tuple[MetricSpec, ...] = (
         "verdict says aligned where p is at most 0.05 and the interval lies above 0.2; the interval holds the "
         "sampling of latents and of rotations.",
         misleads="Undefined where G is a multiple of I, since then every basis is orthogonal. A high value with a "
-        "large contrast still is not orthogonality.",
+        "large contrast still is not orthogonality. Where J has fewer dimensions than active latents, c is infinite in "
+        "every basis, and the mean-field gap takes its place, which depends on --beta-sigma2: the method says so.",
         remedy="A low value with a low c at the best rotation means a rotated basis: apply --save-rotation. A low "
         "value otherwise: no single linear basis is orthogonal everywhere.",
     ),

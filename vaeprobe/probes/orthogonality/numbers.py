@@ -40,6 +40,9 @@ LARGEST_SEARCH = 128
 NULL_BUDGET = 3e11
 FEWEST_NULL = 16
 FRAME_BUDGET = 1e9
+TINY = 1e-300
+# Two columns are one where the cosine between them is this near to 1.
+COLLINEAR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,19 @@ def repair_of(given: Array, turned: Array) -> Repair:
     if not fell:
         share = (min(share[0], 0.0), share[1])
     return Repair(before, left, mean_interval(turned, low=0.0) or (left, left), fell, share)
+
+
+@dataclass(frozen=True)
+class RowSpace:
+    """The subspace of latents that J sees everywhere.
+
+    Attributes:
+        dim: its dimension.
+        repair: what its best basis does beside random bases of it, on held-out latents.
+    """
+
+    dim: int
+    repair: Repair
 
 
 class Reading:
@@ -232,13 +248,13 @@ class Reading:
     def gap_alignment(self) -> Alignment | None:
         """The rotation test on the mean-field gap, which is finite where J is rank-deficient; None without pairs.
 
-        The gap is the contrast of I + G / (beta sigma^2), and rotations leave I alone.
+        The gap is the contrast of I + G / (beta sigma^2) over the active latents, and rotations leave I alone.
         """
-        k = self.G.shape[-1]
-        if self.no_pairs or k < 2:
+        if self.no_pairs:
             return None
+        k = len(self.active)
         rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * k**3)))
-        Lambda = torch.eye(k, dtype=self.G.dtype) + self.G[:rows] / self.beta_sigma2
+        Lambda = torch.eye(k, dtype=self.G.dtype) + self.sub[:rows] / self.beta_sigma2
         if not torch.isfinite(gram.ima_contrast(Lambda)).all():  # columns so long that I is lost beside them
             return None
         return alignment(Lambda, count=self.rotations, seed=self.seed)
@@ -250,6 +266,43 @@ class Reading:
         rounding = gram.singular_tolerance(s.shape[1], self.dtype) ** 0.5
         counts = (s > rounding * s[:, :1]).sum(1)
         return int(counts.min()), int(counts.max())
+
+    @cached_property
+    def low_rank(self) -> bool:
+        """Whether J has fewer dimensions than active latents, and is not singular for a reason that ends the matter.
+
+        Those reasons: too few outputs, two latents that move the output alike, no dimension left for a pair.
+        """
+        if not self.singular or self.no_pairs or self.decoder.data_dim < len(self.active) or self.rank[0] < 2:
+            return False
+        cosine, _ = self.pairs
+        alike = cosine.amax(1) > 1 - COLLINEAR
+        found = self.gap_alignment
+        return found is not None and found.value is not None and float(alike.double().mean()) < 0.5
+
+    @cached_property
+    def row_space(self) -> RowSpace | None:
+        """The subspace of the active latents that all Jacobians see, where it is smaller and J has full rank on it."""
+        if not self.singular or self.no_pairs:
+            return None
+        # each latent has one vote, however long its columns
+        G = self.sub / self.sub.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(TINY)[:, None, None]
+        values, vectors = torch.linalg.eigh(G.mean(0))
+        seen = values > self.tolerance * values[-1]
+        r = int(seen.sum())
+        if not 2 <= r < len(self.active) or r > LARGEST_SEARCH:
+            return None
+        B = vectors[:, seen].flip(1)
+        inside = B.T @ self.sub @ B
+        regular = torch.isfinite(gram.ima_contrast(inside, tolerance=self.tolerance))
+        inside = inside[regular]
+        if 2 * int(regular.sum()) <= len(G) or len(inside) < 4:
+            return None
+        fitted, held = inside[::2], inside[1::2]
+        found = joint_diagonalise(fitted, restarts=self.restarts, seed=self.seed, tolerance=self.tolerance)
+        best = rotated_contrast(held, found.R[None], tolerance=self.tolerance)[0]
+        null = alignment(held, count=min(self.rotations, 99), seed=self.seed, tolerance=self.tolerance)
+        return RowSpace(r, repair_of(null.null.numpy(), best.numpy()))
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
@@ -379,8 +432,11 @@ class Reading:
         found = self.alignment
         if found is None:
             why = self.singular or ""
-            ids = ("ima_contrast_null", "ima_contrast_gaussian", "alignment", "alignment_p")
-            return out + [Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ids]
+            ids = ("ima_contrast_null", "ima_contrast_gaussian")
+            out += [Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ids]
+            return out + self._alignment_metrics(
+                self.gap_alignment if self.low_rank else None, f"of the mean-field gap, {self.noise}; "
+            )
         null, draws = found.null.numpy(), found.draws.numpy()
         expected = float(null.mean())
         if len(null) == self.samples:  # a baseline draws the same rotations, so that latents can be paired
@@ -398,12 +454,24 @@ class Reading:
         )
         gaussian = expected_contrast(len(self.active), self.decoder.data_dim)
         out.append(Metric(SPECS[gaussian_id], gaussian, method="closed form"))
-        if found.value is None or found.p_value is None:
+        return out + self._alignment_metrics(found)
+
+    def _alignment_metrics(self, found: Alignment | None, of: str = "") -> list[Metric]:
+        """Return the alignment and its p-value.
+
+        Args:
+            of: what they are of, where it is not the contrast, as the start of the method.
+        """
+        if found is None or found.value is None or found.p_value is None:
             why = "G is a multiple of the identity: every basis of the latent space is orthogonal"
-            return out + [
+            if found is None:
+                why = self.singular or ""
+            return [
                 Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ("alignment", "alignment_p")
             ]
-        given = c.numpy()[: len(null)]
+        null, draws, given = found.null.numpy(), found.draws.numpy(), found.contrast.numpy()
+        expected = float(null.mean())
+        how = f"{of}{self.rotations} Haar rotations, the same at every latent"
         # what one latent and one rotation move the ratio of two means by, to first order
         rest = given.mean() / expected
         by_latent, by_rotation = (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
@@ -421,7 +489,7 @@ class Reading:
             n=self.rotations,
             method=f"Monte Carlo, {how}",
         )
-        return [*out, value, p]
+        return [value, p]
 
     def _rotation_metrics(self) -> list[Metric]:
         ids = [

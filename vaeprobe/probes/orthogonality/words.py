@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,13 +61,15 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         return metrics[f"orthogonality.{name}"].ci or (number(name), number(name))
 
     a, k = len(reading.active), len(reading.names)
+    if reading.low_rank:
+        return _low_rank(number, interval, reading)
     if reading.singular:
         gap = metrics["orthogonality.mean_field_gap"]
         rest = ""
         if isinstance(gap.value, float):
             rest = f" The mean-field gap is {nats(gap.value)} ({reading.noise}).{_in_the_row_space(reading)}"
         return "undefined", f"Orthogonality is undefined: {reading.singular}.{rest}"
-    small = 0.5 * a * (a - 1) / 2 * ORTHOGONAL**2  # of columns whose root-mean-square cosine is ORTHOGONAL
+    small = _small(a)
     c, null, gaussian = number("ima_contrast"), number("ima_contrast_null"), number("ima_contrast_gaussian")
     c_high = interval("ima_contrast")[1]
     among = f"the {a} active {reading.kind}" if a < k else f"the {a} {reading.kind}"
@@ -139,6 +141,51 @@ def _in_the_row_space(reading: Reading) -> str:
     if reading.dtype != torch.float64:
         words += " --dtype float64 tells a small singular value from none."
     return words
+
+
+def _low_rank(
+    number: Callable[[str], float], interval: Callable[[str], tuple[float, float]], reading: Reading
+) -> tuple[str, str]:
+    """Return the verdict where J has fewer dimensions than active latents: by the mean-field gap, and in the row space."""
+    assert reading.gap_alignment is not None
+    a, p, A = len(reading.active), number("alignment_p"), number("alignment")
+    A_low, A_high = interval("alignment")
+    low, high = reading.rank
+    rank = str(low) if low == high else f"{low} to {high}"
+    evidence = (
+        f"mean-field gap {nats(float(reading.gap_alignment.contrast.mean()))} ({reading.noise}) against "
+        f"{nats(float(reading.gap_alignment.draws.mean()))} under random rotations (alignment {A:.2f}, p = {p:.2g})"
+    )
+    start = (
+        f"J has rank {rank}, so that the columns of {a} active {reading.kind} cannot all be orthogonal, and their contrast is "
+        "infinite"
+    )
+    tail, row = "", reading.row_space
+    if row is not None:
+        left, before = nats(row.repair.left), nats(row.repair.before)
+        tail = (
+            f" All that J sees is one space of {row.dim} dimensions, whose best basis has a contrast of {left} where random "
+            f"ones have {before} (held out)."
+        )
+    if reading.dtype != torch.float64:
+        tail += " --dtype float64 tells a small singular value from none."
+    if row is not None and row.repair.share[0] >= REPAIRED and row.repair.left_ci[1] <= _small(row.dim):
+        return "rotated", f"{start}; a basis of the space that it sees makes them so: {evidence}.{tail}"
+    if p <= SIGNIFICANT and A_low >= ALIGNED:
+        return "aligned", f"{start}; the axes come nearer than chance: {evidence}.{tail}"
+    if p <= SIGNIFICANT and A_high >= ALIGNED:
+        return "undecided", (
+            f"{start}; by how much the axes come nearer than chance is open: {evidence}; more --samples would decide it.{tail}"
+        )
+    return (
+        "unaligned",
+        f"{start}; the axes come {_beside_chance(p).replace('more orthogonal', 'nearer')}: {evidence}.{tail}",
+    )
+
+
+def _small(columns: int) -> float:
+    """Return the contrast in nats of columns whose root-mean-square cosine is ORTHOGONAL."""
+    return 0.5 * columns * (columns - 1) / 2 * ORTHOGONAL**2
 
 
 def _beside_chance(p: float) -> str:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # seam costs a Jacobian, so that decoders of more than MANY latents get the leading ones only.
 COMPONENTS, MANY, LEADING = 10, 16, 4
 EVENTS_IN_JSON = 500
+# Nodes that a start of a default run takes: two components, both ways.
+NODES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +206,8 @@ class Trace(Probe):
     everywhere: the paper's sub-manifold M_i.  Every component is followed both ways from every start, by
     continuity through crossings and ties, and each stop and event is recorded with its place.
 
+    With a part of the latents the others keep their place at the start: the Jacobian is that of the part.
+
     Examples:
         vaeprobe trace model.safetensors --images seams.png
         vaeprobe trace model.pt --data x.npy --row 7 --save paths.npz
@@ -240,6 +244,12 @@ class Trace(Probe):
     )
     scheme: Literal["auto", "smooth", "kinks", "rough"] = option(
         "auto", help="How to step; auto looks at the decoder.", panel="Tracing"
+    )
+    part: Literal["auto", "all", "channels", "some"] = option(
+        "auto",
+        help="Latents to trace among, the others given: all, the channels at a random site, some random ones; auto takes "
+        "the channels where a map has hundreds of latents, at fewer starts.",
+        panel="Tracing",
     )
     frames: int = option(11, help="Pictures per seam in --images.", min=3, max=101, panel="Files")
     save: Path | None = option(
@@ -287,12 +297,21 @@ class Trace(Probe):
             UsageError: an option does not fit the decoder: a component, an image shape, a net of seams
                 of more than two latents, a row without data.
         """
+        from vaeprobe.probes.parts import affordable, part_of
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams import loop_defects, trace_paths
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
         from vaeprobe.seams.views import trace_net, traverse
 
         decoder = decoder.standardised()
+        settings, starts = self.settings(decoder), self.samples
+        part = part_of(decoder, self.part, self.seed, whole=decoder.latent_dim)
+        if part is not None:
+            decoder = part.decoder
+            if self.part == "auto":
+                starts = min(
+                    starts, max(1, affordable(decoder, len(decoder.continuous), starts * NODES) // NODES)
+                )
         k = len(decoder.continuous)
         if self.svg is not None and k != 2:
             raise UsageError(
@@ -300,9 +319,9 @@ class Trace(Probe):
                 hint="leave out --svg; --images shows the seams of any decoder of images",
             )
         image = self._image(decoder)
-        z0 = self._starts(decoder)
+        z0 = self._starts(decoder, starts)
         likelihood = self.metric_likelihood(decoder)
-        chosen, skipped = self._components(decoder, z0)
+        chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
         paths = trace_paths(
             decoder,
             z0,
@@ -341,14 +360,14 @@ class Trace(Probe):
         names = dict(zip(decoder.continuous, decoder.latent_names, strict=True))
         axes = list(dict.fromkeys(names[seam.axis] for seam in first))
         source = self.source().describe() if self.row is None else ""
-        verdict, summary = words.verdict(metrics, paths, source, axes)
+        verdict, summary = words.verdict(metrics, paths, source, axes, part)
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
         return TraceResult(
             metrics=metrics,
             verdict=verdict,
             summary=summary,
-            findings=(*decoder.notes, *words.findings(paths, misses, skipped, wanted, first)),
-            settings=self.settings(decoder) | {"scheme_used": paths.scheme, "components": chosen},
+            findings=(*decoder.notes, *words.findings(paths, misses, skipped, wanted, first, part)),
+            settings=settings | {"scheme_used": paths.scheme, "components": chosen},
             artifact=decoder.artifact,
             paths=paths,
             components=tuple(by_component(paths)),
@@ -372,19 +391,23 @@ class Trace(Probe):
                 raise
             return None
 
-    def _starts(self, decoder: Decoder) -> Tensor:
+    def _starts(self, decoder: Decoder, starts: int) -> Tensor:
         from vaeprobe.latents import Posterior
 
         if self.row is None:
-            return self.source().draw(decoder, self.samples, seed=self.seed)
+            return self.source().draw(decoder, starts, seed=self.seed)
         self.check_ready()
         data = self.data_rows()
         assert data is not None
         self._check_row(len(data))
         return Posterior(data[self.row : self.row + 1], means=True).draw(decoder, 1, seed=self.seed)
 
-    def _components(self, decoder: Decoder, z0: Tensor) -> tuple[list[int], int]:
-        """Return the components to trace, and how many others were left out."""
+    def _components(self, decoder: Decoder, z0: Tensor, few: bool) -> tuple[list[int], int]:
+        """Return the components to trace, and how many others were left out.
+
+        Args:
+            few: each node costs much.
+        """
         k = len(decoder.continuous)
         if self.components is not None:
             return parse_components(self.components), 0
@@ -397,7 +420,7 @@ class Trace(Probe):
         frame = DenseField(decoder, self.metric_likelihood(decoder), self.chunk).frame(z0)
         rms = frame.s[frame.finite].square().mean(0).sqrt() if frame.finite.any() else frame.s.new_ones(k)
         matter = int((rms > ACTIVE_THRESHOLD * rms[0]).sum())
-        count = min(max(matter, 1), LEADING if k > MANY else COMPONENTS)
+        count = min(max(matter, 1), LEADING // 2 if few else LEADING if k > MANY else COMPONENTS)
         return list(range(count)), k - count
 
     def _centre(self, decoder: Decoder, first: Sequence[Seam]) -> Tensor:

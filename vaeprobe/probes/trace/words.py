@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vaeprobe.findings import (
+    PART_OF_LATENTS,
     TRACE_COLLAPSE,
     TRACE_COMPONENTS,
     TRACE_NO_PICTURE,
@@ -21,6 +22,7 @@ from vaeprobe.report import Finding, Metric
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vaeprobe.probes.parts import Part
     from vaeprobe.seams import Paths, Seam
 
 # From this mean chord over length on seams are called straight (an arc that turns by half a radian), and below
@@ -33,9 +35,28 @@ TIED = 0.5
 
 
 def verdict(
-    metrics: Mapping[str, Metric], paths: Paths, source: str, axes: Sequence[str] = ()
+    metrics: Mapping[str, Metric],
+    paths: Paths,
+    source: str,
+    axes: Sequence[str] = (),
+    part: Part | None = None,
 ) -> tuple[str, str]:
-    """Return the verdict and the sentence that carries it; `axes` are the names of the latents that seams run along."""
+    """Return the verdict and the sentence that carries it.
+
+    Args:
+        axes: the names of the latents that seams run along.
+        part: among which latents they were traced, None for all.
+    """
+    word, sentence = _verdict(metrics, paths, source, axes)
+    if part is None:
+        return word, sentence
+    sentence = f"{sentence[0].lower()}{sentence[1:]}"
+    return word, f"Of {part.whole} latents, among {part.words}, the others held: {sentence}"
+
+
+def _verdict(
+    metrics: Mapping[str, Metric], paths: Paths, source: str, axes: Sequence[str]
+) -> tuple[str, str]:
     straight, axis = metrics["trace.straightness"], metrics["trace.axis_overlap"]
     tied = metrics["trace.tied"].value
     starts = len(paths.starts)
@@ -72,7 +93,12 @@ def verdict(
 
 
 def findings(
-    paths: Paths, misses: Tensor, skipped: int, wanted: frozenset[str], first: Sequence[Seam]
+    paths: Paths,
+    misses: Tensor,
+    skipped: int,
+    wanted: frozenset[str],
+    first: Sequence[Seam],
+    part: Part | None = None,
 ) -> tuple[Finding, ...]:
     """Return what a reader has to know about these seams."""
     found = [
@@ -82,6 +108,15 @@ def findings(
             f"{paths.method} frames at {paths.evaluations} latents",
         )
     ]
+    if part is not None:
+        found.append(
+            Finding(
+                PART_OF_LATENTS,
+                f"of {part.whole} latents, seams were traced among {part.words}, through {len(paths.starts)} "
+                f"start{'s' if len(paths.starts) > 1 else ''}, with the others held where each start has them",
+                hint="--part all traces the leading seams of all latents; --part channels takes as many starts as --starts says",
+            )
+        )
     if skipped:
         found.append(
             Finding(
