@@ -151,6 +151,7 @@ def trace(
     radius: float | None = None,
     tolerance: float | None = None,
     scheme: Literal["auto", "smooth", "kinks", "rough"] = "auto",
+    part: Literal["auto", "all", "channels", "some"] = "auto",
     frames: int = 11,
     save: str | PathLike[str] | None = None,
     images: str | PathLike[str] | None = None,
@@ -164,6 +165,8 @@ def trace(
     A seam is the path through a latent whose tangent is one right singular vector v_i of the Jacobian
     everywhere: the paper's sub-manifold M_i.  Every component is followed both ways from every start, by
     continuity through crossings and ties, and each stop and event is recorded with its place.
+
+    With a part of the latents the others keep their place at the start: the Jacobian is that of the part.
 
     Args:
         decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
@@ -181,6 +184,7 @@ def trace(
         radius: Latent radius to stop at (default: 99 % of the prior).
         tolerance: Error per step (default: by scheme and precision).
         scheme: How to step; auto looks at the decoder.
+        part: Latents to trace among, the others given: all, the channels at a random site, some random ones; auto takes the channels where a map has hundreds of latents, at fewer starts.
         frames: Pictures per seam in --images.
         save: Write the seams to an .npz file.
         images: Write traversals along seams and axes to a PNG file.

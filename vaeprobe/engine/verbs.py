@@ -22,6 +22,7 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import Chunk, Size, sweep
 from vaeprobe.engine.columns import Columns, Known, dense_gram
 from vaeprobe.engine.methods import choose, function_of
+from vaeprobe.engine.remembered import recalled
 from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.likelihoods import Likelihood
 
@@ -104,6 +105,17 @@ def gram(
                  [2., 1.]]], dtype=torch.float64)
     """
     decoder = _decoder(f, z)
+    return recalled(
+        (decoder, likelihood),
+        z,
+        columns,
+        lambda rows, some: _gram(decoder, rows, likelihood, some, chunk),
+    )
+
+
+def _gram(
+    decoder: Decoder, z: Tensor, likelihood: Likelihood | None, columns: Tensor | None, chunk: int | None
+) -> Tensor:
     natural = decoder.natural_for(likelihood)
     g, x = function_of(decoder, natural), _latents(decoder, z)
     choice = choose(decoder, natural=natural)

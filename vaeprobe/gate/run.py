@@ -49,9 +49,12 @@ class Gate:
 
     def check(self, model: str, load: Loader) -> ModelReport:
         """Return what the policy says of one model; an error becomes the report's failure."""
+        from vaeprobe.engine.remembered import remembered
+
         try:
             decoder = load(model)
-            return self.check_decoder(model, decoder)
+            with remembered():  # each look has the latents of the last, and probes share them
+                return self.check_decoder(model, decoder)
         except VaeprobeError as error:
             return ModelReport(model=model, failure=failure_of(error))
         except MemoryError:
