@@ -226,6 +226,20 @@ def _orthogonality(dtype: torch.dtype, device: torch.device, tolerance: float) -
         _number(bent, "orthogonality.ima_contrast"),
         20 * tolerance,
     )
+    yield Answer(
+        "orthogonality: a parabola, nats that the pair shares",
+        right,
+        _number(bent, "orthogonality.mutual_information"),
+        20 * tolerance,
+    )
+    # n_0 = sqrt(1 + 4 z^2), n_1 = 1/2
+    entropies = bent["orthogonality.entropy"].value
+    yield Answer(
+        "orthogonality: a parabola, entropy of the bent latent",
+        right + 0.5 * math.log(2 * math.pi * math.e),
+        entropies[0] if isinstance(entropies, list) else None,
+        20 * tolerance,
+    )
 
 
 def _factorise(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterator[Answer]:

@@ -91,7 +91,8 @@ METRICS: tuple[MetricSpec, ...] = (
         range="[0, inf)",
         formula="mean_z [sum_i log n_i - 1/2 log det G] = mean_z [-1/2 log det C]",
         source=f"Gresele et al. (2021), arXiv:2106.05200; {PAPER}, Eqs. 14, 15",
-        meaning="0 exactly where the columns are orthogonal (Hadamard). It is the gap log p(x) - sum_i log p_i(x) "
+        meaning="0 exactly where the columns are orthogonal (Hadamard). It is the total correlation of the manifold's "
+        "latents (Galperin and Koethe 2025) and the gap log p(x) - sum_i log p_i(x) "
         "between the density and the product of its seam factors, averaged per latent, never taken of an "
         "averaged Jacobian. The verdict says orthogonal where the root-mean-square cosine that it implies is "
         "under 0.05, the alignment is at least 0.8, and it is at most half of that of random columns (or 0.001 "
@@ -231,6 +232,81 @@ METRICS: tuple[MetricSpec, ...] = (
         "special. Large: latents of very different strength, which is what identifies the axes.",
         misleads="It says nothing about angles.",
         remedy="None: neither end is better by itself.",
+    ),
+    MetricSpec(
+        id="orthogonality.entropy",
+        title="entropy per latent",
+        unit="nats",
+        range="(-inf, inf) each",
+        formula="H_i = E log n_i + 1/2 log(2 pi e), active latents",
+        source="Galperin and Koethe (2025), arXiv:2410.19426",
+        meaning="Importance of each active latent in nats: the entropy of what it alone does to the output. A latent that "
+        "stretches e times as far has one nat more. Their sum less the ima contrast, which is the total correlation "
+        "between them, is the entropy of all together.",
+        misleads="It is in the unit of the output (only differences between latents mean anything), counts stretching that "
+        "the noise of the likelihood drowns, and is that of a density only where the decoder is one-to-one.",
+        remedy="Rank latents by it beside their KL (`vaeprobe posterior`), which counts what the encoder keeps.",
+    ),
+    MetricSpec(
+        id="orthogonality.mutual_information",
+        title="information shared by a pair",
+        better="lower",
+        unit="nats",
+        range="[0, inf)",
+        formula="mean over latents z and pairs i < j of -1/2 log(1 - C_ij^2)",
+        source="Galperin and Koethe (2025), arXiv:2410.19426",
+        meaning="Dependence of two latents through the angle of their columns, averaged over pairs; 0 for orthogonal ones. "
+        "`details.mutual_information` of the JSON form has every pair. For two latents it is the ima contrast.",
+        misleads="Pairs do not add up to the contrast: three columns in a plane share more than their pairs say.",
+        remedy="Look up the largest pairs: two latents that share a factor.",
+    ),
+    MetricSpec(
+        id="orthogonality.mutual_information_null",
+        title="the same under random rotations",
+        beside="random axes",
+        unit="nats",
+        range="[0, inf)",
+        formula="mean over Haar R, latents z and pairs of -1/2 log(1 - C_ij^2) for R^T G(z) R",
+        source="rotation null; N(0, I) is invariant under R",
+        meaning="What pairs of an arbitrary basis of the same latent space share.",
+        misleads="It is small for a decoder that stretches all latents alike, whose every basis is orthogonal.",
+        remedy="None needed: it is what the pairs are held against.",
+    ),
+    MetricSpec(
+        id="orthogonality.mutual_information_gaussian",
+        title="the same of random columns",
+        beside="random columns",
+        unit="nats",
+        range="[0, inf)",
+        formula="1/2 [psi(m/2) - psi((m-1)/2)], m outputs",
+        source="Bartlett's decomposition of a Gaussian matrix",
+        meaning="What two columns of independent Gaussian entries share.",
+        misleads="As for the cosines: m overstates the directions that a decoder really uses.",
+        remedy="Use the rotation null.",
+    ),
+    MetricSpec(
+        id="orthogonality.isometry_defect",
+        title="isometry defect",
+        better="lower",
+        range="[0, 1)",
+        formula="1 - (E sum_i s_i)^2 / (a E sum_i s_i^2) = min over c, Q(z) orthonormal of E|J - c Q|_F^2 / E|J|_F^2",
+        source="Horan et al. (2021); arXiv:2503.15355",
+        meaning="0 where the decoder keeps all lengths up to one factor, over the a active latents: then latent distances "
+        "are distances of outputs. It does not depend on the axes.",
+        misleads="No isometry is needed for independent components: latents of different strength have a defect, and only "
+        "they identify the axes.",
+        remedy="None: neither end is better by itself. Compare it with that of random columns.",
+    ),
+    MetricSpec(
+        id="orthogonality.isometry_defect_gaussian",
+        title="isometry defect of random columns",
+        beside="random columns",
+        range="[0, 1)",
+        formula="that of an m x a Jacobian with independent Gaussian entries, by simulation",
+        source="Bartlett's decomposition of a Gaussian matrix",
+        meaning="What chance gives: near 0 where outputs are many, for random columns are orthogonal and alike there.",
+        misleads="As for the cosines: m overstates the directions that a decoder really uses.",
+        remedy="None needed.",
     ),
     MetricSpec(
         id="orthogonality.condition_number",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -12,7 +13,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.geometry import gram
-from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast
+from vaeprobe.geometry.entropies import isometry_defect, pairwise_information, seam_entropies
+from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast, expected_isometry_defect
 from vaeprobe.geometry.rotations import (
     TIE,
     Alignment,
@@ -354,13 +356,38 @@ class Reading:
     def chance(self) -> tuple[float, float]:
         """The mean |cos| under random rotations, and the mean distance of random V to the axes."""
         a = len(self.active)
-        G = self.usable[:128]
-        R = haar(a, 20, self.seed)
         i, j = torch.triu_indices(a, a, 1)
-        cosine = torch.stack([gram.column_cosines(rotate(G, r))[:, i, j].abs().mean() for r in R]).mean()
+        cosine = torch.stack([gram.column_cosines(G)[:, i, j].abs().mean() for G in self._rotated()]).mean()
         V = haar(a, 64, self.seed + 1)
         spread = torch.arange(a, 0, -1, dtype=V.dtype).expand(len(V), a)
         return float(cosine), float(distance_to_axes(spread, V).mean())
+
+    def _rotated(self) -> Iterator[Tensor]:
+        """Yield the metrics of the first latents in a few random bases."""
+        G = self.usable[:128]
+        return (rotate(G, R) for R in haar(len(self.active), 20, self.seed))
+
+    @cached_property
+    def entropies(self) -> tuple[tuple[float, tuple[float, float] | None], ...] | None:
+        """Entropy of each active latent in nats, with its interval; None where J has not full rank."""
+        if self.singular:
+            return None
+        H = seam_entropies(self.usable)
+        return tuple(
+            (float(x), mean_interval(column)) for x, column in zip(H.mean(0), H.T.numpy(), strict=True)
+        )
+
+    @cached_property
+    def information(self) -> tuple[tuple[float | None, ...], ...] | None:
+        """Mean -1/2 log(1 - C_ij^2) of each pair in nats, active x active; None where J has not full rank."""
+        if self.singular:
+            return None
+        a = len(self.active)
+        out: list[list[float | None]] = [[None] * a for _ in range(a)]
+        pairs = zip(*torch.triu_indices(a, a, 1).tolist(), strict=True)
+        for (i, j), value in zip(pairs, pairwise_information(self.usable).mean(0).tolist(), strict=True):
+            out[i][j] = out[j][i] = value
+        return tuple(tuple(row) for row in out)
 
     # -- metrics -----------------------------------------------------------------------------------
 
@@ -408,6 +435,8 @@ class Reading:
             *self._rotation_metrics(),
             self._mean_field_gap(),
             *self._frame_metrics(),
+            *self._nats_metrics(),
+            *self._isometry_metrics(),
         ]
 
     def _cosine_metrics(self) -> list[Metric]:
@@ -502,6 +531,57 @@ class Reading:
         return [
             self._mean(id, x, low=low)
             for id, x, low in zip(ids, (given, turned, given - turned), (0.0, 0.0, -math.inf), strict=True)
+        ]
+
+    def _nats_metrics(self) -> list[Metric]:
+        """Entropies of latents and what pairs of them share, beside random axes and random columns."""
+        names = ("entropy", "mutual_information", "mutual_information_null", "mutual_information_gaussian")
+        specs = [SPECS[f"orthogonality.{name}"] for name in names]
+        if self.singular or self.entropies is None:
+            return [Metric.undefined(spec, self.singular or "") for spec in specs]
+        shared = pairwise_information(self.usable).mean(1)
+        by_rotation = torch.stack([pairwise_information(G).mean(1) for G in self._rotated()])
+        null, draws = by_rotation.mean(0).numpy(), by_rotation.mean(1).numpy()
+        return [
+            Metric(
+                specs[0],
+                [value for value, _ in self.entropies],
+                n=len(self.usable),
+                method="mean over latents; intervals in the table",
+            ),
+            self._mean(specs[1].id, shared),
+            Metric(
+                specs[2],
+                float(null.mean()),
+                ci=mean_interval(null, draws - draws.mean(), low=0.0),
+                level=LEVEL,
+                n=len(null),
+                method=f"mean over latents and {len(draws)} Haar rotations; interval over both",
+            ),
+            Metric(specs[3], expected_contrast(2, self.decoder.data_dim), method="closed form"),
+        ]
+
+    def _isometry_metrics(self) -> list[Metric]:
+        spec, beside = (SPECS[f"orthogonality.isometry_defect{end}"] for end in ("", "_gaussian"))
+        if self.no_pairs or self.decoder.data_dim < len(self.active):
+            why = self.no_pairs or self.singular or ""
+            return [Metric.undefined(spec, why), Metric.undefined(beside, why)]
+        s = self.frame[0] if not self.singular else gram.singular_frame(self.sub)[0]
+        value, moved = isometry_defect(s)
+        return [
+            Metric(
+                spec,
+                value,
+                ci=mean_interval(moved.numpy(), low=0.0, high=1.0),
+                level=LEVEL,
+                n=len(s),
+                method="ratio of means over latents; interval by their influence",
+            ),
+            Metric(
+                beside,
+                expected_isometry_defect(len(self.active), self.decoder.data_dim),
+                method="200 draws of a Gaussian matrix",
+            ),
         ]
 
     def _mean_field_gap(self) -> Metric:

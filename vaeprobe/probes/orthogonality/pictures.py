@@ -112,12 +112,17 @@ def tables(reading: Reading, metrics: Mapping[str, Metric]) -> list[Table]:
             ["mean |cos|", value("mean_abs_cosine"), cosine, None, value("mean_abs_cosine_gaussian")],
             ["ima contrast", value("ima_contrast"), value("ima_contrast_null"), f"{low:.3g} - {high:.3g}",
              value("ima_contrast_gaussian")],
+            ["shared by a pair (nats)", value("mutual_information"), value("mutual_information_null"), None,
+             value("mutual_information_gaussian")],
             ["distance to axes", value("distance_to_axes"), distance, None, None],
+            ["isometry defect", value("isometry_defect"), value("isometry_defect"), None,
+             value("isometry_defect_gaussian")],
         ],
         note=f"the mean-field gap above supposes {reading.noise} (--beta-sigma2)",
     )  # fmt: skip
+    importance = _importance(reading)
     if isinstance(reading.search, str):
-        return [beside]
+        return [beside, importance]
     fit, held = reading.halves
     search = reading.search
     stay = search.R.diagonal()
@@ -131,4 +136,27 @@ def tables(reading: Reading, metrics: Mapping[str, Metric]) -> list[Table]:
         note=f"{search.agreeing} of {search.starts} starts agree; R* keeps "
         f"{int((stay > 0.98).sum())} of {len(stay)} axes to a cosine of 0.98",
     )
-    return [beside, repair]
+    return [beside, repair, importance]
+
+
+def _importance(reading: Reading) -> Table:
+    """Return the active latents by their entropy, the most important first, with the pair that shares most."""
+    entropies, information = reading.entropies, reading.information
+    assert entropies is not None
+    assert information is not None
+    names = [reading.names[i] for i in reading.active.tolist()]
+    order = sorted(range(len(names)), key=lambda i: -entropies[i][0])[:SHOWN]
+    rows: list[list[Value]] = []
+    for i in order:
+        value, ci = entropies[i]
+        shared = [-1.0 if x is None else x for x in information[i]]
+        most = max(range(len(names)), key=lambda j: shared[j])
+        interval = None if ci is None else f"{ci[0]:.3g} .. {ci[1]:.3g}"
+        rows.append([names[i], value, interval, shared[most], names[most]])
+    note = _rest(f"the {len(order)} most important", len(order), len(names))
+    return Table(
+        title="Importance of latents (nats)",
+        columns=["", "entropy", "95% interval", "shares most", "with"],
+        rows=rows,
+        note=note or "entropy along the seam, in the unit of the output: differences between latents count",
+    )

@@ -34,6 +34,8 @@ class OrthogonalityResult(Result):
         latent_names: name of each continuous latent, in the order of the matrices.
         active: indices into `latent_names` of the active latents.
         cosines: mean |C_ij| over latents, active x active; None where undefined.
+        information: mean -1/2 log(1 - C_ij^2) in nats, active x active, None on the diagonal; None where undefined.
+        entropies: entropy of each active latent in nats, and its interval; None where undefined.
         norms: mean column norm of each continuous latent.
         spectrum: root-mean-square singular values of the active columns, descending.
         threshold: share of the largest norm under which a latent is inactive.
@@ -64,6 +66,12 @@ class OrthogonalityResult(Result):
     mean_field_gap = Measured("orthogonality.mean_field_gap")
     distance_to_axes = Measured("orthogonality.distance_to_axes")
     conformality = Measured("orthogonality.conformality")
+    entropy = Measured("orthogonality.entropy")
+    mutual_information = Measured("orthogonality.mutual_information")
+    mutual_information_null = Measured("orthogonality.mutual_information_null")
+    mutual_information_gaussian = Measured("orthogonality.mutual_information_gaussian")
+    isometry_defect = Measured("orthogonality.isometry_defect")
+    isometry_defect_gaussian = Measured("orthogonality.isometry_defect_gaussian")
     condition_number = Measured("orthogonality.condition_number")
     effective_rank = Measured("orthogonality.effective_rank")
     smallest_gap = Measured("orthogonality.smallest_gap")
@@ -72,6 +80,8 @@ class OrthogonalityResult(Result):
     latent_names: tuple[str, ...] = ()
     active: tuple[int, ...] = ()
     cosines: tuple[tuple[float | None, ...], ...] | None = None
+    information: tuple[tuple[float | None, ...], ...] | None = None
+    entropies: tuple[tuple[float, tuple[float, float] | None], ...] | None = None
     norms: tuple[float, ...] = ()
     spectrum: tuple[float, ...] = ()
     threshold: float = 0.05
@@ -143,12 +153,22 @@ class OrthogonalityResult(Result):
             metrics=self.metrics,
         )
 
+    def _entropy(self, i: int) -> dict[str, Any]:
+        """Return the entropy of a latent with its interval, where it has one."""
+        if self.entropies is None or i not in self.active:
+            return {}
+        value, ci = self.entropies[self.active.index(i)]
+        return {"entropy": value, "entropy_ci": None if ci is None else list(ci)}
+
     def details(self) -> dict[str, Any]:
         return {
             "latents": [
-                {"name": name, "mean_norm": norm, "active": i in set(self.active)}
+                {"name": name, "mean_norm": norm, "active": i in set(self.active), **self._entropy(i)}
                 for i, (name, norm) in enumerate(zip(self.latent_names, self.norms, strict=True))
             ],
+            "mutual_information": None
+            if self.information is None
+            else [list(row) for row in self.information],
             "mean_abs_cosines": None if self.cosines is None else [list(row) for row in self.cosines],
             "rms_singular_values": list(self.spectrum),
             "rotation": None if self.rotation is None else self.rotation.tolist(),
@@ -271,6 +291,8 @@ class Orthogonality(Probe):
             latent_names=reading.names,
             active=tuple(reading.active.tolist()),
             cosines=reading.cosine_matrix,
+            information=reading.information,
+            entropies=reading.entropies,
             norms=tuple(reading.mean_norms.tolist()),
             spectrum=tuple(reading.rms_singular_values.tolist()),
             threshold=self.active_threshold,

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.geometry.rotations import Alignment
+    from vaeprobe.inference.consistency import Consistency
     from vaeprobe.inference.moments import PosteriorMoments
 
 METRICS = (
@@ -165,6 +166,30 @@ METRICS = (
         misleads="Terms of both signs cancel in it.",
         remedy="Large: arguments from Eq. 5 say little about this decoder.",
     ),
+    MetricSpec(
+        id="posterior.self_consistency",
+        title="self-consistency",
+        better="lower",
+        range="[0, inf)",
+        formula="E|e(f(z)) - z|^2 / E tr Sigma(f(z)), z ~ q(z|x), latents in use",
+        source="Reizinger et al. (2022), arXiv:2206.02416; linear VAE: sum_i Sigma_ii^2 / sum_i Sigma_ii",
+        meaning="How far encoding what was decoded ends from the latent it began with, beside the variance that the "
+        "posterior claims: well under 1 where the encoder inverts the decoder, as the optimum does at small noise.",
+        misleads="Small also where posteriors are wide. The encoder sees means, smoother than the data it was trained on.",
+        remedy="Near or over 1: encoder and decoder do not belong together, the data range is another, or the decoder gives "
+        "the same output for other latents (`factorise.sheets`).",
+    ),
+    MetricSpec(
+        id="posterior.self_consistency_null",
+        title="the same with codes of other rows",
+        beside="other rows",
+        range="[0, inf)",
+        formula="E|e(f(z')) - z|^2 / E tr Sigma(f(z)), z' of another row",
+        source="permutation of the rows",
+        meaning="What an encoder that tells nothing about z would have.",
+        misleads="It is large where posteriors are narrow, whatever the encoder.",
+        remedy="None needed: it is what the self-consistency is held against.",
+    ),
     KL_PER_LATENT,
 )
 SPECS = specs_by_id(METRICS)
@@ -189,6 +214,21 @@ def residual_share(m: PosteriorMoments, active: Tensor, seed: int) -> Metric:
         n=m.rows,
         method="Gauss-Newton less Bonnet/Stein, bootstrap over rows",
     )
+
+
+def consistency(found: Consistency | str, n: int) -> list[Metric]:
+    """Return the self-consistency of encoder and decoder as metrics."""
+    from vaeprobe.intervals import LEVEL
+
+    spec, null = (SPECS[f"posterior.self_consistency{end}"] for end in ("", "_null"))
+    if isinstance(found, str):
+        return [Metric.undefined(spec, found, n=n), Metric.undefined(null, found, n=n)]
+    level = LEVEL if found.ci else None
+    how = "one posterior draw a row; ratio of means, interval by the rows' influence"
+    return [
+        Metric(spec, found.value, ci=found.ci, level=level, n=n, method=how),
+        Metric(null, found.null, n=n, method="each row with the codes of the one before"),
+    ]
 
 
 def hessian_alignment(

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.posterior import pictures, words
-from vaeprobe.probes.posterior.numbers import METRICS, diagonality, hessian_alignment, residual_share
+from vaeprobe.probes.posterior.numbers import (
+    METRICS,
+    consistency,
+    diagonality,
+    hessian_alignment,
+    residual_share,
+)
 from vaeprobe.probes.with_encoder import EncoderProbe
 from vaeprobe.report import Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
@@ -43,6 +49,7 @@ class PosteriorResult(Result):
         ("posterior.hessian_diagonality", "posterior.hessian_p_value"),
         ("posterior.residual_share",),
         ("posterior.mean_field_gap",),
+        ("posterior.self_consistency", "posterior.self_consistency_null"),
         ("elbo.value", "elbo.det"),
     )
 
@@ -53,6 +60,8 @@ class PosteriorResult(Result):
     mean_field_gap = Measured("posterior.mean_field_gap")
     variance_gap = Measured("posterior.variance_gap")
     mean_gap = Measured("posterior.mean_gap")
+    self_consistency = Measured("posterior.self_consistency")
+    self_consistency_null = Measured("posterior.self_consistency_null")
     elbo_value = Measured("elbo.value")
     elbo_objective = Measured("elbo.objective")
     elbo_reconstruction = Measured("elbo.reconstruction")
@@ -165,6 +174,7 @@ class Posterior(EncoderProbe):
 
         from vaeprobe.geometry.gram import mean_field_gap
         from vaeprobe.inference.collapse import active_by_all_rules
+        from vaeprobe.inference.consistency import self_consistency
         from vaeprobe.inference.elbo import elbo_terms, kl_per_latent, mean_gap, variance_gap
         from vaeprobe.inference.identity import ratio_per_latent
 
@@ -184,6 +194,10 @@ class Posterior(EncoderProbe):
         intervals = ratio_per_latent(ratio, torch.ones_like(ratio), seed=self.seed)
         alignment, why_not = hessian_alignment(m, active, beta, self.rotations, self.seed)
         kl = kl_per_latent(m.mean, m.variance)
+        encoder = self.chosen_encoder(decoder)
+        consistent = self_consistency(
+            decoder, encoder, evidence.x, evidence.likelihood, m, active, seed=self.seed
+        )
         metrics = metric_map(
             [
                 Metric(
@@ -197,6 +211,7 @@ class Posterior(EncoderProbe):
                 self.mean_over_rows("posterior.mean_field_gap", mean_field_gap(m.gram, beta)),
                 self.mean_over_rows("posterior.variance_gap", variance_gap(m, beta).sum(1)),
                 self.mean_over_rows("posterior.mean_gap", mean_gap(m, beta)),
+                *consistency(consistent, m.rows),
                 self.mean_over_rows("elbo.value", terms.value()),
                 self.mean_over_rows("elbo.objective", terms.value(beta)),
                 self.mean_over_rows("elbo.reconstruction", terms.reconstruction),
