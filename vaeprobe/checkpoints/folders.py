@@ -6,19 +6,21 @@ of the Hugging Face Hub's cache to its own store).
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vaeprobe.checkpoints import said
 from vaeprobe.errors import InputError, UnsafeError
-from vaeprobe.files import addresses
+from vaeprobe.files import addresses, distributed
 from vaeprobe.files.source import Source, quoted, read_source
 
-__all__ = ["Folder", "InFolder", "open_folder", "read", "said_beside", "shards"]
+__all__ = ["Folder", "InFolder", "is_distributed", "open_folder", "read", "said_beside", "shards"]
 
 PARTS = ("vae", "vqvae", "movq")  # where a pipeline's folder has its autoencoder
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
@@ -58,6 +60,19 @@ class InFolder(Source):
     folder: Folder = field(default_factory=lambda: Folder(Path(), ()))
     shards: tuple[Source, ...] = ()
 
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the bytes that were read, of all files in order."""
+        digest = hashlib.sha256(self.data)
+        for shard in self.shards:
+            digest.update(shard.data)
+        return digest.hexdigest()
+
+    @property
+    def size(self) -> int:
+        """Number of bytes of all files."""
+        return len(self.data) + sum(shard.size for shard in self.shards)
+
     @property
     def shown(self) -> str:
         """The folder as the user gave it."""
@@ -81,8 +96,29 @@ def read(path: str | os.PathLike[str]) -> Source:
         folder = open_folder(Path(path))
     else:
         return _alone(read_source(path))
+    if Path(path).is_dir() and folder.weights[0].name == distributed.INDEX:
+        return _distributed(Path(path), folder.weights[0])
     first, *shards = (read_source(file) for file in folder.weights)
     return InFolder(first.path, first.data, folder=folder, shards=tuple(shards))
+
+
+def _distributed(path: Path, index: Path) -> Source:
+    """Read a distributed checkpoint: its index, and the files that this names."""
+    first = read_source(index)
+    names = distributed.read(first.data, _shown(path)).files
+    for name in names:
+        if not (path / name).is_file():
+            raise InputError(
+                f"{_shown(path)} lacks {quoted(name)}, which its index names", hint="fetch the missing file"
+            )
+    files = tuple(read_source(_inside(path, path / name)) for name in names)
+    # its blueprint stands beside the folder, as that of a file does
+    return InFolder(path, first.data, folder=Folder(path, (index,)), shards=files)
+
+
+def is_distributed(source: Source) -> bool:
+    """Return whether a source is a distributed checkpoint."""
+    return isinstance(source, InFolder) and [f.name for f in source.folder.weights] == [distributed.INDEX]
 
 
 def said_beside(source: Source) -> Mapping[str, Any]:
@@ -103,12 +139,8 @@ def open_folder(path: Path) -> Folder:
         UnsafeError: a file of it lies outside.
     """
     names = _names(path)
-    if ".metadata" in names and any(name.endswith(".distcp") for name in names):
-        raise InputError(
-            f"{_shown(path)} is a distributed checkpoint of torch, whose index is a pickle",
-            hint="turn one of your own into a file: python -m torch.distributed.checkpoint.format_utils dcp_to_torch"
-            f" {path} model.pt (dcp_to_torch_save in Python)",
-        )
+    if distributed.is_distributed(names):
+        return Folder(path, (_inside(path, path / distributed.INDEX),))
     if "model_index.json" in names:
         part = next((p for p in PARTS if (path / p / "config.json").is_file()), None)
         if part is None:
@@ -150,6 +182,12 @@ def _alone(source: Source) -> Source:
     Raises:
         InputError: it is.
     """
+    name = source.path.name
+    if name.endswith(distributed.SUFFIX) or name == distributed.INDEX:
+        raise InputError(
+            f"{source.name} is one part of a distributed checkpoint of torch",
+            hint=f"give the folder, {quoted(str(source.path.parent))}",
+        )
     shard = re.fullmatch(r"(.+)-\d{5}-of-\d{5}(\.\w+)", source.path.name)
     index = source.path.with_name(f"{shard[1]}{shard[2]}{INDEX}") if shard else None
     if index is not None and index.is_file():

@@ -15,7 +15,17 @@ from vaeprobe.files.trust import foreign, named, trust
 from vaeprobe.findings import CHOSEN_ENTRY, TWO_SETS_OF_WEIGHTS, UNREAD_OBJECTS
 from vaeprobe.report import Finding
 
-__all__ = ["Selection", "is_module", "module_at", "part", "select", "submodules", "tensors_of", "under_key"]
+__all__ = [
+    "USUAL",
+    "Selection",
+    "is_module",
+    "module_at",
+    "part",
+    "select",
+    "submodules",
+    "tensors_of",
+    "under_key",
+]
 
 # where training scripts put a model's weights, the likeliest first
 USUAL = (

@@ -173,7 +173,10 @@ def _look_at_module(
 
 FORMAT = Format(
     name="torch",
-    claims=lambda contents: contents.container in ("torch zip", "torch legacy", "pickle"),
+    claims=lambda contents: (
+        contents.container in ("torch zip", "torch legacy", "pickle")
+        and not folders.is_distributed(contents.source)
+    ),
     read=read,
     look=look,
     weights=weights,
