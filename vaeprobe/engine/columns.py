@@ -20,7 +20,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["Columns", "Deferred", "Known", "LinearOutput", "Reshaped", "Scaled", "Upsampling", "dense_gram"]
+__all__ = [
+    "Changed",
+    "Columns",
+    "Deferred",
+    "Known",
+    "LinearOutput",
+    "Reshaped",
+    "Scaled",
+    "Upsampling",
+    "dense_gram",
+]
 
 GRAM_BYTES = 1 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
@@ -98,6 +108,23 @@ class Deferred(Columns):
 
     def _release(self) -> None:
         self._function = None
+
+
+class Changed(Columns):
+    """Tangents changed by `change`, which is told whether it may write to them; the shape stays."""
+
+    def __init__(self, inner: Columns, change: Callable[[Tensor, bool], Tensor]) -> None:
+        super().__init__(inner.directions, inner.shape)
+        self._inner: Columns | None = inner
+        self._change: Callable[[Tensor, bool], Tensor] | None = change
+
+    def _compute(self) -> tuple[Tensor, bool]:
+        assert self._inner is not None
+        assert self._change is not None
+        return self._change(*_take(self._inner)), True
+
+    def _release(self) -> None:
+        self._inner = self._change = None
 
 
 class Scaled(Columns):

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaeprobe.engine.columns import (
+    Changed,
     Columns,
     Deferred,
     Known,
@@ -219,8 +220,10 @@ def _propagate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return _dual(y, LinearOutput(_columns_of(x).value(), plain_args[1].mT, y.shape))
         if name in LINEAR_PER_SAMPLE or (name == "pad" and x.primal.ndim > 2):
             return _per_sample(func, name, x, plain_args, plain_kwargs)
-        if name in ("group_norm", "layer_norm"):
-            return _normalised(func, name, x, plain_args, plain_kwargs)
+        if name == "group_norm":
+            return _group_norm(x, plain_args, plain_kwargs)
+        if name == "layer_norm":
+            return _layer_norm(func, x, plain_args, plain_kwargs)
     y = func(*plain_args, **plain_kwargs)
     if not any(t.is_floating_point() or t.is_complex() for t in _tensors_in(y)):
         return y  # sizes, comparisons, indices
@@ -554,19 +557,50 @@ def _per_sample(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: di
     )
 
 
-def _normalised(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Group and layer normalisation: x_hat = (x - mean) / sd, so its tangent is (t - mean t - x_hat mean(x_hat t)) / sd."""
-    names = ("input", "num_groups" if name == "group_norm" else "normalized_shape", "weight", "bias", "eps")
+def _group_norm(x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual:
+    """Group normalisation: x_hat = (x - mean) / sd, so its tangent is (t - mean t - x_hat mean(x_hat t)) / sd.
+
+    Sums over pixels first and over the channels of a group then, so that either layout is read as it lies.  The
+    variance is that of the centred numbers: torch's kernel for channels last takes it as a difference of squares.
+    """
+    settings = {**dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)), **kwargs}
+    columns, primal = _columns_of(x), x.primal
+    groups, c, eps = int(settings["num_groups"]), primal.shape[1], settings.get("eps", 1e-5)
+    pixels, around = primal[0, 0].numel(), [1] * (primal.ndim - 2)
+
+    def mean(t: Tensor) -> Tensor:
+        """Return means over groups, spread over their channels, of a tensor of shape (..., c, *pixels)."""
+        sums = t.sum(tuple(range(-len(around), 0))) if around else t
+        sums = sums.reshape(*sums.shape[:-1], groups, c // groups).sum(-1, keepdim=True)
+        means = (sums / (pixels * (c // groups))).expand(*sums.shape[:-1], c // groups)
+        return means.reshape(*means.shape[:-2], c, *around)
+
+    weight, bias = (
+        None if parameter is None else parameter.detach().reshape(-1, *around)
+        for parameter in (settings.get("weight"), settings.get("bias"))
+    )
+    hat = primal - mean(primal)
+    rate = (mean(hat.square()) + eps).rsqrt()
+    hat = hat.mul_(rate)
+    y = hat if weight is None else hat * weight
+
+    def centred(t: Tensor, mine: bool) -> Tensor:
+        shift, slope = mean(t), mean(t * hat)
+        return (t.sub_(shift) if mine else t - shift).addcmul_(hat, slope, value=-1)
+
+    tangents = Scaled(Changed(columns, centred), rate if weight is None else rate * weight)
+    # `hat` is kept: what is given out may be written to
+    return _dual(y.clone() if y is hat and bias is None else y if bias is None else y + bias, tangents)
+
+
+def _layer_norm(func: Any, x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual:
+    """Layer normalisation: as group normalisation, over the last axes."""
+    names = ("input", "normalized_shape", "weight", "bias", "eps")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
     columns, primal = _columns_of(x), x.primal
     y = func(*args, **kwargs)
     weight, eps = settings.get("weight"), settings.get("eps", 1e-5)
-    if name == "group_norm":
-        lead: tuple[int, ...] = (primal.shape[0], settings["num_groups"])
-        scale = None if weight is None else weight.reshape(1, -1, *[1] * (primal.ndim - 2))
-    else:
-        lead = tuple(primal.shape[: primal.ndim - len(tuple(settings["normalized_shape"]))])
-        scale = weight
+    lead = tuple(primal.shape[: primal.ndim - len(tuple(settings["normalized_shape"]))])
     rows = primal.reshape(*lead, -1)
     variance, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
     rate = (variance + eps).rsqrt()
@@ -577,13 +611,9 @@ def _normalised(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: di
         t = inputs.reshape(columns.directions, *lead, -1)
         both = torch.stack([torch.ones_like(hat), hat], -1) / hat.shape[-1]
         moments = torch.einsum("d...l,...lc->d...c", t, both)
-        out = t - moments[..., :1]
-        out = (
-            torch.addcmul(out, hat, moments[..., 1:], value=-1)
-            .mul_(rate)
-            .reshape(columns.directions, *y.shape)
-        )
-        return out if scale is None else out.mul_(scale)
+        out = torch.addcmul(t - moments[..., :1], hat, moments[..., 1:], value=-1).mul_(rate)
+        out = out.reshape(columns.directions, *y.shape)
+        return out if weight is None else out.mul_(weight)
 
     return _dual(y, Deferred(columns.directions, y.shape, compute))
 
