@@ -402,3 +402,19 @@ def test_agreement_without_noise_is_the_sample_deviation() -> None:
     bottom = torch.full((10, 3), 0.8, dtype=torch.float64)
     own = torch.tensor([0.9, 1.0, 1.1], dtype=torch.float64)
     assert close(agreement(bottom * own, bottom).spread, own.std())
+
+
+@pytest.mark.parametrize("apart", [0.0, 1.0])
+def test_a_resample_of_rows_carries_their_noise_twice(apart: float) -> None:
+    """Ratios with sampling noise of variance v and a spread of `apart` times v: of many latents, each resample's
+    ratios vary by v (apart + 2), and the interval lies about the truth only where both v are taken off."""
+    n, k = 100, 400
+    rng = np.random.default_rng(5)
+    noise = 0.2 * torch.from_numpy(rng.standard_normal((n, k)))
+    v = 0.2**2 / n
+    own = 1 + math.sqrt(apart * v) * torch.from_numpy(rng.standard_normal(k))
+    bottom = torch.ones(n, k, dtype=torch.float64)
+    low, high = (end**2 / v for end in agreement(bottom * (own + noise), bottom).ci)
+    assert low <= apart <= high
+    assert low > apart - 0.6
+    assert high < apart + 0.7
