@@ -134,16 +134,16 @@ def test_5_where_a_file_is_damaged(check: Any) -> None:
 
 
 def test_70_of_one_model_keeps_the_reports_of_the_others(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vaeprobe.cli import check as command
+    from vaeprobe.cli import loading
 
-    load = command.load
+    load = loading.load
 
     def broken(path: Path, **settings: Any) -> Any:
         if path.name == "bad.npy":
             raise ZeroDivisionError("oh")
         return load(path, **settings)
 
-    monkeypatch.setattr(command, "load", broken)
+    monkeypatch.setattr(loading, "load", broken)
     monkeypatch.delenv("VAEPROBE_DEBUG", raising=False)
     document = check("bad.npy", "good.npy", "--json")
     assert document.code == 70
@@ -392,16 +392,16 @@ def test_jobs_give_the_same_document(check: Any) -> None:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The models that were loaded."""
-    from vaeprobe.cli import check as command
+    from vaeprobe.cli import loading
 
     seen: list[str] = []
-    load = command.load
+    load = loading.load
 
     def spy(path: Path, **settings: Any) -> Any:
         seen.append(path.name)
         return load(path, **settings)
 
-    monkeypatch.setattr(command, "load", spy)
+    monkeypatch.setattr(loading, "load", spy)
     return seen
 
 

@@ -254,7 +254,7 @@ def _inputs(digest: str, target: str, sha256: str) -> str:
 
 
 def _check_one(gate: Gate, loaded: dict[str, Any], digest: str, model: str) -> ModelReport:
-    report = gate.check(model, lambda path: loading.load(path, **loaded))
+    report = gate.check(model, lambda path: loading.load(Path(path), **loaded))
     sha256 = report.artifact.sha256 if report.artifact else ""
     return replace(report, inputs_sha256=_inputs(digest, model, sha256))
 
@@ -390,7 +390,7 @@ def _init(
     with output.progress_bar(progress):
         measured = {
             _relative(Path(target), path.parent): first_policy.measure(
-                loading.load(target, **loaded), samples=samples, data=data
+                loading.load(Path(target), **loaded), samples=samples, data=data
             )
             for target in track(_targets(models, Policy()), "measuring")
         }
@@ -415,7 +415,7 @@ def _update(gate: Gate, targets: Sequence[str], path: Path, loaded: dict[str, An
     records = baselines.read(path) if path.is_file() else {}
     with output.progress_bar(progress):
         for target in track(targets, "measuring the baseline"):
-            record = gate.record(target, loading.load(target, **loaded))
+            record = gate.record(target, loading.load(Path(target), **loaded))
             records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
     writing.write_text(path, text)

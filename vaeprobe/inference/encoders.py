@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from vaeprobe.checkpoints.loading import load
+from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, OpenSizeError
 from vaeprobe.decoder import Decoder, Encoder
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.errors import UsageError
 
 __all__ = ["open_encoder"]
 
@@ -33,15 +34,12 @@ def open_encoder(path: str | PathLike[str], decoder: Decoder) -> Encoder:
     """
     try:
         loaded = load(path)
-    except InputError as error:
-        if "cannot be run on latents" in error.message:
-            raise UsageError(
-                f"`{path}` is a program that does not take flat rows, and its file does not say what shape it takes",
-                hint="export it to .pt2 with torch.export, which records the shape",
-            ) from None
-        if error.hint != "add --latent-dim D":
-            raise
-        # a program that leaves its input's size open: it takes what the decoder returns
+    except NoFlatRowsError:
+        raise UsageError(
+            f"`{path}` is a program that does not take flat rows, and its file does not say what shape it takes",
+            hint="export it to .pt2 with torch.export, which records the shape",
+        ) from None
+    except OpenSizeError:  # it takes what the decoder returns
         loaded = load(path, latent_dim=decoder.data_dim)
     if loaded.encoder is not None:
         return loaded.encoder

@@ -24,6 +24,7 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
+from vaeprobe.checkpoints.programs.inputs import OpenSizeError
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat, parts_of
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.harm import HINT_SAVE_ANEW, bare_parts, refuse_operator, refuse_parts
@@ -481,7 +482,9 @@ class _Graph:
         row, _, _ = self.input_shape()
         if -1 in row:
             if asked is None:
-                raise InputError("the program leaves the number of latents open", hint="add --latent-dim D")
+                raise OpenSizeError(
+                    "the program leaves the number of latents open", hint="add --latent-dim D"
+                )
             return asked
         d = 1
         for n in row:

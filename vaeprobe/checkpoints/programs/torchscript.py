@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
+from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError
 from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
@@ -815,7 +816,7 @@ def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], b
             f"the program does not take {asked} latents: {quoted(reason or '')}",
             hint="is the number of latents right?",
         )
-    raise InputError(
+    raise NoFlatRowsError(
         f"the program cannot be run on latents: {quoted(reason or 'it has no weights')}",
         hint="add --latent-dim D, or --submodule NAME",
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, Condition
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
+from vaeprobe.checkpoints.programs.inputs import OpenSizeError
 from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
 from vaeprobe.checkpoints.programs.keras.saved import MODELS, Saved, from_hdf5, from_keras
 from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
@@ -324,7 +325,7 @@ class _Builder:
         if shape == (None,) and asked is not None:
             return (asked,)
         if not shape or any(type(n) is not int or n < 1 for n in shape):
-            raise InputError(
+            raise OpenSizeError(
                 "the Keras model leaves the number of its latents open", hint="add --latent-dim D"
             )
         return tuple(n for n in shape if n is not None)

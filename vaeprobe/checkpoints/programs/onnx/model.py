@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import BlueprintError
+from vaeprobe.checkpoints.programs.inputs import OpenSizeError
 from vaeprobe.checkpoints.programs.onnx import table
 from vaeprobe.checkpoints.programs.onnx.external import external_bytes
 from vaeprobe.errors import InputError, MissingExtraError, ResourceError, UsageError, did_you_mean
@@ -262,7 +263,7 @@ class Model:
         if any(n is None for n in rest):
             d = asked or next(self.widths(latent.name), None)
             if d is None or len(rest) > 1:
-                raise InputError(
+                raise OpenSizeError(
                     f"the ONNX model leaves the shape of its input {quoted(latent.name)} open",
                     hint="add --latent-dim D",
                 )
