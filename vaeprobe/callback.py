@@ -67,7 +67,9 @@ class Callback:
         self.history: dict[int, dict[str, float]] = {}
         wanted: dict[str, list[str]] = {}
         known = [
-            id for id in ruled() if not is_verdict(id) and asks_decoder(question_class(probe_of(id) or ""))
+            id
+            for id in ruled()
+            if not is_verdict(id) and (probe := probe_of(id)) and asks_decoder(question_class(probe))
         ]
         for id in metrics:
             if id not in known:

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from vaeprobe.decoder import Decoder
+from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
+from vaeprobe.gate import policy_file
 from vaeprobe.gate.outcome import ModelReport, worst_code
 from vaeprobe.gate.policy import Override, Policy, Rule, Waiver, spec_of
 from vaeprobe.gate.run import Gate, hold, hold_verdict, worst_of
@@ -302,3 +303,93 @@ def test_another_method_is_another_baseline(key: str) -> None:
 @pytest.mark.parametrize("setting", ["chunk", "samples", "rotations", "restarts"])
 def test_what_leaves_the_values_alone_is_the_same_method(setting: str) -> None:
     assert baselines.method_of({setting: 1}) == {}
+
+
+# -- agreement with the baseline -----------------------------------------------------------------------
+
+
+def coded(turn: np.ndarray) -> Decoder:  # type: ignore[type-arg]
+    """A linear decoder of 4 latents whose encoder's codes are turned."""
+    R = torch.from_numpy(turn).float()
+    U = torch.linalg.qr(torch.from_numpy(np.random.default_rng(5).standard_normal((9, 4)))).Q.float()
+
+    def encoded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        z = x @ U @ R.T
+        return z, torch.full_like(z, -3.0)
+
+    return Decoder(lambda z: z @ R @ U.T, 4, encoder=Encoder(encoded, 4, input_shape=(9,)))
+
+
+@pytest.mark.parametrize(
+    ("angle", "limit", "status"),
+    [(0.0, 0.99, "pass"), (0.2, 0.9, "pass"), (0.7, 0.95, "fail")],
+)
+def test_the_same_latents_as_the_baseline(angle: float, limit: float, status: str, tmp_path: Path) -> None:
+    rows = str(tmp_path / "x.npy")
+    np.save(rows, np.random.default_rng(0).standard_normal((300, 9)).astype(np.float32))
+    policy = Policy(
+        rules={"compare.mcc": Rule(metric="compare.mcc", side="min", limit=limit)},
+        samples=8,
+        max_samples=8,
+        data=rows,
+    )
+    old = Gate(policy=policy).record("m", coded(np.eye(4)))
+    # another order, a sign, and a turn of two latents: mean |cos| is (2 cos + 2) / 4 where codes are white
+    turn = np.eye(4)[[2, 0, 3, 1]] * [[1], [-1], [1], [1]]
+    turn[:2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]] @ turn[:2]
+    (outcome,) = Gate(policy=policy, baseline={"m": old}).check_decoder("m", coded(turn)).outcomes
+    assert outcome.metric.value == pytest.approx((2 * np.cos(angle) + 2) / 4, abs=0.03)
+    assert outcome.status == status
+    if angle:  # a limit within the interval is left open
+        low, high = outcome.metric.ci or (0.0, 0.0)
+        assert hold(replace(outcome.rule, limit=(low + high) / 2), outcome.metric).status == "inconclusive"
+
+
+def test_agreement_needs_the_baselines_data(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
+    for k, path in enumerate((first, second)):
+        np.save(path, np.random.default_rng(k).standard_normal((50, 9)).astype(np.float32))
+    rules = {"compare.mcc": Rule(metric="compare.mcc", side="min", limit=0.9)}
+    policy = Policy(rules=rules, samples=8, max_samples=8)
+    decoder = coded(np.eye(4))
+    with pytest.raises(UsageError, match="needs data"):
+        Gate(policy=policy).record("m", decoder)
+    record = Gate(policy=policy, data=first).record("m", decoder)
+    with pytest.raises(UsageError, match="on other data"):
+        Gate(policy=policy, data=second, baseline={"m": record}).check_decoder("m", decoder)
+    bare = replace(record, codes=None)
+    with pytest.raises(UsageError, match="keeps no codes"):
+        Gate(policy=policy, data=first, baseline={"m": bare}).check_decoder("m", decoder)
+    with pytest.raises(UsageError, match="none was given"):
+        Gate(policy=policy, data=first).check_decoder("m", decoder)
+    path = tmp_path / "b.json"
+    path.write_text(baselines.text({"m": record}))
+    back = baselines.read(path)["m"]
+    assert back.codes is not None
+    assert record.codes is not None
+    np.testing.assert_array_equal(back.codes, record.codes)
+    assert back.data_sha256 == record.data_sha256
+    (outcome,) = Gate(policy=policy, data=first, baseline={"m": back}).check_decoder("m", decoder).outcomes
+    assert (outcome.status, outcome.metric.value) == ("pass", pytest.approx(1))
+
+
+def test_a_regression_on_other_data_is_refused(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
+    for k, path in enumerate((first, second)):
+        np.save(path, np.random.default_rng(k).standard_normal((50, 9)).astype(np.float32))
+    rules = {"elbo.value": Rule(metric="elbo.value", side="min", regression=0.1)}
+    policy = Policy(
+        rules=rules, samples=16, max_samples=16, settings={"posterior": {"likelihood": "gaussian"}}
+    )
+    record = Gate(policy=policy, data=first).record("m", coded(np.eye(4)))
+    assert len(record.methods["posterior"]["data"]) == 64
+    found = Gate(policy=policy, data=first, baseline={"m": record}).check_decoder("m", coded(np.eye(4)))
+    assert found.outcomes[0].status == "pass"
+    with pytest.raises(UsageError, match="another method \\(data "):
+        Gate(policy=policy, data=second, baseline={"m": record}).check_decoder("m", coded(np.eye(4)))
+
+
+def test_agreement_takes_a_limit_and_no_regression() -> None:
+    assert policy_file.rule("compare.mcc", 0.95) == Rule(metric="compare.mcc", side="min", limit=0.95)
+    with pytest.raises(UsageError, match="agreement with the baseline itself"):
+        policy_file.rule("compare.mcc", {"regression": 0.1})

@@ -357,7 +357,7 @@ def _needed_baseline(
     if path is None or (
         named
         and not path.exists()
-        and not any(r.regression is not None for t in targets for r in policy.rules_for(t).values())
+        and not any(r.needs_baseline for t in targets for r in policy.rules_for(t).values())
     ):
         return None
     return _baseline(path)

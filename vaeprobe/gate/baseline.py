@@ -36,12 +36,23 @@ METHOD = ("seed", "latents", "likelihood", "sigma2", "beta_sigma2", "active_thre
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a baseline keeps of one model: its hash, and per probe the method and per-latent values."""
+    """What a baseline keeps of one model.
+
+    Attributes:
+        sha256: of its bytes.
+        latent_dim: number of its latents.
+        methods: per probe, what a paired comparison must share; of probes of data a hash of the rows among it.
+        values: per metric, the values on the latents that were drawn.
+        codes: of informative latents at rows of the data, shape (rows, latents); None where no rule asks for them.
+        data_sha256: of those rows; "" without.
+    """
 
     sha256: str
     latent_dim: int
     methods: Mapping[str, Mapping[str, Any]]
     values: Mapping[str, Array]
+    codes: Array | None = None
+    data_sha256: str = ""
 
 
 def read(path: Path) -> dict[str, Record]:
@@ -50,8 +61,6 @@ def read(path: Path) -> dict[str, Record]:
     Raises:
         InputError: the file is missing or no baseline.
     """
-    import numpy as np
-
     try:
         document = json.loads(_text(path))
         if document["kind"] != KIND:
@@ -65,15 +74,17 @@ def read(path: Path) -> dict[str, Record]:
         for model, body in document["models"].items():
             values = {}
             for id, text in body["values"].items():
-                array = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
-                if not (np.abs(array) < LARGEST_VALUE).all():
-                    raise ValueError(f"values of {id} are not finite")
-                values[str(id)] = array
+                values[str(id)] = _array(text, str(id))
+            kept = body.get("codes")
             records[str(model)] = Record(
                 sha256=str(body["sha256"]),
                 latent_dim=int(body["latent_dim"]),
                 methods={str(k): dict(v) for k, v in body["methods"].items()},
                 values=values,
+                codes=None
+                if kept is None
+                else _array(kept["values"], "codes").reshape(-1, int(kept["latents"])),
+                data_sha256="" if kept is None else str(kept["data_sha256"]),
             )
     except (
         KeyError,
@@ -93,6 +104,19 @@ def read(path: Path) -> dict[str, Record]:
     return records
 
 
+def _array(text: str, what: str) -> Array:
+    import numpy as np
+
+    array = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+    if not (np.abs(array) < LARGEST_VALUE).all():
+        raise ValueError(f"values of {what} are not finite")
+    return array
+
+
+def _base64(array: Array) -> str:
+    return base64.b64encode(array.astype("<f8").tobytes()).decode()
+
+
 def _text(path: Path) -> str:
     try:
         return read_text(path, LARGEST)
@@ -109,9 +133,18 @@ def text(records: Mapping[str, Record]) -> str:
             "sha256": r.sha256,
             "latent_dim": r.latent_dim,
             "methods": {k: dict(v) for k, v in r.methods.items()},
-            "values": {
-                id: base64.b64encode(v.astype("<f8").tobytes()).decode() for id, v in r.values.items()
-            },
+            "values": {id: _base64(v) for id, v in r.values.items()},
+            **(
+                {}
+                if r.codes is None
+                else {
+                    "codes": {
+                        "latents": r.codes.shape[1],
+                        "data_sha256": r.data_sha256,
+                        "values": _base64(r.codes),
+                    }
+                }
+            ),
         }
         for model, r in sorted(records.items())
     }

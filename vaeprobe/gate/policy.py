@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vaeprobe.comparison.metrics import SPECS as COMPARED
 from vaeprobe.probes import PROBES, metric_specs, question_class
 from vaeprobe.report import MetricSpec
 
@@ -26,6 +27,8 @@ FORMAT_SPEC = MetricSpec(
     meaning="0 where the format is among the policy's `formats`, else 1",
     remedy="`vaeprobe convert` writes safetensors and .pt2",
 )
+# agreement of a model with its baseline: the same latents as before?
+AGREEMENT = ("compare.mcc", "compare.mcc_p", "compare.udr")
 VERDICT = "verdict"  # the last part of the name that rules give to a probe's verdict
 
 
@@ -50,6 +53,11 @@ class Rule:
     relative: bool = False
     verdicts: tuple[str, ...] = ()
     level: RuleLevel = "error"
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether it cannot be held without a baseline."""
+        return self.regression is not None or self.metric in AGREEMENT
 
     def describe(self) -> str:
         """Return the rule in a few words."""
@@ -138,9 +146,9 @@ def is_verdict(metric: str) -> bool:
 
 
 def ruled() -> list[str]:
-    """Return all that a rule can name: verdicts and the metrics of probes."""
+    """Return all that a rule can name: verdicts, the metrics of probes, agreement with the baseline."""
     verdicts = [f"{probe}.{VERDICT}" for probe in PROBES]
-    return list(dict.fromkeys([*verdicts, *(id for id in metric_specs() if probe_of(id))]))
+    return list(dict.fromkeys([*verdicts, *(id for id in metric_specs() if probe_of(id)), *AGREEMENT]))
 
 
 def spec_of(metric: str) -> MetricSpec:
@@ -151,6 +159,8 @@ def spec_of(metric: str) -> MetricSpec:
     """
     if metric == FORMAT:
         return FORMAT_SPEC
+    if metric in AGREEMENT:
+        return COMPARED[metric]
     specs = metric_specs()
     if metric not in specs and is_verdict(metric):
         return MetricSpec(id=metric, title="verdict", meaning="the first line of the probe's page")

@@ -13,6 +13,7 @@ baseline = "vaeprobe-baseline.json"
 "orthogonality.alignment" = 0.5                        # the metric knows its direction: at least 0.5
 "orthogonality.ima_contrast" = { regression = "3 %" }  # against the baseline; 0.05 would be nats
 "factorise.verdict" = ["linear", "independent"]        # verdicts that pass
+"compare.mcc" = 0.95                                   # the same latents as the baseline's; needs data
 
 [orthogonality]                     # settings of a probe, as on its command line
 likelihood = "bernoulli"
@@ -48,6 +49,7 @@ from typing import Any, cast, get_args
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.files.source import read_text
 from vaeprobe.gate.policy import (
+    AGREEMENT,
     FORMAT,
     Override,
     Policy,
@@ -77,7 +79,7 @@ KEYS = {
         "none",
         "rows for rules that need them (posterior, beta, elbo, kl, train_linear), beside this file",
     ),
-    "baseline": ("none", "the file that regression rules compare with, beside this file"),
+    "baseline": ("none", "the file that rules on regression and agreement compare with, beside this file"),
     "samples": ("256", "the first draw of latents (trace: 4 starts); it doubles until every rule is decided"),
     "max-samples": ("4096", "where it stops doubling, and what is still open is inconclusive"),
     "confidence": ("0.95", "of each rule's decision, over all its looks together"),
@@ -259,6 +261,11 @@ def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
         )
     level = cast("RuleLevel", _choice(table.get("level", "error"), get_args(RuleLevel), where))
     if "regression" in table:
+        if metric in AGREEMENT:
+            raise UsageError(
+                f'{where}: "{metric}" is agreement with the baseline itself, and takes a limit',
+                hint=f'for example "{metric}" = 0.95',
+            )
         if not asks_decoder(question_class(probe_of(metric) or "")):
             raise UsageError(
                 f'{where}: "{metric}" is no mean over latents and has no baseline to compare with',

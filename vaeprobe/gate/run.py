@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from vaeprobe.errors import UsageError, VaeprobeError, bug
 from vaeprobe.findings import NOTHING_CHECKED, SAME_ARTIFACT, WAIVER_EXPIRED
+from vaeprobe.gate import agreement
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
-from vaeprobe.gate.policy import FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
+from vaeprobe.gate.policy import AGREEMENT, FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
 from vaeprobe.probes import asks_decoder, probe_class, question_class
 from vaeprobe.report import Artifact, Finding, Metric, Status
 from vaeprobe.result import Result
@@ -79,10 +80,14 @@ class Gate:
         findings = list(decoder.notes)
         record = self._record(model, decoder, rules, findings)
         for probe in dict.fromkeys(probe_of(id) for id in rules):
-            if probe is None:  # pragma: no cover - a policy only holds metrics of probes
+            if probe is None:  # agreement with the baseline
                 continue
             mine = {id: r for id, r in rules.items() if probe_of(id) == probe}
             outcomes += self._decide(probe, mine, decoder, record, self._data(model))
+        agreed = {id: rule for id, rule in rules.items() if id in AGREEMENT}
+        if agreed and record is not None:
+            found = agreement.measure(decoder, record, self._data(model), level=self.policy.confidence)
+            outcomes += [hold(rule, found[id]) for id, rule in agreed.items()]
         outcomes += self._format(decoder.artifact)
         waived = [self._waive(outcome, model, findings) for outcome in outcomes]
         if not waived:
@@ -115,14 +120,24 @@ class Gate:
         for name in sorted(asked or {"orthogonality"}):
             skipped = {id for _, ids in _savings(name, rules).values() for id in ids}
             result = self._measure(name, decoder, self.policy.max_samples, rules, data)
-            methods[name] = baselines.method_of(result.settings)
+            methods[name] = _method(name, result, data)
             values |= {
                 id: np.asarray(v, dtype=np.float64)
                 for id, v in result.per_sample().items()
                 if id not in skipped
             }
         sha256 = decoder.artifact.sha256 if decoder.artifact else ""
-        return baselines.Record(sha256=sha256, latent_dim=decoder.latent_dim, methods=methods, values=values)
+        codes, rows = None, ""
+        if any(id in AGREEMENT for id in rules):
+            codes, rows = agreement.codes_of(decoder, data)
+        return baselines.Record(
+            sha256=sha256,
+            latent_dim=decoder.latent_dim,
+            methods=methods,
+            values=values,
+            codes=codes,
+            data_sha256=rows,
+        )
 
     # -- the parts -----------------------------------------------------------------------------------
 
@@ -189,7 +204,7 @@ class Gate:
 
         n = max((len(record.values[id]) for id in rules if id in record.values), default=2)
         result = self._measure(probe, decoder, n * probe_class(probe).COST, rules, data)
-        mine, theirs = baselines.method_of(result.settings), dict(record.methods.get(probe, {}))
+        mine, theirs = _method(probe, result, data), dict(record.methods.get(probe, {}))
         different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if different:
             changes = ", ".join(f"{k} {theirs.get(k)} -> {mine.get(k)}" for k in different)
@@ -219,7 +234,7 @@ class Gate:
     def _record(
         self, model: str, decoder: Decoder, rules: Mapping[str, Rule], findings: list[Finding]
     ) -> baselines.Record | None:
-        if not any(r.regression is not None for r in rules.values()):
+        if not any(r.needs_baseline for r in rules.values()):
             return None
         if self.baseline is None:
             raise UsageError(
@@ -231,7 +246,8 @@ class Gate:
             raise UsageError(
                 f"the baseline holds nothing about `{model}`", hint="add it with --update-baseline"
             )
-        if record.latent_dim != decoder.latent_dim:
+        paired = any(r.regression is not None for r in rules.values())
+        if paired and record.latent_dim != decoder.latent_dim:
             raise UsageError(
                 f"the baseline's model has {record.latent_dim} latents, this one {decoder.latent_dim}: "
                 "there are no common latents to pair on",
@@ -261,6 +277,14 @@ class Gate:
                 message = f"the waiver of {outcome.rule.metric} expired on {waiver.expires}: {waiver.reason}"
                 findings.append(Finding(WAIVER_EXPIRED, message))
         return outcome
+
+
+def _method(probe: str, result: Result, data: str | None) -> dict[str, Any]:
+    """Return the part of a measurement that a paired comparison must share: its settings, and the rows of its data."""
+    method = baselines.method_of(result.settings)
+    if data is not None and "rows" in result.settings:
+        method["data"] = agreement.sha256_of(agreement.rows_of(data))
+    return method
 
 
 def _savings(probe: str, wanted: Iterable[str]) -> dict[str, tuple[Any, frozenset[str]]]:

@@ -138,6 +138,11 @@ def _held(rule: Rule, results: Mapping[str, Result], failed: Mapping[str, str]) 
         return hold_verdict(rule, results[probe], probe_class(probe).OPEN_VERDICTS)
     if not rule.verdicts and found:
         return hold(rule, found[0].metrics[rule.metric])
+    if rule.needs_baseline:
+        raise UsageError(
+            f"a rule on `{rule.metric}` compares with a baseline, and a report has none",
+            hint="`vaeprobe check` has",
+        )
     why = failed.get(
         probe, f"`{probe}` is measured with data alone" if probe in WITH_DATA else "not measured"
     )
