@@ -18,8 +18,8 @@ from vaeprobe.errors import ContractError, UsageError, VaeprobeError
 from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
 from vaeprobe.frozen import frozen, tensors_of, whole_of
 from vaeprobe.intervals import stream
-from vaeprobe.likelihoods import Likelihood, Parameter
-from vaeprobe.outputs import likelihood_of, picked, returned
+from vaeprobe.likelihoods import Likelihood, Parameter, outputs_of
+from vaeprobe.outputs import likelihood_of, names_of, picked, returned
 from vaeprobe.prior import InPriorUnits, LearnedPrior
 from vaeprobe.recipe import Recipe
 from vaeprobe.report import Artifact, Finding
@@ -71,6 +71,7 @@ class Decoder:
     Attributes:
         output_shape: shape of one output, without the batch.
         differentiation: "forward", or "reverse" where forward mode is not to be had.
+        returns: names of the outputs, where the function returns several.
         writes: whether the function changes the latents that it is given (it gets a copy).
 
     Raises:
@@ -104,6 +105,7 @@ class Decoder:
     dispersion: Tensor | None = None
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
+    returns: tuple[str, ...] = field(init=False, default=())
     writes: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -304,6 +306,17 @@ class Decoder:
             outputs += " output" if self.data_dim == 1 else " outputs"
         return f"{latents} -> {outputs}" + (f", {self.likelihood}" if self.likelihood else "")
 
+    def under(self, likelihood: str | None) -> Decoder:
+        """Return the decoder of all outputs that a likelihood's density depends on.
+
+        A zero-inflated likelihood has two numbers for each count: where the network returns them apart, they are stacked
+        on axis 1, shape (n, 2, counts).  For any other likelihood, or network, that is the decoder itself.
+        """
+        names = outputs_of(likelihood) if likelihood else ()
+        if not names or not set(names) <= set(self.returns):
+            return self
+        return self.with_function(Stacked(self.function, names), output=None, natural=None, parameter="mean")
+
     # -- the contract ----------------------------------------------------------------------------
 
     def _probe_rows(self, n: int) -> Tensor:
@@ -324,6 +337,7 @@ class Decoder:
             y = picked(out, self.output)
             for found in returned(out, self.output):
                 self._note(found)
+            self._set("returns", names_of(out))
             self._set("likelihood", self.likelihood or likelihood_of(out, self.output))
             if y.ndim == 0 or y.shape[0] != len(z):
                 raise ContractError(
@@ -407,6 +421,19 @@ class Decoder:
             return None
         function = frozen(self.function, torch.float64)
         return lambda z: picked(function(z.clone()), self.output).reshape(len(z), -1)
+
+
+class Stacked(nn.Module):
+    """z -> the outputs called so, each a row, stacked on axis 1."""
+
+    def __init__(self, function: Callable[[Tensor], Any], names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.names = names
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.function(z)
+        return torch.stack([picked(out, name).flatten(1) for name in self.names], 1)
 
 
 @dataclass(frozen=True, eq=False)

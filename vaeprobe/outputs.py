@@ -14,7 +14,7 @@ from vaeprobe.errors import ContractError, UsageError, did_you_mean
 from vaeprobe.findings import DISTRIBUTION_OUTPUT, OUTPUT_CHOSEN
 from vaeprobe.report import Finding
 
-__all__ = ["likelihood_of", "picked", "returned"]
+__all__ = ["likelihood_of", "names_of", "picked", "returned"]
 
 # names under which people return a reconstruction, the likeliest first
 RECONSTRUCTION = re.compile(
@@ -64,6 +64,13 @@ def picked(out: Any, chosen: int | str | None = None) -> Tensor:
         f"the decoder returns a {what} with keys {sorted(table)}, and no tensor in it",
         hint="wrap it in a function that returns the tensor to probe",
     )
+
+
+def names_of(out: Any) -> tuple[str, ...]:
+    """Return the names of the outputs of a network that returns several, nothing for one."""
+    if isinstance(out, (Tensor, torch.distributions.Distribution)):
+        return ()
+    return tuple(k for k, v in _table(out).items() if _is_output(v))
 
 
 def returned(out: Any, chosen: int | str | None = None) -> Iterator[Finding]:

@@ -55,8 +55,8 @@ def test_the_documented_examples_say_what_they_write(text: str) -> None:
     assert Blueprint.from_metadata(bp.to_metadata()) == bp
 
 
-def test_the_examples_are_four() -> None:
-    assert len(EXAMPLES) == 4
+def test_the_examples_are_five() -> None:
+    assert len(EXAMPLES) == 5
 
 
 def test_no_metadata_is_no_blueprint() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, BlueprintError
-from vaeprobe.checkpoints.conversion import blueprint_of
+from vaeprobe.checkpoints.conversion import blueprint_of, write
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.decoder import Decoder
 
@@ -232,3 +232,93 @@ def test_every_kind_can_be_written_and_read() -> None:
         if kind.bare:
             bp = Blueprint.from_toml(f'[decoder]\nlayers = ["{name}"]')
             assert Blueprint.from_toml(bp.to_toml()) == bp
+
+
+# -- layers side by side ------------------------------------------------------------------------------------
+
+HEADS = {
+    "fc.weight": rows(5, 3),
+    "fc.bias": rows(5),
+    "heads.a.weight": rows(4, 5),
+    "heads.b.weight": rows(4, 5) + 1,
+    "heads.c.weight": rows(2, 5),
+}
+
+
+@pytest.mark.parametrize(
+    ("branches", "join", "expected"),
+    [
+        ("ac", "concat", lambda h, a, b, c: torch.cat([torch.sigmoid(a), torch.softmax(c, 1)], 1)),
+        ("ab", "stack", lambda h, a, b, c: torch.stack([torch.sigmoid(a), torch.softmax(b, 1)], 1)),
+        ("ab", "add", lambda h, a, b, c: torch.sigmoid(a) + torch.softmax(b, 1)),
+        ("ab", "multiply", lambda h, a, b, c: torch.sigmoid(a) * torch.softmax(b, 1)),
+    ],
+)
+def test_layers_side_by_side_are_joined(branches: str, join: str, expected: Any) -> None:
+    first, second = branches
+    how = f', join = "{join}"' if join != "concat" else ""
+    network = built(
+        f'{{ linear = "fc" }}, "tanh", {{ parallel = [[{{ linear = "{first}" }}, "sigmoid"], [{{ linear = "{second}" }}, "softmax"]]'
+        f'{how}, prefix = "heads." }}',
+        HEADS,
+    )
+
+    def by_hand(z: Tensor) -> Any:
+        h = torch.tanh(z @ HEADS["fc.weight"].T + HEADS["fc.bias"])
+        return expected(h, *(h @ HEADS[f"heads.{k}.weight"].T for k in "abc"))
+
+    held_to(network, by_hand, 3)
+
+
+def test_branches_with_names_are_outputs_of_which_the_first_is_probed(tmp_path: Any) -> None:
+    import vaeprobe
+
+    text = (
+        'latents = 3\n[decoder]\nlayers = [{ linear = "fc" }, "tanh", { parallel = '
+        '{ mean = [{ linear = "a" }, "sigmoid"], log_variance = [{ linear = "c" }] }, prefix = "heads." }]'
+    )
+    (tmp_path / "m.toml").write_text(text)
+    torch.save({k: t.double() for k, t in HEADS.items()}, tmp_path / "m.pt")
+    z = rows(4, 3)
+    h = torch.tanh(z @ HEADS["fc.weight"].T + HEADS["fc.bias"])
+    decoder = vaeprobe.load(tmp_path / "m.pt")
+    assert decoder.returns == ("mean", "log_variance")
+    assert torch.allclose(decoder(z), torch.sigmoid(h @ HEADS["heads.a.weight"].T))
+    assert "output-chosen" not in {n.code for n in decoder.notes}
+    spread = vaeprobe.load(tmp_path / "m.pt", output="log_variance")
+    assert torch.allclose(spread(z), h @ HEADS["heads.c.weight"].T)
+    # what is converted says the same
+    write(decoder, tmp_path / "m.safetensors")
+    again = vaeprobe.load(tmp_path / "m.safetensors")
+    assert again.returns == decoder.returns
+    assert torch.allclose(again(z), decoder(z))
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        ("{ parallel = [[\"relu\"]] }", "two lists of layers or more"),
+        ('{ parallel = [["relu"], "relu"] }', "two lists of layers or more"),
+        ('{ parallel = { a = ["relu"], b = ["tanh"] }, join = "add" }', "joins nothing"),
+        ('{ parallel = { "a.b" = ["relu"], b = ["tanh"] } }', "cannot call a branch `a.b`"),
+        ('{ parallel = [["relu"], ["tanh"]], join = "sum" }', "`join` must be one of concat"),
+        ('"parallel"', "`parallel` alone says too little"),
+    ],
+)  # fmt: skip
+def test_malformed_branches_say_why(layer: str, message: str) -> None:
+    with pytest.raises(BlueprintError, match=message):
+        Blueprint.from_toml(f"latents = 3\n[decoder]\nlayers = [{layer}]")
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ('{ parallel = [[{ linear = "a" }], [{ linear = "c" }]], join = "add", prefix = "heads." }', "must agree"),
+        ('{ parallel = { a = [{ linear = "a" }], c = [{ linear = "c" }] }, prefix = "heads." }, "relu"', "at the end of the decoder"),
+        ('{ parallel = [[{ reshape = [1, 5] }], [{ linear = "c" }]], prefix = "heads." }', "do not join along channels"),
+        ('{ parallel = [[{ linear = "none" }], [{ linear = "c" }]], prefix = "heads." }', "heads.none.weight"),
+    ],
+)  # fmt: skip
+def test_branches_that_do_not_fit_say_where(layers: str, message: str) -> None:
+    with pytest.raises(BlueprintError, match=message):
+        built(f'{{ linear = "fc" }}, {layers}', HEADS)

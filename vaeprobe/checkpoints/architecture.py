@@ -59,7 +59,7 @@ def _keys(layers: Iterable[Layer], prefix: str) -> Iterator[str]:
     for layer in layers:
         if layer.key is not None:
             yield f"{prefix}{layer.key}".removesuffix(".")
-        yield from _keys((*layer.body, *layer.skip), f"{prefix}{layer.prefix}")
+        yield from _keys(layer.inner, f"{prefix}{layer.prefix}")
 
 
 def beside(file: Path) -> Blueprint | None:

@@ -206,7 +206,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             parameter=parts.parameter,
             natural=_moved(parts.natural, dtype, device) if parts.natural is not None else None,
             likelihood=parts.likelihood,
-            output=None if found.output_taken else request.output,
+            output=None if found.output_taken else parts.output if request.output is None else request.output,
             encoder=_moved_encoder(parts.encoder, dtype, device) if parts.encoder is not None else None,
             artifact=artifact,
             notes=notes,

@@ -40,9 +40,21 @@ def parts_of(
         latent_shape=bp.latent_shape,
         conditions=bp.conditions,
         recipe=found.recipe,
-        dispersion=tensors[found.log_dispersion].detach().exp() if found.log_dispersion else None,
+        dispersion=_dispersion(found, bp, tensors),
         notes=(*parts.notes, *_notes(found, bp)),
     )
+
+
+def _dispersion(found: Found, bp: Blueprint, tensors: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the inverse dispersions that the file holds, those of the class that the decoder is held at."""
+    if not found.log_dispersion:
+        return None
+    logs = tensors[found.log_dispersion].detach().double()
+    if not found.dispersion_of:
+        return logs.exp()
+    held_at = {c.name: int(c.value) for c in bp.conditions}
+    column = held_at.get(found.dispersion_of, 0)
+    return logs[:, column].exp() if column < logs.shape[1] else None
 
 
 def _notes(found: Found, bp: Blueprint) -> Iterator[Finding]:

@@ -46,6 +46,14 @@ def classes() -> dict[str, type[Likelihood]]:
     return found
 
 
+def outputs_of(name: str) -> tuple[str, ...]:
+    """Return the names of the outputs that are a likelihood's parameters, where it has several."""
+    for own, cls in classes().items():
+        if name.lower() in (own, *cls.aliases):
+            return cls.outputs
+    return ()
+
+
 def by_name(name: str, shape: Sequence[int] = (2,), given: Given | None = None) -> Likelihood:
     """Return the likelihood called `name`.
 

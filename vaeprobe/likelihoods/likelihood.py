@@ -50,6 +50,8 @@ class Likelihood(ABC):
     # whether the mean is the natural parameter, so that there is nothing to choose and nothing saturates
     mean_is_natural: ClassVar[bool] = False
     domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    # names of the outputs that are its parameters, where it has more than one and a network returns them apart
+    outputs: ClassVar[tuple[str, ...]] = ()
     # why the betas at which the data's own directions collapse are not known, "" where they are
     no_edges: ClassVar[str] = "not derived for this likelihood"
 

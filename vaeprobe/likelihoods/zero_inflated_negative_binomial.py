@@ -35,6 +35,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     aliases = ("zinb",)
     scaling = "none"
     domain = (0.0, math.inf)
+    outputs = ("mean", "zero_logits")
     no_edges = "not derived for inflated zeros"
     theta: Tensor
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import vaeprobe
+from vaeprobe import likelihoods
 from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.families import Clues
 from vaeprobe.errors import ArchitectureError, UsageError
@@ -599,3 +600,85 @@ def test_a_family_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert torch.allclose(decoder(z), torch.tanh(z @ W.T + b))
     assert "one-more" in families.names()
     sys.modules.pop("vaeprobe.checkpoints.families.one_more_family", None)
+
+
+# -- zero inflation -----------------------------------------------------------------------------------------
+
+
+def enumerated_information(decode: Any, theta: Tensor, z: Tensor, most: int = 400) -> Tensor:
+    """Return sum over counts x of p(x) s(x) s(x)^T, s the gradient in z of log p(x): the Fisher metric by its definition."""
+    from scipy import stats
+
+    mu, logit = decode(z)
+    pi, counts = torch.sigmoid(logit), torch.arange(most, dtype=torch.float64)
+    J = torch.autograd.functional.jacobian(lambda z: torch.stack(decode(z)), z)  # (2, genes, latents)
+    total = torch.zeros(len(z), len(z), dtype=torch.float64)
+    for g in range(len(mu)):
+        r, m, p = float(theta[g]), float(mu[g].detach()), float(pi[g].detach())
+        own = torch.from_numpy(stats.nbinom.pmf(counts.numpy(), r, r / (r + m)))
+        density = (1 - p) * own + p * (counts == 0)
+        # d log p / d mu and d log p / d logit, by hand
+        by_mu = (counts / m - (counts + r) / (r + m)) * (1 - p) * own / density
+        by_logit = p * (1 - p) * ((counts == 0).double() - own) / density
+        scores = by_mu[:, None] * J[0, g] + by_logit[:, None] * J[1, g]
+        total += torch.einsum("x,xi,xj->ij", density, scores, scores)
+    return total
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_the_zeros_of_another_cause_enter_the_metric_and_the_density(tmp_path: Path, linear: bool) -> None:
+    pytest.importorskip("scipy")
+    net = SCVI(linear=linear)
+    randomised(net)
+    net.library = 40.0
+    folder = scvi_folder(net, tmp_path / "model", gene_likelihood="zinb")
+    decoder = held_to(folder, net, 3, (12,), condition={"library": 40})  # the map is that of the means
+    assert decoder.likelihood == "zero_inflated_negative_binomial"
+    assert decoder.returns == ("mean", "zero_logits")
+    assert not [n for n in decoder.notes if n.code == "output-chosen"]
+    whole = decoder.under("zinb")
+    assert tuple(whole.output_shape) == (2, 12)
+    assert decoder.under("negative_binomial") is decoder
+    double = net.double()
+
+    def decode(z: Tensor) -> tuple[Tensor, Tensor]:
+        stack: Any = double.decoder.px_dropout_decoder if linear else double.decoder.px_decoder
+        h = stack(z[None], double.hot)
+        zeros: Any = h if linear else double.decoder.px_dropout_decoder(h)  # type: ignore[operator]
+        return double.decode(z[None])[0], zeros[0]
+
+    z = torch.tensor([[0.3, -0.7, 0.4]], dtype=torch.float64)
+    assert torch.allclose(whole(z)[0], torch.stack(decode(z[0])), rtol=1e-9, atol=1e-12)
+    theta = net.px_r.detach().exp()
+    given = likelihoods.Given(dispersion=decoder.dispersion)
+    zinb = likelihoods.by_name("zinb", whole.output_shape, given)
+    G = vaeprobe.engine.gram(whole, z, likelihood=zinb)[0]
+    assert torch.allclose(G, enumerated_information(decode, theta, z[0]), rtol=1e-7)
+    # without the head it is another metric: the head matters here
+    nb = likelihoods.by_name("nb", decoder.output_shape, given)
+    assert not torch.allclose(G, vaeprobe.engine.gram(decoder, z, likelihood=nb)[0], rtol=1e-2)
+    # every probe takes it in by the name of the likelihood
+    ours = vaeprobe.orthogonality(decoder, samples=8, likelihood=zinb.name, rotations=9)
+    theirs = vaeprobe.orthogonality(whole, samples=8, likelihood=zinb.name, rotations=9)
+    assert ours.ima_contrast.value == theirs.ima_contrast.value
+    from scipy import stats
+
+    x = torch.randint(0, 5, (6, 12)).double()
+    found = vaeprobe.posterior(decoder, data=x, samples=6, pairs=2)
+    assert found.settings["likelihood"] == "zero_inflated_negative_binomial"
+    mu, logit = decode(z[0])
+    r, pi = theta.numpy(), torch.sigmoid(logit).detach().numpy()
+    p = (1 - pi) * stats.nbinom.pmf(x.numpy(), r, r / (r + mu.detach().numpy())) + pi * (x.numpy() == 0)
+    log_p = zinb.log_density(x, whole(z).expand(6, -1, -1), "mean")
+    assert np.allclose(log_p.numpy(), np.log(p).sum(1), rtol=1e-9)
+
+
+def test_dispersions_of_each_batch_are_taken_at_the_batch(tmp_path: Path) -> None:
+    net = SCVI()
+    net.px_r = nn.Parameter(torch.zeros(12, 3))
+    randomised(net)
+    folder = scvi_folder(net, tmp_path / "model", gene_likelihood="nb")
+    for batch in (0, 2):
+        found = vaeprobe.load(folder, condition={"batch": batch}).dispersion
+        assert found is not None
+        assert torch.allclose(found, net.px_r[:, batch].detach().double().exp())

@@ -75,7 +75,7 @@ dimensions, as the weight has), `batch_norm`, `instance_norm`, `group_norm`, `la
 normalisation are folded in.  Without weights: `relu`, `leaky_relu`, `elu`, `celu`, `selu`, `gelu`, `silu`, `mish`, `tanh`, `sigmoid`,
 `softplus`, `exp`, `sine`, `softmax`, `hardtanh`, `identity`, `reshape`, `flatten`, `upsample`, `pixel_shuffle`, `avg_pool`, `max_pool`,
 `scale`, `shift`, `clamp`, `slice`, `dropout` (which does nothing once training is over).  `residual` adds its input, or
-what `skip` makes of it, to what its layers return.
+what `skip` makes of it, to what its layers return; `parallel` gives one input to several lists of layers.
 
 More layers, for other networks than these: `rms_norm`, `channel_norm` (over the channels at each place), `snake`, `attention` (self-attention
 over places, `heads`), `gru` and `lstm` (over the first axis), `log1p`, `l2_normalise`, `permute`, `repeat`, `repeat_channels`, `pad`,
@@ -92,6 +92,18 @@ value = 3                        # the class; 0 where nothing is said
 
 [decoder]
 layers = [{ concat = "label" }, { linear = "fc1" }, "relu", { linear = "fc2" }, "sigmoid"]
+```
+
+Layers side by side: `{ parallel = [[...], [...]], join = "concat" }` joins what they make of one input (`concat` along channels,
+`stack`, `add` or `multiply`).  With names, at the end of a decoder, they are outputs of their own, of which the first is probed unless
+`--output-name` says another:
+
+```toml
+[decoder]
+layers = [
+    { linear = "fc1" }, "relu",
+    { parallel = { mean = [{ linear = "mean" }, "sigmoid"], log_variance = [{ linear = "spread" }] } },
+]
 ```
 
 A blueprint without layers says what a self-contained program (`.pt2`, TorchScript) does not: latents, likelihood, parameter.

@@ -151,7 +151,7 @@ class Kind:
 
     Attributes:
         main: what the value beside its name is: "key" (a tensor name), "key?" (one that may be left out), "layers",
-            "condition" (a condition's name), or one of the options.
+            "condition" (a condition's name), "branches" (several lists of layers), or one of the options.
         options: further settings.
         modules: the classes that are this layer, of `torch.nn` or `network.modules`; empty where none is recognised.
         attributes: what a module calls an option, where not by its name.
@@ -176,7 +176,7 @@ class Kind:
     @property
     def bare(self) -> bool:
         """Whether the name alone will do."""
-        return self.main not in ("key", "layers", "condition") and all(
+        return self.main not in ("key", "layers", "condition", "branches") and all(
             o.default is not None for o in self.options.values()
         )
 
@@ -232,6 +232,7 @@ _POOL = {
     "padding": _EXTRA,
 }
 _AXES = {"axes": Option(whole(1), 1, "a positive whole number", len), "eps": _EPS}
+JOINS = ("concat", "stack", "add", "multiply")
 _LAST = {"last": Option(_flag, False, "true or false")}
 
 KINDS: Mapping[str, Kind] = {
@@ -252,6 +253,7 @@ KINDS: Mapping[str, Kind] = {
     "lstm": Kind("key", _LAST, modules=("Recurrent",), only=lambda m: m.cell == "lstm", build=_late("lstm")),
     # of layers
     "residual": Kind("layers"),
+    "parallel": Kind("branches", {"join": Option(_either(*JOINS), "concat", f"one of {', '.join(JOINS)}")}),
     # of what the decoder is held at
     "concat": Kind("condition"),
     "add": Kind("condition"),

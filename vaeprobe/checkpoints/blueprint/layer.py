@@ -24,7 +24,8 @@ class Layer:
             without either.
         options: settings that differ from the defaults.
         body, skip: layers of a residual block.
-        prefix: put before every name inside a residual block.
+        branches: of layers side by side, each with its name; names are empty where the branches are joined to one.
+        prefix: put before every name inside a residual block or branches.
         comment: written beside it in TOML; not part of its meaning.
     """
 
@@ -34,7 +35,18 @@ class Layer:
     body: tuple[Layer, ...] = ()
     skip: tuple[Layer, ...] = ()
     prefix: str = ""
+    branches: tuple[tuple[str, tuple[Layer, ...]], ...] = ()
     comment: str = field(default="", compare=False)
+
+    @property
+    def inner(self) -> tuple[Layer, ...]:
+        """Every layer inside it."""
+        return (*self.body, *self.skip, *(layer for _, branch in self.branches for layer in branch))
+
+    @property
+    def named(self) -> bool:
+        """Whether its branches are outputs by name, and not joined to one."""
+        return bool(self.branches and self.branches[0][0])
 
     def __getitem__(self, option: str) -> Any:
         """Return a setting, or its default."""
@@ -57,13 +69,17 @@ class Layer:
         """Return the layer as one TOML value, without its comment."""
         kind = KINDS[self.kind]
         main = self.key if kind.weighted or kind.main == "condition" else self.options.get(kind.main or "")
-        parts = [f"{self.kind} = {_inline(self.body) if kind.main == 'layers' else toml_value(main)}"]
+        first = _inline(self.body) if kind.main == "layers" else toml_value(main)
+        if kind.main == "branches":
+            each = [f"{toml_key(k)} = {_inline(v)}" if self.named else _inline(v) for k, v in self.branches]
+            first = f"{{ {', '.join(each)} }}" if self.named else f"[{', '.join(each)}]"
+        parts = [f"{self.kind} = {first}"]
         parts += [f"{name} = {toml_value(v)}" for name, v in self.options.items() if name != kind.main]
         if self.skip:
             parts.append(f"skip = {_inline(self.skip)}")
         if self.prefix:
             parts.append(f"prefix = {toml_value(self.prefix)}")
-        if main is None and not self.body:
+        if main is None and not self.inner:
             return (
                 toml_value(self.kind)
                 if len(parts) == 1
@@ -131,7 +147,7 @@ def block(name: str, layers: Sequence[Layer]) -> Iterator[str]:
     line, comments = "", list[str]()
     for layer in layers:
         follows = (
-            layer.key is None and not layer.body and layer.kind not in ("reshape", "flatten", "upsample")
+            layer.key is None and not layer.inner and layer.kind not in ("reshape", "flatten", "upsample")
         )
         if line and not (follows and len(line) < 90):
             yield _commented(line, comments)

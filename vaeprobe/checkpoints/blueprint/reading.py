@@ -186,7 +186,7 @@ class _Reader:
     def entered(self, layers: Sequence[Layer], names: set[str]) -> None:
         """Check that layers name conditions that there are."""
         for layer in layers:
-            self.entered((*layer.body, *layer.skip), names)
+            self.entered(layer.inner, names)
             if KINDS[layer.kind].main == "condition" and layer.key not in names:
                 raise self.fail(
                     f"`{layer}` names no condition",
@@ -274,9 +274,12 @@ class _Reader:
         if isinstance(item, str):
             name = self.kind([item], place)
             if not KINDS[name].bare:
-                wants = {"key": '"NAME"', "condition": '"NAME"', "layers": "[...]"}.get(
-                    KINDS[name].main or "", "..."
-                )
+                wants = {
+                    "key": '"NAME"',
+                    "condition": '"NAME"',
+                    "layers": "[...]",
+                    "branches": "[[...], [...]]",
+                }.get(KINDS[name].main or "", "...")
                 raise self.fail(f"{place}: `{name}` alone says too little", f"write {{ {name} = {wants} }}")
             return Layer(name)
         if not isinstance(item, dict) or not item:
@@ -288,7 +291,7 @@ class _Reader:
         kind = KINDS[name]
         main = given.pop(name)
         own = kind.main or ""
-        nested = ("skip", "prefix") if kind.main == "layers" else ()
+        nested = {"layers": ("skip", "prefix"), "branches": ("prefix",)}.get(own, ())
         self.known(given, (*(o for o in kind.options if o != kind.main), *nested), f"{place} (`{name}`)")
         if kind.main == "key?" and main is True:
             return Layer(name, options=self.options(kind, given, place))
@@ -305,11 +308,38 @@ class _Reader:
                 skip=self.layers(given.get("skip", []), f"the skip of {place}"),
                 prefix=self.text(given, "prefix", "", place),
             )
+        if kind.main == "branches":
+            return self.parallel(main, given, place)
         if own and not (main is True and kind.options[own].default is not None):
             given = {own: main, **given}
         elif main is not True:
             raise self.fail(f"{place}: `{name}` takes no value", f'write "{name}"')
         return Layer(name, options=self.options(kind, given, place))
+
+    def parallel(self, main: Any, given: dict[str, Any], place: str) -> Layer:
+        named = isinstance(main, dict)
+        branches = list(main.items()) if named else [("", v) for v in main] if isinstance(main, list) else []
+        if len(branches) < 2 or not all(isinstance(v, list) for _, v in branches):
+            raise self.fail(
+                f"{place}: `parallel` takes two lists of layers or more, not {toml_value(main)}",
+                "{ parallel = [[...], [...]] } joins them, { parallel = { mean = [...], scale = [...] } } returns them by name",
+            )
+        bad = next((k for k, _ in branches if named and not k.isidentifier()), None)
+        if bad is not None or (named and "join" in given):
+            what = (
+                "joins nothing: its branches have names" if bad is None else f"cannot call a branch `{bad}`"
+            )
+            raise self.fail(f"{place}: `parallel` {what}")
+        prefix = self.text(given, "prefix", "", place)
+        given.pop("prefix", None)
+        return Layer(
+            "parallel",
+            options=self.options(KINDS["parallel"], given, place),
+            branches=tuple(
+                (k, self.layers(v, f"branch {i} of {place}")) for i, (k, v) in enumerate(branches, 1)
+            ),
+            prefix=prefix,
+        )
 
     def kind(self, words: Sequence[str], place: str) -> str:
         words = [ALIASES.get(w, w) for w in words]

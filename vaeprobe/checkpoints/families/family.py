@@ -74,6 +74,7 @@ class Found:
         recipe: what the loss says of beta.
         warnings: what a user of this file should know before believing numbers.
         log_dispersion: name of the tensor of log inverse dispersions of a negative binomial, where there is one.
+        dispersion_of: the condition at whose class a table of dispersions, a column a class, is taken.
     """
 
     blueprint: Blueprint
@@ -83,6 +84,7 @@ class Found:
     recipe: Recipe | None = None
     warnings: tuple[str, ...] = ()
     log_dispersion: str = ""
+    dispersion_of: str = ""
 
     def takes(self, name: str) -> bool:
         """Return whether a tensor has a place in the decoder or the encoder."""
@@ -129,7 +131,7 @@ def _keys(layers: Iterable[Layer], prefix: str) -> Iterator[tuple[str, bool]]:
     """Yield the stems of the layers' names, and whether parts with names of their own stand below."""
     for layer in layers:
         inner = prefix + layer.prefix
-        yield from _keys((*layer.body, *layer.skip), inner)
+        yield from _keys(layer.inner, inner)
         if layer.key is not None and KINDS[layer.kind].weighted:
             stem = prefix + layer.key
             yield (stem if not stem or stem.endswith(".") else f"{stem}."), layer.kind == "attention"

@@ -16,9 +16,8 @@ from vaeprobe.recipe import Mistake, Recipe
 EPS = 1e-3
 WARM_UP = 400  # epochs over which the KL weight rises to 1
 SOFTMAX = Layer("softmax")
-# the zero inflation depends on z by a head of its own, which is no part of the map
 LIKELIHOODS = {
-    "zinb": "negative_binomial",
+    "zinb": "zero_inflated_negative_binomial",
     "nb": "negative_binomial",
     "poisson": "poisson",
     "normal": "gaussian",
@@ -66,37 +65,48 @@ def _at(clues: f.Clues, prefix: str, linear: bool) -> f.Found | None:
     wanted: dict[str, str] = {}
     layers: list[Layer] = [SOFTMAX] if settings.get("latent_distribution") == "ln" else []
     layers += [Layer("concat", c.name) for c in inputs.once]
+    head: list[Layer] = []  # from the trunk to the mean; the zeros of another cause have a head of their own
+    zeros: list[Layer] = []
     for i in range(n):
         key, out = f"{stack} {i}", "g" if linear else "h"
+        into = head if linear else layers
         layers += [Layer("concat", c.name) for c in inputs.always]
         wanted[f"{key}.0"] = f"linear {out} i{i}" + (" -" if linear else "")
-        layers.append(f.linear(f"{key}.0"))
+        into.append(f.linear(f"{key}.0"))
         if f"{key}.1.weight" in own:
             wanted[f"{key}.1"] = f"batch_norm {out}"
-            layers.append(f.batch_norm(f"{key}.1", EPS))
+            into.append(f.batch_norm(f"{key}.1", EPS))
         if settings.get("use_layer_norm") in ("both", "decoder"):
-            layers.append(Layer("layer_norm"))
+            into.append(Layer("layer_norm"))
         if not linear:
-            layers.append(f.RELU)
+            into.append(f.RELU)
     if linear:
         drop = "decoder.px_dropout_decoder.fc_layers.Layer 0"
-        wanted |= {f"{drop}.0": "linear g i0 -"} | (
-            {f"{drop}.1": "batch_norm g"} if f"{drop}.1.weight" in own else {}
-        )
+        wanted[f"{drop}.0"] = "linear g i0 -"
+        zeros.append(f.linear(f"{drop}.0"))
+        if f"{drop}.1.weight" in own:
+            wanted[f"{drop}.1"] = "batch_norm g"
+            zeros.append(f.batch_norm(f"{drop}.1", EPS))
     else:
         wanted |= {
             f"decoder.{k}": "linear g h" for k in ("px_scale_decoder.0", "px_r_decoder", "px_dropout_decoder")
         }
-        layers.append(f.linear("decoder.px_scale_decoder.0"))
+        head.append(f.linear("decoder.px_scale_decoder.0"))
+        zeros.append(f.linear("decoder.px_dropout_decoder"))
     found = f.solve({k: v for k, v in own.items() if k.startswith("decoder.")}, wanted)
     if found is None or any(found[f"i{i}"] != found["h"] + inputs.width for i in range(1, n)):
         return None
     sized = bool(_registry(told).get("size_factor", {}).get("state_registry"))
-    layers.append(Layer("softplus") if sized else SOFTMAX)
+    head += [Layer("softplus") if sized else SOFTMAX, Layer("multiply", "library")]
     likelihood = settings.get("gene_likelihood", "nb" if linear else "zinb")
+    if likelihood == "zinb":
+        outputs = (("mean", tuple(head)), ("zero_logits", tuple(zeros)))
+        layers.append(Layer("parallel", branches=outputs))
+    else:
+        layers += head
     conditions = (*inputs.once, *inputs.always, Condition("library", "number", value=1.0))
     bp = Blueprint(
-        layers=(*layers, Layer("multiply", "library")),
+        layers=tuple(layers),
         latents=f.normal(d),
         prefix=prefix,
         likelihood=LIKELIHOODS.get(str(likelihood)),
@@ -110,7 +120,8 @@ def _at(clues: f.Clues, prefix: str, linear: bool) -> f.Found | None:
         (f"{prefix}z_encoder.",),
         assumed=inputs.assumed,
         recipe=_recipe(told),
-        log_dispersion=f"{prefix}px_r" if own.get("px_r") == (found["g"],) else "",
+        log_dispersion=f"{prefix}px_r" if own.get("px_r", ())[:1] == (found["g"],) else "",
+        dispersion_of="batch" if len(own.get("px_r", ())) == 2 else "",
         warnings=tuple(_warnings(str(likelihood), bool(settings))),
     )
 
@@ -124,12 +135,15 @@ def _warnings(likelihood: str, told: bool) -> list[str]:
     }
     known = names.get(likelihood, likelihood)
     by = "" if told else " by default"
-    out = [f"its counts are {known}{by}; the data are raw counts, and their dispersions stand in `px_r`"]
-    return (
-        [*out, "the zero inflation, which depends on z too, is not part of the map"]
-        if likelihood == "zinb"
-        else out
-    )
+    out = [
+        f"its counts are {known}{by}; the data are raw counts, and their dispersions stand in `px_r`; a cell's library is the "
+        "sum of its counts: hold it at that of the cells for `beta` and `posterior`"
+    ]
+    if likelihood == "zinb":
+        out.append(
+            "its map is of means; the logits of the zeros of another cause are a second output, which the likelihood takes in"
+        )
+    return out
 
 
 def _depth(own: f.Shapes, stack: str) -> int:

@@ -60,6 +60,7 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
         prior=tuple(Group(kind, size) for kind, size in network.latents),
         learned=learned,
         parameter=bp.parameter,
+        output=bp.layers[-1].branches[0][0] or None if bp.layers[-1].branches else None,
         likelihood=bp.likelihood,
         encoder=Encoder(
             network.encoder, free, input_shape=bp.encoder.input, dtype=own.dtype, second=bp.encoder.second

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint import KINDS, Condition, Layer
-from vaeprobe.checkpoints.network.modules import Held, Residual
+from vaeprobe.checkpoints.network.modules import Held, Parallel, Residual
 from vaeprobe.errors import BlueprintError
 
 __all__ = ["conditions_of", "describe"]
@@ -48,6 +48,13 @@ def _described(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> Iter
             if not isinstance(module.skip, nn.Identity)
             else (),
         )
+        return
+    if isinstance(module, Parallel):
+        stem = f"{name}.branches" if name else "branches"
+        made = [(k, tuple(_described(m, f"{stem}.{k}", tensors))) for k, m in module.branches.items()]
+        options = {"join": module.join} if module.join not in ("", "concat") else {}
+        named = module.join == ""
+        yield Layer("parallel", options=options, branches=tuple((k if named else "", v) for k, v in made))
         return
     if isinstance(module, Held):
         if _condition(module).kind == "embedding":

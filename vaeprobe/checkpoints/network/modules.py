@@ -23,6 +23,34 @@ class Residual(nn.Module):
         return out
 
 
+class Parallel(nn.Module):
+    """x -> what each branch makes of it: joined along the channels, stacked before them, added, multiplied, or by name.
+
+    Args:
+        branches: by name.
+        join: "concat", "stack", "add", "multiply", or "" for a dict of outputs.
+    """
+
+    def __init__(self, branches: Mapping[str, nn.Module], join: str) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict(branches)
+        self.join = join
+
+    def forward(self, x: Tensor) -> Tensor | dict[str, Tensor]:
+        found: dict[str, Tensor] = {name: branch(x) for name, branch in self.branches.items()}
+        match self.join:
+            case "":
+                return found
+            case "concat":
+                return torch.cat(list(found.values()), 1)
+            case "stack":
+                return torch.stack(list(found.values()), 1)
+        first, *rest = found.values()
+        for other in rest:
+            first = first + other if self.join == "add" else first * other
+        return first
+
+
 class Exp(nn.Module):
     """x -> e^x."""
 

@@ -29,6 +29,7 @@ class Parts:
         prior: groups of latents in order.
         learned: prior of the continuous latents, where it is not N(0, I).
         parameter: "mean" or "natural".
+        output: which output to take where the network returns several, unless the user says another.
         likelihood: its name, where it is known.
         encoder: the encoder, where there is one.
         architecture: how the network was known, in words.
@@ -46,6 +47,7 @@ class Parts:
     prior: tuple[Group, ...] = ()
     learned: LearnedPrior | None = None
     parameter: Literal["mean", "natural"] = "mean"
+    output: str | None = None
     likelihood: str | None = None
     encoder: Encoder | None = None
     architecture: str = ""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, Latents, Layer
-from vaeprobe.checkpoints.network.modules import GaussianEncoder, Held, Residual
+from vaeprobe.checkpoints.network.modules import GaussianEncoder, Held, Parallel, Residual
 from vaeprobe.checkpoints.network.tensors import Misfit, Tensors, shown
 from vaeprobe.errors import BlueprintError, ResourceError
 
@@ -30,6 +30,9 @@ def chain(
         try:
             if layer.kind == "residual":
                 module, after = _residual(layer, prefix, tensors, shape, part)
+            elif layer.branches:
+                last = part == "decoder" and index == len(layers) - 1
+                module, after = _parallel(layer, prefix, tensors, shape, part, last=last)
             elif KINDS[layer.kind].main == "condition":
                 module = _held(layer, tensors)
                 after = _after(module, shape, tensors)
@@ -41,7 +44,7 @@ def chain(
                 error.part, error.index = part, index
                 place = f"layer {index + 1} of the {part}, `{layer}`"
                 error = _renamed(error, f"`{tensors.origin}`: {place}: {error.message}")
-            elif layer.kind == "residual":
+            elif layer.inner:
                 error.index = index
             raise error from None
         name = (layer.key or layer.kind).replace(".", "_")
@@ -91,6 +94,30 @@ def _residual(
             hint="a stride or padding inside it, or a missing `skip = [{ conv = ... }]`",
         )
     return Residual(body, skip if len(skip) else nn.Identity()), after
+
+
+def _parallel(
+    layer: Layer, prefix: str, tensors: Tensors, shape: Shape, part: str, *, last: bool
+) -> tuple[nn.Module, Shape]:
+    if layer.named and not last:
+        raise Misfit("branches with names are outputs, and stand at the end of the decoder alone")
+    inner = prefix + layer.prefix
+    found = [chain(own, inner, tensors, shape, f"{part}'s branch") for _, own in layer.branches]
+    names = [name or str(i) for i, (name, _) in enumerate(layer.branches)]
+    branches = {name: made for name, (made, _) in zip(names, found, strict=True)}
+    if layer.named:
+        return Parallel(branches, ""), found[0][1]
+    module = Parallel(branches, layer["join"])
+    shapes = [after for _, after in found]
+    if layer["join"] != "concat" and len(set(shapes)) > 1:
+        raise Misfit(f"its branches return shapes {', '.join(map(shown, shapes))}, and must agree")
+    if layer["join"] == "concat":
+        if len({after[1:] for after in shapes}) > 1:
+            raise Misfit(
+                f"its branches return shapes {', '.join(map(shown, shapes))}, which do not join along channels"
+            )
+        return module, (sum(after[0] for after in shapes), *shapes[0][1:])
+    return module, (len(shapes), *shapes[0]) if layer["join"] == "stack" else shapes[0]
 
 
 def _after(module: nn.Module, shape: Shape, tensors: Tensors) -> Shape:
@@ -176,7 +203,10 @@ def first_latents(bp: Blueprint, tensors: Tensors) -> Latents:
                 return (("normal", W.shape[1]),)
         if layer.kind == "reshape":
             return (("normal", math.prod(layer["shape"])),)
-        if KINDS[layer.kind].main in ("key", "layers", "condition") or layer.kind in ("flatten", "slice"):
+        if KINDS[layer.kind].main in ("key", "layers", "condition", "branches") or layer.kind in (
+            "flatten",
+            "slice",
+        ):
             break
     raise BlueprintError(
         f"`{bp.origin}` does not say how many latents there are", hint="write latents = 10 at its top"

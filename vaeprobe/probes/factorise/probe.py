@@ -152,7 +152,7 @@ class Factorise(Probe):
         from vaeprobe.geometry.factorisation import gather
         from vaeprobe.probes.parts import affordable, part_of
 
-        decoder = decoder.standardised(of="factorise")
+        decoder = decoder.standardised(of="factorise").under(self.likelihood)
         source = self.source()
         settings, notes = self.settings(decoder), decoder.notes
         part = part_of(decoder, self.part, self.seed, whole=WHOLE)

@@ -255,7 +255,7 @@ class Orthogonality(Probe):
 
         if not decoder.continuous:
             raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
-        decoder = decoder.standardised()
+        decoder = decoder.standardised().under(self.likelihood)
         source = self.source()
         z, G, block = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)

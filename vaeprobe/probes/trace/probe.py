@@ -319,6 +319,7 @@ class Trace(Probe):
                 hint="leave out --svg; --images shows the seams of any decoder of images",
             )
         image = self._image(decoder)
+        decoder = decoder.under(self.likelihood)
         z0 = self._starts(decoder, starts)
         likelihood = self.metric_likelihood(decoder)
         chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
