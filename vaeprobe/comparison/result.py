@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import posixpath as path
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from vaeprobe.comparison.numbers import Pair, Seen
 from vaeprobe.comparison.ranking import CRITERIA, RESAMPLES, Ranking
 from vaeprobe.comparison.sweep import Sweep
+from vaeprobe.published import FACTS
 from vaeprobe.render.text import number
 from vaeprobe.report import Curves, Heatmap, Histogram, Metric, Section, Table, Value
 from vaeprobe.result import Measured, Result
@@ -103,7 +104,30 @@ class Comparison(Result):
             out.append(self._swept(self.sweep))
         if len(self.models) == 2 and self.labelled:
             out.append(self._models())
+        out.append(self._published())
         return tuple(out)
+
+    def _published(self) -> Table:
+        """Return the models among published ones, the most aligned first."""
+        found: list[tuple[float, list[Value]]] = [
+            (f.alignment, [f.name, f.source, f.active, f.contrast, f.null, f.alignment]) for f in FACTS
+        ]
+        ids = [
+            "latents.active",
+            *(f"orthogonality.{m}" for m in ("ima_contrast", "ima_contrast_null", "alignment")),
+        ]
+        for k, letter in enumerate(_letters(len(self.models))):
+            values: list[Value] = [_three_digits(self._value(k, id)) for id in ids]
+            if isinstance(values[-1], float):
+                found.append((values[-1], [f"> {letter}", self.models[k], *values]))
+        rows: list[Sequence[Value]] = [row for _, row in sorted(found, key=lambda pair: -pair[0])]
+        columns = ["model", "source", "active", "contrast", "random axes", "alignment"]
+        return Table(
+            title="Where they stand among published models",
+            columns=columns,
+            rows=rows,
+            note="by alignment; the others as vaeprobe measured them, with its default settings",
+        )
 
     # -- one row per model -----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality import pictures
 from vaeprobe.probes.orthogonality.metrics import METRICS, VERDICTS
+from vaeprobe.published import place
 from vaeprobe.report import Finding, MetricSpec, Section, Table, metric_map
 from vaeprobe.result import Measured, Result
 from vaeprobe.writing import write
@@ -279,6 +280,14 @@ class Orthogonality(Probe):
 
         metrics = metric_map(reading.metrics())
         word, summary = words.verdict(metrics, reading)
+        alignment = metrics["orthogonality.alignment"].value
+        if (
+            isinstance(alignment, float)
+            and reading.isotropic
+            and reading.block is None
+            and not self.likelihood
+        ):
+            summary = f"{summary} {place(alignment)}"
         return OrthogonalityResult(
             metrics=metrics,
             verdict=word,
