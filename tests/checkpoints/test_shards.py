@@ -60,6 +60,54 @@ def test_an_index_leads_nowhere_else(tmp_path: Path) -> None:
         vaeprobe.load(sharded(inner, "safetensors", {"0.weight": "missing.safetensors"}))
 
 
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (
+            "missing",
+            r"the index places tensor `4.weight` in `model-00001-of-00002\.\w+`, which does not hold it",
+        ),
+        (
+            "moved",
+            r"the index places tensor `2.bias` in `model-00001-of-00002\.\w+`, and it is in `model-00002",
+        ),
+        ("extra", r"holds tensor `2.bias`, which the index does not list"),
+        ("twice", r"tensor `0.bias` is in two shards, `model-00001-of-00002\.\w+` and `model-00002"),
+    ],
+)
+@pytest.mark.parametrize("how", ["load", "inspect", "arch"])
+def test_an_index_and_its_shards_agree(tmp_path: Path, suffix: str, fault: str, why: str, how: str) -> None:
+    first, second = (f"model-0000{k}-of-00002.{suffix}" for k in (1, 2))
+    placed = {"0.weight": first, "0.bias": first, "2.weight": second, "2.bias": second}
+    if fault == "missing":
+        placed["4.weight"] = first
+    if fault == "moved":
+        placed["2.bias"] = first
+    if fault == "extra":
+        del placed["2.bias"]
+    index = sharded(tmp_path, suffix, placed)
+    if fault == "twice":
+        part = {k: v.clone() for k, v in network().state_dict().items() if k != "0.weight"}
+        save_file(part, tmp_path / second) if suffix == "safetensors" else torch.save(part, tmp_path / second)
+    run = {
+        "load": lambda: vaeprobe.load(index, blueprint=tmp_path / "model.toml"),
+        "inspect": lambda: vaeprobe.inspect(index),
+        "arch": lambda: vaeprobe.load(index, arch=network),
+    }
+    with pytest.raises(InputError, match=why) as error:
+        run[how]()
+    assert "again" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_the_users_own_network_takes_all_shards(tmp_path: Path, suffix: str) -> None:
+    index = sharded(tmp_path, suffix)
+    z = torch.randn(5, 2)
+    torch.testing.assert_close(vaeprobe.load(index, arch=network)(z), network()(z).detach())
+    assert len(vaeprobe.inspect(index).tensors) == 4
+
+
 # -- distributed checkpoints ---------------------------------------------------------------------------
 
 

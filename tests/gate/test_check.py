@@ -615,3 +615,33 @@ def test_other_peoples_projects_do_not_matter(
     monkeypatch.chdir(folder / "deep")
     assert check("../good.npy", "--config", "../mine.toml").code == 0
     assert check("../good.npy", "--rule", f"{COSINE}=0.1").code == 0
+
+
+def test_a_policy_says_how_each_model_is_loaded(folder: Path, check: Any) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    toml = 'latents = 2\n[condition.label]\nonehot = 3\n[decoder]\nlayers = [{ concat = "label" }, { linear = "fc" }]\n'
+    weights = {"fc.weight": torch.randn(4, 5), "fc.bias": torch.zeros(4)}
+    for name in ("a", "b"):
+        save_file(weights, folder / f"{name}.safetensors", metadata={"vaeprobe.blueprint": toml})
+    (folder / "vaeprobe.toml").write_text(
+        """
+        [check]
+        models = ["a.safetensors", "b.safetensors"]
+        condition = { label = 1 }
+        [check.rules]
+        "latents.dim" = { max = 2 }
+        [[check.overrides]]
+        models = "b.*"
+        condition = { label = 2 }
+        """
+    )
+
+    def held(*more: str) -> list[str]:
+        done = check("--json", *more)
+        assert done.code == 0, done.err
+        return [m["artifact"]["architecture"].rpartition(" at ")[2] for m in done.document["models"]]
+
+    assert held() == ["label = 1 of 3", "label = 2 of 3"]
+    assert held("--condition", "label=0") == ["label = 0 of 3", "label = 0 of 3"]

@@ -228,3 +228,56 @@ def test_every_probe_names_its_verdicts() -> None:
     assert all(question_class(name).VERDICTS for name in PROBES)
     words = set(spec_of("factorise.verdict").range.split(", "))
     assert words == set(probe_class("factorise").VERDICTS)
+
+
+def test_how_models_are_loaded(tmp_path: Path) -> None:
+    policy = read(
+        tmp_path,
+        """
+        [check]
+        weights = "raw"
+        [[check.overrides]]
+        models = "maps/*"
+        latent-size = "8x8"
+        latent-dim = 64
+        condition = { label = 3, library = 1000.0, batch = "two" }
+        [[check.overrides]]
+        models = "*.ckpt"
+        weights = "ema"
+        output-name = "recon"
+        key = "model"
+        arch-args = "latent_dim=4"
+        """,
+    )
+    assert policy.loading_for("a.pt") == {"weights": "raw"}
+    assert policy.loading_for("maps/a.pt") == {
+        "weights": "raw",
+        "latent_size": "8x8",
+        "latent_dim": 64,
+        "condition": ["label=3", "library=1000.0", "batch=two"],
+    }
+    assert policy.loading_for("a.ckpt") == {
+        "weights": "ema",
+        "output_name": "recon",
+        "key": "model",
+        "arch_args": "latent_dim=4",
+    }
+    assert policy.digest() != read(tmp_path, "[check]").digest()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('weights = "best"', "`best` is none of ema, raw"),
+        ("latent-size = 8", "`latent-size` is a text, not `8`"),
+        ('latent-dim = "8"', "latent-dim is a whole number"),
+        ('condition = "label=3"', "a table is expected"),
+        ("condition = { label = true }", "condition holds names at values"),
+        ('arch = "vae.py:VAE"', "a matter of trust"),
+        ('submodule = "decoder"', "a matter of trust"),
+    ],
+)
+@pytest.mark.parametrize("table", ["[check]", '[[check.overrides]]\nmodels = "*"'])
+def test_what_a_policy_cannot_say_of_loading(tmp_path: Path, table: str, line: str, why: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(why)):
+        read(tmp_path, f"{table}\n{line}\n")

@@ -9,19 +9,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vaeprobe.checkpoints import said
 from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files import addresses, distributed
 from vaeprobe.files.source import Source, quoted, read_source
 
-__all__ = ["Folder", "InFolder", "is_distributed", "open_folder", "read", "said_beside", "shards"]
+__all__ = ["Folder", "InFolder", "is_distributed", "joined", "open_folder", "read", "said_beside", "shards"]
 
+T = TypeVar("T")
 PARTS = ("vae", "vqvae", "movq")  # where a pipeline's folder has its autoencoder
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 INDEX = ".index.json"
@@ -129,6 +130,52 @@ def said_beside(source: Source) -> Mapping[str, Any]:
 def shards(source: Source) -> tuple[Source, ...]:
     """Return the files of sharded weights after the first."""
     return source.shards if isinstance(source, InFolder) else ()
+
+
+def joined(source: Source, tensors: Callable[[Source], Mapping[str, T]]) -> dict[str, T]:
+    """Return the tensors of a file and its shards, held against the index where there is one.
+
+    Args:
+        tensors: reads those of one file.
+
+    Raises:
+        InputError: a tensor is in two shards, in none, in another than the index says, or not in the index.
+    """
+    found: dict[str, T] = {}
+    where: dict[str, str] = {}
+    files = (source, *shards(source))
+    for file in files:
+        name = file.path.name
+        for key, tensor in tensors(file).items():
+            if key in found:
+                raise InputError(
+                    f"tensor {quoted(key)} is in two shards, {quoted(where[key])} and {quoted(name)}",
+                    hint="shards of two saves lie in one folder: take one of them away, or fetch the model again",
+                )
+            found[key], where[key] = tensor, name
+    placed = source.folder.placed if isinstance(source, InFolder) else {}
+    wrong = _astray(placed, where) if placed else None
+    if wrong is not None:
+        raise InputError(wrong, hint="index and shards are of two saves: fetch them again together")
+    return found
+
+
+def _astray(placed: Mapping[str, str], where: Mapping[str, str]) -> str | None:
+    """Return what of an index is not so, None where all is."""
+    for key, file in placed.items():
+        if key not in where:
+            return f"the index places tensor {quoted(key)} in {quoted(file)}, which does not hold it"
+        if where[key] != file:
+            return (
+                f"the index places tensor {quoted(key)} in {quoted(file)}, and it is in {quoted(where[key])}"
+            )
+    extra = [key for key in where if key not in placed]
+    if extra:
+        more = f", and {len(extra) - 1} more" if len(extra) > 1 else ""
+        return (
+            f"{quoted(where[extra[0]])} holds tensor {quoted(extra[0])}{more}, which the index does not list"
+        )
+    return None
 
 
 def open_folder(path: Path) -> Folder:

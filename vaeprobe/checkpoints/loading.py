@@ -87,6 +87,8 @@ def load(
         >>> vaeprobe.load(path).latent_dim
         2
     """
+    if arch is None and arch_args:
+        raise UsageError("there is no network to give arguments to", hint="--arch names it (arch=...)")
     source = folders.read(path)
     request = Request(
         source=source,

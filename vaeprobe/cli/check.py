@@ -253,8 +253,14 @@ def _inputs(digest: str, target: str, sha256: str) -> str:
 # -- running ----------------------------------------------------------------------------------------
 
 
+def _for(policy: Policy, model: str, loaded: dict[str, Any]) -> dict[str, Any]:
+    """Return how a model is loaded: as the command line says, else as the policy does."""
+    said = {name: value for name, value in loaded.items() if value not in (None, [], ())}
+    return {**loaded, **policy.loading_for(model), **said}
+
+
 def _check_one(gate: Gate, loaded: dict[str, Any], digest: str, model: str) -> ModelReport:
-    report = gate.check(model, lambda path: loading.load(Path(path), **loaded))
+    report = gate.check(model, lambda path: loading.load(Path(path), **_for(gate.policy, model, loaded)))
     sha256 = report.artifact.sha256 if report.artifact else ""
     return replace(report, inputs_sha256=_inputs(digest, model, sha256))
 
@@ -415,7 +421,7 @@ def _update(gate: Gate, targets: Sequence[str], path: Path, loaded: dict[str, An
     records = baselines.read(path) if path.is_file() else {}
     with output.progress_bar(progress):
         for target in track(targets, "measuring the baseline"):
-            record = gate.record(target, loading.load(Path(target), **loaded))
+            record = gate.record(target, loading.load(Path(target), **_for(gate.policy, target, loaded)))
             records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
     writing.write_text(path, text)

@@ -34,7 +34,8 @@ Format = Literal[
 ]
 
 SUPPORTED = (
-    "torch.save files, safetensors, .pt2, TorchScript, ONNX, .keras, .h5, .npy, .npz and folders of diffusers"
+    "torch.save files and pickles, safetensors, .pt2, TorchScript, ONNX, .keras, .h5, .npy, .npz, indices of shards,"
+    " and folders of diffusers, pythae, scVI and of distributed checkpoints"
 )
 LFS = b"version https://git-lfs.github.com/spec/"
 LARGEST_PART = 1 << 28  # bytes of a part that is no bare numbers
@@ -68,6 +69,14 @@ def sniff(source: Source) -> Format:
         UnknownFormatError: none that this package knows.
         InputError: a web page, a git-LFS pointer, a truncated archive.
     """
+    kept = vars(source)  # its bytes never change: what they are is told once
+    if "_container" not in kept:
+        kept["_container"] = _told(source)
+    container: Format = kept["_container"]
+    return container
+
+
+def _told(source: Source) -> Format:
     found = known(source.data, source.name)
     if found is not None:
         return found

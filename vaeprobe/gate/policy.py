@@ -89,11 +89,12 @@ class Waiver:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Override:
-    """Rules and data that replace or join the general ones on some models; None switches a rule off."""
+    """Rules, data and loading that replace or join the general ones on some models; None switches a rule off."""
 
     models: str
     rules: Mapping[str, Rule | None] = field(default_factory=dict)
     data: str | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +106,7 @@ class Policy:
     waivers: Sequence[Waiver] = ()
     models: Sequence[str] = ()
     data: str | None = None
+    loading: Mapping[str, Any] = field(default_factory=dict)
     baseline: str | None = None
     samples: int = 256
     max_samples: int = 4096
@@ -126,6 +128,14 @@ class Policy:
         """Return the data of a model: of the last override that has some, else everybody's."""
         own = [o.data for o in self.overrides if o.data is not None and matches(model, o.models)]
         return own[-1] if own else self.data
+
+    def loading_for(self, model: str) -> dict[str, Any]:
+        """Return how a model is loaded, by the options' names in Python: what overrides say last counts."""
+        found = dict(self.loading)
+        for override in self.overrides:
+            if matches(model, override.models):
+                found.update(override.loading)
+        return found
 
     def digest(self) -> str:
         """Return a hash of all that can change an outcome."""

@@ -22,6 +22,7 @@ likelihood = "bernoulli"
 models = "models/legacy_*"
 rules = { "orthogonality.alignment" = { min = 0.2, level = "warning" } }
 data = "legacy.npy"
+condition = { label = 3 }           # how they are loaded: condition, latent-size, weights, output-name, key, ...
 
 [[check.waivers]]
 rule = "orthogonality.mean_abs_cosine"
@@ -91,10 +92,21 @@ KEYS = {
     ),
     "overrides": (
         "none",
-        "[[check.overrides]] models, rules, data: for some models; a rule that is false is off",
+        "[[check.overrides]] models, rules, data and the keys of loading: for some models; a rule that is false is off",
     ),
     "waivers": ("none", "[[check.waivers]] rule, models, reason, expires: what may fail until a date"),
 }
+# how models are loaded: what the options of these names say
+LOADING = {
+    "condition": ("none", "what conditional decoders are held at: { label = 3 }"),
+    "latent-size": ("none", 'size of a map of latents: "8x8"'),
+    "latent-dim": ("none", "number of latents, where the file leaves it open"),
+    "weights": ("the average", '"ema" or "raw", where a file holds both'),
+    "output-name": ("none", "which of several outputs to probe"),
+    "key": ("none", "the entry that holds the weights"),
+    "arch-args": ("none", 'arguments for --arch, which itself is given on the command line: "latent_dim=10"'),
+}
+KEYS |= LOADING
 RULE_KEYS = ("max", "min", "limit", "regression", "is", "level")
 COMMAND_LINE = "--rule"  # where a rule stands that is written for a shell
 
@@ -166,6 +178,7 @@ def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
         waivers=[_waiver(w, origin) for w in _list(check.get("waivers", []), f"{origin}: check.waivers")],
         models=_texts(check.get("models", []), f"{origin}: check.models"),
         data=_beside(check.get("data"), f"{origin}: check.data", origin),
+        loading=_loading(check, f"{origin}: [check]"),
         baseline=_beside(check.get("baseline"), f"{origin}: check.baseline", origin),
         samples=_integer(check.get("samples", 256), f"{origin}: check.samples"),
         max_samples=_integer(check.get("max-samples", 4096), f"{origin}: check.max-samples"),
@@ -351,14 +364,38 @@ def _margin(value: Any, where: str) -> tuple[float, bool]:
 def _override(body: Any, origin: str) -> Override:
     where = f"{origin}: [[check.overrides]]"
     table = _table(body, where)
-    _known(table, ("models", "rules", "data"), where)
+    _known(table, ("models", "rules", "data", *LOADING), where)
     _require(table, ("models",), where)
     entries = _table(table.get("rules", {}), where)
     return Override(
         models=str(table["models"]),
         rules={m: rule(m, value, where) for m, value in entries.items()},
         data=_beside(table.get("data"), f"{where}: data", origin),
+        loading=_loading(table, where),
     )
+
+
+def _loading(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return what a table says of loading, as the options of these names take it."""
+    found = {key: table[key] for key in LOADING if key in table}
+    for key, value in found.items():
+        if key == "condition":
+            held = _table(value, f"{where}: condition")
+            if not held or any(
+                isinstance(v, bool) or not isinstance(v, (str, int, float)) for v in held.values()
+            ):
+                raise UsageError(
+                    f"{where}: condition holds names at values", hint="condition = { label = 3 }"
+                )
+            found[key] = [f"{name}={v}" for name, v in held.items()]
+        elif key == "latent-dim":
+            if type(value) is not int or value < 1:
+                raise UsageError(f"{where}: latent-dim is a whole number of at least 1, not `{value}`")
+        elif not isinstance(value, str):
+            raise UsageError(f"{where}: `{key}` is a text, not `{value}`")
+    if "weights" in found:
+        _choice(found["weights"], ("ema", "raw"), where)
+    return {key.replace("-", "_"): value for key, value in found.items()}
 
 
 def _waiver(body: Any, origin: str) -> Waiver:

@@ -22,10 +22,8 @@ __all__ = ["FORMAT"]
 
 def _specs(source: Source) -> tuple[dict[str, TensorSpec], Mapping[str, str]]:
     """Return the tensors of a file and its shards, and the metadata of the first."""
-    specs, metadata = safetensors.read(source.data)
-    for shard in folders.shards(source):
-        specs = {**specs, **safetensors.read(shard.data)[0]}
-    return specs, metadata
+    _, metadata = safetensors.read(source.data)
+    return folders.joined(source, lambda file: safetensors.read(file.data)[0]), metadata
 
 
 def read(request: Request) -> Found:
@@ -43,7 +41,7 @@ def weights(request: Request) -> tuple[Weights, str]:
     from vaeprobe.checkpoints import bare_weights
     from vaeprobe.checkpoints.weights import realise
 
-    specs, metadata = safetensors.read(request.source.data)
+    specs, metadata = _specs(request.source)
     found = realise(selection.under_key(specs, request.name, request.key)[0], metadata)
     return bare_weights.one_set(request, found, fold=False), "safetensors"
 

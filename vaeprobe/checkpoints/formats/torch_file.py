@@ -54,16 +54,25 @@ def _checked(request: Request) -> Found:
             hint="the `prefix` of a blueprint, or --key, takes the weights of a part",
         )
     else:
-        specs = selection.tensors_of(file, chosen.node)
-        for shard in folders.shards(request.source):
-            other = _file(shard)
-            specs |= selection.tensors_of(other, selection.select(other, shard.name).node)
+        specs = _specs(request.source, file, chosen)
         told = said.in_file(file)
         matrix = file.is_tensor(chosen.node)
         weights = bare_weights.read(request, specs, told)
         found = bare_weights.found(request, weights, "state_dict", matrix=matrix, told=told)
     details = {"container": file.container, **({"key": chosen.key} if chosen.key else {})}
     return replace(found, notes=(*chosen.notes, *found.notes), details={**found.details, **details})
+
+
+def _specs(source: Source, file: TorchFile, chosen: selection.Selection) -> dict[str, TensorSpec]:
+    """Return the tensors of what was chosen of a file, and of its shards."""
+
+    def of(part: Source) -> dict[str, TensorSpec]:
+        if part is source:
+            return selection.tensors_of(file, chosen.node)
+        shard = _file(part)
+        return selection.tensors_of(shard, selection.select(shard, part.name).node)
+
+    return folders.joined(source, of)
 
 
 def _module(request: Request, file: TorchFile, node: Built) -> Found:
@@ -111,7 +120,7 @@ def weights(request: Request) -> tuple[Weights, str]:
 
     file = _file(request.source)
     chosen = selection.select(file, request.name, request.key, request.weights)
-    found = bare_weights.one_set(request, realise(selection.tensors_of(file, chosen.node)), fold=False)
+    found = bare_weights.one_set(request, realise(_specs(request.source, file, chosen)), fold=False)
     return replace(found, notes=(*chosen.notes, *found.notes)), "state_dict"
 
 
@@ -138,7 +147,7 @@ def look(source: Source, key: str | None) -> Inspection:
         chosen = selection.select(file, source.name, key)
     except UnsafeError as error:
         return described.unsafe(source, error, file)
-    specs = selection.tensors_of(file, chosen.node)
+    specs = _specs(source, file, chosen)
     if selection.is_module(chosen.node):
         return _look_at_module(source, file, chosen, specs)
     kind: Kind = "matrix" if file.is_tensor(chosen.node) else "weights"
