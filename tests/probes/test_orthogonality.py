@@ -221,6 +221,7 @@ def verdict_of(*, c: float = 1.0, A: tuple[float, float, float] = (0.5, 0.4, 0.6
     reading = SimpleNamespace(
         active=range(a), names=["z"] * a, singular=None, rotations=rotations, repair=repair,
         search="too many" if repair is None else None, likelihood=None, kind="latents", block=None,
+        low_rank=False,
     )  # fmt: skip
     return verdict(metric_map(metrics), reading)  # type: ignore[arg-type]
 
