@@ -506,6 +506,13 @@ PART_OF_LATENTS = FindingSpec(
     "change) fails for the whole decoder; what holds there is not said of other latents.",
     "--part all measures along every latent, at the cost of as many columns; another --seed draws another part.",
 )
+FEWER_LATENTS = FindingSpec(
+    "fewer-latents",
+    "note",
+    "A column of a large decoder is dear, and there are over a hundred of them at each latent: a default run takes as many "
+    "latents as about a minute allows, 32 at least, and the intervals are those of so many.",
+    "--part all takes as many as --samples says; a policy's samples are always taken.",
+)
 FEW_LATENTS = FindingSpec(
     "few-latents",
     "note",

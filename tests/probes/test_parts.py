@@ -184,6 +184,28 @@ def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pyt
     assert measure(conv(), samples=50, part="channels")["orthogonality.ima_contrast"].n == 50
 
 
+def test_many_columns_at_as_many_latents_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All columns of 65 latents or more, the same way; never fewer for one who says what is asked for."""
+    from vaeprobe.probes import parts
+
+    monkeypatch.setattr(parts, "WORK", 1.0)
+
+    def samples(k: int, **more: Any) -> tuple[int | None, list[str]]:
+        result = measure(b1_of(k), samples=40, rotations=3, restarts=0, **more)
+        notes = [f.message for f in result.findings if f.code == "fewer-latents"]
+        return result["orthogonality.ima_contrast"].n, notes
+
+    assert samples(SOME + 1) == (FEWEST, [f"{SOME + 1} columns each were measured at {FEWEST} of 40 latents"])
+    assert samples(SOME) == (40, [])
+    assert samples(SOME + 1, part="all") == (40, [])
+    with parts.as_asked():
+        assert samples(SOME + 1) == (40, [])
+
+
+def b1_of(k: int) -> Decoder:
+    return Decoder(b1(k).f, k, dtype=torch.float64)
+
+
 def test_posteriors_are_averaged_at_one_site() -> None:
     base = conv()
     encoder = Encoder(lambda x: (x, torch.zeros_like(x) - 1), 24, dtype=torch.float64)

@@ -51,10 +51,12 @@ class Gate:
     def check(self, model: str, load: Loader) -> ModelReport:
         """Return what the policy says of one model; an error becomes the report's failure."""
         from vaeprobe.engine.remembered import remembered
+        from vaeprobe.probes.parts import as_asked
 
         try:
             decoder = load(model)
-            with remembered():  # each look has the latents of the last, and probes share them
+            # a policy says how many samples; each look has the latents of the last, and probes share them
+            with as_asked(), remembered():
                 return self.check_decoder(model, decoder)
         except VaeprobeError as error:
             return ModelReport(model=model, failure=failure_of(error))

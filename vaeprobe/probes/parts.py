@@ -6,6 +6,9 @@ that the rotation null of the whole space holds for such a part of it, exactly.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -124,6 +127,21 @@ def part_of(decoder: Decoder, part: Which, seed: int, whole: int | None = None) 
     return Part(decoder.holding_all_but(columns), words, block.whole)
 
 
+_as_asked: ContextVar[bool] = ContextVar("as_asked", default=False)
+
+
+@contextmanager
+def as_asked() -> Iterator[None]:
+    """Within it, probes take all the samples that they are asked for: whoever asks has reasons."""
+    token = _as_asked.set(True)
+    try:
+        yield
+    finally:
+        _as_asked.reset(token)
+
+
 def affordable(decoder: Decoder, columns: int, samples: int) -> int:
     """Return how many latents a default run can take: all of them where their columns are cheap."""
+    if _as_asked.get():
+        return samples
     return min(samples, max(FEWEST, int(WORK // (columns * choose(decoder).widest_gram))))

@@ -233,7 +233,7 @@ class Orthogonality(Probe):
     part: Literal["auto", "all", "channels", "some"] = option(
         "auto",
         help="Columns to measure: all, the channels at a random site, some random latents; auto takes a part of "
-        "hundreds.",
+        "hundreds, and as many samples as take about a minute.",
         panel="Geometry",
     )
     posterior_draws: int = option(
@@ -321,7 +321,7 @@ class Orthogonality(Probe):
         """
         from vaeprobe.engine import gram
         from vaeprobe.latents import Posterior
-        from vaeprobe.probes.parts import affordable, block_of
+        from vaeprobe.probes.parts import SOME, affordable, block_of
 
         draws, rows = 1, self.samples
         if isinstance(source, Posterior) and not source.means:
@@ -329,8 +329,9 @@ class Orthogonality(Probe):
             source, draws = replace(source, data=source.data[:rows]), self.posterior_draws
             rows = len(source.data)
         block = block_of(decoder, self.part, rows, self.seed)
-        if block is not None and self.part == "auto":
-            rows = affordable(decoder, len(block.names) * draws, rows)
+        width = len(decoder.continuous) if block is None else len(block.names)
+        if self.part == "auto" and (block is not None or width > SOME):
+            rows = affordable(decoder, width * draws, rows)
             if isinstance(source, Posterior):
                 source = replace(source, data=source.data[:rows])
         z = source.draw(decoder, rows * draws, seed=self.seed)

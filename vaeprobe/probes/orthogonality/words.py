@@ -11,6 +11,7 @@ from vaeprobe.findings import (
     APPROXIMATE_P_VALUE,
     BORDERLINE_LATENTS,
     FEW_LATENTS,
+    FEWER_LATENTS,
     ILL_CONDITIONED,
     INACTIVE_LATENTS,
     NOT_CONVERGED,
@@ -20,6 +21,7 @@ from vaeprobe.findings import (
     TIED_SINGULAR_VALUES,
 )
 from vaeprobe.geometry import gram
+from vaeprobe.probes.parts import SOME
 from vaeprobe.report import Finding, Metric
 
 if TYPE_CHECKING:
@@ -231,6 +233,14 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
                 f"of {reading.block.whole} columns, those of {reading.block.words} were measured{asked}",
                 hint="--part all measures every column, --part "
                 f"{'channels' if reading.kind == 'channels' else 'some'} all latents that --samples asks for",
+            )
+        )
+    elif reading.samples < asked_samples and len(reading.names) > SOME:
+        found.append(
+            Finding(
+                FEWER_LATENTS,
+                f"{len(reading.names)} columns each were measured at {reading.samples} of {asked_samples} latents",
+                hint="--part all measures them at all latents that --samples asks for",
             )
         )
     if reading.overflowed:
