@@ -38,6 +38,7 @@ def orthogonality(
     save_rotation: str | PathLike[str] | None = None,
     active_threshold: float = 0.05,
     part: Literal["auto", "all", "channels", "some"] = "auto",
+    probes: int = 8,
     posterior_draws: int = 8,
     latent_dim: int | None = None,
     limits: Mapping[str, float] | None = None,
@@ -63,7 +64,8 @@ def orthogonality(
         restarts: Random starts of the search for the best rotation (default: 4, fewer for many).
         save_rotation: Write the best rotation to this .npy file.
         active_threshold: Share of the largest mean column norm above which a latent is active.
-        part: Columns to measure: all, the channels at a random site, some random latents; auto takes a part of hundreds.
+        part: Columns to measure: all, the channels at a random site, some random latents; auto takes a part of hundreds, and as many samples as take about a minute.
+        probes: Random probes of all columns where only a part is measured (0: none).
         posterior_draws: Draws per data row with --latents posterior; G is averaged over them.
         latent_dim: number of latents, where the decoder leaves it open.
         limits: limit per metric id; the result then carries checks.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.engine import gram
 from vaeprobe.errors import UsageError
+from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
 from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, block_of
@@ -355,3 +356,94 @@ def test_trace_takes_a_part_of_a_large_map_at_fewer_starts(monkeypatch: pytest.M
     whole = Trace(length=0.2, part="all", samples=1, components="0").measure(conv())
     assert not [f for f in whole.findings if f.code == "part-of-latents"]
     assert len(whole.paths[0].coordinates) == 24
+
+
+# -- the whole of G by random products ---
+
+
+def mlp(k: int, m: int = 96) -> Decoder:
+    """A network whose columns differ in length and are not orthogonal."""
+    torch.manual_seed(k)
+    network = nn.Sequential(nn.Linear(k, 64), nn.Tanh(), nn.Linear(64, m)).double()
+    with torch.no_grad():
+        network[0].weight *= torch.linspace(0.2, 3, k).double()
+    return Decoder(network, k)
+
+
+@pytest.mark.parametrize("k", [100, 512])
+def test_energies_are_unbiased(k: int) -> None:
+    from vaeprobe.engine.matrix_free import energies, exact_energies
+
+    probed = mlp(k)
+    z = torch.randn(2, k, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    truth = exact_energies(gram(probed, z))
+    draws = [energies(probed, z, probes=4, seed=seed) for seed in range(150)]
+    for name in ("off", "total", "trace_squared"):
+        found = torch.stack([getattr(e, name) for e in draws])
+        error = (found.mean(0) - getattr(truth, name)) / (found.std(0) / math.sqrt(len(draws)))
+        assert float(error.abs().max()) < 4, name
+        assert float(found.std(0).max()) > 0
+    with pytest.raises(UsageError, match="at least 2 probes"):
+        energies(probed, z, probes=1)
+
+
+def test_energies_in_a_likelihoods_metric() -> None:
+    from vaeprobe.engine.matrix_free import energies, exact_energies
+
+    probed, z = conv(), torch.randn(3, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    truth = exact_energies(gram(probed, z, likelihood=Bernoulli()))
+    found = energies(probed, z, probes=4000, likelihood=Bernoulli())
+    for name in ("off", "total", "trace_squared"):
+        torch.testing.assert_close(getattr(found, name), getattr(truth, name), rtol=0.08, atol=0)
+
+
+def test_the_null_of_the_energy_off_the_diagonal_is_that_of_random_rotations() -> None:
+    from vaeprobe.geometry.rotations import rotate
+
+    probed = mlp(12, 30)
+    result = measure(probed, samples=20)
+    z = Prior().draw(probed, 20)
+    G = gram(probed, z)
+
+    def share(G: Tensor) -> float:
+        diagonal = G.diagonal(dim1=1, dim2=2).square().sum(1)
+        return 1 - float(diagonal.mean() / G.square().sum((1, 2)).mean())
+
+    assert number(result, "off_diagonal") == pytest.approx(share(G), rel=1e-9)
+    draws = np.array([share(rotate(G, haar(12, seed))) for seed in range(400)])
+    null = number(result, "off_diagonal_null")
+    assert abs(draws.mean() - null) < 4 * draws.std() / 20
+    s = torch.linalg.svdvals(G)
+    ratio = s.sum(1).square().mean() / s.square().sum(1).mean()
+    assert number(result, "participation") == pytest.approx(float(ratio), rel=1e-9)
+    assert result["orthogonality.off_diagonal"].method.startswith("exact at 20 latents")
+
+
+def test_a_part_says_what_the_whole_is_by_random_products() -> None:
+    result = measure(conv(), part="channels", samples=40, probes=32)
+    whole = measure(conv(), part="all", samples=40)
+    for name in ("off_diagonal", "off_diagonal_null", "participation"):
+        low, high = result[f"orthogonality.{name}"].ci
+        assert low < number(whole, name) < high, name
+        assert "32 random probes at 16 latents" in (result[f"orthogonality.{name}"].method or "")
+    assert "Of all 24 columns, " in result.summary
+    assert "Of all" not in whole.summary
+    (table,) = [s for s in result.sections() if "whole Jacobian" in getattr(s, "title", "")]
+    z = Prior().draw(conv(), 2)
+    s = torch.linalg.svdvals(gram(conv(), z)).sqrt()[:, :3].square().mean(0).sqrt()
+    assert [row[1] for row in table.rows] == pytest.approx(s.tolist(), rel=1e-3)
+    assert all(row[2] < 0.02 for row in table.rows)
+    bare = measure(conv(), part="channels", samples=40, probes=0)
+    assert not bare["orthogonality.off_diagonal"].defined
+    assert "Of all" not in bare.summary
+
+
+def test_energies_where_there_is_nothing_to_say() -> None:
+    dead = measure(Decoder(lambda z: 0 * z, 3, dtype=torch.float64))
+    assert "every column" in str(dead["orthogonality.off_diagonal"].reason)
+    one = measure(Decoder(lambda z: z.sin(), 1, dtype=torch.float64))
+    assert "no pair" in str(one["orthogonality.off_diagonal"].reason)
+    spread = measure(per_site(torch.eye(3, dtype=torch.float64)), part="channels")
+    assert number(spread, "off_diagonal") == pytest.approx(0, abs=1e-12), (
+        "orthogonal columns have none, whatever the probes"
+    )

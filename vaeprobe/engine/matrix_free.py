@@ -21,11 +21,15 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import pullback, pushforward
 from vaeprobe.errors import UsageError
 from vaeprobe.intervals import stream
+from vaeprobe.likelihoods import Likelihood
 
 __all__ = [
+    "Energies",
     "Estimate",
     "SingularTriplets",
     "diagonal",
+    "energies",
+    "exact_energies",
     "frobenius_norm_squared",
     "mean_abs_cosine",
     "off_diagonal_energy",
@@ -92,6 +96,49 @@ def off_diagonal_energy(
     without = (square.sum(0) - square * probes / (probes - 1)) / (probes - 2)
     spread = (without - without.mean(0)).square().sum(0) * (probes - 1) / probes
     return Estimate(energy, spread.sqrt())
+
+
+@dataclass(frozen=True, eq=False)
+class Energies:
+    """Sums of squares of G at each latent, each shape (n,), float64: exact, or unbiased estimates of one set of probes.
+
+    Attributes:
+        off: sum_{i != j} G_ij^2.
+        total: ||G||_F^2 = sum_ij G_ij^2.
+        trace_squared: (tr G)^2.
+    """
+
+    off: Tensor
+    total: Tensor
+    trace_squared: Tensor
+
+
+def energies(
+    decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, likelihood: Likelihood | None = None
+) -> Energies:
+    """Estimate the energies of G at every latent, all from the same products G v, without bias.
+
+    With random signs v: |G v|^2 has mean ||G||_F^2, the variances of v * G v add up to the energy off the diagonal, and
+    products of two different v^T G v have mean (tr G)^2.
+
+    Raises:
+        UsageError: fewer than two probes.
+    """
+    if probes < 2:
+        raise UsageError(f"energies of G need at least 2 probes, not {probes}")
+    v = _signs(decoder, z, probes, seed)
+    Gv = _metric_products(decoder, z, v, decoder.natural_for(likelihood), likelihood)
+    a = v * Gv
+    traces = a.sum(-1)
+    crossed = (traces.sum(0).square() - traces.square().sum(0)) / (probes * (probes - 1))
+    return Energies(a.var(0).sum(-1), Gv.square().sum(-1).mean(0), crossed)
+
+
+def exact_energies(G: Tensor) -> Energies:
+    """Return the energies of Gram matrices, shape (n, k, k)."""
+    diagonal = G.diagonal(dim1=-2, dim2=-1)
+    off = G - torch.diag_embed(diagonal)
+    return Energies(off.square().sum((-2, -1)), G.square().sum((-2, -1)), diagonal.sum(-1).square())
 
 
 def mean_abs_cosine(
@@ -238,9 +285,14 @@ def _signs(decoder: Decoder, z: Tensor, probes: int, seed: int) -> Tensor:
     return torch.from_numpy(np.stack(draws) * 2.0 - 1.0)
 
 
-def _metric_products(decoder: Decoder, z: Tensor, v: Tensor, natural: bool) -> Tensor:
+def _metric_products(
+    decoder: Decoder, z: Tensor, v: Tensor, natural: bool, likelihood: Likelihood | None = None
+) -> Tensor:
     """Return G v for v of shape (s, n, k): the same shape, float64 on the CPU."""
-    _, Jv = pushforward(decoder, z, v, natural=natural)
+    y, Jv = pushforward(decoder, z, v, natural=natural)
+    if likelihood is not None:
+        parameter = "natural" if natural else decoder.parameter
+        Jv = likelihood.lowered(Jv.double(), y.double(), parameter).to(Jv.dtype)
     return pullback(decoder, z, Jv, natural=natural).double().cpu()
 
 

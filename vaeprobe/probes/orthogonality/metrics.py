@@ -197,6 +197,42 @@ METRICS: tuple[MetricSpec, ...] = (
         remedy="A clear positive part means that the factors are there, in a rotated basis: save the rotation.",
     ),
     MetricSpec(
+        id="orthogonality.off_diagonal",
+        title="energy off the diagonal",
+        better="lower",
+        range="[0, 1)",
+        formula="E_z sum_{i != j} G_ij^2 / E_z ||G||_F^2, over all continuous latents",
+        source="unbiased by random signs: the variance of v * G v, Hutchinson (1990); Bekas, Kokiopoulou and Saad (2007)",
+        meaning="How far G is from diagonal, for all columns, whatever their number: 0 iff they are orthogonal. Where only a "
+        "part of the columns is measured it is estimated by --probes random products.",
+        misleads="It weighs columns by their squared lengths and latents by ||G||_F^2: long columns decide. Read it beside "
+        "`orthogonality.off_diagonal_null`.",
+        remedy="More --probes or --samples narrow its interval.",
+    ),
+    MetricSpec(
+        id="orthogonality.off_diagonal_null",
+        title="the same under random rotations",
+        beside="random axes",
+        range="[0, 1)",
+        formula="1 - (E_z (tr G)^2 + 2 E_z ||G||_F^2) / ((k + 2) E_z ||G||_F^2)",
+        source="E (r^T G r)^2 = ((tr G)^2 + 2 ||G||_F^2) / (k (k + 2)) for r uniform on the sphere",
+        meaning="What the share would be if the basis of the latent space were a random one: exact, no rotation is drawn.",
+        misleads="Near 0 where all singular values are alike: every basis is orthogonal then.",
+        remedy="None needed.",
+    ),
+    MetricSpec(
+        id="orthogonality.participation",
+        title="participation ratio of G",
+        better="higher",
+        range="[1, k]",
+        formula="E_z (tr G)^2 / E_z ||G||_F^2",
+        source="participation ratio of the squared singular values",
+        meaning="How many directions of the latent space carry the metric: k where all singular values are alike, 1 where "
+        "one outweighs the rest.",
+        misleads="Dominated by the largest singular values; `orthogonality.effective_rank` counts small ones too.",
+        remedy="A small number beside many latents: few directions do all the work.",
+    ),
+    MetricSpec(
         id="orthogonality.mean_field_gap",
         title="mean-field gap",
         better="lower",

@@ -27,6 +27,7 @@ from vaeprobe.geometry.rotations import (
     rotated_contrast,
 )
 from vaeprobe.intervals import LEVEL, mean_interval, median_interval
+from vaeprobe.probes.orthogonality.energy import Whole
 from vaeprobe.probes.orthogonality.metrics import SPECS
 from vaeprobe.report import Metric
 
@@ -99,6 +100,7 @@ class Reading:
 
     Attributes:
         G: finite pullback metrics over the continuous latents, shape (n, k, k).
+        whole: what is known of the whole of G, of which these may be a part.
         overflowed: latents left out since their Gram matrix is not finite.
         names: name of each continuous latent.
         active: indices of the active latents, shape (a,).
@@ -122,6 +124,7 @@ class Reading:
         restarts: int | None,
         beta_sigma2: float,
         likelihood: str | None,
+        whole: Whole | None = None,
         block: Block | None = None,
     ) -> None:
         finite = torch.isfinite(G).flatten(1).all(1)
@@ -133,6 +136,7 @@ class Reading:
         self.samples = len(G)
         self.G, self.overflowed = G[finite], int((~finite).sum())
         self.block = block
+        self.whole = whole or Whole(None, G.shape[-1], why="not measured")
         self.names = decoder.latent_names if block is None else block.names
         self.kind = "latents" if block is None else block.kind
         self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
@@ -434,6 +438,7 @@ class Reading:
             *self._contrast_metrics(),
             *self._rotation_metrics(),
             self._mean_field_gap(),
+            *self.whole.metrics,
             *self._frame_metrics(),
             *self._nats_metrics(),
             *self._isometry_metrics(),

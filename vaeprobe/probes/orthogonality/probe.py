@@ -65,6 +65,9 @@ class OrthogonalityResult(Result):
     ima_contrast_rotated = Measured("orthogonality.ima_contrast_rotated")
     fixable = Measured("orthogonality.fixable")
     mean_field_gap = Measured("orthogonality.mean_field_gap")
+    off_diagonal = Measured("orthogonality.off_diagonal")
+    off_diagonal_null = Measured("orthogonality.off_diagonal_null")
+    participation = Measured("orthogonality.participation")
     distance_to_axes = Measured("orthogonality.distance_to_axes")
     conformality = Measured("orthogonality.conformality")
     entropy = Measured("orthogonality.entropy")
@@ -194,6 +197,8 @@ class Orthogonality(Probe):
         part: which columns of the Jacobian: all; the channels at one random site of each latent, where latents have
             space; some 64 random latents; auto takes all of up to 128 latents with space and up to 512 without, and
             as many samples of a part as take about a minute.
+        probes: random products with J and J^T at each of some latents, for the energy of all columns off the
+            diagonal, where only a part of the columns is measured; 0 for none, 2 at least.
         posterior_draws: draws per data row with latents from the posterior, over which G is averaged.
 
     Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
@@ -211,6 +216,10 @@ class Orthogonality(Probe):
         "rotations": (
             1,
             frozenset(f"orthogonality.{m}" for m in ("ima_contrast_null", "alignment", "alignment_p")),
+        ),
+        "probes": (
+            0,
+            frozenset(f"orthogonality.{m}" for m in ("off_diagonal", "off_diagonal_null", "participation")),
         ),
         "restarts": (0, frozenset(f"orthogonality.{m}" for m in ("ima_contrast_rotated", "fixable"))),
     }
@@ -236,6 +245,12 @@ class Orthogonality(Probe):
         "hundreds, and as many samples as take about a minute.",
         panel="Geometry",
     )
+    probes: int = option(
+        8,
+        help="Random probes of all columns where only a part is measured (0: none).",
+        min=0,
+        panel="Geometry",
+    )
     posterior_draws: int = option(
         8,
         help="Draws per data row with --latents posterior; G is averaged over them.",
@@ -252,6 +267,7 @@ class Orthogonality(Probe):
         """
         from vaeprobe.geometry.threads import one_thread_below
         from vaeprobe.latents import Prior
+        from vaeprobe.probes.orthogonality.energy import whole_of
         from vaeprobe.probes.orthogonality.numbers import Reading
 
         if not decoder.continuous:
@@ -260,6 +276,14 @@ class Orthogonality(Probe):
         source = self.source()
         z, G, block = self._pullback_metrics(decoder, source)
         fits = self.likelihood_findings(decoder, z)
+        whole = whole_of(
+            decoder,
+            z,
+            G if block is None else None,
+            likelihood=self.metric_likelihood(decoder),
+            probes=self.probes,
+            seed=self.seed,
+        )
         with one_thread_below(len(G) * G.shape[-1] ** 3):
             reading = Reading(
                 G,
@@ -271,6 +295,7 @@ class Orthogonality(Probe):
                 restarts=self.restarts,
                 beta_sigma2=self.beta_sigma2,
                 likelihood=self.likelihood,
+                whole=whole,
                 block=block,
             )
             return self._read(decoder, reading, fits)
@@ -305,7 +330,7 @@ class Orthogonality(Probe):
             norms=tuple(reading.mean_norms.tolist()),
             spectrum=tuple(reading.rms_singular_values.tolist()),
             threshold=self.active_threshold,
-            tables=tuple(pictures.tables(reading, metrics)),
+            tables=(*pictures.tables(reading, metrics), *reading.whole.tables()),
             null=()
             if reading.singular or reading.alignment is None
             else tuple(reading.alignment.draws.tolist()),

@@ -53,6 +53,11 @@ BORDER = 1.25
 
 def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
     """Return the verdict in a word or two, and as a researcher would write it."""
+    word, sentence = _verdict(metrics, reading)
+    return word, sentence + reading.whole.sentence
+
+
+def _verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
 
     def number(name: str) -> float:
         value = metrics[f"orthogonality.{name}"].value
