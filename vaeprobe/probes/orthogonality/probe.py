@@ -316,7 +316,7 @@ class Orthogonality(Probe):
         return OrthogonalityResult(
             metrics=metrics,
             verdict=word,
-            summary=summary,
+            summary=summary + reading.whole.sentence,
             findings=(*decoder.notes, *fits, *words.findings(reading, self.samples)),
             settings=self.settings(decoder)
             | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},

@@ -53,11 +53,6 @@ BORDER = 1.25
 
 def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
     """Return the verdict in a word or two, and as a researcher would write it."""
-    word, sentence = _verdict(metrics, reading)
-    return word, sentence + reading.whole.sentence
-
-
-def _verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
 
     def number(name: str) -> float:
         value = metrics[f"orthogonality.{name}"].value
@@ -68,7 +63,7 @@ def _verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]
         return metrics[f"orthogonality.{name}"].ci or (number(name), number(name))
 
     a, k = len(reading.active), len(reading.names)
-    if reading.low_rank:
+    if reading.singular and reading.low_rank:
         return _low_rank(number, interval, reading)
     if reading.singular:
         gap = metrics["orthogonality.mean_field_gap"]
