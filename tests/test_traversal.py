@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
 import struct
 import xml.etree.ElementTree as ET
 import zlib
@@ -15,7 +18,11 @@ from vaeprobe import Decoder, Encoder, traverse
 from vaeprobe.cli import run
 from vaeprobe.decoder import Group
 from vaeprobe.errors import UsageError
-from vaeprobe.traversal.pictures import GLYPHS, written
+from vaeprobe.pictures import ImageShape
+from vaeprobe.render.pixels import graphics, kitty, sixel
+from vaeprobe.render.terminal import console, view
+from vaeprobe.report import Thumbnail
+from vaeprobe.traversal.pictures import GLYPHS, bars, row_pictures, span_of, spectrogram, written
 
 MODELS = Path(__file__).parents[1] / "sample_models"
 A = torch.randn(64, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -105,7 +112,8 @@ def test_settings_out_of_bounds_are_refused(setting: dict[str, object]) -> None:
 @pytest.mark.parametrize("outputs", [1, 3, 40, 64, 192])
 def test_any_output_has_a_picture(outputs: int) -> None:
     found = traverse(Decoder(lambda z: z.sin() @ torch.ones(2, outputs).to(z), 2))
-    assert (found.image is not None) == (outputs in (64, 192))
+    assert isinstance(found.image, ImageShape) == (outputs in (64, 192))
+    assert (found.image == "bars") == (outputs <= 32)
     root = ET.fromstring(found.svg())
     texts = {t.text for t in root.iter("{http://www.w3.org/2000/svg}text")}
     assert {"z0", "z1", "column"} <= texts
@@ -147,3 +155,129 @@ def test_a_terminal_without_colour_gets_no_picture() -> None:
     assert "▀" not in text
     assert "Outputs along each latent: -o FILE.png" in text  # one line, no empty heading
     assert "column length" in text
+
+
+# -- sound, vectors ---------------------------------------------------------------------------------------
+
+
+def tones(z: torch.Tensor) -> torch.Tensor:
+    """Two tones, a sixteenth and a quarter of the sample rate, as loud as their latents say."""
+    t = torch.arange(4096, dtype=torch.float64)
+    both = torch.stack([(2 * torch.pi * t / 16).sin(), (2 * torch.pi * t / 4).cos()])
+    return (torch.exp(z.double()) @ both)[:, None].to(z.dtype)
+
+
+def test_a_waveform_is_drawn_as_its_spectrogram() -> None:
+    found = traverse(Decoder(tones, 2), frames=3)
+    assert found.image == "audio"
+    strip = found.by_name()["z0"]
+    tones_of = spectrogram(strip.column.numpy())
+    # 256 samples: a sixteenth of the rate is tone 16
+    assert tones_of.mean(1).argmax() == 16
+    loud, quiet = (spectrogram(y.numpy())[16].mean() for y in (strip.outputs[2], strip.outputs[0]))
+    assert loud - quiet == pytest.approx(20 * 6 / np.log(10), abs=0.2)  # e^3 against e^-3
+    frames, column = row_pictures(strip, found.image, span_of(found.strips, found.image))
+    assert column.shape == (64, 64, 3)
+    dark = column[:, :, 0].mean(1)
+    assert abs(int(dark.argmin()) - round(63 * (1 - 16 / 128))) <= 1
+    assert frames[:, :64].mean() > frames[:, -64:].mean()
+    ET.fromstring(found.svg())
+
+
+def test_vectors_are_drawn_as_bars() -> None:
+    picture = bars(np.array([2.0, -1.0, 0.0]), (-1.0, 2.0))
+    red, blue = ((picture == color).all(-1) for color in ((207, 34, 46), (9, 105, 218)))
+    wide = 64 // 3
+    assert [int(red[:, k * wide : (k + 1) * wide].any(1).sum()) for k in range(3)] == [43, 0, 0]
+    assert [int(blue[:, k * wide : (k + 1) * wide].any(1).sum()) for k in range(3)] == [0, 22, 0]
+
+
+@pytest.mark.parametrize(("show", "kind"), [("curves", None), ("bars", "bars"), ("audio", "audio")])
+def test_outputs_are_drawn_as_asked(show: str, kind: object) -> None:
+    assert traverse(linear(), show=show).image == kind  # type: ignore[arg-type]
+
+
+def test_a_vector_is_no_image() -> None:
+    with pytest.raises(UsageError, match="no image"):
+        traverse(Decoder(lambda z: z @ torch.ones(2, 3).to(z), 2), show="image")
+
+
+# -- terminals that show pixels ---------------------------------------------------------------------------
+
+CUBE = np.random.default_rng(0).integers(0, 6, (14, 9, 3)).astype(np.uint8) * 51
+SMALL = Thumbnail(width=9, height=14, rgb=CUBE.tobytes())
+
+
+def test_kitty_gets_the_very_pixels() -> None:
+    big = np.random.default_rng(1).integers(0, 256, (60, 50, 3)).astype(np.uint8)
+    text = kitty(Thumbnail(width=50, height=60, rgb=big.tobytes()), 20)
+    parts = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", text)
+    assert len(parts) > 1
+    assert parts[0][0] == "a=T,f=24,o=z,q=2,s=50,v=60,c=20,m=1"
+    assert [head for head, _ in parts[1:]] == ["m=1"] * (len(parts) - 2) + ["m=0"]
+    assert max(len(data) for _, data in parts) <= 4096
+    assert zlib.decompress(base64.b64decode("".join(data for _, data in parts))) == big.tobytes()
+
+
+def test_sixels_hold_the_picture() -> None:
+    text = sixel(SMALL)
+    body = re.fullmatch(r'\x1bP0;1q"1;1;9;14(.*)\x1b\\', text, re.DOTALL)
+    assert body is not None
+    canvas, palette = np.full((18, 9, 3), -1), {}
+    x, top, color = 0, 0, ""
+    for sign in re.findall(r"#\d+;2;\d+;\d+;\d+|#\d+|!\d+.|[$-]|.", body[1]):
+        if sign.startswith("#") and ";" in sign:
+            name, _, *levels = sign[1:].split(";")
+            palette[name] = [round(int(v) * 2.55) for v in levels]
+        elif sign.startswith("#"):
+            color = sign[1:]
+        elif sign == "$":
+            x = 0
+        elif sign == "-":
+            x, top = 0, top + 6
+        else:
+            times = int(sign[1:-1]) if sign.startswith("!") else 1
+            for k in range(6):
+                if ord(sign[-1]) - 63 >> k & 1:
+                    canvas[top + k, x : x + times] = palette[color]
+            x += times
+    assert (canvas[:14] == CUBE).all()
+    assert (canvas[14:] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"TERM": "xterm-kitty"}, "kitty"),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, "kitty"),
+        ({"TERM": "foot"}, "sixel"),
+        ({"TERM": "foot-extra"}, "sixel"),
+        ({"TERM": "xterm-256color"}, ""),
+        ({"TERM": "screen-256color", "KITTY_WINDOW_ID": "1"}, ""),
+        ({}, ""),
+    ],
+)
+def test_terminals_are_told_by_their_environment(environment: dict[str, str], said: str) -> None:
+    assert graphics(environment) == said
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("term", "sign"), [("xterm-kitty", "\x1b_G"), ("foot", "\x1bP0;1q"), ("xterm-256color", "▀")]
+)
+def test_pictures_reach_the_terminal(term: str, sign: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TERM_PROGRAM", "KITTY_WINDOW_ID", "TMUX", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    console(stream, "always").print(view(traverse(linear()).page(), verbose=True))
+    text = stream.getvalue()
+    assert sign in text
+    assert "\x07" not in text
+    others = {"\x1b_G", "\x1bP0;1q", "▀"} - {sign}
+    assert not [other for other in others if other in text]

@@ -327,11 +327,16 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thumbnail:
-    """A small picture for terminals with colour: red, green, blue bytes, row by row."""
+    """A small picture for terminals with colour: red, green, blue bytes, row by row.
+
+    Attributes:
+        fine: the same in more pixels, for terminals that show pixels.
+    """
 
     width: int
     height: int
     rgb: bytes
+    fine: Thumbnail | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ def traverse(
     image_shape: Annotated[
         str | None, typer.Option(help="How outputs are images, e.g. 28x28 or 3x64x64.", metavar="SHAPE")
     ] = None,
+    show: Annotated[
+        Literal["auto", "image", "audio", "curves", "bars"],
+        typer.Option(help="How outputs are drawn: image, audio (spectrograms), curves, bars; auto by shape."),
+    ] = "auto",
     samples: Annotated[int, typer.Option("--samples", "-n", help="Latents for column lengths.", min=1)] = 64,
     seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
     **values: Any,
@@ -53,7 +57,7 @@ def traverse(
 
         result = run(
             decoder, data=data, reach=reach, frames=frames, most=most, rotate=rotate, image_shape=image_shape,
-            samples=samples, seed=seed,
+            show=show, samples=samples, seed=seed,
         )  # fmt: skip
     if document.format in PICTURES and document.place is not None:
         result.save(document.place)

@@ -11,6 +11,7 @@ from typing import IO, Any, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
+from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -274,10 +275,13 @@ class _ThumbnailView:
     def __init__(self, title: str, picture: Pixels, alt: str) -> None:
         self.title, self.picture, self.alt = title, picture, alt
 
-    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType | Segment]:
         lines = list(self.picture.__rich_console__(target, options))
         if lines:
-            yield _titled(self.title, Group(*lines), self.alt)
+            yield Text(clean(self.title), style="bold")
+            yield from lines
+            if self.alt:
+                yield Text(clean(self.alt), style="dim")
         elif self.alt:
             yield Text(clean(f"{self.title}: {self.alt}"), style="dim")
 

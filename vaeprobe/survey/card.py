@@ -8,6 +8,7 @@ from pathlib import PurePath
 import torch
 
 from vaeprobe._version import __version__
+from vaeprobe.pictures import ImageShape
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
 from vaeprobe.render.text import clean, inert, interval, number
 from vaeprobe.report import Metric, Value
@@ -28,7 +29,9 @@ def model_index(survey: Content, name: str | None = None) -> str:
     data = _data(survey)
     walk = survey.traversal
     lines = ["model-index:", f"- name: {_text(name or _name(survey))}", "  results:", "  - task:"]
-    lines += [f"      type: {TASK[0] if walk is not None and walk.image is not None else TASK[1]}"]
+    lines += [
+        f"      type: {TASK[0] if walk is not None and isinstance(walk.image, ImageShape) else TASK[1]}"
+    ]
     lines += ["      name: decoder geometry", "    dataset:"]
     lines += [f"      type: {_text(data or 'prior')}", f"      name: {_text(data or 'latents of the prior')}"]
     lines += ["    metrics:"]

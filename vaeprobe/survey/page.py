@@ -194,7 +194,7 @@ def _latents(survey: Content) -> str:
     posterior = survey.results.get("posterior")
     rows_of = posterior.details()["latents"] if posterior is not None else []
     precision = {row["latent"]: float(row["precision"]) for row in rows_of}
-    span = span_of(walk.strips, walk.image is not None)
+    span = span_of(walk.strips, walk.image)
     items: list[str] = []
     rows: list[list[Value]] = []
     for s in walk.strips:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -20,23 +20,35 @@ if TYPE_CHECKING:
     Pixels: TypeAlias = NDArray[np.uint8]
     Floats: TypeAlias = NDArray[np.float64]
 
+# how outputs are drawn: as images, as spectrograms of a waveform, as a bar per output, or as curves
+Look: TypeAlias = ImageShape | Literal["audio", "bars"] | None
+
 # pixels of the longer side of a frame
 KEPT = 64
 # a panel of curves
 PANEL = (448, 112)
 LOW, MIDDLE, HIGH = (9, 105, 218), (140, 149, 159), (207, 34, 46)
 GAP = 2
+# decibels below the loudest that a spectrogram shows, samples of its window
+FLOOR, WINDOW = 80.0, 256
 
 
-def row_pictures(strip: Strip, shape: ImageShape | None, span: tuple[float, float]) -> tuple[Pixels, Pixels]:
+def row_pictures(strip: Strip, shape: Look, span: tuple[float, float]) -> tuple[Pixels, Pixels]:
     """Return the frames of a strip and its column, as pixels (h, w, 3) of one height.
 
     Args:
         strip: what is drawn.
-        shape: how outputs are images; None draws curves over the outputs, blue at the low end, red at the high.
-        span: the values shown as black and white, or the range of the curves.
+        shape: how outputs are drawn; None draws curves over the outputs, blue at the low end, red at the high.
+        span: the values shown as black and white, the range of bars or curves, or the decibels of a spectrogram.
     """
     outputs, column = strip.outputs.numpy(), strip.column.numpy()
+    if shape == "audio":
+        own = spectrogram(column)
+        top = float(own.max())
+        return _row([_loudness(spectrogram(y), span) for y in outputs]), _loudness(own, (top - FLOOR, top))
+    if shape == "bars":
+        reach = max(float(np.abs(column).max()), 1e-300)
+        return _row([bars(y, span) for y in outputs]), bars(column, (-reach, reach))
     if shape is None:
         width, height = PANEL
         top = max(float(np.abs(column).max()), 1e-300)
@@ -46,10 +58,55 @@ def row_pictures(strip: Strip, shape: ImageShape | None, span: tuple[float, floa
     low, high = span
     images = np.clip((shape.images(outputs) - low) / ((high - low) or 1.0), 0, 1)
     small = [_sized(_colored(np.round(255 * i).astype(np.uint8))) for i in images]
-    gap = np.full((small[0].shape[0], GAP, 3), 255, dtype=np.uint8)
-    parts = [part for image in small for part in (image, gap)][:-1]
     signed = signed_image(shape.images(column[None])[0].mean(-1))
-    return np.concatenate(parts, axis=1), _sized(signed)
+    return _row(small), _sized(signed)
+
+
+def _row(frames: Sequence[Pixels]) -> Pixels:
+    """Return frames side by side, white between them."""
+    gap = np.full((frames[0].shape[0], GAP, 3), 255, dtype=np.uint8)
+    return np.concatenate([part for image in frames for part in (image, gap)][:-1], axis=1)
+
+
+def spectrogram(wave: Floats) -> Floats:
+    """Return the loudness of a waveform in decibels, low tones in the first row, shape (tones, times).
+
+    Magnitudes of the short-time Fourier transform under a Hann window of 256 samples.
+    """
+    size = min(WINDOW, len(wave))
+    starts = np.linspace(0, len(wave) - size, min(KEPT, len(wave) - size + 1)).astype(int)
+    framed = np.stack([wave[s : s + size] for s in starts]) * np.hanning(size)
+    found: Floats = 20 * np.log10(np.abs(np.fft.rfft(framed, axis=1)).T + 1e-12)
+    return found
+
+
+def _loudness(decibels: Floats, span: tuple[float, float]) -> Pixels:
+    """Return a spectrogram as a square of pixels, dark where it is loud, high tones at the top."""
+    low, high = span
+    share = np.clip((decibels[::-1] - low) / ((high - low) or 1.0), 0, 1)
+    places = [np.linspace(0, n - 1, KEPT).round().astype(int) for n in share.shape]
+    grey: Pixels = np.round(255 * (1 - share[np.ix_(*places)])).astype(np.uint8)
+    colored: Pixels = grey[:, :, None].repeat(3, axis=2)
+    return colored
+
+
+def bars(values: Floats, span: tuple[float, float]) -> Pixels:
+    """Return a bar per value as pixels (KEPT, width, 3) on white: red above 0, blue below, a line at 0."""
+    low, high = min(span[0], 0.0), max(span[1], 0.0)
+    wide = max(2, KEPT // len(values))
+    canvas = np.full((KEPT, wide * len(values), 3), 255, dtype=np.uint8)
+
+    def row(value: float) -> int:
+        return round((high - value) / ((high - low) or 1.0) * (KEPT - 1))
+
+    zero = row(0.0)
+    canvas[zero] = MIDDLE
+    for k, value in enumerate(values.tolist()):
+        place = row(min(max(value, low), high))
+        top, end = min(place, zero), max(place, zero)
+        if value:
+            canvas[top : end + 1, k * wide : (k + 1) * wide - 1] = HIGH if value > 0 else LOW
+    return canvas
 
 
 def _sized(image: Pixels) -> Pixels:
@@ -95,22 +152,26 @@ def curves(
     return reduced(canvas, width)
 
 
-def span_of(strips: Sequence[Strip], image: bool) -> tuple[float, float]:
+def span_of(strips: Sequence[Strip], shape: Look) -> tuple[float, float]:
     """Return the values between which outputs are shown: 0 to 1 for images within, else all that there are."""
+    if shape == "audio":
+        top = max(float(spectrogram(y).max()) for s in strips for y in s.outputs.numpy())
+        return top - FLOOR, top
+    image = isinstance(shape, ImageShape)
     low = min(float(s.outputs.min()) for s in strips)
     high = max(float(s.outputs.max()) for s in strips)
     return (0.0, 1.0) if image and low >= -1e-6 and high <= 1 + 1e-6 else (low, high)
 
 
-def strips_svg(strips: Sequence[Strip], shape: ImageShape | None, *, alone: bool = False) -> str:
+def strips_svg(strips: Sequence[Strip], shape: Look, *, alone: bool = False) -> str:
     """Return strips as SVG: name and length, frames, signed column; coordinates above.
 
     Args:
         strips: one per row.
-        shape: how outputs are images.
+        shape: how outputs are drawn.
         alone: for a file of its own: dark letters on white, as no page says otherwise.
     """
-    span = span_of(strips, shape is not None)
+    span = span_of(strips, shape)
     gutter, head = 124, 34
     rows = [row_pictures(s, shape, span) for s in strips]
     frames = len(strips[0].at)
@@ -169,9 +230,9 @@ def _short(value: float) -> str:
     return f"{round(value, 2) + 0.0:g}"
 
 
-def strips_pixels(strips: Sequence[Strip], shape: ImageShape | None) -> Pixels:
+def strips_pixels(strips: Sequence[Strip], shape: Look) -> Pixels:
     """Return strips as pixels (height, width, 3) on white, names on the left and coordinates above."""
-    span = span_of(strips, shape is not None)
+    span = span_of(strips, shape)
     rows = [row_pictures(s, shape, span) for s in strips]
     names = [(written(s.name), written(number(s.norm, 3))) for s in strips]
     gutter = max(p.shape[1] for pair in names for p in pair) + 12

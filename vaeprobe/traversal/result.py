@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vaeprobe.pictures import ImageShape, png, reduced
+from vaeprobe.pictures import png, reduced
 from vaeprobe.report import Section, Svg, Table, Thumbnail, Value
 from vaeprobe.result import Measured, Result
 from vaeprobe.traversal.numbers import Strip
-from vaeprobe.traversal.pictures import row_pictures, span_of, strips_pixels, strips_svg
+from vaeprobe.traversal.pictures import Look, row_pictures, span_of, strips_pixels, strips_svg
 from vaeprobe.writing import write, write_text
 
 # columns, and strips, of the preview in a terminal
@@ -27,7 +27,7 @@ class Traversal(Result):
     Attributes:
         strips: by importance, the longest column first.
         turned: the same along the columns of R*; empty where it was not asked for or is undefined.
-        image: how outputs are images, None where they are drawn as curves.
+        image: how outputs are drawn: as images, spectrograms or bars; None for curves.
         left_out: directions beyond those shown.
     """
 
@@ -37,7 +37,7 @@ class Traversal(Result):
 
     strips: tuple[Strip, ...]
     turned: tuple[Strip, ...] = ()
-    image: ImageShape | None = None
+    image: Look = None
     left_out: int = 0
 
     def svg(self) -> str:
@@ -65,7 +65,11 @@ class Traversal(Result):
         return tuple(out)
 
     def _picture(self, title: str, strips: tuple[Strip, ...]) -> Svg:
-        what = "blue below 0, red above" if self.image is not None else "outputs in order; blue low, red high"
+        what = {
+            "audio": "its spectrogram",
+            "bars": "a bar per output, blue below 0, red above",
+            None: "outputs in order; blue low, red high",
+        }.get(self.image if isinstance(self.image, (str, type(None))) else "", "blue below 0, red above")
         return Svg(
             title=title,
             svg=strips_svg(strips, self.image),
@@ -77,12 +81,14 @@ class Traversal(Result):
     def _thumbnail(self, strips: tuple[Strip, ...]) -> Thumbnail | None:
         if self.image is None:
             return None
-        span, rows = span_of(strips, True), []
+        span, rows = span_of(strips, self.image), []
         for strip in strips[:FIRST]:
             frames, column = row_pictures(strip, self.image, span)
             rows.append(np.concatenate([frames, np.zeros_like(column[:, :4]), column], axis=1))
-        small = reduced(np.concatenate(rows), PREVIEW)
-        return Thumbnail(width=small.shape[1], height=small.shape[0], rgb=small.tobytes())
+        whole = np.concatenate(rows)
+        small = reduced(whole, PREVIEW)
+        fine = Thumbnail(width=whole.shape[1], height=whole.shape[0], rgb=whole.tobytes())
+        return Thumbnail(width=small.shape[1], height=small.shape[0], rgb=small.tobytes(), fine=fine)
 
     def details(self) -> dict[str, Any]:
         return {

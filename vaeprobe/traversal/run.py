@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError
 from vaeprobe.latents import Prior
-from vaeprobe.pictures import ImageShape, image_shape
+from vaeprobe.pictures import image_shape as image_of
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.report import Metric, metric_map
@@ -26,10 +26,15 @@ from vaeprobe.traversal.numbers import (
     rotated,
     strip,
 )
+from vaeprobe.traversal.pictures import Look
 from vaeprobe.traversal.result import Traversal
+
+Show: TypeAlias = Literal["auto", "image", "audio", "curves", "bars"]
 
 # a flat row of fewer outputs is no image, however square
 LEAST = 64
+# vectors of so many outputs are drawn as bars; so many samples in a row or two are a waveform
+BARS, WAVE = 32, 2048
 # rows of data that are encoded
 MOST_ROWS = 4096
 COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial", "multinomial", "categorical")
@@ -44,6 +49,7 @@ def traverse(
     most: int = 16,
     rotate: bool = False,
     image_shape: str | None = None,
+    show: Show = "auto",
     samples: int = 64,
     seed: int = 0,
     latent_dim: int | None = None,
@@ -58,7 +64,9 @@ def traverse(
         frames: outputs per strip.
         most: strips that are shown, those of the longest columns.
         rotate: also along the columns of R*, the rotation that makes columns most orthogonal.
-        image_shape: how outputs are images, such as "28x28"; by default as their shape says, else curves.
+        image_shape: how outputs are images, such as "28x28"; by default as their shape says.
+        show: images, spectrograms of waveforms (`audio`), `bars` or `curves`; auto goes by the outputs' shape: one or
+            two rows of 2048 samples or more are a waveform, vectors of up to 32 outputs are bars.
         samples: latents of the prior over which column lengths are averaged.
         seed: seed of every draw.
         latent_dim: number of latents, where the decoder leaves it open.
@@ -80,7 +88,7 @@ def traverse(
     decoder = as_decoder(decoder, latent_dim).standardised()
     if not decoder.continuous:
         raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
-    shape = _image(decoder, image_shape)
+    shape = _look(decoder, image_shape, show)
     codes = None if data is None else _codes(decoder, data, seed)
     z = Prior("columns").draw(decoder, samples, seed=seed)
     centre = centre_of(decoder, codes)
@@ -132,17 +140,28 @@ def traverse(
     )  # fmt: skip
 
 
-def _image(decoder: Decoder, asked: str | None) -> ImageShape | None:
-    if asked is None and (
-        decoder.likelihood in COUNTS or (len(decoder.output_shape) == 1 and decoder.data_dim < LEAST)
-    ):
-        return None
-    try:
-        return image_shape(decoder.output_shape, asked)
-    except UsageError:
-        if asked is not None:
-            raise
-        return None
+def _look(decoder: Decoder, asked: str | None, show: Show) -> Look:
+    """Return how outputs are drawn.
+
+    Raises:
+        UsageError: they cannot be drawn as asked.
+    """
+    shape, flat = tuple(decoder.output_shape), len(decoder.output_shape) == 1
+    if show == "auto" and asked is None:
+        if len(shape) == 2 and shape[0] <= 2 and shape[1] >= WAVE:
+            return "audio"
+        if flat and decoder.data_dim <= BARS:
+            return "bars"
+        if decoder.likelihood in COUNTS or (flat and decoder.data_dim < LEAST):
+            return None
+    if show in ("auto", "image"):
+        try:
+            return image_of(shape, asked)
+        except UsageError:
+            if asked is not None or show == "image":
+                raise
+            return None
+    return "audio" if show == "audio" else "bars" if show == "bars" else None
 
 
 def _codes(decoder: Decoder, data: Any, seed: int) -> Tensor:
