@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -12,13 +13,16 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import vaeprobe
@@ -86,6 +90,27 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
     network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 64), nn.Unflatten(1, (1, 8, 8)))
     torch.save(example(), folder / "weights.pt")
     yield "weights of a known family (`state_dict`, Lightning `.ckpt`)", folder / "weights.pt"
+    save_file(small_taesd(), folder / "taesd.safetensors")
+    yield "the same as safetensors, of one file or shards with their index", folder / "taesd.safetensors"
+    config = {
+        "_class_name": "AutoencoderTiny",
+        "decoder_block_out_channels": [8, 8],
+        "num_decoder_blocks": [1, 1],
+    }
+    (folder / "diffusers").mkdir()
+    (folder / "diffusers/config.json").write_text(json.dumps(config))
+    own = {f"decoder.layers.{int(k[0]) - 1}{k[1:]}": t for k, t in small_taesd().items()}
+    save_file(own, folder / "diffusers/diffusion_pytorch_model.safetensors")
+    yield "folder or pipeline of diffusers (its other classes with `[diffusers]`)", folder / "diffusers"
+    (folder / "pythae").mkdir()
+    config = {"name": "BetaVAEConfig", "input_dim": [1, 8, 8], "beta": 2.0, "reconstruction_loss": "bce"}
+    (folder / "pythae/model_config.json").write_text(json.dumps(config))
+    sizes = {"layers.0.0": (3, 512), "layers.1.0": (512, 64)}
+    torch.save({"model_state_dict": dense(sizes, "decoder.")}, folder / "pythae/model.pt")
+    yield "folder of pythae", folder / "pythae"
+    (folder / "scvi").mkdir()
+    torch.save({"model_state_dict": small_scvi(), "attr_dict": {}}, folder / "scvi/model.pt")
+    yield "folder of scvi-tools, held at its conditions", folder / "scvi"
     torch.save(network, folder / "module.pt")
     yield "whole pickled module of torch's layers", folder / "module.pt"
     yield "safetensors with a blueprint inside or beside", samples / "digits_conv.safetensors"
@@ -93,8 +118,65 @@ def files(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "`torch.export` program", samples / "digits_conv.pt2"
     torch.jit.save(torch.jit.trace(network, torch.zeros(2, 6)), folder / "script.pt")
     yield "TorchScript", folder / "script.pt"
+    (folder / "model.onnx").write_bytes(small_onnx())
+    yield "ONNX, `[onnx]`", folder / "model.onnx"
+    for suffix in ("keras", "h5"):
+        keras_model().save(folder / f"model.{suffix}")
+    yield "Keras 3 `.keras`, `[keras]`", folder / "model.keras"
+    yield "Keras `.h5`, `[keras]`", folder / "model.h5"
     np.save(folder / "matrix.npy", np.eye(64, 6))
     yield "matrix, outputs x latents (`.npy`, `.npz`)", folder / "matrix.npy"
+
+
+def dense(sizes: dict[str, tuple[int, int]], prefix: str = "") -> dict[str, torch.Tensor]:
+    layers = {name: nn.Linear(*size) for name, size in sizes.items()}
+    named = [(f"{prefix}{n}.{k}", p) for n, layer in layers.items() for k, p in layer.named_parameters()]
+    return {name: p.detach().clone() for name, p in named}
+
+
+def small_taesd() -> dict[str, torch.Tensor]:
+    """The decoder of a TAESD of one doubling, its places counted with the clamp that it begins with."""
+    shapes = {"1": (8, 4), "3.conv.0": (8, 8), "3.conv.2": (8, 8), "3.conv.4": (8, 8), "5": (8, 8)}
+    shapes |= {"6.conv.0": (8, 8), "6.conv.2": (8, 8), "6.conv.4": (8, 8), "7": (3, 8)}
+    state = {f"{k}.weight": torch.randn(*s, 3, 3) / 9 for k, s in shapes.items()}
+    return state | {f"{k}.bias": torch.randn(s[0]) for k, s in shapes.items() if k != "5"}
+
+
+def small_scvi() -> dict[str, torch.Tensor]:
+    """The VAE of scVI for 20 genes, with a batch of two."""
+    heads = {f"decoder.{k}": (8, 20) for k in ("px_scale_decoder.0", "px_r_decoder", "px_dropout_decoder")}
+    layers = {
+        "decoder.px_decoder.fc_layers.Layer 0.0": (5, 8),
+        "z_encoder.encoder.fc_layers.Layer 0.0": (20, 8),
+    }
+    state = dense(heads | layers | {f"z_encoder.{k}": (8, 3) for k in ("mean_encoder", "var_encoder")})
+    return state | {"px_r": torch.zeros(20)}
+
+
+def small_onnx() -> bytes:
+    onnx = pytest.importorskip("onnx")
+    helper, real = onnx.helper, onnx.TensorProto.FLOAT
+    W = onnx.numpy_helper.from_array(np.random.default_rng(0).standard_normal((6, 64), np.float32), "W")
+    nodes = [helper.make_node("MatMul", ["z", "W"], ["h"]), helper.make_node("Sigmoid", ["h"], ["x"])]
+    ends = [[helper.make_tensor_value_info(name, real, ["n", size])] for name, size in (("z", 6), ("x", 64))]
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(helper.make_graph(nodes, "decoder", *ends, [W]), opset_imports=opsets)
+    return bytes(model.SerializeToString())
+
+
+def keras_model() -> Any:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keras = pytest.importorskip("keras", minversion="3.8")
+        layers = keras.layers
+        parts = [
+            keras.Input((6,)),
+            layers.Dense(48, "tanh"),
+            layers.Reshape((4, 4, 3)),
+            layers.UpSampling2D(),
+        ]
+        return keras.Sequential(parts)
 
 
 def table() -> str:
@@ -105,7 +187,8 @@ def table() -> str:
             assert decoder.artifact is not None
             shape = " x ".join(map(str, decoder.output_shape))
             how = decoder.artifact.architecture.replace(str(ROOT) + os.sep, "")
-            rows.append(f"| {kind} | {decoder.artifact.format} | {how} | {decoder.latent_dim} -> {shape} |")
+            latents = " x ".join(map(str, decoder.latent_shape)) if decoder.is_map else decoder.latent_dim
+            rows.append(f"| {kind} | {decoder.artifact.format} | {how} | {latents} -> {shape} |")
     known = ", ".join(f"`{name}`" for name in names())
     return "\n".join(rows) + f"\n\nKnown families: {known}.\n"
 
@@ -122,7 +205,7 @@ def test_a_transcript_is_what_the_command_prints(command: str, shown: str) -> No
         assert abs(x - y) <= TOLERANCE * max(abs(x), abs(y), 0.1), f"{a} in the README, {b} now"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning:keras")  # torch.jit, keras
 def test_the_table_of_files_is_what_loads() -> None:
     assert table() in readme()
 
