@@ -164,10 +164,18 @@ def findings(evidence: Evidence, nominal: float | None) -> list[Finding]:
 
 
 def implied(evidence: Evidence, recipe: Recipe | None) -> list[Finding]:
-    """Return what the loss of the decoder's family implies, held against the reading."""
-    if recipe is None or evidence.estimate is None or not evidence.estimate.stein.value > 0:
+    """Return what the loss of the decoder's family implies, held against the reading where there is one."""
+    if recipe is None:
         return []
     variance = evidence.likelihood.free_variance
+    if evidence.estimate is None or not evidence.estimate.stein.value > 0:
+        what = recipe.words("beta" if variance is None else "beta sigma^2")
+        return [
+            Finding(
+                IMPLIED_BETA,
+                f"the loss of its family implies {what}, and there is no reading to hold it against",
+            )
+        ]
     reading = evidence.estimate.stein.value * (1.0 if variance is None else variance)
     name = "beta" if variance is None else "beta sigma^2"
     said = f"the loss of its family implies {recipe.words(name)}"
