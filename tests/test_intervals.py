@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from vaeprobe.intervals import mean_interval, median_interval, student_quantile
+from vaeprobe.intervals import mean_interval, median_interval, student_quantile, studentised_interval
 
 Array = NDArray[np.float64]
 
@@ -109,3 +109,30 @@ def test_five_values_bound_no_median_and_six_do() -> None:
     assert 0 < low < 1
     assert high == pytest.approx(5 - low)
     assert median_interval(np.arange(5.0), level=0.9) is not None
+
+
+def test_studentised_intervals_cover_ratios_of_variances() -> None:
+    """Var(x) / Var(y) of independent exponential values, truth 1: percentiles hold it in .91 of all draws."""
+    hits = 0
+    for seed in range(120):
+        x, y = np.random.default_rng(seed).exponential(size=(2, 128))
+        low, high = studentised_interval(
+            np.stack([x, x**2, y, y**2], axis=1), log_ratio_of_variances, seed=seed, resamples=500
+        )
+        hits += low <= 0 <= high
+    assert hits >= 104  # 95 % of 120 is 114; fewer than 104 once in 5,000 times
+
+
+def log_ratio_of_variances(means: Array) -> tuple[Array, Array]:
+    first, second, third, fourth = (means[..., i] for i in range(4))
+    above, below = second - first**2, fourth - third**2
+    gradient = np.stack([-2 * first / above, 1 / above, 2 * third / below, -1 / below], axis=-1)
+    return np.log(above / below), gradient
+
+
+def test_a_studentised_mean_of_normal_values_has_students_interval_nearly() -> None:
+    x = np.random.default_rng(0).standard_normal(400)
+    low, high = studentised_interval(x[:, None], lambda m: (m[..., 0], np.ones_like(m)), seed=0)
+    wanted = mean_interval(x)
+    assert wanted is not None
+    assert (low, high) == pytest.approx(wanted, abs=0.02)

@@ -206,6 +206,49 @@ def resampled_means(values: Array, *, seed: int = 0, resamples: int = RESAMPLES)
     return np.concatenate(means)
 
 
+def studentised_interval(
+    values: Array,
+    statistic: Callable[[Array], tuple[Array, Array]],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> tuple[float, float]:
+    """Return the bootstrap-t interval of a smooth function of several means.
+
+    Each resample is divided by its own standard error, to first order, which makes up for much of what percentiles miss
+    where the values have long tails, as ratios of variances have.
+
+    Args:
+        values: one row per independent sample, shape (n, columns), finite.
+        statistic: takes means, shape (..., columns); returns the function, shape (...,), and its gradient, (..., columns).
+
+    Source: Efron and Tibshirani (1993), "An introduction to the bootstrap", 12.5.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+
+    def with_error(counts: Array) -> tuple[Array, Array]:
+        means = counts @ values / n
+        value, gradient = statistic(means)
+        off = gradient @ values.T - (gradient * means).sum(-1, keepdims=True)
+        return value, np.sqrt((counts * off**2).sum(-1)) / n
+
+    value, error = (float(x[0]) for x in with_error(np.ones((1, n))))
+    rng = stream(seed, "bootstrap")
+    step = max(1, min(resamples, 8_000_000 // max(n, 1)))
+    ratios = []
+    for done in range(0, resamples, step):
+        rows = min(step, resamples - done)
+        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+        again, errors = with_error(counts)
+        ratios.append((again - value) / np.maximum(errors, 1e-300))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(ratios), [tail, 1 - tail])
+    return value - float(high) * error, value - float(low) * error
+
+
 def percentile_interval(values: Array, *, level: float = LEVEL) -> tuple[float, float]:
     """Return the percentile interval of resampled values, shape (resamples,)."""
     tail = (1 - level) / 2

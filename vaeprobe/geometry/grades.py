@@ -16,6 +16,7 @@ introduction to multivariate statistical analysis", 7.5, for log det of a Wishar
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from vaeprobe.geometry.gram import column_norms, log_det
 from vaeprobe.geometry.nulls import expected_contrast
-from vaeprobe.intervals import percentile_interval, resampled_means
+from vaeprobe.intervals import percentile_interval, resampled_means, studentised_interval
 
 __all__ = ["Grade", "Grades", "explained_share", "grades", "least_dependence", "normal_scores"]
 
@@ -127,14 +128,20 @@ def explained_share(
     c, p = (w - w.mean() for w in (contrast, log_density))
     rows = torch.stack([c, c.square(), p, p.square()], dim=1).numpy()
 
-    def share(means: NDArray[np.float64]) -> NDArray[np.float64]:
-        first, second, third, fourth = (means[..., i] for i in range(4))
-        unexplained: NDArray[np.float64] = (second - first**2) / np.maximum(fourth - third**2, 1e-300)
-        return 1 - unexplained
-
     if float(p.square().mean()) <= 1e-18:
         return None
-    return float(share(rows.mean(0))), percentile_interval(share(resampled_means(rows, seed=seed)))
+    unexplained = float(c.square().mean() / p.square().mean())
+    if unexplained <= 1e-18:
+        return 1.0, (1.0, 1.0)
+
+    def log_unexplained(means: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        first, second, third, fourth = (means[..., i] for i in range(4))
+        above, below = (np.maximum(w, 1e-100) for w in (second - first**2, fourth - third**2))
+        gradient = np.stack([-2 * first / above, 1 / above, 2 * third / below, -1 / below], axis=-1)
+        return np.log(above / below), gradient
+
+    low, high = studentised_interval(rows, log_unexplained, seed=seed)
+    return 1 - unexplained, (1 - math.exp(high), 1 - math.exp(low))
 
 
 def grades(y: Tensor, G: Tensor, contrast: Tensor, R: Tensor, *, seed: int = 0) -> Grades:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from vaeprobe.geometry.decisions import EVENT, Decision, unseen
 from vaeprobe.geometry.modulation import log_ratio
-from vaeprobe.intervals import LEVEL, percentile_interval, resampled_means
+from vaeprobe.intervals import LEVEL, percentile_interval, resampled_means, studentised_interval
 
 __all__ = ["MeanBounds", "Spread", "bound_means", "spread_of"]
 
@@ -182,7 +182,7 @@ def spread_of(
         own_share=tuple(None if constant[i] else float(own[i]) for i in range(a)),
         own_share_ci=tuple(None if constant[i] else percentile_interval(owns[:, i]) for i in range(a)),
         mean_own_share=float(own[varying].mean()) if len(varying) else None,
-        mean_own_share_ci=percentile_interval(owns[:, varying].mean(1)) if len(varying) else None,
+        mean_own_share_ci=_mean_own_share_interval(rows, varying, seed) if len(varying) else None,
         largest=Decision(
             float(np.sqrt(square.max())),
             (float(np.sqrt(bounds.jointly_low.max())), float(np.sqrt(high.max()))),
@@ -191,3 +191,38 @@ def spread_of(
         ),
         lost=int((~alive).sum(0).max()),
     )
+
+
+def _mean_own_share_interval(rows: Array, varying: NDArray[np.int64], seed: int) -> tuple[float, float]:
+    """Return the interval of the mean own share, by that of the logarithm of what other latents explain.
+
+    Args:
+        rows: weight, half the squared change, first and second moment of each latent, shape (n, 4 a).
+        varying: the latents whose column length varies.
+    """
+    a, k = rows.shape[1] // 4, len(varying)
+    columns = np.concatenate([rows[:, i * a + varying] for i in range(4)], axis=1)
+
+    def log_others(means: Array) -> tuple[Array, Array]:
+        weight, half, first, second = (means[..., i * k : (i + 1) * k] for i in range(4))
+        weight = np.maximum(weight, TINY)
+        variance = np.maximum(second / weight - (first / weight) ** 2, 1e-100)
+        shares = half / weight / variance
+        total = np.maximum(shares.mean(-1, keepdims=True), TINY)
+        by_variance = -shares / variance
+        by_weight = -shares / weight + by_variance * (2 * first**2 / weight - second) / weight**2
+        gradient = np.concatenate(
+            [
+                by_weight,
+                1 / (weight * variance),
+                by_variance * -2 * first / weight**2,
+                by_variance / weight,
+            ],
+            axis=-1,
+        )
+        return np.log(total[..., 0]), gradient / (k * total)
+
+    if log_others(columns.mean(0)[None])[0][0] < math.log(1e-18):
+        return 1.0, 1.0
+    low, high = studentised_interval(columns, log_others, seed=seed)
+    return 1 - math.exp(high), 1 - math.exp(low)

@@ -1,0 +1,98 @@
+"""The protocol of the natural experiment: words on both sides of their bounds, and networks whose answer is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import natural_experiment as ne
+import pytest
+import torch
+from torch import nn
+
+from vaeprobe.decoder import Decoder
+
+
+def reading(value: float, group: str = "none", half: float = 0.05, p: float = 0.005) -> ne.Reading:
+    return ne.Reading("m", group, value, (value - half, value + half), p)  # type: ignore[arg-type]
+
+
+def test_words() -> None:
+    assert reading(0.3).word(1) == "aligned"
+    assert reading(0.3, p=0.05).word(1) == "aligned"
+    assert reading(0.3, p=0.05).word(2) == "no alignment", "one of two models: 0.025"
+    assert reading(0.14).word(1) == "no alignment"
+    assert reading(0.22).word(1) == "open"
+    assert ne.Reading("m", "none", None, None, None, "why").word(1) == "undefined"
+
+
+def test_the_prediction_takes_two_on_either_side() -> None:
+    aligned = [reading(0.7, "diagonal"), reading(0.8, "diagonal"), reading(0.75, "diagonal")]
+    assert ne.contrast(aligned) == ("open", None)
+    assert ne.contrast([*aligned, reading(0.0)]) == ("open", None)
+    assert ne.contrast([*aligned, reading(0.02), reading(0.0), reading(0.01, "shared")])[0] == "holds"
+    assert ne.contrast([*aligned, reading(0.95), reading(0.97), reading(0.99)])[0] == "fails"
+    assert ne.contrast([*aligned, reading(0.1), reading(0.9)])[0] == "open"
+    control = [reading(0.01, "shuffled"), reading(0.0, "shuffled")]
+    assert ne.contrast([*aligned, *control]) == ("open", None), "shuffled weights are no group"
+
+
+def network(*, rotated: bool) -> Decoder:
+    """Eight channels on 3 x 3, each to an output of its own, of strengths from 1 to 8; or turned by one rotation."""
+    R = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(0))).Q
+    mix = nn.Conv2d(8, 8, 1, bias=False)
+    mix.weight.data = (torch.diag(torch.arange(1.0, 9.0)) @ (R if rotated else torch.eye(8)))[
+        :, :, None, None
+    ]
+    net = nn.Sequential(nn.Unflatten(1, (8, 3, 3)), mix, nn.Upsample(scale_factor=2)).eval()
+    return Decoder(net, 72, latent_shape=(8, 3, 3))
+
+
+def test_channels_of_their_own_are_aligned_and_rotated_ones_are_not() -> None:
+    assert ne.read("own", "diagonal", network(rotated=False), samples=16).word(1) == "aligned"
+    assert ne.read("turned", "none", network(rotated=True), samples=16).word(1) == "no alignment"
+
+
+def test_random_weights_have_no_alignment() -> None:
+    """Over six draws: p is that of chance, and no value is clear."""
+    words = []
+    for seed in range(6):
+        torch.manual_seed(seed)
+        net = nn.Sequential(
+            nn.Unflatten(1, (8, 3, 3)),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(16, 12, 3, padding=1),
+        ).eval()
+        words.append(ne.read("random", "none", Decoder(net, 72, latent_shape=(8, 3, 3)), samples=16).word(6))
+    assert set(words) == {"no alignment"}
+
+
+def test_shuffled_weights_have_no_alignment() -> None:
+    of = network(rotated=False)
+    before = of.function[1].weight.clone()  # type: ignore[index]
+    control = ne.shuffled(of)
+    assert torch.equal(of.function[1].weight, before), "the network itself is left alone"  # type: ignore[index]
+    assert torch.equal(
+        control.function[1].weight.sort().values.flatten().sort().values, before.flatten().sort().values
+    )  # type: ignore[index]
+    with pytest.raises(ValueError, match="no weights to shuffle"):
+        ne.shuffled(Decoder(lambda z: z, 2))
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ne.main(["vae=model.pt"])
+    assert "names no group" in capsys.readouterr().err
+    assert ne.main([f"none={tmp_path / 'missing.pt'}"]) == 5
+    text = ne.report([reading(0.3), reading(0.7, "diagonal")])
+    assert text.splitlines()[-1].startswith("prediction: open; it takes two")
+
+
+@pytest.mark.slow
+def test_a_published_decoder_as_it_is_and_shuffled(models: Path) -> None:
+    """taef2 decodes latents of FLUX.2, whose posterior has a variance per entry."""
+    import vaeprobe
+
+    decoder = vaeprobe.load(models / "taef2" / "taef2_decoder.pth")
+    assert ne.read("taef2", "diagonal", decoder, samples=32).word(1) == "aligned"
+    assert ne.read("shuffled", "shuffled", ne.shuffled(decoder), samples=32).word(1) == "no alignment"
