@@ -47,13 +47,16 @@ class Held:
 
 
 def hold(
-    inputs: Mapping[str, tuple[torch.dtype, Sequence[int], bool]], values: Mapping[str, str | float]
+    inputs: Mapping[str, tuple[torch.dtype, Sequence[int], bool]],
+    values: Mapping[str, str | float],
+    classes: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, Held], tuple[Condition, ...]]:
     """Return what each input is held at, to compute with and to report.
 
     Args:
         inputs: type, sizes of one row and whether there is a batch axis, by name.
         values: what was asked for, by name.
+        classes: how many there are to choose from, by name, where it is known.
 
     Raises:
         UsageError: a condition is no input, or no class of it.
@@ -66,7 +69,7 @@ def hold(
                 f"the model's input {quoted(name)} of {tuple(sizes)} numbers cannot be held at one value"
             )
         if not dtype.is_floating_point:
-            conditions.append(Condition(name, "embedding"))
+            conditions.append(Condition(name, "embedding", (classes or {}).get(name, 0)))
         elif len(sizes) == 1 and sizes[0] > 1:
             conditions.append(Condition(name, "onehot", sizes[0]))
         else:

@@ -232,7 +232,7 @@ def test_a_label_is_held_and_said() -> None:
         want = (z + torch.from_numpy(table)[k]) @ torch.from_numpy(W)
         torch.testing.assert_close(found.decoder(z), want)
         assert ("condition-held" in {n.code for n in found.notes}) == (not asked)
-        assert found.architecture == f"self-contained at label = {k}"
+        assert found.architecture == f"self-contained at label = {k} of 10"
     with pytest.raises(UsageError, match="no condition `lable`"):
         parts(proto, conditions={"lable": 2})
 

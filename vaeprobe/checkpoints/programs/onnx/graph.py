@@ -21,6 +21,7 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.onnx.model import Input, Model, inner_name
 from vaeprobe.checkpoints.programs.onnx.nodes import Constant, Nodes
+from vaeprobe.checkpoints.programs.onnx.whole import Halves, bottleneck, halves
 from vaeprobe.checkpoints.programs.program import (
     RUN_ERRORS,
     Program,
@@ -31,8 +32,11 @@ from vaeprobe.checkpoints.programs.program import (
     parts_of,
     rehearse,
 )
+from vaeprobe.decoder import Encoder
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.source import quoted
+from vaeprobe.findings import ENCODER_READ, WHOLE_VAE
+from vaeprobe.report import Finding
 
 __all__ = ["read"]
 
@@ -67,6 +71,9 @@ def read(
     bp = blueprint or Blueprint()
     model = Model(data, folder)
     asked = latent_dim or bp.latent_dim
+    whole = halves(model) if output is None else None
+    if whole is not None:
+        model = whole.decoder
     latent, others = model.choose_input()
     row, batch, batched = model.row(asked)
     d = math.prod(row)
@@ -82,10 +89,56 @@ def read(
     values = {name: Value(inner_name(name)) for name in taken}
     out = values if len(values) > 1 else values[taken[0]]
     program = Program(state, _used(steps, taken), inner_name(latent.name), out, row, batch, batched)
-    rehearse(program, d, "the ONNX model")
+    try:
+        rehearse(program, d, "the ONNX model")
+    except InputError as error:
+        if at and "index" in error.message:
+            error.hint = f"is there such a class? {at[0].name}=0 is the first"
+        raise
     if batch:
         program = _any_batch(program, d)
-    return parts_of(program, program.natural(bp), bp, d, [*model.notes, *program.notes()], at, row)
+    notes = [*model.notes, *program.notes()]
+    narrow = bottleneck(model) if whole is None and output is None else None
+    if narrow is not None:
+        notes.append(_suspected(d, narrow))
+    parts = parts_of(program, program.natural(bp), bp, d, notes, at, row)
+    return parts if whole is None else _with_encoder(parts, whole, d)
+
+
+def _suspected(d: int, narrow: int) -> Finding:
+    message = (
+        f"{d} numbers go in and as many come out, through {narrow}: is this a whole VAE, and its input data?"
+    )
+    hint = 'export the decoder alone, or the VAE with output_names=["recon", "mu", "logvar"], of which it is cut out'
+    return Finding(WHOLE_VAE, message, hint=hint, level="warning")
+
+
+class _Heads(torch.nn.Module):
+    """The two outputs of an encoder's program, as rows."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.program = program
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.program(x.flatten(1))
+        return mean.flatten(1), log_variance.flatten(1)
+
+
+def _with_encoder(parts: Parts, whole: Halves, d: int) -> Parts:
+    """Return the decoder that was cut out of a whole VAE, with its encoder where that is told."""
+    said = f"the model is a whole VAE, of which the part from {quoted(whole.cut)} to {quoted(whole.reconstruction)} is probed"
+    notes = (*parts.notes, Finding(WHOLE_VAE, said))
+    model = whole.encoder
+    if model is None:
+        return replace(parts, notes=notes)
+    row, batch, batched = model.row(None)
+    steps = _used(Nodes(model, model.latent).steps(model.proto.graph, 0), whole.heads)
+    out = [Value(inner_name(name)) for name in whole.heads]
+    program = Program(model.state(), steps, model.latent, out, row, batch, batched)
+    words = f"its posterior is read off the outputs {quoted(whole.heads[0])}, the mean, and {quoted(whole.heads[1])}, the log variance"
+    notes = (*notes, Finding(ENCODER_READ, words))
+    return replace(parts, encoder=Encoder(_Heads(program).eval(), d, input_shape=row), notes=notes)
 
 
 def _used(steps: Sequence[Step], outputs: Sequence[str]) -> list[Step]:
@@ -146,5 +199,6 @@ def _held(
     if open_sizes is not None:
         raise InputError(f"the ONNX model leaves the size of its input {quoted(open_sizes.name)} open")
     rows = {i.name: (i.dtype, [n for n in i.sizes[1:] if n is not None], bool(i.sizes)) for i in others}
-    held, at = hold(rows, values)
+    classes = {i.name: model.classes(i.name) for i in others if not i.dtype.is_floating_point}
+    held, at = hold(rows, values, classes)
     return [Step("held", h, (Value(model.latent),), {}, (inner_name(n),)) for n, h in held.items()], at

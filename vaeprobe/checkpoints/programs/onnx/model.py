@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from vaeprobe.report import Finding
 
 __all__ = ["MAX_NODES", "Input", "Model", "inner_name"]
 
+# what hands a class on as it is
+FOLLOWED = ("Cast", "Unsqueeze", "Squeeze", "Reshape", "Flatten", "Identity", "Expand")
 MAX_NODES = 100_000  # after functions are written out
 HALF = (torch.float16, torch.bfloat16)
 
@@ -70,6 +73,36 @@ class Model:
                 raise InputError(
                     f"the functions of the ONNX model cannot be written out: {quoted(str(error))}"
                 ) from None
+
+    def of(self, proto: Any) -> Model:
+        """Return the model of a part of this one's graph."""
+        out = copy.copy(self)
+        out.notes = []
+        for name in ("stored", "latent"):
+            vars(out).pop(name, None)  # what was looked up in the whole graph
+        out.proto = proto
+        return out
+
+    def classes(self, name: str) -> int:
+        """Return how many classes an integer input chooses from, 0 where the graph does not tell."""
+        made = {o: node for node in self.proto.graph.node for o in node.output}
+        names = {name}
+        for node in self.proto.graph.node:
+            taken = names & set(node.input)
+            if taken and node.op_type in FOLLOWED:
+                names.update(node.output)
+            if taken and node.op_type == "Gather" and node.input[1] in names and node.input[0] in self.stored:
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                dims = self.stored[node.input[0]].dims
+                return int(dims[axis]) if -len(dims) <= axis < len(dims) else 0
+            if taken and node.op_type == "OneHot" and node.input[0] in names:
+                depth = node.input[1]
+                if depth in self.stored:
+                    return int(self.tensor(self.stored[depth], depth).flatten()[0])
+                if depth in made and made[depth].op_type == "Constant":
+                    value = self.attributes(made[depth]).get("value")
+                    return int(value.flatten()[0]) if isinstance(value, Tensor) else 0
+        return 0
 
     def _opset(self) -> int:
         versions = {("ai.onnx" if not o.domain else o.domain): o.version for o in self.proto.opset_import}
