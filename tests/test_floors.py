@@ -15,7 +15,18 @@ PACKAGE = Path(__file__).parents[1] / "vaeprobe"
 # from the ground up; a module may import its own floor and those below
 FLOORS = [
     {"_version", "credit", "errors", "findings", "writing", "likelihood_names"},
-    {"report", "progress", "intervals", "autograd", "frozen", "recipe", "prior", "published"},
+    {
+        "report",
+        "progress",
+        "budget",
+        "processes",
+        "intervals",
+        "autograd",
+        "frozen",
+        "recipe",
+        "prior",
+        "published",
+    },
     {"render", "likelihoods", "files", "outputs"},
     {"result", "data", "contract"},
     {"decoder", "latents"},

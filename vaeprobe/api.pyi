@@ -15,6 +15,7 @@ from vaeprobe.probes.train_linear.probe import LinearResult
 def orthogonality(
     decoder: DecoderLike,
     *,
+    time: float | None = None,
     samples: int = 256,
     latents: Any = "prior",
     data: Any = None,
@@ -51,6 +52,7 @@ def orthogonality(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -74,6 +76,7 @@ def orthogonality(
 def factorise(
     decoder: DecoderLike,
     *,
+    time: float | None = None,
     samples: int = 256,
     latents: Any = "prior",
     data: Any = None,
@@ -109,6 +112,7 @@ def factorise(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -130,6 +134,7 @@ def factorise(
 def trace(
     decoder: DecoderLike,
     *,
+    time: float | None = None,
     samples: int = 4,
     latents: Any = "prior",
     data: Any = None,
@@ -172,6 +177,7 @@ def trace(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Starting points.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -199,6 +205,7 @@ def trace(
 def posterior(
     decoder: DecoderLike,
     *,
+    time: float | None = None,
     samples: int = 256,
     latents: Any = "posterior",
     data: Any = None,
@@ -231,6 +238,7 @@ def posterior(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -250,6 +258,7 @@ def posterior(
 def beta(
     decoder: DecoderLike,
     *,
+    time: float | None = None,
     samples: int = 256,
     latents: Any = "posterior",
     data: Any = None,
@@ -282,6 +291,7 @@ def beta(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -300,6 +310,7 @@ def beta(
 def train_linear(
     data: Any,
     *,
+    time: float | None = None,
     latent_dim: int | Literal["auto"] = "auto",
     beta: float = 1.0,
     sigma2: float | Literal["ml"] = "ml",
@@ -331,6 +342,7 @@ def train_linear(
 
     Args:
         data: rows as an array or tensor, a path, a glob, or several of them.
+        time: Seconds that the run may take: what does not fit is left out, and said.
         latent_dim: Number of latents, or auto.
         beta: Weight of the KL term.
         sigma2: Noise variance, or ml to learn it.

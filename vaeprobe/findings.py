@@ -489,6 +489,13 @@ BORDERLINE_LATENTS = FindingSpec(
     "so that another sample may count them on the other side, and every contrast moves with it.",
     "Look at the bars and put --active-threshold in a gap; compare models at the same set of latents.",
 )
+TIME_LIMIT = FindingSpec(
+    "time-limit",
+    "note",
+    "The time given did not last for all that was asked for: fewer samples were measured, each of them exactly, so that "
+    "intervals are wider. How many depends on the machine and its load, and so do the last digits of what is said.",
+    "More --time, or none: without it nothing depends on the clock.",
+)
 PART_OF_JACOBIAN = FindingSpec(
     "part-of-jacobian",
     "note",

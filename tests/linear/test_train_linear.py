@@ -265,7 +265,7 @@ def test_an_error_in_one_process_ends_both_with_its_message(tmp_path: Path) -> N
 
 def test_a_dead_process_ends_the_run_with_a_clear_error(file: Path) -> None:
     command = ["-m", "vaeprobe", "train-linear", str(file), "--latent-dim", "3", "--timeout", "20"]
-    dies = "import os\nfrom vaeprobe.linear.processes import joined\nwith joined(): os._exit(9)"
+    dies = "import os\nfrom vaeprobe.processes import joined\nwith joined(): os._exit(9)"
     (code, out, err), (other, _, _) = together([command, ["-c", dies]])
     assert (code, other) == (6, 9)
     assert out == ""

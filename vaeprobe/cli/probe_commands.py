@@ -12,11 +12,13 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from vaeprobe.budget import within
 from vaeprobe.cli import loading, options
 from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import field_type, is_list
+from vaeprobe.processes import joined
 from vaeprobe.report import MetricSpec, specs_by_id
 from vaeprobe.result import Result
 
@@ -57,10 +59,16 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
         document = Document.asked(values)
         document.ready(probe.outputs().values(), inputs=loading.inputs(model, values))
         probe.check_ready()
-        with progress_bar(document.progress):
-            decoder = loading.load(model, **loading.chosen(values))
+        device = str(values["device"])
+        with (
+            joined("nccl" if device.startswith("cuda") else "gloo") as processes,
+            within(probe.time),
+            progress_bar(document.progress and processes.rank == 0),
+        ):
+            decoder = processes.together(lambda: loading.load(model, **loading.chosen(values)))
             result = judge(probe.measure(decoder), _wanted(cls, values), specs_by_id(cls.METRICS))
-        return document.emit(result, _files(probe, result))
+        # the first process speaks for all
+        return document.emit(result, _files(probe, result)) if processes.rank == 0 else result.exit_code
 
     return command
 
@@ -74,7 +82,7 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
         inputs = [path for name in data for path in glob.glob(name) or [name]]
         document.ready(question.outputs().values(), inputs=inputs)
         speaker = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-        with progress_bar(document.progress and speaker):
+        with within(question.time), progress_bar(document.progress and speaker):
             result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
         return document.emit(result, _files(question, result)) if speaker else result.exit_code
 

@@ -66,7 +66,12 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
 
         devices = [a for a in arguments if a.startswith("--device")]
         size = sum(map(_size, _paths(arguments)))
-        limits.confine(size, memory=not devices, remote=any(map(_remote, arguments)))
+        limits.confine(
+            size,
+            memory=not devices,
+            remote=any(map(_remote, arguments)),
+            network=os.environ.get("WORLD_SIZE", "1") != "1",
+        )
         os._exit(_finished(command))
     with contextlib.suppress(OSError):
         os.setpgid(worker, worker)

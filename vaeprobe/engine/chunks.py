@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from vaeprobe.errors import ResourceError, out_of_memory
+from vaeprobe.processes import current
 from vaeprobe.progress import tell
 
 __all__ = ["Chunk", "Size", "sweep"]
@@ -58,15 +59,39 @@ class Chunk:
 
 def sweep(
     n: int, directions: int, size: Size, work: Callable[[Chunk], None], description: str = "Jacobians"
-) -> None:
+) -> bool:
     """Do `work` on every chunk of n latents; where memory runs out, halve the chunk and do it again.
 
+    Several processes take every so-many-th chunk each, the same chunks as one alone would take; where there are fewer
+    chunks than processes, each does them all.
+
+    Returns:
+        whether they did, so that what the work found is to be summed over the processes.
+
     Raises:
-        ResourceError: one direction at one latent is too much.
+        ResourceError: one direction at one latent is too much; or another process failed.
+        VaeprobeError: `work` failed, here or elsewhere.
     """
-    start = 0
-    while start < n:
-        points = slice(start, min(start + size.points, n))
+    processes = current()
+    starts = range(0, n, size.points)
+    if processes.world == 1 or len(starts) < processes.world:
+        _sweep(slice(0, n), n, directions, size, work, description)
+        return False
+
+    def own() -> None:
+        for start in starts[processes.rank :: processes.world]:
+            _sweep(slice(start, min(start + size.points, n)), n, directions, size, work, description)
+
+    processes.together(own)
+    return True
+
+
+def _sweep(
+    rows: slice, n: int, directions: int, size: Size, work: Callable[[Chunk], None], description: str
+) -> None:
+    start = rows.start
+    while start < rows.stop:
+        points = slice(start, min(start + size.points, rows.stop))
         steps = range(0, directions, size.directions)
         chunk = Chunk(points, tuple(slice(i, min(i + size.directions, directions)) for i in steps))
         try:

@@ -25,6 +25,7 @@ from vaeprobe.engine.methods import choose, function_of
 from vaeprobe.engine.remembered import recalled
 from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.likelihoods import Likelihood
+from vaeprobe.processes import current
 
 __all__ = ["gram", "jacobian", "pullback", "pushforward"]
 
@@ -65,11 +66,13 @@ def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = No
         for some in part.directions:
             y, columns = choice.push(g, x[part.points], _everywhere(basis[some], part.points))
             if out is None:
-                out = torch.empty(len(x), y.shape[1], len(basis), dtype=y.dtype, device=y.device)
+                out = torch.zeros(len(x), y.shape[1], len(basis), dtype=y.dtype, device=y.device)
             out[part.points, :, some] = columns.value().permute(1, 2, 0)
 
-    sweep(len(x), len(basis), Size.fitting(choice.widest, x.itemsize, len(basis), chunk), work)
-    return x.new_empty(0, decoder.data_dim, len(basis)) if out is None else out
+    shared = sweep(len(x), len(basis), Size.fitting(choice.widest, x.itemsize, len(basis), chunk), work)
+    if out is None:
+        return x.new_empty(0, decoder.data_dim, len(basis))
+    return current().summed(out) if shared else out
 
 
 def gram(
@@ -133,7 +136,7 @@ def _gram(
             f"{len(x)} matrices of {width} x {width} latents would take {bytes_in_all / 2**30:.0f} GB",
             hint="fewer --samples; or random probes (vaeprobe.engine.matrix_free)",
         )
-    out = torch.empty(len(x), width, width, dtype=torch.float64)
+    out = torch.zeros(len(x), width, width, dtype=torch.float64)
     basis = _basis(decoder) if columns is None else None
 
     parameter = "natural" if natural else decoder.parameter
@@ -165,8 +168,8 @@ def _gram(
             blocks.append(tangents.value())
         out[part.points] = gram_of(y, Known(torch.cat(blocks))).to(out)
 
-    sweep(len(x), width, Size.fitting(choice.widest_gram, x.itemsize, width, chunk), work)
-    return out
+    shared = sweep(len(x), width, Size.fitting(choice.widest_gram, x.itemsize, width, chunk), work)
+    return current().summed(out) if shared else out
 
 
 def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:
@@ -195,23 +198,20 @@ def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple
     g, x = function_of(decoder, natural), _latents(decoder, z)
     directions = _on_all_latents(decoder, v if v.ndim == 3 else v[None])
     choice = choose(decoder, natural=natural)
-    outputs: list[Tensor] = []
-    moves: list[Tensor] = []
+    y = x.new_zeros(len(x), decoder.data_dim)
+    Jv = x.new_zeros(len(directions), len(x), decoder.data_dim)
 
     def work(part: Chunk) -> None:
-        found = [choice.push(g, x[part.points], directions[some, part.points]) for some in part.directions]
-        values = [columns.value() for _, columns in found]
-        outputs.append(found[0][0])
-        moves.append(values[0] if len(values) == 1 else torch.cat(values))
+        nonlocal y, Jv
+        for some in part.directions:
+            primal, columns = choice.push(g, x[part.points], directions[some, part.points])
+            if primal.dtype != y.dtype:
+                y, Jv = y.to(primal.dtype), Jv.to(primal.dtype)
+            y[part.points], Jv[some, part.points] = primal, columns.value()
 
-    sweep(len(x), len(directions), Size.fitting(choice.widest, x.itemsize, len(directions)), work, "J v")
-    if not outputs:
-        outputs, moves = (
-            [x.new_empty(0, decoder.data_dim)],
-            [x.new_empty(len(directions), 0, decoder.data_dim)],
-        )
-    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    Jv = moves[0] if len(moves) == 1 else torch.cat(moves, dim=1)
+    size = Size.fitting(choice.widest, x.itemsize, len(directions))
+    if sweep(len(x), len(directions), size, work, "J v"):
+        y, Jv = current().summed(y), current().summed(Jv)
     return y, Jv if v.ndim == 3 else Jv[0]
 
 
@@ -240,7 +240,7 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
     g, x = function_of(decoder, natural), _latents(decoder, z)
     covectors = w if w.ndim == 3 else w[None]
     free = decoder.continuous
-    pulled = x.new_empty(len(covectors), len(x), len(free))
+    pulled = x.new_zeros(len(covectors), len(x), len(free))
 
     def work(part: Chunk) -> None:
         with differentiable_kernels(), torch.enable_grad():
@@ -251,7 +251,8 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
                 Jw = gradient(y, leaf, along, retain_graph=i + 1 < len(covectors))
                 pulled[i, part.points] = Jw[:, free]
 
-    sweep(len(x), 1, Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, 1), work, "J^T w")
+    if sweep(len(x), 1, Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, 1), work, "J^T w"):
+        pulled = current().summed(pulled)
     return pulled if w.ndim == 3 else pulled[0]
 
 

@@ -25,13 +25,14 @@ NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # flags of unshare(2)
 _confined = False
 
 
-def confine(size: int, *, memory: bool = True, remote: bool = False) -> None:
+def confine(size: int, *, memory: bool = True, remote: bool = False, network: bool = False) -> None:
     """Limit this process for good: memory, size of written files, open files, core dumps, network where that is possible.
 
     Args:
         size: bytes of the files that it will read.
         memory: whether to limit memory, which the drivers of accelerators map without end.
         remote: whether files are fetched first: of a size that nobody knows yet, over the network, into a cache.
+        network: whether the network is needed otherwise, as by the processes of `torchrun`.
     """
     global _confined
     import resource
@@ -40,7 +41,8 @@ def confine(size: int, *, memory: bool = True, remote: bool = False) -> None:
         _lower(resource.RLIMIT_DATA, MEMORY + PER_BYTE * size)
     if not remote:
         _lower(resource.RLIMIT_FSIZE, FILE_SIZE + 2 * size)
-        _leave_network()
+        if not network:
+            _leave_network()
     _lower(resource.RLIMIT_NOFILE, OPEN_FILES)
     _lower(resource.RLIMIT_CORE, 0)
     _confined = True

@@ -19,6 +19,7 @@ false without it (polar coordinates have orthogonal columns and dependent factor
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -27,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seams, segment_smoothness
 from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
@@ -41,6 +43,7 @@ from vaeprobe.geometry.spread import TINY, Spread, spread_of
 from vaeprobe.intervals import percentile_interval, resampled_means
 from vaeprobe.latents import Latents
 from vaeprobe.likelihoods import Likelihood
+from vaeprobe.processes import current as processes
 from vaeprobe.progress import tell, track
 
 __all__ = ["Evidence", "Verdict", "gather"]
@@ -57,6 +60,8 @@ LINEAR_ROWS, FEW_LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 128, 8, 128, 25
 FIT_ROWS, ROTATIONS = 384, 50
 # Latents and random rotations of the grades.
 GRADED, GRADE_ROTATIONS = 4096, 20
+# Latents to start with where time is limited.
+FEWEST = 16
 # Active latents up to which other sheets are looked for.
 SHEETS_MOST = 64
 
@@ -69,6 +74,7 @@ class Evidence:
         continuous: indices of the continuous latents.
         active: which of them are active, as positions in `continuous`.
         drawn: latents drawn.
+        limited: seconds that the latents asked for would have taken, where time did not last for them.
         usable: latents at which the active columns are finite and linearly independent.
         undefined: why there is no verdict; None where there is one.
         contrast: ima contrast at each usable latent, in drawing order.
@@ -99,6 +105,7 @@ class Evidence:
     drawn: int
     usable: int
     undefined: str | None = None
+    limited: float | None = None
     contrast: Tensor = field(default_factory=lambda: torch.zeros(0))
     gap: Decision | None = None
     gap_null: float | None = None
@@ -210,6 +217,9 @@ def gather(
         frugal: columns are dear: which latent changes which column is not measured (it takes a^2 columns a latent), and
             jumps, smoothness and a constant Jacobian are judged at fewer latents.
     """
+    began, wanted = time.monotonic(), samples
+    if budget().bounded:
+        samples = min(samples, FEWEST)
     sample = Sample.start(
         decoder,
         source,
@@ -225,12 +235,22 @@ def gather(
         *sample.segments(FEW_SEGMENTS if frugal else SEGMENTS),
         natural=decoder.natural_for(likelihood),
     )
+    limited: float | None = None
     while True:
         tell("latents", len(sample.z), None)
         evidence = replace(_decide(sample, margin, threshold, jumps), jumps=jumps)
-        if evidence.undefined or not evidence.wanting or len(sample.z) >= max_samples:
+        drawn = len(sample.z)
+        if evidence.undefined or not (evidence.wanting or drawn < wanted) or drawn >= max_samples:
             break
-        total = max_samples if evidence.near_zero else min(2 * len(sample.z), max_samples)
+        total = max_samples if evidence.near_zero and drawn >= wanted else min(2 * drawn, max_samples)
+        if budget().bounded:
+            # what explains the verdict takes about as long as what it rests on
+            pace = (time.monotonic() - began) / drawn
+            afforded = drawn + int(processes().agreed(budget().left / 2 / pace))
+            if afforded < 1.25 * drawn:
+                limited = pace * max(wanted, total)
+                break
+            total = min(total, afforded)
         if not sample.grow(total):
             break
     if not evidence.undefined and evidence.leaning == "linear":
@@ -239,6 +259,7 @@ def gather(
             jumps = max(rare, jumps or 0.0)
             evidence = replace(_decide(sample, margin, threshold, jumps), jumps=jumps)
     tell("latents", len(sample.z), len(sample.z))
+    evidence = replace(evidence, limited=limited)
     return evidence if evidence.undefined else _complete(evidence, sample, permutations, sheets)
 
 

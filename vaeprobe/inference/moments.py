@@ -23,11 +23,12 @@ import torch
 from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
+from vaeprobe.budget import Fit, in_time
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.engine.verbs import gram
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
-from vaeprobe.progress import track
+from vaeprobe.processes import current as processes
 
 __all__ = ["PosteriorMoments", "log_density_and_score", "posterior_moments", "with_codes"]
 
@@ -52,6 +53,7 @@ class PosteriorMoments:
         log_density: E_q[log p(x|z)], shape (n,), nats.
         log_density_error: its standard error, shape (n,).
         pairs: number of antithetic pairs per row.
+        fit: how many rows fitted into the time given.
     """
 
     mean: Tensor
@@ -67,6 +69,7 @@ class PosteriorMoments:
     log_density: Tensor
     log_density_error: Tensor
     pairs: int
+    fit: Fit | None = None
 
     @property
     def rows(self) -> int:
@@ -169,13 +172,21 @@ def posterior_moments(
         stream(seed, "posterior moments").standard_normal((len(x), pairs, mean.shape[1]))
     )
     block = max(1, 512 // (2 * pairs + 1))
-    parts = [
-        _averages(decoder, likelihood, x[i], mean[i], log_variance[i].exp(), noise[i], gram_pairs, chunk)
-        for i in track(torch.split(torch.arange(len(x)), block), "averaging over posteriors")
-    ]
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    averages = _Averages(*columns)
-    return PosteriorMoments(mean=mean, variance=log_variance.exp(), pairs=pairs, **averages._asdict())
+    parts: list[_Averages] = []
+
+    def averages_of(i: Tensor) -> _Averages:
+        return _averages(
+            decoder, likelihood, x[i], mean[i], log_variance[i].exp(), noise[i], gram_pairs, chunk
+        )
+
+    def measure(rows: slice) -> None:
+        blocks = torch.split(torch.arange(len(x))[rows], block)
+        parts.extend(processes().shared(blocks, averages_of, "averaging over posteriors"))
+
+    fit = in_time(len(x), measure)
+    averages = _Averages(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    mean, variance = mean[: fit.done], log_variance[: fit.done].exp()
+    return PosteriorMoments(mean=mean, variance=variance, pairs=pairs, fit=fit, **averages._asdict())
 
 
 class _Averages(NamedTuple):

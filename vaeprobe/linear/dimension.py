@@ -11,9 +11,9 @@ import numpy as np
 from vaeprobe.errors import InputError
 from vaeprobe.linear import spectrum as spectra
 from vaeprobe.linear.closed_form import LOG_2PI
-from vaeprobe.linear.moments import Moments, accumulate, total
-from vaeprobe.linear.processes import ALONE, Processes
+from vaeprobe.linear.moments import Moments, accumulate, of_all, total
 from vaeprobe.linear.spectrum import Spectrum
+from vaeprobe.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -151,7 +151,7 @@ def _held_out(data: Data, spectrum: Spectrum, top: int, seed: int, processes: Pr
         parts = spectrum.parts
         if len(parts) != FOLDS:
             own = processes.together(lambda: accumulate(data, folds=FOLDS, seed=seed))
-            parts = processes.moments(own)
+            parts = of_all(processes, own)
         if min(p.n for p in parts) < 1 or spectrum.n < 2 * FOLDS:
             return None
         scores = []

@@ -20,6 +20,7 @@ import numpy as np
 
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.intervals import stream
+from vaeprobe.processes import Processes
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
@@ -171,3 +172,17 @@ def total(parts: tuple[Moments, ...]) -> Moments:
             hint="one row per sample: was the array transposed?",
         )
     return whole
+
+
+def of_all(processes: Processes, parts: tuple[Moments, ...]) -> tuple[Moments, ...]:
+    """Return the moments of the rows of all processes, part by part."""
+    if processes.world == 1:
+        return parts
+    out = []
+    for own in parts:
+        n = int(processes.sum(np.array([own.n], np.float64))[0])
+        mean = processes.sum(own.mean * own.n) / max(n, 1)
+        step = own.mean - mean
+        slip = None if own.slip is None else processes.sum(own.slip)
+        out.append(Moments(n, mean, processes.sum(own.scatter + own.n * np.outer(step, step)), slip))
+    return tuple(out)

@@ -26,7 +26,7 @@ from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.intervals import stream
 from vaeprobe.linear import moments
 from vaeprobe.linear.moments import Moments
-from vaeprobe.linear.processes import ALONE, Processes
+from vaeprobe.processes import ALONE, Processes
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def _computed(data: Data, k: int, chosen: Solver, seed: int, folds: int, process
 def _exact(data: Data, k: int, seed: int, folds: int, processes: Processes) -> Spectrum:
     def summed(kind: np.dtype[np.floating]) -> tuple[Moments, ...]:
         own = processes.together(lambda: moments.accumulate(data, dtype=kind, folds=folds, seed=seed))
-        return processes.moments(own)
+        return moments.of_all(processes, own)
 
     kind = moments.arithmetic(data)
     parts = summed(kind)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
+from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
 from vaeprobe.intervals import stream
 from vaeprobe.linear.closed_form import LOG_2PI, Solution
@@ -279,7 +280,7 @@ def train(
         if done or step % look == 0:
             trace.append((step, gap))
             tell(f"training {method}, gap {max(gap, 0):.1e} nats", step, settings.steps)
-        if done:
+        if done or (budget().bounded and step % look == 0 and not budget().affords(0.2 * budget().seconds)):
             stopped = "optimum" if gap <= settings.tolerance else "steps"
             break
     tell(f"training {method}, gap {max(gap, 0):.1e} nats", settings.steps, settings.steps)
@@ -404,6 +405,8 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
                 break
             if stale >= 5 and gap < 1e-9:
                 stopped = "stalled"
+                break
+            if budget().bounded and not budget().affords(0.2 * budget().seconds):
                 break
         if step == settings.steps:
             break

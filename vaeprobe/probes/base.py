@@ -67,6 +67,9 @@ def option(
 class Question(ABC):
     """What a subcommand asks, of a decoder (`Probe`) or of data; its fields are its settings.
 
+    Attributes:
+        time: seconds that the run may take; None measures all that is asked for, whatever it takes.
+
     Raises:
         UsageError: a setting has a value that it does not take.
     """
@@ -81,6 +84,14 @@ class Question(ABC):
     SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
     # settings that it does not look at: no options of its command, no keys of a policy
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
+
+    time: float | None = option(
+        None,
+        help="Seconds that the run may take: what does not fit is left out, and said.",
+        min=1.0,
+        metavar="SECONDS",
+        panel="Budget",
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):

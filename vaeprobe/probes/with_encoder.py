@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from vaeprobe.budget import budget, within
 from vaeprobe.errors import UsageError
-from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT
+from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import Finding, Metric, MetricSpec
@@ -128,6 +129,10 @@ class EncoderProbe(Probe):
             UsageError: there is no encoder, no data or no likelihood, or they do not fit together.
             InputError: the encoder's outputs are laid out otherwise.
         """
+        with within(self.time):
+            return self._evidence(decoder)
+
+    def _evidence(self, decoder: Decoder) -> Evidence:
         import math
 
         import torch
@@ -154,11 +159,15 @@ class EncoderProbe(Probe):
         if math.prod(encoder.input_shape or ()) == decoder.data_dim:
             rows = likelihood.rows(rows, decoder.data_dim)
         picked = torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])
-        x = rows[picked.sort().values]
+        # where time may cut the rows short, the first ones are a sample of all
+        x = rows[picked if budget().bounded else picked.sort().values]
         findings = check_layout(decoder, encoder, x, likelihood, seed=self.seed)
         moments = posterior_moments(
             decoder, encoder, x, likelihood, pairs=self.pairs, gram_pairs=2, seed=self.seed, chunk=self.chunk
         )
+        if moments.fit and not moments.fit.whole:
+            findings = (*findings, Finding(TIME_LIMIT, moments.fit.words("rows")))
+            x = x[: moments.fit.done]
         estimate = estimate_beta(moments, seed=self.seed)
         reading = None
         if estimate is None or estimate.disagrees or not estimate.tested:

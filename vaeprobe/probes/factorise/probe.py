@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from vaeprobe.budget import within
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
 from vaeprobe.probes.factorise.numbers import METRICS, latent_names
@@ -149,6 +150,10 @@ class Factorise(Probe):
         Raises:
             UsageError: the outputs do not fit the likelihood, or the source of latents does not fit the decoder.
         """
+        with within(self.time):
+            return self._measure(decoder)
+
+    def _measure(self, decoder: Decoder) -> FactoriseResult:
         from vaeprobe.geometry.factorisation import gather
         from vaeprobe.probes.parts import affordable, part_of
 
@@ -184,7 +189,7 @@ class Factorise(Probe):
             metrics=numbers.metrics(decoder, evidence, part.words if part else ""),
             verdict=evidence.verdict,
             summary=words.summary(evidence, likelihood.name if likelihood else None, part),
-            findings=(*findings, *words.findings(evidence, part)),
+            findings=(*findings, *words.findings(evidence, part), *words.limits(evidence)),
             settings={
                 **settings,
                 "drawn": evidence.drawn,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from vaeprobe.budget import about
 from vaeprobe.findings import (
     DISCONTINUOUS,
     FACTORISE_UNDEFINED,
@@ -15,6 +16,7 @@ from vaeprobe.findings import (
     RANK_DEFICIENT,
     TIED_SEAMS,
     TIED_SINGULAR_VALUES,
+    TIME_LIMIT,
     UNDECIDED,
 )
 from vaeprobe.probes.factorise.numbers import latent_names, short
@@ -314,3 +316,14 @@ def _place(e: Evidence, z: Tensor) -> str:
     names = latent_names(e)[:3]
     more = ", ..." if len(e.active) > 3 else ""
     return ", ".join(f"{name} = {float(z[int(name[1:])]):.3g}" for name in names) + more
+
+
+def limits(evidence: Evidence) -> tuple[Finding, ...]:
+    """Return what did not fit into the time that was given."""
+    if evidence.limited is None:
+        return ()
+    message = (
+        f"the time given lasted for {evidence.drawn} latents; those that the verdict asked for would take "
+        f"{about(evidence.limited)}"
+    )
+    return (Finding(TIME_LIMIT, message),)

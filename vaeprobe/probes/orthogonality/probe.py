@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from vaeprobe.budget import about, budget, in_time, within
 from vaeprobe.errors import UsageError
+from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality import pictures
 from vaeprobe.probes.orthogonality.metrics import METRICS, VERDICTS
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
     from vaeprobe.latents import Latents
     from vaeprobe.probes.orthogonality.numbers import Reading
     from vaeprobe.probes.parts import Block
+
+
+FEW_POINTS = (
+    16  # latents at which all columns are measured at least, before a part of them is taken for time's sake
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,17 +273,21 @@ class Orthogonality(Probe):
             UsageError: the outputs do not fit the likelihood, the source of latents does not fit the decoder, or
                 no latent is continuous.
         """
+        if not decoder.continuous:
+            raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
+        with within(self.time):
+            return self._measure(decoder)
+
+    def _measure(self, decoder: Decoder) -> OrthogonalityResult:
         from vaeprobe.geometry.threads import one_thread_below
         from vaeprobe.latents import Prior
         from vaeprobe.probes.orthogonality.energy import whole_of
         from vaeprobe.probes.orthogonality.numbers import Reading
 
-        if not decoder.continuous:
-            raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
         decoder = decoder.standardised().under(self.likelihood)
         source = self.source()
-        z, G, block = self._pullback_metrics(decoder, source)
-        fits = self.likelihood_findings(decoder, z)
+        z, G, block, limits = self._pullback_metrics(decoder, source)
+        fits = (*self.likelihood_findings(decoder, z), *limits)
         whole = whole_of(
             decoder,
             z,
@@ -338,12 +350,18 @@ class Orthogonality(Probe):
             values=reading.per_sample,
         )
 
-    def _pullback_metrics(self, decoder: Decoder, source: Latents) -> tuple[Tensor, Tensor, Block | None]:
-        """Return latents, G per latent, and which part of G it is; averaged over posteriors with posterior latents.
+    def _pullback_metrics(
+        self, decoder: Decoder, source: Latents
+    ) -> tuple[Tensor, Tensor, Block | None, tuple[Finding, ...]]:
+        """Return latents, G per latent, which part of G it is, and what did not fit into the time.
+
+        G is averaged over posteriors with posterior latents.
 
         Orthogonality is promised in expectation over each posterior (Eq. 8), so G is averaged before
         anything is normalised.
         """
+        import torch
+
         from vaeprobe.engine import gram
         from vaeprobe.latents import Posterior
         from vaeprobe.probes.parts import SOME, affordable, block_of
@@ -354,6 +372,9 @@ class Orthogonality(Probe):
             source, draws = replace(source, data=source.data[:rows]), self.posterior_draws
             rows = len(source.data)
         block = block_of(decoder, self.part, rows, self.seed)
+        limits: list[Finding] = []
+        if budget().bounded and block is None:
+            block = self._affordable_part(decoder, source, rows * draws, limits)
         width = len(decoder.continuous) if block is None else len(block.names)
         if self.part == "auto" and (block is not None or width > SOME):
             rows = affordable(decoder, width * draws, rows)
@@ -362,5 +383,45 @@ class Orthogonality(Probe):
         z = source.draw(decoder, rows * draws, seed=self.seed)
         columns = None if block is None else block.columns[:rows].repeat(draws, 1)
         likelihood = self.metric_likelihood(decoder)
-        G = gram(decoder, z, likelihood=likelihood, columns=columns, chunk=self.chunk)
-        return z, G if draws == 1 else G.reshape(draws, rows, *G.shape[1:]).mean(0), block
+        found: list[Tensor] = []
+
+        def measure(part: slice) -> None:
+            some = torch.arange(rows)[part]
+            # draw j of row i is at j rows + i
+            at = (torch.arange(draws)[:, None] * rows + some).flatten()
+            at_columns = None if columns is None else columns[at]
+            G = gram(decoder, z[at], likelihood=likelihood, columns=at_columns, chunk=self.chunk)
+            found.append(G if draws == 1 else G.reshape(draws, len(some), *G.shape[1:]).mean(0))
+
+        fit = in_time(rows, measure)
+        if not fit.whole:
+            limits.append(Finding(TIME_LIMIT, fit.words("latents")))
+        kept = (torch.arange(draws)[:, None] * rows + torch.arange(fit.done)).flatten()
+        return z[kept], found[0] if len(found) == 1 else torch.cat(found), block, tuple(limits)
+
+    def _affordable_part(
+        self, decoder: Decoder, source: Latents, points: int, limits: list[Finding]
+    ) -> Block | None:
+        """Return some random latents where the time does not last for all columns at a few points, else None."""
+        from vaeprobe.engine import gram
+        from vaeprobe.probes.parts import block_of
+
+        block = block_of(decoder, "some", points, self.seed)
+        if block is None:
+            return None
+        z = source.draw(decoder, 2, seed=self.seed)
+        few = block.columns[: len(z), :8]
+        gram(decoder, z, columns=few, chunk=self.chunk)  # the first time is dearer
+        start = time.monotonic()
+        gram(decoder, z, columns=few, chunk=self.chunk)
+        one = (time.monotonic() - start) * block.whole / few.numel()
+        if budget().affords(2 * FEW_POINTS * one):
+            return None
+        limits.append(
+            Finding(
+                TIME_LIMIT,
+                f"all {block.whole} columns at all {points} latents would take {about(one * points)}: those of "
+                f"{block.words} were measured",
+            )
+        )
+        return block

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from vaeprobe.budget import in_time, within
 from vaeprobe.errors import UsageError
+from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.trace import pictures
 from vaeprobe.probes.trace.metrics import METRICS, VERDICTS
-from vaeprobe.report import Section
+from vaeprobe.report import Finding, Section
 from vaeprobe.result import Measured, Result
 from vaeprobe.writing import write, write_text
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
+    from vaeprobe.likelihoods import Likelihood
     from vaeprobe.pictures import ImageShape
     from vaeprobe.seams import LoopDefects, Paths, Seam
     from vaeprobe.seams.summary import ComponentSummary
@@ -297,9 +300,13 @@ class Trace(Probe):
             UsageError: an option does not fit the decoder: a component, an image shape, a net of seams
                 of more than two latents, a row without data.
         """
+        with within(self.time):
+            return self._measure(decoder)
+
+    def _measure(self, decoder: Decoder) -> TraceResult:
         from vaeprobe.probes.parts import affordable, part_of
         from vaeprobe.probes.trace import numbers, words
-        from vaeprobe.seams import loop_defects, trace_paths
+        from vaeprobe.seams import loop_defects
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
         from vaeprobe.seams.views import trace_net, traverse
 
@@ -323,17 +330,8 @@ class Trace(Probe):
         z0 = self._starts(decoder, starts)
         likelihood = self.metric_likelihood(decoder)
         chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
-        paths = trace_paths(
-            decoder,
-            z0,
-            components=chosen,
-            length=self.length,
-            radius=self.radius,
-            tolerance=self.tolerance,
-            scheme=None if self.scheme == "auto" else self.scheme,
-            likelihood=likelihood,
-            chunk=self.chunk,
-        )
+        paths, limits = self._paths(decoder, z0, chosen, likelihood)
+        z0 = paths.starts
         loops = None
         if k >= 3 and len(chosen) >= 2 and paths.method == "dense":
             loops = loop_defects(
@@ -367,7 +365,7 @@ class Trace(Probe):
             metrics=metrics,
             verdict=verdict,
             summary=summary,
-            findings=(*decoder.notes, *words.findings(paths, misses, skipped, wanted, first, part)),
+            findings=(*decoder.notes, *words.findings(paths, misses, skipped, wanted, first, part), *limits),
             settings=settings | {"scheme_used": paths.scheme, "components": chosen},
             artifact=decoder.artifact,
             paths=paths,
@@ -379,6 +377,44 @@ class Trace(Probe):
             random_overlap=random_axis_overlap(k),
             wanted=wanted if first else wanted - {"images", "svg"},
         )
+
+    def _paths(
+        self, decoder: Decoder, z0: Tensor, components: list[int], likelihood: Likelihood | None
+    ) -> tuple[Paths, tuple[Finding, ...]]:
+        """Return the seams through the starts, or through as many as there is time for, and what did not fit."""
+        from vaeprobe.seams import trace_paths
+
+        parts: list[Paths] = []
+
+        def trace(rows: slice) -> None:
+            # all by one scheme, which the first starts choose
+            scheme = parts[0].scheme if parts else None if self.scheme == "auto" else self.scheme
+            found = trace_paths(
+                decoder,
+                z0[rows],
+                components=components,
+                length=self.length,
+                radius=self.radius,
+                tolerance=self.tolerance,
+                scheme=scheme,
+                likelihood=likelihood,
+                chunk=self.chunk,
+            )
+            seams = tuple(replace(seam, start=seam.start + rows.start) for seam in found.seams)
+            parts.append(replace(found, seams=seams) if rows.start else found)
+
+        fit = in_time(len(z0), trace, first=1)
+        limits = () if fit.whole else (Finding(TIME_LIMIT, fit.words("starts")),)
+        if len(parts) == 1:
+            return parts[0], limits
+        whole = replace(
+            parts[0],
+            seams=tuple(seam for part in parts for seam in part.seams),
+            starts=z0[: fit.done],
+            length=max(part.length for part in parts),
+            evaluations=sum(part.evaluations for part in parts),
+        )
+        return whole, limits
 
     # -- arguments -------------------------------------------------------------------------------
 

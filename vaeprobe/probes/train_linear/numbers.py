@@ -20,10 +20,10 @@ from vaeprobe.linear.closed_form import LinearModel, Solution
 from vaeprobe.linear.dimension import Choice
 from vaeprobe.linear.identifiability import Identifiability
 from vaeprobe.linear.missing import MissingFit
-from vaeprobe.linear.processes import Processes
 from vaeprobe.linear.spectrum import Spectrum
 from vaeprobe.linear.training import METHODS, Covariance, Method, Run, Training, train
 from vaeprobe.probes.train_linear.metrics import SPECS
+from vaeprobe.processes import Processes
 from vaeprobe.report import Artifact, Finding, Metric
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from vaeprobe.budget import within
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Question, option
 from vaeprobe.probes.train_linear import pictures, words
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from vaeprobe.linear.dimension import Choice
     from vaeprobe.linear.identifiability import Identifiability
     from vaeprobe.linear.missing import MissingFit
-    from vaeprobe.linear.processes import Processes
     from vaeprobe.linear.spectrum import Spectrum
     from vaeprobe.linear.training import Method, Training
     from vaeprobe.probes.train_linear.numbers import Equivalence
+    from vaeprobe.processes import Processes
 
 MODEL, TRAINING, DATA, BEYOND, OUTPUT = "Model", "Training", "Data", "Beyond one machine", "Output"
 
@@ -222,9 +223,9 @@ class TrainLinear(Question):
             >>> TrainLinear(latent_dim=2).measure(rows).latent_dim.value
             2
         """
-        from vaeprobe.linear.processes import joined
+        from vaeprobe.processes import joined
 
-        with joined(self.backend, timeout=self.timeout) as processes:
+        with joined(self.backend, timeout=self.timeout) as processes, within(self.time):
             return self._measure(data, processes)
 
     def _measure(self, data: Any, processes: Processes) -> LinearResult:

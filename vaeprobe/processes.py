@@ -1,28 +1,30 @@
-"""Several processes that share the rows: sums over all of them, and a clear end when one dies.
+"""Several processes that share one run: sums over all of them, and a clear end when one dies.
 
-Started by `torchrun`, which sets RANK and WORLD_SIZE; every process reads its own share of the rows, the
-moments are summed, and every process goes on with the same numbers.
+Started by `torchrun`, which sets RANK and WORLD_SIZE.  Each does its share of what is long (rows of data, chunks of
+latents, models), what they find is summed, and every process goes on with the same numbers; the first one speaks.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-import numpy as np
-
 from vaeprobe.errors import ResourceError, VaeprobeError
-from vaeprobe.linear.moments import Moments
+from vaeprobe.progress import track
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    Array: TypeAlias = NDArray[np.float64]
+    Array: TypeAlias = "NDArray[np.float64]"
 
+S = TypeVar("S")
 T = TypeVar("T")
 TIMEOUT = 300.0  # seconds without an answer after which a process counts as dead
 
@@ -51,21 +53,47 @@ class Processes:
             return array
         import torch
 
-        tensor = torch.from_numpy(np.array(array, np.float64)).to(self.device)
+        tensor = torch.tensor(array, dtype=torch.float64, device=self.device)
         with _dead_process():
             torch.distributed.all_reduce(tensor)
-        return np.asarray(tensor.cpu().numpy())
+        found: Array = tensor.cpu().numpy()
+        return found
 
-    def moments(self, parts: tuple[Moments, ...]) -> tuple[Moments, ...]:
-        """Return the moments of the rows of all processes, part by part."""
-        return parts if self.world == 1 else tuple(map(self._moments, parts))
+    def summed(self, out: Tensor) -> Tensor:
+        """Return the sum of a tensor over all processes, of its own type and on its own device.
 
-    def _moments(self, own: Moments) -> Moments:
-        n = int(self.sum(np.array([own.n], np.float64))[0])
-        mean = self.sum(own.mean * own.n) / max(n, 1)
-        step = own.mean - mean
-        slip = None if own.slip is None else self.sum(own.slip)
-        return Moments(n, mean, self.sum(own.scatter + own.n * np.outer(step, step)), slip)
+        Where each number is 0 in all processes but one, nothing is rounded.
+
+        Raises:
+            ResourceError: a process has ended or does not answer.
+        """
+        if self.world == 1:
+            return out
+        import torch
+
+        whole = out.to(self.device).contiguous()
+        with _dead_process():
+            torch.distributed.all_reduce(whole)
+        return whole.to(out.device)
+
+    def agreed(self, number: float) -> float:
+        """Return the first process's number, where it depends on its clock: what all of them go on with."""
+        return number if self.world == 1 else float(self.gathered(number)[0])
+
+    def gathered(self, own: T) -> list[T]:
+        """Return what every process found, by rank.
+
+        Raises:
+            ResourceError: a process has ended or does not answer.
+        """
+        if self.world == 1:
+            return [own]
+        import torch
+
+        found: list[Any] = [None] * self.world
+        with _dead_process():
+            torch.distributed.all_gather_object(found, own)
+        return found
 
     def together(self, work: Callable[[], T]) -> T:
         """Return what `work` returns here; an error in one process ends all of them with its message.
@@ -93,13 +121,43 @@ class Processes:
                 raise ResourceError(f"process {rank} of {self.world} failed: {verdict[0]}", hint=verdict[1])
         return result  # type: ignore[return-value]
 
+    def shared(self, items: Sequence[S], work: Callable[[S], T], description: str) -> list[T]:
+        """Return what `work` makes of every item, in order; each process does every so-many-th, and all get all.
+
+        Raises:
+            VaeprobeError: `work` failed, here or elsewhere.
+        """
+
+        def own() -> list[T]:
+            with apart():
+                return [work(item) for item in track(items[self.rank :: self.world], description)]
+
+        by_rank = self.gathered(self.together(own))
+        return [by_rank[k % self.world][k // self.world] for k in range(len(items))]
+
 
 ALONE = Processes()
+_current: ContextVar[Processes] = ContextVar("vaeprobe_processes", default=ALONE)
+
+
+def current() -> Processes:
+    """Return the processes that share the work here."""
+    return _current.get()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Share nothing inside the block: each process does work of its own there."""
+    token = _current.set(ALONE)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
 
 @contextmanager
 def joined(backend: Literal["gloo", "nccl"] = "gloo", *, timeout: float = TIMEOUT) -> Iterator[Processes]:
-    """Join the processes that `torchrun` started; the one alone where it did not.
+    """Join the processes that `torchrun` started; the one alone where it did not, and those joined where they are.
 
     Args:
         backend: gloo, or nccl for one GPU per process.
@@ -109,8 +167,8 @@ def joined(backend: Literal["gloo", "nccl"] = "gloo", *, timeout: float = TIMEOU
         ResourceError: the others cannot be reached.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world <= 1:
-        yield ALONE
+    if world <= 1 or current().world > 1:
+        yield current()
         return
     import torch
 
@@ -120,9 +178,11 @@ def joined(backend: Literal["gloo", "nccl"] = "gloo", *, timeout: float = TIMEOU
         torch.distributed.init_process_group(
             backend, rank=rank, world_size=world, timeout=timedelta(seconds=timeout)
         )
+    token = _current.set(Processes(rank, world, device))
     try:
-        yield Processes(rank, world, device)
+        yield current()
     finally:
+        _current.reset(token)
         torch.distributed.destroy_process_group()
 
 

@@ -1,0 +1,234 @@
+"""How long a run may take, and several processes that share one: against one alone, in the same draws."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from vaeprobe import budget
+from vaeprobe.budget import Budget, about, in_time, within
+from vaeprobe.decoder import Decoder
+from vaeprobe.engine import gram
+from vaeprobe.engine.verbs import jacobian
+from vaeprobe.probes.factorise import Factorise
+from vaeprobe.probes.orthogonality import Orthogonality
+from vaeprobe.probes.trace import Trace
+from vaeprobe.processes import Processes
+
+
+class Clock:
+    """A clock that moves only when something is done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr(budget.time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_without_a_budget_everything_is_one_piece_and_the_clock_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(budget.time, "monotonic", lambda: pytest.fail("asked the clock"))
+    pieces: list[slice] = []
+    fit = in_time(1000, pieces.append)
+    assert pieces == [slice(0, 1000)]
+    assert fit.whole
+    assert Budget().affords(1e9)
+
+
+@pytest.mark.parametrize("pace", [0.01, 0.1, 1.0])
+def test_rows_are_done_in_growing_pieces_while_there_is_time(clock: Clock, pace: float) -> None:
+    pieces: list[slice] = []
+
+    def work(rows: slice) -> None:
+        pieces.append(rows)
+        clock.now += pace * (rows.stop - rows.start)
+
+    with within(60.0):
+        fit = in_time(1000, work, share=0.5)
+    assert [p.start for p in pieces] == [0, *(p.stop for p in pieces[:-1])]
+    assert fit.done == pieces[-1].stop
+    # half of the time, and no piece that is longer than what is left
+    assert clock.now - 100 <= 30 + 1e-9
+    assert fit.done == min(1000, int(30 / pace)) or fit.done > 0.9 * 30 / pace
+    assert fit.seconds == pytest.approx(1000 * pace)
+    assert fit.whole == (pace == 0.01)
+
+
+def test_the_first_rows_are_done_however_long_they_take(clock: Clock) -> None:
+    def work(rows: slice) -> None:
+        clock.now += 100.0
+
+    with within(1.0):
+        assert in_time(10, work, first=3).done == 3
+
+
+def test_an_inner_budget_never_outlives_the_outer_one(clock: Clock) -> None:
+    with within(10.0), within(100.0) as inner:
+        assert inner.left == 10
+    with within(100.0), within(10.0) as inner:
+        assert inner.left == 10
+        with within(None) as innermost:
+            assert innermost.left == 10
+        clock.now += 11
+        assert inner.left == 0
+        assert not inner.affords(1e-3)
+    assert not budget.budget().bounded
+
+
+def test_lengths_of_time_in_words() -> None:
+    said = {0.2: "about a second", 2: "about 2 seconds", 89: "about 89 seconds", 91: "about 1.5 minutes"}
+    said |= {5400.0: "about 1.5 hours", 1e6: "about 12 days"}
+    assert {seconds: about(seconds) for seconds in said} == said
+
+
+# -- probes within a time -------------------------------------------------------------------------------
+
+
+def slow(seconds: float) -> Decoder:
+    """Polar coordinates, at so many seconds a call."""
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        time.sleep(seconds)
+        r, a = 2 + 0.3 * torch.tanh(z[:, 0]), z[:, 1]
+        return torch.stack([r * torch.cos(a), r * torch.sin(a), 0.5 * z[:, 0]], dim=1)
+
+    return Decoder(f, 2, dtype=torch.float64)
+
+
+def test_what_does_not_fit_is_left_out_and_said() -> None:
+    found = Orthogonality(samples=4096, chunk=4, time=2.0, rotations=9, restarts=0).measure(slow(0.01))
+    (said,) = [f for f in found.findings if f.code == "time-limit"]
+    n = found.mean_abs_cosine.n
+    assert n is not None
+    assert 8 <= n < 4096
+    assert f"{n} of 4096 latents fitted into the time given; all would take about" in said.message
+    whole = Orthogonality(samples=n, chunk=4, rotations=9, restarts=0).measure(slow(0.0))
+    assert found.mean_abs_cosine.value == pytest.approx(whole.mean_abs_cosine.value, abs=1e-12)
+    assert found.mean_abs_cosine.ci == pytest.approx(whole.mean_abs_cosine.ci, abs=1e-12)
+
+
+def test_enough_time_changes_nothing() -> None:
+    probe = Orthogonality(samples=64, rotations=99)
+    timed = Orthogonality(samples=64, rotations=99, time=3600.0)
+    a, b = probe.measure(slow(0.0)), timed.measure(slow(0.0))
+    for id, metric in a.metrics.items():
+        if isinstance(metric.value, float):
+            assert b.metrics[id].value == pytest.approx(metric.value, abs=1e-12), id
+    assert not [f for f in b.findings if f.code == "time-limit"]
+
+
+def test_factorise_and_trace_end_in_time() -> None:
+    f = Factorise(time=2.0, samples=4096, max_samples=4096, chunk=1, sheets=0, permutations=19)
+    found = f.measure(slow(0.002))
+    assert [x.code for x in found.findings if x.code == "time-limit"]
+    assert found.evidence.drawn < 4096
+    traced = Trace(time=2.0, samples=400).measure(slow(0.002))
+    assert [x.code for x in traced.findings if x.code == "time-limit"]
+    assert len(traced.paths.starts) < 400
+    starts = sorted({seam.start for seam in traced.paths})
+    assert starts == list(range(len(traced.paths.starts)))
+
+
+# -- several processes ------------------------------------------------------------------------------
+
+SHARED = """
+import json, sys
+import torch
+from vaeprobe.decoder import Decoder
+from vaeprobe.probes.factorise import Factorise
+from vaeprobe.probes.orthogonality import Orthogonality
+from vaeprobe.probes.trace import Trace
+from vaeprobe.processes import joined
+
+def has_pairs(value):
+    return isinstance(value, tuple | list) and any(isinstance(v, tuple | list | None) for v in value)
+
+def f(z):
+    return torch.tanh(z @ W) @ V
+
+generator = torch.Generator().manual_seed(0)
+W, V = torch.randn(3, 16, generator=generator), torch.randn(16, 8, generator=generator)
+with joined() as processes:
+    decoder = Decoder(f, 3, dtype=torch.float32)
+    probes = [
+        Orthogonality(samples=40, chunk=7, rotations=99),
+        Factorise(samples=32, max_samples=64, chunk=5, sheets=4, permutations=19),
+        Trace(samples=3, chunk=2),
+    ]
+    found = [{id: m.value for id, m in p.measure(decoder).metrics.items() if not has_pairs(m.value)} for p in probes]
+    taken = processes.shared(range(5), lambda k: (k, processes.rank), "tasks")
+print(json.dumps([found, taken]))
+"""
+
+
+def run_in_two() -> list[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SHARED],
+            env={**env, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        return [p.communicate(timeout=240)[0] for p in running]
+    finally:
+        for p in running:
+            p.kill()
+
+
+def test_two_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(SHARED, {})
+    alone = json.loads(capsys.readouterr().out)
+    first, second = map(json.loads, run_in_two())
+    assert first == second
+    for one, two in zip(alone[0], first[0], strict=True):
+        assert one.keys() == two.keys()
+        for id, value in one.items():
+            assert two[id] == (
+                value if isinstance(value, str | None) else pytest.approx(value, rel=1e-10, abs=1e-12)
+            ), id
+    assert alone[1] == [[k, 0] for k in range(5)]
+    assert first[1] == [[k, k % 2] for k in range(5)]
+
+
+class Ranks(Processes):
+    """The second of two processes, whose partner finds nothing."""
+
+    def together(self, work):  # type: ignore[no-untyped-def]
+        return work()
+
+    def summed(self, out: torch.Tensor) -> torch.Tensor:
+        return out
+
+
+def test_each_process_takes_every_other_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.randn(10, 2, dtype=torch.float64)
+    decoder = Decoder(lambda z: torch.stack([z[:, 0] * z[:, 1], z[:, 0].square()], 1), 2, dtype=z.dtype)
+    whole = [gram(decoder, z, chunk=3), jacobian(decoder, z, chunk=3)]
+    halves = []
+    for rank in range(2):
+        for module in ("chunks", "verbs"):
+            monkeypatch.setattr(f"vaeprobe.engine.{module}.current", lambda rank=rank: Ranks(rank, 2))
+        halves.append([gram(decoder, z, chunk=3), jacobian(decoder, z, chunk=3)])
+    for k in range(2):
+        mine, other = halves[0][k], halves[1][k]
+        torch.testing.assert_close(mine + other, whole[k], rtol=0, atol=0)
+        assert mine.flatten(1).any(1).tolist() == [True] * 3 + [False] * 3 + [True] * 3 + [False]
