@@ -230,6 +230,25 @@ def test_python_blocks_run(block: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert Path("paths.npz").exists()
 
 
+def test_the_pytest_example_passes_as_it_is_written(tmp_path: Path) -> None:
+    (block,) = (b for b in PYTHON.findall(readme()) if "def test_" in b)
+    (tmp_path / "test_decoder.py").write_text(block)
+
+    def run(text: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "test_decoder.py").write_text(text)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+        return subprocess.run(
+            [*command, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+
+    done = run(block)
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+    failed = run(re.sub(r"cosine=[\d.]+", "cosine=0.05", block))
+    assert failed.returncode == 1
+    assert "fail: orthogonality.mean_abs_cosine is" in failed.stdout
+
+
 def test_toml_blocks_are_read(tmp_path: Path) -> None:
     from vaeprobe.checkpoints.blueprint import Blueprint
     from vaeprobe.gate import policy_file

@@ -194,6 +194,9 @@ def _latents(survey: Content) -> str:
     posterior = survey.results.get("posterior")
     rows_of = posterior.details()["latents"] if posterior is not None else []
     precision = {row["latent"]: float(row["precision"]) for row in rows_of}
+    orthogonality = survey.results.get("orthogonality")
+    columns = orthogonality.details()["latents"] if orthogonality is not None else []
+    entropy = {row["name"]: float(row["entropy"]) for row in columns if row.get("entropy") is not None}
     span = span_of(walk.strips, walk.image)
     items: list[str] = []
     rows: list[list[Value]] = []
@@ -202,6 +205,7 @@ def _latents(survey: Content) -> str:
         low, high = float(s.at[0]), float(s.at[-1])
         ends = f"{escape(number(low, 3))}</span><span>{escape(number(high, 3))}"
         facts = [f"length {number(s.norm, 3)}, share {s.share:.0%}"]
+        facts += [f"entropy {number(entropy[s.name], 3)} nats"] if s.name in entropy else []
         facts += [f"own share {number(own[s.name], 2)}"] if s.name in own else []
         facts += [f"KL {number(kl[s.name], 3)} nats"] if s.name in kl else []
         said = escape(s.name)
@@ -211,11 +215,12 @@ def _latents(survey: Content) -> str:
             f'<div class="ends"><span>{ends}</span></div></div>'
             f"{_img(column, f'signed Jacobian column of {s.name}')}</li>"
         )
-        rows.append([s.name, s.norm, s.share, own.get(s.name), kl.get(s.name), precision.get(s.name), low, high])  # fmt: skip
+        rows.append([s.name, s.norm, s.share, entropy.get(s.name), own.get(s.name), kl.get(s.name), precision.get(s.name), low, high])  # fmt: skip
     heads = (
         "latent",
         "column length",
         "share",
+        "entropy (nats)",
         "own share",
         "KL (nats)",
         "posterior precision",
