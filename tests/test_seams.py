@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Bernoulli, Gaussian
-from vaeprobe.seams import Paths, Seam, smoothness, trace_paths
+from vaeprobe.seams import Paths, Seam, texture, trace_paths
 from vaeprobe.seams.fields import DenseField, Frame, IterativeField, follow, nearest_axes
 from vaeprobe.seams.integrate import prior_radius
 from vaeprobe.seams.summary import by_component, by_start, random_axis_overlap, return_errors
@@ -230,7 +230,7 @@ def relu_net(sizes: tuple[int, ...], seed: int = 0, last: nn.Module | None = Non
 def test_broken_lines_are_straight_between_kinks_and_match_tiny_steps() -> None:
     decoder = relu_net((2, 12, 6), seed=1)
     z0 = torch.tensor([[0.4, -0.7]], dtype=torch.float64)
-    assert smoothness(decoder, z0).scheme == "kinks"
+    assert texture(decoder, z0).scheme == "kinks"
     paths = trace_paths(decoder, z0, length=0.8, way="forward", scheme="kinks")
     field = DenseField(decoder)
     # independent reference: Euler with steps of 2e-3, both seams at once
@@ -283,7 +283,7 @@ def test_rough_decoders_are_stepped_across_their_kinks() -> None:
     # well apart singular values: of a random network with close ones the seams are chaotic
     decoder = Decoder(lambda z: net(z * scales.to(z.dtype)), 3, dtype=torch.float64)
     z0 = starts(2, 3, seed=1)
-    assert smoothness(decoder, z0).scheme == "rough"
+    assert texture(decoder, z0).scheme == "rough"
     coarse = trace_paths(decoder, z0, components=[0], length=1.0)
     assert coarse.scheme == "rough"
     fine = trace_paths(decoder, z0, components=[0], length=1.0, tolerance=2e-4)
@@ -306,9 +306,9 @@ def test_rough_decoders_are_stepped_across_their_kinks() -> None:
 )
 def test_the_scheme_fits_the_decoder(map: maps.ExactMap, scheme: str) -> None:
     decoder = maps.decoder(map)
-    assert smoothness(decoder, starts(8, map.latent_dim)).scheme == scheme
+    assert texture(decoder, starts(8, map.latent_dim)).scheme == scheme
     single = maps.decoder(map, dtype=torch.float32)
-    assert smoothness(single, starts(8, map.latent_dim)).scheme == scheme, "in float32 too"
+    assert texture(single, starts(8, map.latent_dim)).scheme == scheme, "in float32 too"
 
 
 def test_float32_seams_are_accurate_to_their_rounding() -> None:

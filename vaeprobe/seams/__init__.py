@@ -5,6 +5,6 @@ Source: Allen (2024), arXiv:2410.22559v1, Section 4.1.3 (sub-manifolds M_i) and 
 
 from vaeprobe.seams.loops import LoopDefects, loop_defects
 from vaeprobe.seams.paths import Event, Paths, Seam, trace_paths
-from vaeprobe.seams.schemes import smoothness
+from vaeprobe.seams.schemes import texture
 
-__all__ = ["Event", "LoopDefects", "Paths", "Seam", "loop_defects", "smoothness", "trace_paths"]
+__all__ = ["Event", "LoopDefects", "Paths", "Seam", "loop_defects", "texture", "trace_paths"]

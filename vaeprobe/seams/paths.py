@@ -27,7 +27,7 @@ from vaeprobe.seams.fields import (
     rounding,
 )
 from vaeprobe.seams.integrate import Limits, Stop, Track, hermite, integrate, joined, prior_radius
-from vaeprobe.seams.schemes import SCHEMES, SchemeName, smoothness
+from vaeprobe.seams.schemes import SCHEMES, SchemeName, texture
 from vaeprobe.writing import write
 
 __all__ = ["Event", "Paths", "Seam", "trace_paths"]
@@ -317,7 +317,7 @@ def trace_paths(
             beyond the start where that is further out.
         tolerance: error per step in latent units; the global error is proportional to it.  By default that
             of the scheme: 1e-8 in float64, 1e-5 in float32, 1e-2 across dense kinks.
-        scheme: how to step; by default what the decoder's smoothness near the starts allows.
+        scheme: how to step; by default what the decoder's texture near the starts allows.
         method: by default dense, and iterative for few components of more than 64 latents.
         likelihood: weight the Jacobian by its metric (Eq. 7).
         steps: most trial steps per half-seam.
@@ -338,7 +338,7 @@ def trace_paths(
     radii = (norms + 1).clamp_min(prior) if radius is None else torch.full_like(norms, radius)
     radius = prior if radius is None else float(radius)
     natural = decoder.natural_for(likelihood)
-    how = SCHEMES[scheme or smoothness(decoder, z0, natural=natural).scheme]
+    how = SCHEMES[scheme or texture(decoder, z0, natural=natural).scheme]
     if length is None:
         length = 2 * np.pi * radius if k == 2 else LENGTH
     lengths = torch.as_tensor(length).double().expand(len(z0))

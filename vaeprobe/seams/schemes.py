@@ -28,7 +28,7 @@ SEGMENTS, NODES, SPAN = 8, 33, 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Smoothness:
+class Texture:
     """What the decoder's derivative looks like along short segments.
 
     Attributes:
@@ -43,8 +43,8 @@ class Smoothness:
     roughness: float
 
 
-def smoothness(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Smoothness:
-    """Return how smooth a decoder is near some latents, from J w along short segments through them.
+def texture(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Texture:
+    """Return how rough a decoder is near some latents, from J w along short segments through them.
 
     Args:
         z: starting points, shape (n, latent); the first eight are used.
@@ -64,7 +64,7 @@ def smoothness(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Smoothn
     scale = Jw.norm(dim=2).amax(1)
     Jw, scale = Jw[scale > 0], scale[scale > 0]
     if not len(Jw):
-        return Smoothness("smooth", None, 0.0)
+        return Texture("smooth", None, 0.0)
     first = Jw.diff(dim=1).norm(dim=2) / scale[:, None]
     second = Jw.diff(n=2, dim=1).norm(dim=2) / scale[:, None]
     noise = 100 * float(torch.finfo(decoder.dtype or torch.float32).eps)
@@ -75,8 +75,8 @@ def smoothness(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Smoothn
     ratio = rms_second[moving] / rms_first[moving]
     roughness = float(ratio.median()) if moving.any() else 0.0
     if flat.double().mean() > 0.5:
-        return Smoothness("kinks" if changes <= DENSE_KINKS else "rough", changes, roughness)
-    return Smoothness("smooth" if roughness < 0.25 else "rough", None, roughness)
+        return Texture("kinks" if changes <= DENSE_KINKS else "rough", changes, roughness)
+    return Texture("smooth" if roughness < 0.25 else "rough", None, roughness)
 
 
 @dataclass(frozen=True, slots=True)

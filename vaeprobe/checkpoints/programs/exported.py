@@ -24,7 +24,7 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
-from vaeprobe.checkpoints.programs.inputs import OpenSizeError
+from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat, parts_of
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.harm import HINT_SAVE_ANEW, bare_parts, refuse_operator, refuse_parts
@@ -486,14 +486,7 @@ class _Graph:
                     "the program leaves the number of latents open", hint="add --latent-dim D"
                 )
             return asked
-        d = 1
-        for n in row:
-            d *= n
-        if asked not in (None, d):
-            raise BlueprintError(
-                f"the program takes {d} latents, not {asked}", hint=f"leave out --latent-dim, or write {d}"
-            )
-        return d
+        return latents_of(row, asked)
 
     def rehearse(self, program: Program, d: int) -> None:
         """Run the program once on tensors without memory, to see that no tensor in it is absurdly large."""

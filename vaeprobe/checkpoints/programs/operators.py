@@ -182,11 +182,8 @@ def small(out: Any) -> None:
         ResourceError: one is.
     """
     for tensor in out if isinstance(out, (tuple, list)) else (out,):
-        if isinstance(tensor, Tensor) and tensor.numel() > LARGEST:
-            raise ResourceError(
-                f"the program makes a tensor of shape {tuple(tensor.shape)}, more than {LARGEST:,} numbers",
-                hint="is this the decoder alone?",
-            )
+        if isinstance(tensor, Tensor) and tensor.numel():
+            charge(tensor.shape)
 
 
 class Kept:

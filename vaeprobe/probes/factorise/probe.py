@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from vaeprobe.budget import within
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
-from vaeprobe.probes.factorise.numbers import METRICS, latent_names
+from vaeprobe.probes.factorise.metrics import METRICS
+from vaeprobe.probes.factorise.numbers import latent_names
 from vaeprobe.report import MetricSpec, Section
 from vaeprobe.result import Measured, Result
 

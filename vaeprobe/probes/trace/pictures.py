@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -168,24 +168,19 @@ def _curves(paths: Paths) -> list[Section]:
         inside = (t >= seam.t[0]) & (t <= seam.t[-1])
         return [float(v) if here else None for v, here in zip(y, inside.tolist(), strict=True)]
 
-    start = seams[0].start
-    names = [f"{s.component}" for s in seams]
+    def drawn(what: str, value: Callable[[Seam], Tensor], y_label: str, note: str = "") -> Curves:
+        return Curves(
+            title=f"{what} along the seams of start {seams[0].start}",
+            x=x,
+            ys={f"{s.component}": curve(s, value(s)) for s in seams},
+            x_label="latent arc length",
+            y_label=y_label,
+            note=note,
+        )
+
     return [
-        Curves(
-            title=f"Singular value along the seams of start {start}",
-            x=x,
-            ys={n: curve(s, s.s) for n, s in zip(names, seams, strict=True)},
-            x_label="latent arc length",
-            y_label="s",
-        ),
-        Curves(
-            title=f"Log density factor along the seams of start {start}",
-            x=x,
-            ys={n: curve(s, s.log_factor) for n, s in zip(names, seams, strict=True)},
-            x_label="latent arc length",
-            y_label="nats",
-            note="log N(v . z; 0, 1) - log s",
-        ),
+        drawn("Singular value", lambda s: s.s, "s"),
+        drawn("Log density factor", lambda s: s.log_factor, "nats", "log N(v . z; 0, 1) - log s"),
     ]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, Condition
+from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
-from vaeprobe.checkpoints.programs.inputs import OpenSizeError
+from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
 from vaeprobe.checkpoints.programs.keras.saved import MODELS, Saved, from_hdf5, from_keras
 from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
@@ -71,13 +71,7 @@ def read(
             hint="fetch the file again",
         ) from error  # a configuration can be wrong in more ways than can be asked for one by one
     row = builder.row(asked)
-    d = 1
-    for n in row:
-        d *= n
-    if asked not in (None, d):
-        raise BlueprintError(
-            f"the model takes {d} latents, not {asked}", hint=f"leave out --latent-dim, or write {d}"
-        )
+    d = latents_of(row, asked, "model")
     held, at = builder.held(conditions or {})
     steps = [*held, *builder.steps]
     program = Program(builder.state, steps, LATENT, out, row)

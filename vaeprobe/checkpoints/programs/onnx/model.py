@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vaeprobe.checkpoints.blueprint import BlueprintError
-from vaeprobe.checkpoints.programs.inputs import OpenSizeError
+from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.onnx import table
 from vaeprobe.checkpoints.programs.onnx.external import external_bytes
 from vaeprobe.errors import InputError, MissingExtraError, ResourceError, UsageError, did_you_mean
@@ -302,13 +301,7 @@ class Model:
                 )
             rest = (d,)
         row = tuple(n for n in rest if n is not None)
-        d = 1
-        for n in row:
-            d *= n
-        if asked not in (None, d):
-            raise BlueprintError(
-                f"the model takes {d} latents, not {asked}", hint=f"leave out --latent-dim, or write {d}"
-            )
+        latents_of(row, asked, "model")
         return row, (sizes[0] or 0) if batched else 0, batched
 
     def widths(self, name: str) -> Iterator[int]:
