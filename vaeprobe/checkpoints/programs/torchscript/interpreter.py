@@ -1,21 +1,9 @@
-"""TorchScript archives, run by a small interpreter of their own code and never by torch's.
-
-`torch.jit.load` runs `__setstate__` methods of the archive while loading, its operators can write files, and its
-executor returns silent zeros for forward-mode derivatives from the second call on.  The code in an archive is a
-small, regular subset of Python: this module parses it with `ast` and evaluates it with the operators of
-`vaeprobe.checkpoints.programs.operators` and nothing else, so that it cannot do more than mathematics on tensors, with a
-budget of statements for its loops.  Modules are always in eval mode.
-
-What is not bounded: the time of the operators inside a loop that stays within the budget.
-
-Source: torch 2.13, `torch/csrc/jit/serialization/python_print.cpp`, which writes the code.
-"""
+"""Running the code of a TorchScript archive: statement by statement, within a budget."""
 
 from __future__ import annotations
 
 import ast
 import math
-import operator as python_operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -23,115 +11,27 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
-from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators
-from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError
-from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
+from vaeprobe.checkpoints.programs.program import RUN_ERRORS
+from vaeprobe.checkpoints.programs.torchscript.archive import HINT, Constant, Instance, Library, Method, Slot
+from vaeprobe.checkpoints.programs.torchscript.table import (
+    LONGEST,
+    NUMERIC,
+    ON_ANYTHING,
+    PRIM,
+    READERS,
+    SCALAR,
+    SEQUENCES,
+)
 from vaeprobe.checkpoints.weights import realise
-from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
-from vaeprobe.files import torch_pickles
-from vaeprobe.files.harm import dotted, parsed, refuse_operator, refuse_script
-from vaeprobe.files.pickles import Built, Global, PickleError
+from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files.harm import dotted, refuse_operator
 from vaeprobe.files.source import quoted
-from vaeprobe.files.tensors import TensorSpec
-from vaeprobe.files.trust import trust
-from vaeprobe.files.zips import Archive
-from vaeprobe.findings import LATENTS_INFERRED, TRAINING_MODE
-from vaeprobe.report import Finding
 
-__all__ = ["ENTRY", "Script", "read"]
-
-ENTRY = "constants.pkl"
 BUDGET = 50_000  # steps of one call: a decoder takes a few hundred
-LONGEST = 1_000_000  # of a list or a text
 DEEPEST = 200  # nested calls
 SURELY_SMALL = 1 << 26  # numbers that no operator on so many makes more of
 NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
-HINT = "save the weights alone, as .safetensors, and describe the network by a blueprint"
-
-
-def read(
-    archive: Archive,
-    *,
-    blueprint: Blueprint | None = None,
-    latent_dim: int | None = None,
-    submodule: str | None = None,
-) -> Parts:
-    """Return the decoder that a TorchScript archive holds.
-
-    Args:
-        archive: a checked zip archive.
-        blueprint: latents, likelihood and parameter, without layers.
-        latent_dim: number of latents; by default the first size of the program's weights that it runs with.
-        submodule: dotted name of the module that is the decoder.
-
-    Raises:
-        UnsafeError: its code would do more than mathematics on tensors.
-        InputError: it is damaged, or no map from one tensor to outputs.
-        ResourceError: it would loop without end, or make an absurdly large tensor.
-        BlueprintError: the latents asked for are not those that it takes.
-    """
-    library = Library(archive)
-    library.refuse_harm()
-    root, tensors, notes = _objects(archive, library)
-    for name in filter(None, (submodule or "").split(".")):
-        if not isinstance(root, Instance) or not isinstance(root.attributes.get(name), Instance):
-            known = (
-                [k for k, v in root.attributes.items() if isinstance(v, Instance)]
-                if isinstance(root, Instance)
-                else []
-            )
-            raise BlueprintError(f"the program has no module {quoted(name)}", hint=did_you_mean(name, known))
-        root = root.attributes[name]
-    if not isinstance(root, Instance) or library.method(root.kind, "forward") is None:
-        raise InputError(
-            "the archive holds no module with a `forward`", hint="torch.jit.save a module, not a function"
-        )
-    bp = blueprint or Blueprint()
-    asked = latent_dim or bp.latent_dim
-    script = Script(library, root, tensors)
-    d, row, inferred = _latents(script, asked)
-    script.row = row
-    if inferred:
-        notes.append(
-            Finding(
-                LATENTS_INFERRED,
-                f"TorchScript does not record the number of latents: {d} is the first size of its weights that it runs with",
-                hint=f"--latent-dim {d} makes it sure",
-            )
-        )
-    last = script.last_operator(d)
-    natural = None
-    if any(last == operator and bp.likelihood in (None, name) for name, operator in LAST.items()):
-        natural = Script(library, root, tensors, row=row, without=last)
-    return parts_of(script, natural, bp, d, notes)
-
-
-# -- objects ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Instance:
-    """A module of the archive: its class and its attributes; tensors are `Slot`s."""
-
-    kind: str
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A tensor, kept as a buffer of the `Script` under this name."""
-
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Method:
-    """A function of the archive, bound to its module where it has one."""
-
-    code: ast.FunctionDef
-    owner: Instance | None
 
 
 @dataclass
@@ -142,264 +42,6 @@ class _Frozen:
 
     def __deepcopy__(self, memo: Any) -> _Frozen:
         return self
-
-
-def _objects(archive: Archive, library: Library) -> tuple[Any, Mapping[str, Tensor], list[Finding]]:
-    """Return the root module, and its tensors by the name of their slot."""
-    file = _pickled(archive, "data.pkl", "data/")
-    specs: dict[str, TensorSpec] = {}
-    made: dict[int, Any] = {}
-    notes: list[Finding] = []
-
-    def value(node: Any, path: str) -> Any:
-        if id(node) in made:
-            return made[id(node)]
-        if isinstance(node, (list, tuple)):
-            made[id(node)] = type(node)(value(n, f"{path}.{i}") for i, n in enumerate(node))
-            return made[id(node)]
-        if isinstance(node, dict):
-            made[id(node)] = {k: value(v, f"{path}.{k}") for k, v in node.items()}
-            return made[id(node)]
-        if not isinstance(node, Built) or not isinstance(node.maker, Global):
-            return node
-        if file.is_tensor(node):
-            specs[path] = file.spec(node)
-            made[id(node)] = Slot(path)
-            return made[id(node)]
-        if node.maker.module == "torch.jit._pickle" and node.args:
-            return value(node.args[0], path)
-        if str(node.maker).startswith("__torch__.torch.classes"):
-            raise refuse_operator(str(node.maker), "compiled code that is no part of torch's mathematics")
-        if not str(node.maker).startswith("__torch__"):
-            return None
-        state = node.state if isinstance(node.state, dict) else {}
-        if state.get("training") is True and not notes:
-            notes.append(
-                Finding(TRAINING_MODE, "the program was saved in training mode: it is probed in eval mode")
-            )
-        made[id(node)] = Instance(
-            str(node.maker), {str(k): value(v, f"{path}.{k}") for k, v in state.items()}
-        )
-        return made[id(node)]
-
-    try:
-        root = value(file.root, "")
-        library.constants = _constants(archive)
-    except RecursionError:
-        raise InputError("the program nests its modules too deeply") from None
-    weights = realise(specs)
-    return root, weights.tensors, [*notes, *weights.notes]
-
-
-def _pickled(archive: Archive, name: str, storages: str) -> torch_pickles.TorchFile:
-    """Return one of the archive's pickles, whose tensors lie in the folder `storages`."""
-    if name not in archive:
-        raise InputError(
-            f"the archive holds no `{name}`: it is no TorchScript program", hint="is the file truncated?"
-        )
-    try:
-        file = torch_pickles.from_archive("torch zip", archive, name, storages)
-    except PickleError as error:
-        raise InputError(f"{quoted(name)}: {error.message}", hint=error.hint) from None
-    harmful = [
-        g
-        for g in file.globals
-        if trust(g) != "inert" and not str(g).startswith(("__torch__.", "torch.jit._pickle."))
-    ]
-    if harmful:
-        raise UnsafeError(
-            f"`{name}` of the TorchScript archive would import {quoted(str(harmful[0]))}", hint=HINT
-        )
-    return file
-
-
-def _constants(archive: Archive) -> tuple[Any, ...]:
-    """Return the values of `CONSTANTS.c0`, `CONSTANTS.c1`, ..."""
-    file = _pickled(archive, ENTRY, "constants/")
-    nodes = file.root if isinstance(file.root, (list, tuple)) else ()
-    return tuple(_Constant(file.spec(n)) if file.is_tensor(n) else n for n in nodes)
-
-
-@dataclass(frozen=True)
-class _Constant:
-    spec: TensorSpec
-
-
-# -- the code -----------------------------------------------------------------------------------------
-
-
-class Library:
-    """The code of an archive, parsed.
-
-    Attributes:
-        constants: the tuple that `CONSTANTS.c0`, `CONSTANTS.c1`, ... read.
-    """
-
-    def __init__(self, archive: Archive) -> None:
-        self.files: dict[str, ast.Module] = {}
-        self.constants: Any = ()
-        for name in archive.records:
-            if name.startswith("code/") and name.endswith(".py"):
-                self.files[name[len("code/") : -len(".py")].replace("/", ".")] = parsed(
-                    archive.read(name), name
-                )
-        if not self.files:
-            raise InputError("the archive holds no code: it is no TorchScript program")
-        self.definitions: dict[str, ast.ClassDef | ast.FunctionDef] = {
-            f"{module}.{d.name}": d
-            for module, tree in self.files.items()
-            for d in tree.body
-            if isinstance(d, (ast.ClassDef, ast.FunctionDef))
-        }
-
-    def __deepcopy__(self, memo: Any) -> Library:
-        return self
-
-    def method(self, kind: str, name: str) -> ast.FunctionDef | None:
-        """Return a method of a class."""
-        owner = self.definitions.get(kind)
-        if not isinstance(owner, ast.ClassDef):
-            return None
-        return next((f for f in owner.body if isinstance(f, ast.FunctionDef) and f.name == name), None)
-
-    def constant(self, kind: str, name: str) -> ast.expr | None:
-        """Return the expression of a constant of a class (`stride : Final[...] = (2, 2)`)."""
-        owner = self.definitions.get(kind)
-        if not isinstance(owner, ast.ClassDef):
-            return None
-        for line in owner.body:
-            if (
-                isinstance(line, ast.AnnAssign)
-                and isinstance(line.target, ast.Name)
-                and line.target.id == name
-            ):
-                return line.value
-        return None
-
-    def refuse_harm(self) -> None:
-        """Refuse code that would do harm when torch runs it, whether or not it would ever be reached.
-
-        Raises:
-            UnsafeError: it would.
-            ResourceError: a loop or a size with a literal that is absurdly large.
-        """
-        for tree in self.files.values():
-            refuse_script(tree)
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Call):
-                    _refuse_literal_sizes(node)
-
-
-def _refuse_literal_sizes(call: ast.Call) -> None:
-    for a in call.args:
-        if isinstance(a, ast.List) and a.elts and all(isinstance(e, ast.Constant) for e in a.elts):
-            operators.bounded([[e.value for e in a.elts if isinstance(e, ast.Constant)]])
-
-
-# -- scalar operators: torch's on tensors, Python's on numbers, lists and texts -------------------------
-
-
-def _append(items: list[Any], item: Any) -> list[Any]:
-    items.append(item)
-    return items
-
-
-def _extend(items: list[Any], more: list[Any]) -> None:
-    items.extend(more)
-
-
-def _format(text: str, *values: Any) -> str:
-    pieces = text.split("{}", len(values))
-    shown = [str(value)[:200] for value in values[: len(pieces) - 1]]
-    return "".join(part for pair in zip(pieces, [*shown, ""], strict=True) for part in pair)
-
-
-def _power(a: Any, b: Any) -> Any:
-    return float(a) ** float(b)
-
-
-def _product(a: Any, b: Any) -> Any:
-    for items, count in ((a, b), (b, a)):
-        if isinstance(items, SEQUENCES) and len(items) * max(int(count), 0) > LONGEST:
-            raise ResourceError(f"the program makes a list of {len(items) * int(count):,} items")
-    return a * b
-
-
-def _rounded(x: float) -> float:
-    return float(round(x))
-
-
-def _sliced(items: Any, start: int | None = None, stop: int | None = None, step: int | None = None) -> Any:
-    return items[start:stop:step]
-
-
-def _size(x: Tensor, axis: int | None = None) -> Any:
-    return list(x.shape) if axis is None else x.shape[axis]
-
-
-SCALAR: Mapping[str, Callable[..., Any]] = {
-    "__range_length": lambda low, high, step: len(range(low, high, step)),
-    "__derive_index": lambda i, start, step: start + i * step,
-    "is_autocast_enabled": lambda *device: False,
-    "is_autocast_cpu_enabled": lambda: False,
-    "is_grad_enabled": lambda: True,  # fused kernels, chosen where it is not, have no derivatives
-    "add": python_operator.add, "sub": python_operator.sub, "mul": _product, "div": python_operator.truediv,
-    "floordiv": python_operator.floordiv, "remainder": python_operator.mod, "neg": python_operator.neg, "pow": _power,
-    "eq": python_operator.eq, "ne": python_operator.ne, "lt": python_operator.lt, "le": python_operator.le,
-    "gt": python_operator.gt, "ge": python_operator.ge, "__is__": python_operator.is_, "__isnot__": python_operator.is_not,
-    "__not__": python_operator.not_, "__and__": python_operator.and_, "__or__": python_operator.or_,
-    "__contains__": python_operator.contains, "__getitem__": python_operator.getitem, "len": len, "append": _append,
-    "extend": _extend, "list": list, "slice": _sliced, "format": _format, "abs": abs, "floor": math.floor, "ceil": math.ceil,
-    "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "round": _rounded, "Int": int, "Float": float, "Bool": bool,
-    "ScalarImplicit": lambda x: x, "IntImplicit": int, "FloatImplicit": float, "str": str, "min": min, "max": max, "warn": lambda *a: None,
-    "size": _size, "dim": Tensor.dim,
-}  # fmt: skip
-SEQUENCES = (list, tuple, str, bytes)
-# of these, those that take numbers alone: on a text "%" formats, and a list has no square root
-NUMERIC = {
-    "sub", "div", "floordiv", "remainder", "neg", "pow", "abs", "floor", "ceil", "sqrt", "exp", "log", "round",
-    "__range_length", "__derive_index", "__and__", "__or__",
-}  # fmt: skip
-# of these Python's form serves tensors and lists of tensors too
-ON_ANYTHING = {
-    "size",
-    "dim",
-    "__is__",
-    "__isnot__",
-    "len",
-    "append",
-    "extend",
-    "list",
-    "__getitem__",
-    "format",
-    "warn",
-}
-READERS: Mapping[str, Callable[..., Any]] = {
-    "Int": int,
-    "Float": float,
-    "Bool": bool,
-    "IntImplicit": int,
-    "FloatImplicit": float,
-    "ScalarImplicit": Tensor.item,
-}
-PRIM: Mapping[str, Callable[..., Any] | None] = {
-    "NumToTensor": lambda x: x if isinstance(x, torch.SymInt) else torch.tensor(x),
-    "dtype": lambda x: x.dtype,
-    "device": lambda x: x.device,
-    "layout": lambda x: x.layout,
-    "data": lambda x: x,
-    "type": lambda x: x.type,
-    "is_cuda": lambda x: x.is_cuda,
-    "is_nested": lambda x: False,
-    "requires_grad": lambda x: True,  # as above
-    "min": min,
-    "max": max,
-    "unchecked_unwrap_optional": lambda x: x,
-    "RaiseException": None,
-}  # fmt: skip
-
-
-# -- running --------------------------------------------------------------------------------------------
 
 
 class Script(nn.Module):
@@ -431,7 +73,7 @@ class Script(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(self.names[name], tensor)
         for i, constant in enumerate(library.constants):
-            if isinstance(constant, _Constant):
+            if isinstance(constant, Constant):
                 self.register_buffer(
                     f"constant_{i}", next(iter(realise({"c": constant.spec}).tensors.values()))
                 )
@@ -619,7 +261,7 @@ class _Call:
             if not 0 <= index < len(self.library.constants):
                 raise InputError(f"the program uses the constant {quoted(name)}, which the archive lacks")
             constant = self.library.constants[index]
-            return getattr(self.script, f"constant_{index}") if isinstance(constant, _Constant) else constant
+            return getattr(self.script, f"constant_{index}") if isinstance(constant, Constant) else constant
         return self.field(self.value(e.value, names), e.attr)
 
     def field(self, owner: Any, name: str) -> Any:
@@ -785,64 +427,3 @@ def _extent(value: Any, known: dict[int, int] | None = None) -> int:
             _extent(v, known) for v in inside if isinstance(v, (*SEQUENCES, dict))
         )
     return known[id(value)]
-
-
-# -- how many latents -------------------------------------------------------------------------------------
-
-
-def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], bool]:
-    """Return the number of latents, the shape of one input row, and whether the number was inferred.
-
-    Raises:
-        InputError: the program runs with no number of latents that its weights suggest.
-        BlueprintError: it does not run with the number asked for.
-    """
-    weights = [b for b in script.buffers() if b.ndim >= 2]
-    suggested = list(dict.fromkeys(n for b in weights for n in (b.shape[1], b.shape[0])))[:64]
-    reason = None
-    for d in [asked] if asked else suggested:
-        row, why = _row(script, d)
-        if row is not None:
-            return d, row, not asked
-        reason = reason or why
-    if not asked:  # latents that no weight takes as they are: a spatial broadcast decoder
-        others = [
-            (d, row) for d in range(1, 65) if d not in suggested and (row := _row(script, d)[0]) is not None
-        ]
-        if len(others) == 1:
-            return (*others[0], True)
-    if asked:
-        raise BlueprintError(
-            f"the program does not take {asked} latents: {quoted(reason or '')}",
-            hint="is the number of latents right?",
-        )
-    raise NoFlatRowsError(
-        f"the program cannot be run on latents: {quoted(reason or 'it has no weights')}",
-        hint="add --latent-dim D, or --submodule NAME",
-    )
-
-
-def _row(script: Script, d: int) -> tuple[tuple[int, ...] | None, str | None]:
-    """Return the shape of one input row with which a program runs on d latents, or None and why it does not."""
-    dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
-    reason = None
-    for row in ((-1,), (d, 1, 1)):
-        if script.steps > 4 * BUDGET:
-            raise ResourceError(
-                "the program takes too many steps to find its number of latents", hint="add --latent-dim D"
-            )
-        script.row = row
-        try:
-            with torch.no_grad():
-                script(torch.zeros(2, d, dtype=dtype))
-        except (UnsafeError, ResourceError):
-            raise
-        except InputError as error:
-            reason = reason or error.message
-        except (*RUN_ERRORS, MemoryError) as error:
-            if out_of_memory(error):
-                raise ResourceError("the program takes more memory than there is for two latents") from None
-            reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
-        else:
-            return row, None
-    return None, reason

@@ -1,0 +1,132 @@
+"""A TorchScript archive as a decoder: which module, how many latents, what its last operator is."""
+
+from __future__ import annotations
+
+import torch
+
+from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
+from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError
+from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
+from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
+from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Script
+from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
+from vaeprobe.files.source import quoted
+from vaeprobe.files.zips import Archive
+from vaeprobe.findings import LATENTS_INFERRED
+from vaeprobe.report import Finding
+
+
+def read(
+    archive: Archive,
+    *,
+    blueprint: Blueprint | None = None,
+    latent_dim: int | None = None,
+    submodule: str | None = None,
+) -> Parts:
+    """Return the decoder that a TorchScript archive holds.
+
+    Args:
+        archive: a checked zip archive.
+        blueprint: latents, likelihood and parameter, without layers.
+        latent_dim: number of latents; by default the first size of the program's weights that it runs with.
+        submodule: dotted name of the module that is the decoder.
+
+    Raises:
+        UnsafeError: its code would do more than mathematics on tensors.
+        InputError: it is damaged, or no map from one tensor to outputs.
+        ResourceError: it would loop without end, or make an absurdly large tensor.
+        BlueprintError: the latents asked for are not those that it takes.
+    """
+    library = Library(archive)
+    library.refuse_harm()
+    root, tensors, notes = objects(archive, library)
+    for name in filter(None, (submodule or "").split(".")):
+        if not isinstance(root, Instance) or not isinstance(root.attributes.get(name), Instance):
+            known = (
+                [k for k, v in root.attributes.items() if isinstance(v, Instance)]
+                if isinstance(root, Instance)
+                else []
+            )
+            raise BlueprintError(f"the program has no module {quoted(name)}", hint=did_you_mean(name, known))
+        root = root.attributes[name]
+    if not isinstance(root, Instance) or library.method(root.kind, "forward") is None:
+        raise InputError(
+            "the archive holds no module with a `forward`", hint="torch.jit.save a module, not a function"
+        )
+    bp = blueprint or Blueprint()
+    asked = latent_dim or bp.latent_dim
+    script = Script(library, root, tensors)
+    d, row, inferred = _latents(script, asked)
+    script.row = row
+    if inferred:
+        notes.append(
+            Finding(
+                LATENTS_INFERRED,
+                f"TorchScript does not record the number of latents: {d} is the first size of its weights that it runs with",
+                hint=f"--latent-dim {d} makes it sure",
+            )
+        )
+    last = script.last_operator(d)
+    natural = None
+    if any(last == operator and bp.likelihood in (None, name) for name, operator in LAST.items()):
+        natural = Script(library, root, tensors, row=row, without=last)
+    return parts_of(script, natural, bp, d, notes)
+
+
+def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], bool]:
+    """Return the number of latents, the shape of one input row, and whether the number was inferred.
+
+    Raises:
+        InputError: the program runs with no number of latents that its weights suggest.
+        BlueprintError: it does not run with the number asked for.
+    """
+    weights = [b for b in script.buffers() if b.ndim >= 2]
+    suggested = list(dict.fromkeys(n for b in weights for n in (b.shape[1], b.shape[0])))[:64]
+    reason = None
+    for d in [asked] if asked else suggested:
+        row, why = _row(script, d)
+        if row is not None:
+            return d, row, not asked
+        reason = reason or why
+    if not asked:  # latents that no weight takes as they are: a spatial broadcast decoder
+        others = [
+            (d, row) for d in range(1, 65) if d not in suggested and (row := _row(script, d)[0]) is not None
+        ]
+        if len(others) == 1:
+            return (*others[0], True)
+    if asked:
+        raise BlueprintError(
+            f"the program does not take {asked} latents: {quoted(reason or '')}",
+            hint="is the number of latents right?",
+        )
+    raise NoFlatRowsError(
+        f"the program cannot be run on latents: {quoted(reason or 'it has no weights')}",
+        hint="add --latent-dim D, or --submodule NAME",
+    )
+
+
+def _row(script: Script, d: int) -> tuple[tuple[int, ...] | None, str | None]:
+    """Return the shape of one input row with which a program runs on d latents, or None and why it does not."""
+    dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
+    reason = None
+    for row in ((-1,), (d, 1, 1)):
+        if script.steps > 4 * BUDGET:
+            raise ResourceError(
+                "the program takes too many steps to find its number of latents", hint="add --latent-dim D"
+            )
+        script.row = row
+        try:
+            with torch.no_grad():
+                script(torch.zeros(2, d, dtype=dtype))
+        except (UnsafeError, ResourceError):
+            raise
+        except InputError as error:
+            reason = reason or error.message
+        except (*RUN_ERRORS, MemoryError) as error:
+            if out_of_memory(error):
+                raise ResourceError("the program takes more memory than there is for two latents") from None
+            reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        else:
+            return row, None
+    return None, reason

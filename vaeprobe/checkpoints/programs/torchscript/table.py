@@ -1,0 +1,115 @@
+"""Operators of TorchScript on numbers, lists and texts, where torch's on tensors do not serve."""
+
+from __future__ import annotations
+
+import math
+import operator as python_operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vaeprobe.errors import ResourceError
+
+LONGEST = 1_000_000  # of a list or a text
+
+
+def _append(items: list[Any], item: Any) -> list[Any]:
+    items.append(item)
+    return items
+
+
+def _extend(items: list[Any], more: list[Any]) -> None:
+    items.extend(more)
+
+
+def _format(text: str, *values: Any) -> str:
+    pieces = text.split("{}", len(values))
+    shown = [str(value)[:200] for value in values[: len(pieces) - 1]]
+    return "".join(part for pair in zip(pieces, [*shown, ""], strict=True) for part in pair)
+
+
+def _power(a: Any, b: Any) -> Any:
+    return float(a) ** float(b)
+
+
+def _product(a: Any, b: Any) -> Any:
+    for items, count in ((a, b), (b, a)):
+        if isinstance(items, SEQUENCES) and len(items) * max(int(count), 0) > LONGEST:
+            raise ResourceError(f"the program makes a list of {len(items) * int(count):,} items")
+    return a * b
+
+
+def _rounded(x: float) -> float:
+    return float(round(x))
+
+
+def _sliced(items: Any, start: int | None = None, stop: int | None = None, step: int | None = None) -> Any:
+    return items[start:stop:step]
+
+
+def _size(x: Tensor, axis: int | None = None) -> Any:
+    return list(x.shape) if axis is None else x.shape[axis]
+
+
+SCALAR: Mapping[str, Callable[..., Any]] = {
+    "__range_length": lambda low, high, step: len(range(low, high, step)),
+    "__derive_index": lambda i, start, step: start + i * step,
+    "is_autocast_enabled": lambda *device: False,
+    "is_autocast_cpu_enabled": lambda: False,
+    "is_grad_enabled": lambda: True,  # fused kernels, chosen where it is not, have no derivatives
+    "add": python_operator.add, "sub": python_operator.sub, "mul": _product, "div": python_operator.truediv,
+    "floordiv": python_operator.floordiv, "remainder": python_operator.mod, "neg": python_operator.neg, "pow": _power,
+    "eq": python_operator.eq, "ne": python_operator.ne, "lt": python_operator.lt, "le": python_operator.le,
+    "gt": python_operator.gt, "ge": python_operator.ge, "__is__": python_operator.is_, "__isnot__": python_operator.is_not,
+    "__not__": python_operator.not_, "__and__": python_operator.and_, "__or__": python_operator.or_,
+    "__contains__": python_operator.contains, "__getitem__": python_operator.getitem, "len": len, "append": _append,
+    "extend": _extend, "list": list, "slice": _sliced, "format": _format, "abs": abs, "floor": math.floor, "ceil": math.ceil,
+    "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "round": _rounded, "Int": int, "Float": float, "Bool": bool,
+    "ScalarImplicit": lambda x: x, "IntImplicit": int, "FloatImplicit": float, "str": str, "min": min, "max": max, "warn": lambda *a: None,
+    "size": _size, "dim": Tensor.dim,
+}  # fmt: skip
+SEQUENCES = (list, tuple, str, bytes)
+# of these, those that take numbers alone: on a text "%" formats, and a list has no square root
+NUMERIC = {
+    "sub", "div", "floordiv", "remainder", "neg", "pow", "abs", "floor", "ceil", "sqrt", "exp", "log", "round",
+    "__range_length", "__derive_index", "__and__", "__or__",
+}  # fmt: skip
+# of these Python's form serves tensors and lists of tensors too
+ON_ANYTHING = {
+    "size",
+    "dim",
+    "__is__",
+    "__isnot__",
+    "len",
+    "append",
+    "extend",
+    "list",
+    "__getitem__",
+    "format",
+    "warn",
+}
+READERS: Mapping[str, Callable[..., Any]] = {
+    "Int": int,
+    "Float": float,
+    "Bool": bool,
+    "IntImplicit": int,
+    "FloatImplicit": float,
+    "ScalarImplicit": Tensor.item,
+}
+PRIM: Mapping[str, Callable[..., Any] | None] = {
+    "NumToTensor": lambda x: x if isinstance(x, torch.SymInt) else torch.tensor(x),
+    "dtype": lambda x: x.dtype,
+    "device": lambda x: x.device,
+    "layout": lambda x: x.layout,
+    "data": lambda x: x,
+    "type": lambda x: x.type,
+    "is_cuda": lambda x: x.is_cuda,
+    "is_nested": lambda x: False,
+    "requires_grad": lambda x: True,  # as above
+    "min": min,
+    "max": max,
+    "unchecked_unwrap_optional": lambda x: x,
+    "RaiseException": None,
+}  # fmt: skip
