@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -182,3 +183,93 @@ def test_a_pickled_network_with_old_weight_norm_is_read_whole(tmp_path: Path) ->
     right = module(Z).detach()
     torch.save(module, tmp_path / "wn.pt")
     torch.testing.assert_close(vaeprobe.load(tmp_path / "wn.pt")(Z), right)
+
+
+# -- wrappers and twins, into a network of the user's -------------------------------------------------
+
+
+class Net(nn.Module):
+    def __init__(self, wrapped: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(2, 5)
+        if wrapped:
+            self.module = nn.Linear(5, 3)
+        else:
+            self.last = nn.Linear(5, 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        last = self.module if hasattr(self, "module") else self.last
+        return last(torch.tanh(self.first(z)))  # type: ignore[operator, no-any-return]
+
+
+def _weights() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return dict(Net().state_dict())
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        lambda k: k.replace(".", "._orig_mod."),
+        lambda k: f"module._orig_mod.{k}",
+        lambda k: f"_orig_mod.module.{k}",
+        lambda k: f"model.module.{k}",
+        lambda k: k.replace("first.", "first.module."),
+        lambda k: f"_fsdp_wrapped_module.{k.replace('.', '._checkpoint_wrapped_module.')}",
+    ],
+)
+def test_wrappers_anywhere_in_a_name_reach_the_users_network(tmp_path: Path, named: Any) -> None:
+    weights = _weights()
+    torch.save({named(k): t for k, t in weights.items()}, tmp_path / "w.pt")
+    right = Net()
+    right.load_state_dict(weights)
+    z = torch.randn(4, 2)
+    torch.testing.assert_close(vaeprobe.load(tmp_path / "w.pt", arch=Net)(z), right(z).detach())
+
+
+def test_a_part_that_is_called_module_is_one(tmp_path: Path) -> None:
+    right = Net(wrapped=True)
+    torch.save(right.state_dict(), tmp_path / "w.pt")
+    found = vaeprobe.load(tmp_path / "w.pt", arch=lambda: Net(wrapped=True))
+    z = torch.randn(4, 2)
+    torch.testing.assert_close(found(z), right(z).detach())
+    inner = nn.Sequential()
+    inner.add_module("module", Net())
+    torch.save(inner.state_dict(), tmp_path / "i.pt")
+
+    def again() -> nn.Module:
+        out = nn.Sequential()
+        out.add_module("module", Net())
+        return out
+
+    torch.testing.assert_close(vaeprobe.load(tmp_path / "i.pt", arch=again)(z), inner(z).detach())
+
+
+@pytest.mark.parametrize("order", [("encoder", "decoder"), ("decoder", "encoder")])
+@pytest.mark.parametrize("inside", ["", "module."])
+def test_of_twins_the_decoder_is_taken(tmp_path: Path, order: tuple[str, str], inside: str) -> None:
+    weights = _weights()
+    both = {f"{part}.{inside}{k}": t + (part == "encoder") for part in order for k, t in weights.items()}
+    torch.save(both, tmp_path / "w.pt")
+    right = Net()
+    right.load_state_dict(weights)
+    found = vaeprobe.load(tmp_path / "w.pt", arch=Net)
+    z = torch.randn(4, 2)
+    torch.testing.assert_close(found(z), right(z).detach())
+    assert "unused-tensors" in {n.code for n in found.notes}
+
+
+def test_twins_that_neither_name_nor_shape_tells_apart_are_refused(tmp_path: Path) -> None:
+    weights = _weights()
+    torch.save(
+        {f"{part}.{k}": t for part in ("left", "right") for k, t in weights.items()}, tmp_path / "w.pt"
+    )
+    with pytest.raises(
+        ArchitectureError, match="stand 2 times in the file, under `left` and `right`"
+    ) as error:
+        vaeprobe.load(tmp_path / "w.pt", arch=Net)
+    assert "--key left" in str(error.value.hint)
+    assert vaeprobe.load(tmp_path / "w.pt", arch=Net, key="left").latent_dim == 2
+    other = {f"left.{k}": torch.zeros(*t.shape, 2) for k, t in weights.items()}
+    torch.save({**other, **{f"right.{k}": t for k, t in weights.items()}}, tmp_path / "w.pt")
+    assert vaeprobe.load(tmp_path / "w.pt", arch=Net).latent_dim == 2

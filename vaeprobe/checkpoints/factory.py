@@ -20,6 +20,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.naming import SPLIT, folded, joined
+from vaeprobe.checkpoints.naming import SPLIT, bare, folded, joined
 from vaeprobe.errors import ArchitectureError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import UNUSED_TENSORS
@@ -230,8 +231,18 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...
         ArchitectureError: a tensor is missing or has another shape.
     """
     wanted = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
-    prefix = _prefix(wanted, tensors)
-    below = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+    # wrappers of training may be on either side: names are compared without them
+    own = {bare(name): name for name in module.state_dict()}
+    if len(own) == len(module.state_dict()) and len({bare(k) for k in tensors}) == len(tensors):
+        tensors = {bare(k): t for k, t in tensors.items()}
+    else:
+        own = {name: name for name in module.state_dict()}
+    prefix = _prefix({k: wanted[name] for k, name in own.items() if name in wanted}, tensors)
+    below = {
+        own.get(k.removeprefix(prefix), k.removeprefix(prefix)): t
+        for k, t in tensors.items()
+        if k.startswith(prefix)
+    }
     mine = as_normalised(wanted, below)
     missing, surplus = _loaded(module, mine)
     missing = [k for k in missing if k in wanted]
@@ -240,7 +251,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...
         raise ArchitectureError(
             f"the network wants the tensor {quoted(prefix + missing[0])}, which the file does not hold"
         )
-    inside = {f"{prefix}{k}" for k in below}
+    inside = {k for k in tensors if k.startswith(prefix)}
     left = [*(f"{prefix}{k}" for k in surplus), *(k for k in tensors if k not in inside)]
     left = [k for k in left if not k.endswith("num_batches_tracked")]
     if not left:
@@ -300,8 +311,15 @@ def as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
     return out
 
 
+DECODES = re.compile(r"(^|[._])(dec|decoder|generator|gen|netG|G)\.", re.IGNORECASE)
+
+
 def _prefix(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
-    """Return the prefix under which most of the wanted names are found; the shortest of equals."""
+    """Return the prefix under which most of the wanted names are found; of equals that which fits, or names a decoder.
+
+    Raises:
+        ArchitectureError: several are as likely, or nothing is wanted.
+    """
     if not wanted:
         raise ArchitectureError(
             "the network that --arch builds has no weights", hint="does it return the module?"
@@ -309,7 +327,23 @@ def _prefix(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:
     first = next(iter(wanted))
     candidates = {k.removesuffix(name) for name in (first, *wanted) for k in tensors if k.endswith(name)}
     whole = {p for p in candidates if p == "" or p.endswith(".")} | {""}
-    return max(whole, key=lambda p: (sum(f"{p}{k}" in tensors for k in wanted), -len(p)))
+    found = {p: sum(f"{p}{k}" in tensors for k in wanted) for p in whole}
+    best = [p for p in whole if found[p] == max(found.values())]
+    if len(best) > 1 and "" not in best and max(found.values()):
+        fits = {
+            p: sum(tensors[f"{p}{k}"].shape == t.shape for k, t in wanted.items() if f"{p}{k}" in tensors)
+            for p in best
+        }
+        best = [p for p in best if fits[p] == max(fits.values())]
+        decoders = [p for p in best if DECODES.search(p)]
+        best = decoders if len(decoders) == 1 else best
+        if len(best) > 1:
+            names = sorted(p.removesuffix(".") for p in best)
+            raise ArchitectureError(
+                f"the tensors of the network stand {len(best)} times in the file, under {' and '.join(map(quoted, names))}",
+                hint=f"--key {names[0]} takes the first",
+            )
+    return min(best, key=len)
 
 
 def _check_fit(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], prefix: str) -> None:

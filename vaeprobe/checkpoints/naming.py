@@ -18,7 +18,7 @@ from vaeprobe.report import Finding
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AVERAGE", "Set", "chosen_set", "folded", "for_matching", "joined", "plain"]
+__all__ = ["AVERAGE", "Set", "bare", "chosen_set", "folded", "for_matching", "joined", "plain"]
 
 T = TypeVar("T")
 Set: TypeAlias = Literal["ema", "raw"]
@@ -32,6 +32,12 @@ COUNTERS = re.compile(r"^(n_averaged|initted|step|model_ema\.(decay|num_updates)
 def plain(name: str) -> str:
     """Return a tensor's name without the components that wrappers of training put into it."""
     return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def bare(name: str) -> str:
+    """Return a tensor's name without any component that a wrapper could have put there, `module` included."""
+    *parts, last = plain(name).split(".")
+    return ".".join([*(part for part in parts if part != "module"), last])
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,9 @@ def chosen_set(names: Iterable[str], which: Set | None = None) -> Chosen:
 
 
 def _without_module(table: dict[str, str]) -> dict[str, str]:
-    """Strip `module.`, which data parallelism puts before every name, and nobody before some."""
-    while table and all(name.startswith("module.") for name in table):
-        table = {name.removeprefix("module."): file for name, file in table.items()}
+    """Strip `module`, which data parallelism puts into every name, of the whole or of each half, and nobody into some."""
+    while table and all(f".{name}".count(".module.") for name in table):
+        table = {f".{name}".replace(".module.", ".", 1)[1:]: file for name, file in table.items()}
     return table
 
 

@@ -84,7 +84,7 @@ class Step:
 
     def uses(self) -> Iterator[str]:
         """Yield the names of the values that it takes."""
-        return (v.name for v in flat([*self.args, *self.kwargs.values()]) if isinstance(v, Value))
+        return (value.name for value in _values([*self.args, *self.kwargs.values()]))
 
 
 class Program(nn.Module):
@@ -121,6 +121,7 @@ class Program(nn.Module):
         self.batch = batch
         self.batched = batched
         self.mutates = any(step.mutates for step in steps)
+        self.spent = _last_uses(self.steps, output)
         self.eval()  # a program has no other mode
 
     def forward(self, z: Tensor) -> Any:
@@ -142,7 +143,7 @@ class Program(nn.Module):
         """Run the program once; `check` is called on what every step returns."""
         values: dict[str, Any] = dict(self.state())
         values[self.source] = x.clone() if self.mutates else x
-        run_steps(self.steps, values, x.device, check)
+        run_steps(self.steps, values, x.device, check, self.spent)
         return _known(self.output, values, x.device)
 
     def state(self) -> dict[str, Tensor]:
@@ -199,9 +200,15 @@ def run_steps(
     values: dict[str, Any],
     device: torch.device,
     check: Callable[[Any], None] | None = None,
+    spent: Sequence[Sequence[str]] = (),
 ) -> None:
-    """Run steps in order, each reading from and writing to `values`."""
-    for step in steps:
+    """Run steps in order, each reading from and writing to `values`.
+
+    Args:
+        check: called on what every step returns.
+        spent: for each step, the values that nothing after it takes, which are let go.
+    """
+    for i, step in enumerate(steps):
         args = [_known(a, values, device) for a in step.args]
         out = step.function(*args, **{k: _known(v, values, device) for k, v in step.kwargs.items()})
         if check:
@@ -211,6 +218,28 @@ def run_steps(
         else:
             for name, part in zip(step.outputs, out, strict=False):
                 _assign(values, name, part)
+        del args, out
+        for name in spent[i] if spent else ():
+            values.pop(name, None)
+
+
+def _last_uses(steps: Sequence[Step], output: Any) -> list[list[str]]:
+    """Return for each step the values that neither a later step nor the output takes."""
+    kept = {v.name for v in _values(output)}
+    spent: list[list[str]] = []
+    for step in reversed(steps):
+        names = {*step.uses(), *(n for n in flat(list(step.outputs)) if n is not None)} - kept
+        kept |= names
+        spent.append(sorted(names))
+    return spent[::-1]
+
+
+def _values(output: Any) -> Iterator[Value]:
+    if isinstance(output, Value):
+        yield output
+    elif isinstance(output, (list, dict)):
+        for item in output.values() if isinstance(output, dict) else output:
+            yield from _values(item)
 
 
 def _known(arg: Any, values: Mapping[str, Any], device: torch.device) -> Any:
