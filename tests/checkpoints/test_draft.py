@@ -356,3 +356,71 @@ def test_what_a_module_holds_without_a_place_is_said(tmp_path: Path) -> None:
     assert any("`up`, { upsample = 2 }, is left out" in a for a in bp.assumptions)
     assert [str(layer) for layer in bp.layers if layer.kind == "leaky_relu"] == ["{ leaky_relu = 0.2 }"] * 2
     assert next(layer for layer in bp.layers if layer.key == "a").options == {}
+
+
+# -- steps and places ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM])
+def test_a_recurrent_layer_whose_steps_the_next_layer_tells(cell: type[nn.GRU | nn.LSTM]) -> None:
+    fc, rnn, out = nn.Linear(3, 6), cell(6, 4, batch_first=True), nn.Linear(20, 7)
+    tensors = state(**{"decoder.fc": fc, "decoder.rnn": rnn, "decoder.out": out})
+    bp = draft(tensors)
+    parts = assemble(bp, tensors)
+    z = torch.randn(4, 3)
+    h = fc(z)[:, None].expand(-1, 5, -1)
+    assert torch.allclose(parts.decoder(z), out(rnn(h)[0].flatten(1)), atol=1e-6)
+    assert "its input is the same at each of 5 steps (`decoder.rnn`)" in bp.assumptions
+    assert not any("left out" in a for a in bp.assumptions)
+    assert Blueprint.from_toml(bp.to_toml()).layers == bp.layers
+
+
+@pytest.mark.parametrize("cell", [nn.GRU, nn.LSTM])
+def test_a_recurrent_layer_whose_steps_the_layer_before_tells(cell: type[nn.GRU | nn.LSTM]) -> None:
+    fc, rnn, out = nn.Linear(3, 30), cell(6, 4, 2, batch_first=True, bidirectional=True), nn.Linear(8, 2)
+    tensors = state(**{"decoder.fc": fc, "decoder.rnn": rnn, "decoder.out": out})
+    bp = draft(tensors)
+    parts = assemble(bp, tensors)
+    z = torch.randn(4, 3)
+    expected = out(rnn(fc(z).view(4, 5, 6))[0])
+    found = parts.decoder(z)
+    assert found.shape == (4, 5, 2)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert any("30 numbers are 5 steps of 6" in a for a in bp.assumptions)
+    assert not any("left out" in a for a in bp.assumptions)
+
+
+def test_a_plain_recurrence_is_no_gru() -> None:
+    tensors = state(**{"decoder.fc": nn.Linear(3, 6), "decoder.rnn": nn.RNN(6, 4), "decoder.out": nn.Linear(20, 7)})  # fmt: skip
+    bp = draft(tensors)
+    assert not {"gru", "lstm"} & {layer.kind for layer in bp.layers}
+    assert any(a.startswith("left out since") and "`decoder.rnn.weight_ih_l0`" in a for a in bp.assumptions)
+
+
+@pytest.mark.parametrize("names", ["diffusers", "torch"])
+def test_an_attention_between_the_places_of_a_map(names: str) -> None:
+    fc, up, out = nn.Linear(3, 32), nn.ConvTranspose2d(8, 8, 4, 2, 1), nn.Conv2d(8, 3, 3, padding=1)
+    if names == "diffusers":
+        linear = {k: nn.Linear(8, 8) for k in ("to_q", "to_k", "to_v")}
+        attn: nn.Module = nn.ModuleDict({"group_norm": nn.GroupNorm(8, 8), **linear, "to_out": nn.ModuleList([nn.Linear(8, 8)])})  # fmt: skip
+    else:
+        attn = nn.MultiheadAttention(8, 1, batch_first=True)
+    tensors = state(**{"decoder.fc": fc, "decoder.up": up, "decoder.attn": attn, "decoder.out": out})
+    bp = draft(tensors)
+    z = torch.randn(4, 3)
+    x = torch.relu(fc(z)).view(4, 8, 2, 2)
+    if names == "diffusers":
+        h = up(x)
+        y = attn["group_norm"](h).flatten(2).mT  # type: ignore[index]
+        weights = torch.softmax(attn["to_q"](y) @ attn["to_k"](y).mT / 8**0.5, -1)  # type: ignore[index]
+        y = attn["to_out"][0](weights @ attn["to_v"](y))  # type: ignore[index]
+    else:
+        h = up(x)
+        y = h.flatten(2).mT
+        y = attn(y, y, y)[0]
+    expected = torch.sigmoid(out(h + y.mT.reshape(h.shape)))
+    found = assemble(bp, tensors).decoder(z)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert any(a.startswith("self-attention of one head") for a in bp.assumptions)
+    assert not any("left out" in a for a in bp.assumptions)
+    assert Blueprint.from_toml(bp.to_toml()).layers == bp.layers

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, Layer
@@ -35,6 +35,9 @@ OTHER = re.compile(r"enc|disc|critic|classif", re.IGNORECASE)
 MEANS = re.compile(r"(^|[._])(fc_?)?(mu|mean|fc21|loc)([._]|$)", re.IGNORECASE)
 TABLE = re.compile(r"emb[^.]*$|codebook[^.]*$", re.IGNORECASE)
 LEAVES = ("weight", "bias", "running_mean", "running_var")
+RECURRENT = re.compile(r"(weight|bias)_[ih]h_l\d+(_reverse)?")
+GATES = {3: "gru", 4: "lstm"}
+QUERIES = ("to_q", "query", "q")  # the first of the four maps of an attention, as libraries call it
 # tensors of a layer that say nothing of its place: counters, and what a norm of its weight keeps
 BESIDE = frozenset(
     ["num_batches_tracked", "weight_g", "weight_v", "weight_orig", "weight_u", "original0", "original1"]
@@ -88,11 +91,17 @@ class Block:
 
     @property
     def weight(self) -> Shape:
-        return self.shapes.get("weight") or self.shapes.get("running_mean") or ()
+        first = self.shapes.get("weight") or self.shapes.get("running_mean")
+        return first or self.shapes.get("weight_ih_l0") or self.shapes.get("in_proj_weight") or ()
 
     @property
     def kind(self) -> str:
-        """Return linear, conv (either kind), batch_norm, norm, prelu, or table of an embedding."""
+        """Return linear, conv (either kind), batch_norm, norm, prelu, gru, lstm, attention, or table of an embedding."""
+        if "in_proj_weight" in self.shapes or "queries" in self.shapes:
+            return "attention"
+        carried = self.shapes.get("weight_hh_l0")
+        if carried is not None:
+            return GATES.get(carried[0] // max(carried[1], 1), "recurrent")
         if "running_mean" in self.shapes:
             return "batch_norm"
         if len(self.weight) == 2 and "bias" not in self.shapes and TABLE.search(self.name):
@@ -134,6 +143,7 @@ class Chain:
     recorded: Mapping[str, Recorded] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     assumptions: dict[str, list[str]] = field(default_factory=dict)
+    steps: bool = False
 
     def assume(self, what: str, about: str = "") -> str:
         names = self.assumptions.setdefault(what, [])
@@ -160,7 +170,7 @@ def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blue
     recorded = {part.name: part for part in parts}
     for candidate, why in _candidates([b for b in blocks if _may_follow(b, shapes)]):
         try:
-            chain = _chain(candidate, recorded)
+            chain = _likeliest_chain(candidate, recorded)
         except Broken as broken:
             reasons.append(str(broken))
             continue
@@ -187,8 +197,9 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
         stem, _, leaf = name.rpartition(".")
         if leaf == "weight_v":
             leaf = "weight"
-        if leaf in LEAVES:
+        if leaf in LEAVES or RECURRENT.fullmatch(leaf) or leaf in ("in_proj_weight", "in_proj_bias"):
             groups.setdefault(stem, {})[leaf] = shape
+    groups = dict(_with_attention(groups))
     names = list(groups)
     alphabetical = len(names) > 2 and list(shapes) == sorted(shapes)
     if alphabetical:
@@ -196,14 +207,43 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
             key=lambda name: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)]
         )
     return [
-        Block(n, groups[n]) for n in names if "weight" in groups[n] or "running_mean" in groups[n]
+        Block(n, groups[n])
+        for n in names
+        if {"weight", "running_mean", "weight_ih_l0", "in_proj_weight", "queries"} & set(groups[n])
     ], alphabetical
 
 
+def _with_attention(groups: Mapping[str, dict[str, Shape]]) -> Iterator[tuple[str, dict[str, Shape]]]:
+    """Yield the groups, the four maps of an attention as one."""
+    for name, shapes in groups.items():
+        stem, _, last = name.rpartition(".")
+        outer, _, before = stem.rpartition(".")
+        if last == "out_proj" and "in_proj_weight" in groups.get(stem, {}):
+            continue
+        of = outer if (last, before) == ("0", "to_out") else stem
+        query = next((q for q in QUERIES if f"{of}.{q}" in groups), None)
+        if query is None or not of:
+            yield name, shapes
+        elif name == f"{of}.{query}":
+            yield of, {"queries": shapes.get("weight", ())}
+        elif last in ("group_norm", "norm") or last not in (
+            "to_k",
+            "to_v",
+            "to_out",
+            "0",
+            "key",
+            "value",
+            "proj_attn",
+            "k",
+            "v",
+            "proj_out",
+        ):
+            yield name, shapes
+
+
 def _may_follow(block: Block, shapes: Mapping[str, Shape]) -> bool:
-    """Return whether a block may be a layer of a chain: no table of rows, no part of an attention."""
-    stem, _, last = block.name.rpartition(".")
-    return block.kind != "table" and not (last == "out_proj" and f"{stem}.in_proj_weight" in shapes)
+    """Return whether a block may be a layer of a chain: no table of rows, no recurrence that is neither GRU nor LSTM."""
+    return block.kind not in ("table", "recurrent")
 
 
 def _of_encoder(name: str) -> bool:
@@ -266,6 +306,17 @@ def _takes(block: Block) -> int:
 # -- one after the other ----------------------------------------------------------------------------------
 
 
+def _likeliest_chain(blocks: Sequence[Block], recorded: Mapping[str, Recorded]) -> Chain:
+    """Return the chain of all layers, or, where the shapes do not say how those with steps or places enter, without these."""
+    plain = [b for b in blocks if b.kind not in ("gru", "lstm", "attention")]
+    try:
+        return _chain(blocks, recorded)
+    except Broken:
+        if len(plain) == len(blocks):
+            raise
+        return _chain(plain, recorded)
+
+
 def _chain(blocks: Sequence[Block], recorded: Mapping[str, Recorded] | None = None) -> Chain:
     """Return the layers and their assumptions; what a pickled module records is taken from it.
 
@@ -286,7 +337,11 @@ def _chain(blocks: Sequence[Block], recorded: Mapping[str, Recorded] | None = No
             _take_recorded(chain, block.name, following)
             continue
         hidden = i < weighted[-1]
-        if hidden and block.kind != "prelu" and (following is None or following.kind in ("linear", "conv")):
+        if (
+            hidden
+            and block.kind not in ("prelu", "gru", "lstm", "attention")
+            and (following is None or following.kind in ("linear", "conv"))
+        ):
             _activation(chain, block, following)
     if len(convolutions) > 1 and not any(layer.kind == "upsample" for layer in chain.layers):
         chain.assume("no upsampling or pooling stands between the convolutions")
@@ -370,14 +425,15 @@ def _whole(bp: Blueprint, chain: Chain, blocks: Sequence[Block]) -> Iterator[str
 
 def _left_out(bp: Blueprint, chain: Chain, shapes: Mapping[str, Shape]) -> Iterator[str]:
     """Yield every layer and every single tensor that has no place in the draft, by whose it is."""
-    used = {layer.key for layer in chain.layers} | {condition.key for condition in bp.conditions}
+    used = set(_keys_of(chain.layers)) | {condition.key for condition in bp.conditions}
+    whole = tuple(f"{key}." for key in _keys_of(chain.layers, ("gru", "lstm", "attention")))
     encoders: list[str] = []
     others: list[str] = []
     single: list[str] = []
     for name in shapes:
         stem, _, leaf = name.rpartition(".")
         stem = stem.removesuffix(".parametrizations.weight")
-        if stem in used and (leaf in LEAVES or leaf in BESIDE):
+        if (stem in used and (leaf in LEAVES or leaf in BESIDE)) or name.startswith(whole):
             continue
         layer = leaf in LEAVES or leaf in BESIDE
         what = stem if layer and stem else name
@@ -393,9 +449,17 @@ def _left_out(bp: Blueprint, chain: Chain, shapes: Mapping[str, Shape]) -> Itera
             yield f"left out {words}: {', '.join(map(quoted, names))}"
 
 
+def _keys_of(layers: Iterable[Layer], kinds: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the names of layers and of those inside them, of some kinds if any are given."""
+    for layer in layers:
+        if layer.key is not None and (not kinds or layer.kind in kinds):
+            yield layer.key
+        yield from _keys_of(layer.inner, kinds)
+
+
 def _account(chain: Chain, blocks: Sequence[Block], parts: Sequence[Recorded]) -> None:
     """Say what a pickled module holds without a place, and what the encoder's sizes say otherwise."""
-    used = {layer.key for layer in chain.layers if layer.key is not None}
+    used = set(_keys_of(chain.layers))
     encoders = [b for b in blocks if b.name not in used and _of_encoder(b.name)]
     decoders = [p for p in parts if not ENCODER.search(p.name) and not p.ordered and p.layer is not None]
     for part in decoders:
@@ -428,6 +492,11 @@ def _account(chain: Chain, blocks: Sequence[Block], parts: Sequence[Recorded]) -
 
 
 def _linear(chain: Chain, block: Block, following: Block | None) -> None:
+    if chain.steps and len(chain.shape) == 2 and chain.shape[1] == block.weight[1]:
+        chain.assume("a linear layer after a recurrent one is taken at each step", block.name)
+        chain.layers.append(Layer("linear", block.name))
+        chain.shape = (chain.shape[0], block.weight[0])
+        return
     if math.prod(chain.shape) != block.weight[1]:
         raise Broken(
             f"{quoted(block.name)} takes {block.weight[1]} numbers, and what comes before it returns {_product(chain.shape)}"
@@ -506,6 +575,45 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
     chain.shape = (b if transposed else a, *([side] * len(kernel)))
 
 
+def _recurrent(chain: Chain, block: Block, following: Block | None) -> None:
+    """Append a GRU or LSTM, where the sizes of what comes before or after it tell the number of steps."""
+    takes = block.weight[1]
+    hidden = block.shapes["weight_hh_l0"][1] * (2 if "weight_ih_l0_reverse" in block.shapes else 1)
+    numbers = math.prod(chain.shape)
+    if not (chain.steps and chain.shape[-1] == takes):
+        after = following.weight[1] if following is not None and following.kind == "linear" else 0
+        if len(chain.shape) == 1 and numbers > takes and numbers % takes == 0:
+            steps = numbers // takes
+            shape = [steps, takes]
+            comment = chain.assume(f"{numbers} numbers are {steps} steps of {takes}", block.name)
+            chain.layers.append(Layer("reshape", options={"shape": shape}, comment=comment))
+        elif numbers == takes and after > hidden and after % hidden == 0:
+            steps = after // hidden
+            comment = chain.assume(f"its input is the same at each of {steps} steps", block.name)
+            chain.layers.append(Layer("repeat", options={"times": steps}, comment=comment))
+        else:
+            raise Broken(f"the number of steps that {quoted(block.name)} takes is not recorded")
+        chain.shape = (steps, takes)
+    comment = chain.assume("it begins at a state of zeros", block.name)
+    chain.layers.append(Layer(block.kind, block.name, comment=comment))
+    chain.shape, chain.steps = (chain.shape[0], hidden), True
+
+
+def _attention(chain: Chain, block: Block, following: Block | None) -> None:
+    """Append a self-attention between the places of a map, added to its input."""
+    channels = block.shapes.get("queries", block.weight)[1]
+    if len(chain.shape) < 2 or chain.steps or chain.shape[0] != channels or math.prod(chain.shape[1:]) < 2:
+        raise Broken(
+            f"{quoted(block.name)} does not take what comes before it returns, {_product(chain.shape)}"
+        )
+    comment = chain.assume("self-attention of one head between places, added to its input", block.name)
+    norm: tuple[Layer, ...] = ()
+    last = chain.layers[-1]
+    if last.kind == "group_norm" and (last.key or "").startswith(f"{block.name}."):
+        norm = (replace(chain.layers.pop(), comment=""),)
+    chain.layers.append(Layer("residual", body=(*norm, Layer("attention", block.name)), comment=comment))
+
+
 def _takes_shape(channels: int, shape: Shape, axes: int) -> bool:
     """Return whether a convolution takes a map, or numbers that can be reshaped to one."""
     return shape[0] == channels if len(shape) > 1 else _square(shape[0], channels, axes) is not None
@@ -570,7 +678,16 @@ def _prelu(chain: Chain, block: Block, following: Block | None) -> None:
     chain.layers.append(Layer("prelu", block.name, comment=chain.assume("a parametric relu", block.name)))
 
 
-_STEPS = {"linear": _linear, "conv": _conv, "batch_norm": _batch_norm, "norm": _norm, "prelu": _prelu}
+_STEPS = {
+    "linear": _linear,
+    "conv": _conv,
+    "batch_norm": _batch_norm,
+    "norm": _norm,
+    "prelu": _prelu,
+    "gru": _recurrent,
+    "lstm": _recurrent,
+    "attention": _attention,
+}
 
 
 def _square(numbers: int, channels: int, axes: int) -> int | None:
@@ -604,13 +721,9 @@ def _finished(chain: Chain, blocks: Sequence[Block]) -> Blueprint:
             f"layers follow one another, though names such as {quoted(branching)} suggest skip connections"
         )
     chain.assume(f"all {d} latents are N(0, 1)")
-    common = _common_prefix([layer.key for layer in chain.layers if layer.key is not None])
+    common = _common_prefix(list(_keys_of(chain.layers)))
     layers = tuple(
-        replace(
-            layer,
-            key=layer.key[len(common) :] if layer.key is not None else None,
-            comment=f"assumed: {layer.comment}" if layer.comment else "",
-        )
+        replace(_below(layer, common), comment=f"assumed: {layer.comment}" if layer.comment else "")
         for layer in chain.layers
     )
     return Blueprint(
@@ -624,6 +737,12 @@ def _finished(chain: Chain, blocks: Sequence[Block]) -> Blueprint:
         ),
         origin="a draft",
     )
+
+
+def _below(layer: Layer, prefix: str) -> Layer:
+    """Return a layer whose names, and those inside it, stand below a prefix."""
+    key = layer.key[len(prefix) :] if layer.key is not None else None
+    return replace(layer, key=key, body=tuple(_below(inner, prefix) for inner in layer.body))
 
 
 def _common_prefix(keys: Sequence[str]) -> str:

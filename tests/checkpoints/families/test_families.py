@@ -477,6 +477,90 @@ def test_bolts(tmp_path: Path) -> None:
     assert decoder.recipe.implied == pytest.approx(0.2 * 3 * 48 * 48 / 8)
 
 
+class Bottleneck(nn.Module):
+    """Of the ResNet-50's: 1 x 1, 3 x 3 (after a doubling, or with a stride), 1 x 1."""
+
+    def __init__(self, a: int, width: int, scale: int = 1, stride: int = 1) -> None:
+        super().__init__()
+        b = 4 * width
+        self.conv1, self.bn1 = nn.Conv2d(a, width, 1, bias=False), nn.BatchNorm2d(width)
+        second = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv2 = nn.Sequential(nn.Upsample(scale_factor=2), second) if scale > 1 else second
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, b, 1, bias=False), nn.BatchNorm2d(b)
+        if scale > 1:
+            beside = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 1, bias=False))
+            self.upsample = nn.Sequential(beside, nn.BatchNorm2d(b))
+        elif a != b or stride > 1:
+            self.downsample = nn.Sequential(nn.Conv2d(a, b, 1, stride, bias=False), nn.BatchNorm2d(b))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.bn1(self.conv1(x)))
+        h = self.bn3(self.conv3(torch.relu(self.bn2(self.conv2(h)))))
+        beside = getattr(self, "upsample", getattr(self, "downsample", None))
+        return torch.relu(h + (x if beside is None else beside(x)))
+
+
+class Bolts50(nn.Module):
+    """The ResNet-50 VAE of Lightning-Bolts, with the stem of larger images."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        self.decoder, self.encoder = nn.Module(), nn.Module()
+        self.decoder.linear = nn.Linear(d, 2048 * 16)
+        a = 2048
+        for n, (width, blocks) in enumerate(zip((256, 128, 64, 64), (3, 4, 6, 3), strict=True), 1):
+            first = Bottleneck(a, width, scale=2 if n < 4 else 1)
+            rest = [Bottleneck(4 * width, width) for _ in range(blocks - 1)]
+            self.decoder.add_module(f"layer{n}", nn.Sequential(first, *rest))
+            a = 4 * width
+        self.decoder.conv1 = nn.Conv2d(a, 3, 3, padding=1, bias=False)
+        self.encoder.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.encoder.bn1, a = nn.BatchNorm2d(64), 64
+        for n, (width, blocks) in enumerate(zip((64, 128, 256, 512), (3, 4, 6, 3), strict=True), 1):
+            first = Bottleneck(a, width, stride=2 if n > 1 else 1)
+            rest = [Bottleneck(4 * width, width) for _ in range(blocks - 1)]
+            self.encoder.add_module(f"layer{n}", nn.Sequential(first, *rest))
+            a = 4 * width
+        self.fc_mu, self.fc_var = nn.Linear(2048, d), nn.Linear(2048, d)
+
+    def decode(self, z: Tensor) -> Tensor:
+        d: Any = self.decoder
+        x = F.interpolate(d.linear(z).view(-1, 2048, 4, 4), (3, 3))
+        x = F.interpolate(d.layer4(d.layer3(d.layer2(d.layer1(x)))), scale_factor=2)
+        return d.conv1(x)  # type: ignore[no-any-return]
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        e: Any = self.encoder
+        h = torch.relu(e.bn1(e.conv1(x)))
+        h = e.layer4(e.layer3(e.layer2(e.layer1(h)))).mean((2, 3))
+        return self.fc_mu(h), self.fc_var(h).exp()
+
+
+BOLTS50 = {"input_height": 48, "enc_type": "resnet50", "first_conv": True, "maxpool1": False}
+
+
+@pytest.mark.slow
+def test_bolts_of_fifty_layers(tmp_path: Path) -> None:
+    net = randomised(Bolts50(3))
+    decoder = held_to(lightning(net, tmp_path / "b.ckpt", "", hyper_parameters=BOLTS50), net, 3, (3, 48, 48))
+    posterior_is(decoder, net, torch.rand(2, 3, 48, 48))
+
+
+def test_bolts_of_fifty_layers_is_told_by_its_names() -> None:
+    with torch.device("meta"):
+        state = dict(Bolts50(3).state_dict())
+    assert match(state, {"hyper_parameters": BOLTS50}) == "bolts-vae"
+    found = families.match(Clues.of(state, {"hyper_parameters": BOLTS50}))
+    assert found is not None
+    assert found.blueprint.encoder is not None
+    # the other network's hyper-parameters, another number of means, Bolts' plain autoencoder
+    assert match(state, {"hyper_parameters": {**BOLTS50, "enc_type": "resnet18"}}) is None
+    heads = {f"fc_{k}.{leaf}": torch.empty(4, *rest, device="meta") for k in ("mu", "var") for leaf, rest in (("weight", (2048,)), ("bias", ()))}  # fmt: skip
+    assert match({**state, **heads}, {"hyper_parameters": BOLTS50}) is None
+    assert match({k: t for k, t in state.items() if not k.startswith("fc_")}) is None
+
+
 # -- pythae -------------------------------------------------------------------------------------------------
 
 
@@ -561,6 +645,104 @@ def test_latents_with_places_say_channel_and_place(models: Path) -> None:
     with pytest.raises(UsageError, match="the latents are no map"):
         vaeprobe.load(models / "wgangp/generator.pt", latent_size="2x2")
     assert vaeprobe.load(models / "wgangp/generator.pt").latent_names[:2] == ("z0", "z1")
+
+
+# -- near families ------------------------------------------------------------------------------------------
+
+
+def small_taesd(channels: int = 4, width: int = 8) -> dict[str, Tensor]:
+    """One block before and after a doubling, in the original's places."""
+    convs = {"1": (width, channels), "5": (width, width), "7": (3, width)}
+    convs |= {f"{place}.conv.{j}": (width, width) for place in (3, 6) for j in (0, 2, 4)}
+    state = {f"{k}.weight": torch.empty(*s, 3, 3) for k, s in convs.items()}
+    return state | {f"{k}.bias": torch.empty(s[0]) for k, s in convs.items() if k != "5"}
+
+
+def latent_diffusion(widths: tuple[int, ...] = (32, 64), z: int = 4) -> dict[str, Tensor]:
+    """Decoder and heads of a latent diffusion autoencoder, by its own names."""
+    state: dict[str, Tensor] = {}
+
+    def conv(key: str, a: int, b: int, k: int = 3) -> None:
+        state[f"{key}.weight"], state[f"{key}.bias"] = torch.empty(b, a, k, k), torch.empty(b)
+
+    def residual(key: str, a: int, b: int) -> None:
+        for i, (n_in, n_out) in enumerate(((a, b), (b, b)), 1):
+            state[f"{key}.norm{i}.weight"], state[f"{key}.norm{i}.bias"] = (
+                torch.empty(n_in),
+                torch.empty(n_in),
+            )
+            conv(f"{key}.conv{i}", n_in, n_out)
+        if a != b:
+            conv(f"{key}.nin_shortcut", a, b, 1)
+
+    top, before = widths[-1], widths[-1]
+    conv("post_quant_conv", z, z, 1)
+    conv("quant_conv", 2 * z, 2 * z, 1)
+    conv("encoder.conv_out", top, 2 * z)
+    conv("decoder.conv_in", z, top)
+    residual("decoder.mid.block_1", top, top)
+    residual("decoder.mid.block_2", top, top)
+    for level in reversed(range(len(widths))):
+        for block in range(2):
+            residual(f"decoder.up.{level}.block.{block}", before, widths[level])
+            before = widths[level]
+        if level:
+            conv(f"decoder.up.{level}.upsample.conv", before, before)
+    state["decoder.norm_out.weight"], state["decoder.norm_out.bias"] = (
+        torch.empty(before),
+        torch.empty(before),
+    )
+    conv("decoder.conv_out", before, 3)
+    return state
+
+
+def small_pythae(d: int = 3) -> dict[str, Tensor]:
+    sizes = {"decoder.layers.0.0": (512, d), "decoder.layers.1.0": (16, 512), "encoder.layers.0.0": (512, 16)}
+    sizes |= {"encoder.embedding": (d, 512), "encoder.log_var": (d, 512)}
+    return {f"{k}.weight": torch.empty(s) for k, s in sizes.items()} | {
+        f"{k}.bias": torch.empty(s[0]) for k, s in sizes.items()
+    }
+
+
+SMALL: dict[str, Any] = {
+    "autoencoder-tiny": (small_taesd, ()),
+    "autoencoder-kl": (latent_diffusion, ("decoder.", "post_quant_conv.")),
+    "pythae": (small_pythae, ("decoder.",)),
+    "pytorch-vae": (lambda: dict(AntixK((4, 4, 8, 512), 5).state_dict()), ("decoder", "final_layer.")),
+    "mult-vae": (lambda: dict(MultVAE(("q_layers", "p_layers"), 1).state_dict()), ("p_layers.",)),
+}
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_every_tensor_of_the_decoder_counts(family: str) -> None:
+    make, begins = SMALL[family]
+    with torch.device("meta"):
+        state = {k: t for k, t in make().items() if not k.endswith("num_batches_tracked")}
+    assert match(state) == family
+    own = [name for name in state if not begins or name.startswith(begins)]
+    assert len(own) > 3
+    for name in own:
+        assert match({k: t for k, t in state.items() if k != name}) is None, f"without {name}"
+        for axis in range(state[name].ndim):
+            if (family, name, axis) == ("autoencoder-tiny", "1.weight", 1):
+                continue  # alone without an encoder, its latents may be any number
+            grown = list(state[name].shape)
+            grown[axis] += 1
+            assert match({**state, name: torch.empty(grown, device="meta")}) is None, f"{name} as {grown}"
+        stem = name.rpartition(".")[0]
+        for more in ("extra.weight", "lora_A.weight", "attn.q.weight"):
+            assert match({**state, f"{stem}.{more}": torch.empty(3, 3)}) is None, f"{stem}.{more}"
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_what_stands_beside_the_decoder_does_no_harm(family: str) -> None:
+    make, _ = SMALL[family]
+    if family == "autoencoder-tiny":
+        pytest.skip("a file of the decoder alone, without a name before its places")
+    with torch.device("meta"):
+        state = {f"vae.{k}": t for k, t in make().items()}
+    beside = {"unet.down.0.weight": torch.empty(3, 3), "loss.logvar": torch.empty(())}
+    assert match({**beside, **state}) == family
 
 
 # -- the rule of the house ----------------------------------------------------------------------------------

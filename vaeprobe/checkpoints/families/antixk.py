@@ -41,6 +41,8 @@ def recognise(clues: f.Clues) -> f.Found | None:
             for key in [f"decoder.{i}" for i in range(n)] + ["final_layer"]
             for layer in (f.conv_transpose(f"{key}.0", 2, 1, 1), f.batch_norm(f"{key}.1"), f.leaky_relu(0.01))
         ]
+        if own.get("embed_class.weight", (0, classes))[1:] != (classes,):
+            continue
         label = (Layer("concat", "label"),) if classes else ()
         bp = Blueprint(
             layers=(

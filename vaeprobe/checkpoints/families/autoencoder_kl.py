@@ -158,6 +158,9 @@ def _at(clues: f.Clues, config: Any, prefix: str, ldm: bool) -> f.Found | None:
         return None
     _agree(config, widths, latents, channels, names)
     codebook = "quantize.embedding.weight" in own or "quantize.embed.weight" in own
+    ends = own.get("quant_conv.weight", own.get("encoder.conv_out.weight"))
+    if ends is not None and ends[0] != (z if codebook else 2 * z):
+        return None  # the encoder makes other latents than the decoder takes
     side = 2 ** (len(widths) - 1)
     plan = None if codebook else _encoder(names, own, widths, z, (channels, side * h, side * w))
     return f.Found(

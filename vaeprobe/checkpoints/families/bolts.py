@@ -1,49 +1,66 @@
-"""The VAE of Lightning-Bolts: a mirrored ResNet-18 whose doublings are nearest; no activation at the end.
+"""The VAE of Lightning-Bolts: a mirrored ResNet-18 or ResNet-50 whose doublings are nearest; no activation at the end.
 
 Its input height is among the hyper-parameters alone: 32 where they are missing.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan, Layer
 from vaeprobe.checkpoints.families import family as f
 from vaeprobe.recipe import Recipe
 
-LEVELS = ((512, 256, 2), (256, 128, 2), (128, 64, 2), (64, 64, 1))
-DOWN = ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
+WIDTHS = (256, 128, 64, 64)
+DOWN = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Net:
+    """A ResNet.
+
+    Attributes:
+        blocks: in each level of the decoder, deepest first, and of the encoder, finest first.
+        grows: how many times a block returns the channels that its name says (the bottleneck's expansion).
+    """
+
+    blocks: tuple[int, int, int, int]
+    grows: int
+
+
+# as hyper-parameters call them
+NETS = {"resnet18": Net((2, 2, 2, 2), 1), "resnet50": Net((3, 4, 6, 3), 4)}
 
 
 def recognise(clues: f.Clues) -> f.Found | None:
-    """Return what the clues hold."""
+    """Return what the clues hold; names tell the network, and a config beside them must agree."""
     for prefix in f.prefixes(clues.shapes, "decoder.layer1.0.conv2.1.weight"):
         own = f.below(clues.shapes, prefix)
         told = clues.table("hyper_parameters")
         height = told.get("input_height", 32)
         maxpool, first = bool(told.get("maxpool1", False)), bool(told.get("first_conv", False))
-        if (
-            type(height) is not int
-            or not 8 <= height <= 4096
-            or told.get("enc_type", "resnet18") != "resnet18"
-        ):
+        name = "resnet50" if "decoder.layer1.0.conv3.weight" in own else "resnet18"
+        if type(height) is not int or not 8 <= height <= 4096 or told.get("enc_type", name) != name:
             continue
-        wanted, layers = _decoder(maxpool)
+        net = NETS[name]
+        wanted, layers = _decoder(net, maxpool)
         found = f.solve({k: v for k, v in own.items() if k.startswith("decoder.")}, wanted)
-        if found is None or not all(f"{head}.weight" in own for head in ("fc_mu", "fc_var")):
+        heads = {own.get(f"{head}.weight", (0,))[0] for head in ("fc_mu", "fc_var")}
+        if found is None or heads != {found["d"]}:
             continue  # without the heads it is Bolts' plain autoencoder
         start = height // (8 * (2 if maxpool else 1) * (2 if first else 1))
         resized = () if start == 4 else (Layer("resize", options={"size": start}),)
         end = (f.doubling(),) if first else ()
         bp = Blueprint(
             layers=(
-                *(f.linear("decoder.linear"), f.reshape(512, 4, 4), *resized),
+                *(f.linear("decoder.linear"), f.reshape(512 * net.grows, 4, 4), *resized),
                 *(*layers, *end, f.conv("decoder.conv1")),
             ),
             latents=f.normal(found["d"]),
             likelihood="gaussian",
             prefix=prefix,
-            encoder=_encoder(own, prefix, found["d"], height, maxpool, first),
+            encoder=_encoder(net, own, prefix, found["d"], height, maxpool, first),
         )
         assumed = () if "input_height" in told else ("its images are 32 x 32 (`input_height`)",)
         return f.Found(
@@ -56,58 +73,84 @@ def recognise(clues: f.Clues) -> f.Found | None:
     return None
 
 
-def _block(wanted: dict[str, str], here: str, a: int, b: int, scale: int) -> Layer:
-    """Return a block of two convolutions, the second after a doubling where `scale` is 2."""
-    second, beside = (f"{here}.conv2.1", f"{here}.upsample.0.1") if scale > 1 else (f"{here}.conv2", "")
-    wanted |= {f"{here}.conv1": f"conv {a} {a} 3 3 -", f"{here}.bn1": f"batch_norm {a}"}
-    wanted |= {second: f"conv {b} {a} 3 3 -", f"{here}.bn2": f"batch_norm {b}"}
-    double = (f.doubling(),) if scale > 1 else ()
-    body = (f.conv(f"{here}.conv1"), f.batch_norm(f"{here}.bn1"), f.RELU, *double, f.conv(second), f.batch_norm(f"{here}.bn2"))  # fmt: skip
-    skip: tuple[Layer, ...] = ()
-    if beside:
-        wanted |= {beside: f"conv {b} {a} 1 1 -", f"{here}.upsample.1": f"batch_norm {b}"}
-        skip = (*double, f.conv(beside, padding=0), f.batch_norm(f"{here}.upsample.1"))
-    return Layer("residual", body=body, skip=skip)
+def _conv(wanted: dict[str, str], key: str, a: int, b: int, k: int, stride: int = 1) -> Layer:
+    wanted[key] = f"conv {b} {a} {k} {k} -"
+    return f.conv(key, stride, k // 2)
 
 
-def _decoder(maxpool: bool) -> tuple[dict[str, str], list[Layer]]:
-    wanted = {"decoder.linear": "linear 8192 d", "decoder.conv1": "conv 3 64 3 3 -"}
+def _norm(wanted: dict[str, str], key: str, n: int) -> Layer:
+    wanted[key] = f"batch_norm {n}"
+    return f.batch_norm(key)
+
+
+def _body(
+    wanted: dict[str, str], net: Net, here: str, a: int, width: int, *, up: int = 1, stride: int = 1
+) -> tuple[Layer, ...]:
+    """Return the layers of a block: two convolutions, or three of which the outer ones are 1 x 1.
+
+    The decoder's basic block keeps its channels until the second convolution; the encoder's changes them in the first.
+    """
+    b, second = width * net.grows, f"{here}.conv2.1" if up > 1 else f"{here}.conv2"
+    double = (f.doubling(),) if up > 1 else ()
+    if net.grows == 1:
+        middle = a if here.startswith("decoder.") else width
+        return (
+            *(_conv(wanted, f"{here}.conv1", a, middle, 3, stride), _norm(wanted, f"{here}.bn1", middle), f.RELU, *double),
+            *(_conv(wanted, second, middle, b, 3), _norm(wanted, f"{here}.bn2", b)),
+        )  # fmt: skip
+    return (
+        *(_conv(wanted, f"{here}.conv1", a, width, 1), _norm(wanted, f"{here}.bn1", width), f.RELU, *double),
+        *(_conv(wanted, second, width, width, 3, stride), _norm(wanted, f"{here}.bn2", width), f.RELU),
+        *(_conv(wanted, f"{here}.conv3", width, b, 1), _norm(wanted, f"{here}.bn3", b)),
+    )
+
+
+def _decoder(net: Net, maxpool: bool) -> tuple[dict[str, str], list[Layer]]:
+    top, a = 512 * net.grows, 512 * net.grows
+    wanted = {"decoder.linear": f"linear {top * 16} d", "decoder.conv1": f"conv 3 {64 * net.grows} 3 3 -"}
     layers: list[Layer] = []
-    for n, (a, b, scale) in enumerate(LEVELS, 1):
-        scale = 2 if n == 4 and maxpool else scale
-        layers += [_block(wanted, f"decoder.layer{n}.0", a, b, scale), f.RELU]
-        layers += [_block(wanted, f"decoder.layer{n}.1", b, b, 1), f.RELU]
+    for n, (width, blocks) in enumerate(zip(WIDTHS, net.blocks, strict=True), 1):
+        for j in range(blocks):
+            here = f"decoder.layer{n}.{j}"
+            up = 2 if j == 0 and (n < 4 or maxpool) else 1
+            body = _body(wanted, net, here, a, width, up=up)
+            skip: tuple[Layer, ...] = ()
+            if up > 1:
+                beside = _conv(wanted, f"{here}.upsample.0.1", a, width * net.grows, 1)
+                skip = (f.doubling(), beside, _norm(wanted, f"{here}.upsample.1", width * net.grows))
+            layers += [Layer("residual", body=body, skip=skip), f.RELU]
+            a = width * net.grows
     return wanted, layers
 
 
 def _encoder(
-    own: f.Shapes, prefix: str, d: int, height: int, maxpool: bool, first: bool
+    net: Net, own: f.Shapes, prefix: str, d: int, height: int, maxpool: bool, first: bool
 ) -> EncoderPlan | None:
-    """Return a ResNet-18 with a mean over places; None where it begins with another stem."""
-    if maxpool or first:
-        return None
-    wanted = {"encoder.conv1": "conv 64 3 3 3 -", "encoder.bn1": "batch_norm 64"}
-    layers: list[Layer] = [f.conv("encoder.conv1"), f.batch_norm("encoder.bn1"), f.RELU]
-    for n, (a, b, stride) in enumerate(DOWN, 1):
-        for j in (0, 1):
-            here, c, s = f"encoder.layer{n}.{j}", a if j == 0 else b, stride if j == 0 else 1
-            wanted |= {f"{here}.conv1": f"conv {b} {c} 3 3 -", f"{here}.bn1": f"batch_norm {b}"}
-            wanted |= {f"{here}.conv2": f"conv {b} {b} 3 3 -", f"{here}.bn2": f"batch_norm {b}"}
+    """Return a ResNet with a mean over places; None where a tensor has no place in it."""
+    wanted: dict[str, str] = {}
+    stem = _conv(wanted, "encoder.conv1", 3, 64, 7 if first else 3, 2 if first else 1)
+    layers: list[Layer] = [stem, _norm(wanted, "encoder.bn1", 64), f.RELU]
+    side = -(-height // 2) if first else height
+    if maxpool:
+        layers.append(Layer("max_pool", options={"kernel": 3, "stride": 2, "padding": 1}))
+        side = -(-side // 2)
+    a = 64
+    for n, (width, blocks) in enumerate(zip(DOWN, net.blocks, strict=True), 1):
+        for j in range(blocks):
+            here, b = f"encoder.layer{n}.{j}", width * net.grows
+            stride = 2 if j == 0 and n > 1 else 1
+            body = _body(wanted, net, here, a, width, stride=stride)
             skip: tuple[Layer, ...] = ()
-            if c != b:
-                wanted |= {
-                    f"{here}.downsample.0": f"conv {b} {c} 1 1 -",
-                    f"{here}.downsample.1": f"batch_norm {b}",
-                }
-                skip = (f.conv(f"{here}.downsample.0", s, 0), f.batch_norm(f"{here}.downsample.1"))
-            body = (f.conv(f"{here}.conv1", s), f.batch_norm(f"{here}.bn1"), f.RELU)
-            body = (*body, f.conv(f"{here}.conv2"), f.batch_norm(f"{here}.bn2"))  # type: ignore[assignment]
+            if stride > 1 or a != b:
+                beside = _conv(wanted, f"{here}.downsample.0", a, b, 1, stride)
+                skip = (beside, _norm(wanted, f"{here}.downsample.1", b))
             layers += [Layer("residual", body=body, skip=skip), f.RELU]
-    wanted |= {"fc_mu": f"linear {d} 512", "fc_var": f"linear {d} 512"}
+            side, a = -(-side // stride), b
+    wanted |= dict.fromkeys(("fc_mu", "fc_var"), f"linear {d} {a}")
     mine = {k: v for k, v in own.items() if k.startswith(("encoder.", "fc_mu.", "fc_var."))}
-    if f.solve(mine, wanted) is None or height % 8:
+    if f.solve(mine, wanted) is None:
         return None
-    layers += [Layer("avg_pool", options={"kernel": height // 8}), f.FLATTEN]
+    layers += [Layer("avg_pool", options={"kernel": side}), f.FLATTEN]
     return EncoderPlan(
         tuple(layers), (3, height, height), "heads", mean=(f.linear("fc_mu"),), spread=(f.linear("fc_var"),), prefix=prefix
     )  # fmt: skip
@@ -124,7 +167,7 @@ def _recipe(told: Any, d: int, m: int) -> Recipe:
 
 FAMILY = f.Family(
     name="bolts-vae",
-    title="VAE of Lightning-Bolts, ResNet-18",
+    title="VAE of Lightning-Bolts, ResNet-18 and ResNet-50",
     source="Lightning-Universe/lightning-bolts 34958a8, Apache-2.0",
     recognise=recognise,
 )

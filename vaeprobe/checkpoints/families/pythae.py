@@ -71,7 +71,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
 def _mlp(shapes: f.Shapes, config: Any, prefix: str) -> f.Found | None:
     own = f.below(shapes, f"{prefix}decoder.")
     found = f.solve(own, {"layers.0.0": f"linear {HIDDEN} d", "layers.1.0": f"linear m {HIDDEN}"})
-    if found is None:
+    if found is None or not _same_latents(shapes, prefix, found["d"]):
         return None
     image = _image(config, found["m"])
     layers = [f.linear("layers.0.0"), f.RELU, f.linear("layers.1.0"), f.SIGMOID]
@@ -82,6 +82,11 @@ def _mlp(shapes: f.Shapes, config: Any, prefix: str) -> f.Found | None:
     return _found(
         config, prefix, found["d"], [*layers, f.reshape(*image)] if len(image) > 1 else layers, plan
     )
+
+
+def _same_latents(shapes: f.Shapes, prefix: str, d: int) -> bool:
+    """Return whether the encoder, where there is one, has as many means as the decoder takes numbers."""
+    return shapes.get(f"{prefix}encoder.embedding.weight", (d,))[0] == d
 
 
 def _image(config: Any, m: int) -> tuple[int, ...]:
@@ -131,7 +136,7 @@ def _convolutional(shapes: f.Shapes, config: Any, prefix: str, net: Net) -> f.Fo
             layers.append(Layer(net.after[place]))
         before, side = channels, (side - 1) * stride - 2 * padding + k + extra
     found = f.solve(own, wanted)
-    if found is None:
+    if found is None or not _same_latents(shapes, prefix, found["d"]):
         return None
     image = _image(config, found["c"] * side * side) if config else (found["c"], side, side)
     plan = _encoder(f.below(shapes, f"{prefix}encoder."), net, found["d"], (found["c"], side, side))

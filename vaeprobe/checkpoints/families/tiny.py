@@ -56,6 +56,8 @@ def _at(clues: f.Clues, config: Any, prefix: str, first: int) -> f.Found | None:
             layers.append(f.conv(str(place)))
             width = after
             blocks.append(0)
+        elif f"{place + 1}.weight" not in own:
+            return None  # a convolution follows every doubling: what has neither is another network
         else:
             layers.append(Layer("upsample", options={"factor": factor}))
             doublings += 1
