@@ -335,6 +335,14 @@ def test_outputs_of_different_sizes_are_compared_by_codes_alone() -> None:
     assert vaeprobe.compare([base, wide], samples=32).verdict == "side by side"
 
 
+def test_models_without_codes_are_still_put_side_by_side() -> None:
+    dead = Decoder(lambda z: z @ torch.zeros(2, 3).to(z), 2)
+    found = vaeprobe.compare([dead, Decoder(lambda z: z @ torch.eye(2, 3).to(z), 2)], samples=16, rotations=9)
+    assert found.verdict == "side by side"
+    assert "tells anything" in found.summary
+    assert "tells anything" in (found.mcc.reason or "")
+
+
 # -- UDR, ranking, sweeps -----------------------------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ PROBES = ("orthogonality", "factorise")
 SAME = 0.9
 SIGNIFICANT = 0.05
 LEAST = 8  # rows
+APART = "the models' outputs, or their latents, do not fit together: agreement needs data (--data)"
 
 
 def compare(
@@ -91,13 +92,20 @@ def compare(
     seen: list[Seen] = []
     pairs: list[Pair] = []
     labelled: list[dict[str, float]] = []
+    why = APART
     if at is not None:
-        seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]
+        try:
+            seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]
+        except VaeprobeError as error:
+            if data is not None:
+                raise
+            at, why = None, error.message  # nobody asked for agreement: the metrics stand by themselves
+    if at is not None:
         couples = list(combinations(range(len(decoders)), 2))
         pairs = [pair(seen, i, j, count=rotations, seed=seed) for i, j in track(couples, "comparing")]
         if known is not None:
             labelled = [_labels(s.codes, known[picked], rotations, seed) for s in seen]
-    metrics = metric_map(_metrics(pairs, len(at) if at is not None else None, labelled))
+    metrics = metric_map(_metrics(pairs, len(at) if at is not None else None, labelled, why))
     verdict, summary = _words(names, metrics, pairs, data is not None, seen)
     result = Comparison(
         metrics=metrics,
@@ -174,9 +182,10 @@ def _labels(codes: Tensor, factors: Tensor, rotations: int, seed: int) -> dict[s
     }
 
 
-def _metrics(pairs: Sequence[Pair], n: int | None, labelled: Sequence[dict[str, float]]) -> list[Metric]:
-    """Return agreement over all pairs, and the best model's scores against labels."""
-    reason = "the models' outputs, or their latents, do not fit together: agreement needs data (--data)"
+def _metrics(
+    pairs: Sequence[Pair], n: int | None, labelled: Sequence[dict[str, float]], reason: str
+) -> list[Metric]:
+    """Return agreement over all pairs, undefined for a reason where there is none, and scores against labels."""
     sizes = "the models' outputs have different sizes: columns cannot be compared"
     columns = [(p.columns, p.tangents) for p in pairs if p.columns is not None and p.tangents is not None]
     values = {
