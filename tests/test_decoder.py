@@ -198,3 +198,19 @@ def test_a_whole_vae_is_told_how_to_give_its_decoder(latents: int, training: boo
         caught.value.hint
     )
     assert vaeprobe.from_module(VAE()).latent_dim == 2
+
+
+def test_a_reconstruction_beside_a_smaller_posterior_is_suspected() -> None:
+    def vae(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return torch.tanh(x), x[:, :2], x[:, 2:4]
+
+    (note,) = (n for n in Decoder(vae, 6).notes if n.code == "whole-vae")
+    assert note.level == "warning"
+    assert "vaeprobe.from_module(vae)" in str(note.hint)
+    for other in (
+        lambda z: (torch.tanh(z), z[:, :2]),  # a decoder with a scale beside it
+        lambda z: (torch.cat([z, z], 1), z[:, :2], z[:, 2:4]),  # of more numbers than latents
+        lambda z: (torch.tanh(z), z, z),
+    ):
+        assert "whole-vae" not in {n.code for n in Decoder(other, 6).notes}
+    assert "whole-vae" not in {n.code for n in Decoder(vae, 6, output=0).notes}

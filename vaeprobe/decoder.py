@@ -335,7 +335,7 @@ class Decoder:
         with torch.no_grad(), differentiable_kernels():
             out = self._first_call(z)
             y = picked(out, self.output)
-            for found in returned(out, self.output):
+            for found in returned(out, self.output, self.latent_dim):
                 self._note(found)
             self._set("returns", names_of(out))
             self._set("likelihood", self.likelihood or likelihood_of(out, self.output))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import ContractError, UsageError, did_you_mean
-from vaeprobe.findings import DISTRIBUTION_OUTPUT, OUTPUT_CHOSEN
+from vaeprobe.findings import DISTRIBUTION_OUTPUT, OUTPUT_CHOSEN, WHOLE_VAE
 from vaeprobe.report import Finding
 
 __all__ = ["likelihood_of", "names_of", "picked", "returned"]
@@ -73,8 +73,13 @@ def names_of(out: Any) -> tuple[str, ...]:
     return tuple(k for k, v in _table(out).items() if _is_output(v))
 
 
-def returned(out: Any, chosen: int | str | None = None) -> Iterator[Finding]:
+def returned(out: Any, chosen: int | str | None = None, latents: int = 0) -> Iterator[Finding]:
     """Yield what to say where a network returns more, or something else, than one tensor.
+
+    Args:
+        out: what it returned for a batch.
+        chosen: the output that was asked for.
+        latents: how many numbers one row of its input has; 0 where that is not to be looked at.
 
     Raises:
         ContractError: it returns a distribution without a mean.
@@ -99,6 +104,14 @@ def returned(out: Any, chosen: int | str | None = None) -> Iterator[Finding]:
             f"the decoder returns {len(table)} outputs, {_names(table)}: {place} was probed",
             hint="choose another with --output-name (in Python, output=)",
             level="note" if _is_told(name, table) else "warning",
+        )
+    if chosen is None and latents and _reconstructs(table, name, latents):
+        yield Finding(
+            WHOLE_VAE,
+            f"`{name}` has as many numbers as the input, {latents}, and two other outputs have fewer: is this a whole"
+            " VAE, and its input data?",
+            hint="give its decoder alone; of a network in memory, vaeprobe.from_module(vae) takes it",
+            level="warning",
         )
     yield from returned(table[name])
 
@@ -128,6 +141,13 @@ def _rank(name: str) -> int:
         return 0
     usual = [*PLAIN, *MEANS]
     return 1 + (usual.index(name) if name in usual else len(usual))
+
+
+def _reconstructs(table: Mapping[str, Any], name: str, latents: int) -> bool:
+    """Return whether outputs look like a reconstruction beside the parameters of a posterior of fewer numbers."""
+    sizes = {k: v[0].numel() for k, v in table.items() if isinstance(v, Tensor) and v.ndim > 1 and len(v)}
+    fewer = [n for k, n in sizes.items() if k != name and n < latents]
+    return sizes.get(name) == latents and any(fewer.count(n) >= 2 for n in fewer)
 
 
 def _is_told(name: str, table: Mapping[str, Any]) -> bool:
