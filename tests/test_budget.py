@@ -14,6 +14,7 @@ import torch
 
 from vaeprobe import budget
 from vaeprobe.budget import Budget, about, in_time, within
+from vaeprobe.cli.output import Forecast
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.verbs import jacobian
@@ -146,6 +147,7 @@ def test_factorise_and_trace_end_in_time() -> None:
 SHARED = """
 import json, sys
 import torch
+from vaeprobe.comparison.run import compare
 from vaeprobe.decoder import Decoder
 from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
@@ -164,10 +166,12 @@ with joined() as processes:
     decoder = Decoder(f, 3, dtype=torch.float32)
     probes = [
         Orthogonality(samples=40, chunk=7, rotations=99),
-        Factorise(samples=32, max_samples=64, chunk=5, sheets=4, permutations=19),
-        Trace(samples=3, chunk=2),
+        Factorise(samples=16, max_samples=16, chunk=5, sheets=0, permutations=19),
+        Trace(samples=2, components="0", chunk=1),
     ]
     found = [{id: m.value for id, m in p.measure(decoder).metrics.items() if not has_pairs(m.value)} for p in probes]
+    compared = compare([decoder, Decoder(lambda z: f(2 * z), 3, dtype=torch.float32)], samples=16, rotations=9)
+    found.append({id: m.value for id, m in compared.metrics.items() if not has_pairs(m.value)})
     taken = processes.shared(range(5), lambda k: (k, processes.rank), "tasks")
 print(json.dumps([found, taken]))
 """
@@ -232,3 +236,41 @@ def test_each_process_takes_every_other_chunk(monkeypatch: pytest.MonkeyPatch) -
         mine, other = halves[0][k], halves[1][k]
         torch.testing.assert_close(mine + other, whole[k], rtol=0, atol=0)
         assert mine.flatten(1).any(1).tolist() == [True] * 3 + [False] * 3 + [True] * 3 + [False]
+
+
+# -- what is said on the way ---------------------------------------------------------------------------
+
+
+def test_long_work_is_forecast_once_as_soon_as_its_pace_is_known(clock: Clock) -> None:
+    said: list[str] = []
+    forecast = Forecast(said.append)
+    for done in range(0, 100, 10):
+        forecast("Jacobians, 12 nats", done, 100)
+        clock.now += 10.0
+    assert len(said) == 1
+    assert said[0].startswith("Jacobians: about 1.5 minutes more")
+    assert said[0].endswith("; --time SECONDS bounds a run")
+
+
+def test_short_work_is_not_forecast(clock: Clock) -> None:
+    said: list[str] = []
+    forecast = Forecast(said.append)
+    for done in range(100):
+        forecast("Jacobians", done, 100)
+        clock.now += 0.2
+    for _ in range(5):  # one after the other, each short
+        for done in range(10):
+            forecast("latents", done, 10)
+            clock.now += 1.0
+        forecast("latents", 10, 10)
+    assert said == []
+
+
+def test_a_forecast_within_a_budget_names_its_end(clock: Clock) -> None:
+    said: list[str] = []
+    forecast = Forecast(said.append)
+    with within(60.0):
+        forecast("Jacobians", 0, 1000)
+        clock.now += 10.0
+        forecast("Jacobians", 10, 1000)
+    assert said[0].startswith("Jacobians: until --time is over")

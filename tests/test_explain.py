@@ -101,3 +101,17 @@ def test_the_citation_file_is_of_this_version_and_paper() -> None:
     assert f"\nversion: {__version__}\n" in text
     assert credit.PAPER.title in text
     assert credit.PAPER.arxiv in text
+
+
+def test_the_page_about_several_processes_fits_a_terminal_and_its_manifest_is_yaml() -> None:
+    from vaeprobe.explain import torchrun
+
+    page = torchrun()
+    assert max(map(len, page.splitlines())) <= 80
+    assert "#SBATCH" in page
+    assert "\\\n" in page
+    yaml = pytest.importorskip("yaml")
+    job = yaml.safe_load(page[page.index("  apiVersion") : page.index("Under a scheduler")])
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    assert container["command"][:2] == ["torchrun", "--nnodes=2"]
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2

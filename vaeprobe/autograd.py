@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,9 +12,30 @@ from importlib import import_module
 import torch
 from torch import Tensor
 
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import UsageError, did_you_mean
 
-__all__ = ["differentiable_kernels", "gradient", "load_forward_mode"]
+__all__ = ["device_named", "differentiable_kernels", "gradient", "load_forward_mode"]
+
+
+def device_named(name: str | torch.device) -> torch.device:
+    """Return the device of a name; `auto` takes a GPU where there is one, and each process of `torchrun` its own.
+
+    Raises:
+        UsageError: no such device.
+    """
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if str(name) in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local % torch.cuda.device_count()}"
+    elif str(name) == "auto":
+        name = "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        kinds = ("cpu", "cuda", "mps", "xpu", "auto")
+        unknown = str(name).partition(":")[0] not in kinds
+        reason = "no such kind of device" if unknown else (str(error).splitlines() or [""])[0]
+        hint = (did_you_mean(str(name), kinds) if unknown else None) or "--device cpu always works"
+        raise UsageError(f"the device `{name}` cannot be used: {reason}", hint=hint) from None
 
 
 @cache

@@ -66,7 +66,10 @@ def index(specs: Mapping[str, MetricSpec]) -> str:
         f"  {name.ljust(width)}  {textwrap.shorten(meaning, 60, placeholder=' …')}"
         for name, (meaning, _) in sorted(codes().items())
     ]
-    topics = [f"  {'policy'.ljust(width)}  keys, precedence and exit codes of `vaeprobe check`"]
+    topics = [
+        f"  {'policy'.ljust(width)}  keys, precedence and exit codes of `vaeprobe check`",
+        f"  {'torchrun'.ljust(width)}  several processes or machines; Slurm and Kubernetes",
+    ]
     return "\n".join(["topics", *topics, "", "metrics", *metrics, "", "findings and errors", *others]) + "\n"
 
 
@@ -104,6 +107,63 @@ def policy() -> str:
         )
         + "\n"
     )
+
+
+TORCHRUN = """\
+torchrun: several processes, or machines, that share one run
+
+  torchrun --standalone --nproc-per-node 8 -m vaeprobe orthogonality MODEL
+
+The processes of every probe share chunks of latents and rows; `check` and
+`compare` give each process models of its own where there are enough;
+`train-linear` gives each its share of the rows. Draws are the same and chunks
+too, so that the numbers are those of one process. The first process writes the
+document; the exit code is the same in all. Every process loads the model: give
+all of them the same files. With --device cuda (or auto) each takes the GPU of
+its local rank and sums go over NCCL, else over gloo.
+
+Slurm: sbatch this; one task a node, which starts that node's processes
+
+  #!/bin/bash
+  #SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=16 --time=01:00:00
+  head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 16 \\
+    --rdzv-backend c10d --rdzv-endpoint "$head:29500" \\
+    -m vaeprobe check 'models/*.safetensors' -o report.json
+
+Kubernetes: an indexed Job behind a headless Service called vaeprobe
+
+  apiVersion: batch/v1
+  kind: Job
+  metadata: {name: vaeprobe}
+  spec:
+    completions: 2
+    parallelism: 2
+    completionMode: Indexed
+    template:
+      spec:
+        subdomain: vaeprobe
+        restartPolicy: Never
+        containers:
+        - name: vaeprobe
+          image: YOUR_IMAGE
+          command: [torchrun, --nnodes=2, --nproc-per-node=4,
+            --rdzv-backend=c10d, "--rdzv-endpoint=vaeprobe-0.vaeprobe:29500",
+            -m, vaeprobe, orthogonality, /models/vae.safetensors,
+            -o, /models/orthogonality.json]
+          volumeMounts: [{name: models, mountPath: /models}]
+        volumes:
+        - name: models
+          persistentVolumeClaim: {claimName: models}
+
+Under a scheduler's own time limit, give --time some minutes less: what does not
+fit is left out and said. `check --resume FILE` goes on where a run was ended.
+"""
+
+
+def torchrun() -> str:
+    """Return the page about several processes."""
+    return TORCHRUN
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -135,6 +135,12 @@ class Processes:
         by_rank = self.gathered(self.together(own))
         return [by_rank[k % self.world][k // self.world] for k in range(len(items))]
 
+    def spread(self, items: Sequence[S], work: Callable[[S], T], description: str) -> list[T]:
+        """Return what `work` makes of every item: one item a process where there are enough, else all at each in turn."""
+        if len(items) >= self.world:
+            return self.shared(items, work, description)
+        return [work(item) for item in track(items, description)]
+
 
 ALONE = Processes()
 _current: ContextVar[Processes] = ContextVar("vaeprobe_processes", default=ALONE)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaeprobe.autograd import device_named
 from vaeprobe.checkpoints import architecture, factory, folders, formats, naming, users_code
 from vaeprobe.checkpoints.blueprint.condition import held
 from vaeprobe.checkpoints.request import Found, Request
@@ -110,7 +111,7 @@ def load(
             found = users_code.by_factory(request, maker, formats.of)
         else:
             found = formats.of(source).read(request)
-        return _decoder(found, request, _dtype(dtype), torch.device(device))
+        return _decoder(found, request, _dtype(dtype), device_named(device))
 
 
 @contextmanager

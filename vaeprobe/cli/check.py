@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -32,6 +32,7 @@ from vaeprobe.gate.formats import FORMATS
 from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.run import Gate
+from vaeprobe.processes import current, joined
 from vaeprobe.render.text import clean
 
 if TYPE_CHECKING:
@@ -147,10 +148,13 @@ def check(
     digest = _digest(policy, baseline, loaded, data)
     streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
-    with output.progress_bar(document.progress and not streaming):
+    with (
+        joined() as processes,
+        output.progress_bar(document.progress and not streaming and processes.rank == 0),
+    ):
         for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest):
             done.append(model)
-            if streaming:
+            if streaming and processes.rank == 0:
                 from vaeprobe.gate.formats import jsonl
 
                 sys.stdout.write(jsonl.model_line(model))
@@ -167,7 +171,8 @@ def check(
             "max_samples": policy.max_samples,
         },
     )
-    _write(finished, document, reports, streaming=streaming)
+    if processes.rank == 0:  # the first process speaks for all
+        _write(finished, document, reports, streaming=streaming)
     return finished.exit_code
 
 
@@ -281,10 +286,14 @@ def _run(
     finished = {t: kept[t] for t in targets if t in kept and _stands(kept[t], digest)}
     fresh = [target for target in targets if target not in finished]
     one = partial(_check_one, gate, loaded, digest)
-    stream = map(one, fresh) if jobs == 1 or len(fresh) < 2 else _parallel(one, fresh, jobs)
+    stream: Iterable[ModelReport]
+    if current().world > 1:
+        stream = current().spread(fresh, one, "checking models")
+    else:
+        stream = map(one, fresh) if jobs == 1 or len(fresh) < 2 else _parallel(one, fresh, jobs)
     reports = itertools.chain(finished.values(), stream)
     for report in track(reports, "checking models", len(targets)):
-        if resume is not None and report.model not in finished:
+        if resume is not None and report.model not in finished and current().rank == 0:
             _keep(resume, report)
         yield report
         if fail_fast and report.exit_code != 0:

@@ -10,6 +10,7 @@ import typer
 from vaeprobe.cli import loading, options
 from vaeprobe.cli.output import Document, progress_bar, write_text
 from vaeprobe.errors import UsageError
+from vaeprobe.processes import joined
 from vaeprobe.render import RENDERERS, Renderer
 
 CompareFormat = Literal["text", "json", "markdown", "html", "csv"]
@@ -64,13 +65,15 @@ def compare(
     document = Document.asked({**values, "format": format}, KNOWN)
     read = [path for model in models for path in loading.inputs(model, {**values, "data": data})]
     document.ready(inputs=[*read, factors])
-    with progress_bar(document.progress):
+    with joined() as processes, progress_bar(document.progress and processes.rank == 0):
         decoders = [loading.load(model, **loading.chosen(values)) for model in models]
         from vaeprobe.comparison.run import compare as run
 
         result = run(
             decoders, data=data, factors=factors, sort=sort, samples=samples, rotations=rotations, seed=seed
         )
+    if processes.rank > 0:  # the first process speaks for all
+        return result.exit_code
     if document.format != "csv":
         return document.emit(result)
     if document.place is not None:

@@ -14,7 +14,7 @@ def explain(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A command, metric id, finding code, error code or `policy`; none lists all.",
+            help="A command, metric id, finding code, error code, `policy` or `torchrun`; none lists all.",
             show_default=False,
         ),
     ] = None,
@@ -59,8 +59,9 @@ def explain(
     if name is None:
         sys.stdout.write(pages.index(specs))
         return
-    if name == "policy":
-        sys.stdout.write(pages.policy())
+    topics = {"policy": pages.policy, "torchrun": pages.torchrun}
+    if name in topics:
+        sys.stdout.write(topics[name]())
         return
     others = {
         "compare": tuple(COMPARED.values()),
@@ -76,7 +77,7 @@ def explain(
         return
     codes = pages.codes()
     if name not in codes:
-        known = ["policy", *probes, *others, *specs, *codes]
+        known = [*topics, *probes, *others, *specs, *codes]
         raise UsageError(
             f"nothing is called `{name}`",
             hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",

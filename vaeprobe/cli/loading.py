@@ -45,7 +45,7 @@ def load(
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: the user's own factory
     return loading.load(
         path,
-        device=options.existing_device(device),
+        device=device,
         output=output_name,
         condition=options.conditions(condition),
         **settings,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import typer
 
-from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.errors import UsageError
 from vaeprobe.render import RENDERERS, Renderer
 
 Command = TypeVar("Command", bound=Callable[..., int])
@@ -105,7 +105,7 @@ ConditionOption = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, ...", rich_help_panel=LOADING)
+    str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, or auto.", rich_help_panel=LOADING)
 ]
 Dtype = Annotated[
     Literal["float32", "float64"] | None,
@@ -206,25 +206,6 @@ def chosen_format(
             f"no document of this command ends in `{suffix}`", hint=f"name it .txt, {names}, or say --format"
         )
     return format or by_suffix.get(suffix, "text")
-
-
-def existing_device(name: str) -> str:
-    """Return the name of a device that torch has here.
-
-    Raises:
-        UsageError: no such device.
-    """
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        kinds = ("cpu", "cuda", "mps", "xpu")
-        unknown = name.partition(":")[0] not in kinds
-        reason = "no such kind of device" if unknown else (str(error).splitlines() or [""])[0]
-        hint = (did_you_mean(name, kinds) if unknown else None) or "--device cpu always works"
-        raise UsageError(f"the device `{name}` cannot be used: {reason}", hint=hint) from None
-    return name
 
 
 def conditions(given: list[str] | None) -> dict[str, str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vaeprobe import writing
+from vaeprobe.budget import about, budget
 from vaeprobe.cli import options, streams
 from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import UsageError, VaeprobeError
@@ -183,11 +185,58 @@ def error(error: VaeprobeError, arguments: Sequence[str], known: Sequence[str] =
         streams.say(f"hint: {clean(hint)}")
 
 
+class Forecast:
+    """Say how long a piece of work will take, once, as soon as its pace shows that it is long.
+
+    Args:
+        say: prints a line.
+    """
+
+    LOOK, LONG = (
+        2.0,
+        20.0,
+    )  # seconds of work before its pace is believed; seconds to come that are worth a line
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.begun: dict[str, tuple[float, float]] = {}
+        self.said: set[str] = set()
+
+    def __call__(self, description: str, done: float, total: float | None) -> None:
+        name, now = description.partition(",")[0], time.monotonic()
+        start, before = self.begun.setdefault(name, (now, done))
+        if done < before or (total is not None and done >= total):
+            self.begun.pop(name)  # the next of its kind begins anew
+            return
+        if name in self.said or total is None or now - start < self.LOOK or done <= before:
+            return
+        to_come = (now - start) / (done - before) * (total - done)
+        if to_come < self.LONG:
+            return
+        self.said.add(name)
+        end = "until --time is over" if budget().left < to_come else f"{about(to_come)} more"
+        self.say(f"{name}: {end}{_memory()}" + ("" if budget().bounded else "; --time SECONDS bounds a run"))
+
+
+def _memory() -> str:
+    """Return how much memory this process took so far, as words to follow others; nothing where nobody knows."""
+    if sys.platform == "win32":
+        return ""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return f", {peak / 1e9:.1f} GB of memory"
+
+
 @contextmanager
 def progress_bar(enabled: bool = True) -> Iterator[None]:
-    """Draw progress on stderr where it is a terminal; nothing for work that ends within a second."""
-    if not enabled or not sys.stderr.isatty():
+    """Draw progress on stderr where it is a terminal, and say once how long work will take that takes long."""
+    if not enabled:
         yield
+        return
+    if not sys.stderr.isatty():
+        with listening(Forecast(streams.say)):
+            yield
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -201,8 +250,10 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
         transient=True,
     )
     tasks: dict[str, Any] = {}
+    forecast = Forecast(lambda line: bar.console.print(line, markup=False, highlight=False))
 
     def listener(description: str, done: float, total: float | None) -> None:
+        forecast(description, done, total)
         name = description.partition(",")[0]  # what follows a comma may change, as in "training, gap 1e-3"
         if name not in tasks:
             tasks[name] = bar.add_task(description, total=total)

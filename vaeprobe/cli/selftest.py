@@ -22,9 +22,10 @@ def selftest(
         vaeprobe selftest
         vaeprobe selftest -v --device cuda
     """
+    from vaeprobe.autograd import device_named
     from vaeprobe.selftest import selftest as run
 
     document = Document.asked(values)
     document.ready()
-    result = run(str(options.existing_device(device)))
+    result = run(str(device_named(device)))
     return document.emit(result)

@@ -28,6 +28,7 @@ from vaeprobe.intervals import LEVEL, stream
 from vaeprobe.latents import numbers
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
+from vaeprobe.processes import current as processes
 from vaeprobe.progress import track
 from vaeprobe.report import Metric, metric_map
 from vaeprobe.result import Result
@@ -78,9 +79,9 @@ def compare(
     names = _names(decoders)
     rows, picked = _rows(decoders, data, samples, seed)
     known = None if factors is None or rows is None else _factors(factors, len(rows))
-    measured: list[dict[str, Result]] = []
     at = rows if data is None or rows is None else rows[picked]
-    for decoder in track(decoders, "measuring"):
+
+    def measure(decoder: Decoder) -> dict[str, Result]:
         found: dict[str, Result] = {
             name: probe_class(name)(samples=samples, seed=seed).measure(decoder) for name in PROBES
         }
@@ -88,7 +89,9 @@ def compare(
             with suppress(VaeprobeError):  # no likelihood, say: the model is compared without an ELBO
                 probe = probe_class("posterior")(data=at, samples=samples, seed=seed)
                 found["posterior"] = probe.measure(decoder)
-        measured.append(found)
+        return found
+
+    measured = processes().spread(decoders, measure, "measuring")
     seen: list[Seen] = []
     pairs: list[Pair] = []
     labelled: list[dict[str, float]] = []
