@@ -183,3 +183,9 @@ def test_turns_cost_both_as_samples_have_it() -> None:
 def test_a_violation_is_positive() -> None:
     with pytest.raises(ValueError, match="positive"):
         sensitivity("polar", (0.0,))
+
+
+def test_the_law_is_finite_where_far_nodes_lose_their_digits() -> None:
+    for family in ("polar", "sheared", "turned"):
+        law = sensitivity(family, (0.9, 1.3))
+        assert all(math.isfinite(x) for column in (law.gap, law.cross, law.explained) for x in column)
