@@ -1,0 +1,68 @@
+"""The table of speeds: every row is measured in units of its own run, and the README's is written by the command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from vaeprobe.engine import gram
+
+from benchmarks import speed
+from benchmarks.speed import MARKERS, PICTURE, ROOT, ROWS, Found, Options
+
+
+def test_a_row_measures_ours_and_what_one_would_use_instead() -> None:
+    found = ROWS["burgess-32"].measure(Options(rounds=1, points=2))
+    assert found.ours > 0
+    assert set(found.instead) == {"vmap(jacfwd)", "functional.jacobian"}
+
+
+def test_what_one_would_use_instead_gives_the_same_matrices() -> None:
+    network = speed.frozen(lambda: speed.tanh_net(3, 20)).double()
+    z = torch.randn(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(speed.by_jacfwd(network)(z), gram(network, z))
+    J = speed.by_functional(network, z)[:, 0]
+    torch.testing.assert_close(J.mT @ J, gram(network, z)[0])
+
+
+def test_the_readme_is_written_by_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    kept = "| Gram matrices, MLP 32-512-512-512-784 | 0.50 | - | x |"
+    path.write_text(f"before\n<!-- speed -->\n| no such row | 1 |\n{kept}\n<!-- /speed -->\nafter\n")
+    for value in (9.0, 0.816):
+        speed.write_readme({"dcgan": Found(value, {"vmap(jacfwd)": 12.34}, "a remark")}, path)
+    rows = path.read_text().splitlines()
+    assert rows[:2] == ["before", "<!-- speed -->"]
+    assert rows[4] == kept  # not measured this time
+    assert rows[5].startswith(
+        "| Gram matrices, DCGAN generator, d = 100 (a remark) | 0.82 | vmap(jacfwd) 12 |"
+    )
+    assert rows[6:] == ["<!-- /speed -->", "after"]
+
+
+def test_the_readme_claims_ratios_of_rows_that_can_be_measured_anew() -> None:
+    table = MARKERS.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert table is not None
+    rows = table[0].splitlines()[3:-1]
+    known = tuple("| " + row.what for row in ROWS.values())
+    assert len(rows) >= 8
+    assert all(line.startswith(known) for line in rows)
+    assert not re.search(r"MISSED|\d m?s\b|second", table[0])
+
+
+def test_the_curves_are_a_picture_of_their_own() -> None:
+    curves = [("latents n", [1, 4, 16], {"gram": [1.0, 0.9, 0.8], "others": [9.0, None, 3.0]})] * 3
+    assert len(list(ElementTree.fromstring(speed.draw(curves)))) == 4  # a style and three panels
+    assert ElementTree.parse(PICTURE).getroot().tag.endswith("svg")
+
+
+@pytest.mark.benchmark
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if not row.long])
+def test_every_row_can_be_measured(name: str) -> None:
+    pytest.importorskip("sklearn")
+    assert ROWS[name].measure(Options(rounds=1, points=2)).ours > 0

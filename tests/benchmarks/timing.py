@@ -1,0 +1,63 @@
+"""Times that survive a busy machine: pieces of work in turns in one process, medians, and ratios of those alone."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Work = Callable[[], object]
+
+
+def clock() -> float:
+    """Return processor time on one thread, which other programs hardly add to, else wall time."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def medians(works: dict[str, Work], rounds: int) -> dict[str, float]:
+    """Return the median time of each piece of work, in seconds, all done in turns after one for warming up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(rounds + 1):
+        for name, work in works.items():
+            start = clock()
+            work()
+            if turn:
+                times[name].append(clock() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def processes(commands: dict[str, Sequence[str]], rounds: int) -> dict[str, float]:
+    """Return the median processor time of whole python processes, in seconds, run in turns."""
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(rounds):
+        for name, arguments in commands.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times[name].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def forward(network: nn.Module, z: Tensor, rows: int) -> Work:
+    """Return the plain forward pass in chunks of so many rows."""
+
+    def work() -> None:
+        with torch.no_grad():
+            for part in z.split(rows):
+                network(part)
+
+    return work
+
+
+def tuned(network: nn.Module, z: Tensor) -> Work:
+    """Return the plain forward pass as fast as it goes: channels last, the best of three sizes of chunk."""
+    last = network.to(memory_format=torch.channels_last)
+    works = {str(rows): forward(last, z, rows) for rows in (64, 256, 1024) if rows <= max(64, 2 * len(z))}
+    best = min(medians(works, 2).items(), key=lambda pair: pair[1])
+    return works[best[0]]
