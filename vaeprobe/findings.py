@@ -501,7 +501,8 @@ PART_OF_JACOBIAN = FindingSpec(
     "note",
     "There are too many columns for all of them: the channels at one random site per latent, or some random latents, "
     "were measured, exactly. Rotating that part alone (the channels alike at every site) leaves the prior as it is, so "
-    "the p-value holds; nothing is said of pairs outside of the part, as of columns of different sites.",
+    "the p-value holds. Of pairs outside of the part speak the energy off the diagonal, of all columns, and the cosines with "
+    "the next site, where latents have space.",
     "--part all measures every column, and --part channels or some as many latents as --samples says.",
 )
 PART_OF_LATENTS = FindingSpec(

@@ -447,3 +447,40 @@ def test_energies_where_there_is_nothing_to_say() -> None:
     assert number(spread, "off_diagonal") == pytest.approx(0, abs=1e-12), (
         "orthogonal columns have none, whatever the probes"
     )
+
+
+# -- neighbouring sites ---
+
+
+def test_cosines_with_the_next_site_are_those_of_the_whole_metric() -> None:
+    from vaeprobe.geometry.gram import column_cosines
+    from vaeprobe.probes.orthogonality.neighbours import cosines_with_the_next_site, next_sites
+
+    probed = conv()  # 3 channels at 2 x 4 sites
+    z = Prior().draw(probed, 12)
+    block = block_of(probed, "channels", 12, 0)
+    assert block is not None
+    site = block.columns[:, 0]
+    beside = next_sites(site, (2, 4), 5)
+    for a, b in zip(site.tolist(), beside.tolist(), strict=True):
+        assert abs(a // 4 - b // 4) + abs(a % 4 - b % 4) == 1
+    C = column_cosines(gram(probed, z)).abs()
+    columns = torch.arange(3) * 8
+    truth = [
+        float(C[n][columns + a][:, columns + b].mean())
+        for n, (a, b) in enumerate(zip(site.tolist(), beside.tolist(), strict=True))
+    ]
+    found = cosines_with_the_next_site(probed, z, block, likelihood=None, seed=5)
+    assert found.tolist() == pytest.approx(truth, rel=1e-9)
+    assert next_sites(torch.zeros(9, dtype=torch.long), (1, 2), 0).tolist() == [1] * 9, (
+        "one axis has no neighbours"
+    )
+    assert len(set(next_sites(torch.full((40,), 5), (3, 4), 0).tolist())) == 4
+
+
+def test_sites_that_share_nothing_are_orthogonal() -> None:
+    apart = measure(per_site(haar(3, 1)), part="channels")
+    assert number(apart, "neighbour_cosine") == 0
+    assert number(measure(conv(), part="channels"), "neighbour_cosine") > 0.01
+    assert not measure(conv(), part="all")["orthogonality.neighbour_cosine"].defined
+    assert not measure(conv(), part="channels", probes=0)["orthogonality.neighbour_cosine"].defined

@@ -197,6 +197,18 @@ METRICS: tuple[MetricSpec, ...] = (
         remedy="A clear positive part means that the factors are there, in a rotated basis: save the rotation.",
     ),
     MetricSpec(
+        id="orthogonality.neighbour_cosine",
+        title="mean |cos| to the next site",
+        better="lower",
+        range="[0, 1]",
+        formula="mean over latents and channels i, j of |cos(J_i at a site, J_j at a neighbouring one)|",
+        source="mean |cos| between columns, of two sites that touch",
+        meaning="Angles between columns of different sites of a map of latents, where their supports overlap most. "
+        "Columns of far sites of a convolutional decoder have none in common.",
+        misleads="It is measured with the channels at a site only, at few latents.",
+        remedy="None needed: neighbouring sites share pixels, and cosines under `orthogonality.mean_abs_cosine` are usual.",
+    ),
+    MetricSpec(
         id="orthogonality.off_diagonal",
         title="energy off the diagonal",
         better="lower",

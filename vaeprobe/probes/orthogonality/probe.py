@@ -15,7 +15,7 @@ from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality import pictures
 from vaeprobe.probes.orthogonality.metrics import METRICS, VERDICTS
 from vaeprobe.published import place
-from vaeprobe.report import Finding, MetricSpec, Section, Table, metric_map
+from vaeprobe.report import Finding, Metric, MetricSpec, Section, Table, metric_map
 from vaeprobe.result import Measured, Result
 from vaeprobe.writing import write
 
@@ -73,6 +73,7 @@ class OrthogonalityResult(Result):
     ima_contrast_rotated = Measured("orthogonality.ima_contrast_rotated")
     fixable = Measured("orthogonality.fixable")
     mean_field_gap = Measured("orthogonality.mean_field_gap")
+    neighbour_cosine = Measured("orthogonality.neighbour_cosine")
     off_diagonal = Measured("orthogonality.off_diagonal")
     off_diagonal_null = Measured("orthogonality.off_diagonal_null")
     participation = Measured("orthogonality.participation")
@@ -206,7 +207,8 @@ class Orthogonality(Probe):
             space; some 64 random latents; auto takes all of up to 128 latents with space and up to 512 without, and
             as many samples of a part as take about a minute.
         probes: random products with J and J^T at each of some latents, for the energy of all columns off the
-            diagonal, where only a part of the columns is measured; 0 for none, 2 at least.
+            diagonal, where only a part of the columns is measured; 0 for none, 2 at least, and no columns of
+            neighbouring sites.
         posterior_draws: draws per data row with latents from the posterior, over which G is averaged.
 
     Source: Allen (2024), arXiv:2410.22559v1, Sections 2 and 3.
@@ -227,7 +229,10 @@ class Orthogonality(Probe):
         ),
         "probes": (
             0,
-            frozenset(f"orthogonality.{m}" for m in ("off_diagonal", "off_diagonal_null", "participation")),
+            frozenset(
+                f"orthogonality.{m}"
+                for m in ("off_diagonal", "off_diagonal_null", "participation", "neighbour_cosine")
+            ),
         ),
         "restarts": (0, frozenset(f"orthogonality.{m}" for m in ("ima_contrast_rotated", "fixable"))),
     }
@@ -281,6 +286,7 @@ class Orthogonality(Probe):
     def _measure(self, decoder: Decoder) -> OrthogonalityResult:
         from vaeprobe.geometry.threads import one_thread_below
         from vaeprobe.latents import Prior
+        from vaeprobe.probes.orthogonality import neighbours
         from vaeprobe.probes.orthogonality.energy import whole_of
         from vaeprobe.probes.orthogonality.numbers import Reading
 
@@ -288,13 +294,17 @@ class Orthogonality(Probe):
         source = self.source()
         z, G, block, limits = self._pullback_metrics(decoder, source)
         fits = (*self.likelihood_findings(decoder, z), *limits)
+        likelihood = self.metric_likelihood(decoder)
         whole = whole_of(
             decoder,
             z,
             G if block is None else None,
-            likelihood=self.metric_likelihood(decoder),
+            likelihood=likelihood,
             probes=self.probes,
             seed=self.seed,
+        )
+        beside = neighbours.metric(
+            decoder, z, block, likelihood=likelihood, seed=self.seed, asked=self.probes >= 2
         )
         with one_thread_below(len(G) * G.shape[-1] ** 3):
             reading = Reading(
@@ -310,12 +320,14 @@ class Orthogonality(Probe):
                 whole=whole,
                 block=block,
             )
-            return self._read(decoder, reading, fits)
+            return self._read(decoder, reading, fits, beside)
 
-    def _read(self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...]) -> OrthogonalityResult:
+    def _read(
+        self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...], beside: Metric
+    ) -> OrthogonalityResult:
         from vaeprobe.probes.orthogonality import words
 
-        metrics = metric_map(reading.metrics())
+        metrics = metric_map([*reading.metrics(), beside])
         word, summary = words.verdict(metrics, reading)
         alignment = metrics["orthogonality.alignment"].value
         if (
