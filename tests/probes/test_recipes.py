@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from vaeprobe.checkpoints.loading import load
-from vaeprobe.probes.beta import Beta
+from vaeprobe.probes.beta import Beta, words
 from vaeprobe.recipe import FAR, Mistake, Recipe
 from vaeprobe.report import Finding
 
@@ -65,3 +66,12 @@ def test_a_gaussian_is_held_to_the_product_with_its_variance() -> None:
     assert found.level == "note"
     assert "implies beta sigma^2 =" in found.message
     assert implied(Recipe(3 * product, "another")).level == "warning"
+
+
+@pytest.mark.parametrize(("variance", "name"), [(None, "beta"), (0.5, "beta sigma^2")])
+def test_it_is_said_where_there_is_no_reading_too(variance: float | None, name: str) -> None:
+    collapsed: Any = SimpleNamespace(estimate=None, likelihood=SimpleNamespace(free_variance=variance))
+    (finding,) = words.implied(collapsed, Recipe(2.0, "beta = 2"))
+    assert finding.level == "note"
+    assert f"implies {name} = 2 (beta = 2), and there is no reading" in finding.message
+    assert words.implied(collapsed, None) == []
