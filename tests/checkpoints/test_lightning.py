@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints.formats import torch_file
-from vaeprobe.errors import UnsafeError
+from vaeprobe.errors import UnsafeError, UsageError
 from vaeprobe.files.source import read_source
 
 TOML = 'latents = 2\n[decoder]\nlayers = [{linear = "0"}, "tanh", {linear = "2"}]\n'
@@ -150,3 +150,47 @@ def test_files_of_others_stay_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": weights(), "config": Config()}, path)
     with pytest.raises(UnsafeError, match=r"somebodys_package\.Config"):
         vaeprobe.load(path)
+
+
+class Sized(nn.Sequential):
+    def __init__(self, latent_dim: int, hidden: int) -> None:
+        super().__init__(nn.Linear(latent_dim, hidden), nn.Tanh(), nn.Linear(hidden, 7))
+
+
+class ByKey(Sized):
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config["latent_dim"], config.get("hidden", 5))
+
+
+class ByAttribute(Sized):
+    def __init__(self, args: Any) -> None:
+        super().__init__(args.latent_dim, getattr(args, "hidden", 5))
+
+
+class ByName(Sized):
+    def __init__(self, **kwargs: Any) -> None:
+        assert "epoch" not in kwargs
+        super().__init__(kwargs["latent_dim"], kwargs["hidden"])
+
+
+@pytest.mark.parametrize("arch", [Sized, ByKey, ByAttribute, ByName])
+@pytest.mark.parametrize("entry", ["hyper_parameters", "config", "args"])
+def test_settings_reach_the_class_in_the_way_that_it_takes_them(
+    tmp_path: Path, arch: type[nn.Module], entry: str
+) -> None:
+    path = saved(tmp_path, **{entry: {"latent_dim": 2, "hidden": 5, "lr": 0.1}})
+    assert vaeprobe.load(path, arch=arch).latent_dim == 2
+
+
+@pytest.mark.parametrize("arch", [ByKey, ByAttribute])
+def test_settings_within_settings_reach_the_class(tmp_path: Path, arch: type[nn.Module]) -> None:
+    name = "config" if arch is ByKey else "args"
+    path = saved(tmp_path, hyper_parameters={name: {"latent_dim": 2, "hidden": 5}, "lr": 0.1})
+    assert vaeprobe.load(path, arch=arch).latent_dim == 2
+
+
+@pytest.mark.parametrize("arch", [ByKey, ByAttribute])
+def test_settings_that_the_checkpoint_does_not_say_are_named(tmp_path: Path, arch: type[nn.Module]) -> None:
+    path = saved(tmp_path, hyper_parameters={"hidden": 5})
+    with pytest.raises(UsageError, match="latent_dim"):
+        vaeprobe.load(path, arch=arch)

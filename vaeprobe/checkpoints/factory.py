@@ -113,6 +113,37 @@ def _file_module(path: Path) -> Any:
 PATHS = ("path", "file", "filename", "filepath", "checkpoint", "ckpt", "weights", "source")
 
 
+# arguments that are all settings in one
+CONFIGS = (
+    "config",
+    "cfg",
+    "conf",
+    "args",
+    "hparams",
+    "hyper_parameters",
+    "hyperparameters",
+    "opt",
+    "opts",
+    "params",
+    "settings",
+)
+# what a checkpoint counts, beside settings
+COUNTS = ("epoch", "epochs", "global_step", "step", "iteration")
+
+
+class Settings(dict[str, Any]):
+    """Settings by key or attribute, whichever a network asks for: `config["latent_dim"]`, `args.latent_dim`."""
+
+    def __init__(self, said: Mapping[str, Any]) -> None:
+        super().__init__({k: Settings(v) if isinstance(v, Mapping) else v for k, v in said.items()})
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the checkpoint says no {name!r}") from None
+
+
 def arguments(
     factory: Callable[..., Any], given: Mapping[str, Any], settings: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Any], bool]:
@@ -139,9 +170,15 @@ def arguments(
             f"{quoted(_name(factory))} takes no argument {quoted(wrong)}",
             hint=did_you_mean(wrong, names) or f"it takes {', '.join(map(quoted, names)) or 'none'}",
         )
-    found = {name: settings[name] for name in names if name in settings} | dict(given)
+    said = {name: settings[name] for name in names if name in settings}
+    found = {k: Settings(v) if isinstance(v, Mapping) else v for k, v in said.items()} | dict(given)
     required = [p for p in parameters if p.default is inspect.Parameter.empty and p.kind not in variadic]
+    if open_ended and not names:  # it says itself what it takes of them, as Lightning's classes do
+        found = {k: v for k, v in settings.items() if k.isidentifier() and k not in COUNTS} | found
     missing = [p.name for p in required if p.name not in found]
+    if settings and len(missing) == 1 and missing[0] in CONFIGS:
+        found[missing[0]] = Settings(settings)
+        missing = []
     first = required[0] if required else None
     positional = first is not None and first.kind is not inspect.Parameter.KEYWORD_ONLY
     is_class = isinstance(factory, type) and issubclass(factory, nn.Module)
