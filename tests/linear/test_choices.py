@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -166,3 +168,27 @@ def test_a_column_without_any_value_is_named() -> None:
     X[:, 3] = np.inf
     with pytest.raises(InputError, match="infinite"):
         missing.fit(X, 2)
+
+
+def test_missing_values_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block by block from the file, in float32 or float64, EM takes the steps that it takes in memory."""
+    from vaeprobe.data import open_data
+
+    rng = np.random.default_rng(3)
+    X = generated(700)
+    X[rng.random(X.shape) < 0.2] = np.nan
+    X[5] = np.nan
+    np.save(tmp_path / "x.npy", X)
+    monkeypatch.setattr(missing, "BLOCK_NUMBERS", 64 * 25)
+    whole = missing.fit(X, 4)
+    reads = []
+    monkeypatch.setattr(missing, "CACHE_BYTES", 0)
+    data = open_data(tmp_path / "x.npy", nonfinite="keep")
+    blocks = type(data).blocks
+    monkeypatch.setattr(type(data), "blocks", lambda *a, **k: reads.append(a[1]) or blocks(*a, **k))
+    found = missing.fit(data, 4)
+    assert set(reads) == {64}
+    assert len(reads) == found.steps + 3  # a look, the start, and every step
+    assert found.loglik == pytest.approx(whole.loglik, rel=1e-12)
+    assert found.sigma2 == pytest.approx(whole.sigma2, rel=1e-9)
+    np.testing.assert_allclose(found.spectrum.values, whole.spectrum.values, rtol=1e-9)

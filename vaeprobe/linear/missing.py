@@ -8,17 +8,22 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.budget import budget
+from vaeprobe.data import Data, in_memory
+from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.linear.closed_form import LOG_2PI, completed
-from vaeprobe.linear.spectrum import Spectrum
+from vaeprobe.linear.spectrum import CACHE_BYTES, EXACT_COLUMNS, Spectrum
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     Array: TypeAlias = NDArray[np.float64]
 
 STEPS = 5000
+BLOCK_NUMBERS = 2**20  # numbers of a block's second moments, or of the block
 TOLERANCE = 1e-10  # gain of log-likelihood per row, nats, under which EM has come to rest
 
 
@@ -45,70 +50,155 @@ class MissingFit:
     converged: bool
 
 
-def fit(X: Array, d: int, *, sigma2: float | None = None, steps: int = STEPS, seed: int = 0) -> MissingFit:
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows with gaps, block by block.
+
+    Attributes:
+        n: rows with a value in them.
+        m: columns.
+        count: values that are there.
+        mean: of each column, over what is there, shape (m,).
+        energy: sum of squares of what is there.
+        size: rows per block.
+    """
+
+    data: Data
+    n: int
+    m: int
+    count: int
+    mean: Array
+    energy: float
+    size: int
+
+    @classmethod
+    def of(cls, X: Array | Data, d: int) -> _Rows:
+        data = X if isinstance(X, Data) else in_memory(np.asarray(X), nonfinite="keep")
+        m = data.columns
+        if isinstance(X, Data) and data.rows * m * 8 <= CACHE_BYTES:
+            data = in_memory(data.read(dtype=np.float64).reshape(-1, m), nonfinite="keep")
+        size = max(64, BLOCK_NUMBERS // max(m, (d + 1) ** 2))
+        n, there, sums, energy = 0, np.zeros(m, np.int64), np.zeros(m), 0.0
+        for block in data.blocks(size, dtype=np.float64):
+            if np.isinf(block).any():
+                raise InputError(
+                    "the data hold infinite values, which are not missing ones",
+                    hint="--drop-nonfinite leaves their rows out",
+                )
+            seen = np.isfinite(block)
+            n += int(seen.any(axis=1).sum())
+            there += seen.sum(axis=0)
+            values = np.where(seen, block, 0.0)
+            sums += values.sum(axis=0)
+            energy += float(np.square(values).sum())
+        if not there.all():
+            column = int(np.flatnonzero(there == 0)[0])
+            raise InputError(f"column {column} (counted from 0) has no value at all", hint="leave it out")
+        if not 1 <= d < m:
+            raise UsageError(
+                f"{d} latents are not possible for data of {m} columns", hint=f"choose from 1 to {m - 1}"
+            )
+        if n < 2:
+            raise InputError("a covariance needs two rows or more with a value in them")
+        return cls(data, n, m, int(there.sum()), sums / there, energy, size)
+
+    def blocks(self) -> Iterator[tuple[Array, NDArray[np.bool_]]]:
+        """Yield rows with a value in them, 0 where there is none, and where there is one, each shape (b, m)."""
+        for block in self.data.blocks(self.size, dtype=np.float64):
+            seen = np.isfinite(block)
+            some = seen.any(axis=1)
+            yield np.where(seen, block, 0.0)[some], seen[some]
+
+    def axes(self) -> tuple[Array, Array]:
+        """Return the principal axes of the rows with each gap filled by its column's mean, and their variances."""
+        if self.m > EXACT_COLUMNS:
+            if self.n * self.m * 8 > CACHE_BYTES:
+                raise ResourceError(
+                    f"{self.n} rows of {self.m} columns with gaps do not fit into memory",
+                    hint=f"choose up to {EXACT_COLUMNS} columns, or fewer rows",
+                )
+            filled = np.concatenate(
+                [np.where(seen, values - self.mean, 0.0) for values, seen in self.blocks()]
+            )
+            U, s, _ = np.linalg.svd(filled.T, full_matrices=False)
+            return U, s**2 / self.n
+        S = np.zeros((self.m, self.m))
+        for values, seen in self.blocks():
+            filled = np.where(seen, values - self.mean, 0.0)
+            S += filled.T @ filled
+        found, vectors = np.linalg.eigh(S / self.n)
+        return vectors[:, ::-1], np.maximum(found[::-1], 0.0)
+
+
+@dataclass(eq=False)
+class _Sums:
+    """What the rows say at one step: of log-determinants and squares, and the regressions of the columns on (z, 1)."""
+
+    log_det: float
+    square: float
+    A: Array
+    B: Array
+
+
+def _e_step(rows: _Rows, W: Array, mean: Array, noise: float) -> _Sums:
+    m, d = W.shape
+    pairs = (W[:, :, None] * W[:, None, :]).reshape(m, d * d)
+    sums = _Sums(0.0, 0.0, np.zeros((m, d + 1, d + 1)), np.zeros((m, d + 1)))
+    for values, seen in rows.blocks():
+        b, mask = len(values), seen.astype(np.float64)
+        Y = np.where(seen, values - mean, 0.0)
+        M = (mask @ pairs).reshape(b, d, d) + noise * np.eye(d)
+        L = np.linalg.cholesky(M)
+        inverse = np.linalg.inv(M)
+        projected = Y @ W
+        z = np.einsum("nij,nj->ni", inverse, projected)
+        sums.log_det += 2 * float(np.log(np.diagonal(L, axis1=1, axis2=2)).sum())
+        sums.square += float(np.square(Y).sum() - (z * projected).sum())
+        second = np.empty((b, d + 1, d + 1))
+        second[:, :d, :d] = noise * inverse + z[:, :, None] * z[:, None, :]
+        second[:, :d, d] = second[:, d, :d] = z
+        second[:, d, d] = 1.0
+        sums.A += (mask.T @ second.reshape(b, -1)).reshape(m, d + 1, d + 1)
+        sums.B += values.T @ np.hstack([z, np.ones((b, 1))])
+    return sums
+
+
+def fit(
+    X: Array | Data, d: int, *, sigma2: float | None = None, steps: int = STEPS, seed: int = 0
+) -> MissingFit:
     """Return the maximum-likelihood PPCA of rows whose missing values are NaN.
 
     The values must be missing at random.  EM starts from the mean and the principal axes of the rows with
-    each gap filled by its column's mean.
+    each gap filled by its column's mean.  Rows are read block by block at every step, from memory where they fit.
 
     Args:
-        X: shape (n, m), NaN where missing.
+        X: shape (n, m), NaN where missing; or `Data` that keeps what is not finite.
         d: number of latents, below m.
         sigma2: noise variance; None learns it.
 
     Raises:
         InputError: a column or every row is missing altogether, or a value is infinite.
         UsageError: d is out of range.
+        ResourceError: more columns than a covariance is formed of, and rows that do not fit into memory.
     """
-    seen = np.isfinite(X)
-    n, m = X.shape
-    if np.isinf(X).any():
-        raise InputError(
-            "the data hold infinite values, which are not missing ones",
-            hint="--drop-nonfinite leaves their rows out",
-        )
-    if not seen.any(axis=0).all():
-        column = int(np.flatnonzero(~seen.any(axis=0))[0])
-        raise InputError(f"column {column} (counted from 0) has no value at all", hint="leave it out")
-    if not 1 <= d < m:
-        raise UsageError(
-            f"{d} latents are not possible for data of {m} columns", hint=f"choose from 1 to {m - 1}"
-        )
-    kept = seen.any(axis=1)
-    X, seen = X[kept], seen[kept]
-    n = len(X)
-    if n < 2:
-        raise InputError("a covariance needs two rows or more with a value in them")
-    mask = seen.astype(np.float64)
-    count = mask.sum()
-    mean = np.where(seen, X, 0.0).sum(axis=0) / mask.sum(axis=0)
-    filled = np.where(seen, X - mean, 0.0)
-    U, s, _ = np.linalg.svd(filled.T, full_matrices=False)
-    variance = s**2 / n
+    rows = _Rows.of(X, d)
+    n, m, count, mean = rows.n, rows.m, rows.count, rows.mean
+    U, variance = rows.axes()
     noise = sigma2 or max(float(variance[d:].sum()) / (m - d), 1e-6 * float(variance.sum()) / m)
     W = completed(U[:, :d], d)
     W = W * np.sqrt(np.maximum(np.append(variance, np.zeros(d))[:d] - noise, 1e-3 * noise))
 
-    Z0 = np.where(seen, X, 0.0)
-    eye = np.eye(d)
     trace: list[tuple[int, float]] = []
     last, loglik, converged, step = -math.inf, -math.inf, False, 0
     for step in range(steps + 1):
-        Y = np.where(seen, X - mean, 0.0)
-        pairs = (W[:, :, None] * W[:, None, :]).reshape(m, d * d)
-        M = (mask @ pairs).reshape(n, d, d) + noise * eye
-        L = np.linalg.cholesky(M)
-        inverse = np.linalg.inv(M)
-        projected = Y @ W
-        z = np.einsum("nij,nj->ni", inverse, projected)
-        log_det = 2 * np.log(np.diagonal(L, axis1=1, axis2=2)).sum(axis=1)
-        square = (np.square(Y).sum() - (z * projected).sum()) / noise
-        loglik = (
-            -0.5 * float(count * LOG_2PI + log_det.sum() + (count - n * d) * math.log(noise) + square) / n
-        )
+        sums = _e_step(rows, W, mean, noise)
+        square = sums.square / noise
+        loglik = -0.5 * (count * LOG_2PI + sums.log_det + (count - n * d) * math.log(noise) + square) / n
         if step % 10 == 0:
             trace.append((step, loglik))
             tell("EM on missing values", step, steps)
+            if budget().bounded and not budget().affords(0.2 * budget().seconds):
+                break
         if loglik - last <= TOLERANCE * max(1.0, abs(loglik)) and step > 0:
             converged = True
             break
@@ -116,21 +206,13 @@ def fit(X: Array, d: int, *, sigma2: float | None = None, steps: int = STEPS, se
         if step == steps:
             break
         # M step: each column of the data is a regression on (z, 1) over the rows where it is seen
-        second = np.empty((n, d + 1, d + 1))
-        second[:, :d, :d] = noise * inverse + z[:, :, None] * z[:, None, :]
-        second[:, :d, d] = second[:, d, :d] = z
-        second[:, d, d] = 1.0
-        A = (mask.T @ second.reshape(n, -1)).reshape(m, d + 1, d + 1)
-        augmented = np.hstack([z, np.ones((n, 1))])
-        B = Z0.T @ augmented
+        A, B = sums.A, sums.B
         ridge = 1e-12 * np.trace(A, axis1=1, axis2=2)[:, None, None] / (d + 1) * np.eye(d + 1)
         solved = np.linalg.solve(A + ridge, B[:, :, None])[:, :, 0]
         W, mean = solved[:, :d], solved[:, d]
         if sigma2 is None:
             energy = (
-                np.square(Z0).sum()
-                - 2 * (solved * B).sum()
-                + (solved[:, :, None] * A * solved[:, None, :]).sum()
+                rows.energy - 2 * (solved * B).sum() + (solved[:, :, None] * A * solved[:, None, :]).sum()
             )
             noise = max(float(energy / count), 1e-12 * float(variance.sum()) / m)
     tell("EM on missing values", steps, steps)
@@ -148,4 +230,4 @@ def fit(X: Array, d: int, *, sigma2: float | None = None, steps: int = STEPS, se
         residuals=np.zeros(d),
         resolution=float(values[0]) * 1e-12,
     )
-    return MissingFit(spectrum, noise, loglik, 1 - float(count) / (n * m), step, tuple(trace), converged)
+    return MissingFit(spectrum, noise, loglik, 1 - count / (n * m), step, tuple(trace), converged)

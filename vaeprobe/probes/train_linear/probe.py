@@ -315,9 +315,8 @@ class TrainLinear(Question):
         from vaeprobe.probes.train_linear.numbers import RANDOMIZED_PAIRS
 
         if self.missing == "em":
-            X = own.read(dtype="float64").reshape(-1, own.columns)
             noise = None if self.fixed is None else self.beta * self.fixed  # Theorem 3
-            fitted = missing.fit(X, int(self.latent_dim), sigma2=noise, seed=self.seed)
+            fitted = missing.fit(own, int(self.latent_dim), sigma2=noise, seed=self.seed)
             return fitted, fitted.spectrum
         wanted = RANDOMIZED_PAIRS if self.latent_dim == "auto" else int(self.latent_dim) + 1
         folds = dimension.FOLDS if self.latent_dim == "auto" and self.fixed is None else 1
