@@ -498,3 +498,24 @@ def test_factors_stand_beside_the_rest(capsys: pytest.CaptureFixture[str], tmp_p
     ]
     assert run(["compare", *models, *given, "-v"]) == 0
     assert "MIG" in capsys.readouterr().out
+
+
+# -- published models ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", ["betaH_mnist", "btcvae_mnist"])
+def test_published_models_share_their_axes_in_part(models: Path, other: str) -> None:
+    files = [models / "disvae" / name / "model.pt" for name in ("VAE_mnist", other)]
+    if not all(file.is_file() for file in files):
+        pytest.skip("not among the checkpoints here")
+    x = torch.from_numpy(np.load(models / "data" / "mnist32_1000.npy")[:128] / 255.0).float()
+    found = pair([see(vaeprobe.load(str(file)), x) for file in files], 0, 1, count=99, seed=0)
+    assert found.columns is not None
+    assert found.tangents is not None
+    assert found.codes.p_value == found.columns.p_value == 0.01
+    assert 0.5 < found.codes.value < 0.9
+    assert found.columns.value < 0.75
+    assert 0.4 < found.tangents < 0.8
+    # latent space and data space match the same latents
+    same = set(found.codes.pairs) & set(found.columns.pairs)
+    assert len(same) >= 0.7 * len(found.codes.pairs)
