@@ -102,7 +102,10 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
         prefix="decoder.",
         conditions=conditions_of(decoder.module, "decoder."),
         assumptions=_assumptions(decoder),
+        dispersion="dispersion" if decoder.dispersion is not None else "",
     )
+    if decoder.dispersion is not None:
+        tensors["dispersion"] = decoder.dispersion.to(decoder.dtype)
     plan, own = _plan_of(decoder)
     return replace(bp, encoder=plan), {**tensors, **own}
 

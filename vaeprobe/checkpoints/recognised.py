@@ -40,7 +40,7 @@ def parts_of(
         latent_shape=bp.latent_shape,
         conditions=bp.conditions,
         recipe=found.recipe,
-        dispersion=_dispersion(found, bp, tensors),
+        dispersion=_dispersion(found, bp, tensors) if found.log_dispersion else parts.dispersion,
         notes=(*parts.notes, *_notes(found, bp)),
     )
 

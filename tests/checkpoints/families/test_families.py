@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import vaeprobe
 from vaeprobe import likelihoods
 from vaeprobe.checkpoints import families
+from vaeprobe.checkpoints.conversion import write
 from vaeprobe.checkpoints.families import Clues
 from vaeprobe.errors import ArchitectureError, UsageError
 
@@ -839,6 +840,13 @@ def test_the_zeros_of_another_cause_enter_the_metric_and_the_density(tmp_path: P
     # without the head it is another metric: the head matters here
     nb = likelihoods.by_name("nb", decoder.output_shape, given)
     assert not torch.allclose(G, vaeprobe.engine.gram(decoder, z, likelihood=nb)[0], rtol=1e-2)
+    # what is converted keeps both outputs, and the dispersions
+    write(decoder, tmp_path / "model.safetensors")
+    again = vaeprobe.load(tmp_path / "model.safetensors")
+    assert again.returns == decoder.returns
+    assert again.dispersion is not None
+    assert decoder.dispersion is not None
+    assert torch.equal(again.dispersion, decoder.dispersion)
     # every probe takes it in by the name of the likelihood
     ours = vaeprobe.orthogonality(decoder, samples=8, likelihood=zinb.name, rotations=9)
     theirs = vaeprobe.orthogonality(whole, samples=8, likelihood=zinb.name, rotations=9)

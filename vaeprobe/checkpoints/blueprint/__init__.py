@@ -9,6 +9,7 @@ A decoder of linear layers, with nothing left out:
 ```toml
 latents = 20                     # d; may be left out where the first layer tells it
 likelihood = "bernoulli"         # gaussian, bernoulli, poisson or categorical; leave out where it is not known
+# dispersion = "theta"           # of a negative binomial: the tensor of its inverse dispersions, one an output
 parameter = "mean"               # what the output is: "mean" (the default), or "natural" for logits, log-rates
 
 [decoder]

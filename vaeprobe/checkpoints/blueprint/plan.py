@@ -27,6 +27,7 @@ class Blueprint:
         latents: groups of latents in order; empty where the first layer tells their number.
         likelihood: gaussian, bernoulli, poisson, categorical, or None where it is not known.
         parameter: whether the output is the likelihood's mean or its natural parameter.
+        dispersion: name of the tensor of inverse dispersions of a negative binomial, one number an output.
         prefix: put before every tensor name of the decoder.
         encoder: the encoder, where it is described.
         name: what to call it: a preset's name.
@@ -40,6 +41,7 @@ class Blueprint:
     latents: Latents = ()
     likelihood: str | None = None
     parameter: Literal["mean", "natural"] = "mean"
+    dispersion: str = ""
     prefix: str = ""
     encoder: EncoderPlan | None = None
     conditions: tuple[Condition, ...] = ()
@@ -127,6 +129,8 @@ class Blueprint:
             lines.append(f"likelihood = {toml_value(self.likelihood)}")
         if self.parameter != "mean":
             lines.append(f"parameter = {toml_value(self.parameter)}")
+        if self.dispersion:
+            lines.append(f"dispersion = {toml_value(self.dispersion)}")
         if self.assumptions:
             lines.append("# what was guessed: check each line, mend the layers below, and delete it here")
             lines.append("assumptions = [")

@@ -86,6 +86,7 @@ class _Reader:
                 "latents",
                 "likelihood",
                 "parameter",
+                "dispersion",
                 "assumptions",
                 "prior",
                 "condition",
@@ -115,6 +116,7 @@ class _Reader:
             "parameter": cast(
                 Literal["mean", "natural"], self.text(table, "parameter", "mean", place, ("mean", "natural"))
             ),
+            "dispersion": self.text(table, "dispersion", "", place),
             "prefix": self.text(decoder, "prefix", "", "[decoder]"),
             "encoder": self.encoder(self.table(table, "encoder")) if "encoder" in table else None,
             "name": self.text(table, "name", "", place),

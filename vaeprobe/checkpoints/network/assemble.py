@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint import Blueprint
@@ -60,6 +61,7 @@ def assemble(bp: Blueprint, tensors: Mapping[str, Tensor]) -> Parts:
         prior=tuple(Group(kind, size) for kind, size in network.latents),
         learned=learned,
         parameter=bp.parameter,
+        dispersion=own.need(bp.dispersion).detach().to(torch.float64) if bp.dispersion else None,
         output=bp.layers[-1].branches[0][0] or None if bp.layers[-1].branches else None,
         likelihood=bp.likelihood,
         encoder=Encoder(
