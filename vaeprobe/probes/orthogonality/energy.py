@@ -106,7 +106,7 @@ class Whole:
         s, residual = self.top.s, self.top.residual
         return [
             Table(
-                title=f"Largest singular values of the whole Jacobian, at {len(s)} latents",
+                title=f"Largest singular values of the whole Jacobian, at {len(s)} latent{'s' if len(s) > 1 else ''}",
                 columns=["", "root mean square", "residual / s0"],
                 rows=[
                     [f"s{i}", float(s[:, i].square().mean().sqrt()), float(residual[:, i].max())]
@@ -146,12 +146,14 @@ def whole_of(
             None, k, why="a part of the columns was measured, and no random probes of all were asked for"
         )
     cost = PASSES * probes * choose(decoder, natural=decoder.natural_for(likelihood)).widest
-    few = z[: min(MOST, max(LEAST, int(WORK // cost)))]
+    # half of what the columns of the part may cost
+    few = z[: min(MOST, max(LEAST, int(WORK // (2 * cost))))]
     found = energies(decoder, few, probes=probes, seed=seed, likelihood=likelihood)
     if not (torch.isfinite(found.total).all() and found.total.mean() > 0):
         return Whole(None, k, why="every column of the Jacobian is zero, or it is not finite")
     top = None
     if likelihood is None:
         count = min(TRIPLETS, k, decoder.data_dim)
-        top = singular_triplets(decoder, z[:TRIPLETS_AT], count, products=PRODUCTS, tolerance=1e-2, seed=seed)
+        at = z[: TRIPLETS_AT if len(few) == min(MOST, len(z)) else 1]
+        top = singular_triplets(decoder, at, count, products=PRODUCTS, tolerance=1e-2, seed=seed)
     return Whole(found, k, probes, top)
