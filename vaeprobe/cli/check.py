@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import datetime
 import glob
-import hashlib
 import itertools
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,13 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from vaeprobe import writing
-from vaeprobe._version import __version__
 from vaeprobe.cli import loading, options, output, streams
 from vaeprobe.cli.output import Document
-from vaeprobe.errors import InputError, ResourceError, UsageError, did_you_mean
-from vaeprobe.files.source import read_text
+from vaeprobe.errors import ResourceError, UsageError, did_you_mean
 from vaeprobe.gate import baseline as baselines
-from vaeprobe.gate import policy_file
+from vaeprobe.gate import journal, policy_file
 from vaeprobe.gate.formats import FORMATS
 from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Override, Policy
@@ -145,7 +140,7 @@ def check(
         gate = Gate(policy=policy, data=data)
         return _update(gate, targets, baseline or Path(BASELINE_FILE), loaded, document.progress)
     gate = Gate(policy=policy, baseline=_needed_baseline(policy, targets, baseline), data=data)
-    digest = _digest(policy, baseline, loaded, data)
+    digest = journal.digest_of(policy, (baseline, loaded["blueprint"], data), loaded)
     streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
     with (
@@ -221,40 +216,6 @@ def _report_target(text: str) -> tuple[str, Path]:
     return format, Path(path)
 
 
-def _digest(policy: Policy, baseline: Path | None, loaded: dict[str, Any], data: str | None) -> str:
-    """Return a hash of everything besides the model's own files that an outcome depends on."""
-    body = __version__ + policy.digest() + json.dumps(loaded, sort_keys=True, default=str)
-    if policy.waivers:
-        body += datetime.date.today().isoformat()
-    every = [data, policy.data, *(o.data for o in policy.overrides)]
-    for path in (baseline, loaded["blueprint"], *every):
-        body += _fingerprint(path)
-    return hashlib.sha256(body.encode()).hexdigest()
-
-
-def _sha256(path: Path | str | None) -> str:
-    """Return the hash of a file's bytes; empty where there is none."""
-    if path is None or not Path(path).is_file():
-        return ""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fingerprint(path: Path | str | None) -> str:
-    """Return the hash of a file's bytes, of the names, sizes and times in a folder or of a glob."""
-    if path is None or Path(path).is_file():
-        return _sha256(path)
-    found = sorted(Path(path).rglob("*")) if Path(path).is_dir() else map(Path, sorted(glob.glob(str(path))))
-    return "".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns};" for p in found)
-
-
-def _inputs(digest: str, target: str, sha256: str) -> str:
-    """Return a hash of all that the report on a model with bytes of this hash depends on."""
-    from vaeprobe.checkpoints.architecture import path_beside
-
-    return hashlib.sha256(f"{digest} {sha256} {_sha256(path_beside(Path(target)))}".encode()).hexdigest()
-
-
 # -- running ----------------------------------------------------------------------------------------
 
 
@@ -267,7 +228,7 @@ def _for(policy: Policy, model: str, loaded: dict[str, Any]) -> dict[str, Any]:
 def _check_one(gate: Gate, loaded: dict[str, Any], digest: str, model: str) -> ModelReport:
     report = gate.check(model, lambda path: loading.load(Path(path), **_for(gate.policy, model, loaded)))
     sha256 = report.artifact.sha256 if report.artifact else ""
-    return replace(report, inputs_sha256=_inputs(digest, model, sha256))
+    return replace(report, inputs_sha256=journal.inputs(digest, model, sha256))
 
 
 def _run(
@@ -282,8 +243,8 @@ def _run(
     """Yield reports as they finish; finished ones are kept in, and taken from, the resume file."""
     from vaeprobe.progress import track
 
-    kept = {} if resume is None else _kept(resume)
-    finished = {t: kept[t] for t in targets if t in kept and _stands(kept[t], digest)}
+    kept = {} if resume is None else journal.read(resume)
+    finished = {t: kept[t] for t in targets if t in kept and journal.stands(kept[t], digest)}
     fresh = [target for target in targets if target not in finished]
     one = partial(_check_one, gate, loaded, digest)
     stream: Iterable[ModelReport]
@@ -294,7 +255,7 @@ def _run(
     reports = itertools.chain(finished.values(), stream)
     for report in track(reports, "checking models", len(targets)):
         if resume is not None and report.model not in finished and current().rank == 0:
-            _keep(resume, report)
+            journal.append(resume, report)
         yield report
         if fail_fast and report.exit_code != 0:
             return
@@ -312,51 +273,6 @@ def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> I
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _stands(report: ModelReport, digest: str) -> bool:
-    """Whether a kept report would come out the same today."""
-    return report.failure is None and report.inputs_sha256 == _inputs(
-        digest, report.model, _sha256(report.model)
-    )
-
-
-def _kept(path: Path) -> dict[str, ModelReport]:
-    """Return the latest report of each model in a resume file; a torn last line is cut off."""
-    if not path.exists():
-        return {}
-    out: dict[str, ModelReport] = {}
-    try:
-        text = read_text(path, 1 << 30)
-        whole = text[: text.rfind("\n") + 1]
-        for line in whole.splitlines():
-            body = json.loads(line)
-            if body["kind"] == "model":
-                report = ModelReport.from_dict(body)
-                out[report.model] = report
-        if whole != text:
-            writing.write_text(path, whole)
-    except OSError as error:
-        raise InputError(f"cannot read `{path}`: {error.strerror}") from None
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise InputError(
-            f"`{path}` is no result file of vaeprobe", hint="name a new file for --resume"
-        ) from None
-    return out
-
-
-def _keep(path: Path, report: ModelReport) -> None:
-    from vaeprobe.gate.formats import jsonl
-
-    try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(jsonl.model_line(report))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UsageError(f"cannot write `{path}`: {error.strerror}") from None
 
 
 def _baseline(path: Path) -> dict[str, baselines.Record]:

@@ -1,0 +1,105 @@
+"""The journal of a check: the report on each finished model, a line each, so that a run that was stopped goes on.
+
+A report is taken from it only where it would come out the same today: of the same bytes, by the same rules,
+against the same baseline and data.
+"""
+
+from __future__ import annotations
+
+import datetime
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from vaeprobe import writing
+from vaeprobe._version import __version__
+from vaeprobe.checkpoints.architecture import path_beside
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.files.source import read_text
+from vaeprobe.gate.formats import jsonl
+from vaeprobe.gate.outcome import ModelReport
+from vaeprobe.gate.policy import Policy
+
+
+def read(path: Path) -> dict[str, ModelReport]:
+    """Return the latest report of each model in a resume file; a torn last line is cut off."""
+    if not path.exists():
+        return {}
+    out: dict[str, ModelReport] = {}
+    try:
+        text = read_text(path, 1 << 30)
+        whole = text[: text.rfind("\n") + 1]
+        for line in whole.splitlines():
+            body = json.loads(line)
+            if body["kind"] == "model":
+                report = ModelReport.from_dict(body)
+                out[report.model] = report
+        if whole != text:
+            writing.write_text(path, whole)
+    except OSError as error:
+        raise InputError(f"cannot read `{path}`: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise InputError(
+            f"`{path}` is no result file of vaeprobe", hint="name a new file for --resume"
+        ) from None
+    return out
+
+
+def append(path: Path, report: ModelReport) -> None:
+    """Write a report on the disk, whatever stops the run afterwards."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(jsonl.model_line(report))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UsageError(f"cannot write `{path}`: {error.strerror}") from None
+
+
+def stands(report: ModelReport, digest: str) -> bool:
+    """Whether a kept report would come out the same today."""
+    return report.failure is None and report.inputs_sha256 == inputs(
+        digest, report.model, _sha256(report.model)
+    )
+
+
+def digest_of(policy: Policy, files: Iterable[Path | str | None], loaded: Mapping[str, object]) -> str:
+    """Return a hash of everything besides the model's own files that an outcome depends on.
+
+    Args:
+        policy: the rules.
+        files: what the command line names besides: baseline, blueprint, data.
+        loaded: how models are loaded.
+    """
+    body = __version__ + policy.digest() + json.dumps(loaded, sort_keys=True, default=str)
+    if policy.waivers:
+        body += datetime.date.today().isoformat()
+    for path in (*files, policy.data, *(o.data for o in policy.overrides)):
+        body += _fingerprint(path)
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def inputs(digest: str, target: str, sha256: str) -> str:
+    """Return a hash of all that the report on a model with bytes of this hash depends on."""
+    return hashlib.sha256(f"{digest} {sha256} {_sha256(path_beside(Path(target)))}".encode()).hexdigest()
+
+
+def _fingerprint(path: Path | str | None) -> str:
+    """Return the hash of a file's bytes, of the names, sizes and times in a folder or of a glob."""
+    if path is None or Path(path).is_file():
+        return _sha256(path)
+    found = sorted(Path(path).rglob("*")) if Path(path).is_dir() else map(Path, sorted(glob.glob(str(path))))
+    return "".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns};" for p in found)
+
+
+def _sha256(path: Path | str | None) -> str:
+    """Return the hash of a file's bytes; empty where there is none."""
+    if path is None or not Path(path).is_file():
+        return ""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
