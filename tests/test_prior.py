@@ -119,6 +119,8 @@ def test_a_mixture_is_drawn_from_and_not_taken_for_standard() -> None:
     assert {"learned-prior", "approximate-p-value"} <= {f.code for f in found.findings}
     with pytest.raises(UsageError, match="factorise holds latents against N"):
         vaeprobe.factorise(decoder)
+    traced = vaeprobe.trace(decoder, samples=1, length=0.2)
+    assert any("log_factor of seams are those of N(0, I)" in f.message for f in traced.findings)
     mean, deviation = mixture().moments()
     z = Grid(extent=1.0).draw(decoder, 9)
     torch.testing.assert_close(z.min(0).values, mean - deviation)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.budget import in_time, within
 from vaeprobe.errors import UsageError
-from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.findings import LEARNED_PRIOR, TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.trace import pictures
 from vaeprobe.probes.trace.metrics import METRICS, VERDICTS
@@ -311,6 +311,9 @@ class Trace(Probe):
         from vaeprobe.seams.views import trace_net, traverse
 
         decoder = decoder.standardised()
+        if decoder.learned is not None:  # a mixture: no units make it N(0, I)
+            densities = "the log_prior and log_factor of seams are those of N(0, I), not of the mixture"
+            decoder = replace(decoder, notes=(*decoder.notes, Finding(LEARNED_PRIOR, densities)))
         settings, starts = self.settings(decoder), self.samples
         part = part_of(decoder, self.part, self.seed, whole=decoder.latent_dim)
         if part is not None:
