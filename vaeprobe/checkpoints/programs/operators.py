@@ -182,7 +182,8 @@ def small(out: Any) -> None:
         ResourceError: one is.
     """
     for tensor in out if isinstance(out, (tuple, list)) else (out,):
-        if isinstance(tensor, Tensor) and tensor.numel():
+        # while a program is traced a size is no number yet: it may be bounded, not converted
+        if isinstance(tensor, Tensor) and tensor.numel() > LARGEST:
             charge(tensor.shape)
 
 
