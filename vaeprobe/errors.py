@@ -33,6 +33,7 @@ class VaeprobeError(Exception):
     Args:
         message: what is wrong and why, lower case, names in backticks, one line.
         hint: what to do next, one line, or None.
+        about: the file that the message names; None where it names none, and whoever opened the file does (`within`).
     """
 
     exit_code: ClassVar[int] = 70
@@ -43,12 +44,20 @@ class VaeprobeError(Exception):
         "Run again with VAEPROBE_DEBUG=1 and report the traceback with the smallest file that shows it."
     )
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, about: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.about = about
         if hint:
             self.add_note(f"hint: {hint}")
+
+    def within(self, file: str) -> None:
+        """Put the name of a file before the message, if it names none yet."""
+        if self.about is None:
+            self.message = f"{file}: {self.message}"
+            self.args = (self.message,)
+            self.about = file
 
 
 class UsageError(VaeprobeError, ValueError):

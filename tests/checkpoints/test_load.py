@@ -44,6 +44,26 @@ def checkpoint(tmp_path: Path) -> Path:
     return path
 
 
+# -- errors ----------------------------------------------------------------------------------------------
+
+
+def test_an_error_names_the_file_once_whatever_its_words_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("label").write_bytes(saved(state()))
+    Path("label.toml").write_text(TOML)
+    with pytest.raises(UsageError) as raised:  # the condition's name is the file's by chance
+        vaeprobe.load("label", condition={"label": 1})
+    assert raised.value.message == "`label`: the decoder has no condition `label`"
+    assert raised.value.about == "`label`"
+    assert str(raised.value) == raised.value.message
+    np.savez("m.npz", a=np.array(["x"]))
+    with pytest.raises(InputError) as raised_inside:
+        vaeprobe.load("m.npz")
+    assert raised_inside.value.message.startswith("array `a` of `m.npz` holds <U1")
+
+
 # -- the architecture ----------------------------------------------------------------------------------
 
 

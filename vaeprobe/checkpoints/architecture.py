@@ -112,11 +112,13 @@ def unknown(name: str, tensors: Mapping[str, Shaped], limit: int = 6) -> Archite
             f"{name} holds {len(tensors)} tensors that look like a classifier's: from images down to {classes} numbers"
             f" ({', '.join(shown[:2])}, ...)",
             hint="a classifier has no decoder; if this network decodes, --blueprint FILE or --arch says how",
+            about=name,
         )
     return ArchitectureError(
         f"{name} holds {len(tensors)} tensors and does not say which network they belong to: {', '.join(shown)}{more}{beside}",
         hint="`vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes;"
         " or --arch package.module:factory builds the network with your own code",
+        about=name,
     )
 
 

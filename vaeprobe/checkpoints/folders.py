@@ -234,6 +234,7 @@ def _alone(source: Source) -> Source:
         raise InputError(
             f"{source.name} is one part of a distributed checkpoint of torch",
             hint=f"give the folder, {quoted(str(source.path.parent))}",
+            about=source.name,
         )
     shard = re.fullmatch(r"(.+)-\d{5}-of-\d{5}(\.\w+)", source.path.name)
     index = source.path.with_name(f"{shard[1]}{shard[2]}{INDEX}") if shard else None
@@ -241,6 +242,7 @@ def _alone(source: Source) -> Source:
         raise InputError(
             f"{source.name} is one shard of several, and holds a part of the tensors",
             hint=f"give the index beside it, {quoted(str(index))}, or the folder",
+            about=source.name,
         )
     config = source.path.with_name("config.json")
     if source.path.name.startswith(LIBRARYS) and config.is_file():

@@ -116,7 +116,7 @@ def load(
 
 @contextmanager
 def _naming(source: Source, *, whole: bool = True) -> Iterator[None]:
-    """Put the file's name before messages that do not have it.
+    """Put the file's name before messages that name no file.
 
     Args:
         whole: whether what is left over, that no reader foresaw, is the file's fault, and not that of code of the user's.
@@ -124,19 +124,20 @@ def _naming(source: Source, *, whole: bool = True) -> Iterator[None]:
     try:
         yield
     except VaeprobeError as error:
-        if source.name not in error.message:
-            error.message = f"{source.name}: {error.message}"
-            error.args = (error.message,)
+        error.within(source.name)
         raise
     except Exception as error:
         if not whole or os.environ.get("VAEPROBE_DEBUG"):
             raise
         if out_of_memory(error):
-            raise ResourceError(f"{source.name} takes more memory than there is") from error
+            raise ResourceError(
+                f"{source.name} takes more memory than there is", about=source.name
+            ) from error
         why = (str(error).strip().splitlines() or ["?"])[0]
         raise InputError(
             f"{source.name} cannot be read: {type(error).__name__}: {quoted(why)}",
             hint="is it damaged? if other tools read it, please report it",
+            about=source.name,
         ) from error
 
 
@@ -184,10 +185,13 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         raise UsageError(
             f"{source.name} has {parts.latent_dim} latents, not {request.latent_dim}",
             hint="leave out --latent-dim",
+            about=source.name,
         )
     held(parts.conditions, request.condition)  # what was asked for and is not there is refused
     if request.latent_size is not None and not parts.latent_shape:
-        raise UsageError(f"the latents of {source.name} are no map", hint="leave out --latent-size")
+        raise UsageError(
+            f"the latents of {source.name} are no map", hint="leave out --latent-size", about=source.name
+        )
     notes = (*found.notes, *parts.notes)
     artifact = Artifact(
         path=source.shown,

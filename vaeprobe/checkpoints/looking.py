@@ -49,6 +49,7 @@ def _with_draft(found: Inspection, source: Source) -> Inspection:
         raise UsageError(
             f"{source.name} holds no bare weights to draft a blueprint from",
             hint="leave out --draft-blueprint",
+            about=source.name,
         )
     bp = found.blueprint or draft(naming.for_matching({t.name: t for t in found.tensors}), found.recorded)
     noted = tuple(Finding(DRAFT_BLUEPRINT, f"in the draft, {said}", level="note") for said in bp.assumptions)

@@ -46,25 +46,29 @@ def parts_of(tensors: Mapping[str, Tensor], name: str, *, key: str | None = None
     matrices = [k for k, t in tensors.items() if t.ndim == 2]
     if key is not None and key not in tensors:
         offered = did_you_mean(key, tensors) or f"entries: {', '.join(quoted(k) for k in list(tensors)[:8])}"
-        raise UsageError(f"{name} has no array {quoted(key)}", hint=offered)
+        raise UsageError(f"{name} has no array {quoted(key)}", hint=offered, about=name)
     if key is None and len(matrices) > 1:
         choices = ", ".join(f"{quoted(k)} {_shape(tensors[k])}" for k in matrices[:6])
-        raise UsageError(f"{name} holds {len(matrices)} matrices: {choices}", hint="choose one with --key")
+        raise UsageError(
+            f"{name} holds {len(matrices)} matrices: {choices}", hint="choose one with --key", about=name
+        )
     chosen = key if key is not None else next(iter(matrices or tensors), None)
     if chosen is None:
-        raise InputError(f"{name} holds no array")
+        raise InputError(f"{name} holds no array", about=name)
     matrix = tensors[chosen]
     if matrix.ndim != 2:
         raise InputError(
             f"{name} holds an array of shape {_shape(matrix)}, and a linear decoder is a matrix, outputs x latents",
             hint=_reshape_hint(matrix),
+            about=name,
         )
     if 0 in matrix.shape:
-        raise InputError(f"{name} holds a matrix of shape {_shape(matrix)}, which maps nothing")
+        raise InputError(f"{name} holds a matrix of shape {_shape(matrix)}, which maps nothing", about=name)
     if not torch.isfinite(matrix).all():
         rows = (~torch.isfinite(matrix)).any(1).nonzero().flatten()
         raise InputError(
-            f"{name} holds NaN or infinity in {len(rows)} of {len(matrix)} rows, the first is row {int(rows[0])}"
+            f"{name} holds NaN or infinity in {len(rows)} of {len(matrix)} rows, the first is row {int(rows[0])}",
+            about=name,
         )
     m, d = matrix.shape
     notes = []

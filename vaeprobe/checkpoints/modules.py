@@ -62,6 +62,7 @@ def rebuild(file: TorchFile, module: Built, name: str) -> tuple[nn.Module, tuple
         raise UnsafeError(
             f"{name} would import {named(dict.fromkeys(strangers.values()))} when it is unpickled",
             hint=_way_out(module, strangers),
+            about=name,
         )
     builder = _Builder(file)
     out = builder.module(module, name)
@@ -129,6 +130,7 @@ class _Builder:
                         f"part {quoted(path.removesuffix('.'))} of {name} has hooks, which are code (weight or spectral"
                         " normalisation?)",
                         hint="remove them before saving (torch.nn.utils.remove_spectral_norm), or use --arch",
+                        about=name,
                     )
             elif key not in DROPPED:
                 settings[key] = self.setting(value, f"{path}{key}", name)
@@ -139,7 +141,8 @@ class _Builder:
         shadowed = [k for k in settings if callable(getattr(cls, k, None))]
         if shadowed:
             raise InputError(
-                f"{name} replaces method {quoted(shadowed[0])} of a layer, which torch never writes"
+                f"{name} replaces method {quoted(shadowed[0])} of a layer, which torch never writes",
+                about=name,
             )
         out.__setstate__({**out.__dict__, **settings})  # type: ignore[no-untyped-call]
         return out
@@ -178,6 +181,7 @@ class _Builder:
         raise InputError(
             f"attribute {quoted(path)} of {name} is nothing that a layer of torch holds",
             hint="use --arch or --blueprint",
+            about=name,
         )
 
 
@@ -202,6 +206,7 @@ def _layer_class(maker: Global, name: str) -> type[nn.Module]:
         raise InputError(
             f"{name} uses layer {quoted(str(maker))}, which torch {torch.__version__.partition('+')[0]} does not have",
             hint="say what it is with --blueprint or --arch",
+            about=name,
         )
     return cls
 

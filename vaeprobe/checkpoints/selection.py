@@ -88,7 +88,9 @@ def select(file: TorchFile, name: str, key: str | None = None, which: Set | None
     if not found:
         _refuse_nameless(file, name)
         held = ", ".join(quoted(k) for k in list(_table(root))[:6]) or quoted(type(root).__name__)
-        raise InputError(f"{name} holds no tensors", hint=f"it holds {held}; is it the right file?")
+        raise InputError(
+            f"{name} holds no tensors", hint=f"it holds {held}; is it the right file?", about=name
+        )
     usual = [k for k in USUAL if k in found] or [k for k in found if k.rpartition(".")[2] in USUAL[:7]]
     if not usual and all(map(is_module, found.values())):
         usual = [k for k in ("decoder", "dec") if k in found]
@@ -119,6 +121,7 @@ def _refuse_nameless(file: TorchFile, name: str) -> None:
     raise InputError(
         f"{name} holds a list{where} of {len(tensors)} tensor{'s' * (len(tensors) > 1)} ({shown}{more}), without the names of their layers",
         hint=f"save them by name: torch.save(model.state_dict(), path){alone}",
+        about=name,
     )
 
 
@@ -181,7 +184,7 @@ def part(file: TorchFile, name: str, key: str) -> Node:
         known = [k for k, _ in _entries(file, file.root)] or [text_of(k) for k in _table(file.root)]
         offered = f"entries: {', '.join(quoted(k) for k in known[:8])}" if known else "it has no entries"
         raise UsageError(
-            f"{name} has no entry {quoted(key)}", hint=did_you_mean(key, known) or offered
+            f"{name} has no entry {quoted(key)}", hint=did_you_mean(key, known) or offered, about=name
         ) from None
 
 
@@ -264,7 +267,9 @@ def under_key(
         families = dict.fromkeys(k.partition(".")[0] for k in specs)
         offered = f"entries: {', '.join(map(quoted, list(families)[:8]))}"
         raise UsageError(
-            f"{name} has no entry {quoted(key)}", hint=did_you_mean(key, [*specs, *families]) or offered
+            f"{name} has no entry {quoted(key)}",
+            hint=did_you_mean(key, [*specs, *families]) or offered,
+            about=name,
         )
     return below, False
 
@@ -385,7 +390,7 @@ def _refuse_foreign(file: TorchFile, node: Node, name: str, key: str | None) -> 
         if clean:
             best = next((k for k in USUAL if k in clean), clean[0])
             hint = f"vaeprobe runs no code from a file; `--key {best}` reads that entry alone, without it"
-    raise UnsafeError(f"{name} would import {named(unknown)} when it is unpickled", hint=hint)
+    raise UnsafeError(f"{name} would import {named(unknown)} when it is unpickled", hint=hint, about=name)
 
 
 def _instead(unknown: Sequence[Global]) -> str | None:

@@ -81,7 +81,9 @@ def _bare_weights(request: Request, format: Format) -> tuple[Weights, str]:
     """Return the weights of a file by name, and what holds them."""
     if format.weights is None:
         raise UsageError(
-            f"{request.name} is {format.name}, and --arch needs bare weights", hint="leave out --arch"
+            f"{request.name} is {format.name}, and --arch needs bare weights",
+            hint="leave out --arch",
+            about=request.name,
         )
     return format.weights(request)
 
@@ -115,7 +117,7 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
             [request.key] if isinstance(loaded, Mapping) and request.key in loaded else request.key.split(".")
         ):
             if not isinstance(loaded, Mapping) or step not in loaded:
-                raise UsageError(f"{request.name} has no entry {quoted(request.key)}")
+                raise UsageError(f"{request.name} has no entry {quoted(request.key)}", about=request.name)
             loaded = loaded[step]
     notes: tuple[Finding, ...] = (warning,)
     if isinstance(loaded, Mapping) and request.submodule is None:
@@ -165,6 +167,7 @@ def _objects(request: Request) -> Any:
             " loads the weights into it without unpickling"
             if missing
             else None,
+            about=request.name,
         ) from error
 
 

@@ -101,10 +101,12 @@ def read(data: bytes, name: str) -> Distributed:
         refuse_dangerous(name, error.globals)
         unknown = [g for g in foreign(error.globals) if str(g) not in OWN]
         if unknown:
-            raise UnsafeError(f"{what}, whose index would import {named(unknown)}") from None
-        raise InputError(f"{what}, whose index is damaged: {error.message}", hint=CONVERT) from None
+            raise UnsafeError(f"{what}, whose index would import {named(unknown)}", about=name) from None
+        raise InputError(
+            f"{what}, whose index is damaged: {error.message}", hint=CONVERT, about=name
+        ) from None
     except (AttributeError, TypeError, KeyError, ValueError, IndexError):
-        raise InputError(f"{what}, in a layout that is not known", hint=CONVERT) from None
+        raise InputError(f"{what}, in a layout that is not known", hint=CONVERT, about=name) from None
 
 
 def _refuse(pickle: Pickle, what: str) -> None:
@@ -116,6 +118,7 @@ def _refuse(pickle: Pickle, what: str) -> None:
         raise UnsafeError(
             f"{what}, whose index would {said}: nothing of it was read",
             hint="torch's own index asks for no such thing: do not open it with another tool",
+            about=what,
         )
 
 
@@ -126,12 +129,12 @@ def _tensors(root: Node, what: str) -> Iterator[tuple[str, Stored]]:
         index = _state(key.value if isinstance(key, Opaque) else key, "metadata.MetadataIndex")
         at = _state(info, "filesystem._StorageInfo")
         if at.get("transform_descriptors"):
-            raise InputError(f"{what} whose tensors are compressed", hint=CONVERT)
+            raise InputError(f"{what} whose tensors are compressed", hint=CONVERT, about=what)
         offset = index.get("offset")
         places[index["fqn"], None if offset is None else _sizes(offset)] = at
     led = state.get("planner_data") or {}
     if len(places) > MOST_PARTS:
-        raise ResourceError(f"{what} in {len(places):,} parts, more than any decoder's")
+        raise ResourceError(f"{what} in {len(places):,} parts, more than any decoder's", about=what)
     for name, entry in state["state_dict_metadata"].items():
         if not entry.by(f"{PACKAGE}.metadata.TensorStorageMetadata"):
             continue  # a step, a name, a setting: an object pickled by itself
@@ -198,7 +201,9 @@ def tensors(index: Distributed, files: Mapping[str, bytes], name: str) -> dict[s
     claimed = sum(math.prod(t.shape) * DTYPES[t.dtype] for t in index.stored.values())
     if claimed > held:
         raise InputError(
-            f"{name} has an index of {claimed:,} bytes of numbers, and files of {held:,} bytes", hint=CUT
+            f"{name} has an index of {claimed:,} bytes of numbers, and files of {held:,} bytes",
+            hint=CUT,
+            about=name,
         )
     return {key: _whole(key, tensor, files, name) for key, tensor in index.stored.items()}
 
@@ -207,7 +212,7 @@ def _whole(key: str, tensor: Stored, files: Mapping[str, bytes], name: str) -> T
     """Return a tensor, put together of its parts."""
     wrong = f"{name}: the parts of tensor {quoted(key)} are not those of its shape {list(tensor.shape)}"
     if sum(math.prod(part.sizes) for part in tensor.parts) != math.prod(tensor.shape):
-        raise InputError(wrong, hint="was a file lost, or the save interrupted?")
+        raise InputError(wrong, hint="was a file lost, or the save interrupted?", about=name)
     found = [(part, _read(key, part, tensor.dtype, files, name)) for part in tensor.parts]
     if len(found) == 1 and tensor.parts[0].sizes == tensor.shape:
         return found[0][1]
@@ -221,13 +226,13 @@ def _whole(key: str, tensor: Stored, files: Mapping[str, bytes], name: str) -> T
         ends = [o + n for o, n in zip(part.offsets, part.sizes, strict=True)]
         where = tuple(slice(o, e) for o, e in zip(part.offsets, ends, strict=True))
         if len(ends) != len(tensor.shape) or any(e > n for e, n in zip(ends, tensor.shape, strict=True)):
-            raise InputError(wrong)
+            raise InputError(wrong, about=name)
         numbers = np.frombuffer(spec.data[: len(spec.data) // size * size], kind)
         steps = tuple(s * size for s in spec.stride)
         out[where] = np.lib.stride_tricks.as_strided(numbers[spec.offset :], spec.shape, steps)
         filled[where] = True
     if not filled.all():
-        raise InputError(wrong, hint="was a file lost, or the save interrupted?")
+        raise InputError(wrong, hint="was a file lost, or the save interrupted?", about=name)
     return TensorSpec(tensor.dtype, tensor.shape, contiguous(tensor.shape), 0, memoryview(out.tobytes()))
 
 
@@ -235,14 +240,14 @@ def _read(key: str, part: Part, dtype: str, files: Mapping[str, bytes], name: st
     data = files.get(part.file)
     where = f"tensor {quoted(key)} in {quoted(part.file)}"
     if data is None or part.start + part.length > len(data):
-        raise InputError(f"{name} lacks the bytes of {where}", hint=CUT)
+        raise InputError(f"{name} lacks the bytes of {where}", hint=CUT, about=name)
     file = torch_pickles.read(data[part.start : part.start + part.length], where, "torch zip")
     unknown = foreign(file.globals)
     if unknown:
-        raise UnsafeError(f"{name}: {where} would import {named(unknown)} when it is unpickled")
+        raise UnsafeError(f"{name}: {where} would import {named(unknown)} when it is unpickled", about=name)
     if not file.is_tensor(file.root):
-        raise InputError(f"{name}: {where} is no tensor", hint=CUT)
+        raise InputError(f"{name}: {where} is no tensor", hint=CUT, about=name)
     spec = file.spec(file.root)
     if spec.shape != part.sizes or spec.dtype != dtype or spec.big_endian:
-        raise InputError(f"{name}: {where} is not what the index says", hint=CUT)
+        raise InputError(f"{name}: {where} is not what the index says", hint=CUT, about=name)
     return spec

@@ -11,7 +11,7 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Mapping
 
-from vaeprobe.errors import InputError, ResourceError, UnsafeError
+from vaeprobe.errors import InputError, ResourceError, UnsafeError, VaeprobeError
 from vaeprobe.files.pickles import Global, PickleError, imported_first, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.torch_pickles import read
@@ -128,7 +128,11 @@ def _refuse_in_program(name: str, leaf: str, data: bytes) -> None:
                 f"the part {quoted(name)} of the program is another program", hint=HINT_SAVE_ANEW
             )
         refuse_parts("torch zip", inner)
-        file = read(data, f"the part {quoted(name)}", "torch zip")
+        try:
+            file = read(data, f"the part {quoted(name)}", "torch zip")
+        except VaeprobeError as error:
+            error.about = None  # which file the part is of is still to be said
+            raise
         _refuse_names(name, file.globals, lambda g: _inert(g) or str(g) in SAMPLE_INPUTS)
     else:
         _refuse_pickle(name, data, lambda g: _inert(g) or str(g) in SAMPLE_INPUTS)

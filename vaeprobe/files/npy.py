@@ -89,6 +89,7 @@ def layout(data: Bytes, name: str, size: int | None = None) -> tuple[Layout, tup
         raise InputError(
             f"{name} claims an array of shape {list(found.shape)} ({found.nbytes:,} bytes) and {there:,} bytes follow",
             hint=CUT,
+            about=name,
         )
     if found.nbytes < there:
         message = f"{name} has {there - found.nbytes:,} bytes after its array, which were ignored"
@@ -111,10 +112,11 @@ def members(data: Bytes, name: str) -> Mapping[str, Entry]:
         raise ResourceError(
             f"{name} expands {len(data):,} to {total:,} bytes",
             hint="if you trust it, load it with numpy and save the array as .npy",
+            about=name,
         )
     for entry in entries:
         if not entry.name.endswith(".npy"):
-            raise InputError(f"{name} holds {quoted(entry.name)}, which is no .npy array")
+            raise InputError(f"{name} holds {quoted(entry.name)}, which is no .npy array", about=name)
     return {entry.name.removesuffix(".npy"): entry for entry in entries}
 
 
@@ -136,7 +138,7 @@ def _header(data: Bytes, name: str) -> Layout:
     """Return what the header says."""
     import numpy as np
 
-    broken = InputError(f"{name} has no valid .npy header", hint=CUT)
+    broken = InputError(f"{name} has no valid .npy header", hint=CUT, about=name)
     head = bytes(data[:12])
     if len(head) < 12 or head[:6] != b"\x93NUMPY" or head[6] not in (1, 2, 3):
         raise broken
@@ -168,9 +170,10 @@ def _check_kind(dtype: np.dtype[Any], name: str) -> None:
         raise UnsafeError(
             f"{name} holds Python objects, which are pickles and could run code",
             hint="save it as numbers: numpy.save(path, array.astype(float))",
+            about=name,
         )
     if dtype.kind not in "fiub":
         kind = "complex numbers" if dtype.kind == "c" else f"{dtype}"
         raise InputError(
-            f"{name} holds {kind}, not real numbers", hint="numpy.save(path, array.astype(float))"
+            f"{name} holds {kind}, not real numbers", hint="numpy.save(path, array.astype(float))", about=name
         )

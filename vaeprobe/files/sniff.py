@@ -85,10 +85,13 @@ def _told(source: Source) -> Format:
     head = data[:8]
     for start, what in STRANGERS.items():
         if head.startswith(start):
-            raise UnknownFormatError(f"{source.name} is {what}", hint=f"vaeprobe reads {SUPPORTED}")
+            raise UnknownFormatError(
+                f"{source.name} is {what}", hint=f"vaeprobe reads {SUPPORTED}", about=source.name
+            )
     raise UnknownFormatError(
         f"{source.name} is in no format that vaeprobe knows: it begins with {quoted(head.hex(' '))}",
         hint=f"vaeprobe reads {SUPPORTED}; is the file truncated at its beginning or encrypted?",
+        about=source.name,
     )
 
 
@@ -105,6 +108,7 @@ def known(data: Bytes, name: str) -> Format | None:
         raise UnsafeError(
             f"{name} is a tar archive, as torch 0.1 wrote its pickles: nothing of it was read",
             hint="load it with the torch that wrote it and save it again, as safetensors",
+            about=name,
         )
     if is_zip(data):
         return _zip(data, name)
@@ -162,6 +166,7 @@ def _zip(data: Bytes, file: str) -> Format:
             if len(several) > 1
             else f"{file} is a torch package, which is Python code",
             hint="whoever reads it otherwise runs something else: ask for a file as torch.save writes it",
+            about=file,
         )
     for found, there in (("keras", keras), ("torchscript", script), ("pt2", program), ("torch zip", pickled)):
         if not there:
@@ -178,6 +183,7 @@ def _zip(data: Bytes, file: str) -> Format:
     raise UnknownFormatError(
         f"{file} is a zip archive that holds no checkpoint (entries: {', '.join(map(quoted, names[:3]))}, ...)",
         hint="unpack it, and give the checkpoint in it",
+        about=file,
     )
 
 
@@ -190,6 +196,7 @@ def _refuse_second_archive(data: Bytes, name: str) -> None:
         raise UnsafeError(
             f"{name} is two files at once, a zip archive with something before it, so that two readers can see two different files",
             hint="ask for a file as torch.save writes it",
+            about=name,
         )
     _refuse_hdf5_inside(data, name)
 
@@ -201,6 +208,7 @@ def _refuse_hdf5_inside(data: Bytes, name: str) -> None:
             raise UnsafeError(
                 f"{name} is two files at once, HDF5 with something before it, so that two readers can see two different files",
                 hint="ask for a file of weights alone",
+                about=name,
             )
         at *= 2
 
@@ -213,6 +221,7 @@ def _pickle_too(name: str, asked: Iterable[Global]) -> Format:
         raise UnsafeError(
             f"{name} is a pickle, whatever it begins like, and would import {named(unknown)}",
             hint="do not open it with another tool; ask for safetensors",
+            about=name,
         )
     return "pickle"
 
@@ -243,15 +252,17 @@ def refuse_text(data: Bytes, name: str) -> None:
         raise InputError(
             f"{name} is a git-LFS pointer, not the file itself",
             hint="run `git lfs pull` in its repository",
+            about=name,
         )
     if head.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise InputError(
             f"{name} is a web page, not a file of numbers",
             hint="the download gave an error or login page: open the link in a browser, or use its raw address",
+            about=name,
         )
     if head.startswith((b"{", b"[")) and head.isascii():
         raise InputError(
-            f"{name} is a JSON text, not a checkpoint", hint="give the file of weights beside it"
+            f"{name} is a JSON text, not a checkpoint", hint="give the file of weights beside it", about=name
         )
 
 

@@ -57,7 +57,9 @@ class Window:
             got = os.preadv(self.handle, [out[done:]], start + done)
             if got == 0:
                 raise InputError(
-                    f"{self.name} ended while it was read", hint="was the file replaced or truncated?"
+                    f"{self.name} ended while it was read",
+                    hint="was the file replaced or truncated?",
+                    about=self.name,
                 )
             done += got
 
@@ -117,11 +119,13 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     try:
         size = os.fstat(handle).st_size
         if size > _memory():
-            raise ResourceError(f"{name} has {size:,} bytes, more than this machine's memory")
+            raise ResourceError(f"{name} has {size:,} bytes, more than this machine's memory", about=name)
         with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read()
     except OSError as error:
-        raise InputError(f"{name} cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise InputError(
+            f"{name} cannot be read: {(error.strerror or str(error)).lower()}", about=name
+        ) from None
     finally:
         os.close(handle)
     return Source(path, data)
@@ -149,12 +153,13 @@ def read_text(path: str | os.PathLike[str], limit: int) -> str:
     window = Window(_opened(Path(path), name, empty=True), name)
     if len(window) > limit:
         raise ResourceError(
-            f"{window.name} has {len(window):,} bytes, more than the {limit:,} that such a file may have"
+            f"{window.name} has {len(window):,} bytes, more than the {limit:,} that such a file may have",
+            about=window.name,
         )
     try:
         return window[:].decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise InputError(f"{window.name} is no text (UTF-8)") from None
+        raise InputError(f"{window.name} is no text (UTF-8)", about=window.name) from None
 
 
 def _opened(path: Path, name: str, *, empty: bool = False) -> int:
@@ -163,10 +168,10 @@ def _opened(path: Path, name: str, *, empty: bool = False) -> int:
         # a FIFO without a writer would block the open
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except FileNotFoundError:
-        raise InputError(f"there is no file {name}", hint=_neighbours(path)) from None
+        raise InputError(f"there is no file {name}", hint=_neighbours(path), about=name) from None
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise InputError(f"{name} cannot be opened: {why.lower()}") from None
+        raise InputError(f"{name} cannot be opened: {why.lower()}", about=name) from None
     try:
         _check_regular(os.fstat(handle), path, name, empty)
     except BaseException:
@@ -177,14 +182,18 @@ def _opened(path: Path, name: str, *, empty: bool = False) -> int:
 
 def _check_regular(status: os.stat_result, path: Path, name: str, empty: bool) -> None:
     if stat.S_ISDIR(status.st_mode):
-        raise InputError(f"{name} is a directory, not a checkpoint file", hint=_contents(path))
+        raise InputError(f"{name} is a directory, not a checkpoint file", hint=_contents(path), about=name)
     if not stat.S_ISREG(status.st_mode):
         raise InputError(
-            f"{name} is a {_kind(status.st_mode)}, not a regular file", hint="copy it to a file first"
+            f"{name} is a {_kind(status.st_mode)}, not a regular file",
+            hint="copy it to a file first",
+            about=name,
         )
     if not status.st_size and not empty:
         raise InputError(
-            f"{name} is empty (0 bytes)", hint="was the download or the save interrupted? fetch it again"
+            f"{name} is empty (0 bytes)",
+            hint="was the download or the save interrupted? fetch it again",
+            about=name,
         )
 
 

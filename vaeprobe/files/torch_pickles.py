@@ -160,9 +160,11 @@ def read(data: bytes, file: str, container: Container) -> TorchFile:
         unknown = foreign(error.globals)
         if unknown:
             raise UnsafeError(
-                f"{file} would import {named(unknown)} before it breaks off: {error.message}", hint=error.hint
+                f"{file} would import {named(unknown)} before it breaks off: {error.message}",
+                hint=error.hint,
+                about=file,
             ) from None
-        raise InputError(f"{file}: {error.message}", hint=error.hint) from None
+        raise InputError(f"{file}: {error.message}", hint=error.hint, about=file) from None
     refuse_dangerous(file, found.globals)
     return found
 

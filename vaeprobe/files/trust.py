@@ -258,4 +258,5 @@ def refuse_dangerous(file: str, names: Iterable[Global]) -> None:
         raise UnsafeError(
             f"{file} would call {named(found)}{also} when it is unpickled: nothing of it was run",
             hint="malicious checkpoints look like this: do not open it with another tool; ask for safetensors",
+            about=file,
         )

@@ -51,6 +51,7 @@ def of(source: Source) -> Format:
         raise InputError(
             f"{source.name} is claimed by two formats, {listed}",
             hint="one of them comes with another package: remove the one that is wrong",
+            about=source.name,
         )
     return claimed[0]
 

@@ -31,6 +31,7 @@ def read(request: Request) -> Found:
         raise InputError(
             f"{request.name} is a sparse matrix, as scipy.sparse.save_npz writes it",
             hint="save it dense: numpy.save(path, scipy.sparse.load_npz(path).toarray())",
+            about=request.name,
         )
     notes: list[Finding] = []
     tensors: dict[str, Tensor] = {}

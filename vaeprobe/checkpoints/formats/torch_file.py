@@ -52,6 +52,7 @@ def _checked(request: Request) -> Found:
         raise UsageError(
             f"{request.name} holds bare weights, which have no submodules",
             hint="the `prefix` of a blueprint, or --key, takes the weights of a part",
+            about=request.name,
         )
     else:
         specs = _specs(request.source, file, chosen)
