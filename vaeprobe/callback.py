@@ -55,7 +55,7 @@ class Callback:
         decoder: str = "decoder",
         log: Callable[[dict[str, float]], object] | None = None,
         samples: int = 64,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         from vaeprobe.gate.policy import is_verdict, probe_of, ruled
         from vaeprobe.probes import asks_decoder, probe_class, question_class
@@ -136,10 +136,10 @@ class Callback:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.history = dict(state["history"])
 
-    def setup(self, trainer: Any, module: Any, stage: str) -> None:
+    def setup(self, trainer: object, module: object, stage: str) -> None:
         """Do nothing."""
 
-    def teardown(self, trainer: Any, module: Any, stage: str) -> None:
+    def teardown(self, trainer: object, module: object, stage: str) -> None:
         """Do nothing."""
 
     def __getattr__(self, name: str) -> Any:

@@ -40,12 +40,12 @@ class Method(nn.Module):
         self.owner = owner
         self.name = name
 
-    def forward(self, *args: Any, **keywords: Any) -> Any:
+    def forward(self, *args: object, **keywords: object) -> Any:
         """Call the method."""
         return getattr(self.owner, self.name)(*args, **keywords)
 
 
-def frozen(function: Callable[..., Any], dtype: torch.dtype | None = None) -> Callable[..., Any]:
+def frozen(function: Callable[..., object], dtype: torch.dtype | None = None) -> Callable[..., Any]:
     """Return a callable like `function` whose networks are copies in eval mode that share their tensors.
 
     Args:
@@ -87,7 +87,7 @@ class _Copier:
         self.dtype = dtype
         self.made: dict[int, Any] = {}
 
-    def function(self, function: Callable[..., Any]) -> Any:
+    def function(self, function: Callable[..., object]) -> Any:
         if isinstance(function, nn.Module):
             return self.module(function)
         function = getattr(function, "_torchdynamo_orig_callable", function)  # torch.compile of a function

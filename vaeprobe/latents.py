@@ -185,7 +185,7 @@ class Sampled(Latents):
         return self.origin
 
 
-def source(given: Any, data: Callable[[], Tensor | None]) -> Latents:
+def source(given: object, data: Callable[[], Tensor | None]) -> Latents:
     """Return the source of latents that a setting names or is.
 
     Args:
@@ -209,7 +209,7 @@ def source(given: Any, data: Callable[[], Tensor | None]) -> Latents:
     return Given(numbers(given, "latents"))
 
 
-def numbers(rows: Any, name: str) -> Tensor:
+def numbers(rows: object, name: str) -> Tensor:
     """Return rows as a tensor of real numbers.
 
     Raises:

@@ -33,7 +33,7 @@ LIKELIHOODS = {
 }
 
 
-def picked(out: Any, chosen: int | str | None = None) -> Tensor:
+def picked(out: object, chosen: int | str | None = None) -> Tensor:
     """Return the output tensor: the one `chosen`, else one of a usual name, else the first.
 
     A distribution is taken by its mean, a categorical one by its probabilities, classes on axis 1.
@@ -66,14 +66,14 @@ def picked(out: Any, chosen: int | str | None = None) -> Tensor:
     )
 
 
-def names_of(out: Any) -> tuple[str, ...]:
+def names_of(out: object) -> tuple[str, ...]:
     """Return the names of the outputs of a network that returns several, nothing for one."""
     if isinstance(out, (Tensor, torch.distributions.Distribution)):
         return ()
     return tuple(k for k, v in _table(out).items() if _is_output(v))
 
 
-def returned(out: Any, chosen: int | str | None = None, latents: int = 0) -> Iterator[Finding]:
+def returned(out: object, chosen: int | str | None = None, latents: int = 0) -> Iterator[Finding]:
     """Yield what to say where a network returns more, or something else, than one tensor.
 
     Args:
@@ -116,7 +116,7 @@ def returned(out: Any, chosen: int | str | None = None, latents: int = 0) -> Ite
     yield from returned(table[name])
 
 
-def likelihood_of(out: Any, chosen: int | str | None = None) -> str | None:
+def likelihood_of(out: object, chosen: int | str | None = None) -> str | None:
     """Return the likelihood whose distribution a network returns, None where it returns tensors."""
     if isinstance(out, torch.distributions.Distribution):
         return LIKELIHOODS.get(type(_plain(out)).__name__)
@@ -126,7 +126,7 @@ def likelihood_of(out: Any, chosen: int | str | None = None) -> str | None:
     return likelihood_of(table[_name(table, chosen)])
 
 
-def _name(table: Mapping[str, Any], chosen: int | str | None) -> str:
+def _name(table: Mapping[str, object], chosen: int | str | None) -> str:
     """Return the name of the output to take."""
     if chosen is not None:
         return str(chosen)
@@ -143,14 +143,14 @@ def _rank(name: str) -> int:
     return 1 + (usual.index(name) if name in usual else len(usual))
 
 
-def _reconstructs(table: Mapping[str, Any], name: str, latents: int) -> bool:
+def _reconstructs(table: Mapping[str, object], name: str, latents: int) -> bool:
     """Return whether outputs look like a reconstruction beside the parameters of a posterior of fewer numbers."""
     sizes = {k: v[0].numel() for k, v in table.items() if isinstance(v, Tensor) and v.ndim > 1 and len(v)}
     fewer = [n for k, n in sizes.items() if k != name and n < latents]
     return sizes.get(name) == latents and any(fewer.count(n) >= 2 for n in fewer)
 
 
-def _is_told(name: str, table: Mapping[str, Any]) -> bool:
+def _is_told(name: str, table: Mapping[str, object]) -> bool:
     """Return whether a name alone says that its output is the reconstruction."""
     if name in MEANS:
         return all(SPREAD.search(k) for k in table if k != name and _is_output(table[k]))
@@ -184,13 +184,13 @@ def _plain(out: torch.distributions.Distribution) -> torch.distributions.Distrib
     return out
 
 
-def _is_output(value: Any) -> bool:
+def _is_output(value: object) -> bool:
     if isinstance(value, (tuple, list, Mapping)):
         return any(map(_is_output, value.values() if isinstance(value, Mapping) else value))
     return isinstance(value, (Tensor, torch.distributions.Distribution))
 
 
-def _table(out: Any) -> dict[str, Any]:
+def _table(out: object) -> dict[str, Any]:
     """Return the outputs by name: keys, positions, or the fields of an object."""
     if isinstance(out, Mapping):
         return {str(k): v for k, v in out.items()}
@@ -206,6 +206,6 @@ def _table(out: Any) -> dict[str, Any]:
     }
 
 
-def _names(table: Mapping[str, Any], limit: int = 6) -> str:
+def _names(table: Mapping[str, object], limit: int = 6) -> str:
     shown = ", ".join(f"`{k}`" for k in list(table)[:limit])
     return shown + (f" and {len(table) - limit} more" if len(table) > limit else "")

@@ -93,7 +93,7 @@ class VaeprobeFixture:
         *,
         verdicts: tuple[str, ...] = FACTORISES,
         latent_dim: int | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> None:
         """Fail the test unless the generated density factorises into independent factors.
 
@@ -121,7 +121,7 @@ class VaeprobeFixture:
             raise AssertionError(f"{result.verdict}: {result.summary}")
 
 
-def _settings(cls: type[Probe], given: Mapping[str, Any], others: Sequence[str]) -> dict[str, Any]:
+def _settings(cls: type[Probe], given: Mapping[str, object], others: Sequence[str]) -> dict[str, Any]:
     """Return those of the names that are settings of a probe.
 
     Raises:

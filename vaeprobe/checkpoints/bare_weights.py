@@ -19,7 +19,7 @@ __all__ = ["blueprint_of", "found", "network", "one_set", "read"]
 def read(
     request: Request,
     specs: Mapping[str, TensorSpec],
-    told: Mapping[str, Any] | None = None,
+    told: Mapping[str, object] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Weights:
     """Make the tensors of a file that its network takes; `told` is what the file says beside them.
@@ -37,7 +37,7 @@ def found(
     format: str,
     *,
     matrix: bool = False,
-    told: Mapping[str, Any] | None = None,
+    told: Mapping[str, object] | None = None,
 ) -> Found:
     """Find the network that weights belong to; `told` is what the file says beside them."""
     if matrix:
@@ -54,7 +54,7 @@ def found(
 
 
 def _taken(
-    request: Request, specs: Mapping[str, TensorSpec], told: Mapping[str, Any], metadata: Mapping[str, str]
+    request: Request, specs: Mapping[str, TensorSpec], told: Mapping[str, object], metadata: Mapping[str, str]
 ) -> frozenset[str] | None:
     """Return the names in the file of the tensors that a family takes, None where all may be needed."""
     if METADATA_KEY in metadata or str(request.blueprint) == "draft" or blueprint_of(request) is not None:

@@ -165,16 +165,16 @@ class _Double(TorchFunctionMode):
         return func(*args, **{k: _wide(v) for k, v in (kwargs or {}).items()})
 
 
-def _wide(value: Any) -> Any:
+def _wide(value: object) -> Any:
     return torch.float64 if value is torch.float32 else value
 
 
-def _contiguous(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _contiguous(module: nn.Module, inputs: tuple[object, ...]) -> tuple[Any, ...]:
     """Make what a group normalisation takes contiguous: it has no forward mode for other strides."""
     return tuple(x.contiguous() if isinstance(x, Tensor) else x for x in inputs)
 
 
-def said_class(said: Mapping[str, Any]) -> str | None:
+def said_class(said: Mapping[str, object]) -> str | None:
     """Return the class that a folder's config names, None where there is no config of diffusers."""
     config = said.get("config.json")
     name = config.get("_class_name") if isinstance(config, Mapping) else None
@@ -182,7 +182,7 @@ def said_class(said: Mapping[str, Any]) -> str | None:
 
 
 def parts_of(
-    config: Mapping[str, Any], tensors: Mapping[str, Tensor], size: tuple[int, ...] | None = None
+    config: Mapping[str, object], tensors: Mapping[str, Tensor], size: tuple[int, ...] | None = None
 ) -> Parts:
     """Return the decoder that a config and tensors make.
 
@@ -239,11 +239,11 @@ def _is_there(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _on(value: Any) -> bool:
+def _on(value: object) -> bool:
     return any(map(_on, value)) if isinstance(value, (list, tuple)) else bool(value)
 
 
-def _size(kind: Kind, size: tuple[int, ...] | None, config: Mapping[str, Any]) -> tuple[int, ...]:
+def _size(kind: Kind, size: tuple[int, ...] | None, config: Mapping[str, object]) -> tuple[int, ...]:
     """Return the size of the map; the fewest frames where the user gives height and width of a video's."""
     if size is None and kind.square is not None:
         image, patch = (config.get(key) for key in kind.square)
@@ -259,7 +259,7 @@ def _size(kind: Kind, size: tuple[int, ...] | None, config: Mapping[str, Any]) -
     return size
 
 
-def _channels(kind: Kind, config: Mapping[str, Any], name: str) -> int:
+def _channels(kind: Kind, config: Mapping[str, object], name: str) -> int:
     for key in (kind.channels, *CHANNELS):
         value = config.get(key)
         if isinstance(value, int) and 0 < value <= 1 << 16:
@@ -267,7 +267,7 @@ def _channels(kind: Kind, config: Mapping[str, Any], name: str) -> int:
     raise ArchitectureError(f"the config of this {name} does not say how many channels its latents have")
 
 
-def _built(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+def _built(name: str, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> nn.Module:
     """Return the library's model with the tensors in it."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when it is first imported
     try:
@@ -305,7 +305,7 @@ def _built(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) 
     return nn.Module.to(model.eval(), wide)  # the library's own `to` warns
 
 
-def _made(cls: Callable[..., Any], settings: Mapping[str, Any], name: str) -> nn.Module:
+def _made(cls: Callable[..., object], settings: Mapping[str, object], name: str) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

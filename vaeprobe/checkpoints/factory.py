@@ -134,7 +134,7 @@ COUNTS = ("epoch", "epochs", "global_step", "step", "iteration")
 class Settings(dict[str, Any]):
     """Settings by key or attribute, whichever a network asks for: `config["latent_dim"]`, `args.latent_dim`."""
 
-    def __init__(self, said: Mapping[str, Any]) -> None:
+    def __init__(self, said: Mapping[str, object]) -> None:
         super().__init__({k: Settings(v) if isinstance(v, Mapping) else v for k, v in said.items()})
 
     def __getattr__(self, name: str) -> Any:
@@ -145,7 +145,7 @@ class Settings(dict[str, Any]):
 
 
 def arguments(
-    factory: Callable[..., Any], given: Mapping[str, Any], settings: Mapping[str, Any], path: Path
+    factory: Callable[..., object], given: Mapping[str, object], settings: Mapping[str, object], path: Path
 ) -> tuple[dict[str, Any], bool]:
     """Return the arguments to call a factory with, and whether it reads the file itself.
 
@@ -217,11 +217,11 @@ def _literal(node: ast.expr) -> Any:
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 
-def _name(factory: Callable[..., Any]) -> str:
+def _name(factory: Callable[..., object]) -> str:
     return str(getattr(factory, "__name__", "the factory"))
 
 
-def call(factory: Callable[..., Any], **arguments: Any) -> Any:
+def call(factory: Callable[..., object], **arguments: object) -> Any:
     """Call a factory; its own errors become a usage error that says so.
 
     Raises:
@@ -238,7 +238,7 @@ def call(factory: Callable[..., Any], **arguments: Any) -> Any:
         raise UsageError(f"{quoted(name)} raised {type(error).__name__}: {error}") from error
 
 
-def pick(built: Any, submodule: str | None) -> Any:
+def pick(built: object, submodule: str | None) -> Any:
     """Return the part of a network that decodes: a submodule, a method, or the whole.
 
     Raises:

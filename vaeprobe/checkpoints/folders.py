@@ -342,7 +342,7 @@ def _placed(index: Path) -> Mapping[str, str]:
     return entries
 
 
-def _entries(table: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+def _entries(table: Mapping[Any, object]) -> Iterator[tuple[str, str]]:
     for tensor, name in table.items():
         if isinstance(tensor, str) and isinstance(name, str):
             yield tensor, name

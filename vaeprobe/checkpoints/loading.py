@@ -36,8 +36,8 @@ __all__ = ["load"]
 def load(
     path: str | os.PathLike[str],
     *,
-    arch: str | Callable[..., Any] | None = None,
-    arch_args: str | Mapping[str, Any] | None = None,
+    arch: str | Callable[..., object] | None = None,
+    arch_args: str | Mapping[str, object] | None = None,
     blueprint: architecture.Given = None,
     key: str | None = None,
     submodule: str | None = None,
@@ -160,7 +160,7 @@ def _set(weights: str | None) -> naming.Set | None:
     return "ema" if weights == "ema" else "raw" if weights == "raw" else None
 
 
-def _arguments(given: str | Mapping[str, Any] | None) -> Mapping[str, Any]:
+def _arguments(given: str | Mapping[str, object] | None) -> Mapping[str, object]:
     return factory.parse_arguments(given) if isinstance(given, str) else given or {}
 
 

@@ -31,7 +31,9 @@ __all__ = ["by_factory", "unpickled"]
 NETWORKS = ("G_ema", "ema", "decoder", "generator", "G", "vae", "model")
 
 
-def by_factory(request: Request, maker: Callable[..., Any], format_of: Callable[[Source], Format]) -> Found:
+def by_factory(
+    request: Request, maker: Callable[..., object], format_of: Callable[[Source], Format]
+) -> Found:
     """Let the user's factory build the network, and load the file's weights into it.
 
     Args:

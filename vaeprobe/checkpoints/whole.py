@@ -56,7 +56,7 @@ def is_whole(module: object) -> bool:
     )
 
 
-def latents_named(owner: object, settings: Mapping[str, Any] | None = None) -> int | None:
+def latents_named(owner: object, settings: Mapping[str, object] | None = None) -> int | None:
     """Return the number of latents that an attribute of a network, or a setting of its making, says."""
     for name in LATENTS:
         value = (settings or {}).get(name, getattr(owner, name, None))
@@ -199,7 +199,7 @@ def _needed(function: Any) -> list[str]:
     return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind in kinds]
 
 
-def _sizes(whole: nn.Module, decode: Any, given: int | None) -> list[int]:
+def _sizes(whole: nn.Module, decode: object, given: int | None) -> list[int]:
     """Return the numbers of latents that could be, the likeliest first."""
     if given is not None:
         return [given]
@@ -285,7 +285,7 @@ def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 Reading = tuple[Callable[[Any], tuple[Tensor, Tensor]], str]
 
 
-def _reading(whole: nn.Module, first: Any, again: Any, d: int) -> Reading | None:
+def _reading(whole: nn.Module, first: object, again: object, d: int) -> Reading | None:
     """Return how to read means and log-variances, and the words for it."""
     inner = getattr(first, "latent_dist", first)
     if isinstance(inner, torch.distributions.Distribution) or hasattr(inner, "logvar"):
@@ -311,7 +311,7 @@ def _reading(whole: nn.Module, first: Any, again: Any, d: int) -> Reading | None
     return None
 
 
-def _distribution(wrapped: bool, inner: Any) -> Reading:
+def _distribution(wrapped: bool, inner: object) -> Reading:
     def take(out: Any) -> Any:
         return out.latent_dist if wrapped else out
 
@@ -328,7 +328,7 @@ def _heads(whole: nn.Module, features: Tensor, d: int) -> Reading | None:
     (mean_name, mean), (name, spread) = means[0], spreads[0]
     log_sd = SPREADS[name] == "log_sd"
 
-    def read(out: Any) -> tuple[Tensor, Tensor]:
+    def read(out: object) -> tuple[Tensor, Tensor]:
         h = next(iter(_fields(out).values()))
         h = h.flatten(1) if isinstance(mean, nn.Linear) else h
         second = spread(h)
@@ -347,7 +347,7 @@ def _heads(whole: nn.Module, features: Tensor, d: int) -> Reading | None:
     )
 
 
-def _fields(out: Any) -> dict[str, Tensor]:
+def _fields(out: object) -> dict[str, Tensor]:
     """Return the tensors of what an encoder returns, by name or place."""
     if isinstance(out, Tensor):
         return {"0": out}
@@ -369,7 +369,7 @@ def _same(a: Tensor, b: Tensor | None) -> bool:
     return b is not None and a.shape == b.shape and torch.equal(a, b)
 
 
-def _described(out: Any) -> str:
+def _described(out: object) -> str:
     table = _fields(out)
     shapes = [quoted(" x ".join(map(str, t.shape[1:]))) for t in table.values()]
     return (

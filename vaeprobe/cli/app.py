@@ -69,10 +69,10 @@ class Command(TyperCommand):
 class Commands(TyperGroup):
     """All commands by name, built when one is asked for."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: object) -> list[str]:
         return [*QUESTIONS, *COMMANDS]
 
-    def get_command(self, ctx: Any, name: str) -> Any:
+    def get_command(self, ctx: object, name: str) -> Any:
         return built(ALIASES.get(name, name)) if name in (*QUESTIONS, *COMMANDS, *ALIASES) else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -105,7 +105,7 @@ def built(name: str) -> Any:
         function = probe_command(QUESTIONS[name])
     from vaeprobe.cli.values import signature
 
-    def callback(**values: Any) -> int:
+    def callback(**values: object) -> int:
         return function(**values)
 
     callback.__signature__ = signature(function)  # type: ignore[attr-defined]

@@ -52,12 +52,12 @@ def load(
     )
 
 
-def chosen(values: Mapping[str, Any]) -> dict[str, Any]:
+def chosen(values: Mapping[str, object]) -> dict[str, Any]:
     """Return those of a command's values that say how to load."""
     return {name: values[name] for name in LOADING if name in values}
 
 
-def inputs(model: Path | str, values: Mapping[str, Any]) -> list[str | Path]:
+def inputs(model: Path | str, values: Mapping[str, object]) -> list[str | Path]:
     """Return what a command on a model reads, for all that its options say: no output may be one of them."""
     from vaeprobe.checkpoints.architecture import path_beside
 
@@ -66,7 +66,7 @@ def inputs(model: Path | str, values: Mapping[str, Any]) -> list[str | Path]:
     return [model, *([beside] if beside else []), *(name for name in named if isinstance(name, str))]
 
 
-def words(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+def words(values: Mapping[str, object], defaults: Mapping[str, object]) -> list[str]:
     """Return options as on a command line, without those at their default."""
     said: list[str] = []
     for name, value in values.items():

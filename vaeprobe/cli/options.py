@@ -149,7 +149,7 @@ DOCUMENT: dict[str, tuple[Any, Any]] = {
 }
 
 
-def parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def parameter(name: str, annotation: object, default: object) -> inspect.Parameter:
     """Return one option as a parameter of a command."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

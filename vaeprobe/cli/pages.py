@@ -56,7 +56,7 @@ def command_page(path: str, callback_doc: str, params: Iterable[Any]) -> str:
 
 
 def group_page(
-    doc: str, sections: Iterable[tuple[str, Sequence[Row]]], params: Iterable[Any], end: str
+    doc: str, sections: Iterable[tuple[str, Sequence[Row]]], params: Iterable[object], end: str
 ) -> str:
     """Return the help of `vaeprobe` itself: its commands by section, and its own options."""
     rows = [(_flags(p), _about(p)) for p in params]

@@ -54,7 +54,7 @@ def probe_command(name: str) -> Callable[..., int]:
 def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
     """Return the command of a probe, which loads a decoder."""
 
-    def command(model: options.ModelPath, **values: Any) -> int:
+    def command(model: options.ModelPath, **values: object) -> int:
         probe = _asked(cls, values)
         document = Document.asked(values)
         document.ready(probe.outputs().values(), inputs=loading.inputs(model, values))
@@ -76,7 +76,7 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
 def _of_data(cls: type[Question]) -> Callable[..., int]:
     """Return the command of a question that is asked of rows of data, which several processes may share."""
 
-    def command(data: options.DataPaths, **values: Any) -> int:
+    def command(data: options.DataPaths, **values: object) -> int:
         question = _asked(cls, values)
         document = Document.asked(values)
         inputs = [path for name in data for path in glob.glob(name) or [name]]

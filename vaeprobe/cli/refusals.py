@@ -16,7 +16,7 @@ FOREIGN = re.compile(r"`(?:vaeprobe|pip|python|torchrun)[^`]*`")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 
 
-def as_usage_error(error: Any) -> UsageError | None:
+def as_usage_error(error: object) -> UsageError | None:
     """Return the usage error that the parser raised, as one of ours, or None for another exception."""
     if not isinstance(error, PARSER):
         return None

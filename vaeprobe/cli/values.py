@@ -30,13 +30,13 @@ class Refused(typer.BadParameter):
 class Reader:
     """Reads one option's value from its text."""
 
-    def __init__(self, hint: Any, name: str, low: float | None, high: float | None) -> None:
+    def __init__(self, hint: object, name: str, low: float | None, high: float | None) -> None:
         self.hint = hint
         self.name = name
         self.bounds = {"min": low, "max": high}
         self.__name__ = name
 
-    def __call__(self, text: Any) -> Any:
+    def __call__(self, text: object) -> Any:
         if not isinstance(text, str):  # a default
             return text
         try:
@@ -48,7 +48,7 @@ class Reader:
         return [word for word in choices(self.hint) if word.startswith(incomplete)]
 
 
-def signature(function: Callable[..., Any]) -> inspect.Signature:
+def signature(function: Callable[..., object]) -> inspect.Signature:
     """Return a command's signature with a `Reader` for every option that is no flag and no list."""
     own = inspect.signature(function, eval_str=True)
     return own.replace(parameters=[_parameter(p) for p in own.parameters.values()])
@@ -78,11 +78,11 @@ def _parameter(p: inspect.Parameter) -> inspect.Parameter:
     return p.replace(annotation=Annotated[Any, info])
 
 
-def _is_list(part: Any) -> bool:
+def _is_list(part: object) -> bool:
     return part is list or get_origin(part) is list
 
 
-def _placeholder(name: str, parts: tuple[Any, ...], words: list[str]) -> str:
+def _placeholder(name: str, parts: tuple[object, ...], words: list[str]) -> str:
     if words:
         joined = "|".join(words)
         return joined if len(joined) <= SHORT else name.upper().replace("_", "-")

@@ -8,7 +8,6 @@ from itertools import combinations
 from math import comb
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -44,8 +43,8 @@ APART = "the models' outputs, or their latents, do not fit together: agreement n
 def compare(
     models: Sequence[DecoderLike],
     *,
-    data: Any = None,
-    factors: Any = None,
+    data: object = None,
+    factors: object = None,
     sort: str | None = None,
     samples: int = 256,
     rotations: int = 199,
@@ -136,7 +135,7 @@ def compare(
     return result
 
 
-def _rows(decoders: Sequence[Decoder], data: Any, samples: int, seed: int) -> tuple[Tensor | None, Tensor]:
+def _rows(decoders: Sequence[Decoder], data: object, samples: int, seed: int) -> tuple[Tensor | None, Tensor]:
     """Return the rows at which codes are compared, None for none, and which of them."""
     if data is None:
         return decodings(decoders, samples, seed), torch.empty(0, dtype=torch.long)
@@ -147,7 +146,7 @@ def _rows(decoders: Sequence[Decoder], data: Any, samples: int, seed: int) -> tu
     return rows, torch.from_numpy(stream(seed, "data rows").permutation(len(rows))[:samples]).sort().values
 
 
-def _factors(given: Any, rows: int) -> Tensor:
+def _factors(given: object, rows: int) -> Tensor:
     """Return known factors, shape (rows, factors), float64.
 
     Raises:

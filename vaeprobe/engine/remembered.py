@@ -32,7 +32,7 @@ def remembered() -> Iterator[None]:
 
 
 def recalled(
-    key: tuple[Any, ...],
+    key: tuple[object, ...],
     z: Tensor,
     columns: Tensor | None,
     compute: Callable[[Tensor, Tensor | None], Tensor],

@@ -111,9 +111,9 @@ class Dual(Tensor):
     @classmethod
     def __torch_function__(
         cls,
-        func: Callable[..., Any],
+        func: Callable[..., object],
         types: Iterable[type],
-        args: Sequence[Any] = (),
+        args: Sequence[object] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
@@ -240,11 +240,11 @@ def _propagate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _differentiated(func, args, kwargs, duals, y)
 
 
-def _is_dtype(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _is_dtype(args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
     return "dtype" in kwargs or any(isinstance(a, torch.dtype) for a in args)
 
 
-def _duals_in(tree: Any) -> Iterator[Dual]:
+def _duals_in(tree: object) -> Iterator[Dual]:
     """Yield the distinct duals in nested arguments."""
     seen: set[int] = set()
     for leaf in _leaves(tree):
@@ -253,11 +253,11 @@ def _duals_in(tree: Any) -> Iterator[Dual]:
             yield leaf
 
 
-def _tensors_in(tree: Any) -> Iterator[Tensor]:
+def _tensors_in(tree: object) -> Iterator[Tensor]:
     return (leaf for leaf in _leaves(tree) if isinstance(leaf, Tensor))
 
 
-def _leaves(tree: Any) -> Iterator[Any]:
+def _leaves(tree: object) -> Iterator[Any]:
     if isinstance(tree, list | tuple):
         for branch in tree:
             yield from _leaves(branch)
@@ -268,7 +268,7 @@ def _leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def _mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+def _mapped(tree: object, change: Callable[[Any], Any]) -> Any:
     """Return nested arguments with every leaf changed."""
     if isinstance(tree, list | tuple):
         branches = [_mapped(branch, change) for branch in tree]
@@ -278,11 +278,11 @@ def _mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
     return change(tree)
 
 
-def _plain(tree: Any) -> Any:
+def _plain(tree: object) -> Any:
     return _mapped(tree, lambda leaf: leaf.primal if isinstance(leaf, Dual) else leaf)
 
 
-def _substituted(tree: Any, duals: list[Dual], values: Sequence[Tensor]) -> Any:
+def _substituted(tree: object, duals: list[Dual], values: Sequence[Tensor]) -> Any:
     """Return nested arguments with `values` in the places of `duals`."""
     table = {id(dual): value for dual, value in zip(duals, values, strict=True)}
     return _mapped(tree, lambda leaf: table.get(id(leaf), leaf) if isinstance(leaf, Tensor) else leaf)
@@ -292,7 +292,7 @@ def _substituted(tree: Any, duals: list[Dual], values: Sequence[Tensor]) -> Any:
 
 
 def _elementwise(
-    func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual]
+    func: object, name: str, args: tuple[object, ...], kwargs: dict[str, Any], duals: list[Dual]
 ) -> Any:
     """The derivative is one factor per number, taken on the primal by reverse mode where it has no rule here."""
     if name in FACTORS and len(duals) == 1 and args and isinstance(args[0], Dual):
@@ -334,16 +334,16 @@ Rule: TypeAlias = Callable[[Tensor], Tensor]
 """The derivative of an element-wise function, from its value."""
 
 
-def _bare(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _bare(args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
     """Whether nothing but the argument, and perhaps `inplace`, was given."""
     return set(kwargs) <= {"inplace"} and all(isinstance(a, bool) for a in args)
 
 
-def _relu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _relu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
     return (lambda y: (y <= 0).logical_not_().to(y.dtype)) if _bare(args, kwargs) else None
 
 
-def _leaky_relu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _leaky_relu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
     settings = {**dict(zip(("negative_slope", "inplace"), args, strict=False)), **kwargs}
     slope = settings.get("negative_slope", 0.01)
     if not isinstance(slope, int | float) or slope <= 0 or not set(settings) <= {"negative_slope", "inplace"}:
@@ -351,15 +351,15 @@ def _leaky_relu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rul
     return lambda y: torch.where(y > 0, y.new_tensor(1.0), y.new_tensor(slope))
 
 
-def _sigmoid(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _sigmoid(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
     return (lambda y: y * (1 - y)) if _bare(args, kwargs) else None
 
 
-def _tanh(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _tanh(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
     return (lambda y: 1 - y * y) if _bare(args, kwargs) else None
 
 
-def _silu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _silu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
     if not _bare(args, kwargs):
         return None
     s = torch.sigmoid(x)
@@ -367,7 +367,7 @@ def _silu(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | No
     return lambda y: factor
 
 
-def _batch_norm(x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _batch_norm(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
     names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
     variance, weight = settings.get("running_var"), settings.get("weight")
@@ -510,7 +510,7 @@ def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
-def _doubles(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _doubles(args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
     """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides."""
     names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -557,7 +557,7 @@ def _per_sample(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: di
     )
 
 
-def _group_norm(x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual:
+def _group_norm(x: Dual, args: tuple[object, ...], kwargs: dict[str, Any]) -> Dual:
     """Group normalisation: x_hat = (x - mean) / sd, so its tangent is (t - mean t - x_hat mean(x_hat t)) / sd.
 
     Sums over pixels first and over the channels of a group then, so that either layout is read as it lies.  The
@@ -648,7 +648,7 @@ def _multilinear(
         def along(t: Tensor, place: int = place) -> Any:
             count = iter(range(len(places)))
 
-            def change(leaf: Any) -> Any:
+            def change(leaf: object) -> Any:
                 if not isinstance(leaf, Dual):
                     return leaf
                 return t if next(count) == place else leaf.primal
@@ -694,11 +694,11 @@ def _differentiated(
     return _paired(y, moved)
 
 
-def _differentiable(tree: Any) -> Iterator[Tensor]:
+def _differentiable(tree: object) -> Iterator[Tensor]:
     return (t for t in _tensors_in(tree) if t.is_floating_point())
 
 
-def _paired(y: Any, tangents: Iterable[Tensor]) -> Any:
+def _paired(y: object, tangents: Iterable[Tensor]) -> Any:
     """Return the outputs of a function with the tangents of those that have a derivative, in order."""
     rest = iter(tangents)
     return _mapped(

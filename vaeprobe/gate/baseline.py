@@ -151,7 +151,7 @@ def text(records: Mapping[str, Record]) -> str:
     return json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, "models": models}, indent=1) + "\n"
 
 
-def method_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+def method_of(settings: Mapping[str, object]) -> dict[str, Any]:
     """Return the part of a result's settings that a paired comparison must share."""
     return {key: settings[key] for key in METHOD if key in settings}
 

@@ -146,7 +146,7 @@ def read(path: Path) -> Policy:
     return parse(tables, origin=str(path))
 
 
-def _tool(tables: Mapping[str, Any]) -> dict[str, Any]:
+def _tool(tables: Mapping[str, object]) -> dict[str, Any]:
     """Return our tables of a pyproject.toml."""
     tool = tables.get("tool")
     own = tool.get("vaeprobe") if isinstance(tool, dict) else None
@@ -164,7 +164,7 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"the policy `{path}` is nested too deeply") from None
 
 
-def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
+def parse(tables: Mapping[str, object], *, origin: str = "policy") -> Policy:
     """Return the policy in parsed TOML tables (see `read`)."""
     tables = {key.replace("-", "_"): body for key, body in tables.items()}  # as the command writes it
     _known(tables, ("check", *PROBES), origin)
@@ -197,7 +197,7 @@ def parse(tables: Mapping[str, Any], *, origin: str = "policy") -> Policy:
     return policy
 
 
-def _known(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+def _known(table: Mapping[str, object], keys: Sequence[str], where: str) -> None:
     for key in table:
         if key in TRUST:
             raise UsageError(
@@ -243,7 +243,7 @@ def _verdicts(metric: str, text: str) -> list[str]:
     return [word.strip().replace("\0", ",") for word in text.split(",")]
 
 
-def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
+def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
     """Return one rule: a bare limit, verdicts, a table, or False for a rule that is switched off.
 
     Raises:
@@ -300,7 +300,7 @@ def rule(metric: str, body: Any, where: str = "rule") -> Rule | None:
     return Rule(metric=metric, side=side, limit=limit, level=level)
 
 
-def _verdict_rule(metric: str, body: Any, where: str) -> Rule:
+def _verdict_rule(metric: str, body: object, where: str) -> Rule:
     """Return a rule on a verdict: a word, a list of words, or { is = ..., level = ... }."""
     table = (
         {"is": body}
@@ -329,7 +329,7 @@ def _verdict_rule(metric: str, body: Any, where: str) -> Rule:
     return Rule(metric=metric, verdicts=words, level=level)
 
 
-def _rules(body: Any, where: str) -> list[Rule | None]:
+def _rules(body: object, where: str) -> list[Rule | None]:
     return [rule(metric, value, where) for metric, value in _table(body, where).items()]
 
 
@@ -344,7 +344,7 @@ def _side(spec: MetricSpec, where: str) -> Side:
     return "max" if spec.better == "lower" else "min"
 
 
-def _margin(value: Any, where: str) -> tuple[float, bool]:
+def _margin(value: object, where: str) -> tuple[float, bool]:
     if isinstance(value, str) and value.rstrip().endswith("%"):
         try:
             share = float(value.rstrip().removesuffix("%")) / 100
@@ -361,7 +361,7 @@ def _margin(value: Any, where: str) -> tuple[float, bool]:
     return margin, False
 
 
-def _override(body: Any, origin: str) -> Override:
+def _override(body: object, origin: str) -> Override:
     where = f"{origin}: [[check.overrides]]"
     table = _table(body, where)
     _known(table, ("models", "rules", "data", *LOADING), where)
@@ -375,7 +375,7 @@ def _override(body: Any, origin: str) -> Override:
     )
 
 
-def _loading(table: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _loading(table: Mapping[str, object], where: str) -> dict[str, Any]:
     """Return what a table says of loading, as the options of these names take it."""
     found = {key: table[key] for key in LOADING if key in table}
     for key, value in found.items():
@@ -398,7 +398,7 @@ def _loading(table: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in found.items()}
 
 
-def _waiver(body: Any, origin: str) -> Waiver:
+def _waiver(body: object, origin: str) -> Waiver:
     where = f"{origin}: [[check.waivers]]"
     table = _table(body, where)
     _known(table, ("rule", "models", "reason", "expires"), where)
@@ -428,7 +428,7 @@ def _waiver(body: Any, origin: str) -> Waiver:
     )
 
 
-def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
+def _settings(name: str, body: object, origin: str) -> dict[str, Any]:
     """Return the settings of a probe; paths are relative to the policy's folder."""
     where = f"{origin}: [{name}]"
     cls = question_class(name)
@@ -450,13 +450,13 @@ def _settings(name: str, body: Any, origin: str) -> dict[str, Any]:
     return settings
 
 
-def _require(table: Mapping[str, Any], keys: Sequence[str], where: str) -> None:
+def _require(table: Mapping[str, object], keys: Sequence[str], where: str) -> None:
     for key in keys:
         if key not in table:
             raise UsageError(f"{where}: `{key}` is missing")
 
 
-def _beside(value: Any, where: str, origin: str) -> str | None:
+def _beside(value: object, where: str, origin: str) -> str | None:
     """Return a path of a policy, which stands beside it."""
     if value is None:
         return None
@@ -465,19 +465,19 @@ def _beside(value: Any, where: str, origin: str) -> str | None:
     return str(Path(origin).parent / value)
 
 
-def _table(value: Any, where: str) -> dict[str, Any]:
+def _table(value: object, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: a table is expected, not {type(value).__name__}")
     return value
 
 
-def _list(value: Any, where: str) -> list[Any]:
+def _list(value: object, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise UsageError(f"{where}: a list is expected", hint="write it with double brackets: [[...]]")
     return value
 
 
-def _texts(value: Any, where: str) -> list[str]:
+def _texts(value: object, where: str) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
         raise UsageError(f"{where}: a list of strings is expected")
@@ -490,13 +490,13 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
-def _integer(value: Any, where: str) -> int:
+def _integer(value: object, where: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 2:
         raise UsageError(f"{where}: a whole number of at least 2 is expected, not `{value}`")
     return value
 
 
-def _choice(value: Any, known: Sequence[str], where: str) -> str:
+def _choice(value: object, known: Sequence[str], where: str) -> str:
     if value not in known:
         raise UsageError(
             f"{where}: `{value}` is none of {', '.join(known)}", hint=did_you_mean(str(value), known)

@@ -46,7 +46,7 @@ class _Estimator:
         """Return the settings by name."""
         return {name: getattr(self, name) for name in self._names()}
 
-    def set_params(self, **params: Any) -> Self:
+    def set_params(self, **params: object) -> Self:
         """Change settings.
 
         Raises:
@@ -78,7 +78,7 @@ class _Estimator:
 
     # -- input -----------------------------------------------------------------------------------
 
-    def _checked(self, X: Any, *, fitting: bool = False) -> Array:
+    def _checked(self, X: object, *, fitting: bool = False) -> Array:
         """Return X as float64 rows, or raise ValueError or TypeError that says what is wrong."""
         name = type(self).__name__
         if not fitting and not self.__sklearn_is_fitted__():
@@ -399,7 +399,7 @@ def _most(found: spectrum.Spectrum, m: int) -> int:
     return max(d, 1)
 
 
-def _feature_names(X: Any) -> NDArray[Any] | None:
+def _feature_names(X: object) -> NDArray[Any] | None:
     columns = getattr(X, "columns", None)
     if columns is None:
         return None
@@ -407,7 +407,7 @@ def _feature_names(X: Any) -> NDArray[Any] | None:
     return names if len(names) and all(isinstance(n, str) for n in names) else None
 
 
-def _float_kind(X: Any) -> type[np.float32] | type[np.float64]:
+def _float_kind(X: object) -> type[np.float32] | type[np.float64]:
     return np.float32 if getattr(X, "dtype", None) == np.float32 else np.float64
 
 

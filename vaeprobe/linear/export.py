@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def blueprint(model: LinearModel, row_shape: tuple[int, ...]) -> Blueprint:
     )
 
 
-def save(path: Path, model: LinearModel, row_shape: tuple[int, ...], record: Mapping[str, Any]) -> None:
+def save(path: Path, model: LinearModel, row_shape: tuple[int, ...], record: Mapping[str, object]) -> None:
     """Write decoder and encoder as float64 tensors; `record` (sigma2, beta, ...) goes into the metadata as JSON."""
     from safetensors.numpy import save_file
 

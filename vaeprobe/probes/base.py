@@ -37,7 +37,7 @@ R = TypeVar("R", bound=Result)
 
 
 def option(
-    default: Any,
+    default: object,
     *,
     help: str,
     min: float | None = None,

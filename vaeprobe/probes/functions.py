@@ -83,7 +83,7 @@ def of_decoder(cls: type[Probe]) -> Callable[..., Result]:
         *,
         latent_dim: int | None = None,
         limits: Mapping[str, float] | None = None,
-        **settings: Any,
+        **settings: object,
     ) -> Result:
         probe = _asked(cls, settings)
         _ready(probe, (decoder, probe.data, probe.latents))
@@ -96,7 +96,7 @@ def of_decoder(cls: type[Probe]) -> Callable[..., Result]:
 def of_data(cls: type[Question]) -> Callable[..., Result]:
     """Return a question as a function of rows of data."""
 
-    def function(data: Any, *, limits: Mapping[str, float] | None = None, **settings: Any) -> Result:
+    def function(data: object, *, limits: Mapping[str, float] | None = None, **settings: object) -> Result:
         question = _asked(cls, settings)
         _ready(question, data if isinstance(data, (list, tuple)) else [data])
         return _answered(question, data, limits)
@@ -116,7 +116,7 @@ def _ready(question: Question, inputs: Iterable[object]) -> None:
     writing.ready(question.outputs().values(), inputs=[p for p in inputs if isinstance(p, (str, PathLike))])
 
 
-def _answered(question: Question, subject: Any, limits: Mapping[str, float] | None) -> Result:
+def _answered(question: Question, subject: object, limits: Mapping[str, float] | None) -> Result:
     result = judge(question.measure(subject), limits or {}, specs_by_id(question.METRICS))
     outputs, writers = question.outputs(), result.files()
     for name in outputs.keys() & writers.keys():  # a finding says why one cannot be drawn

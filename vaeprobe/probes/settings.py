@@ -25,7 +25,7 @@ def field_type(cls: type, field: Field[Any]) -> Any:
     return eval(field.type, dict(vars(sys.modules[owner.__module__])))
 
 
-def check(cls: type, field: Field[Any], value: Any, name: str) -> None:
+def check(cls: type, field: Field[Any], value: object, name: str) -> None:
     """Refuse a value that a setting does not take.
 
     Args:
@@ -58,7 +58,7 @@ def check_value(hint: Any, value: Any, name: str, meta: Mapping[str, Any]) -> No
         raise UsageError(f"{name} must be {bounds}, not {value}")
 
 
-def parse(hint: Any, text: str, name: str, meta: Mapping[str, Any]) -> Any:
+def parse(hint: object, text: str, name: str, meta: Mapping[str, object]) -> Any:
     """Return the value that a text on the command line stands for.
 
     Raises:
@@ -76,30 +76,30 @@ def parse(hint: Any, text: str, name: str, meta: Mapping[str, Any]) -> Any:
     return value
 
 
-def choices(hint: Any) -> list[str]:
+def choices(hint: object) -> list[str]:
     """Return the words that a type takes; none where it takes others too."""
     return [] if _words(hint, ()) else _literals(hint)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     """Whether a value is a real number; true and false are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:
+def _parts(hint: object) -> tuple[Any, ...]:
     return (hint, *get_args(hint))
 
 
-def is_list(hint: Any) -> bool:
+def is_list(hint: object) -> bool:
     """Whether a type is of lists of texts."""
     return get_origin(hint) is Sequence
 
 
-def _literals(hint: Any) -> list[str]:
+def _literals(hint: object) -> list[str]:
     return [c for part in _parts(hint) if get_origin(part) is Literal for c in get_args(part)]
 
 
-def _words(hint: Any, literals: Sequence[str] | None = None) -> str:
+def _words(hint: object, literals: Sequence[str] | None = None) -> str:
     """Return what a type takes, in words: its types, and its literals by name."""
     if is_list(hint):
         return "a list of texts"

@@ -40,12 +40,12 @@ def header() -> dict[str, Any]:
     return {"schema_version": SCHEMA_VERSION, "tool": tool, "torch": torch_version}
 
 
-def dumps(document: Mapping[str, Any], *, indent: int | None = 2) -> str:
+def dumps(document: Mapping[str, object], *, indent: int | None = 2) -> str:
     """Return JSON text, one document, ending in a newline."""
     return json.dumps(plain(document), indent=indent, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Return a value made of JSON's own types; numpy and torch numbers and arrays are converted."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}

@@ -14,7 +14,7 @@ SHA256 = {"type": "string", "pattern": "^([0-9a-f]{64})?$"}
 EXIT_CODE = {"enum": [0, 1, 2, 3, 4, 5, 6, 70]}
 
 
-def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
+def _object(required: dict[str, Any], **optional: object) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": {**required, **optional},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any
 
 MISSING = "–"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -34,7 +33,7 @@ def inert(text: str) -> str:
     return _COMMAND.sub("# ", _STARTS_COMMAND.sub(r"\1: ", text))
 
 
-def number(value: Any, digits: int = 4) -> str:
+def number(value: object, digits: int = 4) -> str:
     """Return a cell of a table: four significant digits, a dash where there is no value."""
     if value is None:
         return MISSING

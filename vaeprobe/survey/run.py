@@ -58,7 +58,7 @@ class Survey(Content):
 def survey(
     decoder: DecoderLike,
     *,
-    data: Any = None,
+    data: object = None,
     samples: int = 256,
     seed: int = 0,
     latent_dim: int | None = None,

@@ -43,7 +43,7 @@ COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial", "mu
 def traverse(
     decoder: DecoderLike,
     *,
-    data: Any = None,
+    data: object = None,
     reach: float = 3.0,
     frames: int = 7,
     most: int = 16,
@@ -164,7 +164,7 @@ def _look(decoder: Decoder, asked: str | None, show: Show) -> Look:
     return "audio" if show == "audio" else "bars" if show == "bars" else None
 
 
-def _codes(decoder: Decoder, data: Any, seed: int) -> Tensor:
+def _codes(decoder: Decoder, data: object, seed: int) -> Tensor:
     if decoder.encoder is None:
         raise UsageError(
             "a range from data needs the encoder, and this decoder comes without one",

@@ -27,12 +27,12 @@ def whole(low: int) -> Check:
     return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < 1 << 31
 
 
-def number(v: Any) -> bool:
+def number(v: object) -> bool:
     """Return whether a value is a real number."""
     return isinstance(v, (int, float)) and not isinstance(v, bool)
 
 
-def pair(v: Any) -> bool:
+def pair(v: object) -> bool:
     """Return whether a value is [low, high]."""
     return isinstance(v, list) and len(v) == 2 and all(map(number, v)) and v[0] < v[1]
 
@@ -46,16 +46,16 @@ def _either(*words: str) -> Check:
     return lambda v: v in words
 
 
-def _flag(v: Any) -> bool:
+def _flag(v: object) -> bool:
     return isinstance(v, bool)
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> Any:
     """Return a module's attribute as TOML writes it."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _per_axis(value: Any) -> Any:
+def _per_axis(value: object) -> Any:
     """Return a convolution's attribute as TOML writes it: one number where all axes agree."""
     if value == "valid":
         return 0
@@ -116,11 +116,11 @@ _MODE = Option(
 _CORNERS = Option(_flag, False, "true or false", bool)
 
 
-def _axes_of_padding(v: Any) -> bool:
+def _axes_of_padding(v: object) -> bool:
     return isinstance(v, list) and len(v) in (2, 4, 6) and all(map(whole(0), v))
 
 
-def _permutation(v: Any) -> bool:
+def _permutation(v: object) -> bool:
     return isinstance(v, list) and all(map(whole(1), v)) and sorted(v) == list(range(1, len(v) + 1))
 
 
@@ -136,7 +136,7 @@ Build: TypeAlias = Callable[[Settings, str, Any, "tuple[int, ...]"], "nn.Module"
 def _late(name: str) -> Build:
     """Return a function of `network.build`, which imports torch when it is first called."""
 
-    def call(settings: Settings, key: str, weights: Any, shape: tuple[int, ...]) -> nn.Module:
+    def call(settings: Settings, key: str, weights: object, shape: tuple[int, ...]) -> nn.Module:
         from vaeprobe.checkpoints.network import build
 
         made: nn.Module = getattr(build, name)(settings, key, weights, shape)
@@ -180,7 +180,7 @@ class Kind:
             o.default is not None for o in self.options.values()
         )
 
-    def make(self, settings: Settings, key: str, weights: Any, shape: tuple[int, ...]) -> nn.Module:
+    def make(self, settings: Settings, key: str, weights: object, shape: tuple[int, ...]) -> nn.Module:
         """Return the layer as a module; `settings` holds every option."""
         if self.build is not None:
             return self.build(settings, key, weights, shape)

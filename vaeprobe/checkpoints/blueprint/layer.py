@@ -57,7 +57,7 @@ class Layer:
         """Every setting, defaults filled in."""
         return {name: self[name] for name in KINDS[self.kind].options}
 
-    def with_options(self, **changes: Any) -> Layer:
+    def with_options(self, **changes: object) -> Layer:
         """Return the layer with other settings."""
         merged = {**self.options, **changes}
         known = KINDS[self.kind].options
@@ -118,7 +118,7 @@ class EncoderPlan:
 # -- TOML -----------------------------------------------------------------------------------------
 
 
-def toml_value(value: Any) -> str:
+def toml_value(value: object) -> str:
     """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -42,7 +42,7 @@ def fields(text: str, origin: str) -> dict[str, Any]:
         raise BlueprintError(f"`{origin}` nests its layers too deeply") from None
 
 
-def _is_shape(v: Any) -> bool:
+def _is_shape(v: object) -> bool:
     return isinstance(v, list) and 1 <= len(v) <= 5 and all(map(whole(1), v))
 
 
@@ -55,7 +55,7 @@ class _Reader:
     def fail(self, message: str, hint: str | None = None) -> BlueprintError:
         return BlueprintError(f"`{self.origin}`: {message}", hint=hint)
 
-    def known(self, table: Mapping[str, Any], keys: Sequence[str], place: str) -> None:
+    def known(self, table: Mapping[str, object], keys: Sequence[str], place: str) -> None:
         for key in table:
             if key not in keys:
                 raise self.fail(
@@ -65,7 +65,7 @@ class _Reader:
                 )
 
     def text(
-        self, table: Mapping[str, Any], key: str, default: str, place: str, words: Sequence[str] = ()
+        self, table: Mapping[str, object], key: str, default: str, place: str, words: Sequence[str] = ()
     ) -> str:
         value = table.get(key, default)
         if not isinstance(value, str):
@@ -77,7 +77,7 @@ class _Reader:
             )
         return value
 
-    def fields(self, table: Mapping[str, Any]) -> dict[str, Any]:
+    def fields(self, table: Mapping[str, object]) -> dict[str, Any]:
         place = "the blueprint"
         self.known(
             table,
@@ -123,7 +123,7 @@ class _Reader:
             "assumptions": tuple(assumptions),
         }
 
-    def prior(self, table: Mapping[str, Any]) -> PriorPlan:
+    def prior(self, table: Mapping[str, object]) -> PriorPlan:
         place = "[prior]"
         self.known(table, ("mean", *SPREADS, *WEIGHTS), place)
         spreads, weights = [k for k in SPREADS if k in table], [k for k in WEIGHTS if k in table]
@@ -146,7 +146,7 @@ class _Reader:
             mixing=weights[0] if weights else "weights",
         )
 
-    def conditions(self, table: Mapping[str, Any]) -> tuple[Condition, ...]:
+    def conditions(self, table: Mapping[str, object]) -> tuple[Condition, ...]:
         return tuple(self.condition(name, self.table(table, name)) for name in table)
 
     def condition(self, name: str, table: Mapping[str, Any]) -> Condition:
@@ -196,7 +196,7 @@ class _Reader:
                     or f"add [condition.{toml_key(layer.key or 'NAME')}]",
                 )
 
-    def table(self, table: Mapping[str, Any], key: str) -> dict[str, Any]:
+    def table(self, table: Mapping[str, object], key: str) -> dict[str, Any]:
         value = table.get(key, {})
         if not isinstance(value, dict):
             raise self.fail(f"`{key}` must be a table", f"write [{key}] on a line of its own")
@@ -223,7 +223,7 @@ class _Reader:
             groups.append((kind, size))
         return tuple(groups)
 
-    def encoder(self, table: Mapping[str, Any]) -> EncoderPlan:
+    def encoder(self, table: Mapping[str, object]) -> EncoderPlan:
         place = "[encoder]"
         self.known(table, ("prefix", "input", "layers", "output", "second", "limits", "mean", *HEADS), place)
         shape = table.get("input")
@@ -265,14 +265,14 @@ class _Reader:
             raise self.fail(f"`limits` of [encoder] must be [low, high], not {toml_value(value)}")
         return None if value is None else (value[0], value[1])
 
-    def layers(self, value: Any, place: str) -> tuple[Layer, ...]:
+    def layers(self, value: object, place: str) -> tuple[Layer, ...]:
         if not isinstance(value, list):
             raise self.fail(
                 f"the layers of {place} must be a list", 'for example [{ linear = "fc1" }, "relu"]'
             )
         return tuple(self.layer(item, f"layer {i} of {place}") for i, item in enumerate(value, start=1))
 
-    def layer(self, item: Any, place: str) -> Layer:
+    def layer(self, item: object, place: str) -> Layer:
         if isinstance(item, str):
             name = self.kind([item], place)
             if not KINDS[name].bare:
@@ -355,7 +355,7 @@ class _Reader:
             )
         return found[0]
 
-    def options(self, kind: Kind, given: Mapping[str, Any], place: str) -> dict[str, Any]:
+    def options(self, kind: Kind, given: Mapping[str, object], place: str) -> dict[str, Any]:
         for name, value in given.items():
             if not kind.options[name].check(value):
                 raise self.fail(
@@ -371,7 +371,7 @@ class _Reader:
         }
 
 
-def _is_numbers(value: Any, depth: int = 0) -> bool:
+def _is_numbers(value: object, depth: int = 0) -> bool:
     if isinstance(value, list) and depth < 2:
         return bool(value) and all(_is_numbers(v, depth + 1) and not isinstance(v, str) for v in value)
     return number(value) or (isinstance(value, str) and depth == 0)

@@ -42,11 +42,11 @@ class Names:
     own: f.Shapes
     layers: dict[str, str] = field(default_factory=dict)
 
-    def conv(self, key: str, n_out: Any, n_in: Any, k: int = 3, stride: int = 1) -> Layer:
+    def conv(self, key: str, n_out: int | str, n_in: int | str, k: int = 3, stride: int = 1) -> Layer:
         self.layers[key] = f"conv {n_out} {n_in} {k} {k}"
         return f.conv(key, stride, k // 2 if stride == 1 else 0)
 
-    def norm(self, key: str, n: Any) -> Layer:
+    def norm(self, key: str, n: int | str) -> Layer:
         self.layers[key] = f"norm {n}"
         return Layer("group_norm", key, {"groups": self.groups, "eps": 1e-6})
 
@@ -70,7 +70,7 @@ class Names:
     def has(self, key: str) -> bool:
         return f"{key}.weight" in self.own
 
-    def residual(self, key: str, n_in: Any, n_out: Any) -> Layer:
+    def residual(self, key: str, n_in: int | str, n_out: int | str) -> Layer:
         """Return GroupNorm, SiLU, convolution, twice, added to the input or a 1 x 1 convolution of it."""
         shortcut = "nin_shortcut" if self.ldm else "conv_shortcut"
         body = (
@@ -80,7 +80,7 @@ class Names:
         skip = (self.conv(f"{key}.{shortcut}", n_out, n_in, 1),) if self.has(f"{key}.{shortcut}") else ()
         return Layer("residual", body=body, skip=skip)
 
-    def attention(self, key: str, n: Any) -> Layer:
+    def attention(self, key: str, n: int | str) -> Layer:
         """Return self-attention between places, added to its input; three ways of naming its parts."""
         old = self.has(f"{key}.query")
         called = LDM_ATTENTION if self.ldm else OLD_ATTENTION if old else {}
@@ -91,7 +91,7 @@ class Names:
         norm = self.norm(f"{key}.{'norm' if self.ldm else 'group_norm'}", n)
         return Layer("residual", body=(norm, Layer("attention", key)))
 
-    def middle_of(self, side: str, n: Any) -> Iterator[Layer]:
+    def middle_of(self, side: str, n: int | str) -> Iterator[Layer]:
         yield self.residual(self.middle(side, "resnets", 0), n, n)
         attention = self.middle(side, "attentions", 0)
         if any(name.startswith(f"{attention}.") for name in self.own):

@@ -50,7 +50,10 @@ class Clues:
 
     @classmethod
     def of(
-        cls, tensors: Mapping[str, Shaped], said: Mapping[str, Any] | None = None, size: Shape | None = None
+        cls,
+        tensors: Mapping[str, Shaped],
+        said: Mapping[str, object] | None = None,
+        size: Shape | None = None,
     ) -> Clues:
         """Return the clues that tensors are; only names and shapes are looked at."""
         shapes = {k: tuple(t.shape) for k, t in tensors.items() if not k.endswith(COUNTERS)}

@@ -68,7 +68,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
     return None
 
 
-def _mlp(shapes: f.Shapes, config: Any, prefix: str) -> f.Found | None:
+def _mlp(shapes: f.Shapes, config: object, prefix: str) -> f.Found | None:
     own = f.below(shapes, f"{prefix}decoder.")
     found = f.solve(own, {"layers.0.0": f"linear {HIDDEN} d", "layers.1.0": f"linear m {HIDDEN}"})
     if found is None or not _same_latents(shapes, prefix, found["d"]):
@@ -116,7 +116,7 @@ def _residual(wanted: dict[str, str], key: str, relu: bool) -> list[Layer]:
     return [*layers, f.RELU] if relu else layers
 
 
-def _convolutional(shapes: f.Shapes, config: Any, prefix: str, net: Net) -> f.Found | None:
+def _convolutional(shapes: f.Shapes, config: object, prefix: str, net: Net) -> f.Found | None:
     own = f.below(shapes, f"{prefix}decoder.")
     wanted = {net.first: f"linear {math.prod(net.map)} d"}
     layers = [f.linear(net.first), f.reshape(*net.map)]

@@ -153,7 +153,7 @@ def _depth(own: f.Shapes, stack: str) -> int:
     return n
 
 
-def _settings(told: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(told: Mapping[str, object]) -> dict[str, Any]:
     """Return the arguments that the module was made with."""
     out: dict[str, Any] = {}
     params = told.get("init_params_")
@@ -164,13 +164,15 @@ def _settings(told: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _registry(told: Mapping[str, Any]) -> dict[str, Any]:
+def _registry(told: Mapping[str, object]) -> dict[str, Any]:
     registry = told.get("registry_")
     fields = registry.get("field_registries") if isinstance(registry, dict) else None
     return {k: v for k, v in fields.items() if isinstance(v, dict)} if isinstance(fields, dict) else {}
 
 
-def _inputs(told: Mapping[str, Any], own: f.Shapes, stack: str, d: int, n: int, prefix: str) -> Inputs | None:
+def _inputs(
+    told: Mapping[str, object], own: f.Shapes, stack: str, d: int, n: int, prefix: str
+) -> Inputs | None:
     """Return what enters beside the latents, as the registry or, without one, the widths of the layers tell."""
     extra = own[f"{stack} 0.0.weight"][-1] - d
     fields = _registry(told)
@@ -206,13 +208,13 @@ def _state(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def _texts(values: Any) -> tuple[str, ...]:
+def _texts(values: object) -> tuple[str, ...]:
     values = getattr(values, "values", values)
     return tuple(map(str, values)) if isinstance(values, (list, tuple)) else ()
 
 
 def _encoder(
-    own: f.Shapes, prefix: str, settings: Mapping[str, Any], d: int, genes: int
+    own: f.Shapes, prefix: str, settings: Mapping[str, object], d: int, genes: int
 ) -> EncoderPlan | None:
     """Return the encoder of log(1 + counts), with variance e^h + 1e-4."""
     stack, wanted = "z_encoder.encoder.fc_layers.Layer", dict[str, str]()
@@ -243,7 +245,7 @@ def _encoder(
     )
 
 
-def _recipe(told: Mapping[str, Any]) -> Recipe:
+def _recipe(told: Mapping[str, object]) -> Recipe:
     """Return the KL weight of the last epoch, (E - 1) / 400 up to 1."""
     epochs, assumes = _epochs(told)
     if epochs is None:
@@ -256,7 +258,7 @@ def _recipe(told: Mapping[str, Any]) -> Recipe:
     return Recipe(min(1.0, (epochs - 1) / WARM_UP), f"({epochs} epochs - 1) / {WARM_UP}", assumes, mistakes)
 
 
-def _epochs(told: Mapping[str, Any]) -> tuple[int | None, str]:
+def _epochs(told: Mapping[str, object]) -> tuple[int | None, str]:
     """Return the number of epochs trained: rows of the history, or the default for so many cells."""
     history = told.get("history_")
     losses = (
@@ -271,7 +273,7 @@ def _epochs(told: Mapping[str, Any]) -> tuple[int | None, str]:
     return max(1, min(400, round(400 * 20000 / cells))), f"the default number of epochs for {cells} cells"
 
 
-def _longest(value: Any) -> int:
+def _longest(value: object) -> int:
     """Return the largest axis of any array inside."""
     shape = getattr(value, "shape", None)
     if isinstance(shape, tuple):

@@ -206,7 +206,7 @@ class _Graph:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{quoted(name)} is no JSON: {quoted(str(error))}") from None
 
-    def at(self, table: Any, *keys: str) -> Any:
+    def at(self, table: object, *keys: str) -> Any:
         for key in keys:
             if not isinstance(table, dict) or key not in table:
                 raise InputError(
@@ -215,19 +215,19 @@ class _Graph:
             table = table[key]
         return table
 
-    def items(self, table: Any, key: str) -> list[Any]:
+    def items(self, table: object, key: str) -> list[Any]:
         value = self.at(table, key)
         if not isinstance(value, list):
             raise InputError(f"{quoted(key)} of the program's JSON is no list")
         return value
 
-    def union(self, table: Any) -> tuple[str, Any]:
+    def union(self, table: object) -> tuple[str, Any]:
         if not isinstance(table, dict) or len(table) != 1:
             raise InputError("the program's JSON has an argument that is not one thing")
         ((kind, value),) = table.items()
         return kind, value
 
-    def name(self, value: Any) -> str:
+    def name(self, value: object) -> str:
         if not isinstance(value, str) or not value.isidentifier():
             raise UnsafeError(
                 f"the program names a value {quoted(str(value))}, which torch would put into source code and execute",
@@ -325,7 +325,7 @@ class _Graph:
         flat = torch.frombuffer(bytearray(raw), dtype=dtype)  # a copy: the file's bytes are read-only
         return flat.as_strided(sizes, strides, offset)
 
-    def size(self, value: Any) -> int:
+    def size(self, value: object) -> int:
         kind, n = self.union(value)
         if kind != "as_int" or type(n) is not int or not 0 <= n < 1 << 48:
             raise InputError("a stored tensor of the program has no fixed size")
@@ -375,7 +375,7 @@ class _Graph:
         row, batch, batched = self.input_shape()
         return Program(state, steps, self.input, kept[0] if len(kept) == 1 else kept, row, batch, batched)
 
-    def step(self, node: Any) -> Step | None:
+    def step(self, node: object) -> Step | None:
         target = self.at(node, "target")
         if not isinstance(target, str):
             raise InputError("the program has an operator without a name")
@@ -416,7 +416,7 @@ class _Graph:
                 )
             )
 
-    def argument(self, arg: Any) -> Any:
+    def argument(self, arg: object) -> Any:
         kind, value = self.union(arg)
         match kind:
             case "as_none":
@@ -448,7 +448,7 @@ class _Graph:
                 raise refuse_operator(kind.removeprefix("as_"), "a program within the program")
         raise InputError(f"the program has an argument of a kind that is not supported, {quoted(kind)}")
 
-    def result(self, out: Any) -> Any:
+    def result(self, out: object) -> Any:
         kind, value = self.union(out)
         match kind:
             case "as_tensor":
@@ -538,7 +538,7 @@ def _plain_guard(code: str) -> bool:
     return True
 
 
-def _found(tree: Any, key: str) -> Iterator[Any]:
+def _found(tree: object, key: str) -> Iterator[Any]:
     """Yield every value under a key, at any depth."""
     stack = [tree]
     while stack:

@@ -85,10 +85,10 @@ ASSERTIONS = _words(
 )
 
 
-def numbers_only(function: Callable[..., Any]) -> Callable[..., Any]:
+def numbers_only(function: Callable[..., object]) -> Callable[..., Any]:
     """Return a function of Python that takes numbers alone: texts and lists multiply, format and grow without end."""
 
-    def on_numbers(*args: Any) -> Any:
+    def on_numbers(*args: object) -> Any:
         for arg in args:
             if not isinstance(arg, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool, Tensor)):
                 raise InputError(
@@ -137,7 +137,7 @@ def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
     return function
 
 
-def bounded(arguments: Iterable[Any]) -> None:
+def bounded(arguments: Iterable[object]) -> None:
     """Check that no list of whole numbers among the arguments is the shape of an absurdly large tensor.
 
     Raises:
@@ -153,7 +153,7 @@ def bounded(arguments: Iterable[Any]) -> None:
             raise ResourceError(f"the program asks for {value:,} of something, more than {LARGEST:,}")
 
 
-def grows(name: str, arguments: Iterable[Any]) -> bool:
+def grows(name: str, arguments: Iterable[object]) -> bool:
     """Return whether an operator could return a tensor far larger than its inputs."""
     numbers = (n for a in arguments for n in (a if isinstance(a, (list, tuple)) else (a,)) if type(n) is int)
     if name.startswith(("conv", "_conv")):
@@ -175,7 +175,7 @@ def charge(shape: Iterable[int]) -> None:
         )
 
 
-def small(out: Any) -> None:
+def small(out: object) -> None:
     """Check that no tensor that an operator returned (on the meta device) is absurdly large.
 
     Raises:
@@ -197,7 +197,7 @@ class Kept:
     def __init__(self) -> None:
         self.numbers = 0
 
-    def __call__(self, out: Any) -> None:
+    def __call__(self, out: object) -> None:
         small(out)
         parts = out if isinstance(out, (tuple, list)) else (out,)
         self.numbers += sum(t.numel() for t in parts if isinstance(t, Tensor) and not t._is_view())

@@ -105,7 +105,7 @@ class Program(nn.Module):
         state: Mapping[str, Tensor],
         steps: Sequence[Step],
         source: str,
-        output: Any,
+        output: object,
         row: tuple[int, ...],
         batch: int = 0,
         batched: bool = True,
@@ -223,7 +223,7 @@ def run_steps(
             values.pop(name, None)
 
 
-def _last_uses(steps: Sequence[Step], output: Any) -> list[list[str]]:
+def _last_uses(steps: Sequence[Step], output: object) -> list[list[str]]:
     """Return for each step the values that neither a later step nor the output takes."""
     kept = {v.name for v in _values(output)}
     spent: list[list[str]] = []
@@ -234,7 +234,7 @@ def _last_uses(steps: Sequence[Step], output: Any) -> list[list[str]]:
     return spent[::-1]
 
 
-def _values(output: Any) -> Iterator[Value]:
+def _values(output: object) -> Iterator[Value]:
     if isinstance(output, Value):
         yield output
     elif isinstance(output, (list, dict)):
@@ -242,7 +242,7 @@ def _values(output: Any) -> Iterator[Value]:
             yield from _values(item)
 
 
-def _known(arg: Any, values: Mapping[str, Any], device: torch.device) -> Any:
+def _known(arg: object, values: Mapping[str, object], device: torch.device) -> Any:
     if isinstance(arg, Value):
         return values[arg.name]
     if isinstance(arg, Here):
@@ -269,7 +269,7 @@ def _joined(outs: Sequence[Any], how: Callable[[list[Tensor]], Tensor]) -> Any:
     return how([_first(out) for out in outs])
 
 
-def _first(out: Any) -> Tensor:
+def _first(out: object) -> Tensor:
     tensor = out[0] if isinstance(out, list) else next(iter(out.values())) if isinstance(out, dict) else out
     if not isinstance(tensor, Tensor):
         raise InputError("the program does not return a tensor")

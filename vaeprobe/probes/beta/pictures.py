@@ -17,7 +17,7 @@ RULES = ("kl", "means", "columns", "precision")
 
 def sections(
     metrics: Mapping[str, Metric],
-    latents: Sequence[Mapping[str, Any]],
+    latents: Sequence[Mapping[str, object]],
     overlaps: Mapping[float, float],
     meaning: str,
 ) -> tuple[Section, ...]:

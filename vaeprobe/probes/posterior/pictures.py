@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def sections(
-    latents: Sequence[Mapping[str, Any]], terms: ElboTerms, beta: float, gram: Tensor
+    latents: Sequence[Mapping[str, object]], terms: ElboTerms, beta: float, gram: Tensor
 ) -> tuple[Section, ...]:
     """Return the latents, the ELBO term by term, and the Hessian where two latents are active.
 

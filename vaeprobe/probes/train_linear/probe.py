@@ -204,7 +204,7 @@ class TrainLinear(Question):
         """The noise variance where it is given; None where it is learned."""
         return None if self.sigma2 == "ml" else float(self.sigma2)
 
-    def measure(self, data: Any) -> LinearResult:
+    def measure(self, data: object) -> LinearResult:
         """Return what the linear VAE of the data is, and how training compares with it.
 
         Args:
@@ -228,7 +228,7 @@ class TrainLinear(Question):
         with joined(self.backend, timeout=self.timeout) as processes, within(self.time):
             return self._measure(data, processes)
 
-    def _measure(self, data: Any, processes: Processes) -> LinearResult:
+    def _measure(self, data: object, processes: Processes) -> LinearResult:
         from vaeprobe.linear.certificate import certify
         from vaeprobe.probes.train_linear import numbers
 
@@ -300,7 +300,7 @@ class TrainLinear(Question):
                 hint="fix it with --sigma2",
             )
 
-    def _rows(self, data: Any) -> Data:
+    def _rows(self, data: object) -> Data:
         from vaeprobe.probes.train_linear.numbers import rows_of
 
         incomplete: Literal["keep", "drop", "refuse"] = "drop" if self.drop_nonfinite else "refuse"

@@ -343,7 +343,7 @@ CARRY = {
 }  # fmt: skip
 
 
-def _references(value: Any) -> list[tuple[str, int, int]]:
+def _references(value: object) -> list[tuple[str, int, int]]:
     """Return the tensors that `input_layers` or `output_layers` name: one, a list of them, or nested."""
     if isinstance(value, dict):
         value = list(value.values())
@@ -359,7 +359,7 @@ def _references(value: Any) -> list[tuple[str, int, int]]:
     return found
 
 
-def _called(node: Any) -> list[tuple[str, int, int]]:
+def _called(node: object) -> list[tuple[str, int, int]]:
     """Return the tensors that a call of a layer takes, in either form in which Keras writes them."""
     if isinstance(node, dict):  # Keras 3
         found = []

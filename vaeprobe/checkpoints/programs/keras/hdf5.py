@@ -99,7 +99,7 @@ def read_hdf5(data: bytes) -> Hdf5:
     return Hdf5(arrays, attributes, orders)
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 

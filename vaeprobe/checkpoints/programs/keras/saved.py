@@ -70,7 +70,7 @@ class Saved:
             keys.append(f"{base}_{n}" if n else base)
         return keys
 
-    def inside(self, config: Mapping[str, Any], key: str) -> Saved:
+    def inside(self, config: Mapping[str, object], key: str) -> Saved:
         """Return a model that is a layer of this one."""
         path = (*self.path, key) if self.legacy else (*self.path, "layers", key)
         return Saved(config, self.version, self.file, self.legacy, path, self.used)
@@ -168,7 +168,7 @@ def from_hdf5(data: bytes) -> Saved:
     return _root(config, str(file.attributes.get("keras_version", "")), inner, legacy=True)
 
 
-def _root(config: Any, version: str, file: Hdf5, *, legacy: bool) -> Saved:
+def _root(config: object, version: str, file: Hdf5, *, legacy: bool) -> Saved:
     if not isinstance(config, dict):
         raise InputError("the configuration of the Keras model is damaged")
     for kind, where in _code(config):
@@ -179,7 +179,7 @@ def _root(config: Any, version: str, file: Hdf5, *, legacy: bool) -> Saved:
     return Saved(config, version, file, legacy)
 
 
-def _code(config: Any) -> Iterator[tuple[str, str]]:
+def _code(config: object) -> Iterator[tuple[str, str]]:
     """Yield what in a configuration is code, or could import some."""
     stack = [config]
     steps = 0

@@ -111,7 +111,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }  # fmt: skip
 
 
-def activation_of(value: Any, version: int) -> tuple[str, Callable[[Tensor], Tensor]]:
+def activation_of(value: object, version: int) -> tuple[str, Callable[[Tensor], Tensor]]:
     """Return the name of an activation, as programs call it ("exp" for `exponential`), and what it computes.
 
     Raises:

@@ -77,7 +77,7 @@ class Nodes:
         run: Callable[..., Any] = _Single(function, about) if len(outputs) == 1 else partial(function, about)
         return Step(name.lower(), run, args, kwargs, outputs)
 
-    def constant(self, node: Any) -> Tensor:
+    def constant(self, node: object) -> Tensor:
         attributes = self.model.attributes(node)
         for name, value in attributes.items():
             if name == "value":
@@ -108,7 +108,7 @@ class Nodes:
         branches = [self.inner(graphs[k], depth) for k in ("then_branch", "else_branch")]
         outside = list(dict.fromkeys(n for b in branches for n in b[2]))
 
-        def run(condition: Tensor, *values: Any, like: Tensor) -> Any:
+        def run(condition: Tensor, *values: object, like: Tensor) -> Any:
             steps, own, _, wanted = branches[0 if bool(condition.reshape(-1)[0]) else 1]
             known = {**dict(zip(outside, values, strict=True)), **own}
             run_steps(steps, known, like.device)
@@ -166,7 +166,7 @@ class _Single:
     function: Callable[..., Any]
     node: table.Node
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Any:
         out = self.function(self.node, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 

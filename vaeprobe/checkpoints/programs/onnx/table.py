@@ -64,7 +64,7 @@ class Node:
     attributes: Mapping[str, Any]
     outputs: int = 1
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def get(self, name: str, default: object = None) -> Any:
         """Return an attribute."""
         return self.attributes.get(name, default)
 

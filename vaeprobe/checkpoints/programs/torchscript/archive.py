@@ -56,7 +56,7 @@ def objects(archive: Archive, library: Library) -> tuple[Any, Mapping[str, Tenso
     made: dict[int, Any] = {}
     notes: list[Finding] = []
 
-    def value(node: Any, path: str) -> Any:
+    def value(node: object, path: str) -> Any:
         if id(node) in made:
             return made[id(node)]
         if isinstance(node, (list, tuple)):
@@ -154,7 +154,7 @@ class Library:
             if isinstance(d, (ast.ClassDef, ast.FunctionDef))
         }
 
-    def __deepcopy__(self, memo: Any) -> Library:
+    def __deepcopy__(self, memo: object) -> Library:
         return self
 
     def method(self, kind: str, name: str) -> ast.FunctionDef | None:

@@ -40,7 +40,7 @@ class _Frozen:
 
     value: Any
 
-    def __deepcopy__(self, memo: Any) -> _Frozen:
+    def __deepcopy__(self, memo: object) -> _Frozen:
         return self
 
 
@@ -131,7 +131,7 @@ class _Call:
 
     # -- functions and statements ----------------------------------------------------------------
 
-    def function(self, method: Method, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def function(self, method: Method, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
         parameters = method.code.args.args
         given = [method.owner, *args] if method.owner is not None else list(args)
         names: dict[str, Any] = dict(zip((p.arg for p in parameters), given, strict=False))
@@ -194,7 +194,7 @@ class _Call:
             case _:
                 raise self.unsupported(ast.unparse(s))
 
-    def assign(self, target: ast.expr, value: Any, names: dict[str, Any]) -> None:
+    def assign(self, target: ast.expr, value: object, names: dict[str, Any]) -> None:
         match target:
             case ast.Name(id=name):
                 names[name] = value
@@ -211,7 +211,7 @@ class _Call:
 
     # -- expressions -----------------------------------------------------------------------------
 
-    def value(self, e: ast.expr, names: Mapping[str, Any]) -> Any:
+    def value(self, e: ast.expr, names: Mapping[str, object]) -> Any:
         match e:
             case ast.Constant(value=value):
                 return value
@@ -247,7 +247,7 @@ class _Call:
                 return self.call(e, names)
         raise self.unsupported(ast.unparse(e))
 
-    def attribute(self, e: ast.Attribute, names: Mapping[str, Any]) -> Any:
+    def attribute(self, e: ast.Attribute, names: Mapping[str, object]) -> Any:
         name = dotted(e)
         if name.startswith("__torch__."):
             code = self.library.definitions.get(name)
@@ -264,7 +264,7 @@ class _Call:
             return getattr(self.script, f"constant_{index}") if isinstance(constant, Constant) else constant
         return self.field(self.value(e.value, names), e.attr)
 
-    def field(self, owner: Any, name: str) -> Any:
+    def field(self, owner: object, name: str) -> Any:
         if not isinstance(owner, Instance):
             raise self.unsupported(f"attribute {name}")
         if name == "training":
@@ -276,7 +276,7 @@ class _Call:
             raise InputError(f"the program uses the attribute {quoted(name)}, which its module lacks")
         return self.value(constant, {})
 
-    def resolved(self, value: Any) -> Any:
+    def resolved(self, value: object) -> Any:
         """Return an attribute with its tensors in place."""
         if isinstance(value, Slot):
             return getattr(self.script, self.script.names[value.name])
@@ -285,7 +285,7 @@ class _Call:
             return type(value)(map(self.resolved, value))
         return value
 
-    def call(self, e: ast.Call, names: Mapping[str, Any]) -> Any:
+    def call(self, e: ast.Call, names: Mapping[str, object]) -> Any:
         name = dotted(e.func)
         head = name.partition(".")[0]
         if head in names or not name:  # a method, or a function held in a variable
@@ -319,7 +319,7 @@ class _Call:
             raise self.unsupported(name)
         return Method(code, None)
 
-    def called(self, e: ast.Call, names: Mapping[str, Any]) -> Any:
+    def called(self, e: ast.Call, names: Mapping[str, object]) -> Any:
         if isinstance(e.func, ast.Attribute):
             owner = self.value(e.func.value, names)
             code = self.library.method(owner.kind, e.func.attr) if isinstance(owner, Instance) else None
@@ -333,7 +333,7 @@ class _Call:
         args = [self.value(a, names) for a in e.args]
         return self.function(method, args, {str(k.arg): self.value(k.value, names) for k in e.keywords})
 
-    def primitive(self, name: str, args: Sequence[Any]) -> Any:
+    def primitive(self, name: str, args: Sequence[object]) -> Any:
         if name == "RaiseException":
             self.raised(args)
         function = PRIM.get(name)
@@ -341,14 +341,14 @@ class _Call:
             raise refuse_operator(f"prim.{name}")
         return function(*args)
 
-    def raised(self, args: Sequence[Any]) -> NoReturn:
+    def raised(self, args: Sequence[object]) -> NoReturn:
         raise InputError(
             f"the program raises {quoted(str(args[0]) if args else 'an error')}",
             hint="is the number of latents right?",
         )
 
     def foresee(
-        self, name: str, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+        self, name: str, function: Callable[..., object], args: list[Any], kwargs: dict[str, Any]
     ) -> None:
         """Check how large a result will be before it is computed, where its inputs could make it large."""
         tensors = [a for a in _leaves([*args, *kwargs.values()]) if isinstance(a, Tensor)]
@@ -358,7 +358,7 @@ class _Call:
             return  # being traced or transformed: it ran on plain tensors before
         ghosts = {id(t): t.to("meta") for t in tensors}
 
-        def ghost(value: Any) -> Any:
+        def ghost(value: object) -> Any:
             if isinstance(value, (list, tuple)):
                 return type(value)(map(ghost, value))
             return ghosts.get(id(value), torch.device("meta") if isinstance(value, torch.device) else value)
@@ -402,7 +402,7 @@ class _Call:
         return out
 
 
-def _leaves(values: Sequence[Any]) -> Iterator[Any]:
+def _leaves(values: Sequence[object]) -> Iterator[Any]:
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from _leaves(value)
@@ -410,7 +410,7 @@ def _leaves(values: Sequence[Any]) -> Iterator[Any]:
             yield value
 
 
-def _extent(value: Any, known: dict[int, int] | None = None) -> int:
+def _extent(value: object, known: dict[int, int] | None = None) -> int:
     """Return how many items there are in nested lists when each is counted wherever it stands.
 
     A tuple that holds the one below twice, and so on, is short to make and endless to go through.

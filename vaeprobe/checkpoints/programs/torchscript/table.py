@@ -15,7 +15,7 @@ from vaeprobe.errors import ResourceError
 LONGEST = 1_000_000  # of a list or a text
 
 
-def _append(items: list[Any], item: Any) -> list[Any]:
+def _append(items: list[Any], item: object) -> list[Any]:
     items.append(item)
     return items
 
@@ -24,7 +24,7 @@ def _extend(items: list[Any], more: list[Any]) -> None:
     items.extend(more)
 
 
-def _format(text: str, *values: Any) -> str:
+def _format(text: str, *values: object) -> str:
     pieces = text.split("{}", len(values))
     shown = [str(value)[:200] for value in values[: len(pieces) - 1]]
     return "".join(part for pair in zip(pieces, [*shown, ""], strict=True) for part in pair)
