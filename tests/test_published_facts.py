@@ -24,6 +24,7 @@ def test_a_place_counts_those_below() -> None:
     assert below(ordered[0] + 1e-9) == 1
     assert below(1.0) == len(FACTS)
     assert place(1.0) == f"Of {len(FACTS)} published models {len(FACTS)} are less aligned."
+    assert place(-0.1) == f"Of {len(FACTS)} published models 1 is less aligned."
 
 
 @pytest.mark.parametrize(

@@ -99,4 +99,5 @@ def below(alignment: float) -> int:
 
 def place(alignment: float) -> str:
     """Return where an alignment stands among published models, as a sentence."""
-    return f"Of {len(FACTS)} published models {below(alignment)} are less aligned."
+    count = below(alignment)
+    return f"Of {len(FACTS)} published models {count} {'is' if count == 1 else 'are'} less aligned."

@@ -26,6 +26,7 @@ from vaeprobe.probes.base import judge
 from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
 from vaeprobe.probes.orthogonality.numbers import Reading, Repair, repair_of
 from vaeprobe.probes.orthogonality.words import verdict
+from vaeprobe.published import place
 from vaeprobe.report import Metric, metric_map
 
 from maps import (
@@ -788,7 +789,9 @@ def test_summaries_read_like_a_researcher_wrote_them() -> None:
     assert "against" in aligned.summary
     assert "under random rotations of the latent space (alignment" in aligned.summary
     assert measure(f_wide()).summary.startswith("Orthogonality is undefined: J is rank-deficient: 2 outputs")
-    assert measure(rotated(b1(3))).summary.endswith("to 0 nats on held-out latents.")
+    turned = measure(rotated(b1(3)))
+    assert turned.alignment.value is not None
+    assert turned.summary.endswith(f"to 0 nats on held-out latents. {place(turned.alignment.value)}")
 
 
 # -- real checkpoints ---------------------------------------------------------------------------
