@@ -53,7 +53,7 @@ class Kind:
 
     axes: int
     channels: str = ""
-    decode: tuple[tuple[str, Any], ...] = ()
+    decode: tuple[tuple[str, object], ...] = ()
     off: tuple[str, ...] = ()
     frames: int = 1
     alone: bool = False
@@ -159,17 +159,17 @@ class _Double(TorchFunctionMode):
     a cast unharmed, differences do not.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         func = Tensor.double if func is Tensor.float else func
         args = tuple(_wide(x) for x in args)
         return func(*args, **{k: _wide(v) for k, v in (kwargs or {}).items()})
 
 
-def _wide(value: object) -> Any:
+def _wide(value: object) -> object:
     return torch.float64 if value is torch.float32 else value
 
 
-def _contiguous(module: nn.Module, inputs: tuple[object, ...]) -> tuple[Any, ...]:
+def _contiguous(module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
     """Make what a group normalisation takes contiguous: it has no forward mode for other strides."""
     return tuple(x.contiguous() if isinstance(x, Tensor) else x for x in inputs)
 

@@ -59,7 +59,7 @@ def working_directory_importable() -> Iterator[None]:
             sys.path.remove(here)
 
 
-def find(arch: str) -> Callable[..., Any]:
+def find(arch: str) -> Callable[..., object]:
     """Return the factory that `package.module:factory` or `path/to/file.py:factory` names.
 
     Raises:
@@ -70,7 +70,7 @@ def find(arch: str) -> Callable[..., Any]:
         raise UsageError(f"{quoted(arch)} names no factory", hint="write --arch package.module:factory")
     with working_directory_importable():
         module = _file_module(Path(where)) if where.endswith(".py") else _package_module(where)
-    found: Any = module
+    found: object = module
     for step in attribute.split("."):
         if not hasattr(found, step):
             known = [k for k, v in vars(found).items() if callable(v) and not k.startswith("_")]
@@ -78,11 +78,11 @@ def find(arch: str) -> Callable[..., Any]:
         found = getattr(found, step)
     if not callable(found):
         raise UsageError(f"{quoted(arch)} is {type(found).__name__}, not a function or class")
-    factory: Callable[..., Any] = found
+    factory: Callable[..., object] = found
     return factory
 
 
-def _package_module(name: str) -> Any:
+def _package_module(name: str) -> object:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -94,7 +94,7 @@ def _package_module(name: str) -> Any:
         raise UsageError(f"importing {quoted(name)} raised {type(error).__name__}: {error}") from error
 
 
-def _file_module(path: Path) -> Any:
+def _file_module(path: Path) -> object:
     spec = importlib.util.spec_from_file_location(f"vaeprobe_arch_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UsageError(f"there is no file {quoted(str(path))} to take an architecture from")
@@ -137,7 +137,7 @@ class Settings(dict[str, Any]):
     def __init__(self, said: Mapping[str, object]) -> None:
         super().__init__({k: Settings(v) if isinstance(v, Mapping) else v for k, v in said.items()})
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         try:
             return self[name]
         except KeyError:
@@ -146,7 +146,7 @@ class Settings(dict[str, Any]):
 
 def arguments(
     factory: Callable[..., object], given: Mapping[str, object], settings: Mapping[str, object], path: Path
-) -> tuple[dict[str, Any], bool]:
+) -> tuple[dict[str, object], bool]:
     """Return the arguments to call a factory with, and whether it reads the file itself.
 
     Args:
@@ -195,7 +195,7 @@ def arguments(
     return found, False
 
 
-def parse_arguments(text: str) -> dict[str, Any]:
+def parse_arguments(text: str) -> dict[str, object]:
     """Return arguments from text: `latent_dim=10, hidden=[32, 64]`, values as Python literals or words.
 
     Raises:
@@ -213,7 +213,7 @@ def parse_arguments(text: str) -> dict[str, Any]:
         ) from None
 
 
-def _literal(node: ast.expr) -> Any:
+def _literal(node: ast.expr) -> object:
     return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
 
 

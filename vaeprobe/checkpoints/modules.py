@@ -147,14 +147,14 @@ class _Builder:
         out.__setstate__({**out.__dict__, **settings})  # type: ignore[no-untyped-call]
         return out
 
-    def tensors(self, table: Node, path: str) -> dict[str, Any]:
+    def tensors(self, table: Node, path: str) -> dict[str, object]:
         """Return empty places for parameters or buffers, and remember what goes there."""
         for k, value in table.items():
             if value is not None:
                 self.specs[f"{path}{text_of(k)}"] = self.file.spec(value)
         return {text_of(k): None for k in table}
 
-    def setting(self, value: Node, path: str, name: str) -> Any:
+    def setting(self, value: Node, path: str, name: str) -> object:
         """Return a plain attribute of a layer: numbers, text, containers of them, functions of torch.nn.functional."""
         if value is None or isinstance(value, (bool, int, float, str)):
             return value
@@ -221,7 +221,7 @@ def _place(holder: nn.Module, name: str, tensor: Tensor) -> None:
 class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses absurdly large tensors as they are made (on the meta device, where they take no memory)."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         out = func(*args, **(kwargs or {}))
         operators.small(out)
         return out

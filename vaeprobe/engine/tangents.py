@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,12 @@ from vaeprobe.engine.columns import (
 )
 
 __all__ = ["Dual", "Unsupported", "push"]
+
+# a call of torch's as it came: its arguments are of any kind, and most rules hand them on without a look
+Function: TypeAlias = Callable[..., Any]
+Arguments: TypeAlias = tuple[Any, ...]
+Keywords: TypeAlias = dict[str, Any]
+Tree = TypeVar("Tree")  # nested lists, tuples and mappings
 
 
 def _names(text: str) -> frozenset[str]:
@@ -111,11 +117,11 @@ class Dual(Tensor):
     @classmethod
     def __torch_function__(
         cls,
-        func: Callable[..., object],
+        func: Function,
         types: Iterable[type],
         args: Sequence[object] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
+        kwargs: Keywords | None = None,
+    ) -> object:
         with torch._C.DisableTorchFunctionSubclass():
             return _propagate(func, tuple(args), kwargs or {})
 
@@ -168,7 +174,7 @@ def _name(func: Any) -> str:
     return name.rstrip("_") or name
 
 
-def _writes(func: Any) -> bool:
+def _writes(func: Function) -> bool:
     name: str = getattr(func, "_opname", None) or func.__name__
     if name.startswith("__"):
         return name in (
@@ -183,11 +189,11 @@ def _writes(func: Any) -> bool:
     return bool(name.endswith("_"))
 
 
-def _propagate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     name = _name(func)
     duals = list(_duals_in((args, kwargs)))
     if name == "iter":
-        return iter(_propagate(torch.unbind, args, kwargs))
+        return _leaves(_propagate(torch.unbind, args, kwargs))
     if name == "setitem" or "out" in kwargs or (_writes(func) and not isinstance(args[0], Dual)):
         raise Unsupported(f"`{name}` writes into a tensor without tangents")
     if isinstance(func, torch.jit.ScriptFunction | torch._C.ScriptMethod):
@@ -240,7 +246,7 @@ def _propagate(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return _differentiated(func, args, kwargs, duals, y)
 
 
-def _is_dtype(args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
+def _is_dtype(args: Arguments, kwargs: Keywords) -> bool:
     return "dtype" in kwargs or any(isinstance(a, torch.dtype) for a in args)
 
 
@@ -257,7 +263,7 @@ def _tensors_in(tree: object) -> Iterator[Tensor]:
     return (leaf for leaf in _leaves(tree) if isinstance(leaf, Tensor))
 
 
-def _leaves(tree: object) -> Iterator[Any]:
+def _leaves(tree: object) -> Iterator[object]:
     if isinstance(tree, list | tuple):
         for branch in tree:
             yield from _leaves(branch)
@@ -268,21 +274,22 @@ def _leaves(tree: object) -> Iterator[Any]:
         yield tree
 
 
-def _mapped(tree: object, change: Callable[[Any], Any]) -> Any:
+def _mapped(tree: Tree, change: Callable[[object], object]) -> Tree:
     """Return nested arguments with every leaf changed."""
     if isinstance(tree, list | tuple):
         branches = [_mapped(branch, change) for branch in tree]
-        return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
+        kind: Function = type(tree)
+        return cast(Tree, kind(*branches) if hasattr(tree, "_fields") else kind(branches))
     if isinstance(tree, dict):
-        return {key: _mapped(branch, change) for key, branch in tree.items()}
-    return change(tree)
+        return cast(Tree, {key: _mapped(branch, change) for key, branch in tree.items()})
+    return cast(Tree, change(tree))
 
 
-def _plain(tree: object) -> Any:
+def _plain(tree: Tree) -> Tree:
     return _mapped(tree, lambda leaf: leaf.primal if isinstance(leaf, Dual) else leaf)
 
 
-def _substituted(tree: object, duals: list[Dual], values: Sequence[Tensor]) -> Any:
+def _substituted(tree: Tree, duals: list[Dual], values: Sequence[Tensor]) -> Tree:
     """Return nested arguments with `values` in the places of `duals`."""
     table = {id(dual): value for dual, value in zip(duals, values, strict=True)}
     return _mapped(tree, lambda leaf: table.get(id(leaf), leaf) if isinstance(leaf, Tensor) else leaf)
@@ -291,9 +298,7 @@ def _substituted(tree: object, duals: list[Dual], values: Sequence[Tensor]) -> A
 # -- rules ---------------------------------------------------------------------------------------------
 
 
-def _elementwise(
-    func: object, name: str, args: tuple[object, ...], kwargs: dict[str, Any], duals: list[Dual]
-) -> Any:
+def _elementwise(func: Function, name: str, args: Arguments, kwargs: Keywords, duals: list[Dual]) -> object:
     """The derivative is one factor per number, taken on the primal by reverse mode where it has no rule here."""
     if name in FACTORS and len(duals) == 1 and args and isinstance(args[0], Dual):
         found = _by_rule(func, name, args, kwargs)
@@ -318,7 +323,7 @@ def _elementwise(
     return _overwritten(args[0], y, result) if moved and isinstance(args[0], Dual) else _dual(y, result)
 
 
-def _by_rule(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual | None:
+def _by_rule(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Dual | None:
     """Apply a common function by its written derivative; None where the call is not of the usual kind."""
     x: Dual = args[0]
     columns, primal = _columns_of(x), x.primal
@@ -334,16 +339,16 @@ Rule: TypeAlias = Callable[[Tensor], Tensor]
 """The derivative of an element-wise function, from its value."""
 
 
-def _bare(args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
+def _bare(args: Arguments, kwargs: Keywords) -> bool:
     """Whether nothing but the argument, and perhaps `inplace`, was given."""
     return set(kwargs) <= {"inplace"} and all(isinstance(a, bool) for a in args)
 
 
-def _relu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     return (lambda y: (y <= 0).logical_not_().to(y.dtype)) if _bare(args, kwargs) else None
 
 
-def _leaky_relu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _leaky_relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     settings = {**dict(zip(("negative_slope", "inplace"), args, strict=False)), **kwargs}
     slope = settings.get("negative_slope", 0.01)
     if not isinstance(slope, int | float) or slope <= 0 or not set(settings) <= {"negative_slope", "inplace"}:
@@ -351,15 +356,15 @@ def _leaky_relu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> 
     return lambda y: torch.where(y > 0, y.new_tensor(1.0), y.new_tensor(slope))
 
 
-def _sigmoid(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _sigmoid(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     return (lambda y: y * (1 - y)) if _bare(args, kwargs) else None
 
 
-def _tanh(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _tanh(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     return (lambda y: 1 - y * y) if _bare(args, kwargs) else None
 
 
-def _silu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _silu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     if not _bare(args, kwargs):
         return None
     s = torch.sigmoid(x)
@@ -367,7 +372,7 @@ def _silu(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule |
     return lambda y: factor
 
 
-def _batch_norm(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> Rule | None:
+def _batch_norm(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
     variance, weight = settings.get("running_var"), settings.get("weight")
@@ -379,7 +384,7 @@ def _batch_norm(x: Tensor, args: tuple[object, ...], kwargs: dict[str, Any]) -> 
     return lambda y: rate
 
 
-FACTORS: dict[str, Callable[[Tensor, tuple[Any, ...], dict[str, Any]], Rule | None]] = {
+FACTORS: dict[str, Callable[[Tensor, Arguments, Keywords], Rule | None]] = {
     "relu": _relu,
     "leaky_relu": _leaky_relu,
     "sigmoid": _sigmoid,
@@ -391,7 +396,7 @@ FACTORS: dict[str, Callable[[Tensor, tuple[Any, ...], dict[str, Any]], Rule | No
 
 
 def _factors(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual], leaves: list[Tensor]
+    func: Function, args: Arguments, kwargs: Keywords, duals: list[Dual], leaves: list[Tensor]
 ) -> tuple[Tensor, bool, Sequence[Tensor | None]]:
     """Return an element-wise function's value, whether it wrote to its argument, and its partial derivatives."""
     with torch.enable_grad():
@@ -408,7 +413,7 @@ def _factors(
     return y.detach(), copies[0]._version > 0, factors
 
 
-def _addition(func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _addition(func: Function, name: str, args: Arguments, kwargs: Keywords) -> object:
     plain_args, plain_kwargs = _plain((args, kwargs))
     first, second = args[0], args[1] if len(args) > 1 else kwargs["other"]
     alpha = kwargs.get("alpha", 1)
@@ -449,7 +454,7 @@ def _broadcast(columns: Columns, shape: torch.Size) -> Columns:
     return Known(value.expand(columns.directions, *shape))
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _written(func: Function, args: Arguments, kwargs: Keywords) -> object:
     """An in-place operation, by the one that is not in place."""
     x = args[0]
     out_of_place = getattr(Tensor, _name(func), None) or getattr(torch, _name(func), None)
@@ -468,7 +473,7 @@ def _overwritten(x: Dual, y: Tensor, columns: Columns) -> Dual:
     return x
 
 
-def _convolution(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual:
+def _convolution(func: Function, name: str, x: Dual, args: Arguments, kwargs: Keywords) -> Dual:
     columns, primal = _columns_of(x), args[0]
     weight = args[1] if len(args) > 1 else kwargs["weight"]
 
@@ -510,7 +515,7 @@ def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
-def _doubles(args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
+def _doubles(args: Arguments, kwargs: Keywords) -> bool:
     """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides."""
     names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -531,7 +536,7 @@ def _doubles(args: tuple[object, ...], kwargs: dict[str, Any]) -> bool:
     )
 
 
-def _per_sample(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _per_sample(func: Function, name: str, x: Dual, args: Arguments, kwargs: Keywords) -> object:
     columns = _columns_of(x)
     y = func(*args, **kwargs)
     if y.shape[0] != x.primal.shape[0]:  # padded along the batch, or no batch axis
@@ -557,7 +562,7 @@ def _per_sample(func: Any, name: str, x: Dual, args: tuple[Any, ...], kwargs: di
     )
 
 
-def _group_norm(x: Dual, args: tuple[object, ...], kwargs: dict[str, Any]) -> Dual:
+def _group_norm(x: Dual, args: Arguments, kwargs: Keywords) -> Dual:
     """Group normalisation: x_hat = (x - mean) / sd, so its tangent is (t - mean t - x_hat mean(x_hat t)) / sd.
 
     Sums over pixels first and over the channels of a group then, so that either layout is read as it lies.  The
@@ -593,7 +598,7 @@ def _group_norm(x: Dual, args: tuple[object, ...], kwargs: dict[str, Any]) -> Du
     return _dual(y.clone() if y is hat and bias is None else y if bias is None else y + bias, tangents)
 
 
-def _layer_norm(func: Any, x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Dual:
+def _layer_norm(func: Function, x: Dual, args: Arguments, kwargs: Keywords) -> Dual:
     """Layer normalisation: as group normalisation, over the last axes."""
     names = ("input", "normalized_shape", "weight", "bias", "eps")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
@@ -618,7 +623,7 @@ def _layer_norm(func: Any, x: Dual, args: tuple[Any, ...], kwargs: dict[str, Any
     return _dual(y, Deferred(columns.directions, y.shape, compute))
 
 
-def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) -> Any:
+def _linear(func: Function, args: Arguments, kwargs: Keywords, y: object) -> object:
     """Linear in all tensors together: the same call on the tangents, with 0 for tensors that have none."""
     tensors = [
         leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.is_floating_point()
@@ -637,24 +642,23 @@ def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], y: Any) ->
     return _paired(y, torch.func.vmap(along)(*[_columns_of(x).value() for x in duals]))
 
 
-def _multilinear(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual], y: Tensor
-) -> Any:
+def _multilinear(func: Function, args: Arguments, kwargs: Keywords, duals: list[Dual], y: Tensor) -> object:
     """Linear in each tensor: the product rule."""
     total: Tensor | None = None
     places = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Dual)]
     for place in range(len(places)):
 
-        def along(t: Tensor, place: int = place) -> Any:
+        def along(t: Tensor, place: int = place) -> Tensor:
             count = iter(range(len(places)))
 
-            def change(leaf: object) -> Any:
+            def change(leaf: object) -> object:
                 if not isinstance(leaf, Dual):
                     return leaf
                 return t if next(count) == place else leaf.primal
 
             call_args, call_kwargs = _mapped((args, kwargs), change)
-            return func(*call_args, **call_kwargs)
+            product: Tensor = func(*call_args, **call_kwargs)
+            return product
 
         term = torch.func.vmap(along)(_columns_of(places[place]).value())
         total = term if total is None else total + term
@@ -667,8 +671,8 @@ _forward_mode = threading.Lock()
 
 
 def _differentiated(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], duals: list[Dual], y: Any
-) -> Any:
+    func: Function, args: Arguments, kwargs: Keywords, duals: list[Dual], y: object
+) -> object:
     """Any function: torch's own forward mode, at this one call."""
     # forward mode of some functions fails on channels last
     primals = tuple(dual.primal.contiguous() for dual in duals)
@@ -698,7 +702,7 @@ def _differentiable(tree: object) -> Iterator[Tensor]:
     return (t for t in _tensors_in(tree) if t.is_floating_point())
 
 
-def _paired(y: object, tangents: Iterable[Tensor]) -> Any:
+def _paired(y: object, tangents: Iterable[Tensor]) -> object:
     """Return the outputs of a function with the tangents of those that have a derivative, in order."""
     rest = iter(tangents)
     return _mapped(

@@ -17,7 +17,7 @@ from vaeprobe.errors import UsageError, did_you_mean
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
 
-def field_type(cls: type, field: Field[Any]) -> Any:
+def field_type(cls: type, field: Field[Any]) -> object:
     """Return the type of a field, whose annotation is text, in the namespace of the class that declares it."""
     if not isinstance(field.type, str):
         return field.type
@@ -39,7 +39,7 @@ def check(cls: type, field: Field[Any], value: object, name: str) -> None:
     check_value(field_type(cls, field), value, name, field.metadata.get("option", {}))
 
 
-def check_value(hint: Any, value: Any, name: str, meta: Mapping[str, Any]) -> None:
+def check_value(hint: object, value: Any, name: str, meta: Mapping[str, Any]) -> None:
     """Refuse a value that does not fit a type and what `option` says of it (see `check`)."""
     if not _fits(value, hint):
         expected = f"one of {', '.join(choices(hint))}" if choices(hint) else _words(hint)
@@ -58,13 +58,13 @@ def check_value(hint: Any, value: Any, name: str, meta: Mapping[str, Any]) -> No
         raise UsageError(f"{name} must be {bounds}, not {value}")
 
 
-def parse(hint: object, text: str, name: str, meta: Mapping[str, object]) -> Any:
+def parse(hint: object, text: str, name: str, meta: Mapping[str, object]) -> object:
     """Return the value that a text on the command line stands for.
 
     Raises:
         UsageError: the text stands for no value that the setting takes.
     """
-    value: Any = text
+    value: object = text
     for part, read in ((int, int), (float, float), (Path, Path)):
         if part in _parts(hint):
             try:
@@ -86,7 +86,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _parts(hint: object) -> tuple[Any, ...]:
+def _parts(hint: object) -> tuple[object, ...]:
     return (hint, *get_args(hint))
 
 

@@ -50,12 +50,12 @@ def _flag(v: object) -> bool:
     return isinstance(v, bool)
 
 
-def _listed(value: object) -> Any:
+def _listed(value: object) -> object:
     """Return a module's attribute as TOML writes it."""
     return list(value) if isinstance(value, tuple) else value
 
 
-def _per_axis(value: object) -> Any:
+def _per_axis(value: object) -> object:
     """Return a convolution's attribute as TOML writes it: one number where all axes agree."""
     if value == "valid":
         return 0
@@ -64,7 +64,7 @@ def _per_axis(value: object) -> Any:
     return value
 
 
-def _factor(value: Any) -> Any:
+def _factor(value: Any) -> object:
     """Return the factor of an upsampling, a whole number or one per axis."""
     if isinstance(value, tuple):
         return [_factor(v) for v in value]
@@ -83,7 +83,7 @@ class Option:
     """
 
     check: Check
-    default: Any
+    default: object
     wants: str
     read: Callable[[Any], Any] = _listed
 
@@ -165,7 +165,7 @@ class Kind:
     options: Mapping[str, Option] = field(default_factory=dict)
     modules: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, object] = field(default_factory=dict)
     only: Callable[[Any], bool] = lambda module: True
     build: Build | None = None
 
@@ -189,7 +189,7 @@ class Kind:
         module: nn.Module = cls(**given, **self.fixed)
         return module
 
-    def settings_of(self, module: nn.Module) -> dict[str, Any] | None:
+    def settings_of(self, module: nn.Module) -> dict[str, object] | None:
         """Return the settings with which a module is this layer, None where it is another."""
         if type(module) not in self._classes() or not self.only(module):
             return None

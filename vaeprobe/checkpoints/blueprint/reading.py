@@ -77,7 +77,7 @@ class _Reader:
             )
         return value
 
-    def fields(self, table: Mapping[str, object]) -> dict[str, Any]:
+    def fields(self, table: Mapping[str, object]) -> dict[str, object]:
         place = "the blueprint"
         self.known(
             table,
@@ -318,7 +318,7 @@ class _Reader:
             raise self.fail(f"{place}: `{name}` takes no value", f'write "{name}"')
         return Layer(name, options=self.options(kind, given, place))
 
-    def parallel(self, main: Any, given: dict[str, Any], place: str) -> Layer:
+    def parallel(self, main: Any, given: dict[str, object], place: str) -> Layer:
         named = isinstance(main, dict)
         branches = list(main.items()) if named else [("", v) for v in main] if isinstance(main, list) else []
         if len(branches) < 2 or not all(isinstance(v, list) for _, v in branches):
@@ -355,7 +355,7 @@ class _Reader:
             )
         return found[0]
 
-    def options(self, kind: Kind, given: Mapping[str, object], place: str) -> dict[str, Any]:
+    def options(self, kind: Kind, given: Mapping[str, object], place: str) -> dict[str, object]:
         for name, value in given.items():
             if not kind.options[name].check(value):
                 raise self.fail(

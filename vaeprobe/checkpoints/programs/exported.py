@@ -198,7 +198,7 @@ class _Graph:
 
     # -- checked access --------------------------------------------------------------------------
 
-    def json(self, name: str) -> Any:
+    def json(self, name: str) -> object:
         if name not in self.archive:
             raise InputError(f"the archive holds no {quoted(name)}", hint=HINT_SAVE_ANEW)
         try:
@@ -283,7 +283,7 @@ class _Graph:
                 )
             yield name, kind, self.tensor(meta, "weights" if path in weights else "constants", str(path))
 
-    def payload(self, folder: str) -> Mapping[str, Any]:
+    def payload(self, folder: str) -> Mapping[str, object]:
         name = f"data/{folder}/{self.stem}_{folder}_config.json"
         config = self.at(self.json(name), "config") if folder == "weights" or name in self.archive else {}
         for key, meta in config.items():
@@ -416,7 +416,7 @@ class _Graph:
                 )
             )
 
-    def argument(self, arg: object) -> Any:
+    def argument(self, arg: object) -> object:
         kind, value = self.union(arg)
         match kind:
             case "as_none":
@@ -448,7 +448,7 @@ class _Graph:
                 raise refuse_operator(kind.removeprefix("as_"), "a program within the program")
         raise InputError(f"the program has an argument of a kind that is not supported, {quoted(kind)}")
 
-    def result(self, out: object) -> Any:
+    def result(self, out: object) -> object:
         kind, value = self.union(out)
         match kind:
             case "as_tensor":
@@ -538,7 +538,7 @@ def _plain_guard(code: str) -> bool:
     return True
 
 
-def _found(tree: object, key: str) -> Iterator[Any]:
+def _found(tree: object, key: str) -> Iterator[object]:
     """Yield every value under a key, at any depth."""
     stack = [tree]
     while stack:

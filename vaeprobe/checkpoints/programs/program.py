@@ -77,8 +77,8 @@ class Step:
 
     operator: str
     function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     outputs: tuple[Any, ...] = ()
     mutates: bool = False
 
@@ -124,7 +124,7 @@ class Program(nn.Module):
         self.spent = _last_uses(self.steps, output)
         self.eval()  # a program has no other mode
 
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> object:
         """Return the outputs for latents of shape (n, latent)."""
         x = z.reshape(z.shape[0], *self.row)
         if not self.batched:
@@ -139,9 +139,9 @@ class Program(nn.Module):
             blocks.append(self.run(full))
         return _joined(blocks, lambda outs: torch.cat(outs)[: len(x)])
 
-    def run(self, x: Tensor, check: Callable[[Any], None] | None = None) -> Any:
+    def run(self, x: Tensor, check: Callable[[object], None] | None = None) -> object:
         """Run the program once; `check` is called on what every step returns."""
-        values: dict[str, Any] = dict(self.state())
+        values: dict[str, object] = dict(self.state())
         values[self.source] = x.clone() if self.mutates else x
         run_steps(self.steps, values, x.device, check, self.spent)
         return _known(self.output, values, x.device)
@@ -197,9 +197,9 @@ def _identity(x: Tensor) -> Tensor:
 
 def run_steps(
     steps: Sequence[Step],
-    values: dict[str, Any],
+    values: dict[str, object],
     device: torch.device,
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[object], None] | None = None,
     spent: Sequence[Sequence[str]] = (),
 ) -> None:
     """Run steps in order, each reading from and writing to `values`.
@@ -242,7 +242,7 @@ def _values(output: object) -> Iterator[Value]:
             yield from _values(item)
 
 
-def _known(arg: object, values: Mapping[str, object], device: torch.device) -> Any:
+def _known(arg: object, values: Mapping[str, object], device: torch.device) -> object:
     if isinstance(arg, Value):
         return values[arg.name]
     if isinstance(arg, Here):
@@ -252,7 +252,7 @@ def _known(arg: object, values: Mapping[str, object], device: torch.device) -> A
     return [_known(a, values, device) for a in arg] if isinstance(arg, list) else arg
 
 
-def _assign(values: dict[str, Any], name: Any, out: Any) -> None:
+def _assign(values: dict[str, object], name: Any, out: Any) -> None:
     if isinstance(name, list):
         for n, part in zip(name, out, strict=False):
             _assign(values, n, part)
@@ -260,7 +260,7 @@ def _assign(values: dict[str, Any], name: Any, out: Any) -> None:
         values[name] = out
 
 
-def _joined(outs: Sequence[Any], how: Callable[[list[Tensor]], Tensor]) -> Any:
+def _joined(outs: Sequence[Any], how: Callable[[list[Tensor]], Tensor]) -> object:
     """Return what several runs returned as one, output by output."""
     if isinstance(outs[0], dict):
         return {name: how([_first(out[name]) for out in outs]) for name in outs[0]}

@@ -74,7 +74,9 @@ class Nodes:
         about = table.Node(name, self.model.opset, self.model.attributes(node), len(outputs))
         args = tuple(Value(inner_name(i)) if i else None for i in node.input)
         kwargs = {"like": Value(self.latent)} if name in table.LIKE else {}
-        run: Callable[..., Any] = _Single(function, about) if len(outputs) == 1 else partial(function, about)
+        run: Callable[..., object] = (
+            _Single(function, about) if len(outputs) == 1 else partial(function, about)
+        )
         return Step(name.lower(), run, args, kwargs, outputs)
 
     def constant(self, node: object) -> Tensor:
@@ -101,14 +103,14 @@ class Nodes:
         outside += [n for n in outputs if n not in made and n not in outside]
         return steps, own, outside, outputs
 
-    def branch(self, node: Any, outputs: tuple[Any, ...], depth: int) -> Step:
+    def branch(self, node: Any, outputs: tuple[object, ...], depth: int) -> Step:
         graphs = {a.name: a.g for a in node.attribute if a.type == 5}
         if not {"then_branch", "else_branch"} <= set(graphs):
             raise InputError("an ONNX `If` lacks a branch")
         branches = [self.inner(graphs[k], depth) for k in ("then_branch", "else_branch")]
         outside = list(dict.fromkeys(n for b in branches for n in b[2]))
 
-        def run(condition: Tensor, *values: object, like: Tensor) -> Any:
+        def run(condition: Tensor, *values: object, like: Tensor) -> object:
             steps, own, _, wanted = branches[0 if bool(condition.reshape(-1)[0]) else 1]
             known = {**dict(zip(outside, values, strict=True)), **own}
             run_steps(steps, known, like.device)
@@ -118,7 +120,7 @@ class Nodes:
         args = (Value(inner_name(node.input[0])), *(Value(n) for n in outside))
         return Step("if", run, args, {"like": Value(self.latent)}, outputs)
 
-    def loop(self, node: Any, outputs: tuple[Any, ...], depth: int) -> Step:
+    def loop(self, node: Any, outputs: tuple[object, ...], depth: int) -> Step:
         if depth:
             raise InputError("the ONNX model has a `Loop` within a graph, which is not supported", hint=HINT)
         body = next((a.g for a in node.attribute if a.type == 5), None)
@@ -128,7 +130,7 @@ class Nodes:
         names = [inner_name(i.name) for i in body.input]
         carried = len(node.input) - 2
 
-        def run(turns: Tensor | None, going: Tensor | None, *rest: Any, like: Tensor) -> Any:
+        def run(turns: Tensor | None, going: Tensor | None, *rest: Any, like: Tensor) -> object:
             state, fixed = list(rest[:carried]), dict(zip(outside, rest[carried:], strict=True))
             limit = int(turns.reshape(-1)[0]) if turns is not None else MAX_TURNS + 1
             if limit > MAX_TURNS and turns is not None:
@@ -163,10 +165,10 @@ class Nodes:
 class _Single:
     """An operator of which the first output alone is used."""
 
-    function: Callable[..., Any]
+    function: Callable[..., object]
     node: table.Node
 
-    def __call__(self, *args: object, **kwargs: object) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> object:
         out = self.function(self.node, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from vaeprobe.checkpoints.programs.onnx.table import (
     operator,
 )
 from vaeprobe.errors import InputError, ResourceError
+
+State: TypeAlias = tuple[Tensor, ...]  # what one step hands to the next, the hidden state first
 
 
 def _recurrent(node: Node, gates: int, inputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
@@ -38,9 +40,9 @@ def _unrolled(
     node: Node,
     x: Tensor,
     directions: int,
-    step: Callable[[int, Tensor, Any], Any],
-    start: Callable[[int], Any],
-) -> tuple[Tensor, list[Any]]:
+    step: Callable[[int, Tensor, State], State],
+    start: Callable[[int], State],
+) -> tuple[Tensor, list[State]]:
     """Run the steps of each direction; returns (time, direction, batch, hidden) and the last states."""
     order = node.get("direction", "forward")
     outs, last = [], []
@@ -70,14 +72,14 @@ def _default_activations(node: Node, names: Sequence[str]) -> None:
 
 
 @operator("LSTM")
-def _lstm(node: Node, *inputs: Tensor | None) -> Any:
+def _lstm(node: Node, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     _default_activations(node, ("Sigmoid", "Tanh", "Tanh"))
     if len(inputs) > 7 and inputs[7] is not None:
         raise node.unsupported("with peepholes")
     x, w, r, wb, rb, hidden = _recurrent(node, 4, inputs)
     h0, c0 = (*inputs, None, None, None, None)[5:7]
 
-    def step(k: int, xt: Tensor, state: Any) -> Any:
+    def step(k: int, xt: Tensor, state: State) -> State:
         h, c = state[0], state[1]
         i, o, f, g = (F.linear(xt, w[k], wb[k]) + F.linear(h, r[k], rb[k])).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -90,12 +92,12 @@ def _lstm(node: Node, *inputs: Tensor | None) -> Any:
 
 
 @operator("GRU")
-def _gru(node: Node, *inputs: Tensor | None) -> Any:
+def _gru(node: Node, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     _default_activations(node, ("Sigmoid", "Tanh"))
     x, w, r, wb, rb, hidden = _recurrent(node, 3, inputs)
     h0 = (*inputs, None, None, None)[5]
 
-    def step(k: int, xt: Tensor, state: Any) -> Any:
+    def step(k: int, xt: Tensor, state: State) -> State:
         h = state[0]
         wz, wr, wh = F.linear(xt, w[k], wb[k]).chunk(3, -1)
         rz, rr, rh = F.linear(h, r[k], rb[k]).chunk(3, -1)
@@ -112,7 +114,7 @@ def _gru(node: Node, *inputs: Tensor | None) -> Any:
 
 
 @operator("RNN")
-def _rnn(node: Node, *inputs: Tensor | None) -> Any:
+def _rnn(node: Node, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     x, w, r, wb, rb, hidden = _recurrent(node, 1, inputs)
     h0 = (*inputs, None, None, None)[5]
     name = str(node.get("activations", ["Tanh"])[0]).lower()
@@ -124,7 +126,7 @@ def _rnn(node: Node, *inputs: Tensor | None) -> Any:
     if name not in known:
         raise node.unsupported(f"with the activation {name}")
 
-    def step(k: int, xt: Tensor, state: Any) -> Any:
+    def step(k: int, xt: Tensor, state: State) -> State:
         return (known[name](F.linear(xt, w[k], wb[k]) + F.linear(state[0], r[k], rb[k])),)
 
     y, last = _unrolled(node, x, w.shape[0], step, lambda k: (_initial(h0, x, hidden, k),))

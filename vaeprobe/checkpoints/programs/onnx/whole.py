@@ -138,7 +138,7 @@ def _names(node: Any) -> Iterator[str]:
             yield from (o.name for o in graph.output)
 
 
-def _renamed(value: Any, name: str) -> Any:
+def _renamed(value: Any, name: str) -> object:
     """Return the type of one value for another of the same shape."""
     out = copy.deepcopy(value)
     out.name = name

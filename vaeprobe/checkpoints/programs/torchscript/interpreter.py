@@ -83,7 +83,7 @@ class Script(nn.Module):
         """Return the outputs for latents of shape (n, latent)."""
         return self.run(z)[0]
 
-    def run(self, z: Tensor) -> tuple[Any, str | None]:
+    def run(self, z: Tensor) -> tuple[object, str | None]:
         """Return the outputs, and the name of the operator that made the first of them, if it is sigmoid or exp."""
         x = z.reshape(z.shape[0], *self.row) if self.row != (-1,) else z
         call = _Call(self, z.device)
@@ -110,7 +110,7 @@ class Script(nn.Module):
 class _Return(Exception):
     """A `return` statement was reached."""
 
-    value: Any
+    value: object
 
 
 class _Call:
@@ -131,10 +131,10 @@ class _Call:
 
     # -- functions and statements ----------------------------------------------------------------
 
-    def function(self, method: Method, args: Sequence[object], kwargs: Mapping[str, object]) -> Any:
+    def function(self, method: Method, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         parameters = method.code.args.args
         given = [method.owner, *args] if method.owner is not None else list(args)
-        names: dict[str, Any] = dict(zip((p.arg for p in parameters), given, strict=False))
+        names: dict[str, object] = dict(zip((p.arg for p in parameters), given, strict=False))
         names.update(kwargs)
         missing = len(method.code.args.defaults)
         for p, default in zip(
@@ -157,7 +157,7 @@ class _Call:
             self.depth -= 1
         return None
 
-    def block(self, statements: Sequence[ast.stmt], names: dict[str, Any]) -> None:
+    def block(self, statements: Sequence[ast.stmt], names: dict[str, object]) -> None:
         for statement in statements:
             self.spend(1)
             self.statement(statement, names)
@@ -170,7 +170,7 @@ class _Call:
                 f"the program takes over {BUDGET:,} steps for one call", hint="does it loop without end?"
             )
 
-    def statement(self, s: ast.stmt, names: dict[str, Any]) -> None:
+    def statement(self, s: ast.stmt, names: dict[str, object]) -> None:
         match s:
             case ast.Assign(targets=[target], value=value):
                 self.assign(target, self.value(value, names), names)
@@ -194,7 +194,7 @@ class _Call:
             case _:
                 raise self.unsupported(ast.unparse(s))
 
-    def assign(self, target: ast.expr, value: object, names: dict[str, Any]) -> None:
+    def assign(self, target: ast.expr, value: object, names: dict[str, object]) -> None:
         match target:
             case ast.Name(id=name):
                 names[name] = value
@@ -264,7 +264,7 @@ class _Call:
             return getattr(self.script, f"constant_{index}") if isinstance(constant, Constant) else constant
         return self.field(self.value(e.value, names), e.attr)
 
-    def field(self, owner: object, name: str) -> Any:
+    def field(self, owner: object, name: str) -> object:
         if not isinstance(owner, Instance):
             raise self.unsupported(f"attribute {name}")
         if name == "training":
@@ -276,7 +276,7 @@ class _Call:
             raise InputError(f"the program uses the attribute {quoted(name)}, which its module lacks")
         return self.value(constant, {})
 
-    def resolved(self, value: object) -> Any:
+    def resolved(self, value: object) -> object:
         """Return an attribute with its tensors in place."""
         if isinstance(value, Slot):
             return getattr(self.script, self.script.names[value.name])
@@ -285,7 +285,7 @@ class _Call:
             return type(value)(map(self.resolved, value))
         return value
 
-    def call(self, e: ast.Call, names: Mapping[str, object]) -> Any:
+    def call(self, e: ast.Call, names: Mapping[str, object]) -> object:
         name = dotted(e.func)
         head = name.partition(".")[0]
         if head in names or not name:  # a method, or a function held in a variable
@@ -319,7 +319,7 @@ class _Call:
             raise self.unsupported(name)
         return Method(code, None)
 
-    def called(self, e: ast.Call, names: Mapping[str, object]) -> Any:
+    def called(self, e: ast.Call, names: Mapping[str, object]) -> object:
         if isinstance(e.func, ast.Attribute):
             owner = self.value(e.func.value, names)
             code = self.library.method(owner.kind, e.func.attr) if isinstance(owner, Instance) else None
@@ -333,7 +333,7 @@ class _Call:
         args = [self.value(a, names) for a in e.args]
         return self.function(method, args, {str(k.arg): self.value(k.value, names) for k in e.keywords})
 
-    def primitive(self, name: str, args: Sequence[object]) -> Any:
+    def primitive(self, name: str, args: Sequence[object]) -> object:
         if name == "RaiseException":
             self.raised(args)
         function = PRIM.get(name)
@@ -348,7 +348,7 @@ class _Call:
         )
 
     def foresee(
-        self, name: str, function: Callable[..., object], args: list[Any], kwargs: dict[str, Any]
+        self, name: str, function: Callable[..., object], args: list[object], kwargs: dict[str, object]
     ) -> None:
         """Check how large a result will be before it is computed, where its inputs could make it large."""
         tensors = [a for a in _leaves([*args, *kwargs.values()]) if isinstance(a, Tensor)]
@@ -358,7 +358,7 @@ class _Call:
             return  # being traced or transformed: it ran on plain tensors before
         ghosts = {id(t): t.to("meta") for t in tensors}
 
-        def ghost(value: object) -> Any:
+        def ghost(value: object) -> object:
             if isinstance(value, (list, tuple)):
                 return type(value)(map(ghost, value))
             return ghosts.get(id(value), torch.device("meta") if isinstance(value, torch.device) else value)
@@ -369,7 +369,7 @@ class _Call:
             return  # not every operator has a form without memory; what is wrong shows when it runs
         operators.small(out)
 
-    def operator(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    def operator(self, name: str, args: list[Any], kwargs: dict[str, object]) -> object:
         values = [*args, *kwargs.values()]
         if name not in ("append", "len", "__getitem__"):
             self.spend(sum(_extent(a) for a in values if isinstance(a, (*SEQUENCES, dict))))
@@ -402,7 +402,7 @@ class _Call:
         return out
 
 
-def _leaves(values: Sequence[object]) -> Iterator[Any]:
+def _leaves(values: Sequence[object]) -> Iterator[object]:
     for value in values:
         if isinstance(value, (list, tuple)):
             yield from _leaves(value)

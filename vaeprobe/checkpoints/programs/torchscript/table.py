@@ -15,12 +15,12 @@ from vaeprobe.errors import ResourceError
 LONGEST = 1_000_000  # of a list or a text
 
 
-def _append(items: list[Any], item: object) -> list[Any]:
+def _append(items: list[object], item: object) -> list[object]:
     items.append(item)
     return items
 
 
-def _extend(items: list[Any], more: list[Any]) -> None:
+def _extend(items: list[object], more: list[object]) -> None:
     items.extend(more)
 
 
@@ -30,11 +30,11 @@ def _format(text: str, *values: object) -> str:
     return "".join(part for pair in zip(pieces, [*shown, ""], strict=True) for part in pair)
 
 
-def _power(a: Any, b: Any) -> Any:
+def _power(a: Any, b: Any) -> object:
     return float(a) ** float(b)
 
 
-def _product(a: Any, b: Any) -> Any:
+def _product(a: Any, b: Any) -> object:
     for items, count in ((a, b), (b, a)):
         if isinstance(items, SEQUENCES) and len(items) * max(int(count), 0) > LONGEST:
             raise ResourceError(f"the program makes a list of {len(items) * int(count):,} items")
@@ -45,15 +45,15 @@ def _rounded(x: float) -> float:
     return float(round(x))
 
 
-def _sliced(items: Any, start: int | None = None, stop: int | None = None, step: int | None = None) -> Any:
+def _sliced(items: Any, start: int | None = None, stop: int | None = None, step: int | None = None) -> object:
     return items[start:stop:step]
 
 
-def _size(x: Tensor, axis: int | None = None) -> Any:
+def _size(x: Tensor, axis: int | None = None) -> object:
     return list(x.shape) if axis is None else x.shape[axis]
 
 
-SCALAR: Mapping[str, Callable[..., Any]] = {
+SCALAR: Mapping[str, Callable[..., object]] = {
     "__range_length": lambda low, high, step: len(range(low, high, step)),
     "__derive_index": lambda i, start, step: start + i * step,
     "is_autocast_enabled": lambda *device: False,
@@ -90,7 +90,7 @@ ON_ANYTHING = {
     "format",
     "warn",
 }
-READERS: Mapping[str, Callable[..., Any]] = {
+READERS: Mapping[str, Callable[..., object]] = {
     "Int": int,
     "Float": float,
     "Bool": bool,
@@ -98,7 +98,7 @@ READERS: Mapping[str, Callable[..., Any]] = {
     "FloatImplicit": float,
     "ScalarImplicit": Tensor.item,
 }
-PRIM: Mapping[str, Callable[..., Any] | None] = {
+PRIM: Mapping[str, Callable[..., object] | None] = {
     "NumToTensor": lambda x: x if isinstance(x, torch.SymInt) else torch.tensor(x),
     "dtype": lambda x: x.dtype,
     "device": lambda x: x.device,
