@@ -17,6 +17,7 @@ import torch
 from vaeprobe import Decoder, survey
 from vaeprobe.cli import run
 from vaeprobe.errors import UsageError
+from vaeprobe.latents import Prior
 from vaeprobe.report import Artifact, Metric, MetricSpec
 from vaeprobe.survey.card import number_of
 from vaeprobe.survey.page import BAD, FAIR, GOOD, tone
@@ -303,3 +304,22 @@ def test_the_null_is_drawn_with_the_axes_and_the_best_rotation_marked(page: Path
     assert "Ima contrast under 999 random rotations of the latent space" in text
     for name in ("999 draws", "these axes 0.", "R* (held out) 0."):
         assert name in text
+
+
+def test_probes_share_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaeprobe.engine import verbs
+
+    plain, rows = verbs._gram, list[bytes]()
+
+    def counting(decoder: Decoder, z: torch.Tensor, *rest: Any) -> torch.Tensor:
+        rows.extend(row.numpy().tobytes() for row in z)
+        return plain(decoder, z, *rest)
+
+    monkeypatch.setattr(verbs, "_gram", counting)
+    W = torch.linspace(-1, 1, 18, dtype=torch.float64).cos().reshape(6, 3)
+    probed = Decoder(lambda z: torch.tanh(z @ W.to(z).T), 3, dtype=torch.float64)
+    made = survey(probed, samples=50)
+    assert {"orthogonality", "factorise"} <= set(made.results)
+    assert len(rows) == len(set(rows))
+    drawn = Prior().draw(probed, 50, seed=0)
+    assert {row.numpy().tobytes() for row in drawn} <= set(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.engine import gram
 from vaeprobe.errors import UsageError
-from vaeprobe.latents import Prior
+from vaeprobe.latents import Grid, Prior
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
 from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, block_of
@@ -484,3 +485,31 @@ def test_sites_that_share_nothing_are_orthogonal() -> None:
     assert number(measure(conv(), part="channels"), "neighbour_cosine") > 0.01
     assert not measure(conv(), part="all")["orthogonality.neighbour_cosine"].defined
     assert not measure(conv(), part="channels", probes=0)["orthogonality.neighbour_cosine"].defined
+
+
+@pytest.mark.parametrize("part", ["auto", "all"])
+def test_sources_with_fewer_latents_than_samples_are_measured_once_at_each(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vaeprobe.probes import parts
+
+    monkeypatch.setattr(parts, "WHOLE_IN_SPACE", 8)
+    probed = conv()
+    probed = dataclasses.replace(
+        probed, encoder=Encoder(lambda x: (x, torch.zeros_like(x) - 4), 24, dtype=torch.float64)
+    )
+    rows = torch.randn(36, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    grid = len(Grid().draw(probed, 50))
+    for latents, most in ((rows.numpy(), 36), ("posterior", 36), ("posterior-means", 36), ("grid", grid)):
+        data = None if isinstance(latents, np.ndarray) or latents == "grid" else rows
+        more: dict[str, Any] = {"latents": latents, "data": data, "part": part, "posterior_draws": 2}
+        result = measure(probed, samples=50, **more)
+        n = result["orthogonality.ima_contrast"].n
+        words = " ".join(f.message for f in result.findings if f.code == "part-of-jacobian")
+        assert "of 50" not in words
+        assert n == most or f"{n} of {most} latents" in words
+    monkeypatch.setattr(parts, "WORK", 1.0)
+    result = measure(probed, samples=50, latents="posterior", data=rows, posterior_draws=2, part="auto")
+    if part == "auto":
+        (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
+        assert note.message.endswith(f"and {FEWEST} of 36 latents")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vaeprobe.engine.remembered import remembered
 from vaeprobe.errors import UsageError, VaeprobeError
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
@@ -92,21 +93,22 @@ def survey(
     wanted = [rule_of_text(text) for text in ([rules] if isinstance(rules, str) else rules)]
     results: dict[str, Result] = {}
     failed: dict[str, str] = {}
-    for name in track([*ALWAYS, *(WITH_DATA if data is not None else ())], "probes"):
-        settings: dict[str, Any] = {"samples": STARTS if name == "trace" else samples, "seed": seed}
-        if name in WITH_DATA:
-            settings["data"] = data
-        try:
-            probe = probe_class(name)(**settings)
-            probe.check_ready()
-            results[name] = probe.measure(decoder)
-        except VaeprobeError as error:
-            failed[name] = error.message
     strips: Traversal | None = None
-    try:
-        strips = traverse(decoder, data=data, seed=seed)
-    except VaeprobeError as error:
-        failed["traverse"] = error.message
+    with remembered():  # probes share the latents of a seed, and what was measured at them
+        for name in track([*ALWAYS, *(WITH_DATA if data is not None else ())], "probes"):
+            settings: dict[str, Any] = {"samples": STARTS if name == "trace" else samples, "seed": seed}
+            if name in WITH_DATA:
+                settings["data"] = data
+            try:
+                probe = probe_class(name)(**settings)
+                probe.check_ready()
+                results[name] = probe.measure(decoder)
+            except VaeprobeError as error:
+                failed[name] = error.message
+        try:
+            strips = traverse(decoder, data=data, seed=seed)
+        except VaeprobeError as error:
+            failed["traverse"] = error.message
     if not results:
         raise UsageError(f"no probe could answer: {next(iter(failed.values()))}")
     metrics: dict[str, Metric] = {}

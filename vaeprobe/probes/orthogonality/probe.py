@@ -320,10 +320,10 @@ class Orthogonality(Probe):
                 whole=whole,
                 block=block,
             )
-            return self._read(decoder, reading, fits, beside)
+            return self._read(decoder, reading, fits, beside, self._available(decoder, source))
 
     def _read(
-        self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...], beside: Metric
+        self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...], beside: Metric, asked: int
     ) -> OrthogonalityResult:
         from vaeprobe.probes.orthogonality import words
 
@@ -341,7 +341,7 @@ class Orthogonality(Probe):
             metrics=metrics,
             verdict=word,
             summary=summary + reading.whole.sentence,
-            findings=(*decoder.notes, *fits, *words.findings(reading, self.samples)),
+            findings=(*decoder.notes, *fits, *words.findings(reading, asked)),
             settings=self.settings(decoder)
             | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},
             artifact=decoder.artifact,
@@ -362,6 +362,16 @@ class Orthogonality(Probe):
             values=reading.per_sample,
         )
 
+    def _available(self, decoder: Decoder, source: Latents) -> int:
+        """Return how many different latents, or posteriors, the source has of those asked for."""
+        from vaeprobe.latents import Given, Grid, Posterior
+
+        if isinstance(source, Posterior):
+            return min(self.samples, len(source.data))
+        if isinstance(source, (Given, Grid)):
+            return len(source.draw(decoder, self.samples))
+        return self.samples
+
     def _pullback_metrics(
         self, decoder: Decoder, source: Latents
     ) -> tuple[Tensor, Tensor, Block | None, tuple[Finding, ...]]:
@@ -378,11 +388,11 @@ class Orthogonality(Probe):
         from vaeprobe.latents import Posterior
         from vaeprobe.probes.parts import SOME, affordable, block_of
 
-        draws, rows = 1, self.samples
-        if isinstance(source, Posterior) and not source.means:
+        draws, rows = 1, self._available(decoder, source)
+        if isinstance(source, Posterior):
             # a draw cycles through the rows
-            source, draws = replace(source, data=source.data[:rows]), self.posterior_draws
-            rows = len(source.data)
+            source = replace(source, data=source.data[:rows])
+            draws = 1 if source.means else self.posterior_draws
         block = block_of(decoder, self.part, rows, self.seed)
         limits: list[Finding] = []
         if budget().bounded and block is None:
@@ -393,6 +403,7 @@ class Orthogonality(Probe):
             if isinstance(source, Posterior):
                 source = replace(source, data=source.data[:rows])
         z = source.draw(decoder, rows * draws, seed=self.seed)
+        rows = len(z) // draws  # a grid of fewer points may have fewer still
         columns = None if block is None else block.columns[:rows].repeat(draws, 1)
         likelihood = self.metric_likelihood(decoder)
         found: list[Tensor] = []
