@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -172,7 +172,7 @@ class Sampled(Latents):
     The caller's own random state is left as it was.
     """
 
-    sampler: Callable[[int], Any]
+    sampler: Callable[[int], object]
     origin: str = "given sampler"
 
     def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -190,7 +189,7 @@ def _is_output(value: object) -> bool:
     return isinstance(value, (Tensor, torch.distributions.Distribution))
 
 
-def _table(out: object) -> dict[str, Any]:
+def _table(out: object) -> dict[str, object]:
     """Return the outputs by name: keys, positions, or the fields of an object."""
     if isinstance(out, Mapping):
         return {str(k): v for k, v in out.items()}

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -234,8 +233,8 @@ def _drafted(notes: Sequence[Finding]) -> str:
 
 
 def _moved(
-    function: Callable[[Tensor], Any], dtype: torch.dtype | None, device: torch.device
-) -> Callable[[Tensor], Any]:
+    function: Callable[[Tensor], object], dtype: torch.dtype | None, device: torch.device
+) -> Callable[[Tensor], object]:
     return function.to(device=device, dtype=dtype) if isinstance(function, nn.Module) else function
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from vaeprobe.checkpoints import architecture, naming
 from vaeprobe.checkpoints.network.parts import Parts
@@ -25,7 +24,7 @@ class Request:
     submodule: str | None = None
     latent_dim: int | None = None
     weights: naming.Set | None = None
-    arch_args: Mapping[str, Any] = field(default_factory=dict)
+    arch_args: Mapping[str, object] = field(default_factory=dict)
     output: int | str | None = None
     latent_size: tuple[int, ...] | None = None
     condition: Mapping[str, str | float] = field(default_factory=dict)
@@ -50,4 +49,4 @@ class Found:
     format: str
     notes: tuple[Finding, ...] = ()
     output_taken: bool = False
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, object] = field(default_factory=dict)

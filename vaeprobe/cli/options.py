@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 
 import typer
 
@@ -138,7 +138,7 @@ ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.",
 
 
 # what says how the one document of a command is written: name -> (annotation, default)
-DOCUMENT: dict[str, tuple[Any, Any]] = {
+DOCUMENT: dict[str, tuple[object, object]] = {
     "json": (Json, False),
     "format": (FormatOption, None),
     "output": (OutputFile, None),
@@ -155,7 +155,7 @@ def parameter(name: str, annotation: object, default: object) -> inspect.Paramet
 
 
 def taking(
-    *tables: Mapping[str, tuple[Any, Any]], without: Collection[str] = ()
+    *tables: Mapping[str, tuple[object, object]], without: Collection[str] = ()
 ) -> Callable[[Command], Command]:
     """Let a command take the options of tables in its `**values`, but for those that it declares itself.
 

@@ -36,7 +36,7 @@ class Reader:
         self.bounds = {"min": low, "max": high}
         self.__name__ = name
 
-    def __call__(self, text: object) -> Any:
+    def __call__(self, text: object) -> object:
         if not isinstance(text, str):  # a default
             return text
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ __all__ = ["recalled", "remembered"]
 # Bytes of Gram matrices that are kept.
 MOST = 1 << 30
 
-_memory: ContextVar[dict[Any, Tensor] | None] = ContextVar("memory", default=None)
+_memory: ContextVar[dict[object, Tensor] | None] = ContextVar("memory", default=None)
 
 
 @contextmanager

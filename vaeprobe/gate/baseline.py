@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.files.source import read_text
@@ -49,7 +49,7 @@ class Record:
 
     sha256: str
     latent_dim: int
-    methods: Mapping[str, Mapping[str, Any]]
+    methods: Mapping[str, Mapping[str, object]]
     values: Mapping[str, Array]
     codes: Array | None = None
     data_sha256: str = ""
@@ -151,7 +151,7 @@ def text(records: Mapping[str, Record]) -> str:
     return json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, "models": models}, indent=1) + "\n"
 
 
-def method_of(settings: Mapping[str, object]) -> dict[str, Any]:
+def method_of(settings: Mapping[str, object]) -> dict[str, object]:
     """Return the part of a result's settings that a paired comparison must share."""
     return {key: settings[key] for key in METHOD if key in settings}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from os import PathLike
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,7 +66,9 @@ def open_encoder(path: str | PathLike[str], decoder: Decoder) -> Encoder:
     )
 
 
-def _two_outputs(function: Callable[[Tensor], Any], name: str) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _two_outputs(
+    function: Callable[[Tensor], object], name: str
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
         out = function(x)
         if isinstance(out, Mapping):

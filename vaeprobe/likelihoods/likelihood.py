@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Given:
     """
 
     sigma2: float = 1.0
-    dispersion: Any = None
+    dispersion: object = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from vaeprobe.writing import write
 
 __all__ = ["Event", "Paths", "Seam", "trace_paths"]
 
+Array: TypeAlias = np.ndarray[Any, Any]
 EventKind: TypeAlias = Literal["crossing", "tied", "kink", "step limit"]
 Way: TypeAlias = Literal["both", "forward", "backward"]
 
@@ -217,7 +218,11 @@ class Paths(Sequence[Seam]):
     resolution: float
     coordinates: Tensor = field(repr=False)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Seam: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Seam, ...]: ...
+    def __getitem__(self, index: int | slice) -> Seam | tuple[Seam, ...]:
         return self.seams[index]
 
     def __len__(self) -> int:
@@ -236,7 +241,7 @@ class Paths(Sequence[Seam]):
         """How many half-seams ended for each reason."""
         return Counter(str(stop) for seam in self.seams for stop in seam.stop if stop is not None)
 
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+    def arrays(self) -> dict[str, Array]:
         """Return everything as numpy arrays, as `save` writes them.
 
         - `t (N,)`, `z (N, latent)`, `v (N, k)`, `s (N,)`, `rank (N,)`, `tied (N,)`, `log_prior (N,)`,
@@ -251,8 +256,8 @@ class Paths(Sequence[Seam]):
         seams, events = self.seams, self.events
         latent = self.starts.shape[1]
 
-        def nodes(name: str) -> np.ndarray[Any, Any]:
-            array: np.ndarray[Any, Any] = torch.cat([getattr(seam, name) for seam in seams]).numpy()
+        def nodes(name: str) -> Array:
+            array: Array = torch.cat([getattr(seam, name) for seam in seams]).numpy()
             return array
 
         out = {k: nodes(k) for k in ("t", "z", "v", "s", "rank", "tied", "log_prior", "log_factor")}
@@ -272,7 +277,7 @@ class Paths(Sequence[Seam]):
         out["scheme"] = np.array(self.scheme)
         return out
 
-    def save(self, path: Path | str, **more: np.ndarray[Any, Any]) -> None:
+    def save(self, path: Path | str, **more: Array) -> None:
         """Write `arrays()` to a compressed .npz file, with further arrays by name."""
         arrays = {**self.arrays(), **more}
 

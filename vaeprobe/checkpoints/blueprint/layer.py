@@ -31,7 +31,7 @@ class Layer:
 
     kind: str
     key: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     body: tuple[Layer, ...] = ()
     skip: tuple[Layer, ...] = ()
     prefix: str = ""
@@ -53,7 +53,7 @@ class Layer:
         return self.options.get(option, KINDS[self.kind].options[option].default)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Every setting, defaults filled in."""
         return {name: self[name] for name in KINDS[self.kind].options}
 

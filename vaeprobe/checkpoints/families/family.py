@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, Latents, Layer
 from vaeprobe.recipe import Recipe
@@ -44,7 +44,7 @@ class Clues:
     """
 
     shapes: Shapes
-    said: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, object] = field(default_factory=dict)
     size: Shape | None = None
     shaped: Mapping[str, Shaped] = field(default_factory=dict, repr=False)
 
@@ -59,7 +59,7 @@ class Clues:
         shapes = {k: tuple(t.shape) for k, t in tensors.items() if not k.endswith(COUNTERS)}
         return cls(shapes, said or {}, size, tensors)
 
-    def table(self, name: str) -> Mapping[str, Any]:
+    def table(self, name: str) -> Mapping[str, object]:
         """Return what is said in one place; empty where nothing is."""
         found = self.said.get(name)
         return found if isinstance(found, Mapping) else {}

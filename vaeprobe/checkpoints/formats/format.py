@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaeprobe.files.sniff import Format as Container
 from vaeprobe.files.source import Bytes, Source
@@ -60,4 +60,4 @@ class Format:
     read: Callable[[Request], Found]
     look: Callable[[Source, str | None], Inspection]
     weights: Callable[[Request], tuple[Weights, str]] | None = None
-    settings: Callable[[Source], Mapping[str, Any]] | None = None
+    settings: Callable[[Source], Mapping[str, object]] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaeprobe.checkpoints import described, folders, naming, said, selection
 from vaeprobe.checkpoints.draft import draft
@@ -125,7 +125,7 @@ def weights(request: Request) -> tuple[Weights, str]:
     return replace(found, notes=(*chosen.notes, *found.notes)), "state_dict"
 
 
-def settings(source: Source) -> dict[str, Any]:
+def settings(source: Source) -> dict[str, object]:
     """Return the hyper-parameters that a file says beside its weights."""
     file = _file(source)
     told = said.in_file(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,7 +50,7 @@ def _lstm(layer: Layer) -> Function:
     act, gate = _gate_activations(layer)
 
     def step(
-        x: Tensor, state: Any, kernel: Tensor, recurrent: Tensor, bias: Tensor | None
+        x: Tensor, state: tuple[Tensor, ...], kernel: Tensor, recurrent: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
         h, c = state
         i, f, g, o = (F.linear(x, kernel.t(), bias) + F.linear(h, recurrent.t())).chunk(4, -1)
@@ -67,7 +66,7 @@ def _gru(layer: Layer) -> Function:
     after = bool(layer.config.get("reset_after", layer.version >= 2))
 
     def step(
-        x: Tensor, state: Any, kernel: Tensor, recurrent: Tensor, bias: Tensor | None
+        x: Tensor, state: tuple[Tensor, ...], kernel: Tensor, recurrent: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
         (h,) = state
         mine, theirs = (
@@ -92,7 +91,7 @@ def _simple_rnn(layer: Layer) -> Function:
     act = activation_of(layer.config.get("activation", "tanh"), layer.version)[1]
 
     def step(
-        x: Tensor, state: Any, kernel: Tensor, recurrent: Tensor, bias: Tensor | None
+        x: Tensor, state: tuple[Tensor, ...], kernel: Tensor, recurrent: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, ...]:
         return (act(F.linear(x, kernel.t(), bias) + F.linear(state[0], recurrent.t())),)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,5 +167,5 @@ def _is_inf(node: Node, x: Tensor) -> Tensor:
 
 
 @operator("Dropout")
-def _dropout(node: Node, x: Tensor, *rest: Tensor) -> Any:
+def _dropout(node: Node, x: Tensor, *rest: Tensor) -> object:
     return x if node.outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +38,7 @@ OPERATORS.update(Softmax=_softmax(torch.softmax), LogSoftmax=_softmax(torch.log_
 
 
 @operator("BatchNormalization")
-def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Any:
+def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> object:
     y = F.batch_norm(x, mean, var, scale, bias, False, 0.0, node.get("epsilon", 1e-5))
     return y if node.outputs == 1 else (y, mean, var, mean, var)[: node.outputs]
 
@@ -60,7 +59,7 @@ def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 @operator("LayerNormalization")
-def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Any:
+def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> object:
     axes = list(range(node.get("axis", -1) % x.ndim, x.ndim))
     eps = node.get("epsilon", 1e-5)
     y = F.layer_norm(x, list(x.shape[axes[0] :]), eps=eps) * scale

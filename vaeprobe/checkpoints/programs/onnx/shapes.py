@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +83,7 @@ def _cumsum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
 
 
 @operator("TopK")
-def _top_k(node: Node, x: Tensor, k: Tensor) -> Any:
+def _top_k(node: Node, x: Tensor, k: Tensor) -> object:
     return tuple(
         torch.topk(x, int(scalar(k)), node.get("axis", -1), bool(node.get("largest", 1)), bool(node.get("sorted", 1)))
     )  # fmt: skip
@@ -146,7 +145,7 @@ def _concat(node: Node, *xs: Tensor) -> Tensor:
 
 
 @operator("Split")
-def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> Any:
+def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> object:
     axis = node.get("axis", 0)
     parts = ints(sizes) if sizes is not None else ints(node.get("split", []))
     if not parts:

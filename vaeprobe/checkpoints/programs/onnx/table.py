@@ -61,7 +61,7 @@ class Node:
 
     operator: str
     opset: int
-    attributes: Mapping[str, Any]
+    attributes: Mapping[str, object]
     outputs: int = 1
 
     def get(self, name: str, default: object = None) -> Any:
