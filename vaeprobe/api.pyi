@@ -30,7 +30,7 @@ def orthogonality(
         "zero_inflated_negative_binomial",
     ]
     | None = None,
-    sigma2: float = 1.0,
+    sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
     beta_sigma2: float = 1.0,
@@ -58,7 +58,7 @@ def orthogonality(
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
         seed: Seed of every draw.
         likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
-        sigma2: Variance of a Gaussian likelihood.
+        sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         beta_sigma2: Beta times noise variance, for the mean-field gap.
@@ -91,7 +91,7 @@ def factorise(
         "zero_inflated_negative_binomial",
     ]
     | None = None,
-    sigma2: float = 1.0,
+    sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
     max_samples: int = 4096,
@@ -118,7 +118,7 @@ def factorise(
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
         seed: Seed of every draw.
         likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
-        sigma2: Variance of a Gaussian likelihood.
+        sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         max_samples: Latents to draw at most, to decide the verdict.
@@ -149,7 +149,7 @@ def trace(
         "zero_inflated_negative_binomial",
     ]
     | None = None,
-    sigma2: float = 1.0,
+    sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
     row: int | None = None,
@@ -183,7 +183,7 @@ def trace(
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
         seed: Seed of every draw.
         likelihood: Weight the Jacobian by this likelihood's metric (Eq. 7).
-        sigma2: Variance of a Gaussian likelihood.
+        sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         row: Start at the encoder's mean of this row of --data.
@@ -220,7 +220,7 @@ def posterior(
         "zero_inflated_negative_binomial",
     ]
     | None = None,
-    sigma2: float = 1.0,
+    sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
     encoder: Any = None,
@@ -244,7 +244,7 @@ def posterior(
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
         seed: Seed of every draw.
         likelihood: Likelihood of the training objective (default: the checkpoint's own).
-        sigma2: Variance of a Gaussian likelihood.
+        sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         encoder: The encoder, where it is in a file of its own.
@@ -273,7 +273,7 @@ def beta(
         "zero_inflated_negative_binomial",
     ]
     | None = None,
-    sigma2: float = 1.0,
+    sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
     encoder: Any = None,
@@ -297,7 +297,7 @@ def beta(
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
         seed: Seed of every draw.
         likelihood: Likelihood of the training objective (default: the checkpoint's own).
-        sigma2: Variance of a Gaussian likelihood.
+        sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
         encoder: The encoder, where it is in a file of its own.

@@ -67,6 +67,7 @@ class Decoder:
         units: mean and standard deviation of each latent, where latents are counted from the one in the other.
         recipe: what the loss of its family says of beta, where that is known.
         dispersion: inverse dispersions of a negative binomial likelihood, where the file holds them.
+        sigma2: variance of a Gaussian likelihood, where it was learned and is known.
 
     Attributes:
         output_shape: shape of one output, without the batch.
@@ -103,6 +104,7 @@ class Decoder:
     units: tuple[Tensor, Tensor] | None = None
     recipe: Recipe | None = None
     dispersion: Tensor | None = None
+    sigma2: float | None = None
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
     returns: tuple[str, ...] = field(init=False, default=())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from vaeprobe.checkpoints import architecture, diffusers_library, families, folders, naming, recognised
+from vaeprobe.checkpoints import architecture, diffusers_library, families, folders, naming, recognised, scale
 from vaeprobe.checkpoints.blueprint import METADATA_KEY, Blueprint
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.request import Found, Request
@@ -62,7 +63,10 @@ def _taken(
     names = naming.chosen_set(specs, request.weights).names
     clues = families.Clues.of(naming.for_matching(specs, request.weights), told, request.latent_size)
     hit = architecture.found(request.blueprint, clues)
-    return None if hit is None else frozenset(own for name, own in names.items() if hit.takes(name))
+    if hit is None:
+        return None
+    of_likelihood = scale.name_of({name: math.prod(specs[own].shape) for name, own in names.items()})
+    return frozenset(own for name, own in names.items() if hit.takes(name) or name == of_likelihood)
 
 
 def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Parts | None:
@@ -77,7 +81,14 @@ def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Part
         return diffusers_library.parts_of(told["config.json"], weights.tensors, request.latent_size)
     if hit is None:
         return None
-    return recognised.parts_of(hit, weights.tensors, size=request.latent_size, condition=request.condition)
+    variance = scale.learned(weights.tensors)
+    tensors = {k: t for k, t in weights.tensors.items() if variance is None or k != variance.name}
+    parts = recognised.parts_of(hit, tensors, size=request.latent_size, condition=request.condition)
+    if variance is None or parts.likelihood not in (None, "gaussian"):
+        return parts
+    return replace(
+        parts, sigma2=variance.sigma2, architecture=f"{parts.architecture}, {variance.words}".lstrip(", ")
+    )
 
 
 def blueprint_of(request: Request, weights: Weights | None = None) -> Blueprint | None:

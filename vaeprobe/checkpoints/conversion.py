@@ -106,6 +106,8 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
     )
     if decoder.dispersion is not None:
         tensors["dispersion"] = decoder.dispersion.to(decoder.dtype)
+    if decoder.sigma2 is not None:
+        tensors["log_sigma2"] = torch.tensor(decoder.sigma2, dtype=decoder.dtype).log()
     plan, own = _plan_of(decoder)
     return replace(bp, encoder=plan), {**tensors, **own}
 

@@ -219,6 +219,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             latent_shape=parts.latent_shape,
             recipe=parts.recipe,
             dispersion=parts.dispersion,
+            sigma2=parts.sigma2,
         )
     except NotFiniteError as error:
         broken = next((note for note in notes if note.spec is NONFINITE_WEIGHTS), None)

@@ -121,7 +121,7 @@ class Probe(Question):
         latents: where they come from: prior, posterior, posterior-means, grid, a .npy file; in Python also an
             array or tensor of them, a function from their number to them, a torch distribution, or `Latents`.
         likelihood: weight the Jacobian by a likelihood's metric; None for the Euclidean one.
-        sigma2: variance of a Gaussian likelihood.
+        sigma2: variance of a Gaussian likelihood; by default the learned one of the checkpoint, else 1.
         dispersion: inverse dispersion of a negative binomial: a number, an array, or a path of one.
         data: data for posterior latents and for probes of the encoder: a path, or rows as an array or tensor.
         seed: seed of every draw.
@@ -152,7 +152,12 @@ class Probe(Question):
     likelihood: LikelihoodName | None = option(
         None, help="Weight the Jacobian by this likelihood's metric (Eq. 7).", panel="Geometry"
     )
-    sigma2: float = option(1.0, help="Variance of a Gaussian likelihood.", min=1e-300, panel="Geometry")
+    sigma2: float | None = option(
+        None,
+        help="Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).",
+        min=1e-300,
+        panel="Geometry",
+    )
     dispersion: Any = option(
         None,
         help="Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.",
@@ -230,7 +235,12 @@ class Probe(Question):
             from vaeprobe.files.source import read_source
 
             theta = read_npy(read_source(theta).data, str(theta))[0]
-        return Given(sigma2=self.sigma2, dispersion=theta)
+        return Given(sigma2=self.given_sigma2(decoder), dispersion=theta)
+
+    def given_sigma2(self, decoder: Decoder) -> float:
+        """Return the variance of a Gaussian likelihood: the user's, else the learned one of the file, else 1."""
+        own = 1.0 if decoder.sigma2 is None else decoder.sigma2
+        return own if self.sigma2 is None else self.sigma2
 
     def likelihood_findings(self, decoder: Decoder, z: Tensor) -> tuple[Finding, ...]:
         """Check that the outputs fit the likelihood that was asked for, and return what to know about it.
@@ -281,6 +291,7 @@ class Probe(Question):
             plain[f.name] = (
                 value if isinstance(value, (str, int, float, bool, type(None))) else str(type(value).__name__)
             )
+        plain["sigma2"] = self.given_sigma2(decoder)
         plain["dtype"] = str(decoder.dtype).removeprefix("torch.")
         plain["differentiation"] = decoder.differentiation
         return plain

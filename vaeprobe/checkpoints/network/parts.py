@@ -39,6 +39,7 @@ class Parts:
         latent_shape: shape in which the network takes its latents, where they are a map.
         recipe: what the loss of its family says of beta, where it is known.
         dispersion: inverse dispersions of a negative binomial, where the file holds them.
+        sigma2: variance of a Gaussian likelihood, where it was learned and the file holds it.
     """
 
     decoder: Callable[[Tensor], Any]
@@ -57,6 +58,7 @@ class Parts:
     latent_shape: tuple[int, ...] = ()
     recipe: Recipe | None = None
     dispersion: Tensor | None = None
+    sigma2: float | None = None
 
 
 def layers_unused(bp: Blueprint) -> Iterator[Finding]:

@@ -1,0 +1,72 @@
+"""The variance of a Gaussian likelihood that was learned: one number in the file, beside encoder and decoder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["Scale", "learned", "name_of"]
+
+# the last part of a name -> by what its number is multiplied to give log sigma^2
+NAMES = {
+    **dict.fromkeys(("log_sigma", "logsigma", "log_scale", "logscale", "log_sd", "log_std", "logstd"), 2.0),
+    **dict.fromkeys(("logvar", "log_var", "log_variance", "log_sigma2", "logsigma2"), 1.0),
+}
+# scales that are not the likelihood's: of posteriors and priors
+OTHERS = ("enc", "posterior", "prior", "latent", "flow", "quant")
+# a loss with these parts measures |x - x'| and features, of which the number is no variance (latent diffusion's)
+NO_SQUARES = ("perceptual", "lpips", "discriminator")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A learned variance.
+
+    Attributes:
+        name: of the tensor.
+        sigma2: the variance.
+        words: how it follows from the file.
+    """
+
+    name: str
+    sigma2: float
+    words: str
+
+
+def name_of(sizes: Mapping[str, int]) -> str | None:
+    """Return the name of the one number that is a likelihood's log scale; None where there is none, or several.
+
+    Args:
+        sizes: how many numbers each tensor of the file holds.
+    """
+    found = [name for name, size in sizes.items() if size == 1 and _is_scale(name)]
+    if len(found) != 1:
+        return None
+    beside = found[0].rpartition(".")[0]
+    return None if beside and _measures_features(beside, sizes) else found[0]
+
+
+def learned(tensors: Mapping[str, Tensor]) -> Scale | None:
+    """Return the variance that the tensors of a file hold, if any."""
+    name = name_of({key: t.numel() for key, t in tensors.items()})
+    if name is None or not tensors[name].is_floating_point():
+        return None
+    times = NAMES[name.rpartition(".")[2].lower()]
+    log_variance = times * float(tensors[name].detach().double())
+    if not abs(log_variance) < 300:  # also NaN: no variance that float64 holds well
+        return None
+    sigma2 = math.exp(log_variance)
+    factor = "" if times == 1 else f"{times:g} "
+    return Scale(name, sigma2, f"learned sigma^2 = exp({factor}{name}) = {sigma2:.4g}")
+
+
+def _is_scale(name: str) -> bool:
+    *rooms, last = name.lower().split(".")
+    return last in NAMES and not any(room.startswith(OTHERS) for room in rooms)
+
+
+def _measures_features(room: str, names: Iterable[str]) -> bool:
+    return any(n.startswith(f"{room}.") and any(w in n.lower() for w in NO_SQUARES) for n in names)
