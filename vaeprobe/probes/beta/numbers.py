@@ -23,8 +23,8 @@ METRICS = (
         source="Allen 2024, Eqs. 5-9; stationarity of the log-variance head's bias",
         meaning="The weight of the KL term at which these posteriors are optimal for this decoder; for a Gaussian at "
         "the default sigma^2 = 1 it is beta sigma^2.",
-        misleads="Under capacity annealing, a constraint or a total-correlation term it is the multiplier in force, not "
-        "the nominal weight. A Gaussian shows the product beta sigma^2 only (Theorem 3). Loss terms averaged instead of "
+        misleads="Under a capacity it is the multiplier in force, not the nominal weight, and kl.total is the capacity. "
+        "After annealing it is the beta of the last steps. A total-correlation term can leave it at 1. A Gaussian shows the product beta sigma^2 only (Theorem 3). Loss terms averaged instead of "
         "summed scale it. Rows that the encoder was not trained on bias it: a small Bernoulli VAE of beta 1 read 1.013 on "
         "its training rows and .898 on fresh ones.",
         remedy="Use training rows. Give --sigma2, or --beta to read off sigma^2; more rows narrow the interval.",
@@ -48,7 +48,8 @@ METRICS = (
         source="derivative of the ELBO by e(x); E_q[d_i log p] = beta e_i at the optimum",
         meaning="A second opinion, in which variances only weigh the latents. Far from beta.estimate: these posteriors "
         "are not the optimum of one beta.",
-        misleads="Errors of sharp posteriors' means are magnified by their precision: useless on held-out data there.",
+        misleads="Errors of sharp posteriors' means are magnified by their precision: useless on held-out data there. That it "
+        "agrees speaks neither against a capacity nor against a total-correlation term.",
         remedy="Use rows of the training data; read its interval.",
     ),
     MetricSpec(
