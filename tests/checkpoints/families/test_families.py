@@ -164,6 +164,73 @@ def test_near_pytorch_vaes_are_no_match(change: dict[str, tuple[int, ...] | None
     assert match(state) is None
 
 
+class BetaTC(nn.Module):
+    """BetaTCVAE of PyTorch-VAE."""
+
+    def __init__(self, hidden: tuple[int, ...], d: int) -> None:
+        super().__init__()
+        up = hidden[::-1]
+        down = zip((3, *hidden), hidden, strict=False)
+        self.encoder = nn.Sequential(
+            *(nn.Sequential(nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU()) for a, b in down)
+        )
+        self.fc = nn.Linear(hidden[-1] * 16, 256)
+        self.fc_mu, self.fc_var = nn.Linear(256, d), nn.Linear(256, d)
+        self.decoder_input = nn.Linear(d, 512)
+        self.decoder = nn.Sequential(
+            *(
+                nn.Sequential(nn.ConvTranspose2d(a, b, 3, 2, 1, 1), nn.LeakyReLU())
+                for a, b in itertools.pairwise(up)
+            )
+        )
+        last = nn.ConvTranspose2d(up[-1], up[-1], 3, 2, 1, 1)
+        self.final_layer = nn.Sequential(last, nn.LeakyReLU(), nn.Conv2d(up[-1], 3, 3, padding=1), nn.Tanh())
+
+    def decode(self, z: Tensor) -> Tensor:
+        out: Tensor = self.final_layer(self.decoder(self.decoder_input(z).view(-1, 32, 4, 4)))
+        return out
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.fc(self.encoder(x).flatten(1))
+        return self.fc_mu(h), self.fc_var(h).exp()
+
+
+@pytest.mark.parametrize("hidden", [(4, 8, 32), (32, 32, 32, 32)])
+def test_beta_tc_of_pytorch_vae(tmp_path: Path, hidden: tuple[int, ...]) -> None:
+    net = randomised(BetaTC(hidden, 5))
+    side = 4 * 2 ** len(hidden)
+    decoder = held_to(lightning(net, tmp_path / "m.ckpt"), net, 5, (3, side, side))
+    assert decoder.artifact is not None
+    assert "pytorch-vae-tc" in decoder.artifact.architecture
+    posterior_is(decoder, net, torch.rand(2, 3, side, side))
+    assert decoder.recipe is not None
+    assert decoder.recipe.implied is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"fc.weight": None},
+        {"encoder.0.0.weight": (4, 3, 3, 3)},
+        {"encoder.0.1.weight": (4,)},
+        {"decoder.0.1.running_mean": (8,)},
+        {"decoder_input.weight": (1024, 5)},
+        {"fc_var.weight": (4, 256)},
+        {"final_layer.2.weight": (1, 4, 3, 3)},
+        {"discriminator.0.weight": (5, 5)},
+    ],
+)
+def test_near_beta_tcs_are_no_match(change: dict[str, tuple[int, ...] | None]) -> None:
+    state = dict(BetaTC((4, 8, 32), 5).state_dict())
+    assert match(state) == "pytorch-vae-tc"
+    for name, shape in change.items():
+        if shape is None:
+            del state[name]
+        else:
+            state[name] = torch.zeros(shape)
+    assert match(state) is None
+
+
 # -- disentanglement-pytorch, Beta-VAE ----------------------------------------------------------------------
 
 
@@ -198,6 +265,96 @@ def test_disentanglement_pytorch(tmp_path: Path) -> None:
     state = dict(net.state_dict())
     state["decoder.main.3.weight"] = torch.zeros(256, 256, 3, 3)
     assert match(state) is None
+
+
+def disentangling(decoder: str, encoder: str, d: int, c: int, classes: int = 0) -> nn.Module:
+    """Return a network of disentanglement-pytorch of linear layers, or with its encoder without padding."""
+    m = c * 64 * 64
+    widths = {"shallow": [400], "deep": [100, 200, 400, 1000]}[decoder]
+    up = [d + classes, *widths, m]
+    main = [layer for a, b in itertools.pairwise(up) for layer in (nn.Linear(a, b), nn.ReLU())][:-1]
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder, self.encoder = nn.Module(), nn.Module()
+            self.decoder.main = nn.Sequential(*main)
+            if encoder == "padless":
+                sizes = itertools.pairwise([c, 32, 32, 64, 128, 256])
+                trunk = [layer for a, b in sizes for layer in (nn.Conv2d(a, b, 3, 2), nn.ReLU())]
+                self.encoder.main = nn.Sequential(*trunk, nn.Flatten(), nn.Linear(256, 2 * d))
+            else:
+                down = [m, *{"shallow": [400], "deep": [1000, 400, 200, 100]}[encoder]]
+                trunk = [x for a, b in itertools.pairwise(down) for x in (nn.Linear(a, b), nn.ReLU())]
+                self.encoder.main = nn.Sequential(nn.Flatten(), *trunk)
+                self.encoder.head_mu = nn.Linear(down[-1], d)
+                self.encoder.head_logvar = nn.Linear(down[-1], d)
+
+        def decode(self, z: Tensor) -> Tensor:
+            if classes:
+                z = torch.cat([z, F.one_hot(torch.tensor(1), classes).to(z).expand(len(z), -1)], 1)
+            return torch.sigmoid(self.decoder.main(z)).reshape(-1, c, 64, 64)  # type: ignore[operator]
+
+        def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.encoder.main(x)  # type: ignore[operator]
+            if encoder == "padless":
+                return h[:, :d], h[:, d:].exp()
+            return self.encoder.head_mu(h), self.encoder.head_logvar(h).exp()  # type: ignore[operator]
+
+    return Net()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder", "c"),
+    [("shallow", "shallow", 1), ("deep", "deep", 1), ("shallow", "padless", 3), ("deep", "padless", 1)],
+)
+def test_linear_and_padless_networks_of_disentanglement_pytorch(
+    tmp_path: Path, decoder: str, encoder: str, c: int
+) -> None:
+    net = randomised(disentangling(decoder, encoder, 4, c))
+    torch.save({"iter": 5, "model_states": {"G": net.state_dict()}}, tmp_path / "last")
+    loaded = held_to(tmp_path / "last", net, 4, (c, 64, 64))
+    assert loaded.likelihood == "bernoulli"
+    posterior_is(loaded, net, torch.rand(2, c, 64, 64))
+
+
+def test_a_linear_network_of_disentanglement_pytorch_at_a_label(tmp_path: Path) -> None:
+    net = randomised(disentangling("shallow", "padless", 4, 1, classes=3))
+    torch.save({"iter": 5, "model_states": {"G": net.state_dict()}}, tmp_path / "last")
+    held_to(tmp_path / "last", net, 4, (1, 64, 64), condition={"label": "1"})
+
+
+@pytest.mark.parametrize("decoder", ["shallow", "deep"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"decoder.main.0.weight": (401, 4)},
+        {"decoder.main.2.bias": None},
+        {"decoder.main.1.weight": (400,)},
+        {"encoder.main.0.weight": (32, 1, 4, 4)},
+        {"encoder.main.11.weight": (7, 256)},
+        {"encoder.main.11.bias": None},
+    ],
+)
+def test_near_linear_networks_are_no_match(decoder: str, change: dict[str, tuple[int, ...] | None]) -> None:
+    with torch.device("meta"):
+        state = dict(disentangling(decoder, "padless", 4, 1).state_dict())
+    assert match(state) == "disentanglement-pytorch"
+    for name, shape in change.items():
+        if shape is None:
+            del state[name]
+        else:
+            state[name] = torch.empty(shape, device="meta")
+    assert match(state) is None
+
+
+def test_linear_layers_without_an_encoder_of_the_repository_are_no_match() -> None:
+    with torch.device("meta"):
+        state = dict(disentangling("shallow", "shallow", 4, 1).state_dict())
+    assert match(state) == "disentanglement-pytorch"
+    assert match({k: t for k, t in state.items() if k.startswith("decoder.")}) is None
+    odd = {**state, "decoder.main.2.weight": torch.empty(4095, 400), "decoder.main.2.bias": torch.empty(4095)}
+    assert match(odd) is None
 
 
 @pytest.mark.parametrize("letter", ["H", "B"])
