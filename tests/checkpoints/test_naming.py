@@ -273,3 +273,15 @@ def test_twins_that_neither_name_nor_shape_tells_apart_are_refused(tmp_path: Pat
     other = {f"left.{k}": torch.zeros(*t.shape, 2) for k, t in weights.items()}
     torch.save({**other, **{f"right.{k}": t for k, t in weights.items()}}, tmp_path / "w.pt")
     assert vaeprobe.load(tmp_path / "w.pt", arch=Net).latent_dim == 2
+
+
+def test_a_refusal_says_which_of_two_sets_it_is_about(tmp_path: Path) -> None:
+    weights = {"decoder.0.weight": torch.ones(4, 3), "decoder.0.bias": torch.zeros(4)}
+    torch.save({"model": weights, "ema": {k: v + 1 for k, v in weights.items()}}, tmp_path / "two.pt")
+    with pytest.raises(
+        ArchitectureError, match=r"averages over training \(entry `ema`\) .* averages were taken"
+    ):
+        vaeprobe.load(tmp_path / "two.pt")
+    with pytest.raises(ArchitectureError, match="does not say") as caught:
+        vaeprobe.load(tmp_path / "two.pt", weights="raw")
+    assert "raw ones were taken" in caught.value.message

@@ -7,7 +7,7 @@ preset, where names and shapes of all the decoder's tensors are those of its fam
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vaeprobe.checkpoints import families
@@ -15,6 +15,8 @@ from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.families import Clues, Found, Shaped
 from vaeprobe.errors import ArchitectureError, InputError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted, read_text
+from vaeprobe.findings import TWO_SETS_OF_WEIGHTS
+from vaeprobe.report import Finding
 
 __all__ = ["Given", "beside", "found", "given", "unknown"]
 
@@ -99,13 +101,15 @@ def found(blueprint: Given, clues: Clues, metadata: Mapping[str, str] | None = N
     return families.get(str(blueprint), clues)
 
 
-def unknown(name: str, tensors: Mapping[str, Shaped], limit: int = 6) -> ArchitectureError:
-    """Return the error that shows what the tensors are, and says how to say what they belong to."""
+def unknown(
+    name: str, tensors: Mapping[str, Shaped], notes: Sequence[Finding] = (), limit: int = 6
+) -> ArchitectureError:
+    """Return the error that shows what the tensors are, which of two sets, and says how to say what they belong to."""
     shown = [
         f"{quoted(k)} {'x'.join(map(str, t.shape)) or 'scalar'}" for k, t in list(tensors.items())[:limit]
     ]
     more = f", and {len(tensors) - limit} more" if len(tensors) > limit else ""
-    beside = _condition(tensors)
+    beside = _condition(tensors) + "".join(f"; {n.message}" for n in notes if n.spec is TWO_SETS_OF_WEIGHTS)
     classes = _classes(tensors)
     if classes:
         return ArchitectureError(

@@ -50,7 +50,7 @@ def found(
         weights = one_set(request, weights)
     parts = network(request, weights, {**(told or {}), **folders.said_beside(request.source)})
     if parts is None:
-        raise architecture.unknown(request.name, weights.tensors)
+        raise architecture.unknown(request.name, weights.tensors, weights.notes)
     return Found(parts=parts, format=format, notes=weights.notes)
 
 

@@ -48,6 +48,7 @@ def _checked(request: Request) -> Found:
     chosen = selection.select(file, request.name, request.key, request.weights)
     if selection.is_module(chosen.node):
         found = _module(request, file, chosen.node)
+        found = replace(found, notes=(*chosen.notes, *found.notes))
     elif request.submodule is not None:
         raise UsageError(
             f"{request.name} holds bare weights, which have no submodules",
@@ -59,9 +60,10 @@ def _checked(request: Request) -> Found:
         told = said.in_file(file)
         matrix = file.is_tensor(chosen.node)
         weights = bare_weights.read(request, specs, told)
+        weights = replace(weights, notes=(*chosen.notes, *weights.notes))
         found = bare_weights.found(request, weights, "state_dict", matrix=matrix, told=told)
     details = {"container": file.container, **({"key": chosen.key} if chosen.key else {})}
-    return replace(found, notes=(*chosen.notes, *found.notes), details={**found.details, **details})
+    return replace(found, details={**found.details, **details})
 
 
 def _specs(source: Source, file: TorchFile, chosen: selection.Selection) -> dict[str, TensorSpec]:
