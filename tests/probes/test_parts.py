@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.engine import gram
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.latents import Grid, Prior
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
-from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, block_of
+from vaeprobe.probes.parts import FEWEST, MOST, SOME, WORK, affordable, block_of
 
 from maps import b1, haar
 
@@ -513,3 +513,9 @@ def test_sources_with_fewer_latents_than_samples_are_measured_once_at_each(
     if part == "auto":
         (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
         assert note.message.endswith(f"and {FEWEST} of 36 latents")
+
+
+def test_more_latents_than_any_decoder_has_are_a_limit() -> None:
+    assert block_of(Decoder(lambda z: z[:, :2], MOST), "all", 4, 0) is None
+    with pytest.raises(ResourceError, match="131,073 latents"):
+        block_of(Decoder(lambda z: z[:, :2], MOST + 1), "all", 4, 0)

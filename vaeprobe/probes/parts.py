@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.engine.methods import choose
+from vaeprobe.errors import ResourceError
 from vaeprobe.intervals import stream
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ SOME = 64
 # minute of one core on convolutions of 64 channels.
 WORK = 1.5e8
 FEWEST = 32
+# Latents of the largest decoders in use, twice over: beyond them even one column a pass takes hours.
+MOST = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,16 @@ def block_of(
 
     Args:
         whole: latents without space up to which "auto" takes all; `WHOLE` by default.
+
+    Raises:
+        ResourceError: there are more than `MOST` latents.
     """
     k = len(decoder.continuous)
+    if k > MOST:
+        raise ResourceError(
+            f"the decoder has {k:,} latents, and probes take {MOST:,} at most",
+            hint="is this number right? A blueprint's `latents`, or --latent-dim, says it",
+        )
     shape = decoder.latent_shape
     space = shape is not None and len(shape) > 1 and k == decoder.latent_dim and k > shape[0] > 1
     if part == "auto":
