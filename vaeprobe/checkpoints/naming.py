@@ -18,10 +18,11 @@ from vaeprobe.report import Finding
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AVERAGE", "Set", "bare", "chosen_set", "folded", "for_matching", "joined", "plain"]
+__all__ = ["AVERAGE", "Set", "bare", "chosen_set", "folded", "for_matching", "joined", "plain", "two_sets"]
 
 T = TypeVar("T")
 Set: TypeAlias = Literal["ema", "raw"]
+OTHER: dict[Set, Set] = {"ema": "raw", "raw": "ema"}
 
 WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
 AVERAGE = re.compile(r"(^|_)(ema|averaged?|swa|polyak|shadow)(_|$)", re.IGNORECASE)
@@ -75,15 +76,22 @@ def chosen_set(names: Iterable[str], which: Set | None = None) -> Chosen:
     raw = {name: file for name, file in table.items() if name not in inside}
     if taken == "ema":
         raw |= {name: table[average] for name, average in pairs.items()}
-    words = f"averages over training (`{prefix}...`) and raw ones (`{raw_prefix}...`)"
-    other = "raw" if taken == "ema" else "ema"
-    what = "averages" if taken == "ema" else "raw ones"
-    note = Finding(
-        TWO_SETS_OF_WEIGHTS,
-        f"the file holds two sets of weights, {words}: the {what} were taken",
-        hint=f"--weights {other} takes the other (in Python, weights={other!r})",
+    other = OTHER[taken]
+    note = two_sets(
+        f"`{prefix}...`", f"`{raw_prefix}...`", taken, f"the other (in Python, weights={other!r})"
     )
     return Chosen(raw, (note,))
+
+
+def two_sets(averages: str, raws: str, taken: Set, others: str) -> Finding:
+    """Return the note of where averaged and raw weights stand in a file, which were taken, and how to take the others."""
+    what = "averages" if taken == "ema" else "raw ones"
+    return Finding(
+        TWO_SETS_OF_WEIGHTS,
+        f"the file holds two sets of weights, averages over training ({averages}) and raw ones ({raws}): "
+        f"the {what} were taken",
+        hint=f"--weights {OTHER[taken]} takes {others}",
+    )
 
 
 def _without_module(table: dict[str, str]) -> dict[str, str]:

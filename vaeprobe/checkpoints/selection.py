@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vaeprobe.checkpoints.naming import AVERAGE, Set, chosen_set
+from vaeprobe.checkpoints.naming import AVERAGE, Set, chosen_set, two_sets
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
 from vaeprobe.files.pickles import Built, Global, Node, walk
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of
 from vaeprobe.files.trust import foreign, named, trust
-from vaeprobe.findings import CHOSEN_ENTRY, TWO_SETS_OF_WEIGHTS, UNREAD_OBJECTS
+from vaeprobe.findings import CHOSEN_ENTRY, UNREAD_OBJECTS
 from vaeprobe.report import Finding
 
 __all__ = [
@@ -151,11 +151,8 @@ def _averaged(file: TorchFile, found: Mapping[str, Node], best: str, which: Set 
         if raw is None:
             continue
         taken, other = (raw, average) if which == "raw" else (average, raw)
-        words = f"averages over training (entry {quoted(average)}) and raw ones (entry {quoted(raw)})"
-        note = Finding(
-            TWO_SETS_OF_WEIGHTS,
-            f"the file holds two sets of weights, {words}: the {'raw ones' if which == 'raw' else 'averages'} were taken",
-            hint=f"--weights {'ema' if which == 'raw' else 'raw'} takes those of {quoted(other)}",
+        note = two_sets(
+            f"entry {quoted(average)}", f"entry {quoted(raw)}", which or "ema", f"those of {quoted(other)}"
         )
         # buffers are not averaged: they come from the raw weights
         return Selection({**state[raw], **state[taken]}, taken, (note,))
