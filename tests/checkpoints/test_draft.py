@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import vaeprobe
 from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.checkpoints.draft import draft
+from vaeprobe.checkpoints.draft.drafting import draft
 from vaeprobe.checkpoints.naming import for_matching
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.errors import ArchitectureError

@@ -95,7 +95,7 @@ def found(blueprint: Given, clues: Clues, metadata: Mapping[str, str] | None = N
         own = Blueprint.from_metadata(metadata or {})
         return Found(own) if own is not None else families.match(clues)
     if str(blueprint) == "draft":
-        from vaeprobe.checkpoints.draft import draft
+        from vaeprobe.checkpoints.draft.drafting import draft
 
         return Found(draft(clues.shaped))
     return families.get(str(blueprint), clues)
@@ -128,7 +128,7 @@ def unknown(
 
 def _classes(tensors: Mapping[str, Shaped]) -> int:
     """Return the number of classes where the layers lead from an image's channels down to few numbers, else 0."""
-    from vaeprobe.checkpoints.draft import DECODER
+    from vaeprobe.checkpoints.draft.names import DECODER
 
     weights = [(k, tuple(t.shape)) for k, t in tensors.items() if k.endswith("weight") and len(t.shape) > 1]
     if len(weights) < 3 or any(DECODER.search(k) for k, _ in weights):
@@ -143,7 +143,7 @@ def _classes(tensors: Mapping[str, Shaped]) -> int:
 
 def _condition(tensors: Mapping[str, Shaped]) -> str:
     """Return what the tensors tell of a condition beside the latents, "" where nothing."""
-    from vaeprobe.checkpoints.draft import draft
+    from vaeprobe.checkpoints.draft.drafting import draft
 
     try:
         bp = draft(tensors)

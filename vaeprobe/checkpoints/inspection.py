@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.checkpoints.draft import Recorded
+from vaeprobe.checkpoints.draft.blocks import Recorded
 from vaeprobe.files.source import printable
 from vaeprobe.report import Section, Table
 from vaeprobe.result import Result

@@ -43,7 +43,7 @@ def inspect(
 
 def _with_draft(found: Inspection, source: Source) -> Inspection:
     """Add a draft of the blueprint."""
-    from vaeprobe.checkpoints.draft import draft
+    from vaeprobe.checkpoints.draft.drafting import draft
 
     if found.kind not in ("weights", "module") or not found.tensors:
         raise UsageError(

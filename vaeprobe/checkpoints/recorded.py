@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vaeprobe.checkpoints.blueprint import KINDS, Layer
-from vaeprobe.checkpoints.draft import Recorded
+from vaeprobe.checkpoints.draft.blocks import Recorded
 from vaeprobe.checkpoints.selection import submodules
 from vaeprobe.files.pickles import Built, Node
 from vaeprobe.files.torch_pickles import text_of

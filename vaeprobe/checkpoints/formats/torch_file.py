@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vaeprobe.checkpoints import described, folders, naming, said, selection
-from vaeprobe.checkpoints.draft import draft
+from vaeprobe.checkpoints.draft.drafting import draft
 from vaeprobe.checkpoints.formats.format import Format
 from vaeprobe.checkpoints.inspection import Inspection, Kind
 from vaeprobe.checkpoints.recorded import recorded
