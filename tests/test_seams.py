@@ -15,8 +15,8 @@ from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Bernoulli, Gaussian
 from vaeprobe.seams import Paths, Seam, texture, trace_paths
 from vaeprobe.seams.fields import DenseField, Frame, IterativeField, follow, nearest_axes
-from vaeprobe.seams.integrate import prior_radius
 from vaeprobe.seams.summary import by_component, by_start, random_axis_overlap, return_errors
+from vaeprobe.seams.tracing import prior_radius
 
 import maps
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from vaeprobe.decoder import Decoder
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
-from vaeprobe.seams.paths import Paths, Seam, trace_paths
+from vaeprobe.seams.paths import Paths
+from vaeprobe.seams.seam import Seam
+from vaeprobe.seams.tracing import trace_paths
 
 __all__ = [
     "ComponentSummary",

@@ -14,7 +14,8 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.pictures import Panel, Polyline, net_svg
-from vaeprobe.seams.paths import Seam, trace_paths
+from vaeprobe.seams.seam import Seam
+from vaeprobe.seams.tracing import trace_paths
 
 __all__ = ["Net", "Traversal", "decode", "trace_net", "traverse"]
 

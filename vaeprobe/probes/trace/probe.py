@@ -453,7 +453,7 @@ class Trace(Probe):
             return parse_components(self.components), 0
         from vaeprobe.geometry.gram import ACTIVE_THRESHOLD
         from vaeprobe.seams.fields import DenseField
-        from vaeprobe.seams.paths import LARGE
+        from vaeprobe.seams.tracing import LARGE
 
         if k > LARGE:
             return list(range(LEADING // 2)), k - LEADING // 2

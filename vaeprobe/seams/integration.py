@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 
 from vaeprobe.progress import tell
 from vaeprobe.seams.fields import DirectionField, Directions
+from vaeprobe.seams.nodes import hermite
 from vaeprobe.seams.schemes import Move, Scheme, Trial
+from vaeprobe.seams.tracks import Mark, Recorder, Stop, Track
 
-Stop: TypeAlias = Literal[
-    "length", "radius", "collapse", "not finite", "closed", "sliding", "steps", "outside"
-]
+__all__ = ["Integration", "Limits"]
+
 
 # cos 26 degrees: a step that turns the direction further than that is halved
 OVERLAP = 0.9
@@ -43,100 +43,8 @@ class Limits:
     steps: int = 4000
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """Something that happened on a half-seam."""
-
-    kind: Literal["kink", "step limit"]
-    path: int
-    t: float
-    value: float
-
-
-@dataclass(slots=True)
-class Track:
-    """One half-seam: its nodes in order and why it stopped.
-
-    Attributes:
-        t: latent arc length, shape (N,).
-        z: latents, shape (N, latent).
-        v: unit tangents over the continuous latents, shape (N, k).
-        s: singular value followed, shape (N,).
-        rank: its place in the descending order, shape (N,).
-        tied: whether it coincides with another one, shape (N,).
-        spectrum: leading singular values, shape (N, b).
-        stop: why it ended.
-    """
-
-    t: Tensor
-    z: Tensor
-    v: Tensor
-    s: Tensor
-    rank: Tensor
-    tied: Tensor
-    spectrum: Tensor
-    stop: Stop
-    marks: list[Mark]
-
-
-def hermite(z0: Tensor, v0: Tensor, z1: Tensor, v1: Tensor, h: Tensor, theta: Tensor) -> Tensor:
-    """Return the cubic through both ends with both tangents, at shares theta of the step.
-
-    Args:
-        z0, v0, z1, v1: shape (P, k).
-        h: step lengths, shape (P,).
-        theta: shares in [0, 1], shape (P, c).
-
-    Returns:
-        shape (P, c, k).
-    """
-    x = theta[:, :, None]
-    a, b = z0[:, None], z1[:, None]
-    p, q = (h[:, None] * v0)[:, None], (h[:, None] * v1)[:, None]
-    return (1 + 2 * x) * (1 - x) ** 2 * a + x * (1 - x) ** 2 * p + x**2 * (3 - 2 * x) * b + x**2 * (x - 1) * q
-
-
-class _Recorder:
-    """Nodes of all half-seams in the order they are found, sorted out at the end."""
-
-    def __init__(self) -> None:
-        self.path: list[Tensor] = []
-        self.rows: list[tuple[Tensor, ...]] = []
-
-    def add(self, path: Tensor, t: Tensor, z: Tensor, at: Directions) -> None:
-        self.path.append(path)
-        self.rows.append((t, z, at.v, at.s, at.rank, at.tied, at.frame.s))
-
-    def tracks(self, stops: Sequence[Stop], marks: list[Mark], ends: Sequence[float]) -> list[Track]:
-        """Return the half-seams, each up to its end; nodes beyond it are dropped."""
-        path = torch.cat(self.path)
-        whole = [torch.cat(column) for column in zip(*self.rows, strict=True)]
-        order = torch.argsort(path, stable=True)
-        order = order[whole[0][order] <= torch.tensor(ends, dtype=torch.float64)[path[order]]]
-        sizes = torch.bincount(path[order], minlength=len(stops)).tolist()
-        columns = [torch.split(column[order], sizes) for column in whole]
-        by_path: list[list[Mark]] = [[] for _ in stops]
-        for mark in marks:
-            if mark.t <= ends[mark.path]:
-                by_path[mark.path].append(mark)
-        t, z, v, s, rank, tied, spectrum = columns
-        return [
-            Track(t[p], z[p], v[p], s[p], rank[p], tied[p], spectrum[p], stops[p], by_path[p])
-            for p in range(len(stops))
-        ]
-
-
-def integrate(
-    field: DirectionField,
-    move: Move,
-    coordinates: Tensor,
-    z: Tensor,
-    at: Directions,
-    scheme: Scheme,
-    limits: Limits,
-    tolerance: float,
-) -> list[Track]:
-    """Return the half-seams from z (P, latent) along at.v (P, k), each until it stops.
+class Integration:
+    """Half-seams from z (P, latent) along at.v (P, k), one row each, stepped until each has stopped.
 
     Args:
         field: gives the singular frames.
@@ -145,11 +53,6 @@ def integrate(
         at: the directions at z.
         scheme, limits, tolerance: how far and how accurately; the tolerance bounds the error of a step.
     """
-    return _Run(field, move, coordinates, z, at, scheme, limits, tolerance).tracks()
-
-
-class _Run:
-    """The state of one `integrate`: one row per half-seam, stepped until none is left."""
 
     def __init__(
         self,
@@ -182,9 +85,10 @@ class _Run:
         self.marks: list[Mark] = []
         # kinks met in a row, one close after the other
         self.chatter: list[list[float]] = [[] for _ in range(P)]
-        self.recorder = _Recorder()
+        self.recorder = Recorder()
 
     def tracks(self) -> list[Track]:
+        """Return the half-seams, each up to where it stops."""
         P = len(self.z)
         self.recorder.add(torch.arange(P), self.t.clone(), self.z.clone(), self.at.at(torch.arange(P)))
         self._stop(~self.at.finite, "not finite")
@@ -375,35 +279,3 @@ class _Run:
         half = (bracket - after) / 2
         free = torch.where(crossed, stride / 2, h * 2)
         return torch.where(torch.isfinite(half), half, free)
-
-
-def joined(backward: Track | None, forward: Track | None) -> Track:
-    """Return two half-seams of the same start as one, from the far end of `backward` to that of `forward`.
-
-    A seam that closes on itself is kept once.
-    """
-    if forward is not None and (backward is None or forward.stop == "closed"):
-        return forward
-    if backward is None:
-        raise ValueError("a seam needs at least one half")
-    turned = replace(backward, t=-backward.t.flip(0), v=-backward.v.flip(0), marks=[])
-    for name in ("z", "s", "rank", "tied", "spectrum"):
-        setattr(turned, name, getattr(backward, name).flip(0))
-    turned.marks = [replace(m, t=-m.t) for m in reversed(backward.marks)]
-    if forward is None:
-        return turned
-    for name in ("t", "z", "v", "s", "rank", "tied", "spectrum"):
-        setattr(turned, name, torch.cat([getattr(turned, name), getattr(forward, name)[1:]]))
-    turned.marks += forward.marks
-    return turned
-
-
-def prior_radius(k: int, mass: float = 0.99) -> float:
-    """Return the radius of the ball that holds a share of the mass of N(0, I_k)."""
-    low, high = 0.0, float(np.sqrt(k)) + 10.0
-    half = torch.tensor(k / 2, dtype=torch.float64)
-    for _ in range(80):
-        middle = (low + high) / 2
-        inside = float(torch.special.gammainc(half, torch.tensor(middle**2 / 2, dtype=torch.float64)))
-        low, high = (middle, high) if inside < mass else (low, middle)
-    return (low + high) / 2
