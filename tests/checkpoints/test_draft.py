@@ -306,6 +306,41 @@ def test_upsampling_is_among_the_guesses_where_nothing_records_it() -> None:
     assert "no upsampling or pooling stands between the convolutions" in draft(tensors).assumptions
 
 
+def test_room_in_a_sequential_for_an_upsampling_is_used() -> None:
+    net = nn.Sequential(
+        nn.Linear(3, 64), nn.ReLU(), nn.Unflatten(1, (16, 2, 2)), nn.Upsample(scale_factor=2), nn.Conv2d(16, 8, 3, padding=1),
+        nn.BatchNorm2d(8), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(4, 1, 3, padding=1), nn.Sigmoid(),
+    )  # fmt: skip
+    tensors = state(decoder=net)
+    bp = draft(tensors)
+    same(bp, tensors, net)
+    assert (
+        "the map is doubled before convolutions, the numbers of their Sequential leave room for a layer there"
+        " (`decoder.4`, `decoder.8`)"
+    ) in bp.assumptions
+
+
+@pytest.mark.parametrize(("ends", "halvings", "doubled"), [(64, 2, True), (64, 3, False), (16, 2, False)])
+def test_an_encoder_that_ends_where_the_decoder_starts_tells_of_upsampling(
+    ends: int, halvings: int, doubled: bool
+) -> None:
+    tensors = state(
+        enc=nn.Sequential(*[nn.Conv2d(1, 1, 4, 2, 1) for _ in range(halvings)]), mu=nn.Linear(ends, 3),
+        fc=nn.Linear(3, 64), a=nn.Conv2d(16, 8, 3, padding=1), b=nn.Conv2d(8, 1, 3, padding=1),
+    )  # fmt: skip
+    kinds = [layer.kind for layer in draft(tensors).layers]
+    assert kinds.count("upsample") == (2 if doubled else 0)
+    if doubled:
+        up = nn.Upsample(scale_factor=2)
+        parts = assemble(draft(tensors), tensors)
+        z = torch.randn(2, 3)
+        h = torch.relu(z @ tensors["fc.weight"].T + tensors["fc.bias"]).unflatten(1, (16, 2, 2))
+        h = torch.relu(nn.functional.conv2d(up(h), tensors["a.weight"], tensors["a.bias"], padding=1))
+        x = nn.functional.conv2d(up(h), tensors["b.weight"], tensors["b.bias"], padding=1).sigmoid()
+        assert torch.allclose(parts.decoder(z).reshape(x.shape), x, atol=1e-6)
+
+
 class Foreign(nn.Module):
     """A class that no file can bring along: its layers are recorded, its `forward` is not."""
 

@@ -120,8 +120,8 @@ def unknown(
         )
     return ArchitectureError(
         f"{name} holds {len(tensors)} tensors and does not say which network they belong to: {', '.join(shown)}{more}{beside}",
-        hint="`vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes;"
-        " or --arch package.module:factory builds the network with your own code",
+        hint="--arch FILE.py:CLASS builds the network with the code that you trained it with;"
+        " or `vaeprobe inspect MODEL --draft-blueprint OUT` writes a first blueprint from these names and shapes",
         about=name,
     )
 

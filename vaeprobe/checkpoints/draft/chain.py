@@ -27,6 +27,7 @@ class Chain:
     layers: list[Layer] = field(default_factory=list)
     assumptions: dict[str, list[str]] = field(default_factory=dict)
     steps: bool = False
+    doubled: frozenset[str] = frozenset()
 
     def assume(self, what: str, about: str = "") -> str:
         names = self.assumptions.setdefault(what, [])
@@ -94,6 +95,9 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
         )
         chain.layers.append(Layer("reshape", options={"shape": shape}, comment=comment))
         chain.shape = tuple(shape)
+    if block.name in chain.doubled:
+        chain.layers.append(Layer("upsample", options={"factor": 2}, comment="what it takes is doubled"))
+        chain.shape = (chain.shape[0], *(2 * side for side in chain.shape[1:]))
     layer = replace(own, key=block.name) if own else _settings(transposed, k, chain.shape[-1], block.name)
     words = (
         ", ".join(f"{name} {layer[name]}" for name in ("stride", "padding") if name in layer.options)

@@ -13,6 +13,7 @@ from vaeprobe.checkpoints.draft.chain import Broken, Chain, product
 from vaeprobe.checkpoints.draft.names import BRANCHES, MEANS, of_encoder
 from vaeprobe.checkpoints.draft.remainder import account, keys_of, left_out
 from vaeprobe.checkpoints.draft.sequence import likeliest_chain
+from vaeprobe.checkpoints.draft.upsampling import doubling
 from vaeprobe.checkpoints.families import Shaped
 from vaeprobe.errors import ArchitectureError
 from vaeprobe.files.source import quoted
@@ -63,6 +64,11 @@ def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blue
         except Broken as broken:
             reasons.append(str(broken))
             continue
+        told = doubling(chain, candidate, blocks)
+        if told is not None:
+            chain = likeliest_chain(candidate, recorded, frozenset(told.names))
+            for name in told.names:
+                chain.assume(f"the map is doubled before convolutions, {told.why}", name)
         if sorted_names:
             chain.assume("layers run in the order of the numbers in their names, since the file sorts them")
         if why:

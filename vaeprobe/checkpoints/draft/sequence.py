@@ -34,19 +34,27 @@ ACTIVATIONS = frozenset(
 HIDDEN = ACTIVATIONS - {"sigmoid", "softplus", "hardtanh"}  # a module that holds a sigmoid ends in it
 
 
-def likeliest_chain(blocks: Sequence[Block], recorded: Mapping[str, Recorded]) -> Chain:
+def likeliest_chain(
+    blocks: Sequence[Block], recorded: Mapping[str, Recorded], doubled: frozenset[str] = frozenset()
+) -> Chain:
     """Return the chain of all layers, or, where the shapes do not say how those with steps or places enter, without these."""
     plain = [b for b in blocks if b.kind not in ("gru", "lstm", "attention")]
     try:
-        return chained(blocks, recorded)
+        return chained(blocks, recorded, doubled)
     except Broken:
         if len(plain) == len(blocks):
             raise
-        return chained(plain, recorded)
+        return chained(plain, recorded, doubled)
 
 
-def chained(blocks: Sequence[Block], recorded: Mapping[str, Recorded] | None = None) -> Chain:
+def chained(
+    blocks: Sequence[Block],
+    recorded: Mapping[str, Recorded] | None = None,
+    doubled: frozenset[str] = frozenset(),
+) -> Chain:
     """Return the layers and their assumptions; what a pickled module records is taken from it.
+
+    The map that a convolution takes is doubled before each of those that `doubled` names.
 
     Raises:
         Broken: a layer does not take what the one before it returns.
@@ -55,7 +63,7 @@ def chained(blocks: Sequence[Block], recorded: Mapping[str, Recorded] | None = N
         blocks = blocks[1:]
     if not blocks:
         raise Broken("none has weights")
-    chain = Chain(takes(blocks[0]), (takes(blocks[0]),), recorded or {})
+    chain = Chain(takes(blocks[0]), (takes(blocks[0]),), recorded or {}, doubled=doubled)
     weighted = [i for i, b in enumerate(blocks) if b.kind in ("linear", "conv")]
     convolutions = [b for b in blocks if b.kind == "conv"]
     for i, block in enumerate(blocks):
