@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vaeprobe.linear.closed_form import Solution, beta_elbo, solve
+from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.moments import Moments
-from vaeprobe.linear.spectrum import Spectrum, of_moments
+from vaeprobe.linear.spectrum import of_moments
 from vaeprobe.linear.training import Covariance, Method, Training, train
 
 from paper.claim import Claim, Effort, Evidence, Part, over_seeds

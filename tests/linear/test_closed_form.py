@@ -13,7 +13,7 @@ from vaeprobe.data import in_memory
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.linear import closed_form, spectrum
 from vaeprobe.linear.closed_form import beta_elbo, log_likelihoods, solve
-from vaeprobe.linear.spectrum import Spectrum
+from vaeprobe.linear.eigenpairs import Spectrum
 
 from linear_rows import LAMBDA, dense_loglik, rows_with
 

@@ -13,7 +13,7 @@ import pytest
 import vaeprobe
 from vaeprobe.data import in_memory, open_data
 from vaeprobe.errors import InputError
-from vaeprobe.linear import dimension, moments, spectrum
+from vaeprobe.linear import dimension, eigenpairs, moments, spectrum
 from vaeprobe.probes.train_linear import TrainLinear
 
 SOLVERS = ("exact", "dual", "randomized")
@@ -91,7 +91,7 @@ def test_the_second_pass_is_taken_where_the_bound_says(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     Z = np.linalg.qr(rng.normal(size=(n, m)) - 0.0)[0]
     Z = np.linalg.qr(Z - Z.mean(axis=0))[0] * np.sqrt(n)
-    edge = np.sqrt(m) * np.finfo(float).eps / spectrum.DIGITS
+    edge = np.sqrt(m) * np.finfo(float).eps / eigenpairs.DIGITS
     for factor, taken in ((1.2, False), (1 / 1.2, True)):
         values = np.append(np.ones(2), np.full(m - 2, factor * edge))
         found = spectrum.compute(in_memory(Z * np.sqrt(values)), 3)

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from vaeprobe.data import in_memory
 from vaeprobe.errors import UsageError
 from vaeprobe.linear import moments, spectrum
+from vaeprobe.linear.eigenpairs import norm_bound
+from vaeprobe.linear.rows import Rows
 
 
 def decaying(n: int, m: int, seed: int = 0) -> np.ndarray:
@@ -106,7 +108,7 @@ def test_float32_products_are_as_near_the_float64_ones_as_is_said(kind: str, fol
     high = moments.total(moments.accumulate(in_memory(X), dtype=np.float64)).covariance
     off = np.linalg.norm(low.covariance - high, 2)
     assert low.slip is not None
-    stated = spectrum.norm_bound(low.slip / low.n)
+    stated = norm_bound(low.slip / low.n)
     found, values = spectrum.of_moments(low, np.dtype(np.float32)), np.linalg.eigvalsh(high)[::-1]
     assert stated < 1e-4 * values[0]
     assert off <= 1.5 * stated + 1e-14 * values[0]  # one block in 32 is looked at
@@ -120,15 +122,15 @@ def test_the_bound_of_a_norm_is_one_and_near() -> None:
     A = np.random.default_rng(0).normal(size=(200, 200))
     for D in (A + A.T, np.diag(np.arange(5.0)), np.zeros((3, 3))):
         norm = np.linalg.norm(D, 2)
-        assert norm <= spectrum.norm_bound(D) * (1 + 1e-12)
-        assert spectrum.norm_bound(D) <= len(D) ** (1 / 16) * norm * (1 + 1e-12)
+        assert norm <= norm_bound(D) * (1 + 1e-12)
+        assert norm_bound(D) <= len(D) ** (1 / 16) * norm * (1 + 1e-12)
 
 
 def test_wide_rows_start_warm_and_end_within_the_tolerance() -> None:
     rng = np.random.default_rng(0)
     basis = np.linalg.qr(rng.normal(size=(2500, 60)))[0].T
     X = (rng.normal(size=(700, 60)) * 0.9 ** np.arange(60)) @ basis + 0.01 * rng.normal(size=(700, 2500)) + 5
-    rows = spectrum.Rows.of(in_memory(X))
+    rows = Rows.of(in_memory(X))
     Q = rows.start(24, 0)
     centred = X - X.mean(axis=0)
     assert np.abs(Q.T @ Q - np.eye(24)).max() < 1e-12

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from vaeprobe.linear.training import BREAKS_SYMMETRY, Covariance, Run
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array: TypeAlias = NDArray[np.float64]
+    from vaeprobe.linear.moments import Array
 
 CONVERGED = 1e-6  # nats per row
 ALIGNED = 0.01  # distance of R to a signed permutation

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from vaeprobe.errors import InputError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vaeprobe.linear.spectrum import Spectrum
-
-    Array: TypeAlias = NDArray[np.float64]
+    from vaeprobe.linear.eigenpairs import Spectrum
+    from vaeprobe.linear.moments import Array
 
 LOG_2PI = math.log(2 * math.pi)
 ROUNDING = 1e-12  # relative error that an eigenvalue at the collapse threshold may have

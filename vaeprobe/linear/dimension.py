@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from vaeprobe.errors import InputError
 from vaeprobe.linear import spectrum as spectra
 from vaeprobe.linear.closed_form import LOG_2PI
+from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.moments import Moments, accumulate, of_all, total
-from vaeprobe.linear.spectrum import Spectrum
 from vaeprobe.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vaeprobe.data import Data
-
-    Array: TypeAlias = NDArray[np.float64]
+    from vaeprobe.linear.moments import Array
 
 FOLDS = 5
 Criterion = Literal["minka", "bic", "held-out"]

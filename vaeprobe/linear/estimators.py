@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -26,7 +26,8 @@ from vaeprobe.linear.closed_form import LinearModel, Solution
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    Array: TypeAlias = NDArray[np.float64]
+    from vaeprobe.linear.eigenpairs import Spectrum
+    from vaeprobe.linear.moments import Array
 
 __all__ = ["PPCA", "LinearVAE", "NotFittedError"]
 
@@ -376,7 +377,7 @@ def _components(given: object, m: int) -> int | float | Literal["auto"] | None:
     return int(given)
 
 
-def _carrying(found: spectrum.Spectrum, share: float) -> int:
+def _carrying(found: Spectrum, share: float) -> int:
     """Return the smallest number of latents that carries a share of the variance.
 
     Raises:
@@ -391,7 +392,7 @@ def _carrying(found: spectrum.Spectrum, share: float) -> int:
     return int(reached.argmax()) + 1
 
 
-def _most(found: spectrum.Spectrum, m: int) -> int:
+def _most(found: Spectrum, m: int) -> int:
     """Return the largest number of latents that leaves noise to estimate."""
     d = min(m - 1, len(found.values) - (0 if len(found.values) < m else 1))
     while d > 1 and found.rest(d) <= found.resolution * (m - d):

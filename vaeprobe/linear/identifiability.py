@@ -10,20 +10,19 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vaeprobe.intervals import LEVEL, stream
-from vaeprobe.linear.spectrum import Spectrum
+from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vaeprobe.data import Data
-
-    Array: TypeAlias = NDArray[np.float64]
+    from vaeprobe.linear.moments import Array
 
 EXTRA = 16  # directions beyond the d columns that the bootstrap lets them turn into
 MOST_GROUPS = 1000

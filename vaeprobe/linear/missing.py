@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,7 +12,9 @@ from vaeprobe.budget import budget
 from vaeprobe.data import Data, in_memory
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.linear.closed_form import LOG_2PI, completed
-from vaeprobe.linear.spectrum import CACHE_BYTES, EXACT_COLUMNS, Spectrum
+from vaeprobe.linear.eigenpairs import Spectrum
+from vaeprobe.linear.rows import CACHE_BYTES
+from vaeprobe.linear.spectrum import EXACT_COLUMNS
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Array: TypeAlias = NDArray[np.float64]
+    from vaeprobe.linear.moments import Array
 
 STEPS = 5000
 BLOCK_NUMBERS = 2**20  # numbers of a block's second moments, or of the block

@@ -34,9 +34,8 @@ from vaeprobe.progress import tell
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from vaeprobe.linear.spectrum import Spectrum
-
-    Array: TypeAlias = NDArray[np.float64]
+    from vaeprobe.linear.eigenpairs import Spectrum
+    from vaeprobe.linear.moments import Array
 
 Method = Literal["elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em"]
 METHODS: tuple[Method, ...] = ("elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em")

@@ -14,13 +14,14 @@ import numpy as np
 from vaeprobe.data import Data, in_memory, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import LATENT_DIM
-from vaeprobe.linear import closed_form, dimension, identifiability, spectrum
+from vaeprobe.linear import closed_form, dimension, identifiability
 from vaeprobe.linear.certificate import Certificate
 from vaeprobe.linear.closed_form import LinearModel, Solution
 from vaeprobe.linear.dimension import Choice
+from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.identifiability import Identifiability
 from vaeprobe.linear.missing import MissingFit
-from vaeprobe.linear.spectrum import Spectrum
+from vaeprobe.linear.rows import rows_in_memory
 from vaeprobe.linear.training import METHODS, Covariance, Method, Run, Training, train
 from vaeprobe.probes.train_linear.metrics import SPECS
 from vaeprobe.processes import Processes
@@ -156,7 +157,7 @@ def covariance(spec: Spectrum, own: Data, *, batches: bool, processes: Processes
     if spec.complete:
         rows = own.read().reshape(-1, spec.m) - spec.mean.astype(own.dtype) if batches else None
         return Covariance.of_spectrum(spec, rows)
-    found = spectrum.rows_of(own, processes)
+    found = rows_in_memory(own, processes)
     return Covariance(found.product, found.total, spec.m, found.memory)
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from vaeprobe.linear.certificate import Certificate
     from vaeprobe.linear.closed_form import Solution
     from vaeprobe.linear.dimension import Choice
+    from vaeprobe.linear.eigenpairs import Spectrum
     from vaeprobe.linear.identifiability import Identifiability
-    from vaeprobe.linear.spectrum import Spectrum
     from vaeprobe.probes.train_linear.numbers import Equivalence
 
 SUFFIXES = (".png", ".svg", ".pdf")  # what `draw` writes

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from vaeprobe.linear.certificate import Certificate
     from vaeprobe.linear.closed_form import LinearModel, Solution
     from vaeprobe.linear.dimension import Choice
+    from vaeprobe.linear.eigenpairs import Spectrum
     from vaeprobe.linear.identifiability import Identifiability
     from vaeprobe.linear.missing import MissingFit
-    from vaeprobe.linear.spectrum import Spectrum
     from vaeprobe.linear.training import Method, Training
     from vaeprobe.probes.train_linear.numbers import Equivalence
     from vaeprobe.processes import Processes

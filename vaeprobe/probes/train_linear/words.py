@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from vaeprobe.data import Data
     from vaeprobe.linear.certificate import Certificate
     from vaeprobe.linear.closed_form import Solution
+    from vaeprobe.linear.eigenpairs import Spectrum
     from vaeprobe.linear.identifiability import Identifiability
     from vaeprobe.linear.missing import MissingFit
-    from vaeprobe.linear.spectrum import Spectrum
 
 VERDICTS = (
     "closed form",
