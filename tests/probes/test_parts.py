@@ -19,7 +19,7 @@ from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.latents import Grid, Prior
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
-from vaeprobe.probes.parts import FEWEST, MOST, SOME, WORK, affordable, block_of
+from vaeprobe.probes.parts import FEWEST, LARGEST_GRAM, MOST, SOME, WORK, affordable, block_of
 
 from maps import b1, haar
 
@@ -519,3 +519,17 @@ def test_more_latents_than_any_decoder_has_are_a_limit() -> None:
     assert block_of(Decoder(lambda z: z[:, :2], MOST), "all", 4, 0) is None
     with pytest.raises(ResourceError, match="131,073 latents"):
         block_of(Decoder(lambda z: z[:, :2], MOST + 1), "all", 4, 0)
+
+
+def test_no_part_stands_for_all_latents_of_a_map_to_few_outputs() -> None:
+    many = int((LARGEST_GRAM / 8) ** 0.5) + 1
+    few, enough = (Decoder(lambda z, m=m: z[:, :m], many) for m in (SOME - 1, SOME))
+    with pytest.raises(
+        ResourceError, match=f"{SOME - 1} outputs cannot hold {SOME} independent columns"
+    ) as refused:
+        block_of(few, "auto", 4, 0)
+    assert "--part some" in str(refused.value.hint)
+    for some in (block_of(few, "some", 4, 0), block_of(enough, "auto", 4, 0)):
+        assert some is not None and len(some.names) == SOME
+    fewer = block_of(Decoder(lambda z: z[:, : SOME - 1], many - 1), "auto", 4, 0)
+    assert fewer is not None and len(fewer.names) == SOME

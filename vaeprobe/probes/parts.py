@@ -35,6 +35,8 @@ WORK = 1.5e8
 FEWEST = 32
 # Latents of the largest decoders in use, twice over: beyond them even one column a pass takes hours.
 MOST = 1 << 17
+# Bytes of one Gram matrix of all the columns, where no part of them will do.
+LARGEST_GRAM = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def block_of(
         whole: latents without space up to which "auto" takes all; `WHOLE` by default.
 
     Raises:
-        ResourceError: there are more than `MOST` latents.
+        ResourceError: there are more than `MOST` latents, or too many for so few outputs that "auto" finds no part
+            that stands for all.
     """
     k = len(decoder.continuous)
     if k > MOST:
@@ -94,6 +97,13 @@ def block_of(
             if k > (WHOLE if whole is None else whole)
             else "all"
         )
+        if part == "some" and decoder.data_dim < SOME and 8 * k * k > LARGEST_GRAM:
+            raise ResourceError(
+                f"{decoder.data_dim} outputs cannot hold {SOME} independent columns, so no part of the {k:,} latents"
+                f" stands for all of them, and one Gram matrix of all takes {8 * k * k / 1e9:.1f} GB",
+                hint="is a matrix transposed? A decoder's is outputs x latents, scikit-learn's components_ is the"
+                " transpose of that; --part some measures a part nonetheless",
+            )
     if part == "channels" and space:
         assert shape is not None
         channels, sites = shape[0], k // shape[0]
