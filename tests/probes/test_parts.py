@@ -530,6 +530,8 @@ def test_no_part_stands_for_all_latents_of_a_map_to_few_outputs() -> None:
         block_of(few, "auto", 4, 0)
     assert "--part some" in str(refused.value.hint)
     for some in (block_of(few, "some", 4, 0), block_of(enough, "auto", 4, 0)):
-        assert some is not None and len(some.names) == SOME
+        assert some is not None
+        assert len(some.names) == SOME
     fewer = block_of(Decoder(lambda z: z[:, : SOME - 1], many - 1), "auto", 4, 0)
-    assert fewer is not None and len(fewer.names) == SOME
+    assert fewer is not None
+    assert len(fewer.names) == SOME
