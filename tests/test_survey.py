@@ -95,7 +95,7 @@ def test_the_page_says_what_was_measured_and_carries_it(page: Path) -> None:
     assert set(body["details"]["results"]) == {"orthogonality", "factorise", "trace", "posterior", "beta"}
     assert body["artifact"]["sha256"] in text
     assert "6 latents -&gt; 1 x 8 x 8, bernoulli" in text
-    assert "64 of 1797 rows of `digits.npy`, as stored; bernoulli likelihood" in text
+    assert "64 of 1797 rows of <code>digits.npy</code>, as stored; bernoulli likelihood" in text
     assert f"vaeprobe report {MODEL} --data {DATA} --samples 64 -o page.html" in text
     for name in ("z0", "z5", "posterior precision", "KL (nats)", "own share"):
         assert name in text
@@ -167,6 +167,9 @@ def test_nothing_scrolls_sideways(page: Path, tmp_path: Path, width: int) -> Non
     measured = in_a_frame(page.read_text(encoding="utf-8"), common, tmp_path, width)
     assert measured["scrolls"] <= measured["width"] <= width
     assert measured["clipped"] == []
+    assert measured["plots"] > 5
+    assert measured["beyond"] == [], "a plot is cut off"
+    assert measured["over"] == [], "two texts of a plot lie over each other"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -213,7 +216,17 @@ for (const e of document.querySelectorAll('body *')) {
   const a = light(rgb(svg ? style.fill : style.color)) + .05, b = light(back) + .05;
   if (Math.max(a, b) / Math.min(a, b) < 4.5) faint.push([own, (Math.max(a, b) / Math.min(a, b)).toFixed(2)]);
 }
-parent.document.title = JSON.stringify({scrolls: root.scrollWidth, width: root.clientWidth, clipped, faint, texts});
+const plots = [...document.querySelectorAll('svg.plot, svg.fits')].filter(e => e.getBoundingClientRect().width);
+const name = e => e.closest('figure').querySelector('h3').textContent;
+const beyond = plots.filter(e => e.getBoundingClientRect().right > e.parentElement.getBoundingClientRect().right + 1).map(name);
+const over = [];
+for (const e of plots) {
+  const boxes = [...e.querySelectorAll('text')].map(t => [t.textContent, t.getBoundingClientRect()]);
+  boxes.forEach(([s, a], k) => { for (const [t, b] of boxes.slice(k + 1)) if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3) over.push([name(e), s, t]); });
+}
+parent.document.title = JSON.stringify({scrolls: root.scrollWidth, width: root.clientWidth, clipped, faint, texts,
+  plots: plots.length, beyond, over});
 </script></body>"""
 
 
@@ -301,9 +314,21 @@ def test_what_was_not_measured_is_in_the_card() -> None:
 
 def test_the_null_is_drawn_with_the_axes_and_the_best_rotation_marked(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert "Ima contrast under 999 random rotations of the latent space" in text
-    for name in ("999 draws", "these axes 0.", "R* (held out) 0."):
-        assert name in text
+    for title, named in {
+        "Ima contrast under 999 random rotations of the latent space": (
+            "999 draws",
+            "these axes",
+            "R* (held out)",
+        ),
+        "Gap under 50 random rotations of the latent space": ("50 draws", "these axes", "R* (held out)"),
+        "Contrast of 1 + H / beta under 999 random rotations of the active latents": (
+            "999 draws",
+            "these axes",
+        ),
+    }.items():
+        drawn = text.partition(f"<h3>{title}</h3>")[2].partition("</svg>")[0]
+        assert drawn.count("<line ") == len(named) - 1
+        assert all(name in drawn for name in named)
 
 
 def test_probes_share_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder, Group
-from vaeprobe.latents import Given
+from vaeprobe.geometry.rotations import haar
+from vaeprobe.latents import Given, Prior
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.factorise import METRICS, Factorise, FactoriseResult
 
@@ -499,6 +500,19 @@ def test_limits() -> None:
     specs = {spec.id: spec for spec in METRICS}
     result = judge(measure(maps.c1()), {"factorise.gap": 0.01, "factorise.mean_own_share": 0.9}, specs)
     assert [c.status for c in result.checks] == ["pass", "fail"]
+
+
+def test_the_gap_at_random_axes_is_that_of_rotated_columns() -> None:
+    true = maps.c1()
+    result = measure(true, samples=64, max_samples=64)
+    null, G = result.evidence.null, true.gram(Prior().draw(maps.decoder(true), 64, seed=0).double())
+    assert null is not None
+    for R, gap in zip(haar(2, len(null), 0), null.tolist(), strict=True):
+        H = R.mT @ G @ R
+        contrast = (H.diagonal(dim1=1, dim2=2).log().sum(1) - torch.linalg.slogdet(H).logabsdet) / 2
+        assert gap == pytest.approx(float(contrast.mean()), rel=1e-6, abs=1e-9)
+    assert result["factorise.gap_null"].value == pytest.approx(float(null.mean()))
+    assert result.details()["null_gaps"] == pytest.approx(null.tolist(), rel=1e-5)
 
 
 # -- real decoders ------------------------------------------------------------------------------

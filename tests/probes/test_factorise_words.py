@@ -46,7 +46,7 @@ def evidence(*, gap: float = 1.0, null: float = 2.0, own: float = 0.5, cross: fl
         usable=256,
         contrast=torch.full((256,), gap, dtype=torch.float64),
         gap=decided(gap, 1e-4),
-        gap_null=null,
+        null=torch.tensor([null], dtype=torch.float64),
         variation=decided(0.5, 1e-6),
         spread=spread,
         gap_rotated=decided(gap, 1e-4),

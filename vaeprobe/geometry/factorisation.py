@@ -79,7 +79,7 @@ class Evidence:
         undefined: why there is no verdict; None where there is one.
         contrast: ima contrast at each usable latent, in drawing order.
         gap: its mean, against zero (C1).
-        gap_null: its mean over random rotations of the latent space.
+        null: its mean over latents under each random rotation of the latent space, shape (rotations,).
         variation: how much the Jacobian varies, as the largest share of E ||J_i||^2 that is variance.
         spread: C2 at the given axes.
         factors: dependence of the seam factors at the given axes; None where a column is too often dead.
@@ -108,7 +108,7 @@ class Evidence:
     limited: float | None = None
     contrast: Tensor = field(default_factory=lambda: torch.zeros(0))
     gap: Decision | None = None
-    gap_null: float | None = None
+    null: Tensor | None = None
     variation: Decision | None = None
     spread: Spread | None = None
     factors: Factors | None = None
@@ -128,6 +128,11 @@ class Evidence:
     sheets: Sheets | None = None
     gap_true: float | None = None
     gap_true_ci: tuple[float, float] | None = None
+
+    @property
+    def gap_null(self) -> float | None:
+        """The gap at random axes: the mean of `null`."""
+        return None if self.null is None else float(self.null.mean())
 
     @property
     def verdict(self) -> Verdict:
@@ -336,7 +341,7 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
         sheets=found,
         gap_true=gap_true,
         gap_true_ci=gap_true_ci,
-        gap_null=float(null.mean()),
+        null=null.mean(1),
         factors=seam_factors(sample, usable, sample.R, permutations),
         pairs=pairs,
         pair_rows=pair_rows,

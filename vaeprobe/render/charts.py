@@ -12,8 +12,19 @@ from vaeprobe.report import Bars, Curves, Heatmap, Histogram
 # lines and marks: each at least 3 to 1 against white and against the dark page
 COLORS = ("#2f81f7", "#d2569d", "#b08000", "#2da044", "#e5534b", "#8f70e0", "#808a94")
 AXIS = "#808a94"
-LEFT, WIDTH, HEIGHT, TOP = 64, 540, 220, 12
-EM = 6.6  # pixels of a letter
+# letters have 11 pixels, and up to 19 where a phone draws a plot at half its size: all lines leave room for both
+LEFT, WIDTH, HEIGHT, TOP, LINE = 74, 530, 220, 12, 22
+EM, WIDE_EM = 6.6, 12  # pixels of a letter
+PLOT = 'class="plot"'
+FITS = 440  # pixels up to which a heat map is drawn smaller on a phone, rather than scrolled
+
+
+# letters of plots as narrow screens shrink them
+PLOT_STYLE = """
+svg.plot path, svg.plot line, svg.plot polyline { vector-effect: non-scaling-stroke; }
+@media (max-width: 600px) { figure svg.plot text { font-size: 15px; } }
+@media (max-width: 440px) { figure svg.plot text { font-size: 19px; } }
+"""
 
 
 def escape(text: object) -> str:
@@ -52,9 +63,9 @@ def heatmap_svg(section: Heatmap) -> str:
     size = max(8, min(36, 640 // max(columns, 1)))
     gutter = 8 + 7 * max((len(clean(s)) for s in section.row_labels), default=0)
     span = (section.high - section.low) or 1.0
-    out = [
-        f'<svg viewBox="0 0 {gutter + size * columns} {20 + size * rows}" width="{gutter + size * columns}">'
-    ]
+    width = gutter + size * columns
+    named = 'class="fits" ' if width <= FITS else ""
+    out = [f'<svg {named}viewBox="0 0 {width} {20 + size * rows}" width="{width}">']
     every = max(1, math.ceil(16 / size))
     widest = max((len(clean(s)) for s in section.column_labels), default=1)
     apart = max(every, math.ceil(EM * widest / size))
@@ -90,22 +101,25 @@ def bars_svg(section: Bars) -> str:
     """Return horizontal bars, each with its number."""
     known = [abs(v) for v in section.values if v is not None]
     top = max([*known, abs(section.mark or 0.0)], default=0.0) or 1.0
-    gutter, width, height = 8 + 7 * max((len(clean(s)) for s in section.labels), default=0), 420, 18
-    foot = 18 if section.mark is not None else 0
-    total = height * len(section.values) + foot
-    out = [f'<svg viewBox="0 0 {gutter + width + 90} {total}" width="{gutter + width + 90}">']
+    longest = max((len(clean(s)) for s in section.labels), default=0)
+    gutter, width, height = 8 + round(WIDE_EM * longest), 420, LINE
+    foot = LINE if section.mark is not None else 0
+    total, whole = 5 + height * len(section.values) + foot, gutter + width + 96
+    out = [f'<svg {PLOT} viewBox="0 0 {whole} {total}" width="{whole}">']
+    mark = abs(section.mark) / top * width if section.mark is not None else 0.0
     for k, (label, value) in enumerate(zip(section.labels, section.values, strict=True)):
-        y, length = height * k, (abs(value) / top * width if value is not None else 0.0)
-        out.append(f'<text x="{gutter - 6}" y="{y + 12}" text-anchor="end">{escape(label)}</text>')
+        y, length = 3 + height * k, (abs(value) / top * width if value is not None else 0.0)
+        out.append(f'<text x="{gutter - 6}" y="{y + 15}" text-anchor="end">{escape(label)}</text>')
         out.append(
-            f'<rect x="{gutter}" y="{y + 2}" width="{length:.2f}" height="{height - 5}" fill="{COLORS[0]}"/>'
+            f'<rect x="{gutter}" y="{y + 3}" width="{length:.2f}" height="{height - 6}" fill="{COLORS[0]}"/>'
         )
-        out.append(f'<text x="{gutter + length + 5:.1f}" y="{y + 12}">{escape(number(value))}</text>')
+        # the number of a short bar stands beyond the mark, which would strike it through
+        x = gutter + (mark if mark - WIDE_EM * len(number(value)) < length < mark else length) + 5
+        out.append(f'<text x="{x:.1f}" y="{y + 15}">{escape(number(value))}</text>')
     if section.mark is not None:
-        x = gutter + abs(section.mark) / top * width
         out.append(
-            f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{total - 16}" stroke="{COLORS[4]}" stroke-dasharray="4 3"/>'
-            f'<text x="{gutter}" y="{total - 3}">┆ {escape(section.mark_label)} '
+            f'<line x1="{gutter + mark:.1f}" x2="{gutter + mark:.1f}" y1="0" y2="{total - LINE + 2}" stroke="{COLORS[4]}" stroke-dasharray="4 3"/>'
+            f'<text x="{gutter}" y="{total - 5}">┆ {escape(section.mark_label)} '
             f"{escape(number(section.mark))}</text>"
         )
     return "".join(out) + "</svg>"
@@ -181,25 +195,25 @@ def _frame(across: Axis, up: Axis, x_label: str, y_label: str) -> list[str]:
         x = _x(across, value)
         out.append(
             f'<path d="M{x:.1f} {TOP + HEIGHT}v5" stroke="{AXIS}"/>'
-            f'<text x="{x:.1f}" y="{TOP + HEIGHT + 17}" text-anchor="middle">{escape(tick(value))}</text>'
+            f'<text x="{x:.1f}" y="{TOP + HEIGHT + 19}" text-anchor="middle">{escape(tick(value))}</text>'
         )
     for value in up.ticks(5):
         y = _y(up, value)
         out.append(
             f'<path d="M{LEFT} {y:.1f}h-5" stroke="{AXIS}"/>'
             f'<path d="M{LEFT} {y:.1f}h{WIDTH}" stroke="{AXIS}" stroke-opacity=".2"/>'
-            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(tick(value))}</text>'
+            f'<text x="{LEFT - 8}" y="{y + 5:.1f}" text-anchor="end">{escape(tick(value))}</text>'
         )
     scale = " (log scale)" if across.log else ""
     if x_label:
         out.append(
-            f'<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 34}" text-anchor="middle">{escape(x_label + scale)}</text>'
+            f'<text x="{LEFT + WIDTH / 2}" y="{TOP + HEIGHT + 19 + LINE}" text-anchor="middle">{escape(x_label + scale)}</text>'
         )
     if y_label:
         y_label += " (log scale)" if up.log else ""
         middle = TOP + HEIGHT / 2
         out.append(
-            f'<text transform="translate(13 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
+            f'<text transform="translate(20 {middle}) rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
         )
     return out
 
@@ -208,16 +222,16 @@ def _closed(body: list[str], names: list[str], colors: list[int] | None = None) 
     """Return the whole picture: the frame, what is in it, and a legend that wraps."""
     x, line, legend = float(LEFT), 0, []
     for k, name in enumerate(names):
-        room = 26 + EM * len(clean(name)) + 14
+        room = 26 + WIDE_EM * len(clean(name)) + 10
         if x + room > LEFT + WIDTH and x > LEFT:
             x, line = float(LEFT), line + 1
         color = COLORS[(colors[k] if colors else k) % len(COLORS)]
-        y = TOP + HEIGHT + 54 + 17 * line
+        y = TOP + HEIGHT + 21 + LINE * (line + 2)
         legend.append(
             f'<path d="M{x:.1f} {y - 4}h18" stroke="{color}" stroke-width="3"/>'
             f'<text x="{x + 24:.1f}" y="{y}">{escape(name)}</text>'
         )
         x += room
-    height = TOP + HEIGHT + 44 + (17 * (line + 1) + 2 if names else 0)
-    head = f'<svg viewBox="0 0 {LEFT + WIDTH + 20} {height}" width="{LEFT + WIDTH + 20}">'
+    height = TOP + HEIGHT + 27 + LINE * (1 + (line + 1 if names else 0))
+    head = f'<svg {PLOT} viewBox="0 0 {LEFT + WIDTH + 20} {height}" width="{LEFT + WIDTH + 20}">'
     return "".join([head, *body, *legend]) + "</svg>"

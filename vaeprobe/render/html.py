@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vaeprobe.render.charts import bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
+from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
 from vaeprobe.render.text import inert, interval, number
 from vaeprobe.report import Bars, Curves, Heatmap, Histogram, Page, Section, Svg, Table, Value
 
@@ -23,6 +23,7 @@ STYLE = """
 .vaeprobe .inconclusive, .vaeprobe .undefined { color: #9a6700; }
 .vaeprobe svg { max-width: 100%; height: auto; display: block; }
 .vaeprobe svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
+.vaeprobe figure { margin: 0; }
 .vaeprobe code { font-size: .85em; }
 @media (prefers-color-scheme: dark) {
   .vaeprobe { color: #e6edf3; } body { background: #0d1117; }
@@ -48,7 +49,7 @@ def render(page: Page) -> str:
 
 def fragment(page: Page) -> str:
     """Return what a notebook shows."""
-    parts = [f'<style>{STYLE}</style><article class="vaeprobe">', _headline(page)]
+    parts = [f'<style>{STYLE}{PLOT_STYLE}</style><article class="vaeprobe">', _headline(page)]
     if page.checks:
         parts.append("<h2>Checks</h2><table>")
         for check in page.checks:
@@ -123,4 +124,5 @@ def _section(section: Section) -> str:
         case Svg():
             body, note = section.svg, section.note
     title = f"<h2>{escape(section.title)}</h2>"
+    body = f"<figure>{body}</figure>" if "<svg" in body else body
     return title + body + (f'<div class="dim">{escape(note)}</div>' if note else "")

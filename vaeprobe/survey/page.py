@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import torch
 from vaeprobe._version import __version__
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.pictures import png
-from vaeprobe.render.charts import bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
+from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
 from vaeprobe.render.text import inert, interval, number
 from vaeprobe.report import Bars, Curves, Finding, Heatmap, Histogram, Metric, Section, Svg, Table, Value
 from vaeprobe.result import Result
@@ -77,7 +78,7 @@ figure svg text { font: 11px system-ui, sans-serif; fill: currentColor; }
 @media (max-width: 600px) { .latents li { grid-template-columns: minmax(0, 1fr) 4rem; }
   .latents .who { grid-column: 1 / -1; } .latents b { display: inline; margin-right: .5rem; }
   .facts { grid-template-columns: 1fr; } .facts dd { margin-bottom: .4rem; }
-  figure svg { max-width: none; } }
+  figure svg:not(.plot):not(.fits) { max-width: none; } }
 @media print { :root { --ink: #000; --back: #fff; --dim: #444; --card: #fff; } body { max-width: none; padding: 0; }
   section, figure { break-inside: avoid-page; } .scroll { overflow: visible; } }
 """
@@ -92,7 +93,7 @@ def page(survey: Content) -> str:
     parts.append(_latents(survey))
     parts += [_probe(probe, result) for probe, result in survey.results.items()]
     if survey.failed:
-        items = "".join(f"<li><b>{escape(k)}</b>: {escape(why)}</li>" for k, why in survey.failed.items())
+        items = "".join(f"<li><b>{escape(k)}</b>: {_prose(why)}</li>" for k, why in survey.failed.items())
         parts.append(f"<section><h2>Not measured</h2><ul>{items}</ul></section>")
     body = json.dumps(survey.to_dict(), allow_nan=False, sort_keys=True, separators=(",", ":"))
     safe = body.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -105,7 +106,7 @@ def page(survey: Content) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>vaeprobe report: {escape(name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>vaeprobe report: {escape(name)}</title>\n<style>{STYLE}{PLOT_STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(parts)
         + "\n</main>\n</body>\n</html>\n"
     )
@@ -116,7 +117,7 @@ def _rules(outcomes: Sequence[Outcome]) -> str:
     if not outcomes:
         return ""
     rows = "".join(
-        f'<tr><td class="{STATUS[o.status]}"><b>{o.status}</b></td><td>{escape(o.message)}</td></tr>'
+        f'<tr><td class="{STATUS[o.status]}"><b>{o.status}</b></td><td>{_prose(o.message)}</td></tr>'
         for o in sorted(outcomes, key=lambda o: list(STATUS).index(o.status))
     )
     held = sum(o.status == "pass" for o in outcomes)
@@ -129,12 +130,17 @@ def _rules(outcomes: Sequence[Outcome]) -> str:
 
 def _findings(findings: Iterable[Finding]) -> str:
     items = "".join(
-        f'<li><b class="{LEVELS[f.level]}">{f.level}</b> {escape(f.message)}'
-        + (f'<br><span class="dim">{escape(f.hint)}</span>' if f.hint else "")
+        f'<li><b class="{LEVELS[f.level]}">{f.level}</b> {_prose(f.message)}'
+        + (f'<br><span class="dim">{_prose(f.hint)}</span>' if f.hint else "")
         + f' <code class="dim">{escape(f.code)}</code></li>'
         for f in sorted(findings, key=lambda f: list(LEVELS).index(f.level))
     )
     return f"<section><h2>Findings</h2><ul>{items}</ul></section>"
+
+
+def _prose(text: str) -> str:
+    """Return text that is inert in HTML, what stands between backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def tone(verdict: str) -> str:
@@ -152,7 +158,7 @@ def _head(survey: Content, name: str) -> str:
             found = survey.results[probe]
             lines.append(
                 f'<div class="verdict {tone(found.verdict)}"><strong>{escape(probe)}: {escape(found.verdict)}</strong>'
-                f"<p>{escape(found.summary)}</p></div>"
+                f"<p>{_prose(found.summary)}</p></div>"
             )
     cards = "".join(_card(metric, beside) for metric, *beside in survey.carried()[:3])
     return f'<header>{"".join(lines)}<dl class="cards">{cards}</dl></header>'
@@ -179,7 +185,7 @@ def _facts(survey: Content) -> str:
     s = first.settings
     facts.append(("settings", f"{survey.settings['samples']} samples, seed {survey.settings['seed']}, latents: {s.get('latents')}, {s.get('dtype')}, {s.get('differentiation')} mode"))  # fmt: skip
     facts.append(("versions", f"vaeprobe {__version__}, torch {torch.__version__}"))
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts if v)
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{_prose(v)}</dd>" for k, v in facts if v)
     if survey.repeat:
         rows += f"<dt>again</dt><dd><code>{escape(survey.repeat)}</code></dd>"
     return f'<section><h2>What was measured</h2><dl class="facts">{rows}</dl></section>'
@@ -267,7 +273,7 @@ def _probe(name: str, result: Result) -> str:
     pictures = result.sections()[: SHORT.get(name)]
     return (
         f'<section><h2>{escape(TITLES.get(name, name))}</h2><p><strong class="{tone(result.verdict)}">'
-        f"{escape(result.verdict)}.</strong> {escape(result.summary)}</p>"
+        f"{escape(result.verdict)}.</strong> {_prose(result.summary)}</p>"
         + _table(f"{name}: numbers", ("", "value", "95 % interval", "unit"), rows)
         + f'<details><summary>What these numbers mean</summary><dl class="dim">{meanings}</dl></details>'
         + "".join(_figure(s) for s in pictures)
@@ -285,16 +291,17 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Value]]) 
         f'<th scope="col"{" class=n" if is_number else ""}>{escape(c)}</th>'
         for c, is_number in zip(columns, numeric, strict=True)
     )
-    body = "".join("<tr>" + "".join(_cell(v) for v in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(_cell(v, n) for v, n in zip(row, numeric, strict=True)) + "</tr>" for row in rows
+    )
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(title)}">'
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _cell(value: Value) -> str:
-    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f"<td{' class=n' if numeric else ''}>{escape(number(value))}</td>"
+def _cell(value: Value, is_number: bool) -> str:
+    return f"<td{' class=n' if is_number else ''}>{escape(number(value))}</td>"
 
 
 def _figure(section: Section) -> str:

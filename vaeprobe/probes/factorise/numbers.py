@@ -235,6 +235,7 @@ def details(e: Evidence) -> dict[str, Any]:
         "undecided": list(e.undecided),
         "drawn": e.drawn,
         "usable": e.usable,
+        "null_gaps": None if e.null is None else [float(f"{c:.6g}") for c in e.null.tolist()],
         "spread": _spread_json(e.spread),
         "pairs": None if e.pairs is None else {"cross": rows_of(e.pairs), "n": e.pair_rows},
         "factors": _factors_json(e.factors),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vaeprobe.probes.factorise.numbers import clean, latent_names, rows_of, short, tests
-from vaeprobe.report import Heatmap, Section, Table, Value
+from vaeprobe.report import Heatmap, Histogram, Section, Table, Value
 
 if TYPE_CHECKING:
     from vaeprobe.geometry.factorisation import Evidence
@@ -20,7 +20,7 @@ def sections(evidence: Evidence) -> tuple[Section, ...]:
     names = latent_names(evidence)
     if evidence.spread is None:
         return ()
-    sections: list[Section] = [_tests(evidence), _per_latent(evidence)]
+    sections: list[Section] = [_tests(evidence), *_chance(evidence), _per_latent(evidence)]
     shown = names[:SHOWN]
     rest = len(names) - len(shown)
     note = f"; the first {len(shown)} of {len(names)}, --json has them all" if rest else ""
@@ -63,6 +63,22 @@ def _tests(evidence: Evidence) -> Table:
         ],
         note="holds: the interval lies under what counts as zero; fails: above; open: neither",
     )
+
+
+def _chance(evidence: Evidence) -> list[Section]:
+    """Return how the gap is spread under random rotations, the axes and R* marked."""
+    null, gap, rotated = evidence.null, evidence.gap, evidence.gap_rotated
+    if null is None or gap is None or len(null) < 2 or not bool(null.isfinite().all()):
+        return []
+    marks = {"these axes": gap.value} | ({"R* (held out)": rotated.value} if rotated else {})
+    return [
+        Histogram(
+            title=f"Gap under {len(null)} random rotations of the latent space",
+            draws=null.tolist(),
+            marks=marks,
+            x_label="gap (nats)",
+        )
+    ]
 
 
 def _per_latent(evidence: Evidence) -> Table:

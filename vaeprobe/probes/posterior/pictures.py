@@ -5,24 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from vaeprobe.report import Heatmap, Section, Table
+from vaeprobe.report import Heatmap, Histogram, Section, Table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vaeprobe.geometry.rotations import Alignment
     from vaeprobe.inference.elbo import ElboTerms
 
 
 def sections(
-    latents: Sequence[Mapping[str, object]], terms: ElboTerms, beta: float, gram: Tensor
+    latents: Sequence[Mapping[str, object]],
+    terms: ElboTerms,
+    beta: float,
+    gram: Tensor,
+    alignment: Alignment | None,
 ) -> tuple[Section, ...]:
     """Return the latents, the ELBO term by term, and the Hessian where two latents are active.
 
     Args:
         latents: a row per latent (`PosteriorResult.latent_rows`).
         gram: E_q[G] of each data row, shape (n, k, k).
+        alignment: of the averaged Hessian over active latents, None for fewer than two.
     """
-    return (_latents(latents), _elbo(terms, beta), *_heatmap(latents, gram))
+    return (_latents(latents), _elbo(terms, beta), *_heatmap(latents, gram), *_chance(alignment))
 
 
 def _latents(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -74,5 +80,19 @@ def _heatmap(latents: Sequence[Mapping[str, Any]], gram: Tensor) -> tuple[Sectio
             row_labels=labels,
             column_labels=labels,
             diagonal=False,
+        ),
+    )
+
+
+def _chance(found: Alignment | None) -> tuple[Section, ...]:
+    """Return how far the precision at the optimum is from diagonal under random rotations, the axes marked."""
+    if found is None or len(found.draws) < 2:
+        return ()
+    return (
+        Histogram(
+            title=f"Contrast of 1 + H / beta under {len(found.draws)} random rotations of the active latents",
+            draws=found.draws.tolist(),
+            marks={"these axes": float(found.contrast.mean())},
+            x_label="contrast (nats)",
         ),
     )

@@ -134,7 +134,7 @@ class PosteriorResult(Result):
         }
 
     def sections(self) -> tuple[Section, ...]:
-        return pictures.sections(self.latent_rows(), self.terms, self.beta, self.moments.gram)
+        return pictures.sections(self.latent_rows(), self.terms, self.beta, self.moments.gram, self.alignment)
 
 
 @dataclass(frozen=True, kw_only=True)
