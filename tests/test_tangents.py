@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.autograd import differentiable_kernels
-from vaeprobe.engine.columns import LinearOutput, Upsampling, dense_gram, matrix_root
+from vaeprobe.engine.columns import LinearOutput, dense_gram, matrix_root
 from vaeprobe.engine.tangents import Unsupported, push
+from vaeprobe.engine.upsampling import Upsampling
 
 Function = Callable[[Tensor], Tensor]
 D = 3

@@ -26,11 +26,14 @@ __all__ = [
     "Deferred",
     "Known",
     "LinearOutput",
+    "OfWeight",
     "Reshaped",
     "Scaled",
-    "Upsampling",
     "dense_gram",
+    "kept",
+    "on_every_point",
 ]
+
 
 GRAM_BYTES = 1 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
@@ -177,19 +180,26 @@ class Reshaped(Columns):
         return super().gram(factor)
 
 
-class LinearOutput(Deferred):
-    """Tangents W t of a linear layer, whose Gram matrix a square root of W^T W gives as well."""
+class OfWeight(Deferred):
+    """What a layer's weight makes of the tangents of its inputs, which are at hand until it is computed."""
 
-    def __init__(self, inputs: Tensor, weight: Tensor, shape: torch.Size) -> None:
-        super().__init__(
-            inputs.shape[0], shape, lambda: on_every_point(lambda t: F.linear(t, weight), inputs)
-        )
+    def __init__(
+        self, inputs: Tensor, weight: Tensor, shape: torch.Size, layer: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(inputs.shape[0], shape, lambda: on_every_point(layer, inputs))
         self._inputs: Tensor | None = inputs
         self._weight = weight
 
     def _release(self) -> None:
         super()._release()
         self._inputs = None
+
+
+class LinearOutput(OfWeight):
+    """Tangents W t of a linear layer, whose Gram matrix a square root of W^T W gives as well."""
+
+    def __init__(self, inputs: Tensor, weight: Tensor, shape: torch.Size) -> None:
+        super().__init__(inputs, weight, shape, lambda t: F.linear(t, weight))
 
     def gram(self, factor: Tensor | None = None) -> Tensor:
         rows, width = self._weight.shape
@@ -197,99 +207,6 @@ class LinearOutput(Deferred):
             root = matrix_root(self._weight)
             return dense_gram(on_every_point(lambda t: F.linear(t, root), self._inputs), None)
         return super().gram(factor)
-
-
-class Upsampling(Deferred):
-    """Tangents of a transposed convolution that doubles the sides (see `parity_kernels`), with few output channels.
-
-    Gram matrices need no order of the pixels, and take them as the small convolution gives them.
-    """
-
-    def __init__(self, inputs: Tensor, weight: Tensor, shape: torch.Size) -> None:
-        super().__init__(
-            inputs.shape[0],
-            shape,
-            lambda: on_every_point(lambda t: upsampled(_channels_last(t), weight), inputs),
-        )
-        self._inputs: Tensor | None = inputs
-        self._weight = weight
-
-    def _release(self) -> None:
-        super()._release()
-        self._inputs = None
-
-    def gram(self, factor: Tensor | None = None) -> Tensor:
-        if not self._pending or self._inputs is None:
-            return super().gram(factor)
-        weight = self._weight
-        kernel = _channels_last(parity_kernels(weight).flatten(0, 2))
-        t = on_every_point(lambda t: F.conv2d(_channels_last(t), kernel, padding=1), self._inputs)
-        if factor is None:
-            factor = torch.ones((), dtype=weight.dtype, device=weight.device).expand(1, *self.shape[1:])
-        return dense_gram(t, by_parity(factor.reshape(-1, *self.shape[1:])))
-
-
-def parity_kernels(weight: Tensor) -> Tensor:
-    """Return a transposed convolution of kernel 4, stride 2, padding 1 as four 2 x 2 convolutions.
-
-    Each output pixel is a sum over 2 x 2 input pixels, with one of four sets of weights by the parity of its
-    row and column.
-
-    Args:
-        weight: shape (in, out, 4, 4).
-
-    Returns:
-        shape (row parity, column parity, out, in, 2, 2).
-    """
-    taps = torch.tensor([[3, 1], [2, 0]], device=weight.device)
-    return weight.detach()[:, :, taps][..., taps].permute(2, 4, 1, 0, 3, 5)
-
-
-@torch.no_grad()
-def upsampled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return that transposed convolution of x, shape (n, in, h, w): one convolution, its pixels put in order."""
-    n, _, h, w = x.shape
-    out = weight.shape[1]
-    kernel = _channels_last(parity_kernels(weight).flatten(0, 2))
-    four = F.conv2d(x, kernel, None if bias is None else bias.repeat(4), padding=1)
-    four = four.reshape(n, 2, 2, out, h + 1, w + 1)
-    y = torch.empty(n, h, 2, w, 2, out, dtype=four.dtype, device=four.device)
-    for a in (0, 1):
-        for b in (0, 1):
-            # pixel 2q of an even row sits at place q, pixel 2q + 1 of an odd one at q + 1
-            y[:, :, a, :, b] = four[:, a, b, :, a : a + h, b : b + w].permute(0, 2, 3, 1)
-    return y.reshape(n, 2 * h, 2 * w, out).permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def upsampled_by_quarters(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the same by four convolutions that compute no pixel beyond the border: faster for small maps."""
-    n, _, h, w = x.shape
-    x = F.pad(x, (1, 1, 1, 1))
-    kernels = kept(weight, "quarters", lambda W: parity_kernels(W).permute(0, 1, 2, 4, 5, 3).contiguous())
-    y = torch.empty(n, h, 2, w, 2, weight.shape[1], dtype=x.dtype, device=x.device)
-    for a in (0, 1):
-        for b in (0, 1):
-            seen = _channels_last(x[:, :, a : a + h + 1, b : b + w + 1])
-            part = F.conv2d(seen, kernels[a, b].permute(0, 3, 1, 2))
-            y[:, :, a, :, b] = part.permute(0, 2, 3, 1)
-    return y.reshape(n, 2 * h, 2 * w, weight.shape[1]).permute(0, 3, 1, 2)
-
-
-def by_parity(image: Tensor) -> Tensor:
-    """Return (n, c, 2h, 2w) in the order of `Upsampling`'s convolution, (n, 4c, h + 1, w + 1), zeros elsewhere."""
-    n, c, height, width = image.shape
-    h, w = height // 2, width // 2
-    # pixel 2q of an even row sits at place q, pixel 2q - 1 of an odd one too
-    out = image.new_zeros(n, h + 1, w + 1, 2, 2, c)
-    for a in (0, 1):
-        for b in (0, 1):
-            out[:, a : a + h, b : b + w, a, b] = image[:, :, a::2, b::2].permute(0, 2, 3, 1)
-    return out.flatten(3).permute(0, 3, 1, 2)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 @torch.no_grad()

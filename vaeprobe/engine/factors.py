@@ -1,0 +1,73 @@
+"""Written derivatives of the commonest element-wise functions, which spare reverse mode's copies of the primal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from vaeprobe.engine.functions import Arguments, Keywords
+
+__all__ = ["FACTORS"]
+
+
+Rule: TypeAlias = Callable[[Tensor], Tensor]
+"""The derivative of an element-wise function, from its value."""
+
+
+def _bare(args: Arguments, kwargs: Keywords) -> bool:
+    """Whether nothing but the argument, and perhaps `inplace`, was given."""
+    return set(kwargs) <= {"inplace"} and all(isinstance(a, bool) for a in args)
+
+
+def _relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
+    return (lambda y: (y <= 0).logical_not_().to(y.dtype)) if _bare(args, kwargs) else None
+
+
+def _leaky_relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
+    settings = {**dict(zip(("negative_slope", "inplace"), args, strict=False)), **kwargs}
+    slope = settings.get("negative_slope", 0.01)
+    if not isinstance(slope, int | float) or slope <= 0 or not set(settings) <= {"negative_slope", "inplace"}:
+        return None
+    return lambda y: torch.where(y > 0, y.new_tensor(1.0), y.new_tensor(slope))
+
+
+def _sigmoid(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
+    return (lambda y: y * (1 - y)) if _bare(args, kwargs) else None
+
+
+def _tanh(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
+    return (lambda y: 1 - y * y) if _bare(args, kwargs) else None
+
+
+def _silu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
+    if not _bare(args, kwargs):
+        return None
+    s = torch.sigmoid(x)
+    factor = torch.addcmul(s, s * (1 - s), x)
+    return lambda y: factor
+
+
+def _batch_norm(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
+    names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    settings = {**dict(zip(names, args, strict=False)), **kwargs}
+    variance, weight = settings.get("running_var"), settings.get("weight")
+    if settings.get("training") or variance is None:
+        return None
+    rate = (variance + settings.get("eps", 1e-5)).rsqrt()
+    rate = rate if weight is None else rate * weight
+    rate = rate.detach().to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
+    return lambda y: rate
+
+
+FACTORS: dict[str, Callable[[Tensor, Arguments, Keywords], Rule | None]] = {
+    "relu": _relu,
+    "leaky_relu": _leaky_relu,
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "silu": _silu,
+    "batch_norm": _batch_norm,
+}
+"""Written derivatives of the commonest functions, which spare reverse mode's copies of the primal."""
