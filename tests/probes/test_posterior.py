@@ -125,10 +125,12 @@ def test_trained_vae_is_aligned_in_the_likelihoods_metric() -> None:
     assert 0 < result["posterior.residual_share"].value < 0.2
     assert result["elbo.value"].value > result["elbo.objective"].value
     assert set(result.metrics) == {s.id for s in METRICS}
-    latents, elbo, heatmap = result.sections()
+    latents, elbo, heatmap, chance = result.sections()
     assert sum("collapsed" in str(row[0]) for row in latents.rows) == 2
     assert [row[0] for row in elbo.rows][-2:] == ["ELBO (Eq. 1)", "beta-ELBO"]
     assert len(heatmap.matrix) == 4
+    assert len(chance.draws) == 199
+    assert chance.marks["these axes"] < min(chance.draws)
     assert result.per_sample()["elbo.value"] == pytest.approx(result.terms.value().tolist())
 
 
