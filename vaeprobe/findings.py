@@ -368,6 +368,14 @@ MEANS_DISAGREE = FindingSpec(
     "Use rows that the encoder was trained on: on others its means err. If these are, the variances are not those "
     "that this objective asks for (another stage of training, a scale, a clamp), or the loss has another term.",
 )
+CODES_OFF_PRIOR = FindingSpec(
+    "codes-off-prior",
+    "note",
+    "At every optimum whose decoder can rescale a latent, codes have mean square 1 over the data, as the prior has. Here "
+    "those of a latent have less than half of it, or more than twice, for certain.",
+    "Latents drawn from the prior are then not where the codes are: probe at `--latents posterior` too. Longer training brings "
+    "it to 1; rows that the encoder was not trained on, weight decay and another prior leave it elsewhere.",
+)
 ROWS_DISAGREE = FindingSpec(
     "rows-disagree",
     "warning",

@@ -372,3 +372,41 @@ def test_codes_of_other_rows_are_still_called_no_better_than_chance() -> None:
     )
     result = Beta(data=vae.x, sigma2=0.3, pairs=2, samples=400).measure(replace(vae.decoder, encoder=shifted))
     assert "no-better-than-chance" in codes(result)
+
+
+# -- codes that fill the prior ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 4.0])
+def test_codes_fill_the_prior_at_the_optimum_of_any_beta(beta: float) -> None:
+    # e has variance 1 - beta sigma^2 / lambda, Sigma is beta sigma^2 / lambda
+    result = probed(linear_vae(beta=beta), sigma2=0.3)
+    assert result["posterior.mean_square"].value == pytest.approx([1.0] * 3, rel=1e-9)
+    assert "codes-off-prior" not in codes(result)
+    assert [row["mean_square"] for row in result.latent_rows()] == pytest.approx([1.0] * 3, rel=1e-9)
+
+
+def scaled(factor: float, n: int = 2000) -> BetaResult:
+    """Probe a VAE whose first latent is so many times as large, its decoder scaled back."""
+    vae = linear_vae(n=n)
+    encoder = vae.decoder.encoder
+    assert encoder is not None
+    s = torch.tensor([factor, 1.0, 1.0], dtype=torch.float64)
+
+    def encode(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, log_variance = encoder(x)
+        return mean * s, log_variance + 2 * s.log()
+
+    eyes = Encoder(encode, 3, input_shape=(6,), dtype=torch.float64)
+    decoder = Decoder(
+        lambda z: (z / s) @ vae.W.T, 3, dtype=torch.float64, likelihood="gaussian", encoder=eyes
+    )
+    return Beta(data=vae.x, sigma2=0.3, samples=n).measure(decoder)
+
+
+@pytest.mark.parametrize(("factor", "said"), [(1.35, False), (1.48, True), (0.75, False), (0.68, True)])
+def test_codes_that_do_not_fill_the_prior_are_named(factor: float, said: bool) -> None:
+    # mean squares 1.82, 2.19, .56, .46, each known to 3 %: outside of 1/2 to 2 for certain, or not
+    result = scaled(factor)
+    assert result["posterior.mean_square"].value == pytest.approx([factor**2, 1, 1], rel=1e-9)
+    assert ("codes-off-prior" in codes(result)) is said

@@ -10,16 +10,14 @@ from torch import Tensor
 from vaeprobe.inference.collapse import active_by_all_rules
 from vaeprobe.inference.identity import (
     Agreement,
-    Estimate,
     agreement,
     mean_terms,
-    pooled_quotient,
-    pooled_ratio,
     ratio_per_latent,
     row_shift,
     shares,
 )
 from vaeprobe.inference.moments import PosteriorMoments
+from vaeprobe.inference.pooling import Estimate, pooled_quotient, pooled_ratio
 
 __all__ = ["TOLERANCE", "BetaEstimate", "estimate_beta"]
 
@@ -94,7 +92,7 @@ def estimate_beta(moments: PosteriorMoments, *, seed: int = 0) -> BetaEstimate |
     pull, size = mean_terms(moments)
 
     def pooled(top: Tensor, under: Tensor) -> Estimate:
-        return pooled_ratio(top[:, active], under[:, active], seed=seed)
+        return pooled_ratio(top[:, active], under[:, active])
 
     def of_active(*terms: Tensor) -> tuple[Tensor, ...]:
         return tuple(t[:, active] for t in terms)
@@ -107,8 +105,8 @@ def estimate_beta(moments: PosteriorMoments, *, seed: int = 0) -> BetaEstimate |
         stein=pooled(exact, bottom),
         gauss_newton=pooled(approximate, bottom),
         means=pooled(pull, size),
-        means_over_variances=pooled_quotient((by_means, of_means), (top, under), seed=seed),
-        row_shift=row_shift(top, under, log_variance, seed=seed),
+        means_over_variances=pooled_quotient((by_means, of_means), (top, under)),
+        row_shift=row_shift(top, under, log_variance),
         per_latent=ratio_per_latent(exact, torch.where(bottom.sum(0) == 0, 1e-300, bottom), seed=seed),
         agreement=agreement(top, under, seed=seed) if int(active.sum()) > 1 else None,
     )

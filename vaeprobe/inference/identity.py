@@ -31,16 +31,14 @@ import torch
 from torch import Tensor
 
 from vaeprobe.inference.moments import PosteriorMoments
+from vaeprobe.inference.pooling import Estimate, Pooled
 from vaeprobe.intervals import LEVEL, RESAMPLES, stream
 
 __all__ = [
     "Agreement",
-    "Estimate",
     "absolute_share",
     "agreement",
     "mean_terms",
-    "pooled_quotient",
-    "pooled_ratio",
     "ratio_per_latent",
     "row_shift",
     "shares",
@@ -48,14 +46,6 @@ __all__ = [
 
 # relative error of a posterior variance that an encoder trained to the end still makes
 ENCODER_ERROR = 0.05
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its bootstrap interval."""
-
-    value: float
-    ci: tuple[float, float]
 
 
 def shares(moments: PosteriorMoments, curvature: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,54 +80,7 @@ def mean_terms(moments: PosteriorMoments) -> tuple[Tensor, Tensor]:
     return w * e * moments.score, w * e.square()
 
 
-def _pooled(top: Tensor, bottom: Tensor, seed: int, resamples: int) -> Tensor:
-    """Return sum(top) / sum(bottom), shape (1 + resamples,): of the data, then of resampled rows and latents."""
-    counts = _row_counts(len(top), resamples, seed)
-    k = top.shape[1]
-    picks = torch.from_numpy(
-        stream(seed, "bootstrap latents").multinomial(k, np.full(k, 1 / k), size=resamples)
-    ).double()
-    drawn = (picks * (counts @ top)).sum(1) / (picks * (counts @ bottom)).sum(1)
-    return torch.cat([(top.sum() / bottom.sum())[None], drawn])
-
-
-def pooled_ratio(
-    top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
-) -> Estimate:
-    """Return sum(top) / sum(bottom) with a bootstrap interval that resamples data rows and latents.
-
-    Latents are resampled too: what one encoder's training left unfinished differs from latent to latent and
-    does not shrink with more rows.
-
-    Args:
-        top, bottom: shape (n, k), k active latents.
-    """
-    values = _pooled(top, bottom, seed, resamples)
-    return Estimate(float(values[0]), _interval(values[1:], level))
-
-
-def pooled_quotient(
-    first: tuple[Tensor, Tensor],
-    second: tuple[Tensor, Tensor],
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> Estimate:
-    """Return one pooled ratio over another, (top, bottom) each as for `pooled_ratio`, resampled together."""
-    values = _pooled(*first, seed, resamples) / _pooled(*second, seed, resamples)
-    return Estimate(float(values[0]), _interval(values[1:], level))
-
-
-def row_shift(
-    top: Tensor,
-    bottom: Tensor,
-    log_variance: Tensor,
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> Estimate:
+def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor, *, level: float = LEVEL) -> Estimate:
     """Return by what share of beta the noise of the log-variances from row to row shifts the pooled ratio.
 
     0 at the optimum of an amortised encoder, however much its rows differ from their own optima.
@@ -146,16 +89,15 @@ def row_shift(
         top, bottom: Sigma_ii h_i and 1 - Sigma_ii, shape (n, k), of active latents (`shares`).
         log_variance: shape (n, k).
     """
-    own = top.sum(0) / bottom.sum(0)
-    residual = top - own * bottom
-    covariance = residual * (log_variance - log_variance.mean(0))
-    return pooled_ratio(
-        0.5 * torch.where(own > 0, covariance / own.clamp_min(1e-300), torch.zeros_like(covariance)),
-        bottom,
-        seed=seed,
-        level=level,
-        resamples=resamples,
-    )
+    own, whole = top.sum(0) / bottom.sum(0), bottom.sum()
+    scale = torch.where(own > 0, 0.5 / own.clamp_min(1e-300), torch.zeros_like(own))
+    residual, centred = top - own * bottom, log_variance - log_variance.mean(0)
+    term = scale * residual * centred
+    value = term.sum() / whole
+    # the latents' own ratios are of the same rows: d own_i = residual / sum_x bottom
+    slope = -2 * scale * term.sum(0) - scale * (bottom * centred).sum(0)
+    moves = (term - value * bottom + slope * residual / bottom.sum(0)) / whole
+    return Pooled(float(value), moves, bottom.sum(0) / whole).estimate(level)
 
 
 def ratio_per_latent(

@@ -9,7 +9,7 @@ from vaeprobe.report import Metric, MetricSpec, specs_by_id
 
 if TYPE_CHECKING:
     from vaeprobe.inference.beta import BetaEstimate
-    from vaeprobe.inference.identity import Estimate
+    from vaeprobe.inference.pooling import Estimate
 
 MOST_OUTPUTS = 2048  # of a covariance whose eigenvalues are taken
 
@@ -98,6 +98,18 @@ METRICS = (
         remedy="Use it only where sigma^2 was learned.",
     ),
     KL_PER_LATENT,
+    MetricSpec(
+        id="posterior.mean_square",
+        title="mean square of codes",
+        range="[0, inf) per latent; 1 at the optimum",
+        formula="E[z_i^2] = mean_x (e_i^2 + Sigma_ii)",
+        source="stationarity of the ELBO under scaling a latent: dKL_i/ds = E[z_i^2] - 1, the decoder scaled back",
+        meaning="Whether codes fill the prior that latents are drawn from: 1 at every optimum whose decoder can rescale a "
+        "latent, at any beta, under a capacity and with a total-correlation term too.",
+        misleads="It is one moment: codes of mean square 1 may still leave holes, or depend on one another. Weight decay moves it.",
+        remedy="Far from 1: trained too short, rows that are not training rows, another prior, or outputs that are read otherwise "
+        "than they are laid out.",
+    ),
     MetricSpec(
         id="kl.total",
         title="total KL",
@@ -196,7 +208,7 @@ def _estimated(id: str, e: Estimate, n: int) -> Metric:
 
     if not all(map(math.isfinite, (e.value, *e.ci))):
         return Metric.undefined(SPECS[id], "the posterior means of the active latents are 0", n=n)
-    return Metric(SPECS[id], e.value, ci=e.ci, level=LEVEL, n=n, method="bootstrap over rows and latents")
+    return Metric(SPECS[id], e.value, ci=e.ci, level=LEVEL, n=n, method="Student's t over rows and latents")
 
 
 def _consistency(estimate: BetaEstimate, n: int) -> Metric:

@@ -64,13 +64,14 @@ def _rules(met: Sequence[str]) -> str:
 def _latents(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         title="Latents",
-        columns=("latent", "KL", "Sigma", "beta", "95% CI", "collapses at", "active by"),
+        columns=("latent", "KL", "Sigma", "E z^2", "beta", "95% CI", "collapses at", "active by"),
         rows=[
             [
-                r["latent"], r["kl"], r["variance"], r["beta"], _interval(r["beta_ci"]), r["collapses_at"],
+                r["latent"], r["kl"], r["variance"], r["mean_square"], r["beta"], _interval(r["beta_ci"]), r["collapses_at"],
                 _rules([rule for rule in RULES if r[f"by_{rule}"]]),
             ]
             for r in rows
         ],
-        note="collapses at: the beta at which linear theory ends this latent, beta / Sigma (Corollary 3.1)",
+        note="E z^2: mean of e^2 + Sigma, 1 where codes fill the prior; collapses at: the beta at which linear theory ends "
+        "this latent, beta / Sigma (Corollary 3.1)",
     )  # fmt: skip

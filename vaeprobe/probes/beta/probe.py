@@ -51,6 +51,7 @@ class BetaResult(Result):
     sigma2 = Measured("beta.sigma2")
     residual_variance = Measured("beta.residual_variance")
     kl_per_latent = Measured("kl.per_latent")
+    mean_square = Measured("posterior.mean_square")
     kl_total = Measured("kl.total")
     latents_active_kl = Measured("latents.active.kl")
     latents_active_means = Measured("latents.active.means")
@@ -69,8 +70,10 @@ class BetaResult(Result):
 
     def latent_rows(self) -> list[dict[str, Any]]:
         """Return one row per continuous latent."""
+        from vaeprobe.intervals import mean_interval
+
         rules = (self.active.kl, self.active.means, self.active.columns, self.active.precision)
-        variance = self.moments.variance.mean(0)
+        variance, squares = self.moments.variance.mean(0), self.moments.squares
         rows = []
         for i, name in enumerate(self.latent_names):
             own = self.estimate.per_latent[i] if self.estimate and self.active.precision[i] else None
@@ -79,6 +82,8 @@ class BetaResult(Result):
                     "latent": name,
                     "kl": self.kl[i],
                     "variance": float(variance[i]),
+                    "mean_square": float(squares[:, i].mean()),
+                    "mean_square_ci": mean_interval(squares[:, i].numpy(), low=0.0),
                     "beta": own.value if own else None,
                     "beta_ci": list(own.ci) if own else None,
                     "collapses_at": self.estimate.stein.value / float(variance[i]) if own and self.estimate else None,
@@ -154,6 +159,7 @@ class Beta(EncoderProbe):
                 *beta_metrics(estimate, m.rows),
                 *variance_metrics(evidence, self.beta, self._residual(evidence)),
                 Metric(self.spec("kl.per_latent"), kl.mean(0).tolist(), n=m.rows),
+                Metric(self.spec("posterior.mean_square"), m.squares.mean(0).tolist(), n=m.rows),
                 self.mean_over_rows("kl.total", kl.sum(1)),
                 Metric(self.spec("latents.active.kl"), int(active.kl.sum()), n=m.rows),
                 Metric(self.spec("latents.active.means"), int(active.means.sum()), n=m.rows),

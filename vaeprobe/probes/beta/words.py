@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from vaeprobe.findings import (
+    CODES_OFF_PRIOR,
     COLLAPSED,
     COLLAPSED_LATENTS,
     IMPLIED_BETA,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vaeprobe.inference.beta import BetaEstimate
     from vaeprobe.recipe import Recipe
 
+OFF_PRIOR = 2.0  # mean squares of codes within this factor of 1 are what trained models show
 CLEARLY = 0.02  # shares of beta under this are not worth a word, however certain
 OTHER_LOSSES = (
     "early stopping, annealing, a total-correlation or capacity term in the loss, rows that the encoder was not "
@@ -133,7 +135,12 @@ def findings(evidence: Evidence, nominal: float | None) -> list[Finding]:
                 hint="train with a smaller beta or sigma^2, or warm the KL up",
             )
         ]
-    out = [*_of_latents(estimate, evidence.names), *_of_means(estimate), *_of_rows(estimate)]
+    out = [
+        *_of_latents(estimate, evidence.names),
+        *_of_means(estimate),
+        *_of_rows(estimate),
+        *_of_codes(evidence),
+    ]
     low, high = estimate.stein.ci
     if estimate.stein.value <= 0 or low <= 0:
         out.append(
@@ -161,6 +168,24 @@ def findings(evidence: Evidence, nominal: float | None) -> list[Finding]:
             )
         )
     return out
+
+
+def _of_codes(evidence: Evidence) -> list[Finding]:
+    """Return which latents' codes are for certain further than a factor of two from filling the prior."""
+    from vaeprobe.intervals import mean_interval
+
+    off = []
+    for name, squares in zip(evidence.names, evidence.moments.squares.T, strict=True):
+        low, high = mean_interval(squares.numpy(), low=0.0) or (0.0, OFF_PRIOR)
+        if high < 1 / OFF_PRIOR or low > OFF_PRIOR:
+            off.append(f"{name} {float(squares.mean()):.3g}")
+    if not off:
+        return []
+    return [
+        Finding(
+            CODES_OFF_PRIOR, f"codes do not fill the prior: mean squares {_listed(off)}, where 1 is expected"
+        )
+    ]
 
 
 def implied(evidence: Evidence, recipe: Recipe | None) -> list[Finding]:
