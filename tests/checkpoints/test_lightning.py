@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import functools
+import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,11 +43,49 @@ class Mode(enum.Enum):
     FAST = 1
 
 
+class Point:
+    __module__ = PACKAGE
+
+    def __init__(self, x: int, name: str) -> None:
+        self.x, self.name = x, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Point, (self.x, self.name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and other.x == self.x
+
+    def __hash__(self) -> int:
+        return self.x
+
+
+def made(x: object) -> object:
+    return x
+
+
+made.__module__ = PACKAGE
+
+
+class Called:
+    """Pickles as a call."""
+
+    def __init__(self, maker: Callable[..., object], arguments: tuple[object, ...]) -> None:
+        self.call = maker, arguments
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+class ByGetattr:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (Mode, "FAST")
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the classes be those of packages that are not installed when the file is read."""
     module = ModuleType(PACKAGE)
-    for kind in (AttributeDict, Config, Mode):
+    for kind in (AttributeDict, Config, Mode, Point, made):
         setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, PACKAGE, module)
 
@@ -123,19 +163,55 @@ def test_a_layer_among_settings_is_no_second_network(tmp_path: Path) -> None:
     assert decoder.notes == ()
 
 
+@pytest.mark.parametrize("member", [Mode.FAST, Point(2, "x"), [{"deep": (Mode.FAST, "kept")}]])
+def test_members_of_enumerations_and_plain_values_of_classes_are_read_as_such(
+    tmp_path: Path, member: object
+) -> None:
+    path = saved(tmp_path, hyper_parameters={"latent_dim": 2, "mode": member})
+    decoder = vaeprobe.load(path)
+    assert [note.code for note in decoder.notes] == ["unread-objects"]
+    assert PACKAGE in decoder.notes[0].message
+    plain = {Mode.FAST: 1, Point(2, "x"): [2, "x"]} if not isinstance(member, list) else {}
+    expected = [{"deep": [1, "kept"]}] if isinstance(member, list) else plain[member]
+    assert torch_file.settings(read_source(path))["mode"] == expected
+
+
+def test_members_written_by_name_are_their_name(tmp_path: Path) -> None:
+    path = saved(tmp_path, hyper_parameters={"latent_dim": 2, "mode": ByGetattr()})  # as Python 3.11 writes them
+    assert [note.code for note in vaeprobe.load(path).notes] == ["unread-objects"]
+    assert torch_file.settings(read_source(path))["mode"] == "FAST"
+
+
 @pytest.mark.parametrize(
-    "beside",
+    ("maker", "arguments", "shown"),
     [
-        {"hyper_parameters": {"mode": Mode.FAST}},  # an unpickler calls the class, or a function: who knows
-        {"callbacks": {"swa": [getattr, (1, 2)]}, "hyper_parameters": {"mode": Mode.FAST}},
+        (made, (1,), r"somebodys_package\.made"),  # a function
+        (Mode, (torch.nn.ReLU(),), r"somebodys_package\.Mode"),  # not plain
+        (Mode, (), r"somebodys_package\.Mode"),
+        (getattr, (1, "real"), r"builtins\.getattr"),
+        (getattr, (Mode, "__subclasses__"), r"builtins\.getattr"),
+        (logging.FileHandler, ("x.log",), r"logging\.FileHandler"),  # a class of Python's writes a file
+        (torch.nn.DataParallel, (1,), "torch"),
     ],
 )
-def test_what_an_unpickler_would_call_stays_refused(tmp_path: Path, beside: dict[str, Any]) -> None:
-    path = saved(tmp_path, **beside)
-    with pytest.raises(UnsafeError, match=r"would import `.*somebodys_package\.Mode`") as caught:
+def test_what_else_an_unpickler_would_call_stays_refused(
+    tmp_path: Path, maker: Callable[..., object], arguments: tuple[object, ...], shown: str
+) -> None:
+    path = saved(tmp_path, hyper_parameters={"mode": Called(maker, arguments)})
+    with pytest.raises(UnsafeError, match=f"would (import|call) .*{shown}") as caught:
         vaeprobe.load(path)
     assert "`--key state_dict` reads that entry alone" in str(caught.value.hint)
     assert vaeprobe.load(path, key="state_dict").latent_dim == 2
+
+
+def test_what_starts_processes_is_dangerous_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    psutil = ModuleType("psutil")
+    popen = type("Popen", (), {"__module__": "psutil"})
+    setattr(psutil, "Popen", popen)  # noqa: B010
+    monkeypatch.setitem(sys.modules, "psutil", psutil)
+    path = saved(tmp_path, hyper_parameters={"mode": Called(popen, ("id",))})
+    with pytest.raises(UnsafeError, match=r"psutil\.Popen"):
+        vaeprobe.load(path)
 
 
 def test_foreign_objects_among_the_weights_stay_refused(tmp_path: Path) -> None:

@@ -347,8 +347,8 @@ def _beside_weights(file: TorchFile) -> list[Global]:
     """Return the foreign names that a file of Lightning has in its settings and callbacks alone, none for another file.
 
     Lightning keeps the arguments of the network's class (networks, losses, configs of other packages) and the types of
-    callbacks beside the weights.  These are left unread, as `--key state_dict` does, where they are types, and objects
-    that an unpickler makes without calling anything.  What it would call, and an `argparse.Namespace` (which torch's
+    callbacks beside the weights.  These are left unread, as `--key state_dict` does, where they are types, objects that
+    an unpickler makes without calling anything, and members of enumerations and other plain values of a class.  What else it would call, and an `argparse.Namespace` (which torch's
     own weights-only loader refuses by name, as we document), keep the file refused until somebody asks for the entry.
     """
     root = file.root

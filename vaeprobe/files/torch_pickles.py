@@ -18,7 +18,7 @@ from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.pickles import Built, Global, Node, Persistent, Pickle, PickleError, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
-from vaeprobe.files.trust import LOADER, STORAGES, foreign, misuse, named, refuse_dangerous
+from vaeprobe.files.trust import LOADER, STORAGES, foreign, is_named_value, misuse, named, refuse_dangerous
 from vaeprobe.files.zips import END_RECORD, Archive, has_zip_end, open_archive
 
 __all__ = ["LEGACY_HEAD", "TorchFile", "from_archive", "read", "text_of"]
@@ -40,7 +40,8 @@ class TorchFile:
         container: how it is packed.
         root: the value that it holds, inert.
         globals: every name that unpickling it would import.
-        called: those of them that it would call; of other classes it makes objects, or keeps them as values.
+        called: those of them that it would call; of other classes it makes objects, named values (members of
+            enumerations), or keeps them as values.
     """
 
     container: Container
@@ -249,7 +250,7 @@ class _Reader:
 
     Attributes:
         names: every name that unpickling would import, so far.
-        called: those that it would call.
+        called: those that it would call, for more than a named value.
         nested: the torch files, by the id of the call that would load them.
     """
 
@@ -277,7 +278,11 @@ class _Reader:
 
     def judge(self, pickle: Pickle) -> None:
         self.names.update(dict.fromkeys(pickle.globals))
-        self.called.update(c.maker for c in pickle.calls if not c.new and isinstance(c.maker, Global))
+        self.called.update(
+            c.maker
+            for c in pickle.calls
+            if not c.new and isinstance(c.maker, Global) and not is_named_value(c)
+        )
         for call in pickle.calls:
             data = _bytes_of(call.args[0]) if call.by(LOADER) and len(call.args) == 1 else None
             if data is not None and data.startswith(LEGACY_HEAD) and self.depth < DEEPEST:

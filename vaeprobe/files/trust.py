@@ -7,6 +7,8 @@ would run it.
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
@@ -21,6 +23,7 @@ __all__ = [
     "Trust",
     "dangerous",
     "foreign",
+    "is_named_value",
     "misuse",
     "named",
     "refuse_dangerous",
@@ -135,6 +138,8 @@ DANGEROUS_MODULES = _words(
     " aiohttp pdb bdb timeit profile cProfile trace doctest asyncio multiprocessing threading signal pip ensurepip"
     " site tempfile fileinput ftplib smtplib telnetlib ssl venv idlelib distutils setuptools"
     " zipimport linecache"
+    # packages that start processes or run what they are told
+    " psutil pexpect ptyprocess sh plumbum fabric invoke paramiko docker subprocess32 execnet IPython jupyter_client"
 )
 DANGEROUS_PACKAGES = _words(
     "numpy.testing numpy.f2py numpy.distutils torch.hub torch.jit torch.utils.cpp_extension"
@@ -224,6 +229,36 @@ def _values(pickle: Pickle) -> Iterator[Global]:
     ):
         if isinstance(node, Global):
             yield node
+
+
+CLASS = re.compile(r"([A-Z][A-Za-z0-9_]*\.)*[A-Z]\w*[a-z]\w*")
+MEMBER = re.compile(r"[A-Za-z]\w*")
+
+
+def is_named_value(call: Built) -> bool:
+    """Return whether a call is how a pickle writes a member of somebody's enumeration, or a plain value of a class.
+
+    That is a class of a package that is neither Python's nor torch's, called with numbers and texts; or, as Python 3.11
+    writes members, an attribute of such a class by its name.
+    """
+    if call.by("builtins.getattr"):
+        owner, name = call.args if len(call.args) == 2 else (None, None)
+        return _is_strangers_class(owner) and isinstance(name, str) and MEMBER.fullmatch(name) is not None
+    return not call.new and _is_strangers_class(call.maker) and bool(call.args) and all(map(_is_plain, call.args))
+
+
+def _is_strangers_class(node: object) -> bool:
+    """Return whether a value is by its name a class, of a package of somebody's."""
+    if not isinstance(node, Global) or trust(node) != "foreign" or CLASS.fullmatch(node.name) is None:
+        return False
+    top = node.module.partition(".")[0]
+    return top not in sys.stdlib_module_names and top not in ("torch", "numpy", "pandas", "sklearn")
+
+
+def _is_plain(node: object) -> bool:
+    if isinstance(node, (tuple, list)):
+        return all(map(_is_plain, node))
+    return node is None or isinstance(node, (bool, int, float, str))
 
 
 def foreign(names: Iterable[Global]) -> list[Global]:
