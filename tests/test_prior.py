@@ -120,11 +120,36 @@ def test_a_mixture_is_drawn_from_and_not_taken_for_standard() -> None:
     with pytest.raises(UsageError, match="factorise holds latents against N"):
         vaeprobe.factorise(decoder)
     traced = vaeprobe.trace(decoder, samples=1, length=0.2)
-    assert any("log_factor of seams are those of N(0, I)" in f.message for f in traced.findings)
+    assert any("log_prior is that of the mixture" in f.message for f in traced.findings)
+    (seam, *_) = traced.paths.seams
+    normals = torch.distributions.Normal(mixture().mean, mixture().scale)
+    parts = torch.distributions.Categorical(torch.tensor([0.25, 0.75]).double())
+    reference = torch.distributions.MixtureSameFamily(parts, torch.distributions.Independent(normals, 1))
+    torch.testing.assert_close(seam.log_prior, reference.log_prob(seam.z))
     mean, deviation = mixture().moments()
     z = Grid(extent=1.0).draw(decoder, 9)
     torch.testing.assert_close(z.min(0).values, mean - deviation)
     torch.testing.assert_close(z.max(0).values, mean + deviation)
+
+
+def test_the_density_of_a_mixture_along_a_direction_is_that_of_its_projection() -> None:
+    prior, v = mixture(), torch.tensor([[0.6, -0.8]]).double()
+    z = torch.tensor([[0.3, 0.9]]).double()
+    draws = prior.draw(400_000, seed=0, purpose="test") @ v[0]
+    at, width = float(v[0] @ z[0]), 0.2
+    share = float(((draws - at).abs() < width).double().mean()) / (2 * width)
+    assert float(prior.log_density_along(v, z).exp()) == pytest.approx(share, rel=0.03)
+    # along an axis it is that latent's own
+    axis = torch.tensor([[0.0, 1.0]]).double()
+    torch.testing.assert_close(
+        prior.log_density_along(axis, z), prior.over([1]).log_density(z[:, 1:]), atol=1e-12, rtol=0
+    )
+
+
+def test_the_density_of_some_latents_of_a_mixture_integrates_to_one() -> None:
+    grid = torch.linspace(-12, 12, 4001).double()[:, None]
+    one = mixture().over([0])
+    assert float(torch.trapezoid(one.log_density(grid).exp(), grid[:, 0])) == pytest.approx(1, abs=1e-8)
 
 
 @pytest.mark.parametrize(

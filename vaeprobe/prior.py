@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,6 +90,34 @@ class LearnedPrior:
         assert weights is not None
         which = np.searchsorted(weights.cumsum(0)[:-1].numpy(), u, side="right")
         return self.mean[which] + self.scale[which] * z
+
+    def over(self, columns: Sequence[int]) -> LearnedPrior:
+        """Return the prior of some of the latents, the others integrated out."""
+        keep = list(columns)
+        return LearnedPrior(self.mean[:, keep], self.scale[:, keep], self.weights)
+
+    def log_density(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats, shape (n,), of latents of shape (n, latent)."""
+        u = (z[:, None].double() - self.mean) / self.scale
+        each = -0.5 * (u.square() + math.log(2 * math.pi)).sum(2) - self.scale.log().sum(1)
+        return self._mixed(each)
+
+    def log_density_along(self, v: Tensor, z: Tensor) -> Tensor:
+        """Return the log density of v . z' at v . z, for z' of the prior, in nats, shape (n,).
+
+        Args:
+            v: unit directions, shape (n, latent).
+            z: latents, shape (n, latent).
+        """
+        v, z = v.double(), z.double()
+        variance = v.square() @ self.scale.square().T
+        off = (v * z).sum(1, keepdim=True) - v @ self.mean.T
+        return self._mixed(-0.5 * (off.square() / variance + (2 * math.pi * variance).log()))
+
+    def _mixed(self, each: Tensor) -> Tensor:
+        weights = self.weights
+        assert weights is not None
+        return torch.logsumexp(each + weights.log(), dim=1)
 
     def moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean and standard deviation of each latent over all components."""

@@ -177,7 +177,9 @@ def test_members_of_enumerations_and_plain_values_of_classes_are_read_as_such(
 
 
 def test_members_written_by_name_are_their_name(tmp_path: Path) -> None:
-    path = saved(tmp_path, hyper_parameters={"latent_dim": 2, "mode": ByGetattr()})  # as Python 3.11 writes them
+    path = saved(
+        tmp_path, hyper_parameters={"latent_dim": 2, "mode": ByGetattr()}
+    )  # as Python 3.11 writes them
     assert [note.code for note in vaeprobe.load(path).notes] == ["unread-objects"]
     assert torch_file.settings(read_source(path))["mode"] == "FAST"
 
@@ -204,7 +206,9 @@ def test_what_else_an_unpickler_would_call_stays_refused(
     assert vaeprobe.load(path, key="state_dict").latent_dim == 2
 
 
-def test_what_starts_processes_is_dangerous_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_starts_processes_is_dangerous_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     psutil = ModuleType("psutil")
     popen = type("Popen", (), {"__module__": "psutil"})
     setattr(psutil, "Popen", popen)  # noqa: B010

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from vaeprobe import load
+from vaeprobe import from_module, load
 from vaeprobe.checkpoints.scale import learned, name_of
 from vaeprobe.cli.app import app
 from vaeprobe.probes.beta.probe import Beta
@@ -98,6 +98,35 @@ def test_without_one_the_product_is_read(tmp_path: Path) -> None:
 def test_another_likelihood_has_no_such_variance(tmp_path: Path) -> None:
     path, _ = linear_file(tmp_path, {"log_sigma": one(-1.0)}, likelihood="bernoulli")
     assert load(path).sigma2 is None
+
+
+class Written(torch.nn.Module):
+    """A linear VAE of the user's, with the names of `linear_file`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = torch.nn.Sequential()
+        self.decoder.out = torch.nn.Linear(3, 6)
+        self.encoder = torch.nn.Sequential()
+        self.encoder.both = torch.nn.Linear(6, 6)
+        self.log_sigma = torch.nn.Parameter(torch.zeros(()))
+
+
+def test_it_is_taken_from_the_users_class_and_from_a_network_in_memory(tmp_path: Path) -> None:
+    path, x = linear_file(tmp_path, {"log_sigma": one(0.5 * math.log(SIGMA2))})
+    decoder = load(path, arch=Written, dtype="float64")
+    assert decoder.sigma2 == pytest.approx(SIGMA2, rel=1e-6)
+    assert decoder.artifact is not None
+    assert "exp(2 log_sigma) = 0.3" in decoder.artifact.architecture
+    read = Beta(data=x, pairs=2, likelihood="gaussian").measure(decoder)
+    assert read["beta.estimate"].value == pytest.approx(BETA, abs=1e-4)
+    network = Written().double()
+    network.load_state_dict(load_file(path))
+    kept = from_module(network, likelihood="gaussian")
+    assert kept.sigma2 == pytest.approx(SIGMA2, rel=1e-12)
+    assert Beta(data=x, pairs=2).measure(kept)["beta.estimate"].value == pytest.approx(BETA, abs=1e-9)
+    assert from_module(network, likelihood="bernoulli").sigma2 is None
+    assert from_module(network, sigma2=2.0).sigma2 == 2.0, "what the user says comes first"
 
 
 def test_a_converted_file_keeps_it(tmp_path: Path) -> None:

@@ -77,18 +77,15 @@ def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Part
     else:
         clues = families.Clues.of(weights.tensors, told, request.latent_size)
         hit = architecture.found(request.blueprint, clues, weights.metadata)
-    if hit is None and request.blueprint is None and diffusers_library.said_class(told) is not None:
-        return diffusers_library.parts_of(told["config.json"], weights.tensors, request.latent_size)
-    if hit is None:
-        return None
     variance = scale.learned(weights.tensors)
     tensors = {k: t for k, t in weights.tensors.items() if variance is None or k != variance.name}
+    if hit is None and request.blueprint is None and diffusers_library.said_class(told) is not None:
+        parts = diffusers_library.parts_of(told["config.json"], tensors, request.latent_size)
+        return scale.with_variance(parts, variance)
+    if hit is None:
+        return None
     parts = recognised.parts_of(hit, tensors, size=request.latent_size, condition=request.condition)
-    if variance is None or parts.likelihood not in (None, "gaussian"):
-        return parts
-    return replace(
-        parts, sigma2=variance.sigma2, architecture=f"{parts.architecture}, {variance.words}".lstrip(", ")
-    )
+    return scale.with_variance(parts, variance)
 
 
 def blueprint_of(request: Request, weights: Weights | None = None) -> Blueprint | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from vaeprobe.checkpoints.families import Found
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.checkpoints.network.parts import Parts, at_conditions, unchosen
 from vaeprobe.findings import ASSUMED, FAMILY_WARNING
+from vaeprobe.prior import LearnedPrior
 from vaeprobe.report import Finding
 
 __all__ = ["parts_of"]
@@ -33,9 +34,13 @@ def parts_of(
     """
     bp = found.blueprint if size is None else found.blueprint.with_size(size)
     bp = replace(bp, conditions=held(bp.conditions, condition or {}))
-    parts = assemble(bp, tensors)
+    pseudo = {
+        k: t for k, t in tensors.items() if found.pseudo_inputs and k.startswith(f"{found.pseudo_inputs}.")
+    }
+    parts = assemble(bp, {k: t for k, t in tensors.items() if k not in pseudo})
     return replace(
         parts,
+        learned=_vamp_prior(parts, list(pseudo.values())) if pseudo else parts.learned,
         architecture=at_conditions(parts.architecture, bp.conditions),
         latent_shape=bp.latent_shape,
         conditions=bp.conditions,
@@ -55,6 +60,21 @@ def _dispersion(found: Found, bp: Blueprint, tensors: Mapping[str, Tensor]) -> T
     held_at = {c.name: int(c.value) for c in bp.conditions}
     column = held_at.get(found.dispersion_of, 0)
     return logs[:, column].exp() if column < logs.shape[1] else None
+
+
+def _vamp_prior(parts: Parts, pseudo: Sequence[Tensor]) -> LearnedPrior | None:
+    """Return the mixture of the posteriors of pseudo-inputs, None without an encoder.
+
+    Args:
+        pseudo: weight, shape (m, components), and bias, shape (m,), of the layer that makes them of one-hot rows.
+
+    Source: Tomczak and Welling (2018), arXiv:1705.07120, equation 9.
+    """
+    if parts.encoder is None:
+        return None
+    weight, bias = sorted((t.detach() for t in pseudo), key=lambda t: -t.ndim)
+    mean, log_variance = parts.encoder((weight.T + bias).clamp(0, 1))
+    return LearnedPrior(mean, (0.5 * log_variance.double()).exp())
 
 
 def _notes(found: Found, bp: Blueprint) -> Iterator[Finding]:

@@ -72,7 +72,9 @@ def _plain(node: Node, depth: int = 0) -> Any:
         if isinstance(node.state, dict):
             inner = next((key for key in CONTENT if key in node.state), None)
             return _plain(node.state if inner is None else node.state[inner], depth + 1)
-        if is_named_value(node):  # a member of an enumeration: its value, or its name where that alone is written
+        if is_named_value(
+            node
+        ):  # a member of an enumeration: its value, or its name where that alone is written
             first, *rest = node.args
             return _plain(rest[0] if node.by("builtins.getattr") else node.args if rest else first, depth + 1)
         return [_plain(v, depth + 1) for v in (*node.args, node.state, *node.items)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-__all__ = ["Scale", "learned", "name_of"]
+from vaeprobe.checkpoints.network.parts import Parts
+
+__all__ = ["Scale", "learned", "name_of", "with_variance"]
 
 # the last part of a name -> by what its number is multiplied to give log sigma^2
 NAMES = {
@@ -61,6 +63,14 @@ def learned(tensors: Mapping[str, Tensor]) -> Scale | None:
     sigma2 = math.exp(log_variance)
     factor = "" if times == 1 else f"{times:g} "
     return Scale(name, sigma2, f"learned sigma^2 = exp({factor}{name}) = {sigma2:.4g}")
+
+
+def with_variance(parts: Parts, variance: Scale | None) -> Parts:
+    """Return the parts with a learned variance, said in how the network was known; as they are for other likelihoods."""
+    if variance is None or parts.likelihood not in (None, "gaussian") or parts.sigma2 is not None:
+        return parts
+    how = f"{parts.architecture}, {variance.words}".lstrip(", ")
+    return replace(parts, sigma2=variance.sigma2, architecture=how)
 
 
 def _is_scale(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vaeprobe.checkpoints import factory, plain, whole
+from vaeprobe.checkpoints import factory, plain, scale, whole
 from vaeprobe.checkpoints.formats.format import Format
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.request import Found, Request
@@ -55,19 +55,26 @@ def by_factory(
                 hint="a factory that reads the file itself takes its path: def factory(path): ...",
             )
         notes = (*weights.notes, *factory.fill(module.eval(), weights.tensors))
+    parts = _parts_of(built, request, settings, how)
+    network = built.module if isinstance(built, Decoder) else built
+    if isinstance(network, nn.Module):
+        parts = scale.with_variance(parts, scale.learned(network.state_dict()))
+    return Found(parts=parts, format=format, notes=notes)
+
+
+def _parts_of(built: object, request: Request, settings: Mapping[str, Any], how: str) -> Parts:
+    """Return the part that decodes of what a factory built, and its encoder where it has one."""
     if isinstance(built, Decoder):
-        return Found(parts=_parts_of_decoder(built, how), format=format, notes=notes)
-    if request.submodule is None and whole.is_whole(built):
+        return _parts_of_decoder(built, how)
+    if request.submodule is None and isinstance(built, nn.Module) and whole.is_whole(built):
         d = request.latent_dim or whole.latents_named(built, settings)
-        return Found(parts=whole.halves(built, latent_dim=d, architecture=how), format=format, notes=notes)
+        return whole.halves(built, latent_dim=d, architecture=how)
     part = factory.pick(built, request.submodule)
     if isinstance(part, nn.Module) and request.latent_dim is None:
-        parts = plain.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
-        return Found(parts=parts, format=format, notes=notes)
+        return plain.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
     if request.latent_dim is None:
         raise UsageError("a callable does not say how many latents it takes", hint="add --latent-dim D")
-    bare = Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
-    return Found(parts=bare, format=format, notes=notes)
+    return Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
 
 
 def _settings(request: Request, format_of: Callable[[Source], Format]) -> Mapping[str, Any]:
@@ -101,6 +108,7 @@ def _parts_of_decoder(decoder: Decoder, how: str) -> Parts:
         parameter=decoder.parameter,
         likelihood=decoder.likelihood,
         encoder=decoder.encoder,
+        sigma2=decoder.sigma2,
         architecture=how,
         notes=decoder.notes,
     )
@@ -138,6 +146,7 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
     how = f"unpickled {type(loaded).__name__}"
     if request.submodule is None and whole.is_whole(loaded):
         parts = whole.halves(loaded, latent_dim=request.latent_dim, architecture=how)
+        parts = scale.with_variance(parts, scale.learned(loaded.state_dict()))
         return Found(parts=parts, format="module", notes=notes), notes
     part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
     d = request.latent_dim or whole.latents_named(loaded)

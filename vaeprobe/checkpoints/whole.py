@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.plain import latents_of, parts_of
+from vaeprobe.checkpoints.scale import learned, with_variance
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.files.source import quoted
@@ -163,6 +165,7 @@ def from_module(
         parts = parts_of(module, latent_dim=latent_dim or latents_named(module), architecture="module")
     else:
         parts = halves(module, latent_dim=latent_dim, input_shape=input_shape, part=part)
+    parts = with_variance(replace(parts, likelihood=likelihood), learned(unwrapped(module).state_dict()))
     return Decoder(
         parts.decoder,
         latent_dim or parts.latent_dim,
@@ -170,7 +173,7 @@ def from_module(
         encoder=parts.encoder,
         likelihood=likelihood,
         notes=parts.notes,
-        **settings,
+        **({"sigma2": parts.sigma2} | settings),
     )
 
 

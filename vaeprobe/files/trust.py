@@ -244,7 +244,12 @@ def is_named_value(call: Built) -> bool:
     if call.by("builtins.getattr"):
         owner, name = call.args if len(call.args) == 2 else (None, None)
         return _is_strangers_class(owner) and isinstance(name, str) and MEMBER.fullmatch(name) is not None
-    return not call.new and _is_strangers_class(call.maker) and bool(call.args) and all(map(_is_plain, call.args))
+    return (
+        not call.new
+        and _is_strangers_class(call.maker)
+        and bool(call.args)
+        and all(map(_is_plain, call.args))
+    )
 
 
 def _is_strangers_class(node: object) -> bool:

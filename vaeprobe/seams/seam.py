@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.prior import LearnedPrior
 from vaeprobe.seams.nodes import Nodes, hermite
 from vaeprobe.seams.tracks import Stop
 
@@ -68,6 +69,7 @@ class Seam(Nodes):
         stop: why it ends, against and along; None on a side that was not traced.
         events: what happened on it, in order of t.
         coordinates: indices of the continuous latents.
+        prior: theirs, where it is not N(0, I).
     """
 
     start: int
@@ -75,6 +77,7 @@ class Seam(Nodes):
     stop: tuple[Stop | None, Stop | None]
     events: tuple[Event, ...]
     coordinates: Tensor
+    prior: LearnedPrior | None = None
 
     @property
     def length(self) -> float:
@@ -120,18 +123,25 @@ class Seam(Nodes):
 
     @property
     def log_prior(self) -> Tensor:
-        """log N(z; 0, I) over the continuous latents in nats, shape (N,)."""
+        """Log density of the prior over the continuous latents in nats, as a rule log N(z; 0, I), shape (N,)."""
         free = self.z[:, self.coordinates]
+        if self.prior is not None:
+            return self.prior.log_density(free)
         return -0.5 * (free.square().sum(1) + free.shape[1] * LOG_TAU)
 
     @property
     def log_factor(self) -> Tensor:
         """The seam's own density factor, log N(v . z; 0, 1) - log s in nats, shape (N,).
 
+        Under another prior it is the density of v . z under that one: p(z) is then no product of such factors.
+
         Source: Allen (2024), arXiv:2410.22559v1, Section 4.1: p_i = p(z_i) / s_i in the basis of the seams.
         """
-        u = (self.v * self.z[:, self.coordinates]).sum(1)
-        return -0.5 * (u.square() + LOG_TAU) - self.s.clamp_min(torch.finfo(torch.float64).tiny).log()
+        free = self.z[:, self.coordinates]
+        own = -0.5 * ((self.v * free).sum(1).square() + LOG_TAU)
+        if self.prior is not None:
+            own = self.prior.log_density_along(self.v, free)
+        return own - self.s.clamp_min(torch.finfo(torch.float64).tiny).log()
 
     def at(self, t: Tensor) -> Tensor:
         """Return the latents at arc lengths t (c,), shape (c, latent): cubic between nodes, ends held."""

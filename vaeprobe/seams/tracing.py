@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Likelihood
+from vaeprobe.prior import LearnedPrior
 from vaeprobe.seams.events import refined, seam_of
 from vaeprobe.seams.fields import (
     DenseField,
@@ -142,7 +144,7 @@ def trace_paths(
     for i, (n, c) in enumerate(zip(rows, labels, strict=True)):
         backward = sides[0][i] if way != "forward" else None
         forward = sides[-1][i] if way != "backward" else None
-        seams.append(seam_of(n, c, backward, forward, coordinates))
+        seams.append(replace(seam_of(n, c, backward, forward, coordinates), prior=_prior_of(decoder)))
     if how.name != "rough":
         seams = refined(seams, field)
     return Paths(
@@ -204,6 +206,14 @@ def _unit(v: Tensor) -> Tensor:
 
 def _aimed(frame: Frame, heading: Tensor, row: Tensor, field: DirectionField) -> Directions:
     return follow(frame.at(row), heading, field.resolution, floor=field.rounding)
+
+
+def _prior_of(decoder: Decoder) -> LearnedPrior | None:
+    """Return the prior of the continuous latents, None where it is N(0, I)."""
+    if decoder.learned is None:
+        return None
+    places = {i: place for place, i in enumerate(decoder.gaussian)}
+    return decoder.learned.over([places[i] for i in decoder.continuous])
 
 
 def prior_radius(k: int, mass: float = 0.99) -> float:

@@ -147,7 +147,7 @@ def test_conditional_pytorch_vae_is_held_at_a_label(tmp_path: Path, label: int) 
         {"final_layer.3.weight": (4, 4, 3, 3)},
         {"decoder.0.2.weight": (8,)},
         {"decoder_input.weight": (1024, 5)},
-        {"embed_pseudo.weight": (5, 5)},
+        {"embed_pseudo.0.weight": (5, 5)},
         {"discriminator.0.weight": (5, 5)},
         {"fc_var.weight": (4, 2048)},
         {"final_layer.1.running_var": None},
@@ -161,6 +161,29 @@ def test_near_pytorch_vaes_are_no_match(change: dict[str, tuple[int, ...] | None
             del state[name]
         else:
             state[name] = torch.zeros(shape)
+    assert match(state) is None
+
+
+def test_a_vamp_prior_of_pytorch_vae_is_the_mixture_of_its_pseudo_inputs_posteriors(tmp_path: Path) -> None:
+    net = AntixK((4, 4, 8, 512), 5)
+    net.embed_pseudo = nn.Sequential(nn.Linear(7, 3 * 32 * 32), nn.Hardtanh(0.0, 1.0))
+    randomised(net)
+    decoder = held_to(lightning(net, tmp_path / "m.ckpt"), net, 5, (3, 32, 32))
+    assert decoder.learned is not None
+    with torch.no_grad():
+        mean, variance = net.encode(net.embed_pseudo(torch.eye(7).double()).view(-1, 3, 32, 32))
+    # the mixture is made in the file's precision
+    torch.testing.assert_close(decoder.learned.mean, mean, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(decoder.learned.scale, variance.sqrt(), atol=0, rtol=1e-5)
+    assert decoder.recipe is not None
+    assert decoder.recipe.implied is None
+    assert "7 pseudo-inputs" in decoder.recipe.words()
+    written = tmp_path / "out.safetensors"
+    write(decoder, written)
+    again = vaeprobe.load(written)
+    assert again.learned is not None
+    torch.testing.assert_close(again.learned.mean, decoder.learned.mean)
+    state = {k: t for k, t in net.state_dict().items() if not k.startswith("encoder.")}
     assert match(state) is None
 
 
@@ -779,17 +802,89 @@ def test_pythae_benchmark_networks(tmp_path: Path, room: str, kind: str, shape: 
     assert torch.allclose(log_variance, posterior["log_covariance"], atol=1e-4)
 
 
-def test_pythae_models_with_other_posteriors_have_no_encoder_and_no_beta(tmp_path: Path) -> None:
-    sizes = {"decoder.layers.0.0": (512, 3), "decoder.layers.1.0": (16, 512), "encoder.layers.0.0": (512, 16)}
-    sizes |= {"encoder.embedding": (3, 512), "encoder.log_var": (3, 512)}
+# every model of pythae 0.1: whether its posterior is a Gaussian with two heads, and what its header says of latents and loss
+PYTHAE = {
+    "VAE": (True, "", "beta = 1"),
+    "BetaVAE": (True, "", "beta = 1"),
+    "BetaTCVAE": (True, "", "more terms"),
+    "DisentangledBetaVAE": (True, "", "capacity"),
+    "FactorVAE": (True, "", "more terms"),
+    "INFOVAE_MMD": (True, "", "more terms"),
+    "VAEGAN": (True, "", "more terms"),
+    "MSSSIM_VAE": (True, "", "more terms"),
+    "IWAE": (True, "", "several draws"),
+    "MIWAE": (True, "", "several draws"),
+    "CIWAE": (True, "", "several draws"),
+    "PIWAE": (True, "", "several draws"),
+    "Adversarial_AE": (True, "", "discriminator"),
+    "VAMP": (True, "", "mixture"),
+    "AE": (False, "no prior", "no KL"),
+    "WAE_MMD": (False, "", "no KL"),
+    "RAE_L2": (False, "no prior", "no KL"),
+    "RAE_GP": (False, "no prior", "no KL"),
+    "VQVAE": (False, "quantiser", "no KL"),
+    "SVAE": (False, "sphere", "more terms"),
+    "PoincareVAE": (False, "ball", "more terms"),
+    "HVAE": (False, "", "more terms"),
+    "RHVAE": (False, "", "more terms"),
+    "VAE_IAF": (False, "", "more terms"),
+    "VAE_LinNF": (False, "", "more terms"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", PYTHAE)
+def test_every_model_of_pythae_as_it_saves_itself(tmp_path: Path, name: str) -> None:
+    models = pytest.importorskip("pythae.models")
+    gaussian, latents, loss = PYTHAE[name]
+    config = getattr(models, f"{name}_Config", None) or getattr(models, f"{name}Config")
+    image = (1, 16, 16) if name == "MSSSIM_VAE" else (1, 4, 4)
+    torch.manual_seed(0)
+    model = randomised(getattr(models, name)(config(input_dim=image, latent_dim=2)))
+    save: Any = model.save
+    save(str(tmp_path))
+    ours = vaeprobe.load(tmp_path)
+    z, x = torch.randn(4, 2), torch.rand(3, *image)
+    decode, encode = (getattr(model, part) for part in ("decoder", "encoder"))
+    with torch.no_grad():
+        theirs, posterior = decode(z)["reconstruction"], encode(x)
+    torch.testing.assert_close(ours(z), theirs, atol=1e-5, rtol=0)
+    assert (ours.encoder is not None) is gaussian
+    if ours.encoder is not None:
+        mean, log_variance = ours.encoder(x)
+        torch.testing.assert_close(mean, posterior["embedding"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(log_variance, posterior["log_covariance"], atol=1e-5, rtol=0)
+    said = " ".join(n.message for n in ours.notes if n.code == "family-warning")
+    assert latents in said
+    assert bool(said) is bool(latents)
+    assert ours.recipe is not None
+    assert loss in ours.recipe.words()
+    assert (ours.recipe.implied is None) is (name not in ("VAE", "BetaVAE"))
+    if name == "VAMP":
+        log_p: Any = model._log_p_z
+        z = z.double()
+        with torch.no_grad():
+            want = log_p(z.float()) - np.log(2 * np.pi)  # pythae leaves the constant out: d / 2 log 2 pi
+        assert ours.learned is not None
+        torch.testing.assert_close(ours.learned.log_density(z).float(), want, atol=1e-4, rtol=1e-5)
+    else:
+        assert ours.learned is None
+
+
+def test_a_mixture_prior_of_pythae_without_its_encoder_is_not_made_up(tmp_path: Path) -> None:
+    sizes = {"decoder.layers.0.0": (512, 3), "decoder.layers.1.0": (16, 512), "pseudo_inputs.0": (16, 5)}
     state = {f"{k}.weight": torch.randn(s) / 9 for k, s in sizes.items()}
     state |= {f"{k}.bias": torch.randn(s[0]) for k, s in sizes.items()}
-    folder = pythae_folder(tmp_path / "m", state, name="VAMPConfig", input_dim=[16])
-    decoder = vaeprobe.load(folder)
-    assert decoder.encoder is None
-    assert decoder.recipe is not None
-    assert decoder.recipe.implied is None
-    pythae_folder(tmp_path / "m", state, name="VAEConfig", input_dim=[1, 5, 5])
+    decoder = vaeprobe.load(pythae_folder(tmp_path / "m", state, name="VAMPConfig", input_dim=[16]))
+    assert (decoder.encoder, decoder.learned) == (None, None)
+    assert any("pseudo_inputs" in n.message for n in decoder.notes)
+
+
+def test_pythae_weights_of_another_config_are_refused(tmp_path: Path) -> None:
+    sizes = {"decoder.layers.0.0": (512, 3), "decoder.layers.1.0": (16, 512)}
+    state = {f"{k}.weight": torch.randn(s) / 9 for k, s in sizes.items()}
+    state |= {f"{k}.bias": torch.randn(s[0]) for k, s in sizes.items()}
+    folder = pythae_folder(tmp_path / "m", state, name="VAEConfig", input_dim=[1, 5, 5])
     with pytest.raises(ArchitectureError, match="says input_dim"):
         vaeprobe.load(folder)
 

@@ -11,7 +11,7 @@ from vaeprobe.recipe import Mistake, Recipe
 
 KLD_WEIGHT = 0.00025
 LAST = 512  # of `hidden_dims`: the one that the code fixes
-ALONE = ("discriminator", "embed_pseudo", "fc_z")  # of other members of the repository
+ALONE = ("discriminator", "fc_z")  # of other members of the repository
 
 
 def recognise(clues: f.Clues) -> f.Found | None:
@@ -58,13 +58,28 @@ def recognise(clues: f.Clues) -> f.Found | None:
         if classes == 1:
             continue
         scope = tuple(prefix + part for part in ("decoder.", "decoder_input.", "final_layer."))
+        if any(k.startswith("embed_pseudo.") for k in own):
+            m, k = own.get("embed_pseudo.0.weight", (0, 0))
+            if classes or bp.encoder is None or m != 3 * side * side:
+                continue
+            none = Recipe(None, f"its prior is a mixture of the posteriors of {k} pseudo-inputs")
+            return f.Found(
+                bp, scope, recipe=none, warnings=VAMP_WARNINGS, pseudo_inputs=f"{prefix}embed_pseudo.0"
+            )
         return f.Found(bp, scope, recipe=_recipe(3 * side * side), warnings=tuple(_warnings(classes)))
     return None
 
 
+VAMP_WARNINGS = (
+    "images are in [0, 1] for its encoder although the output is a tanh",
+    "latents are drawn from the mixture that its loss holds them against; its own `sample` draws N(0, I)",
+)
+
+
 def _warnings(classes: int) -> list[str]:
     out = [
-        "one of PyTorch-VAE's vanilla, beta, DIP, info, log-cosh, MSSIM or importance-weighted VAEs: their tensors are the same",
+        "one of PyTorch-VAE's vanilla, beta, DIP, info, log-cosh, MSSIM or importance-weighted VAEs, or an early BetaTCVAE: "
+        "their tensors are the same",
         "images are in [0, 1] for its encoder although the output is a tanh",
     ]
     return [*out, "its labels may be several at once; one of them is set here"] if classes else out
@@ -99,7 +114,8 @@ def _recipe(m: int) -> Recipe:
     return Recipe(
         KLD_WEIGHT * m / 2,
         f"{KLD_WEIGHT} x {m} / 2",
-        "kld_weight of the repository's configs; a beta-VAE's multiplies it by beta (10 in bhvae.yaml)",
+        "kld_weight of the repository's configs, if it is the vanilla VAE; a beta-VAE's multiplies it by beta (10 in bhvae.yaml), "
+        "and the losses of others have more terms",
         (
             Mistake(
                 0.2 * m / 2,

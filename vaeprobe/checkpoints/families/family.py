@@ -78,6 +78,8 @@ class Found:
         warnings: what a user of this file should know before believing numbers.
         log_dispersion: name of the tensor of log inverse dispersions of a negative binomial, where there is one.
         dispersion_of: the condition at whose class a table of dispersions, a column a class, is taken.
+        pseudo_inputs: name of the linear layer of a VampPrior, whose clamped outputs are the pseudo-inputs: the prior is
+            the mixture of the posteriors that the encoder gives to them.
     """
 
     blueprint: Blueprint
@@ -88,12 +90,14 @@ class Found:
     warnings: tuple[str, ...] = ()
     log_dispersion: str = ""
     dispersion_of: str = ""
+    pseudo_inputs: str = ""
 
     def takes(self, name: str) -> bool:
         """Return whether a tensor has a place in the decoder or the encoder."""
         plan = self.blueprint.encoder
         stems = {**_decoder_keys(self.blueprint), **(_encoder_keys(plan) if plan is not None else {})}
-        return name.startswith(tuple(stems)) or name == self.log_dispersion
+        beside = (self.log_dispersion, *(f"{self.pseudo_inputs}.{k}" for k in ("weight", "bias")))
+        return name.startswith(tuple(stems)) or name in beside
 
 
 @dataclass(frozen=True)

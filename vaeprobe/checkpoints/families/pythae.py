@@ -50,7 +50,27 @@ NETS = {
 }  # fmt: skip
 # models whose loss has one KL term to N(0, 1), weighed by `beta`, 1 where they have none
 PLAIN = ("VAEConfig", "BetaVAEConfig")
-NO_NORMAL_PRIOR = ("VAMPConfig", "SVAEConfig", "VQVAEConfig", "PoincareVAEConfig")
+# whose latents are no draws of N(0, I), and what they are
+ELSEWHERE = {
+    "SVAEConfig": "its latents lie on the unit sphere: give some there, --latents FILE",
+    "PoincareVAEConfig": "its latents lie in a Poincaré ball: give some there, --latents FILE",
+    "VQVAEConfig": "its latents are codes of its quantiser: give some of these, --latents FILE",
+    "AEConfig": "it has no prior, so that draws of N(0, I) may be unlike its codes: give some of these, --latents FILE",
+    "RAE_L2_Config": "it has no prior, so that draws of N(0, I) may be unlike its codes: give some of these, --latents FILE",
+    "RAE_GP_Config": "it has no prior, so that draws of N(0, I) may be unlike its codes: give some of these, --latents FILE",
+}
+# posteriors that are no Gaussian with two heads
+OTHER_POSTERIORS = ("Flow", "IAF", "LinNF", "HVAE", "SVAE", "Poincare", "VQVAE")
+# why a loss has no one beta, by what the name of its class holds; the first that it holds
+REASONS = {
+    "VAMP": "its KL is to a mixture, the posteriors of its pseudo-inputs",
+    "VQVAE": "it has no KL, and a loss of its codes instead",
+    "RAE_": "it has no KL, and penalises codes and the decoder's gradient or weights",
+    "WAE_MMD": "it has no KL, and holds codes against the prior all together",
+    "Adversarial": "it has no KL: a discriminator holds codes against the prior",
+    "Disentangled": "it weighs the KL's distance to a capacity, which grew as it trained",
+    "IWAE": "it bounds the likelihood by several draws at once, at whose optimum posteriors are not the ELBO's",
+}
 
 
 def recognise(clues: f.Clues) -> f.Found | None:
@@ -167,12 +187,8 @@ def _found(config: Any, prefix: str, d: int, layers: list[Layer], plan: EncoderP
     if plan is not None:
         mean, spread = (f.linear("embedding"),), (f.linear("log_var"),)
         plan = replace(plan, mean=mean, spread=spread, prefix=f"{prefix}encoder.")
-    if (
-        name
-        and name not in PLAIN
-        and ("Flow" in name or "IAF" in name or "HVAE" in name or name in NO_NORMAL_PRIOR)
-    ):
-        plan = None  # their posterior is no Gaussian with these two heads
+    if any(word in name for word in OTHER_POSTERIORS):
+        plan = None
     loss = config.get("reconstruction_loss")
     likelihood = {"mse": "gaussian", "bce": "bernoulli"}.get(str(loss))
     bp = Blueprint(
@@ -182,15 +198,25 @@ def _found(config: Any, prefix: str, d: int, layers: list[Layer], plan: EncoderP
         prefix=f"{prefix}decoder.",
         encoder=plan,
     )
-    return f.Found(bp, encoder_scope=(f"{prefix}encoder.",), recipe=_recipe(name, config))
+    vamp = name == "VAMPConfig" and plan is not None
+    return f.Found(
+        bp,
+        encoder_scope=(f"{prefix}encoder.",),
+        recipe=_recipe(name, config),
+        warnings=(ELSEWHERE[name],) if name in ELSEWHERE else (),
+        pseudo_inputs=f"{prefix}pseudo_inputs.0" if vamp else "",
+    )
 
 
 def _recipe(name: str, config: Any) -> Recipe:
     """Return beta: half the squared error, or the cross-entropy, summed, against beta times the KL."""
     if name and name not in PLAIN:
-        return Recipe(
-            None, f"the loss of {name.removesuffix('Config')} has more terms than one KL to N(0, 1)"
-        )
+        if name == "AEConfig":
+            return Recipe(None, "an AE has no KL")
+        model = name.removesuffix("Config").strip("_")
+        why = next((why for word, why in REASONS.items() if word in name), None)
+        more = f"the loss of {model} has more terms than one KL to N(0, 1)"
+        return Recipe(None, f"{model}: {why}" if why else more)
     beta = config.get("beta", 1.0)
     if isinstance(beta, bool) or not isinstance(beta, (int, float)):
         beta = 1.0

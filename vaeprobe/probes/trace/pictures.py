@@ -178,9 +178,10 @@ def _curves(paths: Paths) -> list[Section]:
             note=note,
         )
 
+    factor = "log N(v . z; 0, 1) - log s" if seams[0].prior is None else "log p(v . z) - log s"
     return [
         drawn("Singular value", lambda s: s.s, "s"),
-        drawn("Log density factor", lambda s: s.log_factor, "nats", "log N(v . z; 0, 1) - log s"),
+        drawn("Log density factor", lambda s: s.log_factor, "nats", factor),
     ]
 
 

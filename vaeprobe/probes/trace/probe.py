@@ -312,7 +312,7 @@ class Trace(Probe):
 
         decoder = decoder.standardised()
         if decoder.learned is not None:  # a mixture: no units make it N(0, I)
-            densities = "the log_prior and log_factor of seams are those of N(0, I), not of the mixture"
+            densities = "log_prior is that of the mixture, and log_factor the mixture's along each seam: it is no product of these"
             decoder = replace(decoder, notes=(*decoder.notes, Finding(LEARNED_PRIOR, densities)))
         settings, starts = self.settings(decoder), self.samples
         part = part_of(decoder, self.part, self.seed, whole=decoder.latent_dim)
