@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaeprobe.data import in_memory, open_data
+from vaeprobe.data import NotFiniteError, in_memory, open_data
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError
 
 A = np.random.default_rng(0).normal(size=(103, 3, 4))
@@ -271,6 +271,33 @@ print(rows, peak() - before)
     rows, grown = map(int, out.split())
     assert rows == count
     assert grown < 120
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "csv"])
+def test_one_of_several_blocks(tmp_path: Path, suffix: str) -> None:
+    X = np.arange(46.0).reshape(23, 2)
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "csv":
+        np.savetxt(path, X, delimiter=",")
+    else:
+        (np.save if suffix == "npy" else np.savez_compressed)(path, X)
+    data = open_data([path, path])
+    blocks = [block.copy() for block in data.blocks(4, every=3)]
+    assert [len(block) for block in blocks] == [4, 4, 4, 4]
+    np.testing.assert_array_equal(blocks[1], X[12:16])
+    np.testing.assert_array_equal(blocks[3], X[12:16])
+
+
+def test_who_sums_rows_up_anyway_asks_about_numbers_that_are_not_finite() -> None:
+    X = np.ones((5, 2))
+    X[3, 1] = np.inf
+    data = in_memory(X)
+    assert sum(len(block) for block in data.blocks(2, looked_at=False)) == 5
+    data.refuse(X[:3])
+    with pytest.raises(NotFiniteError, match=r"1 of 5 rows hold NaN or infinity .*: 3"):
+        data.refuse(X[2:4], 2)
+    assert [len(block) for block in in_memory(X, nonfinite="drop").blocks(2, looked_at=False)] == [2, 1, 1]
+    in_memory(X, nonfinite="keep").refuse(X)
 
 
 # -- folders of images ----------------------------------------------------------------------------

@@ -107,6 +107,17 @@ def test_bootstrap_angles_match_the_asymptotic_ones() -> None:
         assert angles[i] == pytest.approx(expected, rel=0.2)
 
 
+def test_some_rows_of_many_say_how_far_the_columns_of_all_stray(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(40_000, 4)) * np.sqrt((9.0, 4.0, 1.0, 0.25))
+    found = spectrum.compute(in_memory(X), 2)
+    of_all, _ = identifiability.bootstrap_angles(in_memory(X), found, 2, resamples=400)
+    monkeypatch.setattr(identifiability, "MOST_ROWS", 4_000)
+    monkeypatch.setattr(identifiability, "BLOCK", 64)
+    of_some, _ = identifiability.bootstrap_angles(in_memory(X), found, 2, resamples=400)
+    np.testing.assert_allclose(of_some, of_all, rtol=0.15)
+    assert (of_some != of_all).all()
+
+
 # -- missing values ---------------------------------------------------------------------------------
 
 

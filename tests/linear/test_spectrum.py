@@ -122,8 +122,8 @@ def test_the_bound_of_a_norm_is_one_and_near() -> None:
     A = np.random.default_rng(0).normal(size=(200, 200))
     for D in (A + A.T, np.diag(np.arange(5.0)), np.zeros((3, 3))):
         norm = np.linalg.norm(D, 2)
-        assert norm <= norm_bound(D) * (1 + 1e-12)
-        assert norm_bound(D) <= len(D) ** (1 / 16) * norm * (1 + 1e-12)
+        assert norm <= norm_bound(D)
+        assert norm_bound(D) <= len(D) ** (1 / 16) * norm * (1 + 2e-5)
 
 
 def test_wide_rows_start_warm_and_end_within_the_tolerance() -> None:

@@ -92,7 +92,9 @@ class Data:
         first, last = (self.first + self.rows * k // world for k in (rank, rank + 1))
         return Data(self.shards, self.factor, self.nonfinite, self.notes, first, last)
 
-    def blocks(self, size: int = 8192, *, dtype: DTypeLike | None = None) -> Iterator[Array]:
+    def blocks(
+        self, size: int = 8192, *, dtype: DTypeLike | None = None, looked_at: bool = True, every: int = 1
+    ) -> Iterator[Array]:
         """Yield the rows in order, flattened and scaled, shape (b, columns), b <= size.
 
         A block may be overwritten by the next one: copy what you keep, and write into none.
@@ -100,6 +102,9 @@ class Data:
         Args:
             size: rows per block.
             dtype: float32 or float64; by default `self.dtype`.
+            looked_at: False leaves it to the caller, who sums the columns anyway, to find out that a number is not
+                finite and to ask `refuse`.
+            every: of as many blocks of each stored array, one is yielded.
 
         Raises:
             InputError: a row has NaN or infinity and `nonfinite` is "refuse"; the file is damaged.
@@ -107,15 +112,23 @@ class Data:
         kind = np.dtype(dtype or self.dtype)
         size = max(1, min(size, LARGEST_BLOCK // (8 * self.columns)))
         row = 0
-        for block in self._converted(size, kind):
-            if self.nonfinite != "keep" and not _all_finite(block):
-                good = np.isfinite(block).all(axis=1)
-                if self.nonfinite == "refuse":
-                    raise self._refusal(row)
-                yield block[good]
+        looked_at &= self.nonfinite != "keep"
+        for block in self._converted(size, kind, every):
+            if (looked_at or self.nonfinite == "drop") and not _all_finite(block):
+                self.refuse(block, row)
+                yield block[np.isfinite(block).all(axis=1)]
             else:
                 yield block
-            row += len(block)
+            row += len(block) if every == 1 else 0
+
+    def refuse(self, block: Array, row: int = 0) -> None:
+        """Raise NotFiniteError if a number of the block is not finite and `nonfinite` is "refuse".
+
+        Args:
+            row: the block's first row; those before it are known to be finite.
+        """
+        if self.nonfinite == "refuse" and not np.isfinite(block).all():
+            raise self._refusal(row)
 
     def read(self, limit: int | None = None, *, dtype: DTypeLike | None = None) -> Array:
         """Return the rows, shape (rows, *row_shape), float32 or float64, scaled; the first `limit` of them.
@@ -140,13 +153,13 @@ class Data:
                 break
         return out[:done].reshape(done, *self.row_shape)
 
-    def _converted(self, size: int, kind: np.dtype[Any]) -> Iterator[Array]:
+    def _converted(self, size: int, kind: np.dtype[Any], every: int = 1) -> Iterator[Array]:
         offset = 0
         for shard in self.shards:
             start, stop = max(self.first - offset, 0), min(self.last - offset, shard.rows)
             offset += shard.rows
             if start < stop:
-                for raw in shard.blocks(size, start, stop):
+                for raw in shard.some_blocks(size, start, stop, every):
                     yield _convert(raw, shard, kind, self.factor)
 
     def _refusal(self, seen: int) -> NotFiniteError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 
@@ -40,6 +41,8 @@ class Shard(ABC):
         notes: what a reader should know.
     """
 
+    IN_ORDER: ClassVar[bool] = False  # whether rows are found by reading those before them
+
     path: str
     rows: int
     row_shape: tuple[int, ...]
@@ -55,6 +58,14 @@ class Shard(ABC):
     @abstractmethod
     def blocks(self, size: int, start: int, stop: int) -> Iterator[Array]:
         """Yield stored numbers, shape (b, columns), for rows start to stop; a block may be overwritten by the next."""
+
+    def some_blocks(self, size: int, start: int, stop: int, every: int) -> Iterator[Array]:
+        """Yield one of `every` blocks; where rows are found without reading those before them, only these are read."""
+        if every == 1 or self.IN_ORDER:
+            yield from itertools.islice(self.blocks(size, start, stop), 0, None, every)
+            return
+        for first in range(start, stop, size * every):
+            yield from self.blocks(size, first, min(first + size, stop))
 
 
 def rows_of(path: str, shape: Sequence[int], dtype: np.dtype[Any]) -> dict[str, Any]:
@@ -122,6 +133,8 @@ def _bytes_of(block: Array) -> memoryview:
 @dataclass(frozen=True, kw_only=True)
 class MemberShard(Shard):
     """A .npy member of an archive, unpacked as a stream."""
+
+    IN_ORDER: ClassVar[bool] = True
 
     member: Entry
     start: int

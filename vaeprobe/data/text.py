@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -30,6 +30,8 @@ LONGEST_LINE = 1 << 24  # letters
 @dataclass(frozen=True, kw_only=True)
 class TextShard(Shard):
     """Delimited text; empty cells and NA, NaN, null are missing values."""
+
+    IN_ORDER: ClassVar[bool] = True
 
     delimiter: str | None
     skip: int

@@ -28,6 +28,7 @@ EXTRA = 16  # directions beyond the d columns that the bootstrap lets them turn 
 MOST_GROUPS = 1000
 GROUP_NUMBERS = 2**22  # numbers of all groups' second moments, at most
 BLOCK = 2048
+MOST_ROWS = 2**17  # that tell how far resampled moments stray
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +104,47 @@ def bootstrap_angles(
     """Return the quantile of each column's angle to its resampled self, shape (d,), and the directions used.
 
     Rows are resampled in up to 1000 interleaved groups (single rows where n <= 1000), inside the span of the
-    d columns and the 16 next eigenvectors.
+    d columns and the 16 next eigenvectors.  Of more than `MOST_ROWS` rows some blocks, evenly spread, say how far
+    resampled second moments stray, which goes with the root of their number (Bickel, Goetze and van Zwet 1997).
     """
     K = min(spectrum.rank, d + EXTRA, spectrum.vectors.shape[1])
-    U = spectrum.vectors[:, :K].astype(data.dtype)
     groups = max(min(spectrum.n, MOST_GROUPS, GROUP_NUMBERS // (K * K)), 2)
+    outer, sums, counts = _groups(data, spectrum, K, groups)
+    flat = outer.reshape(groups, -1)
+
+    def moments(weight: Array) -> Array:
+        """Return the covariances of rows whose groups count so many times, weight (r, groups), shape (r, K, K)."""
+        n = np.maximum(weight @ counts, 1.0)[:, None]
+        centre = weight @ sums / n
+        return (weight @ flat / n).reshape(-1, K, K) - centre[:, :, None] * centre[:, None, :]
+
+    rng = stream(seed, "bootstrap columns")
+    # in the basis of the eigenvectors
+    S, whole, share = np.diag(spectrum.values[:K]), moments(np.ones((1, groups))), counts.sum() / spectrum.n
+    found = []
+    at_once = max(1, GROUP_NUMBERS // (K * K))
+    for first in range(0, resamples, at_once):
+        count = min(at_once, resamples - first)
+        weight = rng.multinomial(groups, np.full(groups, 1 / groups), size=count).astype(np.float64)
+        V = np.linalg.eigh(S + math.sqrt(share) * (moments(weight) - whole))[1][:, :, ::-1]
+        found.append(np.minimum(np.abs(np.diagonal(V, axis1=1, axis2=2))[:, :d], 1.0))
+    angles = np.full(d, math.pi / 2)
+    known = np.arccos(np.concatenate(found))
+    angles[: known.shape[1]] = np.quantile(known, level, axis=0)
+    return angles, K
+
+
+def _groups(data: Data, spectrum: Spectrum, K: int, groups: int) -> tuple[Array, Array, Array]:
+    """Return second moments, sums and counts of the scores of interleaved groups of rows.
+
+    Returns:
+        shapes (groups, K, K), (groups, K) and (groups,).
+    """
+    kind, every = data.dtype, max(1, data.rows // MOST_ROWS)
+    U, mean = spectrum.vectors[:, :K].astype(kind), spectrum.mean.astype(kind)
     outer, sums, counts = np.zeros((groups, K, K)), np.zeros((groups, K)), np.zeros(groups)
     turns = max(1, min(GROUP_NUMBERS // (2 * groups * K), -(-data.rows // groups)))
-    mean = spectrum.mean.astype(data.dtype)
-    held, there = np.zeros((turns * groups, K), data.dtype), 0
+    held, there = np.zeros((turns * groups, K), kind), 0
 
     def add() -> None:
         scores = held.reshape(turns, groups, K)
@@ -120,7 +153,7 @@ def bootstrap_angles(
         np.add(counts, np.bincount(np.arange(there) % groups, minlength=groups), out=counts)
 
     done = 0
-    for block in data.blocks(BLOCK):
+    for block in data.blocks(BLOCK, every=every):
         scores = (block - mean) @ U
         done += len(scores)
         while len(scores):
@@ -130,21 +163,8 @@ def bootstrap_angles(
             if there == len(held):
                 add()
                 there = 0
-        tell("bootstrap, scores", done, data.rows)
+        tell("bootstrap, scores", min(done * every, data.rows), data.rows)
     held[there:] = 0
     add()
     tell("bootstrap, scores", data.rows, data.rows)
-    rng = stream(seed, "bootstrap columns")
-    flat = outer.reshape(groups, -1)
-    found = np.empty((resamples, min(d, K)))
-    for r in range(resamples):
-        weight = rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
-        n = max(float(weight @ counts), 1.0)
-        centre = weight @ sums / n
-        S = (weight @ flat).reshape(K, K) / n - np.outer(centre, centre)
-        V = np.linalg.eigh(S)[1][:, ::-1]
-        own = np.minimum(np.abs(np.diagonal(V))[: found.shape[1]], 1.0)
-        found[r] = np.arccos(own)
-    angles = np.full(d, math.pi / 2)
-    angles[: found.shape[1]] = np.quantile(found, level, axis=0)
-    return angles, K
+    return outer, sums, counts

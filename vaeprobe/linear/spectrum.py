@@ -162,13 +162,20 @@ def _blurred(found: Spectrum, k: int, slip: Array) -> bool:
     (Mathias 1998): the error of a matrix of products lies mostly along its large eigenvectors.
 
     Args:
+        found: its residuals are the bound of the slip.
         slip: of the covariance, shape (m, m).
     """
     needed = least(found, k)
+    off = float(found.residuals[0])
+
+    def much(near: float) -> bool:
+        # values that are not small differ from the needed one by nine times as much at least
+        return not near + off**2 / (9 * max(needed, 1e-300)) <= FLOAT32_DIGITS * needed
+
+    if not much(off):  # whatever direction it lies in
+        return False
     small = found.vectors[:, found.values <= 10 * needed]
-    near = norm_bound(small.T @ slip @ small)
-    # values that are not small differ from the needed one by nine times as much at least
-    return not near + norm_bound(slip) ** 2 / (9 * max(needed, 1e-300)) <= FLOAT32_DIGITS * needed
+    return much(norm_bound(small.T @ slip @ small))
 
 
 def _triangle(data: Data, mean: Array) -> Array:

@@ -138,7 +138,8 @@ def identified(
     ident = identifiability.of_spectrum(spec, solution.d, solution.active.tolist())
     if resamples is None:
         K = min(solution.d + identifiability.EXTRA, spec.m)
-        cost = own.rows * spec.m * K + 20 * RESAMPLES * K**3  # scores, then an eigenproblem per resample
+        rows = min(own.rows, identifiability.MOST_ROWS)
+        cost = rows * spec.m * K + 20 * RESAMPLES * K**3  # scores, then an eigenproblem per resample
         resamples = RESAMPLES if cost <= FREE_BOOTSTRAP else 0
     if resamples == 0 or not whole:
         return ident
