@@ -33,7 +33,8 @@ from vaeprobe.inference.consistency import Consistency, self_consistency
 from vaeprobe.inference.moments import posterior_moments
 from vaeprobe.intervals import binomial_interval, mean_interval, median_interval
 from vaeprobe.likelihoods import Gaussian
-from vaeprobe.probes.orthogonality.numbers import Reading
+from vaeprobe.probes.orthogonality.numbers import metrics_of
+from vaeprobe.probes.orthogonality.reading import Reading
 
 from maps import e
 from vaes import linear_vae
@@ -111,7 +112,7 @@ def truths(many: int, rotations: int) -> dict[str, float]:
     """Return the values of `orthogonality` over many latents and rotations."""
     z = latents(many, 3, 10**6)
     large = reading(z, 10**6, rotations)
-    found = {m.id: m.value for m in large.metrics() if isinstance(m.value, float)}
+    found = {m.id: m.value for m in metrics_of(large) if isinstance(m.value, float)}
     shared = [pairwise_information(rotate(large.usable[:2000], R)).mean() for R in haar(3, rotations, 77)]
     found["orthogonality.mutual_information_null"] = float(torch.stack(shared).mean())
     found["orthogonality.ima_contrast_held_out"] = found["orthogonality.ima_contrast"]
@@ -134,7 +135,7 @@ def orthogonality(trials: int) -> list[Row]:
         local["orthogonality.fixable"] = (
             local["orthogonality.ima_contrast"] - local["orthogonality.ima_contrast_rotated"]
         )
-        ends = [(m.id, m.ci) for m in one.metrics() if m.ci is not None]
+        ends = [(m.id, m.ci) for m in metrics_of(one) if m.ci is not None]
         assert one.entropies is not None
         H = one.entropies[0][1]
         truth_H = float(column_norms(large)[:, 0].log().mean()) + 0.5 * np.log(2 * np.pi * np.e)

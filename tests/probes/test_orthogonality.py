@@ -24,7 +24,8 @@ from vaeprobe.errors import UsageError
 from vaeprobe.latents import Given, Posterior, Prior
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
-from vaeprobe.probes.orthogonality.numbers import Reading, Repair, repair_of
+from vaeprobe.probes.orthogonality.reading import Reading
+from vaeprobe.probes.orthogonality.repair import Repair, repair_of
 from vaeprobe.probes.orthogonality.words import verdict
 from vaeprobe.published import place
 from vaeprobe.report import Metric, metric_map

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vaeprobe.report import Bars, Heatmap, Histogram, Metric, Section, Table, Value
 
 if TYPE_CHECKING:
-    from vaeprobe.probes.orthogonality.numbers import Reading
+    from vaeprobe.probes.orthogonality.reading import Reading
 
 # Latents shown in a picture.
 SHOWN = 24

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.latents import Latents
-    from vaeprobe.probes.orthogonality.numbers import Reading
+    from vaeprobe.probes.orthogonality.reading import Reading
     from vaeprobe.probes.parts import Block
 
 
@@ -288,7 +288,7 @@ class Orthogonality(Probe):
         from vaeprobe.latents import Prior
         from vaeprobe.probes.orthogonality import neighbours
         from vaeprobe.probes.orthogonality.energy import whole_of
-        from vaeprobe.probes.orthogonality.numbers import Reading
+        from vaeprobe.probes.orthogonality.reading import Reading
 
         decoder = decoder.standardised().under(self.likelihood)
         source = self.source()
@@ -326,8 +326,9 @@ class Orthogonality(Probe):
         self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...], beside: Metric, asked: int
     ) -> OrthogonalityResult:
         from vaeprobe.probes.orthogonality import words
+        from vaeprobe.probes.orthogonality.numbers import metrics_of
 
-        metrics = metric_map([*reading.metrics(), beside])
+        metrics = metric_map([*metrics_of(reading), beside])
         word, summary = words.verdict(metrics, reading)
         alignment = metrics["orthogonality.alignment"].value
         if (

@@ -25,7 +25,8 @@ from vaeprobe.probes.parts import SOME
 from vaeprobe.report import Finding, Metric
 
 if TYPE_CHECKING:
-    from vaeprobe.probes.orthogonality.numbers import Reading, Repair
+    from vaeprobe.probes.orthogonality.reading import Reading
+    from vaeprobe.probes.orthogonality.repair import Repair
 
 # Columns are called orthogonal where three things hold: their root-mean-square cosine, as the contrast implies it,
 # is under ORTHOGONAL; the alignment is at least FAR, so that c is a fifth of what random axes have or less; and

@@ -1,0 +1,348 @@
+"""What is read off Gram matrices, each quantity once, when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vaeprobe.geometry import gram
+from vaeprobe.geometry.entropies import pairwise_information, seam_entropies
+from vaeprobe.geometry.rotations import (
+    TIE,
+    Alignment,
+    RotationFit,
+    alignment,
+    distance_to_axes,
+    haar,
+    joint_diagonalise,
+    rotate,
+    rotated_contrast,
+)
+from vaeprobe.intervals import mean_interval
+from vaeprobe.probes.orthogonality.energy import Whole
+from vaeprobe.probes.orthogonality.repair import Repair, RowSpace, repair_of
+
+if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.probes.parts import Block
+
+__all__ = ["Reading"]
+
+# Active latents above which the best rotation is not searched.
+LARGEST_SEARCH = 128
+# Multiplications that the rotation null may take (in units of one product of k x k matrices, k^3), and the
+# fewest latents it is taken over: half a minute of one core for hundreds of latents.
+NULL_BUDGET = 3e11
+FEWEST_NULL = 16
+FRAME_BUDGET = 1e9
+TINY = 1e-300
+# Two columns are one where the cosine between them is this near to 1.
+COLLINEAR = 1e-6
+
+
+class Reading:
+    """Gram matrices, and all that can be read off them; each number once, when it is first asked for.
+
+    Attributes:
+        G: finite pullback metrics over the continuous latents, shape (n, k, k).
+        whole: what is known of the whole of G, of which these may be a part.
+        overflowed: latents left out since their Gram matrix is not finite.
+        names: name of each continuous latent.
+        active: indices of the active latents, shape (a,).
+        sub: pullback metrics over the active latents, shape (n, a, a).
+        contrast: ima contrast of `sub`, shape (n,); inf where J is rank-deficient.
+        regular: where it is finite, shape (n,).
+        per_sample: the values behind the metrics that are means, by id, where no latent was left out.
+        no_pairs: why there are no pairs of columns, or None.
+        singular: why the contrast is undefined, or None.
+    """
+
+    def __init__(
+        self,
+        G: Tensor,
+        decoder: Decoder,
+        *,
+        isotropic: bool,
+        seed: int,
+        active_threshold: float,
+        rotations: int | None,
+        restarts: int | None,
+        beta_sigma2: float,
+        likelihood: str | None,
+        whole: Whole | None = None,
+        block: Block | None = None,
+    ) -> None:
+        finite = torch.isfinite(G).flatten(1).all(1)
+        dtype = decoder.dtype or torch.float64
+        self.decoder, self.isotropic, self.dtype = decoder, isotropic, dtype
+        self.seed, self.active_threshold = seed, active_threshold
+        self.beta_sigma2, self.likelihood = beta_sigma2, likelihood
+        self.per_sample: dict[str, tuple[float, ...]] = {}
+        self.samples = len(G)
+        self.G, self.overflowed = G[finite], int((~finite).sum())
+        self.block = block
+        self.whole = whole or Whole(None, G.shape[-1], why="not measured")
+        self.names = decoder.latent_names if block is None else block.names
+        self.kind = "latents" if block is None else block.kind
+        self.tie = max(TIE, 1000 * float(torch.finfo(dtype).eps))
+        self.active = gram.active_latents(self.G, active_threshold).nonzero().flatten()
+        a = len(self.active)
+        self.sub = self.G if a == len(self.names) else self.G[:, self.active[:, None], self.active]
+        self.tolerance = gram.singular_tolerance(max(a, 1), dtype)
+        self.contrast = gram.ima_contrast(self.sub, tolerance=self.tolerance)
+        self.regular = torch.isfinite(self.contrast)
+        self.cosines = gram.column_cosines(self.sub)
+        self.no_pairs = self._why_no_pairs()
+        self.singular = self.no_pairs or self._why_singular()
+        self.rotations = rotations or int(min(999, max(99, 3e10 // (len(self.G) * max(a, 1) ** 3 + 1))))
+        self.restarts = (4 if a <= 16 else 2) if restarts is None else restarts
+
+    def _why_no_pairs(self) -> str | None:
+        if len(self.G) < 2:
+            return f"the Jacobian is finite at {len(self.G)} of {self.overflowed + len(self.G)} latents"
+        if not self.G.any():
+            return "every column of the Jacobian is zero: no latent moves the output"
+        if len(self.active) == 0:
+            return f"no column of the Jacobian is longer than {self.active_threshold:g} of the longest"
+        if len(self.names) == 1:
+            return "the only latent makes no pair of columns"
+        if len(self.active) == 1:
+            return f"{self.names[int(self.active[0])]} alone is active, and makes no pair of columns"
+        return None
+
+    def _why_singular(self) -> str | None:
+        n, a, m = len(self.G), len(self.active), self.decoder.data_dim
+        if m < a:
+            return f"J is rank-deficient: {m} outputs cannot hold {a} independent columns"
+        lost = n - int(self.regular.sum())
+        if 2 * lost > n or n - lost < 2:
+            return f"J is rank-deficient at {lost} of {n} latents: {self.lost_how}"
+        return None
+
+    @property
+    def lost_how(self) -> str:
+        """What makes J rank-deficient where it is."""
+        zero = int((self.zero_columns & ~self.regular).sum())
+        dependent = int((~self.regular).sum()) - zero
+        parts = [f"a column of length zero at {zero}"] if zero else []
+        parts += [f"columns linearly dependent at {dependent}"] if dependent else []
+        return ", ".join(parts)
+
+    @cached_property
+    def zero_columns(self) -> Tensor:
+        """Where an active column has length zero, shape (n,)."""
+        return (self.sub.diagonal(dim1=-2, dim2=-1) <= 0).any(1)
+
+    # -- quantities --------------------------------------------------------------------------------
+
+    @cached_property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """|C_ij| of pairs i < j and whether both columns have a length, each (n, pairs)."""
+        i, j = torch.triu_indices(len(self.active), len(self.active), 1)
+        lengths = self.cosines.diagonal(dim1=-2, dim2=-1) > 0
+        return self.cosines[:, i, j].abs(), lengths[:, i] & lengths[:, j]
+
+    @cached_property
+    def cosine_matrix(self) -> tuple[tuple[float | None, ...], ...] | None:
+        """Mean |C_ij| over the latents where both columns have a length, active x active."""
+        if self.no_pairs:
+            return None
+        lengths = (self.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
+        count = lengths.T @ lengths
+        total = self.cosines.abs().sum(0)
+        return tuple(
+            tuple(float(t / c) if c > 0 else None for t, c in zip(ts, cs, strict=True))
+            for ts, cs in zip(total, count, strict=True)
+        )
+
+    @cached_property
+    def mean_norms(self) -> Tensor:
+        """Mean column norm of each continuous latent, shape (k,)."""
+        return gram.column_norms(self.G).mean(0) if len(self.G) else torch.zeros(len(self.names))
+
+    @cached_property
+    def usable(self) -> Tensor:
+        """Pullback metrics over the active latents where J has full rank."""
+        return self.sub if self.regular.all() else self.sub[self.regular]
+
+    @cached_property
+    def frame(self) -> tuple[Tensor, Tensor]:
+        """Singular values and right singular vectors of the active columns where J has full rank.
+
+        At the first latents only where hundreds are active: each frame costs some k^3.
+        """
+        rows = max(FEWEST_NULL, int(FRAME_BUDGET // max(len(self.active), 1) ** 3))
+        return gram.singular_frame(self.usable[:rows])
+
+    @cached_property
+    def all_singular_values(self) -> Tensor:
+        """Singular values of all continuous columns at every latent, shape (n, k)."""
+        if self.usable is self.G:
+            return self.frame[0]
+        rows = max(FEWEST_NULL, int(FRAME_BUDGET // len(self.names) ** 3))
+        return gram.singular_frame(self.G[:rows])[0]
+
+    @cached_property
+    def rms_singular_values(self) -> Tensor:
+        """Root-mean-square singular values of the active columns, descending; none where undefined."""
+        return self.frame[0].square().mean(0).sqrt() if self.singular is None else torch.zeros(0)
+
+    @cached_property
+    def alignment(self) -> Alignment | None:
+        if self.singular:
+            return None
+        rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * len(self.active) ** 3)))
+        G = self.usable[:rows]
+        return alignment(G, count=self.rotations, seed=self.seed, tolerance=self.tolerance)
+
+    @cached_property
+    def gap_alignment(self) -> Alignment | None:
+        """The rotation test on the mean-field gap, which is finite where J is rank-deficient; None without pairs.
+
+        The gap is the contrast of I + G / (beta sigma^2) over the active latents, and rotations leave I alone.
+        """
+        if self.no_pairs:
+            return None
+        k = len(self.active)
+        rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * k**3)))
+        Lambda = torch.eye(k, dtype=self.G.dtype) + self.sub[:rows] / self.beta_sigma2
+        if not torch.isfinite(gram.ima_contrast(Lambda)).all():  # columns so long that I is lost beside them
+            return None
+        return alignment(Lambda, count=self.rotations, seed=self.seed)
+
+    @cached_property
+    def rank(self) -> tuple[int, int]:
+        """Lowest and highest number of singular values above rounding, over latents."""
+        s = self.all_singular_values
+        rounding = gram.singular_tolerance(s.shape[1], self.dtype) ** 0.5
+        counts = (s > rounding * s[:, :1]).sum(1)
+        return int(counts.min()), int(counts.max())
+
+    @cached_property
+    def low_rank(self) -> bool:
+        """Whether J has fewer dimensions than active latents, and is not singular for a reason that ends the matter.
+
+        Those reasons: too few outputs, two latents that move the output alike, no dimension left for a pair.
+        """
+        if not self.singular or self.no_pairs or self.decoder.data_dim < len(self.active) or self.rank[0] < 2:
+            return False
+        cosine, _ = self.pairs
+        alike = cosine.amax(1) > 1 - COLLINEAR
+        found = self.gap_alignment
+        return found is not None and found.value is not None and float(alike.double().mean()) < 0.5
+
+    @cached_property
+    def row_space(self) -> RowSpace | None:
+        """The subspace of the active latents that all Jacobians see, where it is smaller and J has full rank on it."""
+        if not self.singular or self.no_pairs:
+            return None
+        # each latent has one vote, however long its columns
+        G = self.sub / self.sub.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(TINY)[:, None, None]
+        values, vectors = torch.linalg.eigh(G.mean(0))
+        seen = values > self.tolerance * values[-1]
+        r = int(seen.sum())
+        if not 2 <= r < len(self.active) or r > LARGEST_SEARCH:
+            return None
+        B = vectors[:, seen].flip(1)
+        inside = B.T @ self.sub @ B
+        regular = torch.isfinite(gram.ima_contrast(inside, tolerance=self.tolerance))
+        inside = inside[regular]
+        if 2 * int(regular.sum()) <= len(G) or len(inside) < 4:
+            return None
+        fitted, held = inside[::2], inside[1::2]
+        found = joint_diagonalise(fitted, restarts=self.restarts, seed=self.seed, tolerance=self.tolerance)
+        best = rotated_contrast(held, found.R[None], tolerance=self.tolerance)[0]
+        null = alignment(held, count=min(self.rotations, 99), seed=self.seed, tolerance=self.tolerance)
+        return RowSpace(r, repair_of(null.null.numpy(), best.numpy()))
+
+    @cached_property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Pullback metrics of every other latent: to fit R* on, and to judge it on."""
+        largest = max(64, 4_000_000 // len(self.active) ** 2)
+        return self.usable[::2][:largest], self.usable[1::2]
+
+    @cached_property
+    def search(self) -> RotationFit | str:
+        """The best rotation of the active latents, or why there is none."""
+        if self.singular:
+            return self.singular
+        if len(self.active) > LARGEST_SEARCH:
+            return f"the best of all rotations is not searched for more than {LARGEST_SEARCH} active latents"
+        fit, held = self.halves
+        if len(held) < 2:
+            return f"{len(fit) + len(held)} latents are too few to fit a rotation on one half and judge it on the other"
+        return joint_diagonalise(fit, restarts=self.restarts, seed=self.seed, tolerance=self.tolerance)
+
+    @cached_property
+    def held_out(self) -> tuple[Tensor, Tensor] | None:
+        """The contrasts of the latents that R* was not fitted on, at the axes and at R*; None without R*."""
+        if isinstance(self.search, str):
+            return None
+        held = self.halves[1]
+        given = gram.ima_contrast(held, tolerance=self.tolerance)
+        return given, rotated_contrast(held, self.search.R[None], contrast=given, tolerance=self.tolerance)[0]
+
+    @cached_property
+    def repair(self) -> Repair | None:
+        """What R* does to them, or None."""
+        return None if self.held_out is None else repair_of(*(c.numpy() for c in self.held_out))
+
+    @cached_property
+    def rotation(self) -> Tensor | None:
+        """R* over the whole latent space, shape (latent, latent), or None."""
+        if isinstance(self.search, str):
+            return None
+        if self.block is not None:
+            R = torch.eye(len(self.names), dtype=torch.float64)
+            R[self.active[:, None], self.active] = self.search.R
+            return self.block.lifted(R, self.decoder)
+        R = torch.eye(self.decoder.latent_dim, dtype=torch.float64)
+        at = torch.tensor(self.decoder.continuous)[self.active]
+        R[at[:, None], at] = self.search.R
+        return R
+
+    @cached_property
+    def chance(self) -> tuple[float, float]:
+        """The mean |cos| under random rotations, and the mean distance of random V to the axes."""
+        a = len(self.active)
+        i, j = torch.triu_indices(a, a, 1)
+        cosine = torch.stack([gram.column_cosines(G)[:, i, j].abs().mean() for G in self.rotated()]).mean()
+        V = haar(a, 64, self.seed + 1)
+        spread = torch.arange(a, 0, -1, dtype=V.dtype).expand(len(V), a)
+        return float(cosine), float(distance_to_axes(spread, V).mean())
+
+    def rotated(self) -> Iterator[Tensor]:
+        """Yield the metrics of the first latents in a few random bases."""
+        G = self.usable[:128]
+        return (rotate(G, R) for R in haar(len(self.active), 20, self.seed))
+
+    @cached_property
+    def entropies(self) -> tuple[tuple[float, tuple[float, float] | None], ...] | None:
+        """Entropy of each active latent in nats, with its interval; None where J has not full rank."""
+        if self.singular:
+            return None
+        H = seam_entropies(self.usable)
+        return tuple(
+            (float(x), mean_interval(column)) for x, column in zip(H.mean(0), H.T.numpy(), strict=True)
+        )
+
+    @cached_property
+    def information(self) -> tuple[tuple[float | None, ...], ...] | None:
+        """Mean -1/2 log(1 - C_ij^2) of each pair in nats, active x active; None where J has not full rank."""
+        if self.singular:
+            return None
+        a = len(self.active)
+        out: list[list[float | None]] = [[None] * a for _ in range(a)]
+        pairs = zip(*torch.triu_indices(a, a, 1).tolist(), strict=True)
+        for (i, j), value in zip(pairs, pairwise_information(self.usable).mean(0).tolist(), strict=True):
+            out[i][j] = out[j][i] = value
+        return tuple(tuple(row) for row in out)
+
+    @property
+    def noise(self) -> str:
+        """What the mean-field gap supposes: beta alone where the likelihood's metric carries the noise."""
+        return f"{'beta' if self.likelihood else 'beta sigma^2'} = {self.beta_sigma2:g}"
