@@ -22,7 +22,8 @@ from vaeprobe.checkpoints import selection
 from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, UnsafeError, UsageError
 from vaeprobe.files import torch_pickles
-from vaeprobe.files.pickles import Built, Global, Persistent, PickleError, interpret, walk
+from vaeprobe.files.inert import Built, Global, Persistent, walk
+from vaeprobe.files.pickles import PickleError, interpret
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source
 from vaeprobe.files.trust import trust

@@ -10,7 +10,8 @@ from vaeprobe.checkpoints import architecture, families, folders, naming, said, 
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.inspection import Inspection, Kind, TensorInfo
 from vaeprobe.errors import UnsafeError, VaeprobeError
-from vaeprobe.files.pickles import Global, PickleError, interpret
+from vaeprobe.files.inert import Global
+from vaeprobe.files.pickles import PickleError, interpret
 from vaeprobe.files.source import Source
 from vaeprobe.files.tensors import TensorSpec, nonfinite_finding
 from vaeprobe.files.torch_pickles import TorchFile

@@ -22,7 +22,7 @@ from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.selection import is_module, submodules
 from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, UnsafeError
-from vaeprobe.files.pickles import Built, Global, Node
+from vaeprobe.files.inert import Built, Global, Node
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of

@@ -8,7 +8,7 @@ from typing import Any
 from vaeprobe.checkpoints.blueprint import KINDS, Layer
 from vaeprobe.checkpoints.draft.blocks import Recorded
 from vaeprobe.checkpoints.selection import submodules
-from vaeprobe.files.pickles import Built, Node
+from vaeprobe.files.inert import Built, Node
 from vaeprobe.files.torch_pickles import text_of
 from vaeprobe.files.trust import trust
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vaeprobe.errors import InputError
-from vaeprobe.files.pickles import Built, Global, Node
+from vaeprobe.files.inert import Built, Global, Node
 from vaeprobe.files.source import quoted, read_source
 from vaeprobe.files.torch_pickles import TorchFile, text_of
 from vaeprobe.files.trust import is_named_value

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from vaeprobe.checkpoints.naming import AVERAGE, Set, chosen_set, two_sets
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
-from vaeprobe.files.pickles import Built, Global, Node, walk
+from vaeprobe.files.inert import Built, Global, Node, walk
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of

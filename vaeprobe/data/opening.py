@@ -26,7 +26,7 @@ from vaeprobe.data.shards import (
 from vaeprobe.data.text import open_text, refuse_foreign
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
 from vaeprobe.files import npy, safetensors, torch_pickles
-from vaeprobe.files.pickles import Node
+from vaeprobe.files.inert import Node
 from vaeprobe.files.sniff import Format, known, refuse_text
 from vaeprobe.files.source import Window, open_window, printable, quoted, read_source
 from vaeprobe.files.trust import foreign, named

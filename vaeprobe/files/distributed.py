@@ -13,7 +13,8 @@ from typing import Any
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files import torch_pickles
-from vaeprobe.files.pickles import Built, Global, Node, Opaque, Pickle, PickleError, interpret
+from vaeprobe.files.inert import Built, Global, Node, Opaque, Pickle
+from vaeprobe.files.pickles import PickleError, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
 from vaeprobe.files.torch_pickles import CUT, text_of

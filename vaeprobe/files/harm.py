@@ -12,7 +12,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, VaeprobeError
-from vaeprobe.files.pickles import Global, PickleError, imported_first, interpret
+from vaeprobe.files.inert import Global
+from vaeprobe.files.pickles import PickleError, imported_first, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.torch_pickles import read
 from vaeprobe.files.trust import misuse, trust

@@ -15,17 +15,15 @@ import mmap
 import struct
 import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files.inert import Built, Global, Node, Opaque, Persistent, Pickle
 from vaeprobe.files.source import quoted
 
-__all__ = ["Built", "Global", "Persistent", "Pickle", "PickleError", "imported_first", "interpret", "walk"]
+__all__ = ["PickleError", "imported_first", "interpret"]
 
-# Some: any value below, tuple, list, dict, scalar, Global, Built or Persistent
-Node: TypeAlias = Any
 
 MAX_OPCODES = 3_000_000
 MAX_DEPTH = 1_000
@@ -45,82 +43,6 @@ class PickleError(InputError):
         super().__init__(message, hint="the file is truncated or damaged: fetch it again")
         self.globals = globals
         self.partial = partial
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """A name that a pickle asks to import."""
-
-    module: str
-    name: str
-
-    def __str__(self) -> str:
-        return f"{self.module}.{self.name}"
-
-    @property
-    def plausible(self) -> bool:
-        """Whether there could be something of this name, and it is no accident of bytes."""
-        return all(part.isidentifier() for part in str(self).split("."))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Persistent:
-    """A reference to something outside the pickle: in torch files, a storage."""
-
-    id: Node
-
-
-@dataclass(slots=True, eq=False)
-class Built:
-    """What a pickle would have made by a call.
-
-    Attributes:
-        maker: the function or class, as a rule a `Global`.
-        args: positional arguments.
-        new: an object made by `maker.__new__(maker, *args)`, not by calling `maker(*args)`.
-        state: what it would be given by `__setstate__` or into `__dict__`.
-        items: what would be appended or added to it.
-        pairs: keys and values that would be set in it.
-    """
-
-    maker: Node
-    args: tuple[Node, ...] = ()
-    new: bool = False
-    state: Node = None
-    items: list[Node] = field(default_factory=list)
-    pairs: list[tuple[Node, Node]] = field(default_factory=list)
-
-    def by(self, path: str) -> bool:
-        """Return whether `maker` is the global of that dotted path."""
-        return isinstance(self.maker, Global) and str(self.maker) == path
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Opaque:
-    """A key of a dict that is neither a number nor text: compared by identity, never hashed into."""
-
-    value: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Pickle:
-    """A pickle that was read to its end.
-
-    Attributes:
-        root: what it holds, inert.
-        globals: every name it would import, in order, once each.
-        calls: every call it would make.
-        persistent: every reference to something outside it.
-        end: offset of the first byte after it.
-        replaced: states that it gives to an object and then replaces.
-    """
-
-    root: Node
-    globals: tuple[Global, ...]
-    calls: tuple[Built, ...]
-    persistent: tuple[Persistent, ...]
-    end: int
-    replaced: tuple[Node, ...] = ()
 
 
 TABLES = {"collections.OrderedDict", "collections.defaultdict", "collections.Counter", "builtins.dict"}
@@ -568,35 +490,3 @@ def _table(args: tuple[Node, ...]) -> dict[Node, Node]:
                 key, value = pair
                 table[_key(key)] = value
     return table
-
-
-def walk(root: Node, closed: Collection[int] = ()) -> Iterator[Node]:
-    """Yield every value reachable from `root`, containers included, each once; needs no recursion.
-
-    Values whose id is in `closed` are not looked into.
-    """
-    seen: set[int] = set(closed)
-    waiting: list[Node] = [root]
-    while waiting:
-        node = waiting.pop()
-        children = _children(node)
-        if children is not None:
-            if id(node) in seen:
-                continue
-            seen.add(id(node))
-        yield node
-        if children is not None:
-            waiting.extend(children)
-
-
-def _children(node: Node) -> Iterable[Node] | None:
-    """Return the values inside a node, or None for a leaf."""
-    if isinstance(node, (list, tuple)):
-        return node
-    if isinstance(node, dict):
-        return [*node.keys(), *node.values()]
-    if isinstance(node, Built):
-        return [node.maker, *node.args, node.state, *node.items, *(x for pair in node.pairs for x in pair)]
-    if isinstance(node, Opaque):
-        return [node.value]
-    return [node.id] if isinstance(node, Persistent) else None

@@ -11,7 +11,8 @@ from typing import Literal
 
 from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files.harm import is_numbers, refuse_parts
-from vaeprobe.files.pickles import Global, imported_first
+from vaeprobe.files.inert import Global
+from vaeprobe.files.pickles import imported_first
 from vaeprobe.files.source import Bytes, Source, Window, quoted
 from vaeprobe.files.torch_pickles import LEGACY_HEAD
 from vaeprobe.files.trust import foreign, named, refuse_dangerous

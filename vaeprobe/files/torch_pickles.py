@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
-from vaeprobe.files.pickles import Built, Global, Node, Persistent, Pickle, PickleError, interpret
+from vaeprobe.files.inert import Built, Global, Node, Persistent, Pickle
+from vaeprobe.files.pickles import PickleError, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
 from vaeprobe.files.trust import LOADER, STORAGES, foreign, is_named_value, misuse, named, refuse_dangerous

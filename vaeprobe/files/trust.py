@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import Literal
 
 from vaeprobe.errors import UnsafeError
-from vaeprobe.files.pickles import Built, Global, Pickle, walk
+from vaeprobe.files.inert import Built, Global, Pickle, walk
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES
 

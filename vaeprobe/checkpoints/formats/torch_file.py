@@ -13,7 +13,7 @@ from vaeprobe.checkpoints.inspection import Inspection, Kind
 from vaeprobe.checkpoints.recorded import recorded
 from vaeprobe.errors import UnsafeError, UsageError
 from vaeprobe.files import torch_pickles
-from vaeprobe.files.pickles import Built
+from vaeprobe.files.inert import Built
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source, quoted
 from vaeprobe.files.tensors import TensorSpec

@@ -14,7 +14,8 @@ from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files import torch_pickles
 from vaeprobe.files.harm import parsed, refuse_operator, refuse_script
-from vaeprobe.files.pickles import Built, Global, PickleError
+from vaeprobe.files.inert import Built, Global
+from vaeprobe.files.pickles import PickleError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.trust import trust
