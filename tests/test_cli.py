@@ -114,11 +114,15 @@ def test_a_document_has_the_format_of_its_suffix(
     assert (tmp_path / file).read_text(encoding="utf-8").lower().startswith(begins)
 
 
-def test_a_measurement_does_not_load_torchs_compiler() -> None:
-    """Each of these imports costs half a second or more, at every start."""
+@pytest.mark.parametrize(
+    ("command", "file"),
+    [("orthogonality", LINEAR), ("factorise", str(SAMPLES / "digits_conv.safetensors"))],
+)
+def test_a_measurement_does_not_load_torchs_compiler(command: str, file: str) -> None:
+    """Each of these imports costs half a second or more, at every start; zero tangents of weights are the trap."""
     code = (
         "import sys; from vaeprobe.cli import run\n"
-        f"assert run(['orthogonality', {LINEAR!r}, '--samples', '16']) == 0\n"
+        f"assert run([{command!r}, {file!r}, '--samples', '16']) == 0\n"
         "print([m for m in ('torch._dynamo', 'sympy', 'torch.fx.experimental.symbolic_shapes') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

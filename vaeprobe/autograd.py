@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +47,39 @@ def load_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import_module("torch._decomp.decompositions_for_jvp")
+    references = import_module("torch._refs")
+    for name in ("add", "sub", "mul", "div"):
+        _answer_for(getattr(references, name, None))
+
+
+def _answer_for(reference: Any) -> None:
+    """Answer for torch's reference of an operation how large a result is, where that takes no thought.
+
+    Weights have zero tangents, and to add one forward mode asks a reference in Python for the shape of the sum.  The
+    first such question imports torch's compiler, to keep it out of there, and a computer algebra system: more than all
+    else of torch together.  Torch looks for what keeps the compiler out in an attribute first.  Where the compiler is
+    loaded already, and for whatever is not two plain tensors without numbers, torch's own way stays; it does too where
+    torch is made otherwise than expected.
+    """
+    while reference is not None and not reference.__code__.co_filename.endswith("_compile.py"):
+        reference = getattr(reference, "__wrapped__", None)
+    if reference is None or "torch._dynamo" in sys.modules:
+        return
+    torchs_way: Callable[..., Tensor] = reference
+    inner = reference.__wrapped__
+
+    def answer(*args: Any, **kwargs: Any) -> Tensor:
+        plain = len(args) == 2 and all(
+            type(t) is Tensor and t.is_meta and t.is_floating_point() and t.is_contiguous() for t in args
+        )
+        if plain and "torch._dynamo" not in sys.modules:
+            with suppress(ValueError):  # torch says better what does not fit
+                shape = np.broadcast_shapes(*(tuple(t.shape) for t in args))
+                return torch.empty(shape, dtype=torch.result_type(*args), device="meta")
+        vars(inner).pop("__dynamo_disable", None)
+        return torchs_way(*args, **kwargs)
+
+    vars(inner)["__dynamo_disable"] = answer
 
 
 def gradient(

@@ -1,0 +1,51 @@
+"""What torch is told before anything is differentiated leaves its numbers as they are."""
+
+from __future__ import annotations
+
+import operator
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from vaeprobe.autograd import load_forward_mode
+
+load_forward_mode()
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (4,)), ((4,), (3, 4)), ((2, 1, 4), (3, 1)), ((), (3,))])
+@pytest.mark.parametrize("operation", [operator.add, operator.sub, operator.mul])
+@pytest.mark.parametrize("types", [(torch.float32, torch.float64), (torch.float64, torch.float64)])
+def test_zero_tangents_are_zeros(
+    operation: Callable[[Tensor, Tensor], Tensor],
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+    types: tuple[torch.dtype, torch.dtype],
+) -> None:
+    x = torch.randn(shapes[0], dtype=types[0])
+    short, dense = (
+        torch._efficientzerotensor(shapes[1], dtype=types[1]),
+        torch.zeros(shapes[1], dtype=types[1]),
+    )
+    for found, right in (
+        (operation(x, short), operation(x, dense)),
+        (operation(short, x), operation(dense, x)),
+    ):
+        assert found.dtype == right.dtype
+        torch.testing.assert_close(found + torch.zeros_like(right), right, rtol=0, atol=0)
+
+
+def test_whatever_else_has_no_numbers_goes_torchs_own_way() -> None:
+    code = (
+        "import torch; from vaeprobe.autograd import load_forward_mode; load_forward_mode()\n"
+        "image = torch.empty(2, 3, 4, 5, device='meta').to(memory_format=torch.channels_last)\n"
+        "assert (image + image).stride() == image.stride()\n"
+        "whole = torch.empty(3, device='meta', dtype=torch.int64) / torch.empty(2, 1, device='meta')\n"
+        "assert whole.shape == (2, 3) and whole.dtype == torch.float32\n"
+        "try: torch.empty(3, device='meta') + torch.empty(2, device='meta')\n"
+        "except RuntimeError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "broadcast" in done.stdout, done.stderr
