@@ -31,6 +31,7 @@ def test_a_module_is_probed_in_eval_mode_and_left_alone() -> None:
     assert {p.data_ptr() for p in decoder.module.parameters()} == shared
 
 
+@pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize(
     ("f", "words"),
     [
@@ -45,7 +46,12 @@ def test_a_module_is_probed_in_eval_mode_and_left_alone() -> None:
         (lambda z: {"a": 1, "b": 2}, "dict with keys"),
     ],
 )
-def test_a_broken_contract_is_named(f: object, words: str) -> None:
+def test_a_broken_contract_is_named(
+    monkeypatch: pytest.MonkeyPatch, f: object, words: str, few: bool
+) -> None:
+    """Also where one output costs so much that few of them are looked at."""
+    if few:
+        monkeypatch.setattr("vaeprobe.decoder.LARGE", 0)
     with pytest.raises(ContractError, match=words) as caught:
         Decoder(f, latent_dim=2)  # type: ignore[arg-type]
     assert caught.value.exit_code == 5

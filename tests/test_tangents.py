@@ -155,6 +155,8 @@ LAYERS = {
     "layer norm": lambda h: F.layer_norm(h, (4, 4), W, W), "group norm": lambda h: F.group_norm(h, 2, W[0], W[1]),
     "plain group norm": lambda h: F.group_norm(F.conv2d(h, KERNEL[..., :2, :2].transpose(0, 1)), 2), "instance norm": lambda h: F.instance_norm(F.conv2d(h, KERNEL[..., :2, :2].transpose(0, 1))),
     "batch norm": lambda h: F.batch_norm(h, W[0], W[1].abs() + 1, W[2], W[3]),
+    "batch norm of torch": lambda h: torch.batch_norm(h, W[2], W[3], W[0], W[1].abs() + 1, False, 0.1, 1e-5, False),
+    "batch norm of aten": lambda h: torch.ops.aten.batch_norm.default(h, W[2], W[3], W[0], W[1].abs() + 1, False, 0.1, 1e-5, False),
     "conv": lambda h: F.conv2d(h, KERNEL.transpose(0, 1), W[0, :2], padding="valid"), "grouped": lambda h: F.conv2d(h, KERNEL[:, :1, :3, :3], None, 1, 1, 1, 4),
     "conv1d": lambda h: F.conv1d(h.flatten(2), KERNEL[..., 0].transpose(0, 1), padding=1), "conv3d": lambda h: F.conv3d(h[:, None], KERNEL[:1, :1, None, :2, :2]),
     "up": lambda h: F.conv_transpose2d(h, KERNEL, W[0, :2], 2, 1), "up sigmoid": lambda h: F.conv_transpose2d(h, KERNEL, stride=2, padding=1).sigmoid().flatten(1),

@@ -60,7 +60,7 @@ class NotFiniteError(ContractError):
 
 
 class _Coarsest(TorchDispatchMode):
-    """Notes the coarsest floating type that any operation returns."""
+    """Notes the coarsest floating type that any operation returns, and how many numbers all of them do."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -70,22 +70,33 @@ class _Coarsest(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dtype: torch.dtype = torch.float64
+        self.numbers = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for value in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(value, Tensor) and value.is_floating_point():
                 self.dtype = min(self.dtype, value.dtype, key=lambda dtype: dtype.itemsize)
+                self.numbers += value.numel()
         return out
 
 
-def precision_of(f: Rows, z: Tensor) -> torch.dtype:
-    """Return the coarsest floating type that is computed on the way from latents to outputs."""
+def precision_of(f: Rows, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
+    """Return the coarsest floating type that is computed on the way from latents to outputs, and what one row costs.
+
+    Args:
+        f: latents to outputs.
+        z, y: latents and their outputs.
+
+    Returns:
+        the type, and how many numbers all operations together return for a row: those of the output where nobody
+        sees inside.
+    """
     watch = _Coarsest()
-    y = f(z)
     with contextlib.suppress(RuntimeError, NotImplementedError), watch:
         f(z)
-    return min(watch.dtype, y.dtype, z.dtype, key=lambda dtype: dtype.itemsize)
+    coarsest = min(watch.dtype, y.dtype, z.dtype, key=lambda dtype: dtype.itemsize)
+    return coarsest, max(watch.numbers, y.numel()) // len(z)
 
 
 def word(dtype: torch.dtype | torch.layout | None) -> str:
@@ -196,7 +207,7 @@ def check_rows(f: Rows, z: Tensor, y: Tensor, dtype: torch.dtype, function: obje
             hint="are the weights finite? `vaeprobe inspect` counts them",
         )
     tolerance = (float(y.abs().max()) or 1.0) * ROUNDING[dtype.itemsize]
-    if _gap(f(z), f(z)) > tolerance:
+    if _gap(f(z).reshape(y.shape), y) > tolerance:
         raise ContractError("two calls of the decoder on the same latents differ", hint=_noise(function))
     flipped = f(z.flip(0)).flip(0).reshape(y.shape)
     if max(_gap(flipped, y), _gap(_alone(f, z, y, function), y[:1])) > tolerance:
@@ -338,7 +349,7 @@ def _in_double(f: Rows, tests: _Tests) -> bool | None:
     z = tests.z.double()
     with torch.no_grad(), differentiable_kernels():
         y = f(z)
-        if precision_of(f, z) != torch.float64:
+        if precision_of(f, z, y)[0] != torch.float64:
             return None
     wide = _Tests(z, [v.double() for v in tests.directions], [w.double() for w in tests.covectors])
     reverse = _products(f, wide, "reverse")

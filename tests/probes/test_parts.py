@@ -145,10 +145,14 @@ def test_some_latents_stand_for_all_of_them() -> None:
 def test_auto_takes_the_whole_where_it_is_small() -> None:
     def space(*shape: int) -> Any:
         k = math.prod(shape)
-        return SimpleNamespace(latent_shape=shape, latent_dim=k, continuous=range(k), latent_names=["z"] * k)
+        return SimpleNamespace(
+            latent_shape=shape, latent_dim=k, continuous=range(k), latent_names=["z"] * k, data_dim=9999
+        )
 
     def flat(k: int) -> Any:
-        return SimpleNamespace(latent_shape=None, latent_dim=k, continuous=range(k), latent_names=["z"] * k)
+        return SimpleNamespace(
+            latent_shape=None, latent_dim=k, continuous=range(k), latent_names=["z"] * k, data_dim=9999
+        )
 
     kinds = {"channels": "channels", "latents": "some"}
 
@@ -170,13 +174,13 @@ def test_auto_takes_the_whole_where_it_is_small() -> None:
 def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     from vaeprobe.probes import parts
 
-    cost = {"widest": 1000}
-    monkeypatch.setattr(parts, "choose", lambda decoder: SimpleNamespace(widest_gram=cost["widest"]))
+    cost = {"work": 1000.0}
+    monkeypatch.setattr(parts, "choose", lambda decoder: SimpleNamespace(work=cost["work"]))
     assert affordable(None, 32, 256) == 256  # type: ignore[arg-type]
-    cost["widest"] = int(WORK / 32 / 100)
+    cost["work"] = WORK / 32 / 100
     assert affordable(None, 32, 256) == 100  # type: ignore[arg-type]
     assert affordable(None, 32, 64) == 64  # type: ignore[arg-type]
-    cost["widest"] = int(WORK)
+    cost["work"] = WORK
     assert affordable(None, 32, 256) == FEWEST  # type: ignore[arg-type]
     monkeypatch.setattr(parts, "WHOLE_IN_SPACE", 8)
     result = measure(conv(), samples=50)

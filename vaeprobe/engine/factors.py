@@ -51,7 +51,9 @@ def _silu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
 
 
 def _batch_norm(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
-    names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    names: tuple[str, ...] = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    if len(args) == 8 or "cudnn_enabled" in kwargs:  # torch's own operation, as programs call it
+        names = ("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
     variance, weight = settings.get("running_var"), settings.get("weight")
     if settings.get("training") or variance is None:

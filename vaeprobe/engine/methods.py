@@ -7,8 +7,9 @@ fastest that agrees with the plainest at a few latents is chosen, once per decod
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,8 @@ Function: TypeAlias = Callable[[Tensor], Tensor]
 Method: TypeAlias = Callable[[Function, Tensor, Tensor], tuple[Tensor, Columns]]
 
 TEST_POINTS = 7  # a number that no layer has as its width by accident
+FEW_POINTS = 3  # of a large decoder; odd, so that most of them is a majority
+NUMBER = 50  # multiply-adds that take as long as to write one number and read it again
 
 
 def carried(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
@@ -81,12 +84,16 @@ class Choice:
         plain: the plainest that works.
         widest: numbers per latent and direction in the widest tangents, for J.
         widest_gram: the same for Gram matrices, which may do without the widest.
+        work: multiply-adds per latent and direction, numbers written counted as some: the same on every machine.
+        seconds: what one direction at one latent took here, to say before long work how long it will be.
     """
 
     method: Method
     plain: Method
     widest: int
     widest_gram: int
+    work: float
+    seconds: float
 
     def push(self, f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
         """Return f(x) and J v."""
@@ -118,11 +125,12 @@ def function_of(decoder: Decoder, natural: bool) -> Function:
 
 def _compared(decoder: Decoder, natural: bool) -> Choice:
     f = function_of(decoder, natural)
-    x = decoder._probe_rows(TEST_POINTS).to(device=decoder.device, dtype=decoder.dtype)
+    points = FEW_POINTS if decoder.large else TEST_POINTS
+    x = decoder._probe_rows(points).to(device=decoder.device, dtype=decoder.dtype)
     rng = stream(0, "methods")
     v = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
     free = decoder.continuous
-    v[..., free] = torch.from_numpy(rng.standard_normal((2, TEST_POINTS, len(free)))).to(v)
+    v[..., free] = torch.from_numpy(rng.standard_normal((2, points, len(free)))).to(v)
 
     plain: list[Method] = [reversed_twice, row_by_row]
     if decoder.differentiation == "forward":
@@ -136,22 +144,20 @@ def _compared(decoder: Decoder, natural: bool) -> Choice:
         candidates = []  # its derivatives may change from call to call: stay with what the contract checked
     for method in candidates:
         try:
-            right = _agree(method(f, x, v), truth)
+            found = _watched(method, f, x, v)
         except Exception:  # whatever a foreign function raises on an argument of a strange type
             continue
-        if right:
-            return _measured(method, reference, f, x, v)
-    return _measured(reference, reference, f, x, v)
+        if _agree(found, truth):
+            return found.choice(method, reference)
+    return _watched(reference, f, x, v).choice(reference, reference)
 
 
-def _first_working(
-    methods: list[Method], f: Function, x: Tensor, v: Tensor
-) -> tuple[Method, tuple[Tensor, Columns]]:
+def _first_working(methods: list[Method], f: Function, x: Tensor, v: Tensor) -> tuple[Method, _Found]:
     failure: Exception | None = None
     for method in methods:
         try:
-            found = method(f, x, v)
-            if method is not reversed_twice or _is_adjoint(f, x, v, found[1].value()):
+            found = _Found.of(*method(f, x, v))
+            if method is not reversed_twice or _is_adjoint(f, x, v, found.t):
                 return method, found
         except (RuntimeError, NotImplementedError) as error:
             failure = error
@@ -172,26 +178,26 @@ def _tolerance(dtype: torch.dtype) -> float:
     return 1e-9 if dtype == torch.float64 else 2e-2 if dtype.itemsize == 2 else 1e-4
 
 
-def _agree(found: tuple[Tensor, Columns], truth: tuple[Tensor, Columns]) -> bool:
+def _agree(found: _Found, truth: _Found) -> bool:
     """Whether outputs, tangents and Gram matrices are the same at most test latents.
 
     One latent may sit at a kink, where rounding decides between two right derivatives.
     """
-    y, columns = found
-    y_true, columns_true = truth
-    # before the tangents themselves: the Gram matrix may come by a way of its own
-    G, G_true = columns.gram(), columns_true.gram()
-    t, t_true = columns.value(), columns_true.value()
-    if y.shape != y_true.shape or t.shape != t_true.shape or y.dtype != y_true.dtype:
+    if (
+        found.y.shape != truth.y.shape
+        or found.t.shape != truth.t.shape
+        or found.G.shape != truth.G.shape
+        or found.y.dtype != truth.y.dtype
+    ):
         return False
     errors = torch.stack(
         [
-            _distance(y, y_true),
-            _distance(t.transpose(0, 1), t_true.transpose(0, 1)),
-            _distance(G, G_true),
+            _distance(found.y, truth.y),
+            _distance(found.t.transpose(0, 1), truth.t.transpose(0, 1)),
+            _distance(found.G, truth.G),
         ]
     )
-    return bool((errors.median(dim=1).values <= _tolerance(y.dtype)).all())
+    return bool((errors.median(dim=1).values <= _tolerance(found.y.dtype)).all())
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
@@ -202,8 +208,57 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(error == 0, error, error / size).nan_to_num(nan=float("inf"))
 
 
-class _Widest(TorchDispatchMode):
-    """Notes the largest tensor with one row per latent and direction."""
+@dataclass(frozen=True)
+class _Found:
+    """What a method gives at some latents: f(x), J v, their Gram matrices, and what it takes."""
+
+    y: Tensor
+    t: Tensor
+    G: Tensor
+    widest: int = 0
+    widest_gram: int = 0
+    work: float = 0.0
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, y: Tensor, columns: Columns) -> _Found:
+        # before the tangents themselves: the Gram matrix may come by a way of its own
+        G = columns.gram()
+        return cls(y, columns.value(), G)
+
+    def choice(self, method: Method, plain: Method) -> Choice:
+        least = 1 if method is carried else self.y[0].numel()
+        return Choice(
+            method,
+            plain,
+            max(self.widest, least),
+            max(self.widest_gram, least),
+            self.work,
+            self.seconds,
+        )
+
+
+def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
+    """Return what a method gives, with the width of the tangents that it makes and the work that they are."""
+    directions, points = v.shape[:2]
+    rows = (directions + 1) * points  # the primal is about as much work as a direction
+    watch = _Watch(directions, points)
+    start = time.monotonic()
+    try:
+        with watch:
+            y, columns = method(f, x, v)
+            G = columns.gram()
+            for_gram = watch.numel
+            t = columns.value()
+    except Exception:  # a program that torch cannot watch: guess from its output
+        found = _Found.of(*method(f, x, v))
+        guess = 4 * found.y[0].numel()
+        return replace(found, widest=guess, widest_gram=guess, work=10.0 * NUMBER * guess)
+    return _Found(y, t, G, watch.numel, for_gram, watch.work / rows, (time.monotonic() - start) / rows)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the largest tensor with one row per latent and direction, and how much is multiplied and written."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -215,30 +270,25 @@ class _Widest(TorchDispatchMode):
         self.leads = ((directions * points,), (directions, points))
         self.rows = directions * points
         self.numel = 0
+        self.work = 0.0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and (
-            tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads
-        ):
-            self.numel = max(self.numel, int(out.numel()) // self.rows)
+        if isinstance(out, Tensor):
+            if tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads:
+                self.numel = max(self.numel, int(out.numel()) // self.rows)
+            if not getattr(func, "is_view", False):
+                self.work += NUMBER * out.numel() + multiply_adds(func._opname, args, out)
         return out
 
 
-def _measured(method: Method, plain: Method, f: Function, x: Tensor, v: Tensor) -> Choice:
-    """Return the method with the width of the tangents that it makes."""
-
-    def widest(work: Callable[[Columns], Tensor]) -> int:
-        watch = _Widest(*v.shape[:2])
-        try:
-            with watch:
-                y, columns = method(f, x, v)
-                work(columns)
-        except Exception:  # a program that torch cannot watch: guess from its output
-            return 4 * int(method(f, x, v)[0][0].numel())
-        least: int = 1 if method is carried else y[0].numel()
-        return max(watch.numel, least)
-
-    return Choice(
-        method, plain, widest(lambda columns: columns.value()), widest(lambda columns: columns.gram())
-    )
+def multiply_adds(name: str, args: Any, out: Tensor) -> int:
+    """Return how many products one of torch's own operations adds up: of convolutions and matrices, else none."""
+    if name == "convolution":
+        x, weight, transposed = args[0], args[1], args[6]
+        return int((x if transposed else out).numel() * weight[0].numel())
+    if name in ("mm", "bmm", "mv"):
+        return int(out.numel() * args[0].shape[-1])
+    if name in ("addmm", "baddbmm"):
+        return int(out.numel() * args[1].shape[-1])
+    return 0

@@ -29,9 +29,8 @@ Which: TypeAlias = Literal["auto", "all", "channels", "some"]
 WHOLE_IN_SPACE, WHOLE = 128, 512
 # Columns of a random part: as many as the best rotation is searched for.
 SOME = 64
-# Numbers in the widest tangents, over all points and columns, that a default run may push through the network: a
-# minute of one core on convolutions of 64 channels.
-WORK = 1.5e8
+# Multiply-adds, over all points and columns, that a default run may take (`Choice.work`): half a minute of one core.
+WORK = 5e11
 FEWEST = 32
 # Latents of the largest decoders in use, twice over: beyond them even one column a pass takes hours.
 MOST = 1 << 17
@@ -165,4 +164,4 @@ def affordable(decoder: Decoder, columns: int, samples: int) -> int:
     """Return how many latents a default run can take: all of them where their columns are cheap."""
     if _as_asked.get():
         return samples
-    return min(samples, max(FEWEST, int(WORK // (columns * choose(decoder).widest_gram))))
+    return min(samples, max(FEWEST, int(WORK // (columns * choose(decoder).work))))

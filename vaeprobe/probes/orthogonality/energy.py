@@ -145,7 +145,7 @@ def whole_of(
         return Whole(
             None, k, why="a part of the columns was measured, and no random probes of all were asked for"
         )
-    cost = PASSES * probes * choose(decoder, natural=decoder.natural_for(likelihood)).widest
+    cost = PASSES * probes * choose(decoder, natural=decoder.natural_for(likelihood)).work
     # half of what the columns of the part may cost
     few = z[: min(MOST, max(LEAST, int(WORK // (2 * cost))))]
     found = energies(decoder, few, probes=probes, seed=seed, likelihood=likelihood)

@@ -1,0 +1,80 @@
+"""Which way to differentiate a decoder, and what it is said to cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from vaeprobe import decoder as decoders
+from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.decoder import Decoder
+from vaeprobe.engine import methods
+from vaeprobe.engine.methods import carried, choose
+
+
+def convolutional(width: int = 8) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(6, width * 4),
+        nn.Unflatten(1, (width, 2, 2)),
+        nn.ConvTranspose2d(width, width, 4, 2, 1),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Conv2d(width, 4, 3, padding=1, groups=2),
+        nn.ConvTranspose2d(4, 20, 4, 2, 1),
+        nn.Sigmoid(),
+    ).eval()
+
+
+def test_products_are_counted_as_torch_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "NUMBER", 0)
+    network, z = convolutional(), torch.randn(3, 6)
+    heads = nn.MultiheadAttention(6, 2).eval()
+    watch = methods._Watch(1, 3)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), differentiable_kernels(), counter:
+        network(z)
+        heads(z, z, z)
+        z @ torch.ones(6)
+    with torch.no_grad(), differentiable_kernels(), watch:
+        network(z)
+        heads(z, z, z)
+        z @ torch.ones(6)
+    by_a_vector = 3 * 6  # which torch does not count
+    assert watch.work == counter.get_total_flops() / 2 + by_a_vector
+
+
+def test_work_is_the_same_for_any_number_of_test_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    works = []
+    for large in (1e9, 0):
+        monkeypatch.setattr(decoders, "LARGE", large)
+        decoder = Decoder(convolutional(), 6)
+        assert decoder.large is (large == 0)
+        assert choose(decoder).method is carried
+        works.append(choose(decoder).work)
+    assert works[1] == pytest.approx(works[0], rel=0.1)
+    wide = choose(Decoder(convolutional(64), 6)).work
+    assert wide > 1.5 * works[0]
+
+
+def test_a_large_decoder_with_a_wrong_fast_way_takes_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(f: object, x: Tensor, v: Tensor) -> object:
+        y, columns = carried(f, x, v)  # type: ignore[arg-type]
+        return y, methods.Known(columns.value() * (1 + 1e-3 * v[:, :, :1]))
+
+    monkeypatch.setattr(decoders, "LARGE", 0)
+    monkeypatch.setattr(methods, "carried", wrong)
+    assert choose(Decoder(convolutional(), 6)).method is methods.mapped
+
+
+def test_what_torch_cannot_watch_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unseen(self: object, func: object, types: object, args: object = (), kwargs: object = None) -> None:
+        raise RuntimeError("no mode here")
+
+    monkeypatch.setattr(methods._Watch, "__torch_dispatch__", unseen)
+    choice = choose(Decoder(convolutional(), 6))
+    assert choice.method is carried
+    assert choice.widest == choice.widest_gram == 4 * 20 * 8 * 8
+    assert choice.work > 0
