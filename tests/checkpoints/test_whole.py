@@ -111,17 +111,165 @@ def test_a_decoder_alone_is_none_of_the_two() -> None:
     assert from_module(nn.Sequential(nn.Linear(2, 3))).latent_dim == 2
 
 
-class Conditional(Base):
+class Conditional(nn.Module):
+    """Takes a class, made one-hot by its own code, beside the latents."""
+
+    def __init__(self, latent_dim: int = 4, classes: int = 3) -> None:
+        super().__init__()
+        self.classes = classes
+        self.mu, self.d = nn.Linear(64, latent_dim), nn.Linear(latent_dim + classes, 64)
+
+    def encode(self, x: Tensor) -> Any:
+        return self.mu(x)
+
+    def rows(self, y: Tensor) -> Tensor:
+        return nn.functional.one_hot(y, self.classes).to(self.d.weight)
+
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        return torch.sigmoid(self.d(torch.cat([z, self.rows(y)], 1)))
+
+
+class OneHot(Conditional):
+    def rows(self, y: Tensor) -> Tensor:
+        return y
+
+
+class Labelled(Conditional):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 3)
+
+    def rows(self, y: Tensor) -> Tensor:
+        out: Tensor = self.table(y)
+        return out
+
+
+class Scaled(Base):
     def encode(self, x: Tensor) -> Any:
         return self.moments(x)
 
-    def decode(self, z: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
-        return self.fc3(z) * y
+    def decode(self, z: Tensor, scale: Tensor) -> Tensor:  # type: ignore[override]
+        return self.fc3(z) * scale
 
 
-def test_a_condition_is_named() -> None:
-    with pytest.raises(ContractError, match="`decode` needs `y` beside the latents"):
-        from_module(Conditional())
+class Generator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.nz = 4
+        self.table, self.layer = nn.Embedding(3, 2), nn.Linear(6, 5)
+
+    def forward(self, z: Tensor, labels: Tensor, truncation: float = 1.0) -> Tensor:
+        out: Tensor = self.layer(torch.cat([z * truncation, self.table(labels)], 1))
+        return out
+
+
+@pytest.mark.parametrize("cls", [Conditional, OneHot, Labelled])
+def test_a_class_beside_the_latents_is_held(cls: type[Conditional]) -> None:
+    torch.manual_seed(0)
+    vae = cls()
+    rows = torch.eye(3)[[2] * 5] if cls is OneHot else torch.full((5,), 2)
+    decoder = from_module(vae, condition={"y": "2"})
+    assert decoder.latent_dim == 4
+    assert torch.allclose(decoder(Z), vae.decode(Z, rows))
+    assert "condition-held" not in [n.code for n in decoder.notes]
+    assert "condition-held" in [n.code for n in from_module(vae).notes]
+    assert not torch.allclose(from_module(vae)(Z), decoder(Z))
+
+
+class ConditionalPair(Conditional):
+    def __init__(self) -> None:
+        super().__init__()
+        self.e = nn.Linear(64 + 3, 8)
+
+    def encode(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
+        return self.e(torch.cat([x.flatten(1), self.rows(y)], 1)).chunk(2, 1)
+
+
+def test_the_encoder_is_held_at_the_class_of_the_decoder() -> None:
+    torch.manual_seed(0)
+    vae = ConditionalPair()
+    decoder = from_module(vae, condition={"y": 1})
+    assert decoder.encoder is not None
+    mean, log_variance = decoder.encoder(X.flatten(1))
+    wanted = vae.encode(X, torch.full((5,), 1))
+    assert torch.allclose(mean, wanted[0])
+    assert torch.allclose(log_variance, wanted[1])
+    note = next(n for n in decoder.notes if n.code == "encoder-read")
+    assert note.level == "warning"
+    assert "held at the decoder's `y` as well" in note.message
+
+
+def test_a_number_beside_the_latents_is_held() -> None:
+    torch.manual_seed(0)
+    vae = Scaled()
+    assert torch.allclose(from_module(vae, condition={"scale": 1.5})(Z), vae.fc3(Z) * 1.5)
+
+
+def test_a_generator_takes_its_label_and_options_that_are_given() -> None:
+    torch.manual_seed(0)
+    net = Generator()
+    labels = torch.full((5,), 1)
+    assert torch.allclose(from_module(net, condition={"labels": 1})(Z), net(Z, labels))
+    held = from_module(net, condition={"labels": 1, "truncation": 0.5})
+    assert torch.allclose(held(Z), net(Z, labels, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"y": "7"}, "the network takes no y = 7: Class values must be smaller"),
+        ({"x": "1"}, "the decoder has no condition `x`"),
+        ({"y": "red"}, "condition `y` cannot be `red`"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused(values: dict[str, str], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        from_module(Conditional(), condition=values)
+
+
+class Mapped(Base):
+    def decode(self, z: Tensor, image: Tensor) -> Tensor:  # type: ignore[override]
+        return self.fc3(z) + image.flatten(2).mean(2)
+
+
+def test_what_no_class_or_number_can_be_is_named() -> None:
+    with pytest.raises(ContractError, match="the method `decode` takes `image` beside the latents: neither"):
+        from_module(Mapped(), part="decode")
+
+
+def test_latents_beside_a_condition_are_never_guessed() -> None:
+    class Untold(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.d = nn.Linear(7, 5)
+
+        def encode(self, x: Tensor) -> Any:
+            return x
+
+        def decode(self, z: Tensor, y: Tensor) -> Tensor:
+            out: Tensor = self.d(torch.cat([z, y], 1))
+            return out
+
+    with pytest.raises(UsageError, match="does not tell how many"):
+        from_module(Untold())
+    assert from_module(Untold(), 4, condition={"y": 2}).latent_dim == 4
+
+
+class Alone(nn.Module):
+    """Decodes by a method, encodes nothing, and has no `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def decode(self, z: Tensor) -> Tensor:
+        out: Tensor = self.layer(z).tanh()
+        return out
+
+
+def test_a_class_that_only_decodes_is_probed_by_its_method() -> None:
+    net = Alone()
+    assert torch.allclose(from_module(net)(Z), net.decode(Z))
 
 
 def test_double_precision_reaches_the_encoder() -> None:

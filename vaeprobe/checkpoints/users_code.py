@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from vaeprobe.checkpoints import factory, plain, scale, whole
+from vaeprobe.checkpoints.beside import others
 from vaeprobe.checkpoints.formats.format import Format
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.request import Found, Request
@@ -66,9 +67,8 @@ def _parts_of(built: object, request: Request, settings: Mapping[str, Any], how:
     """Return the part that decodes of what a factory built, and its encoder where it has one."""
     if isinstance(built, Decoder):
         return _parts_of_decoder(built, how)
-    if request.submodule is None and isinstance(built, nn.Module) and whole.is_whole(built):
-        d = request.latent_dim or whole.latents_named(built, settings)
-        return whole.halves(built, latent_dim=d, architecture=how)
+    if request.submodule is None and isinstance(built, nn.Module):
+        return _parts(built, request, how, settings)
     part = factory.pick(built, request.submodule)
     if isinstance(part, nn.Module) and request.latent_dim is None:
         return plain.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
@@ -144,14 +144,22 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
     if not isinstance(loaded, nn.Module):
         return None, notes
     how = f"unpickled {type(loaded).__name__}"
-    if request.submodule is None and whole.is_whole(loaded):
-        parts = whole.halves(loaded, latent_dim=request.latent_dim, architecture=how)
-        parts = scale.with_variance(parts, scale.learned(loaded.state_dict()))
+    if request.submodule is None:
+        network = loaded.float() if _is_half(loaded) else loaded
+        parts = scale.with_variance(_parts(network, request, how, {}), scale.learned(network.state_dict()))
         return Found(parts=parts, format="module", notes=notes), notes
     part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
     d = request.latent_dim or whole.latents_named(loaded)
     parts = plain.parts_of(part, latent_dim=d, architecture=how)
     return Found(parts=parts, format="module", notes=notes), notes
+
+
+def _parts(network: nn.Module, request: Request, how: str, settings: Mapping[str, object]) -> Parts:
+    said = request.latent_dim
+    if said is not None and not whole.is_whole(network) and not others(network, request.condition):
+        return Parts(decoder=network, latent_dim=said, architecture=how)
+    d = said or whole.latents_named(network, settings)
+    return whole.parts(network, latent_dim=d, architecture=how, condition=request.condition)
 
 
 def _objects(request: Request) -> Any:

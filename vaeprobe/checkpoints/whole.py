@@ -6,7 +6,6 @@ halves.  They are looked for under the names that people give them, and tried ou
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.checkpoints.beside import Conditioned, conditioned, others
+from vaeprobe.checkpoints.blueprint.condition import held
+from vaeprobe.checkpoints.network.parts import Parts, at_conditions, unchosen
 from vaeprobe.checkpoints.plain import latents_of, parts_of
+from vaeprobe.checkpoints.programs.held import Held
 from vaeprobe.checkpoints.scale import learned, with_variance
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.errors import ContractError, UsageError
@@ -25,7 +27,7 @@ from vaeprobe.frozen import Method, frozen, unwrapped
 from vaeprobe.outputs import picked
 from vaeprobe.report import Finding
 
-__all__ = ["from_module", "halves", "is_whole", "latents_named"]
+__all__ = ["from_module", "halves", "is_whole", "latents_named", "parts"]
 
 DECODES = ("decode", "decoder", "dec", "decoder_net", "decoder_network", "generator", "gen", "netG", "G")
 ENCODES = (
@@ -52,10 +54,10 @@ SPREADS = {
 
 
 def is_whole(module: object) -> bool:
-    """Return whether a network has a part that decodes and one that encodes."""
-    return isinstance(module, nn.Module) and bool(
-        next(_named(module, DECODES), None) and next(_named(module, ENCODES), None)
-    )
+    """Return whether a network has a part that decodes, and one that encodes or else nothing that it does as a whole."""
+    if not isinstance(module, nn.Module) or next(_named(module, DECODES), None) is None:
+        return False
+    return next(_named(module, ENCODES), None) is not None or type(module).forward is nn.Module.forward
 
 
 def latents_named(owner: object, settings: Mapping[str, object] | None = None) -> int | None:
@@ -67,6 +69,35 @@ def latents_named(owner: object, settings: Mapping[str, object] | None = None) -
     return None
 
 
+def parts(
+    module: nn.Module,
+    *,
+    latent_dim: int | None = None,
+    input_shape: Sequence[int] | None = None,
+    architecture: str = "",
+    part: str | None = None,
+    condition: Mapping[str, str | float] | None = None,
+) -> Parts:
+    """Return the halves of a whole VAE, a decoder whose other arguments are held, or the decoder that a network is.
+
+    Args and errors: as for `halves` and `plain.parts_of`.
+    """
+    if part is not None or is_whole(module):
+        return halves(
+            module,
+            latent_dim=latent_dim,
+            input_shape=input_shape,
+            architecture=architecture,
+            part=part,
+            condition=condition,
+        )
+    if others(module, condition):
+        network = frozen(unwrapped(module))
+        assert isinstance(network, nn.Module)
+        return _conditional(network, None, latent_dim, condition or {}, architecture, input_shape)
+    return parts_of(module, latent_dim=latent_dim or latents_named(module), architecture=architecture)
+
+
 def halves(
     module: nn.Module,
     *,
@@ -74,6 +105,7 @@ def halves(
     input_shape: Sequence[int] | None = None,
     architecture: str = "",
     part: str | None = None,
+    condition: Mapping[str, str | float] | None = None,
 ) -> Parts:
     """Return the decoder of a whole VAE, and its encoder where its posterior can be told.
 
@@ -83,14 +115,18 @@ def halves(
         input_shape: shape of one data row; by default that of the decoder's output.
         architecture: how the network was known, in words.
         part: the name of the part that decodes, where it has no usual one.
+        condition: what arguments beside the latents are held at, by name.
 
     Raises:
-        UsageError: the number of latents cannot be told.
-        ContractError: no part takes latents alone.
+        UsageError: the number of latents cannot be told, or a condition is no argument.
+        ContractError: no part takes latents alone, or with arguments that can be held.
     """
     whole = frozen(unwrapped(module))
     assert isinstance(whole, nn.Module)
     names = [part] if part is not None else [name for name, _ in _named(whole, DECODES)]
+    for name in names:
+        if others(getattr(whole, name), condition):
+            return _conditional(whole, name, latent_dim, condition or {}, architecture, input_shape)
     failures: list[str] = []
     for name in names:
         decode = getattr(whole, name)
@@ -115,16 +151,62 @@ def halves(
             "the network does not tell how many latents its decoder takes",
             hint="say it: --latent-dim (latent_dim=...)",
         )
-    needed = _needed(getattr(whole, names[0]))
-    if len(needed) > 1:
-        raise ContractError(
-            f"`{names[0]}` needs {' and '.join(f'`{n}`' for n in needed[1:])} beside the latents",
-            hint="write a factory that returns a decoder of latents alone: def decoder(): ...",
-        )
     raise ContractError(
         f"no part of the network decodes latents: {failures[0]}",
         hint="name it: --submodule PART, --latent-dim D",
     )
+
+
+def _conditional(
+    whole: nn.Module,
+    name: str | None,
+    given: int | None,
+    values: Mapping[str, str | float],
+    architecture: str,
+    input_shape: Sequence[int] | None,
+) -> Parts:
+    """Return a decoder whose arguments beside the latents are held.
+
+    Raises:
+        UsageError: the number of latents cannot be told, or a condition is no argument.
+        ContractError: nothing that a class or a number can be is taken.
+    """
+    decode = whole if name is None else getattr(whole, name)
+    word = "the network" if name is None else _word(name, decode)
+    known = [given] if given is not None else [d for d in (latents_named(whole), *_means(whole)) if d]
+    if not known:
+        raise UsageError(
+            f"{word} takes more than latents and does not tell how many of these",
+            hint="say it: --latent-dim (latent_dim=...)",
+        )
+    found = conditioned(whole, name, list(dict.fromkeys(known)), values)
+    if found is None:
+        names = " and ".join(f"`{n}`" for n in others(decode, values))
+        raise ContractError(
+            f"{word} takes {names} beside the latents: neither a class, a one-hot vector nor a number for each",
+            hint="write a factory that returns a decoder of latents alone: def decoder(): ...",
+        )
+    d, decoder, conditions = found
+    said: list[Finding] = []
+    encoder = None
+    if name is not None:
+        with torch.no_grad():
+            y = picked(decoder(_zeros(whole, d)))
+        encoder, notes = _encoder(whole, d, tuple(input_shape or y.shape[1:]), y, decoder.others)
+        said = [Finding(WHOLE_VAE, f"the network is a whole VAE, of which {word} is probed"), *notes]
+    return Parts(
+        decoder=decoder,
+        latent_dim=d,
+        encoder=encoder,
+        architecture=at_conditions(architecture, conditions),
+        notes=(*said, *unchosen(conditions)),
+        conditions=conditions,
+    )
+
+
+def _means(whole: nn.Module) -> Iterator[int]:
+    """Yield the number of means that a head of the encoder gives."""
+    yield from (head.out_features for _, head in _named(whole, MEANS) if isinstance(head, nn.Linear))
 
 
 def from_module(
@@ -134,6 +216,7 @@ def from_module(
     likelihood: str | None = None,
     input_shape: Sequence[int] | None = None,
     part: str | None = None,
+    condition: Mapping[str, str | float] | None = None,
     **settings: Any,
 ) -> Decoder:
     """Return the decoder of a network in memory, with its encoder where it is a whole VAE.
@@ -144,6 +227,7 @@ def from_module(
         likelihood: gaussian, bernoulli, poisson or categorical, as it was trained with.
         input_shape: shape of one data row, where it is not that of the decoder's output.
         part: the name of the part that decodes, where it has no usual one.
+        condition: what arguments that it takes beside latents are held at: {"label": 3}.
         settings: as for `Decoder`.
 
     Raises:
@@ -161,19 +245,24 @@ def from_module(
     dtype = settings.get("dtype")
     if dtype is not None:
         module = frozen(module, dtype)  # type: ignore[assignment]
-    if part is None and not is_whole(module):
-        parts = parts_of(module, latent_dim=latent_dim or latents_named(module), architecture="module")
-    else:
-        parts = halves(module, latent_dim=latent_dim, input_shape=input_shape, part=part)
-    parts = with_variance(replace(parts, likelihood=likelihood), learned(unwrapped(module).state_dict()))
+    found = parts(
+        module,
+        latent_dim=latent_dim,
+        input_shape=input_shape,
+        architecture="module",
+        part=part,
+        condition=condition,
+    )
+    held(found.conditions, condition or {})  # what was asked for and is not there is refused
+    found = with_variance(replace(found, likelihood=likelihood), learned(unwrapped(module).state_dict()))
     return Decoder(
-        parts.decoder,
-        latent_dim or parts.latent_dim,
-        natural=parts.natural,
-        encoder=parts.encoder,
+        found.decoder,
+        latent_dim or found.latent_dim,
+        natural=found.natural,
+        encoder=found.encoder,
         likelihood=likelihood,
-        notes=parts.notes,
-        **({"sigma2": parts.sigma2} | settings),
+        notes=found.notes,
+        **({"sigma2": found.sigma2} | settings),
     )
 
 
@@ -190,16 +279,6 @@ def _named(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Calla
 
 def _word(name: str, part: object) -> str:
     return f"the submodule `{name}`" if isinstance(part, nn.Module) else f"the method `{name}`"
-
-
-def _needed(function: Any) -> list[str]:
-    owner = function.forward if isinstance(function, nn.Module) else function
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    try:
-        parameters = inspect.signature(owner).parameters.values()
-    except (ValueError, TypeError):
-        return []
-    return [p.name for p in parameters if p.default is inspect.Parameter.empty and p.kind in kinds]
 
 
 def _sizes(whole: nn.Module, decode: object, given: int | None) -> list[int]:
@@ -228,14 +307,13 @@ class _Posterior(nn.Module):
     """Reads means and log-variances off what an encoder returns.
 
     Args:
-        whole: the network.
-        name: its part that encodes.
+        encode: the part of a network that encodes.
         read: picks the two out of what that returns.
     """
 
-    def __init__(self, whole: nn.Module, name: str, read: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, encode: nn.Module, read: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.encode = Method(whole, name)
+        self.encode = encode
         self.read = read
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -244,11 +322,16 @@ class _Posterior(nn.Module):
 
 
 def _encoder(
-    whole: nn.Module, d: int, shape: tuple[int, ...], y: Tensor
+    whole: nn.Module, d: int, shape: tuple[int, ...], y: Tensor, at: Mapping[str, Held] | None = None
 ) -> tuple[Encoder | None, tuple[Finding, ...]]:
-    """Return the encoder, where what it returns can be told to be means and variances of d latents."""
+    """Return the encoder, where what it returns can be told to be means and variances of d latents.
+
+    Arguments of the decoder that the encoder takes as well are held at the same values.
+    """
     seen: list[str] = []
-    for name, encode in _named(whole, ENCODES):
+    for name, part in _named(whole, ENCODES):
+        shared = {n: rows for n, rows in (at or {}).items() if n in others(part, dict.fromkeys(at or {}, 0))}
+        encode = Conditioned(Method(whole, name), shared) if shared else Method(whole, name)
         for input_shape in _shapes(shape):
             x = torch.rand(3, *input_shape, dtype=y.dtype, device=y.device)
             try:
@@ -261,8 +344,15 @@ def _encoder(
                 seen.append(f"`{name}` returns {_described(first)}")
                 continue
             read, words = found
-            function = _Posterior(whole, name, read).eval()
-            note = Finding(ENCODER_READ, f"the posterior is read off {_word(name, encode)}: {words}")
+            function = _Posterior(encode, read).eval()
+            note = Finding(ENCODER_READ, f"the posterior is read off {_word(name, part)}: {words}")
+            if shared:
+                note = Finding(
+                    ENCODER_READ,
+                    f"{note.message}; it is held at the decoder's {' and '.join(map(quoted, shared))} as well",
+                    hint="give it data of that alone",
+                    level="warning",
+                )
             return Encoder(function, d, input_shape=input_shape, dtype=y.dtype, device=y.device), (note,)
     if not any(_named(whole, ENCODES)):
         return None, ()

@@ -1,0 +1,153 @@
+"""What somebody's own `decode(z, y)` takes beside its latents, held at one value.
+
+Nothing says whether `y` is a class, a one-hot vector or a number: each is tried, and the first that the network takes
+is told in the header.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.checkpoints.blueprint.condition import Condition, held
+from vaeprobe.checkpoints.programs.held import Held
+from vaeprobe.errors import UsageError
+from vaeprobe.frozen import Method
+from vaeprobe.outputs import picked
+
+__all__ = ["Conditioned", "conditioned", "others"]
+
+CLASSES = (
+    *("num_classes", "n_classes", "classes", "class_dim", "n_labels", "num_labels", "label_dim", "n_class"),
+    *("cond_dim", "condition_dim", "context_dim", "c_dim", "y_dim", "n_conditions", "conditional_dim"),
+)
+MOST = 3  # arguments beside the latents that are tried out together
+
+
+class Conditioned(nn.Module):
+    """A part of a network with every argument but the first held.
+
+    Args:
+        part: takes rows, then the others by name.
+        others: what each of the others is held at.
+    """
+
+    def __init__(self, part: nn.Module, others: Mapping[str, Held]) -> None:
+        super().__init__()
+        self.part = part
+        self.others = dict(others)
+
+    def forward(self, rows: Tensor) -> Any:
+        return self.part(rows, **{name: at(rows) for name, at in self.others.items()})
+
+
+def others(function: Any, values: Mapping[str, str | float] | None = None) -> list[str]:
+    """Return the arguments beside the first that a part of a network needs, and the optional ones that have a value."""
+    owner = function.forward if isinstance(function, nn.Module) else function
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = [p for p in inspect.signature(owner).parameters.values() if p.kind in kinds]
+    except (ValueError, TypeError):
+        return []
+    empty = inspect.Parameter.empty
+    return [p.name for p in parameters[1:] if p.default is empty or p.name in (values or {})]
+
+
+def conditioned(
+    whole: nn.Module, name: str | None, sizes: Sequence[int], values: Mapping[str, str | float]
+) -> tuple[int, Conditioned, tuple[Condition, ...]] | None:
+    """Return the number of latents, the decoder of these alone, and what the others are held at; None where no kind of argument is taken.
+
+    Args:
+        whole: the network.
+        name: of its part that decodes, None for the network itself.
+        sizes: numbers of latents that could be, the likeliest first.
+        values: what was asked for, by name of the argument.
+
+    Raises:
+        UsageError: a condition was asked for that is no argument, or no class of it.
+    """
+    part: Callable[..., object] = whole if name is None else getattr(whole, name)
+    names = others(part, values)
+    if not 0 < len(names) <= MOST:
+        return None
+    decode = whole if name is None else Method(whole, name)
+    first = next((p for p in whole.parameters() if p.is_floating_point()), torch.zeros(()))
+    for d in sizes:
+        z = torch.zeros(2, d, dtype=first.dtype, device=first.device)
+        for chosen in itertools.product(*(list(_kinds(whole, d, values.get(n))) for n in names)):
+            rows = {n: Held(dtype, row, 0) for n, (dtype, row, _) in zip(names, chosen, strict=True)}
+            try:
+                with torch.no_grad():
+                    y = picked(Conditioned(decode, rows)(z))
+            except Exception:  # whatever foreign code raises on what it does not take
+                continue
+            if y.shape[0] != 2:
+                continue
+            conditions = held(
+                tuple(_condition(n, row, kind) for n, (_, row, kind) in zip(names, chosen, strict=True)),
+                values,
+            )
+            at = {c.name: Held(rows[c.name].dtype, rows[c.name].sizes, c.value) for c in conditions}
+            decoder = Conditioned(decode, at).eval()
+            _check_value(decoder, z, conditions)
+            return d, decoder, conditions
+    return None
+
+
+def _check_value(decoder: Conditioned, z: Tensor, conditions: Sequence[Condition]) -> None:
+    try:
+        with torch.no_grad():
+            decoder(z)
+    except Exception as error:  # of the network's own code, which takes another value
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"the network takes no {' and '.join(map(str, conditions))}: {said}",
+            hint="give a class that it knows, counted from 0",
+        ) from error
+
+
+Kind = tuple[torch.dtype, tuple[int, ...], str]
+
+
+def _kinds(whole: nn.Module, d: int, value: str | float | None) -> Iterator[Kind]:
+    """Yield what an argument could be, the likeliest first: a class by its number or one-hot, or a real number.
+
+    Vectors that only fit some layer come last: what is multiplied with a number takes those of its own length as well.
+    """
+    takes = [m.in_features for m in whole.modules() if isinstance(m, nn.Linear)]
+    takes += [m.in_channels for m in whole.modules() if isinstance(m, nn.ConvTranspose2d)]
+    said = [v for v in (getattr(whole, n, None) for n in CLASSES) if type(v) is int and v > 1]
+    if _is_whole_number(value):
+        yield torch.int64, (), "embedding"
+        yield from ((torch.float32, (k,), "onehot") for k in _each(*said, *(n - d for n in takes)))
+    yield torch.float32, (1,), "number"
+    yield torch.float32, (), "number"
+    if _is_whole_number(value):
+        yield from ((torch.float32, (k,), "onehot") for k in _each(*takes))
+
+
+def _each(*sizes: int) -> list[int]:
+    return [n for n in dict.fromkeys(sizes) if n > 1]
+
+
+def _is_whole_number(value: str | float | None) -> bool:
+    try:
+        return value is None or float(value).is_integer()
+    except ValueError:
+        return True
+
+
+def _condition(name: str, row: Sequence[int], kind: str) -> Condition:
+    match kind:
+        case "onehot":
+            return Condition(name, "onehot", row[0])
+        case "embedding":
+            return Condition(name, "embedding")
+        case _:
+            return Condition(name, "number")
