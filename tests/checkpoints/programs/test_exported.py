@@ -19,6 +19,7 @@ import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import exported as module
+from vaeprobe.checkpoints.programs.program import Program
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import InputError
@@ -146,7 +147,7 @@ def test_the_last_activation_comes_off() -> None:
     net = network()
     parts = read(small_pt2())
     z = torch.randn(4, 2)
-    assert isinstance(parts.natural, module.Program)
+    assert isinstance(parts.natural, Program)
     assert torch.equal(parts.natural(z), net[:-1](z))
     assert read(small_pt2(), blueprint=Blueprint(likelihood="gaussian")).natural is None
 
@@ -192,6 +193,31 @@ def test_another_schema_is_said() -> None:
         document["schema_version"]["major"] = 9
 
     with pytest.raises(InputError, match="schema version 9"):
+        read(with_graph(edit))
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("graph_module", "graph"),
+        ("graph_module", "graph", "tensor_values"),
+        ("graph_module", "graph", "nodes"),
+        ("graph_module", "graph", "nodes", 0, "inputs", 0),
+        ("graph_module", "graph", "nodes", 0, "inputs", 0, "arg", "as_tensor"),
+        ("graph_module", "graph", "nodes", 0, "outputs", 0, "as_tensor"),
+        ("graph_module", "signature"),
+        ("graph_module", "signature", "input_specs", 0, "parameter", "arg"),
+        ("guards_code",),
+    ],
+    ids=str,
+)
+def test_something_else_in_the_place_of_a_table_is_unreadable_and_no_bug(keys: tuple[Any, ...]) -> None:
+    def edit(document: Any) -> None:
+        for key in keys[:-1]:
+            document = document[key]
+        document[keys[-1]] = 7
+
+    with pytest.raises(InputError):
         read(with_graph(edit))
 
 

@@ -1,0 +1,239 @@
+"""The graph of a program as steps of operators that are known to be harmless."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from vaeprobe.checkpoints.programs import operators
+from vaeprobe.checkpoints.programs.exported.code import refuse_code
+from vaeprobe.checkpoints.programs.exported.document import (
+    at,
+    items,
+    list_of,
+    name_of,
+    parsed,
+    table_of,
+    union,
+)
+from vaeprobe.checkpoints.programs.exported.weights import DTYPES, inputs_of
+from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
+from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat
+from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files.harm import HINT_SAVE_ANEW, refuse_operator
+from vaeprobe.files.source import quoted
+from vaeprobe.files.zips import Archive
+from vaeprobe.findings import TRAINING_MODE
+from vaeprobe.report import Finding
+
+__all__ = ["Graph"]
+
+# torch/_export/serde/schema.py, MemoryFormat
+MEMORY_FORMATS = {
+    1: torch.contiguous_format,
+    2: torch.channels_last,
+    3: torch.channels_last_3d,
+    4: torch.preserve_format,
+}
+SCHEMA_MAJOR = 8
+
+
+class Graph:
+    """The JSON of a program, checked while it is read."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.notes: list[Finding] = []
+        models = [n for n in archive.records if n.startswith("models/") and n.endswith(".json")]
+        if not models:
+            raise InputError("the archive holds no program (`models/model.json`)", hint=HINT_SAVE_ANEW)
+        chosen = "models/model.json" if "models/model.json" in models else models[0]
+        self.stem = chosen[len("models/") : -len(".json")]
+        document = table_of(parsed(archive, chosen))
+        major = at(document, "schema_version", "major")
+        if major != SCHEMA_MAJOR:
+            raise InputError(
+                f"the program has schema version {major}, and {SCHEMA_MAJOR} is known", hint=HINT_SAVE_ANEW
+            )
+        module = at(document, "graph_module")
+        self.graph = table_of(at(module, "graph"))
+        self.signature = at(module, "signature")
+        refuse_code(document, self.graph)
+
+    def program(self) -> Program:
+        state: dict[str, Tensor] = {}
+        inputs = []
+        for name, _, tensor in inputs_of(self.archive, self.stem, self.signature):
+            if tensor is None:
+                inputs.append(name)
+            else:
+                state[name] = tensor
+        if len(inputs) != 1:
+            raise InputError(
+                f"the program takes {len(inputs)} inputs, and a decoder takes one",
+                hint="export a wrapper that fixes the others",
+            )
+        self.input = inputs[0]
+        mutations = [
+            k
+            for k, _ in map(union, items(self.signature, "output_specs"))
+            if k not in ("user_output", "buffer_mutation")
+        ]
+        if mutations:
+            raise InputError(
+                f"the program returns more than outputs ({quoted(mutations[0])})", hint=HINT_SAVE_ANEW
+            )
+        steps = [step for node in items(self.graph, "nodes") if (step := self.step(node)) is not None]
+        defined = {*state, self.input, *flat(n for s in steps for n in s.outputs)}
+        specs = items(self.signature, "output_specs")
+        kept = [
+            self.argument(out)
+            for out, spec in zip(items(self.graph, "outputs"), specs, strict=False)
+            if union(spec)[0] == "user_output"
+        ]
+        for used in (v for s in steps for v in (*s.args, *s.kwargs.values())):
+            for value in flat([used]):
+                if isinstance(value, Value) and value.name not in defined:
+                    raise InputError(f"the program uses {quoted(value.name)}, which nothing computes")
+        if not kept or any(not isinstance(o, Value) or o.name not in defined for o in kept):
+            raise InputError(
+                "the program does not return tensors", hint="a decoder returns its reconstruction first"
+            )
+        row, batch, batched = self.input_shape()
+        return Program(state, steps, self.input, kept[0] if len(kept) == 1 else kept, row, batch, batched)
+
+    def step(self, node: object) -> Step | None:
+        target = at(node, "target")
+        if not isinstance(target, str):
+            raise InputError("the program has an operator without a name")
+        outputs = tuple(self.result(o) for o in items(node, "outputs"))
+        if target in operators.PYTHON:
+            function, arguments = operators.PYTHON[target], {}
+        else:
+            parts = target.split(".")
+            if len(parts) != 5 or parts[:3] != ["torch", "ops", "aten"]:
+                namespace = ".".join(parts[2:]) if parts[:2] == ["torch", "ops"] else target
+                raise refuse_operator(namespace)
+            if parts[3] in operators.ASSERTIONS:
+                return None
+            function = operators.operator(parts[3], parts[4])
+            arguments = {a.name: a for a in function._schema.arguments}  # type: ignore[attr-defined]
+        args, kwargs = [], {}
+        for item in items(node, "inputs"):
+            name, value = at(item, "name"), self.argument(at(item, "arg"))
+            operators.bounded([value])
+            if name in ("training", "train") and value is True and name in arguments:
+                value = False
+                self.note_training(parts[3])
+            known = arguments.get(name)
+            # kind 1 is positional; older files do not say, and then the operator's own signature does
+            how = table_of(item).get("kind")
+            if how == 2 or (how != 1 and known is not None and known.kwarg_only):
+                kwargs[str(name)] = value
+            else:
+                args.append(value)
+        name = target.split(".")[-2] if "." in target else target
+        return Step(name, function, tuple(args), kwargs, outputs, mutates=name.endswith("_"))
+
+    def note_training(self, operator: str) -> None:
+        if not any(n.spec is TRAINING_MODE for n in self.notes):
+            self.notes.append(
+                Finding(
+                    TRAINING_MODE,
+                    f"the program was exported in training mode ({operator}): it is probed in eval mode",
+                )
+            )
+
+    def argument(self, arg: object) -> object:
+        kind, value = union(arg)
+        match kind:
+            case "as_none":
+                return None
+            case "as_tensor":
+                return Value(name_of(at(value, "name")))
+            case "as_tensors":
+                return [Value(name_of(at(v, "name"))) for v in list_of(value, kind)]
+            case "as_optional_tensor":
+                return self.argument(value)
+            case "as_optional_tensors":
+                return [self.argument(v) for v in list_of(value, kind)]
+            case "as_int" | "as_float" | "as_bool" | "as_string" | "as_ints" | "as_floats" | "as_bools":
+                return value
+            case "as_sym_int" | "as_sym_float" | "as_sym_bool":
+                what, inner = union(value)
+                return Value(name_of(inner)) if what == "as_name" else inner
+            case "as_sym_ints" | "as_sym_floats" | "as_sym_bools":
+                return [self.argument({kind[:-1]: v}) for v in list_of(value, kind)]
+            case "as_scalar_type" if isinstance(value, int) and value in DTYPES:
+                return DTYPES[value]
+            case "as_memory_format" if isinstance(value, int) and value in MEMORY_FORMATS:
+                return MEMORY_FORMATS[value]
+            case "as_layout" if value == 7:
+                return torch.strided
+            case "as_device":
+                return Here()
+            case "as_operator" | "as_graph" | "as_custom_obj" | "as_string_to_argument":
+                raise refuse_operator(kind.removeprefix("as_"), "a program within the program")
+        raise InputError(f"the program has an argument of a kind that is not supported, {quoted(kind)}")
+
+    def result(self, out: object) -> object:
+        kind, value = union(out)
+        match kind:
+            case "as_tensor":
+                return name_of(at(value, "name"))
+            case "as_tensors":
+                return [name_of(at(v, "name")) for v in list_of(value, kind)]
+            case "as_sym_int" | "as_sym_float" | "as_sym_bool":
+                return name_of(at(value, "as_name"))
+            case "as_none":
+                return None
+        raise InputError(f"the program computes something that is not supported, {quoted(kind)}")
+
+    # -- the input -------------------------------------------------------------------------------
+
+    def input_sizes(self) -> list[int | None]:
+        sizes = items(at(self.graph, "tensor_values", self.input), "sizes")
+        return [n if kind == "as_int" and isinstance(n, int) else None for kind, n in map(union, sizes)]
+
+    def input_shape(self) -> tuple[tuple[int, ...], int, bool]:
+        """Return the shape of one input row, the fixed batch size or 0, and whether there is a batch axis."""
+        sizes = self.input_sizes()
+        if not sizes or any(n is not None and not 0 < n < 1 << 31 for n in sizes):
+            raise InputError("the program's input has no shape that a latent could have")
+        batched = len(sizes) > 1
+        rest = sizes[1:] if batched else sizes
+        if any(n is None for n in rest):
+            rest = [-1]
+        return tuple(n for n in rest if n is not None), (sizes[0] or 0) if batched else 0, batched
+
+    def latent_dim(self, asked: int | None) -> int:
+        row, _, _ = self.input_shape()
+        if -1 in row:
+            if asked is None:
+                raise OpenSizeError(
+                    "the program leaves the number of latents open", hint="add --latent-dim D"
+                )
+            return asked
+        return latents_of(row, asked)
+
+    def rehearse(self, program: Program, d: int) -> None:
+        """Run the program once on tensors without memory, to see that no tensor in it is absurdly large."""
+        steps = [(s.operator, [*s.args, *s.kwargs.values()]) for s in program.steps]
+        repeats = any(t.numel() * t.itemsize > t.untyped_storage().nbytes() for t in program.buffers())
+        if not repeats and not any(operators.grows(name, arguments) for name, arguments in steps):
+            return  # torch takes seconds to import what computes shapes alone
+        ghost = Program(
+            {n: t.to("meta") for n, t in program.state().items()},
+            program.steps, program.source, program.output, program.row, program.batch, program.batched,
+        )  # fmt: skip
+        rows = (program.batch or 2,) if program.batched else ()
+        dtype = next((t.dtype for t in program.buffers() if t.is_floating_point()), torch.float32)
+        x = torch.empty(*rows, *(program.row if -1 not in program.row else (d,)), device="meta", dtype=dtype)
+        try:
+            with torch.no_grad():
+                ghost.run(x, operators.Kept())
+        except ResourceError:
+            raise
+        except RUN_ERRORS as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"the program cannot run: {quoted(reason)}", hint=HINT_SAVE_ANEW) from None

@@ -1,0 +1,52 @@
+"""From a checked archive to the decoder that its program is."""
+
+from __future__ import annotations
+
+from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
+from vaeprobe.checkpoints.network.parts import Parts
+from vaeprobe.checkpoints.programs.exported.graph import Graph
+from vaeprobe.checkpoints.programs.program import parts_of
+from vaeprobe.files.harm import bare_parts, refuse_parts
+from vaeprobe.files.zips import Archive
+
+__all__ = ["ENTRY", "blueprint_of", "read"]
+
+ENTRY = "data/weights/model_weights_config.json"
+BLUEPRINT_ENTRY = "extra/vaeprobe.toml"
+
+
+def blueprint_of(archive: Archive) -> Blueprint | None:
+    """Return the blueprint that `vaeprobe convert` puts into a .pt2 for its latents and likelihood, or None."""
+    if BLUEPRINT_ENTRY not in archive:
+        return None
+    return Blueprint.from_toml(
+        archive.read(BLUEPRINT_ENTRY).decode("utf-8", "replace"), "the program's own blueprint"
+    )
+
+
+def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: int | None = None) -> Parts:
+    """Return the decoder that a .pt2 archive holds; nothing of it is executed before all of it is checked.
+
+    Args:
+        archive: a checked zip archive.
+        blueprint: latents, likelihood and parameter, without layers; by default the one in the archive.
+        latent_dim: number of latents, where the graph leaves it open.
+
+    Raises:
+        UnsafeError: it holds pickles, source code, compiled code, custom operators, or operators that are not known to be harmless.
+        InputError: it is damaged, or no map from one tensor to outputs.
+        ResourceError: it would make an absurdly large tensor.
+        BlueprintError: the blueprint's latents are not those of the program.
+    """
+    bp = blueprint or blueprint_of(archive) or Blueprint()
+    refuse_parts("pt2", bare_parts(archive))
+    graph = Graph(archive)
+    program = graph.program()
+    d = graph.latent_dim(latent_dim)
+    if bp.latent_dim not in (None, d):
+        raise BlueprintError(
+            f"`{bp.origin}` says {bp.latent_dim} latents, and the program takes {d}",
+            hint=f"write latents = {d}",
+        )
+    graph.rehearse(program, d)
+    return parts_of(program, program.natural(bp), bp, d, [*graph.notes, *program.notes()])
