@@ -76,6 +76,21 @@ def test_the_terminal_marks_places_on_a_histogram() -> None:
     assert "A left 0; B right 4; blocks: 5 draws" in text
 
 
+def test_lines_are_told_apart_without_colour() -> None:
+    section = Curves(
+        title="t", x=[1.0, 2.0, 4.0], ys={"up": [0.0, 1.0, 2.0], "down": [2.0, 1.5, None]}, log_x=True
+    )
+    lines = plain(Page(command="x", metrics={}, sections=[section]), width=44).splitlines()
+    assert any("● up  ■ down" in line for line in lines)
+    drawn = [line for line in lines if "┤" in line or "│" in line]
+    assert sum(line.count("●") for line in drawn) == 3
+    assert sum(line.count("■") for line in drawn) == 2
+    places = sorted(line.index("●") for line in drawn if "●" in line)
+    assert places[1] - places[0] == pytest.approx(places[2] - places[1], abs=1)  # equal ratios
+    many = Curves(title="t", x=list(range(50)), ys={"up": list(range(50)), "down": list(range(50, 0, -1))})
+    assert "━ up  ━ down" in plain(Page(command="x", metrics={}, sections=[many]), width=44)
+
+
 def test_digits_can_be_read_on_every_shade() -> None:
     for k in range(101):
         color = ramp(k / 100)

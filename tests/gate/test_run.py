@@ -17,6 +17,7 @@ from vaeprobe.gate import policy_file
 from vaeprobe.gate.outcome import ModelReport, worst_code
 from vaeprobe.gate.policy import Override, Policy, Rule, Waiver, spec_of
 from vaeprobe.gate.run import Gate, hold, hold_verdict, worst_of
+from vaeprobe.geometry.agreement import sketched
 from vaeprobe.report import Artifact, Metric
 from vaeprobe.result import Result
 
@@ -357,7 +358,7 @@ def test_agreement_needs_the_baselines_data(tmp_path: Path) -> None:
     record = Gate(policy=policy, data=first).record("m", decoder)
     with pytest.raises(UsageError, match="on other data"):
         Gate(policy=policy, data=second, baseline={"m": record}).check_decoder("m", decoder)
-    bare = replace(record, codes=None)
+    bare = replace(record, kept=None)
     with pytest.raises(UsageError, match="keeps no codes"):
         Gate(policy=policy, data=first, baseline={"m": bare}).check_decoder("m", decoder)
     with pytest.raises(UsageError, match="none was given"):
@@ -365,12 +366,54 @@ def test_agreement_needs_the_baselines_data(tmp_path: Path) -> None:
     path = tmp_path / "b.json"
     path.write_text(baselines.text({"m": record}))
     back = baselines.read(path)["m"]
-    assert back.codes is not None
-    assert record.codes is not None
-    np.testing.assert_array_equal(back.codes, record.codes)
-    assert back.data_sha256 == record.data_sha256
+    assert back.kept is not None
+    assert record.kept is not None
+    np.testing.assert_array_equal(back.kept.codes, record.kept.codes)
+    assert back.kept.data_sha256 == record.kept.data_sha256
+    assert back.kept.columns is None
     (outcome,) = Gate(policy=policy, data=first, baseline={"m": back}).check_decoder("m", decoder).outcomes
     assert (outcome.status, outcome.metric.value) == ("pass", pytest.approx(1))
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3])
+def test_the_same_columns_as_the_baseline(angle: float, tmp_path: Path) -> None:
+    rows = str(tmp_path / "x.npy")
+    np.save(rows, np.random.default_rng(0).standard_normal((40, 9)).astype(np.float32))
+    rule = Rule(metric="compare.columns", side="min", limit=0.99)
+    policy = Policy(rules={"compare.columns": rule}, samples=8, max_samples=8, data=rows)
+    (tmp_path / "b.json").write_text(baselines.text({"m": Gate(policy=policy).record("m", coded(np.eye(4)))}))
+    baseline = baselines.read(tmp_path / "b.json")
+    # columns of an orthonormal map have the cosines of the turn itself, whatever the codes' spread
+    turn = np.eye(4)[[2, 0, 3, 1]]
+    turn[:2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]] @ turn[:2]
+    (outcome,) = Gate(policy=policy, baseline=baseline).check_decoder("m", coded(turn)).outcomes
+    assert outcome.metric.value == pytest.approx((2 * np.cos(angle) + 2) / 4, abs=1e-6)
+    assert outcome.status == ("fail" if angle else "pass")
+    assert outcome.metric.n == 16
+    kept = baseline["m"].kept
+    assert kept is not None
+    bare = {"m": replace(baseline["m"], kept=replace(kept, columns=None))}
+    with pytest.raises(UsageError, match="keeps no columns"):
+        Gate(policy=policy, baseline=bare).check_decoder("m", coded(turn))
+    other = {"m": replace(baseline["m"], kept=replace(kept, outputs=10))}
+    with pytest.raises(UsageError, match="outputs have 10 numbers and this model's 9"):
+        Gate(policy=policy, baseline=other).check_decoder("m", coded(turn))
+
+
+def test_long_columns_are_sketched() -> None:
+    J = torch.from_numpy(np.random.default_rng(0).standard_normal((16, 4000, 3)))
+    J[:, :, 1] = 0.6 * J[:, :, 0] + 0.8 * J[:, :, 1]
+    S = sketched(J, 256)
+    assert S.shape == (16, 256, 3)
+    G, H = J.mT @ J, S.mT @ S
+    for i, j in ((0, 0), (0, 1), (0, 2)):
+        size = (G[:, i, i] * G[:, j, j]).sqrt()
+        error = ((H - G)[:, i, j] / size).numpy()
+        # the error at a row has mean 0 and variance (cos^2 + 1) / 256 or less: rows do not share it
+        assert abs(error.mean()) < 4 * (2 / 256 / 16) ** 0.5
+        assert error.std() < 2 * (2 / 256) ** 0.5
+    torch.testing.assert_close(sketched(J[:, :200], 256), J[:, :200])
+    torch.testing.assert_close(sketched(J, 256), S)
 
 
 def test_a_regression_on_other_data_is_refused(tmp_path: Path) -> None:

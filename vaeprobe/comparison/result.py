@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen
 from vaeprobe.comparison.ranking import CRITERIA, RESAMPLES, Ranking
 from vaeprobe.comparison.sweep import Sweep
@@ -25,11 +26,15 @@ SHORT = {
     "active": "latents.active",
     "elbo": "elbo.value",
     "MIG": "labels.mig",
-    "D": "labels.dci_disentanglement",
-    "C": "labels.dci_completeness",
-    "I": "labels.dci_informativeness",
+    "D": "labels.trees_disentanglement",
+    "C": "labels.trees_completeness",
+    "I": "labels.trees_informativeness",
+    "D lasso": "labels.dci_disentanglement",
+    "C lasso": "labels.dci_completeness",
+    "I lasso": "labels.dci_informativeness",
     "MCC": "labels.mcc",
 }
+UNSHARED = "not the same axes"  # the verdict where no more is shared than random rotations would share
 # what a sweep is drawn by: numbers between 0 and 1
 DRAWN = ("alignment", "own share", "udr", "agreement", "MIG", "MCC")
 
@@ -77,6 +82,9 @@ class Comparison(Result):
     dci_disentanglement = Measured("labels.dci_disentanglement")
     dci_completeness = Measured("labels.dci_completeness")
     dci_informativeness = Measured("labels.dci_informativeness")
+    trees_disentanglement = Measured("labels.trees_disentanglement")
+    trees_completeness = Measured("labels.trees_completeness")
+    trees_informativeness = Measured("labels.trees_informativeness")
     factors_mcc = Measured("labels.mcc")
     factors_mcc_p = Measured("labels.mcc_p")
 
@@ -102,15 +110,17 @@ class Comparison(Result):
                 out.append(self._matrix("|cos| of matched columns of each two models", "columns"))
         if self.sweep is not None and len(self.models) > 2:
             out.append(self._swept(self.sweep))
-        if len(self.models) == 2 and self.labelled:
-            out.append(self._models())
         out.append(self._published())
         return tuple(out)
 
     def _published(self) -> Table:
         """Return the models among published ones, the most aligned first."""
         found: list[tuple[float, list[Value]]] = [
-            (f.alignment, [f.name, f.source, f.active, f.contrast, f.null, f.alignment]) for f in FACTS
+            (
+                f.alignment,
+                [f"{f.name} ({f.source.partition('/')[0]})", f.active, f.contrast, f.null, f.alignment],
+            )
+            for f in FACTS
         ]
         ids = [
             "latents.active",
@@ -119,14 +129,15 @@ class Comparison(Result):
         for k, letter in enumerate(_letters(len(self.models))):
             values: list[Value] = [_three_digits(self._value(k, id)) for id in ids]
             if isinstance(values[-1], float):
-                found.append((values[-1], [f"> {letter}", self.models[k], *values]))
+                found.append((values[-1], [f"> {letter}", *values]))
         rows: list[Sequence[Value]] = [row for _, row in sorted(found, key=lambda pair: -pair[0])]
-        columns = ["model", "source", "active", "contrast", "random axes", "alignment"]
+        columns = ["model", "active", "contrast", "random axes", "alignment"]
         return Table(
             title="Where they stand among published models",
             columns=columns,
             rows=rows,
-            note="by alignment; the others as vaeprobe measured them, with its default settings",
+            note="by alignment; the others as vaeprobe measured them with its default settings, from github.com/"
+            + ", ".join(dict.fromkeys(f.source for f in FACTS)),
         )
 
     # -- one row per model -----------------------------------------------------------------------------
@@ -240,11 +251,15 @@ class Comparison(Result):
                     for r in self.results
                 ]
                 rows.append([metric.title, *cells, *self._change(metric.id)])
+        for id in self.labelled[0] if self.labelled else ():
+            rows.append([SPECS[id].title, *(scores[id] for scores in self.labelled)])
         rows = [row for k, row in enumerate(rows) if row not in rows[:k]]
         for row in rows:
             row += [""] * (1 + len(self.models) + bool(self.changes) - len(row))
         heads = ["", *_letters(len(self.models)), *(["B - A, 95 %"] if self.changes else [])]
-        note = self._legend() + ("; differences are paired on the same latents" if self.changes else "")
+        note = self._legend() + (
+            "; differences are paired on the same latents and rows" if self.changes else ""
+        )
         return Table(title="Side by side", columns=heads, rows=rows, note=note)
 
     def _change(self, id: str) -> list[Value]:
@@ -300,6 +315,9 @@ class Comparison(Result):
     def _ranking(self) -> Table:
         """Return the best model by each criterion, how sure that is, and the others."""
         letters, rows = _letters(len(self.models)), []
+        by_chance = ""
+        if self.verdict == UNSHARED and any(r.criterion in ("udr", "agreement") for r in self.rankings):
+            by_chance = "; the models share no axes beyond chance, and UDR and MCC rank little then"
         for ranking in self.rankings:
             first, order = ranking.first(), ranking.order
             said = [f"{letters[k]} {number(ranking.values[k], 3)}" for k in order]
@@ -311,7 +329,7 @@ class Comparison(Result):
             columns=["by", "first", "sure", "place, 95 %", "then"],
             rows=rows,
             note=f"sure: over {RESAMPLES} resamples of rows or latents, the same for all models; another training run "
-            "may move more",
+            f"may move more{by_chance}",
         )
 
     def _swept(self, sweep: Sweep) -> Curves:

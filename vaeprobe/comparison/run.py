@@ -15,15 +15,15 @@ from torch import Tensor
 
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see
-from vaeprobe.comparison.ranking import rankings
-from vaeprobe.comparison.result import Comparison
+from vaeprobe.comparison.ranking import Ranking, rankings
+from vaeprobe.comparison.result import UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
 from vaeprobe.gate.baseline import student_interval
-from vaeprobe.geometry.agreement import code_agreement
-from vaeprobe.geometry.labels import dci, mig
-from vaeprobe.intervals import LEVEL, stream
+from vaeprobe.geometry.agreement import code_agreement, interval_of
+from vaeprobe.geometry.labels import dci, mig, trees_dci
+from vaeprobe.intervals import LEVEL, percentile_interval, stream
 from vaeprobe.latents import numbers
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
@@ -107,6 +107,7 @@ def compare(
         pairs = [pair(seen, i, j, count=rotations, seed=seed) for i, j in track(couples, "comparing")]
         if known is not None:
             labelled = [_labels(s.codes, known[picked], rotations, seed) for s in seen]
+    ranked = rankings(measured, seen, pairs, seed=seed)
     metrics = metric_map(_metrics(pairs, len(at) if at is not None else None, labelled, why))
     verdict, summary = _words(names, metrics, pairs, data is not None, seen)
     result = Comparison(
@@ -122,10 +123,10 @@ def compare(
         seen=tuple(seen),
         pairs=tuple(pairs),
         labelled=tuple(labelled),
-        rankings=rankings(measured, seen, pairs, seed=seed),
+        rankings=ranked,
         sweep=sweep_of(names),
         sort=sort,
-        changes=_changes(decoders, measured),
+        changes=_changes(decoders, measured, ranked),
     )  # fmt: skip
     if sort is not None and sort not in (columns := result.by_column()):
         raise UsageError(
@@ -174,7 +175,9 @@ def _factors(given: object, rows: int) -> Tensor:
 def _labels(codes: Tensor, factors: Tensor, rotations: int, seed: int) -> dict[str, float]:
     """Return how the codes of a model do against known factors, by metric id."""
     agreement, found = code_agreement(factors, codes, count=rotations, seed=seed), dci(codes, factors)
-    return {
+    trees = trees_dci(codes, factors)
+    by_trees = {} if trees is None else {f"labels.trees_{name}": v for name, v in trees._asdict().items()}
+    return by_trees | {
         "labels.mig": mig(codes, factors),
         "labels.dci_disentanglement": found.disentanglement,
         "labels.dci_completeness": found.completeness,
@@ -198,6 +201,10 @@ def _metrics(
         "compare.tangents": [t for _, t in columns],
         "compare.udr": [p.udr for p in pairs],
     }
+    draws = {
+        "compare.mcc": [p.codes.draws for p in pairs],
+        "compare.columns": [c.draws for c, _ in columns],
+    }
     out = []
     for id, found in values.items():
         if not found:
@@ -205,7 +212,11 @@ def _metrics(
             continue
         largest = id.endswith("_p")
         method = f"{'largest' if largest else 'mean'} over {len(found)} pairs" if len(found) > 1 else None
-        out.append(Metric(SPECS[id], max(found) if largest else mean(found), n=n, method=method))
+        # the same rows are drawn for all pairs
+        ci = interval_of(torch.stack(draws[id]).mean(0)) if id in draws else None
+        level = LEVEL if ci else None
+        value = max(found) if largest else mean(found)
+        out.append(Metric(SPECS[id], value, ci=ci, level=level, n=n, method=method))
     for id in labelled[0] if labelled else ():
         scores = [row[id] for row in labelled]
         out.append(Metric(SPECS[id], scores, n=n, method="one number per model"))
@@ -219,18 +230,26 @@ def _names(decoders: Sequence[Decoder]) -> tuple[str, ...]:
 
 
 def _changes(
-    decoders: Sequence[Decoder], results: Sequence[dict[str, Result]]
+    decoders: Sequence[Decoder], results: Sequence[dict[str, Result]], ranked: Sequence[Ranking]
 ) -> dict[str, tuple[float, tuple[float, float]]]:
-    """Return the mean change from the first to the second of two models, paired on the same latents."""
-    if len(decoders) != 2 or decoders[0].latent_dim != decoders[1].latent_dim:
+    """Return the mean change from the first to the second of two models, paired on the same latents or rows."""
+    if len(decoders) != 2:
         return {}
     out = {}
-    for name in PROBES:
-        old, new = (r[name].per_sample() for r in results)
+    same_latents = decoders[0].latent_dim == decoders[1].latent_dim
+    for name in (*(PROBES if same_latents else ()), "posterior"):
+        old, new = (r[name].per_sample() if name in r else {} for r in results)
         for id in old.keys() & new.keys():
             if len(old[id]) == len(new[id]) > 1:
                 change = np.asarray(new[id], dtype=np.float64) - np.asarray(old[id], dtype=np.float64)
                 out[id] = (float(change.mean()), student_interval(change, LEVEL))
+    for ranking in ranked:
+        if (
+            ranking.criterion == "alignment" and same_latents
+        ):  # a ratio of means: by the same resamples of both
+            drawn = (ranking.draws[:, 1] - ranking.draws[:, 0]).numpy()
+            more = ranking.values[1] - ranking.values[0]
+            out["orthogonality.alignment"] = (more, percentile_interval(drawn))
     return out
 
 
@@ -260,7 +279,7 @@ def _words(
         where += ", codes by nearest decodings" + (" where there is no encoder" if len(by) > 1 else "")
     said += f"{where}."
     if _by_chance(together, n) > SIGNIFICANT:
-        return "not the same axes", f"{who} do not share their axes: {said}"
+        return UNSHARED, f"{who} do not share their axes: {said}"
     if mcc >= SAME and together == n:
         return "same latents", f"{who} have the same latents, up to order and sign: {said}"
     return "related axes", f"{who} share their axes in part: {said}"

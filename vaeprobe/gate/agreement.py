@@ -1,4 +1,4 @@
-"""Does a model have the same latents as its baseline?  Codes of the same rows, up to order and sign."""
+"""Does a model have the same latents as its baseline?  Codes and columns at the same rows, up to order and sign."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.errors import UsageError
-from vaeprobe.gate.baseline import Record
+from vaeprobe.gate.baseline import Kept, Record
 from vaeprobe.report import Metric
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Collection
+
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
 
-# rows that codes are kept of, rows of a file that are looked at, random rotations, resamples for the interval
-ROWS, MOST_ROWS, ROTATIONS, RESAMPLES = 256, 20_000, 199, 500
+# rows that codes are kept of, rows of a file that are looked at, random rotations
+ROWS, MOST_ROWS, ROTATIONS = 256, 20_000, 199
+# rows that columns are kept of, and numbers of each column: cosines to 1 / sqrt(numbers) at each row
+COLUMN_ROWS, SKETCH = 16, 256
+COLUMNS = frozenset({"compare.columns", "compare.columns_p"})
 
 
 @lru_cache(maxsize=4)
@@ -38,8 +41,8 @@ def sha256_of(rows: Tensor) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def codes_of(decoder: Decoder, data: str | None) -> tuple[NDArray[np.float64], str]:
-    """Return the codes of informative latents at rows of the data, shape (rows, latents), and a hash of the data.
+def kept_of(decoder: Decoder, data: str | None, *, columns: bool) -> Kept:
+    """Return the codes of informative latents at rows of the data and, where asked for, sketches of their columns.
 
     Raises:
         UsageError: there are no data, or they do not fit the model.
@@ -47,6 +50,7 @@ def codes_of(decoder: Decoder, data: str | None) -> tuple[NDArray[np.float64], s
     import torch
 
     from vaeprobe.comparison.numbers import see
+    from vaeprobe.geometry.agreement import sketched
     from vaeprobe.intervals import stream
 
     if data is None:
@@ -58,49 +62,64 @@ def codes_of(decoder: Decoder, data: str | None) -> tuple[NDArray[np.float64], s
     if rows.ndim < 2 or len(rows) < 8:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least 8 rows are needed")
     pick = torch.from_numpy(stream(0, "rows of agreement").permutation(len(rows))[:ROWS]).sort().values
-    return see(decoder, rows[pick]).codes.numpy(), sha256_of(rows)
+    seen = see(decoder, rows[pick])
+    return Kept(
+        codes=seen.codes.numpy(),
+        data_sha256=sha256_of(rows),
+        columns=sketched(seen.J[:COLUMN_ROWS], SKETCH).numpy() if columns else None,
+        outputs=seen.J.shape[1],
+    )
 
 
-def measure(decoder: Decoder, record: Record, data: str | None, *, level: float) -> dict[str, Metric]:
+def measure(
+    decoder: Decoder, record: Record, data: str | None, wanted: Collection[str], *, level: float
+) -> dict[str, Metric]:
     """Return how a model agrees with its baseline, by metric id, intervals over resampled rows.
 
+    Args:
+        wanted: metric ids; columns are measured where one of them is asked for.
+
     Raises:
-        UsageError: the baseline keeps no codes, or those of other data.
+        UsageError: the baseline keeps no codes or columns, those of other data, or of outputs of another size.
     """
     import numpy as np
     import torch
 
-    from vaeprobe.geometry.agreement import best_matched, code_agreement, correlations, ranks, udr
-    from vaeprobe.intervals import percentile_interval, stream
+    from vaeprobe.geometry.agreement import code_agreement, column_agreement, correlations, ranks, udr
 
-    if record.codes is None:
+    old, by_columns = record.kept, not COLUMNS.isdisjoint(wanted)
+    if old is None or (by_columns and old.columns is None):
         raise UsageError(
-            "the baseline keeps no codes to agree with",
+            f"the baseline keeps no {'codes' if old is None else 'columns'} to agree with",
             hint="make it anew with --update-baseline, now that a rule asks for them",
         )
-    codes, rows = codes_of(decoder, data)
-    if rows != record.data_sha256 or len(codes) != len(record.codes):
+    new = kept_of(decoder, data, columns=by_columns)
+    if new.data_sha256 != old.data_sha256 or len(new.codes) != len(old.codes):
         raise UsageError(
             "the baseline was measured on other data, and codes are compared at the same rows",
             hint="give the data of the baseline, or make it anew with --update-baseline",
         )
-    old, new = torch.from_numpy(np.array(record.codes)), torch.from_numpy(codes)
-    found = code_agreement(old, new, count=ROTATIONS)
-    n = len(old)
-    picks = torch.from_numpy(stream(0, "agreement").integers(0, n, (RESAMPLES, n)))
-    drawn = best_matched(torch.stack([correlations(old[p], new[p]) for p in picks]))
-    # a sum of correlations of 1 may round above 1
-    ci = tuple(min(max(end, 0.0), 1.0) for end in percentile_interval(drawn.numpy(), level=level))
-    score = udr(correlations(ranks(old), ranks(new)))
-    return {
-        "compare.mcc": Metric(
-            SPECS["compare.mcc"],
-            min(found.value, 1.0),
-            ci=(ci[0], ci[1]),
-            level=level,
-            n=n,
-            method="with the baseline",
-        ),
-        "compare.mcc_p": Metric(SPECS["compare.mcc_p"], found.p_value, n=n, method="with the baseline"),
-        "compare.udr": Metric(SPECS["compare.udr"], score, n=n, method="with the baseline"),
-    }
+    n, how = len(old.codes), "with the baseline"
+    a, b = (torch.from_numpy(np.array(kept.codes)) for kept in (old, new))
+    found, score = code_agreement(a, b, count=ROTATIONS), udr(correlations(ranks(a), ranks(b)))
+    out = [
+        Metric(SPECS["compare.mcc"], min(found.value, 1.0), ci=found.interval(level), level=level, n=n, method=how),
+        Metric(SPECS["compare.mcc_p"], found.p_value, n=n, method=how),
+        Metric(SPECS["compare.udr"], score, n=n, method=how),
+    ]  # fmt: skip
+    if by_columns:
+        if new.outputs != old.outputs:
+            raise UsageError(
+                f"the baseline's outputs have {old.outputs} numbers and this model's {new.outputs}: their columns "
+                "cannot be compared",
+                hint="rules on `compare.mcc` compare codes alone",
+            )
+        J, K = (torch.from_numpy(np.array(kept.columns)) for kept in (old, new))
+        found = column_agreement(J.mT @ K, J.mT @ J, K.mT @ K, count=ROTATIONS)
+        how = f"{how}, sketches of {SKETCH} numbers" if new.outputs > SKETCH else how
+        ci = found.interval(level)
+        out += [
+            Metric(SPECS["compare.columns"], min(found.value, 1.0), ci=ci, level=level, n=len(J), method=how),
+            Metric(SPECS["compare.columns_p"], found.p_value, n=len(J), method=how),
+        ]
+    return {metric.id: metric for metric in out}

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.files.source import read_text
@@ -35,6 +35,24 @@ METHOD = ("seed", "latents", "likelihood", "sigma2", "beta_sigma2", "active_thre
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What agreement with a model is measured by.
+
+    Attributes:
+        codes: of informative latents at rows of the data, shape (rows, latents).
+        data_sha256: of all rows of the data.
+        columns: their Jacobian columns at the first of the rows, of long columns sketches, shape (rows, numbers,
+            latents); None where no rule asks for them.
+        outputs: numbers of a whole column.
+    """
+
+    codes: Array
+    data_sha256: str
+    columns: Array | None
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """What a baseline keeps of one model.
 
@@ -43,16 +61,14 @@ class Record:
         latent_dim: number of its latents.
         methods: per probe, what a paired comparison must share; of probes of data a hash of the rows among it.
         values: per metric, the values on the latents that were drawn.
-        codes: of informative latents at rows of the data, shape (rows, latents); None where no rule asks for them.
-        data_sha256: of those rows; "" without.
+        kept: what agreement is measured by; None where no rule asks for it.
     """
 
     sha256: str
     latent_dim: int
     methods: Mapping[str, Mapping[str, object]]
     values: Mapping[str, Array]
-    codes: Array | None = None
-    data_sha256: str = ""
+    kept: Kept | None = None
 
 
 def read(path: Path) -> dict[str, Record]:
@@ -75,16 +91,12 @@ def read(path: Path) -> dict[str, Record]:
             values = {}
             for id, text in body["values"].items():
                 values[str(id)] = _array(text, str(id))
-            kept = body.get("codes")
             records[str(model)] = Record(
                 sha256=str(body["sha256"]),
                 latent_dim=int(body["latent_dim"]),
                 methods={str(k): dict(v) for k, v in body["methods"].items()},
                 values=values,
-                codes=None
-                if kept is None
-                else _array(kept["values"], "codes").reshape(-1, int(kept["latents"])),
-                data_sha256="" if kept is None else str(kept["data_sha256"]),
+                kept=None if body.get("codes") is None else _kept(body["codes"]),
             )
     except (
         KeyError,
@@ -104,17 +116,41 @@ def read(path: Path) -> dict[str, Record]:
     return records
 
 
-def _array(text: str, what: str) -> Array:
+def _kept(body: Mapping[str, Any]) -> Kept:
+    latents, columns = int(body["latents"]), body.get("columns")
+    codes, rows = _array(body["values"], "codes").reshape(-1, latents), str(body["data_sha256"])
+    if columns is None:
+        return Kept(codes=codes, data_sha256=rows, columns=None, outputs=0)
+    values = _array(columns["values"], "columns", "<f4").reshape(-1, int(columns["numbers"]), latents)
+    return Kept(codes=codes, data_sha256=rows, columns=values, outputs=int(columns["outputs"]))
+
+
+def _written(kept: Kept) -> dict[str, object]:
+    body = {
+        "latents": kept.codes.shape[1],
+        "data_sha256": kept.data_sha256,
+        "values": _base64(kept.codes),
+    }
+    if kept.columns is None:
+        return body
+    # columns are many, and no better known than to single precision
+    values = _base64(kept.columns, "<f4")
+    return body | {
+        "columns": {"outputs": kept.outputs, "numbers": kept.columns.shape[1], "values": values},
+    }
+
+
+def _array(text: str, what: str, kind: str = "<f8") -> Array:
     import numpy as np
 
-    array = np.frombuffer(base64.b64decode(text, validate=True), dtype="<f8")
+    array = np.frombuffer(base64.b64decode(text, validate=True), dtype=kind).astype(np.float64)
     if not (np.abs(array) < LARGEST_VALUE).all():
         raise ValueError(f"values of {what} are not finite")
     return array
 
 
-def _base64(array: Array) -> str:
-    return base64.b64encode(array.astype("<f8").tobytes()).decode()
+def _base64(array: Array, kind: str = "<f8") -> str:
+    return base64.b64encode(array.astype(kind).tobytes()).decode()
 
 
 def _text(path: Path) -> str:
@@ -134,17 +170,7 @@ def text(records: Mapping[str, Record]) -> str:
             "latent_dim": r.latent_dim,
             "methods": {k: dict(v) for k, v in r.methods.items()},
             "values": {id: _base64(v) for id, v in r.values.items()},
-            **(
-                {}
-                if r.codes is None
-                else {
-                    "codes": {
-                        "latents": r.codes.shape[1],
-                        "data_sha256": r.data_sha256,
-                        "values": _base64(r.codes),
-                    }
-                }
-            ),
+            **({} if r.kept is None else {"codes": _written(r.kept)}),
         }
         for model, r in sorted(records.items())
     }

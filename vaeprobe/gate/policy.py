@@ -28,7 +28,7 @@ FORMAT_SPEC = MetricSpec(
     remedy="`vaeprobe convert` writes safetensors and .pt2",
 )
 # agreement of a model with its baseline: the same latents as before?
-AGREEMENT = ("compare.mcc", "compare.mcc_p", "compare.udr")
+AGREEMENT = ("compare.mcc", "compare.mcc_p", "compare.columns", "compare.columns_p", "compare.udr")
 VERDICT = "verdict"  # the last part of the name that rules give to a probe's verdict
 
 

@@ -88,7 +88,9 @@ class Gate:
             outcomes += self._decide(probe, mine, decoder, record, self._data(model))
         agreed = {id: rule for id, rule in rules.items() if id in AGREEMENT}
         if agreed and record is not None:
-            found = agreement.measure(decoder, record, self._data(model), level=self.policy.confidence)
+            found = agreement.measure(
+                decoder, record, self._data(model), agreed, level=self.policy.confidence
+            )
             outcomes += [hold(rule, found[id]) for id, rule in agreed.items()]
         outcomes += self._format(decoder.artifact)
         waived = [self._waive(outcome, model, findings) for outcome in outcomes]
@@ -129,16 +131,15 @@ class Gate:
                 if id not in skipped
             }
         sha256 = decoder.artifact.sha256 if decoder.artifact else ""
-        codes, rows = None, ""
+        kept = None
         if any(id in AGREEMENT for id in rules):
-            codes, rows = agreement.codes_of(decoder, data)
+            kept = agreement.kept_of(decoder, data, columns=not agreement.COLUMNS.isdisjoint(rules))
         return baselines.Record(
             sha256=sha256,
             latent_dim=decoder.latent_dim,
             methods=methods,
             values=values,
-            codes=codes,
-            data_sha256=rows,
+            kept=kept,
         )
 
     # -- the parts -----------------------------------------------------------------------------------

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from vaeprobe.geometry.rotations import assignment, haar
+from vaeprobe.intervals import LEVEL, percentile_interval, stream
 
 # A latent is informative where the variance of its posterior mean exceeds this (Burda et al. 2016).
 INFORMATIVE = 0.01
+RESAMPLES = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,7 @@ class Agreement:
         value: mean similarity of the matched pairs.
         null: the same after random rotations of the second model's latents, shape (count,).
         p_value: share of rotations that match as well, the identity counted among them.
+        draws: `value` on resampled rows, the same rows for all models at one seed, shape (resamples,).
     """
 
     matrix: Tensor
@@ -36,6 +39,17 @@ class Agreement:
     value: float
     null: Tensor
     p_value: float
+    draws: Tensor
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """Return the interval of `value` over rows, within [0, 1]."""
+        return interval_of(self.draws, level)
+
+
+def interval_of(draws: Tensor, level: float = LEVEL) -> tuple[float, float]:
+    """Return the percentile interval of resampled similarities; a mean of ones may round above 1."""
+    low, high = (min(max(end, 0.0), 1.0) for end in percentile_interval(draws.numpy(), level=level))
+    return low, high
 
 
 def match(matrix: Tensor) -> tuple[tuple[int, int], ...]:
@@ -73,7 +87,12 @@ def code_agreement(a: Tensor, b: Tensor, *, count: int = 199, seed: int = 0) -> 
     Source: Hyvarinen and Morioka (2016), arXiv:1605.06336, Section 5; the null is Allen (2024), Corollary 2.1's
     alternative: an arbitrary rotation of the same latent space.
     """
-    return _against_rotations(lambda R: correlations(a, b if R is None else b @ R), b.shape[1], count, seed)
+
+    def similarity(R: Tensor | None) -> Tensor:
+        return correlations(a, b if R is None else b @ R)
+
+    drawn = torch.stack([correlations(a[rows], b[rows]) for rows in _resamples(len(a), seed)])
+    return _against_rotations(similarity, best_matched(drawn), b.shape[1], count, seed)
 
 
 def column_agreement(cross: Tensor, G: Tensor, H: Tensor, *, count: int = 199, seed: int = 0) -> Agreement:
@@ -88,9 +107,41 @@ def column_agreement(cross: Tensor, G: Tensor, H: Tensor, *, count: int = 199, s
         C, K = (cross, H) if R is None else (cross @ R, R.mT @ H @ R)
         rows, columns = (torch.diagonal(M, dim1=1, dim2=2).clamp_min(0).sqrt() for M in (G, K))
         size = rows[:, :, None] * columns[:, None, :]
-        return torch.where(size > 0, C.abs() / size, 0.0).mean(0)
+        return torch.where(size > 0, C.abs() / size, 0.0)
 
-    return _against_rotations(cosines, H.shape[1], count, seed)
+    n, each = len(cross), cosines(None)
+    times = torch.stack([torch.bincount(rows, minlength=n) for rows in _resamples(n, seed)]).to(each.dtype)
+    drawn = best_matched((times @ each.flatten(1) / n).reshape(-1, *each.shape[1:]))
+    return _against_rotations(lambda R: cosines(R).mean(0), drawn, H.shape[1], count, seed)
+
+
+def sketched(J: Tensor, size: int, *, seed: int = 0) -> Tensor:
+    """Return columns of few numbers whose inner products are those of long ones, but for an error of |a||b| / sqrt(size).
+
+    Each output is added, with a random sign, to one of `size` numbers; columns that are short enough stay as they are.
+
+    Args:
+        J: Jacobians, shape (n, m, k).
+
+    Returns:
+        shape (n, min(m, size), k).
+
+    Source: Charikar, Chen and Farach-Colton (2002), Section 3.1.
+    """
+    n, m, k = J.shape
+    if m <= size:
+        return J
+    rng, out = stream(seed, "sketch"), J.new_zeros(n, size, k)
+    for row, kept in zip(J, out, strict=True):  # anew for each row, so that errors cancel in the mean
+        places = torch.from_numpy(rng.integers(0, size, m))
+        signs = torch.from_numpy(rng.choice([-1.0, 1.0], m)).to(J)
+        kept.index_add_(0, places, signs[:, None] * row)
+    return out
+
+
+def _resamples(n: int, seed: int) -> Tensor:
+    """Return rows drawn with replacement, shape (RESAMPLES, n)."""
+    return torch.from_numpy(stream(seed, "agreement").integers(0, n, (RESAMPLES, n)))
 
 
 def tangent_overlap(cross: Tensor, G: Tensor, H: Tensor) -> Tensor:
@@ -136,7 +187,7 @@ def udr(similarity: Tensor) -> float:
 
 
 def _against_rotations(
-    similarity: Callable[[Tensor | None], Tensor], k: int, count: int, seed: int
+    similarity: Callable[[Tensor | None], Tensor], draws: Tensor, k: int, count: int, seed: int
 ) -> Agreement:
     matrix = similarity(None)
     pairs = match(matrix)
@@ -144,4 +195,4 @@ def _against_rotations(
     null = best_matched(torch.stack([similarity(R) for R in haar(k, count, seed)]))
     # rounding must not count a rotation that is as good (one latent: every one) as worse
     p = (1 + int((null >= value - 1e-9).sum())) / (count + 1)
-    return Agreement(matrix, pairs, value, null, p)
+    return Agreement(matrix, pairs, value, null, p, draws)

@@ -398,6 +398,8 @@ class _CurvesView:
     """Lines drawn with braille dots, one style per line."""
 
     STYLES = ("cyan", "magenta", "yellow", "green", "red", "blue", "white")
+    SIGNS = "●■▲◆▼★✚"  # of each line at its points, where those are few: colours may be missing
+    FEW = 16
     HEIGHT = 8
 
     def __init__(self, section: Curves) -> None:
@@ -417,8 +419,8 @@ class _CurvesView:
         width = max(10, min(64, target.width - gutter - 3))
         for k, row in enumerate(self._dots(width, across, up)):
             line = Text(f"{at.get(k, '').rjust(gutter)} {'┤' if k in at else '│'}", style="dim", no_wrap=True)
-            for bits, style in row:
-                line.append(chr(0x2800 + bits) if bits else " ", style=style)
+            for sign, style in row:
+                line.append(sign, style=style)
             yield line
         yield from _below(across, width, gutter + 2, section.x_label)
         scale = " (log scale)" if up.log else ""
@@ -427,24 +429,40 @@ class _CurvesView:
             if section.y_label:
                 legend.append(f"up: {clean(section.y_label)}{scale}  ", style="dim")
             for k, name in enumerate(section.ys if len(section.ys) > 1 else ()):
-                legend.append(f"━ {clean(name)}  ", style=self.STYLES[k % len(self.STYLES)])
+                sign = self.SIGNS[k % len(self.SIGNS)] if self._signed else "━"
+                legend.append(f"{sign} {clean(name)}  ", style=self.STYLES[k % len(self.STYLES)])
             yield legend
         if section.note:
             yield Text(clean(section.note), style="dim")
 
-    def _dots(self, width: int, across: Axis, up: Axis) -> list[list[tuple[int, str]]]:
+    @property
+    def _signed(self) -> bool:
+        return len(self.section.ys) > 1 and len(self.section.x) <= self.FEW
+
+    def _dots(self, width: int, across: Axis, up: Axis) -> list[list[tuple[str, str]]]:
+        """Return rows of cells, each a sign and its style."""
         section, last = self.section, self.HEIGHT * 4 - 1
-        cells: list[list[tuple[int, str]]] = [[(0, "")] * width for _ in range(self.HEIGHT)]
+        dots: list[list[tuple[int, str]]] = [[(0, "")] * width for _ in range(self.HEIGHT)]
         bit = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+
+        def height(y: float) -> int:
+            return min(max(round((1 - up.share(y)) * last), 0), last)
+
         for k, ys in enumerate(section.ys.values()):
             for column in range(width * 2):
                 y = _interpolate(section.x, ys, across.at(column / (width * 2 - 1)))
                 if y is None:
                     continue
-                dot = min(max(round((1 - up.share(y)) * last), 0), last)
-                row, sub = divmod(dot, 4)
-                bits, _ = cells[row][column // 2]
-                cells[row][column // 2] = (bits | bit[sub][column % 2], self.STYLES[k % len(self.STYLES)])
+                row, sub = divmod(height(y), 4)
+                bits, _ = dots[row][column // 2]
+                dots[row][column // 2] = (bits | bit[sub][column % 2], self.STYLES[k % len(self.STYLES)])
+        cells = [[(chr(0x2800 + bits) if bits else " ", style) for bits, style in row] for row in dots]
+        for k, ys in enumerate(section.ys.values() if self._signed else ()):
+            for x, y in zip(section.x, ys, strict=True):
+                if y is not None and math.isfinite(y):
+                    place = round(across.share(x) * (width - 1))
+                    sign = self.SIGNS[k % len(self.SIGNS)]
+                    cells[height(y) // 4][place] = (sign, self.STYLES[k % len(self.STYLES)])
         return cells
 
 
