@@ -434,3 +434,31 @@ def test_the_published_model_as_keras_computes_it(models: Path, keras: Any) -> N
     z = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     want = keras.saving.load_model(path, compile=False, safe_mode=True)(z.numpy()).detach()
     torch.testing.assert_close(vaeprobe.load(path)(z), want, rtol=1e-5, atol=1e-5)
+
+
+def test_an_autoencoder_of_images_in_one_chain_is_cut_at_its_narrowest_value(
+    keras: Any, tmp_path: Path
+) -> None:
+    L = keras.layers
+    code = [L.Flatten(), L.Dense(12, activation="tanh"), L.Dense(3)]
+    back = [L.Dense(32, activation="tanh"), L.Reshape((4, 4, 2)), L.Conv2DTranspose(1, 4, strides=2, padding="same", activation="sigmoid")]  # fmt: skip
+    model = keras.Sequential([keras.Input((8, 8, 1)), *code, *back])
+    path = tmp_path / "m.keras"
+    model.save(path)
+    decoder = vaeprobe.load(path)
+    assert decoder.latent_dim == 3
+    assert [n.level for n in decoder.notes if n.code == "whole-vae"] == ["warning"]
+    z = torch.randn(4, 3)
+    x = z
+    with torch.no_grad():
+        for layer in back:
+            x = layer(x)
+    torch.testing.assert_close(decoder(z), x.cpu(), atol=1e-5, rtol=0)
+
+
+def test_rows_to_as_many_numbers_are_only_suspected(keras: Any, tmp_path: Path) -> None:
+    L = keras.layers
+    keras.Sequential([keras.Input((9,)), L.Dense(2), L.Dense(9)]).save(tmp_path / "m.keras")
+    decoder = vaeprobe.load(tmp_path / "m.keras")
+    assert decoder.latent_dim == 9
+    assert any("through 2: is this a whole VAE" in n.message for n in decoder.notes)

@@ -19,6 +19,7 @@ from vaeprobe.checkpoints.programs.exported.document import (
 from vaeprobe.checkpoints.programs.exported.weights import DTYPES, inputs_of
 from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat
+from vaeprobe.checkpoints.programs.whole import DRAWS, Noise
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.harm import HINT_SAVE_ANEW, refuse_operator
 from vaeprobe.files.source import quoted
@@ -116,6 +117,10 @@ class Graph:
                 raise refuse_operator(namespace)
             if parts[3] in operators.ASSERTIONS:
                 return None
+            if parts[3] in DRAWS:  # of a whole VAE, whose decoder it is no part of
+                given = [self.argument(at(item, "arg")) for item in items(node, "inputs")]
+                operators.bounded(given)
+                return Step(parts[3], Noise(parts[3]), tuple(given), {}, outputs)
             function = operators.operator(parts[3], parts[4])
             arguments = {a.name: a for a in function._schema.arguments}  # type: ignore[attr-defined]
         args, kwargs = [], {}
@@ -188,6 +193,16 @@ class Graph:
             case "as_none":
                 return None
         raise InputError(f"the program computes something that is not supported, {quoted(kind)}")
+
+    def rows(self, batched: bool) -> dict[str, tuple[int, ...]]:
+        """Return the shape of one row of every value whose size the file says."""
+        out = {}
+        for name, meta in table_of(at(self.graph, "tensor_values")).items():
+            sizes = [n if kind == "as_int" else None for kind, n in map(union, items(meta, "sizes"))]
+            row = tuple(n for n in sizes[1 if batched else 0 :] if type(n) is int and n > 0)
+            if len(row) == len(sizes) - batched:
+                out[name] = row
+        return out
 
     # -- the input -------------------------------------------------------------------------------
 

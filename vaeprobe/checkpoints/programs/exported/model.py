@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.exported.graph import Graph
+from vaeprobe.checkpoints.programs.inputs import latents_of
 from vaeprobe.checkpoints.programs.program import parts_of
+from vaeprobe.checkpoints.programs.whole import halves
 from vaeprobe.files.harm import bare_parts, refuse_parts
 from vaeprobe.files.zips import Archive
 
@@ -42,11 +46,19 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
     refuse_parts("pt2", bare_parts(archive))
     graph = Graph(archive)
     program = graph.program()
-    d = graph.latent_dim(latent_dim)
+    row: tuple[int, ...] = ()
+    whole = halves(program, graph.rows(program.batched))
+    if whole is not None and whole.decoder is not None:
+        program, row = whole.decoder, whole.row
+        d = latents_of(row, latent_dim)
+    else:
+        d = graph.latent_dim(latent_dim)
     if bp.latent_dim not in (None, d):
         raise BlueprintError(
             f"`{bp.origin}` says {bp.latent_dim} latents, and the program takes {d}",
             hint=f"write latents = {d}",
         )
     graph.rehearse(program, d)
-    return parts_of(program, program.natural(bp), bp, d, [*graph.notes, *program.notes()])
+    notes = [*graph.notes, *program.notes(), *(whole.notes if whole else ())]
+    parts = parts_of(program, program.natural(bp), bp, d, notes, row=row)
+    return replace(parts, encoder=whole.encoder) if whole else parts

@@ -17,6 +17,7 @@ from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
 from vaeprobe.checkpoints.programs.keras.saved import MODELS, Saved, from_hdf5, from_keras
 from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
 from vaeprobe.checkpoints.programs.program import Program, Step, Value, parts_of, rehearse
+from vaeprobe.checkpoints.programs.whole import halves, rows_of
 from vaeprobe.errors import InputError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
@@ -76,6 +77,12 @@ def read(
     steps = [*held, *builder.steps]
     program = Program(builder.state, steps, LATENT, out, row)
     y = rehearse(program, d, "the Keras model")
+    whole = halves(program, rows_of(program)) if tuple(y.shape[1:]) == row else None
+    if whole is not None:
+        notes.extend(whole.notes)
+    if whole is not None and whole.decoder is not None:
+        program, d = whole.decoder, latents_of(whole.row, latent_dim, "model")
+        return parts_of(program, program.natural(bp), bp, d, [*notes, *program.notes()], at)
     if len(row) > 1 and max(row) > 1 and y[0].numel() < d:
         shape = " x ".join(str(n) for n in row)
         notes.append(

@@ -32,6 +32,7 @@ from vaeprobe.checkpoints.programs.program import (
     parts_of,
     rehearse,
 )
+from vaeprobe.checkpoints.programs.whole import suspected
 from vaeprobe.decoder import Encoder
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.source import quoted
@@ -39,6 +40,10 @@ from vaeprobe.findings import ENCODER_READ, WHOLE_VAE
 from vaeprobe.report import Finding
 
 __all__ = ["read"]
+
+SURER = (
+    'export the decoder alone, or the VAE with output_names=["recon", "mu", "logvar"], of which it is cut out'
+)
 
 
 def read(
@@ -100,17 +105,9 @@ def read(
     notes = [*model.notes, *program.notes()]
     narrow = bottleneck(model) if whole is None and output is None else None
     if narrow is not None:
-        notes.append(_suspected(d, narrow))
+        notes.append(replace(suspected(d, narrow), hint=SURER))
     parts = parts_of(program, program.natural(bp), bp, d, notes, at, row)
     return parts if whole is None else _with_encoder(parts, whole, d)
-
-
-def _suspected(d: int, narrow: int) -> Finding:
-    message = (
-        f"{d} numbers go in and as many come out, through {narrow}: is this a whole VAE, and its input data?"
-    )
-    hint = 'export the decoder alone, or the VAE with output_names=["recon", "mu", "logvar"], of which it is cut out'
-    return Finding(WHOLE_VAE, message, hint=hint, level="warning")
 
 
 class _Heads(torch.nn.Module):

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.programs import operators
+from vaeprobe.checkpoints.programs import operators, whole
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS
 from vaeprobe.checkpoints.programs.torchscript.archive import HINT, Constant, Instance, Library, Method, Slot
 from vaeprobe.checkpoints.programs.torchscript.table import (
@@ -34,6 +34,21 @@ SURELY_SMALL = 1 << 26  # numbers that no operator on so many makes more of
 NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Where the decoder of a whole VAE begins: the latents are put in the place of one operator's result.
+
+    Attributes:
+        call: which of the operators, in the order of a run.
+        data: shape of one row of what the program takes.
+        row: shape of one row of latents.
+    """
+
+    call: int
+    data: tuple[int, ...]
+    row: tuple[int, ...]
+
+
 @dataclass
 class _Frozen:
     """Wraps what a copy of a module must share, not copy."""
@@ -53,6 +68,11 @@ class Script(nn.Module):
         tensors: by the name of their slot.
         row: shape of one input row; (-1,) for a vector of any length.
         without: return what goes into the last operator, where it is of this name.
+
+    Attributes:
+        cut: of a whole VAE, where its decoder begins.
+        until: which operator's result to return, in place of the output.
+        noise: what normal draws give.
     """
 
     def __init__(
@@ -69,6 +89,9 @@ class Script(nn.Module):
         self.row = row
         self.without = without
         self.steps = 0  # taken so far, over all calls
+        self.cut: Cut | None = None
+        self.until: int | None = None
+        self.noise = 0.0
         self.names = {name: f"tensor_{i}" for i, name in enumerate(tensors)}
         for name, tensor in tensors.items():
             self.register_buffer(self.names[name], tensor)
@@ -87,23 +110,67 @@ class Script(nn.Module):
         """Return the outputs, and the name of the operator that made the first of them, if it is sigmoid or exp."""
         x = z.reshape(z.shape[0], *self.row) if self.row != (-1,) else z
         call = _Call(self, z.device)
+        if self.cut is not None:
+            call.latents = z.reshape(z.shape[0], *self.cut.row)
+            x = torch.zeros(z.shape[0], *self.cut.data, dtype=z.dtype, device=z.device)
         method = self.library.method(self.root.value.kind, "forward")
         assert method is not None
         try:
             out = call.function(Method(method, self.root.value), [x], {})
+        except _Reached as reached:
+            return reached.value, None
         finally:
             self.steps += BUDGET - call.left
         first = out[0] if isinstance(out, (tuple, list)) and out else out
+        if self.cut is not None:  # the other outputs are the encoder's
+            out = first
         name, before = call.last.get(id(first), (None, None, None))[:2]
         if self.without is not None and name == self.without:
             return before, name
         return out, name
+
+    def recorded(self, x: Tensor) -> tuple[list[whole.Call], list[str], dict[str, Tensor]]:
+        """Run the program once, and return its operators on tensors, the names of its outputs, and all values by name.
+
+        A value is named by the place of the operator that returned it, "0" the first; "data" is the input.
+        """
+        call = _Call(self, x.device)
+        call.record = record = _Record(x)
+        method = self.library.method(self.root.value.kind, "forward")
+        assert method is not None
+        out = call.function(Method(method, self.root.value), [x], {})
+        outputs = [record.names.get(id(v), "") for v in _leaves([out])]
+        return record.calls, outputs, record.values
 
     def last_operator(self, d: int) -> str | None:
         """Return the name of the operator that makes the output, if it is sigmoid or exp."""
         dtype = next((b.dtype for b in self.buffers() if b.is_floating_point()), torch.float32)
         with torch.no_grad():
             return self.run(torch.zeros(2, d, dtype=dtype))[1]
+
+
+@dataclass
+class _Reached(Exception):
+    """The operator was reached whose result is wanted."""
+
+    value: object
+
+
+class _Record:
+    """The operators of one run, by the places of their results."""
+
+    def __init__(self, data: Tensor) -> None:
+        self.calls: list[whole.Call] = []
+        self.values: dict[str, Tensor] = {"data": data}  # kept alive, so that ids stay their own
+        self.names: dict[int, str] = {id(data): "data"}
+
+    def add(self, place: int, name: str, args: Sequence[object], out: object) -> None:
+        takes = tuple(self.names[id(a)] for a in _leaves(args) if id(a) in self.names)
+        parts = [part for part in _leaves([out]) if isinstance(part, Tensor)]
+        named = {(f"{place}.{i}" if part is not out else str(place)): part for i, part in enumerate(parts)}
+        self.calls.append(whole.Call(takes, tuple(named), name in whole.DRAWS))
+        self.values |= named
+        self.names |= {id(part): key for key, part in named.items()}
 
 
 @dataclass
@@ -123,6 +190,9 @@ class _Call:
         self.left = BUDGET
         self.depth = 0
         self.last: dict[int, tuple[str, Tensor, Tensor]] = {}
+        self.latents: Tensor | None = None  # of a whole VAE that is cut
+        self.place = -1  # of the last operator
+        self.record: _Record | None = None
 
     def unsupported(self, what: str) -> InputError:
         return InputError(
@@ -369,6 +439,18 @@ class _Call:
             return  # not every operator has a form without memory; what is wrong shows when it runs
         operators.small(out)
 
+    def placed(self, name: str, args: Sequence[object], out: Any) -> Any:
+        """Count an operator's result, record it, and put the latents in its place where a whole VAE is cut there."""
+        self.place += 1
+        if self.record is not None:
+            self.record.add(self.place, name, args, out)
+        cut = self.script.cut
+        if cut is not None and self.place == cut.call and self.latents is not None:
+            out = self.latents
+        if self.place == self.script.until:
+            raise _Reached(out)
+        return out
+
     def operator(self, name: str, args: list[Any], kwargs: dict[str, object]) -> object:
         values = [*args, *kwargs.values()]
         if name not in ("append", "len", "__getitem__"):
@@ -386,13 +468,14 @@ class _Call:
             return out
         if name in READERS and len(args) == 1:
             return READERS[name](args[0])
-        function = operators.operator(name)
+        function = whole.Noise(name, self.script.noise) if name in whole.DRAWS else operators.operator(name)
         operators.bounded([*args, *kwargs.values()])
         if "device" in kwargs:
             kwargs["device"] = self.device
         self.foresee(name, function, args, kwargs)
         out = function(*args, **kwargs)
         operators.small(out)
+        out = self.placed(name, values, out)
         if name.removesuffix("_") in ("sigmoid", "exp") and isinstance(out, Tensor):
             self.last[id(out)] = (
                 name.removesuffix("_"),

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
-from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError
+from vaeprobe.checkpoints.programs import whole
+from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
 from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
-from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Script
+from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Cut, Script
+from vaeprobe.decoder import Encoder
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import LATENTS_INFERRED
 from vaeprobe.report import Finding
+
+SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square images, the commonest first
+ROWS = 3
 
 
 def read(
@@ -57,7 +67,29 @@ def read(
     bp = blueprint or Blueprint()
     asked = latent_dim or bp.latent_dim
     script = Script(library, root, tensors)
-    d, row, inferred = _latents(script, asked)
+    try:
+        d, row, inferred = _latents(script, asked)
+        data = row if row != (-1,) else (d,)
+    except (NoFlatRowsError, BlueprintError):
+        data = _image(script)
+        if not data:
+            raise
+    encoder = None
+    parting = _parting(script, data)
+    if parting is not None and parting[1] == "narrowest value" and len(data) == 1:
+        notes.append(whole.suspected(d, math.prod(parting[0].row)))
+    elif parting is not None:
+        cut, kind = parting
+        d, row, inferred = latents_of(cut.row, asked), cut.row, False
+        if kind == "normal draw":
+            encoder = _posterior(library, root, tensors, cut)
+        script.cut = cut
+        notes.extend(whole.said(row, kind, encoder is not None))
+    elif len(data) == 3 and data[1:] != (1, 1):
+        raise NoFlatRowsError(
+            f"the program takes images of {' x '.join(map(str, data))}, and no value in it is surely the latents of a whole VAE",
+            hint="save what decodes by itself: torch.jit.trace(vae.decoder, z).save(path), with z the latents",
+        )
     script.row = row
     if inferred:
         notes.append(
@@ -71,7 +103,53 @@ def read(
     natural = None
     if any(last == operator and bp.likelihood in (None, name) for name, operator in LAST.items()):
         natural = Script(library, root, tensors, row=row, without=last)
-    return parts_of(script, natural, bp, d, notes)
+        natural.cut = script.cut
+    parts = parts_of(script, natural, bp, d, notes, row=() if row == (-1,) else row)
+    return replace(parts, encoder=encoder) if encoder is not None else parts
+
+
+def _image(script: Script) -> tuple[int, ...]:
+    """Return the shape of the images of which a program makes images of the same shape, () where it makes none."""
+    dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
+    channels = next((b.shape[1] for b in script.buffers() if b.ndim == 4), 0)
+    for side in SIDES if channels else ():
+        x = torch.zeros(2, channels, side, side, dtype=dtype)
+        try:
+            with torch.no_grad():
+                _, outputs, values = script.recorded(x)
+        except (InputError, *RUN_ERRORS):
+            continue
+        if outputs and outputs[0] in values and values[outputs[0]].shape == x.shape:
+            return tuple(x.shape[1:])
+    return ()
+
+
+def _parting(script: Script, data: tuple[int, ...]) -> tuple[Cut, whole.Kind] | None:
+    """Return where a program is cut that is a whole VAE, None of another.
+
+    Raises:
+        InputError: it draws numbers, and no value parts it.
+    """
+    dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
+    x = torch.rand(ROWS, *data, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        calls, outputs, values = script.recorded(x)
+    rows = {k: tuple(v.shape[1:]) for k, v in values.items() if v.ndim > 1 and len(v) == ROWS}
+    found = whole.cut(calls, "data", outputs, rows) if outputs else None
+    if found is None and any(call.draws for call in calls):
+        raise whole.not_parted()
+    if found is None or not found[0].isdecimal():
+        return None
+    return Cut(int(found[0]), data, rows[found[0]]), found[1]
+
+
+def _posterior(library: Library, root: Instance, tensors: Mapping[str, Tensor], cut: Cut) -> Encoder | None:
+    at = []
+    for noise in (0.0, 1.0, 2.0):
+        script = Script(library, root, tensors, row=cut.data)
+        script.until, script.noise = cut.call, noise
+        at.append(script)
+    return whole.posterior(at[0], at[1], at[2], cut.data, math.prod(cut.row))
 
 
 def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], bool]:

@@ -1,0 +1,186 @@
+"""Whole VAEs as programs: the decoder that is cut out is the network's own, and what cannot be parted is not."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import vaeprobe
+from vaeprobe.checkpoints.conversion import write
+from vaeprobe.checkpoints.programs.whole import Call, cut
+from vaeprobe.errors import InputError
+
+SHAPES = {False: (20,), True: (1, 8, 8)}
+
+
+class VAE(nn.Module):
+    """Returns its reconstruction, alone or with the posterior's parameters, of a draw or of the mean."""
+
+    def __init__(self, images: bool, alone: bool, draws: bool) -> None:
+        super().__init__()
+        self.alone, self.draws = alone, draws
+        if images:
+            self.encoder: nn.Module = nn.Sequential(
+                nn.Conv2d(1, 4, 4, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 16), nn.Tanh()
+            )
+            self.decoder: nn.Module = nn.Sequential(
+                *(nn.Linear(3, 64), nn.Tanh(), nn.Unflatten(1, (4, 4, 4)), nn.ConvTranspose2d(4, 1, 4, 2, 1)),
+                nn.Sigmoid(),
+            )
+        else:
+            self.encoder = nn.Sequential(nn.Linear(20, 16), nn.Tanh())
+            self.decoder = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 20), nn.Sigmoid())
+        self.mu, self.log_variance = nn.Linear(16, 3), nn.Linear(16, 3)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.encoder(x)
+        return self.mu(h), self.log_variance(h)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        mu, log_variance = self.encode(x)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * log_variance) if self.draws else mu
+        out: Tensor = self.decoder(z)
+        return out if self.alone else (out, mu, log_variance)
+
+
+def exported(net: nn.Module, path: Path, format: str, *, images: bool) -> Path:
+    torch.manual_seed(0)
+    x = torch.rand(2, *SHAPES[images])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if format == "pt2":
+            batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+            torch.export.save(torch.export.export(net.eval(), (x,), dynamic_shapes=batch), path)
+        else:
+            torch.jit.trace(net.eval(), x, check_trace=False).save(str(path))
+    return path
+
+
+@pytest.mark.parametrize("format", ["pt2", "pt"])
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize(("alone", "draws"), [(False, False), (False, True), (True, True), (True, False)])
+def test_the_decoder_is_cut_out(tmp_path: Path, format: str, images: bool, alone: bool, draws: bool) -> None:
+    torch.manual_seed(1)
+    net = VAE(images, alone, draws)
+    decoder = vaeprobe.load(exported(net, tmp_path / f"m.{format}", format, images=images))
+    notes = {n.code: n for n in decoder.notes}
+    if not images and alone and not draws:  # a decoder of low rank would look the same
+        assert decoder.latent_dim == 20
+        assert "through 3: is this a whole VAE" in notes["whole-vae"].message
+        return
+    z, x = torch.randn(5, 3), torch.rand(4, *SHAPES[images])
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(z), net.decoder(z), atol=1e-6, rtol=0)
+        mean, log_variance = net.encode(x)
+    assert notes["whole-vae"].level == ("warning" if alone and not draws else "note")
+    assert "output-chosen" not in notes
+    assert (decoder.encoder is not None) is draws, "without a draw nothing tells what the outputs are"
+    if decoder.encoder is not None:
+        m, v = decoder.encoder(x)
+        torch.testing.assert_close(m, mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(v, log_variance, atol=1e-4, rtol=0)
+    assert decoder.has_natural, "its last sigmoid is seen behind the cut too"
+    _, slope = torch.func.jvp(decoder.flat, (z,), (torch.ones_like(z),))
+    step = 1e-2 * torch.ones_like(z)
+    with torch.no_grad():
+        difference = (decoder.flat(z + step) - decoder.flat(z - step)) / 2e-2
+    torch.testing.assert_close(slope, difference, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("format", ["pt2", "pt"])
+def test_what_is_cut_out_is_written_as_a_program_of_its_own(tmp_path: Path, format: str) -> None:
+    net = VAE(False, False, True)
+    decoder = vaeprobe.load(exported(net, tmp_path / f"m.{format}", format, images=False))
+    out = tmp_path / "decoder.pt2"
+    write(decoder, out)
+    z = torch.randn(5, 3)
+    again = vaeprobe.load(out)
+    assert not any(n.code == "whole-vae" for n in again.notes)
+    torch.testing.assert_close(again(z), decoder(z))
+
+
+class Skips(VAE):
+    """The decoder sees the data beside the latents."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mu, log_variance = self.encode(x)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * log_variance)
+        out: Tensor = self.decoder(z) + 0.1 * x
+        return out
+
+
+class Noisy(VAE):
+    """The decoder adds noise to what it makes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mu, log_variance = self.encode(x)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * log_variance)
+        out: Tensor = self.decoder(z)
+        return out + 0.1 * torch.randn_like(out)
+
+
+@pytest.mark.parametrize("format", ["pt2", "pt"])
+@pytest.mark.parametrize("kind", [Skips, Noisy])
+def test_what_no_value_parts_is_refused_and_the_hint_works(
+    tmp_path: Path, format: str, kind: type[VAE]
+) -> None:
+    net = kind(False, True, True)
+    with pytest.raises(InputError, match="draws random numbers, and no value") as caught:
+        vaeprobe.load(exported(net, tmp_path / f"m.{format}", format, images=False))
+    assert "torch.export.export(vae.decoder, (z,))" in str(caught.value.hint)
+    torch.export.save(torch.export.export(net.decoder, (torch.randn(2, 3),)), tmp_path / "decoder.pt2")
+    assert vaeprobe.load(tmp_path / "decoder.pt2").latent_dim == 3
+
+
+class Multiplied(VAE):
+    """A draw whose noise is squashed: no Gaussian, so that no posterior is read off it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mu, log_variance = self.encode(x)
+        out: Tensor = self.decoder(mu + torch.tanh(torch.randn_like(mu)) * torch.exp(0.5 * log_variance))
+        return out
+
+
+@pytest.mark.parametrize("format", ["pt2", "pt"])
+def test_a_draw_that_is_no_gaussian_tells_no_posterior(tmp_path: Path, format: str) -> None:
+    net = Multiplied(False, True, True)
+    decoder = vaeprobe.load(exported(net, tmp_path / f"m.{format}", format, images=False))
+    assert (decoder.latent_dim, decoder.encoder) == (3, None)
+
+
+def test_a_decoder_with_a_smaller_second_output_is_left_whole(tmp_path: Path) -> None:
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out, self.spread = nn.Linear(4, 4), nn.Linear(4, 1)
+
+        def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+            return self.out(z), self.spread(z)
+
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(Spread().eval(), (torch.randn(2, 4),)), path)
+    assert vaeprobe.load(path).latent_dim == 4
+
+
+ROWS = {"x": (9,), "h": (5,), "mu": (2,), "e": (2,), "z": (2,), "g": (5,), "y": (9,)}
+ENCODE = [Call(("x",), ("h",)), Call(("h",), ("mu",))]
+
+
+@pytest.mark.parametrize(
+    ("calls", "outputs", "found"),
+    [
+        ([*ENCODE, Call((), ("e",), True), Call(("mu", "e"), ("z",)), Call(("z",), ("g",)), Call(("g",), ("y",))], ["y"], ("z", "normal draw")),
+        ([*ENCODE, Call(("mu",), ("g",)), Call(("g",), ("y",))], ["y", "mu"], ("mu", "code")),
+        ([*ENCODE, Call(("mu",), ("g",)), Call(("g",), ("y",))], ["y"], ("mu", "narrowest value")),
+        ([*ENCODE, Call(("mu",), ("g",)), Call(("g", "h"), ("y",))], ["y"], ("h", "narrowest value")),
+        ([*ENCODE, Call(("mu",), ("g",)), Call(("g", "x"), ("y",))], ["y", "mu"], None),
+        # a draw that the reconstruction does not need is none of its own
+        ([*ENCODE, Call((), ("e",), True), Call(("mu",), ("y",))], ["y", "e"], None),
+    ],
+)  # fmt: skip
+def test_the_parting_value(calls: list[Call], outputs: list[str], found: tuple[str, str] | None) -> None:
+    assert cut(calls, "x", outputs, ROWS) == found
