@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
@@ -31,10 +31,11 @@ __all__ = ["Decoder", "Encoder", "Group"]
 class Group:
     """Consecutive latents with one prior: `normal` (N(0, 1) each) or `onehot` (a uniform categorical).
 
-    `held` ones are N(0, 1) too, and given: they are drawn, and no derivative is taken along them.
+    `held` ones are N(0, 1) too, and given: they are drawn, and no derivative is taken along them.  `total` is one number,
+    the logarithm of a data row's total, which multiplies the outputs (see `Decoder.at_totals`).
     """
 
-    kind: Literal["normal", "onehot", "held"]
+    kind: Literal["normal", "onehot", "held", "total"]
     size: int
 
 
@@ -72,6 +73,8 @@ class Decoder:
         recipe: what the loss of its family says of beta, where that is known.
         dispersion: inverse dispersions of a negative binomial likelihood, where the file holds them.
         sigma2: variance of a Gaussian likelihood, where it was learned and is known.
+        totalled: the output ("" for the only one) that the total of a data row multiplies, where the function holds that
+            total at 1 because nobody chose another.
 
     Attributes:
         output_shape: shape of one output, without the batch.
@@ -110,6 +113,7 @@ class Decoder:
     recipe: Recipe | None = None
     dispersion: Tensor | None = None
     sigma2: float | None = None
+    totalled: str | None = None
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
     returns: tuple[str, ...] = field(init=False, default=())
@@ -319,6 +323,21 @@ class Decoder:
             outputs += " output" if self.data_dim == 1 else " outputs"
         return f"{latents} -> {outputs}" + (f", {self.likelihood}" if self.likelihood else "")
 
+    def at_totals(self) -> Decoder:
+        """Return the decoder that takes the logarithm of a row's total as one more latent, which is given, not inferred.
+
+        That is what counts of cells of unlike sizes ask for; any decoder without totals is returned as it is.
+        """
+        if self.totalled is None:
+            return self
+        return self.with_function(
+            Totalled(self.function, self.latent_dim, self.totalled),
+            latent_dim=self.latent_dim + 1,
+            prior=(*self.prior, Group("total", 1)),
+            natural=None,
+            totalled=None,
+        )
+
     def under(self, likelihood: str | None) -> Decoder:
         """Return the decoder of all outputs that a likelihood's density depends on.
 
@@ -443,6 +462,23 @@ class Decoder:
             return None
         function = frozen(self.function, torch.float64)
         return lambda z: picked(function(z.clone()), self.output).reshape(len(z), -1)
+
+
+class Totalled(nn.Module):
+    """Latents and the logarithm of a total -> the outputs, the one called so multiplied by the total."""
+
+    def __init__(self, function: Callable[[Tensor], Any], latents: int, name: str) -> None:
+        super().__init__()
+        self.function = function
+        self.latents = latents
+        self.name = name
+
+    def forward(self, z: Tensor) -> Any:
+        out = self.function(z[:, : self.latents])
+        named = isinstance(out, Mapping)
+        y = out[self.name] if named else out
+        y = y * z[:, self.latents].exp().reshape(-1, *[1] * (y.ndim - 1))
+        return {**out, self.name: y} if named else y
 
 
 class Stacked(nn.Module):

@@ -220,6 +220,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             recipe=parts.recipe,
             dispersion=parts.dispersion,
             sigma2=parts.sigma2,
+            totalled=parts.totalled,
         )
     except NotFiniteError as error:
         broken = next((note for note in notes if note.spec is NONFINITE_WEIGHTS), None)

@@ -46,6 +46,7 @@ def parts_of(
         conditions=bp.conditions,
         recipe=found.recipe,
         dispersion=_dispersion(found, bp, tensors) if found.log_dispersion else parts.dispersion,
+        totalled=_totalled(found, bp),
         notes=(*parts.notes, *_notes(found, bp)),
     )
 
@@ -60,6 +61,14 @@ def _dispersion(found: Found, bp: Blueprint, tensors: Mapping[str, Tensor]) -> T
     held_at = {c.name: int(c.value) for c in bp.conditions}
     column = held_at.get(found.dispersion_of, 0)
     return logs[:, column].exp() if column < logs.shape[1] else None
+
+
+def _totalled(found: Found, bp: Blueprint) -> str | None:
+    """Return the output that a row's total multiplies, where it is held at 1 and the user chose nothing."""
+    left = any(c.name == found.total and not c.chosen and c.value == 1 for c in bp.conditions)
+    if not left:
+        return None
+    return bp.layers[-1].branches[0][0] if bp.layers[-1].branches else ""
 
 
 def _vamp_prior(parts: Parts, pseudo: Sequence[Tensor]) -> LearnedPrior | None:

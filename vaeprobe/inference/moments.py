@@ -32,6 +32,7 @@ from vaeprobe.processes import current as processes
 
 __all__ = ["PosteriorMoments", "log_density_and_score", "posterior_moments", "with_codes"]
 
+SMALLEST_TOTAL = 1e-6  # of a row of zeros, whose logarithm is to be finite
 MOST_CODES = 512
 
 
@@ -115,7 +116,7 @@ def log_density_and_score(
 
 
 def with_codes(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:
-    """Return full latents: continuous ones as given, one-hot codes chosen by maximum likelihood.
+    """Return full latents: continuous ones as given, the total of each row, one-hot codes chosen by maximum likelihood.
 
     Args:
         x: data, shape (n, ...).
@@ -127,6 +128,9 @@ def with_codes(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -
     full = torch.zeros(len(z), decoder.latent_dim, dtype=torch.float64)
     full[:, decoder.continuous] = z
     starts = list(itertools.accumulate((g.size for g in decoder.prior), initial=0))
+    for start, g in zip(starts, decoder.prior, strict=False):
+        if g.kind == "total":
+            full[:, start] = x.flatten(1).double().sum(1).clamp_min(SMALLEST_TOTAL).log()
     groups = [(start, g.size) for start, g in zip(starts, decoder.prior, strict=False) if g.kind == "onehot"]
     if not groups:
         return full

@@ -144,7 +144,7 @@ class EncoderProbe(Probe):
 
         if self.latents not in ("posterior", "prior"):
             raise UsageError(f"{self.NAME} works at the posteriors of the data, not at other latents")
-        decoder = decoder.under(self.likelihood or decoder.likelihood)
+        decoder = decoder.at_totals().under(self.likelihood or decoder.likelihood)
         encoder = self.chosen_encoder(decoder)
         if decoder.learned is not None:
             decoder = replace(decoder, encoder=encoder).standardised(of=self.NAME)

@@ -20,6 +20,8 @@ from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.conversion import write
 from vaeprobe.checkpoints.families import Clues
 from vaeprobe.errors import ArchitectureError, UsageError
+from vaeprobe.inference.moments import PosteriorMoments, posterior_moments
+from vaeprobe.likelihoods.likelihood import Given
 
 
 def randomised(net: nn.Module) -> nn.Module:
@@ -591,6 +593,53 @@ def test_scvi_is_held_at_batch_covariates_and_library(tmp_path: Path, linear: bo
     assert decoder.recipe.implied == pytest.approx((80 - 1) / 400)  # 80 epochs by default for 100,000 cells
     net.hot, net.library = torch.tensor([0, 0, 1, 0, 1]), 1000.0
     held_to(folder, net, 3, (12,), condition={"batch": "late", "sex": "m", "library": 1000})
+
+
+@pytest.mark.parametrize("likelihood", ["nb", "zinb"])
+def test_posteriors_of_cells_are_measured_at_each_cells_own_library(tmp_path: Path, likelihood: str) -> None:
+    net = SCVI(n=1)
+    randomised(net)
+    folder = scvi_folder(net, tmp_path / "model", gene_likelihood=likelihood)
+    x = torch.randint(0, 9, (6, 12), generator=torch.Generator().manual_seed(3)).double()
+    x[1:] *= torch.tensor([1.0, 2.0, 5.0, 20.0, 0.0]).double()[:, None]  # the last cell has no counts
+
+    def moments(decoder: vaeprobe.Decoder, rows: Tensor) -> PosteriorMoments:
+        assert decoder.dispersion is not None
+        assert decoder.encoder is not None
+        assert decoder.likelihood is not None
+        full = decoder.at_totals().under(decoder.likelihood)
+        given = Given(dispersion=decoder.dispersion)
+        family = likelihoods.by_name(decoder.likelihood, full.output_shape, given)
+        return posterior_moments(full, decoder.encoder, rows, family, pairs=2, gram_pairs=2, seed=0)
+
+    whole = vaeprobe.load(folder, dtype="float64")
+    assert any("take each cell's own" in n.message for n in whole.notes)
+    assert whole(torch.zeros(1, 3)).sum() == pytest.approx(1), "elsewhere the library is 1"
+    together = moments(whole, x)
+    for i in range(5):
+        total = float(x[i].sum())
+        held = vaeprobe.load(folder, dtype="float64", condition={"library": total})
+        assert held.at_totals() is held, "a library that was chosen is kept"
+        alone = moments(held, torch.stack([x[i], x[i]]))
+        # each draws its own noise, which does not enter at the posterior's mean
+        torch.testing.assert_close(together.gram_at_mean[i], alone.gram_at_mean[0], rtol=1e-9, atol=1e-12)
+    assert all(t.isfinite().all() for t in (together.gram, together.curvature))
+    found = vaeprobe.posterior(whole, data=x[:5], samples=5, pairs=2, rotations=19)
+    assert found["elbo.value"].defined
+
+
+def test_a_size_factor_of_the_users_is_chosen_and_not_summed() -> None:
+    told = registry()
+    told["registry_"]["field_registries"]["size_factor"]["state_registry"] = {"attr_key": "sf"}
+    told["registry_"]["field_registries"]["batch"]["state_registry"]["categorical_mapping"] = ["a", "b", "c"]
+    told["registry_"]["field_registries"]["extra_categorical_covs"]["state_registry"]["mappings"] = {
+        "sex": ["f", "m"]
+    }
+    told["registry_"]["field_registries"]["extra_continuous_covs"]["state_registry"]["columns"] = []
+    found = families.match(Clues.of(SCVI().state_dict(), {"attr_dict": told}))
+    assert found is not None
+    assert found.total == ""
+    assert any("size factor" in w for w in found.warnings)
 
 
 def test_scvi_whose_registry_does_not_fit_is_no_match(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class Found:
         warnings: what a user of this file should know before believing numbers.
         log_dispersion: name of the tensor of log inverse dispersions of a negative binomial, where there is one.
         dispersion_of: the condition at whose class a table of dispersions, a column a class, is taken.
+        total: name of the condition that is a data row's total, and multiplies the output of means.
         pseudo_inputs: name of the linear layer of a VampPrior, whose clamped outputs are the pseudo-inputs: the prior is
             the mixture of the posteriors that the encoder gives to them.
     """
@@ -90,6 +91,7 @@ class Found:
     warnings: tuple[str, ...] = ()
     log_dispersion: str = ""
     dispersion_of: str = ""
+    total: str = ""
     pseudo_inputs: str = ""
 
     def takes(self, name: str) -> bool:

@@ -122,11 +122,12 @@ def _at(clues: f.Clues, prefix: str, linear: bool) -> f.Found | None:
         recipe=_recipe(told),
         log_dispersion=f"{prefix}px_r" if own.get("px_r", ())[:1] == (found["g"],) else "",
         dispersion_of="batch" if len(own.get("px_r", ())) == 2 else "",
-        warnings=tuple(_warnings(str(likelihood), bool(settings))),
+        warnings=tuple(_warnings(str(likelihood), settings, linear, sized)),
+        total="" if sized else "library",
     )
 
 
-def _warnings(likelihood: str, told: bool) -> list[str]:
+def _warnings(likelihood: str, settings: Mapping[str, object], linear: bool, sized: bool) -> list[str]:
     names = {
         "zinb": "zero-inflated negative-binomial",
         "nb": "negative-binomial",
@@ -134,10 +135,15 @@ def _warnings(likelihood: str, told: bool) -> list[str]:
         "normal": "normal",
     }
     known = names.get(likelihood, likelihood)
-    by = "" if told else " by default"
+    by = "" if settings else " by default"
+    library = "a cell's library is the sum of its counts: `beta` and `posterior` take each cell's own unless one is chosen"
+    if sized:
+        library = "a cell's library is a size factor of the user's, which the file does not hold: choose one"
+    elif not settings.get("use_observed_lib_size", not linear):
+        library += "; in training it was inferred, by an encoder of its own, and the sum stands for that"
     out = [
-        f"its counts are {known}{by}; the data are raw counts, and their dispersions stand in `px_r`; a cell's library is the "
-        "sum of its counts: hold it at that of the cells for `beta` and `posterior`"
+        f"its counts are {known}{by}; the data are raw counts, and their dispersions stand in `px_r`; "
+        + library
     ]
     if likelihood == "zinb":
         out.append(

@@ -40,6 +40,7 @@ class Parts:
         recipe: what the loss of its family says of beta, where it is known.
         dispersion: inverse dispersions of a negative binomial, where the file holds them.
         sigma2: variance of a Gaussian likelihood, where it was learned and the file holds it.
+        totalled: the output that the total of a data row multiplies, where it is held at 1 and nobody chose that.
     """
 
     decoder: Callable[[Tensor], Any]
@@ -59,6 +60,7 @@ class Parts:
     recipe: Recipe | None = None
     dispersion: Tensor | None = None
     sigma2: float | None = None
+    totalled: str | None = None
 
 
 def layers_unused(bp: Blueprint) -> Iterator[Finding]:

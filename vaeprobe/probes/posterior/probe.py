@@ -195,6 +195,7 @@ class Posterior(EncoderProbe):
         alignment, why_not = hessian_alignment(m, active, beta, self.rotations, self.seed)
         kl = kl_per_latent(m.mean, m.variance)
         encoder = self.chosen_encoder(decoder)
+        decoder = decoder.at_totals()
         consistent = self_consistency(
             decoder, encoder, evidence.x, evidence.likelihood, m, active, seed=self.seed
         )
