@@ -23,7 +23,7 @@ import tempfile
 import traceback
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,10 @@ from vaeprobe.errors import VaeprobeError
 from hostile_files import entries, saved, state
 from programs import small_pt2, small_script
 
-SECONDS = 30
+SECONDS, MOST_SECONDS = (
+    30,
+    600,
+)  # of processor time, and on the clock of a machine that does other things as well
 NUMBERS = (
     0,
     1,
@@ -306,36 +309,197 @@ def module() -> bytes:
     return saved(torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.Tanh(), torch.nn.Linear(4, 3)))
 
 
+# -- folders, and what stands beside a model -----------------------------------------------------------------
+
+
+@cache
+def _distributed() -> Mapping[str, bytes]:
+    """Return the files of a distributed checkpoint, as torch writes it."""
+    import torch.distributed.checkpoint as dcp
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of being alone
+        dcp.save(dict(state()), checkpoint_id=folder, no_dist=True)
+        return {p.name: p.read_bytes() for p in Path(folder).iterdir()}
+
+
+def _index() -> bytes:
+    return json.dumps(
+        {"metadata": {}, "weight_map": dict.fromkeys(state(), "m-00001-of-00001.safetensors")}
+    ).encode()
+
+
+PYTHAE = {
+    "name": "VAEConfig",
+    "input_dim": [1, 2, 3],
+    "latent_dim": 2,
+    "uses_default_encoder": True,
+    "uses_default_decoder": True,
+}
+
+
+@cache
+def _pythae() -> bytes:
+    widths = {"decoder.layers.0.0": (2, 512), "decoder.layers.1.0": (512, 6)}
+    tensors = {f"{k}.weight": torch.full((n, m), 0.1) for k, (m, n) in widths.items()}
+    tensors |= {f"{k}.bias": torch.zeros(n) for k, (_, n) in widths.items()}
+    return saved({"model_state_dict": tensors})
+
+
+def hdf5(data: bytes, rng: random.Random) -> bytes:
+    """Change the description of a Keras model in its HDF5 file, the shape of an array, a link, or bytes."""
+    import h5py
+
+    stream = io.BytesIO(data)
+    if rng.random() < 0.4 or not data.startswith(b"\x89HDF"):
+        return raw(data, rng)
+    with contextlib.suppress(OSError, RuntimeError, KeyError), h5py.File(stream, "r+") as file:
+        names: list[str] = []
+        file.visit(names.append)
+        name = rng.choice(names)
+        match rng.randrange(4):
+            case 0 if "model_config" in file.attrs:
+                file.attrs["model_config"] = tree(str(file.attrs["model_config"]).encode(), rng)
+            case 1:
+                del file[name]
+            case 2:
+                file[name + "x"] = rng.choice(
+                    (h5py.ExternalLink("x.h5", "/"), h5py.SoftLink("/"), file[names[0]])
+                )
+            case _:
+                del file[name]
+                file[name] = np.zeros(rng.choice(((), (0,), (1,), (3, 2), (2, 2, 2, 2))))
+    return stream.getvalue()
+
+
+def _hdf5() -> bytes:
+    """Return a Keras model as Keras 2 wrote it: its description as an attribute, its arrays by layer."""
+    import h5py
+
+    layers = [
+        {
+            "class_name": "InputLayer",
+            "config": {"batch_input_shape": [None, 2], "dtype": "float32", "name": "z"},
+        },
+        {"class_name": "Dense", "config": {"name": "a", "units": 4, "activation": "tanh", "use_bias": True}},
+        {
+            "class_name": "Dense",
+            "config": {"name": "b", "units": 3, "activation": "linear", "use_bias": True},
+        },
+    ]
+    config = {"class_name": "Sequential", "config": {"name": "decoder", "layers": layers}}
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file.attrs.update(
+            {"model_config": json.dumps(config), "keras_version": "2.15.0", "backend": "tensorflow"}
+        )
+        weights = file.create_group("model_weights")
+        weights.attrs["layer_names"] = [b"z", b"a", b"b"]
+        weights.create_group("z").attrs["weight_names"] = []
+        for name, shape in (("a", (2, 4)), ("b", (4, 3))):
+            group = weights.create_group(name)
+            group.attrs["weight_names"] = [f"{name}/kernel:0".encode(), f"{name}/bias:0".encode()]
+            group[f"{name}/kernel:0"] = np.full(shape, 0.1, np.float32)
+            group[f"{name}/bias:0"] = np.zeros(shape[1], np.float32)
+    return stream.getvalue()
+
+
+def _baseline() -> bytes:
+    from vaeprobe.gate import baseline
+
+    values = {"orthogonality.mean_abs_cosine": np.full(16, 0.3)}
+    methods = {"orthogonality": {"seed": 0, "latents": "prior", "dtype": "float64"}}
+    record = baseline.Record(sha256="x", latent_dim=2, methods=methods, values=values, codes=np.ones((4, 2)))
+    return baseline.text({"model.pt": record}).encode()
+
+
+def _picture() -> bytes:
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _components() -> bytes:
+    """Return a principal component analysis, as scikit-learn's users pickle it."""
+    from sklearn.decomposition import PCA
+
+    return pickle.dumps(PCA(2).fit(np.random.default_rng(0).normal(size=(9, 4))))
+
+
+# what lies beside a mutant, by the folder that its name says
+BESIDE: dict[str, Callable[[], Mapping[str, bytes]]] = {
+    "dcp": lambda: {**_distributed(), "../dcp.toml": BLUEPRINT},
+    "shards": lambda: {"m-00001-of-00001.safetensors": _safetensors()},
+    "pythae": lambda: {"model.pt": _pythae()},
+    "pictures": lambda: {"a.png": _picture(), "b.png": _picture()},
+    "plain": lambda: {"model.toml": BLUEPRINT},
+    "": dict,
+}
+WHOLE = ("dcp", "pythae", "pictures")  # folders that are read as one
+
+
 # format -> (a good file, how it is changed, the name of the file)
 FORMATS: dict[str, tuple[Callable[[], bytes], Mutate, str]] = {
-    "torch zip": (lambda: saved(state()), parts, "model.pt"),
+    "torch zip": (lambda: saved(state()), parts, "plain/model.pt"),
     "module": (module, parts, "model.pt"),
-    "torch legacy": (lambda: saved(state(), legacy=True), raw, "model.pt"),
-    "pickle": (lambda: pickle.dumps(dict(state()), 2), opcodes, "model.pkl"),
+    "torch legacy": (lambda: saved(state(), legacy=True), raw, "plain/model.pt"),
+    "pickle": (lambda: pickle.dumps(dict(state()), 2), opcodes, "plain/model.pkl"),
     "pt2": (small_pt2, parts, "model.pt2"),
     "torchscript": (small_script, parts, "model.ts"),
     "safetensors": (_safetensors, safetensors, "model.safetensors"),
     "npy": (lambda: _arrays(False), npy, "model.npy"),
     "npz": (lambda: _arrays(True), parts, "model.npz"),
-    "zip": (lambda: saved(state()), raw, "model.pt"),
+    "zip": (lambda: saved(state()), raw, "plain/model.pt"),
     "onnx": (_onnx, onnx, "model.onnx"),
     "keras": (_keras, parts, "model.keras"),
     "blueprint": (lambda: BLUEPRINT, text, "model.toml"),
     "policy": (lambda: POLICY, text, "vaeprobe.toml"),
+    "hdf5": (_hdf5, hdf5, "model.h5"),
+    "dcp index": (lambda: _distributed()[".metadata"], opcodes, "dcp/.metadata"),
+    "dcp part": (lambda: _distributed()["__0_0.distcp"], raw, "dcp/__0_0.distcp"),
+    "shards": (_index, tree, "shards/m.safetensors.index.json"),
+    "config": (lambda: json.dumps(PYTHAE).encode(), tree, "pythae/model_config.json"),
+    "baseline": (_baseline, tree, "baseline.json"),
+    "csv": (lambda: b"a,b,c\n1,2.5,3\n4,-5e3,6\n7,8,9.25\n", text, "rows.csv"),
+    "picture": (_picture, raw, "pictures/c.png"),
+    "sklearn": (_components, opcodes, "model.pkl"),
 }
 
 
+def placed(folder: Path, name: str, data: bytes) -> Path:
+    """Write a file and what lies beside it into a folder, and return what is to be read."""
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    for other, content in BESIDE[str(Path(name).parent).strip(".")]().items():
+        (path.parent / other).write_bytes(content)
+    path.write_bytes(data)
+    return path.parent if path.parent.name in WHOLE else path
+
+
 def read(path: Path) -> None:
-    """Read a file as what its name says: a model, a blueprint beside a model, or a policy."""
+    """Read a file or folder as what its name says: a model, a blueprint beside a model, a policy, a baseline, or data."""
     if path.name == "vaeprobe.toml":
         from vaeprobe.gate import policy_file
 
         policy_file.read(path)
+    elif path.name == "baseline.json":
+        from vaeprobe.gate import baseline
+
+        baseline.read(path)
+    elif path.name in ("rows.csv", "pictures"):
+        from vaeprobe.data import open_data
+
+        open_data(path).read(100)
     elif path.name == "model.toml":
         (path.parent / "model.pt").write_bytes(saved(state()))
         vaeprobe.load(path.parent / "model.pt")
     else:
         vaeprobe.load(path)
+
+
+ENDS = (signal.SIGPROF, signal.SIGALRM)
 
 
 class Late(BaseException):
@@ -363,26 +527,30 @@ def outcome(data: bytes, name: str) -> str | None:
     """Return what is wrong with how a mutant ends, None where it ends as documented."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        (folder / name).write_bytes(data)
-        before = signal.signal(signal.SIGALRM, _late)
-        signal.alarm(SECONDS)
+        path = placed(folder, name, data)
+        known = {*folder.rglob("*"), folder / "model.pt"}
+        before = [signal.signal(number, _late) for number in ENDS]
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(MOST_SECONDS)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                read(folder / name)
+                read(path)
         except VaeprobeError as error:
             if error.exit_code not in (2, 3, 4, 5, 6):
                 return f"exit {error.exit_code}"
             if not f"{error.message}{error.hint or ''}".isprintable():
                 return "control characters in a message"
         except Late:
-            return f"no end within {SECONDS} s"
+            return f"no end within {SECONDS} s of processor time, or {MOST_SECONDS} s"
         except Exception:
             return traceback.format_exc()
         finally:
             signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
-        made = {p.name for p in folder.iterdir()} - {name, "model.pt"}
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            for number, handler in zip(ENDS, before, strict=True):
+                signal.signal(number, handler)
+        made = {p.name for p in folder.rglob("*")} - {p.name for p in known}
         return f"wrote {made}" if made else None
 
 
@@ -403,7 +571,10 @@ def main() -> int:
             if why is not None:
                 short += 1
                 options.keep.mkdir(parents=True, exist_ok=True)
-                kept = options.keep / f"{format.replace(' ', '-')}-{options.seed}-{k}-{FORMATS[format][2]}"
+                kept = (
+                    options.keep
+                    / f"{format.replace(' ', '-')}-{options.seed}-{k}-{Path(FORMATS[format][2]).name}"
+                )
                 kept.write_bytes(data)
                 print(f"{kept}: {why.strip().splitlines()[-1]}", flush=True)
         print(f"{format}: {options.mutants - short} of {options.mutants} as documented", flush=True)

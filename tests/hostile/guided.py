@@ -39,8 +39,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         contextlib.suppress(VaeprobeError),
     ):
-        (Path(folder) / name).write_bytes(good)
-        fuzz.read(Path(folder) / name)
+        fuzz.read(fuzz.placed(Path(folder), name, good))
 
     def change(data: bytes, longest: int, seed: int) -> bytes:
         rng = random.Random(seed)
@@ -54,7 +53,7 @@ def main() -> None:
         if why is None:
             return
         options.keep.mkdir(parents=True, exist_ok=True)
-        kept = options.keep / f"{hashlib.sha256(data).hexdigest()[:12]}-{name}"
+        kept = options.keep / f"{hashlib.sha256(data).hexdigest()[:12]}-{Path(name).name}"
         kept.write_bytes(data)
         print(f"{kept}: {why.strip().splitlines()[-1]}", flush=True)
 

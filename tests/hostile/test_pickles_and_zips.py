@@ -10,6 +10,7 @@ import io
 import pickle
 import struct
 import tarfile
+import time
 import zlib
 from pathlib import Path
 
@@ -17,12 +18,15 @@ import pytest
 import torch
 
 import vaeprobe
+from vaeprobe.checkpoints import said
+from vaeprobe.files import torch_pickles
 
 from hostile_files import (
     Calls,
     Touch,
     entries,
     nested_tuples,
+    outcome,
     patch_zip,
     raw_pickle,
     refused,
@@ -387,3 +391,46 @@ def test_entries_that_overlap(tmp_path: Path) -> None:
     assert [e.name for e in directory(archive(size))] == ["r/a", "r/b"]  # side by side
     with pytest.raises(UnsafeError):
         directory(archive(30 + 3))  # the second begins within the first
+
+
+def shared_dicts(depth: int, first: int = 5000) -> bytes:
+    """Return opcodes of dicts that each hold the one below under two names: 2^depth paths."""
+    opcodes = b"}r" + struct.pack("<I", first)
+    for k in range(first, first + depth):
+        below = b"j" + struct.pack("<I", k)
+        opcodes += b"0}r" + struct.pack("<I", k + 1) + b"(U\x01a" + below + b"U\x01b" + below + b"u"
+    return opcodes
+
+
+def with_entry(name: bytes, opcodes: bytes) -> bytes:
+    """Return a state dict with one more entry."""
+    (pickled,) = (d for n, d in entries(saved(dict(state()))).items() if n.endswith("data.pkl"))
+    at = pickled.rindex(b"u.")  # where the items of the state dict end
+    return with_pickle(pickled[:at] + b"U" + bytes([len(name)]) + name + opcodes + pickled[at:])
+
+
+@pytest.mark.parametrize("name", [b"hparams", b"z"])
+@pytest.mark.parametrize("depth", [22, 55])
+def test_dicts_in_too_many_places_are_refused(tmp_path: Path, name: bytes, depth: int) -> None:
+    assert "counting each wherever it is held" in refused(tmp_path, with_entry(name, shared_dicts(depth)), 5)
+
+
+def test_a_few_dicts_in_several_places_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(with_entry(b"hparams", shared_dicts(10)))
+    path.with_suffix(".toml").write_text(
+        'latents = 2\n[decoder]\nlayers = [{ linear = "0" }, "tanh", { linear = "2" }]\n'
+    )
+    assert outcome(path) is None
+
+
+def test_values_beside_the_weights_are_copied_so_many_and_no_more(tmp_path: Path) -> None:
+    """What stands in a call's arguments is no container of weights, and is kept where it says what the network is."""
+    doubled = b"K\x01\x85" + b"2\x86" * 22
+    path = tmp_path / "model.pt"
+    path.write_bytes(with_entry(b"hparams", b"ctorch\nSize\n" + doubled + b"\x85R"))
+    file = torch_pickles.read(path.read_bytes(), "it", "torch zip")
+    start = time.process_time()
+    told = said.in_file(file)
+    assert time.process_time() - start < 5
+    assert list(told) == ["hparams"]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-__all__ = ["Built", "Global", "Node", "Opaque", "Persistent", "Pickle", "walk"]
+__all__ = ["Built", "Global", "Node", "Opaque", "Persistent", "Pickle", "unfolded", "walk"]
 
 
 # Some: any value below, tuple, list, dict, scalar, Global, Built or Persistent
@@ -106,6 +106,34 @@ def walk(root: Node, closed: Collection[int] = ()) -> Iterator[Node]:
         yield node
         if children is not None:
             waiting.extend(children)
+
+
+def unfolded(root: Node, most: int) -> int:
+    """Return how many containers there are on all paths from `root`, `most` at most: what a walk by names meets.
+
+    A container that is held twice counts twice, all that it holds as well; one that holds itself counts once.
+    """
+    counts: dict[int, int] = {}
+    waiting: list[tuple[Node, bool]] = [(root, False)]
+    while waiting:
+        node, below_done = waiting.pop()
+        inside = [value for value in _inside(node) if isinstance(value, (dict, list, tuple, Built))]
+        if below_done:
+            counts[id(node)] = min(most, 1 + sum(counts[id(value)] for value in inside))
+        elif id(node) not in counts:
+            counts[id(node)] = 0
+            waiting.append((node, True))
+            waiting.extend((value, False) for value in inside)
+    return counts[id(root)]
+
+
+def _inside(node: Node) -> Iterable[Node]:
+    """Return the values of a container that have a name, or a place, in it."""
+    if isinstance(node, dict):
+        return node.values()
+    if isinstance(node, Built):
+        return [node.state, *node.items, *(value for _, value in node.pairs)]
+    return node if isinstance(node, (list, tuple)) else ()
 
 
 def _children(node: Node) -> Iterable[Node] | None:

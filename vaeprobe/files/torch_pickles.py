@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
-from vaeprobe.files.inert import Built, Global, Node, Persistent, Pickle
+from vaeprobe.files.inert import Built, Global, Node, Persistent, Pickle, unfolded
 from vaeprobe.files.pickles import PickleError, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
@@ -29,6 +29,7 @@ Container = Literal["torch zip", "torch legacy", "pickle"]
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_HEAD = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
 DEEPEST = 4  # storages within storages
+MOST_UNFOLDED = 1_000_000  # containers on all paths; large checkpoints have some thousands
 LARGEST_VIEW = 1 << 30  # bytes of a tensor that is larger than its storage (strides of 0)
 CUT = "the file is truncated or damaged: fetch it again"
 
@@ -152,7 +153,7 @@ def read(data: bytes, file: str, container: Container) -> TorchFile:
 
     Raises:
         UnsafeError: it asks for a name made to run something, is two files in one, or its zip is unsafe.
-        InputError: it is damaged.
+        InputError: it is damaged, or holds the same values in more places than a walk through it could visit.
         ResourceError: it describes more than fits.
     """
     try:
@@ -168,6 +169,12 @@ def read(data: bytes, file: str, container: Container) -> TorchFile:
             ) from None
         raise InputError(f"{file}: {error.message}", hint=error.hint, about=file) from None
     refuse_dangerous(file, found.globals)
+    if unfolded(found.root, MOST_UNFOLDED) == MOST_UNFOLDED:
+        raise InputError(
+            f"{file} has over {MOST_UNFOLDED:,} values within values, counting each wherever it is held",
+            hint="no checkpoint needs that: ask for the weights alone, as safetensors",
+            about=file,
+        )
     return found
 
 
