@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints import blueprint as module
-from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, BlueprintError, EncoderPlan, Layer
+from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, BlueprintError, EncoderPlan, Layer, reading
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.checkpoints.network.describe import describe
 from vaeprobe.checkpoints.network.modules import Residual
@@ -149,6 +149,15 @@ def test_a_hostile_blueprint_is_an_error_and_no_hang() -> None:
 
 
 # -- networks -------------------------------------------------------------------------------------------
+
+
+def test_a_blueprint_of_thousands_of_layers_is_a_limit() -> None:
+    """Each layer is harmless; building and running them all is not."""
+    most = reading.MOST_LAYERS
+    text = "latents = 2\n[decoder]\nlayers = [{{ residual = [{}] }}]\n"
+    assert len(Blueprint.from_toml(text.format('"tanh", ' * (most - 1))).layers[0].inner) == most - 1
+    with pytest.raises(ResourceError, match=f"{most + 1:,} layers"):
+        Blueprint.from_toml(text.format('"tanh", ' * most))
 
 
 def test_conv_vae_equals_the_one_written_by_hand() -> None:

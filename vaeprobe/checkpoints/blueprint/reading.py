@@ -11,12 +11,13 @@ from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.kinds import ALIASES, KINDS, Kind, number, pair, whole
 from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, toml_key, toml_value
 from vaeprobe.checkpoints.blueprint.prior import SPREADS, WEIGHTS, Numbers, PriorPlan
-from vaeprobe.errors import BlueprintError, did_you_mean
+from vaeprobe.errors import BlueprintError, ResourceError, did_you_mean
 from vaeprobe.likelihood_names import LIKELIHOODS
 
 __all__ = ["fields"]
 
 LARGEST = 1 << 20  # characters of TOML: a blueprint of a thousand layers has a tenth of this
+MOST_LAYERS = 5_000
 SECOND_OUTPUTS = ("log_variance", "log_sd", "variance", "sd", "softplus_variance", "softplus_sd")
 HEADS = ("log_variance", "log_sd", "variance", "sd")
 
@@ -26,6 +27,7 @@ def fields(text: str, origin: str) -> dict[str, Any]:
 
     Raises:
         BlueprintError: the text is no TOML, or says something a blueprint cannot say.
+        ResourceError: it has more than `MOST_LAYERS` layers.
     """
     if len(text) > LARGEST:
         raise BlueprintError(f"`{origin}` has {len(text):,} characters: too long for a blueprint")
@@ -37,9 +39,20 @@ def fields(text: str, origin: str) -> dict[str, Any]:
             hint='for example: latents = 20, and below [decoder]: layers = [{ linear = "fc3" }, "relu", { linear = "fc4" }, "sigmoid"]',
         ) from None
     try:
-        return _Reader(origin).fields(table)
+        found = _Reader(origin).fields(table)
     except RecursionError:
         raise BlueprintError(f"`{origin}` nests its layers too deeply") from None
+    count = _count(cast(tuple[Layer, ...], found["layers"]))
+    if count > MOST_LAYERS:
+        raise ResourceError(
+            f"`{origin}` has {count:,} layers, and a blueprint may have {MOST_LAYERS:,}",
+            hint="is it the blueprint of this file?",
+        )
+    return found
+
+
+def _count(layers: Sequence[Layer]) -> int:
+    return sum(1 + _count(layer.inner) for layer in layers)
 
 
 def _is_shape(v: object) -> bool:
