@@ -126,23 +126,58 @@ def test_the_bound_of_a_norm_is_one_and_near() -> None:
         assert norm_bound(D) <= len(D) ** (1 / 16) * norm * (1 + 2e-5)
 
 
-def test_wide_rows_start_warm_and_end_within_the_tolerance() -> None:
+def wide_rows(n: int, m: int = 2500) -> np.ndarray:
     rng = np.random.default_rng(0)
-    basis = np.linalg.qr(rng.normal(size=(2500, 60)))[0].T
-    X = (rng.normal(size=(700, 60)) * 0.9 ** np.arange(60)) @ basis + 0.01 * rng.normal(size=(700, 2500)) + 5
+    basis = np.linalg.qr(rng.normal(size=(m, 60)))[0].T
+    return (rng.normal(size=(n, 60)) * 0.9 ** np.arange(60)) @ basis + 0.01 * rng.normal(size=(n, m)) + 5
+
+
+def test_many_wide_rows_start_warm() -> None:
+    X = wide_rows(1600)
     rows = Rows.of(in_memory(X))
-    Q = rows.start(24, 0)
+    Q = np.linalg.qr(rows.start(24, 0))[0]
     centred = X - X.mean(axis=0)
-    assert np.abs(Q.T @ Q - np.eye(24)).max() < 1e-12
     assert (
         np.square(centred @ Q).sum() > 0.97 * np.square(np.linalg.svd(centred, compute_uv=False)[:24]).sum()
     )
-    truth = np.square(np.linalg.svd(centred, compute_uv=False)[:10]) / 700
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "m"), [(700, 2500), (2500, 700)])
+def test_the_randomized_solver_ends_within_the_tolerance_on_either_side(
+    n: int, m: int, kind: type[np.floating]
+) -> None:
+    X = wide_rows(n, m).astype(kind)
+    given = X.copy()
     found = spectrum.compute(in_memory(X), 10, solver="randomized")
+    assert (given == X).all()  # rows of the caller's are centred in the products
+    centred = X.astype(np.float64) - X.mean(axis=0, dtype=np.float64)
+    truth = np.square(np.linalg.svd(centred, compute_uv=False)[:10]) / n
     assert np.abs(found.values / truth - 1).max() < 1e-5
     U = found.vectors
-    off = np.linalg.norm(centred.T @ (centred @ U) / 700 - U * found.values, axis=0)
-    np.testing.assert_allclose(found.residuals, off, atol=1e-9)
+    assert np.abs(U.T @ U - np.eye(10)).max() < 1e-12
+    off = np.linalg.norm(centred.T @ (centred @ U) / n - U * found.values, axis=0)
+    rounding = 1e-9 if kind is np.float64 else 1e-6
+    if n < m:  # the residuals are those of v in u = X^T v, of inner products of the rows
+        assert (off <= found.residuals * np.sqrt(truth[0] / truth) + rounding).all()
+        assert found.residuals.max() < 1e-2 * truth[0]
+    else:
+        np.testing.assert_allclose(found.residuals, off, atol=rounding)
+
+
+def test_the_covariance_of_rows_in_memory_is_centred_in_products() -> None:
+    rng = np.random.default_rng(0)
+    V = rng.normal(size=(30, 4))
+    for offset in (0.0, 0.5, 1e4):
+        X = rng.normal(size=(9000, 30)) + offset
+        S = np.cov(X.T, bias=True)
+        rows = Rows.of(in_memory(X))
+        np.testing.assert_allclose(rows.product(V), S @ V, atol=1e-11)
+        np.testing.assert_allclose(rows.variances, S.diagonal(), rtol=1e-11)
+        np.testing.assert_allclose(np.concatenate(list(rows.centred())), X - X.mean(axis=0), atol=1e-9)
+        low = Rows.of(in_memory(X.astype(np.float32)))
+        np.testing.assert_allclose(low.variances, S.diagonal(), rtol=1e-5 + 1e-7 * offset)
+        np.testing.assert_allclose(low.product(V), S @ V, atol=1e-5 * (1 + offset / 100))
 
 
 @pytest.mark.parametrize("rank", [3, 12, 30])

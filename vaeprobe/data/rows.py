@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from vaeprobe.data.shards import Shard
+from vaeprobe.data.shards import ArrayShard, Shard
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.files.source import quoted
 from vaeprobe.report import Finding
@@ -152,6 +152,21 @@ class Data:
             if done == count:
                 break
         return out[:done].reshape(done, *self.row_shape)
+
+    def array(self) -> tuple[Array, bool]:
+        """Return the rows in memory, shape (rows, columns), and whether they are the caller's own array, as it stands.
+
+        An array that needs neither scaling nor another type is not copied, and its numbers are not looked at: ask
+        `refuse` where they are summed up.
+
+        Raises:
+            ResourceError, InputError: as for `read`.
+        """
+        shard = self.shards[0]
+        plain = len(self.shards) == 1 and self.factor == 1.0 and self.nonfinite != "drop"
+        if plain and isinstance(shard, ArrayShard) and shard.array.dtype == self.dtype:
+            return shard.array[self.first : self.last].reshape(-1, self.columns), True
+        return self.read().reshape(-1, self.columns), False
 
     def _converted(self, size: int, kind: np.dtype[Any], every: int = 1) -> Iterator[Array]:
         offset = 0

@@ -42,8 +42,8 @@ class Spectrum:
         vectors: unit eigenvectors as columns, shape (m, k); the largest entry of each is positive.
         total: trace of S, the total variance.
         solver: how they were computed.
-        residuals: ||S u - lambda u|| per pair, shape (k,), or what float32 products are off by: a true eigenvalue
-            lies that near; 0 where exact.
+        residuals: ||S u - lambda u|| per pair, shape (k,), the same of the inner products of few rows, whose eigenvalues
+            are equal, or what float32 products are off by: a true eigenvalue lies that near; 0 where exact.
         resolution: variance below which a direction is rounding error.
         precision: type of the products, "float64" or "float32".
         left: variance outside the known directions; None takes it from `total`, to rounding of the whole.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from vaeprobe.data import Data, in_memory
+from vaeprobe.data import Data
 from vaeprobe.errors import ResourceError
 from vaeprobe.intervals import stream
 from vaeprobe.linear import moments
@@ -27,6 +27,12 @@ __all__ = ["CACHE_BYTES", "Rows", "orthonormal", "rows_in_memory", "triangle_of"
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
 START_ROWS = 8  # random rows for each direction that the randomized solver starts from
+WORTH_ROWS = (
+    64  # rows for each direction from which that start costs less than the pass or two that it spares
+)
+BLOCK = 1024  # rows that are streamed at a time
+LONG_BLOCK = 8192  # rows in memory whose products are summed in their own type
+RUN = 64  # float32 squares that are summed as such
 
 
 def triangle_of(X: Array) -> Array:
@@ -37,12 +43,16 @@ def triangle_of(X: Array) -> Array:
 class Rows:
     """Centred rows for repeated products with the covariance; kept in memory where they fit.
 
+    Rows in memory are centred in the products, not themselves, so that an array of the caller's is neither copied nor
+    changed; unless their mean is so large beside their deviation that the products would lose digits.
+
     Attributes:
         data: this process's rows, as stored.
         n: rows of all processes.
         mean: mean of all rows.
         variances: of the columns, shape (m,).
-        memory: the centred rows, shape (rows, m), where they fit; None streams them.
+        memory: the rows, shape (rows, m), where they fit; None streams them.
+        centre: the mean of what is in memory, shape (m,).
         processes: those that share the rows.
     """
 
@@ -51,6 +61,7 @@ class Rows:
     mean: Array
     variances: Array
     memory: NDArray[np.floating] | None
+    centre: Array
     processes: Processes
 
     @classmethod
@@ -62,10 +73,8 @@ class Rows:
         """
         kind, m = data.dtype, data.columns
         fits = data.rows * m * kind.itemsize <= CACHE_BYTES
-        memory = processes.together(lambda: data.read().reshape(-1, m)) if fits else None
-        shift, sums, squares, count = processes.together(
-            lambda: _first_pass(data if memory is None else in_memory(memory))
-        )
+        found = processes.together(lambda: _in_memory(data) if fits else _streamed(data))
+        memory, shift, sums, squares, count = found
         # exact merge of counts, means and squares over processes, as for Moments
         n = int(processes.sum(np.array([count], np.float64))[0])
         mean = processes.sum(count * shift + sums) / max(n, 1)
@@ -74,9 +83,7 @@ class Rows:
             variances = processes.sum(squares + 2 * step * sums + count * step**2) / max(n, 1)
         refuse_overflow(variances)
         moments.total((Moments(n, mean, np.zeros((0, 0))),))  # two rows or more
-        if memory is not None:
-            memory -= mean.astype(kind)
-        return cls(data, n, mean, variances, memory, processes)
+        return cls(data, n, mean, variances, memory, mean - shift, processes)
 
     @property
     def kind(self) -> np.dtype[Any]:
@@ -90,46 +97,64 @@ class Rows:
 
     def centred(self) -> Iterator[NDArray[np.floating]]:
         """Yield blocks of centred rows."""
-        if self.memory is not None:
-            yield from (self.memory[k : k + 1024] for k in range(0, len(self.memory), 1024))
-            return
-        mean = self.mean.astype(self.kind)
-        for block in self.data.blocks(1024):
-            yield block - mean
+        if self.memory is None:
+            blocks, centre = self.data.blocks(BLOCK), self.mean.astype(self.kind)
+        else:
+            blocks = (self.memory[k : k + BLOCK] for k in range(0, len(self.memory), BLOCK))
+            centre = self.centre.astype(self.kind)
+        for block in blocks:
+            yield block - centre
 
     def product(self, V: Array) -> Array:
         """Return S V, shape (m, b), float64."""
         V = V.astype(self.kind)
+        if self.memory is not None:
+            return self.processes.sum(self.across(self.along(V))) / self.n
         out = np.zeros(V.shape)
         for X in self.centred():
             out += X.T @ (X @ V)
         return self.processes.sum(out) / self.n
 
-    def start(self, b: int, seed: int) -> Array:
-        """Return b orthonormal directions to begin with, shape (m, b): the leading ones of some random rows.
+    def along(self, V: Array) -> NDArray[np.floating]:
+        """Return X V for the centred rows X in memory, shape (rows, b), of their type."""
+        assert self.memory is not None
+        V = V.astype(self.kind)
+        return np.asarray(self.memory @ V - (self.centre @ V.astype(np.float64)).astype(self.kind))
 
-        They are worth a pass and a half over all rows; rows that are not in memory get random directions.
+    def across(self, Y: NDArray[np.floating]) -> Array:
+        """Return X^T Y for the centred rows X in memory, shape (m, b), float64."""
+        assert self.memory is not None
+        Y, out = Y.astype(self.kind), np.zeros((Y.shape[1], len(self.mean)))
+        for k in range(0, len(self.memory), LONG_BLOCK):
+            # Y^T X goes through X along its rows, which is faster than X^T Y
+            out += np.ascontiguousarray(Y[k : k + LONG_BLOCK].T) @ self.memory[k : k + LONG_BLOCK]
+        return np.asarray((out - Y.sum(axis=0, dtype=np.float64)[:, None] * self.centre).T)
+
+    def start(self, b: int, seed: int) -> Array:
+        """Return b directions to begin with, shape (m, b): the leading ones of some random rows.
+
+        They are worth a pass and a half over all rows: where that is little, or the rows are not in memory, random ones.
         """
         m, world, rank = len(self.mean), self.processes.world, self.processes.rank
         count = min(START_ROWS * b, self.n)
-        if self.memory is None or count < b:
-            return orthonormal(stream(seed, "sketch").standard_normal((m, b)))
+        if self.memory is None or count < b or self.n < WORTH_ROWS * b:
+            return stream(seed, "sketch").standard_normal((m, b), self.kind.type).astype(np.float64)
         held = np.zeros(world)
         held[rank] = len(self.memory)
         before = int(self.processes.sum(held)[:rank].sum())
         wanted = np.sort(stream(seed, "sketch").choice(self.n, count, replace=False))
         own = np.flatnonzero((wanted >= before) & (wanted < before + len(self.memory)))
         some = np.zeros((count, m), self.kind)
-        some[own] = self.memory[wanted[own] - before]
+        some[own] = self.memory[wanted[own] - before] - self.centre.astype(self.kind)
         if world > 1:
             some = self.processes.sum(some.astype(np.float64)).astype(self.kind)
         with np.errstate(over="ignore", invalid="ignore"):
             K = (some @ some.T).astype(np.float64)
         refuse_overflow(K)
         V = np.linalg.eigh(K)[1][:, ::-1][:, :b].astype(self.kind)
-        return orthonormal((some.T @ V).astype(np.float64))
+        return np.asarray(some.T @ V, np.float64)
 
-    def along(self, U: Array) -> tuple[Array, Array, float]:
+    def singular(self, U: Array) -> tuple[Array, Array, float]:
         """Return the singular values of X U, the directions they belong to, and the variance outside U, by a pass.
 
         Args:
@@ -151,25 +176,52 @@ class Rows:
         return s, U @ Vt.T, float(self.processes.sum(outside)[0]) / self.n
 
 
-def _first_pass(data: Data) -> tuple[NDArray[np.floating], Array, Array, int]:
-    """Return a shift, and the sums, sums of squares and number of the rows minus it."""
-    kind, m = data.dtype, data.columns
-    shift = np.zeros(m, kind)
-    sums, squares, count = np.zeros(m), np.zeros(m), 0
-    for block in data.blocks(2048):
-        if count == 0:
-            shift = block.mean(axis=0, dtype=np.float64).astype(kind)
-        v = block - shift
-        sums += np.ones(len(v), kind) @ v
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares += np.einsum("ij,ij->j", v, v, dtype=np.float64)
-        count += len(v)
-    return shift, sums, squares, count
+Sums: TypeAlias = "tuple[NDArray[np.floating] | None, Array, Array, Array, int]"
 
 
-def orthonormal(W: Array) -> Array:
-    """Return an orthonormal basis of what the columns span, shape (m, <= b): by their Gram matrix, twice."""
-    for _ in range(2):
+def _in_memory(data: Data) -> Sums:
+    """Return the rows in memory minus a shift, the shift, and the sums, sums of squares and number of what is left."""
+    memory, foreign = data.array()
+    first = memory[: moments.FIRST_ROWS]
+    data.refuse(first)
+    shift = moments.short_mean(first).astype(memory.dtype) if len(first) else np.zeros(data.columns)
+    if shift.any():
+        memory = np.subtract(memory, shift, out=None if foreign else memory)
+    sums, squares = np.zeros(data.columns), np.zeros(data.columns)
+    for k in range(0, len(memory), BLOCK):
+        _add(memory[k : k + BLOCK], sums, squares)
+        if not np.isfinite(sums).all():
+            data.refuse(memory)
+    return memory, shift.astype(np.float64), sums, squares, len(memory)
+
+
+def _streamed(data: Data) -> Sums:
+    """Return the same for rows that are not kept."""
+    shift = np.zeros(data.columns)
+    sums, squares, count = np.zeros(data.columns), np.zeros(data.columns), 0
+    for block in data.blocks(BLOCK):
+        if count == 0 and len(block):
+            shift = moments.short_mean(block).astype(data.dtype)
+        _add(block - shift if shift.any() else block, sums, squares)
+        count += len(block)
+    return None, shift.astype(np.float64), sums, squares, count
+
+
+def _add(v: NDArray[np.floating], sums: Array, squares: Array) -> None:
+    """Add the sums and the sums of squares of rows, shape (m,)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums += np.ones(len(v), v.dtype) @ v
+        for k in range(0, len(v), RUN):
+            squares += np.einsum("ij,ij->j", v[k : k + RUN], v[k : k + RUN])
+
+
+def orthonormal(W: Array, times: int = 2) -> Array:
+    """Return an orthonormal basis of what the columns span, shape (m, <= b): by their Gram matrix, twice.
+
+    Args:
+        times: once does for columns that are orthonormal but for rounding.
+    """
+    for _ in range(times):
         W = W / np.maximum(np.linalg.norm(W, axis=0), 1e-300)
         squares, V = np.linalg.eigh(W.T @ W)
         kept = squares > 1e-10 * squares.max(initial=0.0)
@@ -178,7 +230,7 @@ def orthonormal(W: Array) -> Array:
 
 
 def rows_in_memory(data: Data, processes: Processes = ALONE) -> Rows:
-    """Return centred rows whose `product` multiplies by the covariance without forming it.
+    """Return rows whose `product` multiplies by the covariance without forming it.
 
     Raises:
         ResourceError: the rows are too many to be read again at every step.

@@ -159,7 +159,8 @@ def covariance(spec: Spectrum, own: Data, *, batches: bool, processes: Processes
         rows = own.read().reshape(-1, spec.m) - spec.mean.astype(own.dtype) if batches else None
         return Covariance.of_spectrum(spec, rows)
     found = rows_in_memory(own, processes)
-    return Covariance(found.product, found.total, spec.m, found.memory)
+    centred = np.concatenate(list(found.centred())) if batches else None
+    return Covariance(found.product, found.total, spec.m, centred)
 
 
 def trained(
