@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING, TypeAlias
@@ -194,16 +194,19 @@ def resampled_means(values: Array, *, seed: int = 0, resamples: int = RESAMPLES)
     Args:
         values: one row per independent sample, shape (n, columns), finite.
     """
+    values = np.asarray(values, dtype=np.float64)
     n = len(values)
+    return np.concatenate([counts @ values / n for counts in _resampled(n, seed, resamples)])
+
+
+def _resampled(n: int, seed: int, resamples: int) -> Iterator[Array]:
+    """Yield how often each of n samples is drawn, for some resamples at a time, shape (rows, n)."""
     rng = stream(seed, "bootstrap")
     step = max(1, min(resamples, 8_000_000 // max(n, 1)))
-    means = []
     for done in range(0, resamples, step):
         rows = min(step, resamples - done)
         drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
-        means.append(counts @ np.asarray(values, dtype=np.float64) / n)
-    return np.concatenate(means)
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
 
 
 def studentised_interval(
@@ -235,13 +238,8 @@ def studentised_interval(
         return value, np.sqrt((counts * off**2).sum(-1)) / n
 
     value, error = (float(x[0]) for x in with_error(np.ones((1, n))))
-    rng = stream(seed, "bootstrap")
-    step = max(1, min(resamples, 8_000_000 // max(n, 1)))
     ratios = []
-    for done in range(0, resamples, step):
-        rows = min(step, resamples - done)
-        drawn = rng.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+    for counts in _resampled(n, seed, resamples):
         again, errors = with_error(counts)
         ratios.append((again - value) / np.maximum(errors, 1e-300))
     tail = (1 - level) / 2

@@ -35,9 +35,9 @@ def compare(
         str | None,
         typer.Option(help="Sort the table of models by a column or metric, best first.", metavar="COLUMN"),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", "-n", help="Latents, and data rows.", min=8)] = 256,
+    samples: options.Samples = 256,
     rotations: Annotated[int, typer.Option(help="Random rotations for the nulls.", min=1)] = 199,
-    seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
+    seed: options.Seed = 0,
     format: Annotated[
         CompareFormat | None,
         typer.Option(

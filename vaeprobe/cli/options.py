@@ -25,6 +25,8 @@ Color = Literal["auto", "always", "never"]
 
 ModelPath = Annotated[Path, typer.Argument(help="Checkpoint to probe.", show_default=False)]
 DataPaths = Annotated[list[str], typer.Argument(help="Data files or globs.", show_default=False)]
+Samples = Annotated[int, typer.Option("--samples", "-n", help="Latents, and data rows.", min=8)]
+Seed = Annotated[int, typer.Option(help="Seed of every draw.", min=0)]
 Arch = Annotated[
     str | None,
     typer.Option(

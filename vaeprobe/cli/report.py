@@ -27,8 +27,8 @@ def report(
         str | None,
         typer.Option(help="Data rows: posterior and beta are measured too.", metavar="FILE"),
     ] = None,
-    samples: Annotated[int, typer.Option("--samples", "-n", help="Latents, and data rows.", min=8)] = 256,
-    seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
+    samples: options.Samples = 256,
+    seed: options.Seed = 0,
     rule: Annotated[
         list[str] | None,
         typer.Option(

@@ -36,7 +36,7 @@ def traverse(
         typer.Option(help="How outputs are drawn: image, audio (spectrograms), curves, bars; auto by shape."),
     ] = "auto",
     samples: Annotated[int, typer.Option("--samples", "-n", help="Latents for column lengths.", min=1)] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of every draw.", min=0)] = 0,
+    seed: options.Seed = 0,
     **values: Any,
 ) -> int:
     """Show what each latent does: outputs along it, by importance, beside its signed Jacobian column.

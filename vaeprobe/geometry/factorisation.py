@@ -34,7 +34,7 @@ from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seam
 from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
 from vaeprobe.geometry.factors import Factors, seam_factors
 from vaeprobe.geometry.grades import Grades, grades
-from vaeprobe.geometry.modulation import column_lengths, frozen_lengths, log_ratio, redrawn_lengths
+from vaeprobe.geometry.modulation import column_lengths, log_ratio, redrawn_lengths
 from vaeprobe.geometry.rotations import RotationFit, haar, joint_diagonalise, rotated_contrast
 from vaeprobe.geometry.sample import Sample
 from vaeprobe.geometry.sheets import Sheets, find_sheets
@@ -449,15 +449,7 @@ def _spread_rotated(sample: Sample, usable: Tensor, rotation: Tensor, margin: fl
     """Return C2 at the best rotation, on the latents that it was not fitted on."""
     held = _held_out(usable)
     R = sample.R @ rotation
-    frozen = frozen_lengths(
-        sample.decoder,
-        sample.z[held],
-        sample.partner[held],
-        R,
-        likelihood=sample.likelihood,
-        chunk=sample.chunk,
-    )
-    return _spread(sample, held, R, frozen, margin)
+    return _spread(sample, held, R, sample.frozen_along(R, held), margin)
 
 
 def _pairs(sample: Sample, usable: Tensor) -> tuple[Tensor, int]:

@@ -89,17 +89,15 @@ class Sample:
         silent = (~active & (norms > 0).any(0)).nonzero().flatten()
         if len(silent):
             E = torch.eye(G.shape[1], dtype=torch.float64)[:, silent]
-            frozen = frozen_lengths(
-                self.decoder,
-                self.z[finite],
-                self.partner[finite],
-                E,
-                likelihood=self.likelihood,
-                chunk=self.chunk,
-            )
+            frozen = self.frozen_along(E, finite)
             change = ((norms[:, silent] - frozen).nan_to_num().square().mean(0) / 2).sqrt()
             active[silent] = change > threshold * norms.mean(0).max()
         return active.nonzero().flatten()
+
+    def frozen_along(self, R: Tensor, rows: Tensor | slice) -> Tensor:
+        """Return `frozen_lengths` along the columns of R at some of the latents, shape (n, a)."""
+        z, partner = self.z[rows], self.partner[rows]
+        return frozen_lengths(self.decoder, z, partner, R, likelihood=self.likelihood, chunk=self.chunk)
 
     def grow(self, total: int) -> bool:
         """Extend to `total` latents; False where the source has no more."""
@@ -154,15 +152,7 @@ class Sample:
         """Return `frozen`, for all rows drawn so far."""
         start = len(self.frozen)
         if start < len(self.z):
-            more = frozen_lengths(
-                self.decoder,
-                self.z[start:],
-                self.partner[start:],
-                self.R,
-                likelihood=self.likelihood,
-                chunk=self.chunk,
-            )
-            self.frozen = torch.cat([self.frozen, more])
+            self.frozen = torch.cat([self.frozen, self.frozen_along(self.R, slice(start, None))])
         return self.frozen
 
     def vary(self, rows: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -181,9 +180,9 @@ def posterior_moments(
         stream(seed, "posterior moments").standard_normal((len(x), pairs, mean.shape[1]))
     )
     block = max(1, 512 // (2 * pairs + 1))
-    parts: list[_Averages] = []
+    parts: list[dict[str, Tensor]] = []
 
-    def averages_of(i: Tensor) -> _Averages:
+    def averages_of(i: Tensor) -> dict[str, Tensor]:
         return _averages(
             decoder, likelihood, x[i], mean[i], log_variance[i].exp(), noise[i], gram_pairs, chunk
         )
@@ -193,24 +192,9 @@ def posterior_moments(
         parts.extend(processes().shared(blocks, averages_of, "averaging over posteriors"))
 
     fit = in_time(len(x), measure)
-    averages = _Averages(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    averages = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     mean, variance = mean[: fit.done], log_variance[: fit.done].exp()
-    return PosteriorMoments(mean=mean, variance=variance, pairs=pairs, fit=fit, **averages._asdict())
-
-
-class _Averages(NamedTuple):
-    """The fields of `PosteriorMoments` that are averages over draws, for a block of rows."""
-
-    gram_at_mean: Tensor
-    gram: Tensor
-    gauss_newton_error: Tensor
-    curvature: Tensor
-    curvature_error: Tensor
-    score: Tensor
-    score_error: Tensor
-    log_density_at_mean: Tensor
-    log_density: Tensor
-    log_density_error: Tensor
+    return PosteriorMoments(mean=mean, variance=variance, pairs=pairs, fit=fit, **averages)
 
 
 def _averages(
@@ -222,7 +206,8 @@ def _averages(
     noise: Tensor,
     gram_pairs: int,
     chunk: int | None,
-) -> _Averages:
+) -> dict[str, Tensor]:
+    """Return the fields of `PosteriorMoments` that are averages over draws, for a block of rows."""
     n, pairs, k = noise.shape
     base = with_codes(decoder, likelihood, x, mean)
     step = torch.zeros(n, pairs, decoder.latent_dim, dtype=torch.float64)
@@ -248,15 +233,15 @@ def _averages(
     # log p averaged over a pair, likewise
     value = value + 0.5 * torch.einsum("npi,nij,npj->np", shift, G0, shift)
     value = value - 0.5 * (G0.diagonal(dim1=1, dim2=2) * variance).sum(1, keepdim=True)
-    return _Averages(
-        gram_at_mean=G0,
-        gram=G.mean(1),
-        gauss_newton_error=G.diagonal(dim1=2, dim2=3).std(1) / math.sqrt(gram_pairs),
-        curvature=curvature.mean(1),
-        curvature_error=curvature.std(1) / math.sqrt(pairs),
-        score=score.mean((1, 2)),
-        score_error=score.mean(1).std(1) / math.sqrt(pairs),
-        log_density_at_mean=value0,
-        log_density=value.mean(1),
-        log_density_error=value.std(1) / math.sqrt(pairs),
-    )
+    return {
+        "gram_at_mean": G0,
+        "gram": G.mean(1),
+        "gauss_newton_error": G.diagonal(dim1=2, dim2=3).std(1) / math.sqrt(gram_pairs),
+        "curvature": curvature.mean(1),
+        "curvature_error": curvature.std(1) / math.sqrt(pairs),
+        "score": score.mean((1, 2)),
+        "score_error": score.mean(1).std(1) / math.sqrt(pairs),
+        "log_density_at_mean": value0,
+        "log_density": value.mean(1),
+        "log_density_error": value.std(1) / math.sqrt(pairs),
+    }

@@ -41,6 +41,14 @@ def log_density_of_counts(x: Tensor, mu: Tensor, theta: Tensor) -> Tensor:
     return ways - theta * torch.log1p(mu / theta) + x * (mu.log() - (theta + mu).log())
 
 
+def counts_at_beta(beta: float, variance: str) -> str:
+    """Say what training at beta makes of counts whose variance does not depend on it."""
+    return (
+        "Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), each count seen "
+        f"{1 / beta:.3g} times; Var[x|z] stays {variance}."
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class NegativeBinomial(Likelihood):
     """x ~ NB(mu, theta) with Var[x] = mu + mu^2 / theta; a natural output is log mu.
@@ -70,10 +78,7 @@ class NegativeBinomial(Likelihood):
         return f"Negative binomial (theta = {_span(self.theta)})"
 
     def at_beta(self, beta: float, outputs: int) -> str:
-        return (
-            "Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), each count seen "
-            f"{1 / beta:.3g} times; Var[x|z] stays mu + mu^2 / theta."
-        )
+        return counts_at_beta(beta, "mu + mu^2 / theta")
 
     def check_rows(self, x: Tensor, shape: Sequence[int]) -> None:
         super().check_rows(x, shape)

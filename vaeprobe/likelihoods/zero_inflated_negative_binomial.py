@@ -14,6 +14,7 @@ from vaeprobe.likelihoods.likelihood import Given, Likelihood, Parameter, check_
 from vaeprobe.likelihoods.negative_binomial import (
     NegativeBinomial,
     checked_dispersion,
+    counts_at_beta,
     log_density_of_counts,
 )
 
@@ -54,10 +55,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         return f"Zero-inflated n{NegativeBinomial(self.theta).words[1:]}"
 
     def at_beta(self, beta: float, outputs: int) -> str:
-        return (
-            "Theorem 3, other families: the posterior is that of p(x|z)^(1/beta), each count seen "
-            f"{1 / beta:.3g} times; Var[x|z] stays (1 - pi) (mu + mu^2 / theta + pi mu^2)."
-        )
+        return counts_at_beta(beta, "(1 - pi) (mu + mu^2 / theta + pi mu^2)")
 
     def is_diagonal(self, parameter: Parameter) -> bool:
         return False
