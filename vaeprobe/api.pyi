@@ -51,7 +51,7 @@ def orthogonality(
     rotation that makes them most orthogonal (what a rotation repairs, and what it cannot).
 
     Args:
-        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
@@ -111,7 +111,7 @@ def factorise(
     drawn until the verdict is decided.
 
     Args:
-        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
@@ -176,7 +176,7 @@ def trace(
     With a part of the latents the others keep their place at the start: the Jacobian is that of the part.
 
     Args:
-        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Starting points.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
@@ -237,7 +237,7 @@ def posterior(
     whether the averaged Hessian is diagonal, and splits the ELBO into its terms.
 
     Args:
-        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.
@@ -290,7 +290,7 @@ def beta(
     the overlap of neighbouring posteriors.
 
     Args:
-        decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.
+        decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from vaeprobe.checkpoints import factory, plain, scale, whole
-from vaeprobe.checkpoints.beside import others
 from vaeprobe.checkpoints.formats.format import Format
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.request import Found, Request
@@ -155,11 +154,13 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
 
 
 def _parts(network: nn.Module, request: Request, how: str, settings: Mapping[str, object]) -> Parts:
-    said = request.latent_dim
-    if said is not None and not whole.is_whole(network) and not others(network, request.condition):
-        return Parts(decoder=network, latent_dim=said, architecture=how)
-    d = said or whole.latents_named(network, settings)
-    return whole.parts(network, latent_dim=d, architecture=how, condition=request.condition)
+    return whole.parts(
+        network,
+        latent_dim=request.latent_dim,
+        settings=settings,
+        architecture=how,
+        condition=request.condition,
+    )
 
 
 def _objects(request: Request) -> Any:

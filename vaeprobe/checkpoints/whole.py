@@ -50,6 +50,7 @@ def parts(
     module: nn.Module,
     *,
     latent_dim: int | None = None,
+    settings: Mapping[str, object] | None = None,
     input_shape: Sequence[int] | None = None,
     architecture: str = "",
     part: str | None = None,
@@ -57,12 +58,13 @@ def parts(
 ) -> Parts:
     """Return the halves of a whole VAE, a decoder whose other arguments are held, or the decoder that a network is.
 
-    Args and errors: as for `halves` and `plain.parts_of`.
+    Args and errors are those of `halves` and `plain.parts_of`; `settings` of its making may name the number of latents.
     """
+    named = latent_dim or latents_named(module, settings)
     if part is not None or is_whole(module):
         return halves(
             module,
-            latent_dim=latent_dim,
+            latent_dim=named,
             input_shape=input_shape,
             architecture=architecture,
             part=part,
@@ -71,8 +73,12 @@ def parts(
     if others(module, condition):
         network = frozen(unwrapped(module))
         assert isinstance(network, nn.Module)
-        return _conditional(network, None, latent_dim, condition or {}, architecture, input_shape)
-    return parts_of(module, latent_dim=latent_dim or latents_named(module), architecture=architecture)
+        return _conditional(network, None, named, condition or {}, architecture, input_shape)
+    if latent_dim is not None and latents_of(module)[0] != latent_dim:
+        return Parts(
+            decoder=module, latent_dim=latent_dim, architecture=architecture
+        )  # its code knows better
+    return parts_of(module, latent_dim=named, architecture=architecture)
 
 
 def halves(
@@ -236,7 +242,7 @@ def from_module(
     found = with_variance(replace(found, likelihood=likelihood), learned(unwrapped(module).state_dict()))
     return Decoder(
         found.decoder,
-        latent_dim or found.latent_dim,
+        found.latent_dim,
         natural=found.natural,
         encoder=found.encoder,
         likelihood=likelihood,

@@ -25,17 +25,17 @@ DecoderLike: TypeAlias = "Decoder | Callable[[Tensor], Any] | str | PathLike[str
 Q = TypeVar("Q", bound=Question)
 # what is said of the subject, and of further arguments
 ABOUT_DECODER = (
-    "decoder: a `Decoder`, an `nn.Module` or callable with `latent_dim`, or the path of a checkpoint.",
+    "decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.",
     ("latent_dim: number of latents, where the decoder leaves it open.",),
 )
 ABOUT_DATA = ("data: rows as an array or tensor, a path, a glob, or several of them.", ())
 
 
 def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
-    """Return a `Decoder` from a decoder, a module or callable with its latent dimension, or a path.
+    """Return a `Decoder` from a decoder, a network, a callable with its latent dimension, or a path.
 
     Raises:
-        UsageError: a callable comes without its latent dimension.
+        UsageError: a callable comes without its latent dimension, or a network that does not tell it.
         VaeprobeError: whatever loading or the decoder's contract raises.
     """
     if isinstance(decoder, Decoder):
@@ -44,6 +44,12 @@ def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
         from vaeprobe.checkpoints.loading import load
 
         return load(decoder, latent_dim=latent_dim)
+    from torch import nn
+
+    if isinstance(decoder, nn.Module):
+        from vaeprobe.checkpoints.whole import from_module
+
+        return from_module(decoder, latent_dim)
     if latent_dim is None:
         raise UsageError(
             "a callable does not say how many latents it takes",
