@@ -279,7 +279,9 @@ def _latents(decoder: Decoder, z: Tensor) -> Tensor:
 
 def _basis(decoder: Decoder) -> Tensor:
     """Return the unit vectors of the continuous latents, shape (k, latent)."""
-    return torch.eye(decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)[decoder.continuous]
+    free = torch.tensor(decoder.continuous, device=decoder.device)
+    unit = torch.zeros(len(free), decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)
+    return unit.scatter_(1, free[:, None], 1.0)
 
 
 def _everywhere(directions: Tensor, points: slice) -> Tensor:

@@ -323,7 +323,8 @@ def metric_derivatives(
     natural = decoder.natural_for(likelihood)
     f = decoder.natural_flat if natural else decoder.flat
     k = len(latents)
-    basis = torch.eye(decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)[latents]
+    basis = torch.zeros(k, decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)
+    basis.scatter_(1, torch.as_tensor(latents, device=decoder.device)[:, None], 1.0)
 
     def metric(x: Tensor) -> Tensor:
         output = torch.func.jvp(f, (x.repeat(k, 1),), (basis.repeat_interleave(len(x), 0),))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vaeprobe.engine.methods import choose
 from vaeprobe.errors import ResourceError
+from vaeprobe.geometry.turns import Turn
 from vaeprobe.intervals import stream
 
 if TYPE_CHECKING:
@@ -56,14 +57,11 @@ class Block:
     words: str
     whole: int
 
-    def lifted(self, R: Tensor, decoder: Decoder) -> Tensor:
-        """Return the rotation of the whole latent space, (latent, latent), that turns the block by R, (s, s)."""
+    def turned_by(self, R: Tensor, decoder: Decoder) -> Turn:
+        """Return the rotation of the whole latent space that turns the block by R, (s, s)."""
         if self.kind == "channels":
-            return torch.kron(R, torch.eye(self.whole // len(R), dtype=R.dtype))
-        out = torch.eye(decoder.latent_dim, dtype=R.dtype)
-        at = torch.tensor(decoder.continuous)[self.columns[0]]
-        out[at[:, None], at] = R
-        return out
+            return Turn(R, self.whole)
+        return Turn(R, decoder.latent_dim, torch.tensor(decoder.continuous)[self.columns[0]])
 
 
 def block_of(

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
+    from vaeprobe.geometry.turns import Turn
     from vaeprobe.latents import Latents
     from vaeprobe.probes.orthogonality.reading import Reading
     from vaeprobe.probes.parts import Block
 
 
+WHOLE_ROTATION = 2048
+"""Latents up to which R* is written as a matrix of all of them: beyond, as that of the part that it turns."""
 FEW_POINTS = (
     16  # latents at which all columns are measured at least, before a part of them is taken for time's sake
 )
@@ -38,8 +41,7 @@ class OrthogonalityResult(Result):
     """How orthogonal the Jacobian's columns are.
 
     Attributes:
-        rotation: R*, shape (latent, latent), float64: the identity on inactive latents and one-hot codes;
-            None where it is undefined. f(R* z) is the decoder in its best orthogonal basis.
+        turn: R* as what it turns, some latents or the channels at every site; None where it is undefined.
         latent_names: name of each continuous latent, in the order of the matrices.
         active: indices into `latent_names` of the active latents.
         cosines: mean |C_ij| over latents, active x active; None where undefined.
@@ -89,7 +91,7 @@ class OrthogonalityResult(Result):
     effective_rank = Measured("orthogonality.effective_rank")
     smallest_gap = Measured("orthogonality.smallest_gap")
 
-    rotation: Tensor | None = field(default=None, repr=False, compare=False)
+    turn: Turn | None = field(default=None, repr=False, compare=False)
     latent_names: tuple[str, ...] = ()
     active: tuple[int, ...] = ()
     cosines: tuple[tuple[float | None, ...], ...] | None = None
@@ -103,6 +105,14 @@ class OrthogonalityResult(Result):
     save_rotation: bool = False
     values: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
+    @property
+    def rotation(self) -> Tensor | None:
+        """R*, shape (latent, latent), float64: the identity on inactive latents and one-hot codes; None where undefined.
+
+        f(R* z) is the decoder in its best orthogonal basis.
+        """
+        return None if self.turn is None else self.turn.matrix
+
     def rotated(self, decoder: Decoder) -> Decoder:
         """Return the decoder in its best orthogonal basis, z -> f(R* z).
 
@@ -111,14 +121,14 @@ class OrthogonalityResult(Result):
         Raises:
             UsageError: the rotation is undefined.
         """
-        R = self.rotation
-        if R is None:
+        found = self.turn
+        if found is None:
             raise UsageError(
                 f"there is no best rotation: {self['orthogonality.ima_contrast_rotated'].reason}"
             )
 
         def turn(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-            return lambda z: f(z @ R.to(device=z.device, dtype=z.dtype).T)
+            return lambda z: f(found.of(z))
 
         return decoder.with_function(
             turn(decoder.function),
@@ -128,13 +138,13 @@ class OrthogonalityResult(Result):
         )
 
     def save(self, path: Path | str) -> None:
-        """Write R* as a .npy matrix, shape (latent, latent).
+        """Write R* as a .npy matrix, shape (latent, latent); of thousands of latents only the part that turns.
 
         Raises:
             UsageError: the rotation is undefined.
         """
-        rotation = self.rotation
-        if rotation is None:
+        found = self.turn
+        if found is None:
             raise UsageError(
                 f"there is no best rotation: {self['orthogonality.ima_contrast_rotated'].reason}"
             )
@@ -142,6 +152,7 @@ class OrthogonalityResult(Result):
         def writer(place: Path) -> None:
             import numpy as np
 
+            rotation = found.matrix if found.latents <= WHOLE_ROTATION else found.R
             with open(place, "wb") as stream:  # numpy adds a suffix to names, not to streams
                 np.save(stream, rotation.numpy())
 
@@ -184,7 +195,12 @@ class OrthogonalityResult(Result):
             else [list(row) for row in self.information],
             "mean_abs_cosines": None if self.cosines is None else [list(row) for row in self.cosines],
             "rms_singular_values": list(self.spectrum),
-            "rotation": None if self.rotation is None else self.rotation.tolist(),
+            "rotation": None
+            if self.turn is None or self.turn.latents > WHOLE_ROTATION
+            else self.turn.matrix.tolist(),
+            "rotation_of_part": None
+            if self.turn is None or self.turn.latents <= WHOLE_ROTATION
+            else self.turn.R.tolist(),
             "null_contrasts": [float(f"{c:.6g}") for c in self.null],
         }
 
@@ -346,7 +362,7 @@ class Orthogonality(Probe):
             settings=self.settings(decoder)
             | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},
             artifact=decoder.artifact,
-            rotation=reading.rotation,
+            turn=reading.turn,
             latent_names=reading.names,
             active=tuple(reading.active.tolist()),
             cosines=reading.cosine_matrix,

@@ -22,6 +22,7 @@ from vaeprobe.geometry.rotations import (
     rotate,
     rotated_contrast,
 )
+from vaeprobe.geometry.turns import Turn
 from vaeprobe.intervals import mean_interval
 from vaeprobe.probes.orthogonality.energy import Whole
 from vaeprobe.probes.orthogonality.repair import Repair, RowSpace, repair_of
@@ -292,18 +293,16 @@ class Reading:
         return None if self.held_out is None else repair_of(*(c.numpy() for c in self.held_out))
 
     @cached_property
-    def rotation(self) -> Tensor | None:
-        """R* over the whole latent space, shape (latent, latent), or None."""
+    def turn(self) -> Turn | None:
+        """R* as a rotation of the whole latent space, or None."""
         if isinstance(self.search, str):
             return None
         if self.block is not None:
             R = torch.eye(len(self.names), dtype=torch.float64)
             R[self.active[:, None], self.active] = self.search.R
-            return self.block.lifted(R, self.decoder)
-        R = torch.eye(self.decoder.latent_dim, dtype=torch.float64)
+            return self.block.turned_by(R, self.decoder)
         at = torch.tensor(self.decoder.continuous)[self.active]
-        R[at[:, None], at] = self.search.R
-        return R
+        return Turn(self.search.R, self.decoder.latent_dim, at)
 
     @cached_property
     def chance(self) -> tuple[float, float]:
