@@ -220,3 +220,14 @@ def test_a_reconstruction_beside_a_smaller_posterior_is_suspected() -> None:
     ):
         assert "whole-vae" not in {n.code for n in Decoder(other, 6).notes}
     assert "whole-vae" not in {n.code for n in Decoder(vae, 6, output=0).notes}
+
+
+def test_a_decoder_and_a_result_are_one_line_each() -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 5)), 3, name="small")
+    assert repr(decoder) == "<Decoder 'small': 3 latents -> 5 outputs>"
+    result = vaeprobe.orthogonality(decoder, samples=16)
+    assert repr(result).startswith(
+        f"<OrthogonalityResult {result.verdict!r}: orthogonality.ima_contrast={result.ima_contrast.value:.4g}, "
+    )
+    assert "\n" not in repr(result)

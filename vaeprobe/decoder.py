@@ -146,6 +146,10 @@ class Decoder:
         if found not in self.notes:
             self._set("notes", (*self.notes, found))
 
+    def __repr__(self) -> str:
+        """Return one line: its name, what it maps to what, and whether it has an encoder."""
+        return f"<Decoder {self.name!r}: {self.shapes}{', with an encoder' * (self.encoder is not None)}>"
+
     # -- calling ---------------------------------------------------------------------------------
 
     def __call__(self, z: Tensor) -> Tensor:

@@ -74,6 +74,14 @@ class Result:
             raise UnknownMetric(f"no metric of this result is called `{id}`" + (f"; {hint}" if hint else ""))
         return self.metrics[id]
 
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = Result.__repr__  # type: ignore[method-assign]  # a dataclass would print every array
+
+    def __repr__(self) -> str:
+        """Return one line: the verdict, and the few numbers that it rests on."""
+        numbers = ", ".join(f"{row[0].id}={row[0].value:.4g}" for row in self.carried())
+        return f"<{type(self).__name__} {self.verdict!r}{': ' * bool(numbers)}{numbers}>"
+
     def carried(self) -> tuple[tuple[Metric, ...], ...]:
         """Return the few numbers that the verdict rests on, each with those that stand beside it."""
         found = (tuple(self.metrics[id] for id in ids if id in self.metrics) for ids in self.CARRIED)
