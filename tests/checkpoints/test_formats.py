@@ -85,6 +85,21 @@ def test_a_format_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         sys.modules.pop("vaeprobe.checkpoints.formats.words", None)
 
 
+def test_a_format_of_ours_that_cannot_be_imported_is_no_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text(
+        "from vaeprobe.checkpoints.formats import Format\nFORMAT = Format(name='b')\n"
+    )
+    torch.save({"w": torch.eye(2)}, tmp_path / "w.pt")
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path)])
+    try:
+        with pytest.raises(TypeError, match="missing 3 required"):
+            vaeprobe.load(tmp_path / "w.pt")
+    finally:
+        sys.modules.pop("vaeprobe.checkpoints.formats.broken", None)
+
+
 def installed(folder: Path, code: str, value: str = "one_more:FORMAT") -> dict[str, str]:
     """Write another package with an entry point; return the environment in which it is installed."""
     (folder / "one_more.py").write_text(code)

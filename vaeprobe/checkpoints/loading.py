@@ -104,6 +104,7 @@ def load(
         condition=condition or {},
         allow_code=allow_code,
     )
+    formats.every()  # one of ours that cannot be imported is no fault of the file
     with _naming(source, whole=arch is None), limits.loading(source.size):
         if arch is not None:
             maker = arch if callable(arch) else factory.find(arch)
