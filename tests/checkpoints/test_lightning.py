@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch import Tensor, nn
 
@@ -41,6 +42,11 @@ class Config:
 class Mode(enum.Enum):
     __module__ = PACKAGE
     FAST = 1
+
+
+class Text(str):
+    __module__ = PACKAGE
+    __slots__ = ()
 
 
 class Point:
@@ -85,7 +91,7 @@ class ByGetattr:
 def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the classes be those of packages that are not installed when the file is read."""
     module = ModuleType(PACKAGE)
-    for kind in (AttributeDict, Config, Mode, Point, made):
+    for kind in (AttributeDict, Config, Mode, Text, Point, made):
         setattr(module, kind.__name__, kind)
     monkeypatch.setitem(sys.modules, PACKAGE, module)
 
@@ -194,6 +200,13 @@ def test_members_written_by_name_are_their_name(tmp_path: Path) -> None:
         (getattr, (Mode, "__subclasses__"), r"builtins\.getattr"),
         (logging.FileHandler, ("x.log",), r"logging\.FileHandler"),  # a class of Python's writes a file
         (torch.nn.DataParallel, (1,), "torch"),
+        (
+            Mode,
+            ("__import__('os').system('id')",),
+            r"somebodys_package\.Mode",
+        ),  # text that something may evaluate
+        (Mode, ("../x",), r"somebodys_package\.Mode"),
+        (sympy.Abs, ("x",), r"sympy\..*Abs"),  # evaluates it
     ],
 )
 def test_what_else_an_unpickler_would_call_stays_refused(
@@ -204,6 +217,19 @@ def test_what_else_an_unpickler_would_call_stays_refused(
         vaeprobe.load(path)
     assert "`--key state_dict` reads that entry alone" in str(caught.value.hint)
     assert vaeprobe.load(path, key="state_dict").latent_dim == 2
+
+
+@pytest.mark.parametrize(("text", "code"), [("fast", None), ("__import__('os').system('id')", 4)])
+def test_an_object_that_is_made_of_text_is_read_where_that_is_a_word(
+    tmp_path: Path, text: str, code: int | None
+) -> None:
+    """`cls.__new__(cls, text)`, which some classes evaluate as `cls(text)` would."""
+    path = saved(tmp_path, hyper_parameters={"latent_dim": 2, "mode": Text(text)})
+    if code is None:
+        assert [note.code for note in vaeprobe.load(path).notes] == ["unread-objects"]
+    else:
+        with pytest.raises(UnsafeError, match=r"would import `somebodys_package\.Text`"):
+            vaeprobe.load(path)
 
 
 def test_what_starts_processes_is_dangerous_by_its_name(

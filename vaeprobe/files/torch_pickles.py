@@ -289,7 +289,7 @@ class _Reader:
         self.called.update(
             c.maker
             for c in pickle.calls
-            if not c.new and isinstance(c.maker, Global) and not is_named_value(c)
+            if isinstance(c.maker, Global) and (c.args or not c.new) and not is_named_value(c)
         )
         for call in pickle.calls:
             data = _bytes_of(call.args[0]) if call.by(LOADER) and len(call.args) == 1 else None

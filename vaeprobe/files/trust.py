@@ -233,6 +233,12 @@ def _values(pickle: Pickle) -> Iterator[Global]:
 
 CLASS = re.compile(r"([A-Z][A-Za-z0-9_]*\.)*[A-Z]\w*[a-z]\w*")
 MEMBER = re.compile(r"[A-Za-z]\w*")
+WORD = re.compile(r"[\w.+-]{0,64}")  # no code, command or path
+# packages beside every torch and Lightning of which a class does something with the text that it is given
+ACTIVE = _words(
+    "torch numpy pandas sklearn scipy sympy mpmath networkx jinja2 fsspec filelock pkg_resources yaml gevent eventlet"
+    " twisted tornado tensorflow keras jax h5py PIL matplotlib sqlalchemy urllib3"
+)
 
 
 def is_named_value(call: Built) -> bool:
@@ -244,26 +250,23 @@ def is_named_value(call: Built) -> bool:
     if call.by("builtins.getattr"):
         owner, name = call.args if len(call.args) == 2 else (None, None)
         return _is_strangers_class(owner) and isinstance(name, str) and MEMBER.fullmatch(name) is not None
-    return (
-        not call.new
-        and _is_strangers_class(call.maker)
-        and bool(call.args)
-        and all(map(_is_plain, call.args))
-    )
+    return _is_strangers_class(call.maker) and bool(call.args) and all(map(_is_plain, call.args))
 
 
 def _is_strangers_class(node: object) -> bool:
     """Return whether a value is by its name a class, of a package of somebody's."""
     if not isinstance(node, Global) or trust(node) != "foreign" or CLASS.fullmatch(node.name) is None:
         return False
-    top = node.module.partition(".")[0]
-    return top not in sys.stdlib_module_names and top not in ("torch", "numpy", "pandas", "sklearn")
+    parts = node.module.split(".")
+    return parts[0] not in sys.stdlib_module_names | ACTIVE and not DANGEROUS_MODULES & set(parts)
 
 
 def _is_plain(node: object) -> bool:
     if isinstance(node, (tuple, list)):
         return all(map(_is_plain, node))
-    return node is None or isinstance(node, (bool, int, float, str))
+    if isinstance(node, str):
+        return WORD.fullmatch(node) is not None
+    return node is None or isinstance(node, (bool, int, float))
 
 
 def foreign(names: Iterable[Global]) -> list[Global]:
