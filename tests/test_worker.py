@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,11 +65,11 @@ def test_the_exit_code_and_the_document_are_those_of_the_command(tmp_path: Path)
     assert json.loads(with_worker.stdout)["exit_code"] == 0
 
 
-def in_worker(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a worker, and print what became of it."""
+def in_worker(code: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run code in a worker, and print what became of it; `before` is run outside."""
     script = (
         "import os, resource, signal, socket, sys\nfrom vaeprobe.cli import worker\n"
-        f"def command():\n{code}\n    return 0\n"
+        f"from vaeprobe.files import limits\n{before}\ndef command():\n{code}\n    return 0\n"
         "ended = worker.run_in_worker(command, [])\n"
         "print(ended if isinstance(ended, int) else f'{ended.exit_code} {ended.message}')"
     )
@@ -95,6 +96,33 @@ def in_worker(code: str) -> subprocess.CompletedProcess[str]:
 def test_limits_and_deaths(code: str, told: str) -> None:
     out = in_worker(code).stdout.strip()
     assert out == told or (told.startswith("6") and out.startswith("6 ") and told.split(".*")[-1] in out)
+
+
+def test_the_size_of_written_files_is_limited_and_no_core_is_dumped(tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    code = (
+        f"    file = open({str(file)!r}, 'wb', buffering=0)\n"
+        "    try:\n        written = sum(file.write(bytes(1 << 20)) for _ in range(3))\n"
+        "    except OSError as error:\n"
+        "        return 45 if error.errno == 27 and resource.getrlimit(resource.RLIMIT_CORE)[0] == 0 else 1"
+    )
+    assert in_worker(code, before="limits.FILE_SIZE = 2 << 20").stdout.strip() == "45"
+    assert file.stat().st_size == 2 << 20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has namespaces")
+def test_there_is_no_network_where_the_system_can_take_it_away(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code = (
+            "    apart = os.readlink('/proc/self/ns/net') != outside\n"
+            f"    try:\n        socket.create_connection(('127.0.0.1', {port}), 5).close()\n"
+            "    except OSError:\n        return 46 if apart else 1\n    return 1 if apart else 47"
+        )
+        told = in_worker(code, before="outside = os.readlink('/proc/self/ns/net')").stdout.strip()
+        if told == "47":
+            pytest.skip("the system allows no namespaces")
+        assert told == "46"
 
 
 def test_time_is_limited_while_a_file_is_loaded_and_not_after() -> None:
