@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,34 @@ def test_only_files_that_something_interprets_get_a_worker(tmp_path: Path) -> No
     assert not worker.needed([])
 
 
+def test_files_named_like_harmless_ones_get_a_worker(tmp_path: Path) -> None:
+    np.savez(tmp_path / "rows.npz", x=np.eye(4, 2))
+    (tmp_path / "rows.csv").write_text("größe,x\n1,2\n")
+    (tmp_path / "shards.bin.index.json").write_text('{"weight_map": {"w": "shard.bin"}}')
+    for name in ("model.npz", "model.npy", "model.csv", "model.json"):
+        (tmp_path / name).write_bytes(saved(state()))
+    (tmp_path / "plain.txt").write_bytes(pickle.dumps(1))
+    (tmp_path / "onnx.json").write_bytes(b"\x08\x09\x12\x00")
+    harmless = {"rows.npz", "rows.csv"}
+    for path in tmp_path.iterdir():
+        assert worker.needed(["inspect", str(path)]) == (path.name not in harmless), path.name
+
+
+def test_a_policy_may_name_models_of_any_kind(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("[check]\n")
+    assert worker.needed(["check", "--config", str(tmp_path / "policy.toml")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "limited"),
+    [(["--device", "cpu"], True), (["--device=cuda"], False), (["--device", "auto"], False), ([], True)],
+)
+def test_memory_is_limited_unless_an_accelerator_is_asked_for(arguments: list[str], limited: bool) -> None:
+    code = "    return 44 if resource.getrlimit(resource.RLIMIT_DATA)[0] > 0 else 45"
+    told = in_worker(code, arguments=["inspect", "x", *arguments]).stdout.strip()
+    assert told == ("44" if limited else "45")
+
+
 def run(*arguments: str, **how: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "vaeprobe", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **how)  # type: ignore[call-overload, no-any-return]
@@ -65,12 +95,12 @@ def test_the_exit_code_and_the_document_are_those_of_the_command(tmp_path: Path)
     assert json.loads(with_worker.stdout)["exit_code"] == 0
 
 
-def in_worker(code: str, before: str = "") -> subprocess.CompletedProcess[str]:
+def in_worker(code: str, before: str = "", arguments: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run code in a worker, and print what became of it; `before` is run outside."""
     script = (
         "import os, resource, signal, socket, sys\nfrom vaeprobe.cli import worker\n"
         f"from vaeprobe.files import limits\n{before}\ndef command():\n{code}\n    return 0\n"
-        "ended = worker.run_in_worker(command, [])\n"
+        f"ended = worker.run_in_worker(command, {list(arguments)})\n"
         "print(ended if isinstance(ended, int) else f'{ended.exit_code} {ended.message}')"
     )
     return subprocess.run(

@@ -13,6 +13,7 @@ import ctypes
 import glob
 import itertools
 import os
+import re
 import signal
 import sys
 import traceback
@@ -31,6 +32,7 @@ HARMLESS = {"explain", "schema", "demo", "selftest"}
 # what runs the user's own code, which may need more
 OWN_CODE = ("--arch", "--allow-code")
 SAFE_SUFFIXES = {".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".html", ".xml", ".sarif", ".md", ".svg"}
+BINARY = re.compile(rb"\A\x80|[\x00-\x08\x0e-\x1f]")  # as pickles begin, or what no text holds
 MOST_FILES = 1_000_000  # of a folder that are counted
 PASSED_ON = (signal.SIGINT, signal.SIGTERM) if os.name != "posix" else (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
@@ -44,9 +46,9 @@ def needed(arguments: Sequence[str]) -> bool:
         return False
     if any(a.partition("=")[0] in OWN_CODE for a in arguments):
         return False
-    paths = list(_paths(arguments[arguments.index(words[0]) + 1 :]))
-    if words[0] == "check" and not paths:
-        return True  # the models are named in the policy
+    if words[0] == "check":
+        return True  # policies and baselines name further models and data
+    paths = _paths(arguments[arguments.index(words[0]) + 1 :])
     return any(map(_remote, arguments)) or any(not _safe(path) for path in paths)
 
 
@@ -64,11 +66,11 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         from vaeprobe.files import limits
 
-        devices = [a for a in arguments if a.startswith("--device")]
+        accelerated = any(map(_names_accelerator, arguments, [*arguments[1:], ""]))
         size = sum(map(_size, _paths(arguments)))
         limits.confine(
             size,
-            memory=not devices,
+            memory=not accelerated,
             remote=any(map(_remote, arguments)),
             network=os.environ.get("WORLD_SIZE", "1") != "1",
         )
@@ -165,14 +167,35 @@ def _safe(path: str) -> bool:
         return not os.path.isdir(path)  # devices and FIFOs are refused later
     try:
         with open(path, "rb") as file:
-            head = file.read(9)
+            head = file.read(512)
     except OSError:
         return True
-    if head.startswith((b"\x93NUMPY", b"PK")):
-        return Path(path).suffix in (".npy", ".npz")
+    suffix = Path(path).suffix.lower()
+    if head.startswith(b"\x93NUMPY"):
+        return suffix == ".npy"
+    if head.startswith(b"PK"):
+        return suffix == ".npz" and _holds_arrays_alone(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < os.path.getsize(path):
         return True
-    return Path(path).suffix.lower() in SAFE_SUFFIXES
+    # an index of shards names files of any kind; binary files may be named like text
+    return suffix in SAFE_SUFFIXES and not path.endswith(".index.json") and not BINARY.search(head)
+
+
+def _holds_arrays_alone(path: str) -> bool:
+    """Return whether every entry of a zip is an array by its name."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(name.endswith(".npy") for name in archive.namelist())
+    except Exception:  # whatever zipfile says of a damaged one
+        return False
+
+
+def _names_accelerator(argument: str, after: str) -> bool:
+    """Return whether an argument, with the one after it, asks for a device other than the processor."""
+    option, _, value = argument.partition("=")
+    return option == "--device" and (value or after) != "cpu"
 
 
 def _remote(argument: str) -> bool:
