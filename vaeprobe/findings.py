@@ -522,6 +522,15 @@ PART_OF_LATENTS = FindingSpec(
     "change) fails for the whole decoder; what holds there is not said of other latents.",
     "--part all measures along every latent, at the cost of as many columns; another --seed draws another part.",
 )
+LOW_RANK = FindingSpec(
+    "low-rank",
+    "note",
+    "The output depends on fewer directions of latent space than it has: a narrow layer, or latents that act through the same "
+    "numbers. The prior along those directions is N(0, I) too, so that the density of the outputs is that of the decoder of "
+    "them alone, and is judged there. Which axes those directions get is a choice (eigenvectors of the mean metric); the "
+    "given axes cannot all be seams.",
+    "--dtype float64 tells a direction that hardly moves the output from one that does not move it.",
+)
 FEWER_LATENTS = FindingSpec(
     "fewer-latents",
     "note",

@@ -97,6 +97,7 @@ class Evidence:
         grades: how far from factorising, beside the same at random axes.
         sheets: other latents with the same output; None where none was looked for.
         gap_true: mean over latents of log p(x), summed over the sheets found, less the log seam factors.
+        letter: what latents are called, with their number.
         gap_true_ci: its interval, with room for sheets as heavy as the own at latents too rare to be probed.
     """
 
@@ -105,6 +106,7 @@ class Evidence:
     drawn: int
     usable: int
     undefined: str | None = None
+    letter: str = "z"
     limited: float | None = None
     contrast: Tensor = field(default_factory=lambda: torch.zeros(0))
     gap: Decision | None = None

@@ -124,11 +124,22 @@ class Part:
         decoder: the same map, with fewer continuous latents.
         words: which they are.
         whole: continuous latents in all.
+        seen: whether it is all that the output depends on, in other axes.
     """
 
     decoder: Decoder
     words: str
     whole: int
+    seen: bool = False
+
+    @property
+    def start(self) -> str:
+        """How a sentence about it begins."""
+        if self.seen:
+            return (
+                f"The output depends on {self.words}, not on all {self.whole} latents; along these directions"
+            )
+        return f"Of {self.whole} latents, along {self.words}, given the others"
 
 
 def part_of(decoder: Decoder, part: Which, seed: int, whole: int | None = None) -> Part | None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def latent_names(e: Evidence) -> list[str]:
     """Return the names of the active latents, `z0` being column 0 of the latent tensor."""
-    return [f"z{e.continuous[i]}" for i in e.active]
+    return [f"{e.letter}{e.continuous[i]}" for i in e.active]
 
 
 def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:

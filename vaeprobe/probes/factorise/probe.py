@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.budget import within
@@ -17,10 +17,15 @@ from vaeprobe.result import Measured, Result
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
     from vaeprobe.geometry.factorisation import Evidence
+    from vaeprobe.latents import Latents
+    from vaeprobe.likelihoods import Likelihood
+    from vaeprobe.probes.parts import Part
 
 
 # Latents without space up to which all are measured: C2 costs some k^2 columns a latent.
 WHOLE = 128
+# Latents at which it is seen which directions the output depends on, where columns are dependent.
+SEEN_AT = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,36 +161,49 @@ class Factorise(Probe):
 
     def _measure(self, decoder: Decoder) -> FactoriseResult:
         from vaeprobe.geometry.factorisation import gather
-        from vaeprobe.probes.parts import affordable, part_of
+        from vaeprobe.probes.parts import SOME, affordable, part_of
 
         decoder = decoder.standardised(of="factorise").under(self.likelihood)
         source = self.source()
         settings, notes = self.settings(decoder), decoder.notes
         part = part_of(decoder, self.part, self.seed, whole=WHOLE)
         samples, most, sheets = self.samples, max(self.samples, self.max_samples), self.sheets
+        frugal = part is not None
         if part is not None:
             decoder, sheets = part.decoder, 0
             if self.part == "auto":
                 # a column at each draw, and one more with its own primal with all other latents redrawn
                 most = affordable(decoder, 3 * len(decoder.continuous), most)
                 samples = min(samples, most)
+        elif self.part == "auto" and len(decoder.continuous) > SOME:
+            fits = affordable(decoder, 3 * len(decoder.continuous), most)
+            frugal = fits < samples
+            samples, most = min(samples, fits), max(fits, 2) if frugal else most
         likelihood = self.metric_likelihood(decoder)
         few = source.draw(decoder, min(samples, 64), seed=self.seed)
         findings = [*notes, *self.likelihood_findings(decoder, few)]
-        evidence = gather(
-            decoder,
-            source,
-            samples=samples,
-            max_samples=most,
-            seed=self.seed,
-            margin=self.margin,
-            threshold=self.active_threshold,
-            permutations=self.permutations,
-            sheets=sheets,
-            likelihood=likelihood,
-            chunk=self.chunk,
-            frugal=part is not None,
-        )
+
+        def gathered(of: Decoder) -> Evidence:
+            return gather(
+                of,
+                source,
+                samples=samples,
+                max_samples=most,
+                seed=self.seed,
+                margin=self.margin,
+                threshold=self.active_threshold,
+                permutations=self.permutations,
+                sheets=sheets,
+                likelihood=likelihood,
+                chunk=self.chunk,
+                frugal=frugal,
+            )
+
+        evidence = gathered(decoder)
+        if evidence.undefined and part is None:
+            part = self._seen(decoder, source, likelihood)
+            if part is not None:
+                evidence = replace(gathered(part.decoder), letter="u")
         return FactoriseResult(
             metrics=numbers.metrics(decoder, evidence, part.words if part else ""),
             verdict=evidence.verdict,
@@ -198,4 +216,26 @@ class Factorise(Probe):
             },
             artifact=decoder.artifact,
             evidence=evidence,
+        )
+
+    def _seen(self, decoder: Decoder, source: Latents, likelihood: Likelihood | None) -> Part | None:
+        """Return the decoder of all the directions that the output depends on, None where that is no smaller space."""
+        from vaeprobe.engine import gram
+        from vaeprobe.geometry.gram import singular_tolerance
+        from vaeprobe.geometry.row_space import depends_on, restricted, row_space
+        from vaeprobe.latents import Prior
+        from vaeprobe.probes.parts import Part
+
+        k = len(decoder.continuous)
+        if not isinstance(source, Prior) or k < decoder.latent_dim or decoder.data_dim < 2:
+            return None
+        z = Prior(purpose="row space").draw(decoder, SEEN_AT, seed=self.seed)
+        G = gram(decoder, z, likelihood=likelihood, chunk=self.chunk)
+        if not (G.isfinite().all() and G.any()):
+            return None
+        B = row_space(G, singular_tolerance(k, decoder.dtype or G.dtype))
+        if B is None or not depends_on(decoder, B, z):
+            return None
+        return Part(
+            restricted(decoder, B), f"{B.shape[1]} directions alone (J has rank {B.shape[1]})", k, True
         )

@@ -10,6 +10,7 @@ from vaeprobe.findings import (
     DISCONTINUOUS,
     FACTORISE_UNDEFINED,
     INACTIVE_LATENTS,
+    LOW_RANK,
     NOT_ONE_TO_ONE,
     NOT_SMOOTH,
     PART_OF_LATENTS,
@@ -40,9 +41,7 @@ def summary(e: Evidence, likelihood: str | None, part: Part | None = None) -> st
     """Return the verdict as a researcher would write it."""
     if part is None:
         return _summary(e, likelihood)
-    return (
-        f"Of {part.whole} latents, along {part.words}, given the others: {_lowered(_summary(e, likelihood))}"
-    )
+    return f"{part.start}: {_lowered(_summary(e, likelihood))}"
 
 
 def _lowered(sentence: str) -> str:
@@ -205,7 +204,7 @@ def _worst(e: Evidence) -> str:
     i = max(range(len(e.active)), key=e.spread.cross.__getitem__)
     row = e.pairs[i].clone()
     row[i] = 0
-    changed, by = (f"z{e.continuous[e.active[at]]}" for at in (i, int(row.argmax())))
+    changed, by = (f"{e.letter}{e.continuous[e.active[at]]}" for at in (i, int(row.argmax())))
     factor = math.exp(e.spread.cross[i])
     return f"; others change the length of {changed} by a factor {factor:.2g} (rms), {by} most of all"
 
@@ -217,7 +216,16 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
         part: the latents that were measured, None for all.
     """
     found = []
-    if part is not None:
+    if part is not None and part.seen:
+        found.append(
+            Finding(
+                LOW_RANK,
+                f"the output depends on {part.decoder.latent_dim} directions of the {part.whole} latents alone, and is constant "
+                "along the others to rounding: axes u0, u1, ... are eigenvectors of the mean metric, the longest first",
+                hint="--dtype float64 tells a direction that hardly moves the output from one that does not",
+            )
+        )
+    elif part is not None:
         found.append(
             Finding(
                 PART_OF_LATENTS,
@@ -229,7 +237,7 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
         )
     if e.undefined:
         return [Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
-    inactive = [f"z{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
+    inactive = [f"{e.letter}{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
     if inactive:
         listed = ", ".join(inactive[:8]) + (", ..." if len(inactive) > 8 else "")
         found.append(

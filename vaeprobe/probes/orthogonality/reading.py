@@ -22,6 +22,7 @@ from vaeprobe.geometry.rotations import (
     rotate,
     rotated_contrast,
 )
+from vaeprobe.geometry.row_space import row_space
 from vaeprobe.geometry.turns import Turn
 from vaeprobe.intervals import mean_interval
 from vaeprobe.probes.orthogonality.energy import Whole
@@ -241,14 +242,10 @@ class Reading:
         """The subspace of the active latents that all Jacobians see, where it is smaller and J has full rank on it."""
         if not self.singular or self.no_pairs:
             return None
-        # each latent has one vote, however long its columns
-        G = self.sub / self.sub.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(TINY)[:, None, None]
-        values, vectors = torch.linalg.eigh(G.mean(0))
-        seen = values > self.tolerance * values[-1]
-        r = int(seen.sum())
-        if not 2 <= r < len(self.active) or r > LARGEST_SEARCH:
+        G = self.sub
+        B = row_space(G, self.tolerance)
+        if B is None or B.shape[1] > LARGEST_SEARCH:
             return None
-        B = vectors[:, seen].flip(1)
         inside = B.T @ self.sub @ B
         regular = torch.isfinite(gram.ima_contrast(inside, tolerance=self.tolerance))
         inside = inside[regular]
@@ -258,7 +255,7 @@ class Reading:
         found = joint_diagonalise(fitted, restarts=self.restarts, seed=self.seed, tolerance=self.tolerance)
         best = rotated_contrast(held, found.R[None], tolerance=self.tolerance)[0]
         null = alignment(held, count=min(self.rotations, 99), seed=self.seed, tolerance=self.tolerance)
-        return RowSpace(r, repair_of(null.null.numpy(), best.numpy()))
+        return RowSpace(B.shape[1], repair_of(null.null.numpy(), best.numpy()))
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:

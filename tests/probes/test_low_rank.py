@@ -1,0 +1,78 @@
+"""`factorise` on decoders that see fewer directions of latent space than it has: u -> f(B u) in closed form."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.rotations import haar
+from vaeprobe.geometry.row_space import depends_on, restricted, row_space
+from vaeprobe.intervals import stream
+from vaeprobe.probes.factorise import Factorise
+
+import maps
+
+K = 7
+
+
+def onto(r: int, seed: int = 5) -> Tensor:
+    """Return r orthonormal rows of K, shape (r, K), float64."""
+    return haar(K, 1, seed)[0][:r]
+
+
+def through(map: maps.ExactMap, B: Tensor) -> Decoder:
+    return Decoder(lambda z: map.f(z @ B.to(z.dtype).mT), K, dtype=torch.float64)
+
+
+def test_seams_in_the_row_space_are_found() -> None:
+    """Seams of lengths s_i cosh: along the rows of B, whatever the given axes are."""
+    map = maps.b1(3)
+    result = Factorise(samples=128, sheets=8, permutations=19).measure(through(map, onto(3)))
+    assert result.verdict in ("independent", "rotated"), result.summary
+    assert "3 directions alone (J has rank 3)" in result.summary
+    assert [f.code for f in result.findings][:1] == ["low-rank"] or any(
+        f.code == "low-rank" for f in result.findings
+    )
+    assert result["latents.dim"].value == K
+    assert result["latents.active"].value == 3
+    assert result.latents == ["u0", "u1", "u2"]
+    plain = Factorise(samples=128, sheets=8, permutations=19).measure(Decoder(map.f, 3, dtype=torch.float64))
+    assert plain.verdict == "independent"
+
+
+@pytest.mark.parametrize(("make", "verdict"), [(maps.a, "linear"), (maps.e, "entangled")])
+def test_what_holds_of_the_map_holds_in_the_row_space(make: object, verdict: str) -> None:
+    result = Factorise(samples=128, sheets=0, permutations=19).measure(through(make(3), onto(3)))  # type: ignore[operator]
+    assert result.verdict == verdict, result.summary
+
+
+def test_a_row_space_that_moves_is_none() -> None:
+    """J has rank 2 of 3 at every latent, of z_0, z_1 and z_0 z_2 + z_1: yet outputs see all three directions."""
+
+    def f(z: Tensor) -> Tensor:
+        u = torch.stack([z[:, 0], z[:, 1] + z[:, 0] * z[:, 2]], dim=1)
+        return torch.cat([u, u.sinh(), u.exp()], dim=1)
+
+    decoder = Decoder(f, 3, dtype=torch.float64)
+    result = Factorise(samples=32, permutations=19).measure(decoder)
+    assert result.verdict == "undefined"
+    assert "low-rank" not in {finding.code for finding in result.findings}
+
+
+def test_the_basis_spans_what_metrics_see() -> None:
+    B, z = onto(3), torch.from_numpy(stream(0, "rank").standard_normal((6, K)))
+    map = maps.b1(3)
+    decoder = through(map, B)
+    J = torch.func.vmap(torch.func.jacrev(lambda x: decoder.flat(x[None])[0]))(z)
+    found = row_space(J.mT @ J, 1e-12)
+    assert found is not None
+    torch.testing.assert_close(found @ found.mT, B.mT @ B)
+    assert depends_on(decoder, found, z)
+    assert not depends_on(decoder, found[:, :2], z)
+    u = z @ found
+    torch.testing.assert_close(restricted(decoder, found).flat(u), decoder.flat(z))
+    G = torch.eye(K, dtype=torch.float64).expand(4, K, K)
+    assert row_space(G, 1e-12) is None, "all directions"
+    assert row_space(torch.diag_embed(G[:, 0]), 1e-12) is None, "one direction"

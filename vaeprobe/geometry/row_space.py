@@ -1,0 +1,72 @@
+"""Decoders that see fewer directions of latent space than it has: z to f(B^T z), B with r < k orthonormal columns."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.contract import ROUNDING
+from vaeprobe.decoder import Decoder
+
+__all__ = ["depends_on", "restricted", "row_space"]
+
+TINY = 1e-300
+
+
+def row_space(G: Tensor, tolerance: float) -> Tensor | None:
+    """Return an orthonormal basis of all that the metrics see, shape (k, r), the longest direction first.
+
+    Its columns are eigenvectors of the mean metric, in which each latent has one vote, however long its columns.
+
+    Args:
+        G: pullback metrics, shape (n, k, k).
+        tolerance: share of the largest eigenvalue up to which one is rounding.
+
+    Returns:
+        None where they see every direction, or fewer than two.
+    """
+    G = G / G.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(TINY)[:, None, None]
+    values, vectors = torch.linalg.eigh(G.mean(0))
+    seen = values > tolerance * values[-1]
+    return vectors[:, seen].flip(1) if 2 <= int(seen.sum()) < len(values) else None
+
+
+class Spanned(nn.Module):
+    """u, shape (n, r) -> inner(B u)."""
+
+    def __init__(self, inner: object, B: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("B", B)
+
+    def forward(self, u: Tensor) -> object:
+        """Return what the map makes of the latents B u."""
+        return self.inner(u @ self.get_buffer("B").to(u).mT)  # type: ignore[operator]
+
+
+def restricted(decoder: Decoder, B: Tensor) -> Decoder:
+    """Return u -> f(B u), whose latents are N(0, I_r) where those of f are N(0, I_k); without its encoder.
+
+    Args:
+        B: shape (k, r), orthonormal columns over all the latents, which are all continuous.
+    """
+    B = B.to(device=decoder.device, dtype=decoder.dtype)
+    natural = None if decoder.natural is None else Spanned(decoder.natural, B)
+    return decoder.with_function(
+        Spanned(decoder.function, B),
+        natural=natural,
+        latent_dim=B.shape[1],
+        latent_shape=(),
+        prior=(),
+        encoder=None,
+        artifact=None,
+    )
+
+
+def depends_on(decoder: Decoder, B: Tensor, z: Tensor) -> bool:
+    """Whether f(z) is f(B B^T z) to rounding: what Jacobians do not see, outputs do not see either."""
+    z = z.to(torch.float64)
+    with torch.no_grad():
+        y, inside = decoder.flat(z).double(), decoder.flat(z @ B @ B.mT).double()
+    rounding = ROUNDING[(decoder.dtype or torch.float64).itemsize]
+    return float((y - inside).abs().max()) <= rounding * float(y.abs().max())
