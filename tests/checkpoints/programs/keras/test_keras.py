@@ -462,3 +462,43 @@ def test_rows_to_as_many_numbers_are_only_suspected(keras: Any, tmp_path: Path) 
     decoder = vaeprobe.load(tmp_path / "m.keras")
     assert decoder.latent_dim == 9
     assert any("through 2: is this a whole VAE" in n.message for n in decoder.notes)
+
+
+OPERATIONS = {
+    "constants": lambda o, h: (1.0 - h) * 2.0 + o.maximum(h, 0.3) / 4 - o.power(h, 2),
+    "slices": lambda o, h: o.concatenate([h[:, 1:] * h[:, :2], h[:, None, 0]], axis=1),
+    "activations": lambda o, h: (
+        o.softmax(h, axis=1) + o.leaky_relu(h, 0.3) + o.elu(h, 0.4) + o.gelu(h) + o.relu(-h)
+    ),
+    "functions": lambda o, h: o.tanh(h) + o.exp(-h * h) + o.clip(h, -0.5, 0.5) + o.sqrt(o.abs(h) + 1),
+    "shapes": lambda o, h: o.transpose(
+        o.tile(o.expand_dims(o.reshape(h, (-1, 3, 1)), 1), [1, 2, 1, 1]), (0, 3, 2, 1)
+    ),
+    "sums": lambda o, h: o.stack([o.mean(h, axis=1), o.max(h, axis=1), o.sum(h * h, axis=[1])], axis=-1),
+    "products": lambda o, h: o.matmul(o.expand_dims(h, 2), o.expand_dims(h, 1)),
+}
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("what", OPERATIONS)
+def test_operations_and_their_constants(keras: Any, tmp_path: Path, what: str, suffix: str) -> None:
+    i = keras.Input((4,))
+    model = filled(keras.Model(i, OPERATIONS[what](keras.ops, keras.layers.Dense(3)(i))))
+    found = loaded(saved(model, tmp_path / f"m.{suffix}"))
+    z = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.decoder(z), model(z.numpy()).detach().cpu(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_operation_that_is_not_known_is_refused(keras: Any, tmp_path: Path) -> None:
+    i = keras.Input((4,))
+    data = saved(keras.Model(i, keras.ops.cumsum(i, axis=1)), tmp_path / "m.keras")
+    with pytest.raises(InputError, match="operation that is not supported, `Cumsum`"):
+        loaded(data)
+
+
+def test_what_a_layer_is_called_with_beside_its_inputs_is_never_left_out(keras: Any, tmp_path: Path) -> None:
+    L = keras.layers
+    i = keras.Input((4,))
+    h = L.LSTM(3, name="lstm")(L.RepeatVector(5)(i), initial_state=[L.Dense(3)(i), L.Dense(3)(i)])
+    with pytest.raises(InputError, match="`lstm` is called with `initial_state` beside its inputs"):
+        loaded(saved(keras.Model(i, h), tmp_path / "m.keras"))

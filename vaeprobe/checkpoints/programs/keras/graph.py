@@ -14,6 +14,7 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
+from vaeprobe.checkpoints.programs.keras.operations import OPERATIONS, arguments, is_operation
 from vaeprobe.checkpoints.programs.keras.saved import MODELS, Saved, from_hdf5, from_keras
 from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
 from vaeprobe.checkpoints.programs.program import Program, Step, Value, parts_of, rehearse
@@ -201,7 +202,14 @@ class _Builder:
                 self.inputs.append(entry)
                 tensors[head] = Value(f"held {head[0]}")
         pending = [
-            (str(config["config"].get("name", config.get("name"))), number, _called(node), config, key)
+            (
+                str(config["config"].get("name", config.get("name"))),
+                number,
+                _called(node, config),
+                config,
+                key,
+                node,
+            )
             for config, key in zip(saved.layers, saved.keys(), strict=True)
             for number, node in enumerate(config.get("inbound_nodes") or [])
         ]
@@ -211,11 +219,14 @@ class _Builder:
                 raise InputError(
                     f"the layer {quoted(pending[0][0])} of the Keras model takes what nothing computes"
                 )
-            for name, number, taken, config, key in ready:
-                if (name, number, 0) not in tensors:
-                    tensors[name, number, 0] = self.layer(
-                        saved, config, key, tuple(tensors[t] for t in taken)
-                    )
+            for name, number, taken, config, key, node in ready:
+                if (name, number, 0) in tensors:
+                    continue
+                if is_operation(config):
+                    tensors[name, number, 0] = self.operation(config, arguments(node, tensors))
+                else:
+                    found = tuple(tensors[t] for t in taken)
+                    tensors[name, number, 0] = self.layer(saved, config, key, found)
             pending = [p for p in pending if p not in ready]
         outs = _references(inner.get("output_layers"))
         if not outs or outs[0] not in tensors:
@@ -297,6 +308,19 @@ class _Builder:
             self.steps.append(Step(operator, act, (before,), {}, (out.name,)))
         return out
 
+    def operation(self, config: Mapping[str, Any], given: list[object]) -> Value:
+        """Add the step of an operation of `keras.ops`."""
+        kind, settings = str(config.get("class_name")), config["config"]
+        if kind not in OPERATIONS:
+            raise InputError(
+                f"the Keras model has an operation that is not supported, {quoted(kind)}", hint=HINT
+            )
+        if settings.get("initial") is not None:
+            raise InputError(f"the Keras operation {quoted(kind)} starts from a number of its own", hint=HINT)
+        out = Value(self.fresh())
+        self.steps.append(Step(kind.lower(), OPERATIONS[kind](settings), tuple(given), {}, (out.name,)))
+        return out
+
     def expected(self, layer: Layer, name: str, weights: list[Value]) -> None:
         """Check that a layer has its weights: without, another network would be measured."""
         least = {
@@ -366,11 +390,17 @@ def _references(value: object) -> list[tuple[str, int, int]]:
     return found
 
 
-def _called(node: object) -> list[tuple[str, int, int]]:
-    """Return the tensors that a call of a layer takes, in either form in which Keras writes them."""
+def _called(node: object, config: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Return the tensors that a call of a layer takes, in either form in which Keras writes them.
+
+    Raises:
+        InputError: a layer is called with more than its inputs (a state to begin with, a mask), which would be left out.
+    """
     if isinstance(node, dict):  # Keras 3
-        found = []
-        stack = [node.get("args", []), *(v for k, v in (node.get("kwargs") or {}).items() if k == "inputs")]
+        found, operation = [], is_operation(config)
+        more = node.get("kwargs") or {}
+        left = [k for k, v in more.items() if k not in ("inputs", "training") and v not in (None, False)]
+        stack = [node.get("args", []), *(v for k, v in more.items() if k == "inputs")]
         while stack:
             item = stack.pop(0)
             if isinstance(item, dict) and item.get("class_name") == "__keras_tensor__":
@@ -378,7 +408,24 @@ def _called(node: object) -> list[tuple[str, int, int]]:
                 found.append((str(name), int(number), int(place)))
             elif isinstance(item, list):
                 stack = [*item, *stack]
+            elif item is not None and not operation:
+                left.append(str(item))
+        if left and not operation:
+            raise _called_with(config, left[0])
         return found
     if isinstance(node, list):
+        for item in node:
+            more = item[3] if isinstance(item, list) and len(item) > 3 and isinstance(item[3], dict) else {}
+            left = [k for k, v in more.items() if k != "training" and v not in (None, False)]
+            if left:
+                raise _called_with(config, left[0])
         return [(str(i[0]), int(i[1]), int(i[2])) for i in node if isinstance(i, list) and len(i) >= 3]
     raise InputError("the configuration of the Keras model is damaged")
+
+
+def _called_with(config: Mapping[str, Any], what: str) -> InputError:
+    name = str(config["config"].get("name", config.get("name")))
+    return InputError(
+        f"the Keras layer {quoted(name)} is called with {quoted(what)} beside its inputs, which is not supported",
+        hint=HINT,
+    )

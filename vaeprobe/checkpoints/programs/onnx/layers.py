@@ -258,3 +258,34 @@ OPERATORS.update(
     GlobalAveragePool=_global(lambda x, axes: x.mean(axes, keepdim=True)),
     GlobalMaxPool=_global(lambda x, axes: x.amax(axes, keepdim=True)),
 )
+
+
+# -- images put together of patches, and sampled along grids ------------------------------------------------
+
+
+@operator("Col2Im")
+def _col2im(node: Node, x: Tensor, image: Tensor, block: Tensor) -> Tensor:
+    size, kernel = ints(image), ints(block)
+    if len(size) != 2:
+        raise node.unsupported(f"of {len(size)} axes")
+    top, left, bottom, right = node.get("pads", [0] * 4)
+    whole = (size[0] + top + bottom, size[1] + left + right)
+    charge([x.shape[0], x.shape[1], *whole])
+    y = F.fold(x, whole, tuple(kernel), node.get("dilations", [1, 1]), 0, node.get("strides", [1, 1]))
+    return y[..., top : top + size[0], left : left + size[1]]
+
+
+@operator("GridSample")
+def _grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
+    mode = node.get("mode", "bilinear")
+    mode = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    charge([*x.shape[:2], *grid.shape[1:-1]])
+    corners = bool(node.get("align_corners", 0))
+    return F.grid_sample(x, grid, mode, node.get("padding_mode", "zeros"), corners)
+
+
+@operator("AffineGrid")
+def _affine_grid(node: Node, theta: Tensor, size: Tensor) -> Tensor:
+    shape = ints(size)
+    charge([*shape, len(shape)])
+    return F.affine_grid(theta, shape, bool(node.get("align_corners", 0)))
