@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,15 +148,24 @@ def test_factorise_and_trace_end_in_time() -> None:
 SHARED = """
 import json, sys
 import torch
+sys.path.insert(0, TESTS)
+import vaes
 from vaeprobe.comparison.run import compare
 from vaeprobe.decoder import Decoder
+from vaeprobe.gate.policy import Policy, Rule
+from vaeprobe.gate.run import Gate
+from vaeprobe.probes.beta import Beta
 from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
+from vaeprobe.probes.posterior import Posterior
 from vaeprobe.probes.trace import Trace
 from vaeprobe.processes import joined
 
 def has_pairs(value):
     return isinstance(value, tuple | list) and any(isinstance(v, tuple | list | None) for v in value)
+
+def numbers(metrics):
+    return {m.id: m.value for m in metrics if not has_pairs(m.value)}
 
 def f(z):
     return torch.tanh(z @ W) @ V
@@ -164,17 +174,25 @@ generator = torch.Generator().manual_seed(0)
 W, V = torch.randn(3, 16, generator=generator), torch.randn(16, 8, generator=generator)
 with joined() as processes:
     decoder = Decoder(f, 3, dtype=torch.float32)
+    vae = vaes.linear_vae(beta=2.0, noise=0.1)
+    of_data = {"data": vae.x.numpy(), "samples": 41, "likelihood": "gaussian", "chunk": 6}
     probes = [
-        Orthogonality(samples=40, chunk=7, rotations=99),
-        Factorise(samples=16, max_samples=16, chunk=5, sheets=0, permutations=19),
-        Trace(samples=2, components="0", chunk=1),
+        (Orthogonality(samples=40, chunk=7, rotations=99), decoder),
+        (Factorise(samples=16, max_samples=16, chunk=5, sheets=0, permutations=19), decoder),
+        (Trace(samples=2, components="0", chunk=1), decoder),
+        (Posterior(**of_data), vae.decoder),
+        (Beta(**of_data), vae.decoder),
     ]
-    found = [{id: m.value for id, m in p.measure(decoder).metrics.items() if not has_pairs(m.value)} for p in probes]
+    found = [numbers(probe.measure(of).metrics.values()) for probe, of in probes]
     compared = compare([decoder, Decoder(lambda z: f(2 * z), 3, dtype=torch.float32)], samples=16, rotations=9)
-    found.append({id: m.value for id, m in compared.metrics.items() if not has_pairs(m.value)})
+    found.append(numbers(compared.metrics.values()))
+    limits = {"orthogonality.mean_abs_cosine": 0.5, "orthogonality.mean_field_gap": 5.0}
+    rules = {id: Rule(metric=id, side="max", limit=limit) for id, limit in limits.items()}
+    gate = Gate(policy=Policy(rules=rules, samples=16, max_samples=64))
+    found.append(numbers(outcome.metric for outcome in gate.check_decoder("model", decoder).outcomes))
     taken = processes.shared(range(5), lambda k: (k, processes.rank), "tasks")
 print(json.dumps([found, taken]))
-"""
+""".replace("TESTS", repr(str(Path(__file__).parent)))
 
 
 def run_in_two() -> list[str]:
