@@ -109,7 +109,7 @@ def test_files_in_pieces_are_as_exact(tmp_path: Path, kind: type, shape: tuple[i
     right = by_singular_values(Y.astype(np.float64), 3)
     assert result["train_linear.sigma2"].value == pytest.approx(right, rel=1e-8)
     said = [f.message for f in result.findings if f.code == "singular-values"]
-    assert bool(said) == (result.spectrum.singular)
+    assert bool(said) == (result.fit.spectrum.singular)
     assert "singular values of the rows" in (result["train_linear.eigenvalues"].method or "") or not said
 
 

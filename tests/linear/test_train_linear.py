@@ -75,7 +75,7 @@ def test_nothing_trained_leaves_the_certificate_undefined(file: Path) -> None:
 
 
 def test_theorem_3_shows_that_learning_breaks_it(file: Path) -> None:
-    shown = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.4, theorem3=True).measure(file).equivalence
+    shown = TrainLinear(latent_dim=3, beta=2.0, sigma2=0.4, theorem3=True).measure(file).fit.equivalence
     assert shown is not None
     assert shown.column_difference < 1e-14
     assert shown.kl_difference < 1e-14
@@ -95,11 +95,11 @@ def test_the_saved_model_is_a_decoder_with_its_encoder(tmp_path: Path) -> None:
     assert tuple(decoder.output_shape) == (2, 3)
     assert decoder.encoder is not None
     z = torch.randn(5, 3, dtype=torch.float64)
-    expected = (z.numpy() @ result.solution.W.T + result.solution.mean).reshape(5, 2, 3)
+    expected = (z.numpy() @ result.fit.solution.W.T + result.fit.solution.mean).reshape(5, 2, 3)
     np.testing.assert_allclose(decoder(z).numpy(), expected, atol=1e-12)
     mean, log_variance = decoder.encoder(torch.from_numpy(X))
-    np.testing.assert_allclose(log_variance.exp()[0].numpy(), result.solution.variance, rtol=1e-12)
-    model = result.solution.model()
+    np.testing.assert_allclose(log_variance.exp()[0].numpy(), result.fit.solution.variance, rtol=1e-12)
+    model = result.fit.solution.model()
     np.testing.assert_allclose(mean.numpy(), (X.reshape(400, 6) - model.mean) @ model.E.T, atol=1e-12)
 
 
@@ -107,7 +107,7 @@ def test_the_saved_model_is_a_decoder_with_its_encoder(tmp_path: Path) -> None:
 def test_shapes_of_data(tmp_path: Path, shape: tuple[int, int]) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape))
     result = TrainLinear(latent_dim=3, sigma2=0.2, methods=("elbo",)).measure(tmp_path / "x.npy")
-    assert result.certificates[0].converged
+    assert result.fit.certificates[0].converged
     terminal.plain(result.page(), width=80, verbose=True)
 
 
@@ -124,7 +124,7 @@ def test_every_latent_collapsed(file: Path) -> None:
 def test_the_randomized_solver_trains_too(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", rows_with((*LAMBDA, *([0.01] * 13))))
     result = TrainLinear(latent_dim=3, solver="randomized", methods=("elbo",)).measure(tmp_path / "x.npy")
-    assert result.certificates[0].converged
+    assert result.fit.certificates[0].converged
     assert result["train_linear.spectrum_error"].value < 1e-2  # type: ignore[operator]
     assert any(f.code == "randomized" for f in result.findings)
 
@@ -154,8 +154,8 @@ def test_unknown_methods_are_corrected(file: Path) -> None:
 
 def test_restarts_keep_the_best(file: Path) -> None:
     result = TrainLinear(latent_dim=3, methods=("elbo",), restarts=3, steps=8).measure(file)
-    assert len(result.gaps["elbo"]) == 3
-    assert result.certificates[0].run.gap == min(result.gaps["elbo"])
+    assert len(result.fit.gaps["elbo"]) == 3
+    assert result.fit.certificates[0].run.gap == min(result.fit.gaps["elbo"])
 
 
 def test_plots(tmp_path: Path, file: Path) -> None:
@@ -306,5 +306,5 @@ def test_missing_values_in_python() -> None:
     X[3, 2] = np.nan
     with pytest.raises(InputError, match="hold NaN or infinity"):
         vaeprobe.train_linear(X, latent_dim=2)
-    assert vaeprobe.train_linear(X, latent_dim=2, drop_nonfinite=True).spectrum.n == len(X) - 1
-    assert vaeprobe.train_linear(X, latent_dim=2, missing="em").spectrum.n == len(X)
+    assert vaeprobe.train_linear(X, latent_dim=2, drop_nonfinite=True).fit.spectrum.n == len(X) - 1
+    assert vaeprobe.train_linear(X, latent_dim=2, missing="em").fit.spectrum.n == len(X)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -59,6 +59,48 @@ class Equivalence:
     objective_difference: float
     learned: tuple[float, float, float] | None
     learned_active: tuple[int, int] | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Fit:
+    """A linear VAE of data in closed form, and what training made of it.
+
+    Attributes:
+        spectrum: eigenpairs of the covariance.
+        solution: closed-form optimum.
+        identifiability: which columns the data determine.
+        row_shape: shape of one row of data.
+        missing: the fit that the eigenpairs come from, where values are missing.
+        choice: scores of all dimensions, where one was chosen.
+        certificates: the best run of each method against the closed form.
+        gaps: objective left by every restart, by method, nats.
+        equivalence: Theorem 3 on these data, where asked for.
+    """
+
+    spectrum: Spectrum
+    solution: Solution
+    identifiability: Identifiability
+    row_shape: tuple[int, ...]
+    missing: MissingFit | None = None
+    choice: Choice | None = None
+    certificates: tuple[Certificate, ...] = ()
+    gaps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    equivalence: Equivalence | None = None
+
+    @property
+    def loglik(self) -> float:
+        """Mean log-likelihood of a row, or of what is observed of it, nats."""
+        return self.solution.loglik if self.missing is None else self.missing.loglik
+
+    @property
+    def model(self) -> LinearModel:
+        """The closed form, or the first method's best run with the optimal diagonal posterior of its columns."""
+        if not self.certificates:
+            return self.solution.model()
+        run, mean = self.certificates[0].run, self.solution.mean
+        tau = self.solution.beta * run.sigma2
+        variance = tau / (np.square(run.W).sum(axis=0) + tau)
+        return LinearModel(mean=mean, W=run.W, sigma2=run.sigma2, E=run.E, variance=variance)
 
 
 def rows_of(
@@ -198,15 +240,9 @@ def theorem3(spec: Spectrum, solution: Solution) -> Equivalence:
     )
 
 
-def metrics(
-    spec: Spectrum,
-    s: Solution,
-    ident: Identifiability,
-    certificates: Sequence[Certificate],
-    fitted: MissingFit | None,
-) -> list[Metric]:
+def metrics(fit: Fit) -> list[Metric]:
     """Return the metrics of a fit, in the order of `METRICS`."""
-    loglik = s.loglik if fitted is None else fitted.loglik
+    spec, s, certificates, loglik = fit.spectrum, fit.solution, fit.certificates, fit.loglik
 
     def metric(name: str, value: Any, method: str | None = None) -> Metric:
         return Metric(SPECS[PREFIX + name], value, n=spec.n, method=method)
@@ -223,9 +259,9 @@ def metrics(
         spec.solver,
         f"{spec.solver} eigenpairs, {'singular values of the rows' if spec.singular else spec.precision}",
     )
-    observed = None if fitted is None else "of the observed values"
+    observed = None if fit.missing is None else "of the observed values"
     bits = metric("bits_per_dim", -loglik / (s.m * np.log(2.0)))
-    if fitted is not None:
+    if fit.missing is not None:
         reason = "rows with missing values have different numbers of dimensions"
         bits = Metric.undefined(bits.spec, reason, n=spec.n)
     return [
@@ -237,8 +273,8 @@ def metrics(
         metric("explained_variance", min(float(s.values.sum()) / spec.total, 1.0)),
         metric("collapsed", int((~s.active).sum())),
         metric("kl", [float(v) for v in s.kl]),
-        metric("elbo", s.elbo if fitted is None else loglik, observed),
-        metric("identified", ident.alone(s.active)),
+        metric("elbo", s.elbo if fit.missing is None else loglik, observed),
+        metric("identified", fit.identifiability.alone(s.active)),
         worst("elbo_gap", [max(c.run.gap, 0.0) for c in certificates], ""),
         worst("max_angle", [c.max_angle for c in certificates], "every latent collapses"),
         worst("max_abs_cosine", [c.max_abs_cosine for c in certificates], "fewer than two active columns"),
@@ -248,26 +284,10 @@ def metrics(
     ]
 
 
-def model_of(solution: Solution, certificates: Sequence[Certificate]) -> LinearModel:
-    """Return the closed form, or the first method's best run with the optimal diagonal posterior of its columns."""
-    if not certificates:
-        return solution.model()
-    run = certificates[0].run
-    tau = solution.beta * run.sigma2
-    variance = tau / (np.square(run.W).sum(axis=0) + tau)
-    return LinearModel(mean=solution.mean, W=run.W, sigma2=run.sigma2, E=run.E, variance=variance)
-
-
-def details(
-    spec: Spectrum,
-    s: Solution,
-    ident: Identifiability,
-    certificates: Sequence[Certificate],
-    gaps: Mapping[str, Sequence[float]],
-    choice: Choice | None,
-    equivalence: Equivalence | None,
-) -> dict[str, Any]:
+def details(fit: Fit) -> dict[str, Any]:
     """Return what the JSON document holds besides metrics: columns, spectrum, runs, dimensions, Theorem 3."""
+    spec, s, ident = fit.spectrum, fit.solution, fit.identifiability
+    choice, equivalence = fit.choice, fit.equivalence
     found: dict[str, Any] = {
         "columns": [
             {
@@ -287,7 +307,7 @@ def details(
         "blocks": [[f"z{a}", f"z{b}"] for a, b in ident.blocks],
         "spectrum": spec.values[:512].tolist(),
         "total_variance": spec.total,
-        "runs": [_run_details(c, gaps[c.run.method]) for c in certificates],
+        "runs": [_run_details(c, fit.gaps[c.run.method]) for c in fit.certificates],
     }
     if choice is not None:
         found["dimension"] = {

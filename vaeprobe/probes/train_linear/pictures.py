@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vaeprobe.linear.dimension import Choice
     from vaeprobe.linear.eigenpairs import Spectrum
     from vaeprobe.linear.identifiability import Identifiability
-    from vaeprobe.probes.train_linear.numbers import Equivalence
+    from vaeprobe.probes.train_linear.numbers import Equivalence, Fit
 
 SUFFIXES = (".png", ".svg", ".pdf")  # what `draw` writes
 MOST_COLUMNS = 30  # rows of the table of columns
@@ -32,25 +32,16 @@ ENDINGS = {
 }
 
 
-def sections(
-    spectrum: Spectrum,
-    solution: Solution,
-    identifiability: Identifiability,
-    certificates: Sequence[Certificate],
-    gaps: Mapping[str, Sequence[float]],
-    choice: Choice | None,
-    equivalence: Equivalence | None,
-    row_shape: tuple[int, ...],
-) -> tuple[Section, ...]:
-    """Return the tables and pictures of a fit, most important first; arguments as in `LinearResult`."""
+def sections(fit: Fit) -> tuple[Section, ...]:
+    """Return the tables and pictures of a fit, most important first."""
     parts: list[Section | None] = [
-        _columns(solution, identifiability),
-        _certificates(certificates, gaps),
-        _spectrum(spectrum, solution),
-        _learning(certificates),
-        None if choice is None else _dimension(choice),
-        None if equivalence is None else _theorem3(equivalence),
-        _images(solution, row_shape),
+        _columns(fit.solution, fit.identifiability),
+        _certificates(fit.certificates, fit.gaps),
+        _spectrum(fit.spectrum, fit.solution),
+        _learning(fit.certificates),
+        None if fit.choice is None else _dimension(fit.choice),
+        None if fit.equivalence is None else _theorem3(fit.equivalence),
+        _images(fit.solution, fit.row_shape),
     ]
     return tuple(p for p in parts if p is not None)
 
@@ -218,14 +209,8 @@ def _images(solution: Solution, row_shape: tuple[int, ...]) -> Svg | None:
     )
 
 
-def draw(
-    spectrum: Spectrum,
-    solution: Solution,
-    certificates: Sequence[Certificate],
-    row_shape: tuple[int, ...],
-    path: Path,
-) -> None:
-    """Write the picture of a result whose rows had the given shape.
+def draw(fit: Fit, path: Path) -> None:
+    """Write the picture of a fit.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -245,15 +230,16 @@ def draw(
     except ImportError:
         raise MissingExtraError("--plot needs matplotlib", hint="pip install 'vaeprobe[plot]'") from None
 
-    shape = tuple(k for k in row_shape if k != 1)
-    pictured = len(shape) == 2 and len(row_shape) > 1
+    solution, certificates = fit.solution, fit.certificates
+    shape = tuple(k for k in fit.row_shape if k != 1)
+    pictured = len(shape) == 2 and len(fit.row_shape) > 1
     images = np.flatnonzero(solution.active)[:12].tolist() if pictured else []
     figure = Figure(figsize=(10, 3.6 + (1.8 if len(images) else 0)), layout="constrained")
     FigureCanvas(figure)
     grid = figure.add_gridspec(2 if len(images) else 1, 12, height_ratios=[2, 1] if len(images) else [1])
 
     axis = figure.add_subplot(grid[0, :6] if certificates else grid[0, :])
-    values = spectrum.values[: max(4 * solution.d, 40)]
+    values = fit.spectrum.values[: max(4 * solution.d, 40)]
     axis.semilogy(np.arange(1, len(values) + 1), np.maximum(values, 1e-300), "o-", markersize=3)
     axis.axhline(solution.tau, linestyle="--", color="tab:red", label="collapse threshold βσ²")
     axis.axvline(solution.d + 0.5, linestyle=":", color="gray", label="latent dimension")

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from vaeprobe.data import Data
     from vaeprobe.linear.certificate import Certificate
     from vaeprobe.linear.closed_form import LinearModel, Solution
-    from vaeprobe.linear.dimension import Choice
     from vaeprobe.linear.eigenpairs import Spectrum
-    from vaeprobe.linear.identifiability import Identifiability
     from vaeprobe.linear.missing import MissingFit
     from vaeprobe.linear.training import Method, Training
-    from vaeprobe.probes.train_linear.numbers import Equivalence
+    from vaeprobe.probes.train_linear.numbers import Fit
     from vaeprobe.processes import Processes
 
 MODEL, TRAINING, DATA, BEYOND, OUTPUT = "Model", "Training", "Data", "Beyond one machine", "Output"
@@ -35,15 +33,7 @@ class LinearResult(Result):
     """What `TrainLinear` finds.
 
     Attributes:
-        spectrum: eigenpairs of the covariance.
-        solution: closed-form optimum.
-        identifiability: which columns the data determine.
-        choice: scores of all dimensions, where one was chosen.
-        certificates: the best run of each method against the closed form.
-        gaps: objective left by every restart, by method, nats.
-        equivalence: Theorem 3 on these data, where asked for.
-        model: what `save` writes: the closed form, or the first method's best run.
-        row_shape: shape of one row of data.
+        fit: the closed form of the data, and training held against it.
     """
 
     command: ClassVar[str] = "train-linear"
@@ -71,22 +61,20 @@ class LinearResult(Result):
     mean_field_gap = Measured("train_linear.mean_field_gap")
     spectrum_error = Measured("train_linear.spectrum_error")
 
-    spectrum: Spectrum
-    solution: Solution
-    identifiability: Identifiability
-    choice: Choice | None
-    certificates: tuple[Certificate, ...]
-    gaps: Mapping[str, tuple[float, ...]]
-    equivalence: Equivalence | None
-    model: LinearModel
-    row_shape: tuple[int, ...]
+    fit: Fit
+
+    @property
+    def model(self) -> LinearModel:
+        """What `save` writes: the closed form, or the first method's best run."""
+        return self.fit.model
 
     def save(self, path: str | Path) -> None:
         """Write decoder and encoder as safetensors with a blueprint, for every other command."""
         from vaeprobe.linear import export
 
-        record = {"sigma2": self.model.sigma2, "beta": self.solution.beta, "rows": self.spectrum.n}
-        export.save(Path(path), self.model, self.row_shape, record)
+        model, fit = self.model, self.fit
+        record = {"sigma2": model.sigma2, "beta": fit.solution.beta, "rows": fit.spectrum.n}
+        export.save(Path(path), model, fit.row_shape, record)
 
     def plot(self, path: str | Path) -> None:
         """Draw the spectrum, the learning curves and the columns into a .png, .svg or .pdf file.
@@ -94,35 +82,18 @@ class LinearResult(Result):
         Raises:
             MissingExtraError: matplotlib is not installed.
         """
-        pictures.draw(self.spectrum, self.solution, self.certificates, self.row_shape, Path(path))
+        pictures.draw(self.fit, Path(path))
 
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         return {"model": self.save, "plot": self.plot}
 
     def sections(self) -> tuple[Section, ...]:
-        return pictures.sections(
-            self.spectrum,
-            self.solution,
-            self.identifiability,
-            self.certificates,
-            self.gaps,
-            self.choice,
-            self.equivalence,
-            self.row_shape,
-        )
+        return pictures.sections(self.fit)
 
     def details(self) -> dict[str, Any]:
         from vaeprobe.probes.train_linear import numbers
 
-        return numbers.details(
-            self.spectrum,
-            self.solution,
-            self.identifiability,
-            self.certificates,
-            self.gaps,
-            self.choice,
-            self.equivalence,
-        )
+        return numbers.details(self.fit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,25 +232,25 @@ class TrainLinear(Question):
             gaps = {method: tuple(r.gap for r in found) for method, found in runs.items()}
             best = (min(found, key=lambda r: r.gap) for found in runs.values())
             certificates = tuple(certify(run, solution, S) for run in best)
-        return LinearResult(
-            metrics=metric_map(numbers.metrics(spec, solution, ident, certificates, fitted)),
-            verdict=words.verdict(solution, certificates, fitted),
-            summary=words.summary(solution, spec, ident, certificates),
-            findings=(
-                *rows.notes,
-                *words.findings(rows, spec, solution, ident, certificates, fitted, chosen),
-            ),
-            settings=self._settings(rows, spec, methods, processes),
-            artifact=numbers.artifact(rows),
+        fit = numbers.Fit(
             spectrum=spec,
             solution=solution,
             identifiability=ident,
+            row_shape=rows.row_shape,
+            missing=fitted,
             choice=choice,
             certificates=certificates,
             gaps=gaps,
             equivalence=numbers.theorem3(spec, solution) if self.theorem3 else None,
-            model=numbers.model_of(solution, certificates),
-            row_shape=rows.row_shape,
+        )
+        return LinearResult(
+            metrics=metric_map(numbers.metrics(fit)),
+            verdict=words.verdict(fit),
+            summary=words.summary(fit),
+            findings=(*rows.notes, *words.findings(fit, rows, chosen)),
+            settings=self._settings(rows, spec, methods, processes),
+            artifact=numbers.artifact(rows),
+            fit=fit,
         )
 
     def _refuse(self, methods: tuple[Method, ...], processes: Processes) -> None:

@@ -21,11 +21,7 @@ from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
     from vaeprobe.data import Data
-    from vaeprobe.linear.certificate import Certificate
-    from vaeprobe.linear.closed_form import Solution
-    from vaeprobe.linear.eigenpairs import Spectrum
-    from vaeprobe.linear.identifiability import Identifiability
-    from vaeprobe.linear.missing import MissingFit
+    from vaeprobe.probes.train_linear.numbers import Fit
 
 VERDICTS = (
     "closed form",
@@ -39,41 +35,33 @@ VERDICTS = (
 )
 
 
-def verdict(solution: Solution, certificates: tuple[Certificate, ...], fitted: MissingFit | None) -> str:
+def verdict(fit: Fit) -> str:
     """Return what became of the fit: a word for each method that was trained, joined by `; `."""
-    if not solution.active.any():
+    if not fit.solution.active.any():
         return "collapsed"
-    if fitted is not None:
-        return "EM on the observed values" if fitted.converged else "EM not converged"
-    return "; ".join(dict.fromkeys(c.verdict for c in certificates)) or "closed form"
+    if fit.missing is not None:
+        return "EM on the observed values" if fit.missing.converged else "EM not converged"
+    return "; ".join(dict.fromkeys(c.verdict for c in fit.certificates)) or "closed form"
 
 
-def summary(
-    s: Solution, spec: Spectrum, ident: Identifiability, certificates: tuple[Certificate, ...]
-) -> str:
+def summary(fit: Fit) -> str:
     """Return how many latents are active, what they carry, and which columns the rows determine."""
+    s, spec, ident = fit.solution, fit.spectrum, fit.identifiability
     active = int(s.active.sum())
     share = min(float(s.values.sum()) / spec.total, 1.0)
     alone = ident.alone(s.active)
     text = f"{active} of {s.d} latents are active and the {s.d} directions carry {share:.1%} of the variance"
     text += f"; these {spec.n} rows determine {alone} of the {active} columns one by one." if active else "."
-    return " ".join([text, *(c.sentence for c in certificates[:2])])
+    return " ".join([text, *(c.sentence for c in fit.certificates[:2])])
 
 
-def findings(
-    rows: Data,
-    spec: Spectrum,
-    s: Solution,
-    ident: Identifiability,
-    certificates: tuple[Certificate, ...],
-    fitted: MissingFit | None,
-    chosen: Finding | None,
-) -> list[Finding]:
+def findings(fit: Fit, rows: Data, chosen: Finding | None) -> list[Finding]:
     """Return what is worth knowing about the rows, the columns and the runs.
 
     Args:
         chosen: how the number of latents was chosen, where it was.
     """
+    spec, s, ident, fitted = fit.spectrum, fit.solution, fit.identifiability, fit.missing
     out = [] if chosen is None else [chosen]
 
     def note(spec: FindingSpec, message: str, hint: str | None = None, level: Level | None = None) -> None:
@@ -123,7 +111,7 @@ def findings(
             FLOAT32,
             "products were formed in float32 and summed in float64: eigenvalues below 1e-6 lambda_1 are noise",
         )
-    for c in certificates:
+    for c in fit.certificates:
         if not c.converged:
             note(NOT_CONVERGED, c.sentence, "more --steps or --restarts", "warning")
     return out
