@@ -9,10 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+import vaeprobe
 from vaeprobe import budget
 from vaeprobe.budget import Budget, about, in_time, within
 from vaeprobe.cli.output import Forecast
@@ -292,3 +295,62 @@ def test_a_forecast_within_a_budget_names_its_end(clock: Clock) -> None:
         clock.now += 10.0
         forecast("Jacobians", 10, 1000)
     assert said[0].startswith("Jacobians: until --time is over")
+
+
+def test_long_work_is_foretold_before_it_begins(clock: Clock) -> None:
+    """From 20 seconds on; its progress is forecast only where it takes over half as long again."""
+    said: list[str] = []
+    forecast = Forecast(said.append)
+    forecast.foretell("9 latents", 19.9, 0.0)
+    assert said == []
+    forecast.foretell("32 latents of 4 columns", 120.0, 5e12)
+    assert said[0].startswith("32 latents of 4 columns: about 2 minutes, 5")
+    assert said[0].endswith("GB of memory; --time SECONDS bounds a run")
+    forecast("Jacobians", 0, 100)
+    clock.now += 10.0
+    forecast("Jacobians", 10, 100)
+    assert len(said) == 1, "as foretold"
+    clock.now += 40.0
+    forecast("Jacobians", 11, 100)
+    assert len(said) == 2
+    with within(60.0):
+        forecast.foretell("256 latents", 300.0, 0.0)
+    assert said[2].startswith("256 latents: about 60 seconds of the about 5 minutes that it would take")
+
+
+@pytest.mark.parametrize("part", ["channels", "all"])
+def test_what_is_foretold_is_what_is_done(monkeypatch: pytest.MonkeyPatch, part: Any) -> None:
+    """Directions and primals that are pushed, those of random products included, within a half."""
+    from vaeprobe.engine import costs, methods, verbs
+    from vaeprobe.progress import listening
+
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Unflatten(1, (3, 4, 4)), nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 2, 1)
+    )
+    decoder = Decoder(network.double().eval(), 48, latent_shape=(3, 4, 4))
+    done = {"rows": 0, "asked": 0}
+    push, pull = methods.Choice.push, verbs.gradient
+
+    def counted(self: Any, f: Any, x: Any, v: Any) -> Any:
+        done["rows"] += len(x) * (1 + len(v))
+        return push(self, f, x, v)
+
+    def pulled(y: Any, leaf: Any, *more: Any, **rest: Any) -> Any:
+        done["rows"] += 2 * len(leaf)
+        return pull(y, leaf, *more, **rest)
+
+    def paced(decoder: Any) -> float:
+        done["asked"] += 1
+        return 1.0
+
+    monkeypatch.setattr(methods.Choice, "push", counted)
+    monkeypatch.setattr(verbs, "gradient", pulled)
+    monkeypatch.setattr(costs, "pace", paced)
+    told: list[float] = []
+    with listening(lambda *_: None, lambda what, seconds, bytes: told.append(seconds)):
+        vaeprobe.orthogonality(decoder, samples=40, part=part, rotations=9)
+    assert len(told) == 1
+    assert done["rows"] / 1.5 < told[0] < 1.5 * done["rows"]
+    vaeprobe.orthogonality(decoder, samples=8, part=part, rotations=9)
+    assert done["asked"] == 1, "nobody listens"

@@ -12,16 +12,32 @@ T = TypeVar("T")
 # (description, done, total): total None where the end is not known, done == total when finished
 Listener = Callable[[str, float, float | None], None]
 _listener: ContextVar[Listener | None] = ContextVar("vaeprobe_progress", default=None)
+# (work to come, seconds that it will take, bytes beyond those taken already)
+Foreteller = Callable[[str, float, float], None]
+_foreteller: ContextVar[Foreteller | None] = ContextVar("vaeprobe_foreteller", default=None)
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Send progress to `listener` inside the block."""
-    token = _listener.set(listener)
+def listening(listener: Listener, foreteller: Foreteller | None = None) -> Iterator[None]:
+    """Send progress to `listener` inside the block, and estimates of what is to come to `foreteller`."""
+    token, other = _listener.set(listener), _foreteller.set(foreteller)
     try:
         yield
     finally:
         _listener.reset(token)
+        _foreteller.reset(other)
+
+
+def foretold() -> bool:
+    """Whether anybody wants to know what work will take: estimates cost a little themselves."""
+    return _foreteller.get() is not None
+
+
+def foretell(what: str, seconds: float, bytes: float) -> None:
+    """Say what work that is about to begin will take."""
+    foreteller = _foreteller.get()
+    if foreteller is not None:
+        foreteller(what, seconds, bytes)
 
 
 def tell(description: str, done: float, total: float | None) -> None:

@@ -201,6 +201,19 @@ class Forecast:
         self.say = say
         self.begun: dict[str, tuple[float, float]] = {}
         self.said: set[str] = set()
+        self.until = 0.0
+
+    def foretell(self, what: str, seconds: float, bytes: float) -> None:
+        """Say what work will take before it begins, where that is worth a line."""
+        if seconds < self.LONG:
+            return
+        # half as much again is still as foretold
+        self.until = time.monotonic() + 1.5 * seconds
+        over = budget().left < seconds
+        end = f"{about(budget().left)} of the {about(seconds)} that it would take" if over else about(seconds)
+        self.say(
+            f"{what}: {end}{_memory(bytes)}" + ("" if budget().bounded else "; --time SECONDS bounds a run")
+        )
 
     def __call__(self, description: str, done: float, total: float | None) -> None:
         name, now = description.partition(",")[0], time.monotonic()
@@ -211,21 +224,21 @@ class Forecast:
         if name in self.said or total is None or now - start < self.LOOK or done <= before:
             return
         to_come = (now - start) / (done - before) * (total - done)
-        if to_come < self.LONG:
+        if to_come < self.LONG or now + to_come <= self.until:
             return
         self.said.add(name)
         end = "until --time is over" if budget().left < to_come else f"{about(to_come)} more"
         self.say(f"{name}: {end}{_memory()}" + ("" if budget().bounded else "; --time SECONDS bounds a run"))
 
 
-def _memory() -> str:
-    """Return how much memory this process took so far, as words to follow others; nothing where nobody knows."""
+def _memory(more: float = 0.0) -> str:
+    """Return how much memory this process took so far, and some more, as words to follow others; nothing where nobody knows."""
     if sys.platform == "win32":
         return ""
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return f", {peak / 1e9:.1f} GB of memory"
+    return f", {(peak + more) / 1e9:.1f} GB of memory"
 
 
 @contextmanager
@@ -235,7 +248,8 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
         yield
         return
     if not sys.stderr.isatty():
-        with listening(Forecast(streams.say)):
+        forecast = Forecast(streams.say)
+        with listening(forecast, forecast.foretell):
             yield
         return
     from rich.console import Console
@@ -260,5 +274,5 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
         visible = total is None or done < total
         bar.update(tasks[name], description=description, completed=done, total=total, visible=visible)
 
-    with bar, listening(listener):
+    with bar, listening(listener, forecast.foretell):
         yield

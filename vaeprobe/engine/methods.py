@@ -7,7 +7,6 @@ fastest that agrees with the plainest at a few latents is chosen, once per decod
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -85,7 +84,6 @@ class Choice:
         widest: numbers per latent and direction in the widest tangents, for J.
         widest_gram: the same for Gram matrices, which may do without the widest.
         work: multiply-adds per latent and direction, numbers written counted as some: the same on every machine.
-        seconds: what one direction at one latent took here, to say before long work how long it will be.
     """
 
     method: Method
@@ -93,7 +91,6 @@ class Choice:
     widest: int
     widest_gram: int
     work: float
-    seconds: float
 
     def push(self, f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
         """Return f(x) and J v."""
@@ -218,7 +215,6 @@ class _Found:
     widest: int = 0
     widest_gram: int = 0
     work: float = 0.0
-    seconds: float = 0.0
 
     @classmethod
     def of(cls, y: Tensor, columns: Columns) -> _Found:
@@ -234,7 +230,6 @@ class _Found:
             max(self.widest, least),
             max(self.widest_gram, least),
             self.work,
-            self.seconds,
         )
 
 
@@ -243,7 +238,6 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
     directions, points = v.shape[:2]
     rows = (directions + 1) * points  # the primal is about as much work as a direction
     watch = _Watch(directions, points)
-    start = time.monotonic()
     try:
         with watch:
             y, columns = method(f, x, v)
@@ -254,7 +248,7 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
         found = _Found.of(*method(f, x, v))
         guess = 4 * found.y[0].numel()
         return replace(found, widest=guess, widest_gram=guess, work=10.0 * NUMBER * guess)
-    return _Found(y, t, G, watch.numel, for_gram, watch.work / rows, (time.monotonic() - start) / rows)
+    return _Found(y, t, G, watch.numel, for_gram, watch.work / rows)
 
 
 class _Watch(TorchDispatchMode):

@@ -160,6 +160,7 @@ class Factorise(Probe):
             return self._measure(decoder)
 
     def _measure(self, decoder: Decoder) -> FactoriseResult:
+        from vaeprobe.engine.costs import foretell_directions
         from vaeprobe.geometry.factorisation import gather
         from vaeprobe.probes.parts import SOME, affordable, part_of
 
@@ -182,6 +183,14 @@ class Factorise(Probe):
         likelihood = self.metric_likelihood(decoder)
         few = source.draw(decoder, min(samples, 64), seed=self.seed)
         findings = [*notes, *self.likelihood_findings(decoder, few)]
+
+        k = len(decoder.continuous)
+        foretell_directions(
+            decoder,
+            samples * 3 * k,  # the columns, and each once more with its own primal where all else is redrawn
+            3 * 8 * samples * k**2,
+            f"{samples} latents of {k} columns at least",
+        )
 
         def gathered(of: Decoder) -> Evidence:
             return gather(

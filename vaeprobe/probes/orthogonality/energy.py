@@ -117,6 +117,20 @@ class Whole:
         ]
 
 
+def directions_of(decoder: Decoder, samples: int, probes: int, likelihood: Likelihood | None) -> int:
+    """Return about how many directions `whole_of` takes where it estimates, all latents together."""
+    if probes < 2:
+        return 0
+    few = _few(decoder, samples, probes, likelihood)
+    return PASSES * (few * probes + (TRIPLETS_AT if few == min(MOST, samples) else 1) * PRODUCTS)
+
+
+def _few(decoder: Decoder, samples: int, probes: int, likelihood: Likelihood | None) -> int:
+    """Return at how many latents the whole of G is estimated: for half of what the columns of the part may cost."""
+    cost = PASSES * probes * choose(decoder, natural=decoder.natural_for(likelihood)).work
+    return min(samples, MOST, max(LEAST, int(WORK // (2 * cost))))
+
+
 def whole_of(
     decoder: Decoder,
     z: Tensor,
@@ -145,9 +159,7 @@ def whole_of(
         return Whole(
             None, k, why="a part of the columns was measured, and no random probes of all were asked for"
         )
-    cost = PASSES * probes * choose(decoder, natural=decoder.natural_for(likelihood)).work
-    # half of what the columns of the part may cost
-    few = z[: min(MOST, max(LEAST, int(WORK // (2 * cost))))]
+    few = z[: _few(decoder, len(z), probes, likelihood)]
     found = energies(decoder, few, probes=probes, seed=seed, likelihood=likelihood)
     if not (torch.isfinite(found.total).all() and found.total.mean() > 0):
         return Whole(None, k, why="every column of the Jacobian is zero, or it is not finite")

@@ -402,7 +402,9 @@ class Orthogonality(Probe):
         import torch
 
         from vaeprobe.engine import gram
+        from vaeprobe.engine.costs import foretell_directions
         from vaeprobe.latents import Posterior
+        from vaeprobe.probes.orthogonality.energy import directions_of
         from vaeprobe.probes.parts import SOME, affordable, block_of
 
         draws, rows = 1, self._available(decoder, source)
@@ -423,6 +425,13 @@ class Orthogonality(Probe):
         rows = len(z) // draws  # a grid of fewer points may have fewer still
         columns = None if block is None else block.columns[:rows].repeat(draws, 1)
         likelihood = self.metric_likelihood(decoder)
+        beside = 0 if block is None else directions_of(decoder, rows, self.probes, likelihood)
+        foretell_directions(
+            decoder,
+            len(z) * (width + 1) + beside,
+            3 * 8 * len(z) * width**2,
+            f"{len(z)} latents of {width} columns" + (", and random products" if beside else ""),
+        )
         found: list[Tensor] = []
 
         def measure(part: slice) -> None:

@@ -304,6 +304,7 @@ class Trace(Probe):
             return self._measure(decoder)
 
     def _measure(self, decoder: Decoder) -> TraceResult:
+        from vaeprobe.engine.costs import foretell_directions
         from vaeprobe.probes.parts import affordable, part_of
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams import loop_defects
@@ -331,6 +332,9 @@ class Trace(Probe):
         image = self._image(decoder)
         decoder = decoder.under(self.likelihood)
         z0 = self._starts(decoder, starts)
+        foretell_directions(
+            decoder, len(z0) * NODES * (k + 1), 0, f"{len(z0)} starts among {k} latents, {NODES} steps each"
+        )
         likelihood = self.metric_likelihood(decoder)
         chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
         paths, limits = self._paths(decoder, z0, chosen, likelihood)

@@ -1,0 +1,41 @@
+"""What differentiating a decoder costs on this machine, to say before long work how long it will be."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.engine.chunks import BUDGET
+from vaeprobe.engine.methods import choose
+from vaeprobe.progress import foretell, foretold
+
+__all__ = ["foretell_directions", "pace"]
+
+ROWS = 16
+"""Latents whose decoding is timed, at most."""
+DIRECTION = 1.3
+"""A direction's time in decodings (measured: 1.0 to 1.5)."""
+
+
+def pace(decoder: Decoder) -> float:
+    """Return the seconds that one direction at one latent takes, as decoding a few latents tells."""
+    widest = choose(decoder).widest
+    z = decoder._probe_rows(max(1, min(ROWS, BUDGET // (16 * widest))))
+    start = time.monotonic()
+    with torch.no_grad():
+        decoder.flat(z)
+    return DIRECTION * (time.monotonic() - start) / len(z)
+
+
+def foretell_directions(decoder: Decoder, directions: float, bytes: float, what: str) -> None:
+    """Say how long so many directions will take, and how much memory beyond what is taken already, to whoever listens.
+
+    Args:
+        directions: over all latents, each latent's primal counted as one.
+        bytes: of what is made of them.
+        what: the work, as one would say it.
+    """
+    if foretold():
+        foretell(what, directions * pace(decoder), bytes)
