@@ -55,7 +55,7 @@ Verdict = Literal[
 # J is constant where it varies by no more than this, root mean square and relative to its length.
 CONSTANT = 1e-3
 # Latents for the linear test, the pairs, the rotation null, first derivatives.
-LINEAR_ROWS, FEW_LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 128, 8, 128, 256, 64
+LINEAR_ROWS, FEW_LINEAR_ROWS, PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 128, 8, 64, 256, 64
 # Rows that R* is fitted on at most; random rotations of the null.
 FIT_ROWS, ROTATIONS = 384, 50
 # Latents and random rotations of the grades.

@@ -66,6 +66,8 @@ def frozen_lengths(
     Args:
         R: orthonormal directions as columns, shape (k, a).
     """
+    if bool((R.count_nonzero(dim=0) == 1).all()):
+        return _axis_lengths(decoder, z, partner, R, likelihood, chunk)
     natural = decoder.natural_for(likelihood)
     columns = []
     for r in R.T:
@@ -79,6 +81,22 @@ def frozen_lengths(
             lengths.append(moved.norm(dim=1).cpu())
         columns.append(torch.cat(lengths))
     return torch.stack(columns, dim=1)
+
+
+def _axis_lengths(
+    decoder: Decoder,
+    z: Tensor,
+    partner: Tensor,
+    R: Tensor,
+    likelihood: Likelihood | None,
+    chunk: int | None,
+) -> Tensor:
+    """Return the same for directions that are axes: one number of a Gram matrix each, which needs no output."""
+    axes = R.abs().argmax(0)
+    x = torch.cat([frozen(decoder, z, partner, r) for r in R.T])
+    columns = axes.repeat_interleave(len(z))[:, None]
+    G = gram(decoder, x, likelihood=likelihood, columns=columns, chunk=chunk)
+    return G[:, 0, 0].clamp_min(0).sqrt().reshape(len(axes), len(z)).T
 
 
 def redrawn_lengths(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class Sample:
         frugal: columns are dear: what more latents would only make surer is measured at few.
         exhausted: the source has no more: these latents are all there are, not a sample of more.
         changes, sizes: of each column between z and its partner (`jacobian_variation`), for the first rows.
+        first: latents drawn at the start.
+        silent: `frozen` of the latents of short columns at those, by position: what told whether they are active.
     """
 
     decoder: Decoder
@@ -46,6 +48,8 @@ class Sample:
     sizes: Tensor
     exhausted: bool = False
     frugal: bool = False
+    first: int = 0
+    silent: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
     def start(
@@ -68,6 +72,7 @@ class Sample:
             decoder, source, likelihood, seed, chunk, z, z, G, none, none.T, none.T, none.T, frugal=frugal
         )
         sample.grow(samples)
+        sample.first = len(sample.z)
         active = sample._active(threshold)
         sample.R = torch.eye(k, dtype=torch.float64)[:, active]
         empty = torch.zeros(0, len(active), dtype=torch.float64)
@@ -89,8 +94,9 @@ class Sample:
         silent = (~active & (norms > 0).any(0)).nonzero().flatten()
         if len(silent):
             E = torch.eye(G.shape[1], dtype=torch.float64)[:, silent]
-            frozen = self.frozen_along(E, finite)
-            change = ((norms[:, silent] - frozen).nan_to_num().square().mean(0) / 2).sqrt()
+            frozen = self.frozen_along(E, slice(0, None))
+            self.silent = dict(zip(silent.tolist(), frozen.T, strict=True))
+            change = ((norms[:, silent] - frozen[finite]).nan_to_num().square().mean(0) / 2).sqrt()
             active[silent] = change > threshold * norms.mean(0).max()
         return active.nonzero().flatten()
 
@@ -152,7 +158,16 @@ class Sample:
         """Return `frozen`, for all rows drawn so far."""
         start = len(self.frozen)
         if start < len(self.z):
-            self.frozen = torch.cat([self.frozen, self.frozen_along(self.R, slice(start, None))])
+            places = self.R.argmax(0).tolist()
+            seen = self.silent if start == 0 and len(self.z) == self.first else {}
+            more = torch.empty(len(self.z) - start, len(places), dtype=torch.float64)
+            for i, place in enumerate(places):
+                if place in seen:
+                    more[:, i] = seen[place]
+            fresh = [i for i, place in enumerate(places) if place not in seen]
+            if fresh:
+                more[:, fresh] = self.frozen_along(self.R[:, fresh], slice(start, None))
+            self.frozen = torch.cat([self.frozen, more])
         return self.frozen
 
     def vary(self, rows: int) -> tuple[Tensor, Tensor]:

@@ -54,12 +54,14 @@ def closure_defects(aim: Aim, z: Tensor, vi: Tensor, vj: Tensor, size: float) ->
     for sign in (1.0, -1.0):
         point = z
         along: Some = (vi, vj)
-        for which, way in ((0, 1.0), (1, 1.0), (0, -1.0), (1, -1.0)):
+        legs = ((0, 1.0), (1, 1.0), (0, -1.0), (1, -1.0))
+        for leg, (which, way) in enumerate(legs):
             h = sign * way * size
             # a midpoint step errs in h^3, which the loop on the other side cancels
             point = point + h * aim(point + h / 2 * along[which], (along[which],))[0]
             # both directions are carried along, so that each leg continues the one before
-            along = aim(point, along)
+            if leg + 1 < len(legs):
+                along = aim(point, along)
         total = total + (point - z)
     return total / (2 * size**2)
 

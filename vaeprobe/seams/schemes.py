@@ -3,7 +3,11 @@
 - `smooth`: Dormand-Prince 5(4); the difference of its two orders is the error estimate.
 - `kinks`: for decoders with constant directions between kinks (linear, ReLU): straight to the next kink, found
   by bisection to within the tolerance; exact in between.
-- `rough`: for kinks too many to find one by one (a ReLU network under a sigmoid): Heun 2(1).
+- `rough`: for kinks too many to find one by one (a ReLU network under a sigmoid): Heun 2(1).  Where singular values are
+  close, its directions jump at every scale, and shorter steps meet as many jumps: they are not halved far.  On a
+  published decoder shortest steps of 0.02, 0.05 and 0.08 gave straightness 0.41, 0.42 and 0.44 (interval 0.37 to 0.50), 12,
+  13 and 11 crossings a seam, and turning, which grows with resolution, of 8.0, 6.6 and 5.2, for 9,300, 5,800 and 3,400
+  frames; where singular values lie apart, 0.08 misses by more than the tolerance.
 """
 
 from __future__ import annotations
@@ -169,11 +173,11 @@ class Scheme:
 
     def shortest(self, tolerance: float) -> float:
         """Return the step length that is not halved any further."""
-        return {"smooth": 10 * tolerance, "kinks": tolerance, "rough": 2 * tolerance}[self.name]
+        return {"smooth": 10 * tolerance, "kinks": tolerance, "rough": 5 * tolerance}[self.name]
 
 
 SCHEMES: dict[SchemeName, Scheme] = {
     "smooth": Scheme("smooth", dormand_prince, 5, (1e-8, 1e-5), 0.05, "Dormand-Prince 5(4), adaptive"),
     "kinks": Scheme("kinks", straight, 1, (1e-8, 1e-5), 0.05, "straight pieces, kinks by bisection"),
-    "rough": Scheme("rough", heun, 2, (1e-2, 1e-2), 0.04, "Heun 2(1), adaptive, across dense kinks"),
+    "rough": Scheme("rough", heun, 2, (1e-2, 1e-2), 0.05, "Heun 2(1), adaptive, across dense kinks"),
 }
