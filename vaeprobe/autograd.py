@@ -68,7 +68,7 @@ def _answer_for(reference: Any) -> None:
     torchs_way: Callable[..., Tensor] = reference
     inner = reference.__wrapped__
 
-    def answer(*args: Any, **kwargs: Any) -> Tensor:
+    def answer(*args: Any, **kwargs: object) -> Tensor:
         plain = len(args) == 2 and all(
             type(t) is Tensor and t.is_meta and t.is_floating_point() and t.is_contiguous() for t in args
         )

@@ -142,7 +142,7 @@ class Callback:
     def teardown(self, trainer: object, module: object, stage: str) -> None:
         """Do nothing."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         # Lightning calls every hook by its name and asks for no base class
         if name.startswith("on_"):
             return _nothing

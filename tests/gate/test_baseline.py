@@ -58,6 +58,31 @@ def test_no_relative_margin_near_zero() -> None:
         baselines.compare(SPEC, rule, old, old, confidence=0.95)
 
 
+@pytest.mark.parametrize(("errors", "refused"), [(3.9, True), (4.1, False)])
+def test_a_baseline_within_four_errors_of_zero_takes_no_relative_margin(errors: float, refused: bool) -> None:
+    old = np.random.default_rng(0).standard_normal(64)
+    error = old.std(ddof=1) / np.sqrt(len(old))
+    old += errors * error - old.mean()
+    rule = Rule(metric=CONTRAST, side="max", regression=0.03, relative=True)
+    if refused:
+        with pytest.raises(UsageError, match="too near 0"):
+            baselines.compare(SPEC, rule, old, old, confidence=0.95)
+    else:
+        _, status, margin = baselines.compare(SPEC, rule, old, old, confidence=0.95)
+        assert (status, margin) == ("pass", pytest.approx(0.03 * errors * error))
+
+
+@pytest.mark.parametrize(
+    ("margin", "status"), [(-1.02, "fail"), (-0.98, "inconclusive"), (0.98, "inconclusive"), (1.02, "pass")]
+)
+def test_the_whole_interval_of_the_change_decides(margin: float, status: str) -> None:
+    worse = np.random.default_rng(1).standard_normal(40)
+    half = stats.t.ppf(0.975, 39) * worse.std(ddof=1) / np.sqrt(40)
+    worse += half * (2 - margin) - worse.mean()  # its mean lies `margin` half widths below twice one
+    rule = Rule(metric=CONTRAST, side="max", regression=2 * half)
+    assert baselines.compare(SPEC, rule, np.zeros(40), worse, confidence=0.95)[1] == status
+
+
 def record() -> baselines.Record:
     return baselines.Record(
         sha256="0" * 64,

@@ -42,7 +42,7 @@ class Conditioned(nn.Module):
         self.part = part
         self.others = dict(others)
 
-    def forward(self, rows: Tensor) -> Any:
+    def forward(self, rows: Tensor) -> object:
         return self.part(rows, **{name: at(rows) for name, at in self.others.items()})
 
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -71,7 +71,7 @@ class Conversion(Result):
             sidecar=str(sidecar_of(path)) if self.sidecar is not None else None,
         )
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> dict[str, object]:
         shapes = {name: list(shape) for name, shape in self.tensors.items()}
         return {
             "output": self.output,

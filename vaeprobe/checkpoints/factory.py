@@ -221,7 +221,7 @@ def _name(factory: Callable[..., object]) -> str:
     return str(getattr(factory, "__name__", "the factory"))
 
 
-def call(factory: Callable[..., object], **arguments: object) -> Any:
+def call(factory: Callable[..., object], **arguments: object) -> object:
     """Call a factory; its own errors become a usage error that says so.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vaeprobe.checkpoints import said
 from vaeprobe.errors import InputError, UnsafeError
@@ -45,7 +45,7 @@ class Folder:
 
     path: Path
     weights: tuple[Path, ...]
-    said: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, object] = field(default_factory=dict)
     placed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -122,7 +122,7 @@ def is_distributed(source: Source) -> bool:
     return isinstance(source, InFolder) and [f.name for f in source.folder.weights] == [distributed.INDEX]
 
 
-def said_beside(source: Source) -> Mapping[str, Any]:
+def said_beside(source: Source) -> Mapping[str, object]:
     """Return what the configs beside the weights say, by file name."""
     return source.folder.said if isinstance(source, InFolder) else {}
 
@@ -204,7 +204,7 @@ def open_folder(path: Path) -> Folder:
         _inside(path, below)
         inner = open_folder(below)
         return Folder(path, inner.weights, inner.said, inner.placed)
-    configs: dict[str, Any] = {}
+    configs: dict[str, object] = {}
     if "config.json" in names:
         configs["config.json"] = said.in_json(_inside(path, path / "config.json"))
     best = _best(names)
@@ -342,7 +342,7 @@ def _placed(index: Path) -> Mapping[str, str]:
     return entries
 
 
-def _entries(table: Mapping[Any, object]) -> Iterator[tuple[str, str]]:
+def _entries(table: Mapping[object, object]) -> Iterator[tuple[str, str]]:
     for tensor, name in table.items():
         if isinstance(tensor, str) and isinstance(name, str):
             yield tensor, name

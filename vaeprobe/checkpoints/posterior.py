@@ -28,7 +28,7 @@ class _Posterior(nn.Module):
         read: picks the two out of what that returns.
     """
 
-    def __init__(self, encode: nn.Module, read: Callable[[Any], tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, encode: nn.Module, read: Callable[[object], tuple[Tensor, Tensor]]) -> None:
         super().__init__()
         self.encode = encode
         self.read = read

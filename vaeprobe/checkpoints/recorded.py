@@ -90,19 +90,19 @@ def _layer(name: str, part: Built) -> Layer | None:
     return Layer(kind, key=name if kind in WEIGHTED else None, options=own)
 
 
-def _size(value: Node) -> Any:
+def _size(value: Node) -> object:
     if isinstance(value, tuple) and value:
         return value[0] if len(set(value)) == 1 else list(value)
     return value
 
 
-def _list(value: Node) -> Any:
+def _list(value: Node) -> object:
     if isinstance(value, Built) and value.by("torch.Size"):
         value = value.args[0]
     return list(value) if isinstance(value, (tuple, list)) else None
 
 
-def _whole(value: Node) -> Any:
+def _whole(value: Node) -> object:
     one = _size(value)
     if isinstance(one, list):
         return [int(v) for v in one] if all(float(v).is_integer() for v in one) else None

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vaeprobe.errors import InputError
 from vaeprobe.files.inert import Built, Global, Node
@@ -43,10 +42,10 @@ class Array:
     """An array in a pickle: its shape, and its values where they are texts or other objects."""
 
     shape: tuple[int, ...]
-    values: tuple[Any, ...] = ()
+    values: tuple[object, ...] = ()
 
 
-def in_file(file: TorchFile) -> dict[str, Any]:
+def in_file(file: TorchFile) -> dict[str, object]:
     """Return what a torch file says beside its weights, by entry; a class that is not data is a dict of its attributes."""
     if not isinstance(file.root, dict):
         return {}
@@ -60,7 +59,7 @@ class _Reader:
     def __init__(self) -> None:
         self.left = MOST
 
-    def plain(self, node: Node, depth: int = 0) -> Any:
+    def plain(self, node: Node, depth: int = 0) -> object:
         """Return a value as plain data, None where it is none or there is too much."""
         self.left -= 1
         if depth > DEEPEST or self.left < 0:
@@ -90,9 +89,9 @@ class _Reader:
             return self.each([*node.args, node.state, *node.items], depth)
         return None
 
-    def entries(self, pairs: Iterable[tuple[Node, Node]], depth: int) -> dict[str, Any]:
+    def entries(self, pairs: Iterable[tuple[Node, Node]], depth: int) -> dict[str, object]:
         """Return the entries of a dictionary that are named."""
-        out: dict[str, Any] = {}
+        out: dict[str, object] = {}
         for key, value in pairs:
             if self.left < 0:
                 break
@@ -100,7 +99,7 @@ class _Reader:
                 out[text_of(key)] = self.plain(value, depth + 1)
         return out
 
-    def each(self, values: Sequence[Node], depth: int) -> list[Any]:
+    def each(self, values: Sequence[Node], depth: int) -> list[object]:
         """Return the first of some values."""
         return [self.plain(value, depth + 1) for value in values[: min(LONGEST, max(self.left, 0))]]
 
@@ -116,7 +115,7 @@ class _Reader:
         return Array(tuple(state[1]), tuple(self.each(content, depth)))
 
 
-def in_json(path: Path) -> Mapping[str, Any]:
+def in_json(path: Path) -> Mapping[str, object]:
     """Return the object in a JSON file.
 
     Raises:

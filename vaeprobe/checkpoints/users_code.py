@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -62,7 +61,7 @@ def by_factory(
     return Found(parts=parts, format=format, notes=notes)
 
 
-def _parts_of(built: object, request: Request, settings: Mapping[str, Any], how: str) -> Parts:
+def _parts_of(built: object, request: Request, settings: Mapping[str, object], how: str) -> Parts:
     """Return the part that decodes of what a factory built, and its encoder where it has one."""
     if isinstance(built, Decoder):
         return _parts_of_decoder(built, how)
@@ -76,7 +75,7 @@ def _parts_of(built: object, request: Request, settings: Mapping[str, Any], how:
     return Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
 
 
-def _settings(request: Request, format_of: Callable[[Source], Format]) -> Mapping[str, Any]:
+def _settings(request: Request, format_of: Callable[[Source], Format]) -> Mapping[str, object]:
     """Return the hyper-parameters that a file says beside its weights; none where it says none that can be read."""
     try:
         format = format_of(request.source)
@@ -163,14 +162,14 @@ def _parts(network: nn.Module, request: Request, how: str, settings: Mapping[str
     )
 
 
-def _objects(request: Request) -> Any:
+def _objects(request: Request) -> object:
     """Unpickle a file of torch.save or a plain pickle.
 
     A class of a script that was run by itself is looked for in the scripts beside the user, which is where it was.
     """
     sniffed = sniff(request.source)
 
-    def read() -> Any:
+    def read() -> object:
         data = io.BytesIO(request.source.data)
         if sniffed == "pickle":
             return pickle.load(data)

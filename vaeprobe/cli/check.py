@@ -219,13 +219,13 @@ def _report_target(text: str) -> tuple[str, Path]:
 # -- running ----------------------------------------------------------------------------------------
 
 
-def _for(policy: Policy, model: str, loaded: dict[str, Any]) -> dict[str, Any]:
+def _for(policy: Policy, model: str, loaded: dict[str, object]) -> dict[str, Any]:
     """Return how a model is loaded: as the command line says, else as the policy does."""
     said = {name: value for name, value in loaded.items() if value not in (None, [], ())}
     return {**loaded, **policy.loading_for(model), **said}
 
 
-def _check_one(gate: Gate, loaded: dict[str, Any], digest: str, model: str) -> ModelReport:
+def _check_one(gate: Gate, loaded: dict[str, object], digest: str, model: str) -> ModelReport:
     report = gate.check(model, lambda path: loading.load(Path(path), **_for(gate.policy, model, loaded)))
     sha256 = report.artifact.sha256 if report.artifact else ""
     return replace(report, inputs_sha256=journal.inputs(digest, model, sha256))
@@ -234,7 +234,7 @@ def _check_one(gate: Gate, loaded: dict[str, Any], digest: str, model: str) -> M
 def _run(
     gate: Gate,
     targets: Sequence[str],
-    loaded: dict[str, Any],
+    loaded: dict[str, object],
     jobs: int,
     fail_fast: bool,
     resume: Path | None,
@@ -339,7 +339,7 @@ def _init(
     return 0
 
 
-def _update(gate: Gate, targets: Sequence[str], path: Path, loaded: dict[str, Any], progress: bool) -> int:
+def _update(gate: Gate, targets: Sequence[str], path: Path, loaded: dict[str, object], progress: bool) -> int:
     """Write the records of the models into a baseline, keeping those of other models."""
     from vaeprobe.progress import track
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -46,7 +46,7 @@ def compare(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    **values: Any,
+    **values: object,
 ) -> int:
     """Put models side by side on the same latents, say which latent of one is which of another, and which to keep.
 

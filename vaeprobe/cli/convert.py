@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -30,7 +30,7 @@ def convert(
     sidecar: Annotated[
         bool, typer.Option("--sidecar", help="Write the blueprint beside the file (OUT.toml), not into it.")
     ] = False,
-    **values: Any,
+    **values: object,
 ) -> int:
     """Write a decoder as safetensors with its blueprint, or as .pt2, and check that it computes the same.
 

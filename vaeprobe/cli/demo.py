@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,7 +25,7 @@ def demo(
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the training.", min=0)] = 0,
     steps: Annotated[int, typer.Option("--steps", help="Adam steps for each model.", min=1)] = 1000,
-    **values: Any,
+    **values: object,
 ) -> int:
     """Train small VAEs over a range of beta and of sigma^2, and show that only their product matters.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ def inspect(
             rich_help_panel="Output",
         ),
     ] = None,
-    **values: Any,
+    **values: object,
 ) -> int:
     """Say what is in a checkpoint: format, tensors, what it would import, how its architecture is known.
 

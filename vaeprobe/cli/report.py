@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -47,7 +47,7 @@ def report(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    **values: Any,
+    **values: object,
 ) -> int:
     """Write one page with every probe and a picture of what each latent does; on stdout, or to a file with -o.
 

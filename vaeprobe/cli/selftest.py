@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from vaeprobe.cli import options
 from vaeprobe.cli.output import Document
 
@@ -12,7 +10,7 @@ from vaeprobe.cli.output import Document
 def selftest(
     *,
     device: options.Device = "cpu",
-    **values: Any,
+    **values: object,
 ) -> int:
     """Hold every probe against maps whose answers are known in closed form, in float32 and float64.
 

@@ -12,7 +12,7 @@ import time
 import unicodedata
 from threading import Thread
 from types import FrameType
-from typing import IO, Any, NoReturn, TextIO, cast
+from typing import IO, NoReturn, TextIO, cast
 
 from vaeprobe import writing
 from vaeprobe.errors import UsageError
@@ -81,7 +81,7 @@ class Stdout:
             if not isinstance(error, BrokenPipeError):
                 raise UsageError(f"cannot write to stdout: {(error.strerror or '').lower()}") from None
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(io.StringIO() if self.real is None else self.real, name)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,7 +37,7 @@ def traverse(
     ] = "auto",
     samples: Annotated[int, typer.Option("--samples", "-n", help="Latents for column lengths.", min=1)] = 64,
     seed: options.Seed = 0,
-    **values: Any,
+    **values: object,
 ) -> int:
     """Show what each latent does: outputs along it, by importance, beside its signed Jacobian column.
 

@@ -85,7 +85,7 @@ class Option:
     check: Check
     default: object
     wants: str
-    read: Callable[[Any], Any] = _listed
+    read: Callable[[Any], object] = _listed
 
 
 def _real(default: float | None) -> Option:

@@ -209,7 +209,7 @@ class _Reader:
                     or f"add [condition.{toml_key(layer.key or 'NAME')}]",
                 )
 
-    def table(self, table: Mapping[str, object], key: str) -> dict[str, Any]:
+    def table(self, table: Mapping[str, object], key: str) -> dict[str, object]:
         value = table.get(key, {})
         if not isinstance(value, dict):
             raise self.fail(f"`{key}` must be a table", f"write [{key}] on a line of its own")

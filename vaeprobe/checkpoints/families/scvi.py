@@ -159,9 +159,9 @@ def _depth(own: f.Shapes, stack: str) -> int:
     return n
 
 
-def _settings(told: Mapping[str, object]) -> dict[str, Any]:
+def _settings(told: Mapping[str, object]) -> dict[str, object]:
     """Return the arguments that the module was made with."""
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     params = told.get("init_params_")
     for group in params.values() if isinstance(params, dict) else ():
         if isinstance(group, dict):
@@ -209,7 +209,7 @@ def _inputs(
     return inputs if extra == len(continuous) + width + inputs.width else None
 
 
-def _state(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def _state(fields: Mapping[str, Any], name: str) -> Mapping[str, object]:
     state = fields.get(name, {}).get("state_registry")
     return state if isinstance(state, dict) else {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -43,8 +43,8 @@ class Parts:
         totalled: the output that the total of a data row multiplies, where it is held at 1 and nobody chose that.
     """
 
-    decoder: Callable[[Tensor], Any]
-    natural: Callable[[Tensor], Any] | None = None
+    decoder: Callable[[Tensor], object]
+    natural: Callable[[Tensor], object] | None = None
     latent_dim: int
     prior: tuple[Group, ...] = ()
     learned: LearnedPrior | None = None

@@ -107,7 +107,7 @@ class Tensors:
 class Uninitialised(TorchFunctionMode):
     """Makes modules without drawing their initial weights, which would be thrown away."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         if getattr(func, "__name__", "") in ("uniform_", "normal_", "fill_", "zero_"):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))

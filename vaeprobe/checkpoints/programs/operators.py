@@ -85,10 +85,10 @@ ASSERTIONS = _words(
 )
 
 
-def numbers_only(function: Callable[..., object]) -> Callable[..., Any]:
+def numbers_only(function: Callable[..., object]) -> Callable[..., object]:
     """Return a function of Python that takes numbers alone: texts and lists multiply, format and grow without end."""
 
-    def on_numbers(*args: object) -> Any:
+    def on_numbers(*args: object) -> object:
         for arg in args:
             if not isinstance(arg, (int, float, torch.SymInt, torch.SymFloat, torch.SymBool, Tensor)):
                 raise InputError(
@@ -117,7 +117,7 @@ PYTHON = {name: numbers_only(function) for name, function in _ARITHMETIC.items()
 }
 
 
-def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
+def operator(name: str, overload: str | None = None) -> Callable[..., object]:
     """Return an operator of torch's `aten` namespace: one overload, or all of them behind one function.
 
     Raises:
@@ -133,7 +133,7 @@ def operator(name: str, overload: str | None = None) -> Callable[..., Any]:
         raise refuse_operator(
             f"aten.{name}" + (f".{overload}" if overload else ""), "this version of torch does not have it"
         )
-    function: Callable[..., Any] = found
+    function: Callable[..., object] = found
     return function
 
 

@@ -35,7 +35,7 @@ class Hdf5:
     """
 
     arrays: Mapping[str, np.ndarray]
-    attributes: Mapping[str, Any]
+    attributes: Mapping[str, object]
     orders: Mapping[str, tuple[str, ...]]
 
 
@@ -103,7 +103,7 @@ def _text(value: object) -> Any:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
-def parsed(text: object, what: str) -> Any:
+def parsed(text: object, what: str) -> object:
     """Return JSON from a file.
 
     Raises:

@@ -249,9 +249,9 @@ class Model:
         out = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(sizes)
         return out.float() if dtype in HALF else out
 
-    def attributes(self, node: Any) -> dict[str, Any]:
+    def attributes(self, node: Any) -> dict[str, object]:
         """Return a node's attributes as numbers, lists, texts and tensors."""
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for a in node.attribute:
             match a.type:
                 case 1:

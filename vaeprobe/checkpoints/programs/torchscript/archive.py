@@ -32,7 +32,7 @@ class Instance:
     """A module of the archive: its class and its attributes; tensors are `Slot`s."""
 
     kind: str
-    attributes: Mapping[str, Any]
+    attributes: Mapping[str, object]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Method:
     owner: Instance | None
 
 
-def objects(archive: Archive, library: Library) -> tuple[Any, Mapping[str, Tensor], list[Finding]]:
+def objects(archive: Archive, library: Library) -> tuple[object, Mapping[str, Tensor], list[Finding]]:
     """Return the root module, and its tensors by the name of their slot."""
     file = _pickled(archive, "data.pkl", "data/")
     specs: dict[str, TensorSpec] = {}
-    made: dict[int, Any] = {}
+    made: dict[int, object] = {}
     notes: list[Finding] = []
 
-    def value(node: object, path: str) -> Any:
+    def value(node: object, path: str) -> object:
         if id(node) in made:
             return made[id(node)]
         if isinstance(node, (list, tuple)):
@@ -119,7 +119,7 @@ def _pickled(archive: Archive, name: str, storages: str) -> torch_pickles.TorchF
     return file
 
 
-def _constants(archive: Archive) -> tuple[Any, ...]:
+def _constants(archive: Archive) -> tuple[object, ...]:
     """Return the values of `CONSTANTS.c0`, `CONSTANTS.c1`, ..."""
     file = _pickled(archive, ENTRY, "constants/")
     nodes = file.root if isinstance(file.root, (list, tuple)) else ()

@@ -102,7 +102,7 @@ class Script(nn.Module):
                 )
         self.eval()
 
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> object:
         """Return the outputs for latents of shape (n, latent)."""
         return self.run(z)[0]
 
@@ -317,7 +317,7 @@ class _Call:
                 return self.call(e, names)
         raise self.unsupported(ast.unparse(e))
 
-    def attribute(self, e: ast.Attribute, names: Mapping[str, object]) -> Any:
+    def attribute(self, e: ast.Attribute, names: Mapping[str, object]) -> object:
         name = dotted(e)
         if name.startswith("__torch__."):
             code = self.library.definitions.get(name)
@@ -439,7 +439,7 @@ class _Call:
             return  # not every operator has a form without memory; what is wrong shows when it runs
         operators.small(out)
 
-    def placed(self, name: str, args: Sequence[object], out: Any) -> Any:
+    def placed(self, name: str, args: Sequence[object], out: object) -> object:
         """Count an operator's result, record it, and put the latents in its place where a whole VAE is cut there."""
         self.place += 1
         if self.record is not None:
