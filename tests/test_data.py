@@ -288,6 +288,29 @@ def test_one_of_several_blocks(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_array_equal(blocks[3], X[12:16])
 
 
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_some_rows_for_all_are_evenly_spread(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaeprobe.data.rows.RUN", 4)
+    X = np.arange(50.0).reshape(25, 2)
+    path = tmp_path / f"x.{suffix}"
+    (np.save if suffix == "npy" else np.savez_compressed)(path, X)
+    some = open_data([path, path]).thinned(3)
+    expected = np.concatenate([X[0:4], X[12:16], X[24:25]] * 2)
+    assert some.rows == len(expected)
+    np.testing.assert_array_equal(some.read(), expected)
+    np.testing.assert_array_equal(np.concatenate(list(some.blocks(3))), expected)
+    np.testing.assert_array_equal(some.share(1, 2).read(), expected[9:])
+    np.testing.assert_array_equal(some.thinned(2).read(), np.concatenate([X[0:4], X[24:25]] * 2))
+    X[13, 0] = np.nan
+    with pytest.raises(NotFiniteError, match=r"1 of 25 rows .*: 13"):
+        in_memory(X).thinned(3).read()
+    assert in_memory(np.ones((25, 2))).array()[1]
+    assert not in_memory(np.ones((25, 2))).thinned(3).array()[1]
+    assert in_memory(X).head(7).rows == 7
+
+
 def test_who_sums_rows_up_anyway_asks_about_numbers_that_are_not_finite() -> None:
     X = np.ones((5, 2))
     X[3, 1] = np.inf

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import vaeprobe
+from vaeprobe.budget import budget, within
+from vaeprobe.data import in_memory
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.linear import closed_form, spectrum
-from vaeprobe.probes.train_linear import METRICS, LinearResult, TrainLinear
+from vaeprobe.probes.train_linear import METRICS, LinearResult, TrainLinear, numbers
 from vaeprobe.render import json_document, terminal
 
 from linear_rows import LAMBDA, rows_with
@@ -308,3 +310,35 @@ def test_missing_values_in_python() -> None:
         vaeprobe.train_linear(X, latent_dim=2)
     assert vaeprobe.train_linear(X, latent_dim=2, drop_nonfinite=True).fit.spectrum.n == len(X) - 1
     assert vaeprobe.train_linear(X, latent_dim=2, missing="em").fit.spectrum.n == len(X)
+
+
+def test_rows_that_do_not_fit_into_the_time_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(60_000, 4)) * [3.0, 2.0, 1.0, 0.5]
+    monkeypatch.setattr(numbers, "seconds_of", lambda rows, solver: 300.0)
+    found = vaeprobe.train_linear(X, latent_dim=2, time=60.0)
+    said = [f.message for f in found.findings if f.code == "time-limit"]
+    assert len(said) == 1
+    assert said[0].startswith("6144 of 60000 rows, evenly spread, fitted into the time given; all would take")
+    assert said[0].endswith("about 5 minutes")
+    assert found.settings["rows"] == 60_000
+    assert found.settings["rows_used"] == found.fit.spectrum.n == 6144
+    assert "dropped-rows" not in [f.code for f in found.findings]
+    np.testing.assert_allclose(found.fit.solution.values, [9.0, 4.0], rtol=0.1)
+    for enough in (None, 3600.0):
+        whole = vaeprobe.train_linear(X, latent_dim=2, time=enough)
+        assert whole.fit.spectrum.n == 60_000
+        assert "time-limit" not in [f.code for f in whole.findings]
+
+
+def test_the_pace_of_the_first_rows_is_that_of_all() -> None:
+    data = in_memory(np.random.default_rng(0).normal(size=(20_000, 3)))
+    for solver in ("exact", "randomized"):
+        assert 0 < numbers.seconds_of(data, solver) < 60
+
+
+def test_every_run_of_training_has_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(numbers, "train", lambda *a, **k: given.append(budget().seconds))
+    with within(60.0):
+        numbers.trained(("elbo", "em"), None, None, None, range(2))  # type: ignore[arg-type]
+    np.testing.assert_allclose(given, [15.0, 20.0, 30.0, 60.0], rtol=0.05)

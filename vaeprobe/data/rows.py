@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -23,6 +23,7 @@ __all__ = ["Data", "Nonfinite", "NotFiniteError"]
 Nonfinite = Literal["refuse", "drop", "keep"]
 EXACT_INTEGER = 2**53
 LARGEST_BLOCK = 1 << 28  # bytes
+RUN = 1024  # rows that stand together where some are read for all
 
 
 class NotFiniteError(InputError):
@@ -39,6 +40,7 @@ class Data:
         nonfinite: what happens to rows with NaN or infinity: "refuse", "drop" or "keep".
         notes: what a reader should know (scaling, trailing bytes, flattened images).
         first, last: range of rows of the shards that belong to this data.
+        every: of as many runs of `RUN` rows of each array, one is read.
     """
 
     shards: tuple[Shard, ...]
@@ -47,6 +49,7 @@ class Data:
     notes: tuple[Finding, ...] = ()
     first: int = 0
     last: int = field(default=-1)
+    every: int = 1
 
     def __post_init__(self) -> None:
         if self.last < 0:
@@ -55,7 +58,10 @@ class Data:
     @property
     def rows(self) -> int:
         """Number of stored rows, including those that `nonfinite="drop"` leaves out."""
-        return self.last - self.first
+        if self.every == 1:
+            return self.last - self.first
+        cycles = [divmod(stop - start, RUN * self.every) for _, start, stop in self._ranges()]
+        return sum(whole * RUN + min(rest, RUN) for whole, rest in cycles)
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -89,8 +95,16 @@ class Data:
         """Return the contiguous share of rows of one of `world` processes."""
         if not 0 <= rank < world:
             raise UsageError(f"rank {rank} is not one of {world}")
-        first, last = (self.first + self.rows * k // world for k in (rank, rank + 1))
-        return Data(self.shards, self.factor, self.nonfinite, self.notes, first, last)
+        first, last = (self.first + (self.last - self.first) * k // world for k in (rank, rank + 1))
+        return replace(self, first=first, last=last)
+
+    def head(self, rows: int) -> Data:
+        """Return the first rows alone."""
+        return replace(self, last=min(self.last, self.first + rows))
+
+    def thinned(self, every: int) -> Data:
+        """Return one of as many runs of `RUN` rows, evenly spread."""
+        return replace(self, every=self.every * every)
 
     def blocks(
         self, size: int = 8192, *, dtype: DTypeLike | None = None, looked_at: bool = True, every: int = 1
@@ -163,22 +177,31 @@ class Data:
             ResourceError, InputError: as for `read`.
         """
         shard = self.shards[0]
-        plain = len(self.shards) == 1 and self.factor == 1.0 and self.nonfinite != "drop"
+        plain = len(self.shards) == 1 and self.factor == 1.0 and self.nonfinite != "drop" and self.every == 1
         if plain and isinstance(shard, ArrayShard) and shard.array.dtype == self.dtype:
             return shard.array[self.first : self.last].reshape(-1, self.columns), True
         return self.read().reshape(-1, self.columns), False
 
     def _converted(self, size: int, kind: np.dtype[Any], every: int = 1) -> Iterator[Array]:
+        for shard, start, stop in self._ranges():
+            run = size if self.every == 1 else RUN
+            for raw in shard.some_blocks(run, start, stop, self.every * every):
+                for first in range(0, len(raw), size):
+                    yield _convert(raw[first : first + size], shard, kind, self.factor)
+
+    def _ranges(self) -> Iterator[tuple[Shard, int, int]]:
+        """Yield the stored arrays that hold rows of this data, with the first and last of them."""
         offset = 0
         for shard in self.shards:
             start, stop = max(self.first - offset, 0), min(self.last - offset, shard.rows)
             offset += shard.rows
             if start < stop:
-                for raw in shard.some_blocks(size, start, stop, every):
-                    yield _convert(raw, shard, kind, self.factor)
+                yield shard, start, stop
 
     def _refusal(self, seen: int) -> NotFiniteError:
         """Return the error for data that is not finite; rows before `seen` are known to be good."""
+        if self.every > 1:
+            return replace(self, every=1)._refusal(0)
         bad: list[int] = []
         count = row = 0
         for block in self._converted(8192, np.dtype(np.float64)):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
+from vaeprobe.budget import Fit as Fitted
+from vaeprobe.budget import budget, within
 from vaeprobe.data import Data, in_memory, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
-from vaeprobe.findings import LATENT_DIM
-from vaeprobe.linear import closed_form, dimension, identifiability
+from vaeprobe.findings import LATENT_DIM, TIME_LIMIT
+from vaeprobe.linear import closed_form, dimension, identifiability, moments, spectrum
 from vaeprobe.linear.certificate import Certificate
 from vaeprobe.linear.closed_form import LinearModel, Solution
 from vaeprobe.linear.dimension import Choice
@@ -36,6 +40,9 @@ FREE_BOOTSTRAP = 1e11  # multiplications up to which directions are resampled wi
 RESAMPLES = 200
 RANDOMIZED_PAIRS = 64  # pairs that the randomized solver computes where the dimension is to be chosen
 PREFIX = "train_linear."
+PACE_ROWS = 4096  # rows that tell how long all take
+PACE_COLUMNS = 48
+RANDOMIZED_PASSES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +127,32 @@ def rows_of(
     return open_data(data, key=key, scale=scale, nonfinite=nonfinite)
 
 
+def in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
+    """Return the rows that half of the time given suffices for, evenly spread where not for all, and a word on it."""
+    if not budget().bounded or rows.rows <= 2 * PACE_ROWS:
+        return rows, ()
+    seconds = seconds_of(rows, spectrum.choose(rows, solver)) / processes.world
+    least = max(PACE_ROWS, 2 * rows.columns)
+    every = min(math.ceil(processes.agreed(seconds / (0.5 * budget().left + 1e-9))), rows.rows // least)
+    if every <= 1:
+        return rows, ()
+    some = rows.thinned(every)
+    fit = Fitted(some.rows, rows.rows, seconds)
+    return some, (Finding(TIME_LIMIT, fit.words("rows, evenly spread,")),)
+
+
+def seconds_of(rows: Data, solver: str) -> float:
+    """Return how long the eigenpairs of all rows take, at the pace of the first ones."""
+    some, start = rows.head(PACE_ROWS), time.monotonic()
+    if solver != "randomized":
+        moments.accumulate(some, dtype=moments.arithmetic(rows))
+        return (time.monotonic() - start) / some.rows * rows.rows
+    V = np.ones((rows.columns, PACE_COLUMNS), rows.dtype)
+    for block in some.blocks(moments.BLOCK):
+        block.T @ (block @ V)
+    return RANDOMIZED_PASSES * (time.monotonic() - start) / some.rows * rows.rows
+
+
 def chosen_methods(names: Sequence[str], *, em: bool) -> tuple[Method, ...]:
     """Return what is to be trained, each once; `all` names EM where it knows the objective (`em`).
 
@@ -182,7 +215,8 @@ def identified(
         K = min(solution.d + identifiability.EXTRA, spec.m)
         rows = min(own.rows, identifiability.MOST_ROWS)
         cost = rows * spec.m * K + 20 * RESAMPLES * K**3  # scores, then an eigenproblem per resample
-        resamples = RESAMPLES if cost <= FREE_BOOTSTRAP else 0
+        spare = budget().affords(0.3 * budget().seconds) if budget().bounded else True
+        resamples = RESAMPLES if cost <= FREE_BOOTSTRAP and spare else 0
     if resamples == 0 or not whole:
         return ident
     angles, used = identifiability.bootstrap_angles(own, spec, solution.d, resamples=resamples, seed=seed)
@@ -209,7 +243,13 @@ def trained(
     methods: Sequence[Method], S: Covariance, solution: Solution, how: Training, seeds: Sequence[int]
 ) -> dict[Method, list[Run]]:
     """Return every run of each method."""
-    return {m: [train(m, S, solution, how, seed=s) for s in seeds] for m in methods}
+    found: dict[Method, list[Run]] = {method: [] for method in methods}
+    for left, (method, seed) in zip(
+        range(len(methods) * len(seeds), 0, -1), product(methods, seeds), strict=True
+    ):
+        with within(budget().left / left if budget().bounded else None):  # an even share of the time
+            found[method].append(train(method, S, solution, how, seed=seed))
+    return found
 
 
 def theorem3(spec: Spectrum, solution: Solution) -> Equivalence:

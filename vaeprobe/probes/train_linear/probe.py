@@ -206,7 +206,8 @@ class TrainLinear(Question):
         methods = numbers.chosen_methods(self.methods, em=self.beta == 1 or self.fixed is not None)
         self._refuse(methods, processes)
         rows: Data = processes.together(lambda: self._rows(data))
-        own = rows if processes.world == 1 else rows.share(processes.rank, processes.world)
+        read, limits = (rows, ()) if self.missing == "em" else numbers.in_time(rows, self.solver, processes)
+        own = read if processes.world == 1 else read.share(processes.rank, processes.world)
         fitted, spec = self._spectrum(own, processes)
         choice, d, chosen = None, self.latent_dim, None
         if d == "auto":
@@ -247,7 +248,7 @@ class TrainLinear(Question):
             metrics=metric_map(numbers.metrics(fit)),
             verdict=words.verdict(fit),
             summary=words.summary(fit),
-            findings=(*rows.notes, *words.findings(fit, rows, chosen)),
+            findings=(*rows.notes, *limits, *words.findings(fit, read, chosen)),
             settings=self._settings(rows, spec, methods, processes),
             artifact=numbers.artifact(rows),
             fit=fit,
