@@ -22,7 +22,7 @@ from vaeprobe.checkpoints.programs import exported as module
 from vaeprobe.checkpoints.programs.program import Program
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.engine.verbs import jacobian
-from vaeprobe.errors import InputError
+from vaeprobe.errors import InputError, UsageError
 from vaeprobe.files.zips import open_archive
 
 from programs import exported, network, small_pt2, with_graph
@@ -176,16 +176,51 @@ def test_wrong_numbers_of_latents() -> None:
         read(small_pt2(), latent_dim=5)
 
 
-def test_two_inputs() -> None:
+def test_two_inputs_of_which_none_is_called_the_latents() -> None:
     class Two(nn.Module):
-        def forward(self, z: Tensor, y: Tensor) -> Tensor:
-            return z + y
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return a + b
 
     stream = io.BytesIO()
     program = torch.export.export(Two(), (torch.zeros(2, 3), torch.zeros(2, 3)))
     torch.export.save(program, stream)
-    with pytest.raises(InputError, match="takes 2 inputs, and a decoder takes one"):
+    with pytest.raises(InputError, match=r"takes 2 inputs \(`a`, `b`\), and which is the latents") as caught:
         read(stream.getvalue())
+    assert "call the input of the latents `z`" in str(caught.value.hint)
+
+
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(5, 2), nn.Linear(3 + 2 + 4 + 1, 6)
+
+    def forward(self, z: Tensor, label: Tensor, kind: Tensor, size: Tensor) -> Tensor:
+        return torch.tanh(self.out(torch.cat([z, self.table(label), kind, size], 1)))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("asked", [{}, {"label": 3, "kind": 2, "size": 0.5}])
+def test_what_a_program_takes_beside_its_latents_is_held(
+    tmp_path: Path, dynamic: bool, asked: dict[str, float]
+) -> None:
+    net = Conditional().eval()
+    given = (torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), torch.zeros(2, 4), torch.zeros(2, 1))
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    program = torch.export.export(net, given, dynamic_shapes=(batch,) * 4 if dynamic else None)
+    path = tmp_path / "m.pt2"
+    torch.export.save(program, path)
+    decoder = vaeprobe.load(path, condition=asked)
+    z = torch.randn(5, 3)
+    hot = torch.eye(4)[int(asked.get("kind", 0))].expand(5, -1)
+    label, size = torch.full((5,), int(asked.get("label", 0))), torch.full((5, 1), asked.get("size", 0.0))
+    torch.testing.assert_close(decoder(z), net(z, label, hot, size).detach())
+    assert ("condition-held" in {n.code for n in decoder.notes}) is not bool(asked)
+    assert decoder.artifact is not None
+    assert f"label = {int(asked.get('label', 0))} of 5" in decoder.artifact.architecture
+    with pytest.raises(UsageError, match="`label` has no class 5"):
+        vaeprobe.load(path, condition={"label": 5})
+    with pytest.raises(UsageError, match="no condition `lable`"):
+        vaeprobe.load(path, condition={"lable": 1})
 
 
 def test_another_schema_is_said() -> None:

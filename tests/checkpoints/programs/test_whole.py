@@ -166,6 +166,33 @@ def test_a_decoder_with_a_smaller_second_output_is_left_whole(tmp_path: Path) ->
     assert vaeprobe.load(path).latent_dim == 4
 
 
+class Labelled(VAE):
+    """A conditional VAE: the decoder takes a class beside the latents."""
+
+    def __init__(self) -> None:
+        super().__init__(False, True, True)
+        self.table = nn.Embedding(4, 3)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+        mu, log_variance = self.encode(x)
+        z = mu + torch.randn_like(mu) * torch.exp(0.5 * log_variance)
+        out: Tensor = self.decoder(z + self.table(label))
+        return out
+
+
+def test_a_conditional_vae_is_cut_and_held_at_its_class(tmp_path: Path) -> None:
+    net = Labelled().eval()
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    given = (torch.rand(2, 20), torch.zeros(2, dtype=torch.int64))
+    path = tmp_path / "m.pt2"
+    torch.export.save(torch.export.export(net, given, dynamic_shapes=(batch, batch)), path)
+    decoder = vaeprobe.load(path, condition={"label": 2})
+    assert decoder.latent_dim == 3
+    z = torch.randn(5, 3)
+    torch.testing.assert_close(decoder(z), net.decoder(z + net.table.weight[2]).detach())
+    assert decoder.encoder is not None
+
+
 ROWS = {"x": (9,), "h": (5,), "mu": (2,), "e": (2,), "z": (2,), "g": (5,), "y": (9,)}
 ENCODE = [Call(("x",), ("h",)), Call(("h",), ("mu",))]
 

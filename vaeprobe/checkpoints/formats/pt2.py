@@ -24,7 +24,10 @@ def read(request: Request) -> Found:
 
     archive = open_archive(request.source.data)
     parts = exported.read(
-        archive, blueprint=bare_weights.blueprint_of(request), latent_dim=request.latent_dim
+        archive,
+        blueprint=bare_weights.blueprint_of(request),
+        latent_dim=request.latent_dim,
+        conditions=request.condition,
     )
     return Found(parts=parts, format="pt2")
 

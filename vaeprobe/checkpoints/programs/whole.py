@@ -217,8 +217,7 @@ def said(row: Row, kind: Kind, posterior: bool) -> tuple[Finding, ...]:
 
 def _call(step: Step) -> Call:
     gives = tuple(name for name in flat(list(step.outputs)) if name is not None)
-    # a size of the batch is no datum
-    takes = () if step.operator in SIZES and list(step.args[1:]) == [0] else tuple(step.uses())
+    takes = () if _asks_rows(step) else tuple(step.uses())
     return Call(takes, gives, isinstance(step.function, Noise))
 
 
@@ -226,9 +225,14 @@ def _rewired(program: Program, value: str) -> list[Step]:
     """Return steps that ask the latents, not the data, how many rows there are."""
     out = []
     for step in program.steps:
-        of_data = step.operator in SIZES and list(step.args) == [Value(program.source), 0]
-        out.append(replace(step, args=(Value(value), 0)) if of_data else step)
+        of_data = _asks_rows(step) and step.args[:1] == (Value(program.source),)
+        out.append(replace(step, args=(Value(value), *step.args[1:])) if of_data else step)
     return out
+
+
+def _asks_rows(step: Step) -> bool:
+    """Return whether a step takes nothing of a value but how many rows it has: its size, or an input that is held."""
+    return step.operator == "held" or (step.operator in SIZES and list(step.args[1:]) == [0])
 
 
 def _part(program: Program, steps: Sequence[Step], source: str, output: str, row: Row) -> Program:

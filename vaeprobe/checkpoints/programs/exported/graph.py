@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import Tensor
 
+from vaeprobe.checkpoints.blueprint import Condition
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.programs.exported.code import refuse_code
 from vaeprobe.checkpoints.programs.exported.document import (
@@ -17,6 +20,7 @@ from vaeprobe.checkpoints.programs.exported.document import (
     union,
 )
 from vaeprobe.checkpoints.programs.exported.weights import DTYPES, inputs_of
+from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat
 from vaeprobe.checkpoints.programs.whole import DRAWS, Noise
@@ -37,6 +41,7 @@ MEMORY_FORMATS = {
     4: torch.preserve_format,
 }
 SCHEMA_MAJOR = 8
+LATENTS = ("z", "latent", "latents", "noise", "latent_sample", "code")
 
 
 class Graph:
@@ -45,6 +50,7 @@ class Graph:
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self.notes: list[Finding] = []
+        self.conditions: tuple[Condition, ...] = ()
         models = [n for n in archive.records if n.startswith("models/") and n.endswith(".json")]
         if not models:
             raise InputError("the archive holds no program (`models/model.json`)", hint=HINT_SAVE_ANEW)
@@ -61,7 +67,16 @@ class Graph:
         self.signature = at(module, "signature")
         refuse_code(document, self.graph)
 
-    def program(self) -> Program:
+    def program(self, conditions: Mapping[str, str | float] | None = None) -> Program:
+        """Return the program of the latents, its other inputs held.
+
+        Args:
+            conditions: values at which they are held, by name.
+
+        Raises:
+            InputError: which input is the latents cannot be told.
+            UsageError: a condition is no input, or no class of it.
+        """
         state: dict[str, Tensor] = {}
         inputs = []
         for name, _, tensor in inputs_of(self.archive, self.stem, self.signature):
@@ -69,12 +84,7 @@ class Graph:
                 inputs.append(name)
             else:
                 state[name] = tensor
-        if len(inputs) != 1:
-            raise InputError(
-                f"the program takes {len(inputs)} inputs, and a decoder takes one",
-                hint="export a wrapper that fixes the others",
-            )
-        self.input = inputs[0]
+        self.input = self.latents_among(inputs)
         mutations = [
             k
             for k, _ in map(union, items(self.signature, "output_specs"))
@@ -85,6 +95,7 @@ class Graph:
                 f"the program returns more than outputs ({quoted(mutations[0])})", hint=HINT_SAVE_ANEW
             )
         steps = [step for node in items(self.graph, "nodes") if (step := self.step(node)) is not None]
+        steps = [*self.held(inputs, state, steps, conditions or {}), *steps]
         defined = {*state, self.input, *flat(n for s in steps for n in s.outputs)}
         specs = items(self.signature, "output_specs")
         kept = [
@@ -204,15 +215,51 @@ class Graph:
                 out[name] = row
         return out
 
-    # -- the input -------------------------------------------------------------------------------
+    # -- the inputs -------------------------------------------------------------------------------
 
-    def input_sizes(self) -> list[int | None]:
-        sizes = items(at(self.graph, "tensor_values", self.input), "sizes")
+    def latents_among(self, inputs: list[str]) -> str:
+        """Return the name of the input that is the latents: the only one of real numbers, or the one that is called so."""
+        real = [name for name in inputs if self.dtype(name).is_floating_point]
+        named = [name for name in real if name.lower() in LATENTS]
+        if len(real) == 1 or len(named) == 1:
+            return named[0] if len(named) == 1 else real[0]
+        shown = ", ".join(map(quoted, inputs))
+        raise InputError(
+            f"the program takes {len(inputs)} inputs{f' ({shown})' if inputs else ''}, and which is the latents it does not say",
+            hint="export a wrapper that fixes the others, or call the input of the latents `z`",
+        )
+
+    def dtype(self, name: str) -> torch.dtype:
+        code = at(self.graph, "tensor_values", name, "dtype")
+        return DTYPES.get(code, torch.float32) if isinstance(code, int) else torch.float32
+
+    def held(
+        self,
+        inputs: list[str],
+        state: Mapping[str, Tensor],
+        steps: list[Step],
+        values: Mapping[str, str | float],
+    ) -> list[Step]:
+        """Return steps that make the inputs beside the latents, each held at one value."""
+        rows, classes = {}, {}
+        for name in inputs:
+            if name == self.input:
+                continue
+            sizes = self.sizes(name)
+            if any(n is None for n in sizes[1:]):
+                raise InputError(f"the program leaves the size of its input {quoted(name)} open")
+            rows[name] = (self.dtype(name), [n for n in sizes[1:] if n is not None], bool(sizes))
+            classes[name] = _classes(name, state, steps)
+        held, self.conditions = hold(rows, values, classes)
+        return [Step("held", h, (Value(self.input),), {}, (name,)) for name, h in held.items()]
+
+    def sizes(self, name: str) -> list[int | None]:
+        sizes = items(at(self.graph, "tensor_values", name), "sizes")
         return [n if kind == "as_int" and isinstance(n, int) else None for kind, n in map(union, sizes)]
 
     def input_shape(self) -> tuple[tuple[int, ...], int, bool]:
         """Return the shape of one input row, the fixed batch size or 0, and whether there is a batch axis."""
-        sizes = self.input_sizes()
+        sizes = self.sizes(self.input)
         if not sizes or any(n is not None and not 0 < n < 1 << 31 for n in sizes):
             raise InputError("the program's input has no shape that a latent could have")
         batched = len(sizes) > 1
@@ -252,3 +299,15 @@ class Graph:
         except RUN_ERRORS as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"the program cannot run: {quoted(reason)}", hint=HINT_SAVE_ANEW) from None
+
+
+def _classes(name: str, state: Mapping[str, Tensor], steps: Sequence[Step]) -> int:
+    """Return how many classes an input chooses from, where a table or a one-hot vector tells; 0 where none does."""
+    for step in steps:
+        args = step.args
+        if step.operator == "embedding" and len(args) > 1 and args[1] == Value(name):
+            table = args[0]
+            return len(state[table.name]) if isinstance(table, Value) and table.name in state else 0
+        if step.operator == "one_hot" and len(args) > 1 and args[0] == Value(name):
+            return args[1] if isinstance(args[1], int) and args[1] > 0 else 0
+    return 0

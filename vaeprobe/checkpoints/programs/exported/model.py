@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
@@ -28,13 +29,20 @@ def blueprint_of(archive: Archive) -> Blueprint | None:
     )
 
 
-def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: int | None = None) -> Parts:
+def read(
+    archive: Archive,
+    *,
+    blueprint: Blueprint | None = None,
+    latent_dim: int | None = None,
+    conditions: Mapping[str, str | float] | None = None,
+) -> Parts:
     """Return the decoder that a .pt2 archive holds; nothing of it is executed before all of it is checked.
 
     Args:
         archive: a checked zip archive.
         blueprint: latents, likelihood and parameter, without layers; by default the one in the archive.
         latent_dim: number of latents, where the graph leaves it open.
+        conditions: values at which inputs besides the latents are held, by name; whole numbers choose a class.
 
     Raises:
         UnsafeError: it holds pickles, source code, compiled code, custom operators, or operators that are not known to be harmless.
@@ -45,7 +53,7 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
     bp = blueprint or blueprint_of(archive) or Blueprint()
     refuse_parts("pt2", bare_parts(archive))
     graph = Graph(archive)
-    program = graph.program()
+    program = graph.program(conditions)
     row: tuple[int, ...] = ()
     whole = halves(program, graph.rows(program.batched))
     if whole is not None and whole.decoder is not None:
@@ -60,5 +68,5 @@ def read(archive: Archive, *, blueprint: Blueprint | None = None, latent_dim: in
         )
     graph.rehearse(program, d)
     notes = [*graph.notes, *program.notes(), *(whole.notes if whole else ())]
-    parts = parts_of(program, program.natural(bp), bp, d, notes, row=row)
+    parts = parts_of(program, program.natural(bp), bp, d, notes, graph.conditions, row)
     return replace(parts, encoder=whole.encoder) if whole else parts
