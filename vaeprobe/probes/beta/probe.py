@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.beta import pictures, words
-from vaeprobe.probes.beta.numbers import METRICS, beta_metrics, supported, variance_metrics
+from vaeprobe.probes.beta.metrics import METRICS
+from vaeprobe.probes.beta.numbers import beta_metrics, supported, variance_metrics
 from vaeprobe.probes.with_encoder import EncoderProbe, Evidence
 from vaeprobe.report import Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result

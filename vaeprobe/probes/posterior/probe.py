@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.posterior import pictures, words
-from vaeprobe.probes.posterior.numbers import (
-    METRICS,
-    consistency,
-    diagonality,
-    hessian_alignment,
-    residual_share,
-)
+from vaeprobe.probes.posterior.metrics import METRICS
+from vaeprobe.probes.posterior.numbers import consistency, diagonality, hessian_alignment, residual_share
 from vaeprobe.probes.with_encoder import EncoderProbe
 from vaeprobe.report import Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
