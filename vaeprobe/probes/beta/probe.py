@@ -52,7 +52,7 @@ class BetaResult(Result):
     sigma2 = Measured("beta.sigma2")
     residual_variance = Measured("beta.residual_variance")
     kl_per_latent = Measured("kl.per_latent")
-    mean_square = Measured("posterior.mean_square")
+    posterior_mean_square = Measured("posterior.mean_square")
     kl_total = Measured("kl.total")
     latents_active_kl = Measured("latents.active.kl")
     latents_active_means = Measured("latents.active.means")
