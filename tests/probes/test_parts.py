@@ -539,3 +539,22 @@ def test_no_part_stands_for_all_latents_of_a_map_to_few_outputs() -> None:
     fewer = block_of(Decoder(lambda z: z[:, : SOME - 1], many - 1), "auto", 4, 0)
     assert fewer is not None
     assert len(fewer.names) == SOME
+
+
+def test_seams_of_many_latents_start_where_there_is_time_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one start where a Jacobian is dear, up to 64 columns and for those who ask from all."""
+    from vaeprobe.probes import parts
+    from vaeprobe.probes.trace import Trace
+
+    monkeypatch.setattr(parts, "WORK", 1.0)
+
+    def starts(k: int, **more: Any) -> tuple[int, list[str]]:
+        scale = torch.linspace(1, 2, k, dtype=torch.float64)
+        decoder = Decoder(lambda z: z * scale.to(z.dtype), k, dtype=torch.float64)
+        result = Trace(samples=2, components=[0], length=0.1, **more).measure(decoder)
+        notes = [f.message for f in result.findings if f.code == "fewer-latents"]
+        return len(result.paths.starts), notes
+
+    assert starts(SOME + 1) == (1, [f"seams of {SOME + 1} latents were traced from 1 of 2 starts"])
+    assert starts(SOME + 1, part="all") == (2, [])
+    assert starts(SOME) == (2, [])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from vaeprobe.budget import in_time, within
 from vaeprobe.errors import UsageError
-from vaeprobe.findings import LEARNED_PRIOR, TIME_LIMIT
+from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.trace import pictures
 from vaeprobe.probes.trace.metrics import METRICS, VERDICTS
@@ -305,7 +305,7 @@ class Trace(Probe):
 
     def _measure(self, decoder: Decoder) -> TraceResult:
         from vaeprobe.engine.costs import foretell_directions
-        from vaeprobe.probes.parts import affordable, part_of
+        from vaeprobe.probes.parts import SOME, affordable, part_of
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams import loop_defects
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
@@ -324,6 +324,13 @@ class Trace(Probe):
                     starts, max(1, affordable(decoder, len(decoder.continuous), starts * NODES) // NODES)
                 )
         k = len(decoder.continuous)
+        fewer: tuple[Finding, ...] = ()
+        if part is None and self.part == "auto" and k > SOME and self.row is None:
+            fits = min(starts, max(1, affordable(decoder, k, starts * NODES) // NODES))
+            if fits < starts:
+                message = f"seams of {k} latents were traced from {fits} of {starts} starts"
+                fewer = (Finding(FEWER_LATENTS, message, hint="--part all traces from all of them"),)
+                starts = fits
         if self.svg is not None and k != 2:
             raise UsageError(
                 f"a net of seams needs two latents, this decoder has {k}",
@@ -372,7 +379,12 @@ class Trace(Probe):
             metrics=metrics,
             verdict=verdict,
             summary=summary,
-            findings=(*decoder.notes, *words.findings(paths, misses, skipped, wanted, first, part), *limits),
+            findings=(
+                *decoder.notes,
+                *words.findings(paths, misses, skipped, wanted, first, part),
+                *fewer,
+                *limits,
+            ),
             settings=settings | {"scheme_used": paths.scheme, "components": chosen},
             artifact=decoder.artifact,
             paths=paths,
