@@ -19,9 +19,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import InputError, UsageError
-from vaeprobe.files.npy import read_npy
-from vaeprobe.files.sniff import known
-from vaeprobe.files.source import read_source
+from vaeprobe.files.matrices import read_matrix
 from vaeprobe.intervals import stream
 
 if TYPE_CHECKING:
@@ -255,8 +253,5 @@ def parse(source: str, *, data: Tensor | None = None) -> Latents:
             f"`{source}` is neither a source of latents nor a file",
             hint="one of prior, posterior, posterior-means, grid, or the path of a .npy matrix",
         )
-    file = read_source(path)
-    if known(file.data, file.name) != "npy":
-        raise InputError(f"{file.name} is no .npy matrix", hint="numpy.save(path, latents) writes one")
-    array, _ = read_npy(file.data, file.name)
+    array = read_matrix(path)
     return Given(torch.from_numpy(np.ascontiguousarray(array, dtype=np.float64)), origin=str(path))

@@ -7,7 +7,6 @@ from contextlib import suppress
 from itertools import combinations
 from math import comb
 from os import PathLike
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -154,10 +153,9 @@ def _factors(given: object, rows: int) -> Tensor:
         UsageError: they do not belong to the rows, or none of them varies.
     """
     if isinstance(given, (str, PathLike)):
-        from vaeprobe.files.npy import read_npy
-        from vaeprobe.files.source import read_source
+        from vaeprobe.files.matrices import read_matrix
 
-        found = torch.from_numpy(read_npy(read_source(Path(given)).data, str(given))[0].astype(np.float64))
+        found = torch.from_numpy(read_matrix(given).astype(np.float64))
     else:
         found = numbers(given, "factors")
     table = found.double()

@@ -172,12 +172,14 @@ def _zip(data: Bytes, file: str) -> Format:
     for found, there in (("keras", keras), ("torchscript", script), ("pt2", program), ("torch zip", pickled)):
         if not there:
             continue
-        if found != "keras":
+        if found == "keras":
+            archive = {entry.name: entry for entry in entries if not entry.name.endswith(".h5")}
+        else:
             _refuse_hdf5_inside(data, file)
             archive = {entry.name.partition("/")[2] or entry.name: entry for entry in entries}
-            rest = {name: entry for name, entry in archive.items() if not is_numbers(name)}
-            parts = {name: unpacked(data, entry, LARGEST_PART) for name, entry in rest.items()}
-            refuse_parts(found, parts)
+        rest = {name: entry for name, entry in archive.items() if not is_numbers(name)}
+        parts = {name: unpacked(data, entry, LARGEST_PART) for name, entry in rest.items()}
+        refuse_parts(found, parts)
         return found  # type: ignore[return-value]
     if all(name.endswith(".npy") for name in names):
         return "npz"

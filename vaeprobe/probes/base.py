@@ -231,10 +231,9 @@ class Probe(Question):
             except ValueError:
                 theta = Path(theta)
         if isinstance(theta, PathLike):
-            from vaeprobe.files.npy import read_npy
-            from vaeprobe.files.source import read_source
+            from vaeprobe.files.matrices import read_matrix
 
-            theta = read_npy(read_source(theta).data, str(theta))[0]
+            theta = read_matrix(theta)
         return Given(sigma2=self.given_sigma2(decoder), dispersion=theta)
 
     def given_sigma2(self, decoder: Decoder) -> float:

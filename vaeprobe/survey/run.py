@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vaeprobe.engine.remembered import remembered
-from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.errors import InputError, UnsafeError, UsageError, VaeprobeError
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
 from vaeprobe.gate.policy_file import rule_of_text
@@ -80,6 +80,7 @@ def survey(
 
     Raises:
         UsageError: data come without an encoder, or no latent is continuous.
+        UnsafeError, InputError: the data are refused, or cannot be read.
         VaeprobeError: whatever loading raises.
     """
     decoder = as_decoder(decoder, latent_dim)
@@ -103,10 +104,14 @@ def survey(
                 probe = probe_class(name)(**settings)
                 probe.check_ready()
                 results[name] = probe.measure(decoder)
+            except (UnsafeError, InputError):  # of the data: no page is made of what was refused
+                raise
             except VaeprobeError as error:
                 failed[name] = error.message
         try:
             strips = traverse(decoder, data=data, seed=seed)
+        except (UnsafeError, InputError):
+            raise
         except VaeprobeError as error:
             failed["traverse"] = error.message
     if not results:

@@ -36,6 +36,7 @@ __all__ = [
     "run_steps",
 ]
 
+MOST_STEPS = 20_000  # large decoders have some thousands
 # what torch and Python raise on a program that does not fit its input
 RUN_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError, AttributeError, OverflowError, ZeroDivisionError,
@@ -111,6 +112,11 @@ class Program(nn.Module):
         batched: bool = True,
     ) -> None:
         super().__init__()
+        if len(steps) > MOST_STEPS:
+            raise ResourceError(
+                f"the program has {len(steps):,} steps, and {MOST_STEPS:,} are run at most",
+                hint="is it the decoder alone?",
+            )
         self.slots = {name: f"tensor_{i}" for i, name in enumerate(state)}
         for name, tensor in state.items():
             self.register_buffer(self.slots[name], tensor)
