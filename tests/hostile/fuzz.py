@@ -409,7 +409,7 @@ def _baseline() -> bytes:
 
     values = {"orthogonality.mean_abs_cosine": np.full(16, 0.3)}
     methods = {"orthogonality": {"seed": 0, "latents": "prior", "dtype": "float64"}}
-    record = baseline.Record(sha256="x", latent_dim=2, methods=methods, values=values, codes=np.ones((4, 2)))
+    record = baseline.Record(sha256="x", latent_dim=2, methods=methods, values=values)
     return baseline.text({"model.pt": record}).encode()
 
 

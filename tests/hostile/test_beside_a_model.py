@@ -12,10 +12,12 @@ import torch
 
 import vaeprobe
 from vaeprobe.checkpoints.programs import program
+from vaeprobe.cli import check
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.matrices import read_matrix
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source
+from vaeprobe.gate.policy import Policy
 
 from hostile_files import Touch, saved, zipped
 
@@ -79,6 +81,26 @@ def test_a_page_of_data_that_cannot_be_read_is_not_made(tmp_path: Path) -> None:
     (tmp_path / "rows.npy").write_bytes(b"\x93NUMPY\x01\x00")
     with pytest.raises(InputError):
         vaeprobe.survey(vae(tmp_path), data=tmp_path / "rows.npy", samples=16)
+
+
+def test_data_beyond_the_range_of_numbers_are_unreadable(tmp_path: Path) -> None:
+    signs = np.sign(np.random.default_rng(0).normal(size=(20, 3)))
+    with pytest.raises(InputError, match="codes of the data"):
+        vaeprobe.traverse(vaeprobe.load(vae(tmp_path)), data=1e308 * signs)
+
+
+def test_a_glob_of_a_policy_matches_so_many_files_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "MOST_MODELS", 3)
+    policy = Policy(models=["*.npy"], origin=str(tmp_path / "vaeprobe.toml"))
+    monkeypatch.chdir(tmp_path)
+    for k in range(3):
+        (tmp_path / f"{k}.npy").touch()
+    assert len(check._targets([], policy)) == 3
+    (tmp_path / "3.npy").touch()
+    with pytest.raises(ResourceError, match="over 3 files match"):
+        check._targets([], policy)
 
 
 def test_programs_of_tens_of_thousands_of_steps_are_a_limit() -> None:

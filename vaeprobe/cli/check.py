@@ -187,6 +187,9 @@ def _policy(config: Path | None, rules: Sequence[str], *, needed: bool) -> Polic
     return replace(policy, overrides=[*policy.overrides, Override(models="*", rules=made)])
 
 
+MOST_MODELS = 10_000
+
+
 def _targets(models: Sequence[str], policy: Policy) -> list[str]:
     """Return the files to check, globs expanded, each once, in order; those of the policy stand beside it."""
     root = Path(policy.origin).parent
@@ -198,7 +201,12 @@ def _targets(models: Sequence[str], policy: Policy) -> list[str]:
     found: list[str] = []
     for pattern in patterns:
         special = any(c in pattern for c in "*?[") and not Path(pattern).exists()
-        matched = sorted(glob.glob(pattern, recursive=True)) if special else [pattern]
+        some = itertools.islice(glob.iglob(pattern, recursive=True), MOST_MODELS + 1)
+        matched = sorted(some) if special else [pattern]
+        if len(matched) > MOST_MODELS:
+            raise ResourceError(
+                f"over {MOST_MODELS:,} files match `{pattern}`", hint="name the folder of the models"
+            )
         if not matched:
             raise UsageError(f"no file matches `{pattern}`")
         found += matched

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import InputError, UsageError
 from vaeprobe.latents import Prior
 from vaeprobe.pictures import image_shape as image_of
 from vaeprobe.probes import probe_class
@@ -36,6 +36,7 @@ LEAST = 64
 # vectors of so many outputs are drawn as bars; so many samples in a row or two are a waveform
 BARS, WAVE = 32, 2048
 # rows of data that are encoded
+LARGEST_CODE = 1e100
 MOST_ROWS = 4096
 COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial", "multinomial", "categorical")
 
@@ -175,7 +176,13 @@ def _codes(decoder: Decoder, data: object, seed: int) -> Tensor:
     if rows.ndim < 2 or len(rows) < 2:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
     mean, _ = decoder.encoder(rows)
-    return mean.double().cpu()
+    codes = mean.double().cpu()
+    if not bool((codes.abs() < LARGEST_CODE).all()):
+        raise InputError(
+            f"the encoder gives codes of the data that are no numbers below {LARGEST_CODE:.0e}",
+            hint="are the data scaled as they were in training?",
+        )
+    return codes
 
 
 def _rotation(decoder: Decoder, samples: int, seed: int) -> torch.Tensor:
