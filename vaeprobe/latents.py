@@ -248,7 +248,7 @@ def parse(source: str, *, data: Tensor | None = None) -> Latents:
             raise UsageError("latents from the posterior need data", hint="add --data X.npy")
         return Posterior(data, means=source.endswith("means"))
     path = Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UsageError(
             f"`{source}` is neither a source of latents nor a file",
             hint="one of prior, posterior, posterior-means, grid, or the path of a .npy matrix",

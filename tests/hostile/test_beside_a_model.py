@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 import vaeprobe
 from vaeprobe.checkpoints.programs import program
 from vaeprobe.cli import check
-from vaeprobe.errors import InputError, ResourceError, UnsafeError
+from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError
 from vaeprobe.files.matrices import read_matrix
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source
@@ -81,6 +82,19 @@ def test_a_page_of_data_that_cannot_be_read_is_not_made(tmp_path: Path) -> None:
     (tmp_path / "rows.npy").write_bytes(b"\x93NUMPY\x01\x00")
     with pytest.raises(InputError):
         vaeprobe.survey(vae(tmp_path), data=tmp_path / "rows.npy", samples=16)
+
+
+def test_names_that_no_system_takes_are_no_files(tmp_path: Path) -> None:
+    """`Path.is_file` raises on them; an index of shards may hold any."""
+    long = "a" * 300
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"w": long}}))
+    for attempt in (
+        lambda: vaeprobe.load(tmp_path / "m.safetensors.index.json"),
+        lambda: vaeprobe.load(long),
+        lambda: vaeprobe.orthogonality(vae(tmp_path), latents=long),
+    ):
+        with pytest.raises((InputError, UsageError)):
+            attempt()
 
 
 def test_data_beyond_the_range_of_numbers_are_unreadable(tmp_path: Path) -> None:

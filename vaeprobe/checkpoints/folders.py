@@ -91,13 +91,13 @@ def read(path: str | os.PathLike[str]) -> Source:
     if addresses.is_address(path):
         return replace(read(addresses.local(path)), address=str(path))
     addresses.refuse_others(path)
-    if str(path).endswith(INDEX) and Path(path).is_file():
+    if str(path).endswith(INDEX) and os.path.isfile(path):
         folder = _of_index(Path(path))
-    elif Path(path).is_dir():
+    elif os.path.isdir(path):
         folder = open_folder(Path(path))
     else:
         return _alone(read_source(path))
-    if Path(path).is_dir() and folder.weights[0].name == distributed.INDEX:
+    if os.path.isdir(path) and folder.weights[0].name == distributed.INDEX:
         return _distributed(Path(path), folder.weights[0])
     first, *shards = (read_source(file) for file in folder.weights)
     return InFolder(first.path, first.data, folder=folder, shards=tuple(shards))
@@ -108,7 +108,7 @@ def _distributed(path: Path, index: Path) -> Source:
     first = read_source(index)
     names = distributed.read(first.data, _shown(path)).files
     for name in names:
-        if not (path / name).is_file():
+        if not os.path.isfile(path / name):
             raise InputError(
                 f"{_shown(path)} lacks {quoted(name)}, which its index names", hint="fetch the missing file"
             )
@@ -238,14 +238,14 @@ def _alone(source: Source) -> Source:
         )
     shard = re.fullmatch(r"(.+)-\d{5}-of-\d{5}(\.\w+)", source.path.name)
     index = source.path.with_name(f"{shard[1]}{shard[2]}{INDEX}") if shard else None
-    if index is not None and index.is_file():
+    if index is not None and os.path.isfile(index):
         raise InputError(
             f"{source.name} is one shard of several, and holds a part of the tensors",
             hint=f"give the index beside it, {quoted(str(index))}, or the folder",
             about=source.name,
         )
     config = source.path.with_name("config.json")
-    if source.path.name.startswith(LIBRARYS) and config.is_file():
+    if source.path.name.startswith(LIBRARYS) and os.path.isfile(config):
         configs = {"config.json": said.in_json(_inside(config.parent, config))}
         return InFolder(source.path, source.data, folder=Folder(source.path, (source.path,), configs))
     return source
@@ -335,7 +335,7 @@ def _placed(index: Path) -> Mapping[str, str]:
     for name in set(entries.values()):
         if name != os.path.basename(name) or name in ("", ".", "..") or "\\" in name:
             raise UnsafeError(f"{_shown(index)} names the file {quoted(name)}, which is not beside it")
-        if not (index.parent / name).is_file():
+        if not os.path.isfile(index.parent / name):
             raise InputError(
                 f"{_shown(index)} names {quoted(name)}, which is not there", hint="fetch the missing shard"
             )
