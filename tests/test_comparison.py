@@ -542,7 +542,7 @@ def test_factors_stand_beside_the_rest(capsys: pytest.CaptureFixture[str], tmp_p
     for said in (
         "mutual information gap (MIG)",
         "DCI disentanglement",
-        "correlation with matched factors (MCC)",
+        "p-value of the match with",
     ):
         assert said in page
 
