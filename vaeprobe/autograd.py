@@ -45,7 +45,8 @@ def device_named(name: str | torch.device) -> torch.device:
 def load_forward_mode() -> None:
     """Load torch's forward-mode decompositions, without the deprecation warning that torch gives itself."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        for deprecation in (DeprecationWarning, FutureWarning):  # the latter from torch 2.14 on
+            warnings.simplefilter("ignore", deprecation)
         import_module("torch._decomp.decompositions_for_jvp")
     references = import_module("torch._refs")
     for name in ("add", "sub", "mul", "div"):

@@ -513,7 +513,9 @@ def test_the_action_installs_its_own_checkout_or_what_is_asked(
     assert done.stdout.splitlines()[-1] == installed
 
 
-@pytest.mark.parametrize("name", ["m.pt", "m.safetensors", "m.toml", "vaeprobe.toml", "x.npy"])
+@pytest.mark.parametrize(
+    "name", ["m.pt", "m.safetensors", "m.toml", "vaeprobe.toml", "x.npy", "x.csv", "vaeprobe-baseline.json"]
+)
 def test_the_hook_runs_where_a_model_its_blueprint_data_or_policy_changed(name: str) -> None:
     hook = (REPOSITORY / ".pre-commit-hooks.yaml").read_text(encoding="utf-8")
     (pattern,) = re.findall(r"^ +files: (.*)$", hook, re.MULTILINE)
