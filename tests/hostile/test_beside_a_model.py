@@ -19,6 +19,7 @@ from vaeprobe.files.matrices import read_matrix
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source
 from vaeprobe.gate.policy import Policy
+from vaeprobe.probes import probe_class
 
 from hostile_files import Touch, saved, zipped
 
@@ -92,6 +93,7 @@ def test_names_that_no_system_takes_are_no_files(tmp_path: Path) -> None:
         lambda: vaeprobe.load(tmp_path / "m.safetensors.index.json"),
         lambda: vaeprobe.load(long),
         lambda: vaeprobe.orthogonality(vae(tmp_path), latents=long),
+        lambda: probe_class("beta")(data=long).check_ready(),
     ):
         with pytest.raises((InputError, UsageError)):
             attempt()

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from glob import glob
 from os import PathLike
+from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -173,11 +174,7 @@ class Probe(Question):
             UsageError: a setting needs another one.
             InputError: the data are not there.
         """
-        if (
-            isinstance(self.data, (str, PathLike))
-            and not glob(name := str(self.data))
-            and not Path(name).exists()
-        ):
+        if isinstance(self.data, (str, PathLike)) and not glob(name := str(self.data)) and not exists(name):
             raise InputError(
                 f"no file matches `{name}`", hint="--data names rows: a file, a glob or a folder"
             )
