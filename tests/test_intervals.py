@@ -10,7 +10,13 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from vaeprobe.intervals import mean_interval, median_interval, student_quantile, studentised_interval
+from vaeprobe.intervals import (
+    mean_interval,
+    median_interval,
+    student_interval,
+    student_quantile,
+    studentised_interval,
+)
 
 Array = NDArray[np.float64]
 
@@ -89,7 +95,7 @@ def test_bounds_are_not_passed() -> None:
 
 
 @pytest.mark.parametrize("p", [0.75, 0.95, 0.975, 0.9995])
-@pytest.mark.parametrize("freedom", [1, 1.3, 2, 3, 7.7, 31, 255, 1e4])
+@pytest.mark.parametrize("freedom", [1, 1.3, 2, 3, 7.7, 31, 255, 1e4, 2e4])
 def test_quantiles_are_those_of_scipy(p: float, freedom: float) -> None:
     assert student_quantile(p, freedom) == pytest.approx(float(scipy.stats.t.ppf(p, freedom)), rel=1e-8)
 
@@ -136,3 +142,9 @@ def test_a_studentised_mean_of_normal_values_has_students_interval_nearly() -> N
     wanted = mean_interval(x)
     assert wanted is not None
     assert (low, high) == pytest.approx(wanted, abs=0.02)
+
+
+def test_the_interval_of_a_mean_by_student_is_scipys() -> None:
+    x = np.random.default_rng(0).standard_normal(9)
+    wanted = scipy.stats.t.interval(0.9, 8, loc=x.mean(), scale=scipy.stats.sem(x))
+    assert student_interval(x, 0.9) == pytest.approx(tuple(map(float, wanted)), rel=1e-8)

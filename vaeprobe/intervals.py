@@ -84,6 +84,13 @@ def student_quantile(p: float, freedom: float) -> float:
     return t
 
 
+def student_interval(values: Array, level: float) -> tuple[float, float]:
+    """Return the interval of a mean of n >= 2 values by Student's t."""
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = student_quantile((1 + level) / 2, len(values) - 1) * error
+    return mean - half, mean + half
+
+
 def mean_interval(
     *samples: Array,
     seed: int = 0,

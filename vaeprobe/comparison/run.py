@@ -19,10 +19,9 @@ from vaeprobe.comparison.result import UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
-from vaeprobe.gate.baseline import student_interval
 from vaeprobe.geometry.agreement import code_agreement, interval_of
 from vaeprobe.geometry.labels import dci, mig, trees_dci
-from vaeprobe.intervals import LEVEL, percentile_interval, stream
+from vaeprobe.intervals import LEVEL, percentile_interval, stream, student_interval
 from vaeprobe.latents import numbers
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder

@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -201,6 +200,8 @@ def compare(
     """
     import numpy as np
 
+    from vaeprobe.intervals import student_interval
+
     n = min(len(old), len(new))
     old, new = old[:n], new[:n]
     margin = rule.regression or 0.0
@@ -218,39 +219,3 @@ def compare(
     metric = Metric(spec, change, ci=(low, high), level=confidence, n=n, method="paired with the baseline")
     status: Status = "pass" if high <= margin else "fail" if low > margin else "inconclusive"
     return metric, status, margin
-
-
-def student_interval(values: Array, confidence: float) -> tuple[float, float]:
-    """Return the interval of a mean by Student's t."""
-    import numpy as np
-
-    n = len(values)
-    mean = float(np.mean(values))
-    half = student_quantile(0.5 + confidence / 2, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return mean - half, mean + half
-
-
-@cache
-def student_quantile(p: float, dof: int) -> float:
-    """Return a quantile of Student's t by bisection on its distribution function."""
-    from statistics import NormalDist
-
-    import torch
-
-    if dof > 10_000:
-        return NormalDist().inv_cdf(p)
-
-    def cdf(t: float) -> float:
-        # 1 - I_x(dof/2, 1/2) / 2 by numerical integration of the density: exact enough at any dof
-        grid = torch.linspace(0, t, 4001, dtype=torch.float64)
-        log_c = math.lgamma((dof + 1) / 2) - math.lgamma(dof / 2) - 0.5 * math.log(dof * math.pi)
-        density = torch.exp(log_c - (dof + 1) / 2 * torch.log1p(grid**2 / dof))
-        return 0.5 + float(torch.trapezoid(density, grid))
-
-    low, high = 0.0, 1.0
-    while cdf(high) < p:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cdf(middle) < p else (low, middle)
-    return (low + high) / 2

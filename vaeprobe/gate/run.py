@@ -309,13 +309,15 @@ def metric_at(result: Result, id: str, level: float) -> Metric:
     """
     import numpy as np
 
+    from vaeprobe.intervals import student_interval
+
     metric = result.metrics.get(id)
     if metric is None:
         return Metric.undefined(spec_of(id), "the probe did not report it")
     values = result.per_sample().get(id)
     if values is not None and len(values) > 1 and metric.value is not None:
         array = np.asarray(values, dtype=np.float64)
-        return replace(metric, ci=baselines.student_interval(array, level), level=level)
+        return replace(metric, ci=student_interval(array, level), level=level)
     if metric.ci is None or not isinstance(metric.value, (int, float)):
         return metric
     normal = NormalDist()
