@@ -2,7 +2,8 @@
 
     python sample_models/claims.py                 # every claim, some minutes; writes sample_models/CLAIMS.md
     python sample_models/claims.py eq10 beta       # some of them, to the terminal alone
-    python sample_models/claims.py --full          # more seeds, more steps: an hour
+    python sample_models/claims.py --full          # more seeds, more steps: hours; what is done is kept at once
+    python sample_models/claims.py --full beta -w  # one of them, and its row on the page
     python sample_models/claims.py --list
 
 A verdict is reached by a rule that stands in the code: *holds* where the whole 95 %
@@ -14,18 +15,23 @@ contains the bound.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 from vaeprobe import __version__
 
 from paper import linear, maps, trained
-from paper.claim import FULL, SMALL, USUAL, Claim, Effort, Evidence, Part
+from paper.claim import FULL, SMALL, USUAL, Claim, Effort, Evidence, Part, as_record, from_record
 
 PAGE = Path(__file__).parent / "CLAIMS.md"
+KEPT = (
+    Path(__file__).parent / "claims.json"
+)  # what the page is written from: a claim measured anew replaces its row
 CLAIMS: tuple[Claim, ...] = (*trained.CLAIMS, *linear.CLAIMS, *maps.CLAIMS)
 
 
@@ -48,13 +54,34 @@ def cell(*lines: str) -> str:
     return "<br>".join(line.replace("|", "\\|") for line in lines)
 
 
-def table(rows: Sequence[tuple[Claim, Evidence]]) -> str:
+Row: TypeAlias = tuple[Claim, Evidence, Effort]
+
+
+def kept() -> list[Row]:
+    """Return the rows of the page, in the order of the claims."""
+    records = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    return [(claim, *from_record(records[claim.name])) for claim in CLAIMS if claim.name in records]
+
+
+def keep(rows: Sequence[Row]) -> None:
+    """Write these rows, beside those of other claims, and the page."""
+    found = {claim.name: as_record(evidence, effort) for claim, evidence, effort in (*kept(), *rows)}
+    KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(page(kept()), encoding="utf-8")
+
+
+def repeat(claim: Claim, effort: Effort) -> str:
+    """Return the command that measures a claim with this effort."""
+    return f"claims.py {claim.name}{' --full' if effort == FULL else ''}"
+
+
+def table(rows: Sequence[Row]) -> str:
     """Return the table of claims, as Markdown."""
     lines = [
         "| claim | in the paper | measured (bound) | 95 % interval | verdict | repeat with |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for claim, evidence in rows:
+    for claim, evidence, effort in rows:
         parts = [evidence.claimed, *([evidence.instead] if evidence.instead else []), *evidence.beside]
         numbers, intervals = zip(*map(measured, parts), strict=True)
         cells = (
@@ -63,22 +90,21 @@ def table(rows: Sequence[tuple[Claim, Evidence]]) -> str:
             cell(*numbers),
             cell(*intervals),
             f"**{evidence.verdict}**",
-            f"`claims.py {claim.name}`",
+            f"`{repeat(claim, effort)}`",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def page(rows: Sequence[tuple[Claim, Evidence]], effort: Effort) -> str:
+def page(rows: Sequence[Row]) -> str:
     """Return the page of all claims."""
-    flag = " --full" if effort == FULL else ""
     return f"""# The paper's claims, measured
 
 Claims of *Unpicking Data at the Seams: VAEs, Disentanglement and Independent Components* (Carl Allen, arXiv:2410.22559),
 since retitled *Disentanglement as Identifiable Pushforward Factorisation*; equations and theorems are numbered as in its
 first version (v1), and the author's v6 and v7 state the condition C2 that Theorem 2 needs. Written by
-`python sample_models/claims.py{flag}` with vaeprobe {__version__}: {effort.seeds} seeds, {effort.steps} steps; each row repeats by the command
-that ends it.
+`python sample_models/claims.py` with vaeprobe {__version__}. Each row repeats by the command that ends it: those that say `--full` are
+of {FULL.words}, the others of {USUAL.words} ({sum(e == FULL for *_, e in rows)} of {len(rows)} are full).
 
 How to read a row: the first number is the claim's, beside the bound that makes it true or false; bounds are those of the
 program's own verdicts where there are any (rms cosine 0.05, alignment 0.2). A claim *holds* where the whole 95 % interval is on the claimed side of the bound. Where it does not, the second number is that of
@@ -97,11 +123,11 @@ paper and this program: `vaeprobe explain --bibtex`.
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="The paper, claim by claim.")
     parser.add_argument("names", nargs="*", metavar="CLAIM", help="claims to measure (default: all)")
-    parser.add_argument("--full", action="store_true", help="20 seeds and 6000 steps: an hour")
+    parser.add_argument("--full", action="store_true", help="20 seeds and 6000 steps: hours")
     parser.add_argument("--small", action="store_true", help="seconds; most verdicts stay open")
     parser.add_argument("--list", action="store_true", help="names and statements alone")
     parser.add_argument(
-        "-o", "--output", type=Path, help=f"page to write (default with all claims: {PAGE.name})"
+        "-w", "--write", action="store_true", help=f"put rows on {PAGE.name} (the default with all claims)"
     )
     asked = parser.parse_args(arguments)
     if asked.list:
@@ -114,20 +140,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no claim is called {unknown[0]}; --list names them")
     effort = FULL if asked.full else SMALL if asked.small else USUAL
     torch.set_num_threads(1)
-    rows = []
+    write = asked.write or (not asked.names and effort != SMALL)
     for claim in [known[name] for name in asked.names] or CLAIMS:
         evidence = claim.measure(effort)
-        rows.append((claim, evidence))
+        if write:
+            keep([(claim, evidence, effort)])
         print(f"{claim.name}: {evidence.verdict}")
         print(f"  {claim.statement}  [{claim.equation}]")
         for part in (evidence.claimed, evidence.instead, *evidence.beside):
             if part:
                 print("  - {}   {}".format(*measured(part)))
         sys.stdout.flush()
-    place = asked.output or (PAGE if not asked.names and effort != SMALL else None)
-    if place:
-        place.write_text(page(rows, effort), encoding="utf-8")
-        print(f"wrote {place}", file=sys.stderr)
+    if write:
+        print(f"wrote {PAGE} and {KEPT}", file=sys.stderr)
     return 0
 
 

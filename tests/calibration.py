@@ -17,24 +17,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder
-from vaeprobe.geometry.agreement import code_agreement
+from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.engine.matrix_free import Energies, energies
+from vaeprobe.gate.baseline import student_interval
+from vaeprobe.geometry.agreement import code_agreement, correlations, matched
+from vaeprobe.geometry.connection import seam_connection
 from vaeprobe.geometry.decisions import mean_decision
 from vaeprobe.geometry.dependence import correlation_test, distance_correlation_test
 from vaeprobe.geometry.entropies import pairwise_information
-from vaeprobe.geometry.factorisation import _gap_over_sheets
+from vaeprobe.geometry.factorisation import _gap_over_sheets, _variation_of
 from vaeprobe.geometry.grades import explained_share, least_dependence
 from vaeprobe.geometry.gram import column_norms, ima_contrast, log_det
 from vaeprobe.geometry.rotations import alignment, haar, rotate
 from vaeprobe.geometry.sensitivity import FAMILIES, sensitivity
+from vaeprobe.geometry.smoothness import metric_derivatives
 from vaeprobe.geometry.spread import spread_of
 from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.consistency import Consistency, self_consistency
-from vaeprobe.inference.moments import posterior_moments
+from vaeprobe.inference.identity import agreement
+from vaeprobe.inference.moments import PosteriorMoments, posterior_moments
 from vaeprobe.intervals import binomial_interval, mean_interval, median_interval
 from vaeprobe.likelihoods import Gaussian
+from vaeprobe.probes.beta import Beta
+from vaeprobe.probes.orthogonality.energy import Whole
 from vaeprobe.probes.orthogonality.numbers import metrics_of
 from vaeprobe.probes.orthogonality.reading import Reading
+from vaeprobe.probes.posterior.probe import Posterior, PosteriorResult
+from vaeprobe.probes.trace.numbers import _mean as start_mean
+from vaeprobe.probes.trace.probe import Trace
+from vaeprobe.seams.summary import by_start, usable
 
 from maps import e
 from vaes import linear_vae
@@ -128,8 +139,8 @@ def orthogonality(trials: int) -> list[Row]:
     for seed in range(trials):
         one = reading(latents(N, 3, seed), seed, 99)
         local = dict(truth)
-        R = one.rotation
-        assert R is not None
+        assert not isinstance(one.search, str)
+        R = one.search.R
         # what this trial's own rotation does, over all latents
         local["orthogonality.ima_contrast_rotated"] = float(ima_contrast(rotate(large, R)).mean())
         local["orthogonality.fixable"] = (
@@ -150,6 +161,39 @@ def orthogonality(trials: int) -> list[Row]:
     ]
 
 
+def energy(trials: int) -> list[Row]:
+    """Ratios of mean energies of G, exact and by random products; a mean of cosines, as of neighbouring sites."""
+    of = e(3)
+
+    def whole(z: Tensor, probes: int, seed: int) -> Whole:
+        if probes:
+            return Whole(
+                energies(Decoder(of.f, 3, dtype=torch.float64), z, probes=probes, seed=seed), 3, probes
+            )
+        G = of.gram(z)
+        squares = G.square()
+        total, trace = squares.sum((1, 2)), G.diagonal(dim1=1, dim2=2)
+        return Whole(Energies(total - trace.square().sum(1), total, trace.sum(1).square()), 3)
+
+    truth: dict[str, float] = {}
+    for metric in whole(latents(200_000, 3, 10**6), 0, 0).metrics:
+        assert isinstance(metric.value, float)
+        truth |= {metric.id: metric.value, f"{metric.id}, 8 random products": metric.value}
+    cosines = torch.from_numpy(np.random.default_rng(1).beta(0.6, 3.0, 200_000))
+    truth["orthogonality.neighbour_cosine"] = float(cosines.mean())
+
+    def trial(seed: int) -> dict[str, Interval]:
+        z = latents(N, 3, seed)
+        rows = np.random.default_rng(seed).integers(0, len(cosines), N)
+        return {
+            **{m.id: m.ci for m in whole(z, 0, seed).metrics},
+            **{f"{m.id}, 8 random products": m.ci for m in whole(z, 8, seed).metrics},
+            "orthogonality.neighbour_cosine": mean_interval(cosines[rows].numpy(), low=0.0, high=1.0),
+        }
+
+    return covered(truth, trial, trials)
+
+
 def rotation_p(trials: int) -> list[Row]:
     """Latents in a basis that is a random rotation of any other: what the alignment's p-value supposes."""
     of = e(3)
@@ -167,7 +211,7 @@ def rotation_p(trials: int) -> list[Row]:
 
     return [
         uniform("orthogonality.alignment_p, posterior.hessian_p_value", p, trials, 64),
-        uniform("compare: p of the agreement of codes and of columns", codes, trials, 128),
+        uniform("compare.mcc_p, labels.mcc_p, compare.columns_p", codes, trials, 128),
     ]
 
 
@@ -260,6 +304,86 @@ def dependence_p(trials: int) -> list[Row]:
     ]
 
 
+# -- what `factorise` prints of an entangled map, and `trace` -----------------------------------
+
+
+def curved_pool(many: int) -> dict[str, Tensor]:
+    """Return what `factorise` averages of curved seams, of many latents of a map, shape (n,) each."""
+    z = latents(many, 3, 10**6)
+    G, dG, ddG = metric_derivatives(Decoder(e(3).f, 3, dtype=torch.float64), z, [0, 1, 2])
+    assert ddG is not None
+    seams = seam_connection(z, G, dG, ddG)
+    clear = torch.isfinite(seams.mixed).flatten(1).all(1)
+
+    def relative(part: Tensor, scale: Tensor) -> Tensor:
+        return part[clear].flatten(1).norm(dim=1) / (1 + scale[clear].flatten(1).norm(dim=1))
+
+    return {
+        "factorise.curved_dependence": relative(seams.mixed, seams.mixed_scale),
+        "factorise.curved_modulation": relative(seams.modulation, seams.modulation_scale),
+        "factorise.curved_twist": relative(seams.twist, seams.bending),
+    }
+
+
+def entangled(trials: int) -> list[Row]:
+    """Linearity, the gap after a rotation, and what curved seams leave: of rows drawn from many."""
+    many = 20_000 if trials > 100 else 4000
+    of = e(3)
+    z, other = latents(many, 3, 10**6), latents(many, 3, 10**6 + 1)
+    jacobians = torch.func.vmap(torch.func.jacrev(lambda v: of.f(v[None])[0]))
+    J, H = jacobians(z), jacobians(other)
+    changes, sizes = (J - H).square().sum(1) / 2, (J.square() + H.square()).sum(1) / 2
+    contrast = ima_contrast(rotate(of.gram(z), haar(3, 1, 5)[0]))
+    bends = curved_pool(2000 if trials > 100 else 400)
+    truth = {
+        "factorise.linearity": 1 - float((changes.mean(0) / sizes.mean(0)).max()),
+        "factorise.gap_rotated": float(contrast.mean()),
+        **{name: float(values.mean()) for name, values in bends.items()},
+    }
+
+    def trial(seed: int) -> dict[str, Interval]:
+        rng = np.random.default_rng(seed)
+        rows = torch.from_numpy(rng.integers(0, many, N))
+        low, high = _variation_of(changes[rows], sizes[rows], seed).ci or (0.0, 1.0)
+        return {
+            "factorise.linearity": (1 - high, 1 - low),
+            "factorise.gap_rotated": mean_decision(contrast[rows], 1e-4, seed).ci,
+            **{
+                name: mean_decision(values[torch.from_numpy(rng.integers(0, len(values), N))], 1e-2, seed).ci
+                for name, values in bends.items()
+            },
+        }
+
+    return covered(truth, trial, trials)
+
+
+STARTS = 16
+
+
+def trace(trials: int) -> list[Row]:
+    """Means over starts: each draw takes some of the starts of one long run."""
+    pool = 96 if trials > 100 else 16
+    found = Trace(samples=pool, length=0.6, tolerance=1e-4).measure(Decoder(e(3).f, 3, dtype=torch.float64))
+    assert found.loops is not None
+    values = {
+        **by_start(usable(found.paths)),
+        "nonintegrability": found.loops.bracket.median(1).values.numpy(),
+    }
+    rng = np.random.default_rng(0)
+    # no seam of this map crosses another or is tied: counts, and shares most of which are 0, in their place
+    values["crossings"], values["tied"] = rng.poisson(1.0, 5000) / 3, rng.random(5000) ** 3
+    truth = {f"trace.{name}": float(v.mean()) for name, v in values.items()}
+
+    def trial(seed: int) -> dict[str, Interval]:
+        rng = np.random.default_rng(seed)
+        return {
+            f"trace.{name}": start_mean(f"trace.{name}", v[rng.integers(0, len(v), STARTS)], "").ci
+            for name, v in values.items()
+        }
+
+    return covered(truth, trial, trials, STARTS)
+
+
 # -- posterior and beta -------------------------------------------------------------------------
 
 
@@ -272,15 +396,174 @@ def of_beta(n: int, seed: int) -> dict[str, tuple[float, Interval]]:
     encoder = vae.decoder.encoder
     assert encoder is not None
     x = vae.x[np.random.default_rng(seed).permutation(POOL)[:n]]
-    found = estimate_beta(posterior_moments(vae.decoder, encoder, x, Gaussian(0.3), pairs=2), seed=seed)
+    moments = posterior_moments(vae.decoder, encoder, x, Gaussian(0.3), pairs=2)
+    found = estimate_beta(moments, seed=seed)
     assert found is not None
-    names = ("stein", "gauss_newton", "means", "means_over_variances", "row_shift")
-    return {f"beta: {name}": (getattr(found, name).value, getattr(found, name).ci) for name in names}
+    named = {
+        "beta.estimate": found.stein,
+        "beta.gauss_newton": found.gauss_newton,
+        "beta.mean_identity": found.means,
+        "beta: means over variances": found.means_over_variances,
+        "beta.row_shift": found.row_shift,
+        "beta: of one latent": found.per_latent[0],
+    }
+    square = moments.squares[:, 0]
+    return {
+        **{name: (one.value, one.ci) for name, one in named.items()},
+        "beta: mean square of one latent's codes": (
+            float(square.mean()),
+            mean_interval(square.numpy(), low=0.0),
+        ),
+    }
 
 
 def beta(trials: int) -> list[Row]:
     truth = {name: value for name, (value, _) in of_beta(POOL, 10**6).items()}
     return covered(truth, lambda seed: {k: ci for k, (_, ci) in of_beta(N, seed).items()}, trials)
+
+
+JITTER = 0.3  # sd of the log-variances from row to row
+
+
+def trained_at(d: int, n: int, beta: float, spread: float, seed: int) -> PosteriorMoments:
+    """Return moments of a linear VAE: latents whose own betas lie `spread` apart, drawn anew, as trainings would leave them."""
+    rng = np.random.default_rng(seed)
+    S0 = torch.linspace(0.1, 0.5, d, dtype=torch.float64)
+    own = beta * (1 + spread * torch.from_numpy(rng.standard_normal(d)))
+    variance = S0 * (JITTER * torch.from_numpy(rng.standard_normal((n, d)))).exp()
+    mean = (1 - S0).sqrt() * torch.from_numpy(rng.standard_normal((n, d)))
+    h = (own * (1 / S0 - 1)).expand(n, d)
+    curvature = h * (1 + 0.2 * torch.from_numpy(rng.standard_normal((n, d))))
+    G, rows, nothing = (
+        h.diag_embed(),
+        torch.zeros(n, dtype=torch.float64),
+        torch.zeros(n, d, dtype=torch.float64),
+    )
+    return PosteriorMoments(
+        mean=mean,
+        variance=variance,
+        gram_at_mean=G,
+        gram=G,
+        gauss_newton_error=nothing,
+        curvature=curvature,
+        curvature_error=nothing,
+        score=own * mean,
+        score_error=nothing,
+        log_density_at_mean=rows,
+        log_density=rows,
+        log_density_error=rows,
+        pairs=2,
+    )
+
+
+def beta_sweep(trials: int) -> list[Row]:
+    """The estimate at several betas, numbers of latents and rows, with latents that agree and that do not."""
+    rows = []
+    for d in (3, 6, 20):
+        for n in (64, N):
+            for true, spread in ((0.5, 0.0), (4.0, 0.0), (1.0, 0.1), (1.0, 0.3)):
+                # the pooled ratio of infinitely many rows and trainings
+                S0 = torch.linspace(0.1, 0.5, d, dtype=torch.float64)
+                S = S0 * np.exp(JITTER**2 / 2)
+                truth = float((S * true * (1 / S0 - 1)).sum() / (1 - S).sum())
+                name = f"beta.estimate, {d} latents, beta = {true:g}" + (
+                    f" +- {spread:.0%}" if spread else ""
+                )
+
+                def trial(
+                    seed: int,
+                    d: int = d,
+                    n: int = n,
+                    true: float = true,
+                    spread: float = spread,
+                    name: str = name,
+                ) -> dict[str, Interval]:
+                    found = estimate_beta(trained_at(d, n, true, spread, seed))
+                    assert found is not None
+                    return {name: found.stein.ci}
+
+                rows += covered({name: truth}, trial, trials, n)
+    return rows
+
+
+def agreement_of_latents(trials: int) -> list[Row]:
+    """`beta.consistency` of latents that lie apart as they do, over rows drawn anew."""
+    d, name = 6, "beta.consistency"
+    S0 = torch.linspace(0.1, 0.5, d, dtype=torch.float64)
+    own = torch.tensor([0.7, 1.3, 0.8, 1.1, 1.2, 0.9], dtype=torch.float64)
+
+    def drawn(n: int, seed: int) -> tuple[Tensor, Tensor]:
+        jitter = torch.from_numpy(np.random.default_rng(seed).standard_normal((n, d)))
+        S = S0 * (JITTER * jitter).exp()
+        return S * own * (1 / S0 - 1), 1 - S
+
+    truth = 1 / (1 + agreement(*drawn(200_000, 10**6), resamples=20).spread)
+
+    def trial(seed: int) -> dict[str, Interval]:
+        low, high = agreement(*drawn(N, seed), seed=seed).ci
+        return {name: (1 / (1 + high), 1 / (1 + low))}
+
+    return covered({name: truth}, trial, trials)
+
+
+@cache
+def bent_vae() -> tuple[Decoder, Tensor]:
+    """Return a VAE that is no optimum of anything: bent decoder, encoder off its rows' own posteriors, and rows of data."""
+    rng = np.random.default_rng(0)
+    W, U = (torch.from_numpy(rng.standard_normal((3, 6))) for _ in range(2))
+    lean = torch.from_numpy(rng.standard_normal((6, 3))) / 4
+
+    def f(z: Tensor) -> Tensor:
+        return z @ W + 0.15 * z.square() @ U
+
+    z = torch.from_numpy(rng.standard_normal((POOL, 3)))
+    x = f(z) + 0.6 * torch.from_numpy(rng.standard_normal((POOL, 6))) + 0.3
+    inverse = torch.linalg.lstsq(x, z).solution
+
+    def encode(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return rows @ inverse, -2.0 + 0.3 * (rows @ lean).tanh()
+
+    eyes = Encoder(encode, 3, input_shape=(6,), dtype=torch.float64)
+    return Decoder(f, 3, dtype=torch.float64, likelihood="gaussian", encoder=eyes), x
+
+
+def with_encoder(trials: int) -> list[Row]:
+    """All intervals of `posterior` and `beta` that are over the rows, as the commands print them."""
+    decoder, x = bent_vae()
+
+    def trial(
+        seed: int, rows: Tensor, probes: tuple[type[Posterior | Beta], ...] = (Posterior, Beta)
+    ) -> dict[str, tuple[float, Interval]]:
+        out: dict[str, tuple[float, Interval]] = {}
+        for probe in probes:
+            found = probe(data=rows, sigma2=0.36, samples=len(rows), pairs=2, seed=seed).measure(decoder)
+            for id, metric in found.metrics.items():
+                # what `beta` says of optima is simulated at optima
+                if metric.ci is not None and id not in OPTIMA:
+                    assert isinstance(metric.value, float)
+                    out[id] = metric.value, metric.ci
+            if isinstance(found, PosteriorResult):
+                row = found.latent_rows()[0]
+                out["posterior: precision ratio of one latent"] = row["ratio"], tuple(row["ratio_ci"])
+        return out
+
+    # `beta` looks at all pairs of rows, and what it prints of its own here follows from `posterior`
+    truth = {id: value for id, (value, _) in trial(10**6, x, (Posterior,)).items()}
+    truth["kl.total"] = truth["elbo.kl"]
+    truth["beta.residual_variance"] = (
+        2 * 0.36 / 6 * (-truth["elbo.reconstruction"] - 3 * float(np.log(2 * np.pi * 0.36)))
+    )
+
+    def drawn(seed: int) -> dict[str, Interval]:
+        rows = x[np.random.default_rng(seed).integers(0, POOL, N)]
+        return {id: ci for id, (_, ci) in trial(seed, rows).items()}
+
+    return covered(truth, drawn, trials)
+
+
+OPTIMA = frozenset(
+    {"beta.estimate", "beta.gauss_newton", "beta.mean_identity", "beta.row_shift", "beta.consistency"}
+)
 
 
 def consistency(trials: int) -> list[Row]:
@@ -298,6 +581,34 @@ def consistency(trials: int) -> list[Row]:
 
     S = vae.variance
     return covered({"posterior.self_consistency": float(S.square().sum() / S.sum())}, trial, trials)
+
+
+# -- compare and check --------------------------------------------------------------------------
+
+
+def compared(trials: int) -> list[Row]:
+    """The change of a number on the same latents, and the agreement of codes with a baseline's."""
+    of, [R] = e(3), haar(3, 1, 5)
+    G = of.gram(latents(20_000, 3, 10**6))
+    change = ima_contrast(rotate(G, R)) - ima_contrast(G)
+    mix = 0.4 * torch.from_numpy(np.random.default_rng(3).standard_normal((3, 3)))
+
+    def codes(n: int, seed: int) -> tuple[Tensor, Tensor]:
+        a, b = latents(n, 3, seed), latents(n, 3, 70_000 + seed)
+        return a, a + a @ mix + 0.5 * b
+
+    def trial(seed: int) -> dict[str, Interval]:
+        rows = torch.from_numpy(np.random.default_rng(seed).integers(0, len(change), N))
+        return {
+            "compare: change on the same latents": student_interval(change[rows].numpy(), 0.95),
+            "compare.mcc, with the baseline": code_agreement(*codes(N, seed), count=2).interval(0.95),
+        }
+
+    truth = {
+        "compare: change on the same latents": float(change.mean()),
+        "compare.mcc, with the baseline": matched(correlations(*codes(200_000, 10**6))),
+    }
+    return covered(truth, trial, trials)
 
 
 # -- what all share -----------------------------------------------------------------------------
@@ -326,12 +637,19 @@ def means(trials: int) -> list[Row]:
 
 SIMULATIONS: tuple[Callable[[int], list[Row]], ...] = (
     orthogonality,
+    energy,
     rotation_p,
     factorise,
     sheets,
     dependence_p,
+    entangled,
+    trace,
     beta,
+    beta_sweep,
+    agreement_of_latents,
+    with_encoder,
     consistency,
+    compared,
     means,
 )
 
@@ -343,30 +661,32 @@ def run(trials: int) -> Iterator[Row]:
 
 def page(rows: list[Row]) -> str:
     """Return the table as a page."""
-    error = 100 * (0.95 * 0.05 / rows[0].trials) ** 0.5
     lines = [
         "# Calibration",
         "",
-        f"Written by `python tests/calibration.py`: {rows[0].trials} simulations each, so that a rate of 95 % has a standard",
-        f"error of {error:.1f} %. Intervals are of 95 %; where they miss, `above` is the share of all that lie above the truth (2.5 %",
+        "Written by `python tests/calibration.py`, from so many simulations as `draws` says: of 200 a rate of 95 % has a standard",
+        "error of 1.5 %, of 400 one of 1.1 %. Intervals are of 95 %; where they miss, `above` is the share of all that lie above the truth (2.5 %",
         "for one that misses evenly). For p-values of true hypotheses the share at most 0.05 is given, and the mean (0.5 for a",
         "uniform one; with K permutations or rotations they are multiples of 1 / (K + 1)).",
         "",
-        "| number | n | | rate | above / mean |",
-        "| --- | --- | --- | --- | --- |",
+        "| number | n | draws | | rate | above / mean |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for r in rows:
         rate = f"{r.rate:.1%} hold the truth" if r.kind == "interval" else f"{r.rate:.1%} at most 0.05"
         tail = f"{r.above:.1%}" if r.kind == "interval" else f"{r.above:.2f}"
-        lines.append(f"| {r.what} | {r.n} | {r.kind} | {rate} | {tail} |")
+        lines.append(f"| {r.what} | {r.n} | {r.trials} | {r.kind} | {rate} | {tail} |")
     return "\n".join([*lines, "", NOTES, ""])
 
 
 NOTES = """What is off, and why it stays:
 
 - Intervals of shares of few (`factorise.sheets`) are exact binomial ones, which hold the truth at least so often.
-- `beta` resamples latents as well as rows, since what training left undone differs from latent to latent: with three latents
-  that all tell the same its intervals are wider than these rows alone would need.
+- `beta` allows for latents that another training would have left elsewhere (Student's t over them): its rows "+- 10%" and
+  "+- 30%" draw the latents' own betas anew with every draw, the truth being that of all trainings. Where three latents are all
+  that there are, its intervals are wide. Over 64 rows of few latents, which are no more than rows of noise, they run a little short.
+- `posterior.hessian_diagonality` runs short (88 %): beta is read off the same rows, and its error is not in that interval.
+- `beta.mean_identity` is exact on a linear VAE, and its interval a point.
 - `factorise.true_gap` allows for sheets that were not met among the latents that were searched (rule of three)."""
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import claims
 import pytest
 import torch
 
 from paper import linear, maps, trained
-from paper.claim import SMALL, USUAL, Claim, Evidence, Part, over_seeds
+from paper.claim import FULL, SMALL, USUAL, Claim, Effort, Evidence, Part, as_record, from_record, over_seeds
 from paper.training import Recipe, train
 
 EXACT = (*linear.CLAIMS, *maps.CLAIMS)
@@ -61,7 +63,8 @@ def page() -> dict[str, str]:
     """Return the verdict of each claim on the page that stands in the repository."""
     text = claims.PAGE.read_text(encoding="utf-8")
     return {
-        name: verdict for verdict, name in re.findall(r"\*\*([a-z ]+)\*\* \| `claims.py ([a-z0-9-]+)`", text)
+        name: verdict
+        for verdict, name in re.findall(r"\*\*([a-z ]+)\*\* \| `claims.py ([a-z0-9-]+)(?: --full)?`", text)
     }
 
 
@@ -75,10 +78,37 @@ def test_exact_rows_repeat(claim: Claim) -> None:
     assert claim.measure(SMALL).verdict == page()[claim.name]
 
 
+def test_the_page_is_written_from_what_was_kept() -> None:
+    rows = claims.kept()
+    assert claims.PAGE.read_text(encoding="utf-8") == claims.page(rows)
+    for claim, evidence, effort in rows:
+        assert evidence.verdict == page()[claim.name]
+        assert effort in (USUAL, FULL)
+        assert from_record(json.loads(json.dumps(as_record(evidence, effort)))) == (evidence, effort)
+
+
+def test_a_claim_measured_anew_replaces_its_row_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "PAGE", tmp_path / "CLAIMS.md")
+    monkeypatch.setattr(claims, "KEPT", tmp_path / "claims.json")
+    one, other = claims.CLAIMS[0], claims.CLAIMS[-1]
+    claims.keep([(other, Evidence(part(2.0)), USUAL)])
+    claims.keep([(one, Evidence(part(0.0)), USUAL)])
+    claims.keep([(other, Evidence(part(0.5, (0.4, 0.6))), FULL)])
+    rows = claims.kept()
+    assert [claim.name for claim, *_ in rows] == [one.name, other.name]
+    assert rows[1][1:] == (Evidence(part(0.5, (0.4, 0.6))), FULL)
+    text = claims.PAGE.read_text(encoding="utf-8")
+    assert f"`claims.py {other.name} --full`" in text
+    assert "(1 of 2 are full)" in text
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda c: c.name)
-def test_every_row_repeats(claim: Claim) -> None:
-    assert claim.measure(USUAL).verdict == page()[claim.name]
+@pytest.mark.parametrize("row", [r for r in claims.kept() if r[2] == USUAL], ids=lambda r: r[0].name)
+def test_every_row_repeats(row: tuple[Claim, Evidence, Effort]) -> None:
+    claim, found, effort = row
+    assert claim.measure(effort).verdict == found.verdict
 
 
 @pytest.mark.parametrize("claim", trained.CLAIMS, ids=lambda c: c.name)
@@ -86,7 +116,7 @@ def test_a_small_training_answers_every_claim(claim: Claim) -> None:
     found = claim.measure(SMALL)
     for one in (found.claimed, *found.beside):
         assert torch.isfinite(torch.tensor(one.value))
-    assert claims.table([(claim, found)]).count("\n") == 2
+    assert claims.table([(claim, found, SMALL)]).count("\n") == 2
 
 
 def test_stacked_models_are_trained_as_if_alone() -> None:

@@ -15,6 +15,11 @@ from vaeprobe.intervals import student_quantile
 F64 = torch.float64
 
 
+def around(value: float, half: float) -> tuple[float, float]:
+    """Return the interval of a ratio whose relative error this is."""
+    return value * math.exp(-half / value), value * math.exp(half / value)
+
+
 def even(own: list[float], n: int = 8) -> tuple[Tensor, Tensor]:
     """Return rows without noise whose latents have these ratios, all of one weight."""
     bottom = torch.ones(n, len(own), dtype=F64)
@@ -26,7 +31,7 @@ def test_without_noise_of_rows_it_is_students_t_over_the_latents() -> None:
     found = pooled_ratio(*even(own))
     half = student_quantile(0.975, 3) * float(np.std(own, ddof=1)) / 2
     assert found.value == pytest.approx(np.mean(own))
-    assert found.ci == pytest.approx((found.value - half, found.value + half), rel=1e-9)
+    assert found.ci == pytest.approx(around(found.value, half), rel=1e-9)
 
 
 def test_one_latent_has_the_interval_of_its_rows() -> None:
@@ -34,7 +39,18 @@ def test_one_latent_has_the_interval_of_its_rows() -> None:
     top = torch.from_numpy(2 + rng.standard_normal((50, 1)))
     found = pooled_ratio(top, torch.ones(50, 1, dtype=F64))
     half = student_quantile(0.975, 49) * float(top.std()) / math.sqrt(50)
-    assert found.ci == pytest.approx((found.value - half, found.value + half), rel=1e-9)
+    assert found.ci == pytest.approx(around(found.value, half), rel=1e-9)
+
+
+@pytest.mark.parametrize(("spread", "clear"), [(0.7, True), (0.8, False)])
+def test_a_ratio_that_is_not_clear_of_zero_has_an_interval_on_both_sides_of_it(
+    spread: float, clear: bool
+) -> None:
+    own = [1 - spread, 1.0, 1 + spread]
+    half = student_quantile(0.975, 2) * spread / math.sqrt(3)
+    low, high = pooled_ratio(*even([0.57 * x for x in own])).ci
+    assert (low > 0) is (half < 1) is clear or spread == 0.7
+    assert high > 0.57
 
 
 def test_noise_that_all_latents_share_is_not_shrunk_by_their_number() -> None:
@@ -42,16 +58,17 @@ def test_noise_that_all_latents_share_is_not_shrunk_by_their_number() -> None:
     shared = torch.from_numpy(2 + rng.standard_normal((400, 1))).expand(400, 8).contiguous()
     found = pooled_ratio(shared, torch.ones(400, 8, dtype=F64))
     half = student_quantile(0.975, 399) * float(shared[:, 0].std()) / 20
-    assert (found.ci[1] - found.ci[0]) / 2 == pytest.approx(half, rel=1e-6)
+    assert found.ci == pytest.approx(around(found.value, half), rel=1e-6)
 
 
 def test_latents_that_agree_by_chance_leave_the_error_of_the_rows() -> None:
     """Row noise that cancels within each latent: no spread of the latents is left, and the rows still err."""
-    half = torch.tensor([1.0, -1.0] * 50, dtype=F64)[:, None] * torch.tensor([1.0, 0.5, 0.25], dtype=F64)
+    signs = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=F64)
+    half = signs.repeat(25, 1)  # independent of each other, and 0 on average over the rows
     found = pooled_ratio(2 + half, torch.ones(100, 3, dtype=F64))
     by_rows = float((half.sum(1).square().sum() * 100 / 99).sqrt()) / 300
     assert found.value == pytest.approx(2)
-    assert found.ci[1] - 2 >= by_rows * (1 - 1e-9)
+    assert found.ci == pytest.approx(around(2, by_rows / 2), rel=1e-9)
 
 
 def test_intervals_scale_and_do_not_know_the_order_of_latents_and_rows() -> None:

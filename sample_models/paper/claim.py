@@ -7,8 +7,8 @@ interval of its number is on its side of the bound, as false where all of it is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -33,6 +33,11 @@ class Effort:
     steps: int
     rotations: int
     samples: int
+
+    @property
+    def words(self) -> str:
+        """How many trainings, as a table says it."""
+        return f"{self.seeds} seeds, {self.steps} steps"
 
 
 SMALL = Effort(seeds=2, steps=60, rotations=19, samples=48)
@@ -122,3 +127,24 @@ def over_seeds(
     """Return a part whose number is the mean over independent seeds, with Student's interval."""
     x = np.asarray(values, dtype=np.float64)
     return Part(what, float(x.mean()), mean_interval(x, **bounds), side, limit)
+
+
+def as_record(evidence: Evidence, effort: Effort) -> dict[str, Any]:
+    """Return evidence and the effort behind it as JSON holds them."""
+    return {"effort": asdict(effort), **asdict(evidence)}
+
+
+def from_record(record: dict[str, Any]) -> tuple[Evidence, Effort]:
+    """Return what `as_record` wrote."""
+
+    def part(body: dict[str, Any]) -> Part:
+        return Part(**{**body, "ci": None if body["ci"] is None else tuple(body["ci"])})
+
+    instead = record["instead"]
+    evidence = Evidence(
+        part(record["claimed"]),
+        None if instead is None else part(instead),
+        record["kind"],
+        tuple(map(part, record["beside"])),
+    )
+    return evidence, Effort(**record["effort"])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaeprobe.geometry.gram import ima_contrast, singular_tolerance
 from vaeprobe.geometry.threads import one_thread_below
-from vaeprobe.intervals import stream
+from vaeprobe.intervals import mean_interval, stream
 from vaeprobe.progress import tell
 
 __all__ = [
@@ -113,6 +113,17 @@ class Alignment:
     contrast: Tensor
     null: Tensor
     draws: Tensor
+
+    def interval(self) -> tuple[float, float] | None:
+        """Return the interval of `value` over latents and rotations; None without value, or for one of either."""
+        if self.value is None:
+            return None
+        null, draws, given = self.null.numpy(), self.draws.numpy(), self.contrast.numpy()
+        expected = float(null.mean())
+        # what one latent and one rotation move the ratio of two means by, to first order
+        rest = given.mean() / expected
+        by_latent, by_rotation = (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
+        return mean_interval(self.value + by_latent, by_rotation, high=1.0)
 
 
 def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | None = None) -> Alignment:

@@ -17,7 +17,7 @@ from vaeprobe.inference.identity import (
     shares,
 )
 from vaeprobe.inference.moments import PosteriorMoments
-from vaeprobe.inference.pooling import Estimate, pooled_quotient, pooled_ratio
+from vaeprobe.inference.pooling import Estimate, pooled_quotient, pooled_ratio, ratio
 
 __all__ = ["TOLERANCE", "BetaEstimate", "estimate_beta"]
 
@@ -40,6 +40,7 @@ class BetaEstimate:
         row_shift: the share of `stein` that noise of the log-variances from row to row adds.
         per_latent: the first of them for each latent, all k of them.
         agreement: how well one beta serves the active latents; None for fewer than two.
+        by_row: by what each row moves `stein`, shape (n,), of sum 0.
     """
 
     active: Tensor
@@ -50,6 +51,7 @@ class BetaEstimate:
     row_shift: Estimate
     per_latent: list[Estimate]
     agreement: Agreement | None
+    by_row: Tensor
 
     @property
     def latents_disagree(self) -> bool:
@@ -109,4 +111,5 @@ def estimate_beta(moments: PosteriorMoments, *, seed: int = 0) -> BetaEstimate |
         row_shift=row_shift(top, under, log_variance),
         per_latent=ratio_per_latent(exact, torch.where(bottom.sum(0) == 0, 1e-300, bottom), seed=seed),
         agreement=agreement(top, under, seed=seed) if int(active.sum()) > 1 else None,
+        by_row=ratio(top, under).by_row,
     )

@@ -16,6 +16,7 @@ __all__ = [
     "mean_gap",
     "optimal_variance",
     "variance_gap",
+    "variance_gap_by_scale",
 ]
 
 
@@ -74,11 +75,28 @@ def optimal_variance(moments: PosteriorMoments, beta: float) -> Tensor:
     h_i per row is the low-noise Gauss-Newton curvature, scaled latent by latent so that its weighted mean
     over the rows is the exact Bonnet/Stein one.
     """
-    weight = moments.variance
-    exact = (weight * moments.curvature).sum(0)
-    approximate = (weight * moments.gauss_newton).sum(0)
+    return 1 / (1 + moments.gauss_newton * _scale(moments) / beta)
+
+
+def _scale(moments: PosteriorMoments) -> Tensor:
+    """Return the weighted mean of the exact curvature over that of Gauss-Newton's, at least 0, shape (k,)."""
+    exact = (moments.variance * moments.curvature).sum(0)
+    approximate = (moments.variance * moments.gauss_newton).sum(0)
     scale = torch.where(approximate > 0, exact / approximate.clamp_min(1e-300), torch.ones_like(exact))
-    return 1 / (1 + moments.gauss_newton * scale.clamp_min(0) / beta)
+    return scale.clamp_min(0)
+
+
+def variance_gap_by_scale(moments: PosteriorMoments, beta: float) -> Tensor:
+    """Return by how much each row moves the mean `variance_gap` through the curvature's scale, times n, shape (n,).
+
+    The scale is read off the same rows: without this its error is missing from that of the gap.  The mean is 0.
+    """
+    s, h = _scale(moments), moments.gauss_newton
+    r = moments.variance * (1 + h * s / beta)
+    slope = (0.5 * (1 - 1 / r) * moments.variance * h).mean(0)
+    size = (moments.variance * h).mean(0).clamp_min(1e-300)
+    moves = (slope * moments.variance * (moments.curvature - s * h) / size).sum(1)
+    return moves - moves.mean()
 
 
 def variance_gap(moments: PosteriorMoments, beta: float) -> Tensor:

@@ -97,7 +97,8 @@ def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor, *, level: float
     # the latents' own ratios are of the same rows: d own_i = residual / sum_x bottom
     slope = -2 * scale * term.sum(0) - scale * (bottom * centred).sum(0)
     moves = (term - value * bottom + slope * residual / bottom.sum(0)) / whole
-    return Pooled(float(value), moves, bottom.sum(0) / whole).estimate(level)
+    # the shift is one of these latents: milder ones have more of it, at the same noise
+    return Pooled(float(value), moves, bottom.sum(0) / whole, positive=False).of_rows(level)
 
 
 def ratio_per_latent(

@@ -9,7 +9,8 @@ g_i the latents' parts of the error, w_i their shares of the denominator and Ome
 
 gives tau^2, and the variance is `1' Omega 1 + tau^2 sum w_i^2`.  It is not clipped at tau = 0, for then it would be too
 large on average where latents agree: for alike and independent latents it is that of Student's t over the k of them.
-Freedom is Satterthwaite's.  Half an interval is never less than the standard error that the rows alone leave.
+Freedom is Satterthwaite's.  Latents that agree by chance do not make an interval vanish: it is never narrower than the
+standard error that the rows alone leave.
 Resampling rows and latents counts the noise of the rows twice, and held the truth in 99.8 % of all draws.
 
 Source: Satterthwaite (1946), Biometrics Bulletin 2; Hartung and Knapp (2001), Statistics in Medicine 20, 3875-3889, whose
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from vaeprobe.intervals import LEVEL, student_quantile
 
-__all__ = ["Estimate", "Pooled", "pooled_quotient", "pooled_ratio"]
+__all__ = ["Estimate", "Pooled", "pooled_quotient", "pooled_ratio", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,36 @@ class Pooled:
         value: of all rows and latents.
         influence: by what each row's part of each latent moves it, shape (n, k); the sum over all is 0.
         weight: share of each latent, shape (k,), of sum 1.
+        positive: whether it is a ratio, whose errors are relative ones where it is clear of 0.
     """
 
     value: float
     influence: Tensor
     weight: Tensor
+    positive: bool = True
+
+    @property
+    def by_row(self) -> Tensor:
+        """By what each row moves the value, shape (n,); the sum is 0."""
+        return self.influence.sum(1)
+
+    def of_rows(self, level: float = LEVEL) -> Estimate:
+        """Return the value with its interval for these latents, over rows alone."""
+        return Pooled(self.value, self.by_row[:, None], self.weight[:1], self.positive).estimate(level)
 
     def estimate(self, level: float = LEVEL) -> Estimate:
-        """Return the value with its interval."""
+        """Return the value with its interval over rows and latents."""
         variance, freedom, by_rows = self._variance()
         if not math.isfinite(variance + by_rows):
             return Estimate(self.value, (math.nan, math.nan))
         t = student_quantile((1 + level) / 2, freedom)
-        half = max(t * math.sqrt(max(variance, 0.0)), math.sqrt(max(by_rows, 0.0)))
+        half = max(t * math.sqrt(max(variance, 0.0)), 0.5 * math.sqrt(max(by_rows, 0.0)))
+        if self.positive and half < self.value:
+            # of few rows a low ratio comes with a low error: relative to it they are alike
+            return Estimate(
+                self.value,
+                (self.value * math.exp(-half / self.value), self.value * math.exp(half / self.value)),
+            )
         return Estimate(self.value, (self.value - half, self.value + half))
 
     def _variance(self) -> tuple[float, float, float]:
@@ -79,7 +97,8 @@ class Pooled:
         return by_rows + float(tau2 * size), max(1.0, freedom), by_rows
 
 
-def _ratio(top: Tensor, bottom: Tensor) -> Pooled:
+def ratio(top: Tensor, bottom: Tensor) -> Pooled:
+    """Return sum(top) / sum(bottom), shapes (n, k)."""
     whole = bottom.sum()
     value = top.sum() / whole
     return Pooled(float(value), (top - value * bottom) / whole, bottom.sum(0) / whole)
@@ -91,14 +110,14 @@ def pooled_ratio(top: Tensor, bottom: Tensor, *, level: float = LEVEL) -> Estima
     Args:
         top, bottom: shape (n, k), k active latents.
     """
-    return _ratio(top, bottom).estimate(level)
+    return ratio(top, bottom).estimate(level)
 
 
 def pooled_quotient(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], *, level: float = LEVEL
 ) -> Estimate:
     """Return one pooled ratio over another, (top, bottom) each as for `pooled_ratio`, of the same rows and latents."""
-    a, b = _ratio(*first), _ratio(*second)
+    a, b = ratio(*first), ratio(*second)
     value = a.value / b.value if b.value else math.nan
     moves = (a.influence - value * b.influence) / b.value if b.value else a.influence * math.nan
     return Pooled(value, moves, (a.weight + b.weight) / 2).estimate(level)

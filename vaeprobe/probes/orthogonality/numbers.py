@@ -139,18 +139,13 @@ def _alignment_metrics(reading: Reading, found: Alignment | None, of: str = "") 
         return [
             Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ("alignment", "alignment_p")
         ]
-    null, draws, given = found.null.numpy(), found.draws.numpy(), found.contrast.numpy()
-    expected = float(null.mean())
     how = f"{of}{reading.rotations} Haar rotations, the same at every latent"
-    # what one latent and one rotation move the ratio of two means by, to first order
-    rest = given.mean() / expected
-    by_latent, by_rotation = (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
     value = Metric(
         SPECS["orthogonality.alignment"],
         found.value,
-        ci=mean_interval(found.value + by_latent, by_rotation, high=1.0),
+        ci=found.interval(),
         level=LEVEL if reading.rotations > 1 else None,
-        n=len(given),
+        n=len(found.contrast),
         method=f"{how}; interval over latents and rotations",
     )
     p = Metric(

@@ -72,17 +72,15 @@ def hessian_alignment(
     return found, "" if found.value is not None else "the averaged Hessian is diagonal in every basis"
 
 
-def diagonality(found: Alignment | None, why_not: str, n: int, rotations: int, seed: int) -> list[Metric]:
+def diagonality(found: Alignment | None, why_not: str, n: int, rotations: int) -> list[Metric]:
     """Return the alignment of the averaged Hessian and its p-value as metrics."""
-    from vaeprobe.intervals import LEVEL, bootstrap
+    from vaeprobe.intervals import LEVEL
 
     ids = ("posterior.hessian_diagonality", "posterior.hessian_p_value")
     if found is None or found.value is None or found.p_value is None:
         return [Metric.undefined(SPECS[id], why_not, n=n) for id in ids]
-    contrast, null = found.contrast.numpy(), found.null.numpy()
-    ci = bootstrap(lambda i: 1 - contrast[i].mean(1) / null[i].mean(1), n, seed=seed)
-    how = f"{rotations} Haar rotations of the active latents"
+    how, ci = f"{rotations} Haar rotations of the active latents", found.interval()
     return [
-        Metric(SPECS[ids[0]], found.value, ci=ci, level=LEVEL, n=n, method=how),
+        Metric(SPECS[ids[0]], found.value, ci=ci, level=LEVEL if ci else None, n=n, method=how),
         Metric(SPECS[ids[1]], found.p_value, n=n, method=how),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -170,22 +170,39 @@ class Posterior(EncoderProbe):
         from vaeprobe.geometry.gram import mean_field_gap
         from vaeprobe.inference.collapse import active_by_all_rules
         from vaeprobe.inference.consistency import self_consistency
-        from vaeprobe.inference.elbo import elbo_terms, kl_per_latent, mean_gap, variance_gap
+        from vaeprobe.inference.elbo import (
+            elbo_terms,
+            kl_per_latent,
+            mean_gap,
+            variance_gap,
+            variance_gap_by_scale,
+        )
         from vaeprobe.inference.identity import ratio_per_latent
 
         evidence = self.evidence(decoder)
         m, estimate = evidence.moments, evidence.estimate
         findings = list(evidence.findings)
         active = active_by_all_rules(m).precision
+        by_row: Tensor | None = None
         if self.beta is not None:
             beta = self.beta
         elif estimate is not None and estimate.stein.value > 0:
-            beta = estimate.stein.value
+            beta, by_row = estimate.stein.value, estimate.by_row
         else:
             beta = 1.0
             findings.append(words.beta_unknown())
+
+        def at_beta(values: Callable[[float], Tensor]) -> Tensor:
+            """Return values at beta, shape (n, ...), their spread that of their mean at a beta read off these very rows."""
+            if by_row is None:
+                return values(beta)
+            step = 1e-4 * beta
+            slope = (values(beta + step).mean(0) - values(beta - step).mean(0)) / (2 * step)
+            moved = len(by_row) * by_row
+            return values(beta) + (moved[:, None] if slope.ndim else moved) * slope
+
         terms = elbo_terms(m)
-        ratio = m.variance * (1 + m.curvature / beta)
+        ratio = at_beta(lambda b: m.variance * (1 + m.curvature / b))
         intervals = ratio_per_latent(ratio, torch.ones_like(ratio), seed=self.seed)
         alignment, why_not = hessian_alignment(m, active, beta, self.rotations, self.seed)
         kl = kl_per_latent(m.mean, m.variance)
@@ -203,13 +220,16 @@ class Posterior(EncoderProbe):
                     method=f"Bonnet/Stein at beta = {beta:.4g}" + ("" if self.beta else ", estimated"),
                 ),
                 residual_share(m, active, self.seed),
-                *diagonality(alignment, why_not, m.rows, self.rotations, self.seed),
-                self.mean_over_rows("posterior.mean_field_gap", mean_field_gap(m.gram, beta)),
-                self.mean_over_rows("posterior.variance_gap", variance_gap(m, beta).sum(1)),
-                self.mean_over_rows("posterior.mean_gap", mean_gap(m, beta)),
+                *diagonality(alignment, why_not, m.rows, self.rotations),
+                self.mean_over_rows("posterior.mean_field_gap", at_beta(lambda b: mean_field_gap(m.gram, b))),
+                self.mean_over_rows(
+                    "posterior.variance_gap",
+                    at_beta(lambda b: variance_gap(m, b).sum(1)) + variance_gap_by_scale(m, beta),
+                ),
+                self.mean_over_rows("posterior.mean_gap", at_beta(lambda b: mean_gap(m, b))),
                 *consistency(consistent, m.rows),
                 self.mean_over_rows("elbo.value", terms.value()),
-                self.mean_over_rows("elbo.objective", terms.value(beta)),
+                self.mean_over_rows("elbo.objective", at_beta(terms.value)),
                 self.mean_over_rows("elbo.reconstruction", terms.reconstruction),
                 self.mean_over_rows("elbo.kl", terms.kl),
                 self.mean_over_rows("elbo.det", terms.deterministic()),
