@@ -301,7 +301,10 @@ def test_the_commands_for_ci_run_with_its_policy(tmp_path: Path, monkeypatch: py
     rows = np.random.default_rng(0).normal(size=(200, 4)) * [3.0, 2.0, 1.0, 0.1]
     found = vaeprobe.train_linear(rows, latent_dim=3)  # orthogonal along its axes, then almost
     model = replace(found.model, W=found.model.W @ (np.eye(3) + 0.1 * np.eye(3, k=1)))
-    replace(found, model=model).save("models/linear.safetensors")
+    from vaeprobe.linear import export
+
+    about = {"sigma2": model.sigma2, "beta": 1.0, "rows": len(rows)}
+    export.save(Path("models/linear.safetensors"), model, found.fit.row_shape, about)
     assert [run(shlex.split(command)) for command in commands] == [0, 0]
     assert {path.name for path in tmp_path.glob("*")} >= {"vaeprobe-baseline.json", "out.sarif", "out.xml"}
 
