@@ -19,7 +19,6 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.engine.matrix_free import Energies, energies
-from vaeprobe.gate.baseline import student_interval
 from vaeprobe.geometry.agreement import code_agreement, correlations, matched
 from vaeprobe.geometry.connection import seam_connection
 from vaeprobe.geometry.decisions import mean_decision
@@ -36,7 +35,7 @@ from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.consistency import Consistency, self_consistency
 from vaeprobe.inference.identity import agreement
 from vaeprobe.inference.moments import PosteriorMoments, posterior_moments
-from vaeprobe.intervals import binomial_interval, mean_interval, median_interval
+from vaeprobe.intervals import binomial_interval, mean_interval, median_interval, student_interval
 from vaeprobe.likelihoods import Gaussian
 from vaeprobe.probes.beta import Beta
 from vaeprobe.probes.orthogonality.energy import Whole
