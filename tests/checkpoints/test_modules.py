@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
 from collections.abc import Iterator
@@ -188,6 +189,56 @@ def test_an_attribute_cannot_replace_a_method(tmp_path: Path) -> None:
     module.__dict__["forward"] = torch.nn.functional.gelu
     with pytest.raises(InputError, match="replaces method `forward`"):
         vaeprobe.load(write(tmp_path, saved(module)))
+
+
+def _unlike_torch(how: str) -> nn.Module:
+    """Return a module whose recorded state is nothing that torch writes."""
+    module = nn.Sequential(
+        nn.Linear(3, 4), nn.Conv2d(4, 2, 3), nn.Unflatten(1, (2, 2)), nn.Upsample(scale_factor=2)
+    )
+    state: dict[str, Any] = module[0].__dict__
+    match how:
+        case "parameters that are no table":
+            state["_parameters"] = 5
+        case "a parameter that is a number":
+            state["_parameters"] = {"weight": 5, "bias": None}
+        case "buffers in a list":
+            state["_buffers"] = [torch.zeros(3)]
+        case "weight normalisation said twice":
+            module[0] = nn.utils.weight_norm(nn.Linear(3, 4))
+            hooks = module[0]._forward_pre_hooks
+            hooks[10_000] = next(iter(hooks.values()))
+        case "sizes within sizes":
+            module[1].__dict__["stride"] = ([1], [1])
+            module[3].__dict__["scale_factor"] = ["x", "y"]
+        case "a size that is none":
+            module[2].__dict__["unflattened_size"] = {"a": [{}]}
+        case "a set of numbers within numbers":
+            state["in_features"] = {(1, (2,))}
+        case "a name with a dot":
+            module._modules["a.b"] = nn.ReLU()
+    return module
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "how",
+    [
+        "parameters that are no table",
+        "a parameter that is a number",
+        "buffers in a list",
+        "weight normalisation said twice",
+        "sizes within sizes",
+        "a size that is none",
+        "a set of numbers within numbers",
+        "a name with a dot",
+    ],
+)
+def test_state_that_torch_never_writes_is_an_error_of_the_file(tmp_path: Path, how: str) -> None:
+    path = write(tmp_path, saved(_unlike_torch(how)))
+    for read in (vaeprobe.load, lambda p: vaeprobe.load(p, blueprint="draft"), vaeprobe.inspect):
+        with contextlib.suppress(InputError, ArchitectureError, UnsafeError, UsageError):
+            read(path)
 
 
 def test_a_layer_that_torch_does_not_have(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,13 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.checkpoints.naming import folded, joined
 from vaeprobe.checkpoints.programs import operators
-from vaeprobe.checkpoints.selection import is_module, submodules
+from vaeprobe.checkpoints.selection import PickledModule, is_module, submodules
 from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files.inert import Built, Global, Node
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
-from vaeprobe.files.torch_pickles import TorchFile, text_of
+from vaeprobe.files.torch_pickles import CUT, TorchFile, text_of
 from vaeprobe.files.trust import named, trust
 from vaeprobe.findings import TRAINING_MODE
 from vaeprobe.report import Finding
@@ -41,13 +41,13 @@ DECODERS = ("decoder", "dec", "generator", "gen", "netG", "G", "decode")
 DROPPED = {"_backend", "_is_full_backward_hook", "dump_patches", "_version", "_is_hf_initialized"}
 
 
-def foreign_parts(module: Built) -> dict[str, Global]:
+def foreign_parts(module: PickledModule) -> dict[str, Global]:
     """Return the parts of a module whose class is none of torch's layers, by name ("" is the module itself)."""
     parts = [("", module), *submodules(module)]
     return {name: part.maker for name, part in parts if trust(part.maker) != "layer"}
 
 
-def rebuild(file: TorchFile, module: Built, name: str) -> tuple[nn.Module, tuple[Finding, ...]]:
+def rebuild(file: TorchFile, module: PickledModule, name: str) -> tuple[nn.Module, tuple[Finding, ...]]:
     """Return a module made of torch's own layers, in eval mode, and notes on its weights.
 
     Args:
@@ -74,13 +74,15 @@ def rebuild(file: TorchFile, module: Built, name: str) -> tuple[nn.Module, tuple
     return out.eval().requires_grad_(False), (*weights.notes, *builder.notes())
 
 
-def _way_out(module: Built, strangers: Mapping[str, Global]) -> str:
+def _way_out(module: PickledModule, strangers: Mapping[str, Global]) -> str:
     """Say which parts can be had without foreign code, and what to do for the whole."""
     whole = "--arch package.module:CLASS or --blueprint FILE says what the whole network is"
+    inside = dict(submodules(module))
+    alone = len([name for name in inside if "." not in name]) == 1
     parts = [
         name
-        for name, part in submodules(module)
-        if (name.rpartition(".")[2] in DECODERS or (len(module.state["_modules"]) == 1 and "." not in name))
+        for name, part in inside.items()
+        if (name.rpartition(".")[2] in DECODERS or (alone and "." not in name))
         and list(submodules(part))
         and not any(s == name or s.startswith(f"{name}.") for s in strangers)
     ]
@@ -104,25 +106,26 @@ class _Builder:
             message = f"{kinds} layers were saved in training mode: probed in eval mode"
             yield Finding(TRAINING_MODE, message)
 
-    def module(self, node: Built, name: str, path: str = "") -> nn.Module:
+    def module(self, node: PickledModule, name: str, path: str = "") -> nn.Module:
         cls = _layer_class(node.maker, name)
         state = {text_of(k): v for k, v in node.state.items()}
         out: nn.Module = cls.__new__(cls)
         nn.Module.__init__(out)
-        settings: dict[str, Any] = {}
+        settings: dict[str, object] = {}
         normed = _weight_normed(state)
         for key, value in state.items():
             if key in ("_parameters", "_buffers"):
-                settings[key] = self.tensors(value, path)
+                places = self.tensors(_entries(value, f"{path}{key}", name), path)
                 for weight in normed if key == "_parameters" else ():
-                    del settings[key][f"{weight}_g"], settings[key][f"{weight}_v"]
-                    settings[key][weight] = None
+                    del places[f"{weight}_g"], places[f"{weight}_v"]
+                    places[weight] = None
+                settings[key] = places
             elif key in normed:
                 continue  # a kept product of the two
             elif key == "_modules":
                 settings[key] = {
                     text_of(k): self.module(v, name, f"{path}{text_of(k)}.") if is_module(v) else None
-                    for k, v in value.items()
+                    for k, v in _entries(value, f"{path}{key}", name).items()
                 }
             elif key.endswith("_hooks") or "_hooks_" in key:
                 if isinstance(value, dict) and value and not (normed and key == "_forward_pre_hooks"):
@@ -147,7 +150,7 @@ class _Builder:
         out.__setstate__({**out.__dict__, **settings})  # type: ignore[no-untyped-call]
         return out
 
-    def tensors(self, table: Node, path: str) -> dict[str, object]:
+    def tensors(self, table: Mapping[Node, Node], path: str) -> dict[str, object]:
         """Return empty places for parameters or buffers, and remember what goes there."""
         for k, value in table.items():
             if value is not None:
@@ -163,11 +166,13 @@ class _Builder:
         if isinstance(value, dict):
             return {k: self.setting(v, path, name) for k, v in value.items()}
         if isinstance(value, Built) and value.by("builtins.set"):
-            return {
-                self.setting(v, path, name) for v in [*value.items, *(value.args[0] if value.args else ())]
-            }
+            members = [*value.items, *_given(value)]
+            if all(isinstance(v, (bool, int, float, str)) for v in members):
+                return set(members)
         if isinstance(value, Built) and value.by("torch.Size"):
-            return torch.Size(value.args[0])
+            sizes = [n for n in _given(value) if type(n) is int]
+            if len(sizes) == len(_given(value)):
+                return torch.Size(sizes)
         if (
             isinstance(value, Global)
             and value.module == "torch"
@@ -185,6 +190,21 @@ class _Builder:
         )
 
 
+def _entries(value: Node, path: str, name: str) -> dict[Node, Node]:
+    """Return a table of parts, parameters or buffers, which a file may say to be anything."""
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{quoted(path)} of {name} is no table, which torch never writes", hint=CUT, about=name
+        )
+    return value
+
+
+def _given(value: Built) -> Sequence[Node]:
+    """Return the members that a set or a size is made of."""
+    first = value.args[0] if value.args else ()
+    return first if isinstance(first, (list, tuple)) else ()
+
+
 def _weight_normed(state: Mapping[str, Node]) -> list[str]:
     """Return the names of weights that the old weight normalisation split, where a layer has no other hooks."""
     hooks = state.get("_forward_pre_hooks")
@@ -193,10 +213,10 @@ def _weight_normed(state: Mapping[str, Node]) -> list[str]:
         isinstance(h, Built) and h.by("torch.nn.utils.weight_norm.WeightNorm") for h in found
     ):
         return []
-    names = [h.state.get("name") for h in found if isinstance(h.state, dict)]
+    names = [h.state.get("name") for h in found if isinstance(h, Built) and isinstance(h.state, dict)]
     parameters = state.get("_parameters")
     own = {text_of(k) for k in parameters} if isinstance(parameters, dict) else set()
-    return [n for n in names if isinstance(n, str) and n == "weight" and {f"{n}_g", f"{n}_v"} <= own]
+    return ["weight"] if "weight" in names and {"weight_g", "weight_v"} <= own else []
 
 
 def _layer_class(maker: Global, name: str) -> type[nn.Module]:

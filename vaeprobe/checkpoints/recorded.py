@@ -7,7 +7,7 @@ from typing import Any
 
 from vaeprobe.checkpoints.blueprint import KINDS, Layer
 from vaeprobe.checkpoints.draft.blocks import Recorded
-from vaeprobe.checkpoints.selection import submodules
+from vaeprobe.checkpoints.selection import PickledModule, submodules
 from vaeprobe.files.inert import Built, Node
 from vaeprobe.files.torch_pickles import text_of
 from vaeprobe.files.trust import trust
@@ -59,23 +59,23 @@ CLASSES: Mapping[str, tuple[str, Callable[[State], Mapping[str, Any]]]] = {
 WEIGHTED = frozenset(name for name, kind in KINDS.items() if kind.weighted)
 
 
-def recorded(module: Built) -> tuple[Recorded, ...]:
+def recorded(module: PickledModule) -> tuple[Recorded, ...]:
     """Return the parts of a pickled module that have no parts themselves, in its order."""
     return tuple(_leaves(module))
 
 
-def _leaves(module: Built) -> Iterator[Recorded]:
+def _leaves(module: PickledModule) -> Iterator[Recorded]:
     parts = {"": module, **dict(submodules(module))}
     for name, part in parts.items():
         if any(submodules(part)):
             continue
-        parent = parts[name.rpartition(".")[0]] if name else part
+        parent = parts.get(name.rpartition(".")[0], part)  # a name may hold a dot of its own
         ordered = trust(parent.maker) == "layer" and parent.maker.name == "Sequential"
         cls = part.maker.name
         yield Recorded(name, _layer(name, part) if trust(part.maker) == "layer" else None, cls, ordered)
 
 
-def _layer(name: str, part: Built) -> Layer | None:
+def _layer(name: str, part: PickledModule) -> Layer | None:
     """Return a layer of torch as a blueprint says it, None where it cannot."""
     state = {text_of(k): v for k, v in part.state.items()}
     found = CLASSES.get(part.maker.name.rstrip("123d") if part.maker.name[-1] == "d" else part.maker.name)
@@ -91,19 +91,20 @@ def _layer(name: str, part: Built) -> Layer | None:
 
 
 def _size(value: Node) -> object:
-    if isinstance(value, tuple) and value:
+    if isinstance(value, tuple) and value and all(isinstance(v, (int, float)) for v in value):
         return value[0] if len(set(value)) == 1 else list(value)
     return value
 
 
 def _list(value: Node) -> object:
     if isinstance(value, Built) and value.by("torch.Size"):
-        value = value.args[0]
+        value = value.args[0] if value.args else None
     return list(value) if isinstance(value, (tuple, list)) else None
 
 
 def _whole(value: Node) -> object:
     one = _size(value)
     if isinstance(one, list):
-        return [int(v) for v in one] if all(float(v).is_integer() for v in one) else None
+        numbers = [v for v in one if isinstance(v, (int, float)) and float(v).is_integer()]
+        return [int(v) for v in numbers] if len(numbers) == len(one) else None
     return int(one) if isinstance(one, (int, float)) and float(one).is_integer() else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from vaeprobe.checkpoints.naming import AVERAGE, Set, chosen_set, two_sets
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
-from vaeprobe.files.inert import Built, Global, Node, walk
+from vaeprobe.files.inert import Built, Global, Named, Node, walk
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of
@@ -17,6 +18,7 @@ from vaeprobe.report import Finding
 
 __all__ = [
     "USUAL",
+    "PickledModule",
     "Selection",
     "is_module",
     "module_at",
@@ -79,7 +81,7 @@ def select(file: TorchFile, name: str, key: str | None = None, which: Set | None
         return Selection(chosen, key, tuple(_unread(key, unread)))
     root = file.root
     beside = _beside_weights(file)
-    if beside:
+    if beside and isinstance(root, dict):
         return Selection(root[LIGHTNING], LIGHTNING, tuple(_unread(LIGHTNING, beside)))
     _refuse_foreign(file, root, name, None)
     if file.is_tensor(root) or is_module(root) or _holds_tensors(file, root):
@@ -219,7 +221,7 @@ def _holds_tensors(file: TorchFile, node: Node) -> bool:
     )
 
 
-def _is_text(node: Node) -> bool:
+def _is_text(node: Built) -> bool:
     """Return whether an array holds texts or objects: names of genes, say, which are no weights."""
     parts = node.state if isinstance(node.state, tuple) else node.args
     dtype = next((p for p in parts if isinstance(p, Built) and p.by("numpy.dtype") and p.args), None)
@@ -274,7 +276,13 @@ def under_key(
 # -- modules --------------------------------------------------------------------------------------
 
 
-def is_module(node: Node) -> bool:
+class PickledModule(Named):
+    """A `Built` that `is_module` found to be a module."""
+
+    state: dict[Node, Node]
+
+
+def is_module(node: Node) -> TypeGuard[PickledModule]:
     """Return whether a value is a pickled `nn.Module`, of whatever class."""
     return (
         isinstance(node, Built)
@@ -285,12 +293,12 @@ def is_module(node: Node) -> bool:
     )
 
 
-def _part(module: Built, kind: str) -> Mapping[Node, Node]:
+def _part(module: PickledModule, kind: str) -> Mapping[Node, Node]:
     table = module.state.get(kind)
     return table if isinstance(table, dict) else {}
 
 
-def module_at(root: Built, path: str) -> Built:
+def module_at(root: PickledModule, path: str) -> PickledModule:
     """Return the submodule at a dotted path.
 
     Raises:
@@ -298,18 +306,20 @@ def module_at(root: Built, path: str) -> Built:
     """
     node = root
     for step in path.split("."):
-        children = _part(node, "_modules")
-        if step not in children or not is_module(children[step]):
+        child = _part(node, "_modules").get(step)
+        if not is_module(child):
             known = [name for name, _ in submodules(root)]
             raise UsageError(
                 f"the module has no part {quoted(path)}",
                 hint=did_you_mean(path, known) or f"parts: {', '.join(quoted(k) for k in known[:8])}",
             )
-        node = children[step]
+        node = child
     return node
 
 
-def submodules(module: Built, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Built]]:
+def submodules(
+    module: PickledModule, prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, PickledModule]]:
     """Yield the named parts of a module, outermost first."""
     if depth > MAX_NESTING:
         raise InputError("the module is nested too deeply")

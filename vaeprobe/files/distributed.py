@@ -169,6 +169,8 @@ def _state(node: Node, kind: str) -> Any:
 
 def _dtype(properties: Built) -> str:
     state = properties.state
+    if not isinstance(state, (dict, tuple, list)):
+        raise ValueError
     first = state["dtype"] if isinstance(state, dict) else state[0]
     if not isinstance(first, Global) or first.name not in DTYPES:
         raise ValueError

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 __all__ = ["Built", "Global", "Node", "Opaque", "Persistent", "Pickle", "unfolded", "walk"]
 
 
-# Some: any value below, tuple, list, dict, scalar, Global, Built or Persistent
-Node: TypeAlias = Any
+# tuple, list, dict, scalar, Global, Built or Persistent: whichever the file says, so each is looked at before use
+Node: TypeAlias = object
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,12 @@ class Built:
     def by(self, path: str) -> bool:
         """Return whether `maker` is the global of that dotted path."""
         return isinstance(self.maker, Global) and str(self.maker) == path
+
+
+class Named(Built):
+    """A `Built` whose maker was found to be a global: what a checked value is taken for, never made as such."""
+
+    maker: Global
 
 
 @dataclass(frozen=True, slots=True, eq=False)

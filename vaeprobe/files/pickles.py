@@ -332,17 +332,16 @@ class _Machine:
 
     def op_reduce(self) -> None:
         maker, args = self.take(2)
-        if not isinstance(args, tuple):
-            raise TypeError("a call whose arguments are no tuple")
-        self.build(maker, args)
+        self.build(maker, _arguments(args))
 
     def op_newobj(self) -> None:
         maker, args = self.take(2)
-        self.build(maker, tuple(args), new=True)
+        self.build(maker, _arguments(args), new=True)
 
     def op_newobj_ex(self) -> None:
         maker, args, keywords = self.take(3)
-        self.build(maker, (*args, keywords) if keywords else tuple(args), new=True)
+        given = _arguments(args)
+        self.build(maker, (*given, keywords) if keywords else given, new=True)
 
     def build(self, maker: Node, args: tuple[Node, ...], *, new: bool = False) -> None:
         name = str(maker) if isinstance(maker, Global) else ""
@@ -419,6 +418,12 @@ def _put(format: struct.Struct) -> Step:
 
 def _got(format: struct.Struct) -> Step:
     return lambda m: m.stack.append(m.memo[m.unpack(format)])
+
+
+def _arguments(node: Node) -> tuple[Node, ...]:
+    if not isinstance(node, tuple):
+        raise TypeError("a call whose arguments are no tuple")
+    return node
 
 
 def _text(raw: bytes) -> str:

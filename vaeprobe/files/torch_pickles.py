@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
-from vaeprobe.files.inert import Built, Global, Node, Persistent, Pickle, unfolded
+from vaeprobe.files.inert import Built, Global, Named, Node, Persistent, Pickle, unfolded
 from vaeprobe.files.pickles import PickleError, interpret
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous
@@ -55,7 +55,7 @@ class TorchFile:
     _nested: Mapping[int, TorchFile] = field(default_factory=dict, repr=False)
     _specs: dict[int, TensorSpec | None] = field(default_factory=dict, repr=False)
 
-    def is_tensor(self, node: Node) -> bool:
+    def is_tensor(self, node: Node) -> TypeGuard[Named]:
         """Return whether a value describes a tensor or an array, of any kind."""
         return isinstance(node, Built) and isinstance(node.maker, Global) and _tensor_maker(node.maker)
 
@@ -73,23 +73,34 @@ class TorchFile:
                 raise
             raise InputError("a tensor is described in a way that torch never writes", hint=CUT) from None
 
-    def _dense(self, node: Built) -> TensorSpec:
-        maker, args = node.maker, node.args
-        match maker.name:
+    def _dense(self, node: Node) -> TensorSpec:
+        if not isinstance(node, Built) or not isinstance(node.maker, Global):
+            raise TypeError("a tensor that nothing makes")
+        args, state = node.args, node.state
+        match node.maker.name:
             case "_rebuild_tensor_v2" | "_rebuild_tensor":
                 return self._strided(*args[:4])
             case "_rebuild_tensor_v3":
-                return self._strided(*args[:4], dtype=args[6].name)
+                kind = args[6]
+                if not isinstance(kind, Global):
+                    raise TypeError("a tensor without a type of numbers")
+                return self._strided(*args[:4], dtype=kind.name)
             case "_rebuild_parameter" | "_rebuild_parameter_with_state":
                 return self._dense(args[0])
             case "_rebuild_from_type_v2":
+                if not isinstance(args[2], tuple):
+                    raise TypeError("a tensor made of no arguments")
                 return self._dense(Built(args[0], args[2]))
             case "Parameter" | "Buffer":
-                return self._dense(args[0] if args else node.state[0])
-            case "_reconstruct" | "_frombuffer":
-                return _array(node)
-            case name if name.endswith("Tensor") and isinstance(node.state, tuple):  # torch < 0.4
-                return self._strided(*node.state[:4])
+                return self._dense(args[0] if args else _items(state)[0])
+            case "_reconstruct":
+                _, shape, dtype, fortran, raw = _items(state)
+                return _array(raw, dtype, shape, bool(fortran))
+            case "_frombuffer":
+                raw, dtype, shape, order = args[:4]
+                return _array(raw, dtype, shape, order == "F")
+            case name if name.endswith("Tensor") and isinstance(state, tuple):  # torch < 0.4
+                return self._strided(*state[:4])
             case name:
                 kind = name.removeprefix("_rebuild_").removesuffix("_tensor").replace("qtensor", "quantised")
                 raise InputError(
@@ -100,15 +111,18 @@ class TorchFile:
     def _strided(
         self,
         storage: Node,
-        offset: int,
-        shape: tuple[int, ...],
-        stride: tuple[int, ...],
+        first: Node,
+        sizes: Node,
+        steps: Node,
         *,
         dtype: str | None = None,
     ) -> TensorSpec:
         stored, data, start = self._storage(storage)
         dtype = dtype or stored
-        shape, stride = _sizes(shape), _sizes(stride)
+        shape, stride = _sizes(sizes), _sizes(steps)
+        if type(first) is not int:
+            raise TypeError("a tensor that begins nowhere")
+        offset = first
         offset += start
         size = DTYPES[dtype]
         if len(shape) != len(stride) or len(shape) > 32 or offset < 0:
@@ -416,20 +430,23 @@ _NUMPY = {
 }
 
 
-def _array(node: Built) -> TensorSpec:
+def _items(node: Node) -> Sequence[Node]:
+    if not isinstance(node, (tuple, list)):
+        raise TypeError("a state that is no sequence")
+    return node
+
+
+def _array(raw: Node, dtype: Node, sizes: Node, fortran: bool) -> TensorSpec:
     """Return a numpy array in a pickle."""
-    if node.maker.name == "_frombuffer":
-        raw, dtype, shape, order = node.args[:4]
-        fortran = order == "F"
-    else:
-        _, shape, dtype, fortran, raw = node.state
+    if not isinstance(dtype, Built):
+        raise TypeError("an array without a type of numbers")
     code = dtype.args[0]
-    if code not in _NUMPY:
+    if not isinstance(code, str) or code not in _NUMPY:
         raise InputError(
             f"an array in the file holds {quoted(str(code))}, not numbers", hint="save numeric arrays alone"
         )
     data = memoryview(_bytes_of(raw) or b"")
-    shape = _sizes(shape)
+    shape = _sizes(sizes)
     size = DTYPES[_NUMPY[code]]
     if math.prod(shape) * size != len(data):
         raise InputError(f"an array of shape {list(shape)} comes with {len(data):,} bytes", hint=CUT)

@@ -186,7 +186,7 @@ def misuse(pickle: Pickle, loaded: Collection[int] = ()) -> str | None:
             return "call what another call returned"
         if trust(call.maker) != "inert":
             continue  # judged by its name
-        why = _misused(call, loaded)
+        why = _misused(call, call.maker, loaded)
         if why:
             return why
     for value in _values(pickle):
@@ -195,9 +195,9 @@ def misuse(pickle: Pickle, loaded: Collection[int] = ()) -> str | None:
     return None
 
 
-def _misused(call: Built, loaded: Collection[int]) -> str | None:
-    name, args = str(call.maker), call.args
-    if call.maker.name not in CALLED.get(call.maker.module, ()):
+def _misused(call: Built, maker: Global, loaded: Collection[int]) -> str | None:
+    name, args = str(maker), call.args
+    if maker.name not in CALLED.get(maker.module, ()):
         return f"call {quoted(name)}, which is kept as a value in a checkpoint, never called"
     if name == LOADER and id(call) not in loaded:
         return f"load what {quoted(name)} is given, which is no file of a storage"

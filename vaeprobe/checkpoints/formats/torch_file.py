@@ -13,7 +13,6 @@ from vaeprobe.checkpoints.inspection import Inspection, Kind
 from vaeprobe.checkpoints.recorded import recorded
 from vaeprobe.errors import UnsafeError, UsageError
 from vaeprobe.files import torch_pickles
-from vaeprobe.files.inert import Built
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source, quoted
 from vaeprobe.files.tensors import TensorSpec
@@ -78,7 +77,7 @@ def _specs(source: Source, file: TorchFile, chosen: selection.Selection) -> dict
     return folders.joined(source, of)
 
 
-def _module(request: Request, file: TorchFile, node: Built) -> Found:
+def _module(request: Request, file: TorchFile, node: selection.PickledModule) -> Found:
     """Read a whole pickled module: rebuilt if it is made of torch's layers, else its weights by a blueprint."""
     from torch import nn
 
@@ -111,7 +110,7 @@ def _module(request: Request, file: TorchFile, node: Built) -> Found:
     return Found(parts=parts, format="module", notes=notes)
 
 
-def _draft(file: TorchFile, node: Built) -> Blueprint:
+def _draft(file: TorchFile, node: selection.PickledModule) -> Blueprint:
     """Return a draft of a pickled module, with what the module records of its layers."""
     return draft(naming.for_matching(selection.tensors_of(file, node)), recorded(node))
 
@@ -152,7 +151,7 @@ def look(source: Source, key: str | None) -> Inspection:
         return described.unsafe(source, error, file)
     specs = _specs(source, file, chosen)
     if selection.is_module(chosen.node):
-        return _look_at_module(source, file, chosen, specs)
+        return _look_at_module(source, file, chosen.node, chosen.notes, specs)
     kind: Kind = "matrix" if file.is_tensor(chosen.node) else "weights"
     where = f", entry {quoted(chosen.key)}" if chosen.key else ""
     what = f"A state dict ({file.container}{where})"
@@ -160,16 +159,17 @@ def look(source: Source, key: str | None) -> Inspection:
 
 
 def _look_at_module(
-    source: Source, file: TorchFile, chosen: selection.Selection, specs: Mapping[str, TensorSpec]
+    source: Source,
+    file: TorchFile,
+    module: selection.PickledModule,
+    notes: tuple[Finding, ...],
+    specs: Mapping[str, TensorSpec],
 ) -> Inspection:
-    module = chosen.node
     parts = [("(itself)", module), *selection.submodules(module)]
     strangers = list(dict.fromkeys(part.maker for _, part in parts if trust(part.maker) != "layer"))
     listed = tuple((name, str(part.maker)) for name, part in parts)
     what = f"A pickled module, {quoted(str(module.maker))}"
-    out = described.of_tensors(
-        source, "module", what, "module", specs, file=file, notes=chosen.notes, parts=listed
-    )
+    out = described.of_tensors(source, "module", what, "module", specs, file=file, notes=notes, parts=listed)
     out = replace(out, recorded=recorded(module))
     if not strangers:
         return out
