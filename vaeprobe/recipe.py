@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from vaeprobe.report import Json
 
 __all__ = ["FAR", "Mistake", "Recipe"]
 
@@ -60,6 +61,6 @@ class Recipe:
         """Return the known mistake that a reading of beta points at, if any."""
         return next((m for m in self.mistakes if m.low <= reading <= m.high), None)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the recipe, JSON-able."""
         return {"implied": self.implied, "formula": self.formula, "assumes": self.assumes}

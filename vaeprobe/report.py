@@ -14,7 +14,9 @@ from vaeprobe.findings import FINDINGS, FindingSpec, Level
 
 SCHEMA_VERSION = 1
 
-Value: TypeAlias = float | int | bool | str | list[Any] | dict[str, Any] | None
+# what a JSON document says by name: numbers, texts, lists and such as this
+Json: TypeAlias = dict[str, Any]
+Value: TypeAlias = float | int | bool | str | list[Any] | Json | None
 Better: TypeAlias = Literal["lower", "higher"]
 Status: TypeAlias = Literal["pass", "fail", "inconclusive", "undefined"]
 
@@ -112,9 +114,9 @@ class Metric:
     def defined(self) -> bool:
         return self.value is not None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the JSON form; keys that do not apply are left out, `value` and `ci` never."""
-        out: dict[str, Any] = {"value": self.value, "ci": list(self.ci) if self.ci else None, "n": self.n}
+        out: Json = {"value": self.value, "ci": list(self.ci) if self.ci else None, "n": self.n}
         out["unit"] = self.unit
         for key in ("level", "method", "reason"):
             if getattr(self, key) is not None:
@@ -149,11 +151,11 @@ class Finding:
     def code(self) -> str:
         return self.spec.code
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"code": self.code, "level": self.level, "message": self.message, "hint": self.hint}
 
     @classmethod
-    def from_dict(cls, body: Mapping[str, Any]) -> Finding:
+    def from_dict(cls, body: Json) -> Finding:
         """Return the finding that `to_dict` wrote; KeyError for anything else."""
         return cls(FINDINGS[body["code"]], body["message"], hint=body["hint"], level=body["level"])
 
@@ -188,7 +190,7 @@ class Check:
             return "pass"
         return "fail" if low > limit else "inconclusive"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "metric": self.metric.id,
             "side": self.side,
@@ -378,9 +380,9 @@ class Artifact:
     format: str = ""
     architecture: str = ""
     maps: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Json = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "path": self.path,
             "sha256": self.sha256,
@@ -405,7 +407,7 @@ class Page:
     command: str
     metrics: Mapping[str, Metric]
     artifact: Artifact | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     verdict: str = ""
     summary: str = ""
     checks: Sequence[Check] = ()
@@ -413,10 +415,10 @@ class Page:
     carried: Sequence[tuple[Metric, ...]] = ()
     sections: Sequence[Section] = ()
     leading: int = 0
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Json = field(default_factory=dict)
     exit_code: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the JSON-able form."""
         return {
             "schema_version": SCHEMA_VERSION,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, overload
 
 from vaeprobe.errors import did_you_mean
-from vaeprobe.report import Artifact, Check, Finding, Metric, Page, Section, worst_status
+from vaeprobe.report import Artifact, Check, Finding, Json, Metric, Page, Section, worst_status
 
 
 class UnknownMetric(KeyError):
@@ -59,7 +59,7 @@ class Result:
     verdict: str = ""
     summary: str = ""
     findings: tuple[Finding, ...] = ()
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     artifact: Artifact | None = None
     checks: tuple[Check, ...] = ()
 
@@ -91,7 +91,7 @@ class Result:
         """Return the tables and pictures that show this result, most important first."""
         return ()
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         """Return what else belongs in the JSON form (matrices, per-latent rows), JSON-able."""
         return {}
 
@@ -124,7 +124,7 @@ class Result:
             exit_code=self.exit_code,
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Return the JSON-able form: schema, metrics, verdict, findings, checks, settings, artifact."""
         return self.page().to_dict()
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.draft.blocks import Recorded
 from vaeprobe.files.source import printable
-from vaeprobe.report import Section, Table
+from vaeprobe.report import Json, Section, Table
 from vaeprobe.result import Result
 from vaeprobe.writing import write_text
 
@@ -100,7 +100,7 @@ class Inspection(Result):
             out.append(_cut("Metadata", ("key", "value"), rows))
         return tuple(out)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         """Return everything, JSON-able."""
         return {
             "kind": self.kind,

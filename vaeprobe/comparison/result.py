@@ -15,7 +15,7 @@ from vaeprobe.comparison.ranking import CRITERIA, RESAMPLES, Ranking
 from vaeprobe.comparison.sweep import Sweep
 from vaeprobe.published import FACTS
 from vaeprobe.render.text import number
-from vaeprobe.report import Curves, Heatmap, Histogram, Metric, Section, Table, Value
+from vaeprobe.report import Curves, Heatmap, Histogram, Json, Metric, Section, Table, Value
 from vaeprobe.result import Measured, Result
 
 # columns of the table of models, as far as they were measured: short name -> metric
@@ -343,7 +343,7 @@ class Comparison(Result):
         x = [sweep.values[k] for k in order]
         return Curves(title=f"Metrics over {sweep.name}", x=x, ys=ys, x_label=sweep.name, log_x=sweep.log)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         return {
             "models": list(self.models),
             "results": [

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from vaeprobe.gate.policy import FORMAT, Rule, Waiver, spec_of
-from vaeprobe.report import SCHEMA_VERSION, Artifact, Finding, Metric, Status
+from vaeprobe.report import SCHEMA_VERSION, Artifact, Finding, Json, Metric, Status
 
 # several models exit with the first of these that any of them has: those that could not be checked, then a failed
 # check, which is news, before one that is open
@@ -81,7 +80,7 @@ class Outcome:
     def _waived(self) -> str:
         return f"; waived until {self.waiver.expires}: {self.waiver.reason}" if self.waiver else ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "metric": self.rule.metric,
             "status": self.status,
@@ -98,7 +97,7 @@ class Outcome:
         }
 
     @classmethod
-    def from_dict(cls, body: Mapping[str, Any]) -> Outcome:
+    def from_dict(cls, body: Json) -> Outcome:
         """Return the outcome that `to_dict` wrote; KeyError, TypeError or ValueError for anything else."""
         rule = Rule(**{**body["rule"], "verdicts": tuple(body["rule"]["verdicts"])})
         waived, ci, bound = body["waived"], body["ci"], body["bound"]
@@ -172,7 +171,7 @@ class ModelReport:
         # within one model a failed rule is the news, not that another one is open
         return 1 if 1 in codes else max(codes)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "model": self.model,
             "artifact": self.artifact.to_dict() if self.artifact else None,
@@ -187,7 +186,7 @@ class ModelReport:
         }
 
     @classmethod
-    def from_dict(cls, body: Mapping[str, Any]) -> ModelReport:
+    def from_dict(cls, body: Json) -> ModelReport:
         """Return the report that `to_dict` wrote; KeyError, TypeError or ValueError for anything else."""
         error = body["error"]
         return cls(
@@ -209,13 +208,13 @@ class GateReport:
     policy: str = ""
     policy_digest: str = ""
     baseline: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Json = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
         return worst_code(m.exit_code for m in self.models)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "schema_version": SCHEMA_VERSION,
             "command": "check",

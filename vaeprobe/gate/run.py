@@ -23,7 +23,7 @@ from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
 from vaeprobe.gate.policy import AGREEMENT, FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
 from vaeprobe.probes import asks_decoder, probe_class, question_class
-from vaeprobe.report import Artifact, Finding, Metric, Status
+from vaeprobe.report import Artifact, Finding, Json, Metric, Status
 from vaeprobe.result import Result
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Gate:
         """
         import numpy as np
 
-        values: dict[str, Any] = {}
+        values: Json = {}
         methods: dict[str, Mapping[str, Any]] = {}
         rules, data = self.policy.rules_for(model), self._data(model)
         asked = {p for p in map(probe_of, rules) if p and asks_decoder(question_class(p))}
@@ -282,7 +282,7 @@ class Gate:
         return outcome
 
 
-def _method(probe: str, result: Result, data: str | None) -> dict[str, Any]:
+def _method(probe: str, result: Result, data: str | None) -> Json:
     """Return the part of a measurement that a paired comparison must share: its settings, and the rows of its data."""
     method = baselines.method_of(result.settings)
     if data is not None and "rows" in result.settings:
@@ -356,7 +356,8 @@ def hold_verdict(rule: Rule, result: Result, still_open: Iterable[str]) -> Outco
         if word == "undefined"
         else "fail"
     )
-    metric = Metric(spec_of(rule.metric), word, n=result.settings.get("samples"))
+    samples = result.settings.get("samples")
+    metric = Metric(spec_of(rule.metric), word, n=samples if isinstance(samples, int) else None)
     return Outcome(rule=rule, metric=metric, status=status, bound=None)
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from vaeprobe.inference.overlap import nearest_overlap
 from vaeprobe.inference.training import train_vae
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Gaussian
-from vaeprobe.report import Section, Svg, Table
+from vaeprobe.report import Json, Section, Svg, Table
 from vaeprobe.result import Result
 from vaeprobe.writing import write_text
 
@@ -174,7 +174,7 @@ class Theorem3(Result):
         alt = "Reconstructed circles: those of equal beta sigma^2 look alike, and shrink as it grows."
         return table, Svg(title="Reconstructions (Figure 3)", svg=figure(self.pairs, self.x), alt=alt)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         names = ("beta", "sigma2", "estimate", "ci", "overlap", "size")
         return {"models": [{n: getattr(m, n) for n in names} for pair in self.pairs for m in pair]}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vaeprobe._version import __version__
 from vaeprobe.errors import VaeprobeError
-from vaeprobe.report import SCHEMA_VERSION, Page
+from vaeprobe.report import SCHEMA_VERSION, Json, Page
 
 
 def render(page: Page) -> str:
@@ -24,13 +24,13 @@ def of_error(error: VaeprobeError, *, indent: int | None = 2) -> str:
     return dumps(failure(error), indent=indent)
 
 
-def failure(error: VaeprobeError) -> dict[str, Any]:
+def failure(error: VaeprobeError) -> Json:
     """Return what a document says of an error."""
     body = {"code": error.code, "message": error.message, "hint": error.hint}
     return {**header(), "error": body, "exit_code": error.exit_code}
 
 
-def header() -> dict[str, Any]:
+def header() -> Json:
     """Return what every document starts with."""
     try:
         torch_version = version("torch")

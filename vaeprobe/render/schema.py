@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from vaeprobe.report import SCHEMA_VERSION
+from vaeprobe.report import SCHEMA_VERSION, Json
 
 NUMBER = {"type": "number"}
 TEXT = {"type": "string"}
@@ -14,7 +12,7 @@ SHA256 = {"type": "string", "pattern": "^([0-9a-f]{64})?$"}
 EXIT_CODE = {"enum": [0, 1, 2, 3, 4, 5, 6, 70]}
 
 
-def _object(required: dict[str, Any], **optional: object) -> dict[str, Any]:
+def _object(required: Json, **optional: object) -> Json:
     return {
         "type": "object",
         "properties": {**required, **optional},
@@ -23,7 +21,7 @@ def _object(required: dict[str, Any], **optional: object) -> dict[str, Any]:
     }
 
 
-def document() -> dict[str, Any]:
+def document() -> Json:
     """Return the schema."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -176,7 +174,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def _model() -> dict[str, Any]:
+def _model() -> Json:
     return {
         "model": TEXT,
         "artifact": {"$ref": "#/$defs/artifact"},
@@ -189,7 +187,7 @@ def _model() -> dict[str, Any]:
     }
 
 
-def _head() -> dict[str, Any]:
+def _head() -> Json:
     return {
         "tool": {"$ref": "#/$defs/tool"},
         "torch": {"type": ["string", "null"]},

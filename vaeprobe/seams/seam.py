@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vaeprobe.prior import LearnedPrior
+from vaeprobe.report import Json
 from vaeprobe.seams.nodes import Nodes, hermite
 from vaeprobe.seams.tracks import Stop
 
@@ -46,7 +47,7 @@ class Event:
     ranks: tuple[int, int]
     value: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "kind": self.kind,
             "start": self.start,

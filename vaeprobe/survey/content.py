@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vaeprobe.gate.outcome import Outcome
-from vaeprobe.report import worst_status
+from vaeprobe.report import Json, worst_status
 from vaeprobe.result import Result
 from vaeprobe.traversal.result import Traversal
 
@@ -46,8 +46,8 @@ class Content(Result):
         """0 where all rules hold or none was asked for; 1 one does not; 3 one is open or was not measured."""
         return worst_status(outcome.status for outcome in self.outcomes)
 
-    def details(self) -> dict[str, Any]:
-        def short(result: Result) -> dict[str, Any]:
+    def details(self) -> Json:
+        def short(result: Result) -> Json:
             details = {k: v for k, v in result.details().items() if k not in PER_SAMPLE}
             whole = result.to_dict() | {"details": details}
             return {k: v for k, v in whole.items() if k not in ("artifact", "schema_version")}

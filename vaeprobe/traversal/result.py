@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from vaeprobe.pictures import png, reduced
-from vaeprobe.report import Section, Svg, Table, Thumbnail, Value
+from vaeprobe.report import Json, Section, Svg, Table, Thumbnail, Value
 from vaeprobe.result import Measured, Result
 from vaeprobe.traversal.numbers import Strip
 from vaeprobe.traversal.pictures import Look, row_pictures, span_of, strips_pixels, strips_svg
@@ -90,7 +90,7 @@ class Traversal(Result):
         fine = Thumbnail(width=whole.shape[1], height=whole.shape[0], rgb=whole.tobytes())
         return Thumbnail(width=small.shape[1], height=small.shape[0], rgb=small.tobytes(), fine=fine)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         return {
             "latents": [
                 {"name": s.name, "norm": s.norm, "share": s.share, "at": s.at.tolist()}

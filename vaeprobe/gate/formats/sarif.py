@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 from urllib.parse import quote
 
 from vaeprobe._version import __version__
@@ -11,7 +10,7 @@ from vaeprobe.gate.formats.paths import from_root
 from vaeprobe.gate.outcome import GateReport, ModelReport, Outcome
 from vaeprobe.render import json_document
 from vaeprobe.render.text import clean
-from vaeprobe.report import MetricSpec
+from vaeprobe.report import Json, MetricSpec
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 KIND = {"fail": "fail", "inconclusive": "open", "undefined": "open", "pass": "pass"}
@@ -23,7 +22,7 @@ def render(report: GateReport) -> str:
     ids = sorted({r["ruleId"] for r in results})
     for result in results:
         result["ruleIndex"] = ids.index(result["ruleId"])
-    run: dict[str, Any] = {
+    run: Json = {
         "tool": {
             "driver": {
                 "name": "vaeprobe",
@@ -43,7 +42,7 @@ def render(report: GateReport) -> str:
     return json_document.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]})
 
 
-def _rule(id: str, spec: MetricSpec | None) -> dict[str, Any]:
+def _rule(id: str, spec: MetricSpec | None) -> Json:
     title = spec.title if spec else id
     help_text = " ".join(t for t in (spec.meaning, spec.remedy) if t) if spec else ""
     return {
@@ -53,7 +52,7 @@ def _rule(id: str, spec: MetricSpec | None) -> dict[str, Any]:
     }
 
 
-def _results(model: ModelReport) -> list[dict[str, Any]]:
+def _results(model: ModelReport) -> list[Json]:
     if model.failure is not None:
         return [_result(f"vaeprobe.{model.failure.code}", "error", "fail", model.failure.message, model)]
     return [
@@ -72,9 +71,9 @@ def _level(outcome: Outcome, model: ModelReport) -> str:
 
 def _result(
     rule: str, level: str, kind: str, message: str, model: ModelReport, outcome: Outcome | None = None
-) -> dict[str, Any]:
+) -> Json:
     uri = quote(os.fsencode(from_root(model.model)))  # a path need not be valid Unicode
-    out: dict[str, Any] = {
+    out: Json = {
         "ruleId": rule,
         "level": level,
         "kind": kind,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.beta import pictures, words
 from vaeprobe.probes.beta.metrics import METRICS
 from vaeprobe.probes.beta.numbers import beta_metrics, supported, variance_metrics
 from vaeprobe.probes.with_encoder import EncoderProbe, Evidence
-from vaeprobe.report import Metric, MetricSpec, Section, metric_map
+from vaeprobe.report import Json, Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class BetaResult(Result):
     overlaps: Mapping[float, float]
     meaning: str
 
-    def latent_rows(self) -> list[dict[str, Any]]:
+    def latent_rows(self) -> list[Json]:
         """Return one row per continuous latent."""
         from vaeprobe.intervals import mean_interval
 
@@ -93,7 +93,7 @@ class BetaResult(Result):
             )  # fmt: skip
         return rows
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         return {
             "latents": self.latent_rows(),
             "overlap_at_beta_times": {f"{k:g}": v for k, v in self.overlaps.items()},

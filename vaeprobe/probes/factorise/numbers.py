@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe.probes.factorise.metrics import SPECS
-from vaeprobe.report import Metric, metric_map
+from vaeprobe.report import Json, Metric, metric_map
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -200,7 +200,7 @@ def _sheet_metrics(e: Evidence, unmeasured: str) -> list[Metric]:
 # -- the JSON form ------------------------------------------------------------------------------
 
 
-def tests(e: Evidence) -> list[dict[str, Any]]:
+def tests(e: Evidence) -> list[Json]:
     """Return each test of the verdict: what it asks, its number, and whether it holds."""
     curved = e.curved
     asked: list[tuple[str, Decision | None]] = [
@@ -227,7 +227,7 @@ def tests(e: Evidence) -> list[dict[str, Any]]:
     ]
 
 
-def details(e: Evidence) -> dict[str, Any]:
+def details(e: Evidence) -> Json:
     """Return matrices and rows per latent, JSON-able."""
     return {
         "latents": latent_names(e),
@@ -270,7 +270,7 @@ def rows_of(matrix: Tensor) -> list[list[float]]:
     return rows
 
 
-def _spread_json(spread: Spread | None) -> dict[str, Any] | None:
+def _spread_json(spread: Spread | None) -> Json | None:
     if spread is None:
         return None
     return {
@@ -282,7 +282,7 @@ def _spread_json(spread: Spread | None) -> dict[str, Any] | None:
     }
 
 
-def _factors_json(factors: Factors | None) -> dict[str, Any] | None:
+def _factors_json(factors: Factors | None) -> Json | None:
     if factors is None:
         return None
     return {

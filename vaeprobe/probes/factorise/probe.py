@@ -11,7 +11,7 @@ from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
 from vaeprobe.probes.factorise.metrics import METRICS
 from vaeprobe.probes.factorise.numbers import latent_names
-from vaeprobe.report import MetricSpec, Section
+from vaeprobe.report import Json, MetricSpec, Section
 from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class FactoriseResult(Result):
     def per_sample(self) -> Mapping[str, Sequence[float]]:
         return {"factorise.gap": self.evidence.contrast.tolist()} if self.evidence.gap else {}
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         return numbers.details(self.evidence)
 
 

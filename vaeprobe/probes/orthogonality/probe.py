@@ -15,7 +15,7 @@ from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.orthogonality import pictures
 from vaeprobe.probes.orthogonality.metrics import METRICS, VERDICTS
 from vaeprobe.published import place
-from vaeprobe.report import Finding, Metric, MetricSpec, Section, Table, metric_map
+from vaeprobe.report import Finding, Json, Metric, MetricSpec, Section, Table, metric_map
 from vaeprobe.result import Measured, Result
 from vaeprobe.writing import write
 
@@ -177,14 +177,14 @@ class OrthogonalityResult(Result):
             metrics=self.metrics,
         )
 
-    def _entropy(self, i: int) -> dict[str, Any]:
+    def _entropy(self, i: int) -> Json:
         """Return the entropy of a latent with its interval, where it has one."""
         if self.entropies is None or i not in self.active:
             return {}
         value, ci = self.entropies[self.active.index(i)]
         return {"entropy": value, "entropy_ci": None if ci is None else list(ci)}
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         return {
             "latents": [
                 {"name": name, "mean_norm": norm, "active": i in set(self.active), **self._entropy(i)}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.posterior import pictures, words
 from vaeprobe.probes.posterior.metrics import METRICS
 from vaeprobe.probes.posterior.numbers import consistency, diagonality, hessian_alignment, residual_share
 from vaeprobe.probes.with_encoder import EncoderProbe
-from vaeprobe.report import Metric, MetricSpec, Section, metric_map
+from vaeprobe.report import Json, Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class PosteriorResult(Result):
             "elbo.reconstruction": self.terms.reconstruction.tolist(),
         }
 
-    def latent_rows(self) -> list[dict[str, Any]]:
+    def latent_rows(self) -> list[Json]:
         """Return one row per continuous latent, means over the data rows."""
         m, beta = self.moments, self.beta
         kl = self.metrics["kl.per_latent"].value
@@ -111,7 +111,7 @@ class PosteriorResult(Result):
 
         return (self.moments.variance / optimal_variance(self.moments, self.beta)).log()
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         m = self.moments
         return {
             "latents": self.latent_rows(),

@@ -14,7 +14,7 @@ from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.trace import pictures
 from vaeprobe.probes.trace.metrics import METRICS, VERDICTS
-from vaeprobe.report import Finding, Section
+from vaeprobe.report import Finding, Json, Section
 from vaeprobe.result import Measured, Result
 from vaeprobe.writing import write, write_text
 
@@ -155,9 +155,9 @@ class TraceResult(Result):
             name=self._name,
         )
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         events = self.paths.events
-        out: dict[str, Any] = {
+        out: Json = {
             "scheme": self.paths.scheme,
             "method": self.paths.method,
             "tolerance": self.paths.tolerance,
@@ -184,7 +184,7 @@ class TraceResult(Result):
         return out
 
 
-def _seam_row(seam: Seam) -> dict[str, Any]:
+def _seam_row(seam: Seam) -> Json:
     return {
         "start": seam.start,
         "component": seam.component,

@@ -29,7 +29,7 @@ from vaeprobe.linear.rows import rows_in_memory
 from vaeprobe.linear.training import METHODS, Covariance, Method, Run, Training, train
 from vaeprobe.probes.train_linear.metrics import SPECS
 from vaeprobe.processes import Processes
-from vaeprobe.report import Artifact, Finding, Metric
+from vaeprobe.report import Artifact, Finding, Json, Metric
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -331,11 +331,11 @@ def metrics(fit: Fit) -> list[Metric]:
     ]
 
 
-def details(fit: Fit) -> dict[str, Any]:
+def details(fit: Fit) -> Json:
     """Return what the JSON document holds besides metrics: columns, spectrum, runs, dimensions, Theorem 3."""
     spec, s, ident = fit.spectrum, fit.solution, fit.identifiability
     choice, equivalence = fit.choice, fit.equivalence
-    found: dict[str, Any] = {
+    found: Json = {
         "columns": [
             {
                 "eigenvalue": float(s.values[i]),
@@ -370,7 +370,7 @@ def details(fit: Fit) -> dict[str, Any]:
     return found
 
 
-def _run_details(c: Certificate, gaps: Sequence[float]) -> dict[str, Any]:
+def _run_details(c: Certificate, gaps: Sequence[float]) -> Json:
     run = c.run
     return {
         "method": run.method,

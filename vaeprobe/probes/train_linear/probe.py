@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vaeprobe.budget import within
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.base import Question, option
 from vaeprobe.probes.train_linear import pictures, words
 from vaeprobe.probes.train_linear.metrics import METRICS
-from vaeprobe.report import MetricSpec, Section, metric_map
+from vaeprobe.report import Json, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class LinearResult(Result):
     def sections(self) -> tuple[Section, ...]:
         return pictures.sections(self.fit)
 
-    def details(self) -> dict[str, Any]:
+    def details(self) -> Json:
         from vaeprobe.probes.train_linear import numbers
 
         return numbers.details(self.fit)
@@ -323,7 +323,7 @@ class TrainLinear(Question):
 
     def _settings(
         self, rows: Data, spec: Spectrum, methods: tuple[Method, ...], processes: Processes
-    ) -> dict[str, Any]:
+    ) -> Json:
         return {
             "latent_dim": self.latent_dim,
             "beta": self.beta,
