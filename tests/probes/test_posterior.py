@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from vaeprobe.engine.verbs import gram
 from vaeprobe.errors import UsageError
 from vaeprobe.geometry.gram import mean_field_gap
 from vaeprobe.geometry.rotations import alignment
+from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.encoders import open_encoder
 from vaeprobe.latents import Prior
 from vaeprobe.probes.posterior import METRICS, Posterior, PosteriorResult
+from vaeprobe.probes.posterior.numbers import hessian_alignment
 
 from maps import haar
 from vaes import SAMPLES, encoder_of, linear_vae
@@ -111,6 +114,33 @@ def test_residual_of_relu_is_seen() -> None:
     kink = 3 / np.sqrt(2 * np.pi * 0.3)
     assert result["posterior.residual_share"].value == pytest.approx(kink / 0.5, rel=0.15)
     assert "large-residual" in {f.code for f in result.findings}
+
+
+def test_the_interval_of_the_alignment_holds_the_error_of_beta() -> None:
+    """Of a linear decoder all rows have the same Hessian: what rows say of its alignment is what they say of beta."""
+    vae = linear_vae(R=haar(3, 4), noise=0.5, n=256)
+    found = probed(vae, samples=256)
+    m, n = found.moments, 256
+
+    def without(row: int) -> float:
+        kept = torch.arange(n) != row
+        rows = {f.name: v[kept] for f in fields(m) if isinstance(v := getattr(m, f.name), torch.Tensor)}
+        estimate = estimate_beta(replace(m, **rows))
+        assert estimate is not None
+        one, _ = hessian_alignment(replace(m, **rows), estimate.active, estimate.stein.value, 199, 0)
+        assert one is not None
+        assert one.value is not None
+        return one.value
+
+    parts = np.array([without(row) for row in range(0, n, 4)])
+    jackknife = np.sqrt(n - 1) * parts.std()
+    given = probed(vae, samples=256, beta=found.beta)["posterior.hessian_diagonality"]
+    estimated = found["posterior.hessian_diagonality"]
+    assert given.value == estimated.value
+    wide, narrow = (m.ci[1] - m.ci[0] for m in (estimated, given))
+    by_rows = np.sqrt(wide**2 - narrow**2) / 2 / 1.97
+    # the spread of 64 of the rows for that of all
+    assert by_rows == pytest.approx(jackknife, rel=0.25)
 
 
 # -- trained models ------------------------------------------------------------------------------------

@@ -114,8 +114,13 @@ class Alignment:
     null: Tensor
     draws: Tensor
 
-    def interval(self) -> tuple[float, float] | None:
-        """Return the interval of `value` over latents and rotations; None without value, or for one of either."""
+    def interval(self, moved: Tensor | float = 0.0) -> tuple[float, float] | None:
+        """Return the interval of `value` over latents and rotations; None without value, or for one of either.
+
+        Args:
+            moved: by what each latent moves `value` besides, through something the metrics were scaled by that is of
+                the same latents, shape (n,), of mean 0.
+        """
         if self.value is None:
             return None
         null, draws, given = self.null.numpy(), self.draws.numpy(), self.contrast.numpy()
@@ -123,7 +128,7 @@ class Alignment:
         # what one latent and one rotation move the ratio of two means by, to first order
         rest = given.mean() / expected
         by_latent, by_rotation = (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
-        return mean_interval(self.value + by_latent, by_rotation, high=1.0)
+        return mean_interval(self.value + by_latent + np.asarray(moved), by_rotation, high=1.0)
 
 
 def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | None = None) -> Alignment:

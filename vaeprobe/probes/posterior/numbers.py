@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from vaeprobe.inference.consistency import Consistency
     from vaeprobe.inference.moments import PosteriorMoments
 
-__all__ = ["consistency", "diagonality", "hessian_alignment", "residual_share"]
+__all__ = ["alignment_over_beta", "consistency", "diagonality", "hessian_alignment", "residual_share"]
+
+# rotations that say how the alignment goes with beta: of a slope one digit is plenty
+SLOPE_ROTATIONS = 99
 
 
 def residual_share(m: PosteriorMoments, active: Tensor, seed: int) -> Metric:
@@ -72,14 +75,29 @@ def hessian_alignment(
     return found, "" if found.value is not None else "the averaged Hessian is diagonal in every basis"
 
 
-def diagonality(found: Alignment | None, why_not: str, n: int, rotations: int) -> list[Metric]:
-    """Return the alignment of the averaged Hessian and its p-value as metrics."""
+def alignment_over_beta(m: PosteriorMoments, active: Tensor, beta: float, rotations: int, seed: int) -> float:
+    """Return the derivative by beta of the averaged Hessian's alignment; 0 where it has none."""
+    step, count = 1e-3 * beta, min(rotations, SLOPE_ROTATIONS)
+    below, above = (hessian_alignment(m, active, at, count, seed)[0] for at in (beta - step, beta + step))
+    if below is None or above is None or below.value is None or above.value is None:
+        return 0.0
+    return (above.value - below.value) / (2 * step)
+
+
+def diagonality(
+    found: Alignment | None, why_not: str, n: int, rotations: int, by_beta: Tensor | float = 0.0
+) -> list[Metric]:
+    """Return the alignment of the averaged Hessian and its p-value as metrics.
+
+    Args:
+        by_beta: by what each row moves the alignment through a beta that is read off the same rows, times n.
+    """
     from vaeprobe.intervals import LEVEL
 
     ids = ("posterior.hessian_diagonality", "posterior.hessian_p_value")
     if found is None or found.value is None or found.p_value is None:
         return [Metric.undefined(SPECS[id], why_not, n=n) for id in ids]
-    how, ci = f"{rotations} Haar rotations of the active latents", found.interval()
+    how, ci = f"{rotations} Haar rotations of the active latents", found.interval(by_beta)
     return [
         Metric(SPECS[ids[0]], found.value, ci=ci, level=LEVEL if ci else None, n=n, method=how),
         Metric(SPECS[ids[1]], found.p_value, n=n, method=how),

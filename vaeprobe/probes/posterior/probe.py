@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 from vaeprobe.probes.base import option
 from vaeprobe.probes.posterior import pictures, words
 from vaeprobe.probes.posterior.metrics import METRICS
-from vaeprobe.probes.posterior.numbers import consistency, diagonality, hessian_alignment, residual_share
+from vaeprobe.probes.posterior.numbers import (
+    alignment_over_beta,
+    consistency,
+    diagonality,
+    hessian_alignment,
+    residual_share,
+)
 from vaeprobe.probes.with_encoder import EncoderProbe
 from vaeprobe.report import Json, Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
@@ -204,7 +210,9 @@ class Posterior(EncoderProbe):
         terms = elbo_terms(m)
         ratio = at_beta(lambda b: m.variance * (1 + m.curvature / b))
         intervals = ratio_per_latent(ratio, torch.ones_like(ratio), seed=self.seed)
-        alignment, why_not = hessian_alignment(m, active, beta, self.rotations, self.seed)
+        chosen = (m, active, beta, self.rotations, self.seed)
+        alignment, why_not = hessian_alignment(*chosen)
+        by_beta = 0.0 if by_row is None else len(by_row) * by_row * alignment_over_beta(*chosen)
         kl = kl_per_latent(m.mean, m.variance)
         encoder = self.chosen_encoder(decoder)
         decoder = decoder.at_totals()
@@ -220,7 +228,7 @@ class Posterior(EncoderProbe):
                     method=f"Bonnet/Stein at beta = {beta:.4g}" + ("" if self.beta else ", estimated"),
                 ),
                 residual_share(m, active, self.seed),
-                *diagonality(alignment, why_not, m.rows, self.rotations),
+                *diagonality(alignment, why_not, m.rows, self.rotations, by_beta),
                 self.mean_over_rows("posterior.mean_field_gap", at_beta(lambda b: mean_field_gap(m.gram, b))),
                 self.mean_over_rows(
                     "posterior.variance_gap",
