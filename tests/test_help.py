@@ -171,6 +171,11 @@ def test_nearest_names() -> None:
     assert did_you_mean("t", NAMES) is None
     assert did_you_mean("quux", NAMES) is None
     assert did_you_mean("x", []) is None
+    ids = ["factorise.gap", "factorise.gap_null", "beta-unknown", "orthogonality.ima_contrast"]
+    assert did_you_mean("gap", ids) == "did you mean `factorise.gap` or `factorise.gap_null`?"
+    assert did_you_mean("beta_unknown", ids) == "did you mean `beta-unknown`?"
+    assert did_you_mean("ima contrast", ids) == "did you mean `orthogonality.ima_contrast`?"
+    assert did_you_mean("--only", ["--json", "--color"]) is None
 
 
 def test_the_version_says_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -73,7 +73,10 @@ class Callback:
         ]
         for id in metrics:
             if id not in known:
-                raise UsageError(f"no metric is called `{id}`", hint=did_you_mean(id, known))
+                raise UsageError(
+                    f"no metric is called `{id}`",
+                    hint=did_you_mean(id, known) or "`vaeprobe explain` lists the metrics",
+                )
             wanted.setdefault(probe_of(id) or "", []).append(id)
         self._probes = []
         for name, ids in wanted.items():

@@ -178,12 +178,18 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return a hint that offers the names which begin like this one, or else the nearest; None where none is near."""
-    names = {k.lower(): k for k in known}
-    lower = name.lower()
-    near = [k for k in names if len(lower.lstrip("-")) > 1 and k.startswith(lower)][:3]
+    """Return a hint that offers the names which begin like this one, or else the nearest; None where none is near.
+
+    A name of several parts (`factorise.gap`) also begins like its last one.
+    """
+    # neither the dashes before an option nor what stands between words makes two names alike
+    names = {k.lower().lstrip("-").replace("_", "-").replace(" ", "-"): k for k in known}
+    word = name.lower().lstrip("-").replace("_", "-").replace(" ", "-")
+    near = [word] if word in names else [k for k in names if len(word) > 1 and k.startswith(word)][:3]
     if not near:
-        alike = {k: difflib.SequenceMatcher(None, k, lower).ratio() for k in names}
-        best = max(alike.values(), default=0.0)
-        near = [k for k in difflib.get_close_matches(lower, names, n=3, cutoff=0.5) if alike[k] > best - 0.1]
+        near = [k for k in names if len(word) > 2 and k.rpartition(".")[2].startswith(word)][:3]
+    if not near:
+        alike = {k: difflib.SequenceMatcher(None, k, word).ratio() for k in names}
+        least = max(0.55, max(alike.values(), default=0.0) - 0.1)
+        near = sorted((k for k in names if alike[k] >= least), key=lambda k: -alike[k])[:3]
     return f"did you mean {' or '.join(f'`{names[k]}`' for k in near)}?" if near else None

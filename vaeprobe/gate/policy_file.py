@@ -108,6 +108,7 @@ LOADING = {
 }
 KEYS |= LOADING
 RULE_KEYS = ("max", "min", "limit", "regression", "is", "level")
+LISTED = "`vaeprobe explain` lists the metrics"
 COMMAND_LINE = "--rule"  # where a rule stands that is written for a shell
 
 LARGEST = 1 << 20  # bytes of a policy, or of the pyproject.toml that it stands in
@@ -252,7 +253,7 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
     if metric not in (known := ruled()):
         raise UsageError(
             f"{where}: no metric is called `{metric}`",
-            hint=did_you_mean(metric, known) or "`vaeprobe explain` lists them",
+            hint=did_you_mean(metric, known) or LISTED,
         )
     if body is False:
         return None
@@ -418,7 +419,8 @@ def _waiver(body: object, origin: str) -> Waiver:
     known = [FORMAT, *ruled()]
     if not any(fnmatch.fnmatch(id, str(table["rule"])) for id in known):
         raise UsageError(
-            f"{where}: no metric matches `{table['rule']}`", hint=did_you_mean(str(table["rule"]), known)
+            f"{where}: no metric matches `{table['rule']}`",
+            hint=did_you_mean(str(table["rule"]), known) or LISTED,
         )
     return Waiver(
         rule=str(table["rule"]),

@@ -309,7 +309,10 @@ def judge(result: R, limits: Mapping[str, float], specs: Mapping[str, MetricSpec
         metric = result.metrics.get(id)
         spec = specs.get(id) if metric is None else metric.spec
         if spec is None:
-            raise UsageError(f"no metric is called `{id}`", hint=did_you_mean(id, specs))
+            raise UsageError(
+                f"no metric is called `{id}`",
+                hint=did_you_mean(id, specs) or "`vaeprobe explain` lists the metrics",
+            )
         if spec.better is None:
             raise UsageError(f"metric `{id}` has no better direction and takes no limit")
         metric = metric or Metric.undefined(spec, "this probe did not measure it")
