@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,181 @@ def test_factorise_and_trace_end_in_time() -> None:
     assert len(traced.paths.starts) < 400
     starts = sorted({seam.start for seam in traced.paths})
     assert starts == list(range(len(traced.paths.starts)))
+
+
+class Counted:
+    """A decoder that takes a second of the clock a call, and how often it was called."""
+
+    def __init__(self, clock: Clock, f: Any, latent: int) -> None:
+        self.clock = clock
+
+        def counted(z: torch.Tensor) -> torch.Tensor:
+            clock.now += 1.0
+            return f(z)
+
+        self.decoder = Decoder(counted, latent, dtype=torch.float64)
+
+    def seconds(self, work: Any) -> float:
+        start = self.clock.now
+        work()
+        return self.clock.now - start
+
+
+def bent(z: torch.Tensor) -> torch.Tensor:
+    """Arcs whose directions never tie: u = (a, b, c), turned about the third axis by an angle of its own."""
+    a, b, c = z.unbind(1)
+    x, y = torch.exp(0.5 * a) * torch.cos(0.7 * b), torch.exp(0.5 * a) * torch.sin(0.7 * b)
+    return torch.stack([4 * x, 3 * y, c + 0.2 * a * b], dim=1)
+
+
+def test_a_seam_ends_in_the_step_in_which_time_does(clock: Clock) -> None:
+    """One frame more or less decides; what was traced is the beginning of what would have been."""
+    from vaeprobe.seams import trace_paths
+    from vaeprobe.seams.fields import DenseField
+
+    counted = Counted(clock, bent, 3)
+    z0 = torch.zeros(1, 3, dtype=torch.float64) + 0.1
+
+    def trace(seconds: float | None) -> Any:
+        with within(seconds):
+            return trace_paths(
+                counted.decoder, z0, components=[0], way="forward", scheme="smooth", length=1.0
+            )
+
+    whole = trace(None)[0]
+    assert whole.stop == (None, "length")
+    assert not whole.events
+    total = counted.seconds(lambda: trace(None))
+    frame = counted.seconds(lambda: DenseField(counted.decoder).frame(z0))
+    assert total > 20 * frame
+    enough, short = trace(total - frame + 0.5), trace(total - frame)
+    assert enough.stops == {"length": 1}
+    assert enough.share == 1.0
+    assert short.stops == {"time": 1}
+    n = len(short[0].t)
+    assert 1 < n < len(whole.t)
+    for name in ("t", "z", "v", "s"):
+        torch.testing.assert_close(getattr(short[0], name), getattr(whole, name)[:n], rtol=0, atol=0)
+    assert short.share == pytest.approx(float(short[0].t[-1]))
+    assert trace(frame)[0].length == 0
+
+
+def test_a_tangle_of_crossings_is_located_while_there_is_time(clock: Clock) -> None:
+    """Two singular values that cross: without time for bisection the crossing lies between the same nodes."""
+    from vaeprobe.seams import trace_paths
+
+    def crossing(z: torch.Tensor) -> torch.Tensor:
+        return torch.stack([z[:, 0] + 0.5 * z[:, 0] ** 2, 1.3 * z[:, 1], 0.1 * z[:, 2]], dim=1)
+
+    counted = Counted(clock, crossing, 3)
+
+    def trace(seconds: float | None) -> Any:
+        with within(seconds):
+            z0 = torch.zeros(1, 3, dtype=torch.float64)
+            return trace_paths(
+                counted.decoder, z0, components=[1], way="forward", scheme="smooth", length=1.0
+            )
+
+    whole = trace(None)
+    (sharp,) = [e for e in whole.events if e.kind == "crossing"]
+    assert sharp.t == pytest.approx(0.3, abs=1e-7)  # 1 + t = 1.3
+    total = counted.seconds(lambda: trace(None))
+    seen = []
+    for seconds in range(int(total), 0, -1):
+        found = trace(float(seconds))
+        if found.stops["time"]:
+            break
+        (event,) = [e for e in found.events if e.kind == "crossing"]
+        assert event.ranks == sharp.ranks
+        seen.append(abs(event.t - 0.3))
+        assert math.isfinite(event.value)
+    assert seen[0] < 1e-7
+    assert 1e-3 < max(seen) < 0.4
+
+
+def said_of_time(found: Any) -> str:
+    (said,) = [f.message for f in found.findings if f.code == "time-limit"]
+    return str(said)
+
+
+def seconds_of(said: str) -> float:
+    """What `about` says, in seconds."""
+    number, unit = said.rsplit("about ", 1)[1].split()
+    return float(number) * {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}[unit]
+
+
+def test_trace_keeps_what_was_traced_of_its_first_start(clock: Clock) -> None:
+    counted = Counted(clock, bent, 3)
+    probe = Trace(samples=2, components="0,1", scheme="smooth", length=1.0)
+    alone: list[Any] = []
+    truth = counted.seconds(lambda: alone.append(probe.measure(counted.decoder)))
+    (whole,) = alone
+
+    cut = replace(probe, time=truth / 8).measure(counted.decoder)
+    assert len(cut.paths.starts) == 1
+    stopped = cut.paths.stops["time"]
+    assert 0 < stopped <= 4
+    assert 0 < cut.paths.share < 1
+    said = said_of_time(cut)
+    assert said.startswith(
+        f"{stopped} of the 4 half-seams of the first start end where the time given was over, after"
+    )
+    # half of a run without a limit is the way back and the loops
+    assert truth / 4 < seconds_of(said) < 1.5 * truth
+    assert cut.straightness.n == 1
+    assert cut.verdict == "undecided"
+    assert "more --time would decide it" in cut.summary
+    assert ["stop: time", stopped] in [row for s in cut.sections() for row in getattr(s, "rows", [])]
+
+    none = replace(probe, time=1.0).measure(counted.decoder)
+    assert none.verdict == "undefined"
+    assert none.straightness.value is None
+    assert none.summary.endswith("the time given was over before the first step.")
+    assert truth / 20 < seconds_of(said_of_time(none)) < 20 * truth
+    assert none.nonintegrability.reason == "the time given was over before it was measured"
+
+    enough = replace(probe, time=4 * truth).measure(counted.decoder)
+    assert not [f for f in enough.findings if f.code == "time-limit"]
+    for id, metric in whole.metrics.items():
+        assert enough.metrics[id].value == pytest.approx(metric.value, abs=1e-9), id
+
+
+def test_starts_that_time_cuts_short_are_left_out(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that were begun together, whole ones with them: seams that end sooner would be too many."""
+    slower = [1.0]
+
+    def slowing(z: torch.Tensor) -> torch.Tensor:
+        clock.now += slower[0]
+        return bent(z)
+
+    decoder = Decoder(slowing, 3, dtype=torch.float64)
+    probe = Trace(samples=3, components="0", scheme="smooth", length=1.0)
+    from vaeprobe.seams import tracing
+
+    calls = []
+    plain = tracing.trace_paths
+
+    def second_is_slow(*a: Any, **k: Any) -> Any:
+        calls.append(len(a[1]))
+        slower[0] = 1.0 if len(calls) == 1 else 50.0
+        return plain(*a, **k)
+
+    monkeypatch.setattr("vaeprobe.seams.trace_paths", second_is_slow)
+    found = replace(probe, time=2000.0).measure(decoder)
+    assert len(calls) > 1
+    assert len(found.paths.starts) == 1
+    assert not found.paths.stops["time"]
+    assert "1 of 3 starts fitted into the time given" in said_of_time(found)
+    assert found.return_error.reason == "the time given was over before it was measured"
+
+
+def test_a_net_for_which_no_time_is_left_is_not_drawn(clock: Clock, tmp_path: Path) -> None:
+    counted = Counted(clock, lambda z: bent(torch.cat([z, z[:, :1]], 1)), 2)
+    probe = Trace(samples=1, scheme="smooth", svg=tmp_path / "net.svg", time=200.0)
+    found = probe.measure(counted.decoder)
+    assert found.net is None
+    assert "svg" not in found.files()
+    assert "no net of seams was drawn: the time given was over" in [f.message for f in found.findings]
 
 
 # -- several processes ------------------------------------------------------------------------------

@@ -446,6 +446,28 @@ def test_iterated_seams_are_those_of_the_whole_metric() -> None:
         assert a.component == b.component
 
 
+def test_the_way_back_is_iterated_on_few_vectors_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as hold the seams that come back, not all that there are."""
+    decoder, z0 = decaying(), 0.5 * starts(1, 30)
+    pushed: list[int] = []
+    plain = IterativeField.apply
+
+    def counted(self: IterativeField, z: torch.Tensor, Q: torch.Tensor) -> torch.Tensor:
+        pushed.append(len(z) * Q.shape[2])
+        return plain(self, z, Q)
+
+    monkeypatch.setattr(IterativeField, "apply", counted)
+    paths = trace_paths(
+        decoder, z0, components=[0, 2], length=0.6, scheme="smooth", tolerance=1e-6, method="iterative"
+    )
+    out = sum(pushed)
+    pushed.clear()
+    misses = return_errors(decoder, paths)
+    assert len(misses) == 2
+    assert float(misses.max()) < 1e-5
+    assert sum(pushed) < out
+
+
 def test_a_warm_start_needs_few_products() -> None:
     decoder, z = decaying(), 0.5 * starts(2, 30)
     field = IterativeField(decoder, 2)

@@ -18,6 +18,10 @@ from vaeprobe.processes import current as processes
 FIRST = 8  # rows that are measured before the clock is asked
 
 
+class TimeIsOver(Exception):
+    """No time is left for work that can stop anywhere: whoever can keep what is done catches it."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """A time by which a run is to end.
@@ -43,6 +47,20 @@ class Budget:
     def affords(self, seconds: float) -> bool:
         """Whether so many seconds are left; the first process's clock decides for all."""
         return not self.bounded or processes().agreed(float(self.left >= seconds)) > 0
+
+    @property
+    def over(self) -> bool:
+        """Whether no time is left; the first process's clock decides for all."""
+        return self.bounded and processes().agreed(self.left) <= 0
+
+    def ask(self) -> None:
+        """Ask whether any time is left.
+
+        Raises:
+            TimeIsOver: none is.
+        """
+        if self.over:
+            raise TimeIsOver
 
 
 UNBOUNDED = Budget()

@@ -501,7 +501,7 @@ TIME_LIMIT = FindingSpec(
     "time-limit",
     "warning",
     "The time given did not last for all that was asked for: fewer samples were measured, each of them exactly, so that "
-    "intervals are wider. How many depends on the machine and its load, and so do the last digits of what is said.",
+    "intervals are wider; seams of a single start end where the time did. How many depends on the machine and its load, and so do the last digits of what is said.",
     "More --time, or none: without it nothing depends on the clock.",
 )
 PART_OF_JACOBIAN = FindingSpec(

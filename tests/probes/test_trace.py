@@ -8,6 +8,7 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,7 +101,7 @@ def test_intervals_come_from_starts_and_limits_hold_against_them() -> None:
     assert single["trace.straightness"].ci is None
 
 
-def verdict_of(**given: tuple[float, float, float]) -> tuple[str, str]:
+def verdict_of(stops: dict[str, int] | None = None, **given: tuple[float, float, float]) -> tuple[str, str]:
     """The verdict on values that are given with the ends of their intervals."""
     usual = {
         "straightness": (0.9, 0.9, 0.9),
@@ -113,7 +114,19 @@ def verdict_of(**given: tuple[float, float, float]) -> tuple[str, str]:
         f"trace.{name}": Metric(SPECS[f"trace.{name}"], middle, ci=(low, high))
         for name, (middle, low, high) in (usual | given).items()
     }
-    return verdict(numbers, SimpleNamespace(starts=range(4)), "")  # type: ignore[arg-type]
+    paths = SimpleNamespace(starts=range(4), stops=Counter(stops), share=0.25)
+    return verdict(numbers, paths, "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("high", "word"), [(0.94, "curved"), (0.9499, "curved"), (0.95, "undecided"), (1.0, "undecided")]
+)
+def test_seams_that_time_cut_short_are_called_curved_or_nothing(high: float, word: str) -> None:
+    """A short piece of any curve is straight."""
+    given = {"straightness": (0.93, 0.92 if high < 0.96 else 0.995, high)}
+    assert verdict_of({"length": 5, "time": 3}, **given)[0] == word
+    said = verdict_of({"length": 5, "time": 3}, **given)[1]
+    assert "25 % of the way" in said
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import budget
 from vaeprobe.seams.fields import DirectionField, follow
 from vaeprobe.seams.nodes import NODES
 from vaeprobe.seams.seam import Event, Seam
@@ -152,7 +153,10 @@ def _edges(index: int, seam: Seam) -> Iterator[_Edge]:
 
 
 def refined(seams: Sequence[Seam], field: DirectionField, most: int = 512, rounds: int = 34) -> list[Seam]:
-    """Return the seams with crossings and the edges of tied stretches located by bisection along them."""
+    """Return the seams with crossings and the edges of tied stretches located by bisection along them.
+
+    Where time ends on the way, they lie between the same nodes, less sharply located.
+    """
     edges = [edge for i, seam in enumerate(seams) for edge in _edges(i, seam)][:most]
     if not edges:
         return list(seams)
@@ -164,7 +168,11 @@ def refined(seams: Sequence[Seam], field: DirectionField, most: int = 512, round
     crossing = torch.tensor([e.ranks is not None for e in edges])
     was_tied = torch.tensor([e.tied for e in edges])
     gap = torch.full_like(low, torch.inf)
-    for _ in range(rounds):
+    for done in range(rounds):
+        if budget().over:
+            if not done:
+                return list(seams)
+            break
         middle = (low + high) / 2
         z = torch.cat([seams[e.seam].at(middle[n : n + 1]) for n, e in enumerate(edges)])
         frame = field.frame(z)

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import gram, pullback, pushforward
 from vaeprobe.geometry.gram import canonical_signs, singular_frame
@@ -139,6 +140,9 @@ class DirectionField(Protocol):
             z: shape (P, latent).
             warm: spans a guess at V, shape (P, k, b).
             last: directions, shape (P, k), of which only the continuation need be accurate.
+
+        Raises:
+            TimeIsOver: a direction was to be continued, and no time is left.
         """
         ...
 
@@ -167,6 +171,8 @@ class DenseField:
         self.resolution = max(TIED, 1e3 * self.rounding)
 
     def frame(self, z: Tensor, warm: Tensor | None = None, last: Tensor | None = None) -> Frame:
+        if last is not None:
+            budget().ask()
         self.evaluations += len(z)
         G = gram(self.decoder, z, likelihood=self.likelihood, chunk=self.chunk)
         finite = torch.isfinite(G).flatten(1).all(1)
@@ -233,6 +239,8 @@ class IterativeField:
         V, near = torch.empty_like(B[:, :, : self.width]), torch.empty_like(B[:, :, : self.width])
         left = torch.arange(len(z))
         for round in range(1, self.rounds + 1):
+            if last is not None:
+                budget().ask()
             values, X, GX = self._ritz(B, GB)
             residual = GX - X * values[:, None, :]
             accurate = self._accurate(values, residual)

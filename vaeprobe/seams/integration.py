@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import TimeIsOver
 from vaeprobe.progress import tell
 from vaeprobe.seams.fields import DirectionField, Directions
 from vaeprobe.seams.nodes import hermite
@@ -99,7 +100,10 @@ class Integration:
             tell("tracing seams", P - len(active) + float((self.t / self.limits.length)[active].sum()), P)
             if not len(active):
                 break
-            self._advance(active)
+            try:
+                self._advance(active)
+            except TimeIsOver:  # within a step, which is lost: the nodes before it stand
+                self._stop(torch.ones(P, dtype=torch.bool), "time")
         ends = [
             met[0] if stop == "sliding" else np.inf
             for met, stop in zip(self.chatter, self.stops, strict=True)

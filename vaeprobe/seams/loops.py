@@ -84,6 +84,9 @@ def loop_defects(
         z0: starting points, shape (n, latent).
         components: the pairs are made of these; all by default.
         size: side of the loops, latent length.
+
+    Raises:
+        TimeIsOver: no time is left.
     """
     free = torch.tensor(decoder.continuous)
     field = DenseField(decoder, likelihood, chunk)
@@ -102,7 +105,7 @@ def loop_defects(
     def aim(point: Tensor, last: Some) -> Some:
         z = base.clone()
         z[:, free] = point
-        frame = field.frame(z)
+        frame = field.frame(z, last=last[0])
         return tuple(follow(frame, v, field.resolution, floor=field.rounding).v for v in last)
 
     bracket = closure_defects(aim, base[:, free], vi, vj, size)

@@ -75,6 +75,17 @@ class Paths(Sequence[Seam]):
         """How many half-seams ended for each reason."""
         return Counter(str(stop) for seam in self.seams for stop in seam.stop if stop is not None)
 
+    @property
+    def share(self) -> float:
+        """Share of the way that half-seams went before time ended, 1 for those that stopped for any other reason."""
+        shares = [
+            min(abs(end) / self.length, 1.0) if stop == "time" else 1.0
+            for seam in self.seams
+            for stop, end in zip(seam.stop, (float(seam.t[0]), float(seam.t[-1])), strict=True)
+            if stop is not None
+        ]
+        return sum(shares) / len(shares)
+
     def arrays(self) -> dict[str, Array]:
         """Return everything as numpy arrays, as `save` writes them.
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe.budget import TimeIsOver, budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
@@ -158,7 +159,11 @@ def return_errors(
 
     Up to `most` seams, spread evenly over all, are traced back from their forward end, or from arc length 4
     where they are longer.
+
+    Raises:
+        TimeIsOver: no time is left, or none of them came back before it ended.
     """
+    budget().ask()
     seams = [s for s in paths if float(s.t[-1]) > 0 and not s.closed]
     if not seams:
         return torch.zeros(0, dtype=torch.float64)
@@ -169,6 +174,7 @@ def return_errors(
         decoder,
         torch.stack([s.z[i] for s, i in zip(chosen, ends, strict=True)]),
         along=torch.stack([-s.v[i] for s, i in zip(chosen, ends, strict=True)]),
+        leading=1 + max(max(paths.components), *(int(s.rank[i]) for s, i in zip(chosen, ends, strict=True))),
         way="forward",
         length=torch.stack([s.t[i] for s, i in zip(chosen, ends, strict=True)]),
         radius=float(torch.stack([s.z.norm(dim=1).max() for s in chosen]).max()) + 1.0,
@@ -183,4 +189,6 @@ def return_errors(
         for there, seam in zip(back, chosen, strict=True)
         if there.stop[1] == "length"
     ]
+    if not misses and back.stops["time"]:
+        raise TimeIsOver
     return torch.stack(misses) if misses else torch.zeros(0, dtype=torch.float64)

@@ -45,6 +45,7 @@ def trace_paths(
     *,
     components: Sequence[int] | None = None,
     along: Tensor | None = None,
+    leading: int | None = None,
     way: Way = "both",
     length: float | Tensor | None = None,
     radius: float | None = None,
@@ -65,6 +66,7 @@ def trace_paths(
         z0: starting points, shape (n, latent).
         components: places of the singular values at the start, 0 the largest; all by default.
         along: instead of components, one direction per start, shape (n, k): the seam nearest to it.
+        leading: with `along`, how many leading singular vectors hold those seams: iteration seeks no more; all by default.
         way: along the singular vector (its largest entry positive, or the side of `along`), against, or both.
         length: latent arc length per direction, one number or one per start (n,); by default `LENGTH`, three
             standard deviations of the prior as in a traversal of one latent, so that decoders of any number of
@@ -101,7 +103,7 @@ def trace_paths(
     _positive(length=float(lengths.min()))
 
     field: DirectionField
-    block = max(chosen) + 1
+    block = leading if leading is not None and along is not None else max(chosen) + 1
     if method is None:
         method = "iterative" if k > LARGE and 16 * (block + 2) < k and along is None else "dense"
     tolerance = how.default_tolerance(rounding(decoder)) if tolerance is None else float(tolerance)

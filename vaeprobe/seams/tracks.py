@@ -16,7 +16,7 @@ __all__ = ["Mark", "Recorder", "Stop", "Track", "joined"]
 
 
 Stop: TypeAlias = Literal[
-    "length", "radius", "collapse", "not finite", "closed", "sliding", "steps", "outside"
+    "length", "radius", "collapse", "not finite", "closed", "sliding", "steps", "outside", "time"
 ]
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe.budget import TimeIsOver
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Likelihood
@@ -175,6 +176,7 @@ def trace_net(
 
     Raises:
         UsageError: the decoder has another number of continuous latents, or no seams at the centre.
+        TimeIsOver: no time is left to find any.
     """
     free = decoder.continuous
     if len(free) != 2:
@@ -186,6 +188,8 @@ def trace_net(
     first = trace_paths(decoder, centre[None], **settings)  # type: ignore[arg-type]
     main = (first[0], first[1])
     if min(seam.length for seam in main) == 0:
+        if first.stops["time"]:
+            raise TimeIsOver
         raise UsageError(
             f"the seams through {[round(float(c), 3) for c in centre]} have no length: {main[1].stop[1]}",
             hint="start elsewhere: --latents FILE",

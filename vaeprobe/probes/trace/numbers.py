@@ -23,8 +23,12 @@ IN_UNIT_INTERVAL = frozenset(
 )
 
 
-def trace_metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor) -> dict[str, Metric]:
-    """Return every number of the seams, by id, in the order of the page."""
+# why numbers have no value where time ended before they were measured
+LATE = "the time given was over before it was measured"
+
+
+def trace_metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor | None) -> dict[str, Metric]:
+    """Return every number of the seams, by id, in the order of the page; misses None where time was over first."""
     seams = usable(paths)
     starts = by_start(seams) if seams else {}
     why = _no_seams(paths)
@@ -49,7 +53,9 @@ def trace_metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor) -> di
         reason = why if not length else f"scheme `{paths.scheme}` does not look for single kinks"
         out.append(Metric.undefined(SPECS["trace.kinks"], reason))
     out.append(Metric(SPECS["trace.step_limits"], kinds["step limit"], n=len(seams)))
-    if len(misses):
+    if misses is None:
+        out.append(Metric.undefined(SPECS["trace.return_error"], why or LATE))
+    elif len(misses):
         out.append(
             Metric(
                 SPECS["trace.return_error"],
@@ -86,11 +92,9 @@ def _loop_metric(loops: LoopDefects | None, paths: Paths) -> Metric:
         reason = "pairs of seams always span a surface with fewer than three latents"
         return Metric.undefined(SPECS[id], reason)
     if loops is None or not loops.pairs:
-        reason = (
-            "it needs two components"
-            if paths.method == "dense"
-            else "not measured by iteration (many latents)"
-        )
+        reason = "not measured by iteration (many latents)"
+        if paths.method == "dense":
+            reason = "it needs two components" if len(paths.components) < 2 else LATE
         return Metric.undefined(SPECS[id], reason)
     rows = zip(loops.bracket, loops.determined, strict=True)
     values = np.array([float(b[d].median()) for b, d in rows if d.any()])
@@ -115,6 +119,7 @@ def _no_seams(paths: Paths) -> str:
         "collapse": "the decoder is collapsed at every start: its output changes in no traced direction",
         "outside": f"every start lies outside the radius {paths.radius:.3g}",
         "not finite": "the decoder's Jacobian is not finite at any start",
+        "time": "the time given was over before the first step",
     }
     most = paths.stops.most_common(1)[0][0] if paths.stops else "collapse"
     return reasons.get(most, f"no seam has any length: {most}")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-from vaeprobe.budget import in_time, within
+from vaeprobe.budget import Fit, TimeIsOver, about, budget, in_time, within
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
@@ -36,6 +36,11 @@ COMPONENTS, MANY, LEADING = 10, 16, 4
 EVENTS_IN_JSON = 500
 # Nodes that a start of a default run takes: two components, both ways.
 NODES = 200
+# Of the time that is left, what the seams may take, and what they are planned to take; the rest is for what is made of
+# them: loops, the way back, pictures.
+SHARE, PLANNED = 0.6, 0.8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +345,10 @@ class Trace(Probe):
         decoder = decoder.under(self.likelihood)
         z0 = self._starts(decoder, starts)
         foretell_directions(
-            decoder, len(z0) * NODES * (k + 1), 0, f"{len(z0)} starts among {k} latents, {NODES} steps each"
+            decoder,
+            len(z0) * NODES * (k + 1),
+            0,
+            f"{len(z0)} start{'s' * (len(z0) > 1)} among {k} latents, {NODES} steps each",
         )
         likelihood = self.metric_likelihood(decoder)
         chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
@@ -348,26 +356,30 @@ class Trace(Probe):
         z0 = paths.starts
         loops = None
         if k >= 3 and len(chosen) >= 2 and paths.method == "dense":
-            loops = loop_defects(
-                decoder,
-                z0[:4],
-                components=chosen[:4],
-                size=0.05 if paths.scheme == "smooth" else 0.25,
-                likelihood=likelihood,
-                chunk=self.chunk,
+            loops = _timely(
+                lambda: loop_defects(
+                    decoder,
+                    z0[:4],
+                    components=chosen[:4],
+                    size=0.05 if paths.scheme == "smooth" else 0.25,
+                    likelihood=likelihood,
+                    chunk=self.chunk,
+                )
             )
-        misses = return_errors(decoder, paths, likelihood=likelihood, chunk=self.chunk)
+        misses = _timely(lambda: return_errors(decoder, paths, likelihood=likelihood, chunk=self.chunk))
         first = first_start(paths)
         frames = self.frames + 1 - self.frames % 2
         net = None
         if k == 2 and first:
-            net = trace_net(
-                decoder,
-                self._centre(decoder, first),
-                radius=self.radius,
-                tolerance=max(paths.tolerance, 1e-5),
-                likelihood=likelihood,
-                chunk=self.chunk,
+            net = _timely(
+                lambda: trace_net(
+                    decoder,
+                    self._centre(decoder, first),
+                    radius=self.radius,
+                    tolerance=max(paths.tolerance, 1e-5),
+                    likelihood=likelihood,
+                    chunk=self.chunk,
+                )
             )
         metrics = numbers.trace_metrics(paths, loops, misses)
         names = dict(zip(decoder.continuous, decoder.latent_names, strict=True))
@@ -375,6 +387,9 @@ class Trace(Probe):
         source = self.source().describe() if self.row is None else ""
         verdict, summary = words.verdict(metrics, paths, source, axes, part)
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
+        if first and net is None and "svg" in wanted:
+            wanted -= {"svg"}
+            limits = (*limits, Finding(TIME_LIMIT, "no net of seams was drawn: the time given was over"))
         return TraceResult(
             metrics=metrics,
             verdict=verdict,
@@ -400,10 +415,15 @@ class Trace(Probe):
     def _paths(
         self, decoder: Decoder, z0: Tensor, components: list[int], likelihood: Likelihood | None
     ) -> tuple[Paths, tuple[Finding, ...]]:
-        """Return the seams through the starts, or through as many as there is time for, and what did not fit."""
+        """Return the seams through the starts, or through as many as there is time for, and what did not fit.
+
+        Starts within whose seams time ends are left out, all that were begun with them, for seams that end sooner would
+        be too many among those that are whole; of the first start what was traced is kept.
+        """
         from vaeprobe.seams import trace_paths
 
         parts: list[Paths] = []
+        went: list[float] = []  # starts of which so much was traced
 
         def trace(rows: slice) -> None:
             # all by one scheme, which the first starts choose
@@ -419,11 +439,20 @@ class Trace(Probe):
                 likelihood=likelihood,
                 chunk=self.chunk,
             )
+            went.append(len(found.starts) * found.share)
+            if parts and found.stops["time"]:
+                return
             seams = tuple(replace(seam, start=seam.start + rows.start) for seam in found.seams)
             parts.append(replace(found, seams=seams) if rows.start else found)
 
-        fit = in_time(len(z0), trace, first=1)
+        with within(SHARE * budget().left if budget().bounded else None):
+            fit = in_time(len(z0), trace, first=1, share=PLANNED)
+        # where no step was made, the pace is that of the frames which were taken
+        traced = sum(went) or min(1.0, 2 * parts[0].evaluations / (NODES * len(components)))
+        fit = Fit(sum(len(part.starts) for part in parts), len(z0), fit.seconds * fit.done / traced)
         limits = () if fit.whole else (Finding(TIME_LIMIT, fit.words("starts")),)
+        if parts[0].stops["time"]:
+            limits = (Finding(TIME_LIMIT, _cut_short(parts[0], fit)),)
         if len(parts) == 1:
             return parts[0], limits
         whole = replace(
@@ -496,6 +525,23 @@ class Trace(Probe):
             and float(s[0] - s[1]) > 1e-3 * float(s[0])
         )
         return origin if clear else start
+
+
+def _timely(work: Callable[[], T]) -> T | None:
+    """Return what the work finds, None where time is over first."""
+    try:
+        return work()
+    except TimeIsOver:
+        return None
+
+
+def _cut_short(paths: Paths, fit: Fit) -> str:
+    """Return how far the seams of the first start went in the time given, and what all of them would take."""
+    starts = f"all {fit.wanted} starts" if fit.wanted > 1 else "all of it"
+    return (
+        f"{paths.stops['time']} of the {sum(paths.stops.values())} half-seams of the first start end where the time given "
+        f"was over, after {100 * paths.share:.2g} % of the way; {starts} would take {about(fit.seconds)}"
+    )
 
 
 def parse_components(given: str | Sequence[int]) -> list[int]:

@@ -74,6 +74,15 @@ def _verdict(
     named = f" {', '.join(axes[:6])}{', ...' if len(axes) > 6 else ''}" if axes else ""
     overlap = f"overlap {axis.value:.3f} with the nearest axis, {random:.2f} for a random direction"
     sentence = f"chord over length {straight.value:.3f}, turning {turning:.2g} rad per unit length; {overlap}"
+    if paths.stops["time"]:
+        went = f"{100 * paths.share:.2g} % of the way"
+        if high >= CURVED:  # short pieces of curves are straight
+            return "undecided", (
+                f"It is open whether the seams {where} are straight: the time given was over after {went}, along which "
+                f"they have {sentence}; more --time would decide it."
+            )
+        where += f" are curved as far as they were traced in the time given, {went}"
+        return "curved", f"The seams {where}: {sentence}."
     if low >= STRAIGHT:
         least, most = axis.ci or (axis.value, axis.value)
         if least >= PARALLEL:
@@ -94,7 +103,7 @@ def _verdict(
 
 def findings(
     paths: Paths,
-    misses: Tensor,
+    misses: Tensor | None,
     skipped: int,
     wanted: frozenset[str],
     first: Sequence[Seam],
@@ -157,7 +166,7 @@ def findings(
             found.append(
                 Finding(spec, f"{stops[reason]} of {sum(stops.values())} half-seams {text}", hint=hint)
             )
-    if len(misses) and float(misses.median()) > 0.05:
+    if misses is not None and len(misses) and float(misses.median()) > 0.05:
         found.append(
             Finding(
                 TRACE_NOT_REPRODUCIBLE,
