@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vaeprobe.data import NotFiniteError, in_memory, open_data
+from vaeprobe.data import NonfiniteRowsError, in_memory, open_data
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError
 
 A = np.random.default_rng(0).normal(size=(103, 3, 4))
@@ -304,7 +304,7 @@ def test_some_rows_for_all_are_evenly_spread(
     np.testing.assert_array_equal(some.share(1, 2).read(), expected[9:])
     np.testing.assert_array_equal(some.thinned(2).read(), np.concatenate([X[0:4], X[24:25]] * 2))
     X[13, 0] = np.nan
-    with pytest.raises(NotFiniteError, match=r"1 of 25 rows .*: 13"):
+    with pytest.raises(NonfiniteRowsError, match=r"1 of 25 rows .*: 13"):
         in_memory(X).thinned(3).read()
     assert in_memory(np.ones((25, 2))).array()[1]
     assert not in_memory(np.ones((25, 2))).thinned(3).array()[1]
@@ -317,7 +317,7 @@ def test_who_sums_rows_up_anyway_asks_about_numbers_that_are_not_finite() -> Non
     data = in_memory(X)
     assert sum(len(block) for block in data.blocks(2, looked_at=False)) == 5
     data.refuse(X[:3])
-    with pytest.raises(NotFiniteError, match=r"1 of 5 rows hold NaN or infinity .*: 3"):
+    with pytest.raises(NonfiniteRowsError, match=r"1 of 5 rows hold NaN or infinity .*: 3"):
         data.refuse(X[2:4], 2)
     assert [len(block) for block in in_memory(X, nonfinite="drop").blocks(2, looked_at=False)] == [2, 1, 1]
     in_memory(X, nonfinite="keep").refuse(X)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vaeprobe.checkpoints import families
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
-from vaeprobe.checkpoints.families import Clues, Found, Shaped
+from vaeprobe.checkpoints.families import Clues, Recognised, Shaped
 from vaeprobe.errors import ArchitectureError, InputError, UsageError, did_you_mean
 from vaeprobe.files.source import quoted, read_text
 from vaeprobe.findings import TWO_SETS_OF_WEIGHTS
@@ -84,7 +84,7 @@ def _read(path: Path) -> Blueprint:
     return Blueprint.from_toml(text, f"blueprint {path}")
 
 
-def found(blueprint: Given, clues: Clues, metadata: Mapping[str, str] | None = None) -> Found | None:
+def found(blueprint: Given, clues: Clues, metadata: Mapping[str, str] | None = None) -> Recognised | None:
     """Return what the tensors hold: a preset or draft asked for by name, their metadata's blueprint, a preset's.
 
     Raises:
@@ -93,11 +93,11 @@ def found(blueprint: Given, clues: Clues, metadata: Mapping[str, str] | None = N
     """
     if blueprint is None:
         own = Blueprint.from_metadata(metadata or {})
-        return Found(own) if own is not None else families.match(clues)
+        return Recognised(own) if own is not None else families.match(clues)
     if str(blueprint) == "draft":
         from vaeprobe.checkpoints.draft.drafting import draft
 
-        return Found(draft(clues.shaped))
+        return Recognised(draft(clues.shaped))
     return families.get(str(blueprint), clues)
 
 

@@ -73,7 +73,7 @@ def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Part
     """Return the network of a blueprint or a family, held at its conditions; None where neither is known."""
     bp = blueprint_of(request, weights)
     if bp is not None:
-        hit: families.Found | None = families.Found(bp)
+        hit: families.Recognised | None = families.Recognised(bp)
     else:
         clues = families.Clues.of(weights.tensors, told, request.latent_size)
         hit = architecture.found(request.blueprint, clues, weights.metadata)

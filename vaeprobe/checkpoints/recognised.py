@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.blueprint.condition import held
-from vaeprobe.checkpoints.families import Found
+from vaeprobe.checkpoints.families import Recognised
 from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.checkpoints.network.parts import Parts, at_conditions, unchosen
 from vaeprobe.findings import ASSUMED, FAMILY_WARNING
@@ -20,7 +20,7 @@ __all__ = ["parts_of"]
 
 
 def parts_of(
-    found: Found,
+    found: Recognised,
     tensors: Mapping[str, Tensor],
     *,
     size: tuple[int, ...] | None = None,
@@ -51,7 +51,7 @@ def parts_of(
     )
 
 
-def _dispersion(found: Found, bp: Blueprint, tensors: Mapping[str, Tensor]) -> Tensor | None:
+def _dispersion(found: Recognised, bp: Blueprint, tensors: Mapping[str, Tensor]) -> Tensor | None:
     """Return the inverse dispersions that the file holds, those of the class that the decoder is held at."""
     if not found.log_dispersion:
         return None
@@ -63,7 +63,7 @@ def _dispersion(found: Found, bp: Blueprint, tensors: Mapping[str, Tensor]) -> T
     return logs[:, column].exp() if column < logs.shape[1] else None
 
 
-def _totalled(found: Found, bp: Blueprint) -> str | None:
+def _totalled(found: Recognised, bp: Blueprint) -> str | None:
     """Return the output that a row's total multiplies, where it is held at 1 and the user chose nothing."""
     left = any(c.name == found.total and not c.chosen and c.value == 1 for c in bp.conditions)
     if not left:
@@ -86,7 +86,7 @@ def _vamp_prior(parts: Parts, pseudo: Sequence[Tensor]) -> LearnedPrior | None:
     return LearnedPrior(mean, (0.5 * log_variance.double()).exp())
 
 
-def _notes(found: Found, bp: Blueprint) -> Iterator[Finding]:
+def _notes(found: Recognised, bp: Blueprint) -> Iterator[Finding]:
     if found.assumed:
         yield Finding(ASSUMED, f"tensors do not tell, and it was assumed: {'; '.join(found.assumed)}")
     yield from unchosen(bp.conditions)

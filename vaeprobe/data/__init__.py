@@ -6,6 +6,6 @@ otherwise, and `Data.notes` says so.
 """
 
 from vaeprobe.data.opening import in_memory, open_data
-from vaeprobe.data.rows import Data, NotFiniteError
+from vaeprobe.data.rows import Data, NonfiniteRowsError
 
-__all__ = ["Data", "NotFiniteError", "in_memory", "open_data"]
+__all__ = ["Data", "NonfiniteRowsError", "in_memory", "open_data"]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[Any]
 
-__all__ = ["Data", "Nonfinite", "NotFiniteError"]
+__all__ = ["Data", "Nonfinite", "NonfiniteRowsError"]
 
 Nonfinite = Literal["refuse", "drop", "keep"]
 EXACT_INTEGER = 2**53
@@ -26,7 +26,7 @@ LARGEST_BLOCK = 1 << 28  # bytes
 RUN = 1024  # rows that stand together where some are read for all
 
 
-class NotFiniteError(InputError):
+class NonfiniteRowsError(InputError):
     """Rows hold NaN or infinity (exit code 5)."""
 
 
@@ -136,7 +136,7 @@ class Data:
             row += len(block) if every == 1 else 0
 
     def refuse(self, block: Array, row: int = 0) -> None:
-        """Raise NotFiniteError if a number of the block is not finite and `nonfinite` is "refuse".
+        """Raise NonfiniteRowsError if a number of the block is not finite and `nonfinite` is "refuse".
 
         Args:
             row: the block's first row; those before it are known to be finite.
@@ -198,7 +198,7 @@ class Data:
             if start < stop:
                 yield shard, start, stop
 
-    def _refusal(self, seen: int) -> NotFiniteError:
+    def _refusal(self, seen: int) -> NonfiniteRowsError:
         """Return the error for data that is not finite; rows before `seen` are known to be good."""
         if self.every > 1:
             return replace(self, every=1)._refusal(0)
@@ -211,7 +211,7 @@ class Data:
                 bad.extend(rows[: 10 - len(bad)].tolist())
             row += len(block)
         listed = ", ".join(map(str, bad)) + (", ..." if count > len(bad) else "")
-        return NotFiniteError(
+        return NonfiniteRowsError(
             f"{count} of {self.rows} rows hold NaN or infinity (counted from 0: {listed})",
             hint="leave those rows out of the data",
         )

@@ -38,7 +38,7 @@ KL_PER_LATENT = MetricSpec(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
+class EncoderEvidence:
     """What an encoder, a decoder and data say together.
 
     Attributes:
@@ -122,7 +122,7 @@ class EncoderProbe(Probe):
                 f"{self.NAME} needs data", hint="add --data X.npy, rows as the encoder takes them"
             )
 
-    def evidence(self, decoder: Decoder) -> Evidence:
+    def evidence(self, decoder: Decoder) -> EncoderEvidence:
         """Return the data, the likelihood and the posterior moments, checked against each other.
 
         Raises:
@@ -132,7 +132,7 @@ class EncoderProbe(Probe):
         with within(self.time):
             return self._evidence(decoder)
 
-    def _evidence(self, decoder: Decoder) -> Evidence:
+    def _evidence(self, decoder: Decoder) -> EncoderEvidence:
         import math
 
         import torch
@@ -174,7 +174,7 @@ class EncoderProbe(Probe):
             reading = better_reading(decoder, encoder, x, likelihood, moments)
         if reading is not None:
             findings = (*findings, _other_layout(*reading))
-        return Evidence(
+        return EncoderEvidence(
             x=x,
             available=rows,
             source=f"{len(x)} of {len(rows)} rows of {source}",

@@ -18,7 +18,7 @@ from vaeprobe.pictures import Panel, Polyline, net_svg
 from vaeprobe.seams.seam import Seam
 from vaeprobe.seams.tracing import trace_paths
 
-__all__ = ["Net", "Traversal", "decode", "trace_net", "traverse"]
+__all__ = ["Net", "Walk", "decode", "trace_net", "traverse"]
 
 BLOCK = 256
 
@@ -30,7 +30,7 @@ def decode(decoder: Decoder, z: Tensor) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traversal:
+class Walk:
     """Outputs along the seams of one start, and along the nearest axes at the same arc lengths.
 
     Attributes:
@@ -52,7 +52,7 @@ class Traversal:
     axis_x: NDArray[np.float64]
 
 
-def traverse(decoder: Decoder, seams: Sequence[Seam], *, frames: int = 11, reach: float = 3.0) -> Traversal:
+def traverse(decoder: Decoder, seams: Sequence[Seam], *, frames: int = 11, reach: float = 3.0) -> Walk:
     """Return outputs at `frames` equally spaced arc lengths, up to `reach` on both sides of the start.
 
     Args:
@@ -74,7 +74,7 @@ def traverse(decoder: Decoder, seams: Sequence[Seam], *, frames: int = 11, reach
         along_axis.append(line)
     seam_z, axis_z = torch.stack(along_seam), torch.stack(along_axis)
     shape = (len(seams), frames, -1)
-    return Traversal(
+    return Walk(
         components=tuple(s.component for s in seams),
         axes=tuple(s.axis for s in seams),
         t=t.numpy(),

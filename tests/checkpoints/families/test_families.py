@@ -1065,7 +1065,7 @@ def recognise(clues):
     found = f.solve(clues.shapes, {"only": "linear m d"})
     if found is None:
         return None
-    return f.Found(Blueprint(layers=(f.linear("only"), f.TANH), latents=f.normal(found["d"])))
+    return f.Recognised(Blueprint(layers=(f.linear("only"), f.TANH), latents=f.normal(found["d"])))
 
 
 FAMILY = f.Family(name="one-more", title="a layer", source="written here", recognise=recognise)

@@ -9,10 +9,10 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 
-from vaeprobe.checkpoints.families.family import Clues, Family, Found, Shaped
+from vaeprobe.checkpoints.families.family import Clues, Family, Recognised, Shaped
 from vaeprobe.errors import ArchitectureError, UsageError, did_you_mean
 
-__all__ = ["Clues", "Family", "Found", "Shaped", "every", "get", "match", "names"]
+__all__ = ["Clues", "Family", "Recognised", "Shaped", "every", "get", "match", "names"]
 
 
 def every() -> Mapping[str, Family]:
@@ -27,7 +27,7 @@ def names() -> tuple[str, ...]:
     return tuple(every())
 
 
-def match(clues: Clues) -> Found | None:
+def match(clues: Clues) -> Recognised | None:
     """Return what the tensors hold, or None where they are of no family that is known.
 
     Raises:
@@ -42,7 +42,7 @@ def match(clues: Clues) -> Found | None:
     return next(iter(found.values()), None)
 
 
-def get(name: str, clues: Clues) -> Found:
+def get(name: str, clues: Clues) -> Recognised:
     """Return what the tensors hold as one family reads them.
 
     Raises:

@@ -14,7 +14,7 @@ LAST = 512  # of `hidden_dims`: the one that the code fixes
 ALONE = ("discriminator", "fc_z")  # of other members of the repository
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold; a last 3 x 3 convolution tells it from families with a like naming."""
     for prefix in f.prefixes(clues.shapes, "final_layer.3.weight"):
         own = f.below(clues.shapes, prefix)
@@ -63,10 +63,10 @@ def recognise(clues: f.Clues) -> f.Found | None:
             if classes or bp.encoder is None or m != 3 * side * side:
                 continue
             none = Recipe(None, f"its prior is a mixture of the posteriors of {k} pseudo-inputs")
-            return f.Found(
+            return f.Recognised(
                 bp, scope, recipe=none, warnings=VAMP_WARNINGS, pseudo_inputs=f"{prefix}embed_pseudo.0"
             )
-        return f.Found(bp, scope, recipe=_recipe(3 * side * side), warnings=tuple(_warnings(classes)))
+        return f.Recognised(bp, scope, recipe=_recipe(3 * side * side), warnings=tuple(_warnings(classes)))
     return None
 
 

@@ -10,7 +10,7 @@ LAST = 32  # of `hidden_dims`: the one that the code fixes
 SLOPE = 0.01
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold; a layer `fc` before the encoder's heads tells it from a stranger with such names."""
     for prefix in f.prefixes(clues.shapes, "final_layer.2.weight"):
         own = f.below(clues.shapes, prefix)
@@ -57,7 +57,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
             encoder=encoder,
         )
         scope = tuple(prefix + part for part in ("decoder.", "decoder_input.", "final_layer."))
-        return f.Found(bp, scope, recipe=RECIPE, warnings=WARNINGS)
+        return f.Recognised(bp, scope, recipe=RECIPE, warnings=WARNINGS)
     return None
 
 

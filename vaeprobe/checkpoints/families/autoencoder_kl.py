@@ -109,7 +109,7 @@ class Names:
             number += 1
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     config = clues.table("config.json")
     if config.get("_class_name") not in (None, *CLASSES):
@@ -125,7 +125,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
     return None
 
 
-def _at(clues: f.Clues, config: Any, prefix: str, ldm: bool) -> f.Found | None:
+def _at(clues: f.Clues, config: Any, prefix: str, ldm: bool) -> f.Recognised | None:
     own = f.below(clues.shapes, prefix)
     widths = _widths(own, ldm)
     first, last = own.get("decoder.conv_in.weight", ()), own.get("decoder.conv_out.weight", ())
@@ -163,7 +163,7 @@ def _at(clues: f.Clues, config: Any, prefix: str, ldm: bool) -> f.Found | None:
         return None  # the encoder makes other latents than the decoder takes
     side = 2 ** (len(widths) - 1)
     plan = None if codebook else _encoder(names, own, widths, z, (channels, side * h, side * w))
-    return f.Found(
+    return f.Recognised(
         Blueprint(
             layers=tuple(layers),
             latents=f.normal(z * h * w),

@@ -12,7 +12,7 @@ B = {7: (32, 32), 9: (32, 32), 11: (32, 32), 13: (32, 0)}
 H_DOWN, B_DOWN = {0: 32, 2: 32, 4: 64, 6: 64}, {0: 32, 2: 32, 4: 32, 6: 32}
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold; the places of the layers tell H from B."""
     for prefix in f.prefixes(clues.shapes, "decoder.0.weight"):
         for dense, up in ((["linear 256 d"], H), (["linear 256 d", "linear 256 256", "linear 512 256"], B)):
@@ -39,7 +39,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
                 prefix=f"{prefix}decoder.",
                 encoder=_encoder(clues.shapes, prefix, found["d"], found["c"], H=up is H),
             )
-            return f.Found(
+            return f.Recognised(
                 bp,
                 recipe=Recipe(
                     None,

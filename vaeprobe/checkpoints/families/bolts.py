@@ -33,7 +33,7 @@ class Net:
 NETS = {"resnet18": Net((2, 2, 2, 2), 1), "resnet50": Net((3, 4, 6, 3), 4)}
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold; names tell the network, and a config beside them must agree."""
     for prefix in f.prefixes(clues.shapes, "decoder.layer1.0.conv2.1.weight"):
         own = f.below(clues.shapes, prefix)
@@ -63,7 +63,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
             encoder=_encoder(net, own, prefix, found["d"], height, maxpool, first),
         )
         assumed = () if "input_height" in told else ("its images are 32 x 32 (`input_height`)",)
-        return f.Found(
+        return f.Recognised(
             bp,
             (f"{prefix}decoder.",),
             (f"{prefix}encoder.", f"{prefix}fc_mu.", f"{prefix}fc_var."),

@@ -26,7 +26,7 @@ ENCODER = {
 }
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold; the encoder's last layer gives (mean, log variance) of each latent in turn."""
     for prefix in f.prefixes(clues.shapes, "convT1.weight"):
         own = f.below(clues.shapes, prefix)
@@ -38,7 +38,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
         doublings = [layer for key in up for layer in (f.conv_transpose(key), f.RELU)]
         hidden = [layer for key in ("lin1", "lin2", "lin3") for layer in (f.linear(key), f.RELU)]
         side = 64 if large else 32
-        return f.Found(
+        return f.Recognised(
             Blueprint(
                 layers=(*hidden, f.reshape(32, 4, 4), *doublings, f.conv_transpose("convT3"), f.SIGMOID),
                 latents=f.normal(found["d"]),

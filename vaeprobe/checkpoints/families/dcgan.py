@@ -6,7 +6,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.families import family as f
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for prefix in f.prefixes(clues.shapes, "main.0.weight"):
         own = f.below(clues.shapes, prefix)
@@ -34,7 +34,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
             latents=f.normal(d),
             prefix=prefix,
         )
-        return f.Found(bp)
+        return f.Recognised(bp)
     return None
 
 

@@ -69,7 +69,7 @@ ENCODERS = (
 )
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for prefix in f.prefixes(clues.shapes, "decoder.main.1.weight"):
         found = f.solve(f.below(clues.shapes, f"{prefix}decoder."), DECODER)
@@ -107,7 +107,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
 
 def _found(
     shapes: f.Shapes, prefix: str, layers: tuple[Layer, ...], inputs: int, channels: int
-) -> f.Found | None:
+) -> f.Recognised | None:
     unknown = shapes.get(f"{prefix}encoder.main.13.weight", (2 * inputs,))[0] // 2
     encoder, d = _encoder(shapes, prefix) or (None, unknown)
     classes = inputs - d
@@ -124,7 +124,7 @@ def _found(
     )
     recipe = Recipe(None, "w_kld / w_recon, which the file does not hold", "its own command line")
     warnings = ("its labels may be of several kinds side by side; one column of them is set here",)
-    return f.Found(bp, recipe=recipe, warnings=warnings if classes else ())
+    return f.Recognised(bp, recipe=recipe, warnings=warnings if classes else ())
 
 
 def _encoder(shapes: f.Shapes, prefix: str) -> tuple[Encoder, int] | None:

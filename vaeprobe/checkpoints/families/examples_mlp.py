@@ -9,7 +9,7 @@ from vaeprobe.recipe import Recipe
 LAYERS = {"fc1": "linear h 784", "fc21": "linear d h", "fc22": "linear d h", "fc3": "linear h d", "fc4": "linear 784 h"}  # fmt: skip
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for prefix in f.prefixes(clues.shapes, "fc21.weight"):
         found = f.solve(f.below(clues.shapes, prefix), LAYERS)
@@ -31,7 +31,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
             encoder=encoder,
         )
         recipe = Recipe(1.0, "a sum of cross-entropies plus the KL")
-        return f.Found(bp, scope=(f"{prefix}fc3.", f"{prefix}fc4."), recipe=recipe)
+        return f.Recognised(bp, scope=(f"{prefix}fc3.", f"{prefix}fc4."), recipe=recipe)
     return None
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, Latents, Layer
 from vaeprobe.recipe import Recipe
 
-__all__ = ["Clues", "Family", "Found", "Shaped", "Shapes", "below", "prefixes", "solve"]
+__all__ = ["Clues", "Family", "Recognised", "Shaped", "Shapes", "below", "prefixes", "solve"]
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -66,7 +66,7 @@ class Clues:
 
 
 @dataclass(frozen=True)
-class Found:
+class Recognised:
     """A network that a family's file holds.
 
     Attributes:
@@ -116,9 +116,9 @@ class Family:
     name: str
     title: str
     source: str
-    recognise: Callable[[Clues], Found | None]
+    recognise: Callable[[Clues], Recognised | None]
 
-    def match(self, clues: Clues) -> Found | None:
+    def match(self, clues: Clues) -> Recognised | None:
         """Return what the clues hold, or None where they are of another family or a tensor would be left over."""
         found = self.recognise(clues)
         if found is None:

@@ -6,7 +6,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan, Layer
 from vaeprobe.checkpoints.families import family as f
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for prefix in f.prefixes(clues.shapes, "final_layer.0.weight"):
         own = f.below(clues.shapes, prefix)
@@ -24,7 +24,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
         found = f.solve(own, wanted)
         if found is None or not down or not up:
             continue
-        return f.Found(
+        return f.Recognised(
             Blueprint(
                 layers=(f.linear("decoder_input"), *_blocks(up), f.linear("final_layer.0")),
                 latents=f.normal(found["d"]),

@@ -12,7 +12,7 @@ SCOPE = ("latent_to_features.", "features_to_img.")
 TRUNK = ("img_to_features.", "features_to_hidden.", "fc_mean.", "fc_log_var.")
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold: as many latents as means and classes together."""
     for prefix in f.prefixes(clues.shapes, "latent_to_features.0.weight"):
         own = f.below(clues.shapes, prefix)
@@ -33,7 +33,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
         side = 4 * 2 ** len(up)
         doublings = [layer for i in up for layer in (f.conv_transpose(f"features_to_img.{i}"), f.RELU)]
         hidden = [layer for key in dense for layer in (f.linear(key), f.RELU)]
-        return f.Found(
+        return f.Recognised(
             Blueprint(
                 layers=(*hidden, f.reshape(64, 4, 4), *doublings[:-1], f.SIGMOID),
                 latents=(*(f.normal(means) if means else ()), *(("onehot", size) for size in heads)),
@@ -46,7 +46,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
     return _alone(clues)
 
 
-def _alone(clues: f.Clues) -> f.Found | None:
+def _alone(clues: f.Clues) -> f.Recognised | None:
     """Return the decoder written as one chain, its layers counted: which latents are codes is not in it."""
     for up in ((5, 7, 9), (5, 7, 9, 11)):
         widths = ["64", *(f"w{i}" for i in up[1:]), "c"]
@@ -58,7 +58,7 @@ def _alone(clues: f.Clues) -> f.Found | None:
         if found is not None:
             doublings = [layer for i in up for layer in (f.conv_transpose(str(i)), f.RELU)]
             hidden = (f.linear("0"), f.RELU, f.linear("2"), f.RELU)
-            return f.Found(
+            return f.Recognised(
                 Blueprint(
                     layers=(*hidden, f.reshape(64, 4, 4), *doublings[:-1], f.SIGMOID),
                     latents=f.normal(found["d"]),

@@ -15,7 +15,7 @@ from vaeprobe.recipe import Mistake, Recipe
 SOFTMAX = Layer("softmax")
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold; RecBole's names are any MLP's, so that its config must say the model."""
     told = clues.table("config").get("final_config_dict")
     recbole = isinstance(told, dict) and told.get("model") == "MultiVAE"
@@ -24,7 +24,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
         for prefix in f.prefixes(clues.shapes, f"{up}.0.weight"):
             found = _at(f.below(clues.shapes, prefix), prefix, down, up)
             if found is not None:
-                return f.Found(
+                return f.Recognised(
                     found,
                     (f"{prefix}{up}.",),
                     (f"{prefix}{down}.",),

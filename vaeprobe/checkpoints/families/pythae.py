@@ -73,7 +73,7 @@ REASONS = {
 }
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     config = clues.table("model_config.json")
     for prefix in f.prefixes(clues.shapes, "decoder.layers.0.0.weight"):
@@ -88,7 +88,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
     return None
 
 
-def _mlp(shapes: f.Shapes, config: object, prefix: str) -> f.Found | None:
+def _mlp(shapes: f.Shapes, config: object, prefix: str) -> f.Recognised | None:
     own = f.below(shapes, f"{prefix}decoder.")
     found = f.solve(own, {"layers.0.0": f"linear {HIDDEN} d", "layers.1.0": f"linear m {HIDDEN}"})
     if found is None or not _same_latents(shapes, prefix, found["d"]):
@@ -136,7 +136,7 @@ def _residual(wanted: dict[str, str], key: str, relu: bool) -> list[Layer]:
     return [*layers, f.RELU] if relu else layers
 
 
-def _convolutional(shapes: f.Shapes, config: object, prefix: str, net: Net) -> f.Found | None:
+def _convolutional(shapes: f.Shapes, config: object, prefix: str, net: Net) -> f.Recognised | None:
     own = f.below(shapes, f"{prefix}decoder.")
     wanted = {net.first: f"linear {math.prod(net.map)} d"}
     layers = [f.linear(net.first), f.reshape(*net.map)]
@@ -182,7 +182,7 @@ def _encoder(own: f.Shapes, net: Net, d: int, image: tuple[int, int, int]) -> En
     return EncoderPlan((*layers, f.FLATTEN), image, "heads")
 
 
-def _found(config: Any, prefix: str, d: int, layers: list[Layer], plan: EncoderPlan | None) -> f.Found:
+def _found(config: Any, prefix: str, d: int, layers: list[Layer], plan: EncoderPlan | None) -> f.Recognised:
     name = str(config.get("name", ""))
     if plan is not None:
         mean, spread = (f.linear("embedding"),), (f.linear("log_var"),)
@@ -199,7 +199,7 @@ def _found(config: Any, prefix: str, d: int, layers: list[Layer], plan: EncoderP
         encoder=plan,
     )
     vamp = name == "VAMPConfig" and plan is not None
-    return f.Found(
+    return f.Recognised(
         bp,
         encoder_scope=(f"{prefix}encoder.",),
         recipe=_recipe(name, config),

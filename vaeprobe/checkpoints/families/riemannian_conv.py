@@ -29,7 +29,7 @@ ENCODER = {
 }
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for prefix in f.prefixes(clues.shapes, "d5.weight"):
         found = f.solve(f.below(clues.shapes, prefix), {**DECODER, **ENCODER})
@@ -38,7 +38,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
         leaky = f.leaky_relu(0.2)
         up = [s for i in (2, 3, 4) for s in (f.conv_transpose(f"d{i}"), f.batch_norm(f"bn{i + 4}"), leaky)]
         down = [s for i in range(1, 5) for s in (f.conv(f"e{i}", 2), f.batch_norm(f"bn{i}"), leaky)]
-        return f.Found(
+        return f.Recognised(
             Blueprint(
                 layers=(
                     *(f.linear("d1"), f.RELU, f.reshape(64, 4, 4), *up),

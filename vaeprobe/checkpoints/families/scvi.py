@@ -37,7 +37,7 @@ class Inputs:
         return sum(c.size for c in self.always)
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for linear, anchor in (
         (False, "decoder.px_scale_decoder.0.weight"),
@@ -50,7 +50,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
     return None
 
 
-def _at(clues: f.Clues, prefix: str, linear: bool) -> f.Found | None:
+def _at(clues: f.Clues, prefix: str, linear: bool) -> f.Recognised | None:
     own = f.below(clues.shapes, prefix)
     told = clues.table("attr_dict")
     settings = _settings(told)
@@ -114,7 +114,7 @@ def _at(clues: f.Clues, prefix: str, linear: bool) -> f.Found | None:
         conditions=conditions,
     )
     scope = tuple(f"{prefix}{key}." for key in wanted if "dropout" not in key and "px_r_" not in key)
-    return f.Found(
+    return f.Recognised(
         bp,
         scope,
         (f"{prefix}z_encoder.",),

@@ -22,7 +22,7 @@ LAYERS = {
 }
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for prefix in f.prefixes(clues.shapes, "3.pool.0.weight"):
         found = f.solve(f.below(clues.shapes, prefix), LAYERS)
@@ -49,7 +49,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
             if clues.size
             else (f"the map of latents is {h} x {w}, which makes images of {8 * h} x {8 * w}",)
         )
-        return f.Found(bp, assumed=(*size, "its latents are N(0, 1)"))
+        return f.Recognised(bp, assumed=(*size, "its latents are N(0, 1)"))
     return None
 
 

@@ -16,7 +16,7 @@ from vaeprobe.recipe import Recipe
 SIZE = (4, 4)
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     config = clues.table("config.json")
     if config.get("_class_name") not in (None, "AutoencoderTiny"):
@@ -33,7 +33,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
     return None
 
 
-def _at(clues: f.Clues, config: Any, prefix: str, first: int) -> f.Found | None:
+def _at(clues: f.Clues, config: Any, prefix: str, first: int) -> f.Recognised | None:
     """Return the decoder whose first convolution has a place of its own number."""
     own = f.below(clues.shapes, prefix)
     places = [int(k.split(".")[0]) for k in own if k.split(".")[0].isdecimal()]
@@ -76,7 +76,7 @@ def _at(clues: f.Clues, config: Any, prefix: str, first: int) -> f.Found | None:
         if clues.size
         else (f"the map of latents is {d} x {h} x {w}, which makes images of {side * h} x {side * w}",)
     )
-    return f.Found(
+    return f.Recognised(
         Blueprint(
             layers=(f.reshape(d, h, w), third, f.TANH, thrice, *layers, *images),
             latents=f.normal(d * h * w),

@@ -16,7 +16,7 @@ LAYERS = {
 }
 
 
-def recognise(clues: f.Clues) -> f.Found | None:
+def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold."""
     for prefix in f.prefixes(clues.shapes, "model.0.block.0.weight"):
         found = f.solve(f.below(clues.shapes, prefix), LAYERS)
@@ -36,7 +36,7 @@ def recognise(clues: f.Clues) -> f.Found | None:
             latents=f.normal(found["d"]),
             prefix=prefix,
         )
-        return f.Found(bp)
+        return f.Recognised(bp)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vaeprobe.probes.beta.metrics import SPECS
-from vaeprobe.probes.with_encoder import Evidence
+from vaeprobe.probes.with_encoder import EncoderEvidence
 from vaeprobe.report import Metric
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _consistency(estimate: BetaEstimate, n: int) -> Metric:
     )
 
 
-def variance_metrics(evidence: Evidence, beta: float | None, residual: Metric) -> list[Metric]:
+def variance_metrics(evidence: EncoderEvidence, beta: float | None, residual: Metric) -> list[Metric]:
     """Return sigma^2 for a given beta beside the residual variance, where the likelihood has a variance.
 
     Args:
@@ -86,7 +86,7 @@ def variance_metrics(evidence: Evidence, beta: float | None, residual: Metric) -
     return [value, residual]
 
 
-def supported(evidence: Evidence) -> Metric:
+def supported(evidence: EncoderEvidence) -> Metric:
     """Return how many of the data's own directions lie above the collapse at this beta."""
     from vaeprobe.inference.collapse import supported_directions
 

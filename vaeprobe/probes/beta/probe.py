@@ -10,7 +10,7 @@ from vaeprobe.probes.base import option
 from vaeprobe.probes.beta import pictures, words
 from vaeprobe.probes.beta.metrics import METRICS
 from vaeprobe.probes.beta.numbers import beta_metrics, supported, variance_metrics
-from vaeprobe.probes.with_encoder import EncoderProbe, Evidence
+from vaeprobe.probes.with_encoder import EncoderEvidence, EncoderProbe
 from vaeprobe.report import Json, Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
 
@@ -190,7 +190,7 @@ class Beta(EncoderProbe):
             meaning=words.meaning(evidence),
         )
 
-    def _residual(self, evidence: Evidence) -> Metric:
+    def _residual(self, evidence: EncoderEvidence) -> Metric:
         """Return the mean of E_q |x - f(z)|^2 / m over the rows, from a Gaussian's log-density."""
         import math
 

@@ -17,7 +17,7 @@ from vaeprobe.findings import (
     OTHER_BETA,
     ROWS_DISAGREE,
 )
-from vaeprobe.probes.with_encoder import Evidence
+from vaeprobe.probes.with_encoder import EncoderEvidence
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ OTHER_LOSSES = (
 )
 
 
-def verdict(evidence: Evidence) -> str:
+def verdict(evidence: EncoderEvidence) -> str:
     """Return mismatched, collapsed, inconsistent, untested or consistent."""
     estimate = evidence.estimate
     if estimate is None and evidence.reading is None:
@@ -44,12 +44,12 @@ def verdict(evidence: Evidence) -> str:
     return "consistent" if estimate.tested else "untested"
 
 
-def symbol(evidence: Evidence) -> str:
+def symbol(evidence: EncoderEvidence) -> str:
     """Return what the estimate is an estimate of."""
     return "beta sigma^2" if evidence.likelihood.free_variance == 1.0 else "beta"
 
 
-def summary(evidence: Evidence) -> str:
+def summary(evidence: EncoderEvidence) -> str:
     """Return the verdict in sentences."""
     estimate, k = evidence.estimate, evidence.moments.latents
     if estimate is None:
@@ -112,7 +112,7 @@ def _means_too(estimate: BetaEstimate) -> str:
     return f", and the means {agree} (they imply {estimate.means.value:.3g})"
 
 
-def meaning(evidence: Evidence) -> str:
+def meaning(evidence: EncoderEvidence) -> str:
     """Return what the beta says about Var[x|z] (Theorem 3), "" where there is none."""
     estimate = evidence.estimate
     if estimate is None or not estimate.stein.value > 0:
@@ -120,7 +120,7 @@ def meaning(evidence: Evidence) -> str:
     return evidence.likelihood.at_beta(estimate.stein.value, evidence.outputs)
 
 
-def findings(evidence: Evidence, nominal: float | None) -> list[Finding]:
+def findings(evidence: EncoderEvidence, nominal: float | None) -> list[Finding]:
     """Return what deserves attention, beside what loading and layout noted.
 
     Args:
@@ -170,7 +170,7 @@ def findings(evidence: Evidence, nominal: float | None) -> list[Finding]:
     return out
 
 
-def _of_codes(evidence: Evidence) -> list[Finding]:
+def _of_codes(evidence: EncoderEvidence) -> list[Finding]:
     """Return which latents' codes are for certain further than a factor of two from filling the prior."""
     from vaeprobe.intervals import mean_interval
 
@@ -188,7 +188,7 @@ def _of_codes(evidence: Evidence) -> list[Finding]:
     ]
 
 
-def implied(evidence: Evidence, recipe: Recipe | None) -> list[Finding]:
+def implied(evidence: EncoderEvidence, recipe: Recipe | None) -> list[Finding]:
     """Return what the loss of the decoder's family implies, held against the reading where there is one."""
     if recipe is None:
         return []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from vaeprobe.findings import BETA_UNKNOWN, LARGE_RESIDUAL, OTHER_VARIANCE
-from vaeprobe.probes.with_encoder import Evidence
+from vaeprobe.probes.with_encoder import EncoderEvidence
 from vaeprobe.report import Finding, Metric
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ LARGEST_RESIDUAL = 0.25
 SIGNIFICANT = 0.05
 
 
-def verdict(evidence: Evidence, found: Alignment | None) -> str:
+def verdict(evidence: EncoderEvidence, found: Alignment | None) -> str:
     """Return mismatched, aligned, not aligned or undecided."""
     if evidence.reading is not None:
         return "mismatched"
@@ -26,7 +26,7 @@ def verdict(evidence: Evidence, found: Alignment | None) -> str:
 
 
 def summary(
-    evidence: Evidence,
+    evidence: EncoderEvidence,
     metrics: Mapping[str, Metric],
     found: Alignment | None,
     beta: float,
@@ -62,7 +62,9 @@ def beta_unknown() -> Finding:
     )
 
 
-def findings(evidence: Evidence, metrics: Mapping[str, Metric], beta: float, *, given: bool) -> list[Finding]:
+def findings(
+    evidence: EncoderEvidence, metrics: Mapping[str, Metric], beta: float, *, given: bool
+) -> list[Finding]:
     """Return what deserves attention, beside what loading and layout noted."""
     out = []
     likelihood = evidence.likelihood

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vaeprobe.pictures import ImageShape
     from vaeprobe.seams import Event, Paths, Seam
     from vaeprobe.seams.summary import ComponentSummary
-    from vaeprobe.seams.views import Net, Traversal
+    from vaeprobe.seams.views import Net, Walk
 
 # Columns of the preview in a terminal.
 PREVIEW = 78
@@ -31,7 +31,7 @@ def sections(
     *,
     random_overlap: float,
     net: Net | None,
-    traversal: Traversal | None,
+    traversal: Walk | None,
     image: ImageShape | None,
     name: str,
 ) -> tuple[Section, ...]:
@@ -53,13 +53,13 @@ def sections(
     return tuple(parts)
 
 
-def strip(walk: Traversal, image: ImageShape) -> NDArray[np.uint8]:
+def strip(walk: Walk, image: ImageShape) -> NDArray[np.uint8]:
     """Return a traversal as pixels (height, width, 3): seams on the left, axes on the right."""
     return _tiled(walk, image, range(len(walk.inside)), list(range(len(walk.t))), axes=True)
 
 
 def _tiled(
-    walk: Traversal, shape: ImageShape, rows: Sequence[int], columns: Sequence[int], *, axes: bool
+    walk: Walk, shape: ImageShape, rows: Sequence[int], columns: Sequence[int], *, axes: bool
 ) -> NDArray[np.uint8]:
     from vaeprobe.pictures import tile
 
@@ -109,7 +109,7 @@ def _axis_map(components: Sequence[ComponentSummary], paths: Paths) -> Heatmap:
     )
 
 
-def _traversal_picture(walk: Traversal, image: ImageShape) -> Svg:
+def _traversal_picture(walk: Walk, image: ImageShape) -> Svg:
     from vaeprobe.pictures import framed_png, reduced
 
     columns = sorted({round(i * (len(walk.t) - 1) / 4) for i in range(5)})

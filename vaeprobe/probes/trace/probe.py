@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vaeprobe.pictures import ImageShape
     from vaeprobe.seams import LoopDefects, Paths, Seam
     from vaeprobe.seams.summary import ComponentSummary
-    from vaeprobe.seams.views import Net, Traversal
+    from vaeprobe.seams.views import Net, Walk
 
 # Components traced where none are asked for, of those whose singular value is not negligible: each node of a
 # seam costs a Jacobian, so that decoders of more than MANY latents get the leading ones only.
@@ -83,7 +83,7 @@ class TraceResult(Result):
     components: tuple[ComponentSummary, ...] = ()
     loops: LoopDefects | None = None
     net: Net | None = None
-    traversal: Traversal | None = None
+    traversal: Walk | None = None
     image: ImageShape | None = None
     random_overlap: float = 0.0
     wanted: frozenset[str] = field(default=frozenset(), repr=False)

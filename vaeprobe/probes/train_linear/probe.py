@@ -282,7 +282,7 @@ class TrainLinear(Question):
 
     def _spectrum(self, own: Data, processes: Processes) -> tuple[MissingFit | None, Spectrum]:
         """Return the eigenpairs of the covariance, and the fit that they come from where values are missing."""
-        from vaeprobe.data import NotFiniteError
+        from vaeprobe.data import NonfiniteRowsError
         from vaeprobe.linear import dimension, missing, spectrum
         from vaeprobe.probes.train_linear.numbers import RANDOMIZED_PAIRS
 
@@ -296,9 +296,9 @@ class TrainLinear(Question):
             found = spectrum.compute(
                 own, wanted, solver=self.solver, seed=self.seed, folds=folds, processes=processes
             )
-        except NotFiniteError as error:
+        except NonfiniteRowsError as error:
             hint = "leave them out with --drop-nonfinite, or estimate missing values with --missing em"
-            raise NotFiniteError(error.message, hint=hint) from None
+            raise NonfiniteRowsError(error.message, hint=hint) from None
         return None, found
 
     def _solution(self, spec: Spectrum, d: int, fitted: MissingFit | None) -> Solution:
