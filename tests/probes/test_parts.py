@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder, Encoder
 from vaeprobe.engine import gram
+from vaeprobe.engine.limits import LARGEST_GRAM, MOST
 from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.latents import Grid, Prior
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
-from vaeprobe.probes.parts import FEWEST, LARGEST_GRAM, MOST, SOME, WORK, affordable, block_of
+from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, block_of
 
 from maps import b1, haar
 

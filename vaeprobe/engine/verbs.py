@@ -21,6 +21,7 @@ from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import Chunk, Size, sweep
 from vaeprobe.engine.columns import Columns, Known, dense_gram
+from vaeprobe.engine.limits import LARGEST_GRAMS, LARGEST_JACOBIAN
 from vaeprobe.engine.methods import choose, function_of
 from vaeprobe.engine.remembered import recalled
 from vaeprobe.errors import ResourceError, UsageError
@@ -30,10 +31,6 @@ from vaeprobe.processes import current
 __all__ = ["gram", "jacobian", "pullback", "pushforward"]
 
 Map: TypeAlias = Decoder | Callable[[Tensor], Any]
-
-LARGEST_GRAMS = 16 << 30
-LARGEST_JACOBIAN = 4 << 30
-"""Bytes of the Jacobian at one latent beyond which Gram matrices are refused."""
 
 
 def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = None) -> Tensor:

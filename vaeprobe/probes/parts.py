@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.engine.limits import LARGEST_GRAM, MOST
 from vaeprobe.engine.methods import choose
 from vaeprobe.errors import ResourceError
 from vaeprobe.geometry.turns import Turn
@@ -33,10 +34,6 @@ SOME = 64
 # Multiply-adds, over all points and columns, that a default run may take (`Choice.work`): half a minute of one core.
 WORK = 5e11
 FEWEST = 32
-# Latents of the largest decoders in use, twice over: beyond them even one column a pass takes hours.
-MOST = 1 << 17
-# Bytes of one Gram matrix of all the columns, where no part of them will do.
-LARGEST_GRAM = 1 << 28
 
 
 @dataclass(frozen=True)
