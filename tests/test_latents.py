@@ -12,7 +12,7 @@ import torch
 
 import vaeprobe
 from vaeprobe.decoder import Decoder, Encoder, Group
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.latents import Given, Grid, Posterior, Prior, parse, source
 
 
@@ -160,3 +160,8 @@ def test_a_latent_is_called_by_its_column(mixed: Decoder) -> None:
     assert mixed.latent_names == ("z0", "z1")
     codes_first = Decoder(lambda z: z, latent_dim=5, prior=(Group("onehot", 3), Group("normal", 2)))
     assert codes_first.latent_names == ("z3", "z4")
+
+
+def test_a_grid_of_too_many_latents_is_a_limit() -> None:
+    with pytest.raises(ResourceError, match=r"6\.4 GB"):
+        Grid().draw(Decoder(lambda z: z[:, :2], 20_000), 256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -142,3 +143,13 @@ def test_one_sample_decides_nothing() -> None:
     assert mean_decision(torch.zeros(1), 1.0, 0).zero is None
     assert mean_decision(torch.zeros(9), 1.0, 0).zero is True
     assert mean_decision(torch.zeros(9), 1.0, 0, event=10.0).zero is None
+
+
+def test_resamples_whose_lengths_are_all_the_same_divide_by_nothing() -> None:
+    """Of three latents one varies: a third of the resamples leave it out, and their deviation is 0."""
+    first = torch.ones(3, 2, dtype=torch.float64)
+    first[0] = 2.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = spread_of(first, first.flip(1).clone(), margin=1e-4)
+    assert not any(math.isnan(x) for ci in found.own_share_ci if ci is not None for x in ci)

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -348,3 +349,16 @@ def test_probes_share_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(rows) == len(set(rows))
     drawn = Prior().draw(probed, 50, seed=0)
     assert {row.numpy().tobytes() for row in drawn} <= set(rows)
+
+
+def test_a_matrix_that_lies_on_its_side_is_a_limit_of_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One Gram matrix of 20,000 latents takes gigabytes, and no part stands for them: said before, not after."""
+    path = tmp_path / "wide.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(2, 20_000)).astype(np.float32))
+    for command in (["report", str(path)], ["trace", str(path)]):
+        assert run(command) == 6
+        error = capsys.readouterr().err
+        assert "is a matrix transposed?" in error
+        assert "3.2 GB" in error

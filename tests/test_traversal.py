@@ -281,3 +281,27 @@ def test_pictures_reach_the_terminal(term: str, sign: str, monkeypatch: pytest.M
     assert "\x07" not in text
     others = {"\x1b_G", "\x1bP0;1q", "▀"} - {sign}
     assert not [other for other in others if other in text]
+
+
+def test_many_latents_of_few_outputs_are_measured_by_the_rows() -> None:
+    """20,000 columns of 4 outputs in the memory of their rows, as a matrix and a curved map have them."""
+    wide = torch.randn(4, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = traverse(Decoder(lambda z: z @ wide.to(z).T, 20_000), samples=2, most=2)
+    norms = torch.tensor(found["traverse.norm"].value)
+    assert torch.allclose(norms.double(), wide.norm(dim=0), rtol=1e-5)
+    longest = int(wide.norm(dim=0).argmax())
+    assert found.strips[0].name == f"z{longest}"
+    assert torch.allclose(found.strips[0].column.double(), wide[:, longest], rtol=1e-5)
+
+
+def test_rows_and_columns_give_the_same_lengths() -> None:
+    from vaeprobe.latents import Prior
+    from vaeprobe.traversal.numbers import Direction, axes, mean_squares
+
+    weight = A[:5].T  # 3 outputs of 5 latents
+    decoder = Decoder(lambda z: torch.tanh(z @ weight.to(z).T), 5)
+    z = Prior("columns").draw(decoder, 7)
+    by_rows = mean_squares(decoder, axes(decoder), z)
+    by_columns = mean_squares(decoder, [Direction(d.name, d.vector.clone()) for d in axes(decoder)], z)
+    assert torch.equal(torch.stack([d.vector for d in axes(decoder)]), torch.eye(5, dtype=torch.float64))
+    assert torch.allclose(by_rows, by_columns, rtol=1e-5)

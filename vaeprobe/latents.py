@@ -18,12 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.files.matrices import read_matrix
 from vaeprobe.intervals import stream
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
+
+
+# Bytes of a grid's traversals of each axis: two points an axis at the least, however few are asked for.
+LARGEST_GRID = 1 << 29
 
 
 class Latents(ABC):
@@ -101,6 +105,19 @@ class Posterior(Latents):
         return "posterior means" if self.means else "posterior"
 
 
+def resting(decoder: Decoder) -> Tensor:
+    """Return where latents that are not walked stay: one-hot groups at their first code, others at their mean, (latent,)."""
+    z = torch.zeros(decoder.latent_dim, dtype=torch.float64)
+    start = 0
+    for group in decoder.prior:
+        if group.kind == "onehot":
+            z[start] = 1.0
+        start += group.size
+    if decoder.learned is not None:
+        z[decoder.gaussian] = decoder.learned.moments()[0]
+    return z
+
+
 @dataclass(frozen=True)
 class Grid(Latents):
     """A lattice over [-extent, extent]^d of at most n points; traversals of each axis where that is too few.
@@ -121,16 +138,17 @@ class Grid(Latents):
             z = torch.stack([g.flatten() for g in torch.meshgrid([axis] * d, indexing="ij")], dim=1)
         else:
             axis = torch.linspace(-self.extent, self.extent, max(n // d, 2), dtype=torch.float64)
-            z = torch.cat([axis[:, None] * torch.eye(d, dtype=torch.float64)[i] for i in range(d)])
-        full = torch.zeros(len(z), decoder.latent_dim, dtype=torch.float64)
-        start = 0
-        for group in decoder.prior:
-            if group.kind == "onehot":
-                full[:, start] = 1.0
-            start += group.size
+            if 8 * d * len(axis) * d > LARGEST_GRID:
+                raise ResourceError(
+                    f"a grid of {d:,} latents takes {8 * d * len(axis) * d / 1e9:.1f} GB",
+                    hint="latents of the prior take one row a sample: leave the grid out",
+                )
+            z = torch.zeros(d, len(axis), d, dtype=torch.float64)
+            z[range(d), :, range(d)] = axis
+            z = z.flatten(0, 1)
+        full = resting(decoder).repeat(len(z), 1)
         if decoder.learned is not None:
             mean, deviation = decoder.learned.moments()
-            full[:, decoder.gaussian] = mean
             own = [decoder.gaussian.index(i) for i in free]
             z = mean[own] + deviation[own] * z
         full[:, free] = z

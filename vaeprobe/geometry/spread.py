@@ -169,7 +169,7 @@ def spread_of(
     squares, deviations = of(resampled_means(rows, seed=seed))
     constant = deviation <= max(1e-9, 100 * rounding)
     own = 1 - square / np.where(constant, 1, deviation) ** 2
-    owns = 1 - squares / np.where(constant, 1, np.maximum(deviations, TINY)) ** 2
+    owns = 1 - squares / np.where(constant, 1, np.maximum(deviations**2, TINY))
     varying = np.flatnonzero(~constant)
 
     bounds = bound_means(half, valid, seed=seed)

@@ -6,6 +6,7 @@ that the rotation null of the whole space holds for such a part of it, exactly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,6 +35,8 @@ SOME = 64
 # Multiply-adds, over all points and columns, that a default run may take (`Choice.work`): half a minute of one core.
 WORK = 5e11
 FEWEST = 32
+# Latents whose Gram matrix is no larger than one may be.
+MOST_WHOLE = math.isqrt(LARGEST_GRAM // 8)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,7 @@ def survey(
     wanted = [rule_of_text(text) for text in ([rules] if isinstance(rules, str) else rules)]
     results: dict[str, Result] = {}
     failed: dict[str, str] = {}
+    first: VaeprobeError | None = None
     strips: Traversal | None = None
     with remembered():  # probes share the latents of a seed, and what was measured at them
         for name in track([*ALWAYS, *(WITH_DATA if data is not None else ())], "probes"):
@@ -108,14 +109,16 @@ def survey(
                 raise
             except VaeprobeError as error:
                 failed[name] = error.message
+                first = first or error
+        if not results:
+            assert first is not None
+            raise type(first)(f"no probe could answer: {first.message}", hint=first.hint)
         try:
             strips = traverse(decoder, data=data, seed=seed)
         except (UnsafeError, InputError):
             raise
         except VaeprobeError as error:
             failed["traverse"] = error.message
-    if not results:
-        raise UsageError(f"no probe could answer: {next(iter(failed.values()))}")
     metrics: dict[str, Metric] = {}
     findings: dict[tuple[str, str], Finding] = {}
     for result in results.values():

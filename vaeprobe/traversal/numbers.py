@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vaeprobe.engine import pushforward
-from vaeprobe.latents import Grid
+from vaeprobe.engine import pullback, pushforward
+from vaeprobe.latents import resting
 from vaeprobe.progress import track
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ TAIL = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Direction:
-    """A way to move: `name`, and the vector over the continuous latents, shape (k,), float64."""
+    """A way to move: `name`, the vector over the continuous latents, shape (k,), float64, and which of them it is."""
 
     name: str
     vector: Tensor
+    axis: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +55,16 @@ class Strip:
 def axes(decoder: Decoder) -> list[Direction]:
     """Return a direction per continuous latent; where latents have places one per channel, all its places together."""
     k = len(decoder.continuous)
-    eye = torch.eye(k, dtype=torch.float64)
     if not decoder.is_map or k != decoder.latent_dim:
-        return [Direction(name, v) for name, v in zip(decoder.latent_names, eye, strict=True)]
+        # every axis is a window on one vector: k^2 numbers would be gigabytes where latents are many
+        ones = torch.zeros(2 * k - 1, dtype=torch.float64)
+        ones[k - 1] = 1
+        names = decoder.latent_names
+        return [Direction(name, ones[k - 1 - i : 2 * k - 1 - i], i) for i, name in enumerate(names)]
     channels = decoder.latent_shape[0]
-    rows = eye.reshape(channels, -1, k).sum(1)
-    return [Direction(f"channel {c}", v) for c, v in enumerate(rows)]
+    rows = torch.zeros(channels, channels, k // channels, dtype=torch.float64)
+    rows[range(channels), range(channels)] = 1
+    return [Direction(f"channel {c}", v) for c, v in enumerate(rows.reshape(channels, k))]
 
 
 def rotated(decoder: Decoder, R: Tensor) -> list[Direction]:
@@ -72,12 +77,27 @@ def rotated(decoder: Decoder, R: Tensor) -> list[Direction]:
 def mean_squares(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -> Tensor:
     """Return E|J v|^2 of each direction over latents z, shape (n, latent): shape (directions,), float64."""
     out = torch.zeros(len(directions), dtype=torch.float64)
-    block = max(1, HELD // (8 * decoder.data_dim * len(z)))
+    single = [d.axis for d in directions if d.axis is not None]
+    if len(single) == len(directions) > decoder.data_dim:
+        return _mean_squares_by_rows(decoder, z)[single]
+    block = max(1, HELD // (8 * max(decoder.data_dim, decoder.latent_dim) * len(z)))
     for some in track(list(_blocks(len(directions), block)), "columns"):
         v = torch.stack([d.vector for d in directions[some]])
         _, Jv = pushforward(decoder, z, v[:, None].expand(-1, len(z), -1))
         out[some] = Jv.double().square().sum(2).mean(1).cpu()
     return out
+
+
+def _mean_squares_by_rows(decoder: Decoder, z: Tensor) -> Tensor:
+    """Return E|J e_i|^2 of each continuous latent from the rows of J, of which there are fewer, shape (k,)."""
+    out = torch.zeros(len(decoder.continuous), dtype=torch.float64)
+    block = max(1, HELD // (8 * decoder.latent_dim))
+    for some in track(list(_blocks(len(z), block)), "rows"):
+        for row in range(decoder.data_dim):
+            w = torch.zeros(len(z[some]), decoder.data_dim, dtype=torch.float64)
+            w[:, row] = 1
+            out += pullback(decoder, z[some], w).double().square().sum(0).cpu()
+    return out / len(z)
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:
@@ -86,8 +106,10 @@ def _blocks(n: int, size: int) -> Iterator[slice]:
 
 def centre_of(decoder: Decoder, codes: Tensor | None) -> Tensor:
     """Return where walks pass: the mean code, or the prior's centre; one-hot codes at their first. Shape (latent,)."""
-    z = Grid().draw(decoder, 2, seed=0)[0].clone()
-    z[decoder.continuous] = 0.0 if codes is None else codes.double().mean(0)
+    z = resting(decoder)
+    z[decoder.continuous] = 0.0
+    if codes is not None:
+        z[decoder.continuous] = codes.double().mean(0)
     return z
 
 

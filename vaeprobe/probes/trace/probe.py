@@ -310,7 +310,7 @@ class Trace(Probe):
 
     def _measure(self, decoder: Decoder) -> TraceResult:
         from vaeprobe.engine.costs import foretell_directions
-        from vaeprobe.probes.parts import SOME, affordable, part_of
+        from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, part_of
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams import loop_defects
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
@@ -321,7 +321,7 @@ class Trace(Probe):
             densities = "log_prior is that of the mixture, and log_factor the mixture's along each seam: it is no product of these"
             decoder = replace(decoder, notes=(*decoder.notes, Finding(LEARNED_PRIOR, densities)))
         settings, starts = self.settings(decoder), self.samples
-        part = part_of(decoder, self.part, self.seed, whole=decoder.latent_dim)
+        part = part_of(decoder, self.part, self.seed, whole=MOST_WHOLE)
         if part is not None:
             decoder = part.decoder
             if self.part == "auto":
