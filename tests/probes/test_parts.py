@@ -20,7 +20,7 @@ from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.latents import Grid, Prior
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
-from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, block_of
+from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, as_asked, block_of, holdable
 
 from maps import b1, haar
 
@@ -189,6 +189,14 @@ def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pyt
     (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
     assert "32 of 50 latents" in note.message
     assert measure(conv(), samples=50, part="channels")["orthogonality.ima_contrast"].n == 50
+
+
+def test_a_default_run_holds_few_large_gram_matrices() -> None:
+    assert holdable(256, 128) == 128
+    assert holdable(257, 128) == 127
+    assert holdable(512, 256) == FEWEST
+    with as_asked():
+        assert holdable(512, 256) == 256
 
 
 def test_many_columns_at_as_many_latents_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,6 +37,8 @@ WORK = 5e11
 FEWEST = 32
 # Latents whose Gram matrix is no larger than one may be.
 MOST_WHOLE = math.isqrt(LARGEST_GRAM // 8)
+# Bytes of the Gram matrices of a default run; nulls and rotations read off them take about ten times as much.
+STACK = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -174,3 +176,8 @@ def affordable(decoder: Decoder, columns: int, samples: int) -> int:
     if _as_asked.get():
         return samples
     return min(samples, max(FEWEST, int(WORK // (columns * choose(decoder).work))))
+
+
+def holdable(columns: int, samples: int) -> int:
+    """Return how many latents' Gram matrices of so many columns a default run holds in memory at once."""
+    return samples if _as_asked.get() else min(samples, max(FEWEST, STACK // (8 * columns**2)))

@@ -221,7 +221,8 @@ class Orthogonality(Probe):
         active_threshold: share of the largest mean column norm above which a latent is active.
         part: which columns of the Jacobian: all; the channels at one random site of each latent, where latents have
             space; some 64 random latents; auto takes all of up to 128 latents with space and up to 512 without, and
-            as many samples of a part as take about a minute.
+            as many samples of a part as take about a minute; samples of more than 180 columns are fewer as well, for
+            their matrices are held at once.
         probes: random products with J and J^T at each of some latents, for the energy of all columns off the
             diagonal, where only a part of the columns is measured; 0 for none, 2 at least, and no columns of
             neighbouring sites.
@@ -405,7 +406,7 @@ class Orthogonality(Probe):
         from vaeprobe.engine.costs import foretell_directions
         from vaeprobe.latents import Posterior
         from vaeprobe.probes.orthogonality.energy import directions_of
-        from vaeprobe.probes.parts import SOME, affordable, block_of
+        from vaeprobe.probes.parts import SOME, affordable, block_of, holdable
 
         draws, rows = 1, self._available(decoder, source)
         if isinstance(source, Posterior):
@@ -418,7 +419,7 @@ class Orthogonality(Probe):
             block = self._affordable_part(decoder, source, rows * draws, limits)
         width = len(decoder.continuous) if block is None else len(block.names)
         if self.part == "auto" and (block is not None or width > SOME):
-            rows = affordable(decoder, width * draws, rows)
+            rows = min(affordable(decoder, width * draws, rows), holdable(width, rows))
             if isinstance(source, Posterior):
                 source = replace(source, data=source.data[:rows])
         z = source.draw(decoder, rows * draws, seed=self.seed)
