@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from vaeprobe.data import NonfiniteRowsError, in_memory, open_data
-from vaeprobe.errors import InputError, ResourceError, UnsafeError, UsageError
+from vaeprobe.errors import InputError, MissingExtraError, ResourceError, UnsafeError, UsageError
 
 A = np.random.default_rng(0).normal(size=(103, 3, 4))
 
@@ -378,7 +378,7 @@ def test_a_damaged_png(tmp_path: Path) -> None:
 def test_images_without_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(UsageError, match="not installed") as caught:
+    with pytest.raises(MissingExtraError, match="not installed") as caught:
         open_data(tmp_path)
     assert caught.value.hint == "pip install 'vaeprobe[images]'"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MOD
 from vaeprobe.frozen import frozen, tensors_of, whole_of
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter, outputs_of
-from vaeprobe.outputs import likelihood_of, names_of, picked, returned
+from vaeprobe.outputs import Stacked, Totalled, likelihood_of, names_of, picked, returned
 from vaeprobe.prior import InPriorUnits, LearnedPrior
 from vaeprobe.recipe import Recipe
 from vaeprobe.report import Artifact, Finding
@@ -466,36 +466,6 @@ class Decoder:
             return None
         function = frozen(self.function, torch.float64)
         return lambda z: picked(function(z.clone()), self.output).reshape(len(z), -1)
-
-
-class Totalled(nn.Module):
-    """Latents and the logarithm of a total -> the outputs, the one called so multiplied by the total."""
-
-    def __init__(self, function: Callable[[Tensor], Any], latents: int, name: str) -> None:
-        super().__init__()
-        self.function = function
-        self.latents = latents
-        self.name = name
-
-    def forward(self, z: Tensor) -> Any:
-        out = self.function(z[:, : self.latents])
-        named = isinstance(out, Mapping)
-        y = out[self.name] if named else out
-        y = y * z[:, self.latents].exp().reshape(-1, *[1] * (y.ndim - 1))
-        return {**out, self.name: y} if named else y
-
-
-class Stacked(nn.Module):
-    """z -> the outputs called so, each a row, stacked on axis 1."""
-
-    def __init__(self, function: Callable[[Tensor], Any], names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.function = function
-        self.names = names
-
-    def forward(self, z: Tensor) -> Tensor:
-        out = self.function(z)
-        return torch.stack([picked(out, name).flatten(1) for name in self.names], 1)
 
 
 @dataclass(frozen=True, eq=False)

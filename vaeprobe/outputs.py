@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaeprobe.errors import ContractError, UsageError, did_you_mean
 from vaeprobe.findings import DISTRIBUTION_OUTPUT, OUTPUT_CHOSEN, WHOLE_VAE
 from vaeprobe.report import Finding
 
-__all__ = ["likelihood_of", "names_of", "picked", "returned"]
+__all__ = ["Stacked", "Totalled", "likelihood_of", "names_of", "picked", "returned"]
 
 # names under which people return a reconstruction, the likeliest first
 RECONSTRUCTION = re.compile(
@@ -208,3 +209,33 @@ def _table(out: object) -> dict[str, object]:
 def _names(table: Mapping[str, object], limit: int = 6) -> str:
     shown = ", ".join(f"`{k}`" for k in list(table)[:limit])
     return shown + (f" and {len(table) - limit} more" if len(table) > limit else "")
+
+
+class Totalled(nn.Module):
+    """Latents and the logarithm of a total -> the outputs, the one called so multiplied by the total."""
+
+    def __init__(self, function: Callable[[Tensor], Any], latents: int, name: str) -> None:
+        super().__init__()
+        self.function = function
+        self.latents = latents
+        self.name = name
+
+    def forward(self, z: Tensor) -> Any:
+        out = self.function(z[:, : self.latents])
+        named = isinstance(out, Mapping)
+        y = out[self.name] if named else out
+        y = y * z[:, self.latents].exp().reshape(-1, *[1] * (y.ndim - 1))
+        return {**out, self.name: y} if named else y
+
+
+class Stacked(nn.Module):
+    """z -> the outputs called so, each a row, stacked on axis 1."""
+
+    def __init__(self, function: Callable[[Tensor], Any], names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.function = function
+        self.names = names
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.function(z)
+        return torch.stack([picked(out, name).flatten(1) for name in self.names], 1)

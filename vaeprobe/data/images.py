@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from vaeprobe.data.shards import Shard, rows_of
-from vaeprobe.errors import InputError, ResourceError, UsageError
+from vaeprobe.errors import InputError, MissingExtraError, ResourceError
 from vaeprobe.files.source import quoted, read_source
 
 if TYPE_CHECKING:
@@ -81,14 +81,14 @@ def _image(path: str) -> Iterator[Image]:
     """Open a PNG, of which only the header is read yet.
 
     Raises:
-        UsageError: Pillow is not installed.
+        MissingExtraError: Pillow is not installed.
         InputError: the file is no PNG, or cannot be read.
         ResourceError: the image is absurdly large.
     """
     try:
         from PIL import Image, UnidentifiedImageError
     except ImportError:
-        raise UsageError(
+        raise MissingExtraError(
             "images are read by Pillow, which is not installed", hint="pip install 'vaeprobe[images]'"
         ) from None
     data = read_source(path).data

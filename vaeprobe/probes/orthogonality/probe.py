@@ -113,6 +113,12 @@ class OrthogonalityResult(Result):
         """
         return None if self.turn is None else self.turn.matrix
 
+    def _known_turn(self) -> Turn:
+        if self.turn is None:
+            reason = self["orthogonality.ima_contrast_rotated"].reason
+            raise UsageError(f"there is no best rotation: {reason}")
+        return self.turn
+
     def rotated(self, decoder: Decoder) -> Decoder:
         """Return the decoder in its best orthogonal basis, z -> f(R* z).
 
@@ -121,11 +127,7 @@ class OrthogonalityResult(Result):
         Raises:
             UsageError: the rotation is undefined.
         """
-        found = self.turn
-        if found is None:
-            raise UsageError(
-                f"there is no best rotation: {self['orthogonality.ima_contrast_rotated'].reason}"
-            )
+        found = self._known_turn()
 
         def turn(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
             return lambda z: f(found.of(z))
@@ -143,11 +145,7 @@ class OrthogonalityResult(Result):
         Raises:
             UsageError: the rotation is undefined.
         """
-        found = self.turn
-        if found is None:
-            raise UsageError(
-                f"there is no best rotation: {self['orthogonality.ima_contrast_rotated'].reason}"
-            )
+        found = self._known_turn()
 
         def writer(place: Path) -> None:
             import numpy as np
