@@ -335,11 +335,14 @@ def test_the_null_is_drawn_with_the_axes_and_the_best_rotation_marked(page: Path
 def test_probes_share_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     from vaeprobe.engine import verbs
 
-    plain, rows = verbs._gram, list[bytes]()
+    plain, rows = verbs._gram, list[tuple[bytes, object]]()
 
-    def counting(decoder: Decoder, z: torch.Tensor, *rest: Any) -> torch.Tensor:
-        rows.extend(row.numpy().tobytes() for row in z)
-        return plain(decoder, z, *rest)
+    def counting(
+        decoder: Decoder, z: torch.Tensor, likelihood: Any, columns: torch.Tensor | None, chunk: Any
+    ) -> torch.Tensor:
+        taken = [None] * len(z) if columns is None else columns.tolist()  # one number of G is no G
+        rows.extend((row.numpy().tobytes(), str(some)) for row, some in zip(z, taken, strict=True))
+        return plain(decoder, z, likelihood, columns, chunk)
 
     monkeypatch.setattr(verbs, "_gram", counting)
     W = torch.linspace(-1, 1, 18, dtype=torch.float64).cos().reshape(6, 3)
@@ -348,7 +351,7 @@ def test_probes_share_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None
     assert {"orthogonality", "factorise"} <= set(made.results)
     assert len(rows) == len(set(rows))
     drawn = Prior().draw(probed, 50, seed=0)
-    assert {row.numpy().tobytes() for row in drawn} <= set(rows)
+    assert {(row.numpy().tobytes(), "None") for row in drawn} <= set(rows)
 
 
 def test_a_matrix_that_lies_on_its_side_is_a_limit_of_every_command(
