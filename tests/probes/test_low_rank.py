@@ -14,7 +14,7 @@ from vaeprobe.probes.factorise import Factorise
 
 import maps
 
-K = 7
+K = 20
 
 
 def onto(r: int, seed: int = 5) -> Tensor:
@@ -49,16 +49,39 @@ def test_what_holds_of_the_map_holds_in_the_row_space(make: object, verdict: str
 
 
 def test_a_row_space_that_moves_is_none() -> None:
-    """J has rank 2 of 3 at every latent, of z_0, z_1 and z_0 z_2 + z_1: yet outputs see all three directions."""
+    """J has rank 2 at every latent, of w_0, w_1 and w_0 w_2 + w_1: yet outputs see all three directions."""
 
     def f(z: Tensor) -> Tensor:
-        u = torch.stack([z[:, 0], z[:, 1] + z[:, 0] * z[:, 2]], dim=1)
+        w = z @ onto(3).to(z.dtype).mT
+        u = torch.stack([w[:, 0], w[:, 1] + w[:, 0] * w[:, 2]], dim=1)
         return torch.cat([u, u.sinh(), u.exp()], dim=1)
 
-    decoder = Decoder(f, 3, dtype=torch.float64)
+    assert undefined(Decoder(f, K, dtype=torch.float64))
+
+
+def test_a_direction_that_others_wake_is_not_overlooked() -> None:
+    """The third direction is dead but where w_0 > 2.5, at 1 of 160 latents: too few for Jacobians at eight of them."""
+
+    def f(z: Tensor) -> Tensor:
+        w = z @ onto(3).to(z.dtype).mT
+        third = torch.relu(w[:, 0] - 2.5) * torch.sin(w[:, 2])
+        return torch.stack([torch.sinh(w[:, 0]), torch.sinh(w[:, 1]), third], dim=1)
+
+    assert undefined(Decoder(f, K, dtype=torch.float64))
+
+
+def undefined(decoder: Decoder) -> bool:
     result = Factorise(samples=32, permutations=19).measure(decoder)
-    assert result.verdict == "undefined"
-    assert "low-rank" not in {finding.code for finding in result.findings}
+    return result.verdict == "undefined" and "low-rank" not in {f.code for f in result.findings}
+
+
+@pytest.mark.parametrize(("latents", "seen"), [(16, False), (17, True)])
+def test_dependent_columns_of_few_latents_are_named_instead(latents: int, seen: bool) -> None:
+    W = torch.from_numpy(stream(1, "narrow").standard_normal((latents, 3)))
+    decoder = Decoder(lambda z: torch.sinh(z @ W.to(z.dtype)), latents, dtype=torch.float64)
+    result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(decoder)
+    assert (result.verdict != "undefined") is seen
+    assert ("low-rank" in {f.code for f in result.findings}) is seen
 
 
 def test_the_basis_spans_what_metrics_see() -> None:

@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 # Latents without space up to which all are measured: C2 costs some k^2 columns a latent.
 WHOLE = 128
-# Latents at which it is seen which directions the output depends on, where columns are dependent.
-SEEN_AT = 8
+# Latents up to which each has a name worth telling: dependent columns among so few leave the answer undefined, and say
+# which. Of more, as of generators with a narrow layer, those directions are measured that the output depends on.
+NAMED = 16
+# Latents at which it is seen which directions these are, and at which outputs are asked whether they see no other.
+SEEN_AT, ASKED_AT = 8, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,10 +239,10 @@ class Factorise(Probe):
         from vaeprobe.probes.parts import Part
 
         k = len(decoder.continuous)
-        if not isinstance(source, Prior) or k < decoder.latent_dim or decoder.data_dim < 2:
+        if not isinstance(source, Prior) or not NAMED < k == decoder.latent_dim or decoder.data_dim < 2:
             return None
-        z = Prior(purpose="row space").draw(decoder, SEEN_AT, seed=self.seed)
-        G = gram(decoder, z, likelihood=likelihood, chunk=self.chunk)
+        z = Prior(purpose="row space").draw(decoder, ASKED_AT, seed=self.seed)
+        G = gram(decoder, z[:SEEN_AT], likelihood=likelihood, chunk=self.chunk)
         if not (G.isfinite().all() and G.any()):
             return None
         B = row_space(G, singular_tolerance(k, decoder.dtype or G.dtype))
