@@ -38,8 +38,8 @@ class Size:
             return cls(max(1, points), min(directions, max(1, rows // points)))
         # as many passes over the directions as it takes, each of as many: a short last one pays for a whole primal
         passes = math.ceil(directions / rows)
-        # the primal is as wide as the tangents in one direction
-        return cls(max(1, rows // (directions + 1)), math.ceil(directions / max(1, passes)))
+        # the primal is as wide as the tangents in one direction: with one alone it takes half the room
+        return cls(max(1, rows // max(2, directions)), math.ceil(directions / max(1, passes)))
 
     def halved(self) -> Size | None:
         """Return half the size, latents first; None where nothing is left to halve."""
