@@ -118,7 +118,7 @@ class Decoder:
     differentiation: Differentiation = field(init=False, default="forward")
     returns: tuple[str, ...] = field(init=False, default=())
     writes: bool = field(init=False, default=False)
-    numbers: int = field(init=False, default=0, repr=False)
+    numbers: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1:

@@ -199,6 +199,15 @@ def test_the_encoder_is_held_at_the_class_of_the_decoder() -> None:
     assert "held at the decoder's `y` as well" in note.message
 
 
+def test_a_part_that_takes_latents_alone_comes_before_one_that_takes_more() -> None:
+    class Both(Pair):
+        def generator(self, z: Tensor, labels: Tensor) -> Tensor:
+            raise AssertionError
+
+    net = Both()
+    assert torch.allclose(from_module(net)(Z), net.decode(Z))
+
+
 def test_a_number_beside_the_latents_is_held() -> None:
     torch.manual_seed(0)
     vae = Scaled()

@@ -9,18 +9,20 @@ from __future__ import annotations
 import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint.condition import Condition, held
+from vaeprobe.checkpoints.plain import widths
 from vaeprobe.checkpoints.programs.held import Held
 from vaeprobe.errors import UsageError
 from vaeprobe.frozen import Method
 from vaeprobe.outputs import picked
 
-__all__ = ["Conditioned", "conditioned", "others"]
+__all__ = ["Conditioned", "conditioned", "others", "zeros"]
 
 CLASSES = (
     *("num_classes", "n_classes", "classes", "class_dim", "n_labels", "num_labels", "label_dim", "n_class"),
@@ -58,10 +60,27 @@ def others(function: Any, values: Mapping[str, str | float] | None = None) -> li
     return [p.name for p in parameters[1:] if p.default is empty or p.name in (values or {})]
 
 
+@dataclass(frozen=True)
+class Holding:
+    """A decoder of latents alone.
+
+    Attributes:
+        latent_dim: number of latents.
+        decoder: with the other arguments held.
+        conditions: what they are held at.
+        output: what it makes of two latents at 0.
+    """
+
+    latent_dim: int
+    decoder: Conditioned
+    conditions: tuple[Condition, ...]
+    output: Tensor
+
+
 def conditioned(
     whole: nn.Module, name: str | None, sizes: Sequence[int], values: Mapping[str, str | float]
-) -> tuple[int, Conditioned, tuple[Condition, ...]] | None:
-    """Return the number of latents, the decoder of these alone, and what the others are held at; None where no kind of argument is taken.
+) -> Holding | None:
+    """Return the decoder whose arguments beside the latents are held; None where no kind of argument is taken.
 
     Args:
         whole: the network.
@@ -77,33 +96,37 @@ def conditioned(
     if not 0 < len(names) <= MOST:
         return None
     decode = whole if name is None else Method(whole, name)
-    first = next((p for p in whole.parameters() if p.is_floating_point()), torch.zeros(()))
     for d in sizes:
-        z = torch.zeros(2, d, dtype=first.dtype, device=first.device)
+        z = zeros(whole, d)
         for chosen in itertools.product(*(list(_kinds(whole, d, values.get(n))) for n in names)):
-            rows = {n: Held(dtype, row, 0) for n, (dtype, row, _) in zip(names, chosen, strict=True)}
+            kinds = dict(zip(names, chosen, strict=True))
+            first = Conditioned(decode, {n: Held(dtype, row, 0) for n, (dtype, row, _) in kinds.items()})
             try:
-                with torch.no_grad():
-                    y = picked(Conditioned(decode, rows)(z))
+                if _decoded(first, z).shape[0] != 2:
+                    continue
             except Exception:  # whatever foreign code raises on what it does not take
                 continue
-            if y.shape[0] != 2:
-                continue
-            conditions = held(
-                tuple(_condition(n, row, kind) for n, (_, row, kind) in zip(names, chosen, strict=True)),
-                values,
-            )
-            at = {c.name: Held(rows[c.name].dtype, rows[c.name].sizes, c.value) for c in conditions}
+            conditions = held(tuple(_condition(n, row, kind) for n, (_, row, kind) in kinds.items()), values)
+            at = {c.name: replace(first.others[c.name], value=c.value) for c in conditions}
             decoder = Conditioned(decode, at).eval()
-            _check_value(decoder, z, conditions)
-            return d, decoder, conditions
+            return Holding(d, decoder, conditions, _decoded_at(conditions, decoder, z))
     return None
 
 
-def _check_value(decoder: Conditioned, z: Tensor, conditions: Sequence[Condition]) -> None:
+def zeros(module: nn.Module, d: int) -> Tensor:
+    """Return two latents at 0, shape (2, d), of the precision and on the device of a network."""
+    first = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+    return torch.zeros(2, d, dtype=first.dtype, device=first.device)
+
+
+def _decoded(decoder: Conditioned, z: Tensor) -> Tensor:
+    with torch.no_grad():
+        return picked(decoder(z))
+
+
+def _decoded_at(conditions: Sequence[Condition], decoder: Conditioned, z: Tensor) -> Tensor:
     try:
-        with torch.no_grad():
-            decoder(z)
+        return _decoded(decoder, z)
     except Exception as error:  # of the network's own code, which takes another value
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
@@ -120,8 +143,7 @@ def _kinds(whole: nn.Module, d: int, value: str | float | None) -> Iterator[Kind
 
     Vectors that only fit some layer come last: what is multiplied with a number takes those of its own length as well.
     """
-    takes = [m.in_features for m in whole.modules() if isinstance(m, nn.Linear)]
-    takes += [m.in_channels for m in whole.modules() if isinstance(m, nn.ConvTranspose2d)]
+    takes = widths(whole)
     said = [v for v in (getattr(whole, n, None) for n in CLASSES) if type(v) is int and v > 1]
     if _is_whole_number(value):
         yield torch.int64, (), "embedding"

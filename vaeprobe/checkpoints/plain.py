@@ -11,7 +11,7 @@ from vaeprobe.errors import ArchitectureError, UsageError
 from vaeprobe.findings import RESHAPED_LATENTS
 from vaeprobe.report import Finding
 
-__all__ = ["latents_of", "parts_of"]
+__all__ = ["latents_of", "parts_of", "widths"]
 
 
 def parts_of(module: nn.Module, *, latent_dim: int | None, architecture: str) -> Parts:
@@ -80,6 +80,12 @@ def latents_of(module: nn.Module) -> tuple[int | None, tuple[int, ...]]:
             return (size if size > 0 else None), ()
         case _:
             return None, ()
+
+
+def widths(module: nn.Module) -> list[int]:
+    """Return how many numbers or channels each layer takes that latents can enter by, in the order of the module."""
+    takes = [m.in_features for m in module.modules() if isinstance(m, nn.Linear)]
+    return takes + [m.in_channels for m in module.modules() if isinstance(m, nn.ConvTranspose2d)]
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:

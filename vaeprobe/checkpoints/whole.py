@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vaeprobe.checkpoints.beside import conditioned, others
+from vaeprobe.checkpoints.beside import conditioned, others, zeros
 from vaeprobe.checkpoints.blueprint.condition import held
 from vaeprobe.checkpoints.network.parts import Parts, at_conditions, unchosen
 from vaeprobe.checkpoints.part_names import DECODES, ENCODES, LATENTS, MEANS, named, word_of
-from vaeprobe.checkpoints.plain import latents_of, parts_of
+from vaeprobe.checkpoints.plain import latents_of, parts_of, widths
 from vaeprobe.checkpoints.posterior import encoder_of
 from vaeprobe.checkpoints.scale import learned, with_variance
 from vaeprobe.decoder import Decoder
@@ -75,9 +75,8 @@ def parts(
         assert isinstance(network, nn.Module)
         return _conditional(network, None, named, condition or {}, architecture, input_shape)
     if latent_dim is not None and latents_of(module)[0] != latent_dim:
-        return Parts(
-            decoder=module, latent_dim=latent_dim, architecture=architecture
-        )  # its code knows better
+        # its own code knows better how latents enter
+        return Parts(decoder=module, latent_dim=latent_dim, architecture=architecture)
     return parts_of(module, latent_dim=named, architecture=architecture)
 
 
@@ -107,16 +106,15 @@ def halves(
     whole = frozen(unwrapped(module))
     assert isinstance(whole, nn.Module)
     names = [part] if part is not None else [name for name, _ in named(whole, DECODES)]
-    for name in names:
-        if others(getattr(whole, name), condition):
-            return _conditional(whole, name, latent_dim, condition or {}, architecture, input_shape)
     failures: list[str] = []
     for name in names:
         decode = getattr(whole, name)
+        if others(decode, condition):
+            return _conditional(whole, name, latent_dim, condition or {}, architecture, input_shape)
         for d in _sizes(whole, decode, latent_dim):
             try:
                 with torch.no_grad():
-                    y = picked(decode(_zeros(whole, d)))
+                    y = picked(decode(zeros(whole, d)))
             except Exception as error:  # whatever foreign code raises on a size that is not its own
                 failures.append(f"`{name}` on {d} latents: {(str(error).splitlines() or [''])[0][:120]}")
                 continue
@@ -171,21 +169,19 @@ def _conditional(
             f"{word} takes {names} beside the latents: neither a class, a one-hot vector nor a number for each",
             hint="write a factory that returns a decoder of latents alone: def decoder(): ...",
         )
-    d, decoder, conditions = found
     said: list[Finding] = []
     encoder = None
     if name is not None:
-        with torch.no_grad():
-            y = picked(decoder(_zeros(whole, d)))
-        encoder, notes = encoder_of(whole, d, tuple(input_shape or y.shape[1:]), y, decoder.others)
+        y, d = found.output, found.latent_dim
+        encoder, notes = encoder_of(whole, d, tuple(input_shape or y.shape[1:]), y, found.decoder.others)
         said = [Finding(WHOLE_VAE, f"the network is a whole VAE, of which {word} is probed"), *notes]
     return Parts(
-        decoder=decoder,
-        latent_dim=d,
+        decoder=found.decoder,
+        latent_dim=found.latent_dim,
         encoder=encoder,
-        architecture=at_conditions(architecture, conditions),
-        notes=(*said, *unchosen(conditions)),
-        conditions=conditions,
+        architecture=at_conditions(architecture, found.conditions),
+        notes=(*said, *unchosen(found.conditions)),
+        conditions=found.conditions,
     )
 
 
@@ -260,11 +256,4 @@ def _sizes(whole: nn.Module, decode: object, given: int | None) -> list[int]:
     known = [d for d in (named, first) if d is not None]
     if known:
         return list(dict.fromkeys(known))
-    takes = [m.in_features for m in whole.modules() if isinstance(m, nn.Linear)]
-    takes += [m.in_channels for m in whole.modules() if isinstance(m, nn.ConvTranspose2d)]
-    return sorted(set(takes))
-
-
-def _zeros(module: nn.Module, d: int) -> Tensor:
-    first = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
-    return torch.zeros(2, d, dtype=first.dtype, device=first.device)
+    return sorted(set(widths(whole)))
