@@ -8,7 +8,7 @@ means) leads to, and of a program from images to images of the same shape, the n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -28,6 +28,9 @@ __all__ = [
     "Noise",
     "cut",
     "halves",
+    "is_parted",
+    "made_of",
+    "needed",
     "not_parted",
     "posterior",
     "rows_of",
@@ -98,21 +101,18 @@ def cut(
     recon, data = outputs[0], rows.get(source, ())
     m = math.prod(data)
     drawn = {name for call in calls if call.draws for name in call.gives}
-    if not drawn & _needed(calls, recon, ""):
+    if not drawn & needed(calls, recon, ""):
         drawn = set()
     codes = [k for k in outputs[1:] if 0 < math.prod(rows.get(k, (0,))) < m]
     same = rows.get(recon) == data
     if not data or not (drawn or same):
         return None
-    behind = set(drawn or codes)
-    for call in calls:
-        if behind & set(call.takes):
-            behind.update(call.gives)
+    behind = made_of(calls, drawn or codes)
     made = [source, *(name for call in calls for name in call.gives)]
     parting = [
         v
         for v in made
-        if v != recon and 0 < math.prod(rows.get(v, (0,))) < m and _parts(calls, source, recon, v)
+        if v != recon and 0 < math.prod(rows.get(v, (0,))) < m and is_parted(calls, source, recon, v)
     ]
     if not drawn and not codes:
         narrowest = min((math.prod(rows[v]) for v in parting), default=0)
@@ -123,19 +123,29 @@ def cut(
     return (parting[0], kind) if parting else None
 
 
-def _parts(calls: Sequence[Call], source: str, recon: str, value: str) -> bool:
-    needed = _needed(calls, recon, value)
-    draws = any(call.draws and needed & set(call.gives) for call in calls)
-    return value in needed and source not in needed and not draws
+def made_of(calls: Sequence[Call], given: Iterable[str]) -> set[str]:
+    """Return the names of values and of all that is made of them."""
+    out = set(given)
+    for call in calls:
+        if out & set(call.takes):
+            out.update(call.gives)
+    return out
 
 
-def _needed(calls: Sequence[Call], output: str, given: str) -> set[str]:
+def is_parted(calls: Sequence[Call], source: str, recon: str, value: str) -> bool:
+    """Return whether what gives `recon` needs a value, and nothing of the data or of draws beside it."""
+    names = needed(calls, recon, value)
+    draws = any(call.draws and names & set(call.gives) for call in calls)
+    return value in names and source not in names and not draws
+
+
+def needed(calls: Sequence[Call], output: str, given: str) -> set[str]:
     """Return the names of all that an output needs, where one value is given."""
-    needed = {output}
+    names = {output}
     for call in reversed(calls):
-        if needed & (set(call.gives) - {given}):
-            needed.update(call.takes)
-    return needed
+        if names & (set(call.gives) - {given}):
+            names.update(call.takes)
+    return names
 
 
 # -- programs of steps ----------------------------------------------------------------------------------

@@ -8,12 +8,14 @@ That value is what the decoder takes, whether it is the means or a draw round th
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vaeprobe.checkpoints.programs.onnx.model import Model
+from vaeprobe.checkpoints.programs.whole import Call, is_parted, made_of, needed
 
 __all__ = ["Halves", "bottleneck", "halves"]
 
@@ -55,8 +57,9 @@ def halves(model: Model) -> Halves | None:
     m = _size(row)
     codes = [k for k, s in shapes.items() if k != recon and s and None not in s and _size(s) < m]
     means = [name for name in codes if name.lower() in MEANS] + codes
+    calls = _calls(graph.node)
     for code in dict.fromkeys(means):
-        cut = _cut(graph.node, data.name, code, recon)
+        cut = _cut(calls, data.name, code, recon)
         if cut is None:
             continue
         decoder = _part(model, [_renamed(outputs[code], cut)], [outputs[recon]])
@@ -79,7 +82,7 @@ def bottleneck(model: Model) -> int | None:
     row, recon = tuple(inputs[0].sizes[1:]), str(graph.output[0].name)
     if not row or _row(graph.output[0]) != row:
         return None
-    narrowest = _size(row)
+    narrowest, calls = _size(row), _calls(graph.node)
     found = None
     for node in graph.node:
         weight = model.stored.get(node.input[1]) if node.op_type in ("Gemm", "MatMul") else None
@@ -87,8 +90,10 @@ def bottleneck(model: Model) -> int | None:
             continue
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
         width = int(weight.dims[0 if transposed else 1])
-        needed = _needed(graph.node, recon, node.output[0])
-        if width < narrowest and node.output[0] in needed and inputs[0].name not in needed:
+        if width >= narrowest:
+            continue
+        names = needed(calls, recon, node.output[0])
+        if node.output[0] in names and inputs[0].name not in names:
             narrowest = found = width
     return found
 
@@ -102,30 +107,17 @@ def _size(shape: Sequence[int | None]) -> int:
     return math.prod(n for n in shape if n is not None)
 
 
-def _cut(nodes: Sequence[Any], data: str, code: str, recon: str) -> str | None:
+def _calls(nodes: Sequence[Any]) -> list[Call]:
+    return [Call(tuple(_names(n)), tuple(n.output), n.op_type.startswith("Random")) for n in nodes]
+
+
+def _cut(calls: Sequence[Call], data: str, code: str, recon: str) -> str | None:
     """Return the first value made of the code through which all goes that leads from the data to the reconstruction."""
-    of_code = {code}
-    for node in nodes:
-        if of_code & set(_names(node)):
-            of_code.update(node.output)
-    ordered = [code, *(name for node in nodes for name in node.output if name in of_code and name != code)]
-    for value in ordered:
-        if value == recon:
-            return None
-        needed = _needed(nodes, recon, value)
-        random = any(n.op_type.startswith("Random") for n in nodes if needed & set(n.output))
-        if value in needed and data not in needed and not random:
-            return str(value)
-    return None
-
-
-def _needed(nodes: Sequence[Any], output: str, given: str) -> set[str]:
-    """Return the names of all that an output needs, where one value is given."""
-    needed = {output}
-    for node in reversed(nodes):
-        if needed & (set(node.output) - {given}):
-            needed.update(_names(node))
-    return needed
+    of_code = made_of(calls, [code])
+    ordered = [code, *(name for call in calls for name in call.gives if name in of_code and name != code)]
+    # what comes after the reconstruction does not part it
+    before = itertools.takewhile(lambda value: value != recon, ordered)
+    return next((value for value in before if is_parted(calls, data, recon, value)), None)
 
 
 def _names(node: Any) -> Iterator[str]:
