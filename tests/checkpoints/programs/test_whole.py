@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints.conversion import write
-from vaeprobe.checkpoints.programs.whole import Call, cut
+from vaeprobe.checkpoints.programs.whole import Call, cut, partings
 from vaeprobe.errors import InputError
 
 SHAPES = {False: (20,), True: (1, 8, 8)}
@@ -211,3 +212,49 @@ ENCODE = [Call(("x",), ("h",)), Call(("h",), ("mu",))]
 )  # fmt: skip
 def test_the_parting_value(calls: list[Call], outputs: list[str], found: tuple[str, str] | None) -> None:
     assert cut(calls, "x", outputs, ROWS) == found
+
+
+def reaches(calls: list[Call], recon: str, without: str) -> set[str]:
+    """The names on which a value depends where another is given."""
+    names, todo = {recon}, [recon]
+    while todo:
+        name = todo.pop()
+        for call in calls:
+            if name in call.gives and name != without:
+                todo.extend(set(call.takes) - names)
+                names.update(call.takes)
+    return names
+
+
+def test_values_that_part_a_program_are_those_that_everything_goes_through() -> None:
+    """Random programs against the definition: give a value, and what is left needs neither data nor draws."""
+    seen = 0
+    for seed in range(2000):
+        pick = random.Random(seed)
+        names, calls = ["x", "w"], list[Call]()
+        for i in range(pick.randint(1, 9)):
+            takes = tuple(pick.sample(names[-4:], min(pick.randint(1, 2), len(names[-4:]))))
+            gives = tuple(f"v{i}{j}" for j in range(pick.choice((1, 1, 1, 2))))
+            calls.append(Call(takes, gives, draws=pick.random() < 0.1))
+            names += gives
+        recon = pick.choice(names[2:])
+        drawn = {name for call in calls if call.draws for name in call.gives}
+        if not ({"x"} | drawn) & reaches(calls, recon, ""):
+            continue
+        expected = [
+            name
+            for name in names[2:]
+            if name != recon
+            and name in reaches(calls, recon, "")
+            and not ({"x"} | drawn) & reaches(calls, recon, name)
+        ]
+        assert partings(calls, "x", recon) == expected, (seed, calls, recon)
+        seen += len(expected)
+    assert seen > 200
+
+
+def test_long_programs_are_parted_in_one_look() -> None:
+    """Twenty thousand steps: a look at all of them for each would take minutes."""
+    n = 20_000
+    calls = [Call((f"v{i}",), (f"v{i + 1}",)) for i in range(n)]
+    assert partings(calls, "v0", f"v{n}") == [f"v{i}" for i in range(1, n)]

@@ -28,10 +28,10 @@ __all__ = [
     "Noise",
     "cut",
     "halves",
-    "is_parted",
     "made_of",
     "needed",
     "not_parted",
+    "partings",
     "posterior",
     "rows_of",
     "said",
@@ -108,12 +108,7 @@ def cut(
     if not data or not (drawn or same):
         return None
     behind = made_of(calls, drawn or codes)
-    made = [source, *(name for call in calls for name in call.gives)]
-    parting = [
-        v
-        for v in made
-        if v != recon and 0 < math.prod(rows.get(v, (0,))) < m and is_parted(calls, source, recon, v)
-    ]
+    parting = [v for v in partings(calls, source, recon) if 0 < math.prod(rows.get(v, (0,))) < m]
     if not drawn and not codes:
         narrowest = min((math.prod(rows[v]) for v in parting), default=0)
         parting = [v for v in parting if math.prod(rows[v]) == narrowest]
@@ -132,11 +127,34 @@ def made_of(calls: Sequence[Call], given: Iterable[str]) -> set[str]:
     return out
 
 
-def is_parted(calls: Sequence[Call], source: str, recon: str, value: str) -> bool:
-    """Return whether what gives `recon` needs a value, and nothing of the data or of draws beside it."""
-    names = needed(calls, recon, value)
-    draws = any(call.draws and names & set(call.gives) for call in calls)
-    return value in names and source not in names and not draws
+def partings(calls: Sequence[Call], source: str, recon: str) -> list[str]:
+    """Return the values that part the data from what is made of it, in the order in which they are made.
+
+    A value does where all that `recon` needs of the data or of draws goes through it: when it has been made, no other
+    value of theirs is still to be taken, and nothing is drawn any more. One look at every call tells all of them.
+
+    Args:
+        calls: in the order of the run, every value given once.
+    """
+    wanted, kept = {recon}, list[Call]()
+    for call in reversed(calls):
+        if wanted & set(call.gives):
+            wanted.update(call.takes)
+            kept.append(call)
+    kept.reverse()
+    last = {name: i for i, call in enumerate(kept) for name in call.takes} | {recon: len(kept)}
+    drawn_until = max((i for i, call in enumerate(kept) if call.draws), default=-1)
+    out: list[str] = []
+    tainted = {source}
+    alive = {source} & last.keys()
+    for i, call in enumerate([Call((), (source,)), *kept], start=-1):
+        if call.draws or tainted & set(call.takes):
+            tainted.update(call.gives)
+            alive.update(name for name in call.gives if name in last)
+        alive.difference_update([name for name in call.takes if last[name] <= i])
+        if len(alive) == 1 and i > drawn_until and alive <= set(call.gives):
+            out.extend(alive - {recon})
+    return out
 
 
 def needed(calls: Sequence[Call], output: str, given: str) -> set[str]:

@@ -8,14 +8,13 @@ That value is what the decoder takes, whether it is the means or a draw round th
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vaeprobe.checkpoints.programs.onnx.model import Model
-from vaeprobe.checkpoints.programs.whole import Call, is_parted, made_of, needed
+from vaeprobe.checkpoints.programs.whole import Call, made_of, needed, partings
 
 __all__ = ["Halves", "bottleneck", "halves"]
 
@@ -114,10 +113,7 @@ def _calls(nodes: Sequence[Any]) -> list[Call]:
 def _cut(calls: Sequence[Call], data: str, code: str, recon: str) -> str | None:
     """Return the first value made of the code through which all goes that leads from the data to the reconstruction."""
     of_code = made_of(calls, [code])
-    ordered = [code, *(name for call in calls for name in call.gives if name in of_code and name != code)]
-    # what comes after the reconstruction does not part it
-    before = itertools.takewhile(lambda value: value != recon, ordered)
-    return next((value for value in before if is_parted(calls, data, recon, value)), None)
+    return next((value for value in partings(calls, data, recon) if value in of_code), None)
 
 
 def _names(node: Any) -> Iterator[str]:
