@@ -70,8 +70,9 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
     return None
 
 
+SCALED = "images are in [0, 1] for its encoder although the output is a tanh"
 VAMP_WARNINGS = (
-    "images are in [0, 1] for its encoder although the output is a tanh",
+    SCALED,
     "latents are drawn from the mixture that its loss holds them against; its own `sample` draws N(0, I)",
 )
 
@@ -80,7 +81,7 @@ def _warnings(classes: int) -> list[str]:
     out = [
         "one of PyTorch-VAE's vanilla, beta, DIP, info, log-cosh, MSSIM or importance-weighted VAEs, or an early BetaTCVAE: "
         "their tensors are the same",
-        "images are in [0, 1] for its encoder although the output is a tanh",
+        SCALED,
     ]
     return [*out, "its labels may be several at once; one of them is set here"] if classes else out
 

@@ -55,9 +55,10 @@ ELSEWHERE = {
     "SVAEConfig": "its latents lie on the unit sphere: give some there, --latents FILE",
     "PoincareVAEConfig": "its latents lie in a Poincaré ball: give some there, --latents FILE",
     "VQVAEConfig": "its latents are codes of its quantiser: give some of these, --latents FILE",
-    "AEConfig": "it has no prior, so that draws of N(0, I) may be unlike its codes: give some of these, --latents FILE",
-    "RAE_L2_Config": "it has no prior, so that draws of N(0, I) may be unlike its codes: give some of these, --latents FILE",
-    "RAE_GP_Config": "it has no prior, so that draws of N(0, I) may be unlike its codes: give some of these, --latents FILE",
+    **dict.fromkeys(
+        ("AEConfig", "RAE_L2_Config", "RAE_GP_Config"),
+        "it has no prior, so that draws of N(0, I) may be unlike its codes: give some of these, --latents FILE",
+    ),
 }
 # posteriors that are no Gaussian with two heads
 OTHER_POSTERIORS = ("Flow", "IAF", "LinNF", "HVAE", "SVAE", "Poincare", "VQVAE")
