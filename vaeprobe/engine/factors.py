@@ -72,4 +72,3 @@ FACTORS: dict[str, Callable[[Tensor, Arguments, Keywords], Rule | None]] = {
     "silu": _silu,
     "batch_norm": _batch_norm,
 }
-"""Written derivatives of the commonest functions, which spare reverse mode's copies of the primal."""
