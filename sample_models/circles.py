@@ -5,6 +5,7 @@ python sample_models/circles.py          # two minutes; prints the table, writes
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
@@ -25,4 +26,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # what is asked for help, or given a word that it does not know, trains nothing
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

@@ -17,6 +17,7 @@ that training ends on are those it happened to start from.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -200,4 +201,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # what is asked for help, or given a word that it does not know, trains nothing
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()

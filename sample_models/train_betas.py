@@ -15,6 +15,7 @@ seed) and the sha256 of each file; `gaussian.npy` and `bernoulli.npy` hold 512 a
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -142,4 +143,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # what is asked for help, or given a word that it does not know, trains nothing
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()
