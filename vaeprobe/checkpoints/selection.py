@@ -358,8 +358,9 @@ def _beside_weights(file: TorchFile) -> list[Global]:
 
     Lightning keeps the arguments of the network's class (networks, losses, configs of other packages) and the types of
     callbacks beside the weights.  These are left unread, as `--key state_dict` does, where they are types, objects that
-    an unpickler makes without calling anything, and members of enumerations and other plain values of a class.  What else it would call, and an `argparse.Namespace` (which torch's
-    own weights-only loader refuses by name, as we document), keep the file refused until somebody asks for the entry.
+    an unpickler makes without calling anything, and members of enumerations and other plain values of a class.  What
+    else it would call, and an `argparse.Namespace` (which torch's own weights-only loader refuses by name, as we
+    document), keep the file refused until somebody asks for the entry.
     """
     root = file.root
     unknown = foreign(file.globals)
@@ -367,9 +368,8 @@ def _beside_weights(file: TorchFile) -> list[Global]:
         return []
     if "pytorch-lightning_version" not in root or foreign(_globals(root[LIGHTNING])):
         return []
-    called = {
-        g for g in file.called & set(unknown) if str(g) != "functools.partial"
-    }  # which calls nothing yet
+    # a partial application calls nothing yet
+    called = {g for g in file.called & set(unknown) if str(g) != "functools.partial"}
     return [] if called or "argparse.Namespace" in map(str, unknown) else unknown
 
 

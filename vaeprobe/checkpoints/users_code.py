@@ -54,19 +54,19 @@ def by_factory(
                 hint="a factory that reads the file itself takes its path: def factory(path): ...",
             )
         notes = (*weights.notes, *factory.fill(module.eval(), weights.tensors))
-    parts = _parts_of(built, request, settings, how)
+    parts = _of(built, request, settings, how)
     network = built.module if isinstance(built, Decoder) else built
     if isinstance(network, nn.Module):
         parts = scale.with_variance(parts, scale.learned(network.state_dict()))
     return Found(parts=parts, format=format, notes=notes)
 
 
-def _parts_of(built: object, request: Request, settings: Mapping[str, object], how: str) -> Parts:
+def _of(built: object, request: Request, settings: Mapping[str, object], how: str) -> Parts:
     """Return the part that decodes of what a factory built, and its encoder where it has one."""
     if isinstance(built, Decoder):
-        return _parts_of_decoder(built, how)
+        return _of_decoder(built, how)
     if request.submodule is None and isinstance(built, nn.Module):
-        return _parts(built, request, how, settings)
+        return _of_network(built, request, how, settings)
     part = factory.pick(built, request.submodule)
     if isinstance(part, nn.Module) and request.latent_dim is None:
         return plain.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
@@ -95,7 +95,7 @@ def _bare_weights(request: Request, format: Format) -> tuple[Weights, str]:
     return format.weights(request)
 
 
-def _parts_of_decoder(decoder: Decoder, how: str) -> Parts:
+def _of_decoder(decoder: Decoder, how: str) -> Parts:
     """Return the pieces of a decoder that a factory returned, to be checked again with the file's weights."""
     return Parts(
         decoder=decoder.module or decoder.function,
@@ -144,7 +144,9 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
     how = f"unpickled {type(loaded).__name__}"
     if request.submodule is None:
         network = loaded.float() if _is_half(loaded) else loaded
-        parts = scale.with_variance(_parts(network, request, how, {}), scale.learned(network.state_dict()))
+        parts = scale.with_variance(
+            _of_network(network, request, how, {}), scale.learned(network.state_dict())
+        )
         return Found(parts=parts, format="module", notes=notes), notes
     part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
     d = request.latent_dim or whole.latents_named(loaded)
@@ -152,7 +154,7 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
     return Found(parts=parts, format="module", notes=notes), notes
 
 
-def _parts(network: nn.Module, request: Request, how: str, settings: Mapping[str, object]) -> Parts:
+def _of_network(network: nn.Module, request: Request, how: str, settings: Mapping[str, object]) -> Parts:
     return whole.parts(
         network,
         latent_dim=request.latent_dim,
