@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe import __version__
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.probes.beta import Beta, BetaResult
 
 from paper.trained import digits

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine.matrix_free import Energies, energies
 from vaeprobe.geometry.agreement import code_agreement, correlations, matched
 from vaeprobe.geometry.connection import seam_connection

@@ -18,7 +18,8 @@ from vaeprobe.cli import run
 from vaeprobe.comparison.numbers import pair, see
 from vaeprobe.comparison.ranking import Ranking
 from vaeprobe.comparison.sweep import Sweep, sweep_of
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import UsageError
 from vaeprobe.geometry.agreement import (
     code_agreement,

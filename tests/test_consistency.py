@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.inference.consistency import Consistency, self_consistency
 from vaeprobe.inference.moments import posterior_moments
 from vaeprobe.likelihoods import Bernoulli

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 import vaeprobe
-from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError
 
 

@@ -29,7 +29,7 @@ FLOORS = [
     },
     {"render", "likelihoods", "files", "outputs"},
     {"result", "data", "contract"},
-    {"decoder", "latents"},
+    {"decoder", "encoder", "latents"},
     {"checkpoints", "engine"},
     {"geometry", "seams", "linear", "inference", "pictures"},
     {"probes", "api"},

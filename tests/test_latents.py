@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import vaeprobe
-from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.latents import Given, Grid, Posterior, Prior, parse, source
 

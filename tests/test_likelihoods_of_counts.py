@@ -15,7 +15,8 @@ import torch
 
 import vaeprobe
 from vaeprobe import likelihoods
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import UsageError
 from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.moments import posterior_moments

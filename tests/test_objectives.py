@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.inference.moments import PosteriorMoments, posterior_moments
 from vaeprobe.likelihoods import Gaussian
 from vaeprobe.probes.beta.probe import Beta

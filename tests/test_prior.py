@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import BlueprintError, UsageError
 from vaeprobe.latents import Given, Grid, Prior
 from vaeprobe.prior import LearnedPrior

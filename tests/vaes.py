@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.likelihoods import Gaussian
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"

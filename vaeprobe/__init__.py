@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from vaeprobe.checkpoints.looking import inspect
     from vaeprobe.checkpoints.whole import from_module
     from vaeprobe.comparison.run import compare
-    from vaeprobe.decoder import Decoder, Encoder, Group
+    from vaeprobe.decoder import Decoder, Group
+    from vaeprobe.encoder import Encoder
     from vaeprobe.errors import VaeprobeError
     from vaeprobe.likelihoods import (
         Bernoulli,
@@ -52,7 +53,8 @@ _HOME = {
     "load": "vaeprobe.checkpoints.loading",
     "inspect": "vaeprobe.checkpoints.looking",
     "from_module": "vaeprobe.checkpoints.whole",
-    **dict.fromkeys(("Decoder", "Encoder", "Group"), "vaeprobe.decoder"),
+    **dict.fromkeys(("Decoder", "Group"), "vaeprobe.decoder"),
+    "Encoder": "vaeprobe.encoder",
     "LearnedPrior": "vaeprobe.prior",
     **dict.fromkeys(PROBES, "vaeprobe.api"),
     **dict.fromkeys(("PPCA", "LinearVAE"), "vaeprobe.linear.estimators"),

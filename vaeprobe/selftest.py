@@ -296,7 +296,8 @@ def _beta(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterato
     import numpy as np
     import torch
 
-    from vaeprobe.decoder import Decoder, Encoder
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.encoder import Encoder
     from vaeprobe.probes.beta import Beta
 
     # the optimum of a linear VAE at beta = 2, sigma^2 = 0.15, on data with exactly these eigenvalues

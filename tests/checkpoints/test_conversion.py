@@ -15,7 +15,8 @@ from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.conversion import convert
 from vaeprobe.checkpoints.network.modules import GaussianEncoder
 from vaeprobe.cli import run
-from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import UsageError
 
 from programs import network, scripted

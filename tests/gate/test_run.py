@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import policy_file

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from vaeprobe.checkpoints.loading import load
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.inference.theorem3 import Trained, judged, theorem3
 from vaeprobe.inference.training import TrainedVAE, train_vae

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError
 from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.collapse import informative

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine.verbs import gram
 from vaeprobe.errors import UsageError
 from vaeprobe.latents import Given, Posterior, Prior

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.limits import LARGEST_GRAM, MOST
 from vaeprobe.errors import ResourceError, UsageError

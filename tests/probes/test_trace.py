@@ -18,7 +18,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder, Group
+from vaeprobe.decoder import Decoder, Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import UsageError
 from vaeprobe.intervals import mean_interval
 from vaeprobe.latents import Given

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from vaeprobe.checkpoints import factory
 from vaeprobe.checkpoints.network.parts import Parts
-from vaeprobe.decoder import Encoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ArchitectureError, InputError, MissingExtraError
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import ASSUMED, FAMILY_WARNING

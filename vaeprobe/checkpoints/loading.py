@@ -15,7 +15,8 @@ from vaeprobe.checkpoints import architecture, factory, folders, formats, naming
 from vaeprobe.checkpoints.blueprint.condition import held
 from vaeprobe.checkpoints.request import Found, Request
 from vaeprobe.contract import NotFiniteError
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import (
     InputError,
     ResourceError,

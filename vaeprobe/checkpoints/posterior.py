@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints.beside import Conditioned, others
 from vaeprobe.checkpoints.part_names import ENCODES, MEANS, SPREADS, named, word_of
 from vaeprobe.checkpoints.programs.held import Held
-from vaeprobe.decoder import Encoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import ENCODER_READ
 from vaeprobe.frozen import Method

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import VaeprobeError
 from vaeprobe.inference.moments import PosteriorMoments, with_codes
 from vaeprobe.intervals import mean_interval, stream

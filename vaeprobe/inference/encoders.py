@@ -10,7 +10,8 @@ from torch import Tensor
 
 from vaeprobe.checkpoints.loading import load
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, OpenSizeError
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import UsageError
 
 __all__ = ["open_encoder"]

@@ -11,7 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine.verbs import gram
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE

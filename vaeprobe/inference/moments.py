@@ -23,7 +23,8 @@ from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.budget import Fit, in_time
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine.verbs import gram
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood

@@ -18,7 +18,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from vaeprobe.decoder import Decoder, Encoder
+from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.moments import posterior_moments
 from vaeprobe.inference.overlap import nearest_overlap

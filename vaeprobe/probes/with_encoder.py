@@ -15,7 +15,8 @@ from vaeprobe.report import Finding, Metric, MetricSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from vaeprobe.decoder import Decoder, Encoder
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.encoder import Encoder
     from vaeprobe.inference.beta import BetaEstimate
     from vaeprobe.inference.moments import PosteriorMoments
     from vaeprobe.inference.readings import Reading
@@ -214,7 +215,7 @@ class EncoderProbe(Probe):
         Raises:
             UsageError: there is none, or it has another number of latents than the decoder.
         """
-        from vaeprobe.decoder import Encoder
+        from vaeprobe.encoder import Encoder
 
         if self.encoder is None:
             found = decoder.encoder

@@ -15,7 +15,8 @@ from vaeprobe.checkpoints.network.parts import Parts, assumptions_of
 from vaeprobe.checkpoints.network.repair import repair
 from vaeprobe.checkpoints.network.tensors import Misfit, Tensors, Uninitialised
 from vaeprobe.checkpoints.network.walk import walk
-from vaeprobe.decoder import Encoder, Group
+from vaeprobe.decoder import Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import BlueprintError
 from vaeprobe.findings import CAST_UP, UNUSED_TENSORS
 from vaeprobe.report import Finding

@@ -9,7 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition
-from vaeprobe.decoder import Encoder, Group
+from vaeprobe.decoder import Group
+from vaeprobe.encoder import Encoder
 from vaeprobe.findings import CONDITION_HELD, DRAFT_BLUEPRINT, UNUSED_LAYERS
 from vaeprobe.prior import LearnedPrior
 from vaeprobe.recipe import Recipe

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.programs.program import SIZES, Program, Step, Value, flat, run_steps
-from vaeprobe.decoder import Encoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError
 from vaeprobe.findings import ENCODER_READ, WHOLE_VAE
 from vaeprobe.report import Finding

@@ -33,7 +33,7 @@ from vaeprobe.checkpoints.programs.program import (
     rehearse,
 )
 from vaeprobe.checkpoints.programs.whole import suspected
-from vaeprobe.decoder import Encoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import ENCODER_READ, WHOLE_VAE

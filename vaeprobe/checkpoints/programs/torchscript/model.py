@@ -16,7 +16,7 @@ from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
 from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Cut, Script
-from vaeprobe.decoder import Encoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
