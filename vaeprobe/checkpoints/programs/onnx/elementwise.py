@@ -135,8 +135,8 @@ def _shrink(node: Node, x: Tensor) -> Tensor:
 
 @operator("Clip")
 def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    least = scalar(low) if low is not None else node.get("min")
-    most = scalar(high) if high is not None else node.get("max")
+    least = scalar(low) if low is not None else node.number("min")
+    most = scalar(high) if high is not None else node.number("max")
     if least is None and most is None:
         return x
     if not x.is_floating_point():
@@ -146,7 +146,7 @@ def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None 
 
 @operator("Cast", like=True)
 def _cast(node: Node, x: Tensor, *, like: Tensor) -> Tensor:
-    target = TYPES.get(node.get("to"))
+    target = TYPES.get(node.get("to", 0))
     if target is None:
         raise node.unsupported("to make text or numbers of a rare type")
     # the whole network runs in one precision, that of the latents

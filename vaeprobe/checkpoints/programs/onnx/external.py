@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files.source import quoted
+
+if TYPE_CHECKING:
+    from onnx import TensorProto
 
 __all__ = ["external_bytes"]
 
@@ -16,7 +19,7 @@ KEYS = {"location", "offset", "length", "checksum", "basepath"}
 HINT = "save it anew with all its tensors in one file: onnx.save(model, path, save_as_external_data=False)"
 
 
-def external_bytes(proto: Any, name: str, folder: Path | None, expected: int) -> bytes:
+def external_bytes(proto: TensorProto, name: str, folder: Path | None, expected: int) -> bytes:
     """Return the bytes of one tensor.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ def _instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor
 
 @operator("GroupNormalization")
 def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    groups, eps = node.get("num_groups"), node.get("epsilon", 1e-5)
+    groups, eps = node.whole("num_groups"), node.get("epsilon", 1e-5)
     if node.opset < 21:  # one scale per group
         y = F.group_norm(x, groups, eps=eps)
         repeat = x.shape[1] // groups
@@ -85,7 +86,7 @@ def _lp_norm(node: Node, x: Tensor) -> Tensor:
 
 @operator("MeanVarianceNormalization")
 def _mean_variance(node: Node, x: Tensor) -> Tensor:
-    axes = ints(node.get("axes", [0, 2, 3]))
+    axes = node.ints("axes", [0, 2, 3])
     centred = x - x.mean(axes, keepdim=True)
     return centred / ((centred * centred).mean(axes, keepdim=True).sqrt() + 1e-9)
 
@@ -93,7 +94,7 @@ def _mean_variance(node: Node, x: Tensor) -> Tensor:
 @operator("LRN")
 def _lrn(node: Node, x: Tensor) -> Tensor:
     return F.local_response_norm(
-        x, node.get("size"), node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
+        x, node.whole("size"), node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
     )
 
 
@@ -120,7 +121,7 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 @operator("Einsum")
 def _einsum(node: Node, *xs: Tensor) -> Tensor:
-    equation = str(node.get("equation")).replace(" ", "")
+    equation = node.get("equation", "").replace(" ", "")
     terms, _, out = equation.partition("->")
     sizes: dict[str, int] = {}
     for term, x in zip(terms.split(","), xs, strict=True):
@@ -131,6 +132,7 @@ def _einsum(node: Node, *xs: Tensor) -> Tensor:
 
 
 # -- convolutions -----------------------------------------------------------------------------------
+Kernel: TypeAlias = Callable[..., Tensor]  # a function of torch for one number of axes of space
 _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -140,8 +142,8 @@ def _window(
 ) -> tuple[list[int], list[int], list[int], list[int]]:
     """Return strides, dilations and the padding before and after each axis of a convolution or pooling."""
     n = len(kernel)
-    strides, dilations = ints(node.get("strides", [1] * n)), ints(node.get("dilations", [1] * n))
-    pads = ints(node.get("pads", [0] * 2 * n))
+    strides, dilations = node.ints("strides", [1] * n), node.ints("dilations", [1] * n)
+    pads = node.ints("pads", [0] * 2 * n)
     if not len(strides) == len(dilations) == n == x.ndim - 2 or len(pads) != 2 * n or min(strides) < 1:
         raise InputError(f"the sizes of an ONNX `{node.operator}` contradict each other")
     before, after = pads[:n], pads[n:]
@@ -160,7 +162,7 @@ def _window(
     return strides, dilations, before, after
 
 
-def _dimensions(node: Node, table: Mapping[int, Operator], x: Tensor) -> Operator:
+def _dimensions(node: Node, table: Mapping[int, Kernel], x: Tensor) -> Kernel:
     function = table.get(x.ndim - 2)
     if function is None:
         raise node.unsupported(f"on {x.ndim - 2} axes of space")
@@ -174,8 +176,7 @@ def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
     padding = before if before == after else [0] * len(before)
     charge((x.shape[0], weight.shape[0], *x.shape[2:]))
     x = x if before == after else padded(x, before, after)
-    out: Tensor = function(x, weight, bias, strides, padding, dilations, node.get("group", 1))
-    return out
+    return function(x, weight, bias, strides, padding, dilations, node.get("group", 1))
 
 
 @operator("ConvTranspose")
@@ -183,13 +184,13 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
     kernel = list(weight.shape[2:])
     n, group = len(kernel), node.get("group", 1)
     function = _dimensions(node, _CONV_TRANSPOSE, x)
-    strides, dilations = ints(node.get("strides", [1] * n)), ints(node.get("dilations", [1] * n))
-    extra = ints(node.get("output_padding", [0] * n))
-    pads = ints(node.get("pads", [0] * 2 * n))
+    strides, dilations = node.ints("strides", [1] * n), node.ints("dilations", [1] * n)
+    extra = node.ints("output_padding", [0] * n)
+    pads = node.ints("pads", [0] * 2 * n)
     if not len(strides) == len(dilations) == len(extra) == x.ndim - 2 == n or len(pads) != 2 * n:
         raise InputError("the sizes of an ONNX `ConvTranspose` contradict each other")
     before, after = pads[:n], pads[n:]
-    auto, shape = node.get("auto_pad", "NOTSET"), ints(node.get("output_shape", []))[-n:]
+    auto, shape = node.get("auto_pad", "NOTSET"), node.ints("output_shape", [])[-n:]
     if auto in ("SAME_UPPER", "SAME_LOWER") and not shape:
         shape = [x.shape[2 + i] * strides[i] for i in range(n)]
     for i, size in enumerate(shape):
@@ -203,9 +204,8 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
     ]
     charge((x.shape[0], weight.shape[1] * group, *full))
     if before == after and all(e < max(s, d) for e, s, d in zip(extra, strides, dilations, strict=True)):
-        out: Tensor = function(x, weight, bias, strides, before, extra, group, dilations)
-        return out
-    y: Tensor = function(x, weight, bias, strides, 0, 0, group, dilations)
+        return function(x, weight, bias, strides, before, extra, group, dilations)
+    y = function(x, weight, bias, strides, 0, 0, group, dilations)
     for i in range(n):
         low, high = before[i], full[i] - after[i]
         missing = max(high - y.shape[2 + i], 0)
@@ -220,7 +220,7 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
 
 
 def _pool(node: Node, x: Tensor) -> tuple[list[int], list[int], list[int], list[int], list[int]]:
-    kernel = ints(node.get("kernel_shape"))
+    kernel = node.ints("kernel_shape")
     strides, dilations, before, after = _window(node, x, kernel)
     if node.get("ceil_mode", 0):
         raise node.unsupported("with ceil_mode")
@@ -233,8 +233,7 @@ def _max_pool(node: Node, x: Tensor) -> Tensor:
     if node.outputs > 1:
         raise node.unsupported("for its indices")
     function = _dimensions(node, {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}, x)
-    out: Tensor = function(padded(x, before, after, -math.inf), kernel, strides, 0, dilations)
-    return out
+    return function(padded(x, before, after, -math.inf), kernel, strides, 0, dilations)
 
 
 @operator("AveragePool")
@@ -243,10 +242,10 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     function = _dimensions(node, {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}, x)
     if any(d != 1 for d in dilations):
         raise node.unsupported("with dilations")
-    out: Tensor = function(padded(x, before, after), kernel, strides)
+    out = function(padded(x, before, after), kernel, strides)
     if not any((*before, *after)) or node.get("count_include_pad", 0):
         return out
-    share: Tensor = function(padded(torch.ones_like(x[:1, :1]), before, after), kernel, strides)
+    share = function(padded(torch.ones_like(x[:1, :1]), before, after), kernel, strides)
     return out / share
 
 
@@ -268,10 +267,12 @@ def _col2im(node: Node, x: Tensor, image: Tensor, block: Tensor) -> Tensor:
     size, kernel = ints(image), ints(block)
     if len(size) != 2:
         raise node.unsupported(f"of {len(size)} axes")
-    top, left, bottom, right = node.get("pads", [0] * 4)
+    top, left, bottom, right = node.ints("pads", [0] * 4)
     whole = (size[0] + top + bottom, size[1] + left + right)
     charge([x.shape[0], x.shape[1], *whole])
-    y = F.fold(x, whole, tuple(kernel), node.get("dilations", [1, 1]), 0, node.get("strides", [1, 1]))
+    y = F.fold(
+        x, whole, tuple(kernel), tuple(node.ints("dilations", [1, 1])), 0, tuple(node.ints("strides", [1, 1]))
+    )
     return y[..., top : top + size[0], left : left + size[1]]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from vaeprobe.errors import InputError, MissingExtraError, ResourceError, UsageE
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import CAST_UP
 from vaeprobe.report import Finding
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
 
 __all__ = ["MAX_NODES", "Input", "Model", "inner_name"]
 
@@ -73,7 +76,7 @@ class Model:
                     f"the functions of the ONNX model cannot be written out: {quoted(str(error))}"
                 ) from None
 
-    def of(self, proto: Any) -> Model:
+    def of(self, proto: ModelProto) -> Model:
         """Return the model of a part of this one's graph."""
         out = copy.copy(self)
         out.notes = []
@@ -90,17 +93,20 @@ class Model:
             taken = names & set(node.input)
             if taken and node.op_type in FOLLOWED:
                 names.update(node.output)
-            if taken and node.op_type == "Gather" and node.input[1] in names and node.input[0] in self.stored:
+            if not taken or len(node.input) < 2:
+                continue
+            first, second = node.input[:2]
+            if node.op_type == "Gather" and second in names and first in self.stored:
                 axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-                dims = self.stored[node.input[0]].dims
+                dims = self.stored[first].dims
                 return int(dims[axis]) if -len(dims) <= axis < len(dims) else 0
-            if taken and node.op_type == "OneHot" and node.input[0] in names:
-                depth = node.input[1]
-                if depth in self.stored:
-                    return int(self.tensor(self.stored[depth], depth).flatten()[0])
-                if depth in made and made[depth].op_type == "Constant":
-                    value = self.attributes(made[depth]).get("value")
-                    return int(value.flatten()[0]) if isinstance(value, Tensor) else 0
+            if node.op_type == "OneHot" and first in names:
+                depth: object = None
+                if second in self.stored:
+                    depth = self.tensor(self.stored[second], second)
+                elif second in made and made[second].op_type == "Constant":
+                    depth = self.attributes(made[second]).get("value")
+                return int(depth) if isinstance(depth, Tensor) and _is_count(depth) else 0
         return 0
 
     def _opset(self) -> int:
@@ -118,7 +124,7 @@ class Model:
         bodies = {(f.domain, f.name): f for f in self.proto.functions}
         sizes: dict[tuple[str, str], int] = {}
 
-        def size(nodes: Any, open: tuple[tuple[str, str], ...]) -> int:
+        def size(nodes: Iterable[NodeProto], open: tuple[tuple[str, str], ...]) -> int:
             total = 0
             for node in nodes:
                 key = (node.domain, node.op_type)
@@ -136,7 +142,7 @@ class Model:
     # -- inputs and outputs ----------------------------------------------------------------------
 
     @cached_property
-    def stored(self) -> dict[str, Any]:
+    def stored(self) -> dict[str, TensorProto]:
         """Initializers by name."""
         graph = self.proto.graph
         if graph.sparse_initializer:
@@ -216,7 +222,7 @@ class Model:
             )
         return {inner_name(name): self.tensor(t, name) for name, t in self.stored.items()}
 
-    def tensor(self, proto: Any, name: str) -> Tensor:
+    def tensor(self, proto: TensorProto, name: str) -> Tensor:
         """Return a tensor of the file, whose sizes and bytes must agree."""
 
         from onnx import numpy_helper
@@ -249,7 +255,7 @@ class Model:
         out = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(sizes)
         return out.float() if dtype in HALF else out
 
-    def attributes(self, node: Any) -> dict[str, object]:
+    def attributes(self, node: NodeProto) -> dict[str, object]:
         """Return a node's attributes as numbers, lists, texts and tensors."""
         found: dict[str, object] = {}
         for a in node.attribute:
@@ -307,8 +313,15 @@ class Model:
     def widths(self, name: str) -> Iterator[int]:
         """Yield the lengths that a vector must have for the layers that take it."""
         for node in self.proto.graph.node:
-            if node.op_type in ("Gemm", "MatMul") and node.input[0] == name and node.input[1] in self.stored:
+            if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2:
+                continue
+            if node.input[0] == name and node.input[1] in self.stored:
                 dims = self.stored[node.input[1]].dims
                 transposed = any(a.name == "transB" and a.i for a in node.attribute)
                 if len(dims) == 2:
                     yield int(dims[1] if transposed else dims[0])
+
+
+def _is_count(x: Tensor) -> bool:
+    """Whether a tensor is one finite number."""
+    return x.numel() == 1 and bool(torch.isfinite(x).all())

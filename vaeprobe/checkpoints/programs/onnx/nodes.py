@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from vaeprobe.checkpoints.programs.onnx.model import MAX_NODES, Model, inner_nam
 from vaeprobe.checkpoints.programs.program import Step, Value, flat, run_steps
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.source import quoted
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
 
 __all__ = ["Constant", "Nodes"]
 
@@ -37,13 +40,13 @@ class Nodes:
         self.latent = latent
         self.left = MAX_NODES
 
-    def steps(self, graph: Any, depth: int) -> list[Step]:
+    def steps(self, graph: GraphProto, depth: int) -> list[Step]:
         """Return the steps of a graph, or of a graph within it."""
         if depth > DEEPEST:
             raise InputError("the ONNX model nests graphs too deeply")
         return [self.step(node, depth) for node in graph.node]
 
-    def step(self, node: Any, depth: int) -> Step:
+    def step(self, node: NodeProto, depth: int) -> Step:
         self.left -= 1
         if self.left < 0:
             raise ResourceError(f"the ONNX model has over {MAX_NODES:,} operators")
@@ -79,20 +82,22 @@ class Nodes:
         )
         return Step(name.lower(), run, args, kwargs, outputs)
 
-    def constant(self, node: object) -> Tensor:
-        attributes = self.model.attributes(node)
-        for name, value in attributes.items():
-            if name == "value":
-                return value if isinstance(value, Tensor) else torch.tensor(value)
-            if name in ("value_int", "value_ints"):
-                return torch.tensor(value, dtype=torch.int64)
-            if name in ("value_float", "value_floats"):
-                return torch.tensor(value, dtype=torch.float32)
+    def constant(self, node: NodeProto) -> Tensor:
+        kinds = dict.fromkeys(("value_int", "value_ints"), torch.int64)
+        kinds |= dict.fromkeys(("value_float", "value_floats"), torch.float32)
+        for name, value in self.model.attributes(node).items():
+            if name == "value" and isinstance(value, Tensor):
+                return value
+            numbers = value if isinstance(value, list) else [value]
+            if name in kinds and all(isinstance(n, (int, float)) for n in numbers):
+                return torch.tensor(value, dtype=kinds[name])
         raise InputError("the ONNX model has a constant that is no number")
 
     # -- graphs within graphs --------------------------------------------------------------------
 
-    def inner(self, graph: Any, depth: int) -> tuple[list[Step], dict[str, Tensor], list[str], list[str]]:
+    def inner(
+        self, graph: GraphProto, depth: int
+    ) -> tuple[list[Step], dict[str, Tensor], list[str], list[str]]:
         """Return the steps of a graph within a node, its own weights, what it takes from outside, its outputs."""
         steps = self.steps(graph, depth + 1)
         own = {inner_name(t.name): self.model.tensor(t, t.name) for t in graph.initializer}
@@ -103,10 +108,10 @@ class Nodes:
         outside += [n for n in outputs if n not in made and n not in outside]
         return steps, own, outside, outputs
 
-    def branch(self, node: Any, outputs: tuple[object, ...], depth: int) -> Step:
+    def branch(self, node: NodeProto, outputs: tuple[object, ...], depth: int) -> Step:
         graphs = {a.name: a.g for a in node.attribute if a.type == 5}
-        if not {"then_branch", "else_branch"} <= set(graphs):
-            raise InputError("an ONNX `If` lacks a branch")
+        if not {"then_branch", "else_branch"} <= set(graphs) or not node.input:
+            raise InputError("an ONNX `If` lacks its condition or a branch")
         branches = [self.inner(graphs[k], depth) for k in ("then_branch", "else_branch")]
         outside = list(dict.fromkeys(n for b in branches for n in b[2]))
 
@@ -120,17 +125,19 @@ class Nodes:
         args = (Value(inner_name(node.input[0])), *(Value(n) for n in outside))
         return Step("if", run, args, {"like": Value(self.latent)}, outputs)
 
-    def loop(self, node: Any, outputs: tuple[object, ...], depth: int) -> Step:
+    def loop(self, node: NodeProto, outputs: tuple[object, ...], depth: int) -> Step:
         if depth:
             raise InputError("the ONNX model has a `Loop` within a graph, which is not supported", hint=HINT)
         body = next((a.g for a in node.attribute if a.type == 5), None)
-        if body is None:
-            raise InputError("an ONNX `Loop` lacks its body")
+        if body is None or len(node.input) < 2:
+            raise InputError("an ONNX `Loop` lacks its body, or what says how often it runs")
         steps, own, outside, wanted = self.inner(body, depth)
         names = [inner_name(i.name) for i in body.input]
         carried = len(node.input) - 2
+        if len(wanted) <= carried:
+            raise InputError("the body of an ONNX `Loop` returns less than it hands on")
 
-        def run(turns: Tensor | None, going: Tensor | None, *rest: Any, like: Tensor) -> object:
+        def run(turns: Tensor | None, going: Tensor | None, *rest: object, like: Tensor) -> object:
             state, fixed = list(rest[:carried]), dict(zip(outside, rest[carried:], strict=True))
             limit = int(turns.reshape(-1)[0]) if turns is not None else MAX_TURNS + 1
             if limit > MAX_TURNS and turns is not None:
@@ -145,10 +152,10 @@ class Nodes:
                 known = {**fixed, **own}
                 known.update(zip(names, [torch.tensor(turn), torch.tensor(True), *state], strict=False))
                 run_steps(steps, known, like.device)
-                go = bool(known[wanted[0]].reshape(-1)[0])
+                go = bool(_tensor(known[wanted[0]]).reshape(-1)[0])
                 state = [known[n] for n in wanted[1 : 1 + carried]]
                 for scan, n in zip(scans, wanted[1 + carried :], strict=True):
-                    scan.append(known[n])
+                    scan.append(_tensor(known[n]))
                     table.charge((len(scan), *scan[0].shape))
                 turn += 1
             out = [*state, *(torch.stack(s) for s in scans)]
@@ -159,6 +166,12 @@ class Nodes:
             *(Value(n) for n in outside),
         )
         return Step("loop", run, args, {"like": Value(self.latent)}, outputs)
+
+
+def _tensor(value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InputError("an ONNX `Loop` goes on by, or stacks, what is no tensor")
+    return value
 
 
 @dataclass(frozen=True)

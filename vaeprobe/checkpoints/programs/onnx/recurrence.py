@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,9 +19,20 @@ from vaeprobe.errors import InputError, ResourceError
 State: TypeAlias = tuple[Tensor, ...]  # what one step hands to the next, the hidden state first
 
 
-def _recurrent(node: Node, gates: int, inputs: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """Return the parts of a recurrent node: x (time, batch, in), and per direction W, R, input and state bias."""
-    if node.get("layout", 0) or node.get("clip") is not None:
+class Parts(NamedTuple):
+    """The parts of a recurrent node: x (time, batch, in), per direction W, R, input and state bias, and the state's size."""
+
+    x: Tensor
+    w: Tensor
+    r: Tensor
+    wb: Tensor
+    rb: Tensor
+    hidden: int
+
+
+def _recurrent(node: Node, gates: int, inputs: Sequence[Tensor | None]) -> Parts:
+    """Return the parts of a recurrent node, checked."""
+    if node.get("layout", 0) or "clip" in node.attributes:
         raise node.unsupported("batch first or with clipping")
     x, w, r, b = (*inputs, None)[:4]
     if x is None or w is None or r is None:
@@ -33,7 +44,7 @@ def _recurrent(node: Node, gates: int, inputs: Sequence[Tensor | None]) -> tuple
     hidden = r.shape[-1]
     zero = torch.zeros(w.shape[0], 2 * gates * hidden, dtype=w.dtype, device=w.device)
     biases = b if b is not None else zero
-    return x, w, r, biases[:, : gates * hidden], biases[:, gates * hidden :], hidden
+    return Parts(x, w, r, biases[:, : gates * hidden], biases[:, gates * hidden :], hidden)
 
 
 def _unrolled(
@@ -66,7 +77,7 @@ def _initial(given: Tensor | None, x: Tensor, hidden: int, k: int) -> Tensor:
 
 
 def _default_activations(node: Node, names: Sequence[str]) -> None:
-    given = [str(a).lower() for a in node.get("activations", [])]
+    given = [name.lower() for name in node.texts("activations")]
     if any(g not in (n.lower(),) for g, n in zip(given, [*names] * 2, strict=False)):
         raise node.unsupported(f"with the activations {', '.join(given)}")
 
@@ -117,7 +128,7 @@ def _gru(node: Node, *inputs: Tensor | None) -> tuple[Tensor, ...]:
 def _rnn(node: Node, *inputs: Tensor | None) -> tuple[Tensor, ...]:
     x, w, r, wb, rb, hidden = _recurrent(node, 1, inputs)
     h0 = (*inputs, None, None, None)[5]
-    name = str(node.get("activations", ["Tanh"])[0]).lower()
+    name = next(iter(node.texts("activations")), "Tanh").lower()
     known: Mapping[str, Callable[[Tensor], Tensor]] = {
         "tanh": torch.tanh,
         "relu": torch.relu,

@@ -109,14 +109,14 @@ def _resize(node: Node, x: Tensor, *rest: Tensor | None) -> Tensor:
     )
     if mode not in ("nearest", "linear", "cubic"):
         raise node.unsupported(f"in mode {mode}")
-    axes = [a % x.ndim for a in ints(node.get("axes", range(x.ndim)))]
+    axes = [a % x.ndim for a in node.ints("axes", range(x.ndim))]
     if sizes is not None and sizes.numel():
         out = ints(sizes)
         if node.get("keep_aspect_ratio_policy", "stretch") != "stretch":
             raise node.unsupported("keeping the aspect ratio")
         factors = [n / x.shape[a] for n, a in zip(out, axes, strict=True)]
     else:
-        factors = floats(scales) or floats(node.get("scales"))
+        factors = floats(scales) or node.floats("scales")
         out = [math.floor(x.shape[a] * f) for a, f in zip(axes, factors, strict=True)]
     if any(n < 1 for n in out) or any(f <= 0 for f in factors):
         raise InputError("the program resizes to nothing")

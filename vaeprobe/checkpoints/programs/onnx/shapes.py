@@ -103,7 +103,7 @@ def _size(node: Node, x: Tensor) -> Tensor:
 
 @operator("Reshape")
 def _reshape(node: Node, x: Tensor, shape: Tensor | None = None) -> Tensor:
-    sizes = ints(shape if shape is not None else node.get("shape"))
+    sizes = ints(shape) if shape is not None else node.ints("shape")
     if not node.get("allowzero", 0):
         sizes = [x.shape[i] if n == 0 else n for i, n in enumerate(sizes)]
     return x.reshape(sizes)
@@ -118,7 +118,7 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
 
 @operator("Transpose")
 def _transpose(node: Node, x: Tensor) -> Tensor:
-    return x.permute(ints(node.get("perm", range(x.ndim - 1, -1, -1))))
+    return x.permute(node.ints("perm", range(x.ndim - 1, -1, -1)))
 
 
 @operator("Squeeze")
@@ -147,7 +147,7 @@ def _concat(node: Node, *xs: Tensor) -> Tensor:
 @operator("Split")
 def _split(node: Node, x: Tensor, sizes: Tensor | None = None) -> object:
     axis = node.get("axis", 0)
-    parts = ints(sizes) if sizes is not None else ints(node.get("split", []))
+    parts = ints(sizes) if sizes is not None else node.ints("split", [])
     if not parts:
         count = node.get("num_outputs", node.outputs)
         chunk = -(-x.shape[axis] // count)
@@ -165,9 +165,7 @@ def _slice(
     axes: Tensor | None = None,
     steps: Tensor | None = None,
 ) -> Tensor:
-    begin, end = (
-        ints(v) if v is not None else ints(node.get(k)) for v, k in ((starts, "starts"), (ends, "ends"))
-    )
+    begin, end = (ints(v) if v is not None else node.ints(k) for v, k in ((starts, "starts"), (ends, "ends")))
     where = axes_of(node, axes) or list(range(len(begin)))
     stride = ints(steps) or [1] * len(begin)
     for start, stop, axis, step in zip(begin, end, where, stride, strict=True):
@@ -243,7 +241,7 @@ def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
 def _pad(
     node: Node, x: Tensor, pads: Tensor | None = None, value: Tensor | None = None, axes: Tensor | None = None
 ) -> Tensor:
-    sizes = ints(pads) if pads is not None else ints(node.get("pads", node.get("paddings")))
+    sizes = ints(pads) if pads is not None else node.ints("pads" if "pads" in node.attributes else "paddings")
     where = [a % x.ndim for a in ints(axes)] or list(range(x.ndim))
     before, after = [0] * x.ndim, [0] * x.ndim
     for i, axis in enumerate(where):
@@ -273,7 +271,7 @@ def _pad(
 
 @operator("DepthToSpace")
 def _depth_to_space(node: Node, x: Tensor) -> Tensor:
-    b = node.get("blocksize")
+    b = node.whole("blocksize")
     if node.get("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, b)
     n, c, h, w = x.shape
@@ -283,7 +281,7 @@ def _depth_to_space(node: Node, x: Tensor) -> Tensor:
 
 @operator("SpaceToDepth")
 def _space_to_depth(node: Node, x: Tensor) -> Tensor:
-    b = node.get("blocksize")
+    b = node.whole("blocksize")
     n, c, h, w = x.shape
     order = (0, 1, 3, 5, 2, 4) if node.get("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
     y = x.reshape(n, c, h // b, b, w // b, b).permute(order)
@@ -301,7 +299,7 @@ def _trilu(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
 def _constant_of_shape(node: Node, shape: Tensor, *, like: Tensor) -> Tensor:
     sizes = ints(shape)
     charge(sizes)
-    value = node.get("value")
+    value = node.tensor("value")
     if value is None:
         return torch.zeros(sizes, dtype=like.dtype, device=like.device)
     dtype = like.dtype if value.is_floating_point() else value.dtype

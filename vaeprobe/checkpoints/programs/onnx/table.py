@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from vaeprobe.checkpoints.programs.operators import charge
 from vaeprobe.errors import InputError
+from vaeprobe.files.source import quoted
 
 __all__ = [
     "LIKE",
@@ -38,6 +39,7 @@ __all__ = [
     "scalar",
 ]
 
+Scalar = TypeVar("Scalar", int, float, str)
 # TensorProto.DataType -> torch
 TYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
@@ -64,9 +66,65 @@ class Node:
     attributes: Mapping[str, object]
     outputs: int = 1
 
-    def get(self, name: str, default: object = None) -> Any:
-        """Return an attribute."""
-        return self.attributes.get(name, default)
+    def get(self, name: str, default: Scalar) -> Scalar:
+        """Return an attribute of the default's kind: a whole number, a number or a text.
+
+        Raises:
+            InputError: the file holds another kind of value; so do those that follow.
+        """
+        value = self.attributes.get(name, default)
+        if isinstance(default, float) and isinstance(value, int):
+            value = float(value)
+        if isinstance(value, type(default)):
+            return value
+        raise self._odd(name)
+
+    def whole(self, name: str) -> int:
+        """Return an attribute that is a whole number, which the operator cannot do without."""
+        value = self.attributes.get(name)
+        if isinstance(value, int):
+            return value
+        raise self._odd(name)
+
+    def number(self, name: str) -> float | None:
+        """Return an attribute that is a number, None where it is left out."""
+        return self.get(name, 0.0) if name in self.attributes else None
+
+    def ints(self, name: str, default: Sequence[int] = ()) -> list[int]:
+        """Return an attribute that is a list of whole numbers."""
+        value = self.attributes.get(name, default)
+        if isinstance(value, Sequence) and all(isinstance(n, int) for n in value):
+            return list(value)
+        raise self._odd(name)
+
+    def floats(self, name: str) -> list[float]:
+        """Return an attribute that is a list of numbers."""
+        value = self.attributes.get(name, ())
+        if isinstance(value, Sequence) and all(isinstance(n, (int, float)) for n in value):
+            return list(value)
+        raise self._odd(name)
+
+    def texts(self, name: str) -> list[str]:
+        """Return an attribute that is a list of texts."""
+        value = self.attributes.get(name, ())
+        if isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value):
+            return list(value)
+        raise self._odd(name)
+
+    def tensor(self, name: str) -> Tensor | None:
+        """Return an attribute that is a tensor, None where it is left out."""
+        value = self.attributes.get(name)
+        if value is None or isinstance(value, Tensor):
+            return value
+        raise self._odd(name)
+
+    def _odd(self, name: str) -> InputError:
+        value = self.attributes.get(name)
+        what = "is missing" if value is None else f"is {quoted(str(value))}, which it cannot be"
+        return InputError(
+            f"the attribute {quoted(name)} of the ONNX operator `{self.operator}` {what}",
+            hint="is the file damaged? export it anew",
+        )
 
     def unsupported(self, what: str) -> InputError:
         """Return the error that a form of the operator is not supported."""
@@ -76,7 +134,7 @@ class Node:
         )
 
 
-Operator = Callable[..., Any]
+Operator: TypeAlias = Callable[..., object]
 OPERATORS: dict[str, Operator] = {}
 # operators that make tensors of the latents' precision and device: they get the latents as `like`
 LIKE: set[str] = set()
@@ -134,7 +192,7 @@ def scalar(x: Tensor | float) -> float:
 
 def axes_of(node: Node, given: Tensor | None, default: Sequence[int] = ()) -> list[int]:
     """Return axes, which newer opsets give as an input and older ones as an attribute."""
-    return ints(given) if given is not None else ints(node.get("axes", default))
+    return ints(given) if given is not None else node.ints("axes", default)
 
 
 def column(v: Tensor, x: Tensor) -> Tensor:

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vaeprobe.checkpoints.programs.onnx.model import Model
 from vaeprobe.checkpoints.programs.whole import Call, made_of, needed, partings
+
+if TYPE_CHECKING:
+    from onnx import NodeProto, ValueInfoProto
 
 __all__ = ["Halves", "bottleneck", "halves"]
 
@@ -84,7 +87,9 @@ def bottleneck(model: Model) -> int | None:
     narrowest, calls = _size(row), _calls(graph.node)
     found = None
     for node in graph.node:
-        weight = model.stored.get(node.input[1]) if node.op_type in ("Gemm", "MatMul") else None
+        if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2 or not node.output:
+            continue
+        weight = model.stored.get(node.input[1])
         if weight is None or len(weight.dims) != 2:
             continue
         transposed = any(a.name == "transB" and a.i for a in node.attribute)
@@ -97,7 +102,7 @@ def bottleneck(model: Model) -> int | None:
     return found
 
 
-def _row(value: Any) -> tuple[int | None, ...]:
+def _row(value: ValueInfoProto) -> tuple[int | None, ...]:
     """Return the shape of one row of an output, None where it is open."""
     return tuple(d.dim_value or None for d in value.type.tensor_type.shape.dim)[1:]
 
@@ -106,7 +111,7 @@ def _size(shape: Sequence[int | None]) -> int:
     return math.prod(n for n in shape if n is not None)
 
 
-def _calls(nodes: Sequence[Any]) -> list[Call]:
+def _calls(nodes: Iterable[NodeProto]) -> list[Call]:
     return [Call(tuple(_names(n)), tuple(n.output), n.op_type.startswith("Random")) for n in nodes]
 
 
@@ -116,7 +121,7 @@ def _cut(calls: Sequence[Call], data: str, code: str, recon: str) -> str | None:
     return next((value for value in partings(calls, data, recon) if value in of_code), None)
 
 
-def _names(node: Any) -> Iterator[str]:
+def _names(node: NodeProto) -> Iterator[str]:
     """Yield the names that a node takes, those that graphs inside it take included."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
@@ -126,14 +131,14 @@ def _names(node: Any) -> Iterator[str]:
             yield from (o.name for o in graph.output)
 
 
-def _renamed(value: Any, name: str) -> object:
+def _renamed(value: ValueInfoProto, name: str) -> ValueInfoProto:
     """Return the type of one value for another of the same shape."""
     out = copy.deepcopy(value)
     out.name = name
     return out
 
 
-def _part(model: Model, inputs: Sequence[Any], outputs: Sequence[Any]) -> Model:
+def _part(model: Model, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto]) -> Model:
     """Return the model of the nodes between inputs and outputs."""
     given = {i.name for i in inputs}
     nodes, wanted = [], {o.name for o in outputs} - given
