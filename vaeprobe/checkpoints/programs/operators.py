@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import operator as python_operator
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,7 +101,7 @@ def numbers_only(function: Callable[..., object]) -> Callable[..., object]:
     return on_numbers
 
 
-_ARITHMETIC: dict[str, Callable[..., Any]] = {
+_ARITHMETIC: dict[str, Callable[..., object]] = {
     "_operator.add": python_operator.add, "_operator.sub": python_operator.sub, "_operator.mul": python_operator.mul,
     "_operator.floordiv": python_operator.floordiv, "_operator.truediv": python_operator.truediv,
     "_operator.mod": python_operator.mod, "_operator.neg": python_operator.neg,

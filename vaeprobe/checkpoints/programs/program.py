@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,10 @@ class Here:
     """In the place of a device: that of the input."""
 
 
+# names of what an operator returns: nested as that is, None where nothing takes a part
+Names: TypeAlias = "str | list[Names] | None"
+
+
 @dataclass(frozen=True)
 class Step:
     """One operator of a program.
@@ -77,15 +81,19 @@ class Step:
     """
 
     operator: str
-    function: Callable[..., Any]
+    function: Callable[..., object]
     args: tuple[object, ...]
     kwargs: Mapping[str, object] = field(default_factory=dict)
-    outputs: tuple[Any, ...] = ()
+    outputs: tuple[Names, ...] = ()
     mutates: bool = False
 
     def uses(self) -> Iterator[str]:
         """Yield the names of the values that it takes."""
         return (value.name for value in _values([*self.args, *self.kwargs.values()]))
+
+    def gives(self) -> Iterator[str]:
+        """Yield the names of the values that it makes."""
+        return (name for name in flat(self.outputs) if isinstance(name, str))
 
 
 class Program(nn.Module):
@@ -219,11 +227,7 @@ def run_steps(
         out = step.function(*args, **{k: _known(v, values, device) for k, v in step.kwargs.items()})
         if check:
             check(out)
-        if len(step.outputs) == 1:
-            _assign(values, step.outputs[0], out)
-        else:
-            for name, part in zip(step.outputs, out, strict=False):
-                _assign(values, name, part)
+        _assign(values, step.outputs[0] if len(step.outputs) == 1 else list(step.outputs), out)
         del args, out
         for name in spent[i] if spent else ():
             values.pop(name, None)
@@ -234,7 +238,7 @@ def _last_uses(steps: Sequence[Step], output: object) -> list[list[str]]:
     kept = {v.name for v in _values(output)}
     spent: list[list[str]] = []
     for step in reversed(steps):
-        names = {*step.uses(), *(n for n in flat(list(step.outputs)) if n is not None)} - kept
+        names = {*step.uses(), *step.gives()} - kept
         kept |= names
         spent.append(sorted(names))
     return spent[::-1]
@@ -258,20 +262,24 @@ def _known(arg: object, values: Mapping[str, object], device: torch.device) -> o
     return [_known(a, values, device) for a in arg] if isinstance(arg, list) else arg
 
 
-def _assign(values: dict[str, object], name: Any, out: Any) -> None:
-    if isinstance(name, list):
-        for n, part in zip(name, out, strict=False):
-            _assign(values, n, part)
-    elif name is not None:
+def _assign(values: dict[str, object], name: Names, out: object) -> None:
+    if isinstance(name, str):
         values[name] = out
+    elif name is not None:
+        if name and not isinstance(out, (list, tuple)):
+            raise InputError("the program takes apart what an operator returns whole")
+        for n, part in zip(name, out if isinstance(out, (list, tuple)) else (), strict=False):
+            _assign(values, n, part)
 
 
-def _joined(outs: Sequence[Any], how: Callable[[list[Tensor]], Tensor]) -> object:
+def _joined(outs: Sequence[object], how: Callable[[list[Tensor]], Tensor]) -> object:
     """Return what several runs returned as one, output by output."""
     if isinstance(outs[0], dict):
-        return {name: how([_first(out[name]) for out in outs]) for name in outs[0]}
+        named = [out for out in outs if isinstance(out, dict)]
+        return {name: how([_first(out[name]) for out in named]) for name in outs[0]}
     if isinstance(outs[0], list):
-        return [how([_first(out[i]) for out in outs]) for i in range(len(outs[0]))]
+        listed = [out for out in outs if isinstance(out, list)]
+        return [how([_first(part) for part in parts]) for parts in zip(*listed, strict=True)]
     return how([_first(out) for out in outs])
 
 
@@ -310,7 +318,7 @@ def rehearse(program: Program, d: int, what: str) -> Tensor:
     return _first(out)
 
 
-def flat(items: Any) -> Iterator[Any]:
+def flat(items: Iterable[object]) -> Iterator[object]:
     """Yield the items of nested lists."""
     for item in items:
         if isinstance(item, list):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -56,13 +56,13 @@ class Noise:
         self.operator = operator
         self.fill = fill
 
-    def __call__(self, *args: Any, **kwargs: object) -> Tensor:
-        if self.operator == "randn":
-            return torch.full([int(n) for n in args[0]], self.fill)
-        if self.operator == "normal_":
-            filled: Tensor = args[0].fill_(self.fill)
-            return filled
-        return torch.full_like(args[0], self.fill)
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
+        like = args[0] if args else None
+        if isinstance(like, Tensor):
+            return like.fill_(self.fill) if self.operator == "normal_" else torch.full_like(like, self.fill)
+        if not isinstance(like, (list, tuple)):
+            raise InputError("the program draws noise and does not say how much")
+        return torch.full([int(n) for n in like], self.fill)
 
 
 @dataclass(frozen=True)
@@ -244,9 +244,8 @@ def said(row: Row, kind: Kind, posterior: bool) -> tuple[Finding, ...]:
 
 
 def _call(step: Step) -> Call:
-    gives = tuple(name for name in flat(list(step.outputs)) if name is not None)
     takes = () if _asks_rows(step) else tuple(step.uses())
-    return Call(takes, gives, isinstance(step.function, Noise))
+    return Call(takes, tuple(step.gives()), isinstance(step.function, Noise))
 
 
 def _rewired(program: Program, value: str) -> list[Step]:
@@ -267,7 +266,7 @@ def _part(program: Program, steps: Sequence[Step], source: str, output: str, row
     """Return the program of the steps between a value and another."""
     wanted, kept = {output}, []
     for step in reversed(steps):
-        gives = {name for name in flat(list(step.outputs)) if name is not None} - {source}
+        gives = set(step.gives()) - {source}
         if gives & wanted:
             kept.append(step)
             wanted.update(step.uses())

@@ -22,7 +22,7 @@ from vaeprobe.checkpoints.programs.exported.document import (
 from vaeprobe.checkpoints.programs.exported.weights import DTYPES, inputs_of
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
-from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Program, Step, Value, flat
+from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Names, Program, Step, Value, flat
 from vaeprobe.checkpoints.programs.whole import DRAWS, Noise
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.harm import HINT_SAVE_ANEW, refuse_operator
@@ -96,7 +96,7 @@ class Graph:
             )
         steps = [step for node in items(self.graph, "nodes") if (step := self.step(node)) is not None]
         steps = [*self.held(inputs, state, steps, conditions or {}), *steps]
-        defined = {*state, self.input, *flat(n for s in steps for n in s.outputs)}
+        defined = {*state, self.input, *(name for s in steps for name in s.gives())}
         specs = items(self.signature, "output_specs")
         kept = [
             self.argument(out)
@@ -192,7 +192,7 @@ class Graph:
                 raise refuse_operator(kind.removeprefix("as_"), "a program within the program")
         raise InputError(f"the program has an argument of a kind that is not supported, {quoted(kind)}")
 
-    def result(self, out: object) -> object:
+    def result(self, out: object) -> Names:
         kind, value = union(out)
         match kind:
             case "as_tensor":

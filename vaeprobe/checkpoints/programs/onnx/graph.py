@@ -28,7 +28,6 @@ from vaeprobe.checkpoints.programs.program import (
     Step,
     Value,
     example,
-    flat,
     parts_of,
     rehearse,
 )
@@ -142,7 +141,7 @@ def _used(steps: Sequence[Step], outputs: Sequence[str]) -> list[Step]:
     """Return the steps that the outputs need."""
     wanted, kept = {inner_name(name) for name in outputs}, []
     for step in reversed(steps):
-        if any(name in wanted for name in flat(list(step.outputs))):
+        if any(name in wanted for name in step.gives()):
             kept.append(step)
             wanted.update(step.uses())
     return kept[::-1]
@@ -176,7 +175,9 @@ def _any_batch(program: Program, d: int) -> Program:
 def _open_reshapes(program: Program) -> list[Step]:
     """Return a program's steps with -1 for the batch in the shapes that it reshapes to."""
     shapes = program.state()
-    shapes |= {s.outputs[0]: s.function.value for s in program.steps if isinstance(s.function, Constant)}
+    shapes |= {
+        n: s.function.value for s in program.steps if isinstance(s.function, Constant) for n in s.gives()
+    }
     steps = []
     for step in program.steps:
         shape = step.args[1] if step.operator == "reshape" and len(step.args) > 1 else None

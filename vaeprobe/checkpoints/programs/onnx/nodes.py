@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaeprobe.checkpoints.programs.onnx import elementwise, layers, recurrence, resize, shapes, table
 from vaeprobe.checkpoints.programs.onnx.model import MAX_NODES, Model, inner_name
-from vaeprobe.checkpoints.programs.program import Step, Value, flat, run_steps
+from vaeprobe.checkpoints.programs.program import Names, Step, Value, run_steps
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.source import quoted
 
@@ -102,13 +102,13 @@ class Nodes:
         steps = self.steps(graph, depth + 1)
         own = {inner_name(t.name): self.model.tensor(t, t.name) for t in graph.initializer}
         inputs = {inner_name(i.name) for i in graph.input}
-        made = {name for s in steps for name in flat(list(s.outputs))} | set(own) | inputs
+        made = {name for s in steps for name in s.gives()} | set(own) | inputs
         outputs = [inner_name(o.name) for o in graph.output]
         outside = list(dict.fromkeys(n for s in steps for n in s.uses() if n not in made))
         outside += [n for n in outputs if n not in made and n not in outside]
         return steps, own, outside, outputs
 
-    def branch(self, node: NodeProto, outputs: tuple[object, ...], depth: int) -> Step:
+    def branch(self, node: NodeProto, outputs: tuple[Names, ...], depth: int) -> Step:
         graphs = {a.name: a.g for a in node.attribute if a.type == 5}
         if not {"then_branch", "else_branch"} <= set(graphs) or not node.input:
             raise InputError("an ONNX `If` lacks its condition or a branch")
@@ -125,7 +125,7 @@ class Nodes:
         args = (Value(inner_name(node.input[0])), *(Value(n) for n in outside))
         return Step("if", run, args, {"like": Value(self.latent)}, outputs)
 
-    def loop(self, node: NodeProto, outputs: tuple[object, ...], depth: int) -> Step:
+    def loop(self, node: NodeProto, outputs: tuple[Names, ...], depth: int) -> Step:
         if depth:
             raise InputError("the ONNX model has a `Loop` within a graph, which is not supported", hint=HINT)
         body = next((a.g for a in node.attribute if a.type == 5), None)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -140,7 +139,7 @@ class Library:
 
     def __init__(self, archive: Archive) -> None:
         self.files: dict[str, ast.Module] = {}
-        self.constants: Any = ()
+        self.constants: Sequence[object] = ()
         for name in archive.records:
             if name.startswith("code/") and name.endswith(".py"):
                 self.files[name[len("code/") : -len(".py")].replace("/", ".")] = parsed(

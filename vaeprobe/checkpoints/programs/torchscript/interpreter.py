@@ -6,7 +6,7 @@ import ast
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from vaeprobe.files.source import quoted
 BUDGET = 50_000  # steps of one call: a decoder takes a few hundred
 DEEPEST = 200  # nested calls
 SURELY_SMALL = 1 << 26  # numbers that no operator on so many makes more of
+CASTS: Mapping[str, Callable[..., object]] = {"int": int, "float": float, "bool": bool}
 NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 
 
@@ -53,7 +54,7 @@ class Cut:
 class _Frozen:
     """Wraps what a copy of a module must share, not copy."""
 
-    value: Any
+    value: Instance
 
     def __deepcopy__(self, memo: object) -> _Frozen:
         return self
@@ -189,7 +190,7 @@ class _Call:
         self.device = device
         self.left = BUDGET
         self.depth = 0
-        self.last: dict[int, tuple[str, Tensor, Tensor]] = {}
+        self.last: dict[int, tuple[str, object, Tensor]] = {}
         self.latents: Tensor | None = None  # of a whole VAE that is cut
         self.place = -1  # of the last operator
         self.record: _Record | None = None
@@ -274,14 +275,14 @@ class _Call:
             case _:
                 raise self.unsupported(ast.unparse(target))
 
-    def number(self, value: Any) -> int:
-        if isinstance(value, Tensor):
-            value = value.item()
-        return int(value)
+    def number(self, value: object) -> int:
+        if isinstance(value, (*NUMBERS, Tensor)):
+            return int(value)
+        raise self.unsupported(f"a range up to {value}")
 
     # -- expressions -----------------------------------------------------------------------------
 
-    def value(self, e: ast.expr, names: Mapping[str, object]) -> Any:
+    def value(self, e: ast.expr, names: Mapping[str, object]) -> object:
         match e:
             case ast.Constant(value=value):
                 return value
@@ -301,7 +302,7 @@ class _Call:
                     self.value(k, names): self.value(v, names) for k, v in zip(keys, values, strict=True) if k
                 }
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return -self.value(operand, names)
+                return self.negative(self.value(operand, names))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return not self.value(operand, names)
             case ast.BoolOp(op=op, values=values):
@@ -310,12 +311,27 @@ class _Call:
             case ast.IfExp(test=test, body=body, orelse=orelse):
                 return self.value(body if bool(self.value(test, names)) else orelse, names)
             case ast.Subscript(value=base, slice=index):
-                return self.value(base, names)[self.value(index, names)]
+                return self.item(self.value(base, names), self.value(index, names))
             case ast.Attribute():
                 return self.attribute(e, names)
             case ast.Call():
                 return self.call(e, names)
         raise self.unsupported(ast.unparse(e))
+
+    def negative(self, value: object) -> object:
+        if isinstance(value, (*NUMBERS, Tensor)):
+            return SCALAR["neg"](value)
+        raise self.unsupported(f"the negative of {value}")
+
+    def item(self, base: object, index: object) -> object:
+        match base, index:
+            case dict(), _:
+                return base[index]
+            case ((list() | tuple() | str()), (int() | torch.SymInt())):
+                return base[int(index)]
+            case Tensor(), _:
+                return SCALAR["__getitem__"](base, index)
+        raise self.unsupported(f"an item of {base}")
 
     def attribute(self, e: ast.Attribute, names: Mapping[str, object]) -> object:
         name = dotted(e)
@@ -374,7 +390,7 @@ class _Call:
         if name == "int" and isinstance(args[0], torch.SymInt):
             return args[0]  # a size while the program is traced by torch.export
         if name in ("int", "float", "bool"):
-            return (int if name == "int" else float if name == "float" else bool)(args[0])
+            return CASTS[name](*args[:1])
         if head == "__torch__":
             return self.function(self.attribute_of(name), args, kwargs)
         if name.startswith("ops.prim."):
@@ -390,16 +406,14 @@ class _Call:
         return Method(code, None)
 
     def called(self, e: ast.Call, names: Mapping[str, object]) -> object:
-        if isinstance(e.func, ast.Attribute):
-            owner = self.value(e.func.value, names)
-            code = self.library.method(owner.kind, e.func.attr) if isinstance(owner, Instance) else None
-            if code is None:
-                raise self.unsupported(ast.unparse(e.func))
-            method = Method(code, owner)
-        else:
+        method: object = None
+        if not isinstance(e.func, ast.Attribute):
             method = self.value(e.func, names)
-            if not isinstance(method, Method):
-                raise self.unsupported(ast.unparse(e.func))
+        elif isinstance(owner := self.value(e.func.value, names), Instance):
+            code = self.library.method(owner.kind, e.func.attr)
+            method = None if code is None else Method(code, owner)
+        if not isinstance(method, Method):
+            raise self.unsupported(ast.unparse(e.func))
         args = [self.value(a, names) for a in e.args]
         return self.function(method, args, {str(k.arg): self.value(k.value, names) for k in e.keywords})
 
@@ -451,7 +465,7 @@ class _Call:
             raise _Reached(out)
         return out
 
-    def operator(self, name: str, args: list[Any], kwargs: dict[str, object]) -> object:
+    def operator(self, name: str, args: list[object], kwargs: dict[str, object]) -> object:
         values = [*args, *kwargs.values()]
         if name not in ("append", "len", "__getitem__"):
             self.spend(sum(_extent(a) for a in values if isinstance(a, (*SEQUENCES, dict))))
@@ -477,11 +491,8 @@ class _Call:
         operators.small(out)
         out = self.placed(name, values, out)
         if name.removesuffix("_") in ("sigmoid", "exp") and isinstance(out, Tensor):
-            self.last[id(out)] = (
-                name.removesuffix("_"),
-                args[0],
-                out,
-            )  # keeps `out` alive, so that its id stays its own
+            # keeps `out` alive, so that its id stays its own
+            self.last[id(out)] = (name.removesuffix("_"), args[0], out)
         return out
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import operator as python_operator
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from vaeprobe.errors import ResourceError
+from vaeprobe.errors import InputError, ResourceError
 
 LONGEST = 1_000_000  # of a list or a text
 
@@ -30,22 +29,28 @@ def _format(text: str, *values: object) -> str:
     return "".join(part for pair in zip(pieces, [*shown, ""], strict=True) for part in pair)
 
 
-def _power(a: Any, b: Any) -> object:
-    return float(a) ** float(b)
+def _power(a: float, b: float) -> float:
+    return math.pow(a, b)
 
 
-def _product(a: Any, b: Any) -> object:
+def _product(a: object, b: object) -> object:
     for items, count in ((a, b), (b, a)):
-        if isinstance(items, SEQUENCES) and len(items) * max(int(count), 0) > LONGEST:
+        if not isinstance(items, SEQUENCES):
+            continue
+        if not isinstance(count, (int, torch.SymInt)):
+            raise InputError("the program multiplies a list by what is no whole number")
+        if len(items) * max(int(count), 0) > LONGEST:
             raise ResourceError(f"the program makes a list of {len(items) * int(count):,} items")
-    return a * b
+    return python_operator.mul(a, b)
 
 
 def _rounded(x: float) -> float:
     return float(round(x))
 
 
-def _sliced(items: Any, start: int | None = None, stop: int | None = None, step: int | None = None) -> object:
+def _sliced(
+    items: Sequence[object], start: int | None = None, stop: int | None = None, step: int | None = None
+) -> object:
     return items[start:stop:step]
 
 
