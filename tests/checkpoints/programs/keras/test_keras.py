@@ -307,6 +307,64 @@ def test_a_damaged_layer_is_the_files_fault(change: dict[str, Any]) -> None:
         loaded(legacy({"class_name": "Sequential", "config": change}, WEIGHTS))
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        ("Reshape", {"target_shape": "2x2"}, "the setting `target_shape` of the Keras layer `odd` is `2x2`, which it cannot be"),
+        ("Reshape", {}, "the setting `target_shape` .* is missing"),
+        ("Reshape", {"target_shape": [2.5]}, "the setting `target_shape` .* is `.2.5.`"),
+        ("RepeatVector", {"n": [3]}, "the setting `n` .* is `.3.`, which it cannot be"),
+        ("Softmax", {"axis": None}, "the setting `axis` .* is `None`, which it cannot be"),
+        ("LeakyReLU", {"alpha": "steep"}, "the setting `alpha` .* is `steep`, which it cannot be"),
+        ("BatchNormalization", {"axis": -1, "scale": "no"}, "the setting `scale` .* is `no`, which it cannot be"),
+        ("ZeroPadding1D", {"padding": [1, "x"]}, "a padding or cropping of the Keras model is damaged"),
+        ("UpSampling1D", {"size": 1.5}, "the setting `size` .* is `1.5`, which it cannot be"),
+    ],
+)  # fmt: skip
+def test_a_setting_of_another_kind_is_named(kind: str, settings: dict[str, Any], words: str) -> None:
+    odd = {"class_name": kind, "config": {"name": "odd", **settings}}
+    norm = ("gamma", "beta", "mean", "variance") if kind == "BatchNormalization" else ()
+    weights = {**WEIGHTS, **{f"odd/{name}:0": BIAS for name in norm}}
+    rows = {"class_name": "Reshape", "config": {"name": "rows", "target_shape": [4, 1]}}
+    layers = [DENSE, *([rows] if kind.endswith("1D") else []), odd]
+    with pytest.raises(InputError, match=words) as error:
+        loaded(legacy({"class_name": "Sequential", "config": {"name": "s", "layers": layers}}, weights))
+    assert error.value.exit_code == 5
+
+
+def functional(*layers: dict[str, Any], last: str = "odd") -> dict[str, Any]:
+    """A model of Keras 3 with an input `z` of three numbers."""
+    z = {"class_name": "InputLayer", "module": "keras.layers", "config": {"name": "z", "batch_shape": [None, 3]}, "inbound_nodes": []}  # fmt: skip
+    inner = {"name": "d", "layers": [z, *layers], "input_layers": [["z", 0, 0]], "output_layers": [[last, 0, 0]]}  # fmt: skip
+    return {"class_name": "Functional", "config": inner}
+
+
+Z = {"class_name": "__keras_tensor__", "config": {"keras_history": ["z", 0, 0]}}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ({"args": [Z, 2.0], "kwargs": {}}, None),
+        ({"args": [3.0, 2.0], "kwargs": {}}, "an operation of the Keras model takes no tensor"),
+        ({"args": [Z, {"class_name": "__lost__"}]}, "a constant of a kind that is not supported"),
+        ({"args": 3, "kwargs": {}}, "configuration of the Keras model is damaged"),
+        ({"args": [Z, 2.0], "kwargs": [1]}, "configuration of the Keras model is damaged"),
+        ({"args": [{**Z, "config": {"keras_history": ["z"]}}]}, "configuration of the Keras model is damaged"),
+        ({"args": [{**Z, "config": {"keras_history": ["y", 0, 0]}}]}, "`odd` of the Keras model takes what nothing computes"),
+    ],
+)  # fmt: skip
+def test_calls_that_cannot_be_read_are_the_files_fault(call: Any, words: str | None) -> None:
+    odd = {"class_name": "Multiply", "module": "keras.src.ops.numpy", "config": {"name": "odd"}, "inbound_nodes": [call]}  # fmt: skip
+    data = legacy(functional(odd), WEIGHTS, "3.5.0")
+    if words is None:
+        z = torch.randn(5, 3)
+        torch.testing.assert_close(loaded(data).decoder(z), 2 * z)
+        return
+    with pytest.raises(InputError, match=words):
+        loaded(data)
+
+
 def test_missing_weights_are_found() -> None:
     with pytest.raises(InputError, match="holds 1 weights of the Keras layer `dense`, which needs 2"):
         loaded(legacy(SEQUENTIAL, {"dense/kernel:0": KERNEL}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +34,7 @@ def _padding(
     layer: Layer, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Return the zeros before and after each axis."""
-    mode = layer.config.get("padding", "valid")
+    mode = layer.config.text("padding", "valid")
     n = len(kernel)
     if mode == "valid":
         return [0] * n, [0] * n
@@ -71,7 +70,7 @@ def _kernel_first(kernel: Tensor) -> Tensor:
 def _conv(layer: Layer) -> Function:
     n = _axes_of_space(layer)
     strides, dilations = layer.sizes("strides", n), layer.sizes("dilation_rate", n)
-    groups = int(layer.config.get("groups", 1))
+    groups = layer.config.whole("groups", 1)
 
     def run(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         y = _first(x, layer)
@@ -89,7 +88,7 @@ def _conv(layer: Layer) -> Function:
 def _conv_transpose(layer: Layer) -> Function:
     n = _axes_of_space(layer)
     strides, dilations = layer.sizes("strides", n), layer.sizes("dilation_rate", n)
-    mode, extra = layer.config.get("padding", "valid"), layer.config.get("output_padding")
+    mode, extra = layer.config.text("padding", "valid"), layer.config.get("output_padding")
 
     def run(x: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
         y = _first(x, layer)
@@ -156,7 +155,7 @@ def _separable(layer: Layer) -> Function:
 def _upsampling(layer: Layer) -> Function:
     n = _axes_of_space(layer)
     factors = layer.sizes("size", n, 2)
-    mode = layer.config.get("interpolation", "nearest")
+    mode = layer.config.text("interpolation", "nearest")
     if mode not in ("nearest", "bilinear"):
         raise layer.unsupported(f"with interpolation {mode}")
 
@@ -171,32 +170,36 @@ def _upsampling(layer: Layer) -> Function:
     return run
 
 
-def _pairs(value: Any, n: int) -> tuple[list[int], list[int]]:
+def _pairs(value: object, n: int) -> tuple[list[int], list[int]]:
     """Return what a padding or cropping setting says before and after each axis."""
-    if isinstance(value, int):
-        value = [value] * n
-    both = [[int(v)] * 2 if isinstance(v, int) else [int(w) for w in v] for v in value]
-    if (
-        n == 1
-        and isinstance(value, (list, tuple))
-        and len(value) == 2
-        and all(isinstance(v, int) for v in value)
-    ):
-        both = [[int(v) for v in value]]
-    if len(both) != n or any(len(b) != 2 or min(b) < 0 for b in both):
+    match value:
+        case int():
+            value = [value] * n
+        case [int(), int()] if n == 1:
+            value = [value]
+    before, after = [], []
+    for axis in value if isinstance(value, (list, tuple)) else ():
+        match axis:
+            case int():
+                axis = (axis, axis)
+        match axis:
+            case [int(low), int(high)] if low >= 0 and high >= 0:
+                before.append(low)
+                after.append(high)
+    if len(before) != n:
         raise InputError("a padding or cropping of the Keras model is damaged")
-    return [b[0] for b in both], [b[1] for b in both]
+    return before, after
 
 
 @layer_kind("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
 def _zero_padding(layer: Layer) -> Function:
-    before, after = _pairs(layer.config.get("padding", 1), _axes_of_space(layer))
+    before, after = _pairs(layer.config.table.get("padding", 1), _axes_of_space(layer))
     return lambda x: _back(_padded(_first(x, layer), before, after), layer)
 
 
 @layer_kind("Cropping1D", "Cropping2D", "Cropping3D")
 def _cropping(layer: Layer) -> Function:
-    before, after = _pairs(layer.config.get("cropping", 1), _axes_of_space(layer))
+    before, after = _pairs(layer.config.table.get("cropping", 1), _axes_of_space(layer))
 
     def run(x: Tensor) -> Tensor:
         y = _first(x, layer)
@@ -236,7 +239,7 @@ def _pooling(layer: Layer) -> Function:
 @layer_kind(*(f"Global{what}Pooling{n}D" for what in ("Average", "Max") for n in (1, 2, 3)))
 def _global_pooling(layer: Layer) -> Function:
     n = _axes_of_space(layer)
-    keep = bool(layer.config.get("keepdims", False))
+    keep = layer.config.flag("keepdims")
 
     def run(x: Tensor) -> Tensor:
         axes = list(range(1, 1 + n)) if layer.channels_last else list(range(2, 2 + n))

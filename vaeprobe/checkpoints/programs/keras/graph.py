@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,23 +13,32 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
-from vaeprobe.checkpoints.programs.keras.operations import OPERATIONS, arguments, is_operation
-from vaeprobe.checkpoints.programs.keras.saved import MODELS, Saved, from_hdf5, from_keras
+from vaeprobe.checkpoints.programs.keras.calls import (
+    HINT,
+    Reference,
+    arguments,
+    is_operation,
+    references,
+    taken,
+)
+from vaeprobe.checkpoints.programs.keras.choice import decoder_of
+from vaeprobe.checkpoints.programs.keras.operations import OPERATIONS
+from vaeprobe.checkpoints.programs.keras.saved import MODELS, Entry, Saved, from_hdf5, from_keras
+from vaeprobe.checkpoints.programs.keras.settings import Settings, damaged, table_of
 from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
 from vaeprobe.checkpoints.programs.program import Program, Step, Value, parts_of, rehearse
 from vaeprobe.checkpoints.programs.whole import halves, rows_of
-from vaeprobe.errors import InputError, UsageError, VaeprobeError, did_you_mean
+from vaeprobe.errors import InputError, VaeprobeError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
-from vaeprobe.findings import CHOSEN_ENTRY, LOOKS_LIKE_ENCODER
+from vaeprobe.findings import LOOKS_LIKE_ENCODER
 from vaeprobe.report import Finding
 
 __all__ = ["read"]
 
 ROOMS = (convolutions, layers, recurrence)  # importing them fills the table
-DECODERS = ("decoder", "generator")
-HINT = "export the decoder to ONNX, or give its weights and a blueprint"
 LATENT = "z"
+SHAPES = ("batch_shape", "batch_input_shape")  # settings that say the sizes of an input, the batch first
 
 
 def read(
@@ -60,7 +68,7 @@ def read(
     """
     bp = blueprint or Blueprint()
     root = from_hdf5(source) if isinstance(source, bytes) else from_keras(source)
-    saved, notes = _decoder_of(root, part)
+    saved, notes = decoder_of(root, part)
     builder = _Builder(saved)
     asked = latent_dim or bp.latent_dim
     try:
@@ -95,50 +103,6 @@ def read(
     return parts_of(program, program.natural(bp), bp, d, [*notes, *program.notes()], at)
 
 
-# -- which model ------------------------------------------------------------------------------------
-
-
-def _decoder_of(root: Saved, part: str | None) -> tuple[Saved, list[Finding]]:
-    """Return the model that decodes, and what to say of the choice."""
-    inner = dict(_models_in(root))
-    if part is not None:
-        if part not in inner:
-            raise UsageError(
-                f"the Keras model holds no model {quoted(part)}",
-                hint=did_you_mean(part, inner)
-                or (f"it holds {', '.join(quoted(k) for k in list(inner)[:5])}" if inner else None),
-            )
-        return inner[part], []
-    named = [k for k in inner if any(word in k.rpartition("/")[2].lower() for word in DECODERS)]
-    if len(named) == 1:
-        rest = "" if len(inner) == 1 else f" of {', '.join(quoted(k) for k in list(inner)[:5])}"
-        return inner[named[0]], [Finding(CHOSEN_ENTRY, f"the model {quoted(named[0])}{rest} was taken")]
-    if root.config.get("class_name") not in MODELS:
-        raise InputError(
-            f"the Keras model is of somebody's own class {quoted(str(root.config.get('class_name')))}, which keeps its network in code",
-            hint="save the decoder alone: model.decoder.save('decoder.keras')"
-            if not inner
-            else f"choose one of its models with --key: {', '.join(quoted(k) for k in list(inner)[:5])}",
-        )
-    return root, []
-
-
-def _models_in(saved: Saved) -> Iterator[tuple[str, Saved]]:
-    """Yield the models within a model, by name: layers of it, or arguments of somebody's own class."""
-    if saved.config.get("class_name") in MODELS:
-        for config, key in zip(saved.layers, saved.keys(), strict=True):
-            if config.get("class_name") in MODELS:
-                yield (
-                    str(config["config"].get("name", key) if isinstance(config["config"], dict) else key),
-                    saved.inside(config, key),
-                )
-        return
-    inner = saved.config.get("config")
-    for key, value in (inner or {}).items() if isinstance(inner, dict) else ():
-        if isinstance(value, dict) and value.get("class_name") in MODELS:
-            yield str(key), Saved(value, saved.version, saved.file, saved.legacy, (str(key),), saved.used)
-
-
 # -- building ---------------------------------------------------------------------------------------
 
 
@@ -165,75 +129,67 @@ class _Builder:
         """Add the steps of a model; without inputs it is the outermost, and its own inputs are the program's."""
         if len(self.steps) > 10_000 or len(saved.path) > 32:
             raise InputError("the Keras model nests too many models")
-        if saved.config.get("class_name") == "Sequential":
+        if saved.entry.kind == "Sequential":
             return self.sequential(saved, inputs)
         return self.functional(saved, inputs)
 
     def sequential(self, saved: Saved, inputs: tuple[Value, ...]) -> Value:
         value = inputs[0] if inputs else Value(LATENT)
         if not inputs:
-            first = saved.layers[0]["config"] if saved.layers else {}
-            self.inputs.append(("input", self._shape(first, saved), str(first.get("dtype", "float32"))))
-        for config, key in zip(saved.layers, saved.keys(), strict=True):
-            value = self.layer(saved, config, key, (value,))
+            first = saved.layers[0] if saved.layers else Entry({"config": {}})
+            self.inputs.append(("input", self._shape(first, saved), _dtype(first)))
+        for entry, key in zip(saved.layers, saved.keys(), strict=True):
+            value = self.layer(saved, entry, key, (value,))
         return value
 
     def functional(self, saved: Saved, inputs: tuple[Value, ...]) -> Value:
-        inner = saved.config["config"]
-        tensors: dict[tuple[str, int, int], Value] = {}
-        heads = _references(inner.get("input_layers"))
-        by_name = {str(c["config"].get("name", c.get("name"))): c for c in saved.layers}
+        inner = saved.entry.settings
+        tensors: dict[Reference, Value] = {}
+        heads = references(inner.get("input_layers"))
+        by_name = {entry.name: entry for entry in saved.layers}
         if inputs and len(inputs) != len(heads):
             raise InputError("a model within the Keras model is called with the wrong number of inputs")
         chosen = heads[0] if inputs or len(heads) == 1 else self._latents(heads, by_name)
         for i, head in enumerate(heads):
             if head[0] not in by_name:
                 raise InputError("the Keras model names an input that it does not have")
-            config = by_name[head[0]]["config"]
             if inputs:
                 tensors[head] = inputs[i]
                 continue
-            shape = tuple((config.get("batch_shape") or config.get("batch_input_shape") or [None])[1:])
-            entry = (head[0], shape, str(config.get("dtype", "float32")))
+            made = by_name[head[0]]
+            stated = (head[0], _sizes(made.setting(*SHAPES) or [None]), _dtype(made))
             if head == chosen:
-                self.inputs.insert(0, entry)
+                self.inputs.insert(0, stated)
                 tensors[head] = Value(LATENT)
             else:
-                self.inputs.append(entry)
+                self.inputs.append(stated)
                 tensors[head] = Value(f"held {head[0]}")
         pending = [
-            (
-                str(config["config"].get("name", config.get("name"))),
-                number,
-                _called(node, config),
-                config,
-                key,
-                node,
-            )
-            for config, key in zip(saved.layers, saved.keys(), strict=True)
-            for number, node in enumerate(config.get("inbound_nodes") or [])
+            (number, taken(call, entry), entry, key, call)
+            for entry, key in zip(saved.layers, saved.keys(), strict=True)
+            for number, call in enumerate(entry.calls)
         ]
         while pending:
-            ready = [p for p in pending if all(t in tensors for t in p[2])]
+            ready = [p for p in pending if all(t in tensors for t in p[1])]
             if not ready:
                 raise InputError(
-                    f"the layer {quoted(pending[0][0])} of the Keras model takes what nothing computes"
+                    f"the layer {quoted(pending[0][2].name)} of the Keras model takes what nothing computes"
                 )
-            for name, number, taken, config, key, node in ready:
-                if (name, number, 0) in tensors:
+            for number, given, entry, key, call in ready:
+                if (entry.name, number, 0) in tensors:
                     continue
-                if is_operation(config):
-                    tensors[name, number, 0] = self.operation(config, arguments(node, tensors))
+                if is_operation(entry):
+                    made_of = self.operation(entry, arguments(call, tensors))
                 else:
-                    found = tuple(tensors[t] for t in taken)
-                    tensors[name, number, 0] = self.layer(saved, config, key, found)
+                    made_of = self.layer(saved, entry, key, tuple(tensors[t] for t in given))
+                tensors[entry.name, number, 0] = made_of
             pending = [p for p in pending if p not in ready]
-        outs = _references(inner.get("output_layers"))
+        outs = references(inner.get("output_layers"))
         if not outs or outs[0] not in tensors:
             raise InputError("the Keras model returns nothing that it computes")
         return tensors[outs[0]]
 
-    def _latents(self, heads: list[tuple[str, int, int]], by_name: Mapping[str, Any]) -> tuple[str, int, int]:
+    def _latents(self, heads: Sequence[Reference], by_name: Mapping[str, Entry]) -> Reference:
         """Return which of several inputs is the latents."""
         words = ("z", "latent", "noise", "code")
         named = [
@@ -244,7 +200,7 @@ class _Builder:
         ]
         if len(named) == 1:
             return named[0]
-        real = [h for h in heads if str(by_name[h[0]]["config"].get("dtype", "float32")).startswith("float")]
+        real = [h for h in heads if h[0] in by_name and _dtype(by_name[h[0]]).startswith("float")]
         if len(real) == 1:
             return real[0]
         raise InputError(
@@ -252,28 +208,27 @@ class _Builder:
             hint="call the input of the latents `z`",
         )
 
-    def _shape(self, config: Mapping[str, Any], saved: Saved) -> tuple[int | None, ...]:
-        shape = config.get("batch_shape") or config.get("batch_input_shape")
-        if shape is None and isinstance(saved.config.get("config"), dict):
-            shape = saved.config["config"].get("build_input_shape") or (
-                saved.config.get("build_config") or {}
-            ).get("input_shape")
+    def _shape(self, first: Entry, saved: Saved) -> tuple[int | None, ...]:
+        shape = first.setting(*SHAPES)
+        table = saved.entry.table
+        if shape is None and isinstance(table.get("config"), Mapping):
+            shape = saved.entry.setting("build_input_shape")
+            shape = shape or table_of(table.get("build_config") or {}).get("input_shape")
         if shape is None:
             weights = saved.weights(saved.keys()[0]) if saved.layers else []
             return (int(weights[0].shape[0]),) if weights and weights[0].ndim == 2 else (None,)
-        return tuple(shape[1:])
+        return _sizes(shape)
 
     # -- layers ------------------------------------------------------------------------------------
 
-    def layer(self, saved: Saved, config: Mapping[str, Any], key: str, inputs: tuple[Value, ...]) -> Value:
-        kind, settings = str(config.get("class_name")), config["config"]
-        name = str(settings.get("name", kind))
+    def layer(self, saved: Saved, entry: Entry, key: str, inputs: tuple[Value, ...]) -> Value:
+        kind, name = entry.kind, entry.name
         if kind in MODELS:
-            return self.model(saved.inside(config, key), inputs)
+            return self.model(saved.inside(entry, key), inputs)
         if kind in IDENTITIES:
             return inputs[0]
         if kind not in LAYERS:
-            own = config.get("registered_name") and ">" in str(config.get("registered_name"))
+            own = ">" in str(entry.table.get("registered_name"))
             raise InputError(
                 f"the Keras model has a layer {quoted(name)} of "
                 + ("somebody's own class " if own else "a kind that is not supported, ")
@@ -288,6 +243,7 @@ class _Builder:
                 tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
             )
             weights.append(Value(slot))
+        settings = Settings(entry.settings, f"the Keras layer {quoted(name)}")
         layer = Layer(kind, settings, self.version, len(weights))
         self.expected(layer, name, weights)
         try:
@@ -303,14 +259,15 @@ class _Builder:
             return out
         self.steps.append(Step(kind.lower(), function, (*inputs, *weights), {}, (out.name,)))
         if kind in CARRY and settings.get("activation") not in (None, "linear"):
-            operator, act = activation_of(settings["activation"], self.version)
+            operator, act = activation_of(settings.get("activation"), self.version)
             before, out = out, Value(self.fresh())
             self.steps.append(Step(operator, act, (before,), {}, (out.name,)))
         return out
 
-    def operation(self, config: Mapping[str, Any], given: list[object]) -> Value:
+    def operation(self, entry: Entry, given: list[object]) -> Value:
         """Add the step of an operation of `keras.ops`."""
-        kind, settings = str(config.get("class_name")), config["config"]
+        kind = entry.kind
+        settings = Settings(entry.settings, f"the Keras operation {quoted(kind)}")
         if kind not in OPERATIONS:
             raise InputError(
                 f"the Keras model has an operation that is not supported, {quoted(kind)}", hint=HINT
@@ -334,7 +291,7 @@ class _Builder:
             "BatchNormalization": 2,
         }
         wanted = least.get(layer.kind, 1 if "Conv" in layer.kind else 0)
-        if layer.config.get("use_bias", layer.kind in CARRY) and layer.kind in CARRY:
+        if layer.config.flag("use_bias", layer.kind in CARRY) and layer.kind in CARRY:
             wanted += 1
         if len(weights) < wanted:
             raise InputError(
@@ -374,58 +331,12 @@ CARRY = {
 }  # fmt: skip
 
 
-def _references(value: object) -> list[tuple[str, int, int]]:
-    """Return the tensors that `input_layers` or `output_layers` name: one, a list of them, or nested."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if not isinstance(value, list):
-        raise InputError("the Keras model does not name its inputs and outputs")
-    if len(value) == 3 and isinstance(value[0], str):
-        value = [value]
-    found = []
-    for item in value:
-        if not isinstance(item, list) or len(item) < 3 or not isinstance(item[0], str):
-            raise InputError("the Keras model does not name its inputs and outputs")
-        found.append((item[0], int(item[1]), int(item[2])))
-    return found
+def _sizes(shape: object) -> tuple[int | None, ...]:
+    """Return the sizes of an input without its batch."""
+    if not isinstance(shape, (list, tuple)) or not all(n is None or isinstance(n, int) for n in shape[1:]):
+        raise damaged()
+    return tuple(shape[1:])
 
 
-def _called(node: object, config: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Return the tensors that a call of a layer takes, in either form in which Keras writes them.
-
-    Raises:
-        InputError: a layer is called with more than its inputs (a state to begin with, a mask), which would be left out.
-    """
-    if isinstance(node, dict):  # Keras 3
-        found, operation = [], is_operation(config)
-        more = node.get("kwargs") or {}
-        left = [k for k, v in more.items() if k not in ("inputs", "training") and v not in (None, False)]
-        stack = [node.get("args", []), *(v for k, v in more.items() if k == "inputs")]
-        while stack:
-            item = stack.pop(0)
-            if isinstance(item, dict) and item.get("class_name") == "__keras_tensor__":
-                name, number, place = item["config"]["keras_history"]
-                found.append((str(name), int(number), int(place)))
-            elif isinstance(item, list):
-                stack = [*item, *stack]
-            elif item is not None and not operation:
-                left.append(str(item))
-        if left and not operation:
-            raise _called_with(config, left[0])
-        return found
-    if isinstance(node, list):
-        for item in node:
-            more = item[3] if isinstance(item, list) and len(item) > 3 and isinstance(item[3], dict) else {}
-            left = [k for k, v in more.items() if k != "training" and v not in (None, False)]
-            if left:
-                raise _called_with(config, left[0])
-        return [(str(i[0]), int(i[1]), int(i[2])) for i in node if isinstance(i, list) and len(i) >= 3]
-    raise InputError("the configuration of the Keras model is damaged")
-
-
-def _called_with(config: Mapping[str, Any], what: str) -> InputError:
-    name = str(config["config"].get("name", config.get("name")))
-    return InputError(
-        f"the Keras layer {quoted(name)} is called with {quoted(what)} beside its inputs, which is not supported",
-        hint=HINT,
-    )
+def _dtype(entry: Entry) -> str:
+    return str(entry.settings.get("dtype", "float32"))

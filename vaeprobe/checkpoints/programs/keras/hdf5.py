@@ -10,7 +10,6 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -59,10 +58,10 @@ def read_hdf5(data: bytes) -> Hdf5:
     budget = min(LARGEST, 64 * len(data))  # what compression can honestly save on weights
     seen: set[bytes] = set()
 
-    def visit(group: Any, path: str) -> None:
+    def visit(group: h5py.Group, path: str) -> None:
         nonlocal budget
         if "weight_names" in group.attrs:
-            orders[path] = tuple(_text(n) for n in group.attrs["weight_names"])
+            orders[path] = tuple(str(_text(n)) for n in group.attrs["weight_names"])
         for name in group:
             link = group.get(name, getlink=True)
             where = f"{path}/{name}" if path else name
@@ -99,7 +98,7 @@ def read_hdf5(data: bytes) -> Hdf5:
     return Hdf5(arrays, attributes, orders)
 
 
-def _text(value: object) -> Any:
+def _text(value: object) -> object:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -16,7 +17,6 @@ from vaeprobe.checkpoints.programs.keras.table import (
     activation_of,
     charge,
     layer_kind,
-    number,
 )
 
 # -- activations ------------------------------------------------------------------------------------
@@ -29,28 +29,25 @@ def _activation(layer: Layer) -> Function:
 
 @layer_kind("LeakyReLU")
 def _leaky_relu(layer: Layer) -> Function:
-    slope = layer.config.get("negative_slope", layer.config.get("alpha"))
-    return partial(F.leaky_relu, negative_slope=number(slope, 0.3))
+    name = "negative_slope" if "negative_slope" in layer.config.table else "alpha"
+    return partial(F.leaky_relu, negative_slope=layer.config.number(name, 0.3))
 
 
 @layer_kind("ReLU")
 def _relu(layer: Layer) -> Function:
-    most = layer.config.get("max_value")
-    slope, threshold = (
-        number(layer.config.get("negative_slope"), 0.0),
-        number(layer.config.get("threshold"), 0.0),
-    )
+    most = layer.config.number("max_value", math.inf)
+    slope, threshold = layer.config.number("negative_slope", 0.0), layer.config.number("threshold", 0.0)
 
     def run(x: Tensor) -> Tensor:
         y = torch.where(x >= threshold, x, slope * (x - threshold))
-        return y if most is None else torch.clamp(y, max=number(most, 0.0))
+        return y if most == math.inf else torch.clamp(y, max=most)
 
-    return torch.relu if most is None and not slope and not threshold else run
+    return torch.relu if most == math.inf and not slope and not threshold else run
 
 
 @layer_kind("ELU")
 def _elu(layer: Layer) -> Function:
-    return partial(F.elu, alpha=number(layer.config.get("alpha"), 1.0))
+    return partial(F.elu, alpha=layer.config.number("alpha", 1.0))
 
 
 @layer_kind("PReLU")
@@ -60,7 +57,7 @@ def _prelu(layer: Layer) -> Function:
 
 @layer_kind("Softmax")
 def _softmax(layer: Layer) -> Function:
-    axis = layer.config.get("axis", -1)
+    axis = layer.config.whole("axis", -1)
     return lambda x: torch.softmax(x, axis)
 
 
@@ -81,19 +78,19 @@ def _flatten(layer: Layer) -> Function:
 
 @layer_kind("Reshape")
 def _reshape(layer: Layer) -> Function:
-    shape = [int(n) for n in layer.config["target_shape"]]
+    shape = layer.config.wholes("target_shape")
     return lambda x: x.reshape(x.shape[0], *shape)
 
 
 @layer_kind("Permute")
 def _permute(layer: Layer) -> Function:
-    order = [int(n) for n in layer.config["dims"]]
+    order = layer.config.wholes("dims")
     return lambda x: x.permute(0, *order)
 
 
 @layer_kind("RepeatVector")
 def _repeat_vector(layer: Layer) -> Function:
-    n = int(layer.config["n"])
+    n = layer.config.whole("n")
 
     def run(x: Tensor) -> Tensor:
         charge((x.shape[0], n, x.shape[1]))
@@ -110,7 +107,7 @@ def _embedding(layer: Layer) -> Function:
 @layer_kind("Rescaling")
 def _rescaling(layer: Layer) -> Function:
     scale, offset = (
-        torch.tensor(layer.config.get(k, v), dtype=torch.float64)
+        torch.tensor(layer.config.table.get(k, v), dtype=torch.float64)
         for k, v in (("scale", 1.0), ("offset", 0.0))
     )
     return lambda x: x * scale.to(x.dtype) + offset.to(x.dtype)
@@ -120,21 +117,20 @@ def _rescaling(layer: Layer) -> Function:
 
 
 def _axes(layer: Layer, ndim: int) -> list[int]:
-    given = layer.config.get("axis", -1)
-    return sorted(a % ndim for a in ([given] if isinstance(given, int) else given))
+    return sorted(a % ndim for a in layer.config.wholes("axis", -1))
 
 
 def _scaled(layer: Layer, weights: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
     """Return gamma and beta, where the layer has them, and the other weights."""
     rest = list(weights)
-    gamma = rest.pop(0) if layer.config.get("scale", True) else None
-    beta = rest.pop(0) if layer.config.get("center", True) else None
+    gamma = rest.pop(0) if layer.config.flag("scale", True) else None
+    beta = rest.pop(0) if layer.config.flag("center", True) else None
     return gamma, beta, rest
 
 
 @layer_kind("BatchNormalization")
 def _batch_norm(layer: Layer) -> Function:
-    eps = number(layer.config.get("epsilon"), 1e-3)
+    eps = layer.config.number("epsilon", 1e-3)
 
     def run(x: Tensor, *weights: Tensor) -> Tensor:
         gamma, beta, (mean, variance) = _scaled(layer, weights)
@@ -146,11 +142,11 @@ def _batch_norm(layer: Layer) -> Function:
 
 @layer_kind("LayerNormalization")
 def _layer_norm(layer: Layer) -> Function:
-    eps = number(layer.config.get("epsilon"), 1e-3)
+    eps = layer.config.number("epsilon", 1e-3)
 
     def run(x: Tensor, *weights: Tensor) -> Tensor:
         axes = _axes(layer, x.ndim)
-        if axes != list(range(x.ndim - len(axes), x.ndim)) or layer.config.get("rms_scaling"):
+        if axes != list(range(x.ndim - len(axes), x.ndim)) or layer.config.flag("rms_scaling"):
             raise layer.unsupported("over axes that are not the last")
         gamma, beta, _ = _scaled(layer, weights)
         return F.layer_norm(x, list(x.shape[axes[0] :]), gamma, beta, eps)
@@ -160,7 +156,7 @@ def _layer_norm(layer: Layer) -> Function:
 
 @layer_kind("GroupNormalization")
 def _group_norm(layer: Layer) -> Function:
-    groups, eps = int(layer.config.get("groups", 32)), number(layer.config.get("epsilon"), 1e-3)
+    groups, eps = layer.config.whole("groups", 32), layer.config.number("epsilon", 1e-3)
 
     def run(x: Tensor, *weights: Tensor) -> Tensor:
         gamma, beta, _ = _scaled(layer, weights)
@@ -200,5 +196,5 @@ LAYERS.update(
 
 @layer_kind("Concatenate")
 def _concatenate(layer: Layer) -> Function:
-    axis = int(layer.config.get("axis", -1))
+    axis = layer.config.whole("axis", -1)
     return lambda *xs: torch.cat(xs, axis)

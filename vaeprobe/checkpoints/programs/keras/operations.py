@@ -8,66 +8,20 @@ Source: Keras 3.15, `keras/src/ops/numpy.py`, `keras/src/ops/nn.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe.checkpoints.programs.keras.settings import Settings
 from vaeprobe.checkpoints.programs.keras.table import ACTIVATIONS, charge
-from vaeprobe.checkpoints.programs.program import Value
 from vaeprobe.errors import InputError
-from vaeprobe.files.source import quoted
 
-__all__ = ["OPERATIONS", "arguments", "is_operation"]
+__all__ = ["OPERATIONS"]
 
-Config: TypeAlias = Mapping[str, Any]
-Row: TypeAlias = Callable[[Config], Callable[..., Tensor]]
-
-
-def is_operation(config: Config) -> bool:
-    """Return whether a layer of a model's configuration is an operation; in .h5, that it is no layer with a type shows it."""
-    if "module" in config:
-        return str(config["module"]).startswith(("keras.src.ops", "keras.ops"))
-    settings, calls = config.get("config"), config.get("inbound_nodes") or [None]
-    if not all(isinstance(call, Mapping) for call in calls):
-        return False  # of Keras 2, which has none
-    return isinstance(settings, Mapping) and not {"trainable", "dtype", "layers", "function"} & set(settings)
-
-
-def arguments(node: object, tensors: Mapping[tuple[str, int, int], Value]) -> list[object]:
-    """Return the arguments of a call, with values for tensors.
-
-    Raises:
-        InputError: one is neither tensor, number, slice nor a list of these.
-    """
-    if not isinstance(node, Mapping):
-        raise InputError("a call in the Keras model has no arguments that can be read")
-    more = node.get("kwargs") or {}
-    if any(v is not None for v in more.values()):
-        raise InputError(
-            f"a call in the Keras model has the argument {quoted(str(next(iter(more))))}, which is not supported"
-        )
-    return [_argument(item, tensors) for item in node.get("args", [])]
-
-
-def _argument(item: object, tensors: Mapping[tuple[str, int, int], Value]) -> object:
-    if item is None or isinstance(item, (bool, int, float)):
-        return item
-    if isinstance(item, list):
-        return [_argument(part, tensors) for part in item]
-    kind, inner = (item.get("class_name"), item.get("config")) if isinstance(item, Mapping) else (None, None)
-    if kind == "__keras_tensor__" and isinstance(inner, Mapping):
-        name, number, place = inner["keras_history"]
-        return tensors[str(name), int(number), int(place)]
-    if kind == "__slice__" and isinstance(inner, Mapping):
-        return slice(*(inner.get(k) for k in ("start", "stop", "step")))
-    if kind == "__ellipsis__":
-        return ...
-    if kind in ("__numpy__", "__tensor__") and isinstance(inner, Mapping):
-        return torch.tensor(inner.get("value"))
-    raise InputError("a call in the Keras model has a constant of a kind that is not supported")
+Row: TypeAlias = Callable[[Settings], Callable[..., Tensor]]
 
 
 def _plain(f: Callable[..., Tensor]) -> Row:
@@ -79,7 +33,8 @@ def _pair(f: Callable[[Tensor, Tensor], Tensor]) -> Row:
 
     def run(a: object, b: object) -> Tensor:
         like = a if isinstance(a, Tensor) else b
-        assert isinstance(like, Tensor)
+        if not isinstance(like, Tensor):
+            raise InputError("an operation of the Keras model takes no tensor")
 
         def tensor(v: object) -> Tensor:
             real = like.dtype if like.is_floating_point() else None
@@ -90,33 +45,29 @@ def _pair(f: Callable[[Tensor, Tensor], Tensor]) -> Row:
     return lambda config: run
 
 
-def _axes(config: Config) -> Any:
-    axis = config.get("axis")
-    return tuple(int(a) for a in axis) if isinstance(axis, (list, tuple)) else axis
-
-
 def _reduced(f: Callable[..., Tensor]) -> Row:
-    def row(config: Config) -> Callable[[Tensor], Tensor]:
-        axis, keep = _axes(config), bool(config.get("keepdims"))
-        return lambda x: f(x, tuple(range(x.ndim)) if axis is None else axis, keepdim=keep)
+    def row(config: Settings) -> Callable[[Tensor], Tensor]:
+        axes, keep = config.get("axis"), config.flag("keepdims")
+        chosen = None if axes is None else tuple(config.wholes("axis"))
+        return lambda x: f(x, tuple(range(x.ndim)) if chosen is None else chosen, keepdim=keep)
 
     return row
 
 
-def _item(config: Config) -> Callable[[Tensor, Any], Tensor]:
+def _item(config: Settings) -> Callable[..., Tensor]:
     return lambda x, key: x[tuple(key) if isinstance(key, list) else key]
 
 
-def _reshape(config: Config) -> Callable[[Tensor], Tensor]:
-    first, *rest = config["newshape"]
-    if first not in (None, -1) or any(n is None for n in rest):
+def _reshape(config: Settings) -> Callable[[Tensor], Tensor]:
+    shape = config.get("newshape")
+    first, *rest = shape if isinstance(shape, list) and shape else [0]
+    if first not in (None, -1) or any(type(n) is not int for n in rest):
         raise InputError("the Keras model reshapes to a batch of one size, which is not supported")
-    return lambda x: x.reshape(x.shape[0], *map(int, rest))
+    return lambda x: x.reshape(x.shape[0], *rest)
 
 
-def _tile(config: Config) -> Callable[[Tensor], Tensor]:
-    repeats = config["repeats"]
-    repeats = [int(n) for n in (repeats if isinstance(repeats, (list, tuple)) else [repeats])]
+def _tile(config: Settings) -> Callable[[Tensor], Tensor]:
+    repeats = config.wholes("repeats")
 
     def run(x: Tensor) -> Tensor:
         full = [1] * (x.ndim - len(repeats)) + repeats
@@ -126,23 +77,28 @@ def _tile(config: Config) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _squeeze(config: Config) -> Callable[[Tensor], Tensor]:
-    axis = _axes(config)
-    if axis is None:
+def _squeeze(config: Settings) -> Callable[[Tensor], Tensor]:
+    if config.get("axis") is None:
         raise InputError("the Keras model drops all axes of one place, which may be the batch's")
-    return lambda x: x.squeeze(axis)
+    axes = tuple(config.wholes("axis"))
+    return lambda x: x.squeeze(axes)
 
 
-def _transpose(config: Config) -> Callable[[Tensor], Tensor]:
-    axes = config.get("axes")
+def _transpose(config: Settings) -> Callable[[Tensor], Tensor]:
+    axes = None if config.get("axes") is None else config.wholes("axes")
     return lambda x: x.permute(*(axes if axes is not None else reversed(range(x.ndim))))
 
 
+def _flip(config: Settings) -> Callable[[Tensor], Tensor]:
+    axes = config.wholes("axis")
+    return lambda x: x.flip(axes)
+
+
 def _joined(f: Callable[[Sequence[Tensor], int], Tensor], default: int) -> Row:
-    def row(config: Config) -> Callable[..., Tensor]:
-        axis = config.get("axis", default)
-        if not isinstance(axis, int):
+    def row(config: Settings) -> Callable[..., Tensor]:
+        if "axis" in config.table and config.get("axis") is None:
             raise InputError("the Keras model joins values along no axis, which is not supported")
+        axis = config.whole("axis", default)
         return lambda xs: f(xs, axis)
 
     return row
@@ -158,17 +114,17 @@ OPERATIONS: dict[str, Row] = {
     "Selu": _plain(F.selu), "Silu": _plain(F.silu), "Softplus": _plain(F.softplus), "Softsign": _plain(F.softsign),
     "LogSigmoid": _plain(F.logsigmoid), "HardSilu": _plain(F.hardswish), "HardSigmoid": _plain(F.hardsigmoid),
     "Mish": _plain(ACTIVATIONS["mish"]), "Matmul": _plain(torch.matmul),
-    "Elu": lambda c: lambda x: F.elu(x, float(c.get("alpha", 1.0))),
-    "Celu": lambda c: lambda x: F.celu(x, float(c.get("alpha", 1.0))),
-    "LeakyRelu": lambda c: lambda x: F.leaky_relu(x, float(c.get("negative_slope", 0.2))),
-    "Gelu": lambda c: lambda x: F.gelu(x, approximate="tanh" if c.get("approximate", True) else "none"),
-    "Softmax": lambda c: lambda x: torch.softmax(x, int(c.get("axis", -1))),
-    "LogSoftmax": lambda c: lambda x: torch.log_softmax(x, int(c.get("axis", -1))),
-    "Clip": lambda c: lambda x: x.clamp(float(c["x_min"]), float(c["x_max"])),
+    "Elu": lambda c: lambda x: F.elu(x, c.number("alpha", 1.0)),
+    "Celu": lambda c: lambda x: F.celu(x, c.number("alpha", 1.0)),
+    "LeakyRelu": lambda c: lambda x: F.leaky_relu(x, c.number("negative_slope", 0.2)),
+    "Gelu": lambda c: lambda x: F.gelu(x, approximate="tanh" if c.flag("approximate", True) else "none"),
+    "Softmax": lambda c: lambda x: torch.softmax(x, c.whole("axis", -1)),
+    "LogSoftmax": lambda c: lambda x: torch.log_softmax(x, c.whole("axis", -1)),
+    "Clip": lambda c: lambda x: x.clamp(c.number("x_min", -torch.inf), c.number("x_max", torch.inf)),
     "Mean": _reduced(torch.mean), "Sum": _reduced(torch.sum), "Max": _reduced(torch.amax), "Min": _reduced(torch.amin),
     "GetItem": _item, "Reshape": _reshape, "Tile": _tile, "Squeeze": _squeeze, "Transpose": _transpose,
-    "ExpandDims": lambda c: lambda x: x.unsqueeze(int(c["axis"])),
-    "Flip": lambda c: lambda x: x.flip(_axes(c)),
+    "ExpandDims": lambda c: lambda x: x.unsqueeze(c.whole("axis")),
+    "Flip": _flip,
     "Concatenate": _joined(lambda xs, axis: torch.cat(list(xs), axis), 0),
     "Stack": _joined(lambda xs, axis: torch.stack(list(xs), axis), 0),
 }  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe.checkpoints.programs.keras.settings import Settings
 from vaeprobe.checkpoints.programs.keras.table import (
     ACTIVATIONS,
     LAYERS,
@@ -16,13 +18,14 @@ from vaeprobe.checkpoints.programs.keras.table import (
     activation_of,
     layer_kind,
 )
+from vaeprobe.files.source import quoted
 
 
 def _recurrent(layer: Layer, gates: int, step: Callable[..., tuple[Tensor, ...]], states: int) -> Function:
-    if layer.config.get("return_state") or layer.config.get("stateful"):
+    if layer.config.flag("return_state") or layer.config.flag("stateful"):
         raise layer.unsupported("with its states returned or kept")
-    units, backwards = int(layer.config["units"]), bool(layer.config.get("go_backwards"))
-    sequences = bool(layer.config.get("return_sequences"))
+    units, backwards = layer.config.whole("units"), layer.config.flag("go_backwards")
+    sequences = layer.config.flag("return_sequences")
 
     def run(x: Tensor, kernel: Tensor, recurrent: Tensor, bias: Tensor | None = None) -> Tensor:
         if x.shape[1] > 10_000 or kernel.shape[-1] != gates * units:
@@ -39,10 +42,11 @@ def _recurrent(layer: Layer, gates: int, step: Callable[..., tuple[Tensor, ...]]
 
 
 def _gate_activations(layer: Layer) -> tuple[Function, Function]:
-    return tuple(
-        activation_of(layer.config.get(k, d), layer.version)[1]
-        for k, d in (("activation", "tanh"), ("recurrent_activation", "sigmoid"))
-    )  # type: ignore[return-value]
+    act, gate = (
+        activation_of(layer.config.table.get(name, default), layer.version)[1]
+        for name, default in (("activation", "tanh"), ("recurrent_activation", "sigmoid"))
+    )
+    return act, gate
 
 
 @layer_kind("LSTM")
@@ -63,7 +67,7 @@ def _lstm(layer: Layer) -> Function:
 @layer_kind("GRU")
 def _gru(layer: Layer) -> Function:
     act, gate = _gate_activations(layer)
-    after = bool(layer.config.get("reset_after", layer.version >= 2))
+    after = layer.config.flag("reset_after", layer.version >= 2)
 
     def step(
         x: Tensor, state: tuple[Tensor, ...], kernel: Tensor, recurrent: Tensor, bias: Tensor | None
@@ -88,7 +92,7 @@ def _gru(layer: Layer) -> Function:
 
 @layer_kind("SimpleRNN")
 def _simple_rnn(layer: Layer) -> Function:
-    act = activation_of(layer.config.get("activation", "tanh"), layer.version)[1]
+    act = activation_of(layer.config.table.get("activation", "tanh"), layer.version)[1]
 
     def step(
         x: Tensor, state: tuple[Tensor, ...], kernel: Tensor, recurrent: Tensor, bias: Tensor | None
@@ -99,23 +103,21 @@ def _simple_rnn(layer: Layer) -> Function:
 
 
 def _wrapped(layer: Layer) -> Layer:
-    inner = layer.config.get("layer")
-    if (
-        not isinstance(inner, dict)
-        or inner.get("class_name") not in LAYERS
-        or not isinstance(inner.get("config"), dict)
-    ):
-        raise layer.unsupported("around a layer that is not known")
-    return Layer(str(inner["class_name"]), inner["config"], layer.version, layer.count)
+    match layer.config.get("layer"):
+        case {"class_name": str(kind), "config": dict(inner)} if kind in LAYERS:
+            settings = Settings(inner, f"the Keras layer {quoted(str(inner.get('name', kind)))}")
+            return Layer(kind, settings, layer.version, layer.count)
+    raise layer.unsupported("around a layer that is not known")
 
 
 @layer_kind("Bidirectional")
 def _bidirectional(layer: Layer) -> Function:
     inner = _wrapped(layer)
-    merge = layer.config.get("merge_mode", "concat")
+    merge = layer.config.text("merge_mode", "concat")
     forward = LAYERS[inner.kind](inner)
-    backward = LAYERS[inner.kind](Layer(inner.kind, {**inner.config, "go_backwards": True}, inner.version))
-    sequences = bool(inner.config.get("return_sequences"))
+    back = replace(inner.config, table={**inner.config.table, "go_backwards": True})
+    backward = LAYERS[inner.kind](Layer(inner.kind, back, inner.version))
+    sequences = inner.config.flag("return_sequences")
     merges: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
         "concat": lambda a, b: torch.cat([a, b], -1),
         "sum": torch.add,

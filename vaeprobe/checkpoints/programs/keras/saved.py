@@ -11,16 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from vaeprobe.checkpoints.programs.keras.hdf5 import Hdf5, parsed, read_hdf5
+from vaeprobe.checkpoints.programs.keras.settings import damaged, table_of
 from vaeprobe.errors import ArchitectureError, InputError, UnsafeError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 
-__all__ = ["MODELS", "Saved", "from_hdf5", "from_keras", "snake_case"]
+__all__ = ["MODELS", "Entry", "Saved", "from_hdf5", "from_keras", "snake_case"]
 
 MODELS = ("Functional", "Sequential", "Model")
 # a layer's weights lie in its `vars` and in those of its parts, in this order
@@ -28,18 +28,52 @@ PARTS = ("cell", "forward_layer", "backward_layer", "layer")
 
 
 @dataclass(frozen=True)
+class Entry:
+    """A layer, an operation or a model, as a file states it: `class_name`, `config`, `inbound_nodes`."""
+
+    table: Mapping[str, object]
+
+    @property
+    def kind(self) -> str:
+        """Its class."""
+        return str(self.table.get("class_name"))
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """Its own settings."""
+        return table_of(self.table.get("config"))
+
+    @property
+    def name(self) -> str:
+        """What the model calls it."""
+        return str(self.settings.get("name", self.table.get("name", self.kind)))
+
+    @property
+    def calls(self) -> list[object]:
+        """Its calls, each a list or a table."""
+        calls = self.table.get("inbound_nodes") or []
+        if not isinstance(calls, list):
+            raise damaged()
+        return calls
+
+    def setting(self, *names: str) -> object:
+        """Return the first of these settings that says something, None where none does."""
+        return next((value for name in names if (value := self.settings.get(name))), None)
+
+
+@dataclass(frozen=True)
 class Saved:
     """A model of a file.
 
     Attributes:
-        config: of the model: `class_name` and `config`.
+        entry: of the model.
         version: of Keras, as "3.15.1"; "" where the file does not say.
         file: its arrays.
         legacy: whether weights are found by the names of layers; else by their classes, counted.
         path: where this model's weights lie: names of the models around it, or groups.
     """
 
-    config: Mapping[str, Any]
+    entry: Entry
     version: str
     file: Hdf5
     legacy: bool
@@ -47,33 +81,33 @@ class Saved:
     used: set[str] = field(default_factory=set, compare=False)
 
     @property
-    def layers(self) -> list[Mapping[str, Any]]:
-        """The configurations of the layers."""
-        inner = self.config.get("config", {})
-        layers = inner if isinstance(inner, list) else inner.get("layers", [])
+    def layers(self) -> list[Entry]:
+        """Its layers."""
+        inner = self.entry.table.get("config", {})
+        layers = inner if isinstance(inner, list) else table_of(inner).get("layers", [])
         if not isinstance(layers, list) or not all(
             isinstance(c, dict) and isinstance(c.get("config"), dict) for c in layers
         ):
-            raise InputError("the configuration of the Keras model is damaged")
-        return layers
+            raise damaged()
+        return [Entry(layer) for layer in layers]
 
     def keys(self) -> list[str]:
         """Return under which name each layer's weights are stored: its own, or its class, counted."""
         if self.legacy:
-            return [str(c["config"].get("name", "")) for c in self.layers]
+            return [str(layer.settings.get("name", "")) for layer in self.layers]
         counts: dict[str, int] = {}
         keys = []
-        for c in self.layers:
-            base = snake_case(str(c.get("class_name")))
+        for layer in self.layers:
+            base = snake_case(layer.kind)
             n = counts.get(base, 0)
             counts[base] = n + 1
             keys.append(f"{base}_{n}" if n else base)
         return keys
 
-    def inside(self, config: Mapping[str, object], key: str) -> Saved:
+    def inside(self, entry: Entry, key: str) -> Saved:
         """Return a model that is a layer of this one."""
         path = (*self.path, key) if self.legacy else (*self.path, "layers", key)
-        return Saved(config, self.version, self.file, self.legacy, path, self.used)
+        return Saved(entry, self.version, self.file, self.legacy, path, self.used)
 
     def weights(self, key: str) -> list[np.ndarray]:
         """Return a layer's weights, in the order in which it made them."""
@@ -169,14 +203,13 @@ def from_hdf5(data: bytes) -> Saved:
 
 
 def _root(config: object, version: str, file: Hdf5, *, legacy: bool) -> Saved:
-    if not isinstance(config, dict):
-        raise InputError("the configuration of the Keras model is damaged")
-    for kind, where in _code(config):
+    table = table_of(config)
+    for kind, where in _code(table):
         raise UnsafeError(
             f"the Keras model holds code ({kind} {quoted(where)})",
             hint="save it without: replace a Lambda layer by layers of Keras, or give its weights and a blueprint",
         )
-    return Saved(config, version, file, legacy)
+    return Saved(Entry(table), version, file, legacy)
 
 
 def _code(config: object) -> Iterator[tuple[str, str]]:

@@ -8,15 +8,15 @@ Source: Keras 3.15, `keras/src/layers`, `keras/src/ops/nn.py`; where Keras 2 dif
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe.checkpoints.programs.keras.settings import Settings
 from vaeprobe.checkpoints.programs.operators import charge
 from vaeprobe.errors import InputError, UnsafeError
 from vaeprobe.files.source import quoted
@@ -30,7 +30,6 @@ __all__ = [
     "activation_of",
     "charge",
     "layer_kind",
-    "number",
 ]
 
 
@@ -46,29 +45,28 @@ class Layer:
     """
 
     kind: str
-    config: Mapping[str, Any]
+    config: Settings
     version: int
     count: int = 0
 
     def unsupported(self, what: str) -> InputError:
         """Return the error that a form of the layer is not supported."""
         return InputError(
-            f"the Keras layer {quoted(str(self.config.get('name', self.kind)))} ({self.kind}) is used {what}, which is not supported",
+            f"{self.config.owner} ({self.kind}) is used {what}, which is not supported",
             hint="export the decoder to ONNX, or give its weights and a blueprint",
         )
 
     def sizes(self, name: str, n: int, default: int = 1) -> list[int]:
         """Return a setting with one number per axis."""
-        value = self.config.get(name)
-        value = default if value is None else value
-        out = [int(value)] * n if isinstance(value, (int, float)) else [int(v) for v in value]
+        out = [default] if self.config.get(name) is None else self.config.wholes(name)
+        out = out * n if len(out) == 1 else out
         if len(out) != n or any(not 0 <= v <= 1 << 20 for v in out):
-            raise InputError(f"the setting {quoted(name)} of a Keras {self.kind} is {value}")
+            raise InputError(f"the setting {quoted(name)} of a Keras {self.kind} is {out}")
         return out
 
     @property
     def channels_last(self) -> bool:
-        return self.config.get("data_format", "channels_last") in ("channels_last", None)
+        return self.config.get("data_format") in ("channels_last", None)
 
 
 Function = Callable[..., Tensor]
@@ -86,13 +84,6 @@ def layer_kind(*kinds: str) -> Callable[[Callable[[Layer], Function]], Callable[
         return row
 
     return add
-
-
-def number(value: Any, default: float) -> float:
-    """Return a setting that old files keep as an array in a dictionary."""
-    if isinstance(value, dict):
-        value = (value.get("config") or {}).get("value", value.get("value"))
-    return default if value is None else float(value)
 
 
 def _hard_sigmoid_3(x: Tensor) -> Tensor:
@@ -123,7 +114,8 @@ def activation_of(value: object, version: int) -> tuple[str, Callable[[Tensor], 
         if kind == "function" and isinstance(config, str):
             value = config
         elif kind in LAYERS and isinstance(config, dict):
-            return str(kind).lower(), LAYERS[kind](Layer(str(kind), config, version))
+            settings = Settings(config, f"the Keras activation {quoted(str(kind))}")
+            return str(kind).lower(), LAYERS[kind](Layer(str(kind), settings, version))
         elif kind == "__lambda__":
             raise UnsafeError("an activation of the Keras model is code")
         else:
