@@ -174,21 +174,28 @@ def _pairs(value: object, n: int) -> tuple[list[int], list[int]]:
     """Return what a padding or cropping setting says before and after each axis."""
     match value:
         case int():
-            value = [value] * n
+            axes: list[object] = [[value, value]] * n
         case [int(), int()] if n == 1:
-            value = [value]
-    before, after = [], []
-    for axis in value if isinstance(value, (list, tuple)) else ():
-        match axis:
-            case int():
-                axis = (axis, axis)
-        match axis:
-            case [int(low), int(high)] if low >= 0 and high >= 0:
-                before.append(low)
-                after.append(high)
-    if len(before) != n:
-        raise InputError("a padding or cropping of the Keras model is damaged")
-    return before, after
+            axes = [value]
+        case [*items]:
+            axes = [[item, item] if isinstance(item, int) else item for item in items]
+        case _:
+            axes = []
+    pairs = [_low_and_high(axis) for axis in axes]
+    if len(pairs) != n:
+        raise _damaged()
+    return [low for low, _ in pairs], [high for _, high in pairs]
+
+
+def _low_and_high(axis: object) -> tuple[int, int]:
+    match axis:
+        case [int(low), int(high)] if low >= 0 and high >= 0:
+            return low, high
+    raise _damaged()
+
+
+def _damaged() -> InputError:
+    return InputError("a padding or cropping of the Keras model is damaged")
 
 
 @layer_kind("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
