@@ -231,6 +231,17 @@ def test_written_derivatives_hold_on_both_sides_of_0_and_in_place(name: str) -> 
     compare(around_0, lift)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("f", [F.relu, lambda h: F.leaky_relu(h, 0.25)], ids=["relu", "leaky"])
+def test_derivatives_at_a_kink_and_where_nothing_is_a_number_are_those_of_torch(
+    f: Function, dtype: torch.dtype
+) -> None:
+    x = torch.tensor([0.0, -0.0, torch.nan, torch.inf, -torch.inf, 1e-30, -1e-30] * 9, dtype=dtype)[:, None]
+    leaf = x.clone().requires_grad_(True)
+    truth = torch.autograd.grad(f(leaf).sum(), leaf)[0]
+    assert torch.equal(push(f, x, torch.ones_like(x)[None])[1].value()[0], truth)
+
+
 def module(seed: int, conv: bool, norm: bool, activation: str, inplace: bool) -> nn.Module:
     torch.manual_seed(seed)
     act = {

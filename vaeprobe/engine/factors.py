@@ -22,8 +22,13 @@ def _bare(args: Arguments, kwargs: Keywords) -> bool:
     return set(kwargs) <= {"inplace"} and all(isinstance(a, bool) for a in args)
 
 
+def _one(y: Tensor) -> Tensor:
+    """Return 1 in the shape of y, without memory: what torch's reverse pass makes of it is the derivative, in one pass."""
+    return y.new_ones(()).expand_as(y)
+
+
 def _relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
-    return (lambda y: (y <= 0).logical_not_().to(y.dtype)) if _bare(args, kwargs) else None
+    return (lambda y: torch.ops.aten.threshold_backward(_one(y), y, 0)) if _bare(args, kwargs) else None
 
 
 def _leaky_relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
@@ -31,7 +36,7 @@ def _leaky_relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     slope = settings.get("negative_slope", 0.01)
     if not isinstance(slope, int | float) or slope <= 0 or not set(settings) <= {"negative_slope", "inplace"}:
         return None
-    return lambda y: torch.where(y > 0, y.new_tensor(1.0), y.new_tensor(slope))
+    return lambda y: torch.ops.aten.leaky_relu_backward(_one(y), y, slope, True)
 
 
 def _sigmoid(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
