@@ -12,6 +12,7 @@ from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import methods
 from vaeprobe.engine.methods import carried, choose
+from vaeprobe.engine.verbs import values
 
 
 def convolutional(width: int = 8) -> nn.Sequential:
@@ -78,3 +79,35 @@ def test_what_torch_cannot_watch_is_guessed(monkeypatch: pytest.MonkeyPatch) -> 
     assert choice.method is carried
     assert choice.widest == choice.widest_gram == 4 * 20 * 8 * 8
     assert choice.work > 0
+
+
+class Viewing(nn.Sequential):
+    """Views what convolutions made as torch lays it out."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = super().forward(z)
+        return h.view(len(z), -1).view(len(z), -1, 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_outputs_laid_out_as_tangents_are_those_of_the_network(dtype: torch.dtype) -> None:
+    network = Viewing(*convolutional(), nn.ConvTranspose2d(20, 3, 4, 2, 1), nn.Tanh()).to(dtype)
+    decoder = Decoder(network, 6)
+    assert choose(decoder).laid_out
+    z = torch.randn(301, 6, dtype=dtype)
+    with torch.no_grad():
+        truth = network(z).flatten(1)
+    torch.testing.assert_close(
+        values(decoder, z), truth, rtol=0, atol=1e-14 if dtype == torch.float64 else 1e-5
+    )
+
+
+def test_a_layout_that_changes_outputs_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = methods._laid_out
+    for wrong in (lambda f, x: 1.01 * right(f, x), lambda f, x: right(f, x)[:, 1:], lambda f, x: 1 / 0):
+        monkeypatch.setattr(methods, "_laid_out", wrong)
+        decoder = Decoder(convolutional(), 6)
+        assert choose(decoder).method is carried
+        assert not choose(decoder).laid_out
+        z = torch.randn(5, 6)
+        assert torch.equal(values(decoder, z), decoder.flat(z).detach())

@@ -1,15 +1,18 @@
-"""Tangents of convolutions, laid out and taken apart as is fastest on CPUs."""
+"""Convolutions and their tangents, laid out and taken apart as is fastest on CPUs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vaeprobe.engine.columns import Columns, Deferred, on_every_point
-from vaeprobe.engine.functions import Arguments, Function, Keywords
+from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
 from vaeprobe.engine.upsampling import Upsampling, upsampled, upsampled_by_quarters
 
-__all__ = ["convolved"]
+__all__ = ["LaidOut", "convolved"]
 
 
 # channels out of a transposed convolution up to which, and channels and pixels of its map from and to which, it is
@@ -17,12 +20,41 @@ __all__ = ["convolved"]
 FEW, MANY, SMALL_MAP = 16, 128, 25
 
 
+class LaidOut(TorchFunctionMode):
+    """Within it, convolutions of plain tensors are as fast as those of tensors that carry tangents."""
+
+    def __torch_function__(
+        self,
+        func: Function,
+        types: Iterable[type],
+        args: Sequence[object] = (),
+        kwargs: Keywords | None = None,
+    ) -> object:
+        args, kwargs = tuple(args), kwargs or {}
+        if args and isinstance(args[0], Tensor):
+            name = plain_name(func)
+            if name in CONVOLUTIONS:
+                return _value(func, name, args, kwargs)
+            if name == "view" and len(args) > 1 and not isinstance(args[1], torch.dtype):
+                func = Tensor.reshape  # our layout must not fail where the network's own would not
+        return func(*args, **kwargs)
+
+
+def _value(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Tensor:
+    """Return the value of a convolution of plain tensors."""
+    if _few(name, args, kwargs):
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        return upsampled(_laid_out(args[0]), _weight(args, kwargs), bias)
+    y: Tensor = func(_laid_out(args[0]), *args[1:], **kwargs)
+    return y
+
+
 def convolved(
     func: Function, name: str, columns: Columns, args: Arguments, kwargs: Keywords
 ) -> tuple[Tensor, Columns]:
     """Return the value of a convolution of plain tensors, and its tangents."""
-    primal = args[0]
-    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    primal, weight = args[0], _weight(args, kwargs)
+    y, inputs = _value(func, name, args, kwargs), columns.value()
 
     def along(t: Tensor) -> Tensor:
         out: Tensor = (
@@ -32,17 +64,12 @@ def convolved(
         )
         return out
 
-    doubles = name == "conv_transpose2d" and _doubles(args, kwargs)
-    if doubles and primal.ndim == 4 and weight.shape[1] <= FEW:
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        inputs, y = columns.value(), upsampled(_laid_out(primal), weight, bias)
+    if _few(name, args, kwargs):
         return y, Upsampling(inputs, weight, y.shape)
-    y = func(_laid_out(primal), *args[1:], **kwargs)
-    inputs = columns.value()
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
         inputs = inputs.unsqueeze(1)
         return y, Deferred(columns.directions, y.shape, lambda: on_every_point(along, inputs).squeeze(1))
-    if doubles and primal.ndim == 4 and min(weight.shape[:2]) >= MANY and primal[0, 0].numel() <= SMALL_MAP:
+    if _doubles(name, args, kwargs) and min(weight.shape[:2]) >= MANY and primal[0, 0].numel() <= SMALL_MAP:
 
         def by_quarters() -> Tensor:
             return on_every_point(lambda t: upsampled_by_quarters(_laid_out(t), weight), inputs)
@@ -56,8 +83,20 @@ def _laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
-def _doubles(args: Arguments, kwargs: Keywords) -> bool:
-    """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides."""
+def _weight(args: Arguments, kwargs: Keywords) -> Tensor:
+    weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+    return weight
+
+
+def _few(name: str, args: Arguments, kwargs: Keywords) -> bool:
+    """Whether this doubles the sides and makes few channels."""
+    return _doubles(name, args, kwargs) and _weight(args, kwargs).shape[1] <= FEW
+
+
+def _doubles(name: str, args: Arguments, kwargs: Keywords) -> bool:
+    """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides of a batch."""
+    if name != "conv_transpose2d" or args[0].ndim != 4:
+        return False
     names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
 

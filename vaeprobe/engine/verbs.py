@@ -28,7 +28,7 @@ from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.processes import current
 
-__all__ = ["gram", "jacobian", "pullback", "pushforward"]
+__all__ = ["gram", "jacobian", "pullback", "pushforward", "values"]
 
 Map: TypeAlias = Decoder | Callable[[Tensor], Any]
 
@@ -167,6 +167,22 @@ def _gram(
 
     shared = sweep(len(x), width, Size.fitting(choice.widest_gram, x.itemsize, width, chunk), work)
     return current().summed(out) if shared else out
+
+
+def values(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Tensor:
+    """Return f(z), shape (n, data), in the decoder's dtype: as fast as the primal of a verb, and rounded as that is."""
+    g, x = function_of(decoder, natural), _latents(decoder, z)
+    choice = choose(decoder, natural=natural)
+    y = x.new_zeros(len(x), decoder.data_dim)
+
+    def work(part: Chunk) -> None:
+        nonlocal y
+        found = choice.value(g, x[part.points])
+        y = y.to(found.dtype)
+        y[part.points] = found
+
+    shared = sweep(len(x), 1, Size.fitting(choice.widest, x.itemsize, 1), work, "outputs")
+    return current().summed(y) if shared else y
 
 
 def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:

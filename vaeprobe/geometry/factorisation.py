@@ -329,7 +329,9 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
     found = gap_true = gap_true_ci = None
     if sheets and a <= SHEETS_MOST:
         z = sample.z[usable][:sheets]
-        found = find_sheets(sample.decoder, z, sample.places, likelihood=sample.likelihood, seed=seed)
+        found = find_sheets(
+            sample.decoder, z, sample.places, G=G[:sheets], likelihood=sample.likelihood, seed=seed
+        )
         gap_true, gap_true_ci = _gap_over_sheets(evidence.contrast, found.others, seed)
     return replace(
         evidence,

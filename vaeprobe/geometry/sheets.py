@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.verbs import gram, pushforward
+from vaeprobe.engine.verbs import gram, pushforward, values
 from vaeprobe.geometry.gram import log_det
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import Likelihood
@@ -75,6 +75,7 @@ def find_sheets(
     z: Tensor,
     latents: list[int],
     *,
+    G: Tensor | None = None,
     likelihood: Likelihood | None = None,
     seed: int = 0,
 ) -> Sheets:
@@ -82,7 +83,8 @@ def find_sheets(
 
     Args:
         z: latents to probe, shape (m, latent), at which J has full column rank.
-        latents: the active latents, as indices of z's columns.
+        latents: the a active latents, as indices of z's columns.
+        G: the metric over them at z, shape (m, a, a), where it is known.
 
     Returns:
         others and counts for every row of z.
@@ -93,19 +95,13 @@ def find_sheets(
 
     def outputs(w: Tensor) -> Tensor:
         """Return f, float64 on the CPU."""
-        f = decoder.natural_flat if natural else decoder.flat
-        with torch.no_grad():
-            parts = [
-                f(some.to(device=decoder.device, dtype=decoder.dtype)).double().cpu()
-                for some in torch.split(w, max(1, NUMBERS // decoder.data_dim))
-            ]
-        return torch.cat(parts)
+        return values(decoder, w, natural=natural).double().cpu()
 
     def metric(w: Tensor) -> Tensor:
         return gram(decoder, w, likelihood=likelihood)[:, places][:, :, places]
 
     x = outputs(z)
-    G = metric(z)
+    G = metric(z) if G is None else G
     pool = Prior(purpose="sheets").draw(decoder, DENSE_POOL if a <= DENSE else POOL, seed=seed)
     there = outputs(pool)
     size = (there - there.mean(0)).square().sum(1).mean().sqrt()
@@ -119,7 +115,7 @@ def find_sheets(
         if not len(start):
             break
         end, reached = _polish(
-            decoder, start, x[owner], tolerance[owner], z[owner], euclidean[owner], latents, natural
+            decoder, start, x[owner], tolerance[owner], z[owner], euclidean[owner], latents, natural, outputs
         )
         fresh = []
         for w, p in zip(end[reached], owner[reached].tolist(), strict=True):
@@ -157,14 +153,17 @@ def _starts(
     many dimensions the pool is nowhere near the other latent.
     """
     a = len(latents)
+    flips = z[:, None].repeat(1, 2 * a + 1, 1)
+    for k, i in enumerate(latents):
+        flips[:, 2 * k, i] = -z[:, i]
+        flips[:, 2 * k + 1, i] = pool[torch.arange(len(z)) % len(pool), i]
+    flips[:, -1, latents] = -z[:, latents]
     starts, owners = [], []
+    together = max(1, NUMBERS // (x.shape[1] * (2 * a + 1)))
     for p in range(len(z)):
-        flips = z[p].repeat(2 * a + 1, 1)
-        for k, i in enumerate(latents):
-            flips[2 * k, i] = -z[p, i]
-            flips[2 * k + 1, i] = pool[p % len(pool), i]
-        flips[-1, latents] = -z[p, latents]
-        w, y = torch.cat([pool, flips]), torch.cat([there, outputs(flips)])
+        if p % together == 0:
+            flipped = outputs(flips[p : p + together].flatten(0, 1)).view(-1, 2 * a + 1, x.shape[1])
+        w, y = torch.cat([pool, flips[p]]), torch.cat([there, flipped[p % together]])
         w = torch.where(_moving(z.shape[1], latents), w, z[p])
         step = (w - z[p])[:, latents]
         predicted = torch.einsum("ni,ij,nj->n", step, G[p], step).clamp_min(0).sqrt()
@@ -227,6 +226,7 @@ def _polish(
     own_metric: Tensor,
     latents: list[int],
     natural: bool,
+    outputs: Outputs,
 ) -> tuple[Tensor, Tensor]:
     """Follow damped Gauss-Newton steps to f(w) = target; return the ends and which of them arrived elsewhere."""
     n, a = len(start), len(latents)
@@ -240,18 +240,11 @@ def _polish(
     live = torch.arange(n)
     for step in range(STEPS):
         before = residual.clone()
-        for rows in torch.split(live, max(1, NUMBERS // (decoder.data_dim * (a + 1)))):
-            v = basis[:, None].expand(a, len(rows), -1)
-            y, J = pushforward(decoder, trial[rows], v, natural=natural)
-            J = J.double().cpu()
-            r = target[rows] - y.double().cpu()
-            size = r.norm(dim=1)
-            better = size < residual[rows]  # false where it is not finite
-            damping[rows] = torch.where(better, damping[rows] / 4, damping[rows] * 8).clamp_min(1e-12)
-            kept = rows[better]
-            end[kept], residual[kept] = trial[kept], size[better]
-            G[kept] = torch.einsum("anm,bnm->nab", J[:, better], J[:, better])
-            slope[kept] = torch.einsum("anm,nm->na", J[:, better], r[better])
+        rest = target[live] - outputs(trial[live])
+        size = rest.norm(dim=1)
+        better = size < residual[live]  # false where it is not finite
+        damping[live] = torch.where(better, damping[live] / 4, damping[live] * 8).clamp_min(1e-12)
+        end[live[better]], residual[live[better]] = trial[live[better]], size[better]
         if step == 0:
             first = residual.clone()
         near = (end - own).norm(dim=1) < 1e-3
@@ -260,6 +253,14 @@ def _polish(
         # one that arrived goes on while that makes it better: its weight is as good as its place
         unfinished = (residual > tolerance) | (residual < 0.5 * before)
         going = torch.isfinite(residual) & unfinished & ~near & (residual <= share * first) & (damping < 1e6)
+        # the Jacobian is taken where there is another step to be made, and at the ends
+        wanted = better & (going | (residual <= tolerance))[live]
+        for some in torch.split(wanted.nonzero().flatten(), max(1, NUMBERS // (decoder.data_dim * (a + 1)))):
+            rows = live[some]
+            J = pushforward(decoder, end[rows], basis[:, None].expand(a, len(rows), -1), natural=natural)[1]
+            J = J.double().cpu()
+            G[rows] = torch.einsum("anm,bnm->nab", J, J)
+            slope[rows] = torch.einsum("anm,nm->na", J, rest[some])
         live = live[going[live]]
         if not len(live):
             break
