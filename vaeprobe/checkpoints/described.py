@@ -21,6 +21,7 @@ from vaeprobe.findings import UNSAFE
 from vaeprobe.report import Artifact, Finding
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from vaeprobe.checkpoints.network.parts import Parts
@@ -87,7 +88,7 @@ def of_tensors(
 
 
 def of_arrays(
-    source: Source, format: str, arrays: Mapping[str, tuple[NDArray[Any], tuple[Finding, ...]]]
+    source: Source, format: str, arrays: Mapping[str, tuple[NDArray[np.generic], tuple[Finding, ...]]]
 ) -> Inspection:
     """Return what is to be said of arrays and of what was noted on reading them, by name."""
     tensors = tuple(TensorInfo(name=k, dtype=str(a.dtype), shape=a.shape) for k, (a, _) in arrays.items())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.network.parts import Parts
@@ -21,7 +21,7 @@ __all__ = ["parts_of", "tensor_of"]
 OFFSETS = ("mean", "bias", "offset", "mu", "b", "mean_")
 
 
-def tensor_of(array: np.ndarray[Any, np.dtype[Any]], name: str) -> tuple[Tensor, tuple[Finding, ...]]:
+def tensor_of(array: NDArray[np.generic], name: str) -> tuple[Tensor, tuple[Finding, ...]]:
     """Return an array as a float tensor: float32 and float64 stay, half becomes float32, the rest float64."""
     wide = np.float32 if array.dtype in (np.float16, np.float32) else np.float64
     with np.errstate(all="ignore"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -14,9 +14,11 @@ from vaeprobe.files.source import quoted
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
-    Array: TypeAlias = NDArray[Any]
+    Array: TypeAlias = NDArray[np.floating]
+    Stored: TypeAlias = NDArray[np.generic]
+    Precision: TypeAlias = type[np.floating] | np.dtype[np.floating]
 
 __all__ = ["Data", "Nonfinite", "NonfiniteRowsError"]
 
@@ -78,7 +80,7 @@ class Data:
         return (self.rows, *self.row_shape)
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype[np.floating]:
         """float32 where every stored number fits it exactly, else float64."""
         return np.dtype(np.result_type(np.float32, *(_float_type(s) for s in self.shards)))
 
@@ -107,7 +109,7 @@ class Data:
         return replace(self, every=self.every * every)
 
     def blocks(
-        self, size: int = 8192, *, dtype: DTypeLike | None = None, looked_at: bool = True, every: int = 1
+        self, size: int = 8192, *, dtype: Precision | None = None, looked_at: bool = True, every: int = 1
     ) -> Iterator[Array]:
         """Yield the rows in order, flattened and scaled, shape (b, columns), b <= size.
 
@@ -123,7 +125,7 @@ class Data:
         Raises:
             InputError: a row has NaN or infinity and `nonfinite` is "refuse"; the file is damaged.
         """
-        kind = np.dtype(dtype or self.dtype)
+        kind: np.dtype[np.floating] = np.dtype(dtype or self.dtype)
         size = max(1, min(size, LARGEST_BLOCK // (8 * self.columns)))
         row = 0
         looked_at &= self.nonfinite != "keep"
@@ -144,7 +146,7 @@ class Data:
         if self.nonfinite == "refuse" and not np.isfinite(block).all():
             raise self._refusal(row)
 
-    def read(self, limit: int | None = None, *, dtype: DTypeLike | None = None) -> Array:
+    def read(self, limit: int | None = None, *, dtype: Precision | None = None) -> Array:
         """Return the rows, shape (rows, *row_shape), float32 or float64, scaled; the first `limit` of them.
 
         Raises:
@@ -152,7 +154,7 @@ class Data:
             InputError: as for `blocks`.
         """
         count = self.rows if limit is None else min(limit, self.rows)
-        kind = np.dtype(dtype or self.dtype)
+        kind: np.dtype[np.floating] = np.dtype(dtype or self.dtype)
         try:
             out = np.empty((count, self.columns), kind)
         except MemoryError:
@@ -179,10 +181,11 @@ class Data:
         shard = self.shards[0]
         plain = len(self.shards) == 1 and self.factor == 1.0 and self.nonfinite != "drop" and self.every == 1
         if plain and isinstance(shard, ArrayShard) and shard.array.dtype == self.dtype:
-            return shard.array[self.first : self.last].reshape(-1, self.columns), True
+            rows = shard.array[self.first : self.last].reshape(-1, self.columns)
+            return rows.astype(self.dtype, copy=False), True
         return self.read().reshape(-1, self.columns), False
 
-    def _converted(self, size: int, kind: np.dtype[Any], every: int = 1) -> Iterator[Array]:
+    def _converted(self, size: int, kind: np.dtype[np.floating], every: int = 1) -> Iterator[Array]:
         for shard, start, stop in self._ranges():
             run = size if self.every == 1 else RUN
             for raw in shard.some_blocks(run, start, stop, self.every * every):
@@ -217,7 +220,7 @@ class Data:
         )
 
 
-def _float_type(shard: Shard) -> np.dtype[Any]:
+def _float_type(shard: Shard) -> np.dtype[np.floating]:
     narrow = (
         shard.bfloat16
         or shard.stored.itemsize <= 2
@@ -226,7 +229,7 @@ def _float_type(shard: Shard) -> np.dtype[Any]:
     return np.dtype(np.float32 if narrow else np.float64)
 
 
-def _convert(raw: Array, shard: Shard, kind: np.dtype[Any], factor: float) -> Array:
+def _convert(raw: Stored, shard: Shard, kind: np.dtype[np.floating], factor: float) -> Array:
     if shard.bfloat16:
         raw = (raw.astype(np.uint32) << 16).view(np.float32)
     wide = shard.stored.kind in "iu" and shard.stored.itemsize == 8 and raw.size > 0

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from vaeprobe.report import Finding
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array: TypeAlias = NDArray[Any]
+    Array: TypeAlias = NDArray[np.generic]
 
 __all__ = ["ArrayShard", "MemberShard", "RawShard", "Shard", "member_layout", "of_spec", "rows_of"]
 
@@ -46,7 +46,7 @@ class Shard(ABC):
     path: str
     rows: int
     row_shape: tuple[int, ...]
-    stored: np.dtype[Any]
+    stored: np.dtype[np.generic]
     bfloat16: bool = False
     notes: tuple[Finding, ...] = ()
 
@@ -68,7 +68,7 @@ class Shard(ABC):
             yield from self.blocks(size, first, min(first + size, stop))
 
 
-def rows_of(path: str, shape: Sequence[int], dtype: np.dtype[Any]) -> dict[str, Any]:
+def rows_of(path: str, shape: Sequence[int], dtype: np.dtype[np.generic]) -> dict[str, Any]:
     """Return the common fields of a shard.
 
     Raises:
@@ -127,7 +127,7 @@ class RawShard(Shard):
 
 
 def _bytes_of(block: Array) -> memoryview:
-    return memoryview(cast(Any, block.reshape(-1).view(np.uint8)))
+    return block.reshape(-1).view(np.uint8).data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ NUMPY = {
 }  # fmt: skip
 
 
-def numpy_type(dtype: str, path: str, *, big_endian: bool = False) -> np.dtype[Any]:
+def numpy_type(dtype: str, path: str, *, big_endian: bool = False) -> np.dtype[np.generic]:
     """Return numpy's type for one of torch's.
 
     Raises:

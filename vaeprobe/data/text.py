@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import IO, TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from vaeprobe.files.source import quoted
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    Array: TypeAlias = NDArray[Any]
+    Array: TypeAlias = NDArray[np.generic]
 
 __all__ = ["TextShard", "open_text"]
 

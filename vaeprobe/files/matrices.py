@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files import torch_pickles
@@ -14,12 +14,13 @@ from vaeprobe.files.source import read_source
 from vaeprobe.files.trust import foreign, named
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["read_matrix"]
 
 
-def read_matrix(path: str | os.PathLike[str]) -> NDArray[Any]:
+def read_matrix(path: str | os.PathLike[str]) -> NDArray[np.generic]:
     """Return the array of a .npy file.
 
     Raises:

@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.source import Bytes, quoted
@@ -22,8 +22,9 @@ from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
-    Array = np.ndarray[Any, np.dtype[Any]]
+    Array: TypeAlias = NDArray[np.generic]
 
 __all__ = ["MAX_HEADER", "Layout", "layout", "members", "read_npy", "read_npz"]
 
@@ -45,7 +46,7 @@ class Layout:
         start: where the numbers begin.
     """
 
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     fortran: bool
     shape: tuple[int, ...]
     start: int
@@ -165,7 +166,7 @@ def _header(data: Bytes, name: str) -> Layout:
     return Layout(dtype, bool(fortran), shape, begin + length)
 
 
-def _check_kind(dtype: np.dtype[Any], name: str) -> None:
+def _check_kind(dtype: np.dtype[np.generic], name: str) -> None:
     if dtype.hasobject:
         raise UnsafeError(
             f"{name} holds Python objects, which are pickles and could run code",

@@ -131,7 +131,7 @@ class _Estimator:
             )
         return A
 
-    def _compare_names(self, names: NDArray[Any] | None) -> None:
+    def _compare_names(self, names: NDArray[np.generic] | None) -> None:
         import warnings
 
         own = getattr(self, "feature_names_in_", None)
@@ -400,7 +400,7 @@ def _most(found: Spectrum, m: int) -> int:
     return max(d, 1)
 
 
-def _feature_names(X: object) -> NDArray[Any] | None:
+def _feature_names(X: object) -> NDArray[np.generic] | None:
     columns = getattr(X, "columns", None)
     if columns is None:
         return None

@@ -24,7 +24,7 @@ from vaeprobe.processes import Processes
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
     from vaeprobe.data import Data
 
@@ -83,7 +83,11 @@ def arithmetic(data: Data) -> np.dtype[np.floating]:
 
 
 def accumulate(
-    data: Data, *, dtype: DTypeLike | None = None, folds: int = 1, seed: int = 0
+    data: Data,
+    *,
+    dtype: type[np.floating] | np.dtype[np.floating] | None = None,
+    folds: int = 1,
+    seed: int = 0,
 ) -> tuple[Moments, ...]:
     """Return the moments of the rows, one per random fold, in one pass.
 
@@ -160,7 +164,7 @@ def accumulate(
     return tuple(out)
 
 
-def short_mean(block: Array) -> Array:
+def short_mean(block: NDArray[np.floating]) -> Array:
     """Return the means of the columns to a sixteenth of their deviations, 0 where they are within one, shape (m,)."""
     ones, n = np.ones(len(block), block.dtype), len(block)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

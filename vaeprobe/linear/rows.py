@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -86,7 +86,7 @@ class Rows:
         return cls(data, n, mean, variances, memory, mean - shift, processes)
 
     @property
-    def kind(self) -> np.dtype[Any]:
+    def kind(self) -> np.dtype[np.floating]:
         """Type of the products."""
         return self.data.dtype
 
