@@ -85,7 +85,7 @@ class Reach(Probe):
 
 
 def test_a_probe_is_a_file_and_a_line(package: Path) -> None:
-    """Its command, options, limits, function, rules in a policy and pages of `explain` come from these two."""
+    """Its command, options, limits, function, settings and rules in a policy, page and lines of `explain` follow."""
     (package / "probes" / "reach.py").write_text(PROBE)
     table = package / "probes" / "__init__.py"
     line = '    "reach": "vaeprobe.probes.reach:Reach",\n'
@@ -106,10 +106,21 @@ def test_a_probe_is_a_file_and_a_line(package: Path) -> None:
     )
     assert asked.returncode == 1, asked.stderr
     assert json.loads(asked.stdout)["verdict"] == "far"
-    gated = run(package, "check", model, "--rule", "reach.verdict=far", "--rule", "reach.largest<=1e9")
+    policy = package.parent / "vaeprobe.toml"
+    policy.write_text("[reach]\nfar = 0.001\n")
+    rules = ("--rule", "reach.verdict=far", "--rule", "reach.largest<=1e9")
+    gated = run(package, "check", model, *rules)
     assert gated.returncode == 0, gated.stdout + gated.stderr
+    policy.write_text("[reach]\nfar = 1e9\n")
+    undone = run(package, "check", model, *rules)
+    assert undone.returncode == 1, undone.stdout + undone.stderr
     assert "How far do the outputs reach?" in run(package, "--help").stdout
     assert "how far it reaches" in run(package, "explain", "reach.largest").stdout
+    assert "reach.largest" in run(package, "explain", "reach").stdout
+    assert "reach.largest" in run(package, "explain").stdout
+    page = run(package, "report", model, "--samples", "16", "-o", "page.html")
+    assert page.returncode == 0, page.stderr
+    assert "<h2>How far do the outputs reach?</h2>" in (package.parent / "page.html").read_text()
 
 
 def test_a_renderer_is_a_file_and_a_line(package: Path) -> None:

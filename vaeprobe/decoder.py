@@ -19,7 +19,7 @@ from vaeprobe.errors import ContractError, UsageError, VaeprobeError
 from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
 from vaeprobe.frozen import frozen, tensors_of, whole_of
 from vaeprobe.intervals import stream
-from vaeprobe.likelihoods import Likelihood, Parameter, outputs_of
+from vaeprobe.likelihoods import Likelihood, Parameter, class_of
 from vaeprobe.outputs import Stacked, Totalled, likelihood_of, names_of, picked, returned
 from vaeprobe.prior import InPriorUnits, LearnedPrior
 from vaeprobe.recipe import Recipe
@@ -349,7 +349,8 @@ class Decoder:
         A zero-inflated likelihood has two numbers for each count: where the network returns them apart, they are stacked
         on axis 1, shape (n, 2, counts).  For any other likelihood, or network, that is the decoder itself.
         """
-        names = outputs_of(likelihood) if likelihood else ()
+        cls = class_of(likelihood) if likelihood else None
+        names = cls.outputs if cls else ()
         if not names or not set(names) <= set(self.returns):
             return self
         return self.with_function(Stacked(self.function, names), output=None, natural=None, parameter="mean")

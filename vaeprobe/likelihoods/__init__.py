@@ -46,12 +46,15 @@ def classes() -> dict[str, type[Likelihood]]:
     return found
 
 
-def outputs_of(name: str) -> tuple[str, ...]:
-    """Return the names of the outputs that are a likelihood's parameters, where it has several."""
-    for own, cls in classes().items():
-        if name.lower() in (own, *cls.aliases):
-            return cls.outputs
-    return ()
+def class_of(name: str) -> type[Likelihood] | None:
+    """Return the likelihood of a name or an alias, which its settings are not needed for, or None."""
+    return next((cls for own, cls in classes().items() if name.lower() in (own, *cls.aliases)), None)
+
+
+def activations(name: str | None) -> frozenset[str]:
+    """Return the layers that make means of natural parameters: that of a likelihood, those of all where none is named."""
+    asked = [class_of(name)] if name else [*classes().values()]
+    return frozenset(cls.activation for cls in asked if cls and cls.activation)
 
 
 def by_name(name: str, shape: Sequence[int] = (2,), given: Given | None = None) -> Likelihood:
@@ -64,10 +67,9 @@ def by_name(name: str, shape: Sequence[int] = (2,), given: Given | None = None) 
     Raises:
         UsageError: no likelihood has that name, or a setting is out of its range.
     """
+    if cls := class_of(name):
+        return cls.of(shape, given or Given())
     known = classes()
-    for own, cls in known.items():
-        if name.lower() in (own, *cls.aliases):
-            return cls.of(shape, given or Given())
     raise UsageError(
         f"no likelihood is called `{name}`",
         hint=did_you_mean(name, known) or f"one of {', '.join(known)}",

@@ -17,6 +17,7 @@ class Bernoulli(Likelihood):
 
     name = "bernoulli"
     aliases = ("bce",)
+    activation = "sigmoid"
     domain = (0.0, 1.0)
     no_edges = ""
 

@@ -27,6 +27,8 @@ class Categorical(Likelihood):
 
     name = "categorical"
     scaling = "none"
+    activation = "softmax"
+    pixels = False
     domain = (0.0, 1.0)
     no_edges = ""
     classes: int = 2

@@ -49,6 +49,10 @@ class Likelihood(ABC):
     scaling: ClassVar[Literal["auto", "none"]] = "auto"
     # whether the mean is the natural parameter, so that there is nothing to choose and nothing saturates
     mean_is_natural: ClassVar[bool] = False
+    # the last layer that makes the mean of the natural parameter, as programs call it, "" where none does
+    activation: ClassVar[str] = ""
+    # whether means may be the intensities of pixels: counts and classes are none
+    pixels: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     # names of the outputs that are its parameters, where it has more than one and a network returns them apart
     outputs: ClassVar[tuple[str, ...]] = ()

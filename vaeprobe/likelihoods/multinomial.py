@@ -23,6 +23,8 @@ class Multinomial(Categorical):
     """
 
     name = "multinomial"
+    activation = "softmax"
+    pixels = False
     no_edges = "not derived for rows of different totals"
 
     def at_beta(self, beta: float, outputs: int) -> str:

@@ -17,6 +17,8 @@ class Poisson(Likelihood):
     """x ~ Poisson(rate), theta = log rate, A^2 = rate."""
 
     name = "poisson"
+    activation = "exp"
+    pixels = False
     domain = (0.0, math.inf)
     no_edges = "not derived for rates with a zero mean"
 

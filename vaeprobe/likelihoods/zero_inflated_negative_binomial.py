@@ -35,6 +35,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     name = "zero_inflated_negative_binomial"
     aliases = ("zinb",)
     scaling = "none"
+    pixels = False
     domain = (0.0, math.inf)
     outputs = ("mean", "zero_logits")
     no_edges = "not derived for inflated zeros"

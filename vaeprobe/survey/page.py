@@ -13,6 +13,7 @@ import torch
 from vaeprobe._version import __version__
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.pictures import png
+from vaeprobe.probes import question_class
 from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
 from vaeprobe.render.text import inert, interval, number
 from vaeprobe.report import Bars, Curves, Finding, Heatmap, Histogram, Metric, Section, Svg, Table, Value
@@ -34,6 +35,7 @@ STATUS = {
     "inconclusive": "fair",
     "pass": "good",
 }  # in the order of a page
+# a probe that is missing here says its own first sentence
 TITLES = {
     "orthogonality": "Are the columns of the Jacobian orthogonal?",
     "factorise": "Does the density factorise?",
@@ -271,8 +273,9 @@ def _probe(name: str, result: Result) -> str:
         if m.spec.meaning
     )
     pictures = result.sections()[: SHORT.get(name)]
+    title = TITLES.get(name) or str(question_class(name).__doc__).partition("\n")[0]
     return (
-        f'<section><h2>{escape(TITLES.get(name, name))}</h2><p><strong class="{tone(result.verdict)}">'
+        f'<section><h2>{escape(title)}</h2><p><strong class="{tone(result.verdict)}">'
         f"{escape(result.verdict)}.</strong> {_prose(result.summary)}</p>"
         + _table(f"{name}: numbers", ("", "value", "95 % interval", "unit"), rows)
         + f'<details><summary>What these numbers mean</summary><dl class="dim">{meanings}</dl></details>'

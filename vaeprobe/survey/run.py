@@ -13,8 +13,9 @@ from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
 from vaeprobe.gate.policy_file import rule_of_text
 from vaeprobe.gate.run import hold, hold_verdict
-from vaeprobe.probes import probe_class
+from vaeprobe.probes import PROBES, asks_decoder, probe_class, question_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
+from vaeprobe.probes.with_encoder import EncoderProbe
 from vaeprobe.progress import track
 from vaeprobe.report import Finding, Metric
 from vaeprobe.result import Result
@@ -25,7 +26,6 @@ from vaeprobe.traversal.result import Traversal
 from vaeprobe.traversal.run import traverse
 from vaeprobe.writing import write_text
 
-ALWAYS, WITH_DATA = ("orthogonality", "factorise", "trace"), ("posterior", "beta")
 STARTS = 2  # a seam costs a Jacobian per step
 
 
@@ -97,9 +97,9 @@ def survey(
     first: VaeprobeError | None = None
     strips: Traversal | None = None
     with remembered():  # probes share the latents of a seed, and what was measured at them
-        for name in track([*ALWAYS, *(WITH_DATA if data is not None else ())], "probes"):
+        for name in track([*_probes(), *(_probes(of_data=True) if data is not None else ())], "probes"):
             settings: dict[str, Any] = {"samples": STARTS if name == "trace" else samples, "seed": seed}
-            if name in WITH_DATA:
+            if name in _probes(of_data=True):
                 settings["data"] = data
             try:
                 probe = probe_class(name)(**settings)
@@ -140,6 +140,14 @@ def survey(
     )
 
 
+def _probes(*, of_data: bool = False) -> list[str]:
+    """Return the probes of a decoder alone, or those that need data beside it."""
+    asked = {name: question_class(name) for name in PROBES}
+    return [
+        name for name, cls in asked.items() if asks_decoder(cls) and issubclass(cls, EncoderProbe) == of_data
+    ]
+
+
 def _held(rule: Rule, results: Mapping[str, Result], failed: Mapping[str, str]) -> Outcome:
     """Return how a rule does against what was measured."""
     probe = probe_of(rule.metric) or ""
@@ -154,7 +162,7 @@ def _held(rule: Rule, results: Mapping[str, Result], failed: Mapping[str, str]) 
             hint="`vaeprobe check` has",
         )
     why = failed.get(
-        probe, f"`{probe}` is measured with data alone" if probe in WITH_DATA else "not measured"
+        probe, f"`{probe}` is measured with data alone" if probe in _probes(of_data=True) else "not measured"
     )
     return Outcome(
         rule=rule, metric=Metric.undefined(spec_of(rule.metric), why), status="undefined", bound=rule.limit

@@ -11,6 +11,7 @@ from torch import Tensor
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.latents import Prior
+from vaeprobe.likelihoods import class_of
 from vaeprobe.pictures import image_shape as image_of
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
@@ -38,7 +39,6 @@ BARS, WAVE = 32, 2048
 # rows of data that are encoded
 LARGEST_CODE = 1e100
 MOST_ROWS = 4096
-COUNTS = ("poisson", "negative_binomial", "zero_inflated_negative_binomial", "multinomial", "categorical")
 
 
 def traverse(
@@ -153,7 +153,8 @@ def _look(decoder: Decoder, asked: str | None, show: Show) -> Look:
             return "audio"
         if flat and decoder.data_dim <= BARS:
             return "bars"
-        if decoder.likelihood in COUNTS or (flat and decoder.data_dim < LEAST):
+        likelihood = class_of(decoder.likelihood) if decoder.likelihood else None
+        if (likelihood and not likelihood.pixels) or (flat and decoder.data_dim < LEAST):
             return None
     if show in ("auto", "image"):
         try:

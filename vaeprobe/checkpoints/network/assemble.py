@@ -19,6 +19,7 @@ from vaeprobe.decoder import Group
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import BlueprintError
 from vaeprobe.findings import CAST_UP, UNUSED_TENSORS
+from vaeprobe.likelihoods import activations
 from vaeprobe.report import Finding
 
 __all__ = ["assemble", "natural_of"]
@@ -87,12 +88,8 @@ def natural_of(decoder: nn.Sequential, bp: Blueprint) -> nn.Module | None:
     last = next((i for i in reversed(range(len(modules))) if not isinstance(modules[i], shaping)), None)
     if bp.parameter != "mean" or last is None:
         return None
-    belongs = {
-        nn.Sigmoid: ("bernoulli",),
-        Exp: ("poisson",),
-        nn.Softmax: ("categorical", "multinomial"),
-    }.get(type(modules[last]), ())
-    if not belongs or bp.likelihood not in (None, *belongs):
+    called = {nn.Sigmoid: "sigmoid", Exp: "exp", nn.Softmax: "softmax"}.get(type(modules[last]))
+    if called not in activations(bp.likelihood):
         return None
     return nn.Sequential(*modules[:last], *modules[last + 1 :])
 

@@ -19,11 +19,12 @@ from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UsageError, out_of_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import FIXED_BATCH
+from vaeprobe.likelihoods import activations
 from vaeprobe.prior import LearnedPrior
 from vaeprobe.report import Finding
 
 __all__ = [
-    "LAST",
+    "LINKS",
     "RUN_ERRORS",
     "Here",
     "Program",
@@ -46,8 +47,8 @@ SHAPES_ALONE = {
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "contiguous",
     "clone", "alias", "identity", "cast", "to", "_to_copy",
 }  # fmt: skip
-# likelihood -> the activation that turns its natural parameter into its mean
-LAST = {"bernoulli": "sigmoid", "poisson": "exp"}
+# activations of likelihoods that are one operator of one value
+LINKS = frozenset({"sigmoid", "exp"})
 # what asks for sizes alone and does not care for the numbers
 SIZES = {"shape", "size", "sym_size", "sym_numel", "numel", "dim"}
 
@@ -179,10 +180,8 @@ class Program(nn.Module):
 
     def natural(self, bp: Blueprint) -> Program | None:
         """Return the program of the natural parameter, where the last activation is that of the likelihood."""
-        for likelihood, operator in LAST.items():
-            if bp.likelihood in (None, likelihood) and (found := self.without_last(operator)) is not None:
-                return found
-        return None
+        found = (self.without_last(operator) for operator in LINKS & activations(bp.likelihood))
+        return next((program for program in found if program is not None), None)
 
     def without_last(self, operator: str) -> Program | None:
         """Return the program without its last activation, if that is `operator` and makes the only output."""

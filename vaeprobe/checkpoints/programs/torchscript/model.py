@@ -13,7 +13,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
-from vaeprobe.checkpoints.programs.program import LAST, RUN_ERRORS, parts_of
+from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Cut, Script
 from vaeprobe.encoder import Encoder
@@ -21,6 +21,7 @@ from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import LATENTS_INFERRED
+from vaeprobe.likelihoods import activations
 from vaeprobe.report import Finding
 
 SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square images, the commonest first
@@ -101,7 +102,7 @@ def read(
         )
     last = script.last_operator(d)
     natural = None
-    if any(last == operator and bp.likelihood in (None, name) for name, operator in LAST.items()):
+    if last in LINKS & activations(bp.likelihood):
         natural = Script(library, root, tensors, row=row, without=last)
         natural.cut = script.cut
     parts = parts_of(script, natural, bp, d, notes, row=() if row == (-1,) else row)
