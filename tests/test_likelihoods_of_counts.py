@@ -300,6 +300,7 @@ from vaeprobe.likelihoods.likelihood import Likelihood, inverse_or_zero
 class Exponential(Likelihood):
     """x ~ Exp(mean mu); a natural output is log mu."""
     name = "exponential"
+    activation = "exp"
     domain = (0.0, float("inf"))
     def weight(self, output, parameter):
         return torch.ones_like(output) if parameter == "natural" else inverse_or_zero(output**2)
@@ -324,6 +325,12 @@ x = (z @ W.T).exp() * torch.from_numpy(np.random.default_rng(2).exponential(size
 result = Beta(data=x, likelihood="exponential").measure(decoder)
 other = Posterior(data=x, rotations=19).measure(decoder)
 reason = result["latents.active.supported"].reason
+torch.save({"net.weight": W, "net.bias": torch.zeros(6).double()}, "m.pt")
+toml = 'likelihood = "exponential"\\n[decoder]\\nlayers = [{ linear = "net" }, "exp"]'
+open("m.toml", "w").write(toml)
+loaded = vaeprobe.load("m.pt", blueprint="m.toml")
+assert loaded.likelihood == "exponential" and loaded.parameter == "mean" and loaded.natural is not None
+torch.testing.assert_close(loaded.natural(z), z @ W.T)
 print(json.dumps([result["beta.estimate"].value, result.meaning, reason, result.summary, other.summary]))
 """
 
