@@ -33,30 +33,6 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key))
 
 
-def bootstrap(
-    statistic: Callable[[NDArray[np.int64]], Array],
-    n: int,
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a statistic of n exchangeable samples.
-
-    Args:
-        statistic: takes sample indices, shape (resamples, n), returns one value per resample.
-        n: number of samples.
-    """
-    rng = stream(seed, "bootstrap")
-    step = max(1, min(resamples, 8_000_000 // max(n, 1)))
-    values = np.concatenate(
-        [statistic(rng.integers(0, n, size=(min(step, resamples - k), n))) for k in range(0, resamples, step)]
-    )
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
-
-
 @lru_cache(maxsize=1)
 def _gauss() -> tuple[Array, Array]:
     return np.polynomial.legendre.leggauss(60)

@@ -88,11 +88,6 @@ class Data:
     def paths(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.path for s in self.shards))
 
-    @property
-    def stored_float64(self) -> bool:
-        """Whether a float32 would lose digits of the stored numbers."""
-        return self.dtype == np.float64
-
     def share(self, rank: int, world: int) -> Data:
         """Return the contiguous share of rows of one of `world` processes."""
         if not 0 <= rank < world:

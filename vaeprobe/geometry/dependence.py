@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vaeprobe.intervals import stream
 
-__all__ = ["PairTest", "correlation_matrix", "correlation_test", "distance_correlation_test"]
+__all__ = ["PairTest", "correlation_test", "distance_correlation_test"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +35,6 @@ class PairTest:
     pair: tuple[int, int]
     p: float
     p_pairs: Tensor
-
-
-def correlation_matrix(X: Tensor) -> Tensor:
-    """Return Pearson's correlations between columns, shape (k, k); 0 for a constant column.
-
-    Args:
-        X: shape (..., n, k).
-    """
-    Y = _standardised(X)
-    return (Y.mT @ Y).clamp(-1, 1)
 
 
 def correlation_test(X: Tensor, *, permutations: int = 499, seed: int = 0) -> PairTest:

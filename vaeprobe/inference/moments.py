@@ -90,11 +90,6 @@ class PosteriorMoments:
         """E_q[z_i^2] = e_i^2 + Sigma_ii, shape (n, k): 1 on average over the rows, where the codes fill N(0, I)."""
         return self.mean.square() + self.variance
 
-    @property
-    def precision_excess(self) -> Tensor:
-        """1/Sigma_ii - 1, what the data add to the prior's precision, shape (n, k)."""
-        return 1 / self.variance - 1
-
 
 def log_density_and_score(
     decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor

@@ -41,7 +41,6 @@ LARGEST_SEARCH = 128
 NULL_BUDGET = 3e11
 FEWEST_NULL = 16
 FRAME_BUDGET = 1e9
-TINY = 1e-300
 # Two columns are one where the cosine between them is this near to 1.
 COLLINEAR = 1e-6
 
