@@ -110,7 +110,9 @@ def test_outputs_that_are_no_means_are_named() -> None:
 
 
 def test_names() -> None:
-    assert likelihoods.by_name("gaussian", given=likelihoods.Given(sigma2=2.0)) == likelihoods.Gaussian(2.0)
+    assert likelihoods.by_name(
+        "gaussian", given=likelihoods.LikelihoodSettings(sigma2=2.0)
+    ) == likelihoods.Gaussian(2.0)
     with pytest.raises(UsageError, match="no likelihood") as caught:
         likelihoods.by_name("bernouli")
     assert "bernoulli" in str(caught.value.hint)

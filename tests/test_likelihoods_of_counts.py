@@ -22,8 +22,8 @@ from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.moments import posterior_moments
 from vaeprobe.inference.training import train_vae
 from vaeprobe.likelihoods import (
-    Given,
     Likelihood,
+    LikelihoodSettings,
     Multinomial,
     NegativeBinomial,
     Poisson,
@@ -205,7 +205,7 @@ def test_the_beta_of_a_vae_trained_on_counts_is_found(name: str) -> None:
         likelihood: Likelihood = Multinomial(12)
     else:
         likelihood = likelihoods.by_name(
-            name, (2, 12) if name.startswith("zero") else (12,), Given(dispersion=theta)
+            name, (2, 12) if name.startswith("zero") else (12,), LikelihoodSettings(dispersion=theta)
         )
     outputs = 24 if name.startswith("zero") else 12
     gate = torch.full((12,), -0.8)
@@ -274,7 +274,7 @@ def test_data_that_are_no_counts() -> None:
     with pytest.raises(UsageError, match="counts"):
         ZINB.check_rows(x.abs(), (3,))
     with pytest.raises(UsageError, match=r"shape \(2, counts\)"):
-        likelihoods.by_name("zinb", (3,), Given(dispersion=1.0))
+        likelihoods.by_name("zinb", (3,), LikelihoodSettings(dispersion=1.0))
 
 
 def test_dispersion_from_a_file_is_that_of_an_array(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from vaeprobe.intervals import stream
 __all__ = [
     "Differentiation",
     "NotFiniteError",
-    "Rows",
+    "RowMap",
     "check_derivatives",
     "check_rows",
     "check_weights",
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 Differentiation = Literal["forward", "reverse"]
-Rows = Callable[[Tensor], Tensor]
+RowMap = Callable[[Tensor], Tensor]
 
 # the largest relative difference of two ways to compute the same, by bytes per number
 ROUNDING = {8: 1e-9, 4: 1e-4, 2: 2e-2, 1: 2e-1}
@@ -81,7 +81,7 @@ class _Coarsest(TorchDispatchMode):
         return out
 
 
-def precision_of(f: Rows, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
+def precision_of(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
     """Return the coarsest floating type that is computed on the way from latents to outputs, and what one row costs.
 
     Args:
@@ -188,7 +188,7 @@ def _needed(function: object) -> list[str]:
 # -- rows -------------------------------------------------------------------------------------------
 
 
-def check_rows(f: Rows, z: Tensor, y: Tensor, dtype: torch.dtype, function: object) -> None:
+def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: object) -> None:
     """Check that outputs are finite, that two calls agree, and that rows do not know of one another.
 
     Args:
@@ -214,7 +214,7 @@ def check_rows(f: Rows, z: Tensor, y: Tensor, dtype: torch.dtype, function: obje
         raise ContractError("the decoder mixes the rows of a batch", hint=_mixing(function))
 
 
-def _alone(f: Rows, z: Tensor, y: Tensor, function: object) -> Tensor:
+def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
     """Return the output of the first row in a batch of one."""
     try:
         return f(z[:1]).reshape(1, *y.shape[1:])
@@ -284,7 +284,7 @@ class _Tests:
 
 
 def check_derivatives(
-    f: Rows, z: Tensor, free: Sequence[int], dtype: torch.dtype, double: Callable[[], Rows | None]
+    f: RowMap, z: Tensor, free: Sequence[int], dtype: torch.dtype, double: Callable[[], RowMap | None]
 ) -> tuple[Differentiation, str]:
     """Compare forward and reverse mode on three successive calls; finite differences judge where they disagree.
 
@@ -332,7 +332,7 @@ def check_derivatives(
 
 
 def _backward_is_right(
-    f: Rows, tests: _Tests, reverse: Tensor, dtype: torch.dtype, double: Callable[[], Rows | None]
+    f: RowMap, tests: _Tests, reverse: Tensor, dtype: torch.dtype, double: Callable[[], RowMap | None]
 ) -> bool:
     """Whether reverse mode gives what central differences do, in float64 where that can be had."""
     if dtype.itemsize < 8:
@@ -345,7 +345,7 @@ def _backward_is_right(
     return _matches(f, tests, reverse, dtype)
 
 
-def _in_double(f: Rows, tests: _Tests) -> bool | None:
+def _in_double(f: RowMap, tests: _Tests) -> bool | None:
     z = tests.z.double()
     with torch.no_grad(), differentiable_kernels():
         y = f(z)
@@ -356,7 +356,7 @@ def _in_double(f: Rows, tests: _Tests) -> bool | None:
     return None if reverse is None or y.dtype != torch.float64 else _matches(f, wide, reverse, torch.float64)
 
 
-def _matches(f: Rows, tests: _Tests, reverse: Tensor, dtype: torch.dtype) -> bool:
+def _matches(f: RowMap, tests: _Tests, reverse: Tensor, dtype: torch.dtype) -> bool:
     steps, tolerance = STEPS[dtype.itemsize]
     size = float(reverse.square().mean().sqrt())
     for step in steps:
@@ -366,7 +366,7 @@ def _matches(f: Rows, tests: _Tests, reverse: Tensor, dtype: torch.dtype) -> boo
     return False
 
 
-def _differences(f: Rows, tests: _Tests, step: float, eps: float) -> tuple[Tensor, float]:
+def _differences(f: RowMap, tests: _Tests, step: float, eps: float) -> tuple[Tensor, float]:
     """Return <w, J v> for each row by central differences, and the size of its rounding errors."""
     out, noise = [], []
     with torch.no_grad(), differentiable_kernels():
@@ -377,7 +377,7 @@ def _differences(f: Rows, tests: _Tests, step: float, eps: float) -> tuple[Tenso
     return torch.cat(out), float(torch.cat(noise).square().mean().sqrt())
 
 
-def _products(f: Rows, tests: _Tests, mode: Differentiation) -> Tensor | None:
+def _products(f: RowMap, tests: _Tests, mode: Differentiation) -> Tensor | None:
     """Return <w, J v> for each row by one mode, or None where the mode fails."""
     out = []
     for v, w in tests:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Method", "frozen", "tensors_of", "unwrapped", "whole_of"]
+__all__ = ["MethodModule", "frozen", "tensors_of", "unwrapped", "whole_of"]
 
 # class name -> where it keeps the network that it wraps
 WRAPPERS = {
@@ -32,7 +32,7 @@ WRAPPERS = {
 CONTAINERS = (list, tuple, set, dict, OrderedDict, defaultdict)
 
 
-class Method(nn.Module):
+class MethodModule(nn.Module):
     """A method of a module, as a module: it has the parameters and the mode of the whole."""
 
     def __init__(self, owner: nn.Module, name: str) -> None:
@@ -96,7 +96,7 @@ class _Copier:
             if name == "__call__":
                 return self.module(owner)
             if getattr(unwrapped(owner), name, None) == function or owner is not unwrapped(owner):
-                return Method(self.module(owner), name).eval()
+                return MethodModule(self.module(owner), name).eval()
         return self.value(function)
 
     def module(self, module: nn.Module) -> nn.Module:

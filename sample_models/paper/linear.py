@@ -12,7 +12,7 @@ from vaeprobe.linear.closed_form import Solution, beta_elbo, solve
 from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.moments import Moments
 from vaeprobe.linear.spectrum import of_moments
-from vaeprobe.linear.training import Covariance, Method, Training, train
+from vaeprobe.linear.training import Covariance, Training, TrainingMethod, train
 
 from paper.claim import Claim, Effort, Evidence, Part, over_seeds
 
@@ -55,7 +55,7 @@ def largest_cosine(W: NDArray[np.float64]) -> float:
     return float(np.abs(np.triu(unit.T @ unit, 1)).max())
 
 
-def cosines(method: Method, effort: Effort) -> list[float]:
+def cosines(method: TrainingMethod, effort: Effort) -> list[float]:
     """Train a linear VAE by a method from each seed; return the largest |cos| of its columns."""
     out = []
     for seed in seeds(effort):

@@ -58,7 +58,7 @@ def test_every_container_has_one_format() -> None:
         container: [
             f.name for f in formats.every().values() if f.claims(Contents(Source(Path("x"), b""), container))
         ]
-        for container in get_args(sniff.Format)
+        for container in get_args(sniff.Container)
     }
     assert all(len(names) == 1 for names in claimed.values()), claimed
     folders = {"distributed"}  # no one file is of it

@@ -12,7 +12,15 @@ from vaeprobe.data import in_memory
 from vaeprobe.errors import UsageError
 from vaeprobe.linear import certificate, closed_form, spectrum
 from vaeprobe.linear.certificate import Certificate, certify
-from vaeprobe.linear.training import METHODS, Covariance, Method, Parameters, Training, objective, train
+from vaeprobe.linear.training import (
+    METHODS,
+    Covariance,
+    Parameters,
+    Training,
+    TrainingMethod,
+    objective,
+    train,
+)
 
 from linear_rows import LAMBDA, rows_with
 
@@ -20,7 +28,7 @@ GRADIENT_METHODS = METHODS[:4]
 
 
 def certified(
-    method: Method,
+    method: TrainingMethod,
     values: tuple[float, ...] = LAMBDA,
     d: int = 3,
     *,
@@ -39,7 +47,7 @@ def certified(
 
 @pytest.mark.parametrize("method", GRADIENT_METHODS)
 @pytest.mark.parametrize("free_encoder", [False, True])
-def test_gradients_match_finite_differences(method: Method, free_encoder: bool) -> None:
+def test_gradients_match_finite_differences(method: TrainingMethod, free_encoder: bool) -> None:
     rng = np.random.default_rng(0)
     A = rng.normal(size=(6, 6))
     S = Covariance(lambda V: A @ A.T @ V, float(np.trace(A @ A.T)), 6)
@@ -58,7 +66,9 @@ def test_gradients_match_finite_differences(method: Method, free_encoder: bool) 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("beta", "sigma2"), [(1.0, None), (1.0, 0.4), (3.0, 0.3)])
-def test_every_method_reaches_the_closed_form(method: Method, beta: float, sigma2: float | None) -> None:
+def test_every_method_reaches_the_closed_form(
+    method: TrainingMethod, beta: float, sigma2: float | None
+) -> None:
     found, s = certified(method, beta=beta, sigma2=sigma2, tolerance=1e-13)
     assert abs(found.run.gap) < 1e-6
     assert found.max_angle is not None
@@ -111,7 +121,7 @@ def test_a_rotation_costs_a_diagonal_posterior_the_mean_field_gap() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_tied_eigenvalues_are_certified_as_a_block(method: Method) -> None:
+def test_tied_eigenvalues_are_certified_as_a_block(method: TrainingMethod) -> None:
     found, s = certified(method, (8.0, 3.0, 3.0, 3.0, 0.5, 0.5), 4, tolerance=1e-13)
     assert found.converged
     assert certificate.tied(s.values) == [slice(0, 1), slice(1, 4)]
@@ -121,7 +131,7 @@ def test_tied_eigenvalues_are_certified_as_a_block(method: Method) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_collapsed_latents_end_collapsed(method: Method) -> None:
+def test_collapsed_latents_end_collapsed(method: TrainingMethod) -> None:
     found, s = certified(method, d=5, sigma2=2.0, tolerance=1e-12)
     assert s.active.tolist() == [True, True, True, False, False]
     assert found.converged

@@ -20,7 +20,7 @@ from vaeprobe.inference.beta import estimate_beta
 from vaeprobe.inference.collapse import informative
 from vaeprobe.inference.identity import row_shift
 from vaeprobe.inference.moments import posterior_moments
-from vaeprobe.inference.readings import ORDERS, SECONDS, Reading, defect, readings
+from vaeprobe.inference.readings import ORDERS, SECONDS, LayoutReading, defect, readings
 from vaeprobe.probes.beta import Beta, BetaResult
 from vaeprobe.probes.posterior import Posterior
 
@@ -100,13 +100,13 @@ def test_one_active_latent_is_held_against_its_means() -> None:
 
 @pytest.mark.parametrize(("spread", "verdict"), [(0.45, "consistent"), (0.55, "untested")])
 def test_few_rows_test_nothing(spread: float, verdict: str) -> None:
-    from vaeprobe.inference.identity import Agreement
+    from vaeprobe.inference.identity import Evenness
     from vaeprobe.probes.beta import words
 
     vae = linear_vae(SHARP)
     evidence = Beta(data=vae.x, sigma2=0.3, pairs=2).evidence(vae.decoder)
     assert evidence.estimate is not None
-    estimate = replace(evidence.estimate, agreement=Agreement(0.1, (0.0, spread)))
+    estimate = replace(evidence.estimate, agreement=Evenness(0.1, (0.0, spread)))
     assert words.verdict(replace(evidence, estimate=estimate)) == verdict
     if verdict == "untested":
         assert "too few to test" in words.summary(replace(evidence, estimate=estimate))
@@ -254,7 +254,7 @@ def test_every_other_layout_is_named_or_harmless(kind: str, second: str, order: 
     assert result.verdict in ("mismatched", "inconsistent")
     if order == "" and result.verdict == "mismatched":
         finding = next(f for f in result.findings if f.code == "other-layout")
-        named = {Reading("", s, vae.x, vae.x).words for s in (second, NEAR.get(second, second))}
+        named = {LayoutReading("", s, vae.x, vae.x).words for s in (second, NEAR.get(second, second))}
         assert any(f"read as {words} " in finding.message for words in named)
         assert "do not trust" in result.summary
 
@@ -264,7 +264,7 @@ def test_a_second_output_of_another_kind_is_named_with_its_beta(second: str) -> 
     vae = linear_vae((9.0, 4.0, 2.0, 0.3, 0.3, 0.3), beta=2.0, sigma2=0.15, n=200)
     result, refusal = attempted(replace(vae, decoder=misread(vae, second)))
     if result is None:
-        assert Reading("", second, vae.x, vae.x).words in refusal
+        assert LayoutReading("", second, vae.x, vae.x).words in refusal
         return
     assert result.verdict == "mismatched"
     finding = next(f for f in result.findings if f.code == "other-layout")

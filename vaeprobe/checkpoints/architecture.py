@@ -18,13 +18,13 @@ from vaeprobe.files.source import quoted, read_text
 from vaeprobe.findings import TWO_SETS_OF_WEIGHTS
 from vaeprobe.report import Finding
 
-__all__ = ["Given", "beside", "found", "given", "unknown"]
+__all__ = ["BlueprintLike", "beside", "found", "given", "unknown"]
 
 # a blueprint, a file of one, the name of a preset, or "draft"
-Given = Blueprint | str | os.PathLike[str] | None
+BlueprintLike = Blueprint | str | os.PathLike[str] | None
 
 
-def given(blueprint: Given, file: Path, embedded: Blueprint | None = None) -> Blueprint | None:
+def given(blueprint: BlueprintLike, file: Path, embedded: Blueprint | None = None) -> Blueprint | None:
     """Return the blueprint that the user gave, that the file carries, or that stands beside it, the first of these.
 
     One that a file carries was made for its tensors; one beside it may be that of the file it was converted from.
@@ -84,7 +84,9 @@ def _read(path: Path) -> Blueprint:
     return Blueprint.from_toml(text, f"blueprint {path}")
 
 
-def found(blueprint: Given, clues: Clues, metadata: Mapping[str, str] | None = None) -> Recognised | None:
+def found(
+    blueprint: BlueprintLike, clues: Clues, metadata: Mapping[str, str] | None = None
+) -> Recognised | None:
     """Return what the tensors hold: a preset or draft asked for by name, their metadata's blueprint, a preset's.
 
     Raises:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.checkpoints.plain import widths
-from vaeprobe.checkpoints.programs.held import Held
+from vaeprobe.checkpoints.programs.held import HeldInput
 from vaeprobe.errors import UsageError
-from vaeprobe.frozen import Method
+from vaeprobe.frozen import MethodModule
 from vaeprobe.outputs import picked
 
 __all__ = ["Conditioned", "conditioned", "others", "zeros"]
@@ -39,7 +39,7 @@ class Conditioned(nn.Module):
         others: what each of the others is held at.
     """
 
-    def __init__(self, part: nn.Module, others: Mapping[str, Held]) -> None:
+    def __init__(self, part: nn.Module, others: Mapping[str, HeldInput]) -> None:
         super().__init__()
         self.part = part
         self.others = dict(others)
@@ -95,12 +95,12 @@ def conditioned(
     names = others(part, values)
     if not 0 < len(names) <= MOST:
         return None
-    decode = whole if name is None else Method(whole, name)
+    decode = whole if name is None else MethodModule(whole, name)
     for d in sizes:
         z = zeros(whole, d)
         for chosen in itertools.product(*(list(_kinds(whole, d, values.get(n))) for n in names)):
             kinds = dict(zip(names, chosen, strict=True))
-            first = Conditioned(decode, {n: Held(dtype, row, 0) for n, (dtype, row, _) in kinds.items()})
+            first = Conditioned(decode, {n: HeldInput(dtype, row, 0) for n, (dtype, row, _) in kinds.items()})
             try:
                 if _decoded(first, z).shape[0] != 2:
                     continue
@@ -135,10 +135,10 @@ def _decoded_at(conditions: Sequence[Condition], decoder: Conditioned, z: Tensor
         ) from error
 
 
-Kind = tuple[torch.dtype, tuple[int, ...], str]
+TensorKind = tuple[torch.dtype, tuple[int, ...], str]
 
 
-def _kinds(whole: nn.Module, d: int, value: str | float | None) -> Iterator[Kind]:
+def _kinds(whole: nn.Module, d: int, value: str | float | None) -> Iterator[TensorKind]:
     """Yield what an argument could be, the likeliest first: a class by its number or one-hot, or a real number.
 
     Vectors that only fit some layer come last: what is multiplied with a number takes those of its own length as well.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaeprobe.checkpoints import architecture, families, folders, naming, said, selection
 from vaeprobe.checkpoints.blueprint import Blueprint
-from vaeprobe.checkpoints.inspection import Inspection, Kind, TensorInfo
+from vaeprobe.checkpoints.inspection import FileKind, Inspection, TensorInfo
 from vaeprobe.errors import UnsafeError, VaeprobeError
 from vaeprobe.files.inert import Global
 from vaeprobe.files.pickles import PickleError, interpret
@@ -31,7 +31,7 @@ __all__ = ["artifact", "of_arrays", "of_program", "of_tensors", "unsafe"]
 
 def of_tensors(
     source: Source,
-    kind: Kind,
+    kind: FileKind,
     what: str,
     format: str,
     specs: Mapping[str, TensorSpec],

@@ -37,7 +37,7 @@ CHANNELS = ("latent_channels", "z_dim", "z_channels", "latent_dim")
 
 
 @dataclass(frozen=True)
-class Kind:
+class DecoderClass:
     """How a class takes its latents.
 
     Attributes:
@@ -61,10 +61,10 @@ class Kind:
     needs: str = ""
 
 
-SOUND, IMAGE, VIDEO = Kind(1), Kind(2), Kind(3)
-ALONE = Kind(3, alone=True)  # their attention masks fit a batch of one
-LTX = Kind(3, off=("timestep_conditioning", "decoder_inject_noise"))
-ALLOWED: Mapping[str, Kind] = {
+SOUND, IMAGE, VIDEO = DecoderClass(1), DecoderClass(2), DecoderClass(3)
+ALONE = DecoderClass(3, alone=True)  # their attention masks fit a batch of one
+LTX = DecoderClass(3, off=("timestep_conditioning", "decoder_inject_noise"))
+ALLOWED: Mapping[str, DecoderClass] = {
     **dict.fromkeys(("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderKLHunyuanImage", "AutoencoderKLKVAE"), IMAGE),
     **dict.fromkeys(("AutoencoderDC", "AutoencoderTiny", "AsymmetricAutoencoderKL"), IMAGE),
     **dict.fromkeys(("AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21"), VIDEO),
@@ -74,13 +74,13 @@ ALLOWED: Mapping[str, Kind] = {
     **dict.fromkeys(("AutoencoderKLMochi", "AutoencoderKLKVAEVideo"), VIDEO),
     **dict.fromkeys(("AutoencoderKLLTXVideo", "AutoencoderKLLTX2Video"), LTX),
     **dict.fromkeys(("AutoencoderKLMiniMaxH3Audio", "AutoencoderSAME", "LongCatAudioDiTVae", "MMAudioVAE"), SOUND),
-    "AutoencoderKLTemporalDecoder": Kind(2, decode=(("num_frames", 1),), alone=True),  # a batch is its frames
-    "VQModel": Kind(2, decode=(("force_not_quantize", True),)),
-    "AutoencoderRAE": Kind(2, channels="encoder_hidden_size", square=("encoder_input_size", "encoder_patch_size"), needs="transformers"),
-    "AutoencoderKLMiniMaxH3": Kind(3, frames=5),
-    "AutoencoderOobleck": Kind(1, channels="decoder_input_channels"),
-    "AutoencoderKLKVAEAudio": Kind(1, channels="codebook_dim"),
-    "Cosmos3AVAEAudioTokenizer": Kind(1, channels="vocoder_input_dim"),
+    "AutoencoderKLTemporalDecoder": DecoderClass(2, decode=(("num_frames", 1),), alone=True),  # a batch is its frames
+    "VQModel": DecoderClass(2, decode=(("force_not_quantize", True),)),
+    "AutoencoderRAE": DecoderClass(2, channels="encoder_hidden_size", square=("encoder_input_size", "encoder_patch_size"), needs="transformers"),
+    "AutoencoderKLMiniMaxH3": DecoderClass(3, frames=5),
+    "AutoencoderOobleck": DecoderClass(1, channels="decoder_input_channels"),
+    "AutoencoderKLKVAEAudio": DecoderClass(1, channels="codebook_dim"),
+    "Cosmos3AVAEAudioTokenizer": DecoderClass(1, channels="vocoder_input_dim"),
     "AutoencoderKLLTX2Audio": IMAGE,  # of mel spectrograms
 }  # fmt: skip
 # why a class of the library is not on the list
@@ -97,7 +97,7 @@ REFUSED = {
 class Decoding(nn.Module):
     """z, shape (n, latents) -> what the library's `decode` returns for maps of latents."""
 
-    def __init__(self, model: nn.Module, shape: tuple[int, ...], kind: Kind) -> None:
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], kind: DecoderClass) -> None:
         super().__init__()
         self.model = model
         self.shape = shape
@@ -120,7 +120,7 @@ class Decoding(nn.Module):
 class Encoding(nn.Module):
     """x, shape (n, *image) -> mean and log variance of the library's posterior, shape (n, latents) each."""
 
-    def __init__(self, model: nn.Module, kind: Kind) -> None:
+    def __init__(self, model: nn.Module, kind: DecoderClass) -> None:
         super().__init__()
         self.model = model
         self.kind = kind
@@ -243,7 +243,7 @@ def _on(value: object) -> bool:
     return any(map(_on, value)) if isinstance(value, (list, tuple)) else bool(value)
 
 
-def _size(kind: Kind, size: tuple[int, ...] | None, config: Mapping[str, object]) -> tuple[int, ...]:
+def _size(kind: DecoderClass, size: tuple[int, ...] | None, config: Mapping[str, object]) -> tuple[int, ...]:
     """Return the size of the map; the fewest frames where the user gives height and width of a video's."""
     if size is None and kind.square is not None:
         image, patch = (config.get(key) for key in kind.square)
@@ -259,7 +259,7 @@ def _size(kind: Kind, size: tuple[int, ...] | None, config: Mapping[str, object]
     return size
 
 
-def _channels(kind: Kind, config: Mapping[str, object], name: str) -> int:
+def _channels(kind: DecoderClass, config: Mapping[str, object], name: str) -> int:
     for key in (kind.channels, *CHANNELS):
         value = config.get(key)
         if isinstance(value, int) and 0 < value <= 1 << 16:

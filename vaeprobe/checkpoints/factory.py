@@ -33,7 +33,7 @@ from vaeprobe.checkpoints.naming import SPLIT, bare, folded, joined
 from vaeprobe.errors import ArchitectureError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import UNUSED_TENSORS
-from vaeprobe.frozen import Method
+from vaeprobe.frozen import MethodModule
 from vaeprobe.report import Finding
 
 __all__ = [
@@ -254,7 +254,7 @@ def pick(built: object, submodule: str | None) -> Any:
             known = [k for k in dir(owner) if not k.startswith("_") and callable(getattr(owner, k, None))]
             raise UsageError(f"the network has no part {quoted(submodule)}", hint=did_you_mean(step, known))
     if inspect.ismethod(found) and isinstance(found.__self__, nn.Module):
-        return Method(found.__self__, found.__name__)
+        return MethodModule(found.__self__, found.__name__)
     return found
 
 

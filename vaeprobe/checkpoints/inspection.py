@@ -14,9 +14,9 @@ from vaeprobe.report import Json, Section, Table
 from vaeprobe.result import Result
 from vaeprobe.writing import write_text
 
-__all__ = ["Inspection", "Kind", "TensorInfo"]
+__all__ = ["Inspection", "FileKind", "TensorInfo"]
 
-Kind = Literal["weights", "module", "matrix", "program", "unsafe", "unsupported"]
+FileKind = Literal["weights", "module", "matrix", "program", "unsafe", "unsupported"]
 ROWS = 60  # of the table; JSON has all
 
 
@@ -56,7 +56,7 @@ class Inspection(Result):
 
     command: ClassVar[str] = "inspect"
 
-    kind: Kind
+    kind: FileKind
     tensors: tuple[TensorInfo, ...] = ()
     globals: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()

@@ -38,7 +38,7 @@ def load(
     *,
     arch: str | Callable[..., object] | None = None,
     arch_args: str | Mapping[str, object] | None = None,
-    blueprint: architecture.Given = None,
+    blueprint: architecture.BlueprintLike = None,
     key: str | None = None,
     submodule: str | None = None,
     latent_dim: int | None = None,

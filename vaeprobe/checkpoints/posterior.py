@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from vaeprobe.checkpoints.beside import Conditioned, others
 from vaeprobe.checkpoints.part_names import ENCODES, MEANS, SPREADS, named, word_of
-from vaeprobe.checkpoints.programs.held import Held
+from vaeprobe.checkpoints.programs.held import HeldInput
 from vaeprobe.encoder import Encoder
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import ENCODER_READ
-from vaeprobe.frozen import Method
+from vaeprobe.frozen import MethodModule
 from vaeprobe.report import Finding
 
 __all__ = ["encoder_of"]
@@ -39,7 +39,7 @@ class _Posterior(nn.Module):
 
 
 def encoder_of(
-    whole: nn.Module, d: int, shape: tuple[int, ...], y: Tensor, at: Mapping[str, Held] | None = None
+    whole: nn.Module, d: int, shape: tuple[int, ...], y: Tensor, at: Mapping[str, HeldInput] | None = None
 ) -> tuple[Encoder | None, tuple[Finding, ...]]:
     """Return the encoder, where what it returns can be told to be means and variances of d latents.
 
@@ -48,7 +48,7 @@ def encoder_of(
     seen: list[str] = []
     for name, part in named(whole, ENCODES):
         shared = {n: rows for n, rows in (at or {}).items() if n in others(part, dict.fromkeys(at or {}, 0))}
-        encode = Conditioned(Method(whole, name), shared) if shared else Method(whole, name)
+        encode = Conditioned(MethodModule(whole, name), shared) if shared else MethodModule(whole, name)
         for input_shape in _shapes(shape):
             x = torch.rand(3, *input_shape, dtype=y.dtype, device=y.device)
             try:
@@ -92,10 +92,10 @@ def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(out))
 
 
-Reading = tuple[Callable[[Any], tuple[Tensor, Tensor]], str]
+PosteriorReading = tuple[Callable[[Any], tuple[Tensor, Tensor]], str]
 
 
-def _reading(whole: nn.Module, first: object, again: object, d: int) -> Reading | None:
+def _reading(whole: nn.Module, first: object, again: object, d: int) -> PosteriorReading | None:
     """Return how to read means and log-variances, and the words for it."""
     inner = getattr(first, "latent_dist", first)
     if isinstance(inner, torch.distributions.Distribution) or hasattr(inner, "logvar"):
@@ -121,7 +121,7 @@ def _reading(whole: nn.Module, first: object, again: object, d: int) -> Reading 
     return None
 
 
-def _distribution(wrapped: bool, inner: object) -> Reading:
+def _distribution(wrapped: bool, inner: object) -> PosteriorReading:
     def take(out: Any) -> Any:
         return out.latent_dist if wrapped else out
 
@@ -130,7 +130,7 @@ def _distribution(wrapped: bool, inner: object) -> Reading:
     return lambda out: (take(out).mean, take(out).variance.log()), "mean and variance of its distribution"
 
 
-def _heads(whole: nn.Module, features: Tensor, d: int) -> Reading | None:
+def _heads(whole: nn.Module, features: Tensor, d: int) -> PosteriorReading | None:
     """Return the reading of two heads beside the encoder, on its features."""
     means, spreads = list(named(whole, MEANS)), list(named(whole, tuple(SPREADS)))
     if not means or not spreads:

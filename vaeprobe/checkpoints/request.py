@@ -19,7 +19,7 @@ class Request:
 
     source: Source
     arch: str | None = None
-    blueprint: architecture.Given = None
+    blueprint: architecture.BlueprintLike = None
     key: str | None = None
     submodule: str | None = None
     latent_dim: int | None = None

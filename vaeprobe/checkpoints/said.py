@@ -13,7 +13,7 @@ from vaeprobe.files.source import quoted, read_text
 from vaeprobe.files.torch_pickles import TorchFile, text_of
 from vaeprobe.files.trust import is_named_value
 
-__all__ = ["Array", "in_file", "in_json"]
+__all__ = ["PickledArray", "in_file", "in_json"]
 
 # entries of checkpoints that say what their network is
 ENTRIES = (
@@ -38,7 +38,7 @@ LARGEST = 1 << 22  # bytes of a JSON file
 
 
 @dataclass(frozen=True)
-class Array:
+class PickledArray:
     """An array in a pickle: its shape, and its values where they are texts or other objects."""
 
     shape: tuple[int, ...]
@@ -103,7 +103,7 @@ class _Reader:
         """Return the first of some values."""
         return [self.plain(value, depth + 1) for value in values[: min(LONGEST, max(self.left, 0))]]
 
-    def array(self, node: Built, depth: int) -> Array | None:
+    def array(self, node: Built, depth: int) -> PickledArray | None:
         """Return a numpy array in the way it pickles: its state is version, shape, type, order and content."""
         made = isinstance(node.maker, Global) and node.maker.name == "_reconstruct"
         state = node.state
@@ -112,7 +112,7 @@ class _Reader:
         if not all(isinstance(n, int) for n in state[1]):
             return None
         content = state[4] if isinstance(state[4], list) else []
-        return Array(tuple(state[1]), tuple(self.each(content, depth)))
+        return PickledArray(tuple(state[1]), tuple(self.each(content, depth)))
 
 
 def in_json(path: Path) -> Mapping[str, object]:

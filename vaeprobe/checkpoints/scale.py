@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaeprobe.checkpoints.network.parts import Parts
 
-__all__ = ["Scale", "learned", "name_of", "with_variance"]
+__all__ = ["LearnedVariance", "learned", "name_of", "with_variance"]
 
 # the last part of a name -> by what its number is multiplied to give log sigma^2
 NAMES = {
@@ -24,7 +24,7 @@ NO_SQUARES = ("perceptual", "lpips", "discriminator")
 
 
 @dataclass(frozen=True)
-class Scale:
+class LearnedVariance:
     """A learned variance.
 
     Attributes:
@@ -51,7 +51,7 @@ def name_of(sizes: Mapping[str, int]) -> str | None:
     return None if beside and _measures_features(beside, sizes) else found[0]
 
 
-def learned(tensors: Mapping[str, Tensor]) -> Scale | None:
+def learned(tensors: Mapping[str, Tensor]) -> LearnedVariance | None:
     """Return the variance that the tensors of a file hold, if any."""
     name = name_of({key: t.numel() for key, t in tensors.items()})
     if name is None or not tensors[name].is_floating_point():
@@ -62,10 +62,10 @@ def learned(tensors: Mapping[str, Tensor]) -> Scale | None:
         return None
     sigma2 = math.exp(log_variance)
     factor = "" if times == 1 else f"{times:g} "
-    return Scale(name, sigma2, f"learned sigma^2 = exp({factor}{name}) = {sigma2:.4g}")
+    return LearnedVariance(name, sigma2, f"learned sigma^2 = exp({factor}{name}) = {sigma2:.4g}")
 
 
-def with_variance(parts: Parts, variance: Scale | None) -> Parts:
+def with_variance(parts: Parts, variance: LearnedVariance | None) -> Parts:
     """Return the parts with a learned variance, said in how the network was known; as they are for other likelihoods."""
     if variance is None or parts.likelihood not in (None, "gaussian") or parts.sigma2 is not None:
         return parts

@@ -12,7 +12,7 @@ import typer
 from vaeprobe.errors import UsageError
 from vaeprobe.render import RENDERERS, Renderer
 
-Command = TypeVar("Command", bound=Callable[..., int])
+Wrapped = TypeVar("Wrapped", bound=Callable[..., int])
 LOADING = "Loading"
 OUTPUT = "Output"
 LIMITS = "Limits (exit 1 where one fails, 3 where the samples do not decide it)"
@@ -158,7 +158,7 @@ def parameter(name: str, annotation: object, default: object) -> inspect.Paramet
 
 def taking(
     *tables: Mapping[str, tuple[object, object]], without: Collection[str] = ()
-) -> Callable[[Command], Command]:
+) -> Callable[[Wrapped], Wrapped]:
     """Let a command take the options of tables in its `**values`, but for those that it declares itself.
 
     Args:
@@ -166,7 +166,7 @@ def taking(
         without: names that it does not take.
     """
 
-    def widened(command: Command) -> Command:
+    def widened(command: Wrapped) -> Wrapped:
         own = inspect.signature(command, eval_str=True).parameters
         kept = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
         more = [

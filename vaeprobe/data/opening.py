@@ -27,7 +27,7 @@ from vaeprobe.data.text import open_text, refuse_foreign
 from vaeprobe.errors import InputError, UnsafeError, UsageError, did_you_mean
 from vaeprobe.files import npy, safetensors, torch_pickles
 from vaeprobe.files.inert import Node
-from vaeprobe.files.sniff import Format, known, refuse_text
+from vaeprobe.files.sniff import Container, known, refuse_text
 from vaeprobe.files.source import Window, open_window, printable, quoted, read_source
 from vaeprobe.files.trust import foreign, named
 from vaeprobe.findings import SCALED
@@ -150,7 +150,7 @@ def _open_safetensors(path: str, window: Window, key: str | None) -> Shard:
     return RawShard(**common, offset=found.begin, bfloat16=found.dtype == "bfloat16")
 
 
-def _open_torch(path: str, container: Format, key: str | None) -> Shard:
+def _open_torch(path: str, container: Container, key: str | None) -> Shard:
     source = read_source(path)
     file = torch_pickles.read(source.data, source.name, container)  # type: ignore[arg-type]
     unknown = foreign(file.globals)

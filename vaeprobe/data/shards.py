@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 
 from vaeprobe.errors import InputError, UnsafeError
-from vaeprobe.files.npy import MAX_HEADER, Layout, layout
+from vaeprobe.files.npy import MAX_HEADER, Header, layout
 from vaeprobe.files.source import open_window, quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.zips import Entry, inflated
@@ -158,7 +158,7 @@ class MemberShard(Shard):
         stream.skip_rest()  # so that the checksum is compared
 
 
-def member_layout(path: str, entry: Entry, name: str) -> tuple[Layout, tuple[Finding, ...]]:
+def member_layout(path: str, entry: Entry, name: str) -> tuple[Header, tuple[Finding, ...]]:
     """Return what the header of a .npy member says, unpacking no more than that."""
     head = b""
     for piece in inflated(open_window(path), entry, MAX_HEADER + 12):

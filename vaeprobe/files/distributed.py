@@ -48,7 +48,7 @@ MOST_PARTS = 200_000
 
 
 @dataclass(frozen=True)
-class Part:
+class Piece:
     """One part of a tensor: where it begins in the tensor, its shape, and the bytes of a file that hold it."""
 
     offsets: tuple[int, ...]
@@ -64,7 +64,7 @@ class Stored:
 
     dtype: str
     shape: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[Piece, ...]
     keys: tuple[str, ...]
 
 
@@ -149,7 +149,7 @@ def _tensors(root: Node, what: str) -> Iterator[tuple[str, Stored]]:
         )
 
 
-def _part(places: Mapping[Any, Any], name: str, chunk: Any) -> Part:
+def _part(places: Mapping[Any, Any], name: str, chunk: Any) -> Piece:
     offsets = _sizes(chunk["offsets"])
     at = places.get((name, offsets)) or places[name, None]
     file, start, length = at["relative_path"], at["offset"], at["length"]
@@ -157,7 +157,7 @@ def _part(places: Mapping[Any, Any], name: str, chunk: Any) -> Part:
         raise UnsafeError(f"the index names the file {quoted(str(file))}, which is not beside it")
     if type(start) is not int or type(length) is not int or start < 0 or length < 0:
         raise ValueError
-    return Part(offsets, _sizes(chunk["sizes"]), file, start, length)
+    return Piece(offsets, _sizes(chunk["sizes"]), file, start, length)
 
 
 def _state(node: Node, kind: str) -> Any:
@@ -239,7 +239,7 @@ def _whole(key: str, tensor: Stored, files: Mapping[str, bytes], name: str) -> T
     return TensorSpec(tensor.dtype, tensor.shape, contiguous(tensor.shape), 0, memoryview(out.tobytes()))
 
 
-def _read(key: str, part: Part, dtype: str, files: Mapping[str, bytes], name: str) -> TensorSpec:
+def _read(key: str, part: Piece, dtype: str, files: Mapping[str, bytes], name: str) -> TensorSpec:
     data = files.get(part.file)
     where = f"tensor {quoted(key)} in {quoted(part.file)}"
     if data is None or part.start + part.length > len(data):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = NDArray[np.generic]
 
-__all__ = ["MAX_HEADER", "Layout", "layout", "members", "read_npy", "read_npz"]
+__all__ = ["MAX_HEADER", "Header", "layout", "members", "read_npy", "read_npz"]
 
 LARGEST = 1 << 30  # bytes that an archive may unpack to ...
 SMALLEST = 1 << 28  # ... or this many, where it packs better than numbers do
@@ -36,7 +36,7 @@ CUT = "the file is truncated or damaged: fetch it again"
 
 
 @dataclass(frozen=True)
-class Layout:
+class Header:
     """What the header of a .npy says.
 
     Attributes:
@@ -72,7 +72,7 @@ def read_npy(data: bytes, name: str) -> tuple[Array, tuple[Finding, ...]]:
     return array.astype(found.dtype.newbyteorder("=")), notes
 
 
-def layout(data: Bytes, name: str, size: int | None = None) -> tuple[Layout, tuple[Finding, ...]]:
+def layout(data: Bytes, name: str, size: int | None = None) -> tuple[Header, tuple[Finding, ...]]:
     """Return what the header of a .npy says, held against the bytes that are there, and notes.
 
     Args:
@@ -135,7 +135,7 @@ def read_npz(data: bytes, name: str) -> dict[str, tuple[Array, tuple[Finding, ..
     }
 
 
-def _header(data: Bytes, name: str) -> Layout:
+def _header(data: Bytes, name: str) -> Header:
     """Return what the header says."""
     import numpy as np
 
@@ -163,7 +163,7 @@ def _header(data: Bytes, name: str) -> Layout:
         or not countable(shape, dtype.itemsize)
     ):
         raise broken
-    return Layout(dtype, bool(fortran), shape, begin + length)
+    return Header(dtype, bool(fortran), shape, begin + length)
 
 
 def _check_kind(dtype: np.dtype[np.generic], name: str) -> None:

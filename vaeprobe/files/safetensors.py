@@ -15,7 +15,7 @@ from vaeprobe.errors import InputError
 from vaeprobe.files.source import Bytes, quoted
 from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous, countable
 
-__all__ = ["Layout", "layout", "read"]
+__all__ = ["Described", "layout", "read"]
 
 MAX_HEADER = 100_000_000
 CUT = "the file is truncated or damaged: fetch it again"
@@ -41,7 +41,7 @@ _NAMES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Described:
     """A tensor as the header describes it.
 
     Attributes:
@@ -72,7 +72,7 @@ def read(data: bytes) -> tuple[dict[str, TensorSpec], dict[str, str]]:
     return specs, metadata
 
 
-def layout(data: Bytes) -> tuple[dict[str, Layout], dict[str, str]]:
+def layout(data: Bytes) -> tuple[dict[str, Described], dict[str, str]]:
     """Return where the tensors of a safetensors file lie, and its metadata, reading the header alone.
 
     Raises:
@@ -129,7 +129,7 @@ def _no_constant(text: str) -> Any:
     raise InputError(f"the safetensors header holds {text}, which is no JSON")
 
 
-def _entry(name: str, entry: Any, start: int, size: int) -> Layout:
+def _entry(name: str, entry: Any, start: int, size: int) -> Described:
     """Return what the header says of a tensor, checked against the numbers that begin at `start`."""
     match entry:
         case {"dtype": str(code), "shape": list(sizes), "data_offsets": [begin, end]} if len(entry) == 3:
@@ -150,7 +150,7 @@ def _entry(name: str, entry: Any, start: int, size: int) -> Layout:
             f"tensor {quoted(name)} of shape {list(sizes)} and dtype {dtype} comes with {end - begin:,} bytes",
             hint=CUT,
         )
-    return Layout(dtype, shape, start + begin, start + end)
+    return Described(dtype, shape, start + begin, start + end)
 
 
 def _check_cover(spans: list[tuple[int, int, str]], start: int, size: int) -> None:

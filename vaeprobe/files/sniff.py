@@ -18,9 +18,9 @@ from vaeprobe.files.torch_pickles import LEGACY_HEAD
 from vaeprobe.files.trust import foreign, named, refuse_dangerous
 from vaeprobe.files.zips import directory, has_zip_end, is_zip, unpacked
 
-__all__ = ["Format", "UnknownFormatError", "known", "refuse_text", "sniff"]
+__all__ = ["Container", "UnknownFormatError", "known", "refuse_text", "sniff"]
 
-Format = Literal[
+Container = Literal[
     "torch zip",
     "torch legacy",
     "pickle",
@@ -62,7 +62,7 @@ class UnknownFormatError(InputError):
     """A file passed every refusal and is in no format that this package knows."""
 
 
-def sniff(source: Source) -> Format:
+def sniff(source: Source) -> Container:
     """Return the format of a file.
 
     Raises:
@@ -73,11 +73,11 @@ def sniff(source: Source) -> Format:
     kept = vars(source)  # its bytes never change: what they are is told once
     if "_container" not in kept:
         kept["_container"] = _told(source)
-    container: Format = kept["_container"]
+    container: Container = kept["_container"]
     return container
 
 
-def _told(source: Source) -> Format:
+def _told(source: Source) -> Container:
     found = known(source.data, source.name)
     if found is not None:
         return found
@@ -96,7 +96,7 @@ def _told(source: Source) -> Format:
     )
 
 
-def known(data: Bytes, name: str) -> Format | None:
+def known(data: Bytes, name: str) -> Container | None:
     """Return the format of a file, None where it is none that this package knows (text, for one).
 
     Raises:
@@ -139,7 +139,7 @@ def _length(head: bytes) -> int:
     return int.from_bytes(head[:8], "little")
 
 
-def _zip(data: Bytes, file: str) -> Format:
+def _zip(data: Bytes, file: str) -> Container:
     """Return what a zip archive holds, by the names in it, every part of it but numbers looked at."""
     entries = directory(data)
     names = [entry.name for entry in entries]
@@ -216,7 +216,7 @@ def _refuse_hdf5_inside(data: Bytes, name: str) -> None:
         at *= 2
 
 
-def _pickle_too(name: str, asked: Iterable[Global]) -> Format:
+def _pickle_too(name: str, asked: Iterable[Global]) -> Container:
     """Return "pickle" for a file of whatever beginning that an unpickler runs, or refuse it."""
     refuse_dangerous(name, asked)
     unknown = foreign(asked)

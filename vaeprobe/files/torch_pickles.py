@@ -24,7 +24,7 @@ from vaeprobe.files.zips import END_RECORD, Archive, has_zip_end, open_archive
 
 __all__ = ["LEGACY_HEAD", "TorchFile", "from_archive", "read", "text_of"]
 
-Container = Literal["torch zip", "torch legacy", "pickle"]
+TorchContainer = Literal["torch zip", "torch legacy", "pickle"]
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_HEAD = b"\x80\x02\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")
@@ -46,7 +46,7 @@ class TorchFile:
             enumerations), or keeps them as values.
     """
 
-    container: Container
+    container: TorchContainer
     root: Node
     globals: tuple[Global, ...]
     called: frozenset[Global] = frozenset()
@@ -162,7 +162,7 @@ class TorchFile:
         return dtype, data, view
 
 
-def read(data: bytes, file: str, container: Container) -> TorchFile:
+def read(data: bytes, file: str, container: TorchContainer) -> TorchFile:
     """Read the structure of a file; `file` is how messages call it.
 
     Raises:
@@ -202,7 +202,7 @@ def _read_zip(data: bytes) -> TorchFile:
     return from_archive("torch zip", archive, "data.pkl", "data/")
 
 
-def from_archive(container: Container, archive: Archive, name: str, folder: str) -> TorchFile:
+def from_archive(container: TorchContainer, archive: Archive, name: str, folder: str) -> TorchFile:
     """Return what a pickle of an archive holds, whose storages lie in a folder of it.
 
     Raises:
@@ -322,7 +322,7 @@ class _Reader:
 
     def file(
         self,
-        container: Container,
+        container: TorchContainer,
         pickle: Pickle,
         storages: Mapping[str, memoryview],
         *,

@@ -20,10 +20,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Family", "Law", "sensitivity"]
+__all__ = ["FamilyName", "Law", "sensitivity"]
 
 Array = NDArray[np.float64]
-Family = Literal["polar", "sheared", "turned"]
+FamilyName = Literal["polar", "sheared", "turned"]
 
 NODES = 64
 
@@ -42,7 +42,7 @@ class Law:
         explained: share of the variance of log p(x) that the factors explain.
     """
 
-    family: Family
+    family: FamilyName
     parameter: tuple[float, ...]
     gap: tuple[float, ...]
     cross: tuple[float, ...]
@@ -70,14 +70,14 @@ def _turned(t: float, z: Array) -> Array:
     return metric
 
 
-FAMILIES: dict[Family, Callable[[float, Array], Array]] = {
+FAMILIES: dict[FamilyName, Callable[[float, Array], Array]] = {
     "polar": _polar,
     "sheared": _sheared,
     "turned": _turned,
 }
 
 
-def sensitivity(family: Family, parameters: Sequence[float]) -> Law:
+def sensitivity(family: FamilyName, parameters: Sequence[float]) -> Law:
     """Return the curve of a family: gap and cross against dependence and share explained.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vaeprobe.inference.collapse import active_by_all_rules
 from vaeprobe.inference.identity import (
-    Agreement,
+    Evenness,
     agreement,
     mean_terms,
     ratio_per_latent,
@@ -17,7 +17,7 @@ from vaeprobe.inference.identity import (
     shares,
 )
 from vaeprobe.inference.moments import PosteriorMoments
-from vaeprobe.inference.pooling import Estimate, pooled_quotient, pooled_ratio, ratio
+from vaeprobe.inference.pooling import PooledEstimate, pooled_quotient, pooled_ratio, ratio
 
 __all__ = ["TOLERANCE", "BetaEstimate", "estimate_beta"]
 
@@ -44,13 +44,13 @@ class BetaEstimate:
     """
 
     active: Tensor
-    stein: Estimate
-    gauss_newton: Estimate
-    means: Estimate
-    means_over_variances: Estimate
-    row_shift: Estimate
-    per_latent: list[Estimate]
-    agreement: Agreement | None
+    stein: PooledEstimate
+    gauss_newton: PooledEstimate
+    means: PooledEstimate
+    means_over_variances: PooledEstimate
+    row_shift: PooledEstimate
+    per_latent: list[PooledEstimate]
+    agreement: Evenness | None
     by_row: Tensor
 
     @property
@@ -93,7 +93,7 @@ def estimate_beta(moments: PosteriorMoments, *, seed: int = 0) -> BetaEstimate |
     approximate, _ = shares(moments, moments.gauss_newton)
     pull, size = mean_terms(moments)
 
-    def pooled(top: Tensor, under: Tensor) -> Estimate:
+    def pooled(top: Tensor, under: Tensor) -> PooledEstimate:
         return pooled_ratio(top[:, active], under[:, active])
 
     def of_active(*terms: Tensor) -> tuple[Tensor, ...]:

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor
 
 from vaeprobe.inference.moments import PosteriorMoments
-from vaeprobe.inference.pooling import Estimate, Pooled
+from vaeprobe.inference.pooling import Pooled, PooledEstimate
 from vaeprobe.intervals import LEVEL, RESAMPLES, stream
 
 __all__ = [
-    "Agreement",
+    "Evenness",
     "absolute_share",
     "agreement",
     "mean_terms",
@@ -80,7 +80,7 @@ def mean_terms(moments: PosteriorMoments) -> tuple[Tensor, Tensor]:
     return w * e * moments.score, w * e.square()
 
 
-def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor, *, level: float = LEVEL) -> Estimate:
+def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor, *, level: float = LEVEL) -> PooledEstimate:
     """Return by what share of beta the noise of the log-variances from row to row shifts the pooled ratio.
 
     0 at the optimum of an amortised encoder, however much its rows differ from their own optima.
@@ -103,16 +103,18 @@ def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor, *, level: float
 
 def ratio_per_latent(
     top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
-) -> list[Estimate]:
+) -> list[PooledEstimate]:
     """Return sum_x top / sum_x bottom of each latent, with intervals from resampled rows."""
     counts = _row_counts(len(top), resamples, seed)
     values = (counts @ top) / (counts @ bottom)
     whole = top.sum(0) / bottom.sum(0)
-    return [Estimate(float(v), _interval(column, level)) for v, column in zip(whole, values.T, strict=True)]
+    return [
+        PooledEstimate(float(v), _interval(column, level)) for v, column in zip(whole, values.T, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Evenness:
     """How well one beta serves all active latents.
 
     Attributes:
@@ -127,7 +129,7 @@ class Agreement:
 
 def agreement(
     top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
-) -> Agreement:
+) -> Evenness:
     """Return how far the latents' own ratios lie apart beyond noise; shapes (n, k) with k >= 2.
 
     A random-effects estimate: the weighted variance of the k ratios, weights 1 / (noise + t_i^2), less the
@@ -149,13 +151,13 @@ def agreement(
         return variance.clamp_min(0).sqrt()
 
     whole = (top.sum(0) / bottom.sum(0)) / (top.sum() / bottom.sum())
-    return Agreement(float(spread(whole, 1)), _interval(spread(drawn, 2), level))
+    return Evenness(float(spread(whole, 1)), _interval(spread(drawn, 2), level))
 
 
 def absolute_share(
     top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
-) -> Estimate:
+) -> PooledEstimate:
     """Return sum_i |sum_x top| / sum bottom with an interval from resampled rows, shapes (n, k)."""
     counts = _row_counts(len(top), resamples, seed)
     values = (counts @ top).abs().sum(1) / (counts @ bottom).sum(1)
-    return Estimate(float(top.sum(0).abs().sum() / bottom.sum()), _interval(values, level))
+    return PooledEstimate(float(top.sum(0).abs().sum() / bottom.sum()), _interval(values, level))

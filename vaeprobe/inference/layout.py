@@ -19,7 +19,7 @@ from vaeprobe.findings import NO_BETTER_THAN_CHANCE
 from vaeprobe.inference.collapse import informative
 from vaeprobe.inference.elbo import kl_per_latent
 from vaeprobe.inference.moments import PosteriorMoments, log_density_and_score, with_codes
-from vaeprobe.inference.readings import Reading, defect, readings
+from vaeprobe.inference.readings import LayoutReading, defect, readings
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.report import Finding
@@ -116,7 +116,7 @@ def check_layout(
 
 def better_reading(
     decoder: Decoder, encoder: Encoder, x: Tensor, likelihood: Likelihood, moments: PosteriorMoments
-) -> tuple[Reading, float] | None:
+) -> tuple[LayoutReading, float] | None:
     """Return the layout of the encoder's outputs that obeys the identities of the optimum far better, and its beta.
 
     Only where the given one does not obey them: its defect (`vaeprobe.inference.readings.defect`) is above 0.25 and
@@ -158,7 +158,7 @@ def better_reading(
     return found, float(top.sum() / bottom.sum())
 
 
-def how_to_say(reading: Reading) -> str:
+def how_to_say(reading: LayoutReading) -> str:
     """Return what to do so that the encoder is read that way."""
     if reading.second not in SAYABLE or reading.order.endswith("swapped"):
         return "wrap the encoder so that it returns (mean, log variance)"

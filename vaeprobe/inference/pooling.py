@@ -27,11 +27,11 @@ from torch import Tensor
 
 from vaeprobe.intervals import LEVEL, student_quantile
 
-__all__ = ["Estimate", "Pooled", "pooled_quotient", "pooled_ratio", "ratio"]
+__all__ = ["PooledEstimate", "Pooled", "pooled_quotient", "pooled_ratio", "ratio"]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PooledEstimate:
     """A number with its interval."""
 
     value: float
@@ -59,24 +59,24 @@ class Pooled:
         """By what each row moves the value, shape (n,); the sum is 0."""
         return self.influence.sum(1)
 
-    def of_rows(self, level: float = LEVEL) -> Estimate:
+    def of_rows(self, level: float = LEVEL) -> PooledEstimate:
         """Return the value with its interval for these latents, over rows alone."""
         return Pooled(self.value, self.by_row[:, None], self.weight[:1], self.positive).estimate(level)
 
-    def estimate(self, level: float = LEVEL) -> Estimate:
+    def estimate(self, level: float = LEVEL) -> PooledEstimate:
         """Return the value with its interval over rows and latents."""
         variance, freedom, by_rows = self._variance()
         if not math.isfinite(variance + by_rows):
-            return Estimate(self.value, (math.nan, math.nan))
+            return PooledEstimate(self.value, (math.nan, math.nan))
         t = student_quantile((1 + level) / 2, freedom)
         half = max(t * math.sqrt(max(variance, 0.0)), 0.5 * math.sqrt(max(by_rows, 0.0)))
         if self.positive and half < self.value:
             # of few rows a low ratio comes with a low error: relative to it they are alike
-            return Estimate(
+            return PooledEstimate(
                 self.value,
                 (self.value * math.exp(-half / self.value), self.value * math.exp(half / self.value)),
             )
-        return Estimate(self.value, (self.value - half, self.value + half))
+        return PooledEstimate(self.value, (self.value - half, self.value + half))
 
     def _variance(self) -> tuple[float, float, float]:
         """Return the variance, its freedom (at least 1), and the part of the rows alone."""
@@ -104,7 +104,7 @@ def ratio(top: Tensor, bottom: Tensor) -> Pooled:
     return Pooled(float(value), (top - value * bottom) / whole, bottom.sum(0) / whole)
 
 
-def pooled_ratio(top: Tensor, bottom: Tensor, *, level: float = LEVEL) -> Estimate:
+def pooled_ratio(top: Tensor, bottom: Tensor, *, level: float = LEVEL) -> PooledEstimate:
     """Return sum(top) / sum(bottom) with its interval over rows and latents.
 
     Args:
@@ -115,7 +115,7 @@ def pooled_ratio(top: Tensor, bottom: Tensor, *, level: float = LEVEL) -> Estima
 
 def pooled_quotient(
     first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], *, level: float = LEVEL
-) -> Estimate:
+) -> PooledEstimate:
     """Return one pooled ratio over another, (top, bottom) each as for `pooled_ratio`, of the same rows and latents."""
     a, b = ratio(*first), ratio(*second)
     value = a.value / b.value if b.value else math.nan

@@ -17,7 +17,7 @@ from torch.nn.functional import softplus
 
 from vaeprobe.inference.collapse import informative
 
-__all__ = ["SECONDS", "Reading", "defect", "readings"]
+__all__ = ["SECONDS", "LayoutReading", "defect", "readings"]
 
 FLAT = 0.01  # variance of a log-variance over the rows below which it is as good as constant
 
@@ -61,7 +61,7 @@ LARGEST = 20.0  # log variance
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class LayoutReading:
     """Means and log-variances as one layout of the encoder's outputs has them.
 
     Attributes:
@@ -94,7 +94,7 @@ class Reading:
         return f"{ORDERS[self.order]}, the second being {WORDS[self.second]}"
 
 
-def readings(mean: Tensor, log_variance: Tensor, second: str = "log_variance") -> Iterator[Reading]:
+def readings(mean: Tensor, log_variance: Tensor, second: str = "log_variance") -> Iterator[LayoutReading]:
     """Yield what other layouts make of the same outputs, where the variances are positive and no overflow.
 
     Args:
@@ -117,7 +117,7 @@ def readings(mean: Tensor, log_variance: Tensor, second: str = "log_variance") -
                 continue
             found = of(s)
             if torch.isfinite(found).all() and float(found.abs().max()) < LARGEST:
-                yield Reading(order, name, e, found)
+                yield LayoutReading(order, name, e, found)
 
 
 def defect(mean: Tensor, log_variance: Tensor, curvature: Tensor, score: Tensor) -> float:

@@ -10,7 +10,7 @@ from vaeprobe.errors import UsageError, did_you_mean
 from vaeprobe.likelihoods.bernoulli import Bernoulli
 from vaeprobe.likelihoods.categorical import Categorical
 from vaeprobe.likelihoods.gaussian import Gaussian
-from vaeprobe.likelihoods.likelihood import Given, Likelihood, Parameter
+from vaeprobe.likelihoods.likelihood import Likelihood, LikelihoodSettings, Parameter
 from vaeprobe.likelihoods.multinomial import Multinomial
 from vaeprobe.likelihoods.negative_binomial import NegativeBinomial
 from vaeprobe.likelihoods.poisson import Poisson
@@ -20,7 +20,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Gaussian",
-    "Given",
+    "LikelihoodSettings",
     "Likelihood",
     "Multinomial",
     "NegativeBinomial",
@@ -57,7 +57,7 @@ def activations(name: str | None) -> frozenset[str]:
     return frozenset(cls.activation for cls in asked if cls and cls.activation)
 
 
-def by_name(name: str, shape: Sequence[int] = (2,), given: Given | None = None) -> Likelihood:
+def by_name(name: str, shape: Sequence[int] = (2,), given: LikelihoodSettings | None = None) -> Likelihood:
     """Return the likelihood called `name`.
 
     Args:
@@ -68,7 +68,7 @@ def by_name(name: str, shape: Sequence[int] = (2,), given: Given | None = None) 
         UsageError: no likelihood has that name, or a setting is out of its range.
     """
     if cls := class_of(name):
-        return cls.of(shape, given or Given())
+        return cls.of(shape, given or LikelihoodSettings())
     known = classes()
     raise UsageError(
         f"no likelihood is called `{name}`",

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
-from vaeprobe.likelihoods.likelihood import Given, Likelihood, Parameter, inverse_or_zero
+from vaeprobe.likelihoods.likelihood import Likelihood, LikelihoodSettings, Parameter, inverse_or_zero
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Categorical(Likelihood):
             )
 
     @classmethod
-    def of(cls, shape: Sequence[int], given: Given) -> Self:
+    def of(cls, shape: Sequence[int], given: LikelihoodSettings) -> Self:
         return cls(shape[0])
 
     def at_beta(self, beta: float, outputs: int) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
-from vaeprobe.likelihoods.likelihood import Given, Likelihood, Parameter
+from vaeprobe.likelihoods.likelihood import Likelihood, LikelihoodSettings, Parameter
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Gaussian(Likelihood):
             raise UsageError(f"a Gaussian likelihood needs a positive variance, not {self.sigma2}")
 
     @classmethod
-    def of(cls, shape: Sequence[int], given: Given) -> Gaussian:
+    def of(cls, shape: Sequence[int], given: LikelihoodSettings) -> Gaussian:
         return cls(given.sigma2)
 
     @property

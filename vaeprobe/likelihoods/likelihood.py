@@ -19,7 +19,7 @@ Parameter = Literal["mean", "natural"]
 
 
 @dataclass(frozen=True)
-class Given:
+class LikelihoodSettings:
     """What a user can say about a likelihood beside its name.
 
     Attributes:
@@ -60,7 +60,7 @@ class Likelihood(ABC):
     no_edges: ClassVar[str] = "not derived for this likelihood"
 
     @classmethod
-    def of(cls, shape: Sequence[int], given: Given) -> Self:
+    def of(cls, shape: Sequence[int], given: LikelihoodSettings) -> Self:
         """Return the likelihood of outputs of this shape.
 
         Raises:

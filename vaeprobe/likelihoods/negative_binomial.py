@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
-from vaeprobe.likelihoods.likelihood import Given, Likelihood, Parameter, check_range, inverse_or_zero
+from vaeprobe.likelihoods.likelihood import (
+    Likelihood,
+    LikelihoodSettings,
+    Parameter,
+    check_range,
+    inverse_or_zero,
+)
 
 
-def checked_dispersion(given: Given, m: int, name: str) -> Tensor:
+def checked_dispersion(given: LikelihoodSettings, m: int, name: str) -> Tensor:
     """Return inverse dispersions, one number or m of them.
 
     Raises:
@@ -71,7 +77,7 @@ class NegativeBinomial(Likelihood):
     theta: Tensor
 
     @classmethod
-    def of(cls, shape: Sequence[int], given: Given) -> NegativeBinomial:
+    def of(cls, shape: Sequence[int], given: LikelihoodSettings) -> NegativeBinomial:
         return cls(checked_dispersion(given, math.prod(shape), "negative binomial"))
 
     @property

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
-from vaeprobe.likelihoods.likelihood import Given, Likelihood, Parameter, check_range, inverse_or_zero
+from vaeprobe.likelihoods.likelihood import (
+    Likelihood,
+    LikelihoodSettings,
+    Parameter,
+    check_range,
+    inverse_or_zero,
+)
 from vaeprobe.likelihoods.negative_binomial import (
     NegativeBinomial,
     checked_dispersion,
@@ -42,7 +48,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
     theta: Tensor
 
     @classmethod
-    def of(cls, shape: Sequence[int], given: Given) -> ZeroInflatedNegativeBinomial:
+    def of(cls, shape: Sequence[int], given: LikelihoodSettings) -> ZeroInflatedNegativeBinomial:
         if shape[0] != 2:
             raise UsageError(
                 f"a zero-inflated likelihood takes outputs of shape (2, counts), not {tuple(shape)}",

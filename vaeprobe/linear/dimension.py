@@ -26,7 +26,7 @@ Criterion = Literal["minka", "bic", "held-out"]
 
 
 @dataclass(frozen=True, eq=False)
-class Choice:
+class DimensionScores:
     """Scores of PPCA with k = 1, 2, ... latents.
 
     Attributes:
@@ -58,7 +58,7 @@ class Choice:
         return chosen
 
 
-def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processes = ALONE) -> Choice:
+def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processes = ALONE) -> DimensionScores:
     """Return the scores of all dimensions and a choice.
 
     Minka's evidence chooses where it is defined and has its maximum inside the candidates (on real data it
@@ -89,7 +89,7 @@ def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processe
         reason = f"held-out likelihood, for Minka's evidence {why}"
     else:
         by, reason = "bic", "BIC, for the spectrum is known in part only"
-    return Choice(candidates, minka, bic(spectrum, top), held, by, reason)
+    return DimensionScores(candidates, minka, bic(spectrum, top), held, by, reason)
 
 
 def profile_loglik(spectrum: Spectrum, top: int) -> Array:

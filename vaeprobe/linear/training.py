@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from vaeprobe.linear.eigenpairs import Spectrum
     from vaeprobe.linear.moments import Array
 
-Method = Literal["elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em"]
-METHODS: tuple[Method, ...] = ("elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em")
+TrainingMethod = Literal["elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em"]
+METHODS: tuple[TrainingMethod, ...] = ("elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em")
 BREAKS_SYMMETRY: frozenset[str] = frozenset({"elbo", "det-elbo"})
 Stopped = Literal["optimum", "stalled", "steps"]
 
@@ -97,7 +97,7 @@ class Run:
         stopped: why it ended: at the optimum, without progress, or at the limit of steps.
     """
 
-    method: Method
+    method: TrainingMethod
     optimiser: str
     seed: int
     W: Array
@@ -149,7 +149,7 @@ class Parameters:
 
     @classmethod
     def initial(
-        cls, method: Method, m: int, d: int, sigma2: float | None, seed: int, *, free_encoder: bool
+        cls, method: TrainingMethod, m: int, d: int, sigma2: float | None, seed: int, *, free_encoder: bool
     ) -> Parameters:
         """Return a random starting point, in units where the mean variance of a column is 1."""
         W = stream(seed, "train-linear").standard_normal((m, d)) / math.sqrt(m)
@@ -182,7 +182,9 @@ class Point:
     posterior: Array
 
 
-def objective(method: Method, S: Covariance, p: Parameters, beta: float, *, learned: bool = True) -> Point:
+def objective(
+    method: TrainingMethod, S: Covariance, p: Parameters, beta: float, *, learned: bool = True
+) -> Point:
     """Return an objective per row in nats, its gradient, the encoder and the posterior covariance.
 
     With Sigma the posterior covariance (free, or the optimal one, whose own derivative vanishes) the gradients
@@ -233,7 +235,12 @@ def objective(method: Method, S: Covariance, p: Parameters, beta: float, *, lear
 
 
 def train(
-    method: Method, S: Covariance, solution: Solution, settings: Training | None = None, *, seed: int = 0
+    method: TrainingMethod,
+    S: Covariance,
+    solution: Solution,
+    settings: Training | None = None,
+    *,
+    seed: int = 0,
 ) -> Run:
     """Train from a random starting point towards a closed-form solution.
 

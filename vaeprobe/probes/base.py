@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.latents import Latents
-    from vaeprobe.likelihoods import Given, Likelihood
+    from vaeprobe.likelihoods import Likelihood, LikelihoodSettings
 
 R = TypeVar("R", bound=Result)
 
@@ -213,13 +213,13 @@ class Probe(Question):
             return None
         return by_name(self.likelihood, decoder.output_shape, self.given(decoder))
 
-    def given(self, decoder: Decoder) -> Given:
+    def given(self, decoder: Decoder) -> LikelihoodSettings:
         """Return what was said about the likelihood beside its name, by the user or else by the decoder's file.
 
         Raises:
             UsageError: the dispersion is neither a number nor a file of numbers.
         """
-        from vaeprobe.likelihoods import Given
+        from vaeprobe.likelihoods import LikelihoodSettings
 
         theta: Any = decoder.dispersion if self.dispersion is None else self.dispersion
         if isinstance(theta, str):
@@ -231,7 +231,7 @@ class Probe(Question):
             from vaeprobe.files.matrices import read_matrix
 
             theta = read_matrix(theta)
-        return Given(sigma2=self.given_sigma2(decoder), dispersion=theta)
+        return LikelihoodSettings(sigma2=self.given_sigma2(decoder), dispersion=theta)
 
     def given_sigma2(self, decoder: Decoder) -> float:
         """Return the variance of a Gaussian likelihood: the user's, else the learned one of the file, else 1."""

@@ -42,7 +42,7 @@ STACK = 1 << 26
 
 
 @dataclass(frozen=True)
-class Block:
+class ColumnBlock:
     """Some columns of the Jacobian, as many at every latent.
 
     Attributes:
@@ -68,7 +68,7 @@ class Block:
 
 def block_of(
     decoder: Decoder, part: Which, samples: int, seed: int, whole: int | None = None
-) -> Block | None:
+) -> ColumnBlock | None:
     """Return the part of the columns to measure at each of so many latents, None for all of them.
 
     Channels are those of one site, drawn anew for each latent; other parts are the same latents everywhere.
@@ -110,11 +110,13 @@ def block_of(
         columns = torch.arange(channels) * sites + site[:, None]
         names = tuple(f"c{i}" for i in range(channels))
         size = " x ".join(str(n) for n in shape[1:])
-        return Block(names, "channels", columns, f"the {channels} channels at one random site of {size}", k)
+        return ColumnBlock(
+            names, "channels", columns, f"the {channels} channels at one random site of {size}", k
+        )
     if part == "some" and k > SOME:
         some = torch.from_numpy(stream(seed, "some latents").permutation(k)[:SOME].copy()).sort().values
         names = tuple(decoder.latent_names[i] for i in some.tolist())
-        return Block(names, "latents", some.expand(samples, -1), f"{SOME} random latents", k)
+        return ColumnBlock(names, "latents", some.expand(samples, -1), f"{SOME} random latents", k)
     return None
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vaeprobe.encoder import Encoder
     from vaeprobe.inference.beta import BetaEstimate
     from vaeprobe.inference.moments import PosteriorMoments
-    from vaeprobe.inference.readings import Reading
+    from vaeprobe.inference.readings import LayoutReading
     from vaeprobe.likelihoods import Likelihood
 
 # rows of a data file that are looked at; `samples` of them, drawn at random, are measured
@@ -65,7 +65,7 @@ class EncoderEvidence:
     likelihood: Likelihood
     moments: PosteriorMoments
     estimate: BetaEstimate | None
-    reading: tuple[Reading, float] | None
+    reading: tuple[LayoutReading, float] | None
     findings: tuple[Finding, ...]
 
     @property
@@ -266,7 +266,7 @@ class EncoderProbe(Probe):
         )
 
 
-def _other_layout(reading: Reading, beta: float) -> Finding:
+def _other_layout(reading: LayoutReading, beta: float) -> Finding:
     from vaeprobe.inference.layout import how_to_say
 
     return Finding(

@@ -21,7 +21,7 @@ from vaeprobe.checkpoints.conversion import write
 from vaeprobe.checkpoints.families import Clues
 from vaeprobe.errors import ArchitectureError, UsageError
 from vaeprobe.inference.moments import PosteriorMoments, posterior_moments
-from vaeprobe.likelihoods.likelihood import Given
+from vaeprobe.likelihoods.likelihood import LikelihoodSettings
 
 
 def randomised(net: nn.Module) -> nn.Module:
@@ -599,7 +599,7 @@ def test_posteriors_of_cells_are_measured_at_each_cells_own_library(tmp_path: Pa
         assert decoder.encoder is not None
         assert decoder.likelihood is not None
         full = decoder.at_totals().under(decoder.likelihood)
-        given = Given(dispersion=decoder.dispersion)
+        given = LikelihoodSettings(dispersion=decoder.dispersion)
         family = likelihoods.by_name(decoder.likelihood, full.output_shape, given)
         return posterior_moments(full, decoder.encoder, rows, family, pairs=2, gram_pairs=2, seed=0)
 
@@ -1125,7 +1125,7 @@ def test_the_zeros_of_another_cause_enter_the_metric_and_the_density(tmp_path: P
     z = torch.tensor([[0.3, -0.7, 0.4]], dtype=torch.float64)
     assert torch.allclose(whole(z)[0], torch.stack(decode(z[0])), rtol=1e-9, atol=1e-12)
     theta = net.px_r.detach().exp()
-    given = likelihoods.Given(dispersion=decoder.dispersion)
+    given = likelihoods.LikelihoodSettings(dispersion=decoder.dispersion)
     zinb = likelihoods.by_name("zinb", whole.output_shape, given)
     G = vaeprobe.engine.gram(whole, z, likelihood=zinb)[0]
     assert torch.allclose(G, enumerated_information(decode, theta, z[0]), rtol=1e-7)

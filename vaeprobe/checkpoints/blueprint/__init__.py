@@ -112,7 +112,7 @@ A blueprint without layers says what a self-contained program (`.pt2`, TorchScri
 
 from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.kinds import KINDS
-from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer
+from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, LatentGroups, Layer
 from vaeprobe.checkpoints.blueprint.plan import METADATA_KEY, Blueprint
 from vaeprobe.errors import BlueprintError
 
@@ -123,6 +123,6 @@ __all__ = [
     "BlueprintError",
     "Condition",
     "EncoderPlan",
-    "Latents",
+    "LatentGroups",
     "Layer",
 ]

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ALIASES", "KINDS", "Kind", "Option", "number", "pair", "whole"]
 
-Check: TypeAlias = Callable[[Any], bool]
+Accepts: TypeAlias = Callable[[Any], bool]
 Settings: TypeAlias = Mapping[str, Any]
 
 
 # -- what a setting may be ------------------------------------------------------------------------
 
 
-def whole(low: int) -> Check:
+def whole(low: int) -> Accepts:
     """Return the check of a whole number, at least `low`."""
     return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < 1 << 31
 
@@ -37,12 +37,12 @@ def pair(v: object) -> bool:
     return isinstance(v, list) and len(v) == 2 and all(map(number, v)) and v[0] < v[1]
 
 
-def _sizes(low: int) -> Check:
+def _sizes(low: int) -> Accepts:
     one = whole(low)
     return lambda v: one(v) or (isinstance(v, list) and 1 <= len(v) <= 3 and all(map(one, v)))
 
 
-def _either(*words: str) -> Check:
+def _either(*words: str) -> Accepts:
     return lambda v: v in words
 
 
@@ -82,7 +82,7 @@ class Option:
         read: from a module's attribute to what TOML says.
     """
 
-    check: Check
+    check: Accepts
     default: object
     wants: str
     read: Callable[[Any], object] = _listed

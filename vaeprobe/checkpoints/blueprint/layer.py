@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from vaeprobe.checkpoints.blueprint.kinds import KINDS
 
-__all__ = ["EncoderPlan", "Latents", "Layer", "block", "toml_key", "toml_value"]
+__all__ = ["EncoderPlan", "LatentGroups", "Layer", "block", "toml_key", "toml_value"]
 
-Latents: TypeAlias = tuple[tuple[Literal["normal", "onehot"], int], ...]
+LatentGroups: TypeAlias = tuple[tuple[Literal["normal", "onehot"], int], ...]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from vaeprobe.checkpoints.blueprint import reading
 from vaeprobe.checkpoints.blueprint.condition import Condition
-from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, block, toml_key, toml_value
+from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, LatentGroups, Layer, block, toml_key, toml_value
 from vaeprobe.checkpoints.blueprint.prior import Numbers, PriorPlan
 from vaeprobe.errors import UsageError
 
@@ -38,7 +38,7 @@ class Blueprint:
     """
 
     layers: tuple[Layer, ...] = ()
-    latents: Latents = ()
+    latents: LatentGroups = ()
     likelihood: str | None = None
     parameter: Literal["mean", "natural"] = "mean"
     dispersion: str = ""
@@ -84,7 +84,7 @@ class Blueprint:
         if encoder is not None:
             grown = [n * new // was for n, new, was in zip(encoder.input[1:], size, old, strict=False)]
             encoder = replace(encoder, input=(encoder.input[0], *grown))
-        latents: Latents = (("normal", channels * math.prod(size)),)
+        latents: LatentGroups = (("normal", channels * math.prod(size)),)
         return replace(self, layers=(first, *self.layers[1:]), latents=latents, encoder=encoder)
 
     # -- reading ---------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ __all__ = ["SPREADS", "WEIGHTS", "Numbers", "PriorPlan"]
 
 # the name of a tensor, a number, or lists of numbers
 Numbers: TypeAlias = "str | float | tuple[Numbers, ...]"
-Spread: TypeAlias = Literal["scale", "log_scale", "variance", "log_variance"]
-SPREADS: tuple[Spread, ...] = ("scale", "log_scale", "variance", "log_variance")
+SpreadKind: TypeAlias = Literal["scale", "log_scale", "variance", "log_variance"]
+SPREADS: tuple[SpreadKind, ...] = ("scale", "log_scale", "variance", "log_variance")
 WEIGHTS = ("weights", "logits")
 
 
@@ -34,7 +34,7 @@ class PriorPlan:
 
     mean: Numbers
     second: Numbers
-    spread: Spread = "scale"
+    spread: SpreadKind = "scale"
     third: Numbers | None = None
     mixing: str = "weights"
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.kinds import ALIASES, KINDS, Kind, number, pair, whole
-from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, Latents, Layer, toml_key, toml_value
+from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, LatentGroups, Layer, toml_key, toml_value
 from vaeprobe.checkpoints.blueprint.prior import SPREADS, WEIGHTS, Numbers, PriorPlan
 from vaeprobe.errors import BlueprintError, ResourceError, did_you_mean
 from vaeprobe.likelihood_names import LIKELIHOODS
@@ -215,7 +215,7 @@ class _Reader:
             raise self.fail(f"`{key}` must be a table", f"write [{key}] on a line of its own")
         return value
 
-    def latents(self, value: Any) -> Latents:
+    def latents(self, value: Any) -> LatentGroups:
         hint = "write latents = 10, or latents = [{ normal = 10 }, { onehot = 4 }]"
         if value is None:
             return ()

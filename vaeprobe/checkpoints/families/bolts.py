@@ -17,7 +17,7 @@ DOWN = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
-class Net:
+class ResNet:
     """A ResNet.
 
     Attributes:
@@ -30,7 +30,7 @@ class Net:
 
 
 # as hyper-parameters call them
-NETS = {"resnet18": Net((2, 2, 2, 2), 1), "resnet50": Net((3, 4, 6, 3), 4)}
+NETS = {"resnet18": ResNet((2, 2, 2, 2), 1), "resnet50": ResNet((3, 4, 6, 3), 4)}
 
 
 def recognise(clues: f.Clues) -> f.Recognised | None:
@@ -84,7 +84,7 @@ def _norm(wanted: dict[str, str], key: str, n: int) -> Layer:
 
 
 def _body(
-    wanted: dict[str, str], net: Net, here: str, a: int, width: int, *, up: int = 1, stride: int = 1
+    wanted: dict[str, str], net: ResNet, here: str, a: int, width: int, *, up: int = 1, stride: int = 1
 ) -> tuple[Layer, ...]:
     """Return the layers of a block: two convolutions, or three of which the outer ones are 1 x 1.
 
@@ -105,7 +105,7 @@ def _body(
     )
 
 
-def _decoder(net: Net, maxpool: bool) -> tuple[dict[str, str], list[Layer]]:
+def _decoder(net: ResNet, maxpool: bool) -> tuple[dict[str, str], list[Layer]]:
     top, a = 512 * net.grows, 512 * net.grows
     wanted = {"decoder.linear": f"linear {top * 16} d", "decoder.conv1": f"conv 3 {64 * net.grows} 3 3 -"}
     layers: list[Layer] = []
@@ -124,7 +124,7 @@ def _decoder(net: Net, maxpool: bool) -> tuple[dict[str, str], list[Layer]]:
 
 
 def _encoder(
-    net: Net, own: f.Shapes, prefix: str, d: int, height: int, maxpool: bool, first: bool
+    net: ResNet, own: f.Shapes, prefix: str, d: int, height: int, maxpool: bool, first: bool
 ) -> EncoderPlan | None:
     """Return a ResNet with a mean over places; None where a tensor has no place in it."""
     wanted: dict[str, str] = {}

@@ -23,7 +23,7 @@ SIDE = 64
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderForm:
     """An encoder of the repository: what its tensors are, and the layers of its trunk and heads."""
 
     fingerprint: Mapping[str, str]
@@ -32,12 +32,12 @@ class Encoder:
     spread: tuple[Layer, ...] = ()
 
 
-def _convolutional(channels: tuple[int, ...], kernel: int, padding: int) -> Encoder:
+def _convolutional(channels: tuple[int, ...], kernel: int, padding: int) -> EncoderForm:
     """Return an encoder whose last layer gives means, then log variances."""
     last = f"main.{2 * len(channels) + 1}"
     names = [f"main.{2 * i}" for i in range(len(channels))]
     pairs = zip(names, ("c", *channels), channels, strict=False)
-    return Encoder(
+    return EncoderForm(
         {**{name: f"conv {b} {a} {kernel} {kernel}" for name, a, b in pairs}, last: "linear e 256"},
         (
             *(layer for name in names for layer in (f.conv(name, 2, padding), f.RELU)),
@@ -46,11 +46,11 @@ def _convolutional(channels: tuple[int, ...], kernel: int, padding: int) -> Enco
     )
 
 
-def _linear(widths: tuple[int, ...]) -> Encoder:
+def _linear(widths: tuple[int, ...]) -> EncoderForm:
     """Return an encoder of linear layers with a head for the means and one for the log variances."""
     names = [f"main.{2 * i + 1}" for i in range(len(widths))]
     pairs = zip(names, ("m", *widths), widths, strict=False)
-    return Encoder(
+    return EncoderForm(
         {
             **{name: f"linear {b} {a}" for name, a, b in pairs},
             **dict.fromkeys(("head_mu", "head_logvar"), f"linear d {widths[-1]}"),
@@ -127,7 +127,7 @@ def _found(
     return f.Recognised(bp, recipe=recipe, warnings=warnings if classes else ())
 
 
-def _encoder(shapes: f.Shapes, prefix: str) -> tuple[Encoder, int] | None:
+def _encoder(shapes: f.Shapes, prefix: str) -> tuple[EncoderForm, int] | None:
     """Return the encoder that stands beside the decoder, and how many means it has."""
     own = f.below(shapes, f"{prefix}encoder.")
     for encoder in ENCODERS:
@@ -137,7 +137,7 @@ def _encoder(shapes: f.Shapes, prefix: str) -> tuple[Encoder, int] | None:
     return None
 
 
-def _plan(encoder: Encoder, shapes: f.Shapes, prefix: str, channels: int) -> EncoderPlan | None:
+def _plan(encoder: EncoderForm, shapes: f.Shapes, prefix: str, channels: int) -> EncoderPlan | None:
     own = f.below(shapes, f"{prefix}encoder.")
     if f.solve(own, encoder.fingerprint, c=channels, m=channels * SIDE * SIDE) is None:
         return None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, Latents, Layer
+from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, LatentGroups, Layer
 from vaeprobe.recipe import Recipe
 
 __all__ = ["Clues", "Family", "Recognised", "Shaped", "Shapes", "below", "prefixes", "solve"]
@@ -258,6 +258,6 @@ def doubling() -> Layer:
 RELU, SILU, SIGMOID, TANH, FLATTEN = map(Layer, ("relu", "silu", "sigmoid", "tanh", "flatten"))
 
 
-def normal(d: int) -> Latents:
+def normal(d: int) -> LatentGroups:
     """Return d latents of N(0, 1)."""
     return (("normal", d),)

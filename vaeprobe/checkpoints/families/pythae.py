@@ -13,11 +13,11 @@ from vaeprobe.recipe import Recipe
 
 HIDDEN = 512
 # (name, width, kernel, stride, padding, output padding) of transposed convolutions; "R" is a residual block
-Step = tuple[int, int, int, int, int]
+Convolution = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True)
-class Net:
+class Benchmark:
     """A benchmark network.
 
     Attributes:
@@ -32,7 +32,7 @@ class Net:
 
     first: str
     map: tuple[int, int, int]
-    up: dict[int, Step]
+    up: dict[int, Convolution]
     normed: bool
     residual: int
     after: dict[int, str]
@@ -41,12 +41,12 @@ class Net:
 
 CONV_DOWN = ((128, 4, 2), (256, 4, 2), (512, 4, 2), (1024, 4, 2))
 NETS = {
-    "conv mnist": Net("layers.0", (1024, 4, 4), {1: (512, 3, 2, 1, 0), 2: (256, 3, 2, 1, 1), 3: (0, 3, 2, 1, 1)}, True, 0, {}, CONV_DOWN),
-    "conv cifar": Net("layers.0", (1024, 8, 8), {1: (512, 4, 2, 1, 0), 2: (256, 4, 2, 1, 1), 3: (0, 4, 1, 2, 0)}, True, 0, {}, CONV_DOWN),
-    "conv celeba": Net("layers.0.0", (1024, 8, 8), {1: (512, 5, 2, 2, 0), 2: (256, 5, 2, 1, 0), 3: (128, 5, 2, 2, 1), 4: (0, 5, 1, 1, 0)}, True, 0, {}, CONV_DOWN),
-    "resnet mnist": Net("layers.0", (128, 4, 4), {1: (128, 3, 2, 1, 0), 3: (64, 3, 2, 1, 1), 4: (0, 3, 2, 1, 1)}, False, 2, {2: "relu", 3: "relu"}, ((64, 4, 2), (128, 4, 2), (128, 3, 2))),
-    "resnet cifar": Net("layers.0", (128, 8, 8), {2: (64, 4, 2, 1, 0), 3: (0, 4, 2, 1, 0)}, False, 1, {}, ((64, 4, 2), (128, 4, 2), (128, 3, 1))),
-    "resnet celeba": Net("layers.0", (128, 4, 4), {1: (128, 3, 2, 1, 0), 3: (128, 5, 2, 1, 0), 4: (64, 5, 2, 1, 1), 5: (0, 4, 2, 1, 0)}, False, 2, {3: "sigmoid"}, ((64, 4, 2), (128, 4, 2), (128, 3, 2), (128, 3, 2))),
+    "conv mnist": Benchmark("layers.0", (1024, 4, 4), {1: (512, 3, 2, 1, 0), 2: (256, 3, 2, 1, 1), 3: (0, 3, 2, 1, 1)}, True, 0, {}, CONV_DOWN),
+    "conv cifar": Benchmark("layers.0", (1024, 8, 8), {1: (512, 4, 2, 1, 0), 2: (256, 4, 2, 1, 1), 3: (0, 4, 1, 2, 0)}, True, 0, {}, CONV_DOWN),
+    "conv celeba": Benchmark("layers.0.0", (1024, 8, 8), {1: (512, 5, 2, 2, 0), 2: (256, 5, 2, 1, 0), 3: (128, 5, 2, 2, 1), 4: (0, 5, 1, 1, 0)}, True, 0, {}, CONV_DOWN),
+    "resnet mnist": Benchmark("layers.0", (128, 4, 4), {1: (128, 3, 2, 1, 0), 3: (64, 3, 2, 1, 1), 4: (0, 3, 2, 1, 1)}, False, 2, {2: "relu", 3: "relu"}, ((64, 4, 2), (128, 4, 2), (128, 3, 2))),
+    "resnet cifar": Benchmark("layers.0", (128, 8, 8), {2: (64, 4, 2, 1, 0), 3: (0, 4, 2, 1, 0)}, False, 1, {}, ((64, 4, 2), (128, 4, 2), (128, 3, 1))),
+    "resnet celeba": Benchmark("layers.0", (128, 4, 4), {1: (128, 3, 2, 1, 0), 3: (128, 5, 2, 1, 0), 4: (64, 5, 2, 1, 1), 5: (0, 4, 2, 1, 0)}, False, 2, {3: "sigmoid"}, ((64, 4, 2), (128, 4, 2), (128, 3, 2), (128, 3, 2))),
 }  # fmt: skip
 # models whose loss has one KL term to N(0, 1), weighed by `beta`, 1 where they have none
 PLAIN = ("VAEConfig", "BetaVAEConfig")
@@ -137,7 +137,7 @@ def _residual(wanted: dict[str, str], key: str, relu: bool) -> list[Layer]:
     return [*layers, f.RELU] if relu else layers
 
 
-def _convolutional(shapes: f.Shapes, config: object, prefix: str, net: Net) -> f.Recognised | None:
+def _convolutional(shapes: f.Shapes, config: object, prefix: str, net: Benchmark) -> f.Recognised | None:
     own = f.below(shapes, f"{prefix}decoder.")
     wanted = {net.first: f"linear {math.prod(net.map)} d"}
     layers = [f.linear(net.first), f.reshape(*net.map)]
@@ -164,7 +164,7 @@ def _convolutional(shapes: f.Shapes, config: object, prefix: str, net: Net) -> f
     return _found(config, prefix, found["d"], [*layers, f.SIGMOID], plan if len(image) == 3 else None)
 
 
-def _encoder(own: f.Shapes, net: Net, d: int, image: tuple[int, int, int]) -> EncoderPlan | None:
+def _encoder(own: f.Shapes, net: Benchmark, d: int, image: tuple[int, int, int]) -> EncoderPlan | None:
     wanted: dict[str, str] = {}
     layers: list[Layer] = []
     before, side = image[0], image[1]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vaeprobe.files.sniff import Format as Container
+from vaeprobe.files.sniff import Container
 from vaeprobe.files.source import Bytes, Source
 from vaeprobe.files.zips import directory, is_zip
 

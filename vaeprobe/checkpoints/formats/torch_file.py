@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vaeprobe.checkpoints import described, folders, naming, said, selection
 from vaeprobe.checkpoints.draft.drafting import draft
 from vaeprobe.checkpoints.formats.format import Format
-from vaeprobe.checkpoints.inspection import Inspection, Kind
+from vaeprobe.checkpoints.inspection import FileKind, Inspection
 from vaeprobe.checkpoints.recorded import recorded
 from vaeprobe.errors import UnsafeError, UsageError
 from vaeprobe.files import torch_pickles
@@ -152,7 +152,7 @@ def look(source: Source, key: str | None) -> Inspection:
     specs = _specs(source, file, chosen)
     if selection.is_module(chosen.node):
         return _look_at_module(source, file, chosen.node, chosen.notes, specs)
-    kind: Kind = "matrix" if file.is_tensor(chosen.node) else "weights"
+    kind: FileKind = "matrix" if file.is_tensor(chosen.node) else "weights"
     where = f", entry {quoted(chosen.key)}" if chosen.key else ""
     what = f"A state dict ({file.container}{where})"
     return described.of_tensors(source, kind, what, "state_dict", specs, file=file, notes=chosen.notes)

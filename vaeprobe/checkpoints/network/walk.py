@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, Latents, Layer
+from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, LatentGroups, Layer
 from vaeprobe.checkpoints.network.modules import GaussianEncoder, Held, Parallel, Residual
 from vaeprobe.checkpoints.network.tensors import Misfit, Tensors, shown
 from vaeprobe.errors import BlueprintError, ResourceError
@@ -148,7 +148,7 @@ class Network:
 
     decoder: nn.Sequential
     output: Shape
-    latents: Latents
+    latents: LatentGroups
     encoder: GaussianEncoder | None
 
 
@@ -194,7 +194,7 @@ def _encoder(plan: EncoderPlan, tensors: Tensors, free: int, origin: str) -> Gau
     return GaussianEncoder(trunk, plan.output, plan.second, mean, spread, plan.limits)
 
 
-def first_latents(bp: Blueprint, tensors: Tensors) -> Latents:
+def first_latents(bp: Blueprint, tensors: Tensors) -> LatentGroups:
     """Return the latents that the first layer takes."""
     for layer in bp.layers:
         if layer.kind == "linear":

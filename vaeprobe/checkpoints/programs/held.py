@@ -12,11 +12,11 @@ from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.errors import InputError
 from vaeprobe.files.source import quoted
 
-__all__ = ["Held", "hold"]
+__all__ = ["HeldInput", "hold"]
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldInput:
     """An input at one value: called with the latents, it returns as many rows of it.
 
     Attributes:
@@ -50,7 +50,7 @@ def hold(
     inputs: Mapping[str, tuple[torch.dtype, Sequence[int], bool]],
     values: Mapping[str, str | float],
     classes: Mapping[str, int] | None = None,
-) -> tuple[dict[str, Held], tuple[Condition, ...]]:
+) -> tuple[dict[str, HeldInput], tuple[Condition, ...]]:
     """Return what each input is held at, to compute with and to report.
 
     Args:
@@ -75,5 +75,7 @@ def hold(
         else:
             conditions.append(Condition(name, "number"))
     at = held(tuple(conditions), values)
-    rows = {c.name: Held(inputs[c.name][0], tuple(inputs[c.name][1]), c.value, inputs[c.name][2]) for c in at}
+    rows = {
+        c.name: HeldInput(inputs[c.name][0], tuple(inputs[c.name][1]), c.value, inputs[c.name][2]) for c in at
+    }
     return rows, at

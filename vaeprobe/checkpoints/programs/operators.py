@@ -22,7 +22,7 @@ __all__ = [
     "ASSERTIONS",
     "LARGEST",
     "PYTHON",
-    "Kept",
+    "SizeGuard",
     "bounded",
     "charge",
     "grows",
@@ -186,7 +186,7 @@ def small(out: object) -> None:
             charge(tensor.shape)
 
 
-class Kept:
+class SizeGuard:
     """Checks what the steps of a program return on the meta device: each, and all that is kept together.
 
     Raises:

@@ -24,7 +24,7 @@ from vaeprobe.report import Finding
 __all__ = [
     "DRAWS",
     "Call",
-    "Halves",
+    "ProgramHalves",
     "Noise",
     "cut",
     "halves",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 # normal draws of aten
-Kind: TypeAlias = Literal["normal draw", "code", "narrowest value"]
+CutKind: TypeAlias = Literal["normal draw", "code", "narrowest value"]
 DRAWS = ("randn", "randn_like", "normal_", "normal_functional")
 Row = tuple[int, ...]
 
@@ -75,7 +75,7 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Halves:
+class ProgramHalves:
     """The decoder cut out of a whole VAE, its encoder where the draw tells the posterior, and what to say of it.
 
     The decoder is None where the program is only suspected to be one: from rows to as many numbers through fewer.
@@ -89,7 +89,7 @@ class Halves:
 
 def cut(
     calls: Sequence[Call], source: str, outputs: Sequence[str], rows: Mapping[str, Row]
-) -> tuple[str, Kind] | None:
+) -> tuple[str, CutKind] | None:
     """Return the value that parts encoder and decoder, and what it is; None where no value surely does.
 
     Args:
@@ -114,7 +114,7 @@ def cut(
         parting = [v for v in parting if math.prod(rows[v]) == narrowest]
     else:
         parting = [v for v in parting if v in behind]
-    kind: Kind = "normal draw" if drawn else "code" if codes else "narrowest value"
+    kind: CutKind = "normal draw" if drawn else "code" if codes else "narrowest value"
     return (parting[0], kind) if parting else None
 
 
@@ -169,7 +169,7 @@ def needed(calls: Sequence[Call], output: str, given: str) -> set[str]:
 # -- programs of steps ----------------------------------------------------------------------------------
 
 
-def halves(program: Program, rows: Mapping[str, Row]) -> Halves | None:
+def halves(program: Program, rows: Mapping[str, Row]) -> ProgramHalves | None:
     """Return the halves of a program that is a whole VAE, None of any other.
 
     Args:
@@ -190,10 +190,10 @@ def halves(program: Program, rows: Mapping[str, Row]) -> Halves | None:
     value, kind = found
     row, data = rows[value], rows[program.source]
     if kind == "narrowest value" and len(data) == 1:
-        return Halves(None, None, data, (suspected(data[0], math.prod(row)),))
+        return ProgramHalves(None, None, data, (suspected(data[0], math.prod(row)),))
     encoder = _encoder(program, value, data, math.prod(row)) if kind == "normal draw" else None
     decoder = _part(program, _rewired(program, value), value, outputs[0], row)
-    return Halves(decoder, encoder, row, said(row, kind, encoder is not None))
+    return ProgramHalves(decoder, encoder, row, said(row, kind, encoder is not None))
 
 
 def rows_of(program: Program) -> dict[str, Row]:
@@ -228,7 +228,7 @@ def suspected(d: int, narrow: int) -> Finding:
     return Finding(WHOLE_VAE, message, hint=hint, level="warning")
 
 
-def said(row: Row, kind: Kind, posterior: bool) -> tuple[Finding, ...]:
+def said(row: Row, kind: CutKind, posterior: bool) -> tuple[Finding, ...]:
     """Return what to say of a decoder that was cut out."""
     d = " x ".join(map(str, row))
     message = f"the program is a whole VAE, of which the part behind its {kind}, of {d} numbers, is probed"

@@ -10,7 +10,7 @@ from vaeprobe.report import Metric
 
 if TYPE_CHECKING:
     from vaeprobe.inference.beta import BetaEstimate
-    from vaeprobe.inference.pooling import Estimate
+    from vaeprobe.inference.pooling import PooledEstimate
 
 __all__ = ["beta_metrics", "supported", "variance_metrics"]
 
@@ -31,7 +31,7 @@ def beta_metrics(estimate: BetaEstimate | None, n: int) -> list[Metric]:
     ]
 
 
-def _estimated(id: str, e: Estimate, n: int) -> Metric:
+def _estimated(id: str, e: PooledEstimate, n: int) -> Metric:
     import math
 
     from vaeprobe.intervals import LEVEL

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.likelihoods import Likelihood
-    from vaeprobe.probes.parts import Block
+    from vaeprobe.probes.parts import ColumnBlock
 
 # Latents at which a site is held against its neighbour: twice the columns of one site each.
 AT = 8
@@ -42,7 +42,7 @@ def next_sites(site: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
 
 
 def cosines_with_the_next_site(
-    decoder: Decoder, z: Tensor, block: Block, *, likelihood: Likelihood | None, seed: int
+    decoder: Decoder, z: Tensor, block: ColumnBlock, *, likelihood: Likelihood | None, seed: int
 ) -> Tensor:
     """Return the mean |cos| between the columns of a site and those of a neighbour at each latent, shape (n,).
 
@@ -61,7 +61,13 @@ def cosines_with_the_next_site(
 
 
 def metric(
-    decoder: Decoder, z: Tensor, block: Block | None, *, likelihood: Likelihood | None, seed: int, asked: bool
+    decoder: Decoder,
+    z: Tensor,
+    block: ColumnBlock | None,
+    *,
+    likelihood: Likelihood | None,
+    seed: int,
+    asked: bool,
 ) -> Metric:
     """Return the mean |cos| between columns of neighbouring sites as a metric.
 

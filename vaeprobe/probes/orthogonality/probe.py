@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vaeprobe.geometry.turns import Turn
     from vaeprobe.latents import Latents
     from vaeprobe.probes.orthogonality.reading import Reading
-    from vaeprobe.probes.parts import Block
+    from vaeprobe.probes.parts import ColumnBlock
 
 
 WHOLE_ROTATION = 2048
@@ -390,7 +390,7 @@ class Orthogonality(Probe):
 
     def _pullback_metrics(
         self, decoder: Decoder, source: Latents
-    ) -> tuple[Tensor, Tensor, Block | None, tuple[Finding, ...]]:
+    ) -> tuple[Tensor, Tensor, ColumnBlock | None, tuple[Finding, ...]]:
         """Return latents, G per latent, which part of G it is, and what did not fit into the time.
 
         G is averaged over posteriors with posterior latents.
@@ -449,7 +449,7 @@ class Orthogonality(Probe):
 
     def _affordable_part(
         self, decoder: Decoder, source: Latents, points: int, limits: list[Finding]
-    ) -> Block | None:
+    ) -> ColumnBlock | None:
         """Return some random latents where the time does not last for all columns at a few points, else None."""
         from vaeprobe.engine import gram
         from vaeprobe.probes.parts import block_of

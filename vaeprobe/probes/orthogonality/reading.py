@@ -30,7 +30,7 @@ from vaeprobe.probes.orthogonality.repair import Repair, RowSpace, repair_of
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
-    from vaeprobe.probes.parts import Block
+    from vaeprobe.probes.parts import ColumnBlock
 
 __all__ = ["Reading"]
 
@@ -75,7 +75,7 @@ class Reading:
         beta_sigma2: float,
         likelihood: str | None,
         whole: Whole | None = None,
-        block: Block | None = None,
+        block: ColumnBlock | None = None,
     ) -> None:
         finite = torch.isfinite(G).flatten(1).all(1)
         dtype = decoder.dtype or torch.float64

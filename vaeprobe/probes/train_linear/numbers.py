@@ -13,20 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from vaeprobe.budget import Fit as Fitted
-from vaeprobe.budget import budget, within
+from vaeprobe.budget import Fit, budget, within
 from vaeprobe.data import Data, in_memory, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import LATENT_DIM, TIME_LIMIT
 from vaeprobe.linear import closed_form, dimension, identifiability, moments, spectrum
 from vaeprobe.linear.certificate import Certificate
 from vaeprobe.linear.closed_form import LinearModel, Solution
-from vaeprobe.linear.dimension import Choice
+from vaeprobe.linear.dimension import DimensionScores
 from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.identifiability import Identifiability
 from vaeprobe.linear.missing import MissingFit
 from vaeprobe.linear.rows import rows_in_memory
-from vaeprobe.linear.training import METHODS, Covariance, Method, Run, Training, train
+from vaeprobe.linear.training import METHODS, Covariance, Run, Training, TrainingMethod, train
 from vaeprobe.probes.train_linear.metrics import SPECS
 from vaeprobe.processes import Processes
 from vaeprobe.report import Artifact, Finding, Json, Metric
@@ -69,7 +68,7 @@ class Equivalence:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Fit:
+class LinearFit:
     """A linear VAE of data in closed form, and what training made of it.
 
     Attributes:
@@ -89,7 +88,7 @@ class Fit:
     identifiability: Identifiability
     row_shape: tuple[int, ...]
     missing: MissingFit | None = None
-    choice: Choice | None = None
+    choice: DimensionScores | None = None
     certificates: tuple[Certificate, ...] = ()
     gaps: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     equivalence: Equivalence | None = None
@@ -137,7 +136,7 @@ def in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data, tuple[
     if every <= 1:
         return rows, ()
     some = rows.thinned(every)
-    fit = Fitted(some.rows, rows.rows, seconds)
+    fit = Fit(some.rows, rows.rows, seconds)
     return some, (Finding(TIME_LIMIT, fit.words("rows, evenly spread,")),)
 
 
@@ -160,13 +159,13 @@ def seconds_of(rows: Data, solver: str) -> float:
     return passes * max(two - one, two / 4) / PACE_ROWS * rows.rows
 
 
-def chosen_methods(names: Sequence[str], *, em: bool) -> tuple[Method, ...]:
+def chosen_methods(names: Sequence[str], *, em: bool) -> tuple[TrainingMethod, ...]:
     """Return what is to be trained, each once; `all` names EM where it knows the objective (`em`).
 
     Raises:
         UsageError: a name is none of them.
     """
-    chosen: list[Method] = []
+    chosen: list[TrainingMethod] = []
     for name in names:
         if name == "closed":
             continue
@@ -185,7 +184,7 @@ def chosen_methods(names: Sequence[str], *, em: bool) -> tuple[Method, ...]:
 
 def how_many(
     spec: Spectrum, own: Data, *, tau: float | None, seed: int, processes: Processes
-) -> tuple[Choice | None, int, Finding]:
+) -> tuple[DimensionScores | None, int, Finding]:
     """Return the number of latents that the data ask for, with the scores of all, and a word on it.
 
     Args:
@@ -247,10 +246,10 @@ def covariance(spec: Spectrum, own: Data, *, batches: bool, processes: Processes
 
 
 def trained(
-    methods: Sequence[Method], S: Covariance, solution: Solution, how: Training, seeds: Sequence[int]
-) -> dict[Method, list[Run]]:
+    methods: Sequence[TrainingMethod], S: Covariance, solution: Solution, how: Training, seeds: Sequence[int]
+) -> dict[TrainingMethod, list[Run]]:
     """Return every run of each method."""
-    found: dict[Method, list[Run]] = {method: [] for method in methods}
+    found: dict[TrainingMethod, list[Run]] = {method: [] for method in methods}
     for left, (method, seed) in zip(
         range(len(methods) * len(seeds), 0, -1), product(methods, seeds), strict=True
     ):
@@ -287,7 +286,7 @@ def theorem3(spec: Spectrum, solution: Solution) -> Equivalence:
     )
 
 
-def metrics(fit: Fit) -> list[Metric]:
+def metrics(fit: LinearFit) -> list[Metric]:
     """Return the metrics of a fit, in the order of `METRICS`."""
     spec, s, certificates, loglik = fit.spectrum, fit.solution, fit.certificates, fit.loglik
 
@@ -331,7 +330,7 @@ def metrics(fit: Fit) -> list[Metric]:
     ]
 
 
-def details(fit: Fit) -> Json:
+def details(fit: LinearFit) -> Json:
     """Return what the JSON document holds besides metrics: columns, spectrum, runs, dimensions, Theorem 3."""
     spec, s, ident = fit.spectrum, fit.solution, fit.identifiability
     choice, equivalence = fit.choice, fit.equivalence

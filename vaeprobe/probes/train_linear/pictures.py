@@ -16,10 +16,10 @@ from vaeprobe.writing import write
 if TYPE_CHECKING:
     from vaeprobe.linear.certificate import Certificate
     from vaeprobe.linear.closed_form import Solution
-    from vaeprobe.linear.dimension import Choice
+    from vaeprobe.linear.dimension import DimensionScores
     from vaeprobe.linear.eigenpairs import Spectrum
     from vaeprobe.linear.identifiability import Identifiability
-    from vaeprobe.probes.train_linear.numbers import Equivalence, Fit
+    from vaeprobe.probes.train_linear.numbers import Equivalence, LinearFit
 
 SUFFIXES = (".png", ".svg", ".pdf")  # what `draw` writes
 MOST_COLUMNS = 30  # rows of the table of columns
@@ -32,7 +32,7 @@ ENDINGS = {
 }
 
 
-def sections(fit: Fit) -> tuple[Section, ...]:
+def sections(fit: LinearFit) -> tuple[Section, ...]:
     """Return the tables and pictures of a fit, most important first."""
     parts: list[Section | None] = [
         _columns(fit.solution, fit.identifiability),
@@ -141,7 +141,7 @@ def _learning(certificates: Sequence[Certificate]) -> Curves | None:
     )
 
 
-def _dimension(choice: Choice) -> Table:
+def _dimension(choice: DimensionScores) -> Table:
     """Return what each criterion says about the number of latents."""
     names = {"minka": "Minka's evidence", "bic": "BIC", "held-out": "held-out likelihood"}
     rows: list[list[Value]] = []
@@ -209,7 +209,7 @@ def _images(solution: Solution, row_shape: tuple[int, ...]) -> Svg | None:
     )
 
 
-def draw(fit: Fit, path: Path) -> None:
+def draw(fit: LinearFit, path: Path) -> None:
     """Write the picture of a fit.
 
     Raises:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from vaeprobe.linear.closed_form import LinearModel, Solution
     from vaeprobe.linear.eigenpairs import Spectrum
     from vaeprobe.linear.missing import MissingFit
-    from vaeprobe.linear.training import Method, Training
-    from vaeprobe.probes.train_linear.numbers import Fit
+    from vaeprobe.linear.training import Training, TrainingMethod
+    from vaeprobe.probes.train_linear.numbers import LinearFit
     from vaeprobe.processes import Processes
 
 MODEL, TRAINING, DATA, BEYOND, OUTPUT = "Model", "Training", "Data", "Beyond one machine", "Output"
@@ -61,7 +61,7 @@ class LinearResult(Result):
     mean_field_gap = Measured("train_linear.mean_field_gap")
     spectrum_error = Measured("train_linear.spectrum_error")
 
-    fit: Fit
+    fit: LinearFit
 
     @property
     def model(self) -> LinearModel:
@@ -233,7 +233,7 @@ class TrainLinear(Question):
             gaps = {method: tuple(r.gap for r in found) for method, found in runs.items()}
             best = (min(found, key=lambda r: r.gap) for found in runs.values())
             certificates = tuple(certify(run, solution, S) for run in best)
-        fit = numbers.Fit(
+        fit = numbers.LinearFit(
             spectrum=spec,
             solution=solution,
             identifiability=ident,
@@ -254,7 +254,7 @@ class TrainLinear(Question):
             fit=fit,
         )
 
-    def _refuse(self, methods: tuple[Method, ...], processes: Processes) -> None:
+    def _refuse(self, methods: tuple[TrainingMethod, ...], processes: Processes) -> None:
         """Refuse settings that do not go together."""
         if self.missing != "em":
             return
@@ -322,7 +322,7 @@ class TrainLinear(Question):
         )
 
     def _settings(
-        self, rows: Data, spec: Spectrum, methods: tuple[Method, ...], processes: Processes
+        self, rows: Data, spec: Spectrum, methods: tuple[TrainingMethod, ...], processes: Processes
     ) -> Json:
         return {
             "latent_dim": self.latent_dim,

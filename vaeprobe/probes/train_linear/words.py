@@ -21,7 +21,7 @@ from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
     from vaeprobe.data import Data
-    from vaeprobe.probes.train_linear.numbers import Fit
+    from vaeprobe.probes.train_linear.numbers import LinearFit
 
 VERDICTS = (
     "closed form",
@@ -35,7 +35,7 @@ VERDICTS = (
 )
 
 
-def verdict(fit: Fit) -> str:
+def verdict(fit: LinearFit) -> str:
     """Return what became of the fit: a word for each method that was trained, joined by `; `."""
     if not fit.solution.active.any():
         return "collapsed"
@@ -44,7 +44,7 @@ def verdict(fit: Fit) -> str:
     return "; ".join(dict.fromkeys(c.verdict for c in fit.certificates)) or "closed form"
 
 
-def summary(fit: Fit) -> str:
+def summary(fit: LinearFit) -> str:
     """Return how many latents are active, what they carry, and which columns the rows determine."""
     s, spec, ident = fit.solution, fit.spectrum, fit.identifiability
     active = int(s.active.sum())
@@ -55,7 +55,7 @@ def summary(fit: Fit) -> str:
     return " ".join([text, *(c.sentence for c in fit.certificates[:2])])
 
 
-def findings(fit: Fit, rows: Data, chosen: Finding | None) -> list[Finding]:
+def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding]:
     """Return what is worth knowing about the rows, the columns and the runs.
 
     Args:

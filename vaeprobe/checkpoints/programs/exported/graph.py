@@ -293,7 +293,7 @@ class Graph:
         x = torch.empty(*rows, *(program.row if -1 not in program.row else (d,)), device="meta", dtype=dtype)
         try:
             with torch.no_grad():
-                ghost.run(x, operators.Kept())
+                ghost.run(x, operators.SizeGuard())
         except ResourceError:
             raise
         except RUN_ERRORS as error:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from vaeprobe.checkpoints.programs.keras.table import (
     Function,
-    Layer,
+    KerasLayer,
     charge,
     layer_kind,
 )
@@ -21,17 +21,17 @@ _CONV = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
-def _first(x: Tensor, layer: Layer) -> Tensor:
+def _first(x: Tensor, layer: KerasLayer) -> Tensor:
     """Return a tensor with channels first, as torch's convolutions want it."""
     return x.movedim(-1, 1) if layer.channels_last else x
 
 
-def _back(x: Tensor, layer: Layer) -> Tensor:
+def _back(x: Tensor, layer: KerasLayer) -> Tensor:
     return x.movedim(1, -1) if layer.channels_last else x
 
 
 def _padding(
-    layer: Layer, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+    layer: KerasLayer, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Return the zeros before and after each axis."""
     mode = layer.config.text("padding", "valid")
@@ -56,7 +56,7 @@ def _padded(x: Tensor, before: Sequence[int], after: Sequence[int], value: float
     return F.pad(x, pairs, value=value) if any(pairs) else x
 
 
-def _axes_of_space(layer: Layer) -> int:
+def _axes_of_space(layer: KerasLayer) -> int:
     return next(int(a) for a, b in pairwise(layer.kind) if a.isdigit() and b == "D")
 
 
@@ -67,7 +67,7 @@ def _kernel_first(kernel: Tensor) -> Tensor:
 
 
 @layer_kind("Conv1D", "Conv2D", "Conv3D")
-def _conv(layer: Layer) -> Function:
+def _conv(layer: KerasLayer) -> Function:
     n = _axes_of_space(layer)
     strides, dilations = layer.sizes("strides", n), layer.sizes("dilation_rate", n)
     groups = layer.config.whole("groups", 1)
@@ -85,7 +85,7 @@ def _conv(layer: Layer) -> Function:
 
 
 @layer_kind("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose")
-def _conv_transpose(layer: Layer) -> Function:
+def _conv_transpose(layer: KerasLayer) -> Function:
     n = _axes_of_space(layer)
     strides, dilations = layer.sizes("strides", n), layer.sizes("dilation_rate", n)
     mode, extra = layer.config.text("padding", "valid"), layer.config.get("output_padding")
@@ -125,7 +125,7 @@ def _conv_transpose(layer: Layer) -> Function:
 
 
 @layer_kind("DepthwiseConv1D", "DepthwiseConv2D")
-def _depthwise(layer: Layer) -> Function:
+def _depthwise(layer: KerasLayer) -> Function:
     n = _axes_of_space(layer)
     strides, dilations = layer.sizes("strides", n), layer.sizes("dilation_rate", n)
 
@@ -140,7 +140,7 @@ def _depthwise(layer: Layer) -> Function:
 
 
 @layer_kind("SeparableConv1D", "SeparableConv2D")
-def _separable(layer: Layer) -> Function:
+def _separable(layer: KerasLayer) -> Function:
     depthwise = _depthwise(layer)
 
     def run(x: Tensor, kernel: Tensor, points: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -152,7 +152,7 @@ def _separable(layer: Layer) -> Function:
 
 
 @layer_kind("UpSampling1D", "UpSampling2D", "UpSampling3D")
-def _upsampling(layer: Layer) -> Function:
+def _upsampling(layer: KerasLayer) -> Function:
     n = _axes_of_space(layer)
     factors = layer.sizes("size", n, 2)
     mode = layer.config.text("interpolation", "nearest")
@@ -199,13 +199,13 @@ def _damaged() -> InputError:
 
 
 @layer_kind("ZeroPadding1D", "ZeroPadding2D", "ZeroPadding3D")
-def _zero_padding(layer: Layer) -> Function:
+def _zero_padding(layer: KerasLayer) -> Function:
     before, after = _pairs(layer.config.table.get("padding", 1), _axes_of_space(layer))
     return lambda x: _back(_padded(_first(x, layer), before, after), layer)
 
 
 @layer_kind("Cropping1D", "Cropping2D", "Cropping3D")
-def _cropping(layer: Layer) -> Function:
+def _cropping(layer: KerasLayer) -> Function:
     before, after = _pairs(layer.config.table.get("cropping", 1), _axes_of_space(layer))
 
     def run(x: Tensor) -> Tensor:
@@ -220,7 +220,7 @@ def _cropping(layer: Layer) -> Function:
 @layer_kind(
     "MaxPooling1D", "MaxPooling2D", "MaxPooling3D", "AveragePooling1D", "AveragePooling2D", "AveragePooling3D"
 )
-def _pooling(layer: Layer) -> Function:
+def _pooling(layer: KerasLayer) -> Function:
     n = _axes_of_space(layer)
     size = layer.sizes("pool_size", n, 2)
     strides = layer.sizes("strides", n, 0) if layer.config.get("strides") is not None else size
@@ -244,7 +244,7 @@ def _pooling(layer: Layer) -> Function:
 
 
 @layer_kind(*(f"Global{what}Pooling{n}D" for what in ("Average", "Max") for n in (1, 2, 3)))
-def _global_pooling(layer: Layer) -> Function:
+def _global_pooling(layer: KerasLayer) -> Function:
     n = _axes_of_space(layer)
     keep = layer.config.flag("keepdims")
 

@@ -25,7 +25,7 @@ from vaeprobe.checkpoints.programs.keras.choice import decoder_of
 from vaeprobe.checkpoints.programs.keras.operations import OPERATIONS
 from vaeprobe.checkpoints.programs.keras.saved import MODELS, Entry, Saved, from_hdf5, from_keras
 from vaeprobe.checkpoints.programs.keras.settings import Settings, damaged, table_of
-from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, Layer, activation_of
+from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, KerasLayer, activation_of
 from vaeprobe.checkpoints.programs.program import Program, Step, Value, parts_of, rehearse
 from vaeprobe.checkpoints.programs.whole import halves, rows_of
 from vaeprobe.errors import InputError, VaeprobeError
@@ -244,7 +244,7 @@ class _Builder:
             )
             weights.append(Value(slot))
         settings = Settings(entry.settings, f"the Keras layer {quoted(name)}")
-        layer = Layer(kind, settings, self.version, len(weights))
+        layer = KerasLayer(kind, settings, self.version, len(weights))
         self.expected(layer, name, weights)
         try:
             function = LAYERS[kind](layer)
@@ -278,7 +278,7 @@ class _Builder:
         self.steps.append(Step(kind.lower(), OPERATIONS[kind](settings), tuple(given), {}, (out.name,)))
         return out
 
-    def expected(self, layer: Layer, name: str, weights: list[Value]) -> None:
+    def expected(self, layer: KerasLayer, name: str, weights: list[Value]) -> None:
         """Check that a layer has its weights: without, another network would be measured."""
         least = {
             "Dense": 1,

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from vaeprobe.checkpoints.programs.keras.table import (
     LAYERS,
     Function,
-    Layer,
+    KerasLayer,
     activation_of,
     charge,
     layer_kind,
@@ -23,18 +23,18 @@ from vaeprobe.checkpoints.programs.keras.table import (
 
 
 @layer_kind("Activation")
-def _activation(layer: Layer) -> Function:
+def _activation(layer: KerasLayer) -> Function:
     return activation_of(layer.config.get("activation"), layer.version)[1]
 
 
 @layer_kind("LeakyReLU")
-def _leaky_relu(layer: Layer) -> Function:
+def _leaky_relu(layer: KerasLayer) -> Function:
     name = "negative_slope" if "negative_slope" in layer.config.table else "alpha"
     return partial(F.leaky_relu, negative_slope=layer.config.number(name, 0.3))
 
 
 @layer_kind("ReLU")
-def _relu(layer: Layer) -> Function:
+def _relu(layer: KerasLayer) -> Function:
     most = layer.config.number("max_value", math.inf)
     slope, threshold = layer.config.number("negative_slope", 0.0), layer.config.number("threshold", 0.0)
 
@@ -46,17 +46,17 @@ def _relu(layer: Layer) -> Function:
 
 
 @layer_kind("ELU")
-def _elu(layer: Layer) -> Function:
+def _elu(layer: KerasLayer) -> Function:
     return partial(F.elu, alpha=layer.config.number("alpha", 1.0))
 
 
 @layer_kind("PReLU")
-def _prelu(layer: Layer) -> Function:
+def _prelu(layer: KerasLayer) -> Function:
     return lambda x, alpha: torch.where(x >= 0, x, alpha * x)
 
 
 @layer_kind("Softmax")
-def _softmax(layer: Layer) -> Function:
+def _softmax(layer: KerasLayer) -> Function:
     axis = layer.config.whole("axis", -1)
     return lambda x: torch.softmax(x, axis)
 
@@ -65,31 +65,31 @@ def _softmax(layer: Layer) -> Function:
 
 
 @layer_kind("Dense")
-def _dense(layer: Layer) -> Function:
+def _dense(layer: KerasLayer) -> Function:
     return lambda x, kernel, bias=None: F.linear(x, kernel.t(), bias)
 
 
 @layer_kind("Flatten")
-def _flatten(layer: Layer) -> Function:
+def _flatten(layer: KerasLayer) -> Function:
     if not layer.channels_last:
         raise layer.unsupported("channels first")
     return lambda x: x.reshape(x.shape[0], -1)
 
 
 @layer_kind("Reshape")
-def _reshape(layer: Layer) -> Function:
+def _reshape(layer: KerasLayer) -> Function:
     shape = layer.config.wholes("target_shape")
     return lambda x: x.reshape(x.shape[0], *shape)
 
 
 @layer_kind("Permute")
-def _permute(layer: Layer) -> Function:
+def _permute(layer: KerasLayer) -> Function:
     order = layer.config.wholes("dims")
     return lambda x: x.permute(0, *order)
 
 
 @layer_kind("RepeatVector")
-def _repeat_vector(layer: Layer) -> Function:
+def _repeat_vector(layer: KerasLayer) -> Function:
     n = layer.config.whole("n")
 
     def run(x: Tensor) -> Tensor:
@@ -100,12 +100,12 @@ def _repeat_vector(layer: Layer) -> Function:
 
 
 @layer_kind("Embedding")
-def _embedding(layer: Layer) -> Function:
+def _embedding(layer: KerasLayer) -> Function:
     return lambda x, table: F.embedding(x.to(torch.int64), table)
 
 
 @layer_kind("Rescaling")
-def _rescaling(layer: Layer) -> Function:
+def _rescaling(layer: KerasLayer) -> Function:
     scale, offset = (
         torch.tensor(layer.config.table.get(k, v), dtype=torch.float64)
         for k, v in (("scale", 1.0), ("offset", 0.0))
@@ -116,11 +116,13 @@ def _rescaling(layer: Layer) -> Function:
 # -- norms ------------------------------------------------------------------------------------------
 
 
-def _axes(layer: Layer, ndim: int) -> list[int]:
+def _axes(layer: KerasLayer, ndim: int) -> list[int]:
     return sorted(a % ndim for a in layer.config.wholes("axis", -1))
 
 
-def _scaled(layer: Layer, weights: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
+def _scaled(
+    layer: KerasLayer, weights: Sequence[Tensor]
+) -> tuple[Tensor | None, Tensor | None, list[Tensor]]:
     """Return gamma and beta, where the layer has them, and the other weights."""
     rest = list(weights)
     gamma = rest.pop(0) if layer.config.flag("scale", True) else None
@@ -129,7 +131,7 @@ def _scaled(layer: Layer, weights: Sequence[Tensor]) -> tuple[Tensor | None, Ten
 
 
 @layer_kind("BatchNormalization")
-def _batch_norm(layer: Layer) -> Function:
+def _batch_norm(layer: KerasLayer) -> Function:
     eps = layer.config.number("epsilon", 1e-3)
 
     def run(x: Tensor, *weights: Tensor) -> Tensor:
@@ -141,7 +143,7 @@ def _batch_norm(layer: Layer) -> Function:
 
 
 @layer_kind("LayerNormalization")
-def _layer_norm(layer: Layer) -> Function:
+def _layer_norm(layer: KerasLayer) -> Function:
     eps = layer.config.number("epsilon", 1e-3)
 
     def run(x: Tensor, *weights: Tensor) -> Tensor:
@@ -155,7 +157,7 @@ def _layer_norm(layer: Layer) -> Function:
 
 
 @layer_kind("GroupNormalization")
-def _group_norm(layer: Layer) -> Function:
+def _group_norm(layer: KerasLayer) -> Function:
     groups, eps = layer.config.whole("groups", 32), layer.config.number("epsilon", 1e-3)
 
     def run(x: Tensor, *weights: Tensor) -> Tensor:
@@ -168,15 +170,15 @@ def _group_norm(layer: Layer) -> Function:
 
 
 @layer_kind("UnitNormalization")
-def _unit_norm(layer: Layer) -> Function:
+def _unit_norm(layer: KerasLayer) -> Function:
     return lambda x: x * torch.rsqrt((x * x).sum(_axes(layer, x.ndim), keepdim=True).clamp_min(1e-12))
 
 
 # -- merging ----------------------------------------------------------------------------------------
 
 
-def _merged(f: Callable[[Tensor, Tensor], Tensor], *, mean: bool = False) -> Callable[[Layer], Function]:
-    def row(layer: Layer) -> Function:
+def _merged(f: Callable[[Tensor, Tensor], Tensor], *, mean: bool = False) -> Callable[[KerasLayer], Function]:
+    def row(layer: KerasLayer) -> Function:
         def run(*xs: Tensor) -> Tensor:
             out = xs[0]
             for x in xs[1:]:
@@ -195,6 +197,6 @@ LAYERS.update(
 
 
 @layer_kind("Concatenate")
-def _concatenate(layer: Layer) -> Function:
+def _concatenate(layer: KerasLayer) -> Function:
     axis = layer.config.whole("axis", -1)
     return lambda *xs: torch.cat(xs, axis)

@@ -14,14 +14,16 @@ from vaeprobe.checkpoints.programs.keras.table import (
     ACTIVATIONS,
     LAYERS,
     Function,
-    Layer,
+    KerasLayer,
     activation_of,
     layer_kind,
 )
 from vaeprobe.files.source import quoted
 
 
-def _recurrent(layer: Layer, gates: int, step: Callable[..., tuple[Tensor, ...]], states: int) -> Function:
+def _recurrent(
+    layer: KerasLayer, gates: int, step: Callable[..., tuple[Tensor, ...]], states: int
+) -> Function:
     if layer.config.flag("return_state") or layer.config.flag("stateful"):
         raise layer.unsupported("with its states returned or kept")
     units, backwards = layer.config.whole("units"), layer.config.flag("go_backwards")
@@ -41,7 +43,7 @@ def _recurrent(layer: Layer, gates: int, step: Callable[..., tuple[Tensor, ...]]
     return run
 
 
-def _gate_activations(layer: Layer) -> tuple[Function, Function]:
+def _gate_activations(layer: KerasLayer) -> tuple[Function, Function]:
     act, gate = (
         activation_of(layer.config.table.get(name, default), layer.version)[1]
         for name, default in (("activation", "tanh"), ("recurrent_activation", "sigmoid"))
@@ -50,7 +52,7 @@ def _gate_activations(layer: Layer) -> tuple[Function, Function]:
 
 
 @layer_kind("LSTM")
-def _lstm(layer: Layer) -> Function:
+def _lstm(layer: KerasLayer) -> Function:
     act, gate = _gate_activations(layer)
 
     def step(
@@ -65,7 +67,7 @@ def _lstm(layer: Layer) -> Function:
 
 
 @layer_kind("GRU")
-def _gru(layer: Layer) -> Function:
+def _gru(layer: KerasLayer) -> Function:
     act, gate = _gate_activations(layer)
     after = layer.config.flag("reset_after", layer.version >= 2)
 
@@ -91,7 +93,7 @@ def _gru(layer: Layer) -> Function:
 
 
 @layer_kind("SimpleRNN")
-def _simple_rnn(layer: Layer) -> Function:
+def _simple_rnn(layer: KerasLayer) -> Function:
     act = activation_of(layer.config.table.get("activation", "tanh"), layer.version)[1]
 
     def step(
@@ -102,21 +104,21 @@ def _simple_rnn(layer: Layer) -> Function:
     return _recurrent(layer, 1, step, 1)
 
 
-def _wrapped(layer: Layer) -> Layer:
+def _wrapped(layer: KerasLayer) -> KerasLayer:
     match layer.config.get("layer"):
         case {"class_name": str(kind), "config": dict(inner)} if kind in LAYERS:
             settings = Settings(inner, f"the Keras layer {quoted(str(inner.get('name', kind)))}")
-            return Layer(kind, settings, layer.version, layer.count)
+            return KerasLayer(kind, settings, layer.version, layer.count)
     raise layer.unsupported("around a layer that is not known")
 
 
 @layer_kind("Bidirectional")
-def _bidirectional(layer: Layer) -> Function:
+def _bidirectional(layer: KerasLayer) -> Function:
     inner = _wrapped(layer)
     merge = layer.config.text("merge_mode", "concat")
     forward = LAYERS[inner.kind](inner)
     back = replace(inner.config, table={**inner.config.table, "go_backwards": True})
-    backward = LAYERS[inner.kind](Layer(inner.kind, back, inner.version))
+    backward = LAYERS[inner.kind](KerasLayer(inner.kind, back, inner.version))
     sequences = inner.config.flag("return_sequences")
     merges: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
         "concat": lambda a, b: torch.cat([a, b], -1),
@@ -136,7 +138,7 @@ def _bidirectional(layer: Layer) -> Function:
 
 
 @layer_kind("TimeDistributed")
-def _time_distributed(layer: Layer) -> Function:
+def _time_distributed(layer: KerasLayer) -> Function:
     inner = _wrapped(layer)
     function = LAYERS[inner.kind](inner)
     _, act = (

@@ -26,7 +26,7 @@ __all__ = [
     "IDENTITIES",
     "LAYERS",
     "Function",
-    "Layer",
+    "KerasLayer",
     "activation_of",
     "charge",
     "layer_kind",
@@ -34,7 +34,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Layer:
+class KerasLayer:
     """A layer of a file.
 
     Attributes:
@@ -70,7 +70,7 @@ class Layer:
 
 
 Function = Callable[..., Tensor]
-LAYERS: dict[str, Callable[[Layer], Function]] = {}
+LAYERS: dict[str, Callable[[KerasLayer], Function]] = {}
 # nothing happens in them outside training
 IDENTITIES = {
     "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout", "AlphaDropout",
@@ -78,8 +78,8 @@ IDENTITIES = {
 }  # fmt: skip
 
 
-def layer_kind(*kinds: str) -> Callable[[Callable[[Layer], Function]], Callable[[Layer], Function]]:
-    def add(row: Callable[[Layer], Function]) -> Callable[[Layer], Function]:
+def layer_kind(*kinds: str) -> Callable[[Callable[[KerasLayer], Function]], Callable[[KerasLayer], Function]]:
+    def add(row: Callable[[KerasLayer], Function]) -> Callable[[KerasLayer], Function]:
         LAYERS.update(dict.fromkeys(kinds, row))
         return row
 
@@ -115,7 +115,7 @@ def activation_of(value: object, version: int) -> tuple[str, Callable[[Tensor], 
             value = config
         elif kind in LAYERS and isinstance(config, dict):
             settings = Settings(config, f"the Keras activation {quoted(str(kind))}")
-            return str(kind).lower(), LAYERS[kind](Layer(str(kind), settings, version))
+            return str(kind).lower(), LAYERS[kind](KerasLayer(str(kind), settings, version))
         elif kind == "__lambda__":
             raise UnsafeError("an activation of the Keras model is code")
         else:

@@ -21,7 +21,7 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.onnx.model import Input, Model, inner_name
 from vaeprobe.checkpoints.programs.onnx.nodes import Constant, Nodes
-from vaeprobe.checkpoints.programs.onnx.whole import Halves, bottleneck, halves
+from vaeprobe.checkpoints.programs.onnx.whole import ModelHalves, bottleneck, halves
 from vaeprobe.checkpoints.programs.program import (
     RUN_ERRORS,
     Program,
@@ -121,7 +121,7 @@ class _Heads(torch.nn.Module):
         return mean.flatten(1), log_variance.flatten(1)
 
 
-def _with_encoder(parts: Parts, whole: Halves, d: int) -> Parts:
+def _with_encoder(parts: Parts, whole: ModelHalves, d: int) -> Parts:
     """Return the decoder that was cut out of a whole VAE, with its encoder where that is told."""
     said = f"the model is a whole VAE, of which the part from {quoted(whole.cut)} to {quoted(whole.reconstruction)} is probed"
     notes = (*parts.notes, Finding(WHOLE_VAE, said))

@@ -19,14 +19,14 @@ from vaeprobe.checkpoints.programs.whole import Call, made_of, needed, partings
 if TYPE_CHECKING:
     from onnx import NodeProto, ValueInfoProto
 
-__all__ = ["Halves", "bottleneck", "halves"]
+__all__ = ["ModelHalves", "bottleneck", "halves"]
 
 MEANS = ("mu", "mean", "loc", "z_mean", "means")
 LOG_VARIANCES = ("logvar", "log_var", "log_variance", "z_log_var", "lv")
 
 
 @dataclass(frozen=True)
-class Halves:
+class ModelHalves:
     """The two halves of a whole VAE.
 
     Attributes:
@@ -44,7 +44,7 @@ class Halves:
     reconstruction: str
 
 
-def halves(model: Model) -> Halves | None:
+def halves(model: Model) -> ModelHalves | None:
     """Return the halves of a whole VAE, None of any other graph."""
     graph = model.proto.graph
     inputs, outputs = model.inputs(), {str(o.name): o for o in graph.output}
@@ -72,7 +72,7 @@ def halves(model: Model) -> Halves | None:
         if mean is not None and spread is not None and shapes[mean] == shapes[code]:
             heads = (mean, spread)
             encoder = _part(model, list(graph.input), [outputs[mean], outputs[spread]])
-        return Halves(decoder, encoder, heads, cut, recon)
+        return ModelHalves(decoder, encoder, heads, cut, recon)
     return None
 
 

@@ -42,7 +42,7 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
-class Method:
+class BoundFunction:
     """A function of the archive, bound to its module where it has one."""
 
     code: ast.FunctionDef
@@ -122,11 +122,11 @@ def _constants(archive: Archive) -> tuple[object, ...]:
     """Return the values of `CONSTANTS.c0`, `CONSTANTS.c1`, ..."""
     file = _pickled(archive, ENTRY, "constants/")
     nodes = file.root if isinstance(file.root, (list, tuple)) else ()
-    return tuple(Constant(file.spec(n)) if file.is_tensor(n) else n for n in nodes)
+    return tuple(ConstantTensor(file.spec(n)) if file.is_tensor(n) else n for n in nodes)
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantTensor:
     spec: TensorSpec
 
 

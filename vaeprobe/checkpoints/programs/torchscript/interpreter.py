@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from vaeprobe.checkpoints.programs import operators, whole
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS
-from vaeprobe.checkpoints.programs.torchscript.archive import HINT, Constant, Instance, Library, Method, Slot
+from vaeprobe.checkpoints.programs.torchscript.archive import (
+    HINT,
+    BoundFunction,
+    ConstantTensor,
+    Instance,
+    Library,
+    Slot,
+)
 from vaeprobe.checkpoints.programs.torchscript.table import (
     LONGEST,
     NUMERIC,
@@ -97,7 +104,7 @@ class Script(nn.Module):
         for name, tensor in tensors.items():
             self.register_buffer(self.names[name], tensor)
         for i, constant in enumerate(library.constants):
-            if isinstance(constant, Constant):
+            if isinstance(constant, ConstantTensor):
                 self.register_buffer(
                     f"constant_{i}", next(iter(realise({"c": constant.spec}).tensors.values()))
                 )
@@ -117,7 +124,7 @@ class Script(nn.Module):
         method = self.library.method(self.root.value.kind, "forward")
         assert method is not None
         try:
-            out = call.function(Method(method, self.root.value), [x], {})
+            out = call.function(BoundFunction(method, self.root.value), [x], {})
         except _Reached as reached:
             return reached.value, None
         finally:
@@ -139,7 +146,7 @@ class Script(nn.Module):
         call.record = record = _Record(x)
         method = self.library.method(self.root.value.kind, "forward")
         assert method is not None
-        out = call.function(Method(method, self.root.value), [x], {})
+        out = call.function(BoundFunction(method, self.root.value), [x], {})
         outputs = [record.names.get(id(v), "") for v in _leaves([out])]
         return record.calls, outputs, record.values
 
@@ -202,7 +209,7 @@ class _Call:
 
     # -- functions and statements ----------------------------------------------------------------
 
-    def function(self, method: Method, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
+    def function(self, method: BoundFunction, args: Sequence[object], kwargs: Mapping[str, object]) -> object:
         parameters = method.code.args.args
         given = [method.owner, *args] if method.owner is not None else list(args)
         names: dict[str, object] = dict(zip((p.arg for p in parameters), given, strict=False))
@@ -338,7 +345,7 @@ class _Call:
         if name.startswith("__torch__."):
             code = self.library.definitions.get(name)
             if isinstance(code, ast.FunctionDef):
-                return Method(code, None)
+                return BoundFunction(code, None)
             raise self.unsupported(name)
         if name.startswith("CONSTANTS.c"):
             index = (
@@ -347,7 +354,11 @@ class _Call:
             if not 0 <= index < len(self.library.constants):
                 raise InputError(f"the program uses the constant {quoted(name)}, which the archive lacks")
             constant = self.library.constants[index]
-            return getattr(self.script, f"constant_{index}") if isinstance(constant, Constant) else constant
+            return (
+                getattr(self.script, f"constant_{index}")
+                if isinstance(constant, ConstantTensor)
+                else constant
+            )
         return self.field(self.value(e.value, names), e.attr)
 
     def field(self, owner: object, name: str) -> object:
@@ -399,11 +410,11 @@ class _Call:
             return self.operator(name.removeprefix("ops.aten.").removeprefix("torch."), args, kwargs)
         raise self.unsupported(name)
 
-    def attribute_of(self, name: str) -> Method:
+    def attribute_of(self, name: str) -> BoundFunction:
         code = self.library.definitions.get(name)
         if not isinstance(code, ast.FunctionDef):
             raise self.unsupported(name)
-        return Method(code, None)
+        return BoundFunction(code, None)
 
     def called(self, e: ast.Call, names: Mapping[str, object]) -> object:
         method: object = None
@@ -411,8 +422,8 @@ class _Call:
             method = self.value(e.func, names)
         elif isinstance(owner := self.value(e.func.value, names), Instance):
             code = self.library.method(owner.kind, e.func.attr)
-            method = None if code is None else Method(code, owner)
-        if not isinstance(method, Method):
+            method = None if code is None else BoundFunction(code, owner)
+        if not isinstance(method, BoundFunction):
             raise self.unsupported(ast.unparse(e.func))
         args = [self.value(a, names) for a in e.args]
         return self.function(method, args, {str(k.arg): self.value(k.value, names) for k in e.keywords})

@@ -125,7 +125,7 @@ def _image(script: Script) -> tuple[int, ...]:
     return ()
 
 
-def _parting(script: Script, data: tuple[int, ...]) -> tuple[Cut, whole.Kind] | None:
+def _parting(script: Script, data: tuple[int, ...]) -> tuple[Cut, whole.CutKind] | None:
     """Return where a program is cut that is a whole VAE, None of another.
 
     Raises:
