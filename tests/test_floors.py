@@ -19,6 +19,7 @@ FLOORS = [
         "report",
         "progress",
         "budget",
+        "kept",
         "processes",
         "intervals",
         "autograd",

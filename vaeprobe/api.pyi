@@ -33,6 +33,7 @@ def orthogonality(
     sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
+    resume: str | PathLike[str] | None = None,
     beta_sigma2: float = 1.0,
     rotations: int | None = None,
     restarts: int | None = None,
@@ -61,6 +62,7 @@ def orthogonality(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
+        resume: Keep what is measured in this file, and go on from what it holds.
         beta_sigma2: Beta times noise variance, for the mean-field gap.
         rotations: Random rotations for the null (default: 999, fewer for many latents).
         restarts: Random starts of the search for the best rotation (default: 4, fewer for many).
@@ -94,6 +96,7 @@ def factorise(
     sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
+    resume: str | PathLike[str] | None = None,
     max_samples: int = 4096,
     margin: float = 0.0001,
     permutations: int = 499,
@@ -121,6 +124,7 @@ def factorise(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
+        resume: Keep what is measured in this file, and go on from what it holds.
         max_samples: Latents to draw at most, to decide the verdict.
         margin: Gap in nats that counts as none.
         permutations: Permutations of the tests of dependence.
@@ -152,6 +156,7 @@ def trace(
     sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
+    resume: str | PathLike[str] | None = None,
     row: int | None = None,
     components: Any = None,
     length: float | None = None,
@@ -186,6 +191,7 @@ def trace(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
+        resume: Keep what is measured in this file, and go on from what it holds.
         row: Start at the encoder's mean of this row of --data.
         components: Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents, 2 beyond 64).
         length: Latent length per direction (default: 3, a full turn for two latents).
@@ -223,6 +229,7 @@ def posterior(
     sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
+    resume: str | PathLike[str] | None = None,
     encoder: Any = None,
     pairs: int = 8,
     beta: float | None = None,
@@ -247,6 +254,7 @@ def posterior(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
+        resume: Keep what is measured in this file, and go on from what it holds.
         encoder: The encoder, where it is in a file of its own.
         pairs: Antithetic pairs of posterior draws per row.
         beta: Beta the model was trained at (default: estimated).
@@ -276,6 +284,7 @@ def beta(
     sigma2: float | None = None,
     dispersion: Any = None,
     chunk: int | None = None,
+    resume: str | PathLike[str] | None = None,
     encoder: Any = None,
     pairs: int = 8,
     beta: float | None = None,
@@ -300,6 +309,7 @@ def beta(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
+        resume: Keep what is measured in this file, and go on from what it holds.
         encoder: The encoder, where it is in a file of its own.
         pairs: Antithetic pairs of posterior draws per row.
         beta: Nominal beta, to hold the estimate against; gives sigma^2 of a Gaussian.

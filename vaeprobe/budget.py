@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from vaeprobe.kept import saved
 from vaeprobe.processes import current as processes
 
 FIRST = 8  # rows that are measured before the clock is asked
@@ -119,13 +120,14 @@ def in_time(rows: int, work: Callable[[slice], None], *, share: float = 0.5, fir
     if not budget().bounded:
         work(slice(0, rows))
         return Fit(rows, rows, 0.0)
-    start, allowed = time.monotonic(), share * budget().left
+    start, allowed, before = time.monotonic(), share * budget().left, saved()
     done, piece = 0, first
     while True:
         stop = min(rows, done + piece)
         work(slice(done, stop))
         done, spent = stop, time.monotonic() - start
-        pace = spent / max(done, 1)
+        pace = (spent + saved() - before) / max(done, 1)
+        # what an earlier run left counts with the time that it took: the next piece takes its own
         # twice as many as before, and no more than half of what is thought to fit: the pace is an estimate
         fits = processes().agreed((allowed - spent) / max(pace, 1e-9))
         if done == rows or fits < 1:

@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
         return returned if isinstance(returned, int) else 0
     except (KeyboardInterrupt, streams.Terminated) as stop:
-        streams.say(streams.STOPPED)
+        streams.say(streams.stopped())
         return 143 if isinstance(stop, streams.Terminated) else 130
     except Exception as error:
         ours = _as_ours(error)

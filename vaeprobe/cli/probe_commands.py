@@ -14,7 +14,8 @@ import typer
 
 from vaeprobe.budget import within
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, progress_bar
+from vaeprobe.cli.output import Document, going_on, progress_bar
+from vaeprobe.kept import keeping
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import field_type, is_list
@@ -63,8 +64,11 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
         with (
             joined("nccl" if device.startswith("cuda") else "gloo") as processes,
             within(probe.time),
+            keeping(probe.resume) as kept,
             progress_bar(document.progress and processes.rank == 0),
         ):
+            if kept is not None and processes.rank == 0:
+                going_on(kept)
             decoder = processes.together(lambda: loading.load(model, **loading.chosen(values)))
             result = judge(probe.measure(decoder), _wanted(cls, values), specs_by_id(cls.METRICS))
         # the first process speaks for all

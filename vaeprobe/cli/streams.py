@@ -14,11 +14,10 @@ from threading import Thread
 from types import FrameType
 from typing import IO, NoReturn, TextIO, cast
 
-from vaeprobe import writing
+from vaeprobe import kept, writing
 from vaeprobe.errors import UsageError
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
-STOPPED = "vaeprobe: stopped; no partial output was written"
 # how long an interrupted run may take to end by itself, before it is ended in the midst of a call of torch
 GRACE = 0.5
 
@@ -164,6 +163,13 @@ def end_promptly() -> None:
     Thread(target=_end_later, args=(reading,), daemon=True).start()
 
 
+def stopped() -> str:
+    """Return what an interrupted run says last."""
+    if kept.place is None:
+        return "vaeprobe: stopped; no partial output was written"
+    return f"vaeprobe: stopped; the same command goes on from what is kept in {kept.place}"
+
+
 def _end_later(pipe: int) -> None:
     while received := os.read(pipe, 1):
         code = EXIT_CODES.get(signal.Signals(received[0]))
@@ -175,5 +181,5 @@ def _end_later(pipe: int) -> None:
 
                 for child in active_children():
                     child.kill()
-            say(STOPPED)
+            say(stopped())
             os._exit(code)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+import torch
+from torch import Tensor
+
 from vaeprobe.errors import ResourceError, out_of_memory
-from vaeprobe.processes import current
+from vaeprobe.kept import kept
+from vaeprobe.processes import apart, current
 from vaeprobe.progress import tell
 
-__all__ = ["Chunk", "Size", "sweep"]
+__all__ = ["Chunk", "Size", "Sweep"]
 
 BUDGET = 28 << 20
 """Bytes of the largest tangent tensor.  Beyond 32 MB the C library maps every tensor afresh."""
@@ -58,56 +62,90 @@ class Chunk:
     directions: tuple[slice, ...]
 
 
-def sweep(
-    n: int, directions: int, size: Size, work: Callable[[Chunk], None], description: str = "Jacobians"
-) -> bool:
-    """Do `work` on every chunk of n latents; where memory runs out, halve the chunk and do it again.
+@dataclass(frozen=True)
+class Sweep:
+    """Work on all of n latents and their directions, in chunks of a size.
 
-    Several processes take every so-many-th chunk each, the same chunks as one alone would take; where there are fewer
-    chunks than processes, each does them all.
-
-    Returns:
-        whether they did, so that what the work found is to be summed over the processes.
-
-    Raises:
-        ResourceError: one direction at one latent is too much; or another process failed.
-        VaeprobeError: `work` failed, here or elsewhere.
+    Attributes:
+        work: returns what a chunk gives.
+        put: takes it to its place; of what the first turn alone should put, each turn is given its own.
+        made_of: what work on a chunk depends on (see `vaeprobe.kept`).
+        whole: whether a chunk takes all directions at its latents; otherwise it takes one turn.
+        description: for progress.
     """
-    processes = current()
-    starts = range(0, n, size.points)
-    if processes.world == 1 or len(starts) < processes.world:
-        _sweep(slice(0, n), n, directions, size, work, description)
-        return False
 
-    def own() -> None:
-        for start in starts[processes.rank :: processes.world]:
-            _sweep(slice(start, min(start + size.points, n)), n, directions, size, work, description)
+    work: Callable[[Chunk], tuple[Tensor, ...]]
+    put: Callable[..., None]
+    made_of: Callable[[Chunk], Iterable[object]]
+    whole: bool = False
+    description: str = "Jacobians"
 
-    processes.together(own)
-    return True
+    def over(self, n: int, directions: int, size: Size) -> bool:
+        """Do all of the work; where memory runs out, halve the chunk and do it again.
+
+        Several processes take every so-many-th chunk each, the same chunks as one alone would take; where there are
+        fewer latents than that takes, every so-many-th turn of the directions; where these are too few as well, each
+        does all.
+
+        Returns:
+            whether they shared the work, so that what was put is to be summed over the processes, 0 where nothing was.
+
+        Raises:
+            ResourceError: one direction at one latent is too much; or another process failed.
+            VaeprobeError: `work` failed, here or elsewhere.
+        """
+        processes = current()
+        everything, turns = slice(0, directions), _slices(slice(0, directions), size.directions)
+        chunks = _slices(slice(0, n), size.points)
+        by_points = len(chunks) >= processes.world
+        if processes.world == 1 or not (by_points or (len(turns) > 1 and not self.whole)):
+            self._do(slice(0, n), everything, n, size, together=processes.world > 1)
+            return False
+
+        def own() -> None:
+            with apart():
+                if by_points:
+                    for points in chunks[processes.rank :: processes.world]:
+                        self._do(points, everything, n, size)
+                    return
+                for points in chunks:
+                    for turn in turns[processes.rank :: processes.world]:
+                        self._do(points, turn, n, size)
+                    if processes.rank >= len(turns):  # it knows nothing but of what shape it would be
+                        spare = Chunk(points, (turns[0],))
+                        self.put(spare, *(torch.zeros_like(t) for t in self.work(spare)))
+
+        processes.together(own)
+        return True
+
+    def _do(self, rows: slice, directions: slice, n: int, size: Size, *, together: bool = False) -> None:
+        start = rows.start
+        while start < rows.stop:
+            points = slice(start, min(start + size.points, rows.stop))
+            turns = tuple(_slices(directions, size.directions))
+            parts = (turns,) if self.whole else tuple((turn,) for turn in turns)
+            try:
+                for done, part in enumerate(parts, start=1):
+                    self._one(Chunk(points, part), together)
+                    if size.points < n or len(parts) > 1:
+                        share = directions.stop if done == len(parts) else part[0].stop
+                        tell(self.description, start + (points.stop - start) * share / directions.stop, n)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                smaller = size.halved()
+                if smaller is None:
+                    raise ResourceError(
+                        "not enough memory for one direction at one latent",
+                        hint="free some memory, or probe a smaller decoder (--submodule)",
+                    ) from error
+                size = smaller
+                continue
+            start = points.stop
+
+    def _one(self, part: Chunk, together: bool) -> None:
+        self.put(part, *kept(lambda: self.made_of(part), lambda: self.work(part), together=together))
 
 
-def _sweep(
-    rows: slice, n: int, directions: int, size: Size, work: Callable[[Chunk], None], description: str
-) -> None:
-    start = rows.start
-    while start < rows.stop:
-        points = slice(start, min(start + size.points, rows.stop))
-        steps = range(0, directions, size.directions)
-        chunk = Chunk(points, tuple(slice(i, min(i + size.directions, directions)) for i in steps))
-        try:
-            work(chunk)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            smaller = size.halved()
-            if smaller is None:
-                raise ResourceError(
-                    "not enough memory for one direction at one latent",
-                    hint="free some memory, or probe a smaller decoder (--submodule)",
-                ) from error
-            size = smaller
-            continue
-        start = points.stop
-        if size.points < n:
-            tell(description, start, n)
+def _slices(whole: slice, step: int) -> list[slice]:
+    return [slice(i, min(i + step, whole.stop)) for i in range(whole.start, whole.stop, step)]

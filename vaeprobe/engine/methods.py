@@ -23,6 +23,7 @@ from vaeprobe.engine.convolutions import LaidOut
 from vaeprobe.engine.tangents import Unsupported, push
 from vaeprobe.errors import ContractError
 from vaeprobe.intervals import stream
+from vaeprobe.kept import signature
 
 __all__ = ["Choice", "choose", "carried", "mapped", "repeated", "reversed_twice", "row_by_row"]
 
@@ -85,6 +86,7 @@ class Choice:
         widest: numbers per latent and direction in the widest tangents, for J.
         widest_gram: the same for Gram matrices, which may do without the widest.
         work: multiply-adds per latent and direction, numbers written counted as some: the same on every machine.
+        known_by: a hash of what the decoder gives at a few latents, and of how.
         laid_out: whether f itself is as right with the layout of tangents, which is faster.
     """
 
@@ -93,6 +95,7 @@ class Choice:
     widest: int
     widest_gram: int
     work: float
+    known_by: bytes
     laid_out: bool = False
 
     def value(self, f: Function, x: Tensor) -> Tensor:
@@ -260,6 +263,7 @@ class _Found:
             max(self.widest, least),
             max(self.widest_gram, least),
             self.work,
+            signature((method.__name__, self.y, self.t)),
         )
 
 

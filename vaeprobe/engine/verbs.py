@@ -11,7 +11,8 @@ gets the small singular values wrong altogether.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.chunks import Chunk, Size, sweep
+from vaeprobe.engine.chunks import Chunk, Size, Sweep
 from vaeprobe.engine.columns import Columns, Known, dense_gram
 from vaeprobe.engine.limits import LARGEST_GRAMS, LARGEST_JACOBIAN
 from vaeprobe.engine.methods import choose, function_of
@@ -54,22 +55,12 @@ def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = No
                  [2., 0.]]], dtype=torch.float64)
     """
     decoder = _decoder(f, z)
-    g, x, basis = function_of(decoder, natural), _latents(decoder, z), _basis(decoder)
-    choice = choose(decoder, natural=natural)
-    out: Tensor | None = None
-
-    def work(part: Chunk) -> None:
-        nonlocal out
-        for some in part.directions:
-            y, columns = choice.push(g, x[part.points], _everywhere(basis[some], part.points))
-            if out is None:
-                out = torch.zeros(len(x), y.shape[1], len(basis), dtype=y.dtype, device=y.device)
-            out[part.points, :, some] = columns.value().permute(1, 2, 0)
-
-    shared = sweep(len(x), len(basis), Size.fitting(choice.widest, x.itemsize, len(basis), chunk), work)
-    if out is None:
-        return x.new_empty(0, decoder.data_dim, len(basis))
-    return current().summed(out) if shared else out
+    basis = _basis(decoder)
+    _, J = _pushed(
+        decoder, _latents(decoder, z), lambda some, points: _everywhere(basis[some], points), len(basis), natural, chunk,
+        columns_last=True,
+    )  # fmt: skip
+    return J.permute(1, 2, 0)
 
 
 def gram(
@@ -154,18 +145,34 @@ def _gram(
             return tangents.gram(likelihood.weight(y.double(), parameter).sqrt())
         return dense_gram(likelihood.whitened(tangents.value().double(), y.double(), parameter), None)
 
-    def work(part: Chunk) -> None:
+    def work(part: Chunk) -> tuple[Tensor]:
         if len(part.directions) == 1:
-            y, tangents = choice.push(g, x[part.points], directions(slice(None), part.points))
-            out[part.points] = gram_of(y, tangents).to(out)
-            return
-        blocks = []
-        for some in part.directions:
-            y, tangents = choice.push(g, x[part.points], directions(some, part.points))
-            blocks.append(tangents.value())
-        out[part.points] = gram_of(y, Known(torch.cat(blocks))).to(out)
+            return (gram_of(*choice.push(g, x[part.points], directions(slice(None), part.points))),)
+        at, turn = part.points, part.directions[0].stop
 
-    shared = sweep(len(x), width, Size.fitting(choice.widest_gram, x.itemsize, width, chunk), work)
+        def shifted(some: slice, points: slice) -> Tensor:
+            return directions(some, slice(at.start + points.start, at.start + points.stop))
+
+        y, J = _pushed(decoder, x[at], shifted, width, natural, size=Size(at.stop - at.start, turn))
+        return (gram_of(y, Known(J)),)
+
+    def put(part: Chunk, G: Tensor) -> None:
+        out[part.points] = G.to(out)
+
+    def made_of(part: Chunk) -> Iterable[object]:
+        some = decoder.continuous if columns is None else columns[part.points]
+        return (
+            "gram",
+            choice.known_by,
+            natural,
+            likelihood,
+            likelihood and likelihood.name,
+            x[part.points],
+            some,
+        )
+
+    size = Size.fitting(choice.widest_gram, x.itemsize, width, chunk)
+    shared = Sweep(work, put, made_of, whole=True).over(len(x), width, size)
     return current().summed(out) if shared else out
 
 
@@ -208,24 +215,68 @@ def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple
         (2.0, 1.0)
     """
     decoder = _decoder(f, z)
-    g, x = function_of(decoder, natural), _latents(decoder, z)
-    directions = _on_all_latents(decoder, v if v.ndim == 3 else v[None])
-    choice = choose(decoder, natural=natural)
-    y = x.new_zeros(len(x), decoder.data_dim)
-    Jv = x.new_zeros(len(directions), len(x), decoder.data_dim)
-
-    def work(part: Chunk) -> None:
-        nonlocal y, Jv
-        for some in part.directions:
-            primal, columns = choice.push(g, x[part.points], directions[some, part.points])
-            if primal.dtype != y.dtype:
-                y, Jv = y.to(primal.dtype), Jv.to(primal.dtype)
-            y[part.points], Jv[some, part.points] = primal, columns.value()
-
-    size = Size.fitting(choice.widest, x.itemsize, len(directions))
-    if sweep(len(x), len(directions), size, work, "J v"):
-        y, Jv = current().summed(y), current().summed(Jv)
+    along = _on_all_latents(decoder, v if v.ndim == 3 else v[None])
+    y, Jv = _pushed(
+        decoder, _latents(decoder, z), lambda some, points: along[some, points], len(along), natural, description="J v"
+    )  # fmt: skip
     return y, Jv if v.ndim == 3 else Jv[0]
+
+
+def _pushed(
+    decoder: Decoder,
+    x: Tensor,
+    directions: Callable[[slice, slice], Tensor],
+    count: int,
+    natural: bool,
+    chunk: int | None = None,
+    *,
+    size: Size | None = None,
+    columns_last: bool = False,
+    description: str = "Jacobians",
+) -> tuple[Tensor, Tensor]:
+    """Return f(x), shape (n, data), and J v, shape (count, n, data).
+
+    Args:
+        x: latents as the decoder takes them, shape (n, latent).
+        directions: some of the directions at some of the latents, shape (s, p, latent).
+        chunk: latents at a time.
+        size: instead of the one that fits.
+        columns_last: whether J v lies in memory as (n, data, count).
+    """
+    g, choice, n = function_of(decoder, natural), choose(decoder, natural=natural), len(x)
+
+    def empty(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        made = torch.zeros(n, decoder.data_dim, dtype=dtype, device=device)
+        if columns_last:
+            return made, made.new_zeros(n, decoder.data_dim, count).permute(2, 0, 1)
+        return made, made.new_zeros(count, n, decoder.data_dim)
+
+    found: tuple[Tensor, Tensor] | None = None
+
+    def work(part: Chunk) -> tuple[Tensor, Tensor]:
+        y, columns = choice.push(g, x[part.points], directions(part.directions[0], part.points))
+        return y, columns.value()
+
+    def put(part: Chunk, y: Tensor, columns: Tensor) -> None:
+        nonlocal found
+        if found is None:
+            found = empty(y.dtype, x.device)
+        some = part.directions[0]
+        if some.start == 0:
+            found[0][part.points] = y
+        found[1][some, part.points] = columns
+
+    def made_of(part: Chunk) -> Iterable[object]:
+        return "J v", choice.known_by, natural, x[part.points], directions(part.directions[0], part.points)
+
+    size = size or Size.fitting(choice.widest, x.itemsize, count, chunk)
+    shared = Sweep(work, put, made_of, description=description).over(n, count, size)
+    y, Jv = found or empty(x.dtype, x.device)
+    if not shared:
+        return y, Jv
+    if columns_last:  # summed as it lies in memory
+        return current().summed(y), current().summed(Jv.permute(1, 2, 0)).permute(2, 0, 1)
+    return current().summed(y), current().summed(Jv)
 
 
 def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
@@ -253,18 +304,36 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
     g, x = function_of(decoder, natural), _latents(decoder, z)
     covectors = w if w.ndim == 3 else w[None]
     free = decoder.continuous
+    choice = choose(decoder, natural=natural)
     pulled = x.new_zeros(len(covectors), len(x), len(free))
 
-    def work(part: Chunk) -> None:
+    def work(part: Chunk) -> tuple[Tensor]:
+        some = covectors[part.directions[0], part.points]
         with differentiable_kernels(), torch.enable_grad():
             leaf = x[part.points].clone().requires_grad_(True)
             y = g(leaf)
-            for i, covector in enumerate(covectors):
-                along = covector[part.points].to(device=y.device, dtype=y.dtype)
-                Jw = gradient(y, leaf, along, retain_graph=i + 1 < len(covectors))
-                pulled[i, part.points] = Jw[:, free]
+            along = some.to(device=y.device, dtype=y.dtype)
+            Jw = [gradient(y, leaf, one, retain_graph=i + 1 < len(some)) for i, one in enumerate(along)]
+        return (torch.stack(Jw)[:, :, free],)
 
-    if sweep(len(x), 1, Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, 1), work, "J^T w"):
+    def put(part: Chunk, Jw: Tensor) -> None:
+        pulled[part.directions[0], part.points] = Jw
+
+    def made_of(part: Chunk) -> Iterable[object]:
+        return (
+            "J^T w",
+            choice.known_by,
+            natural,
+            free,
+            x[part.points],
+            covectors[part.directions[0], part.points],
+        )
+
+    points = Size.fitting(choice.widest, x.itemsize, 1).points
+    # all covectors share the primal, unless processes share the covectors
+    split = current().world if len(x) <= points * (current().world - 1) else 1
+    size = Size(points, math.ceil(len(covectors) / split))
+    if Sweep(work, put, made_of, description="J^T w").over(len(x), len(covectors), size):
         pulled = current().summed(pulled)
     return pulled if w.ndim == 3 else pulled[0]
 

@@ -12,7 +12,8 @@ inside `measure`, and under TYPE_CHECKING for annotations.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from glob import glob
 from os import PathLike
@@ -20,8 +21,10 @@ from os.path import exists
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
+from vaeprobe.budget import within
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import SATURATED
+from vaeprobe.kept import SUFFIX, keeping
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.settings import check
 from vaeprobe.report import Check, Finding, Metric, MetricSpec
@@ -127,6 +130,8 @@ class Probe(Question):
         data: data for posterior latents and for probes of the encoder: a path, or rows as an array or tensor.
         seed: seed of every draw.
         chunk: latents per block; None chooses by memory.
+        resume: a file in which Jacobians and what is made of them are kept as they are measured; a run that finds some
+            of its own there, by the same decoder at the same latents, takes them, and ends with the same numbers.
 
     Raises:
         UsageError: a setting has a value that it does not take.
@@ -166,6 +171,13 @@ class Probe(Question):
         panel="Geometry",
     )
     chunk: int | None = option(None, help="Latents per block (default: by memory).", min=1, panel="Geometry")
+    resume: Path | None = option(
+        None,
+        help="Keep what is measured in this file, and go on from what it holds.",
+        metavar="FILE",
+        panel="Budget",
+        writes=(SUFFIX,),
+    )
 
     def check_ready(self) -> None:
         """Refuse what cannot work, before anything is loaded.
@@ -182,6 +194,12 @@ class Probe(Question):
     @abstractmethod
     def measure(self, decoder: Decoder) -> Result:
         """Return what this probe finds on a decoder."""
+
+    @contextmanager
+    def bounds(self) -> Iterator[None]:
+        """Bound a run by its time, and keep what is measured in it where a file for that is named."""
+        with within(self.time), keeping(self.resume):
+            yield
 
     # -- what every measure needs ------------------------------------------------------------------
 
@@ -281,7 +299,7 @@ class Probe(Question):
 
         plain = {}
         for f in fields(self):
-            value = getattr(self, f.name)
+            value = None if f.metadata["option"]["writes"] else getattr(self, f.name)
             if isinstance(value, Latents):
                 value = value.describe()
             plain[f.name] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vaeprobe.budget import budget, within
+from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
@@ -130,7 +130,7 @@ class EncoderProbe(Probe):
             UsageError: there is no encoder, no data or no likelihood, or they do not fit together.
             InputError: the encoder's outputs are laid out otherwise.
         """
-        with within(self.time):
+        with self.bounds():
             return self._evidence(decoder)
 
     def _evidence(self, decoder: Decoder) -> EncoderEvidence:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vaeprobe.budget import within
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
 from vaeprobe.probes.factorise.metrics import METRICS
@@ -159,7 +158,7 @@ class Factorise(Probe):
         Raises:
             UsageError: the outputs do not fit the likelihood, or the source of latents does not fit the decoder.
         """
-        with within(self.time):
+        with self.bounds():
             return self._measure(decoder)
 
     def _measure(self, decoder: Decoder) -> FactoriseResult:

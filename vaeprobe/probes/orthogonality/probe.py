@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vaeprobe.budget import about, budget, in_time, within
+from vaeprobe.budget import about, budget, in_time
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
@@ -295,7 +295,7 @@ class Orthogonality(Probe):
         """
         if not decoder.continuous:
             raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
-        with within(self.time):
+        with self.bounds():
             return self._measure(decoder)
 
     def _measure(self, decoder: Decoder) -> OrthogonalityResult:

@@ -305,7 +305,7 @@ class Trace(Probe):
             UsageError: an option does not fit the decoder: a component, an image shape, a net of seams
                 of more than two latents, a row without data.
         """
-        with within(self.time):
+        with self.bounds():
             return self._measure(decoder)
 
     def _measure(self, decoder: Decoder) -> TraceResult:

@@ -1,0 +1,246 @@
+"""What a run keeps: pieces come back bit for bit, interrupted runs end with the numbers of whole ones, bad files are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vaeprobe import kept
+from vaeprobe.decoder import Decoder
+from vaeprobe.engine import gram, jacobian, pullback, pushforward
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.kept import keeping, signature
+from vaeprobe.likelihoods import by_name
+from vaeprobe.probes.factorise import Factorise
+from vaeprobe.probes.orthogonality import Orthogonality
+from vaeprobe.probes.trace import Trace
+
+SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits_conv.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def all_is_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "RATE", float("inf"))
+
+
+class Bent:
+    """A curved map that counts the latents it is given, and is interrupted at some number of calls."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.W = torch.randn(3, 24, generator=generator).double()
+        self.V = torch.randn(24, 12, generator=generator).double()
+        self.calls = 0
+        self.until = float("inf")
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        if self.calls > self.until:
+            raise KeyboardInterrupt
+        return torch.tanh(z @ self.W) @ self.V
+
+
+def latents(n: int) -> torch.Tensor:
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(1)).double()
+
+
+def all_verbs(decoder: Decoder) -> Iterator[torch.Tensor]:
+    z = latents(5)
+    v, w = torch.ones(2, 5, 3).double(), torch.ones(2, 5, 12).double()
+    yield gram(decoder, z, chunk=2)
+    yield gram(decoder, z, columns=torch.tensor([[0, 2]] * 5))
+    yield gram(decoder, z, likelihood=by_name("gaussian", (12,)))
+    yield jacobian(decoder, z, chunk=2)
+    yield from pushforward(decoder, z, v)
+    yield pullback(decoder, z, w)
+
+
+def test_every_verb_takes_from_the_file_what_it_kept(tmp_path: Path) -> None:
+    f = Bent()
+    decoder = Decoder(f, 3)
+    plain = list(all_verbs(decoder))
+    with keeping(tmp_path / "a.kept"):
+        first = list(all_verbs(decoder))
+    calls = f.calls
+    with keeping(tmp_path / "a.kept") as store:
+        again = list(all_verbs(decoder))
+        assert store is not None
+        assert 0 < store.saved <= store.seconds
+    assert f.calls == calls
+    for one, two, three in zip(plain, first, again, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+
+
+def test_what_is_kept_is_of_one_decoder_at_its_latents_alone(tmp_path: Path) -> None:
+    z = latents(4)
+    f, g = Bent(), Bent()
+    g.V = g.V.clone()
+    g.V[3, 5] += 1e-9  # another epoch, as near as one likes
+    decoder = Decoder(f, 3)
+    with keeping(tmp_path / "a.kept"):
+        gram(decoder, z)
+    others = [
+        (Decoder(g, 3), z, {}),
+        (decoder, z + 1e-12, {}),
+        (decoder, z, {"likelihood": by_name("gaussian", (12,))}),
+        (decoder, z, {"columns": torch.tensor([[0, 1, 2]] * 4)}),
+        (decoder.holding_all_but([0, 1]), z, {}),
+    ]
+    with keeping(tmp_path / "a.kept") as store:
+        for of, at, more in others:
+            before = f.calls + g.calls
+            right = gram(of, at, **more)
+            assert f.calls + g.calls > before
+            assert torch.equal(right, without_keeping(of, at, more))
+        assert store is not None
+        assert store.saved == 0
+
+
+def without_keeping(decoder: Decoder, z: torch.Tensor, more: Any) -> torch.Tensor:
+    token = kept._current.set(None)
+    try:
+        return gram(decoder, z, **more)
+    finally:
+        kept._current.reset(token)
+
+
+PROBES = [
+    Orthogonality(samples=40, rotations=19, restarts=0, chunk=4),
+    Factorise(samples=24, max_samples=24, sheets=0, permutations=19, chunk=4),
+    Trace(samples=1, components="0", length=0.5),
+]
+
+
+@pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.NAME)
+def test_an_interrupted_run_ends_with_the_numbers_of_a_whole_one(probe: Any, tmp_path: Path) -> None:
+    f = Bent()
+    decoder = Decoder(f, 3)
+    whole = probe.measure(decoder)
+    f.calls = 0  # without those of choosing a method
+    probe.measure(decoder)
+    took, f.calls = f.calls, 0
+    resumed = replace(probe, resume=tmp_path / "run.kept")
+    f.until = took // 2
+    with pytest.raises(KeyboardInterrupt):
+        resumed.measure(decoder)
+    f.calls, f.until = 0, float("inf")
+    found = resumed.measure(decoder)
+    assert f.calls < 0.9 * took
+    assert {id: m.value for id, m in found.metrics.items()} == {
+        id: m.value for id, m in whole.metrics.items()
+    }
+    assert {id: m.ci for id, m in found.metrics.items()} == {id: m.ci for id, m in whole.metrics.items()}
+    assert found.settings == whole.settings
+
+
+def test_more_samples_begin_with_those_that_are_kept(tmp_path: Path) -> None:
+    f = Bent()
+    decoder = Decoder(f, 3)
+    probe = Orthogonality(samples=32, rotations=19, restarts=0, chunk=4, resume=tmp_path / "run.kept")
+    probe.measure(decoder)
+    with keeping(tmp_path / "run.kept") as store:
+        replace(probe, samples=64).measure(decoder)
+        assert store is not None
+        assert store.saved == pytest.approx(store.seconds)
+
+
+def test_a_torn_or_damaged_end_is_cut_off_and_measured_again(tmp_path: Path) -> None:
+    path, decoder, z = tmp_path / "a.kept", Decoder(Bent(), 3), latents(6)
+    with keeping(path):
+        right = gram(decoder, z, chunk=2)
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[-5] ^= 1
+    for damaged in (content[:-1], content[:-200], bytes(flipped), content + b"\xff" * 300):
+        path.write_bytes(damaged)
+        with keeping(path):
+            assert torch.equal(gram(decoder, z, chunk=2), right)
+        assert path.read_bytes()[:200] == content[:200]
+        with keeping(path) as store:
+            gram(decoder, z, chunk=2)
+            assert store is not None
+            assert len(store._places) == 3
+            assert store.saved == pytest.approx(store.seconds)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"PK\x03\x04 something else", "holds nothing that was kept"),
+        (b"kept by vaeprobe 0.0.0\n" + bytes(80), "by another version"),
+    ],
+)
+def test_other_files_are_refused_and_left_as_they_are(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "a.kept"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=said) as caught, keeping(path):
+        pass
+    assert caught.value.hint == "name a new file for --resume"
+    assert path.read_bytes() == content
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot write"), keeping(tmp_path / "missing" / "a.kept"):
+        pass
+
+
+def test_pieces_that_are_faster_made_than_read_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "RATE", 1e6)
+    with keeping(tmp_path / "a.kept") as store:
+        assert store is not None
+        piece = (torch.zeros(125_000).double(),)  # 1 MB: a second's worth
+        store.add(b"a" * 32, piece, 0.99)
+        empty = len((tmp_path / "a.kept").read_bytes())
+        store.add(b"b" * 32, piece, 1.01)
+    assert empty == len(kept.HEAD)
+    with keeping(tmp_path / "a.kept") as store:
+        assert store is not None
+        assert store.take(b"b" * 32)[0].equal(piece[0])
+
+
+def test_signatures_tell_types_shapes_and_order_apart() -> None:
+    zeros = torch.zeros(2, 3)
+    different = [
+        zeros, zeros.double(), zeros.T, [zeros, 1], [1, zeros], ["1", zeros], [[1], zeros], [1, [zeros]], b"1", "1", 1, 1.0,
+        None, [], [None], by_name("gaussian", (2,)), by_name("bernoulli", (2,)),
+    ]  # fmt: skip
+    assert len({signature(value) for value in different}) == len(different)
+    assert signature([zeros, "a"]) == signature((torch.zeros(2, 3), "a"))
+
+
+def test_a_run_that_sigterm_ends_says_how_to_go_on_and_does(tmp_path: Path) -> None:
+    path = tmp_path / "run.kept"
+    command = [
+        sys.executable, "-m", "vaeprobe", "orthogonality", str(SAMPLE), "--samples", "100000", "--chunk", "16",
+        "--rotations", "1", "--restarts", "0", "--resume", str(path),
+    ]  # fmt: skip
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not (path.exists() and path.stat().st_size > 20_000):
+            time.sleep(0.05)
+        running.send_signal(signal.SIGTERM)
+        out, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 143
+    assert out == ""
+    assert f"stopped; the same command goes on from what is kept in {path}" in err
+    command[command.index("100000")] = "64"
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
+    assert done.returncode == 0
+    assert "of work" in done.stderr
+    assert "verdict" in done.stdout

@@ -1,0 +1,243 @@
+"""What was measured already, kept in a file piece by piece, so that a run which was stopped goes on where it was.
+
+A piece is known by all that it was made of (the decoder, latents, directions), not by its place in a run: whatever asks
+for the same again takes it from the file, bit for bit, and a file serves runs of other lengths and other questions too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from vaeprobe._version import __version__
+from vaeprobe.errors import InputError, UsageError
+from vaeprobe.processes import current as processes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Piece: TypeAlias = tuple[Tensor, ...]
+
+SUFFIX = ".kept"
+HEAD = f"kept by vaeprobe {__version__}\n".encode()
+TYPES = ("float32", "float64")
+RATE = 20e6
+"""Bytes a second: what is computed faster than that is computed again."""
+MOST = 4 << 30
+"""Bytes that a file grows to, about."""
+_RECORD = struct.Struct("<32sII")  # key, bytes of the description, CRC of description and numbers
+
+
+@dataclass(frozen=True)
+class _Place:
+    start: int
+    seconds: float
+    shapes: list[tuple[str, list[int]]]
+
+
+class Kept:
+    """The pieces in a file, and in those that other processes of the same run write beside it.
+
+    Attributes:
+        path: the file.
+        saved: seconds that the pieces took which were read from it, when they were computed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.saved = 0.0
+        self._places: dict[bytes, tuple[Path, _Place]] = {}
+        own = path if processes().rank == 0 else _beside(path, processes().rank)
+        for file in (path, *sorted(path.parent.glob(f"{path.name}.[0-9]*"))):
+            if file.exists() and file.stat().st_size:
+                whole = self._look(file)
+                if file == own:
+                    os.truncate(file, whole)
+        try:
+            self._own = open(own, "ab", buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise UsageError(f"cannot write `{own}`: {(error.strerror or '').lower()}") from None
+        if not self._own.tell():
+            self._own.write(HEAD)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the pieces in the file took."""
+        return sum(place.seconds for _, place in self._places.values())
+
+    def close(self) -> None:
+        self._own.close()
+
+    def has(self, key: bytes) -> bool:
+        return key in self._places
+
+    def take(self, key: bytes) -> Piece:
+        """Return a piece that is there."""
+        import torch
+
+        file, place = self._places[key]
+        found = []
+        with open(file, "rb") as stream:
+            stream.seek(place.start)
+            for name, shape in place.shapes:
+                dtype = getattr(torch, name)
+                count = math.prod(shape)
+                content = bytearray(stream.read(count * dtype.itemsize))
+                values = torch.frombuffer(content, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+                found.append(values.reshape(shape))
+        self.saved += place.seconds
+        return tuple(found)
+
+    def add(self, key: bytes, piece: Piece, seconds: float) -> None:
+        """Write a piece, where it took longer than writing it does."""
+        size = sum(t.numel() * t.itemsize for t in piece)
+        if (
+            seconds < size / RATE
+            or self._own.tell() > MOST
+            or any(str(t.dtype).removeprefix("torch.") not in TYPES for t in piece)
+        ):
+            return
+        shapes = [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in piece]
+        told = json.dumps({"seconds": seconds, "shapes": shapes}).encode()
+        content = b"".join(t.detach().cpu().contiguous().numpy().tobytes() for t in piece)
+        record = _RECORD.pack(key, len(told), zlib.crc32(told + content)) + told + content
+        # in one call: whatever ends the run afterwards, the record is whole or is cut off
+        self._own.write(record)
+
+    def _look(self, file: Path) -> int:
+        """Note what is in a file, and return how much of it is whole."""
+        with open(file, "rb") as stream:
+            head = stream.read(len(HEAD))
+            if head != HEAD:
+                known = head.startswith(HEAD[: HEAD.rindex(b" ")])
+                what = "was kept by another version of vaeprobe" if known else "holds nothing that was kept"
+                raise InputError(f"`{file}` {what}", hint="name a new file for --resume")
+            while True:
+                whole = stream.tell()
+                record = stream.read(_RECORD.size)
+                if len(record) < _RECORD.size:
+                    return whole
+                key, length, crc = _RECORD.unpack(record)
+                told = stream.read(length)
+                try:
+                    place = _place(told, stream.tell())
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    return whole
+                content = stream.read(_bytes_in(place))
+                if len(content) < _bytes_in(place) or zlib.crc32(told + content) != crc:
+                    return whole
+                self._places[key] = (file, place)
+
+
+_current: ContextVar[Kept | None] = ContextVar("vaeprobe_kept", default=None)
+place: Path | None = None  # of the file of this run: signal handlers run in other contexts
+
+
+@contextmanager
+def keeping(path: Path | str | None) -> Iterator[Kept | None]:
+    """Keep what is measured inside the block in a file, and take from it what it holds; None keeps nothing.
+
+    Raises:
+        InputError: the file holds something else.
+        UsageError: it cannot be written.
+    """
+    global place
+    path = None if path is None else Path(path)
+    outer = _current.get()
+    if path is None or (outer is not None and outer.path == path):
+        yield outer
+        return
+    store = processes().together(lambda: Kept(path))
+    token, before = _current.set(store), place
+    place = path
+    try:
+        yield store
+        place = before  # an interrupted run says where it was kept
+    finally:
+        _current.reset(token)
+        store.close()
+
+
+def kept(made_of: Callable[[], Iterable[object]], work: Callable[[], Piece], *, together: bool) -> Piece:
+    """Return what `work` gives: from the file of this run where it is there, else computed, and written there.
+
+    Args:
+        made_of: all that it depends on, asked for only where a run keeps.
+        work: computes it.
+        together: whether all processes do it, step by step, so that all of them must have it or none.
+    """
+    store = _current.get()
+    if store is None:
+        return work()
+    key = signature(made_of())
+    there = store.has(key)
+    if all(processes().gathered(there)) if together else there:
+        return store.take(key)
+    start = time.monotonic()
+    token = _current.set(None)  # the whole is kept, and not its parts as well
+    try:
+        found = work()
+    finally:
+        _current.reset(token)
+    store.add(key, found, time.monotonic() - start)
+    return found
+
+
+def saved() -> float:
+    """Return the seconds of work that this run took from its file so far."""
+    store = _current.get()
+    return 0.0 if store is None else store.saved
+
+
+def signature(made_of: object) -> bytes:
+    """Return a hash of numbers, texts, tensors, and of sequences and dataclasses of them."""
+    digest = hashlib.sha256()
+    _enter(digest, made_of)
+    return digest.digest()
+
+
+def _enter(digest: hashlib._Hash, value: object) -> None:
+    if hasattr(value, "detach"):
+        array = value.detach().cpu().contiguous().numpy()
+        digest.update(f"tensor {array.dtype} {array.shape};".encode())
+        digest.update(array.tobytes())
+    elif isinstance(value, bytes):
+        digest.update(f"bytes {len(value)};".encode() + value)
+    elif is_dataclass(value):
+        digest.update(f"{type(value).__qualname__} {len(fields(value))};".encode())
+        for field in fields(value):
+            _enter(digest, getattr(value, field.name))
+    elif isinstance(value, Iterable) and not isinstance(value, str):
+        items = list(value)
+        digest.update(f"of {len(items)};".encode())
+        for item in items:
+            _enter(digest, item)
+    else:
+        digest.update(f"{value!r};".encode())
+
+
+def _beside(path: Path, rank: int) -> Path:
+    return path.with_name(f"{path.name}.{rank}")
+
+
+def _place(told: bytes, start: int) -> _Place:
+    body = json.loads(told)
+    shapes = [(str(name), [int(n) for n in shape]) for name, shape in body["shapes"]]
+    if any(name not in TYPES or min(shape, default=0) < 0 for name, shape in shapes):
+        raise ValueError
+    return _Place(start, float(body["seconds"]), shapes)
+
+
+def _bytes_in(place: _Place) -> int:
+    return sum(math.prod(shape) * int(name[-2:]) // 8 for name, shape in place.shapes)
