@@ -182,13 +182,19 @@ def values(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Tensor:
     choice = choose(decoder, natural=natural)
     y = x.new_zeros(len(x), decoder.data_dim)
 
-    def work(part: Chunk) -> None:
+    def work(part: Chunk) -> tuple[Tensor]:
+        return (choice.value(g, x[part.points]),)
+
+    def put(part: Chunk, found: Tensor) -> None:
         nonlocal y
-        found = choice.value(g, x[part.points])
         y = y.to(found.dtype)
         y[part.points] = found
 
-    shared = sweep(len(x), 1, Size.fitting(choice.widest, x.itemsize, 1), work, "outputs")
+    def made_of(part: Chunk) -> Iterable[object]:
+        return "f", choice.known_by, natural, x[part.points]
+
+    size = Size.fitting(choice.widest, x.itemsize, 1)
+    shared = Sweep(work, put, made_of, description="outputs").over(len(x), 1, size)
     return current().summed(y) if shared else y
 
 
