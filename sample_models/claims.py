@@ -17,9 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias
 
 import torch
 
@@ -54,18 +55,48 @@ def cell(*lines: str) -> str:
     return "<br>".join(line.replace("|", "\\|") for line in lines)
 
 
-Row: TypeAlias = tuple[Claim, Evidence, Effort]
+@dataclass(frozen=True)
+class Row:
+    """A claim as the page holds it.
+
+    Attributes:
+        claim, evidence, effort: what was measured, and how.
+        short: verdict of the short run where the row is of the full one; None where it was not run.
+    """
+
+    claim: Claim
+    evidence: Evidence
+    effort: Effort
+    short: str | None = None
+
+    @property
+    def flips(self) -> bool:
+        """Whether the short run ends in another verdict."""
+        return self.short not in (None, self.evidence.verdict)
 
 
 def kept() -> list[Row]:
     """Return the rows of the page, in the order of the claims."""
     records = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
-    return [(claim, *from_record(records[claim.name])) for claim in CLAIMS if claim.name in records]
+    return [
+        Row(claim, *from_record(records[claim.name]), records[claim.name].get("short"))
+        for claim in CLAIMS
+        if claim.name in records
+    ]
 
 
-def keep(rows: Sequence[Row]) -> None:
-    """Write these rows, beside those of other claims, and the page."""
-    found = {claim.name: as_record(evidence, effort) for claim, evidence, effort in (*kept(), *rows)}
+def keep(claim: Claim, evidence: Evidence, effort: Effort) -> None:
+    """Write a row beside those of other claims, and the page; of a short run beside a full row the verdict alone."""
+    rows = {row.claim.name: row for row in kept()}
+    old = rows.get(claim.name)
+    if old is not None and old.effort == FULL and effort == USUAL:
+        rows[claim.name] = replace(old, short=evidence.verdict)
+    else:
+        short = old.short if old is not None and old.effort == FULL else None
+        if old is not None and old.effort == USUAL and effort == FULL:
+            short = old.evidence.verdict
+        rows[claim.name] = Row(claim, evidence, effort, short)
+    found = {name: {**as_record(r.evidence, r.effort), "short": r.short} for name, r in rows.items()}
     KEPT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(kept()), encoding="utf-8")
 
@@ -81,7 +112,8 @@ def table(rows: Sequence[Row]) -> str:
         "| claim | in the paper | measured (bound) | 95 % interval | verdict | repeat with |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for claim, evidence, effort in rows:
+    for row in rows:
+        claim, evidence = row.claim, row.evidence
         parts = [evidence.claimed, *([evidence.instead] if evidence.instead else []), *evidence.beside]
         numbers, intervals = zip(*map(measured, parts), strict=True)
         cells = (
@@ -89,11 +121,27 @@ def table(rows: Sequence[Row]) -> str:
             f"{claim.equation} ({claim.version})",
             cell(*numbers),
             cell(*intervals),
-            f"**{evidence.verdict}**",
-            f"`{repeat(claim, effort)}`",
+            cell(f"**{evidence.verdict}**", *([f"*short run: {row.short}*"] if row.flips else [])),
+            f"`{repeat(claim, row.effort)}`",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def efforts(rows: Sequence[Row]) -> str:
+    """Return of which effort the rows are, and how many verdicts the short run repeats."""
+    full, both = [r for r in rows if r.effort == FULL], [r for r in rows if r.short is not None]
+    words = [f"{len(full)} of {len(rows)} rows are of the full run ({FULL.words})"]
+    if len(full) < len(rows):
+        words.append(f"the others, which do not say `--full`, of the short one ({USUAL.words})")
+    if both:
+        same = sum(not r.flips for r in both)
+        words.append(
+            f"the short run ({USUAL.words}; the same command without `--full`) ends in the same verdict for {same} of "
+            f"{len(both)}"
+            + ("" if same == len(both) else "; where it does not, the row says in which it ends")
+        )
+    return textwrap.fill("; ".join(words) + ".", 120)
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -103,8 +151,8 @@ def page(rows: Sequence[Row]) -> str:
 Claims of *Unpicking Data at the Seams: VAEs, Disentanglement and Independent Components* (Carl Allen, arXiv:2410.22559),
 since retitled *Disentanglement as Identifiable Pushforward Factorisation*; equations and theorems are numbered as in its
 first version (v1), and the author's v6 and v7 state the condition C2 that Theorem 2 needs. Written by
-`python sample_models/claims.py` with vaeprobe {__version__}. Each row repeats by the command that ends it: those that say `--full` are
-of {FULL.words}, the others of {USUAL.words} ({sum(e == FULL for *_, e in rows)} of {len(rows)} are full).
+`python sample_models/claims.py` with vaeprobe {__version__}. Each row repeats by the command that ends it.
+{efforts(rows)}
 
 How to read a row: the first number is the claim's, beside the bound that makes it true or false; bounds are those of the
 program's own verdicts where there are any (rms cosine 0.05, alignment 0.2). A claim *holds* where the whole 95 % interval is on the claimed side of the bound. Where it does not, the second number is that of
@@ -144,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for claim in [known[name] for name in asked.names] or CLAIMS:
         evidence = claim.measure(effort)
         if write:
-            keep([(claim, evidence, effort)])
+            keep(claim, evidence, effort)
         print(f"{claim.name}: {evidence.verdict}")
         print(f"  {claim.statement}  [{claim.equation}]")
         for part in (evidence.claimed, evidence.instead, *evidence.beside):

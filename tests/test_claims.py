@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from paper import linear, maps, trained
-from paper.claim import FULL, SMALL, USUAL, Claim, Effort, Evidence, Part, as_record, from_record, over_seeds
+from paper.claim import FULL, SMALL, USUAL, Claim, Evidence, Part, as_record, from_record, over_seeds
 from paper.training import Recipe, train
 
 EXACT = (*linear.CLAIMS, *maps.CLAIMS)
@@ -64,7 +64,9 @@ def page() -> dict[str, str]:
     text = claims.PAGE.read_text(encoding="utf-8")
     return {
         name: verdict
-        for verdict, name in re.findall(r"\*\*([a-z ]+)\*\* \| `claims.py ([a-z0-9-]+)(?: --full)?`", text)
+        for verdict, name in re.findall(
+            r"\*\*([a-z ]+)\*\*(?:<br>[^|]*)? \| `claims.py ([a-z0-9-]+)(?: --full)?`", text
+        )
     }
 
 
@@ -81,10 +83,11 @@ def test_exact_rows_repeat(claim: Claim) -> None:
 def test_the_page_is_written_from_what_was_kept() -> None:
     rows = claims.kept()
     assert claims.PAGE.read_text(encoding="utf-8") == claims.page(rows)
-    for claim, evidence, effort in rows:
-        assert evidence.verdict == page()[claim.name]
-        assert effort in (USUAL, FULL)
-        assert from_record(json.loads(json.dumps(as_record(evidence, effort)))) == (evidence, effort)
+    for row in rows:
+        assert row.evidence.verdict == page()[row.claim.name]
+        assert row.effort in (USUAL, FULL)
+        record = json.loads(json.dumps(as_record(row.evidence, row.effort)))
+        assert from_record(record) == (row.evidence, row.effort)
 
 
 def test_a_claim_measured_anew_replaces_its_row_alone(
@@ -93,22 +96,35 @@ def test_a_claim_measured_anew_replaces_its_row_alone(
     monkeypatch.setattr(claims, "PAGE", tmp_path / "CLAIMS.md")
     monkeypatch.setattr(claims, "KEPT", tmp_path / "claims.json")
     one, other = claims.CLAIMS[0], claims.CLAIMS[-1]
-    claims.keep([(other, Evidence(part(2.0)), USUAL)])
-    claims.keep([(one, Evidence(part(0.0)), USUAL)])
-    claims.keep([(other, Evidence(part(0.5, (0.4, 0.6))), FULL)])
-    rows = claims.kept()
-    assert [claim.name for claim, *_ in rows] == [one.name, other.name]
-    assert rows[1][1:] == (Evidence(part(0.5, (0.4, 0.6))), FULL)
-    text = claims.PAGE.read_text(encoding="utf-8")
-    assert f"`claims.py {other.name} --full`" in text
-    assert "(1 of 2 are full)" in text
+    false, true = Evidence(part(2.0)), Evidence(part(0.5, (0.4, 0.6)))
+    claims.keep(other, false, USUAL)
+    claims.keep(one, true, USUAL)
+    claims.keep(other, true, FULL)
+    first, second = claims.kept()
+    assert first == claims.Row(one, true, USUAL)
+    assert second == claims.Row(other, true, FULL, "fails"), (
+        "what the short run said is kept beside the full one"
+    )
+    text = " ".join(claims.PAGE.read_text(encoding="utf-8").split())
+    assert f"**holds**<br>*short run: fails* | `claims.py {other.name} --full`" in text
+    assert "1 of 2 rows are of the full run" in text
+    assert "ends in the same verdict for 0 of 1; where it does not" in text
+    claims.keep(other, true, USUAL)
+    claims.keep(one, false, FULL)
+    first, second = claims.kept()
+    assert second == claims.Row(other, true, FULL, "holds"), "a short run does not replace a full one"
+    assert first == claims.Row(one, false, FULL, "holds")
+    assert "ends in the same verdict for 1 of 2" in " ".join(claims.PAGE.read_text(encoding="utf-8").split())
+
+
+def test_every_row_is_full_and_the_short_run_is_known() -> None:
+    assert all(row.effort == FULL and row.short is not None for row in claims.kept())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", [r for r in claims.kept() if r[2] == USUAL], ids=lambda r: r[0].name)
-def test_every_row_repeats(row: tuple[Claim, Evidence, Effort]) -> None:
-    claim, found, effort = row
-    assert claim.measure(effort).verdict == found.verdict
+@pytest.mark.parametrize("row", claims.kept(), ids=lambda r: r.claim.name)
+def test_every_row_repeats(row: claims.Row) -> None:
+    assert row.claim.measure(USUAL).verdict == row.short
 
 
 @pytest.mark.parametrize("claim", trained.CLAIMS, ids=lambda c: c.name)

@@ -401,7 +401,7 @@ CLAIMS = (
         statement="The more neighbouring posteriors overlap, the more orthogonal are the columns.",
         equation="Section 4.2",
         measure=overlap,
-        note="digits; overlap by Bhattacharyya, moved by beta alone: from row to row of one model nothing of it is seen",
+        note="digits; overlap by Bhattacharyya, moved by beta alone: from row to row of one model it goes, slightly, the other way",
     ),
     Claim(
         name="bernoulli-metric",
