@@ -1,6 +1,7 @@
 """Published models, measured: a table, and where they lie on the sensitivity law.
 
-    python sample_models/gallery.py FOLDER         # writes sample_models/GALLERY.md and sensitivity.svg
+    python sample_models/gallery.py FOLDER             # writes sample_models/GALLERY.md and sensitivity.svg
+    python sample_models/gallery.py FOLDER celeba      # the rows whose path holds that word alone
 
 FOLDER holds the models under the names below, as their authors published them; the weights are theirs and not part of
 this project.  The numbers are facts about them, the picture is ours.
@@ -8,12 +9,14 @@ this project.  The numbers are facts about them, the picture is ours.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,67 +24,118 @@ import torch
 import vaeprobe
 from vaeprobe.geometry.sensitivity import FAMILIES, sensitivity
 from vaeprobe.intervals import binomial_interval
+from vaeprobe.latents import Prior
 from vaeprobe.report import Metric
 
 HERE = Path(__file__).parent
+PAGE, KEPT = HERE / "GALLERY.md", HERE / "gallery.json"  # the page is written from what was kept
 DISVAE = "[disentangling-vae](https://github.com/YannDubs/disentangling-vae), MIT"
 RIEMANN = (
     "[Riemannian geometry](https://github.com/shagunuppal/Riemannian_Geometry_of_Deep_Generative_Models), MIT"
 )
+JOINT = "[beta-vae-demo](https://github.com/jhb300/beta-vae-demo), MIT"
 MODELS = {
     **{
         f"disvae/{kind}_{data}/model.pt": (f"{words}, {data}", DISVAE)
         for data in ("mnist", "dsprites")
         for kind, words in (("VAE", "VAE"), ("betaH", "beta-VAE, beta = 4"), ("btcvae", "beta-TCVAE"))
     },
-    "jointvae/fashion.pt": (
-        "JointVAE, fashion",
-        "[beta-vae-demo](https://github.com/jhb300/beta-vae-demo), MIT",
-    ),
+    "jointvae/fashion.pt": ("JointVAE, fashion", JOINT),
+    "jointvae/chairs.pt": ("JointVAE, chairs", JOINT),
     "riemann/mnist.pth": ("VAE, mnist", RIEMANN),
+    "riemann/celeba.pth": ("VAE, celeba", RIEMANN),
     "inverse_micro/vae.pth": (
         "VAE, microstructures",
         "[inverse-micro](https://github.com/agenerale/inverse-micro), MIT",
+    ),
+    "goldsmdn_keras/decoder.keras": (
+        "VAE (Keras), mnist",
+        "[Streamlit](https://github.com/goldsmdn/Streamlit), Apache-2.0",
     ),
     "wgangp/generator.pt": (
         "WGAN-GP generator, mnist",
         "[WGAN-GP](https://github.com/akanametov/WGAN-GP), MIT",
     ),
+    "taef2/taef2_decoder.pth": (
+        "TAEF2, latents of FLUX.2",
+        "[taesd](https://github.com/madebyollin/taesd), MIT",
+    ),
+}
+# the same decoders as other programs keep them: held against their row at the same latents
+FORMATS = {
+    "formats/btcvae_dsprites_dyn.pt2": "disvae/btcvae_dsprites/model.pt",
+    "formats/btcvae_dsprites_script.ts": "disvae/btcvae_dsprites/model.pt",
+    "formats/jointvae_fashion.safetensors": "jointvae/fashion.pt",
+    "formats/jointvae_fashion_trace.ts": "jointvae/fashion.pt",
+    "formats/jointvae_fashion_dynamo.onnx": "jointvae/fashion.pt",
+}
+LEFT_OUT = {
+    "goldsmdn_keras/encoder.keras": "an encoder, from images to latents: the gallery is of decoders",
+    "refuse/dcwgan_generator.pkl": "a pickle of classes of its own, which vaeprobe does not import (exit code 4)",
+    "refuse/lightning_classifier.ckpt": "a classifier, with settings that would import other packages (exit code 4)",
 }
 SAMPLES, SEARCHED = 96, 24
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is said of one model."""
+    """What is kept of one model.
 
-    name: str
-    source: str
-    loaded: str
-    orthogonality: vaeprobe.result.Result
-    factorise: vaeprobe.result.Result
+    Attributes:
+        cells: of the table.
+        point: violation and dependence per pair of active latents (nats); None where one is undefined.
+        twins, searched: latents that have another with the same output, among so many; 0 and 0 where none was looked for.
+    """
+
+    cells: tuple[str, ...]
+    point: tuple[float, float] | None
+    twins: int
+    searched: int
 
 
 def measure(folder: Path, path: str) -> Measured:
-    """Measure one model."""
+    """Measure one model; of latents with space the channels at one site, the others drawn and given."""
     decoder = vaeprobe.load(folder / path)
-    latents = len(decoder.continuous)
-    name, source = MODELS[path]
-    preset = "" if decoder.artifact is None else str(decoder.artifact.architecture or "")
-    return Measured(
-        name,
-        source,
-        preset,
-        vaeprobe.orthogonality(decoder, samples=SAMPLES, rotations=99, restarts=1, seed=0),
-        vaeprobe.factorise(
-            decoder,
-            samples=max(SAMPLES, 3 * latents),
-            max_samples=max(SAMPLES, 3 * latents),
-            permutations=19,
-            sheets=SEARCHED,
-            seed=0,
-        ),
+    part: Literal["channels", "auto"] = "channels" if decoder.latent_shape else "auto"
+    latents = decoder.latent_shape[0] if decoder.latent_shape else len(decoder.continuous)
+    o = vaeprobe.orthogonality(decoder, part=part, samples=SAMPLES, rotations=99, restarts=1, seed=0)
+    most = max(SAMPLES, 3 * latents)
+    f = vaeprobe.factorise(
+        decoder, part=part, samples=most, max_samples=most, permutations=19, sheets=SEARCHED, seed=0
     )
+    found = f["factorise.sheets"]
+    searched = (found.n or 0) if isinstance(found.value, float) else 0
+    return Measured(
+        row(path, o, f, latents),
+        point(f),
+        round(float(found.value) * searched) if isinstance(found.value, float) else 0,
+        searched,
+    )
+
+
+def row(path: str, o: vaeprobe.result.Result, f: vaeprobe.result.Result, latents: int) -> tuple[str, ...]:
+    """Return the cells of a model's row."""
+    name, source = MODELS[path]
+    what = "channels" if "channels" in str(o.settings.get("part")) else ""
+    return (
+        f"{name}<br>*{source}*",
+        f"{o['latents.active'].value} of {latents} {what}".strip(),
+        shown(o["orthogonality.ima_contrast"]),
+        shown(o["orthogonality.ima_contrast_null"]),
+        shown(o["orthogonality.alignment"]),
+        shown(o["orthogonality.alignment_p"], 2),
+        shown(f["factorise.dependence"]),
+        shown(f["factorise.explained"]),
+        shown(f["factorise.sheets"], 2),
+        f"{o.verdict}, {f.verdict}",
+    )
+
+
+def apart(folder: Path, path: str, other: str) -> float:
+    """Return the largest difference of two decoders' outputs, over 16 latents of the prior (outputs lie in [0, 1])."""
+    one, two = vaeprobe.load(folder / path), vaeprobe.load(folder / other)
+    z = Prior().draw(two, 16)
+    return float((one(z.to(one.dtype)).double() - two(z.to(two.dtype)).double()).abs().max())
 
 
 def shown(metric: Metric, digits: int = 3) -> str:
@@ -97,30 +151,16 @@ def table(rows: Sequence[Measured]) -> str:
     lines = [
         "| model | active | c (nats) | random axes | alignment | p | dependence (nats) | explained | twins | verdicts |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *(f"| {' | '.join(row.cells)} |" for row in rows),
     ]
-    for row in rows:
-        o, f = row.orthogonality, row.factorise
-        cells = (
-            f"{row.name}<br>*{row.source}*",
-            f"{o['latents.active'].value} of {o['latents.dim'].value}",
-            shown(o["orthogonality.ima_contrast"]),
-            shown(o["orthogonality.ima_contrast_null"]),
-            shown(o["orthogonality.alignment"]),
-            shown(o["orthogonality.alignment_p"], 2),
-            shown(f["factorise.dependence"]),
-            shown(f["factorise.explained"]),
-            shown(f["factorise.sheets"], 2),
-            f"{o.verdict}, {f.verdict}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def twins(rows: Sequence[Measured]) -> str:
     """Return, of all models together, how many latents have another with the same output."""
-    found = [m for row in rows if (m := row.factorise["factorise.sheets"]).defined]
-    hits = sum(round(float(m.value) * (m.n or 0)) for m in found)  # type: ignore[arg-type]
-    searched = sum(m.n or 0 for m in found)
+    hits, searched = sum(row.twins for row in rows), sum(row.searched for row in rows)
+    if not searched:
+        return "At no latent was another with the same output looked for."
     low, high = binomial_interval(hits, searched)
     return (
         f"Of {searched} latents at which another with the same output was looked for, {hits} have one "
@@ -193,18 +233,17 @@ def figure(points: Sequence[tuple[str, float, float]]) -> str:
     )
 
 
-def point(row: Measured) -> tuple[str, float, float] | None:
+def point(f: vaeprobe.result.Result) -> tuple[float, float] | None:
     """Return where a model lies, per pair of active latents; None where a number is undefined."""
-    f = row.factorise
     gap, cross, dependence = (f[f"factorise.{k}"].value for k in ("gap", "modulation", "dependence"))
     active = f["latents.active"].value
     if not all(isinstance(v, float) for v in (gap, cross, dependence)) or not isinstance(active, int):
         return None
     pairs = active * (active - 1) / 2
-    return row.name, max(gap / pairs, cross**2), dependence / pairs  # type: ignore[operator]
+    return max(gap / pairs, cross**2), dependence / pairs  # type: ignore[operator]
 
 
-def page(rows: Sequence[Measured]) -> str:
+def page(rows: Sequence[Measured], formats: Mapping[str, float]) -> str:
     """Return the gallery as a page."""
     return f"""# Published models, measured
 
@@ -215,11 +254,22 @@ model, in the Euclidean metric of its outputs. The weights are their authors', n
 two (1: perfect, 0: no better than random), with its p-value. **Dependence** is a lower bound of the total correlation
 of the log seam factors, **explained** the share of the log-density's variance that the factors explain. **Twins**: the share of {SEARCHED}
 latents that have another latent with the same output. Intervals are of 95 %. *entangled* and *dependent* are strict verdicts;
-the numbers between rank what all fail.
+the numbers between rank what all fail. Of a model whose latents have space the row is of the channels: one rotation of them, the same at
+every site, for c and its null; those at one site, the others drawn and given, for the rest.
 
 {table(rows)}
 
 {twins(rows)}
+
+## Other formats, and what is left out
+
+The decoders above as other programs keep them: the largest difference of their outputs at 16 latents of the prior.
+
+{chr(10).join(f"- `{path}`: {far:.0e} from `{FORMATS[path]}`" for path, far in formats.items())}
+
+Not measured:
+
+{chr(10).join(f"- `{path}`: {why}" for path, why in LEFT_OUT.items())}
 
 ## On the sensitivity law
 
@@ -230,19 +280,46 @@ How much dependence of the seam factors a violation of C1 (the gap) and C2 (the 
 """
 
 
-def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    rows = []
-    for path in MODELS:
-        if not (folder / path).exists():
-            print(f"no {path}: left out", file=sys.stderr)
-            continue
-        rows.append(measure(folder, path))
-        print(rows[-1].name, rows[-1].orthogonality.verdict, rows[-1].factorise.verdict, flush=True)
-    points = [p for row in rows if (p := point(row)) is not None]
+def kept() -> tuple[dict[str, Measured], dict[str, float]]:
+    """Return what was measured of models, and of the same in other formats, by path."""
+    found = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {"models": {}, "formats": {}}
+    models = {
+        path: Measured(
+            tuple(m["cells"]), tuple(m["point"]) if m["point"] else None, m["twins"], m["searched"]
+        )
+        for path, m in found["models"].items()
+    }
+    return models, found["formats"]
+
+
+def write(models: Mapping[str, Measured], formats: Mapping[str, float]) -> None:
+    """Keep what was measured, and write the page and the picture."""
+    models = {path: models[path] for path in MODELS if path in models}
+    formats = {path: formats[path] for path in FORMATS if path in formats}
+    body = {"models": {path: asdict(m) for path, m in models.items()}, "formats": formats}
+    KEPT.write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
+    points = [(MODELS[path][0], *m.point) for path, m in models.items() if m.point]
     (HERE / "sensitivity.svg").write_text(figure(points), encoding="utf-8")
-    (HERE / "GALLERY.md").write_text(page(rows), encoding="utf-8")
+    PAGE.write_text(page(list(models.values()), formats), encoding="utf-8")
+
+
+def main(folder: Path, words: Sequence[str] = ()) -> None:
+    torch.set_num_threads(1)
+    for path in (*MODELS, *FORMATS):
+        if words and not any(word in path for word in words):
+            continue
+        if not (folder / path).exists():
+            print(f"no {path}: left as it is", file=sys.stderr)
+            continue
+        models, formats = kept()
+        if path in MODELS:
+            models[path] = measure(folder, path)
+            print(path, *models[path].cells[1:], flush=True)
+        else:
+            formats[path] = apart(folder, path, FORMATS[path])
+            print(path, formats[path], flush=True)
+        write(models, formats)  # what is done is kept at once
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

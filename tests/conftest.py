@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,27 @@ def models() -> Path:
     if not folder.is_dir():
         pytest.skip("no folder of real checkpoints (set VAEPROBE_MODELS)")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def intervals_are_calibrated() -> Iterator[None]:
+    """Hold every metric that a test makes against the page of simulations: no interval without a row of its own."""
+    from vaeprobe.comparison.metrics import SPECS
+    from vaeprobe.probes import metric_specs
+    from vaeprobe.report import Metric
+
+    from calibrated import has_row
+
+    made = Metric.__post_init__
+    without = {id for id in (*metric_specs(), *SPECS) if not has_row(id)}
+
+    def checked(metric: Metric) -> None:
+        made(metric)
+        if metric.ci is not None:
+            assert metric.id not in without, (
+                f"{metric.id} has an interval, and no row of tests/CALIBRATION.md"
+            )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metric, "__post_init__", checked)
+        yield

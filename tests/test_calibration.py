@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+import vaeprobe
 from vaeprobe import train_linear
 from vaeprobe.comparison import metrics as comparison
+from vaeprobe.comparison.result import Comparison
 from vaeprobe.decoder import Decoder
 from vaeprobe.intervals import binomial_interval
 from vaeprobe.probes import metric_specs
@@ -19,9 +21,11 @@ from vaeprobe.probes.factorise.probe import Factorise
 from vaeprobe.probes.orthogonality.probe import Orthogonality
 from vaeprobe.probes.posterior import Posterior
 from vaeprobe.probes.trace.probe import Trace
+from vaeprobe.report import Metric
 from vaeprobe.result import Result
 
 import calibration
+from calibrated import FOLLOWS, PAGE, named, on_page
 from calibration import Row
 from maps import e
 
@@ -86,13 +90,6 @@ def shrunk(seed: int) -> tuple[float, float]:
 EXACT = {"beta.mean_identity"}
 
 
-def on_page(kind: str) -> list[tuple[str, int, int, float]]:
-    """Return what the page holds: number, n, draws and rate in percent."""
-    text = calibration.PAGE.read_text(encoding="utf-8")
-    rows = re.findall(rf"^\| ([^|]+) \| (\d+) \| (\d+) \| {kind} \| ([0-9.]+)%", text, re.MULTILINE)
-    return [(name, int(n), int(draws), float(rate)) for name, n, draws, rate in rows]
-
-
 def promised(hits: int, draws: int) -> bool:
     """Whether so many hits can be of a coverage between .93 and .97."""
     low, high = binomial_interval(hits, draws, level=LEVEL)
@@ -122,19 +119,30 @@ DETAILS = {
     "ratio_ci": "posterior: precision ratio of one latent",
     "cross_ci": "factorise.modulation",  # the largest of them, whose bounds hold for all at once
     "own_share_ci": "factorise.own_share",
+    "interval": "train_linear: eigenvalue",
+    "gap_interval": "train_linear: gap to the next eigenvalue",
+    "ci": "compare: change on the same latents",
+    "bootstrap_angle": "train_linear: turn of a column",
+    # p-values
+    "p_equal_to_next": "train_linear: p_equal_to_next",
+    "mcc_p": "compare.mcc_p",
+    "columns_p": "compare.columns_p",
+    "correlation_p": "factorise.seam_dependence_p",
+    "distance_correlation_p": "factorise.distance_correlation_p",
 }
-# intervals that are one of another number's, by a formula
-FOLLOWS = {
-    "beta.sigma2": "beta.estimate",
-    "posterior.overlap": "mean of normal values (trace, posterior, elbo)",
-}
+STATED = re.compile(r"(^|_)(ci|interval|angle|p|p_value)$|^p_")
 
 
 def keys(body: object) -> set[str]:
-    """Return every key of a document that names an interval."""
+    """Return every key of a document that names an interval or a p-value."""
     if isinstance(body, dict):
-        return {k for k in body if str(k).endswith("_ci")}.union(*map(keys, body.values()))
+        return {k for k in body if STATED.search(str(k))}.union(*map(keys, body.values()))
     return set().union(*map(keys, body)) if isinstance(body, list | tuple) else set()
+
+
+def turned(d: int) -> torch.Tensor:
+    """Return a rotation."""
+    return calibration.haar(d, 1, 5)[0]
 
 
 def results() -> Iterator[Result]:
@@ -152,30 +160,42 @@ def results() -> Iterator[Result]:
     for probe in (Posterior, Beta):
         yield probe(data=x[:64], sigma2=0.36, pairs=2, beta=1.0).measure(bent)
     yield train_linear(x[:64], latent_dim=2, steps=20)
+    other = Decoder(lambda z: e(3).f(z @ turned(3)), 3, dtype=torch.float64)
+    yield vaeprobe.compare([flat, other], samples=64, rotations=19)
 
 
-def test_every_interval_that_a_probe_prints_is_on_the_page() -> None:
-    rows = {part for name, *_ in on_page("interval") for part in name.split(", ")[:1]}
+def test_every_interval_that_a_command_prints_is_on_the_page() -> None:
+    intervals, both = named("interval"), named("interval", "p-value")
     for result in results():
         for id, metric in result.metrics.items():
             if metric.ci is not None:
-                assert FOLLOWS.get(id, id) in rows | {name for name, *_ in on_page("interval")}, id
+                assert FOLLOWS.get(id, id) in intervals, id
         for key in keys(result.details()):
-            assert DETAILS[key] in {name for name, *_ in on_page("interval")}, key
+            assert DETAILS.get(key, key) in both, key
+        if isinstance(result, Comparison):
+            assert {"orthogonality.ima_contrast", "orthogonality.alignment"} <= result.changes.keys()
+
+
+def test_an_interval_without_a_row_is_seen_wherever_a_test_makes_one() -> None:
+    """`conftest.py` holds every metric that any test measures against the page."""
+    spec = metric_specs()["factorise.derivative_cross"]
+    Metric(spec, 0.5)
+    with pytest.raises(AssertionError, match="derivative_cross has an interval, and no row"):
+        Metric(spec, 0.5, ci=(0.4, 0.6))
 
 
 def test_every_p_value_that_a_command_prints_is_on_the_page() -> None:
-    named = {part for name, *_ in on_page("p-value") for part in name.split(", ")}
+    simulated = named("p-value")
     specs = [*metric_specs(), *comparison.SPECS]
     found = {id for id in specs if id.endswith(("_p", "_p_value"))}
     assert len(found) > 5
-    assert found <= named, found - named
+    assert found <= simulated, found - simulated
 
 
 def test_every_row_of_the_page_is_simulated_here() -> None:
     """What the page names and no simulation does was simulated once, by something that is gone."""
     names = {name for name, *_ in (*on_page("interval"), *on_page("p-value"))}
-    source = (calibration.PAGE.parent / "calibration.py").read_text(encoding="utf-8")
+    source = (PAGE.parent / "calibration.py").read_text(encoding="utf-8")
     ids = set(metric_specs())
     for name in names:
         assert name.split(", ")[0] in ids or name.split(",")[0] in source, name

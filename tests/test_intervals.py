@@ -16,6 +16,7 @@ from vaeprobe.intervals import (
     student_interval,
     student_quantile,
     studentised_interval,
+    trimmed,
 )
 
 Array = NDArray[np.float64]
@@ -148,3 +149,30 @@ def test_the_interval_of_a_mean_by_student_is_scipys() -> None:
     x = np.random.default_rng(0).standard_normal(9)
     wanted = scipy.stats.t.interval(0.9, 8, loc=x.mean(), scale=scipy.stats.sem(x))
     assert student_interval(x, 0.9) == pytest.approx(tuple(map(float, wanted)), rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "share"), [(256, 0.05), (40, 0.05), (20, 0.2), (3, 0.05), (9, 0.0)])
+def test_a_trimmed_mean_is_scipys(n: int, share: float) -> None:
+    x = np.random.default_rng(n).exponential(size=n)
+    kept = scipy.stats.trim1(x, round(share * n) / n, tail="right")
+    assert trimmed(x, share).mean() == pytest.approx(kept.mean(), rel=1e-12)
+    if round(share * n) == 0:
+        assert trimmed(x, share) == pytest.approx(x)
+
+
+def test_its_spread_is_that_of_the_influence_of_each_value() -> None:
+    n, share, copies, more = 1000, 0.05, 1000, 400
+    x = np.sort(np.random.default_rng(0).exponential(size=n))
+    found, many = trimmed(x, share), np.repeat(x, copies)
+    for i in (0, 300, 800, 990, 999):
+        # many copies of all, one of them some more times: what the trimmed mean moves by
+        grown = np.append(many, [x[i]] * more)
+        moved = trimmed(grown, share).mean() - trimmed(many, share).mean()
+        assert moved * many.size / more == pytest.approx(found[i] - found.mean(), abs=0.02)
+
+
+def test_what_lies_beyond_is_of_no_effect() -> None:
+    x = np.arange(100.0)
+    far = np.where(x > 96, 1e9, x)
+    assert trimmed(far, 0.05) == pytest.approx(trimmed(x, 0.05))
+    assert trimmed(far, 0.02).mean() > 1e6

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import natural_experiment as ne
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -85,7 +87,49 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "names no group" in capsys.readouterr().err
     assert ne.main([f"none={tmp_path / 'missing.pt'}"]) == 5
     text = ne.report([reading(0.3), reading(0.7, "diagonal")])
-    assert text.splitlines()[-1].startswith("prediction: open; it takes two")
+    assert "\nprediction: open; it takes two" in text
+
+
+def test_relabellings_are_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for n, k in ((3, 3), (5, 2), (6, 4)):
+        a, b = rng.normal(0.3, 1, n), rng.normal(size=k)
+        theirs = stats.permutation_test(
+            (a, b), lambda x, y: x.mean() - y.mean(), alternative="greater", n_resamples=np.inf
+        ).pvalue
+        assert ne.relabelled(a, b) == pytest.approx((theirs, 1 / math.comb(n + k, n)))
+    assert ne.relabelled(rng.normal(size=3), np.array([])) is None
+
+
+def test_many_models_are_relabelled_at_random() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=30)
+    same, apart = ne.relabelled(values[:15], values[15:]), ne.relabelled(values[:15] + 3, values[15:])
+    assert same is not None
+    assert 0.05 < same[0] < 0.95
+    assert apart == (1 / 10_000, 1 / 10_000)
+    # of equal models every relabelling is as far apart
+    assert ne.relabelled(np.full(2, 0.3), np.full(3, 0.3)) == (1.0, 1 / 10)
+
+
+def test_the_summary_is_by_group() -> None:
+    aligned = [reading(0.7, "diagonal"), reading(0.8, "diagonal"), reading(0.1, "diagonal")]
+    text = ne.report([*aligned, reading(0.02), reading(0.0, "shared"), reading(0.01, "shuffled")])
+    assert "  2 of 3 aligned, 1 without" in text
+    assert text.count("0 of 1 aligned, 1 without") == 3
+    # of the ten relabellings of five models only the groups themselves are as far apart
+    assert "relabelled as far apart: 0.1 of the time (at least 0.1)" in text
+
+
+def test_flat_latents_are_rotated_as_a_whole() -> None:
+    torch.manual_seed(0)
+    own = Decoder(
+        nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 8)).double(), 4, dtype=torch.float64
+    )
+    own.function[0].weight.data = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))  # type: ignore[index,union-attr]
+    own.function[1].weight.data = torch.linalg.qr(torch.randn(8, 4, dtype=torch.float64)).Q  # type: ignore[index,union-attr]
+    assert ne.read("own", "diagonal", own, samples=16).word(1) == "aligned"
 
 
 @pytest.mark.slow

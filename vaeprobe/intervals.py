@@ -113,6 +113,28 @@ def mean_interval(
     return min(max(bound(t), low), high), min(max(bound(-t), low), high)
 
 
+def trimmed(values: Array, share: float) -> Array:
+    """Return numbers whose mean is that of the values without the largest share, and whose spread is that of its error.
+
+    Few values of a long tail decide a mean, and most samples hold none of them: no interval of it then holds the truth
+    as often as it says. Each value is replaced by the trimmed mean and its influence on it, so that whatever is done
+    to a mean (intervals, the errors of other numbers) is done to these.
+
+    Args:
+        values: one number per independent draw, shape (n,), finite.
+        share: of n to be left out at the upper end, rounded to whole ones, under 1.
+
+    Source: Tukey and McLaughlin (1963), Sankhya A 25, 331-352; Yuen (1974), Biometrika 61, 165-170.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    out = round(share * len(values))
+    order = np.sort(values)
+    kept = order[: len(order) - out]
+    held = np.minimum(values, kept[-1])
+    centred: Array = kept.mean() + (held - held.mean()) / (1 - out / len(values))
+    return centred
+
+
 def median_interval(values: Array, *, level: float = LEVEL) -> tuple[float, float] | None:
     """Return the interval of a median between order statistics; None for fewer than the level needs (six for .95).
 

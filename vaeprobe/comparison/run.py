@@ -14,17 +14,19 @@ from torch import Tensor
 
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see
-from vaeprobe.comparison.ranking import Ranking, rankings
+from vaeprobe.comparison.ranking import rankings
 from vaeprobe.comparison.result import UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
 from vaeprobe.geometry.agreement import code_agreement, interval_of
 from vaeprobe.geometry.labels import dci, mig, trees_dci
-from vaeprobe.intervals import LEVEL, percentile_interval, stream, student_interval
+from vaeprobe.geometry.rotations import Alignment
+from vaeprobe.intervals import LEVEL, stream, student_interval
 from vaeprobe.latents import numbers
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
+from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
 from vaeprobe.processes import current as processes
 from vaeprobe.progress import track
 from vaeprobe.report import Metric, metric_map
@@ -124,7 +126,7 @@ def compare(
         rankings=ranked,
         sweep=sweep_of(names),
         sort=sort,
-        changes=_changes(decoders, measured, ranked),
+        changes=_changes(decoders, measured),
     )  # fmt: skip
     if sort is not None and sort not in (columns := result.by_column()):
         raise UsageError(
@@ -227,7 +229,7 @@ def _names(decoders: Sequence[Decoder]) -> tuple[str, ...]:
 
 
 def _changes(
-    decoders: Sequence[Decoder], results: Sequence[dict[str, Result]], ranked: Sequence[Ranking]
+    decoders: Sequence[Decoder], results: Sequence[dict[str, Result]]
 ) -> dict[str, tuple[float, tuple[float, float]]]:
     """Return the mean change from the first to the second of two models, paired on the same latents or rows."""
     if len(decoders) != 2:
@@ -240,14 +242,24 @@ def _changes(
             if len(old[id]) == len(new[id]) > 1:
                 change = np.asarray(new[id], dtype=np.float64) - np.asarray(old[id], dtype=np.float64)
                 out[id] = (float(change.mean()), student_interval(change, LEVEL))
-    for ranking in ranked:
-        if (
-            ranking.criterion == "alignment" and same_latents
-        ):  # a ratio of means: by the same resamples of both
-            drawn = (ranking.draws[:, 1] - ranking.draws[:, 0]).numpy()
-            more = ranking.values[1] - ranking.values[0]
-            out["orthogonality.alignment"] = (more, percentile_interval(drawn))
+    if same_latents:
+        old_one, new_one = (_alignment(r["orthogonality"]) if "orthogonality" in r else None for r in results)
+        if old_one and new_one and len(old_one.contrast) == len(new_one.contrast):
+            found = old_one.change(new_one)
+            if found is not None:
+                out["orthogonality.alignment"] = found
     return out
+
+
+def _alignment(result: Result) -> Alignment | None:
+    """Return the alignment that a result of `orthogonality` holds, per latent and rotation; None where it has none."""
+    value, columns = result.metrics["orthogonality.alignment"].value, result.per_sample()
+    parts = [columns.get(f"orthogonality.ima_contrast{end}", ()) for end in ("", "_null")]
+    draws = result.null if isinstance(result, OrthogonalityResult) else ()
+    if not isinstance(value, float) or not all(map(len, (*parts, draws))):
+        return None
+    contrast, null, turns = (torch.tensor(x, dtype=torch.float64) for x in (*parts, draws))
+    return Alignment(value, None, contrast, null, turns)
 
 
 def _words(

@@ -123,12 +123,28 @@ class Alignment:
         """
         if self.value is None:
             return None
+        by_latent, by_rotation = self._influence()
+        return mean_interval(self.value + by_latent + np.asarray(moved), by_rotation, high=1.0)
+
+    def change(self, after: Alignment) -> tuple[float, tuple[float, float]] | None:
+        """Return `after.value - self.value` and its interval over the same latents; None without values.
+
+        Rotations that are the same for both, as those of one seed and number of latents are, are paired too.
+        """
+        if self.value is None or after.value is None:
+            return None
+        (old, old_turns), (new, new_turns) = self._influence(), after._influence()
+        turns = (new_turns - old_turns,) if len(new_turns) == len(old_turns) else (new_turns, -old_turns)
+        more = after.value - self.value
+        interval = mean_interval(more + new - old, *(t for t in turns if len(t) > 1))
+        return None if interval is None else (more, interval)
+
+    def _influence(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what one latent and one rotation move the ratio of two means by, to first order, shapes (n,) and (K,)."""
         null, draws, given = self.null.numpy(), self.draws.numpy(), self.contrast.numpy()
         expected = float(null.mean())
-        # what one latent and one rotation move the ratio of two means by, to first order
         rest = given.mean() / expected
-        by_latent, by_rotation = (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
-        return mean_interval(self.value + by_latent + np.asarray(moved), by_rotation, high=1.0)
+        return (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
 
 
 def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | None = None) -> Alignment:

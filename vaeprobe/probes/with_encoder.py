@@ -252,8 +252,8 @@ class EncoderProbe(Probe):
             )
         return by_name(name, decoder.output_shape, self.given(decoder))
 
-    def mean_over_rows(self, id: str, values: Tensor) -> Metric:
-        """Return the mean of one number per data row, shape (n,), with its bootstrap interval."""
+    def mean_over_rows(self, id: str, values: Tensor, method: str = "mean over rows") -> Metric:
+        """Return the mean of one number per data row, shape (n,), with Student's interval, corrected for skewness."""
         from vaeprobe.intervals import LEVEL, mean_interval
 
         return Metric(
@@ -262,7 +262,7 @@ class EncoderProbe(Probe):
             ci=mean_interval(values.numpy(), seed=self.seed),
             level=LEVEL,
             n=len(values),
-            method="mean over rows, bootstrap over rows",
+            method=f"{method}, Student's t corrected for skewness",
         )
 
 

@@ -14,10 +14,20 @@ if TYPE_CHECKING:
     from vaeprobe.inference.consistency import Consistency
     from vaeprobe.inference.moments import PosteriorMoments
 
-__all__ = ["alignment_over_beta", "consistency", "diagonality", "hessian_alignment", "residual_share"]
+__all__ = [
+    "TAIL",
+    "alignment_over_beta",
+    "consistency",
+    "diagonality",
+    "hessian_alignment",
+    "residual_share",
+    "without_largest",
+]
 
 # rotations that say how the alignment goes with beta: of a slope one digit is plenty
 SLOPE_ROTATIONS = 99
+# share of rows, those of the largest gaps, that no interval of a mean can answer for
+TAIL = 0.05
 
 
 def residual_share(m: PosteriorMoments, active: Tensor, seed: int) -> Metric:
@@ -39,6 +49,15 @@ def residual_share(m: PosteriorMoments, active: Tensor, seed: int) -> Metric:
         n=m.rows,
         method="Gauss-Newton less Bonnet/Stein, bootstrap over rows",
     )
+
+
+def without_largest(gaps: Tensor) -> Tensor:
+    """Return numbers whose mean is that of one gap per row, shape (n,), without the largest 5 %."""
+    import torch
+
+    from vaeprobe.intervals import trimmed
+
+    return torch.from_numpy(trimmed(gaps.numpy(), TAIL))
 
 
 def consistency(found: Consistency | str, n: int) -> list[Metric]:

@@ -10,11 +10,13 @@ from vaeprobe.probes.base import option
 from vaeprobe.probes.posterior import pictures, words
 from vaeprobe.probes.posterior.metrics import METRICS
 from vaeprobe.probes.posterior.numbers import (
+    TAIL,
     alignment_over_beta,
     consistency,
     diagonality,
     hessian_alignment,
     residual_share,
+    without_largest,
 )
 from vaeprobe.probes.with_encoder import EncoderProbe
 from vaeprobe.report import Json, Metric, MetricSpec, Section, metric_map
@@ -118,6 +120,8 @@ class PosteriorResult(Result):
         return (self.moments.variance / optimal_variance(self.moments, self.beta)).log()
 
     def details(self) -> Json:
+        from vaeprobe.inference.elbo import mean_gap
+
         m = self.moments
         return {
             "latents": self.latent_rows(),
@@ -129,6 +133,7 @@ class PosteriorResult(Result):
                 "stein_error": (m.curvature_error / self.beta).tolist(),
                 "log_variance_over_optimum": self.log_ratios.tolist(),
                 "elbo": self.terms.value().tolist(),
+                "mean_gap": mean_gap(m, self.beta).tolist(),
                 "log_density_error": m.log_density_error.tolist(),
             },
             "hessian": m.gram.mean(0).tolist(),
@@ -213,7 +218,7 @@ class Posterior(EncoderProbe):
         chosen = (m, active, beta, self.rotations, self.seed)
         alignment, why_not = hessian_alignment(*chosen)
         by_beta = 0.0 if by_row is None else len(by_row) * by_row * alignment_over_beta(*chosen)
-        kl = kl_per_latent(m.mean, m.variance)
+        kl, gap = kl_per_latent(m.mean, m.variance), mean_gap(m, beta)
         encoder = self.chosen_encoder(decoder)
         decoder = decoder.at_totals()
         consistent = self_consistency(
@@ -234,7 +239,12 @@ class Posterior(EncoderProbe):
                     "posterior.variance_gap",
                     at_beta(lambda b: variance_gap(m, b).sum(1)) + variance_gap_by_scale(m, beta),
                 ),
-                self.mean_over_rows("posterior.mean_gap", at_beta(lambda b: mean_gap(m, b))),
+                self.mean_over_rows(
+                    "posterior.mean_gap",
+                    at_beta(lambda b: without_largest(mean_gap(m, b))),
+                    method=f"mean over rows without the largest {TAIL:.0%} (of all rows {float(gap.mean()):.4g}, "
+                    f"the largest {float(gap.max()):.4g})",
+                ),
                 *consistency(consistent, m.rows),
                 self.mean_over_rows("elbo.value", terms.value()),
                 self.mean_over_rows("elbo.objective", at_beta(terms.value)),

@@ -71,6 +71,7 @@ def _columns(s: Solution, ident: Identifiability) -> Table:
             ]
         )
     notes = [] if s.d <= MOST_COLUMNS else [f"the first {MOST_COLUMNS} of {s.d} columns"]
+    notes.append("95 %: of normal rows; those of long tails leave lambda less certain")
     if ident.angles is not None:
         notes.append("angle: 95 % of bootstrap resamples turn the column by less (degrees)")
     return Table(
