@@ -33,7 +33,10 @@ from typing import Any, Literal
 
 '''
 # whether a decoder is asked -> the subject, and what else the function takes besides settings
-SUBJECTS = {True: ("decoder: DecoderLike", "    latent_dim: int | None = None,\n"), False: ("data: Any", "")}
+SUBJECTS = {
+    True: ("decoder: DecoderLike", "    latent_dim: int | None = None,\n"),
+    False: ("data: object", ""),
+}
 
 
 def annotation(text: str) -> str:

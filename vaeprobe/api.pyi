@@ -17,8 +17,8 @@ def orthogonality(
     *,
     time: float | None = None,
     samples: int = 256,
-    latents: Any = "prior",
-    data: Any = None,
+    latents: object = "prior",
+    data: object = None,
     seed: int = 0,
     likelihood: Literal[
         "bernoulli",
@@ -31,7 +31,7 @@ def orthogonality(
     ]
     | None = None,
     sigma2: float | None = None,
-    dispersion: Any = None,
+    dispersion: object = None,
     chunk: int | None = None,
     resume: str | PathLike[str] | None = None,
     beta_sigma2: float = 1.0,
@@ -80,8 +80,8 @@ def factorise(
     *,
     time: float | None = None,
     samples: int = 256,
-    latents: Any = "prior",
-    data: Any = None,
+    latents: object = "prior",
+    data: object = None,
     seed: int = 0,
     likelihood: Literal[
         "bernoulli",
@@ -94,7 +94,7 @@ def factorise(
     ]
     | None = None,
     sigma2: float | None = None,
-    dispersion: Any = None,
+    dispersion: object = None,
     chunk: int | None = None,
     resume: str | PathLike[str] | None = None,
     max_samples: int = 4096,
@@ -140,8 +140,8 @@ def trace(
     *,
     time: float | None = None,
     samples: int = 4,
-    latents: Any = "prior",
-    data: Any = None,
+    latents: object = "prior",
+    data: object = None,
     seed: int = 0,
     likelihood: Literal[
         "bernoulli",
@@ -154,11 +154,11 @@ def trace(
     ]
     | None = None,
     sigma2: float | None = None,
-    dispersion: Any = None,
+    dispersion: object = None,
     chunk: int | None = None,
     resume: str | PathLike[str] | None = None,
     row: int | None = None,
-    components: Any = None,
+    components: object = None,
     length: float | None = None,
     radius: float | None = None,
     tolerance: float | None = None,
@@ -213,8 +213,8 @@ def posterior(
     *,
     time: float | None = None,
     samples: int = 256,
-    latents: Any = "posterior",
-    data: Any = None,
+    latents: object = "posterior",
+    data: object = None,
     seed: int = 0,
     likelihood: Literal[
         "bernoulli",
@@ -227,10 +227,10 @@ def posterior(
     ]
     | None = None,
     sigma2: float | None = None,
-    dispersion: Any = None,
+    dispersion: object = None,
     chunk: int | None = None,
     resume: str | PathLike[str] | None = None,
-    encoder: Any = None,
+    encoder: object = None,
     pairs: int = 8,
     beta: float | None = None,
     rotations: int = 999,
@@ -268,8 +268,8 @@ def beta(
     *,
     time: float | None = None,
     samples: int = 256,
-    latents: Any = "posterior",
-    data: Any = None,
+    latents: object = "posterior",
+    data: object = None,
     seed: int = 0,
     likelihood: Literal[
         "bernoulli",
@@ -282,10 +282,10 @@ def beta(
     ]
     | None = None,
     sigma2: float | None = None,
-    dispersion: Any = None,
+    dispersion: object = None,
     chunk: int | None = None,
     resume: str | PathLike[str] | None = None,
-    encoder: Any = None,
+    encoder: object = None,
     pairs: int = 8,
     beta: float | None = None,
     latent_dim: int | None = None,
@@ -318,7 +318,7 @@ def beta(
     """
 
 def train_linear(
-    data: Any,
+    data: object,
     *,
     time: float | None = None,
     latent_dim: int | Literal["auto"] = "auto",

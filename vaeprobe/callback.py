@@ -86,7 +86,7 @@ class Callback:
                 if key not in (fields := list(cls.__dataclass_fields__)):
                     raise UsageError(f"{name} has no setting `{key}`", hint=did_you_mean(key, fields))
             number = max(2, samples // cls.COST)
-            self._probes.append((cls(**{"samples": number, **cheap, **settings}), ids))
+            self._probes.append((cls.asked({"samples": number, **cheap, **settings}), ids))
 
     def __call__(self, decoder: DecoderLike, epoch: int = 0) -> dict[str, float]:
         """Measure a decoder where it is the epoch's turn, log, and return the metrics by id, none if it is not.

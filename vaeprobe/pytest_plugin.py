@@ -115,13 +115,13 @@ class VaeprobeFixture:
         from vaeprobe.probes.functions import as_decoder
 
         rule("factorise.verdict", [verdicts] if isinstance(verdicts, str) else list(verdicts), "verdicts")
-        found = Factorise(**_settings(Factorise, settings, ["verdicts", "latent_dim"]))
+        found = Factorise.asked(_settings(Factorise, settings, ["verdicts", "latent_dim"]))
         result = found.measure(as_decoder(decoder, latent_dim))
         if result.verdict not in verdicts:
             raise AssertionError(f"{result.verdict}: {result.summary}")
 
 
-def _settings(cls: type[Probe], given: Mapping[str, object], others: Sequence[str]) -> dict[str, Any]:
+def _settings(cls: type[Probe], given: Mapping[str, object], others: Sequence[str]) -> dict[str, object]:
     """Return those of the names that are settings of a probe.
 
     Raises:

@@ -421,3 +421,10 @@ def test_total_correlation_objectives_have_no_one_beta(models: Path, name: str) 
     result = real(models, name)
     assert result.verdict == "inconsistent"
     assert 3 < result["beta.estimate"].value < 6
+
+
+def test_an_encoder_that_is_neither_a_file_nor_an_encoder_is_said_to_be_none() -> None:
+    decoder = Decoder(torch.nn.Linear(2, 3), 2, likelihood="gaussian")
+    with pytest.raises(UsageError, match="the encoder is int, neither a path nor an Encoder") as error:
+        Beta(data=torch.randn(8, 3), encoder=3).measure(decoder)
+    assert error.value.exit_code == 2

@@ -362,3 +362,16 @@ def test_a_published_decoder(models: Path) -> None:
     assert value(result, "straightness") > 0.3
     assert result.strip().shape[2] == 3
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("given", [3, 1.5, [0.5], ["0"], [torch.tensor(0.5)]])
+def test_components_that_are_no_whole_numbers_are_refused(given: object) -> None:
+    with pytest.raises(UsageError, match="the components are .*, not a list of numbers") as error:
+        trace(maps.a(2), components=given)
+    assert error.value.exit_code == 2
+
+
+def test_components_are_any_whole_numbers() -> None:
+    assert parse_components(np.array([0, 2])) == [0, 2]
+    assert parse_components(torch.tensor([1])) == [1]
+    assert parse_components(range(2)) == [0, 1]

@@ -8,7 +8,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -18,7 +18,7 @@ from vaeprobe.cli.output import Document, going_on, progress_bar
 from vaeprobe.kept import keeping
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
-from vaeprobe.probes.settings import field_type, is_list
+from vaeprobe.probes.settings import OPEN, field_type, is_list, option_of
 from vaeprobe.processes import joined
 from vaeprobe.report import MetricSpec, specs_by_id
 from vaeprobe.result import Result
@@ -37,7 +37,7 @@ def probe_command(name: str) -> Callable[..., int]:
     ]
     tables = [loading.LOADING] if asks_decoder(cls) else []
     own = dataclasses.fields(cls)
-    taken = {flag for f in own for flag in f.metadata["option"]["names"]}
+    taken = {flag for f in own for flag in option_of(f).names}
     document = {name: row for name, row in options.DOCUMENT.items() if f"--{name}" not in taken}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -93,10 +93,10 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
     return command
 
 
-def _asked(cls: type[Q], values: Mapping[str, Any]) -> Q:
+def _asked(cls: type[Q], values: Mapping[str, object]) -> Q:
     """Return a question with the settings that the command line gives."""
     given = {f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values}
-    return cls(**{name: value for name, value in given.items() if value is not None})
+    return cls.asked({name: value for name, value in given.items() if value is not None})
 
 
 def _limits(cls: type[Question]) -> dict[str, MetricSpec]:
@@ -104,9 +104,10 @@ def _limits(cls: type[Question]) -> dict[str, MetricSpec]:
     return {_python_name(spec.option): spec for spec in cls.METRICS if spec.option}
 
 
-def _wanted(cls: type[Question], values: Mapping[str, Any]) -> dict[str, float]:
+def _wanted(cls: type[Question], values: Mapping[str, object]) -> dict[str, float]:
     """Return the limits that the command line gives, by metric id."""
-    return {spec.id: values[name] for name, spec in _limits(cls).items() if values[name] is not None}
+    given = {spec.id: values[name] for name, spec in _limits(cls).items()}
+    return {id: limit for id, limit in given.items() if isinstance(limit, float)}
 
 
 def _files(question: Question, result: Result) -> dict[str, Path]:
@@ -123,20 +124,20 @@ def _limit_parameter(name: str, spec: MetricSpec) -> inspect.Parameter:
     return options.parameter(name, Annotated[float | None, option], None)
 
 
-def _field_parameter(cls: type[Question], f: dataclasses.Field[Any]) -> inspect.Parameter:
-    meta: Mapping[str, Any] = f.metadata.get("option", {})
+def _field_parameter(cls: type[Question], f: dataclasses.Field[object]) -> inspect.Parameter:
+    said = option_of(f)
     annotation = field_type(cls, f)
-    if annotation is Any:
+    if annotation in OPEN:
         annotation = str | None  # anything richer is text on the command line
     several = is_list(annotation)
-    flags = list(meta.get("names") or [f"--{f.name.replace('_', '-')}"])
+    flags = said.names or (f"--{f.name.replace('_', '-')}",)
     option = typer.Option(
         *flags,
-        help=meta.get("help"),
-        min=meta.get("min"),
-        max=meta.get("max"),
-        metavar=meta.get("metavar"),
-        rich_help_panel=meta.get("panel"),
+        help=said.help or None,
+        min=said.min,
+        max=said.max,
+        metavar=said.metavar,
+        rich_help_panel=said.panel,
         show_default=f.default is not None,
     )
     default = None if f.default is dataclasses.MISSING or several else f.default

@@ -12,7 +12,7 @@ import typer
 from typer.models import ArgumentInfo, OptionInfo
 
 from vaeprobe.errors import UsageError
-from vaeprobe.probes.settings import choices, parse
+from vaeprobe.probes.settings import Option, choices, parse
 
 PLACEHOLDERS = {int: "N", float: "X", Path: "FILE"}
 # words that fit into the column of an option's name
@@ -33,7 +33,7 @@ class Reader:
     def __init__(self, hint: object, name: str, low: float | None, high: float | None) -> None:
         self.hint = hint
         self.name = name
-        self.bounds = {"min": low, "max": high}
+        self.bounds = Option(min=low, max=high)
         self.__name__ = name
 
     def __call__(self, text: object) -> object:

@@ -156,11 +156,11 @@ class Gate:
         if not asks_decoder(cls):
             if data is None:
                 raise UsageError(f"a rule on `{probe}` needs data", hint="--data, or `data` under [check]")
-            return cls(**settings).measure(data)
+            return cls.asked(settings).measure(data)
         if data is not None and (self.data is not None or "data" not in settings):
             settings["data"] = data
         settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
-        return cls(samples=max(1, samples // cls.COST), **settings).measure(decoder)
+        return cls.asked({"samples": max(1, samples // cls.COST), **settings}).measure(decoder)
 
     def _decide(
         self,
@@ -290,7 +290,7 @@ def _method(probe: str, result: Result, data: str | None) -> Json:
     return method
 
 
-def _savings(probe: str, wanted: Iterable[str]) -> dict[str, tuple[Any, frozenset[str]]]:
+def _savings(probe: str, wanted: Iterable[str]) -> dict[str, tuple[object, frozenset[str]]]:
     """Return the costly settings of a probe that no wanted metric depends on."""
     read = set(wanted)
     return {name: saving for name, saving in question_class(probe).SAVINGS.items() if not saving[1] & read}

@@ -13,20 +13,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from glob import glob
 from os import PathLike
 from os.path import exists
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from vaeprobe.budget import within
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import SATURATED
 from vaeprobe.kept import SUFFIX, keeping
 from vaeprobe.likelihood_names import LikelihoodName
-from vaeprobe.probes.settings import check
+from vaeprobe.probes.settings import Option, check, option_of
 from vaeprobe.report import Check, Finding, Metric, MetricSpec
 from vaeprobe.result import Result
 
@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from vaeprobe.likelihoods import Likelihood, LikelihoodSettings
 
 R = TypeVar("R", bound=Result)
+T = TypeVar("T")
 
 
 def option(
-    default: object,
+    default: T,
     *,
     help: str,
     min: float | None = None,
@@ -50,7 +51,7 @@ def option(
     metavar: str | None = None,
     panel: str = "Settings",
     writes: tuple[str, ...] = (),
-) -> Any:
+) -> T:
     """Return a dataclass field that is also a command-line option.
 
     Args:
@@ -62,9 +63,8 @@ def option(
         panel: heading in the help.
         writes: for a file that is written: the suffixes that it may have.
     """
-    meta = {"help": help, "min": min, "max": max, "names": names, "metavar": metavar, "panel": panel}
-    meta["writes"] = writes
-    return field(default=default, metadata={"option": meta})
+    said = Option(help=help, min=min, max=max, names=names, metavar=metavar, panel=panel, writes=writes)
+    return field(default=default, metadata={"option": said})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Question(ABC):
     # verdicts that more samples may turn into another
     OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset()
     # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
-    SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {}
+    SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {}
     # settings that it does not look at: no options of its command, no keys of a policy
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
 
@@ -101,11 +101,21 @@ class Question(ABC):
         for f in fields(self):
             check(type(self), f, getattr(self, f.name), f"{self.NAME}: `{f.name}`")
 
+    @classmethod
+    def asked(cls, settings: Mapping[str, Any]) -> Self:
+        """Return the question with these settings, whose values are looked at when it is made.
+
+        Raises:
+            UsageError: a setting has a value that it does not take.
+        """
+        return cls(**settings)
+
     def outputs(self) -> dict[str, Path]:
         """Return the files to write, by setting."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["option"]["writes"]}
+        named = {f.name: getattr(self, f.name) for f in fields(self) if option_of(f).writes}
         return {name: Path(path) for name, path in named.items() if path is not None}
 
+    # each question narrows what it is asked of, so that this says nothing
     @abstractmethod
     def measure(self, subject: Any, /) -> Result:
         """Return what is found on a decoder, or in data."""
@@ -142,13 +152,13 @@ class Probe(Question):
     COST: ClassVar[int] = 1
 
     samples: int = option(256, help="Latents to draw.", min=2, names=("--samples", "-n"), panel="Sampling")
-    latents: Any = option(
+    latents: object = option(
         "prior",
         help="prior, posterior, posterior-means, grid, or a .npy file of latents.",
         metavar="SOURCE",
         panel="Sampling",
     )
-    data: Any = option(
+    data: object = option(
         None,
         help="Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).",
         metavar="FILE",
@@ -164,7 +174,7 @@ class Probe(Question):
         min=1e-300,
         panel="Geometry",
     )
-    dispersion: Any = option(
+    dispersion: object = option(
         None,
         help="Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.",
         metavar="NUMBER|FILE",
@@ -212,10 +222,16 @@ class Probe(Question):
         from vaeprobe.data import open_data
         from vaeprobe.latents import numbers
 
-        paths = self.data if isinstance(self.data, (list, tuple)) else [self.data]
-        if not all(isinstance(path, (str, PathLike)) for path in paths):
+        paths = self.data_paths()
+        if paths is None:
             return numbers(self.data, "data")
-        return torch.from_numpy(open_data(self.data, scale=scale).read(limit))
+        return torch.from_numpy(open_data(paths, scale=scale).read(limit))
+
+    def data_paths(self) -> list[str | Path] | None:
+        """Return the files of the data, None where the data are no paths."""
+        given = self.data if isinstance(self.data, (list, tuple)) else [self.data]
+        paths = [p if isinstance(p, str) else Path(p) for p in given if isinstance(p, (str, PathLike))]
+        return paths if len(paths) == len(given) else None
 
     def source(self) -> Latents:
         """Return where the latents come from."""
@@ -239,13 +255,11 @@ class Probe(Question):
         """
         from vaeprobe.likelihoods import LikelihoodSettings
 
-        theta: Any = decoder.dispersion if self.dispersion is None else self.dispersion
+        theta: object = decoder.dispersion if self.dispersion is None else self.dispersion
         if isinstance(theta, str):
-            try:
+            with suppress(ValueError):
                 theta = float(theta)
-            except ValueError:
-                theta = Path(theta)
-        if isinstance(theta, PathLike):
+        if isinstance(theta, (str, PathLike)):
             from vaeprobe.files.matrices import read_matrix
 
             theta = read_matrix(theta)
@@ -293,11 +307,11 @@ class Probe(Question):
             ),
         )
 
-    def settings(self, decoder: Decoder) -> dict[str, Any]:
+    def settings(self, decoder: Decoder) -> dict[str, object]:
         """Return the JSON form of the settings that shaped a result."""
         from vaeprobe.latents import Latents
 
-        plain = {}
+        plain: dict[str, object] = {}
         for f in fields(self):
             value = None if f.metadata["option"]["writes"] else getattr(self, f.name)
             if isinstance(value, Latents):

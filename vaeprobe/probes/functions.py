@@ -7,21 +7,21 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, fields
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from vaeprobe import writing
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, did_you_mean
 from vaeprobe.probes import asks_decoder
 from vaeprobe.probes.base import Probe, Question, judge
-from vaeprobe.probes.settings import field_type
+from vaeprobe.probes.settings import field_type, option_of
 from vaeprobe.report import specs_by_id
 from vaeprobe.result import Result
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-DecoderLike: TypeAlias = "Decoder | Callable[[Tensor], Any] | str | PathLike[str]"
+DecoderLike: TypeAlias = "Decoder | Callable[[Tensor], object] | str | PathLike[str]"
 Q = TypeVar("Q", bound=Question)
 # what is said of the subject, and of further arguments
 ABOUT_DECODER = (
@@ -58,7 +58,7 @@ def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
     return Decoder(decoder, latent_dim)
 
 
-def probe_function(cls: type[Question]) -> Callable[..., Any]:
+def probe_function(cls: type[Question]) -> Callable[..., Result]:
     """Return a question as a function; its signature lists the question's settings.
 
     The function measures a decoder, or rows of data, holds the result against `limits`, and writes the files that
@@ -110,11 +110,11 @@ def of_data(cls: type[Question]) -> Callable[..., Result]:
     return function
 
 
-def _asked(cls: type[Q], settings: Mapping[str, Any]) -> Q:
+def _asked(cls: type[Q], settings: Mapping[str, object]) -> Q:
     known = {f.name: f for f in fields(cls)}
     for name in settings.keys() - known.keys():
         raise UsageError(f"{cls.NAME} has no setting `{name}`", hint=_nearest(name, known))
-    return cls(**settings)
+    return cls.asked(settings)
 
 
 def _ready(question: Question, inputs: Iterable[object]) -> None:
@@ -144,15 +144,15 @@ def documentation(cls: type[Question]) -> str:
     subject, more = ABOUT_DECODER if asks_decoder(cls) else ABOUT_DATA
     about = [
         subject,
-        *(f"{f.name}: {f.metadata['option']['help']}" for f in fields(cls)),
+        *(f"{f.name}: {option_of(f).help}" for f in fields(cls)),
         *more,
         "limits: limit per metric id; the result then carries checks.",
     ]
     return f"{text}\n\nArgs:\n" + "\n".join(f"    {line}" for line in about)
 
 
-def _nearest(name: str, known: Mapping[str, Field[Any]]) -> str:
+def _nearest(name: str, known: Mapping[str, Field[object]]) -> str:
     for f in known.values():
-        if f"--{name.replace('_', '-')}" in f.metadata["option"]["names"]:
+        if f"--{name.replace('_', '-')}" in option_of(f).names:
             return f"in Python it is `{f.name}`"
     return did_you_mean(name, known) or f"one of {', '.join(known)}"

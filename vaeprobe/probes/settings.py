@@ -5,19 +5,40 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import Field
+from collections.abc import Sequence
+from dataclasses import Field, dataclass
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 from vaeprobe.errors import UsageError, did_you_mean
 
+# of settings that take more than one type can say: the probe looks at what it is given
+OPEN = (object, Any)
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
 
-def field_type(cls: type, field: Field[Any]) -> object:
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What a setting is on the command line; see `vaeprobe.probes.base.option`."""
+
+    help: str = ""
+    min: float | None = None
+    max: float | None = None
+    names: tuple[str, ...] = ()
+    metavar: str | None = None
+    panel: str = "Settings"
+    writes: tuple[str, ...] = ()
+
+
+def option_of(field: Field[object]) -> Option:
+    """Return what a field is on the command line."""
+    found = field.metadata.get("option")
+    return found if isinstance(found, Option) else Option()
+
+
+def field_type(cls: type, field: Field[object]) -> object:
     """Return the type of a field, whose annotation is text, in the namespace of the class that declares it."""
     if not isinstance(field.type, str):
         return field.type
@@ -25,7 +46,7 @@ def field_type(cls: type, field: Field[Any]) -> object:
     return eval(field.type, dict(vars(sys.modules[owner.__module__])))
 
 
-def check(cls: type, field: Field[Any], value: object, name: str) -> None:
+def check(cls: type, field: Field[object], value: object, name: str) -> None:
     """Refuse a value that a setting does not take.
 
     Args:
@@ -36,29 +57,30 @@ def check(cls: type, field: Field[Any], value: object, name: str) -> None:
     Raises:
         UsageError: the value has another type, is no choice, or is out of bounds.
     """
-    check_value(field_type(cls, field), value, name, field.metadata.get("option", {}))
+    check_value(field_type(cls, field), value, name, option_of(field))
 
 
-def check_value(hint: object, value: Any, name: str, meta: Mapping[str, Any]) -> None:
+def check_value(hint: object, value: object, name: str, option: Option) -> None:
     """Refuse a value that does not fit a type and what `option` says of it (see `check`)."""
     if not _fits(value, hint):
         expected = f"one of {', '.join(choices(hint))}" if choices(hint) else _words(hint)
         raise UsageError(
             f"{name} takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices(hint))
         )
-    suffixes = meta.get("writes")
-    if suffixes and value is not None and Path(value).suffix.lower() not in ("", *suffixes):
-        raise UsageError(
-            f"{name} writes {' or '.join(suffixes)} files, not `{Path(value).suffix}`",
-            hint=f"name it `{Path(value).with_suffix(suffixes[0])}`",
-        )
-    low, high = meta.get("min"), meta.get("max")
+    if option.writes and isinstance(value, (str, PathLike)):
+        path = Path(value)
+        if path.suffix.lower() not in ("", *option.writes):
+            raise UsageError(
+                f"{name} writes {' or '.join(option.writes)} files, not `{path.suffix}`",
+                hint=f"name it `{path.with_suffix(option.writes[0])}`",
+            )
+    low, high = option.min, option.max
     if is_number(value) and ((low is not None and value < low) or (high is not None and value > high)):
         bounds = f"at least {low:g}" if high is None else f"between {low or 0:g} and {high:g}"
         raise UsageError(f"{name} must be {bounds}, not {value}")
 
 
-def parse(hint: object, text: str, name: str, meta: Mapping[str, object]) -> object:
+def parse(hint: object, text: str, name: str, option: Option) -> object:
     """Return the value that a text on the command line stands for.
 
     Raises:
@@ -72,7 +94,7 @@ def parse(hint: object, text: str, name: str, meta: Mapping[str, object]) -> obj
                 break
             except ValueError:
                 continue
-    check_value(hint, value, name, meta)
+    check_value(hint, value, name, option)
     return value
 
 
@@ -81,7 +103,7 @@ def choices(hint: object) -> list[str]:
     return [] if _words(hint, ()) else _literals(hint)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number; true and false are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -108,8 +130,8 @@ def _words(hint: object, literals: Sequence[str] | None = None) -> str:
     return " or ".join([*types, *(f"`{name}`" for name in names)])
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    if hint is Any:
+def _fits(value: object, hint: object) -> bool:
+    if hint in OPEN:
         return True
     if get_origin(hint) is Literal:
         return value in get_args(hint)
@@ -123,4 +145,4 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Integral) and not isinstance(value, bool)
     if hint is Path:
         return isinstance(value, (str, PathLike))
-    return isinstance(value, hint)
+    return isinstance(hint, type) and isinstance(value, hint)

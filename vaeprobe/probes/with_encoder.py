@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
@@ -78,7 +80,7 @@ class EncoderEvidence:
         """Where the numbers hold, as the start of a sentence."""
         return f"On {self.source} ({self.scaling}), {self.likelihood.words} likelihood"
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Return what of this belongs among a result's settings."""
         return {
             "likelihood": self.likelihood.name,
@@ -105,13 +107,13 @@ class EncoderProbe(Probe):
     samples: int = option(
         256, help="Data rows to measure.", min=2, names=("--samples", "-n"), panel="Sampling"
     )
-    latents: Any = option(
+    latents: object = option(
         "posterior", help="Always the posteriors of the data.", metavar="SOURCE", panel="Sampling"
     )
     likelihood: LikelihoodName | None = option(
         None, help="Likelihood of the training objective (default: the checkpoint's own).", panel="Geometry"
     )
-    encoder: Any = option(
+    encoder: object = option(
         None, help="The encoder, where it is in a file of its own.", metavar="FILE", panel="Sampling"
     )
     pairs: int = option(8, help="Antithetic pairs of posterior draws per row.", min=2, panel="Sampling")
@@ -191,16 +193,13 @@ class EncoderProbe(Probe):
 
     def _rows(self, scale: str) -> tuple[Tensor, str, str]:
         """Return the data, shape (rows, ...), what they are, and what was done to their values."""
-        from os import PathLike
-        from pathlib import Path
-
         import torch
 
         from vaeprobe.data import open_data
 
-        paths = self.data if isinstance(self.data, (list, tuple)) else [self.data]
-        if all(isinstance(path, (str, PathLike)) for path in paths):
-            data = open_data(self.data, scale=scale)
+        paths = self.data_paths()
+        if paths is not None:
+            data = open_data(paths, scale=scale)
             rows = torch.from_numpy(data.read(MOST_ROWS))
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             scaling = "as stored" if data.factor == 1 else f"divided by {1 / data.factor:.6g}"
@@ -221,10 +220,15 @@ class EncoderProbe(Probe):
             found = decoder.encoder
         elif isinstance(self.encoder, Encoder):
             found = self.encoder
-        else:
+        elif isinstance(self.encoder, (str, PathLike)):
             from vaeprobe.inference.encoders import open_encoder
 
             found = open_encoder(self.encoder, decoder)
+        else:
+            raise UsageError(
+                f"the encoder is {type(self.encoder).__name__}, neither a path nor an Encoder",
+                hint="vaeprobe.Encoder(function, latent_dim) takes a function to means and log variances",
+            )
         if found is None:
             raise UsageError(
                 f"{self.NAME} needs the encoder, and this checkpoint comes without one",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vaeprobe.engine.remembered import remembered
 from vaeprobe.errors import InputError, UnsafeError, UsageError, VaeprobeError
@@ -98,11 +97,11 @@ def survey(
     strips: Traversal | None = None
     with remembered():  # probes share the latents of a seed, and what was measured at them
         for name in track([*_probes(), *(_probes(of_data=True) if data is not None else ())], "probes"):
-            settings: dict[str, Any] = {"samples": STARTS if name == "trace" else samples, "seed": seed}
+            settings: dict[str, object] = {"samples": STARTS if name == "trace" else samples, "seed": seed}
             if name in _probes(of_data=True):
                 settings["data"] = data
             try:
-                probe = probe_class(name)(**settings)
+                probe = probe_class(name).asked(settings)
                 probe.check_ready()
                 results[name] = probe.measure(decoder)
             except (UnsafeError, InputError):  # of the data: no page is made of what was refused

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
@@ -129,7 +129,7 @@ class Factorise(Probe):
         "undetermined",
         "undefined",
     )
-    SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {
+    SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {
         "sheets": (0, frozenset({"factorise.sheets", "factorise.true_gap"})),
     }
 

@@ -237,7 +237,7 @@ class Orthogonality(Probe):
     NAME: ClassVar[str] = "orthogonality"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
     VERDICTS: ClassVar[tuple[str, ...]] = VERDICTS
-    SAVINGS: ClassVar[Mapping[str, tuple[Any, frozenset[str]]]] = {
+    SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {
         "rotations": (
             1,
             frozenset(f"orthogonality.{m}" for m in ("ima_contrast_null", "alignment", "alignment_p")),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from operator import index
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 from vaeprobe.budget import Fit, TimeIsOver, about, budget, in_time, within
 from vaeprobe.errors import UsageError
@@ -232,7 +234,7 @@ class Trace(Probe):
     row: int | None = option(
         None, help="Start at the encoder's mean of this row of --data.", min=0, panel="Sampling"
     )
-    components: Any = option(
+    components: object = option(
         None,
         help="Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents, 2 beyond 64).",
         metavar="0,1,...",
@@ -544,14 +546,19 @@ def _cut_short(paths: Paths, fit: Fit) -> str:
     )
 
 
-def parse_components(given: str | Sequence[int]) -> list[int]:
+def parse_components(given: object) -> list[int]:
     """Return the components that "0,1,2" or "0-3" or a sequence of numbers names.
 
     Raises:
-        UsageError: the text names no numbers.
+        UsageError: it names no numbers.
     """
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        with suppress(TypeError):  # of what is no whole number
+            return [index(c) for c in given]
     if not isinstance(given, str):
-        return [int(c) for c in given]
+        raise UsageError(
+            f"the components are `{given}`, not a list of numbers", hint="numbers from 0, as in [0, 1, 2]"
+        )
     out: list[int] = []
     for part in given.split(","):
         low, dash, high = part.strip().partition("-")
