@@ -29,7 +29,7 @@ HEAD = '''"""The probes as functions.  Written by `python tests/test_api.py`."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Literal
 
 '''
 # whether a decoder is asked -> the subject, and what else the function takes besides settings

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Literal
 
 from vaeprobe.probes.beta.probe import BetaResult
 from vaeprobe.probes.factorise.probe import FactoriseResult

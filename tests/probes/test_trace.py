@@ -366,7 +366,7 @@ def test_a_published_decoder(models: Path) -> None:
 
 @pytest.mark.parametrize("given", [3, 1.5, [0.5], ["0"], [torch.tensor(0.5)]])
 def test_components_that_are_no_whole_numbers_are_refused(given: object) -> None:
-    with pytest.raises(UsageError, match="the components are .*, not a list of numbers") as error:
+    with pytest.raises(UsageError, match=r"the components are .*, not a list of numbers") as error:
         trace(maps.a(2), components=given)
     assert error.value.exit_code == 2
 

@@ -313,7 +313,7 @@ class Probe(Question):
 
         plain: dict[str, object] = {}
         for f in fields(self):
-            value = None if f.metadata["option"]["writes"] else getattr(self, f.name)
+            value = None if option_of(f).writes else getattr(self, f.name)
             if isinstance(value, Latents):
                 value = value.describe()
             plain[f.name] = (
