@@ -43,7 +43,8 @@ class Spectrum:
         total: trace of S, the total variance.
         solver: how they were computed.
         residuals: ||S u - lambda u|| per pair, shape (k,), the same of the inner products of few rows, whose eigenvalues
-            are equal, or what float32 products are off by: a true eigenvalue lies that near; 0 where exact.
+            are equal, when a pair was found (later steps for others bring it nearer), or what float32 products are off by:
+            a true eigenvalue lies that near; 0 where exact.
         resolution: variance below which a direction is rounding error.
         precision: type of the products, "float64" or "float32".
         left: variance outside the known directions; None takes it from `total`, to rounding of the whole.

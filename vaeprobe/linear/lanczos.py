@@ -1,10 +1,14 @@
-"""Leading eigenpairs of many columns and many rows by block Lanczos, with residuals."""
+"""Leading eigenpairs of many columns and many rows by block Lanczos, with residuals.
+
+The space grows by the residuals of what is not yet found alone, so that the last steps, which only a few of the pairs
+need, are cheap.  Of rows in memory one half of the covariance's product, by X on its shorter side, is kept, from which
+Rayleigh quotients follow; the other half, which residuals take, is asked for those pairs alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -14,23 +18,25 @@ from vaeprobe.linear.rows import Rows, orthonormal
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from vaeprobe.linear.moments import Array
 
 __all__ = ["OVERSAMPLING", "randomized"]
 
 
 OVERSAMPLING = 10
-WIDTH = 16  # columns that a kernel of matrix multiplication takes at once
-PASSES = 30
-TOLERANCE = 1e-6  # estimated error over lambda_1 (conservative) at which the randomized solver stops
-TOLERANCE_FLOAT32 = 2e-6  # the same for float32 rows, whose products are off by a tenth of that
+WIDTH = 32  # products with 64 columns take little longer than with 42, most of which is reading the rows
+PASSES = 60
+NOISE = 16  # units in the last place of the largest eigenvalue below which products tell nothing
+LARGEST = 6  # blocks of a basis, from which it starts anew from the leading pairs
+TOLERANCE = 1e-6  # estimated relative error of an eigenvalue at which the randomized solver stops
 TIGHT = 1e-14  # the same where the noise is small beside the signal
 
 
 def randomized(rows: Rows, k: int, seed: int) -> Spectrum:
     """Return the k leading eigenpairs, from singular values of the rows where their covariance has lost the digits."""
-    tolerance = TOLERANCE_FLOAT32 if rows.kind == np.float32 else TOLERANCE
-    found = _lanczos(rows, k, seed, tolerance)
+    found = _lanczos(rows, k, seed, TOLERANCE)
     if not lost(found, k):
         return found
     found = _lanczos(rows, k, seed, TIGHT)
@@ -52,15 +58,17 @@ def randomized(rows: Rows, k: int, seed: int) -> Spectrum:
 
 def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
     m = len(rows.mean)
-    # products with 48 columns take no longer than with 42
     block = min(-(-(k + OVERSAMPLING) // WIDTH) * WIDTH, m, max(rows.n - 1, 1))
     scale = rows.total or 1.0  # so that squares of eigenvalues overflow no sooner than the eigenvalues
-    start = rows.start(block, seed)
-    if rows.memory is not None and rows.n < m and rows.processes.world == 1:
-        found = _of_few_rows(rows, start, k, tolerance, scale)
+    operator = _Streamed(rows, scale) if rows.memory is None else _InMemory(rows, scale)
+    digits = float(np.finfo(rows.kind).eps) * NOISE
+    found = _leading(operator, rows.start(block, seed), k, tolerance, digits)
+    values, residuals = found.values, found.residuals
+    if isinstance(operator, _InMemory) and rows.few:
+        kept = values > values[0] * digits
+        values, residuals, vectors = values[kept], residuals[kept], _spread(operator, found, kept)
     else:
-        found = _krylov(lambda Q: rows.product(Q) / scale, orthonormal(start), k, tolerance)
-    values, vectors, residuals = found.values[:k], found.vectors[:, :k], found.residuals[:k]
+        vectors = found.vectors
     if len(values) < k:  # the rows lie in fewer directions than were asked for
         more = stream(seed, "complement").standard_normal((m, k - len(values)))
         more -= vectors @ (vectors.T @ more)
@@ -72,15 +80,91 @@ def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
     return replace(pairs, residuals=residuals * scale)
 
 
+class _Operator(Protocol):
+    """The covariance on a basis that grows, over a scale."""
+
+    def enter(self, basis: Array, new: int) -> Array:
+        """Take in a basis whose last columns are new, and return basis^T S of these, shape (b, new)."""
+
+    def applied(self, Y: Array) -> Array:
+        """Return S basis Y."""
+
+    def turn(self, Z: Array) -> None:
+        """Take the basis times Z for the basis."""
+
+
+class _InMemory:
+    """The covariance of rows in memory, or of few rows their inner products over n, which have the same eigenvalues.
+
+    Attributes:
+        images: X basis, or of few rows X^T basis, some columns each, in float64: sums along them are over a long axis.
+    """
+
+    images: list[Array]
+
+    def __init__(self, rows: Rows, scale: float) -> None:
+        self.rows = rows
+        self.scale = rows.n * scale
+        self.images = []
+
+    def enter(self, basis: Array, new: int) -> Array:
+        rows, Q = self.rows, basis[:, -new:]
+        self.images.append(rows.across(Q) if rows.few else rows.along(Q).astype(np.float64))
+        T = np.vstack([part.T @ self.images[-1] for part in self.images])
+        return rows.processes.sum(T) / self.scale
+
+    def applied(self, Y: Array) -> Array:
+        Z, rows = self.image(Y), self.rows
+        if rows.few:
+            return rows.along(Z).astype(np.float64) / self.scale
+        return rows.processes.sum(rows.across(Z)) / self.scale
+
+    def turn(self, Z: Array) -> None:
+        self.images = [self.image(Z)]
+
+    def image(self, Y: Array) -> Array:
+        """Return the image of basis Y."""
+        ends = np.cumsum([part.shape[1] for part in self.images])
+        out = self.images[0] @ Y[: ends[0]]
+        for part, end in zip(self.images[1:], ends[1:], strict=True):
+            out += part @ Y[end - part.shape[1] : end]
+        return np.asarray(out)
+
+
+class _Streamed:
+    """The covariance of rows that are read at every product.
+
+    Attributes:
+        products: S basis.
+    """
+
+    products: Array
+
+    def __init__(self, rows: Rows, scale: float) -> None:
+        self.rows = rows
+        self.scale = scale
+        self.products = np.zeros((len(rows.mean), 0))
+
+    def enter(self, basis: Array, new: int) -> Array:
+        self.products = np.hstack([self.products, self.rows.product(basis[:, -new:]) / self.scale])
+        return basis.T @ self.products[:, -new:]
+
+    def applied(self, Y: Array) -> Array:
+        return self.products @ Y
+
+    def turn(self, Z: Array) -> None:
+        self.products = self.products @ Z
+
+
 @dataclass(frozen=True, eq=False)
 class _Ritz:
     """Leading eigenpairs from a Krylov space.
 
     Attributes:
-        values: Ritz values, shape (r,), descending.
-        residuals: ||A v - value v||, shape (r,).
+        values: Ritz values, shape (k,), descending.
+        residuals: ||A v - value v||, shape (k,), when it was last asked for: the space has grown since, if anything.
         basis: of the space, shape (size, b).
-        weights: the Ritz vectors in it, shape (b, r).
+        weights: the Ritz vectors in it, shape (b, k).
     """
 
     values: Array
@@ -90,84 +174,72 @@ class _Ritz:
 
     @property
     def vectors(self) -> Array:
-        """Ritz vectors, shape (size, r)."""
+        """Ritz vectors, shape (size, k)."""
         return self.basis @ self.weights
 
 
-def _krylov(product: Callable[[Array], Array], start: Array, k: int, tolerance: float) -> _Ritz:
-    """Return the leading eigenpairs of a symmetric matrix by block Lanczos, to the error that is estimated.
+def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits: float) -> _Ritz:
+    """Return the k leading eigenpairs of a symmetric matrix, to the relative error that is estimated.
 
     Args:
-        product: multiplies orthonormal columns, shape (size, b), by the matrix.
-        start: orthonormal columns.
+        start: orthonormal columns, more than k where there are more.
+        digits: error of the matrix over its largest eigenvalue: no digits are asked of values below it.
     """
-    Q = basis = start
-    size, block = start.shape
-    T = np.zeros((0, 0))
-    steps = min(PASSES, -(-size // block))
-    for step in range(1, steps + 1):
-        W = product(Q)
-        lengths = np.linalg.norm(W, axis=0)
-        # full reorthogonalisation, twice; the first pass gives the new block column of T
-        H = basis.T @ W
-        W -= basis @ H
-        W -= basis @ (basis.T @ W)
-        T = np.block([[T, H[: len(T)]], [H[: len(T)].T, (H[len(T) :] + H[len(T) :].T) / 2]])
-        values, Y = np.linalg.eigh(T)
+    basis, (_size, block) = start, start.shape
+    T = operator.enter(basis, block)
+    k = min(k, block)
+    residuals, open_ = np.full(k, np.inf), np.arange(k)
+    for step in range(1, PASSES + 1):
+        values, Y = np.linalg.eigh((T + T.T) / 2)
         values, Y = values[::-1][:block], Y[:, ::-1][:, :block]
-        residuals = np.linalg.norm(W @ Y[basis.shape[1] - Q.shape[1] :], axis=0)
-        tell("randomized spectrum, passes", step, steps)
-        if _estimated_error(values, residuals, k) <= tolerance or step == steps:
-            break
-        # what rounding left of columns that the basis spans is no direction
-        Q = orthonormal(W[:, np.linalg.norm(W, axis=0) > 1e-13 * lengths.max()])
-        Q = orthonormal(Q - basis @ (basis.T @ Q), times=1)[:, : size - basis.shape[1]]
-        if Q.shape[1] == 0:
+        W = operator.applied(Y[:, open_]) - basis @ (Y[:, open_] * values[open_])
+        residuals[open_] = np.linalg.norm(W, axis=0)
+        far = _estimated_errors(values, residuals, digits) > tolerance
+        tell("randomized spectrum, passes", step, PASSES)
+        W = W[:, far[open_]]
+        open_ = np.flatnonzero(far)
+        if basis.shape[1] + len(open_) > LARGEST * block:
+            operator.turn(Y)
+            basis, T, Y = basis @ Y, np.diag(values), np.eye(block)
+        Q = _beyond(basis, W)
+        if Q.shape[1] == 0 or step == PASSES:
             break
         basis = np.hstack([basis, Q])
-    tell("randomized spectrum, passes", steps, steps)
-    return _Ritz(values, residuals, basis, Y)
+        new = operator.enter(basis, Q.shape[1])
+        T = np.block([[T, new[: len(T)]], [new[: len(T)].T, new[len(T) :]]])
+    tell("randomized spectrum, passes", PASSES, PASSES)
+    return _Ritz(values[:k], residuals, basis, Y[:, :k])
 
 
-def _of_few_rows(rows: Rows, start: Array, k: int, tolerance: float, scale: float) -> _Ritz:
-    """Return the same of the covariance from that of the inner products X X^T / n, whose vectors are shorter.
+def _beyond(basis: Array, W: Array) -> Array:
+    """Return orthonormal columns for what W has outside the basis, which is small or nothing where W is rounding."""
+    W = W / np.maximum(np.linalg.norm(W, axis=0), float(np.finfo(np.float64).tiny))
+    Q = orthonormal(W - basis @ (basis.T @ W))
+    return Q[:, : len(basis) - basis.shape[1]]
 
-    Its values are the same, and residuals bound their errors alike; a vector v is X^T v by its length.
-    """
-    there: list[Array] = []  # X^T Q of the columns of the basis
 
-    def product(Q: Array) -> Array:
-        there.append(rows.across(Q))
-        return rows.along(there[-1]).astype(np.float64) / (rows.n * scale)
-
-    found = _krylov(product, orthonormal(rows.along(start).astype(np.float64)), k, tolerance)
-    kept = found.values > found.values[0] * float(np.finfo(rows.kind).eps)
-    U = np.hstack(there) @ found.weights[:, kept]
+def _spread(operator: _InMemory, found: _Ritz, kept: NDArray[np.bool_]) -> Array:
+    """Return X^T v by its length for eigenvectors v of the inner products of few rows, orthonormal, shape (m, kept)."""
+    U = operator.image(found.weights[:, kept])
     U /= np.linalg.norm(U, axis=0)
     # what rounding left of their inner products goes in equal shares
     squares, V = np.linalg.eigh(U.T @ U)
-    U = U @ ((V / np.sqrt(squares)) @ V.T)
-    return replace(
-        found,
-        values=found.values[kept],
-        residuals=found.residuals[kept],
-        basis=U,
-        weights=np.eye(len(squares)),
-    )
+    return np.asarray(U @ ((V / np.sqrt(squares)) @ V.T))
 
 
-def _estimated_error(values: Array, residuals: Array, k: int) -> float:
-    """Return the largest error of the first k Ritz values, residuals^2 over the gap or the residual, over the first one.
-
-    One hundredth of the error over the value itself counts too, so that the small ones keep four digits.
+def _estimated_errors(values: Array, residuals: Array, digits: float) -> Array:
+    """Return the relative errors of the first Ritz values: residuals^2 over the gap, or the residual, shape (k,).
 
     What the basis has not seen lies below the last Ritz value or so, and it is the gap to that which counts; values
     that the residuals cannot tell apart are one cluster, whose residuals add up.
+
+    Args:
+        values: of a whole block, shape (b,).
+        residuals: of the first k <= b of them.
     """
-    k = min(k, len(values))
-    near = np.abs(values[:k, None] - values) <= residuals.max()
+    first = values[: len(residuals)]
+    near = np.abs(first[:, None] - first) <= residuals.max(initial=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        bound = near @ np.square(residuals) / (values[:k] - values[-1])
-    bound = np.where(values[:k] > values[-1], np.minimum(residuals[:k], bound), residuals[:k])
-    scale = np.maximum(np.minimum(values[0], 100 * values[:k]), float(np.finfo(np.float64).tiny))
-    return float((bound / scale).max(initial=0.0))
+        bound = near @ np.square(residuals) / (first - values[-1])
+        bound = np.where(first > values[-1], np.minimum(residuals, bound), residuals)
+        return np.where(first > digits * values[0], bound / first, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -26,10 +27,14 @@ __all__ = ["CACHE_BYTES", "Rows", "orthonormal", "rows_in_memory", "triangle_of"
 
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
-START_ROWS = 8  # random rows for each direction that the randomized solver starts from
-WORTH_ROWS = (
-    64  # rows for each direction from which that start costs less than the pass or two that it spares
+SAMPLED = 6  # random rows, or columns, for each direction that the randomized solver starts from
+WORTH = (
+    32  # rows, or columns, for each direction from which that start costs less than the passes that it spares
 )
+ALL = 900  # columns of products that the passes spared take
+EIGH = 36  # multiply-adds of a product that take as long as one of all eigenvectors of a matrix
+ITERATIONS = 2  # of power, on the sample
+NEAR = 4  # columns that are read together
 BLOCK = 1024  # rows that are streamed at a time
 LONG_BLOCK = 8192  # rows in memory whose products are summed in their own type
 RUN = 64  # float32 squares that are summed as such
@@ -85,7 +90,7 @@ class Rows:
         moments.total((Moments(n, mean, np.zeros((0, 0))),))  # two rows or more
         return cls(data, n, mean, variances, memory, mean - shift, processes)
 
-    @property
+    @cached_property
     def kind(self) -> np.dtype[np.floating]:
         """Type of the products."""
         return self.data.dtype
@@ -119,40 +124,82 @@ class Rows:
         """Return X V for the centred rows X in memory, shape (rows, b), of their type."""
         assert self.memory is not None
         V = V.astype(self.kind)
-        return np.asarray(self.memory @ V - (self.centre @ V.astype(np.float64)).astype(self.kind))
+        out = self.memory @ V
+        out -= (self.centre @ V.astype(np.float64)).astype(self.kind)
+        return np.asarray(out)
 
     def across(self, Y: NDArray[np.floating]) -> Array:
         """Return X^T Y for the centred rows X in memory, shape (m, b), float64."""
         assert self.memory is not None
-        Y, out = Y.astype(self.kind), np.zeros((Y.shape[1], len(self.mean)))
+        # Y^T X goes through X along its rows, which is faster than X^T Y
+        Yt = np.ascontiguousarray(Y.T, self.kind)
+        out = np.outer(Yt.sum(axis=1, dtype=np.float64), -self.centre)
         for k in range(0, len(self.memory), LONG_BLOCK):
-            # Y^T X goes through X along its rows, which is faster than X^T Y
-            out += np.ascontiguousarray(Y[k : k + LONG_BLOCK].T) @ self.memory[k : k + LONG_BLOCK]
-        return np.asarray((out - Y.sum(axis=0, dtype=np.float64)[:, None] * self.centre).T)
+            out += Yt[:, k : k + LONG_BLOCK] @ self.memory[k : k + LONG_BLOCK]
+        return out.T
+
+    @property
+    def few(self) -> bool:
+        """Whether the inner products of the rows are the smaller matrix, and all are here."""
+        return self.memory is not None and self.n < len(self.mean) and self.processes.world == 1
 
     def start(self, b: int, seed: int) -> Array:
-        """Return b directions to begin with, shape (m, b): the leading ones of some random rows.
+        """Return b orthonormal columns to begin with, as long as the shorter side.
 
-        They are worth a pass and a half over all rows: where that is little, or the rows are not in memory, random ones.
+        They are the leading ones of a sample, some random columns of few rows or some of the rows, which is worth a pass
+        and a half over all; of very few rows, those of all columns.  Where neither pays, they are random.
         """
-        m, world, rank = len(self.mean), self.processes.world, self.processes.rank
-        count = min(START_ROWS * b, self.n)
-        if self.memory is None or count < b or self.n < WORTH_ROWS * b:
-            return stream(seed, "sketch").standard_normal((m, b), self.kind.type).astype(np.float64)
+        rng = stream(seed, "sketch")
+        size, long = (self.n, len(self.mean)) if self.few else (len(self.mean), self.n)
+        found = np.zeros((size, 0))
+        if self.few and size + EIGH * size**2 / long <= ALL:
+            found = np.linalg.eigh(self._inner_products())[1][:, ::-1][:, :b]
+        elif self.memory is not None and long >= WORTH * b:
+            S = self._sample(SAMPLED * b, rng)
+            with np.errstate(over="ignore", invalid="ignore"):
+                K = (S.T @ S).astype(np.float64)
+            refuse_overflow(K)
+            V = rng.standard_normal((len(K), b))
+            for _ in range(ITERATIONS):
+                V = orthonormal(K @ V, times=1)
+            found = orthonormal((S @ V.astype(S.dtype)).astype(np.float64))
+        if found.shape[1] < b:  # the sample lies in fewer directions than all may
+            found = np.hstack([found, rng.standard_normal((size, b - found.shape[1]))])
+            found = orthonormal(found)
+        return found
+
+    def _inner_products(self) -> Array:
+        """Return X X^T of the centred rows, float64, summed over blocks of columns."""
+        assert self.memory is not None
+        K = np.zeros((self.n, self.n))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for k in range(0, len(self.mean), BLOCK):
+                X = self.memory[:, k : k + BLOCK] - self.centre[k : k + BLOCK].astype(self.kind)
+                K += X @ X.T
+        refuse_overflow(K)
+        return K
+
+    def _sample(self, count: int, rng: np.random.Generator) -> NDArray[np.floating]:
+        """Return about so many random columns of few rows, or rows as columns, centred, shape (size, count)."""
+        assert self.memory is not None
+        if self.few:
+            # neighbours come at the cost of one
+            whole = len(self.mean) // NEAR * NEAR
+            at = np.sort(rng.choice(whole // NEAR, count // NEAR, replace=False))
+            some = np.take(self.memory[:, :whole].reshape(self.n, -1, NEAR), at, axis=1)
+            some -= self.centre[:whole].reshape(-1, NEAR)[at].astype(self.kind)
+            return np.asarray(some.reshape(self.n, -1))
+        world, rank = self.processes.world, self.processes.rank
         held = np.zeros(world)
         held[rank] = len(self.memory)
         before = int(self.processes.sum(held)[:rank].sum())
-        wanted = np.sort(stream(seed, "sketch").choice(self.n, count, replace=False))
+        wanted = np.sort(rng.choice(self.n, count, replace=False))
         own = np.flatnonzero((wanted >= before) & (wanted < before + len(self.memory)))
-        some = np.zeros((count, m), self.kind)
+        some = np.zeros((count, len(self.mean)), self.kind)
         some[own] = self.memory[wanted[own] - before] - self.centre.astype(self.kind)
         if world > 1:
             some = self.processes.sum(some.astype(np.float64)).astype(self.kind)
-        with np.errstate(over="ignore", invalid="ignore"):
-            K = (some @ some.T).astype(np.float64)
-        refuse_overflow(K)
-        V = np.linalg.eigh(K)[1][:, ::-1][:, :b].astype(self.kind)
-        return np.asarray(some.T @ V, np.float64)
+        return some.T
 
     def singular(self, U: Array) -> tuple[Array, Array, float]:
         """Return the singular values of X U, the directions they belong to, and the variance outside U, by a pass.
@@ -188,10 +235,9 @@ def _in_memory(data: Data) -> Sums:
     if shift.any():
         memory = np.subtract(memory, shift, out=None if foreign else memory)
     sums, squares = np.zeros(data.columns), np.zeros(data.columns)
-    for k in range(0, len(memory), BLOCK):
-        _add(memory[k : k + BLOCK], sums, squares)
-        if not np.isfinite(sums).all():
-            data.refuse(memory)
+    _add(memory, sums, squares)
+    if not np.isfinite(sums).all():
+        data.refuse(memory)
     return memory, shift.astype(np.float64), sums, squares, len(memory)
 
 
@@ -209,10 +255,12 @@ def _streamed(data: Data) -> Sums:
 
 def _add(v: NDArray[np.floating], sums: Array, squares: Array) -> None:
     """Add the sums and the sums of squares of rows, shape (m,)."""
+    ones = np.ones(RUN, v.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        sums += np.ones(len(v), v.dtype) @ v
         for k in range(0, len(v), RUN):
-            squares += np.einsum("ij,ij->j", v[k : k + RUN], v[k : k + RUN])
+            run = v[k : k + RUN]
+            sums += ones[: len(run)] @ run
+            squares += np.einsum("ij,ij->j", run, run)
 
 
 def orthonormal(W: Array, times: int = 2) -> Array:
@@ -223,7 +271,15 @@ def orthonormal(W: Array, times: int = 2) -> Array:
     """
     for _ in range(times):
         W = W / np.maximum(np.linalg.norm(W, axis=0), 1e-300)
-        squares, V = np.linalg.eigh(W.T @ W)
+        G = W.T @ W
+        try:
+            L = np.linalg.cholesky(G)
+        except np.linalg.LinAlgError:
+            L = np.zeros_like(G)
+        if L.size and np.square(L.diagonal()).min() > 1e-10:
+            W = W @ np.linalg.inv(L).T
+            continue
+        squares, V = np.linalg.eigh(G)
         kept = squares > 1e-10 * squares.max(initial=0.0)
         W = W @ (V[:, kept] / np.sqrt(squares[kept]))
     return W

@@ -3,9 +3,9 @@
 - exact: the m x m covariance from streamed moments, then all its eigenpairs;
 - dual: for few rows (n < m), the n x n matrix of inner products, whose eigenvalues are the same;
 - randomized: block Lanczos with full reorthogonalisation on products with the rows (Musco and Musco 2015;
-  Halko, Martinsson and Tropp 2011), for many columns and many rows, from the leading directions of some random rows;
-  where there are fewer rows than columns, on those with their inner products, whose vectors are shorter; its
-  residuals are stated.
+  Halko, Martinsson and Tropp 2011) that goes on with the pairs not yet found alone, for many columns and many rows, from
+  the leading directions of a sample; where there are fewer rows than columns, on those with their inner products,
+  whose vectors are shorter; its residuals are stated.
 
 A matrix of products holds its eigenvalues to about `sqrt(m) eps lambda_1`.  Where that is more than 1e-9 of the
 smallest one that is needed (noise of 1e-5 beside a signal of 1, columns in mixed units) its digits are lost, and

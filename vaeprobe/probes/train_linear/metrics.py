@@ -190,7 +190,7 @@ METRICS: tuple[MetricSpec, ...] = (
         source="residual bound of the symmetric eigenvalue problem",
         meaning="Each retained value lies within this share of lambda_1 of a true eigenvalue.",
         misleads="A bound, met only in the worst case: the usual error is its square.",
-        remedy="--solver exact, or more --passes.",
+        remedy="--solver exact, where time and memory allow.",
     ),
 )
 SPECS = specs_by_id(METRICS)
