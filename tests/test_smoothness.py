@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.geometry import smoothness as judged
 from vaeprobe.geometry.smoothness import departures, discontinuities, metric_derivatives, smoothness
 from vaeprobe.likelihoods import Bernoulli
 
@@ -188,3 +189,24 @@ def test_a_bend_is_no_departure() -> None:
             return z + bend * z.square() / 2 + unseen * z.detach()
 
         assert departures(Decoder(f, 1, dtype=torch.float64), z) == expected
+
+
+@pytest.mark.parametrize("wrong", [lambda y: 1.001 * y, lambda y: 1 / 0])
+def test_a_wrong_fast_way_to_second_derivatives_is_not_taken(
+    wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held to forward mode of forward mode at a few latents."""
+    right, asked = judged.second_derivative, []
+
+    def second(f: object, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        asked.append(len(x))
+        found = right(f, x, u, v)  # type: ignore[arg-type]
+        return (*found[:3], wrong(found[3]))  # type: ignore[operator]
+
+    network = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 8))
+    z = torch.randn(3, 8, 3, dtype=torch.float64)
+    decoder = Decoder(network.double(), 3)
+    assert smoothness(decoder, *z).kind == "smooth"
+    monkeypatch.setattr(judged, "second_derivative", second)
+    assert smoothness(decoder, *z).kind == "smooth"
+    assert asked == [judged.FIRST]

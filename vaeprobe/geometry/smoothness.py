@@ -7,20 +7,20 @@ misses the jumps of J at them, and on a piecewise linear one it is 0 throughout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
-from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.verbs import pushforward
+from vaeprobe.engine.chunks import Size
+from vaeprobe.engine.jets import nested_derivatives, second_derivative
+from vaeprobe.engine.methods import choose
+from vaeprobe.engine.tangents import Unsupported
+from vaeprobe.engine.verbs import pushforward, values
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.progress import track
@@ -28,43 +28,17 @@ from vaeprobe.progress import track
 __all__ = ["Smoothness", "departures", "discontinuities", "metric_derivatives", "smoothness"]
 
 Map = Callable[[Tensor], Tensor]
+# From latents, u and another direction: a derivative of f along u, and its derivative along the other, (rows, data) both.
+Derivatives: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 Kind = Literal["linear", "piecewise linear", "kinked", "smooth", "unknown"]
 
 NODES = 6
 PARTS = 3
-ROWS = 256  # latents at a time
 LEVELS = 6
 FIRST = 3
-ROWS = 256
+ROWS = 256  # latents at a time
 SKETCH = 1024
 UNRESOLVED = 0.05
-
-# Activations whose fused kernels have one forward-mode derivative and no second one, as primitives that do.
-PRIMITIVES: dict[Any, Callable[..., Tensor]] = {
-    F.silu: lambda x, inplace=False: x * torch.sigmoid(x),
-    F.mish: lambda x, inplace=False: x * torch.tanh(F.softplus(x)),
-    F.hardsigmoid: lambda x, inplace=False: F.relu6(x + 3) / 6,
-    F.glu: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
-}
-
-
-class _Primitives(TorchFunctionMode):
-    """Computes activations from primitives that can be differentiated again and again."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return PRIMITIVES.get(func, func)(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _nested_derivatives() -> Iterator[None]:
-    with torch.no_grad(), differentiable_kernels(), _Primitives():
-        yield
 
 
 def _along(f: Map, v: Tensor) -> Map:
@@ -123,11 +97,18 @@ def smoothness(
     direction[:, decoder.continuous] = u.to(device=decoder.device, dtype=decoder.dtype)
     a, b = (x.to(device=decoder.device, dtype=decoder.dtype) for x in (a, b))
 
+    few = slice(0, FIRST)
     try:
+        derive = _nested(f, order)
+        if order == 1:
+            derive = _checked(
+                _carried(f, derive), derive, (a[few] + b[few]) / 2, direction[few], (b - a)[few]
+            )
+        rows = Size.fitting(choose(decoder, natural=natural).widest, a.itemsize, 3).points
         # on a network with kinks a few segments say it, and the others are spared
-        seen = _follow(f, a[:FIRST], b[:FIRST], direction[:FIRST], order)
+        seen = _follow(derive, rows, a[few], b[few], direction[few])
         if len(a) > FIRST and not (seen[0].all() and seen[2].all()):
-            rest = _follow(f, a[FIRST:], b[FIRST:], direction[FIRST:], order)
+            rest = _follow(derive, rows, a[FIRST:], b[FIRST:], direction[FIRST:])
             seen = tuple(torch.cat(pair) for pair in zip(seen, rest, strict=True))  # type: ignore[assignment]
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
@@ -150,8 +131,11 @@ def _jumps(name: str, share: float) -> str:
     return f"the {name} jumps between latents" + ("" if share == 1 else f", on {share:.0%} of the segments")
 
 
-def _follow(f: Map, a: Tensor, b: Tensor, u: Tensor, order: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Look for jumps of the order-th derivative of f along u, on the segments from a to b, all at once.
+def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Look for jumps of a derivative along u, on the segments from a to b, all at once.
+
+    Args:
+        rows: latents at a time.
 
     Returns:
         which segments it changes on, where its derivative is 0 throughout, and where it jumps: (segments,).
@@ -167,8 +151,9 @@ def _follow(f: Map, a: Tensor, b: Tensor, u: Tensor, order: int) -> tuple[Tensor
         t = (low[live][:, None] + length * places).to(device=a.device, dtype=a.dtype)
         x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
         u_, along = (w[live].repeat_interleave(len(places), 0) for w in (u, b - a))
-        values = _values_and_slopes(f, x.flatten(0, 1), u_, along, order)
-        g, dg = (w.reshape(len(live), len(places), -1) for w in values)
+        parts = zip(*(torch.split(w, rows) for w in (x.flatten(0, 1), u_, along)), strict=True)
+        found = [[_sketch(w.double().cpu()) for w in derive(*part)] for part in parts]
+        g, dg = (torch.cat(w).reshape(len(live), len(places), -1) for w in zip(*found, strict=True))
         change = g[:, 1 : PARTS + 1] - g[:, :PARTS]
         slopes = dg[:, PARTS + 1 :].reshape(len(live), PARTS, NODES, -1)
         integral = torch.einsum("k,spkm->spm", weights, slopes) * length / (2 * PARTS)
@@ -189,22 +174,45 @@ def _follow(f: Map, a: Tensor, b: Tensor, u: Tensor, order: int) -> tuple[Tensor
     return changes, flat, jumps
 
 
-def _values_and_slopes(f: Map, x: Tensor, u: Tensor, along: Tensor, order: int) -> tuple[Tensor, Tensor]:
-    """Return the order-th derivative of f along u and its derivative along another direction.
+def _nested(f: Map, order: int) -> Derivatives:
+    """Return the order-th derivative of f along u and its slope by forward mode of forward mode: the plainest."""
 
-    Both have shape (rows, data), with `SKETCH` signed sums of outputs in place of more outputs than that,
-    which keep lengths on average.
-    """
-    values, slopes = [], []
-    for x_, u_, along_ in zip(*(torch.split(w, ROWS) for w in (x, u, along)), strict=True):
+    def derive(x: Tensor, u: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
         g = f
         for _ in range(order):
-            g = _along(g, u_)
-        with _nested_derivatives():
-            output = torch.func.jvp(g, (x_,), (along_,))
-        values.append(_sketch(output[0].double().cpu()))
-        slopes.append(_sketch(output[1].double().cpu()))
-    return torch.cat(values), torch.cat(slopes)
+            g = _along(g, u)
+        with nested_derivatives():
+            output = torch.func.jvp(g, (x,), (along,))
+        return output[0], output[1]
+
+    return derive
+
+
+def _carried(f: Map, plain: Derivatives) -> Derivatives:
+    """Return J u and its slope, carried along together where the network lets them: the fastest."""
+
+    def derive(x: Tensor, u: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            _, moved, _, slope = second_derivative(f, x, u, along)
+        except Unsupported:
+            return plain(x, u, along)
+        return moved, slope
+
+    return derive
+
+
+def _checked(fast: Derivatives, plain: Derivatives, x: Tensor, u: Tensor, along: Tensor) -> Derivatives:
+    """Return the fast way where it is right at most of a few latents: one may sit at a kink."""
+    truth = plain(x, u, along)
+    try:
+        found = fast(x, u, along)
+    except Exception:  # whatever a foreign function raises on an argument of a strange type
+        return plain
+    tolerance = 1e-9 if x.dtype == torch.float64 else 1e-4
+    right = torch.stack(
+        [(w - v).norm(dim=1) <= tolerance * v.norm(dim=1) for w, v in zip(found, truth, strict=True)]
+    )
+    return fast if 2 * int(right.all(0).sum()) > len(x) else plain
 
 
 def _sketch(y: Tensor) -> Tensor:
@@ -256,8 +264,8 @@ def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = F
     """Return the share of the segments from a to b on which the decoder jumps: J knows nothing of jumps.
 
     On a continuous decoder, with kinks or without, the change along a segment is the integral of its slope.  The
-    part of a segment with the largest defect is followed, `LEVELS` times: a jump is what stays as large while the
-    integral of the slope dies out.
+    part of a segment with the largest defect is followed, `LEVELS` times, while it outweighs enough of what the slope
+    explains: a jump is what stays as large while the integral of the slope dies out.
 
     Args:
         a, b: ends of the segments, shape (segments, latent).
@@ -274,20 +282,24 @@ def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = F
     for level in range(LEVELS + 1):
         t = low[live][:, None] + length * places
         x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
-        along = (b - a)[live][:, decoder.continuous].repeat_interleave(len(places), 0)
-        y, slope = (w.double().cpu() for w in pushforward(decoder, x.flatten(0, 1), along, natural=natural))
-        if not (torch.isfinite(y).all() and torch.isfinite(slope).all()):
+        ends, between = x[:, : PARTS + 1].flatten(0, 1), x[:, PARTS + 1 :].flatten(0, 1)
+        along = (b - a)[live][:, decoder.continuous].repeat_interleave(PARTS * NODES, 0)
+        y = values(decoder, ends, natural=natural).double().cpu()
+        y_, slope = (w.double().cpu() for w in pushforward(decoder, between, along, natural=natural))
+        if not all(torch.isfinite(w).all() for w in (y, y_, slope)):
             return None
-        y, slope = (w.reshape(len(live), len(places), -1) for w in (y, slope))
-        change = y[:, 1 : PARTS + 1] - y[:, :PARTS]
-        slopes = slope[:, PARTS + 1 :].reshape(len(live), PARTS, NODES, -1)
+        y = y.reshape(len(live), PARTS + 1, -1)
+        change = y[:, 1:] - y[:, :-1]
+        slopes = slope.reshape(len(live), PARTS, NODES, -1)
         step = weights * length / (2 * PARTS)
         defect = (change - torch.einsum("k,spkm->spm", step, slopes)).norm(dim=2)
         walked = torch.einsum("k,spk->sp", step, slopes.norm(dim=3))
         noise = rounding * y.norm(dim=2).amax(1)
         worst, part = defect.max(1)
-        # on the way a defect of some per cent is followed; at the end it must outweigh all that the slope explains
-        bound = (0.01 if level < LEVELS else 1.0) * walked.gather(1, part[:, None])[:, 0]
+        # at first a defect of a per cent is followed, at the end it must outweigh all that the slope explains; on the way
+        # that of a jump comes to weigh thrice as much at each level, and half as much again is asked
+        share = 0.01 * 1.5**level if level < LEVELS else 1.0
+        bound = share * walked.gather(1, part[:, None])[:, 0]
         open_ = worst > noise + bound
         low[live] += length * part / PARTS
         live, length = live[open_], length / PARTS
@@ -337,7 +349,7 @@ def metric_derivatives(
 
     x = z.to(device=decoder.device, dtype=decoder.dtype)
     directions = [e.expand_as(x) for e in basis]
-    with _nested_derivatives():
+    with nested_derivatives():
         G = metric(x).cpu()
         dG = torch.stack([_along(metric, e)(x).cpu() for e in directions], dim=1)
         if order == 1:
