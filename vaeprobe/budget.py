@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from vaeprobe.kept import saved
 from vaeprobe.processes import current as processes
 
+NO_TIME = "no time was left for it"
 FIRST = 8  # rows that are measured before the clock is asked
 
 

@@ -124,9 +124,11 @@ def _death(number: int) -> int | VaeprobeError:
     if number in (signal.SIGINT, signal.SIGTERM):
         return 128 + number
     if number == signal.SIGXCPU:
-        from vaeprobe.files.limits import LOADING_SECONDS
+        from vaeprobe.files.limits import LOADING_SECONDS, SECONDS_PER_GB
 
-        why = f"took over {LOADING_SECONDS} s of processor time to load"
+        why = (
+            f"took over {LOADING_SECONDS} s of processor time a thread, and {SECONDS_PER_GB} s a GB, to load"
+        )
     elif number == signal.SIGKILL:
         why = "was ended by the system, most likely because it took too much memory"
     else:

@@ -18,7 +18,8 @@ MEMORY = 7 << 28  # 1.75 GiB of private memory, and ...
 PER_BYTE = 16  # ... so many times the size of the files
 FILE_SIZE = 1 << 30  # of what is written, and twice the size of the files
 OPEN_FILES = 256
-LOADING_SECONDS = 10  # of processor time per thread, and 20 for each GB
+# Of processor time per thread, and for each GB: a large network is tried out at the door, a dozen times.
+LOADING_SECONDS, SECONDS_PER_GB = 10, 400
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # flags of unshare(2)
 
@@ -61,7 +62,7 @@ def loading(size: int) -> Iterator[None]:
     import resource
 
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = LOADING_SECONDS * _threads() + 20 * size / 1e9
+    seconds = (LOADING_SECONDS + SECONDS_PER_GB * size / 1e9) * _threads()
     until = int(usage.ru_utime + usage.ru_stime + seconds) + 1
     before, most = resource.getrlimit(resource.RLIMIT_CPU)
     allowed = [n for n in (until, before, most) if n != resource.RLIM_INFINITY]

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 STEPS = 5000
 BLOCK_NUMBERS = 2**20  # numbers of a block's second moments, or of the block
+MOMENT_BYTES = (
+    1 << 27
+)  # of the second moments of (z, 1), for some columns at a time: two such arrays are held
 TOLERANCE = 1e-10  # gain of log-likelihood per row, nats, under which EM has come to rest
 
 
@@ -132,37 +135,79 @@ class _Rows:
         return vectors[:, ::-1], np.maximum(found[::-1], 0.0)
 
 
-@dataclass(eq=False)
-class _Sums:
-    """What the rows say at one step: of log-determinants and squares, and the regressions of the columns on (z, 1)."""
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """One step of EM.
+
+    Attributes:
+        log_det, square: what the rows say at the parameters that it starts from: of log-determinants, and squares.
+        W, mean: the next parameters.
+        energy: sum of squares of what is there about the new regressions.
+    """
 
     log_det: float
     square: float
-    A: Array
-    B: Array
+    W: Array
+    mean: Array
+    energy: float
 
 
-def _e_step(rows: _Rows, W: Array, mean: Array, noise: float) -> _Sums:
+def _step(rows: _Rows, W: Array, mean: Array, noise: float) -> _Step:
+    """Return the next step: each column of the data is a regression on (z, 1) over the rows where it is seen.
+
+    A column's regression holds (d + 1)^2 second moments: as many columns at a time as `MOMENT_BYTES` hold, at a pass
+    over the rows each.
+    """
     m, d = W.shape
-    pairs = (W[:, :, None] * W[:, None, :]).reshape(m, d * d)
-    sums = _Sums(0.0, 0.0, np.zeros((m, d + 1, d + 1)), np.zeros((m, d + 1)))
-    for values, seen in rows.blocks():
-        b, mask = len(values), seen.astype(np.float64)
-        Y = np.where(seen, values - mean, 0.0)
-        M = (mask @ pairs).reshape(b, d, d) + noise * np.eye(d)
-        L = np.linalg.cholesky(M)
-        inverse = np.linalg.inv(M)
-        projected = Y @ W
-        z = np.einsum("nij,nj->ni", inverse, projected)
-        sums.log_det += 2 * float(np.log(np.diagonal(L, axis1=1, axis2=2)).sum())
-        sums.square += float(np.square(Y).sum() - (z * projected).sum())
-        second = np.empty((b, d + 1, d + 1))
-        second[:, :d, :d] = noise * inverse + z[:, :, None] * z[:, None, :]
-        second[:, :d, d] = second[:, d, :d] = z
-        second[:, d, d] = 1.0
-        sums.A += (mask.T @ second.reshape(b, -1)).reshape(m, d + 1, d + 1)
-        sums.B += values.T @ np.hstack([z, np.ones((b, 1))])
-    return sums
+    log_det, square, energy = 0.0, 0.0, rows.energy
+    new = np.empty((m, d + 1))
+    for columns in _column_blocks(m, d):
+        c = columns.stop - columns.start
+        A, B = np.zeros((c, (d + 1) ** 2)), np.zeros((c, d + 1))
+        for values, seen in rows.blocks():
+            z, second, dets, squares = _posteriors(values, seen, W, mean, noise)
+            if columns.start == 0:
+                log_det, square = log_det + dets, square + squares
+            A += seen[:, columns].T.astype(np.float64) @ second
+            B += values[:, columns].T @ np.hstack([z, np.ones((len(z), 1))])
+        A = A.reshape(c, d + 1, d + 1)
+        ridge = 1e-12 * np.trace(A, axis1=1, axis2=2) / (d + 1)
+        diagonal = np.arange(d + 1)
+        A[:, diagonal, diagonal] += ridge[:, None]
+        solved = np.linalg.solve(A, B[:, :, None])[:, :, 0]
+        A[:, diagonal, diagonal] -= ridge[:, None]
+        new[columns] = solved
+        energy += float(((A @ solved[:, :, None])[:, :, 0] * solved).sum() - 2 * (solved * B).sum())
+    return _Step(log_det, square, new[:, :d], new[:, d], energy)
+
+
+def _posteriors(
+    values: Array, seen: NDArray[np.bool_], W: Array, mean: Array, noise: float
+) -> tuple[Array, Array, float, float]:
+    """Return posterior means of some rows, (b, d), second moments of (z, 1), (b, (d + 1)^2), log-determinants and squares."""
+    (m, d), b = W.shape, len(values)
+    Y = np.where(seen, values - mean, 0.0)
+    M = np.zeros((b, d * d))
+    for columns in _column_blocks(m, d):
+        pairs = (W[columns, :, None] * W[columns, None, :]).reshape(-1, d * d)
+        M += seen[:, columns].astype(np.float64) @ pairs
+    M = M.reshape(b, d, d) + noise * np.eye(d)
+    L = np.linalg.cholesky(M)
+    inverse = np.linalg.inv(M)
+    projected = Y @ W
+    z = np.einsum("nij,nj->ni", inverse, projected)
+    second = np.empty((b, d + 1, d + 1))
+    second[:, :d, :d] = noise * inverse + z[:, :, None] * z[:, None, :]
+    second[:, :d, d] = second[:, d, :d] = z
+    second[:, d, d] = 1.0
+    log_det = 2 * float(np.log(np.diagonal(L, axis1=1, axis2=2)).sum())
+    return z, second.reshape(b, -1), log_det, float(np.square(Y).sum() - (z * projected).sum())
+
+
+def _column_blocks(m: int, d: int) -> list[slice]:
+    """Return columns by as many at a time as their second moments fit into `MOMENT_BYTES`."""
+    size = max(1, MOMENT_BYTES // (8 * (d + 1) ** 2))
+    return [slice(i, min(i + size, m)) for i in range(0, m, size)]
 
 
 def fit(
@@ -171,7 +216,8 @@ def fit(
     """Return the maximum-likelihood PPCA of rows whose missing values are NaN.
 
     The values must be missing at random.  EM starts from the mean and the principal axes of the rows with
-    each gap filled by its column's mean.  Rows are read block by block at every step, from memory where they fit.
+    each gap filled by its column's mean.  Rows are read block by block at every step, from memory where they fit; columns
+    whose (d + 1)^2 second moments take more than `MOMENT_BYTES` in turn, at a pass over the rows each.
 
     Args:
         X: shape (n, m), NaN where missing; or `Data` that keeps what is not finite.
@@ -193,9 +239,9 @@ def fit(
     trace: list[tuple[int, float]] = []
     last, loglik, converged, step = -math.inf, -math.inf, False, 0
     for step in range(steps + 1):
-        sums = _e_step(rows, W, mean, noise)
-        square = sums.square / noise
-        loglik = -0.5 * (count * LOG_2PI + sums.log_det + (count - n * d) * math.log(noise) + square) / n
+        found = _step(rows, W, mean, noise)
+        square = found.square / noise
+        loglik = -0.5 * (count * LOG_2PI + found.log_det + (count - n * d) * math.log(noise) + square) / n
         if step % 10 == 0:
             trace.append((step, loglik))
             tell("EM on missing values", step, steps)
@@ -207,16 +253,9 @@ def fit(
         last = loglik
         if step == steps:
             break
-        # M step: each column of the data is a regression on (z, 1) over the rows where it is seen
-        A, B = sums.A, sums.B
-        ridge = 1e-12 * np.trace(A, axis1=1, axis2=2)[:, None, None] / (d + 1) * np.eye(d + 1)
-        solved = np.linalg.solve(A + ridge, B[:, :, None])[:, :, 0]
-        W, mean = solved[:, :d], solved[:, d]
+        W, mean = found.W, found.mean
         if sigma2 is None:
-            energy = (
-                rows.energy - 2 * (solved * B).sum() + (solved[:, :, None] * A * solved[:, None, :]).sum()
-            )
-            noise = max(float(energy / count), 1e-12 * float(variance.sum()) / m)
+            noise = max(found.energy / count, 1e-12 * float(variance.sum()) / m)
     tell("EM on missing values", steps, steps)
     trace.append((step, loglik))
     P, lengths, _ = np.linalg.svd(W, full_matrices=False)

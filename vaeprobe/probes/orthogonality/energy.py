@@ -7,17 +7,20 @@ E (r^T G r)^2 = ((tr G)^2 + 2 ||G||_F^2) / (k (k + 2)), so that no rotation is d
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from vaeprobe.budget import NO_TIME, budget
 from vaeprobe.engine.matrix_free import SingularTriplets, energies, exact_energies, singular_triplets
 from vaeprobe.engine.methods import choose
 from vaeprobe.intervals import LEVEL, mean_interval
 from vaeprobe.probes.orthogonality.metrics import SPECS
 from vaeprobe.probes.parts import WORK
+from vaeprobe.processes import current as processes
 from vaeprobe.report import Metric, Table
 
 if TYPE_CHECKING:
@@ -159,13 +162,27 @@ def whole_of(
         return Whole(
             None, k, why="a part of the columns was measured, and no random probes of all were asked for"
         )
-    few = z[: _few(decoder, len(z), probes, likelihood)]
-    found = energies(decoder, few, probes=probes, seed=seed, likelihood=likelihood)
+    few = _few(decoder, len(z), probes, likelihood)
+    at = min(few, _affordable(decoder, z, probes, seed, likelihood)) if budget().bounded else few
+    if not at:
+        return Whole(None, k, why=NO_TIME)
+    found = energies(decoder, z[:at], probes=probes, seed=seed, likelihood=likelihood)
     if not (torch.isfinite(found.total).all() and found.total.mean() > 0):
         return Whole(None, k, why="every column of the Jacobian is zero, or it is not finite")
     top = None
-    if likelihood is None:
+    if likelihood is None and at == few:
         count = min(TRIPLETS, k, decoder.data_dim)
-        at = z[: TRIPLETS_AT if len(few) == min(MOST, len(z)) else 1]
-        top = singular_triplets(decoder, at, count, products=PRODUCTS, tolerance=1e-2, seed=seed)
+        places = z[: TRIPLETS_AT if few == min(MOST, len(z)) else 1]
+        top = singular_triplets(decoder, places, count, products=PRODUCTS, tolerance=1e-2, seed=seed)
     return Whole(found, k, probes, top)
+
+
+def _affordable(decoder: Decoder, z: Tensor, probes: int, seed: int, likelihood: Likelihood | None) -> int:
+    """Return at how many latents there is time for random products, as they tell at one; 0 where there is none left."""
+    if budget().over:
+        return 0
+    start = time.monotonic()
+    energies(decoder, z[:1], probes=2, seed=seed, likelihood=likelihood)
+    one = (time.monotonic() - start) * probes / 2
+    # half of what is left, for triplets take about as long again
+    return int(processes().agreed(budget().left / (2 * one)))

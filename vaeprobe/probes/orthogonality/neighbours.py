@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vaeprobe.budget import NO_TIME, budget, in_time
 from vaeprobe.engine import gram
 from vaeprobe.geometry.gram import column_cosines
 from vaeprobe.intervals import LEVEL, mean_interval, stream
@@ -42,9 +43,15 @@ def next_sites(site: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
 
 
 def cosines_with_the_next_site(
-    decoder: Decoder, z: Tensor, block: ColumnBlock, *, likelihood: Likelihood | None, seed: int
+    decoder: Decoder,
+    z: Tensor,
+    block: ColumnBlock,
+    rows: slice = slice(None),
+    *,
+    likelihood: Likelihood | None,
+    seed: int,
 ) -> Tensor:
-    """Return the mean |cos| between the columns of a site and those of a neighbour at each latent, shape (n,).
+    """Return the mean |cos| between the columns of a site and those of a neighbour at some of the latents, shape (n,).
 
     Pairs with a column of length zero are left out; not a number where none is left.
     """
@@ -52,7 +59,8 @@ def cosines_with_the_next_site(
     here = block.columns[: len(z)]
     channels, sites = here.shape[1], math.prod(size)
     there = torch.arange(channels) * sites + next_sites(here[:, 0] % sites, size, seed)[:, None]
-    G = gram(decoder, z, likelihood=likelihood, columns=torch.cat([here, there], dim=1))
+    columns = torch.cat([here, there], dim=1)[rows]
+    G = gram(decoder, z[rows], likelihood=likelihood, columns=columns)
     C = column_cosines(G)
     alive = C.diagonal(dim1=-2, dim2=-1) > 0
     pairs = alive[:, :channels, None] & alive[:, None, channels:]
@@ -77,7 +85,15 @@ def metric(
     spec = SPECS["orthogonality.neighbour_cosine"]
     if block is None or block.kind != "channels" or not asked:
         return Metric.undefined(spec, "measured with the channels at a site, where latents have space")
-    found = cosines_with_the_next_site(decoder, z[:AT], block, likelihood=likelihood, seed=seed)
+    if budget().over:
+        return Metric.undefined(spec, NO_TIME)
+    parts: list[Tensor] = []
+
+    def measure(rows: slice) -> None:
+        parts.append(cosines_with_the_next_site(decoder, z, block, rows, likelihood=likelihood, seed=seed))
+
+    in_time(min(AT, len(z)), measure, share=0.3, first=1)
+    found = torch.cat(parts)
     found = found[torch.isfinite(found)]
     if not len(found):
         return Metric.undefined(spec, "no column of two neighbouring sites has a length")

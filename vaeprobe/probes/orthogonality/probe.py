@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from vaeprobe.budget import about, budget, in_time
+from vaeprobe.budget import FIRST, about, budget, in_time
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
@@ -441,7 +441,8 @@ class Orthogonality(Probe):
             G = gram(decoder, z[at], likelihood=likelihood, columns=at_columns, chunk=self.chunk)
             found.append(G if draws == 1 else G.reshape(draws, len(some), *G.shape[1:]).mean(0))
 
-        fit = in_time(rows, measure)
+        # of a decoder that takes seconds a latent two make an answer, with wide intervals
+        fit = in_time(rows, measure, first=2 if decoder.large else FIRST)
         if not fit.whole:
             limits.append(Finding(TIME_LIMIT, fit.words("latents")))
         kept = (torch.arange(draws)[:, None] * rows + torch.arange(fit.done)).flatten()
