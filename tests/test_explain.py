@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from vaeprobe import __version__, credit, errors, explain, findings
 from vaeprobe.cli import run
 from vaeprobe.errors import VaeprobeError
+from vaeprobe.explain import torchrun
 from vaeprobe.findings import FINDINGS
 from vaeprobe.report import Finding
 
@@ -103,15 +108,58 @@ def test_the_citation_file_is_of_this_version_and_paper() -> None:
     assert credit.PAPER.arxiv in text
 
 
-def test_the_page_about_several_processes_fits_a_terminal_and_its_manifest_is_yaml() -> None:
-    from vaeprobe.explain import torchrun
+def indented(page: str, start: str, end: str) -> str:
+    """The lines of a page from one that begins so to one before another, without their indentation."""
+    return textwrap.dedent(page[page.index(start) : page.index(end)])
 
-    page = torchrun()
-    assert max(map(len, page.splitlines())) <= 80
-    assert "#SBATCH" in page
-    assert "\\\n" in page
+
+def test_the_page_about_several_processes_fits_a_terminal() -> None:
+    assert max(map(len, torchrun().splitlines())) <= 80
+
+
+def test_its_script_for_slurm_is_one_that_bash_and_torchrun_read(tmp_path: Path) -> None:
+    script = indented(torchrun(), "  #!/bin/bash", "Kubernetes:")
+    assert "\n#SBATCH --nodes=2 --ntasks-per-node=1 " in script
+    known = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}  # that sbatch sets
+    assert set(re.findall(r"\$(SLURM\w+)", script)) == set(known)
+    for name, body in {"scontrol": "printf 'n1\\nn2\\n'", "srun": 'printf "%s\\n" "$@"'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-eu"], input=script, env={**known, "PATH": path}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    command, *arguments = done.stdout.splitlines()
+    assert command == "torchrun"
+    read = get_args_parser().parse_args(arguments)
+    assert (read.nnodes, read.nproc_per_node, read.rdzv_backend, read.rdzv_id) == ("2", "16", "c10d", "7")
+    assert read.rdzv_endpoint == "n1:29500"
+    assert (read.module, read.training_script) == (True, "vaeprobe")
+    assert read.training_script_args == ["check", "models/*.safetensors", "-o", "report.json"]
+
+
+def test_its_manifest_for_kubernetes_names_one_service_and_its_first_pod() -> None:
     yaml = pytest.importorskip("yaml")
-    job = yaml.safe_load(page[page.index("  apiVersion") : page.index("Under a scheduler")])
-    container = job["spec"]["template"]["spec"]["containers"][0]
-    assert container["command"][:2] == ["torchrun", "--nnodes=2"]
+    service, job = yaml.safe_load_all(indented(torchrun(), "  apiVersion", "Under a scheduler"))
+    name = service["metadata"]["name"]
+    assert service["spec"] == {"clusterIP": "None", "selector": {"job-name": job["metadata"]["name"]}}
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == name  # which makes the names of pods
+    assert job["spec"]["completionMode"] == "Indexed"
     assert job["spec"]["completions"] == job["spec"]["parallelism"] == 2
+    container = pod["containers"][0]
+    assert {v["name"] for v in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+    command, *arguments = container["command"]
+    assert command == "torchrun"
+    read = get_args_parser().parse_args(arguments)
+    assert read.rdzv_endpoint == f"{job['metadata']['name']}-0.{name}:29500"
+    assert (read.nnodes, read.training_script) == ("2", "vaeprobe")
+    assert read.training_script_args[:2] == ["orthogonality", "/models/vae.safetensors"]
+
+
+def test_its_command_for_one_machine_is_one_that_torchrun_reads() -> None:
+    line = next(line for line in torchrun().splitlines() if "--standalone" in line)
+    read = get_args_parser().parse_args(line.split()[1:])
+    assert read.standalone
+    assert read.training_script_args == ["orthogonality", "MODEL"]

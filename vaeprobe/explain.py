@@ -114,13 +114,15 @@ torchrun: several processes, or machines, that share one run
 
   torchrun --standalone --nproc-per-node 8 -m vaeprobe orthogonality MODEL
 
-The processes of every probe share chunks of latents and rows; `check` and
-`compare` give each process models of its own where there are enough;
-`train-linear` gives each its share of the rows. Draws are the same and chunks
+The processes of every probe share chunks of latents and rows, or the directions
+at each where there are few latents; `check` and `compare` give each process
+models of its own where there are enough; `train-linear` gives each its share of
+the rows. Draws are the same and chunks
 too, so that the numbers are those of one process. The first process writes the
 document; the exit code is the same in all. Every process loads the model: give
-all of them the same files. With --device cuda (or auto) each takes the GPU of
-its local rank and sums go over NCCL, else over gloo.
+all of them the same files. With --device cuda or auto each takes the GPU of its
+local rank; sums go over NCCL with --device cuda, else over gloo. Where one
+process ends, the others end with exit code 6 and say so.
 
 Slurm: sbatch this; one task a node, which starts that node's processes
 
@@ -128,11 +130,17 @@ Slurm: sbatch this; one task a node, which starts that node's processes
   #SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=16 --time=01:00:00
   head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 16 \\
-    --rdzv-backend c10d --rdzv-endpoint "$head:29500" \\
+    --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \\
+    --rdzv-endpoint "$head:29500" \\
     -m vaeprobe check 'models/*.safetensors' -o report.json
 
-Kubernetes: an indexed Job behind a headless Service called vaeprobe
+Kubernetes: an indexed Job behind a headless Service, which names its pods
 
+  apiVersion: v1
+  kind: Service
+  metadata: {name: vaeprobe}
+  spec: {clusterIP: None, selector: {job-name: vaeprobe}}
+  ---
   apiVersion: batch/v1
   kind: Job
   metadata: {name: vaeprobe}
@@ -150,14 +158,16 @@ Kubernetes: an indexed Job behind a headless Service called vaeprobe
           command: [torchrun, --nnodes=2, --nproc-per-node=4,
             --rdzv-backend=c10d, "--rdzv-endpoint=vaeprobe-0.vaeprobe:29500",
             -m, vaeprobe, orthogonality, /models/vae.safetensors,
-            -o, /models/orthogonality.json]
+            --resume, /models/run.kept, -o, /models/orthogonality.json]
           volumeMounts: [{name: models, mountPath: /models}]
         volumes:
         - name: models
           persistentVolumeClaim: {claimName: models}
 
 Under a scheduler's own time limit, give --time some minutes less: what does not
-fit is left out and said. `check --resume FILE` goes on where a run was ended.
+fit is left out and said. --resume FILE keeps what is measured (of `check`, what
+is finished), each process in a file of its own beside it, and a run that was
+ended goes on from there, by any number of processes.
 """
 
 

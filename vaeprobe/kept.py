@@ -6,6 +6,7 @@ for the same again takes it from the file, bit for bit, and a file serves runs o
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -58,9 +59,9 @@ class Kept:
         self.path = path
         self.saved = 0.0
         self._places: dict[bytes, tuple[Path, _Place]] = {}
-        own = path if processes().rank == 0 else _beside(path, processes().rank)
-        for file in (path, *sorted(path.parent.glob(f"{path.name}.[0-9]*"))):
-            if file.exists() and file.stat().st_size:
+        own = own_file(path)
+        for file in files_of(path):
+            if file.stat().st_size:
                 whole = self._look(file)
                 if file == own:
                     os.truncate(file, whole)
@@ -227,8 +228,16 @@ def _enter(digest: hashlib._Hash, value: object) -> None:
         digest.update(f"{value!r};".encode())
 
 
-def _beside(path: Path, rank: int) -> Path:
-    return path.with_name(f"{path.name}.{rank}")
+def own_file(path: Path) -> Path:
+    """Return the file that this process writes of what a run keeps: the first one that which was named."""
+    rank = processes().rank
+    return path if rank == 0 else path.with_name(f"{path.name}.{rank}")
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that all processes of a run wrote, those that are there."""
+    beside = path.parent.glob(f"{glob.escape(path.name)}.[0-9]*")
+    return [file for file in (path, *sorted(beside)) if file.exists()]
 
 
 def _place(told: bytes, start: int) -> _Place:

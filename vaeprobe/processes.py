@@ -180,6 +180,8 @@ def joined(backend: Literal["gloo", "nccl"] = "gloo", *, timeout: float = TIMEOU
 
     rank = int(os.environ.get("RANK", "0"))
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if backend == "nccl" else "cpu"
+    if backend == "nccl":
+        torch.cuda.set_device(device)  # what is gathered as objects goes there, too
     with _dead_process():
         torch.distributed.init_process_group(
             backend, rank=rank, world_size=world, timeout=timedelta(seconds=timeout)

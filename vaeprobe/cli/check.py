@@ -27,6 +27,7 @@ from vaeprobe.gate.formats import FORMATS
 from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.run import Gate
+from vaeprobe.kept import own_file
 from vaeprobe.processes import current, joined
 from vaeprobe.render.text import clean
 
@@ -256,14 +257,23 @@ def _run(
     fresh = [target for target in targets if target not in finished]
     one = partial(_check_one, gate, loaded, digest)
     stream: Iterable[ModelReport]
-    if current().world > 1:
-        stream = current().spread(fresh, one, "checking models")
+    several = current().world > 1
+    own = None if resume is None else own_file(resume)
+
+    def written(target: str) -> ModelReport:  # as soon as it is finished, by the process that did it
+        report = one(target)
+        if own is not None:
+            journal.append(own, report)
+        return report
+
+    if several:
+        stream = current().spread(fresh, written, "checking models")
     else:
         stream = map(one, fresh) if jobs == 1 or len(fresh) < 2 else _parallel(one, fresh, jobs)
     reports = itertools.chain(finished.values(), stream)
     for report in track(reports, "checking models", len(targets)):
-        if resume is not None and report.model not in finished and current().rank == 0:
-            journal.append(resume, report)
+        if own is not None and report.model not in finished and not several:
+            journal.append(own, report)
         yield report
         if fail_fast and report.exit_code != 0:
             return

@@ -22,12 +22,21 @@ from vaeprobe.files.source import read_text
 from vaeprobe.gate.formats import jsonl
 from vaeprobe.gate.outcome import ModelReport
 from vaeprobe.gate.policy import Policy
+from vaeprobe.kept import files_of
 
 
 def read(path: Path) -> dict[str, ModelReport]:
-    """Return the latest report of each model in a resume file; a torn last line is cut off."""
-    if not path.exists():
-        return {}
+    """Return the latest report of each model in a resume file, and in those that other processes wrote beside it.
+
+    A torn last line is cut off.
+    """
+    out: dict[str, ModelReport] = {}
+    for file in files_of(path):
+        out |= _read(file)
+    return out
+
+
+def _read(path: Path) -> dict[str, ModelReport]:
     out: dict[str, ModelReport] = {}
     try:
         text = read_text(path, 1 << 30)
