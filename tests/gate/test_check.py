@@ -416,6 +416,18 @@ def test_an_interrupted_run_resumes(check: Any, loaded: list[str]) -> None:
     assert check("bad.npy", "good.npy", "--resume", "run.jsonl", "--fail-fast", "--json").code == 1
 
 
+def test_what_other_processes_of_a_run_finished_is_taken_too(check: Any, loaded: list[str]) -> None:
+    both = ("good.npy", "bad.npy", "--resume", "run.jsonl", "--json")
+    whole = check(*both)
+    first, second = Path("run.jsonl").read_text().splitlines(keepends=True)
+    Path("run.jsonl").write_text(first)
+    Path("run.jsonl.1").write_text(second)
+    assert check(*both).document == whole.document
+    Path("run.jsonl").unlink()
+    assert check(*both).document == whole.document
+    assert loaded == ["good.npy", "bad.npy", "good.npy"]
+
+
 def test_what_changed_is_judged_anew(check: Any, loaded: list[str]) -> None:
     arguments = ("good.npy", "--resume", "run.jsonl")
     assert check(*arguments).code == 0
