@@ -170,6 +170,9 @@ def test_nearest_names() -> None:
     assert did_you_mean("factorize", [*NAMES, *ALIASES]) == "did you mean `factorize`?"
     assert did_you_mean("t", NAMES) is None
     assert did_you_mean("quux", NAMES) is None
+    assert did_you_mean("alignmnt", ["orthogonality.alignment", "trace.turning"]) == (
+        "did you mean `orthogonality.alignment`?"
+    )
     assert did_you_mean("x", []) is None
     ids = ["factorise.gap", "factorise.gap_null", "beta-unknown", "orthogonality.ima_contrast"]
     assert did_you_mean("gap", ids) == "did you mean `factorise.gap` or `factorise.gap_null`?"

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaeprobe._version import __version__
 from vaeprobe.probes import PROBES
@@ -78,7 +78,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import public names on first use, so that `import vaeprobe` stays fast (PEP 562)."""
     if name == "engine":
         return import_module("vaeprobe.engine")

@@ -17,7 +17,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
 
@@ -25,6 +25,18 @@ if TYPE_CHECKING:
     from vaeprobe.probes.functions import DecoderLike
 
 METRICS = ("orthogonality.mean_abs_cosine", "orthogonality.ima_contrast", "latents.active")
+
+
+class Trainer(Protocol):
+    """What is asked of Lightning's trainer."""
+
+    current_epoch: int
+
+
+class Logs(Protocol):
+    """What is asked of Lightning's module."""
+
+    def log_dict(self, dictionary: Mapping[str, float], /) -> object: ...
 
 
 class Callback:
@@ -123,7 +135,7 @@ class Callback:
 
     # -- Lightning -----------------------------------------------------------------------------------
 
-    def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: Logs) -> None:
         """Measure `module.decoder` and log by the module."""
         found = self(attrgetter(self.decoder)(module), int(trainer.current_epoch))
         if found and self._log is None:
@@ -133,10 +145,10 @@ class Callback:
     def state_key(self) -> str:
         return type(self).__qualname__
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         return {"history": self.history}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, dict[int, dict[str, float]]]) -> None:
         self.history = dict(state["history"])
 
     def setup(self, trainer: object, module: object, stage: str) -> None:

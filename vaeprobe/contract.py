@@ -176,7 +176,9 @@ def _needed(function: object) -> list[str]:
     """Return the names of the arguments that a function cannot do without."""
     whole = whole_of(function)
     called = function is whole or (inspect.ismethod(function) and function.__name__.endswith("call_impl"))
-    owner: Any = whole.forward if whole is not None and called else function
+    owner = whole.forward if whole is not None and called else function
+    if not callable(owner):
+        return []
     try:
         parameters = inspect.signature(owner).parameters.values()
     except (ValueError, TypeError):

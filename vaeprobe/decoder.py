@@ -94,7 +94,7 @@ class Decoder:
         torch.Size([5, 3])
     """
 
-    function: Callable[[Tensor], Any]
+    function: Callable[[Tensor], object]
     latent_dim: int
     _: KW_ONLY
     name: str = "decoder"
@@ -103,7 +103,7 @@ class Decoder:
     prior: tuple[Group, ...] = ()
     learned: LearnedPrior | None = None
     parameter: Parameter = "mean"
-    natural: Callable[[Tensor], Any] | None = None
+    natural: Callable[[Tensor], object] | None = None
     likelihood: str | None = None
     output: int | str | None = None
     encoder: Encoder | None = None
@@ -270,7 +270,7 @@ class Decoder:
         """The network, where the decoder is one."""
         return self.function if isinstance(self.function, nn.Module) else None
 
-    def with_function(self, function: Callable[[Tensor], Any], **changes: Any) -> Decoder:
+    def with_function(self, function: Callable[[Tensor], object], **changes: Any) -> Decoder:
         """Return a decoder with another map and the same settings (rotated, restricted, ...)."""
         return replace(self, function=function, **changes)
 
@@ -422,7 +422,7 @@ class Decoder:
                 )
             )
 
-    def _first_call(self, z: Tensor) -> Any:
+    def _first_call(self, z: Tensor) -> object:
         """Call once, and settle the copy to call, its type, and whether it writes to its argument."""
         original, natural = self.function, self.natural
         attempts = self._attempts()

@@ -190,6 +190,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
         near = [k for k in names if len(word) > 2 and k.rpartition(".")[2].startswith(word)][:3]
     if not near:
         alike = {k: difflib.SequenceMatcher(None, k, word).ratio() for k in names}
+        if "." not in word:  # a name by its last part alone
+            last = {k: difflib.SequenceMatcher(None, k.rpartition(".")[2], word).ratio() for k in names}
+            alike = {k: max(ratio, last[k]) for k, ratio in alike.items()}
         least = max(0.55, max(alike.values(), default=0.0) - 0.1)
         near = sorted((k for k in names if alike[k] >= least), key=lambda k: -alike[k])[:3]
     return f"did you mean {' or '.join(f'`{names[k]}`' for k in near)}?" if near else None

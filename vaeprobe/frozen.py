@@ -40,19 +40,20 @@ class MethodModule(nn.Module):
         self.owner = owner
         self.name = name
 
-    def forward(self, *args: object, **keywords: object) -> Any:
+    def forward(self, *args: object, **keywords: object) -> object:
         """Call the method."""
-        return getattr(self.owner, self.name)(*args, **keywords)
+        method: Callable[..., object] = getattr(self.owner, self.name)
+        return method(*args, **keywords)
 
 
-def frozen(function: Callable[..., object], dtype: torch.dtype | None = None) -> Callable[..., Any]:
+def frozen(function: Callable[..., object], dtype: torch.dtype | None = None) -> Callable[..., object]:
     """Return a callable like `function` whose networks are copies in eval mode that share their tensors.
 
     Args:
         function: a module, a method of one, a `functools.partial` of either; anything else is returned as it is.
         dtype: cast the copy's floating tensors to it; those that have it already are shared.
     """
-    out: Callable[..., Any] = _Copier(dtype).function(function)
+    out: Callable[..., object] = _Copier(dtype).function(function)
     return out
 
 

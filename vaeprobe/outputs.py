@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -214,24 +213,23 @@ def _names(table: Mapping[str, object], limit: int = 6) -> str:
 class Totalled(nn.Module):
     """Latents and the logarithm of a total -> the outputs, the one called so multiplied by the total."""
 
-    def __init__(self, function: Callable[[Tensor], Any], latents: int, name: str) -> None:
+    def __init__(self, function: Callable[[Tensor], object], latents: int, name: str) -> None:
         super().__init__()
         self.function = function
         self.latents = latents
         self.name = name
 
-    def forward(self, z: Tensor) -> Any:
+    def forward(self, z: Tensor) -> object:
         out = self.function(z[:, : self.latents])
-        named = isinstance(out, Mapping)
-        y = out[self.name] if named else out
+        y = picked(out, self.name or None)
         y = y * z[:, self.latents].exp().reshape(-1, *[1] * (y.ndim - 1))
-        return {**out, self.name: y} if named else y
+        return {**out, self.name: y} if isinstance(out, Mapping) else y
 
 
 class Stacked(nn.Module):
     """z -> the outputs called so, each a row, stacked on axis 1."""
 
-    def __init__(self, function: Callable[[Tensor], Any], names: tuple[str, ...]) -> None:
+    def __init__(self, function: Callable[[Tensor], object], names: tuple[str, ...]) -> None:
         super().__init__()
         self.function = function
         self.names = names

@@ -111,7 +111,7 @@ class Processes:
             result = work()
         except VaeprobeError as caught:
             error = caught
-        verdicts: list[Any] = [None] * self.world
+        verdicts: list[tuple[str, str | None] | None] = [None] * self.world
         with _dead_process():
             torch.distributed.all_gather_object(verdicts, error and (error.message, error.hint))
         if error is not None:

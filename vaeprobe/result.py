@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self, overload
+from typing import ClassVar, Self, overload
 
 from vaeprobe.errors import did_you_mean
 from vaeprobe.report import Artifact, Check, Finding, Json, Metric, Page, Section, worst_status
@@ -138,7 +138,7 @@ class Result:
 
         return terminal.plain(self.page()).rstrip("\n")
 
-    def __rich__(self) -> Any:
+    def __rich__(self) -> object:
         from vaeprobe.render import terminal
 
         return terminal.view(self.page())

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vaeprobe.report import Check, Metric, MetricSpec, Section, Table, metric_map
 from vaeprobe.result import Result
@@ -197,8 +197,8 @@ def _orthogonality(dtype: torch.dtype, device: torch.device, tolerance: float) -
 
     from vaeprobe.probes.orthogonality import Orthogonality
 
-    few: dict[str, Any] = {"samples": 64, "rotations": 99, "seed": 0}
-    straight = Orthogonality(**few).measure(_decoder(_stretched, 2, dtype, device))
+    few = {"samples": 64, "rotations": 99, "seed": 0}
+    straight = Orthogonality.asked(few).measure(_decoder(_stretched, 2, dtype, device))
     yield Answer(
         "orthogonality: sinh along the axes, contrast",
         0.0,
@@ -206,7 +206,7 @@ def _orthogonality(dtype: torch.dtype, device: torch.device, tolerance: float) -
         tolerance,
     )
     yield Answer("orthogonality: sinh along the axes, verdict", "orthogonal", straight.verdict)
-    turned = Orthogonality(**few).measure(_decoder(_turned, 2, dtype, device))
+    turned = Orthogonality.asked(few).measure(_decoder(_turned, 2, dtype, device))
     yield Answer("orthogonality: the same turned by 30 degrees, verdict", "rotated", turned.verdict)
     yield Answer(
         "orthogonality: its contrast at the best rotation",
@@ -245,24 +245,24 @@ def _orthogonality(dtype: torch.dtype, device: torch.device, tolerance: float) -
 def _factorise(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterator[Answer]:
     from vaeprobe.probes.factorise import Factorise
 
-    few: dict[str, Any] = {"samples": 128, "permutations": 99, "seed": 0}
-    linear = Factorise(**few).measure(_decoder(lambda z: z * 2, 2, dtype, device))
+    few = {"samples": 128, "permutations": 99, "seed": 0}
+    linear = Factorise.asked(few).measure(_decoder(lambda z: z * 2, 2, dtype, device))
     yield Answer("factorise: twice the identity, verdict", "linear", linear.verdict)
-    straight = Factorise(**few).measure(_decoder(_stretched, 2, dtype, device))
+    straight = Factorise.asked(few).measure(_decoder(_stretched, 2, dtype, device))
     yield Answer("factorise: sinh along the axes, verdict", "independent", straight.verdict)
     yield Answer(
         "factorise: its largest cross", 0.0, _number(straight, "factorise.modulation"), 10 * tolerance
     )
-    turned = Factorise(**few).measure(_decoder(_turned, 2, dtype, device))
+    turned = Factorise.asked(few).measure(_decoder(_turned, 2, dtype, device))
     yield Answer("factorise: the same turned by 30 degrees, verdict", "rotated", turned.verdict)
-    spiral = Factorise(**few).measure(_decoder(_spiral, 2, dtype, device))
+    spiral = Factorise.asked(few).measure(_decoder(_spiral, 2, dtype, device))
     yield Answer("factorise: polar coordinates, verdict", "dependent", spiral.verdict)
     yield Answer("factorise: their gap", 0.0, _number(spiral, "factorise.gap"), tolerance)
     # log n_1 = z_0 + log k: the other latent moves it by sd 1, here within 4 standard errors
     yield Answer(
         "factorise: their largest cross", 1.0, _number(spiral, "factorise.modulation"), 4 / math.sqrt(2 * 128)
     )
-    bent = Factorise(**few).measure(_decoder(_bent, 2, dtype, device))
+    bent = Factorise.asked(few).measure(_decoder(_bent, 2, dtype, device))
     yield Answer("factorise: a parabola, verdict", "entangled", bent.verdict)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from vaeprobe.checkpoints import architecture, diffusers_library, families, folders, naming, recognised, scale
 from vaeprobe.checkpoints.blueprint import METADATA_KEY, Blueprint
@@ -69,7 +68,7 @@ def _taken(
     return frozenset(own for name, own in names.items() if hit.takes(name) or name == of_likelihood)
 
 
-def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Parts | None:
+def network(request: Request, weights: Weights, told: Mapping[str, object]) -> Parts | None:
     """Return the network of a blueprint or a family, held at its conditions; None where neither is known."""
     bp = blueprint_of(request, weights)
     if bp is not None:
@@ -79,8 +78,10 @@ def network(request: Request, weights: Weights, told: Mapping[str, Any]) -> Part
         hit = architecture.found(request.blueprint, clues, weights.metadata)
     variance = scale.learned(weights.tensors)
     tensors = {k: t for k, t in weights.tensors.items() if variance is None or k != variance.name}
-    if hit is None and request.blueprint is None and diffusers_library.said_class(told) is not None:
-        parts = diffusers_library.parts_of(told["config.json"], tensors, request.latent_size)
+    config = told.get("config.json")
+    free = hit is None and request.blueprint is None
+    if free and isinstance(config, Mapping) and diffusers_library.said_class(told) is not None:
+        parts = diffusers_library.parts_of(config, tensors, request.latent_size)
         return scale.with_variance(parts, variance)
     if hit is None:
         return None

@@ -10,7 +10,6 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,7 @@ class Conditioned(nn.Module):
         return self.part(rows, **{name: at(rows) for name, at in self.others.items()})
 
 
-def others(function: Any, values: Mapping[str, str | float] | None = None) -> list[str]:
+def others(function: Callable[..., object], values: Mapping[str, str | float] | None = None) -> list[str]:
     """Return the arguments beside the first that a part of a network needs, and the optional ones that have a value."""
     owner = function.forward if isinstance(function, nn.Module) else function
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

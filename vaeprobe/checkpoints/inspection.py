@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.draft.blocks import Recorded
 from vaeprobe.files.source import printable
-from vaeprobe.report import Json, Section, Table
+from vaeprobe.report import Json, Section, Table, Value
 from vaeprobe.result import Result
 from vaeprobe.writing import write_text
 
@@ -90,7 +90,7 @@ class Inspection(Result):
         if self.parts:
             out.append(_cut("Parts of the module", ("part", "class"), [list(p) for p in self.parts]))
         if self.tensors:
-            rows = [
+            rows: list[list[Value]] = [
                 [printable(t.name, limit=200), " x ".join(map(str, t.shape)) or "scalar", t.dtype, t.numel]
                 for t in self.tensors
             ]
@@ -122,6 +122,6 @@ class Inspection(Result):
         return {"draft_blueprint": lambda path: write_text(path, text)}
 
 
-def _cut(title: str, columns: tuple[str, ...], rows: list[list[Any]]) -> Table:
+def _cut(title: str, columns: tuple[str, ...], rows: Sequence[Sequence[Value]]) -> Table:
     note = f"and {len(rows) - ROWS} more (--json lists all)" if len(rows) > ROWS else ""
     return Table(title=title, columns=columns, rows=rows[:ROWS], note=note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -33,7 +32,7 @@ SPREADS = {
 }  # fmt: skip
 
 
-def named(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Callable[..., Any]]]:
+def named(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Callable[..., object]]]:
     """Yield the parts of a network that have one of these names and can be called."""
     for name in names:
         found = getattr(module, name, None)

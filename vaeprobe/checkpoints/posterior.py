@@ -92,7 +92,7 @@ def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return list(dict.fromkeys(out))
 
 
-PosteriorReading = tuple[Callable[[Any], tuple[Tensor, Tensor]], str]
+PosteriorReading = tuple[Callable[[object], tuple[Tensor, Tensor]], str]
 
 
 def _reading(whole: nn.Module, first: object, again: object, d: int) -> PosteriorReading | None:
@@ -122,7 +122,7 @@ def _reading(whole: nn.Module, first: object, again: object, d: int) -> Posterio
 
 
 def _distribution(wrapped: bool, inner: object) -> PosteriorReading:
-    def take(out: Any) -> Any:
+    def take(out: Any) -> Any:  # somebody's class, with the attributes that it was seen to have
         return out.latent_dist if wrapped else out
 
     if hasattr(inner, "logvar"):
@@ -141,8 +141,10 @@ def _heads(whole: nn.Module, features: Tensor, d: int) -> PosteriorReading | Non
     def read(out: object) -> tuple[Tensor, Tensor]:
         h = next(iter(_fields(out).values()))
         h = h.flatten(1) if isinstance(mean, nn.Linear) else h
-        second = spread(h)
-        return mean(h), 2 * second if log_sd else second
+        first, second = mean(h), spread(h)
+        if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+            raise TypeError("the heads return no tensors")
+        return first, 2 * second if log_sd else second
 
     try:
         with torch.no_grad():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from vaeprobe.checkpoints.blueprint import KINDS, Layer
 from vaeprobe.checkpoints.draft.blocks import Recorded
@@ -14,12 +13,12 @@ from vaeprobe.files.trust import trust
 
 __all__ = ["recorded"]
 
-State = Mapping[str, Any]
+State = Mapping[str, Node]
 CONVOLUTION = ("stride", "padding", "dilation", "groups", "padding_mode")
 TRANSPOSED = ("stride", "padding", "output_padding", "dilation", "groups")
 
 # class without its dimensions -> kind of layer and its options
-CLASSES: Mapping[str, tuple[str, Callable[[State], Mapping[str, Any]]]] = {
+CLASSES: Mapping[str, tuple[str, Callable[[State], Mapping[str, object]]]] = {
     "Linear": ("linear", lambda s: {}),
     "Conv": ("conv", lambda s: {k: _size(s.get(k)) for k in CONVOLUTION}),
     "ConvTranspose": ("conv_transpose", lambda s: {k: _size(s.get(k)) for k in TRANSPOSED}),

@@ -260,7 +260,7 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
             yield
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     bar = Progress(
         TextColumn("{task.description}", markup=False),
@@ -270,7 +270,7 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
         console=Console(stderr=True),
         transient=True,
     )
-    tasks: dict[str, Any] = {}
+    tasks: dict[str, TaskID] = {}
     forecast = Forecast(lambda line: bar.console.print(line, markup=False, highlight=False))
 
     def listener(description: str, done: float, total: float | None) -> None:

@@ -7,7 +7,7 @@ import io
 import posixpath as path
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen
@@ -206,7 +206,7 @@ class Comparison(Result):
             head += [name, f"{name}.low", f"{name}.high"] if self._has_interval(name) else [name]
         writer.writerow(head)
         for k in self.order():
-            row: list[Any] = [
+            row: list[Value] = [
                 self.models[k],
                 *(self.results[k][p].verdict for p in self.results[0] if p in self.results[k]),
             ]

@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -68,7 +68,16 @@ class Shard(ABC):
             yield from self.blocks(size, first, min(first + size, stop))
 
 
-def rows_of(path: str, shape: Sequence[int], dtype: np.dtype[np.generic]) -> dict[str, Any]:
+class Rows(TypedDict):
+    """The fields that every `Shard` has."""
+
+    path: str
+    rows: int
+    row_shape: tuple[int, ...]
+    stored: np.dtype[np.generic]
+
+
+def rows_of(path: str, shape: Sequence[int], dtype: np.dtype[np.generic]) -> Rows:
     """Return the common fields of a shard.
 
     Raises:

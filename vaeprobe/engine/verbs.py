@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from vaeprobe.processes import current
 
 __all__ = ["gram", "jacobian", "pullback", "pushforward", "values"]
 
-Map: TypeAlias = Decoder | Callable[[Tensor], Any]
+Map: TypeAlias = Decoder | Callable[[Tensor], object]
 
 
 def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = None) -> Tensor:

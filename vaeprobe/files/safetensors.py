@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import NoReturn
 
 from vaeprobe.errors import InputError
 from vaeprobe.files.source import Bytes, quoted
@@ -88,7 +88,7 @@ def layout(data: Bytes) -> tuple[dict[str, Described], dict[str, str]]:
     return layouts, metadata
 
 
-def _header(data: Bytes) -> tuple[dict[str, Any], int]:
+def _header(data: Bytes) -> tuple[dict[str, object], int]:
     """Return the parsed header, and where the numbers begin."""
     if len(data) < 8:
         raise InputError("the safetensors file ends before its header", hint=CUT)
@@ -114,8 +114,8 @@ def _header(data: Bytes) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    out: dict[str, object] = {}
     for key, value in pairs:
         if key in out:
             raise InputError(
@@ -125,14 +125,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _no_constant(text: str) -> Any:
+def _no_constant(text: str) -> NoReturn:
     raise InputError(f"the safetensors header holds {text}, which is no JSON")
 
 
-def _entry(name: str, entry: Any, start: int, size: int) -> Described:
+def _entry(name: str, entry: object, start: int, size: int) -> Described:
     """Return what the header says of a tensor, checked against the numbers that begin at `start`."""
     match entry:
-        case {"dtype": str(code), "shape": list(sizes), "data_offsets": [begin, end]} if len(entry) == 3:
+        case {"dtype": str(code), "shape": list(sizes), "data_offsets": [begin, end], **more} if not more:
             pass
         case _:
             raise InputError(f"the safetensors header does not describe tensor {quoted(name)}", hint=CUT)

@@ -13,12 +13,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.files.source import read_text
 from vaeprobe.gate.policy import Rule
-from vaeprobe.report import SCHEMA_VERSION, Metric, MetricSpec, Status
+from vaeprobe.report import SCHEMA_VERSION, Json, Metric, MetricSpec, Status
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ def read(path: Path) -> dict[str, Record]:
     return records
 
 
-def _kept(body: Mapping[str, Any]) -> Kept:
+def _kept(body: Json) -> Kept:
     latents, columns = int(body["latents"]), body.get("columns")
     codes, rows = _array(body["values"], "codes").reshape(-1, latents), str(body["data_sha256"])
     if columns is None:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vaeprobe.comparison.metrics import SPECS as COMPARED
 from vaeprobe.probes import PROBES, metric_specs, question_class
@@ -94,7 +94,7 @@ class Override:
     models: str
     rules: Mapping[str, Rule | None] = field(default_factory=dict)
     data: str | None = None
-    loading: Mapping[str, Any] = field(default_factory=dict)
+    loading: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +106,14 @@ class Policy:
     waivers: Sequence[Waiver] = ()
     models: Sequence[str] = ()
     data: str | None = None
-    loading: Mapping[str, Any] = field(default_factory=dict)
+    loading: Mapping[str, object] = field(default_factory=dict)
     baseline: str | None = None
     samples: int = 256
     max_samples: int = 4096
     confidence: float = 0.95
     inconclusive: Undecided = "error"
     formats: Sequence[str] = ()
-    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     origin: str = ""
 
     def rules_for(self, model: str) -> dict[str, Rule]:
@@ -129,7 +129,7 @@ class Policy:
         own = [o.data for o in self.overrides if o.data is not None and matches(model, o.models)]
         return own[-1] if own else self.data
 
-    def loading_for(self, model: str) -> dict[str, Any]:
+    def loading_for(self, model: str) -> dict[str, object]:
         """Return how a model is loaded, by the options' names in Python: what overrides say last counts."""
         found = dict(self.loading)
         for override in self.overrides:

@@ -45,7 +45,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.files.source import read_text
@@ -147,14 +147,14 @@ def read(path: Path) -> Policy:
     return parse(tables, origin=str(path))
 
 
-def _tool(tables: Mapping[str, object]) -> dict[str, Any]:
+def _tool(tables: Mapping[str, object]) -> dict[str, object]:
     """Return our tables of a pyproject.toml."""
     tool = tables.get("tool")
     own = tool.get("vaeprobe") if isinstance(tool, dict) else None
     return own if isinstance(own, dict) else {}
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _toml(path: Path) -> dict[str, object]:
     try:
         return tomllib.loads(read_text(path, LARGEST))
     except InputError as error:
@@ -222,7 +222,7 @@ def rule_of_text(text: str) -> Rule:
     if match is None:
         raise UsageError(f"`{text}` is no rule", hint="write METRIC=LIMIT, e.g. orthogonality.alignment=0.5")
     metric, sign, value = match.groups()
-    body: Any = _verdicts(metric, value) if is_verdict(metric) else value
+    body: object = _verdicts(metric, value) if is_verdict(metric) else value
     if not is_verdict(metric):
         try:
             limit = float(value)
@@ -376,7 +376,7 @@ def _override(body: object, origin: str) -> Override:
     )
 
 
-def _loading(table: Mapping[str, object], where: str) -> dict[str, Any]:
+def _loading(table: Mapping[str, object], where: str) -> dict[str, object]:
     """Return what a table says of loading, as the options of these names take it."""
     found = {key: table[key] for key in LOADING if key in table}
     for key, value in found.items():
@@ -430,7 +430,7 @@ def _waiver(body: object, origin: str) -> Waiver:
     )
 
 
-def _settings(name: str, body: object, origin: str) -> dict[str, Any]:
+def _settings(name: str, body: object, origin: str) -> dict[str, object]:
     """Return the settings of a probe; paths are relative to the policy's folder."""
     where = f"{origin}: [{name}]"
     cls = question_class(name)
@@ -467,13 +467,13 @@ def _beside(value: object, where: str, origin: str) -> str | None:
     return str(Path(origin).parent / value)
 
 
-def _table(value: object, where: str) -> dict[str, Any]:
+def _table(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: a table is expected, not {type(value).__name__}")
     return value
 
 
-def _list(value: object, where: str) -> list[Any]:
+def _list(value: object, where: str) -> list[object]:
     if not isinstance(value, list):
         raise UsageError(f"{where}: a list is expected", hint="write it with double brackets: [[...]]")
     return value
@@ -486,7 +486,7 @@ def _texts(value: object, where: str) -> list[str]:
     return values
 
 
-def _number(value: Any, where: str) -> float:
+def _number(value: object, where: str) -> float:
     if not is_number(value) or not math.isfinite(value):
         raise UsageError(f"{where}: a finite number is expected, not `{value}`")
     return float(value)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaeprobe.errors import UsageError, VaeprobeError, bug
 from vaeprobe.findings import NOTHING_CHECKED, SAME_ARTIFACT, WAIVER_EXPIRED
@@ -118,7 +118,7 @@ class Gate:
         import numpy as np
 
         values: Json = {}
-        methods: dict[str, Mapping[str, Any]] = {}
+        methods: dict[str, Mapping[str, object]] = {}
         rules, data = self.policy.rules_for(model), self._data(model)
         asked = {p for p in map(probe_of, rules) if p and asks_decoder(question_class(p))}
         for name in sorted(asked or {"orthogonality"}):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import inspect
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class _Estimator:
     def _names(cls) -> list[str]:
         return sorted(inspect.signature(cls).parameters)
 
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
+    def get_params(self, deep: bool = True) -> dict[str, object]:
         """Return the settings by name."""
         return {name: getattr(self, name) for name in self._names()}
 
@@ -68,7 +68,7 @@ class _Estimator:
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> object:
         utils = import_module("sklearn.utils")
         return utils.Tags(
             estimator_type=None,

@@ -8,9 +8,8 @@ the quantiser is probed, as the quantised one is piecewise constant.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan, Layer
 from vaeprobe.checkpoints.families import family as f
@@ -125,7 +124,7 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
     return None
 
 
-def _at(clues: f.Clues, config: Any, prefix: str, ldm: bool) -> f.Recognised | None:
+def _at(clues: f.Clues, config: Mapping[str, object], prefix: str, ldm: bool) -> f.Recognised | None:
     own = f.below(clues.shapes, prefix)
     widths = _widths(own, ldm)
     first, last = own.get("decoder.conv_in.weight", ()), own.get("decoder.conv_out.weight", ())
@@ -191,7 +190,9 @@ def _widths(own: f.Shapes, ldm: bool) -> list[int] | None:
     return [found[i] for i in (sorted(found) if ldm else sorted(found, reverse=True))]
 
 
-def _agree(config: Any, widths: list[int], latents: int, channels: int, names: Names) -> None:
+def _agree(
+    config: Mapping[str, object], widths: list[int], latents: int, channels: int, names: Names
+) -> None:
     """Check that a config says what the tensors are.
 
     Raises:
@@ -212,15 +213,16 @@ def _agree(config: Any, widths: list[int], latents: int, channels: int, names: N
     same = {"swish": "silu"}
     for key, value in tensors.items():
         said = config.get(key, value)
-        if same.get(said, said) != value if isinstance(said, str) else said != value:
+        if (same.get(said, said) if isinstance(said, str) else said) != value:
             raise ArchitectureError(
                 f"`config.json` says {key} = {said}, and the tensors have {value}",
                 hint="are these the weights that belong to this config?",
             )
     for key in ("down_block_types", "up_block_types"):
+        said = config.get(key, ())
         odd = [
             t
-            for t in config.get(key, ())
+            for t in (said if isinstance(said, (list, tuple)) else [said])
             if "EncoderBlock2D" not in str(t) and "DecoderBlock2D" not in str(t)
         ]
         if odd:
@@ -259,7 +261,7 @@ def _encoder(
 
 
 def _assumed(
-    clues: f.Clues, config: Any, names: Names, latent: tuple[int, int, int], side: int
+    clues: f.Clues, config: Mapping[str, object], names: Names, latent: tuple[int, int, int], side: int
 ) -> Iterator[str]:
     if "norm_num_groups" not in config:
         yield f"every group normalisation has {names.groups} groups"
@@ -268,7 +270,7 @@ def _assumed(
         yield f"the map of latents is {c} x {h} x {w}, which makes images of {side * h} x {side * w}"
 
 
-def _warnings(config: Any, own: f.Shapes, latents: int, codebook: bool) -> Iterator[str]:
+def _warnings(config: Mapping[str, object], own: f.Shapes, latents: int, codebook: bool) -> Iterator[str]:
     if codebook:
         name = "quantize.embedding.weight" if "quantize.embedding.weight" in own else "quantize.embed.weight"
         yield (

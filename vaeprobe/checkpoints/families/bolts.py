@@ -5,8 +5,8 @@ Its input height is among the hyper-parameters alone: 32 where they are missing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan, Layer
 from vaeprobe.checkpoints.families import family as f
@@ -156,12 +156,14 @@ def _encoder(
     )  # fmt: skip
 
 
-def _recipe(told: Any, d: int, m: int) -> Recipe:
+def _recipe(told: Mapping[str, object], d: int, m: int) -> Recipe:
     """Return kl_coeff m / (2 d): squared error and KL are both means."""
     weight = told.get("kl_coeff")
-    known = isinstance(weight, (int, float)) and not isinstance(weight, bool)
-    value = float(weight) if known else 0.1
-    assumes = "" if known else "kl_coeff by default"
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        weight, assumes = 0.1, "kl_coeff by default"
+    else:
+        assumes = ""
+    value = float(weight)
     return Recipe(value * m / (2 * d), f"{value:g} x {m} / (2 x {d})", assumes)
 
 

@@ -6,7 +6,7 @@ Clicks of a row are draws of one multinomial; the encoder takes rows of length o
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Mapping
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan, Layer
 from vaeprobe.checkpoints.families import family as f
@@ -28,7 +28,7 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
                     found,
                     (f"{prefix}{up}.",),
                     (f"{prefix}{down}.",),
-                    recipe=_recipe(told if recbole else None),
+                    recipe=_recipe(told if isinstance(told, Mapping) and recbole else {}),
                 )
     return None
 
@@ -66,7 +66,7 @@ def _layers(name: str, places: list[int]) -> list[Layer]:
     return layers[1:]
 
 
-def _recipe(told: Any) -> Recipe:
+def _recipe(told: Mapping[str, object]) -> Recipe:
     cap = told.get("anneal_cap", 0.2) if told else 0.2
     steps = told.get("total_anneal_steps", 200_000) if told else 200_000
     if not isinstance(cap, (int, float)) or not isinstance(steps, int):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan, Layer
 from vaeprobe.checkpoints.families import family as f
@@ -89,7 +89,7 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
     return None
 
 
-def _mlp(shapes: f.Shapes, config: object, prefix: str) -> f.Recognised | None:
+def _mlp(shapes: f.Shapes, config: Mapping[str, object], prefix: str) -> f.Recognised | None:
     own = f.below(shapes, f"{prefix}decoder.")
     found = f.solve(own, {"layers.0.0": f"linear {HIDDEN} d", "layers.1.0": f"linear m {HIDDEN}"})
     if found is None or not _same_latents(shapes, prefix, found["d"]):
@@ -110,7 +110,7 @@ def _same_latents(shapes: f.Shapes, prefix: str, d: int) -> bool:
     return shapes.get(f"{prefix}encoder.embedding.weight", (d,))[0] == d
 
 
-def _image(config: Any, m: int) -> tuple[int, ...]:
+def _image(config: Mapping[str, object], m: int) -> tuple[int, ...]:
     said = config.get("input_dim")
     if not isinstance(said, list) or not all(isinstance(n, int) for n in said):
         return (m,)
@@ -137,7 +137,9 @@ def _residual(wanted: dict[str, str], key: str, relu: bool) -> list[Layer]:
     return [*layers, f.RELU] if relu else layers
 
 
-def _convolutional(shapes: f.Shapes, config: object, prefix: str, net: Benchmark) -> f.Recognised | None:
+def _convolutional(
+    shapes: f.Shapes, config: Mapping[str, object], prefix: str, net: Benchmark
+) -> f.Recognised | None:
     own = f.below(shapes, f"{prefix}decoder.")
     wanted = {net.first: f"linear {math.prod(net.map)} d"}
     layers = [f.linear(net.first), f.reshape(*net.map)]
@@ -183,7 +185,9 @@ def _encoder(own: f.Shapes, net: Benchmark, d: int, image: tuple[int, int, int])
     return EncoderPlan((*layers, f.FLATTEN), image, "heads")
 
 
-def _found(config: Any, prefix: str, d: int, layers: list[Layer], plan: EncoderPlan | None) -> f.Recognised:
+def _found(
+    config: Mapping[str, object], prefix: str, d: int, layers: list[Layer], plan: EncoderPlan | None
+) -> f.Recognised:
     name = str(config.get("name", ""))
     if plan is not None:
         mean, spread = (f.linear("embedding"),), (f.linear("log_var"),)
@@ -209,7 +213,7 @@ def _found(config: Any, prefix: str, d: int, layers: list[Layer], plan: EncoderP
     )
 
 
-def _recipe(name: str, config: Any) -> Recipe:
+def _recipe(name: str, config: Mapping[str, object]) -> Recipe:
     """Return beta: half the squared error, or the cross-entropy, summed, against beta times the KL."""
     if name and name not in PLAIN:
         if name == "AEConfig":

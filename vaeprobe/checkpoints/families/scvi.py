@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition, EncoderPlan, Layer
 from vaeprobe.checkpoints.families import family as f
@@ -170,7 +169,7 @@ def _settings(told: Mapping[str, object]) -> dict[str, object]:
     return out
 
 
-def _registry(told: Mapping[str, object]) -> dict[str, Any]:
+def _registry(told: Mapping[str, object]) -> dict[str, Mapping[str, object]]:
     registry = told.get("registry_")
     fields = registry.get("field_registries") if isinstance(registry, dict) else None
     return {k: v for k, v in fields.items() if isinstance(v, dict)} if isinstance(fields, dict) else {}
@@ -199,7 +198,10 @@ def _inputs(
         once.append(Condition("batch", "embedding", key=f"{prefix}_embeddings_dict.batch", names=names))
     else:
         width = 0
-        count = fields.get("batch", {}).get("summary_stats", {}).get("n_batch", len(names))
+        stats = fields.get("batch", {}).get("summary_stats")
+        count = stats.get("n_batch", len(names)) if isinstance(stats, Mapping) else len(names)
+        if not isinstance(count, int):
+            return None
         always += [Condition("batch", "onehot", count, names=names)] if count > 1 else []
     mappings = _state(fields, "extra_categorical_covs").get("mappings")
     for name, values in mappings.items() if isinstance(mappings, dict) else ():
@@ -209,7 +211,7 @@ def _inputs(
     return inputs if extra == len(continuous) + width + inputs.width else None
 
 
-def _state(fields: Mapping[str, Any], name: str) -> Mapping[str, object]:
+def _state(fields: Mapping[str, Mapping[str, object]], name: str) -> Mapping[str, object]:
     state = fields.get(name, {}).get("state_registry")
     return state if isinstance(state, dict) else {}
 
@@ -273,7 +275,8 @@ def _epochs(told: Mapping[str, object]) -> tuple[int | None, str]:
     rows = _longest(losses)
     if rows:
         return rows, "default settings of the warm-up"
-    cells = _registry(told).get("X", {}).get("summary_stats", {}).get("n_cells")
+    stats = _registry(told).get("X", {}).get("summary_stats")
+    cells = stats.get("n_cells") if isinstance(stats, Mapping) else None
     if not isinstance(cells, int) or cells < 1:
         return None, ""
     return max(1, min(400, round(400 * 20000 / cells))), f"the default number of epochs for {cells} cells"

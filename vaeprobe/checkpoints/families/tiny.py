@@ -6,7 +6,7 @@ It takes a map of any size; 4 x 4 unless the user says another.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.families import family as f
@@ -33,13 +33,18 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
     return None
 
 
-def _at(clues: f.Clues, config: Any, prefix: str, first: int) -> f.Recognised | None:
+def _at(clues: f.Clues, config: Mapping[str, object], prefix: str, first: int) -> f.Recognised | None:
     """Return the decoder whose first convolution has a place of its own number."""
     own = f.below(clues.shapes, prefix)
     places = [int(k.split(".")[0]) for k in own if k.split(".")[0].isdecimal()]
     if f"{first}.weight" not in own or not places:
         return None
     factor = config.get("upsampling_scaling_factor", 2)
+    if not isinstance(factor, int) or not 1 <= factor <= LARGEST_FACTOR:
+        raise ArchitectureError(
+            f"`config.json` says upsampling_scaling_factor = {factor}, which is no factor of an upsampling",
+            hint="are these the weights that belong to this config?",
+        )
     fingerprint = {str(first): "conv w0 d 3 3"}
     layers: list[Layer] = [f.conv(str(first)), f.RELU]
     width, blocks, doublings = "w0", [0], 0
@@ -88,7 +93,7 @@ def _at(clues: f.Clues, config: Any, prefix: str, first: int) -> f.Recognised | 
     )
 
 
-def _agree(config: Any, found: dict[str, int], blocks: list[int]) -> None:
+def _agree(config: Mapping[str, object], found: dict[str, int], blocks: list[int]) -> None:
     """Check that a config says what the tensors are.
 
     Raises:
@@ -104,13 +109,15 @@ def _agree(config: Any, found: dict[str, int], blocks: list[int]) -> None:
         "upsample_fn": "nearest",
     }
     for key, value in tensors.items():
-        said = list(config[key]) if isinstance(config.get(key), list) else config.get(key, value)
+        said = config.get(key, value)
         if said != value:
             raise ArchitectureError(
                 f"`config.json` says {key} = {said}, and the tensors have {value}",
                 hint="are these the weights that belong to this config?",
             )
 
+
+LARGEST_FACTOR = 64
 
 FAMILY = f.Family(
     name="autoencoder-tiny",

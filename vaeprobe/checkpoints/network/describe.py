@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +51,9 @@ def _described(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> Iter
     if isinstance(module, Parallel):
         stem = f"{name}.branches" if name else "branches"
         made = [(k, tuple(_described(m, f"{stem}.{k}", tensors))) for k, m in module.branches.items()]
-        options = {"join": module.join} if module.join not in ("", "concat") else {}
+        joined = {"join": module.join} if module.join not in ("", "concat") else {}
         named = module.join == ""
-        yield Layer("parallel", options=options, branches=tuple((k if named else "", v) for k, v in made))
+        yield Layer("parallel", options=joined, branches=tuple((k if named else "", v) for k, v in made))
         return
     if isinstance(module, Held):
         if _condition(module).kind == "embedding":
@@ -76,7 +75,7 @@ def _described(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> Iter
     yield Layer(kind, key=name if KINDS[kind].weighted and own else None, options=kept)
 
 
-def _kind_of(module: nn.Module) -> tuple[str, dict[str, Any]] | None:
+def _kind_of(module: nn.Module) -> tuple[str, dict[str, object]] | None:
     """Return the kind and settings of a module, None where a blueprint has no such layer."""
     for name, kind in KINDS.items():
         settings = kind.settings_of(module)

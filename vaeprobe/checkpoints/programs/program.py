@@ -53,6 +53,10 @@ LINKS = frozenset({"sigmoid", "exp"})
 SIZES = {"shape", "size", "sym_size", "sym_numel", "numel", "dim"}
 
 
+class PlaceError(InputError):
+    """A program takes a place of an axis that the axis does not have."""
+
+
 @dataclass(frozen=True)
 class Value:
     """A reference to something computed earlier."""
@@ -310,7 +314,8 @@ def rehearse(program: Program, d: int, what: str) -> Tensor:
         if out_of_memory(error):
             raise ResourceError(f"{what} takes more memory than there is for two latents") from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
+        kind = PlaceError if isinstance(error, IndexError) else InputError
+        raise kind(
             f"{what} cannot run: {quoted(reason)}",
             hint="export the decoder alone to .pt2 with torch.export.save, or give its weights and a blueprint",
         ) from None

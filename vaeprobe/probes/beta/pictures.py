@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from vaeprobe.report import Curves, Metric, Section, Table
+from vaeprobe.report import Curves, Json, Metric, Section, Table
 
 WAYS = (
     ("variances, exact (the estimate)", "beta.estimate"),
@@ -17,7 +16,7 @@ RULES = ("kl", "means", "columns", "precision")
 
 def sections(
     metrics: Mapping[str, Metric],
-    latents: Sequence[Mapping[str, object]],
+    latents: Sequence[Json],
     overlaps: Mapping[float, float],
     meaning: str,
 ) -> tuple[Section, ...]:
@@ -61,7 +60,7 @@ def _rules(met: Sequence[str]) -> str:
     return "all four" if len(met) == len(RULES) else " ".join(met) or "none"
 
 
-def _latents(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _latents(rows: Sequence[Json]) -> Table:
     return Table(
         title="Latents",
         columns=("latent", "KL", "Sigma", "E z^2", "beta", "95% CI", "collapses at", "active by"),

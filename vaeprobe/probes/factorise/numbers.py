@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe.probes.factorise.metrics import SPECS
-from vaeprobe.report import Json, Metric, metric_map
+from vaeprobe.report import Json, Metric, Value, metric_map
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
             method=method or None,
         )
 
-    def plain(id: str, value: Any, reason: str, **more: Any) -> Metric:
+    def plain(id: str, value: Value, reason: str, **more: Any) -> Metric:
         return (
             Metric.undefined(SPECS[id], reason)
             if value is None
@@ -58,8 +58,8 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
         reason = "a column has length zero at most latents" if spread else unmeasured
         how = "permutations, largest over pairs"
         return [
-            plain(id, found and found.largest, reason, n=rows),
-            plain(f"{id}_p", found and found.p, reason, n=rows, method=how),
+            plain(id, None if found is None else found.largest, reason, n=rows),
+            plain(f"{id}_p", None if found is None else found.p, reason, n=rows, method=how),
         ]
 
     linearity = None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vaeprobe.budget import FIRST, about, budget, in_time
 from vaeprobe.errors import UsageError
@@ -129,7 +129,7 @@ class OrthogonalityResult(Result):
         """
         found = self._known_turn()
 
-        def turn(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        def turn(f: Callable[[Tensor], object]) -> Callable[[Tensor], object]:
             return lambda z: f(found.of(z))
 
         return decoder.with_function(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from vaeprobe.report import Heatmap, Histogram, Section, Table
+from vaeprobe.report import Heatmap, Histogram, Json, Section, Table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def sections(
-    latents: Sequence[Mapping[str, object]],
+    latents: Sequence[Json],
     terms: ElboTerms,
     beta: float,
     gram: Tensor,
@@ -31,7 +31,7 @@ def sections(
     return (_latents(latents), _elbo(terms, beta), *_heatmap(latents, gram), *_chance(alignment))
 
 
-def _latents(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _latents(rows: Sequence[Json]) -> Table:
     return Table(
         title="Posterior precision per latent, means over the data",
         columns=("latent", "KL", "1/Sigma", "1+GN/b", "1+Stein/b", "ratio", "95% CI", "rows' spread"),
@@ -65,7 +65,7 @@ def _elbo(t: ElboTerms, beta: float) -> Table:
     )
 
 
-def _heatmap(latents: Sequence[Mapping[str, Any]], gram: Tensor) -> tuple[Section, ...]:
+def _heatmap(latents: Sequence[Json], gram: Tensor) -> tuple[Section, ...]:
     from vaeprobe.geometry.gram import column_cosines
 
     kept = [i for i, row in enumerate(latents) if row["active"]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vaeprobe.report import Curves, Heatmap, Section, Svg, Table, Thumbnail, Value
 
@@ -125,7 +125,7 @@ def _traversal_picture(walk: Walk, image: ImageShape) -> Svg:
 
 def _event_table(paths: Paths) -> Table:
     kinds = Counter(event.kind for event in paths.events)
-    rows: list[list[Any]] = [["stop: " + reason, n] for reason, n in paths.stops.most_common()]
+    rows: list[list[Value]] = [["stop: " + reason, n] for reason, n in paths.stops.most_common()]
     rows += [[kind, n] for kind, n in kinds.most_common()]
     return Table(
         title="Stops and events",

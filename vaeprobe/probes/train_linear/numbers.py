@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from vaeprobe.linear.rows import rows_in_memory
 from vaeprobe.linear.training import METHODS, Covariance, Run, Training, TrainingMethod, train
 from vaeprobe.probes.train_linear.metrics import SPECS
 from vaeprobe.processes import Processes
-from vaeprobe.report import Artifact, Finding, Json, Metric
+from vaeprobe.report import Artifact, Finding, Json, Metric, Value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -110,7 +110,7 @@ class LinearFit:
 
 
 def rows_of(
-    data: Any, *, key: str | None, scale: str | float, nonfinite: Literal["keep", "drop", "refuse"]
+    data: object, *, key: str | None, scale: str | float, nonfinite: Literal["keep", "drop", "refuse"]
 ) -> Data:
     """Return rows of data from a path, a glob, several of them, an array or a tensor.
 
@@ -123,7 +123,14 @@ def rows_of(
         array = np.asarray(data)
         exact = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
         return in_memory(exact, nonfinite=nonfinite)
-    return open_data(data, key=key, scale=scale, nonfinite=nonfinite)
+    given = data if isinstance(data, (list, tuple)) else [data]
+    paths = [path for path in given if isinstance(path, (str, Path))]
+    if not paths or len(paths) != len(given):
+        raise InputError(
+            f"the data are {type(data).__name__}, neither rows of numbers nor paths",
+            hint="pass an array or a tensor, or the path of a file",
+        )
+    return open_data(paths, key=key, scale=scale, nonfinite=nonfinite)
 
 
 def in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
@@ -290,7 +297,7 @@ def metrics(fit: LinearFit) -> list[Metric]:
     """Return the metrics of a fit, in the order of `METRICS`."""
     spec, s, certificates, loglik = fit.spectrum, fit.solution, fit.certificates, fit.loglik
 
-    def metric(name: str, value: Any, method: str | None = None) -> Metric:
+    def metric(name: str, value: Value, method: str | None = None) -> Metric:
         return Metric(SPECS[PREFIX + name], value, n=spec.n, method=method)
 
     def worst(name: str, values: list[float | None], reason: str) -> Metric:

@@ -24,6 +24,7 @@ from vaeprobe.checkpoints.programs.onnx.nodes import Constant, Nodes
 from vaeprobe.checkpoints.programs.onnx.whole import ModelHalves, bottleneck, halves
 from vaeprobe.checkpoints.programs.program import (
     RUN_ERRORS,
+    PlaceError,
     Program,
     Step,
     Value,
@@ -95,8 +96,8 @@ def read(
     program = Program(state, _used(steps, taken), inner_name(latent.name), out, row, batch, batched)
     try:
         rehearse(program, d, "the ONNX model")
-    except InputError as error:
-        if at and "index" in error.message:
+    except PlaceError as error:
+        if at:
             error.hint = f"is there such a class? {at[0].name}=0 is the first"
         raise
     if batch:

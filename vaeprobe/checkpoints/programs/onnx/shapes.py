@@ -21,6 +21,7 @@ from vaeprobe.checkpoints.programs.onnx.table import (
     padded,
     scalar,
 )
+from vaeprobe.checkpoints.programs.program import PlaceError
 from vaeprobe.errors import InputError
 
 # -- reductions -------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def _gather(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     charge((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
     index = indices.to(device=x.device, dtype=torch.int64)
     if bool(((index < -size) | (index >= size)).any()):
-        raise InputError(f"the program takes places of an axis of length {size} that it does not have")
+        raise PlaceError(f"the program takes places of an axis of length {size} that it does not have")
     picked = x.index_select(axis, torch.where(index < 0, index + size, index).reshape(-1))
     return picked.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
