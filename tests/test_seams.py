@@ -14,7 +14,7 @@ from vaeprobe.decoder import Decoder, Group
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Bernoulli, Gaussian
 from vaeprobe.seams import Paths, Seam, texture, trace_paths
-from vaeprobe.seams.fields import DenseField, Frame, IterativeField, follow, nearest_axes
+from vaeprobe.seams.fields import DenseField, Frame, IterativeField, between, follow, nearest_axes
 from vaeprobe.seams.summary import by_component, by_start, random_axis_overlap, return_errors
 from vaeprobe.seams.tracing import prior_radius
 
@@ -278,19 +278,56 @@ def test_a_seam_that_runs_into_a_kink_from_both_sides_ends_there() -> None:
 
 
 def test_rough_decoders_are_stepped_across_their_kinks() -> None:
-    net = relu_net((3, 200, 200, 12), seed=2, last=nn.Sigmoid()).function
+    """Over many ends: that of a single seam is luck, for either of two schemes missed by 0.03 somewhere."""
     scales = torch.tensor([3.0, 1.0, 0.4])
-    # well apart singular values: of a random network with close ones the seams are chaotic
-    decoder = Decoder(lambda z: net(z * scales.to(z.dtype)), 3, dtype=torch.float64)
-    z0 = starts(2, 3, seed=1)
-    assert texture(decoder, z0).scheme == "rough"
-    coarse = trace_paths(decoder, z0, components=[0], length=1.0)
-    assert coarse.scheme == "rough"
-    fine = trace_paths(decoder, z0, components=[0], length=1.0, tolerance=2e-4)
-    for a, b in zip(coarse, fine, strict=True):
-        assert float((a.z[-1] - b.z[-1]).norm()) < 0.01
-        assert float(a.t.diff().max()) <= 0.4 + 1e-9
-        assert len(a.t) < len(b.t)
+    z0 = starts(6, 3, seed=1)
+    misses = []
+    for seed in (2, 3, 4):
+        net = relu_net((3, 200, 200, 12), seed=seed, last=nn.Sigmoid()).function
+        # well apart singular values: of a random network with close ones the seams are chaotic
+        decoder = Decoder(lambda z, net=net: net(z * scales.to(z.dtype)), 3, dtype=torch.float64)  # type: ignore[misc]
+        assert texture(decoder, z0).scheme == "rough"
+        coarse = trace_paths(decoder, z0, components=[0], length=1.0)
+        assert coarse.scheme == "rough"
+        fine = trace_paths(decoder, z0, components=[0], length=1.0, tolerance=2e-4)
+        assert 4 * coarse.evaluations < fine.evaluations
+        for a, b in zip(coarse, fine, strict=True):
+            misses += [float((a.z[end] - b.z[end]).norm()) for end in (0, -1)]
+            assert float(a.t.diff().max()) <= 0.4 + 1e-9
+    assert np.median(misses) < 0.005
+    assert np.quantile(misses, 0.75) < 0.01, "the error that is allowed in a step"
+    assert max(misses) < 0.03
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.2])
+def test_rough_steps_keep_a_smooth_seam_to_their_tolerance(alpha: float) -> None:
+    heading = torch.tensor([[math.cos(alpha), math.sin(alpha)]])
+    settings = {"along": heading, "way": "forward", "length": 2.5, "radius": 9.0, "scheme": "rough"}
+    (seam,) = trace_paths(spiral(alpha), torch.tensor([[1.0, 0.0]]), **settings)
+    want = torch.stack([spiral_point(alpha, float(t)) for t in seam.t])
+    assert float((seam.z - want).norm(dim=1).max()) < 0.03, "over a dozen steps of 0.01 each"
+
+
+def test_a_metric_between_two_is_that_of_both_jacobians_one_above_the_other() -> None:
+    rng = np.random.default_rng(0)
+    A, B = (torch.from_numpy(rng.standard_normal((5, 7, 4))) for _ in range(2))
+    a, b = (Frame(*_leading(J), torch.ones(5, dtype=torch.bool)) for J in (A, B))
+    for share in (0.0, 0.25, 1.0):
+        mean = between(a, b, share)
+        G = (1 - share) * A.mT @ A + share * B.mT @ B
+        assert torch.allclose(mean.V * mean.s.square()[:, None] @ mean.V.mT, G, atol=1e-12)
+        assert torch.allclose(mean.s.square(), torch.linalg.eigvalsh(G).flip(-1), atol=1e-12)
+    few = between(_first(a, 2), _first(b, 2), 0.25)
+    assert few.V.shape == (5, 4, 2), "as many as the frames hold"
+
+
+def _leading(J: Tensor) -> tuple[Tensor, Tensor]:
+    _, s, Vh = torch.linalg.svd(J, full_matrices=False)
+    return s, Vh.mT
+
+
+def _first(frame: Frame, b: int) -> Frame:
+    return Frame(frame.s[:, :b], frame.V[:, :, :b], frame.finite)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def seam_of(
         events=(),
         coordinates=coordinates,
     )
+    places = seam.at(torch.tensor([mark.t for mark in track.marks], dtype=torch.float64))
     marks = [
         Event(
             kind=mark.kind,
@@ -39,11 +40,11 @@ def seam_of(
             component=component,
             t=mark.t,
             until=mark.t,
-            z=seam.at(torch.tensor([mark.t]))[0],
+            z=z,
             ranks=(_rank_at(seam, mark.t),) * 2,
             value=mark.value,
         )
-        for mark in track.marks
+        for mark, z in zip(track.marks, places, strict=True)
     ]
     return _with_events(seam, [*_crossings(seam, track.spectrum), *_tied(seam), *marks])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +23,7 @@ __all__ = [
     "Directions",
     "Frame",
     "IterativeField",
+    "between",
     "follow",
     "nearest_axes",
     "rounding",
@@ -341,6 +343,16 @@ def follow(frame: Frame, last: Tensor, resolution: float, *, floor: float = 0.0)
     return Directions(
         v=v, s=s[:, 0], rank=rank, overlap=overlap, tied=block.sum(1) > 1, finite=frame.finite, frame=frame
     )
+
+
+def between(a: Frame, b: Frame, share: float) -> Frame:
+    """Return the leading frames of (1 - share) G_a + share G_b, the metric of both Jacobians one above the other."""
+    rows = torch.cat(
+        [a.V * (a.s * math.sqrt(1 - share))[:, None], b.V * (b.s * math.sqrt(share))[:, None]], 2
+    )
+    V, s, _ = torch.linalg.svd(rows, full_matrices=False)
+    width = a.s.shape[1]
+    return Frame(s[:, :width], V[:, :, :width], a.finite & b.finite)
 
 
 def nearest_axes(frame: Frame, resolution: float, floor: float = 0.0) -> Tensor:
