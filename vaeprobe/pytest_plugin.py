@@ -110,7 +110,7 @@ class VaeprobeFixture:
             UsageError: a name is no setting, or a word no verdict.
         """
         __tracebackhide__ = True
-        from vaeprobe.gate.policy_file import rule
+        from vaeprobe.gate.rules import rule
         from vaeprobe.probes.factorise import Factorise
         from vaeprobe.probes.functions import as_decoder
 

@@ -10,6 +10,7 @@ import pytest
 from vaeprobe.cli import run
 from vaeprobe.errors import UsageError
 from vaeprobe.gate import policy_file as policies
+from vaeprobe.gate import rules
 from vaeprobe.probes import probe_class
 
 from linear_rows import LAMBDA, rows_with
@@ -59,7 +60,7 @@ def test_a_rule_on_data_needs_data(here: Path, capsys: pytest.CaptureFixture[str
 
 def test_data_have_no_baseline() -> None:
     with pytest.raises(UsageError, match="is no mean over latents"):
-        policies.rule("train_linear.elbo", {"regression": 0.1})
+        rules.rule("train_linear.elbo", {"regression": 0.1})
 
 
 @pytest.mark.parametrize(

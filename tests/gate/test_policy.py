@@ -11,6 +11,7 @@ import pytest
 from vaeprobe import explain
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import policy_file as policies
+from vaeprobe.gate import rules, toml_values
 from vaeprobe.gate.outcome import WORST_FIRST
 from vaeprobe.gate.policy import Policy, spec_of
 from vaeprobe.probes import PROBES, probe_class, question_class
@@ -168,7 +169,7 @@ def test_verdicts_data_and_baseline(tmp_path: Path) -> None:
     ],
 )
 def test_rules_on_the_command_line(text: str, side: str, limit: float, verdicts: tuple[str, ...]) -> None:
-    rule = policies.rule_of_text(text)
+    rule = rules.rule_of_text(text)
     assert (rule.side, rule.limit, rule.verdicts) == (side, limit, verdicts)
 
 
@@ -184,12 +185,12 @@ def test_rules_on_the_command_line(text: str, side: str, limit: float, verdicts:
 )
 def test_hints_for_the_command_line_can_be_typed_there(text: str, words: str, hint: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)) as caught:
-        policies.rule_of_text(text)
+        rules.rule_of_text(text)
     assert hint in (caught.value.hint or "")
     assert "{" not in (caught.value.hint or "")
 
 
-@pytest.mark.parametrize("key", sorted(policies.TRUST))
+@pytest.mark.parametrize("key", sorted(toml_values.TRUST))
 def test_no_policy_grants_trust(tmp_path: Path, key: str) -> None:
     for table in ("check", "orthogonality"):
         with pytest.raises(UsageError, match="a matter of trust"):
@@ -220,7 +221,7 @@ def test_every_key_is_explained() -> None:
 @pytest.mark.parametrize(("word", "nearest"), [("independant", "independent"), ("zzz", "one of linear")])
 def test_a_misspelt_verdict_is_told_the_nearest(word: str, nearest: str) -> None:
     with pytest.raises(UsageError, match=f"no verdict is called `{word}`") as caught:
-        policies.rule_of_text(f"factorise.verdict=linear,{word}")
+        rules.rule_of_text(f"factorise.verdict=linear,{word}")
     assert nearest in (caught.value.hint or "")
 
 

@@ -14,7 +14,7 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
-from vaeprobe.gate import policy_file
+from vaeprobe.gate import rules
 from vaeprobe.gate.outcome import ModelReport, worst_code
 from vaeprobe.gate.policy import Override, Policy, Rule, Waiver, spec_of
 from vaeprobe.gate.run import Gate, hold, hold_verdict, worst_of
@@ -434,6 +434,6 @@ def test_a_regression_on_other_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_agreement_takes_a_limit_and_no_regression() -> None:
-    assert policy_file.rule("compare.mcc", 0.95) == Rule(metric="compare.mcc", side="min", limit=0.95)
+    assert rules.rule("compare.mcc", 0.95) == Rule(metric="compare.mcc", side="min", limit=0.95)
     with pytest.raises(UsageError, match="agreement with the baseline itself"):
-        policy_file.rule("compare.mcc", {"regression": 0.1})
+        rules.rule("compare.mcc", {"regression": 0.1})

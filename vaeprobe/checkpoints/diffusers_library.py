@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vaeprobe.checkpoints import factory
+from vaeprobe.checkpoints import filling
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ArchitectureError, InputError, MissingExtraError
@@ -287,7 +287,7 @@ def _built(name: str, config: Mapping[str, object], tensors: Mapping[str, Tensor
     with torch.device("meta"):
         ghost = _made(cls, settings, name)
     own = ghost.state_dict()
-    tensors = factory.as_normalised(own, tensors)  # weight normalisation is read as one weight
+    tensors = filling.as_normalised(own, tensors)  # weight normalisation is read as one weight
     wanted = {k: tuple(t.shape) for k, t in own.items()}
     held = {k: tuple(t.shape) for k, t in tensors.items()}
     odd = next((k for k in sorted({*wanted, *held}) if wanted.get(k) != held.get(k)), None)

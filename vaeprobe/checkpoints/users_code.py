@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from vaeprobe.checkpoints import factory, plain, scale, whole
+from vaeprobe.checkpoints import factory, filling, plain, scale, whole
 from vaeprobe.checkpoints.formats.format import Format
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.request import Found, Request
@@ -53,7 +53,7 @@ def by_factory(
                 f"the factory returned {type(built).__name__}, not an nn.Module to load weights into",
                 hint="a factory that reads the file itself takes its path: def factory(path): ...",
             )
-        notes = (*weights.notes, *factory.fill(module.eval(), weights.tensors))
+        notes = (*weights.notes, *filling.fill(module.eval(), weights.tensors))
     parts = _of(built, request, settings, how)
     network = built.module if isinstance(built, Decoder) else built
     if isinstance(network, nn.Module):

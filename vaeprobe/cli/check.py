@@ -26,6 +26,7 @@ from vaeprobe.gate import journal, policy_file
 from vaeprobe.gate.formats import FORMATS
 from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Override, Policy
+from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import Gate
 from vaeprobe.kept import own_file
 from vaeprobe.processes import current, joined
@@ -184,7 +185,7 @@ def _policy(config: Path | None, rules: Sequence[str], *, needed: bool) -> Polic
             f'{policy_file.POLICY_FILE}: "orthogonality.mean_abs_cosine" = 0.2',
         )
     policy = policy_file.read(path) if path is not None else Policy(origin="command line")
-    made = {found.metric: found for found in map(policy_file.rule_of_text, rules)}
+    made = {found.metric: found for found in map(rule_of_text, rules)}
     return replace(policy, overrides=[*policy.overrides, Override(models="*", rules=made)])
 
 

@@ -10,7 +10,7 @@ from vaeprobe.engine.remembered import remembered
 from vaeprobe.errors import InputError, UnsafeError, UsageError, VaeprobeError
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
-from vaeprobe.gate.policy_file import rule_of_text
+from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import hold, hold_verdict
 from vaeprobe.probes import PROBES, asks_decoder, probe_class, question_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder

@@ -1,0 +1,173 @@
+"""Rules, from what a policy, `--rule` or a test writes: a bare limit, verdicts, or a table."""
+
+from __future__ import annotations
+
+import re
+from typing import cast, get_args
+
+from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.gate.policy import AGREEMENT, Rule, RuleLevel, Side, is_verdict, probe_of, ruled, spec_of
+from vaeprobe.gate.toml_values import check_keys, choice, finite, require, table_of, texts
+from vaeprobe.probes import asks_decoder, question_class
+from vaeprobe.probes.settings import is_number
+from vaeprobe.report import MetricSpec
+
+__all__ = ["COMMAND_LINE", "LISTED", "rule", "rule_of_text", "rules_of"]
+
+RULE_KEYS = ("max", "min", "limit", "regression", "is", "level")
+
+
+LISTED = "`vaeprobe explain` lists the metrics"
+
+
+COMMAND_LINE = "--rule"  # where a rule stands that is written for a shell
+
+
+def rule_of_text(text: str) -> Rule:
+    """Return the rule that `--rule` names: METRIC=LIMIT, METRIC<=X, METRIC>=X, or PROBE.verdict=WORD,WORD.
+
+    Raises:
+        UsageError: it is none.
+    """
+    match = re.fullmatch(r"\s*([^<>=\s]+)\s*(<=|>=|=)\s*(.+?)\s*", text)
+    if match is None:
+        raise UsageError(f"`{text}` is no rule", hint="write METRIC=LIMIT, e.g. orthogonality.alignment=0.5")
+    metric, sign, value = match.groups()
+    body: object = _verdicts(metric, value) if is_verdict(metric) else value
+    if not is_verdict(metric):
+        try:
+            limit = float(value)
+        except ValueError:
+            raise UsageError(
+                f"`{text}` is no rule", hint="write METRIC=LIMIT, e.g. orthogonality.alignment=0.5"
+            ) from None
+        body = {{"=": "limit", "<=": "max", ">=": "min"}[sign]: limit}
+    made = rule(metric, body, COMMAND_LINE)
+    if made is None:  # pragma: no cover - only `false` switches a rule off
+        raise UsageError(f"`{text}` is no rule")
+    return made
+
+
+def _verdicts(metric: str, text: str) -> list[str]:
+    """Return the words between commas; a verdict that has a comma of its own is one word."""
+    for word in question_class(probe_of(metric) or "").VERDICTS:
+        text = text.replace(word, word.replace(",", "\0"))
+    return [word.strip().replace("\0", ",") for word in text.split(",")]
+
+
+def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
+    """Return one rule: a bare limit, verdicts, a table, or False for a rule that is switched off.
+
+    Raises:
+        UsageError: no such metric, a limit on the wrong side, or a value of the wrong kind.
+    """
+    if metric not in (known := ruled()):
+        raise UsageError(
+            f"{where}: no metric is called `{metric}`",
+            hint=did_you_mean(metric, known) or LISTED,
+        )
+    if body is False:
+        return None
+    if is_verdict(metric):
+        return _verdict_rule(metric, body, f'{where}: "{metric}"')
+    spec = spec_of(metric)
+    table = table_of(body, f'{where}: "{metric}"') if not is_number(body) else {"limit": body}
+    check_keys(table, RULE_KEYS, f'{where}: "{metric}"')
+    if "is" in table:
+        raise UsageError(
+            f'{where}: "{metric}" is a number, and `is` names verdicts',
+            hint=f"rules on verdicts: {', '.join(id for id in known if is_verdict(id))}",
+        )
+    sides = [k for k in ("max", "min", "limit") if k in table]
+    if len(sides) + ("regression" in table) != 1:
+        raise UsageError(
+            f'{where}: "{metric}" needs exactly one of max, min, limit and regression',
+            hint=f'for example "{metric}" = {{ {_side(spec, where)} = 0.2 }}' if spec.better else None,
+        )
+    level = cast("RuleLevel", choice(table.get("level", "error"), get_args(RuleLevel), where))
+    if "regression" in table:
+        if metric in AGREEMENT:
+            raise UsageError(
+                f'{where}: "{metric}" is agreement with the baseline itself, and takes a limit',
+                hint=f'for example "{metric}" = 0.95',
+            )
+        if not asks_decoder(question_class(probe_of(metric) or "")):
+            raise UsageError(
+                f'{where}: "{metric}" is no mean over latents and has no baseline to compare with',
+                hint="give it a limit (max or min) instead of a regression",
+            )
+        margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
+        return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)
+    limit = finite(table[sides[0]], f'{where}: "{metric}"')
+    side: Side = _side(spec, where) if sides[0] == "limit" else "max" if sides[0] == "max" else "min"
+    if spec.better and side != _side(spec, where):
+        right = _side(spec, where)
+        sign = "<=" if right == "max" else ">="
+        raise UsageError(
+            f'{where}: "{metric}" is better when {spec.better}, and `{side}` would bound its good side',
+            hint=f"write {metric}={limit:g}, which means {sign} {limit:g}"
+            if where == COMMAND_LINE
+            else f"write {{ {right} = {limit:g} }}, or just {limit:g}",
+        )
+    return Rule(metric=metric, side=side, limit=limit, level=level)
+
+
+def _verdict_rule(metric: str, body: object, where: str) -> Rule:
+    """Return a rule on a verdict: a word, a list of words, or { is = ..., level = ... }."""
+    table = (
+        {"is": body}
+        if isinstance(body, (str, list))
+        else {"limit": body}
+        if is_number(body)
+        else table_of(body, where)
+    )
+    if any(key in table for key in ("max", "min", "limit", "regression")):
+        raise UsageError(
+            f"{where} is a word and takes no limit", hint=f'write "{metric}" = "WORD", or a list'
+        )
+    check_keys(table, ("is", "level"), where)
+    require(table, ("is",), where)
+    words = tuple(texts(table["is"], where))
+    known = question_class(probe_of(metric) or "").VERDICTS
+    if not words:
+        raise UsageError(f"{where}: no verdict would pass", hint=f"one of {', '.join(known)}")
+    for word in words:
+        if known and word not in known:
+            raise UsageError(
+                f"{where}: no verdict is called `{word}`",
+                hint=did_you_mean(word, known) or f"one of {', '.join(known)}",
+            )
+    level = cast("RuleLevel", choice(table.get("level", "error"), get_args(RuleLevel), where))
+    return Rule(metric=metric, verdicts=words, level=level)
+
+
+def rules_of(body: object, where: str) -> list[Rule | None]:
+    return [rule(metric, value, where) for metric, value in table_of(body, where).items()]
+
+
+def _side(spec: MetricSpec, where: str) -> Side:
+    if spec.better is None:
+        raise UsageError(
+            f'{where}: "{spec.id}" has no better direction',
+            hint=f"say which side: '{spec.id}<=X' or '{spec.id}>=X'"
+            if where == COMMAND_LINE
+            else "say which side: { max = ... } or { min = ... }",
+        )
+    return "max" if spec.better == "lower" else "min"
+
+
+def _margin(value: object, where: str) -> tuple[float, bool]:
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        try:
+            share = float(value.rstrip().removesuffix("%")) / 100
+        except ValueError:
+            raise UsageError(f"{where}: `{value}` is no percentage", hint='write "3 %"') from None
+        if not 0 <= share < 10:
+            raise UsageError(f"{where}: a relative margin lies between 0 and 1000 %")
+        return share, True
+    margin = finite(value, where)
+    if margin < 0:
+        raise UsageError(
+            f"{where}: a margin is never negative", hint="the metric knows which direction is worse"
+        )
+    return margin, False
