@@ -1,7 +1,7 @@
 """Do diagonal posteriors align the channels of autoencoders?  A natural experiment, by a protocol fixed beforehand.
 
     python sample_models/natural_experiment.py diagonal=sd-vae/ diagonal=flux-vae/ shared=ltx-vae/ none=taesd.pth
-    python sample_models/natural_experiment.py --control none=taesd.pth      # and each with its weights shuffled
+    python sample_models/natural_experiment.py --control none=taesd.pth      # and each with random weights
 
 Autoencoders of images differ in the posterior that they were trained with: *diagonal*, a variance per entry (most of
 them); *shared*, one variance for all (LTX-Video); *none* (TAESD, DC-AE).  The paper's claim makes a prediction, written
@@ -14,8 +14,8 @@ A rotation of the channels, the same at every site, leaves N(0, I) unchanged, so
 posterior: hence the contrast between the groups is the claim, and alignment within the first alone says little.  A network
 that decodes another's latents (a distilled one) belongs to the group of the autoencoder whose latents they are.
 
-Decided before: 64 latents of the prior, 199 rotations, seed 0.  A model is *aligned* where p is at most 0.05 over the number
-of models, and the interval of the alignment lies above 0.2; it has *no alignment* where p is larger or the interval lies
+Decided before: 64 latents of the prior, 199 rotations (40 for each model where that is more, or no p could be as small as is
+asked), seed 0.  A model is *aligned* where p is at most 0.05 over the number of models, and the interval of the alignment lies above 0.2; it has *no alignment* where p is larger or the interval lies
 under 0.2; else it is *open*.  The prediction *holds* where the interval (Welch) of the mean alignment of the first group
 less that of the others lies above 0, *fails* where it lies under 0, and is *open* otherwise, or with fewer than two models on
 either side.  Beside it stands how often a relabelling of the models sets the groups as far apart (exact where there are
@@ -23,6 +23,11 @@ few relabellings), which supposes no distribution; with few models it cannot be 
 
 Added after: models with flat latents, whose whole latent space is rotated instead.  The rule is the same; whether to mix
 them with images' autoencoders is for whoever names the models.
+
+Controls have the same layers with weights drawn from a normal distribution of each tensor's own mean square, whose columns no
+rotation of the latents changes.  Shuffled weights would be no control: a few large entries among them, as training leaves them,
+favour the axes, which is seen as alignment of up to 0.75.  What a network does to single channels before its first weights
+(the tanh at the door of TAESD and its kin) favours them too, and stays.
 """
 
 from __future__ import annotations
@@ -46,7 +51,7 @@ import vaeprobe
 from vaeprobe.errors import VaeprobeError
 from vaeprobe.intervals import mean_interval, stream
 
-Group: TypeAlias = Literal["diagonal", "shared", "none", "shuffled"]
+Group: TypeAlias = Literal["diagonal", "shared", "none", "random"]
 GROUPS: tuple[Group, ...] = ("diagonal", "shared", "none")
 SAMPLES, ROTATIONS, SEED = 64, 199, 0
 CLEAR, LEVEL = 0.2, 0.05
@@ -79,13 +84,20 @@ class Reading:
         return "aligned" if self.ci[0] > CLEAR else "open"
 
 
-def read(name: str, group: Group, decoder: vaeprobe.Decoder, samples: int = SAMPLES) -> Reading:
+def rotations_for(models: int) -> int:
+    """Return the number of rotations whose smallest p-value is half of what is asked of one among so many models."""
+    return max(ROTATIONS, math.ceil(2 * models / LEVEL) - 1)
+
+
+def read(
+    name: str, group: Group, decoder: vaeprobe.Decoder, samples: int = SAMPLES, rotations: int = ROTATIONS
+) -> Reading:
     """Measure the alignment of a decoder's channels, or of its latents where they have no space."""
     found = vaeprobe.orthogonality(
         decoder,
         part="channels" if decoder.latent_shape else "auto",
         samples=samples,
-        rotations=ROTATIONS,
+        rotations=rotations,
         restarts=0,
         seed=SEED,
     )
@@ -95,21 +107,22 @@ def read(name: str, group: Group, decoder: vaeprobe.Decoder, samples: int = SAMP
     return Reading(name, group, alignment.value, alignment.ci, p.value)
 
 
-def shuffled(decoder: vaeprobe.Decoder, seed: int = SEED) -> vaeprobe.Decoder:
-    """Return the decoder with the entries of every weight in random order: same sizes, nothing learnt.
+def random(decoder: vaeprobe.Decoder, seed: int = SEED) -> vaeprobe.Decoder:
+    """Return the decoder with normal weights of the same sizes, nothing learnt; gains and biases stay as they are.
 
     Raises:
-        ValueError: it is no module of torch, and has no weights to shuffle.
+        ValueError: it has no weights that could be drawn: it is no module of torch, or a program of fixed numbers.
     """
-    if not isinstance(decoder.function, nn.Module):
-        raise ValueError("a program has no weights to shuffle")
-    network = copy.deepcopy(decoder.function)
-    rng = stream(seed, "shuffled weights")
+    network = copy.deepcopy(decoder.function) if isinstance(decoder.function, nn.Module) else nn.Identity()
+    weights = [weight for weight in network.parameters() if weight.ndim > 1]
+    if not weights:
+        raise ValueError("a program of fixed numbers has no weights to draw anew")
+    rng = stream(seed, "random weights")
     with torch.no_grad():
-        for weight in network.parameters():
-            order = torch.from_numpy(rng.permutation(weight.numel()))
-            weight.copy_(weight.flatten()[order].reshape(weight.shape))
-    return decoder.with_function(network, name=f"{decoder.name}, shuffled", natural=None, encoder=None)
+        for weight in weights:
+            drawn = torch.from_numpy(rng.standard_normal(tuple(weight.shape)))
+            weight.copy_(drawn * weight.double().square().mean().sqrt())
+    return decoder.with_function(network, name=f"{decoder.name}, random weights", natural=None, encoder=None)
 
 
 def sides(readings: Sequence[Reading]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -155,14 +168,14 @@ def relabelled(first: NDArray[np.float64], others: NDArray[np.float64]) -> tuple
 
 def summary(readings: Sequence[Reading]) -> list[str]:
     """Return a line per group: how many models, how many of them aligned, the mean of their alignments and its interval."""
-    lines = []
-    for group in (*GROUPS, "shuffled"):
+    lines, models = [], sum(r.group != "random" for r in readings)
+    for group in (*GROUPS, "random"):
         inside = [r for r in readings if r.group == group]
         values = np.array([r.value for r in inside if r.value is not None])
         if not len(values):
             continue
         interval = mean_interval(values, high=1.0)
-        words = [r.word(len(readings)) for r in inside]
+        words = [r.word(models) for r in inside]
         lines.append(
             f"{group:10} {values.mean():6.2f} "
             + (f"({interval[0]:.2f} .. {interval[1]:.2f})" if interval else " " * 14)
@@ -173,6 +186,7 @@ def summary(readings: Sequence[Reading]) -> list[str]:
 
 def report(readings: Sequence[Reading]) -> str:
     """Return the readings and the decision as text."""
+    models = sum(r.group != "random" for r in readings)
     lines = [f"{'group':10} {'alignment':>22} {'p':>6}  {'':13} model"]
     for r in readings:
         numbers = (
@@ -181,7 +195,7 @@ def report(readings: Sequence[Reading]) -> str:
             else "undefined"
         )
         p = "" if r.p is None else f"{r.p:.3f}"
-        lines.append(f"{r.group:10} {numbers:>22} {p:>6}  {r.word(len(readings)):13} {r.name}")
+        lines.append(f"{r.group:10} {numbers:>22} {p:>6}  {r.word(models):13} {r.name}")
         if r.reason:
             lines.append(f"  {r.reason}")
     verdict, interval = contrast(readings)
@@ -204,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="MODEL is what `vaeprobe` loads: a file, a folder of diffusers, or hf:owner/name.",
     )
     parser.add_argument("models", nargs="+", metavar="GROUP=MODEL", help=f"group: {', '.join(GROUPS)}")
-    parser.add_argument("--control", action="store_true", help="measure each with shuffled weights too")
+    parser.add_argument("--control", action="store_true", help="measure each with random weights too")
     asked = parser.parse_args(arguments)
     named = [entry.partition("=") for entry in asked.models]
     for group, sign, _ in named:
@@ -213,16 +227,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"`{group}{sign}` names no group: write one of {', '.join(g + '=MODEL' for g in GROUPS)}"
             )
     torch.set_num_threads(1)
-    readings = []
+    readings, rotations = [], rotations_for(len(named))
     for group, _, path in named:
+        name = "/".join(Path(path).parts[-2:])
         try:
             decoder = vaeprobe.load(path)
-            readings.append(read(Path(path).name or path, group, decoder))  # type: ignore[arg-type]
+            readings.append(read(name, group, decoder, rotations=rotations))  # type: ignore[arg-type]
             if asked.control:
-                readings.append(read(f"{Path(path).name}, shuffled", "shuffled", shuffled(decoder)))
+                control = random(decoder)
+                readings.append(read(f"{name}, random weights", "random", control, rotations=rotations))
         except VaeprobeError as error:
             print(f"{path}: {error.message}", file=sys.stderr)
             return error.exit_code
+        except ValueError as error:
+            print(f"{path}: no control, {error}", file=sys.stderr)
     print(report(readings))
     return 0
 

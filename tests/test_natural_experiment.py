@@ -34,8 +34,8 @@ def test_the_prediction_takes_two_on_either_side() -> None:
     assert ne.contrast([*aligned, reading(0.02), reading(0.0), reading(0.01, "shared")])[0] == "holds"
     assert ne.contrast([*aligned, reading(0.95), reading(0.97), reading(0.99)])[0] == "fails"
     assert ne.contrast([*aligned, reading(0.1), reading(0.9)])[0] == "open"
-    control = [reading(0.01, "shuffled"), reading(0.0, "shuffled")]
-    assert ne.contrast([*aligned, *control]) == ("open", None), "shuffled weights are no group"
+    control = [reading(0.01, "random"), reading(0.0, "random")]
+    assert ne.contrast([*aligned, *control]) == ("open", None), "random weights are no group"
 
 
 def network(*, rotated: bool) -> Decoder:
@@ -69,16 +69,25 @@ def test_random_weights_have_no_alignment() -> None:
     assert set(words) == {"no alignment"}
 
 
-def test_shuffled_weights_have_no_alignment() -> None:
+def test_a_control_has_weights_of_the_same_sizes_and_no_alignment() -> None:
     of = network(rotated=False)
-    before = of.function[1].weight.clone()  # type: ignore[index]
-    control = ne.shuffled(of)
+    before = of.function[1].weight.detach().clone()  # type: ignore[index]
+    control = ne.random(of)
+    drawn = control.function[1].weight.detach()  # type: ignore[index]
     assert torch.equal(of.function[1].weight, before), "the network itself is left alone"  # type: ignore[index]
-    assert torch.equal(
-        control.function[1].weight.sort().values.flatten().sort().values, before.flatten().sort().values
-    )  # type: ignore[index]
-    with pytest.raises(ValueError, match="no weights to shuffle"):
-        ne.shuffled(Decoder(lambda z: z, 2))
+    assert float(drawn.square().mean() / before.square().mean()) == pytest.approx(1, rel=0.5)
+    assert ne.read("random", "random", control, samples=16).word(1) == "no alignment"
+    for program in (Decoder(lambda z: z, 2), Decoder(nn.Identity(), 2)):
+        with pytest.raises(ValueError, match="no weights to draw"):
+            ne.random(program)
+
+
+@pytest.mark.parametrize("models", [1, 10, 28, 300])
+def test_any_number_of_models_leaves_a_p_value_that_can_be_small_enough(models: int) -> None:
+    rotations = ne.rotations_for(models)
+    assert rotations >= 199
+    assert reading(0.9, p=1 / (rotations + 1)).word(models) == "aligned"
+    assert reading(0.9, p=1 / 200).word(11) == "no alignment", "with 199 rotations eleven models could not be"
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +124,7 @@ def test_many_models_are_relabelled_at_random() -> None:
 
 def test_the_summary_is_by_group() -> None:
     aligned = [reading(0.7, "diagonal"), reading(0.8, "diagonal"), reading(0.1, "diagonal")]
-    text = ne.report([*aligned, reading(0.02), reading(0.0, "shared"), reading(0.01, "shuffled")])
+    text = ne.report([*aligned, reading(0.02), reading(0.0, "shared"), reading(0.01, "random")])
     assert "  2 of 3 aligned, 1 without" in text
     assert text.count("0 of 1 aligned, 1 without") == 3
     # of the ten relabellings of five models only the groups themselves are as far apart
@@ -133,10 +142,10 @@ def test_flat_latents_are_rotated_as_a_whole() -> None:
 
 
 @pytest.mark.slow
-def test_a_published_decoder_as_it_is_and_shuffled(models: Path) -> None:
+def test_a_published_decoder_as_it_is_and_with_random_weights(models: Path) -> None:
     """taef2 decodes latents of FLUX.2, whose posterior has a variance per entry."""
     import vaeprobe
 
     decoder = vaeprobe.load(models / "taef2" / "taef2_decoder.pth")
     assert ne.read("taef2", "diagonal", decoder, samples=32).word(1) == "aligned"
-    assert ne.read("shuffled", "shuffled", ne.shuffled(decoder), samples=32).word(1) == "no alignment"
+    assert ne.read("random", "random", ne.random(decoder), samples=32).word(1) == "no alignment"

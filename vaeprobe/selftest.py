@@ -157,6 +157,13 @@ def _bent(z: Tensor) -> Tensor:
     return torch.stack([z[:, 0], 0.5 * z[:, 1] + z[:, 0] ** 2], -1)
 
 
+def _folded(z: Tensor) -> Tensor:
+    """(|z_0|, 1.2 sinh z_1): every output has two latents, of the same density."""
+    import torch
+
+    return torch.stack([z[:, 0].abs(), 1.2 * z[:, 1].sinh()], -1)
+
+
 def _circles(z: Tensor) -> Tensor:
     """(log rho, 0.7 z / rho): seams are rays and circles."""
     import torch
@@ -264,6 +271,12 @@ def _factorise(dtype: torch.dtype, device: torch.device, tolerance: float) -> It
     )
     bent = Factorise.asked(few).measure(_decoder(_bent, 2, dtype, device))
     yield Answer("factorise: a parabola, verdict", "entangled", bent.verdict)
+    folded = Factorise(**few).measure(_decoder(_folded, 2, dtype, device))
+    # the search starts from far latents with near outputs, and may miss one in fifty
+    yield Answer(
+        "factorise: a fold, share of latents with a twin", 1.0, _number(folded, "factorise.sheets"), 0.04
+    )
+    yield Answer("factorise: its true gap, log 2", math.log(2), _number(folded, "factorise.true_gap"), 0.03)
 
 
 def _trace(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterator[Answer]:
@@ -299,6 +312,7 @@ def _beta(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterato
     from vaeprobe.decoder import Decoder
     from vaeprobe.encoder import Encoder
     from vaeprobe.probes.beta import Beta
+    from vaeprobe.probes.posterior import Posterior
 
     # the optimum of a linear VAE at beta = 2, sigma^2 = 0.15, on data with exactly these eigenvalues
     beta, sigma2, rng = 2.0, 0.15, np.random.default_rng(0)
@@ -323,6 +337,22 @@ def _beta(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterato
     found = Beta(data=x, sigma2=sigma2, seed=0).measure(decoder)
     yield Answer("beta: a linear VAE of beta = 2", 2.0, _number(found, "beta.estimate"), 100 * tolerance)
     yield Answer("beta: verdict", "consistent", found.verdict)
+    posterior = Posterior(data=x, samples=len(x), sigma2=sigma2, beta=beta, rotations=99, seed=0).measure(
+        decoder
+    )
+    ratios = posterior["posterior.precision_ratio"].value
+    yield Answer(
+        "posterior: its precisions over 1 + h / beta, the worst",
+        1.0,
+        max(ratios, key=lambda r: abs(r - 1)) if isinstance(ratios, list) else None,
+        100 * tolerance,
+    )
+    yield Answer(
+        "posterior: KL of its first latent, nats",
+        0.5 * math.log(lam[0] / (beta * sigma2)),
+        posterior["kl.per_latent"].value[0],  # type: ignore[index]
+        100 * tolerance,
+    )
 
 
 def _linear() -> Iterator[Answer]:
