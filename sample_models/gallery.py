@@ -106,17 +106,19 @@ def measure(folder: Path, path: str) -> Measured:
     found = f["factorise.sheets"]
     searched = (found.n or 0) if isinstance(found.value, float) else 0
     return Measured(
-        row(path, o, f, latents),
+        row(path, o, f, latents, math.prod(decoder.latent_shape) > latents),
         point(f),
         round(float(found.value) * searched) if isinstance(found.value, float) else 0,
         searched,
     )
 
 
-def row(path: str, o: vaeprobe.result.Result, f: vaeprobe.result.Result, latents: int) -> tuple[str, ...]:
+def row(
+    path: str, o: vaeprobe.result.Result, f: vaeprobe.result.Result, latents: int, space: bool
+) -> tuple[str, ...]:
     """Return the cells of a model's row."""
     name, source = MODELS[path]
-    what = "channels" if "channels" in str(o.settings.get("part")) else ""
+    what = "channels" if space else ""
     return (
         f"{name}<br>*{source}*",
         f"{o['latents.active'].value} of {latents} {what}".strip(),
@@ -265,7 +267,7 @@ every site, for c and its null; those at one site, the others drawn and given, f
 
 The decoders above as other programs keep them: the largest difference of their outputs at 16 latents of the prior.
 
-{chr(10).join(f"- `{path}`: {far:.0e} from `{FORMATS[path]}`" for path, far in formats.items())}
+{chr(10).join(f"- `{path}`: {f'{far:.0e} from' if far else 'the same numbers as'} `{FORMATS[path]}`" for path, far in formats.items())}
 
 Not measured:
 
