@@ -271,7 +271,7 @@ def _factorise(dtype: torch.dtype, device: torch.device, tolerance: float) -> It
     )
     bent = Factorise.asked(few).measure(_decoder(_bent, 2, dtype, device))
     yield Answer("factorise: a parabola, verdict", "entangled", bent.verdict)
-    folded = Factorise(**few).measure(_decoder(_folded, 2, dtype, device))
+    folded = Factorise.asked(few).measure(_decoder(_folded, 2, dtype, device))
     # the search starts from far latents with near outputs, and may miss one in fifty
     yield Answer(
         "factorise: a fold, share of latents with a twin", 1.0, _number(folded, "factorise.sheets"), 0.04
