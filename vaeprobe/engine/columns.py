@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 
 import torch
 from torch import Tensor
@@ -65,6 +65,31 @@ class Columns:
             factor: shape (n, ...) with as many numbers per point as `shape`.
         """
         return dense_gram(self.value(), factor)
+
+    def scaled(self, factor: Tensor) -> Columns:
+        """Return the tangents times an element-wise factor, shape broadcastable to `shape`."""
+        return Scaled(self, factor)
+
+    def times(self, number: float) -> Columns:
+        """Return the tangents times a number."""
+        value = self.value()
+        return Deferred(self.directions, self.shape, lambda: value * number)
+
+    def plus(self, others: Sequence[Columns]) -> Columns:
+        """Return the sum with others of the same shape."""
+        values = [self.value(), *[other.value() for other in others]]
+
+        def total() -> Tensor:
+            out = values[0] + values[1]
+            for value in values[2:]:
+                out += value
+            return out
+
+        return Deferred(self.directions, self.shape, total)
+
+    def reshaped(self, shape: torch.Size) -> Columns:
+        """Return the same numbers per point in another shape."""
+        return Reshaped(self, shape)
 
     def _compute(self) -> tuple[Tensor, bool]:
         """Return the tangents and whether nobody else holds their memory."""

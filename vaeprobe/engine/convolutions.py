@@ -12,7 +12,7 @@ from vaeprobe.engine.columns import Columns, Deferred, on_every_point
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
 from vaeprobe.engine.upsampling import Upsampling, upsampled, upsampled_by_quarters
 
-__all__ = ["LaidOut", "convolved"]
+__all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
 
 # channels out of a transposed convolution up to which, and channels and pixels of its map from and to which, it is
@@ -34,18 +34,18 @@ class LaidOut(TorchFunctionMode):
         if args and isinstance(args[0], Tensor):
             name = plain_name(func)
             if name in CONVOLUTIONS:
-                return _value(func, name, args, kwargs)
+                return convolution(func, name, args, kwargs)
             if name == "view" and len(args) > 1 and not isinstance(args[1], torch.dtype):
                 func = Tensor.reshape  # our layout must not fail where the network's own would not
         return func(*args, **kwargs)
 
 
-def _value(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Tensor:
+def convolution(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Tensor:
     """Return the value of a convolution of plain tensors."""
     if _few(name, args, kwargs):
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        return upsampled(_laid_out(args[0]), _weight(args, kwargs), bias)
-    y: Tensor = func(_laid_out(args[0]), *args[1:], **kwargs)
+        return upsampled(laid_out(args[0]), _weight(args, kwargs), bias)
+    y: Tensor = func(laid_out(args[0]), *args[1:], **kwargs)
     return y
 
 
@@ -54,13 +54,13 @@ def convolved(
 ) -> tuple[Tensor, Columns]:
     """Return the value of a convolution of plain tensors, and its tangents."""
     primal, weight = args[0], _weight(args, kwargs)
-    y, inputs = _value(func, name, args, kwargs), columns.value()
+    y, inputs = convolution(func, name, args, kwargs), columns.value()
 
     def along(t: Tensor) -> Tensor:
         out: Tensor = (
-            func(_laid_out(t), weight, None, *args[3:], **kwargs)
+            func(laid_out(t), weight, None, *args[3:], **kwargs)
             if len(args) > 2
-            else func(_laid_out(t), *args[1:], **{**kwargs, "bias": None})
+            else func(laid_out(t), *args[1:], **{**kwargs, "bias": None})
         )
         return out
 
@@ -72,13 +72,13 @@ def convolved(
     if _doubles(name, args, kwargs) and min(weight.shape[:2]) >= MANY and primal[0, 0].numel() <= SMALL_MAP:
 
         def by_quarters() -> Tensor:
-            return on_every_point(lambda t: upsampled_by_quarters(_laid_out(t), weight), inputs)
+            return on_every_point(lambda t: upsampled_by_quarters(laid_out(t), weight), inputs)
 
         return y, Deferred(columns.directions, y.shape, by_quarters)
     return y, Deferred(columns.directions, y.shape, lambda: on_every_point(along, inputs))
 
 
-def _laid_out(x: Tensor) -> Tensor:
+def laid_out(x: Tensor) -> Tensor:
     """Return a tensor with channels last, which makes transposed convolutions up to twice as fast on CPUs."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 

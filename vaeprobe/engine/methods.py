@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,7 +21,9 @@ from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.columns import Columns, Known
 from vaeprobe.engine.convolutions import LaidOut
-from vaeprobe.engine.tangents import Unsupported, push
+from vaeprobe.engine.local import LocalMap
+from vaeprobe.engine.tangents import Unsupported, located, push
+from vaeprobe.engine.windows import Places, Spread
 from vaeprobe.errors import ContractError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import signature
@@ -32,6 +35,7 @@ Method: TypeAlias = Callable[[Function, Tensor, Tensor], tuple[Tensor, Columns]]
 
 TEST_POINTS = 7  # a number that no layer has as its width by accident
 FEW_POINTS = 3  # of a large decoder; odd, so that most of them is a majority
+WORTH = 0.8  # of the work of a whole column, up to which windows of columns pay for their bookkeeping
 NUMBER = 50  # multiply-adds that take as long as to write one number and read it again
 
 
@@ -76,6 +80,34 @@ def row_by_row(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
     return y.detach(), Known(torch.einsum("nmk,dnk->dnm", J, v))
 
 
+def windowed(f: Function, x: Tensor) -> tuple[Tensor, LocalMap]:
+    """Return f(x) and its derivative for any columns, as windows of the output (see `vaeprobe.engine.local`).
+
+    Raises:
+        Spread: a latent reaches the whole output.
+        Unsupported: tangents cannot be carried.
+    """
+    with differentiable_kernels():
+        return located(f, x)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What one column takes where it is a window of the output.
+
+    Attributes:
+        window: its sides, channels first.
+        shape: those of the output.
+        widest: numbers in the widest window on the way.
+        work: multiply-adds, those of the primal not among them.
+    """
+
+    window: tuple[int, ...]
+    shape: tuple[int, ...]
+    widest: int
+    work: float
+
+
 @dataclass(frozen=True)
 class Choice:
     """How to differentiate one decoder.
@@ -88,6 +120,9 @@ class Choice:
         work: multiply-adds per latent and direction, numbers written counted as some: the same on every machine.
         known_by: a hash of what the decoder gives at a few latents, and of how.
         laid_out: whether f itself is as right with the layout of tangents, which is faster.
+        reach: of a latent, where its column is so small a window of the output that it is right and worth while to
+            compute only that.
+        spread: why it is not, in short.
     """
 
     method: Method
@@ -97,6 +132,12 @@ class Choice:
     work: float
     known_by: bytes
     laid_out: bool = False
+    reach: Reach | None = None
+    spread: str = ""
+
+    def work_of(self, columns: int) -> float:
+        """Return the multiply-adds that so many columns at one latent take, about."""
+        return columns * self.work if self.reach is None else self.work + columns * self.reach.work
 
     def value(self, f: Function, x: Tensor) -> Tensor:
         """Return f(x)."""
@@ -153,6 +194,12 @@ def _compared(decoder: Decoder, natural: bool) -> Choice:
     if decoder.differentiation == "forward":
         # torch's own may fail later: group normalisation of a network that was made channels_last meanwhile
         plain.insert(0, repeated)
+    local, spread = _located(f, x)
+    latent = np.array(free)[rng.integers(len(free), size=points)]
+    latent[:2] = free[0], free[-1]  # corners of a map
+    if local is not None:
+        unit = torch.zeros_like(x).scatter_(1, torch.from_numpy(latent).to(x.device)[:, None], 1.0)
+        v = torch.cat([v, unit[None]])
     reference, truth = _first_working(plain, f, x, v)
     candidates: list[Method] = [carried, mapped] if decoder.differentiation == "forward" else [carried]
     if isinstance(decoder.function, nn.Module) and any(
@@ -165,11 +212,56 @@ def _compared(decoder: Decoder, natural: bool) -> Choice:
         except Exception:  # whatever a foreign function raises on an argument of a strange type
             continue
         if _agree(found, truth):
-            return replace(
-                found.choice(method, reference),
-                laid_out=method is carried and _agrees_laid_out(f, x, truth.y),
-            )
+            choice = found.choice(method, reference)
+            if method is not carried:
+                return choice
+            choice = replace(choice, laid_out=_agrees_laid_out(f, x, truth.y), spread=spread)
+            return choice if local is None else _with_reach(choice, *local, latent, truth)
     return _watched(reference, f, x, v).choice(reference, reference)
+
+
+def _located(f: Function, x: Tensor) -> tuple[tuple[Tensor, LocalMap] | None, str]:
+    """Return f(x) and the map of its columns, or None and why there is none."""
+    try:
+        return windowed(f, x), ""
+    except Spread as error:
+        return None, f"`{error.by}` may spread a latent over the whole output"
+    except Exception:  # whatever a foreign function raises on an argument of a strange type
+        return None, "its operations cannot be followed"
+
+
+def _with_reach(choice: Choice, y: Tensor, local: LocalMap, latent: Places, truth: _Found) -> Choice:
+    """Return the choice with the reach of a latent, where windows of columns are right and worth while.
+
+    Args:
+        y, local: outputs at the test latents and their derivative.
+        latent: one latent for each, shape (n,).
+        truth: what plain forward mode finds, these columns last.
+    """
+    n = len(y)
+    watch = _Watch(1, n + 1)  # one more than there are latents: what is wide as they are is of the primal
+    try:
+        with watch:
+            found = local.columns(np.arange(n + 1) % n, np.append(latent, latent[0]))
+            found = found.of(slice(0, n))
+            norms = torch.stack([found.of(slice(i, i + 1)).gram(None)[0, 0] for i in range(n)])
+    except Exception as error:
+        by = error.by if isinstance(error, Spread) else ""
+        return replace(choice, spread=f"`{by}` may spread a latent over the whole output")
+    errors = torch.stack(
+        [
+            _distance(y, truth.y),
+            _distance(found.whole().flatten(1), truth.t[-1]),
+            _distance(norms[:, None].to(truth.G.device), truth.G[:, -1, -1:]),
+        ]
+    )
+    if not bool((errors.median(dim=1).values <= _tolerance(y.dtype)).all()):
+        return replace(choice, spread="windows of columns disagree with plain forward mode")
+    reach = Reach(tuple(found.size.tolist()), found.shape, watch.numel, watch.work / (n + 1))
+    if reach.work > WORTH * choice.work:
+        sides = [" x ".join(map(str, shape[1:] or shape)) for shape in (reach.window, reach.shape)]
+        return replace(choice, spread=f"a latent reaches {sides[0]} of {sides[1]} outputs")
+    return replace(choice, reach=reach)
 
 
 def _first_working(methods: list[Method], f: Function, x: Tensor, v: Tensor) -> tuple[Method, _Found]:

@@ -13,25 +13,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.chunks import Chunk, Size, Sweep
+from vaeprobe.engine.chunks import BUDGET, Chunk, Size, Sweep
 from vaeprobe.engine.columns import Columns, Known, dense_gram
 from vaeprobe.engine.limits import LARGEST_GRAMS, LARGEST_JACOBIAN
-from vaeprobe.engine.methods import choose, function_of
+from vaeprobe.engine.methods import Choice, Reach, choose, function_of, windowed
 from vaeprobe.engine.remembered import recalled
+from vaeprobe.engine.tangents import Unsupported
+from vaeprobe.engine.windows import Spread
 from vaeprobe.errors import ResourceError, UsageError
-from vaeprobe.likelihoods import Likelihood
+from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.processes import current
 
 __all__ = ["gram", "jacobian", "pullback", "pushforward", "values"]
 
 Map: TypeAlias = Decoder | Callable[[Tensor], object]
+
+# Bytes of the windows of columns that are computed at a time: more of them leave a core's cache.
+WINDOWS = 16 << 20
 
 
 def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = None) -> Tensor:
@@ -76,12 +83,15 @@ def gram(
     W = I without a likelihood, else its metric (Allen 2024, Eq. 7): taken on the natural parameter where
     the decoder has it, else on the mean.  No more than the Jacobians of one chunk are held at a time.
 
+    Where a latent reaches only a window of the outputs (convolutions without normalisation over the map, see
+    `vaeprobe.engine.local`), columns cost as much as these windows, however large the outputs.
+
     Args:
         f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent).
         likelihood: whose metric weighs the outputs.
         columns: indices among the continuous latents, shape (n, s), for the s x s block of G that they span at
-            each latent, at the cost of s columns.
+            each latent, at the cost of s columns; or (n, b, s) for b such blocks at each, which share its decoding.
         chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
 
     Raises:
@@ -97,7 +107,7 @@ def gram(
     """
     decoder = _decoder(f, z)
     return recalled(
-        (decoder, likelihood),
+        (decoder, likelihood, None if columns is None else columns.shape[1:]),
         z,
         columns,
         lambda rows, some: _gram(decoder, rows, likelihood, some, chunk),
@@ -110,25 +120,19 @@ def _gram(
     natural = decoder.natural_for(likelihood)
     g, x = function_of(decoder, natural), _latents(decoder, z)
     choice = choose(decoder, natural=natural)
-    width = len(decoder.continuous) if columns is None else columns.shape[1]
-    bytes_at_one = decoder.data_dim * width * x.itemsize
-    if bytes_at_one > LARGEST_JACOBIAN:
-        raise ResourceError(
-            f"the Jacobian at one latent, {decoder.data_dim} x {width}, would take {bytes_at_one / 2**30:.0f} GB",
-            hint="take some of its columns (columns=), or estimate what you need of it by random probes "
-            "(vaeprobe.engine.matrix_free)",
-        )
-    bytes_in_all = 8 * len(x) * width**2
-    if bytes_in_all > LARGEST_GRAMS:
-        raise ResourceError(
-            f"{len(x)} matrices of {width} x {width} latents would take {bytes_in_all / 2**30:.0f} GB",
-            hint="fewer --samples; or random probes (vaeprobe.engine.matrix_free)",
-        )
+    width = len(decoder.continuous) if columns is None else columns.shape[-1]
+    _check_size(decoder, len(x), width, 1 if columns is None else columns[0, ..., 0].numel(), x.itemsize)
+    weigh = _Weight(likelihood, "natural" if natural else decoder.parameter)
+    if choice.reach is not None:
+        try:
+            return _gram_of_windows(decoder, g, x, weigh, columns, choice, choice.reach, chunk)
+        except (Spread, Unsupported):  # control flow led elsewhere than at the test latents
+            pass
+    if columns is not None and columns.ndim == 3:
+        blocks = [_gram(decoder, z, likelihood, block, chunk) for block in columns.unbind(1)]
+        return torch.stack(blocks, dim=1)
     out = torch.zeros(len(x), width, width, dtype=torch.float64)
     basis = _basis(decoder) if columns is None else None
-
-    parameter = "natural" if natural else decoder.parameter
-    diagonal = likelihood is None or likelihood.is_diagonal(parameter)
 
     def directions(some: slice, points: slice) -> Tensor:
         if basis is not None:
@@ -138,23 +142,16 @@ def _gram(
         unit = torch.zeros(*at.shape, decoder.latent_dim, dtype=x.dtype, device=x.device)
         return unit.scatter_(2, at[:, :, None], 1.0)
 
-    def gram_of(y: Tensor, tangents: Columns) -> Tensor:
-        if likelihood is None:
-            return tangents.gram()
-        if diagonal:
-            return tangents.gram(likelihood.weight(y.double(), parameter).sqrt())
-        return dense_gram(likelihood.whitened(tangents.value().double(), y.double(), parameter), None)
-
     def work(part: Chunk) -> tuple[Tensor]:
         if len(part.directions) == 1:
-            return (gram_of(*choice.push(g, x[part.points], directions(slice(None), part.points))),)
+            return (weigh.gram(*choice.push(g, x[part.points], directions(slice(None), part.points))),)
         at, turn = part.points, part.directions[0].stop
 
         def shifted(some: slice, points: slice) -> Tensor:
             return directions(some, slice(at.start + points.start, at.start + points.stop))
 
         y, J = _pushed(decoder, x[at], shifted, width, natural, size=Size(at.stop - at.start, turn))
-        return (gram_of(y, Known(J)),)
+        return (weigh.gram(y, Known(J)),)
 
     def put(part: Chunk, G: Tensor) -> None:
         out[part.points] = G.to(out)
@@ -164,9 +161,7 @@ def _gram(
         return (
             "gram",
             choice.known_by,
-            natural,
-            likelihood,
-            likelihood and likelihood.name,
+            *weigh.made_of,
             x[part.points],
             some,
         )
@@ -174,6 +169,113 @@ def _gram(
     size = Size.fitting(choice.widest_gram, x.itemsize, width, chunk)
     shared = Sweep(work, put, made_of, whole=True).over(len(x), width, size)
     return current().summed(out) if shared else out
+
+
+def _check_size(decoder: Decoder, n: int, width: int, blocks: int, itemsize: int) -> None:
+    """Refuse Gram matrices that nobody's memory holds.
+
+    Raises:
+        ResourceError: one Jacobian, or all Gram matrices, would be too large.
+    """
+    bytes_at_one = decoder.data_dim * width * itemsize
+    if bytes_at_one > LARGEST_JACOBIAN:
+        raise ResourceError(
+            f"the Jacobian at one latent, {decoder.data_dim} x {width}, would take {bytes_at_one / 2**30:.0f} GB",
+            hint="take some of its columns (columns=), or estimate what you need of it by random probes "
+            "(vaeprobe.engine.matrix_free)",
+        )
+    bytes_in_all = 8 * n * blocks * width**2
+    if bytes_in_all > LARGEST_GRAMS:
+        raise ResourceError(
+            f"{n * blocks} matrices of {width} x {width} latents would take {bytes_in_all / 2**30:.0f} GB",
+            hint="fewer --samples; or random probes (vaeprobe.engine.matrix_free)",
+        )
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """The metric W of a likelihood on outputs or natural parameters; I without one."""
+
+    likelihood: Likelihood | None
+    parameter: Parameter
+
+    @property
+    def made_of(self) -> tuple[object, ...]:
+        """What it depends on, see `vaeprobe.kept`."""
+        return self.parameter, self.likelihood, self.likelihood and self.likelihood.name
+
+    @property
+    def is_diagonal(self) -> bool:
+        return self.likelihood is None or self.likelihood.is_diagonal(self.parameter)
+
+    def root(self, y: Tensor) -> Tensor | None:
+        """Return the square root of a diagonal W at outputs y, shape (n, data), None for I."""
+        return None if self.likelihood is None else self.likelihood.weight(y.double(), self.parameter).sqrt()
+
+    def gram(self, y: Tensor, tangents: Columns) -> Tensor:
+        """Return T^T W T, shape (n, d, d), for tangents in d directions."""
+        if self.likelihood is None or self.is_diagonal:
+            return tangents.gram(self.root(y))
+        whitened = self.likelihood.whitened(tangents.value().double(), y.double(), self.parameter)
+        return dense_gram(whitened, None)
+
+
+def _gram_of_windows(
+    decoder: Decoder,
+    g: Callable[[Tensor], Tensor],
+    x: Tensor,
+    weigh: _Weight,
+    columns: Tensor | None,
+    choice: Choice,
+    reach: Reach,
+    chunk: int | None,
+) -> Tensor:
+    """Return Gram matrices of columns that are windows of the output: each latent is decoded once for all of its own.
+
+    Raises:
+        Spread: a latent reaches all outputs after all.
+        Unsupported: tangents cannot be carried.
+    """
+    free = torch.tensor(decoder.continuous)
+    at = (
+        free.expand(len(x), 1, -1)
+        if columns is None
+        else free[columns.reshape(len(x), -1, columns.shape[-1])]
+    )
+    blocks, s = at.shape[1:]
+    out = torch.zeros(*at.shape, s, dtype=torch.float64)
+    rows = max(1, WINDOWS // (reach.widest * x.itemsize))
+    together = max(1, rows // s)  # blocks
+
+    def work(part: Chunk) -> tuple[Tensor]:
+        y, local = windowed(g, x[part.points])
+        root = weigh.root(y) if weigh.is_diagonal else None
+        factor = None if root is None else root.expand(y.shape).reshape(-1, *local.shape)
+        latent = at[part.points].flatten(0, 1).numpy()
+        G = torch.zeros(len(latent), s, s, dtype=torch.float64)
+        point = np.repeat(np.arange(len(y)), blocks)
+        for first in range(0, len(latent), together):
+            some = slice(first, first + together)
+            found = local.columns(np.repeat(point[some], s), latent[some].flatten(), rows)
+            for i, p in enumerate(point[some].tolist()):
+                block = found.of(slice(i * s, (i + 1) * s))
+                if weigh.is_diagonal:
+                    G[first + i] = block.gram(None if factor is None else factor[p])
+                else:
+                    G[first + i] = weigh.gram(y[p : p + 1], Known(block.whole().flatten(1)[:, None]))[0]
+
+        return (G.reshape(-1, blocks, s, s),)
+
+    def put(part: Chunk, G: Tensor) -> None:
+        out[part.points] = G
+
+    def made_of(part: Chunk) -> Iterable[object]:
+        return ("gram of windows", choice.known_by, *weigh.made_of, x[part.points], at[part.points])
+
+    points = chunk or max(1, BUDGET // (choice.widest * x.itemsize))
+    size = Size(min(points, max(1, together // blocks)), 1)
+    out = current().summed(out) if Sweep(work, put, made_of).over(len(x), 1, size) else out
+    return out[:, 0] if columns is None or columns.ndim == 2 else out
 
 
 def values(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Tensor:
