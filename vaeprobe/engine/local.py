@@ -388,9 +388,21 @@ def _padded(func: Function, name: str, args: Arguments, kwargs: Keywords, y: Ten
         return _reframed(x, y, [-low for low, _ in pairs[1:]])
     if min(pads) < 0:
         raise Spread
-    wraps = mode == "circular"
+    wraps, shape = mode == "circular", tuple(y.shape[1:])
     axes = [Axis(max(pair) + 1, wraps=wraps) if any(pair) else Axis() for pair in pairs[1:]]
-    return _by(x, y, lambda t, around: F.pad(t, pads, mode), axes)
+    most = np.array([0 if wraps else max(pair) for pair in pairs[1:]])
+    low, wide = np.array([first for first, _ in pairs[1:]]), np.array(x.shape[1:])
+
+    def pad(windows: Sequence[Windows], mine: Sequence[bool]) -> Windows:
+        (w,) = windows
+        out = through(w, lambda t, around: F.pad(t, pads, mode), axes, shape)
+        # what is near a border is seen as far beyond it, what is not is only moved
+        size = np.where(out.size == shape, shape, np.minimum(w.size + 2 * most, shape))
+        start = np.where(w.corner <= most, 0, w.corner + low - most)
+        start = np.where(w.corner + w.size >= wide - most, np.array(shape) - size, start)
+        return out.boxed(start.clip(0, np.array(shape) - size), size)
+
+    return x._next(pad, y.shape, own=False)
 
 
 def _reframed(x: Local, y: Tensor, start: Sequence[int]) -> Local:
