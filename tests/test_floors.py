@@ -58,8 +58,13 @@ MODULES = {dotted(path) for path in FILES}
 @cache
 def imports(path: Path) -> frozenset[str]:
     """The modules of the package that a file imports: at the top, late inside functions, or for types alone."""
+    return imported(path.read_text(encoding="utf-8"))
+
+
+def imported(code: str) -> frozenset[str]:
+    """The modules of the package that code imports, by statements or by a name that it writes out."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vaeprobe":
             base = (node.module or "").removeprefix("vaeprobe").lstrip(".")
             for alias in node.names:
@@ -71,6 +76,9 @@ def imports(path: Path) -> frozenset[str]:
                 for a in node.names
                 if a.name.split(".")[0] == "vaeprobe"
             }
+        elif isinstance(node, ast.Call) and "import" in ast.unparse(node.func):
+            named = [a.value for a in node.args if isinstance(a, ast.Constant)]
+            found |= {str(n).removeprefix("vaeprobe.") for n in named if str(n).startswith("vaeprobe.")}
     return frozenset(found)
 
 
@@ -118,6 +126,30 @@ def test_no_circle_between_files() -> None:
 def test_circles_are_found() -> None:
     graph = {"a": ["b"], "b": ["c"], "c": ["b"], "d": ["d"], "e": ["a"]}
     assert circles(graph) == [{"b", "c"}, {"d"}]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from vaeprobe.cli.app import app",
+        "from vaeprobe.cli import app",
+        "import vaeprobe.cli.app",
+        "def f():\n    from vaeprobe.cli import app",
+        "if TYPE_CHECKING:\n    from vaeprobe.cli.app import app",
+        "def f():\n    return import_module('vaeprobe.cli.app').app",
+        "app = importlib.import_module('vaeprobe.cli.app')",
+        "def f():\n    return __import__('vaeprobe.cli.app')",
+    ],
+)
+def test_every_way_to_import_is_counted(code: str) -> None:
+    assert imported(code) == {"cli.app"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=dotted)
+def test_imports_name_the_whole_path(path: Path) -> None:
+    """A relative import would not be counted."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    assert [n.lineno for n in nodes if isinstance(n, ast.ImportFrom) and n.level] == []
 
 
 def test_the_package_does_not_import_its_own_face() -> None:

@@ -331,6 +331,7 @@ open("m.toml", "w").write(toml)
 loaded = vaeprobe.load("m.pt", blueprint="m.toml")
 assert loaded.likelihood == "exponential" and loaded.parameter == "mean" and loaded.natural is not None
 torch.testing.assert_close(loaded.natural(z), z @ W.T)
+assert loaded.natural_for(vaeprobe.likelihoods.by_name("exponential"))
 print(json.dumps([result["beta.estimate"].value, result.meaning, reason, result.summary, other.summary]))
 """
 
@@ -347,6 +348,7 @@ def test_a_likelihood_is_one_file_and_what_it_does_not_say_is_unknown(tmp_path: 
     assert beta > 0
     assert "Var[x|z] is not known for the likelihood `exponential`" in meaning
     assert "rate" not in meaning
+    assert "sigma" not in meaning + summary + other  # it has no variance that beta could be told from
     assert reason == "not derived for this likelihood"
     assert "Exponential likelihood" in summary
     assert "Exponential likelihood" in other
