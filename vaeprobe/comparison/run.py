@@ -25,6 +25,7 @@ from vaeprobe.geometry.rotations import Alignment
 from vaeprobe.intervals import LEVEL, stream, student_interval
 from vaeprobe.latents import numbers
 from vaeprobe.probes import probe_class
+from vaeprobe.probes.base import rows_of
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
 from vaeprobe.processes import current as processes
@@ -140,8 +141,7 @@ def _rows(decoders: Sequence[Decoder], data: object, samples: int, seed: int) ->
     """Return the rows at which codes are compared, None for none, and which of them."""
     if data is None:
         return decodings(decoders, samples, seed), torch.empty(0, dtype=torch.long)
-    rows = probe_class("beta")(data=data, seed=seed).data_rows()
-    assert rows is not None
+    rows = rows_of(data)
     if rows.ndim < 2 or len(rows) < LEAST:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least {LEAST} rows are needed")
     return rows, torch.from_numpy(stream(seed, "data rows").permutation(len(rows))[:samples]).sort().values

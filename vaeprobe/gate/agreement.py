@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.errors import UsageError
 from vaeprobe.gate.baseline import Kept, Record
+from vaeprobe.probes.base import rows_of
 from vaeprobe.report import Metric
 
 if TYPE_CHECKING:
@@ -26,15 +27,6 @@ COLUMNS = frozenset({"compare.columns", "compare.columns_p"})
 
 
 @lru_cache(maxsize=4)
-def rows_of(data: str) -> Tensor:
-    """Return the rows of a data file, as probes read them."""
-    from vaeprobe.probes import probe_class
-
-    rows = probe_class("beta")(data=data).data_rows(MOST_ROWS)
-    assert rows is not None
-    return rows
-
-
 def sha256_of(rows: Tensor) -> str:
     """Return a hash of rows: of their shape and their values as float32."""
     body = str(tuple(rows.shape)).encode() + rows.float().contiguous().numpy().astype("<f4").tobytes()
@@ -58,7 +50,7 @@ def kept_of(decoder: Decoder, data: str | None, *, columns: bool) -> Kept:
             "a rule on agreement with the baseline needs data: codes of the same rows",
             hint="add `data` to [check], or --data FILE",
         )
-    rows = rows_of(data)
+    rows = rows_of(data, MOST_ROWS)
     if rows.ndim < 2 or len(rows) < 8:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least 8 rows are needed")
     pick = torch.from_numpy(stream(0, "rows of agreement").permutation(len(rows))[:ROWS]).sort().values

@@ -23,6 +23,7 @@ from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
 from vaeprobe.gate.policy import AGREEMENT, FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
 from vaeprobe.probes import asks_decoder, probe_class, question_class
+from vaeprobe.probes.base import rows_of
 from vaeprobe.report import Artifact, Finding, Json, Metric, Status
 from vaeprobe.result import Result
 
@@ -286,7 +287,7 @@ def _method(probe: str, result: Result, data: str | None) -> Json:
     """Return the part of a measurement that a paired comparison must share: its settings, and the rows of its data."""
     method = baselines.method_of(result.settings)
     if data is not None and "rows" in result.settings:
-        method["data"] = agreement.sha256_of(agreement.rows_of(data))
+        method["data"] = agreement.sha256_of(rows_of(data, agreement.MOST_ROWS))
     return method
 
 

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from vaeprobe.inference.moments import PosteriorMoments
 from vaeprobe.inference.pooling import Pooled, PooledEstimate
-from vaeprobe.intervals import LEVEL, RESAMPLES, stream
+from vaeprobe.intervals import LEVEL, RESAMPLES, percentile_interval, stream
 
 __all__ = [
     "Evenness",
@@ -62,12 +62,6 @@ def _row_counts(n: int, resamples: int, seed: int) -> Tensor:
     """Return how often each row occurs in each resample, shape (resamples, n)."""
     rng = stream(seed, "bootstrap rows")
     return torch.from_numpy(rng.multinomial(n, np.full(n, 1 / n), size=resamples)).double()
-
-
-def _interval(values: Tensor, level: float) -> tuple[float, float]:
-    tail = (1 - level) / 2
-    low, high = torch.quantile(values, torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
-    return low, high
 
 
 def mean_terms(moments: PosteriorMoments) -> tuple[Tensor, Tensor]:
@@ -109,7 +103,8 @@ def ratio_per_latent(
     values = (counts @ top) / (counts @ bottom)
     whole = top.sum(0) / bottom.sum(0)
     return [
-        PooledEstimate(float(v), _interval(column, level)) for v, column in zip(whole, values.T, strict=True)
+        PooledEstimate(float(v), percentile_interval(column.numpy(), level=level))
+        for v, column in zip(whole, values.T, strict=True)
     ]
 
 
@@ -151,7 +146,7 @@ def agreement(
         return variance.clamp_min(0).sqrt()
 
     whole = (top.sum(0) / bottom.sum(0)) / (top.sum() / bottom.sum())
-    return Evenness(float(spread(whole, 1)), _interval(spread(drawn, 2), level))
+    return Evenness(float(spread(whole, 1)), percentile_interval(spread(drawn, 2).numpy(), level=level))
 
 
 def absolute_share(
@@ -160,4 +155,6 @@ def absolute_share(
     """Return sum_i |sum_x top| / sum bottom with an interval from resampled rows, shapes (n, k)."""
     counts = _row_counts(len(top), resamples, seed)
     values = (counts @ top).abs().sum(1) / (counts @ bottom).sum(1)
-    return PooledEstimate(float(top.sum(0).abs().sum() / bottom.sum()), _interval(values, level))
+    return PooledEstimate(
+        float(top.sum(0).abs().sum() / bottom.sum()), percentile_interval(values.numpy(), level=level)
+    )

@@ -126,6 +126,26 @@ class Question(ABC):
         return next(spec for spec in cls.METRICS if spec.id == id)
 
 
+def paths_of(data: object) -> list[str | Path] | None:
+    """Return the files of data, None where the data are no paths."""
+    given = data if isinstance(data, (list, tuple)) else [data]
+    paths = [p if isinstance(p, str) else Path(p) for p in given if isinstance(p, (str, PathLike))]
+    return paths if len(paths) == len(given) else None
+
+
+def rows_of(data: object, limit: int | None = None) -> Tensor:
+    """Return rows of data, shape (rows, ...), as probes take them: a tensor, an array, or files, of which `limit` are read."""
+    import torch
+
+    from vaeprobe.data import open_data
+    from vaeprobe.latents import numbers
+
+    if isinstance(data, torch.Tensor):
+        return data
+    paths = paths_of(data)
+    return numbers(data, "data") if paths is None else torch.from_numpy(open_data(paths).read(limit))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe(Question):
     """Settings that all probes of a decoder share.
@@ -213,25 +233,9 @@ class Probe(Question):
 
     # -- what every measure needs ------------------------------------------------------------------
 
-    def data_rows(self, limit: int | None = None, *, scale: str = "auto") -> Tensor | None:
-        """Return the data, shape (rows, ...), or None where none was given; `scale` as for `open_data`."""
-        import torch
-
-        if self.data is None or isinstance(self.data, torch.Tensor):
-            return self.data
-        from vaeprobe.data import open_data
-        from vaeprobe.latents import numbers
-
-        paths = self.data_paths()
-        if paths is None:
-            return numbers(self.data, "data")
-        return torch.from_numpy(open_data(paths, scale=scale).read(limit))
-
-    def data_paths(self) -> list[str | Path] | None:
-        """Return the files of the data, None where the data are no paths."""
-        given = self.data if isinstance(self.data, (list, tuple)) else [self.data]
-        paths = [p if isinstance(p, str) else Path(p) for p in given if isinstance(p, (str, PathLike))]
-        return paths if len(paths) == len(given) else None
+    def data_rows(self) -> Tensor | None:
+        """Return the data, shape (rows, ...), or None where none was given."""
+        return None if self.data is None else rows_of(self.data)
 
     def source(self) -> Latents:
         """Return where the latents come from."""

@@ -11,7 +11,7 @@ from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
-from vaeprobe.probes.base import Probe, option
+from vaeprobe.probes.base import Probe, option, paths_of, rows_of
 from vaeprobe.report import Finding, Metric, MetricSpec
 
 if TYPE_CHECKING:
@@ -197,16 +197,14 @@ class EncoderProbe(Probe):
 
         from vaeprobe.data import open_data
 
-        paths = self.data_paths()
+        paths = paths_of(self.data)
         if paths is not None:
             data = open_data(paths, scale=scale)
             rows = torch.from_numpy(data.read(MOST_ROWS))
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             scaling = "as stored" if data.factor == 1 else f"divided by {1 / data.factor:.6g}"
             return rows, f"`{Path(paths[0]).name}`{more}", scaling
-        found = self.data_rows(MOST_ROWS, scale=scale)
-        assert found is not None
-        return found, "the data given", "as given"
+        return rows_of(self.data), "the data given", "as given"
 
     def chosen_encoder(self, decoder: Decoder) -> Encoder:
         """Return the encoder: the one that was named, else the checkpoint's own.

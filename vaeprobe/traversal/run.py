@@ -14,6 +14,7 @@ from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import class_of
 from vaeprobe.pictures import image_shape as image_of
 from vaeprobe.probes import probe_class
+from vaeprobe.probes.base import rows_of
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.report import Metric, metric_map
 from vaeprobe.traversal.metrics import SPECS
@@ -90,7 +91,7 @@ def traverse(
     if not decoder.continuous:
         raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
     shape = _look(decoder, image_shape, show)
-    codes = None if data is None else _codes(decoder, data, seed)
+    codes = None if data is None else _codes(decoder, data)
     z = Prior("columns").draw(decoder, samples, seed=seed)
     centre = centre_of(decoder, codes)
 
@@ -166,14 +167,13 @@ def _look(decoder: Decoder, asked: str | None, show: Show) -> Look:
     return "audio" if show == "audio" else "bars" if show == "bars" else None
 
 
-def _codes(decoder: Decoder, data: object, seed: int) -> Tensor:
+def _codes(decoder: Decoder, data: object) -> Tensor:
     if decoder.encoder is None:
         raise UsageError(
             "a range from data needs the encoder, and this decoder comes without one",
             hint="leave --data out for strips from -3 to 3",
         )
-    rows = probe_class("beta")(data=data, seed=seed).data_rows(MOST_ROWS)
-    assert rows is not None
+    rows = rows_of(data, MOST_ROWS)
     if rows.ndim < 2 or len(rows) < 2:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
     mean, _ = decoder.encoder(rows)

@@ -133,7 +133,7 @@ def rows_of(
     return open_data(paths, key=key, scale=scale, nonfinite=nonfinite)
 
 
-def in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
+def thinned_in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
     """Return the rows that half of the time given suffices for, evenly spread where not for all, and a word on it."""
     if not budget().bounded or rows.rows <= 2 * PACE_ROWS:
         return rows, ()

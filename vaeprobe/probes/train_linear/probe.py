@@ -206,7 +206,9 @@ class TrainLinear(Question):
         methods = numbers.chosen_methods(self.methods, em=self.beta == 1 or self.fixed is not None)
         self._refuse(methods, processes)
         rows: Data = processes.together(lambda: self._rows(data))
-        read, limits = (rows, ()) if self.missing == "em" else numbers.in_time(rows, self.solver, processes)
+        read, limits = (
+            (rows, ()) if self.missing == "em" else numbers.thinned_in_time(rows, self.solver, processes)
+        )
         own = read if processes.world == 1 else read.share(processes.rank, processes.world)
         fitted, spec = self._spectrum(own, processes)
         choice, d, chosen = None, self.latent_dim, None
