@@ -1074,6 +1074,8 @@ def test_a_family_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     z = torch.randn(3, 2)
     assert torch.allclose(decoder(z), torch.tanh(z @ W.T + b))
     assert "one-more" in families.names()
+    named = vaeprobe.load(tmp_path / "m.pt", blueprint="one-more")  # where two families could be meant
+    assert torch.equal(named(z), decoder(z))
     sys.modules.pop("vaeprobe.checkpoints.families.one_more_family", None)
 
 
