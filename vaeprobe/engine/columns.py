@@ -281,14 +281,15 @@ def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
     axes = sorted(range(2, t.ndim), key=lambda axis: t.stride()[axis], reverse=True)
     t = t.permute(1, 0, *axes).flatten(2)
     if factor is not None:
-        factor = factor.permute(0, *[axis - 1 for axis in axes]).flatten(1).to(t.dtype)[:, None]
+        factor = factor.permute(0, *[axis - 1 for axis in axes]).flatten(1)[:, None]
     out = torch.empty(n, d, d, dtype=torch.float64, device=t.device)
     step = max(1, GRAM_BYTES // max(1, 8 * math.prod(t.shape[1:])))
+    # one buffer for all, which stays in the cache
+    room = t.new_empty(min(step, n), *t.shape[1:], dtype=torch.float64)
     for start in range(0, n, step):
         points = slice(start, start + step)
-        part = t[points]
+        part = room[: min(step, n - start)].copy_(t[points])
         if factor is not None:
-            part = part * (factor if len(factor) == 1 else factor[points])
-        part = part.double()
+            part *= factor if len(factor) == 1 else factor[points]
         torch.bmm(part, part.mT, out=out[points])
     return out

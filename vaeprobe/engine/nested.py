@@ -12,6 +12,7 @@ from vaeprobe.engine.functions import Function
 __all__ = ["Tree", "leaves_of", "mapped", "tensors_in"]
 
 
+NESTS = (tuple, list, dict)
 Tree = TypeVar("Tree")  # nested lists, tuples and mappings
 
 
@@ -20,20 +21,20 @@ def tensors_in(tree: object) -> Iterator[Tensor]:
 
 
 def leaves_of(tree: object) -> Iterator[object]:
-    if isinstance(tree, list | tuple):
-        for branch in tree:
-            yield from leaves_of(branch)
-    elif isinstance(tree, dict):
-        for branch in tree.values():
-            yield from leaves_of(branch)
-    else:
+    if not isinstance(tree, NESTS):
         yield tree
+        return
+    for branch in tree.values() if isinstance(tree, dict) else tree:
+        if isinstance(branch, NESTS):
+            yield from leaves_of(branch)
+        else:  # most are leaves: without a generator for each
+            yield branch
 
 
 def mapped(tree: Tree, change: Callable[[object], object]) -> Tree:
     """Return nested arguments with every leaf changed."""
     if isinstance(tree, list | tuple):
-        branches = [mapped(branch, change) for branch in tree]
+        branches = [mapped(b, change) if isinstance(b, NESTS) else change(b) for b in tree]
         kind: Function = type(tree)
         return cast(Tree, kind(*branches) if hasattr(tree, "_fields") else kind(branches))
     if isinstance(tree, dict):
