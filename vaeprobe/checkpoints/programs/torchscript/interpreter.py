@@ -6,7 +6,7 @@ import ast
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from vaeprobe.checkpoints.programs.program import RUN_ERRORS
 from vaeprobe.checkpoints.programs.torchscript.archive import (
     HINT,
     BoundFunction,
-    ConstantTensor,
     Instance,
     Library,
     Slot,
@@ -30,7 +29,6 @@ from vaeprobe.checkpoints.programs.torchscript.table import (
     SCALAR,
     SEQUENCES,
 )
-from vaeprobe.checkpoints.weights import realise
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.files.harm import dotted, refuse_operator
 from vaeprobe.files.source import quoted
@@ -42,145 +40,6 @@ CASTS: Mapping[str, Callable[..., object]] = {"int": int, "float": float, "bool"
 NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Where the decoder of a whole VAE begins: the latents are put in the place of one operator's result.
-
-    Attributes:
-        call: which of the operators, in the order of a run.
-        data: shape of one row of what the program takes.
-        row: shape of one row of latents.
-    """
-
-    call: int
-    data: tuple[int, ...]
-    row: tuple[int, ...]
-
-
-@dataclass
-class _Frozen:
-    """Wraps what a copy of a module must share, not copy."""
-
-    value: Instance
-
-    def __deepcopy__(self, memo: object) -> _Frozen:
-        return self
-
-
-class Script(nn.Module):
-    """A module of an archive, interpreted.
-
-    Args:
-        library: the archive's code.
-        root: the module.
-        tensors: by the name of their slot.
-        row: shape of one input row; (-1,) for a vector of any length.
-        without: return what goes into the last operator, where it is of this name.
-
-    Attributes:
-        cut: of a whole VAE, where its decoder begins.
-        until: which operator's result to return, in place of the output.
-        noise: what normal draws give.
-    """
-
-    def __init__(
-        self,
-        library: Library,
-        root: Instance,
-        tensors: Mapping[str, Tensor],
-        row: tuple[int, ...] = (-1,),
-        without: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.library = library
-        self.root = _Frozen(root)
-        self.row = row
-        self.without = without
-        self.steps = 0  # taken so far, over all calls
-        self.cut: Cut | None = None
-        self.until: int | None = None
-        self.noise = 0.0
-        self.names = {name: f"tensor_{i}" for i, name in enumerate(tensors)}
-        for name, tensor in tensors.items():
-            self.register_buffer(self.names[name], tensor)
-        for i, constant in enumerate(library.constants):
-            if isinstance(constant, ConstantTensor):
-                self.register_buffer(
-                    f"constant_{i}", next(iter(realise({"c": constant.spec}).tensors.values()))
-                )
-        self.eval()
-
-    def forward(self, z: Tensor) -> object:
-        """Return the outputs for latents of shape (n, latent)."""
-        return self.run(z)[0]
-
-    def run(self, z: Tensor) -> tuple[object, str | None]:
-        """Return the outputs, and the name of the operator that made the first of them, if it is sigmoid or exp."""
-        x = z.reshape(z.shape[0], *self.row) if self.row != (-1,) else z
-        call = _Call(self, z.device)
-        if self.cut is not None:
-            call.latents = z.reshape(z.shape[0], *self.cut.row)
-            x = torch.zeros(z.shape[0], *self.cut.data, dtype=z.dtype, device=z.device)
-        method = self.library.method(self.root.value.kind, "forward")
-        assert method is not None
-        try:
-            out = call.function(BoundFunction(method, self.root.value), [x], {})
-        except _Reached as reached:
-            return reached.value, None
-        finally:
-            self.steps += BUDGET - call.left
-        first = out[0] if isinstance(out, (tuple, list)) and out else out
-        if self.cut is not None:  # the other outputs are the encoder's
-            out = first
-        name, before = call.last.get(id(first), (None, None, None))[:2]
-        if self.without is not None and name == self.without:
-            return before, name
-        return out, name
-
-    def recorded(self, x: Tensor) -> tuple[list[whole.Call], list[str], dict[str, Tensor]]:
-        """Run the program once, and return its operators on tensors, the names of its outputs, and all values by name.
-
-        A value is named by the place of the operator that returned it, "0" the first; "data" is the input.
-        """
-        call = _Call(self, x.device)
-        call.record = record = _Record(x)
-        method = self.library.method(self.root.value.kind, "forward")
-        assert method is not None
-        out = call.function(BoundFunction(method, self.root.value), [x], {})
-        outputs = [record.names.get(id(v), "") for v in _leaves([out])]
-        return record.calls, outputs, record.values
-
-    def last_operator(self, d: int) -> str | None:
-        """Return the name of the operator that makes the output, if it is sigmoid or exp."""
-        dtype = next((b.dtype for b in self.buffers() if b.is_floating_point()), torch.float32)
-        with torch.no_grad():
-            return self.run(torch.zeros(2, d, dtype=dtype))[1]
-
-
-@dataclass
-class _Reached(Exception):
-    """The operator was reached whose result is wanted."""
-
-    value: object
-
-
-class _Record:
-    """The operators of one run, by the places of their results."""
-
-    def __init__(self, data: Tensor) -> None:
-        self.calls: list[whole.Call] = []
-        self.values: dict[str, Tensor] = {"data": data}  # kept alive, so that ids stay their own
-        self.names: dict[int, str] = {id(data): "data"}
-
-    def add(self, place: int, name: str, args: Sequence[object], out: object) -> None:
-        takes = tuple(self.names[id(a)] for a in _leaves(args) if id(a) in self.names)
-        parts = [part for part in _leaves([out]) if isinstance(part, Tensor)]
-        named = {(f"{place}.{i}" if part is not out else str(place)): part for i, part in enumerate(parts)}
-        self.calls.append(whole.Call(takes, tuple(named), name in whole.DRAWS))
-        self.values |= named
-        self.names |= {id(part): key for key, part in named.items()}
-
-
 @dataclass
 class _Return(Exception):
     """A `return` statement was reached."""
@@ -188,19 +47,44 @@ class _Return(Exception):
     value: object
 
 
-class _Call:
-    """One run of a program: its budget, and what its last sigmoid or exponential was given."""
+# given the place of an operator on tensors among all of a run, its name, arguments and result; returns what to go on with
+Watch: TypeAlias = Callable[[int, str, Sequence[object], object], object]
 
-    def __init__(self, script: Script, device: torch.device) -> None:
-        self.script = script
-        self.library = script.library
+
+class Interpreter:
+    """One run of a program.
+
+    Args:
+        library: the archive's code.
+        tensors: by the name of their slot.
+        constants: what `CONSTANTS.c0`, `CONSTANTS.c1`, ... are.
+        device: what the program's own devices are replaced by.
+        noise: what normal draws give.
+
+    Attributes:
+        left: of its budget.
+        last: by the id of what sigmoids and exponentials returned: their name, what they were given, what they returned.
+        watch: called on every operator on tensors.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        tensors: Mapping[str, Tensor],
+        constants: Sequence[object],
+        device: torch.device,
+        noise: float = 0.0,
+    ) -> None:
+        self.library = library
+        self.tensors = tensors
+        self.constants = constants
         self.device = device
+        self.noise = noise
         self.left = BUDGET
         self.depth = 0
         self.last: dict[int, tuple[str, object, Tensor]] = {}
-        self.latents: Tensor | None = None  # of a whole VAE that is cut
         self.place = -1  # of the last operator
-        self.record: _Record | None = None
+        self.watch: Watch = lambda place, name, args, out: out
 
     def unsupported(self, what: str) -> InputError:
         return InputError(
@@ -351,14 +235,9 @@ class _Call:
             index = (
                 int(name.removeprefix("CONSTANTS.c")) if name.removeprefix("CONSTANTS.c").isdigit() else -1
             )
-            if not 0 <= index < len(self.library.constants):
+            if not 0 <= index < len(self.constants):
                 raise InputError(f"the program uses the constant {quoted(name)}, which the archive lacks")
-            constant = self.library.constants[index]
-            return (
-                getattr(self.script, f"constant_{index}")
-                if isinstance(constant, ConstantTensor)
-                else constant
-            )
+            return self.constants[index]
         return self.field(self.value(e.value, names), e.attr)
 
     def field(self, owner: object, name: str) -> object:
@@ -376,7 +255,7 @@ class _Call:
     def resolved(self, value: object) -> object:
         """Return an attribute with its tensors in place."""
         if isinstance(value, Slot):
-            return getattr(self.script, self.script.names[value.name])
+            return self.tensors[value.name]
         if isinstance(value, (list, tuple)):
             self.spend(_extent(value))
             return type(value)(map(self.resolved, value))
@@ -446,7 +325,7 @@ class _Call:
         self, name: str, function: Callable[..., object], args: list[object], kwargs: dict[str, object]
     ) -> None:
         """Check how large a result will be before it is computed, where its inputs could make it large."""
-        tensors = [a for a in _leaves([*args, *kwargs.values()]) if isinstance(a, Tensor)]
+        tensors = [a for a in leaves([*args, *kwargs.values()]) if isinstance(a, Tensor)]
         if math.prod(max(t.numel(), 1) for t in tensors) <= SURELY_SMALL and not operators.grows(name, args):
             return
         if any(type(t) is not Tensor and not isinstance(t, nn.Parameter) for t in tensors):
@@ -464,25 +343,11 @@ class _Call:
             return  # not every operator has a form without memory; what is wrong shows when it runs
         operators.small(out)
 
-    def placed(self, name: str, args: Sequence[object], out: object) -> object:
-        """Count an operator's result, record it, and put the latents in its place where a whole VAE is cut there."""
-        self.place += 1
-        if self.record is not None:
-            self.record.add(self.place, name, args, out)
-        cut = self.script.cut
-        if cut is not None and self.place == cut.call and self.latents is not None:
-            out = self.latents
-        if self.place == self.script.until:
-            raise _Reached(out)
-        return out
-
     def operator(self, name: str, args: list[object], kwargs: dict[str, object]) -> object:
         values = [*args, *kwargs.values()]
         if name not in ("append", "len", "__getitem__"):
             self.spend(sum(_extent(a) for a in values if isinstance(a, (*SEQUENCES, dict))))
-        if name in SCALAR and (
-            name in ON_ANYTHING or not any(isinstance(a, Tensor) for a in _leaves(values))
-        ):
+        if name in SCALAR and (name in ON_ANYTHING or not any(isinstance(a, Tensor) for a in leaves(values))):
             if name in NUMERIC and not all(isinstance(a, NUMBERS) for a in values):
                 raise self.unsupported(f"{name} of something that is no number")
             out = SCALAR[name](*args, **kwargs)
@@ -493,24 +358,25 @@ class _Call:
             return out
         if name in READERS and len(args) == 1:
             return READERS[name](args[0])
-        function = whole.Noise(name, self.script.noise) if name in whole.DRAWS else operators.operator(name)
+        function = whole.Noise(name, self.noise) if name in whole.DRAWS else operators.operator(name)
         operators.bounded([*args, *kwargs.values()])
         if "device" in kwargs:
             kwargs["device"] = self.device
         self.foresee(name, function, args, kwargs)
         out = function(*args, **kwargs)
         operators.small(out)
-        out = self.placed(name, values, out)
+        self.place += 1
+        out = self.watch(self.place, name, values, out)
         if name.removesuffix("_") in ("sigmoid", "exp") and isinstance(out, Tensor):
             # keeps `out` alive, so that its id stays its own
             self.last[id(out)] = (name.removesuffix("_"), args[0], out)
         return out
 
 
-def _leaves(values: Sequence[object]) -> Iterator[object]:
+def leaves(values: Sequence[object]) -> Iterator[object]:
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from _leaves(value)
+            yield from leaves(value)
         else:
             yield value
 

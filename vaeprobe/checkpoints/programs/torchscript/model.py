@@ -15,7 +15,8 @@ from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
 from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
-from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Cut, Script
+from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
+from vaeprobe.checkpoints.programs.torchscript.script import Cut, Script
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
 from vaeprobe.files.source import quoted
