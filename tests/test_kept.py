@@ -211,6 +211,12 @@ def test_pieces_that_are_faster_made_than_read_are_not_kept(
         assert store.take(b"b" * 32)[0].equal(piece[0])
 
 
+def test_networks_that_compute_in_half_precision_are_known_too() -> None:
+    W = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    decoder = Decoder(lambda z: torch.tanh(z.bfloat16() @ W), 3)
+    assert gram(decoder, torch.zeros(2, 3)).isfinite().all()
+
+
 def test_signatures_tell_types_shapes_and_order_apart() -> None:
     zeros = torch.zeros(2, 3)
     different = [
@@ -218,6 +224,9 @@ def test_signatures_tell_types_shapes_and_order_apart() -> None:
         None, [], [None], by_name("gaussian", (2,)), by_name("bernoulli", (2,)),
     ]  # fmt: skip
     assert len({signature(value) for value in different}) == len(different)
+    kinds = (torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.bool)
+    assert len({signature(torch.zeros(2, dtype=kind)) for kind in kinds}) == len(kinds)
+    assert signature(torch.zeros(()).requires_grad_()) == signature(torch.zeros(()))
     assert signature([zeros, "a"]) == signature((torch.zeros(2, 3), "a"))
 
 

@@ -209,10 +209,12 @@ def signature(made_of: object) -> bytes:
 
 
 def _enter(digest: hashlib._Hash, value: object) -> None:
-    if hasattr(value, "detach"):
-        array = value.detach().cpu().contiguous().numpy()
-        digest.update(f"tensor {array.dtype} {array.shape};".encode())
-        digest.update(array.tobytes())
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
+        # as bytes, for numpy has no bfloat16
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     elif isinstance(value, bytes):
         digest.update(f"bytes {len(value)};".encode() + value)
     elif is_dataclass(value):

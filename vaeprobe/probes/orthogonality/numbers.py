@@ -176,7 +176,7 @@ def _nats_metrics(reading: Reading) -> list[Metric]:
     if reading.singular or reading.entropies is None:
         return [Metric.undefined(spec, reading.singular or "") for spec in specs]
     shared = pairwise_information(reading.usable).mean(1)
-    by_rotation = torch.stack([pairwise_information(G).mean(1) for G in reading.rotated()])
+    by_rotation = torch.stack([each for _, each in reading.turned])
     null, draws = by_rotation.mean(0).numpy(), by_rotation.mean(1).numpy()
     return [
         Metric(

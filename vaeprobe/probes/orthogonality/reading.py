@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -304,16 +303,22 @@ class Reading:
     def chance(self) -> tuple[float, float]:
         """The mean |cos| under random rotations, and the mean distance of random V to the axes."""
         a = len(self.active)
-        i, j = torch.triu_indices(a, a, 1)
-        cosine = torch.stack([gram.column_cosines(G)[:, i, j].abs().mean() for G in self.rotated()]).mean()
-        V = haar(a, 64, self.seed + 1)
+        cosine = torch.stack([cosine for cosine, _ in self.turned]).mean()
+        # the more latents, the less do draws differ, and the dearer is each
+        V = haar(a, min(64, max(4, 64 * 64 // a)), self.seed + 1)
         spread = torch.arange(a, 0, -1, dtype=V.dtype).expand(len(V), a)
         return float(cosine), float(distance_to_axes(spread, V).mean())
 
-    def rotated(self) -> Iterator[Tensor]:
-        """Yield the metrics of the first latents in a few random bases."""
-        G = self.usable[:128]
-        return (rotate(G, R) for R in haar(len(self.active), 20, self.seed))
+    @cached_property
+    def turned(self) -> list[tuple[Tensor, Tensor]]:
+        """Mean |cos|, and mean information of pairs at each of the first latents, in each of a few random bases."""
+        a = len(self.active)
+        i, j = torch.triu_indices(a, a, 1)
+        found = []
+        for R in haar(a, 20 if a <= MANY else 8, self.seed):
+            G = rotate(self.usable[:128], R)
+            found.append((gram.column_cosines(G)[:, i, j].abs().mean(), pairwise_information(G).mean(1)))
+        return found
 
     @cached_property
     def entropies(self) -> tuple[tuple[float, tuple[float, float] | None], ...] | None:
