@@ -43,6 +43,9 @@ FRAME_BUDGET = 1e9
 # Two columns are one where the cosine between them is this near to 1.
 COLLINEAR = 1e-6
 
+# Latents beyond which a few random bases do: means over pairs hardly differ from one to another.
+MANY = 128
+
 
 class Reading:
     """Gram matrices, and all that can be read off them; each number once, when it is first asked for.
