@@ -113,6 +113,31 @@ def indented(page: str, start: str, end: str) -> str:
     return textwrap.dedent(page[page.index(start) : page.index(end)])
 
 
+def test_the_citation_file_has_what_its_format_asks_for_and_nothing_else() -> None:
+    """The Citation File Format 1.2.0: required keys, known keys, entities and persons."""
+    yaml = pytest.importorskip("yaml")
+    body = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert body["cff-version"] == "1.2.0"
+    assert {"cff-version", "message", "title", "authors"} <= body.keys()
+    assert body.keys() <= {
+        "abstract", "authors", "cff-version", "commit", "contact", "date-released", "doi", "identifiers", "keywords", "license",
+        "license-url", "message", "preferred-citation", "references", "repository", "repository-artifact",
+        "repository-code", "title", "type", "url", "version",
+    }  # fmt: skip
+    assert body["type"] in ("software", "dataset")
+    for entry in (body, *body["references"]):
+        assert entry["title"]
+        for author in entry["authors"]:  # an entity has a name, a person the parts of one
+            assert author.keys() <= {"name"} or author.keys() <= {"family-names", "given-names", "orcid"}
+            assert all(isinstance(value, str) and value for value in author.values())
+    for reference in body["references"]:
+        assert reference["type"] in ("article", "conference-paper", "generic", "report", "software")
+        assert isinstance(reference["year"], int)
+        for one in reference["identifiers"]:
+            assert one["type"] in ("doi", "url", "swh", "other")
+            assert isinstance(one["value"], str)
+
+
 def test_the_page_about_several_processes_fits_a_terminal() -> None:
     assert max(map(len, torchrun().splitlines())) <= 80
 
