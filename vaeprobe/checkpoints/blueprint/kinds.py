@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from operator import not_
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ALIASES", "KINDS", "Kind", "Option", "number", "pair", "whole"]
+__all__ = ["ALIASES", "KINDS", "Accepts", "Kind", "Option", "number", "pair", "whole"]
 
-Accepts: TypeAlias = Callable[[Any], bool]
+Accepts: TypeAlias = Callable[[object], bool]
+# by the names of options, each of which accepts its value
 Settings: TypeAlias = Mapping[str, Any]
 
 
@@ -27,14 +29,14 @@ def whole(low: int) -> Accepts:
     return lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < 1 << 31
 
 
-def number(v: object) -> bool:
+def number(v: object) -> TypeGuard[float]:
     """Return whether a value is a real number."""
     return isinstance(v, (int, float)) and not isinstance(v, bool)
 
 
 def pair(v: object) -> bool:
     """Return whether a value is [low, high]."""
-    return isinstance(v, list) and len(v) == 2 and all(map(number, v)) and v[0] < v[1]
+    return isinstance(v, list) and len(v) == 2 and all(map(number, v)) and bool(v[0] < v[1])
 
 
 def _sizes(low: int) -> Accepts:
@@ -48,6 +50,19 @@ def _either(*words: str) -> Accepts:
 
 def _flag(v: object) -> bool:
     return isinstance(v, bool)
+
+
+def _there(value: object) -> bool:
+    return value is not None
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+def _length(value: object) -> object:
+    """Return how many axes a module's attribute names."""
+    return len(value) if isinstance(value, tuple) else value
 
 
 def _listed(value: object) -> object:
@@ -64,11 +79,11 @@ def _per_axis(value: object) -> object:
     return value
 
 
-def _factor(value: Any) -> object:
+def _factor(value: object) -> object:
     """Return the factor of an upsampling, a whole number or one per axis."""
     if isinstance(value, tuple):
         return [_factor(v) for v in value]
-    return int(value) if value is not None and value == int(value) else value
+    return int(value) if isinstance(value, (int, float)) and value == int(value) else value
 
 
 @dataclass(frozen=True)
@@ -85,7 +100,7 @@ class Option:
     check: Accepts
     default: object
     wants: str
-    read: Callable[[Any], object] = _listed
+    read: Callable[[object], object] = _listed
 
 
 def _real(default: float | None) -> Option:
@@ -124,13 +139,13 @@ def _permutation(v: object) -> bool:
     return isinstance(v, list) and all(map(whole(1), v)) and sorted(v) == list(range(1, len(v) + 1))
 
 
-def _first_and_stop(v: Any) -> bool:
-    return pair(v) and all(map(whole(0), v))
+def _first_and_stop(v: object) -> bool:
+    return isinstance(v, list) and pair(v) and all(map(whole(0), v))
 
 
 # -- a kind of layer ------------------------------------------------------------------------------
 
-Build: TypeAlias = Callable[[Settings, str, Any, "tuple[int, ...]"], "nn.Module"]
+Build: TypeAlias = "Callable[[Settings, str, object, tuple[int, ...]], nn.Module]"
 
 
 def _late(name: str) -> Build:
@@ -156,7 +171,7 @@ class Kind:
         modules: the classes that are this layer, of `torch.nn` or `network.modules`; empty where none is recognised.
         attributes: what a module calls an option, where not by its name.
         fixed: attributes that a module must have to be this layer; given to it when it is made.
-        only: what else a module must be to be this layer.
+        only: what else a module must be to be this layer, by attribute.
         build: makes it from settings, the stem of its tensors' names, weights and the shape it is given; by default
             the first of `modules`, given the options.
     """
@@ -166,7 +181,7 @@ class Kind:
     modules: tuple[str, ...] = ()
     attributes: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=dict)
-    only: Callable[[Any], bool] = lambda module: True
+    only: Mapping[str, Accepts] = field(default_factory=dict)
     build: Build | None = None
 
     @property
@@ -184,14 +199,15 @@ class Kind:
         """Return the layer as a module; `settings` holds every option."""
         if self.build is not None:
             return self.build(settings, key, weights, shape)
-        cls: Any = self._classes()[0]
+        cls: Callable[..., nn.Module] = self._classes()[0]
         given = {self.attributes.get(name, name): value for name, value in settings.items()}
-        module: nn.Module = cls(**given, **self.fixed)
-        return module
+        return cls(**given, **self.fixed)
 
     def settings_of(self, module: nn.Module) -> dict[str, object] | None:
         """Return the settings with which a module is this layer, None where it is another."""
-        if type(module) not in self._classes() or not self.only(module):
+        if type(module) not in self._classes():
+            return None
+        if not all(check(getattr(module, name)) for name, check in self.only.items()):
             return None
         if any(getattr(module, name) != value for name, value in self.fixed.items()):
             return None
@@ -200,7 +216,7 @@ class Kind:
             for name, option in self.options.items()
         }
 
-    def _classes(self) -> list[type]:
+    def _classes(self) -> list[type[nn.Module]]:
         from torch import nn
 
         from vaeprobe.checkpoints.network import modules
@@ -231,7 +247,7 @@ _POOL = {
     "stride": Option(_sizes(0), 0, "a whole number"),
     "padding": _EXTRA,
 }
-_AXES = {"axes": Option(whole(1), 1, "a positive whole number", len), "eps": _EPS}
+_AXES = {"axes": Option(whole(1), 1, "a positive whole number", _length), "eps": _EPS}
 JOINS = ("concat", "stack", "add", "multiply")
 _LAST = {"last": Option(_flag, False, "true or false")}
 
@@ -240,17 +256,17 @@ KINDS: Mapping[str, Kind] = {
     "linear": Kind("key", modules=("Linear",), build=_late("linear")),
     "conv": Kind("key", _CONV, modules=_in_dimensions("Conv"), build=_late("conv")),
     "conv_transpose": Kind("key", _CONV_TRANSPOSE, modules=_in_dimensions("ConvTranspose"), build=_late("conv_transpose")),
-    "batch_norm": Kind("key", {"eps": _EPS}, modules=_in_dimensions("BatchNorm"), only=lambda m: m.running_mean is not None, build=_late("batch_norm")),
-    "instance_norm": Kind("key", {"eps": _EPS}, modules=_in_dimensions("InstanceNorm"), only=lambda m: m.affine, build=_late("instance_norm")),
-    "group_norm": Kind("key", {"groups": _count(None), "eps": _EPS}, modules=("GroupNorm",), attributes={"groups": "num_groups"}, only=lambda m: m.affine, build=_late("group_norm")),
+    "batch_norm": Kind("key", {"eps": _EPS}, modules=_in_dimensions("BatchNorm"), only={"running_mean": _there}, build=_late("batch_norm")),
+    "instance_norm": Kind("key", {"eps": _EPS}, modules=_in_dimensions("InstanceNorm"), only={"affine": bool}, build=_late("instance_norm")),
+    "group_norm": Kind("key", {"groups": _count(None), "eps": _EPS}, modules=("GroupNorm",), attributes={"groups": "num_groups"}, only={"affine": bool}, build=_late("group_norm")),
     "layer_norm": Kind("key?", _AXES, modules=("LayerNorm",), attributes={"axes": "normalized_shape"}, build=_late("layer_norm")),
     "rms_norm": Kind("key?", {"eps": _EPS}, modules=("ChannelRMSNorm",), build=_late("rms_norm")),
     "channel_norm": Kind("key?", {"eps": _EPS}, modules=("ChannelNorm",), build=_late("channel_norm")),
     "prelu": Kind("key", modules=("PReLU",), build=_late("prelu")),
     "snake": Kind("key", {"log": Option(_flag, True, "true or false")}, modules=("Snake",), build=_late("snake")),
     "attention": Kind("key", {"heads": _count(1)}, modules=("SelfAttention",), build=_late("attention")),
-    "gru": Kind("key", _LAST, modules=("Recurrent",), only=lambda m: m.cell == "gru", build=_late("gru")),
-    "lstm": Kind("key", _LAST, modules=("Recurrent",), only=lambda m: m.cell == "lstm", build=_late("lstm")),
+    "gru": Kind("key", _LAST, modules=("Recurrent",), only={"cell": _either("gru")}, build=_late("gru")),
+    "lstm": Kind("key", _LAST, modules=("Recurrent",), only={"cell": _either("lstm")}, build=_late("lstm")),
     # of layers
     "residual": Kind("layers"),
     "parallel": Kind("branches", {"join": Option(_either(*JOINS), "concat", f"one of {', '.join(JOINS)}")}),
@@ -289,8 +305,8 @@ KINDS: Mapping[str, Kind] = {
     "repeat": Kind("times", {"times": _count(None)}, modules=("Repeat",)),
     "repeat_channels": Kind("times", {"times": _count(None)}, modules=("RepeatChannels",)),
     "pad": Kind("amount", {"amount": Option(_axes_of_padding, None, "[left, right], [left, right, top, bottom], ..."), "mode": _FILL}, modules=("Pad",)),
-    "upsample": Kind("factor", {"factor": Option(_sizes(1), None, "a positive whole number, or one per axis", _factor), "mode": _MODE, "align_corners": _CORNERS}, modules=("Upsample",), attributes={"factor": "scale_factor"}, only=lambda m: m.size is None and not m.recompute_scale_factor, build=_late("upsample")),
-    "resize": Kind("size", {"size": Option(_sizes(1), None, "a positive whole number, or one per axis"), "mode": _MODE, "align_corners": _CORNERS}, modules=("Upsample",), only=lambda m: m.size is not None, build=_late("resize")),
+    "upsample": Kind("factor", {"factor": Option(_sizes(1), None, "a positive whole number, or one per axis", _factor), "mode": _MODE, "align_corners": _CORNERS}, modules=("Upsample",), attributes={"factor": "scale_factor"}, only={"size": _absent, "recompute_scale_factor": not_}, build=_late("upsample")),
+    "resize": Kind("size", {"size": Option(_sizes(1), None, "a positive whole number, or one per axis"), "mode": _MODE, "align_corners": _CORNERS}, modules=("Upsample",), only={"size": _there}, build=_late("resize")),
     "pixel_shuffle": Kind("factor", {"factor": _count(None)}, modules=("PixelShuffle",), attributes={"factor": "upscale_factor"}),
     "avg_pool": Kind("kernel", _POOL, build=_late("avg_pool")),
     "max_pool": Kind("kernel", _POOL, build=_late("max_pool")),

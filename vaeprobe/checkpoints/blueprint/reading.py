@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from vaeprobe.checkpoints.blueprint.condition import Condition
-from vaeprobe.checkpoints.blueprint.kinds import ALIASES, KINDS, Kind, number, pair, whole
+from vaeprobe.checkpoints.blueprint.kinds import ALIASES, KINDS, Accepts, Kind, number, pair, whole
 from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, LatentGroups, Layer, toml_key, toml_value
 from vaeprobe.checkpoints.blueprint.prior import SPREADS, WEIGHTS, Numbers, PriorPlan
 from vaeprobe.errors import BlueprintError, ResourceError, did_you_mean
@@ -172,7 +172,11 @@ class _Reader:
                 'onehot = 10, embedding = "NAME" or number = 1.0',
             )
         kind, first = kinds[0], table[kinds[0]]
-        checks = {"onehot": whole(2), "embedding": lambda v: isinstance(v, str), "number": number}
+        checks: Mapping[str, Accepts] = {
+            "onehot": whole(2),
+            "embedding": lambda v: isinstance(v, str),
+            "number": number,
+        }
         wants = {
             "onehot": "a number of classes, at least 2",
             "embedding": "a tensor's name",

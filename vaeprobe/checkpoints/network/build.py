@@ -7,7 +7,7 @@ A function here is a row's `build` in `blueprint.kinds.KINDS`: it takes the sett
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vaeprobe.checkpoints.network import modules
 from vaeprobe.checkpoints.network.tensors import Misfit, Tensors, shown
 
-Settings = Mapping[str, Any]
+Settings = Mapping[str, Any]  # by the names of options, each of which accepts its value
 Shape = tuple[int, ...]
 
 
@@ -68,7 +68,7 @@ def _convolution(
             f"`{key}weight` of shape {shown(W.shape)} takes {n_in} channels and {axes} more "
             f"{'axis' if axes == 1 else 'axes'}, and its input has shape {shown(shape)}"
         )
-    table: Mapping[tuple[int, bool], Any] = {
+    table: Mapping[tuple[int, bool], Callable[..., nn.Module]] = {
         (1, False): nn.Conv1d, (2, False): nn.Conv2d, (3, False): nn.Conv3d,
         (1, True): nn.ConvTranspose1d, (2, True): nn.ConvTranspose2d, (3, True): nn.ConvTranspose3d,
     }  # fmt: skip
@@ -286,15 +286,14 @@ def max_pool(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn
     return _pool((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), settings, shape)
 
 
-def _pool(classes: tuple[Any, ...], settings: Settings, shape: Shape) -> nn.Module:
+def _pool(classes: tuple[Callable[..., nn.Module], ...], settings: Settings, shape: Shape) -> nn.Module:
     if len(shape) - 1 not in (1, 2, 3):
         raise Misfit(f"takes channels and one to three more axes, and its input has shape {shown(shape)}")
-    module: nn.Module = classes[len(shape) - 2](
+    return classes[len(shape) - 2](
         _axes(settings["kernel"]),
         stride=_axes(settings["stride"]) or None,
         padding=_axes(settings["padding"]),
     )
-    return module
 
 
 def resize(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
