@@ -21,6 +21,7 @@ import vaeprobe
 from vaeprobe import budget
 from vaeprobe.budget import Budget, about, in_time, within
 from vaeprobe.cli.output import Forecast
+from vaeprobe.cli.probe_commands import _timed
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.verbs import jacobian
@@ -28,6 +29,7 @@ from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
 from vaeprobe.processes import Processes
+from vaeprobe.result import Result
 
 
 class Clock:
@@ -492,7 +494,23 @@ def test_long_work_is_foretold_before_it_begins(clock: Clock) -> None:
     assert len(said) == 2
     with within(60.0):
         forecast.foretell("256 latents", 300.0, 0.0)
+        clock.now += 59.5
+        forecast.foretell("256 latents", 300.0, 0.0)
     assert said[2].startswith("256 latents: about 60 seconds of the about 5 minutes that it would take")
+    assert said[3].startswith(
+        "256 latents: about 5 minutes, and loading took all the time given: the least of it"
+    )
+
+
+def test_a_command_that_takes_longer_than_its_time_says_so() -> None:
+    result = Result(metrics={})
+    assert _timed(result, 60.0, 65.9, 20.0) is result
+    assert _timed(result, None, 1e4, 20.0) is result
+    (said,) = _timed(result, 60.0, 66.1, 20.0).findings
+    assert said.code == "time-limit"
+    assert said.message.startswith(
+        "the least that can be told took about 66 seconds, of which loading about 20 sec"
+    )
 
 
 @pytest.mark.parametrize("part", ["channels", "all"])
@@ -502,9 +520,10 @@ def test_what_is_foretold_is_what_is_done(monkeypatch: pytest.MonkeyPatch, part:
     from vaeprobe.progress import listening
 
     torch.manual_seed(0)
+    # a norm over all places, so that a latent reaches all outputs and columns are whole
     network = nn.Sequential(
-        nn.Unflatten(1, (3, 4, 4)), nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 2, 1)
-    )
+        nn.Unflatten(1, (3, 4, 4)), nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.GroupNorm(1, 8), nn.Conv2d(8, 2, 1)
+    )  # fmt: skip
     decoder = Decoder(network.double().eval(), 48, latent_shape=(3, 4, 4))
     done = {"rows": 0, "asked": 0}
     push, pull = methods.Choice.push, verbs.gradient

@@ -217,7 +217,11 @@ class Forecast:
         # half as much again is still as foretold
         self.until = time.monotonic() + 1.5 * seconds
         over = budget().left < seconds
-        end = f"{about(budget().left)} of the {about(seconds)} that it would take" if over else about(seconds)
+        end = about(seconds)
+        if over and budget().left < 1:
+            end = f"{end}, and loading took all the time given: the least of it is done"
+        elif over:
+            end = f"{about(budget().left)} of the {end} that it would take"
         self.say(
             f"{what}: {end}{_memory(bytes)}" + ("" if budget().bounded else "; --time SECONDS bounds a run")
         )
