@@ -100,12 +100,39 @@ def test_log_ratio_leaves_out_dead_columns() -> None:
 def test_variation_is_zero_for_linear_maps_alone() -> None:
     for map, expected in ((maps.a(3), 0.0), (maps.rotated(maps.a(3)), 0.0)):
         decoder = maps.decoder(map)
-        changes, sizes = jacobian_variation(decoder, *draws(decoder), torch.eye(3, dtype=torch.float64))
-        assert float((changes.sum(0) / sizes.sum(0)).max()) == pytest.approx(expected, abs=1e-25)
+        found = jacobian_variation(decoder, *draws(decoder), torch.eye(3, dtype=torch.float64))
+        assert float((found.changes.sum(0) / found.sizes.sum(0)).max()) == pytest.approx(expected, abs=1e-25)
     # b1: Var(a cosh b z) / E (a cosh b z)^2 with E cosh^k known
     map = maps.b1(2)
     decoder = maps.decoder(map)
-    changes, sizes = jacobian_variation(decoder, *draws(decoder, 4000), torch.eye(2, dtype=torch.float64))
+    found = jacobian_variation(decoder, *draws(decoder, 4000), torch.eye(2, dtype=torch.float64))
     z = torch.from_numpy(np.random.default_rng(0).standard_normal((400_000, 2)))
     n = map.norms(z)
-    assert torch.allclose(changes.sum(0) / sizes.sum(0), n.var(0) / n.square().mean(0), rtol=0.2)
+    assert torch.allclose(found.changes.sum(0) / found.sizes.sum(0), n.var(0) / n.square().mean(0), rtol=0.2)
+
+
+@pytest.mark.parametrize("likelihood", [None, Bernoulli()])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_metric_that_variation_gives_is_that_of_the_engine(
+    likelihood: Bernoulli | None, dtype: torch.dtype
+) -> None:
+    map = maps.c2(3)
+    decoder = Decoder(lambda z: torch.sigmoid(map.f(z)), 3, natural=map.f, dtype=dtype)
+    z, partner = draws(decoder, 20)
+    found = jacobian_variation(
+        decoder, z, partner, torch.eye(3, dtype=torch.float64), likelihood=likelihood, chunk=21
+    )
+    G = gram(decoder, z, likelihood=likelihood)
+    assert float(((found.G - G).flatten(1).norm(dim=1) / G.flatten(1).norm(dim=1)).max()) < (
+        1e-14 if dtype == torch.float64 else 1e-6
+    )
+
+
+def test_lengths_where_one_latent_is_redrawn_are_those_of_all_columns() -> None:
+    decoder = maps.decoder(maps.c2(4))
+    z, partner = draws(decoder, 20)
+    R = torch.eye(4, dtype=torch.float64)
+    some = list(redrawn_lengths(decoder, z, partner, R[:, [3, 1]]))
+    every = list(redrawn_lengths(decoder, z, partner, R))
+    for at, j in enumerate((3, 1)):
+        assert torch.allclose(some[at], every[j][:, [3, 1]], rtol=1e-13)

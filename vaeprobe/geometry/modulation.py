@@ -9,16 +9,19 @@ form, whose error is proportional to what it measures).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.columns import dense_gram
 from vaeprobe.engine.verbs import gram, pushforward
 from vaeprobe.geometry.gram import column_norms
 from vaeprobe.likelihoods import Likelihood
 
 __all__ = [
+    "Variation",
     "column_lengths",
     "frozen",
     "frozen_lengths",
@@ -109,9 +112,11 @@ def redrawn_lengths(
     chunk: int | None = None,
 ) -> Iterator[Tensor]:
     """Yield, for each direction j, all ||J r_i|| at z with its j-th coordinate alone redrawn, shape (n, a)."""
+    moving = R.any(1).nonzero().flatten()
+    columns = moving.expand(len(z), -1) if len(moving) < len(R) else None
     for r in R.T:
-        G = gram(decoder, frozen(decoder, partner, z, r), likelihood=likelihood, chunk=chunk)
-        yield column_lengths(G, R)
+        x = frozen(decoder, partner, z, r)
+        yield column_lengths(gram(decoder, x, likelihood=likelihood, columns=columns, chunk=chunk), R[moving])
 
 
 def log_ratio(first: Tensor, second: Tensor, floor: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
@@ -121,35 +126,52 @@ def log_ratio(first: Tensor, second: Tensor, floor: Tensor | float = 0.0) -> tup
     return torch.where(alive, first, one).log() - torch.where(alive, second, one).log(), alive
 
 
+@dataclass(frozen=True, eq=False)
+class Variation:
+    """How much each column J r_i varies between latents and their partners.
+
+    Attributes:
+        changes: ||J r_i(z) - J r_i(z')||^2 / 2, shape (n, a), float64.
+        sizes: the mean of the two squares, likewise; the ratio of their means is the share of E ||J r_i||^2 that is
+            variance: 0 iff the column is constant, 1 where its mean is 0.
+        G: the metric over the directions at z, shape (n, a, a), float64.
+    """
+
+    changes: Tensor
+    sizes: Tensor
+    G: Tensor
+
+
 def jacobian_variation(
     decoder: Decoder,
     z: Tensor,
     partner: Tensor,
     R: Tensor,
     *,
-    natural: bool = False,
+    likelihood: Likelihood | None = None,
     chunk: int | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return how much each column J r_i varies: ||J r_i(z) - J r_i(z')||^2 / 2 and the mean of its two squares.
+) -> Variation:
+    """Return how much the Jacobian varies, and the metric that the Jacobians at z give by the way.
 
     Args:
         z, partner: independent latents, shape (n, latent).
         R: directions as columns, shape (k, a).
-
-    Returns:
-        two tensors of shape (n, a), float64; the ratio of their means is the share of E ||J r_i||^2 that is
-        variance: 0 iff the column is constant, 1 where its mean is 0.
+        likelihood: whose metric it is, and on whose parameter's Jacobian the columns are taken.
     """
-    difference, size = [], []
+    natural = decoder.natural_for(likelihood)
+    changes, sizes, metrics = [], [], []
     # all directions at once share the primal
     rows = max(1, _rows(decoder, chunk) // R.shape[1])
     for x, x_ in zip(torch.split(z, rows), torch.split(partner, rows), strict=True):
         v = R.T[:, None].expand(-1, len(x), -1)
-        J = pushforward(decoder, x, v, natural=natural)[1].double()
-        J_ = pushforward(decoder, x_, v, natural=natural)[1].double()
-        difference.append((J - J_).square().sum(2).T.cpu() / 2)
-        size.append((J.square().sum(2) + J_.square().sum(2)).T.cpu() / 2)
-    return torch.cat(difference), torch.cat(size)
+        y, moved = pushforward(decoder, x, v, natural=natural)
+        J, J_ = moved.double(), pushforward(decoder, x_, v, natural=natural)[1].double()
+        changes.append((J - J_).square().sum(2).T.cpu() / 2)
+        sizes.append((J.square().sum(2) + J_.square().sum(2)).T.cpu() / 2)
+        if likelihood is not None:
+            J = likelihood.whitened(J, y.double(), "natural" if natural else decoder.parameter)
+        metrics.append(dense_gram(J, None).cpu())
+    return Variation(torch.cat(changes), torch.cat(sizes), torch.cat(metrics))
 
 
 def _rows(decoder: Decoder, chunk: int | None) -> int:

@@ -18,6 +18,9 @@ from vaeprobe.likelihoods import Likelihood
 
 __all__ = ["Sample"]
 
+# Latents at which the Jacobian is compared with that of the partner from the start, at most.
+COMPARED, FEW_COMPARED = 128, 8
+
 
 @dataclass(eq=False)
 class Sample:
@@ -29,7 +32,7 @@ class Sample:
         frozen: ||J r_i|| with the i-th coordinate of z and all else of the partner, shape (n, a).
         frugal: columns are dear: what more latents would only make surer is measured at few.
         exhausted: the source has no more: these latents are all there are, not a sample of more.
-        changes, sizes: of each column between z and its partner (`jacobian_variation`), for the first rows.
+        changes, sizes: of each active column between z and its partner (`Variation`), for the first rows.
         first: latents drawn at the start.
         silent: `frozen` of the latents of short columns at those, by position: what told whether they are active.
     """
@@ -69,14 +72,14 @@ class Sample:
         G = torch.zeros(0, k, k, dtype=torch.float64)
         none = torch.zeros(k, 0, dtype=torch.float64)
         sample = cls(
-            decoder, source, likelihood, seed, chunk, z, z, G, none, none.T, none.T, none.T, frugal=frugal
+            decoder, source, likelihood, seed, chunk, z, z, G, none, none.T, G[:, 0], G[:, 0], frugal=frugal
         )
         sample.grow(samples)
         sample.first = len(sample.z)
         active = sample._active(threshold)
         sample.R = torch.eye(k, dtype=torch.float64)[:, active]
-        empty = torch.zeros(0, len(active), dtype=torch.float64)
-        sample.frozen = sample.changes = sample.sizes = empty
+        sample.frozen = torch.zeros(0, len(active), dtype=torch.float64)
+        sample.changes, sample.sizes = sample.changes[:, active], sample.sizes[:, active]
         return sample
 
     def _active(self, threshold: float) -> Tensor:
@@ -114,8 +117,28 @@ class Sample:
             return False
         self.z = torch.cat([self.z, z])
         self.partner = torch.cat([self.partner, self._partners(z, start, total)])
-        self.G = torch.cat([self.G, gram(self.decoder, z, likelihood=self.likelihood, chunk=self.chunk)])
+        # the metric alone says first where there is too much of it, and is the cheaper
+        compared = 0 if start else FEW_COMPARED if self.frugal else COMPARED
+        G = gram(
+            self.decoder,
+            z[compared:] if len(z) > compared else z[:1],
+            likelihood=self.likelihood,
+            chunk=self.chunk,
+        )
+        if compared:
+            unit = torch.eye(G.shape[1], dtype=torch.float64)
+            self.G = self._compare(slice(0, compared), unit)
+        self.G = torch.cat([self.G, G[: max(0, len(z) - compared)]])
         return True
+
+    def _compare(self, rows: slice, R: Tensor) -> Tensor:
+        """Compare the columns along R at some latents with those at their partners; return the metric by the way."""
+        found = jacobian_variation(
+            self.decoder, self.z[rows], self.partner[rows], R, likelihood=self.likelihood, chunk=self.chunk
+        )
+        self.changes = torch.cat([self.changes, found.changes])
+        self.sizes = torch.cat([self.sizes, found.sizes])
+        return found.G
 
     def _partners(self, z: Tensor, start: int, total: int) -> Tensor:
         """Return latents independent of z: another draw of the prior, else z's own rows in another order."""
@@ -174,11 +197,7 @@ class Sample:
         """Return `changes` and `sizes` for that many rows at least."""
         start, stop = len(self.changes), min(rows, len(self.z))
         if start < stop:
-            natural = self.decoder.natural_for(self.likelihood)
-            z, partner = self.z[start:stop], self.partner[start:stop]
-            more = jacobian_variation(self.decoder, z, partner, self.R, natural=natural, chunk=self.chunk)
-            self.changes = torch.cat([self.changes, more[0]])
-            self.sizes = torch.cat([self.sizes, more[1]])
+            self._compare(slice(start, stop), self.R)
         return self.changes, self.sizes
 
     def segments(self, most: int) -> tuple[Tensor, Tensor]:
