@@ -13,14 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import vaeprobe
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, methods
+from vaeprobe.engine.costs import gram_directions
 from vaeprobe.engine.local import LocalMap
 from vaeprobe.engine.methods import choose
 from vaeprobe.engine.tangents import located
 from vaeprobe.engine.windows import Spread, Windows
 from vaeprobe.likelihoods import Bernoulli
+from vaeprobe.probes import parts
+from vaeprobe.probes.orthogonality.neighbours import cosines_with_the_next_site
+from vaeprobe.probes.parts import block_of
 
 Function = Callable[[Tensor], Tensor]
 
@@ -296,7 +301,7 @@ def test_gram_takes_windows_where_they_are_small() -> None:
 
 def whole(decoder: Decoder) -> Decoder:
     """Return the same decoder, of which only whole columns are taken."""
-    other = Decoder(decoder.function, decoder.latent_dim)
+    other = replace(decoder, name="whole")
     methods._choices[other] = {False: replace(choose(other), reach=None)}
     return other
 
@@ -315,6 +320,54 @@ def test_random_latents_come_from_windows_of_all_places() -> None:
     found = gram(decoder, z, columns=some.expand(2, -1))
     truth = gram(whole(decoder), z, columns=some.expand(2, -1))
     assert torch.allclose(found, truth, rtol=0, atol=1e-12 * float(truth.max()))
+
+
+def test_neighbouring_sites_have_the_cosines_of_whole_columns() -> None:
+    decoder = replace(Decoder(convolutional(12), 432), latent_shape=(3, 12, 12))
+    assert choose(decoder).reach is not None
+    z = torch.randn(3, 432).double()
+    found = [
+        cosines_with_the_next_site(d, z, block_of(d, "channels", 3, 0), likelihood=None, seed=0)
+        for d in (decoder, whole(decoder))
+    ]
+    assert torch.allclose(found[0], found[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ((), "were measured, each in the 8 x 8 of 24 x 24 outputs that a latent reaches"),
+        (
+            (nn.GroupNorm(2, 6),),
+            "were measured, each over the whole output (`group_norm` may spread a latent over the whole output)",
+        ),
+    ],
+)
+def test_orthogonality_says_how_far_a_latent_reaches(more: tuple[nn.Module, ...], words: str) -> None:
+    decoder = replace(Decoder(convolutional(12, *more), 432), latent_shape=(3, 12, 12))
+    result = vaeprobe.orthogonality(decoder, samples=4)
+    (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
+    assert words in note.message
+
+
+def test_windows_that_are_small_on_the_way_alone_go_without_saying() -> None:
+    choice = choose(Decoder(convolutional(12), 432))
+    assert choice.reach is not None
+    assert choice.how
+    assert not replace(choice, reach=replace(choice.reach, window=choice.reach.shape)).how
+
+
+def test_small_windows_afford_more_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(convolutional(12), 432)
+    choice = choose(decoder)
+    assert choice.reach is not None
+    assert choice.work_of(3) == choice.work + 3 * choice.reach.work < 3 * choice.work
+    assert gram_directions(decoder, 3) == pytest.approx(choice.work_of(3) / choice.work)
+    assert gram_directions(whole(decoder), 3) == 4
+    monkeypatch.setattr(parts, "WORK", 100 * choice.work_of(3) + 1)
+    assert parts.affordable(decoder, 3, 256, grams=1) == 100
+    assert parts.affordable(decoder, 6, 256, grams=2) == 50
+    assert parts.affordable(decoder, 3, 256) < 100
 
 
 def test_a_normalisation_over_the_map_keeps_whole_columns_and_is_named() -> None:

@@ -177,7 +177,11 @@ def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pyt
     from vaeprobe.probes import parts
 
     cost = {"work": 1000.0}
-    monkeypatch.setattr(parts, "choose", lambda decoder: SimpleNamespace(work=cost["work"]))
+    monkeypatch.setattr(
+        parts,
+        "choose",
+        lambda decoder: SimpleNamespace(work=cost["work"], work_of=lambda columns: columns * cost["work"]),
+    )
     assert affordable(None, 32, 256) == 256  # type: ignore[arg-type]
     cost["work"] = WORK / 32 / 100
     assert affordable(None, 32, 256) == 100  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from vaeprobe.engine.chunks import BUDGET
 from vaeprobe.engine.methods import choose
 from vaeprobe.progress import foretell, foretold
 
-__all__ = ["foretell_directions", "pace"]
+__all__ = ["foretell_directions", "gram_directions", "pace"]
 
 ROWS = 16
 """Latents whose decoding is timed, at most."""
@@ -27,6 +27,12 @@ def pace(decoder: Decoder) -> float:
     with torch.no_grad():
         decoder.flat(z)
     return DIRECTION * (time.monotonic() - start) / len(z)
+
+
+def gram_directions(decoder: Decoder, columns: int) -> float:
+    """Return how many directions take as long as the Gram matrix of so many columns at a latent, its primal counted as one."""
+    choice = choose(decoder)
+    return 1 + columns * (1 if choice.reach is None else choice.reach.work / choice.work)
 
 
 def foretell_directions(decoder: Decoder, directions: float, bytes: float, what: str) -> None:

@@ -107,6 +107,11 @@ class Reach:
     widest: int
     work: float
 
+    @property
+    def words(self) -> str:
+        """Return the sides of both, without channels: `130 x 130 of 512 x 512`."""
+        return " of ".join(" x ".join(map(str, sides[1:] or sides)) for sides in (self.window, self.shape))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -138,6 +143,15 @@ class Choice:
     def work_of(self, columns: int) -> float:
         """Return the multiply-adds that so many columns at one latent take, about."""
         return columns * self.work if self.reach is None else self.work + columns * self.reach.work
+
+    @property
+    def how(self) -> str:
+        """How columns are computed, as a sentence goes on to say."""
+        if self.reach is not None and self.reach.window == self.reach.shape:
+            return ""  # it saves on the way alone
+        if self.reach is not None:
+            return f"each in the {self.reach.words} outputs that a latent reaches"
+        return f"each over the whole output ({self.spread})" if self.spread else ""
 
     def value(self, f: Function, x: Tensor) -> Tensor:
         """Return f(x)."""
@@ -259,8 +273,7 @@ def _with_reach(choice: Choice, y: Tensor, local: LocalMap, latent: Places, trut
         return replace(choice, spread="windows of columns disagree with plain forward mode")
     reach = Reach(tuple(found.size.tolist()), found.shape, watch.numel, watch.work / (n + 1))
     if reach.work > WORTH * choice.work:
-        sides = [" x ".join(map(str, shape[1:] or shape)) for shape in (reach.window, reach.shape)]
-        return replace(choice, spread=f"a latent reaches {sides[0]} of {sides[1]} outputs")
+        return replace(choice, spread=f"a latent reaches {reach.words} outputs")
     return replace(choice, reach=reach)
 
 

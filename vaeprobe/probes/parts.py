@@ -51,6 +51,7 @@ class ColumnBlock:
         columns: their indices among the continuous latents, shape (n, s).
         words: which they are, as one would say it.
         whole: latents in all.
+        how: its columns are computed, as a sentence goes on to say.
     """
 
     names: tuple[str, ...]
@@ -58,6 +59,7 @@ class ColumnBlock:
     columns: Tensor
     words: str
     whole: int
+    how: str = ""
 
     def turned_by(self, R: Tensor, decoder: Decoder) -> Turn:
         """Return the rotation of the whole latent space that turns the block by R, (s, s)."""
@@ -173,11 +175,18 @@ def as_asked() -> Iterator[None]:
         _as_asked.reset(token)
 
 
-def affordable(decoder: Decoder, columns: int, samples: int) -> int:
-    """Return how many latents a default run can take: all of them where their columns are cheap."""
+def affordable(decoder: Decoder, columns: int, samples: int, *, grams: int = 0) -> int:
+    """Return how many latents a default run can take: all of them where their columns are cheap.
+
+    Args:
+        columns: in all, at each.
+        grams: how many Gram matrices they make, where that is all that is asked of them: windows make these cheaper.
+    """
     if _as_asked.get():
         return samples
-    return min(samples, max(FEWEST, int(WORK // (columns * choose(decoder).work))))
+    choice = choose(decoder)
+    work = grams * choice.work_of(columns // grams) if grams else columns * choice.work
+    return min(samples, max(FEWEST, int(WORK // work)))
 
 
 def holdable(columns: int, samples: int) -> int:

@@ -401,7 +401,8 @@ class Orthogonality(Probe):
         import torch
 
         from vaeprobe.engine import gram
-        from vaeprobe.engine.costs import foretell_directions
+        from vaeprobe.engine.costs import foretell_directions, gram_directions
+        from vaeprobe.engine.methods import choose
         from vaeprobe.latents import Posterior
         from vaeprobe.probes.orthogonality.energy import directions_of
         from vaeprobe.probes.parts import SOME, affordable, block_of, holdable
@@ -417,17 +418,20 @@ class Orthogonality(Probe):
             block = self._affordable_part(decoder, source, rows * draws, limits)
         width = len(decoder.continuous) if block is None else len(block.names)
         if self.part == "auto" and (block is not None or width > SOME):
-            rows = min(affordable(decoder, width * draws, rows), holdable(width, rows))
+            rows = min(affordable(decoder, width * draws, rows, grams=draws), holdable(width, rows))
             if isinstance(source, Posterior):
                 source = replace(source, data=source.data[:rows])
         z = source.draw(decoder, rows * draws, seed=self.seed)
         rows = len(z) // draws  # a grid of fewer points may have fewer still
         columns = None if block is None else block.columns[:rows].repeat(draws, 1)
         likelihood = self.metric_likelihood(decoder)
+        choice = choose(decoder, natural=decoder.natural_for(likelihood))
+        if block is not None and (choice.reach is not None or block.kind == "channels"):
+            block = replace(block, how=choice.how)
         beside = 0 if block is None else directions_of(decoder, rows, self.probes, likelihood)
         foretell_directions(
             decoder,
-            len(z) * (width + 1) + beside,
+            len(z) * gram_directions(decoder, width) + beside,
             3 * 8 * len(z) * width**2,
             f"{len(z)} latents of {width} columns" + (", and random products" if beside else ""),
         )

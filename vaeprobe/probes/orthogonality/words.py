@@ -228,10 +228,11 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
         asked = (
             "" if reading.samples == asked_samples else f", and {reading.samples} of {asked_samples} latents"
         )
+        how = f", {reading.block.how}" if reading.block.how else ""
         found.append(
             Finding(
                 PART_OF_JACOBIAN,
-                f"of {reading.block.whole} columns, those of {reading.block.words} were measured{asked}",
+                f"of {reading.block.whole} columns, those of {reading.block.words} were measured{how}{asked}",
                 hint="--part all measures every column, --part "
                 f"{'channels' if reading.kind == 'channels' else 'some'} all latents that --samples asks for",
             )
