@@ -46,7 +46,9 @@ def test_a_page_lists_every_option_within_the_width(name: str, capsys: pytest.Ca
 
 def test_the_first_page_has_a_line_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = page(capsys, "--help")
-    assert set(SUMMARIES) == set(NAMES)
+    assert (
+        set(COMMANDS) <= set(SUMMARIES) <= set(NAMES)
+    )  # a probe's own first sentence serves where there is no line
     for name in NAMES:
         assert re.search(rf"^  {name} +\w.*$", text, re.MULTILINE), name
     for code in (

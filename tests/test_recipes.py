@@ -41,11 +41,14 @@ PROBE = '''
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.report import Metric, MetricSpec, metric_map
 from vaeprobe.result import Measured, Result
+
+if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
 
 METRICS = (
     MetricSpec(id="reach.largest", title="largest output", better="lower", range="[0, inf)", meaning="how far it reaches"),
@@ -63,6 +66,9 @@ class Reach(Probe):
     """How far do the outputs reach?
 
     The largest of all outputs, in absolute value.
+
+    Examples:
+        vaeprobe reach model.pt --far 2
     """
 
     NAME = "reach"
@@ -71,7 +77,7 @@ class Reach(Probe):
 
     far: float = option(1.0, help="From where on it is far.", min=0)
 
-    def measure(self, decoder) -> ReachResult:
+    def measure(self, decoder: Decoder) -> ReachResult:
         y = decoder.flat(self.source().draw(decoder, self.samples, seed=self.seed)).detach()
         largest = float(y.abs().max())
         return ReachResult(
@@ -115,6 +121,14 @@ def test_a_probe_is_a_file_and_a_line(package: Path) -> None:
     undone = run(package, "check", model, *rules)
     assert undone.returncode == 1, undone.stdout + undone.stderr
     assert "How far do the outputs reach?" in run(package, "--help").stdout
+    shutil.copytree(
+        ROOT / "tests", package.parent / "tests", ignore=shutil.ignore_patterns("__pycache__", "hostile")
+    )
+    shutil.copy(ROOT / "pyproject.toml", package.parent)
+    ours = ("tests/test_help.py", "tests/test_floors.py", "-k", "reach or first_page or nothing_heavy")
+    held = python(package, "-m", "pytest", "-vv", "-p", "no:cacheprovider", *ours)
+    assert held.returncode == 0, held.stdout
+    assert "examples_are_commands_that_parse[reach] PASSED" in held.stdout
     assert "how far it reaches" in run(package, "explain", "reach.largest").stdout
     assert "reach.largest" in run(package, "explain", "reach").stdout
     assert "reach.largest" in run(package, "explain").stdout
