@@ -126,7 +126,7 @@ CONFIGS = (
 COUNTS = ("epoch", "epochs", "global_step", "step", "iteration")
 
 
-class Settings(dict[str, Any]):
+class Settings(dict[str, object]):
     """Settings by key or attribute, whichever a network asks for: `config["latent_dim"]`, `args.latent_dim`."""
 
     def __init__(self, said: Mapping[str, object]) -> None:

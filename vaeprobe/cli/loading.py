@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
 
 # name -> (annotation, default)
-LOADING: dict[str, tuple[Any, Any]] = {
+LOADING: dict[str, tuple[object, object]] = {
     "blueprint": (options.BlueprintOption, None),
     "arch": (options.Arch, None),
     "arch_args": (options.ArchArgs, None),

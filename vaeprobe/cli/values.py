@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, get_args, get_origin
 
 import typer
 from typer.models import ArgumentInfo, OptionInfo
@@ -75,7 +75,7 @@ def _parameter(p: inspect.Parameter) -> inspect.Parameter:
         info.metavar = name if argument else _placeholder(p.name, parts, words)
     if words and info.metavar != "|".join(words):
         info.help = f"{(info.help or '').rstrip('.')}: {', '.join(words[:-1])} or {words[-1]}."
-    return p.replace(annotation=Annotated[Any, info])
+    return p.replace(annotation=Annotated[object, info])
 
 
 def _is_list(part: object) -> bool:

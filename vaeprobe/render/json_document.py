@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from vaeprobe._version import __version__
 from vaeprobe.errors import VaeprobeError
@@ -45,7 +44,7 @@ def dumps(document: Mapping[str, object], *, indent: int | None = 2) -> str:
     return json.dumps(plain(document), indent=indent, ensure_ascii=True, allow_nan=False) + "\n"
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> object:
     """Return a value made of JSON's own types; numpy and torch numbers and arrays are converted."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}

@@ -6,7 +6,7 @@ import io
 import os
 from collections import Counter
 from collections.abc import Iterable
-from typing import IO, Any, cast
+from typing import IO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -38,7 +38,7 @@ class Inert:
     def write(self, text: str) -> int:
         return self.stream.write(inert(text))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
 
 
