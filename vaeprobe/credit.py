@@ -177,6 +177,36 @@ WORKS = (
         "SIAM Journal on Matrix Analysis and Applications 22(4), 1136-1152",
         note="its log-det criterion",
     ),
+    Work(
+        "lachapelle2023additive",
+        "Lachapelle, S{\\'e}bastien and Mahajan, Divyat and Mitliagkas, Ioannis and Lacoste-Julien, Simon",
+        "Additive Decoders for Latent Variables Identification and Cartesian-Product Extrapolation",
+        2023,
+        "Lachapelle et al.",
+        "Advances in Neural Information Processing Systems",
+        "2307.02598",
+        "block-diagonal Hessians of a decoder identify its latents",
+    ),
+    Work(
+        "brady2024interaction",
+        "Brady, Jack and von K{\\\"u}gelgen, Julius and Lachapelle, S{\\'e}bastien and Buchholz, Simon and Kipf, Thomas "
+        "and Brendel, Wieland",
+        "Interaction Asymmetry: A General Principle for Learning Composable Abstractions",
+        2024,
+        "Brady et al.",
+        arxiv="2411.07784",
+        note="the same by block-diagonal derivatives of higher order",
+    ),
+    Work(
+        "buchholz2024robustness",
+        'Buchholz, Simon and Sch{\\"o}lkopf, Bernhard',
+        "Robustness of Nonlinear Representation Learning",
+        2024,
+        "Buchholz and Schölkopf",
+        "International Conference on Machine Learning",
+        "2503.15355",
+        "near isometry identifies nearly",
+    ),
 )
 
 
