@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,28 @@ def test_a_torn_or_damaged_end_is_cut_off_and_measured_again(tmp_path: Path) -> 
             assert store is not None
             assert len(store._places) == 3
             assert store.saved == pytest.approx(store.seconds)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b'{"seconds": 1, "shapes": [["float64", [1099511627776, 1099511627776]]]}',
+        b'{"seconds": NaN, "shapes": []}',
+        b'{"seconds": 1, "shapes": [["float64", [-1]]]}',
+        b'{"seconds": 1, "shapes": [["object", [1]]]}',
+        b'{"seconds": 1, "shapes": 3}',
+        b"[]",
+    ],
+)
+def test_records_that_lie_are_cut_off(told: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.kept"
+    for length in (len(told), 1 << 31):
+        record = kept._RECORD.pack(b"k" * 32, length, zlib.crc32(told + bytes(8))) + told + bytes(8)
+        path.write_bytes(kept.HEAD + record)
+        with keeping(path) as store:
+            assert store is not None
+            assert not store.has(b"k" * 32)
+        assert path.read_bytes() == kept.HEAD
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,7 @@ class Kept:
 
     def _look(self, file: Path) -> int:
         """Note what is in a file, and return how much of it is whole."""
+        end = file.stat().st_size
         with open(file, "rb") as stream:
             head = stream.read(len(HEAD))
             if head != HEAD:
@@ -130,13 +131,17 @@ class Kept:
                 if len(record) < _RECORD.size:
                     return whole
                 key, length, crc = _RECORD.unpack(record)
+                if length > end - stream.tell():
+                    return whole
                 told = stream.read(length)
                 try:
                     place = _place(told, stream.tell())
                 except (ValueError, KeyError, TypeError, RecursionError):
                     return whole
+                if _bytes_in(place) > end - place.start:
+                    return whole
                 content = stream.read(_bytes_in(place))
-                if len(content) < _bytes_in(place) or zlib.crc32(told + content) != crc:
+                if zlib.crc32(told + content) != crc:
                     return whole
                 self._places[key] = (file, place)
 
@@ -245,9 +250,11 @@ def files_of(path: Path) -> list[Path]:
 def _place(told: bytes, start: int) -> _Place:
     body = json.loads(told)
     shapes = [(str(name), [int(n) for n in shape]) for name, shape in body["shapes"]]
-    if any(name not in TYPES or min(shape, default=0) < 0 for name, shape in shapes):
+    seconds = float(body["seconds"])
+    wrong = any(name not in TYPES or min(shape, default=0) < 0 for name, shape in shapes)
+    if wrong or not 0 <= seconds < math.inf:
         raise ValueError
-    return _Place(start, float(body["seconds"]), shapes)
+    return _Place(start, seconds, shapes)
 
 
 def _bytes_in(place: _Place) -> int:
