@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vaeprobe.data import in_memory
 from vaeprobe.errors import UsageError
 from vaeprobe.linear import lanczos, moments, spectrum
+from vaeprobe.linear import rows as rows_module
 from vaeprobe.linear.eigenpairs import norm_bound
 from vaeprobe.linear.rows import Rows
 
@@ -151,6 +152,19 @@ def test_very_few_rows_start_from_all_columns_where_that_costs_less(m: int, all_
     A = (X - X.mean(axis=0, dtype=np.float64)).T
     best = np.square(np.linalg.svd(A, compute_uv=False)[:24]).sum()
     assert (np.square(A @ Q).sum() > (1 - 1e-5) * best) == all_columns
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "m"), [(300, 700), (700, 300)])
+def test_rows_that_are_read_at_every_pass_give_the_same(
+    monkeypatch: pytest.MonkeyPatch, n: int, m: int, kind: type[np.floating]
+) -> None:
+    data = in_memory(wide_rows(n, m).astype(kind))
+    kept = spectrum.compute(data, 10, solver="randomized")
+    monkeypatch.setattr(rows_module, "CACHE_BYTES", 0)
+    assert Rows.of(data).memory is None
+    read = spectrum.compute(data, 10, solver="randomized")
+    np.testing.assert_allclose(read.values, kept.values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("n", [120, 900])
