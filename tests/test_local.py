@@ -377,7 +377,8 @@ def test_a_normalisation_over_the_map_keeps_whole_columns_and_is_named() -> None
     assert choice.spread == "`group_norm` may spread a latent over the whole output"
 
 
-def test_windows_as_large_as_the_output_are_left_alone() -> None:
+def test_windows_as_large_as_the_output_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods, "WORTH", 0)
     network = convolutional(3)
     choice = choose(Decoder(network, 27))
     assert choice.reach is None
