@@ -189,3 +189,10 @@ def test_the_law_is_finite_where_far_nodes_lose_their_digits() -> None:
     for family in ("polar", "sheared", "turned"):
         law = sensitivity(family, (0.9, 1.3))
         assert all(math.isfinite(x) for column in (law.gap, law.cross, law.explained) for x in column)
+
+
+def test_too_few_latents_tell_no_dependence_at_random_axes_either() -> None:
+    G = torch.eye(6, dtype=torch.float64).expand(5, 6, 6) * torch.arange(1.0, 6)[:, None, None]
+    R = torch.stack([maps.haar(6, seed=i) for i in range(4)])
+    found = grades(torch.randn(5, 6).double(), G, torch.zeros(5).double(), R)
+    assert found.dependence.value == found.dependence.null == 0

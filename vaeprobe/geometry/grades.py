@@ -165,7 +165,8 @@ def grades(y: Tensor, G: Tensor, contrast: Tensor, R: Tensor, *, seed: int = 0) 
         norms = ((G @ r) * r).sum(-2).clamp_min(1e-300).sqrt()
         turned = -(y @ r).square() / 2 - norms.log()
         Z = normal_scores(turned)
-        dependences.append(float(_half_log_det(Z.T @ Z / len(Z))) - bias)
+        if len(Z) - 1 > Z.shape[1]:  # fewer rows tell nothing, as of the axes themselves
+            dependences.append(float(_half_log_det(Z.T @ Z / len(Z))) - bias)
         shares.append(1 - float((norms.log().sum(1) - half_log_det).var(correction=0)) / max(spread, 1e-300))
     null, null_share = (float(np.mean(x)) if x else 0.0 for x in (dependences, shares))
     return Grades(
