@@ -29,7 +29,7 @@ FLOORS = [
         "published",
     },
     {"render", "likelihoods", "files", "outputs"},
-    {"result", "data", "contract"},
+    {"result", "data", "contract", "derivatives"},
     {"decoder", "encoder", "latents"},
     {"checkpoints", "engine"},
     {"geometry", "seams", "linear", "inference", "pictures"},

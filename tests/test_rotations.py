@@ -13,19 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vaeprobe.geometry import rotations
+from vaeprobe.geometry import best_rotation
+from vaeprobe.geometry.axes import assignment, distance_to_axes, nearest_order
+from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.gram import ima_contrast, singular_frame
-from vaeprobe.geometry.rotations import (
-    RotationFit,
-    alignment,
-    assignment,
-    distance_to_axes,
-    haar,
-    joint_diagonalise,
-    nearest_order,
-    rotate,
-    rotated_contrast,
-)
+from vaeprobe.geometry.rotations import alignment, haar, rotate, rotated_contrast
 from vaeprobe.geometry.threads import one_thread_below
 
 from maps import ExactMap, b1, c1, c2, e, g, oblique_maps, orthogonal_maps, rotated, tied_maps
@@ -230,14 +222,14 @@ def test_small_problems_run_on_one_thread_and_give_the_others_back() -> None:
 
 def test_the_given_basis_wins_ties_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several best rotations the identity's own end is taken, as long as they differ by rounding."""
-    monkeypatch.setattr(rotations, "_jacobi", lambda G, R: R)
-    monkeypatch.setattr(rotations, "_descend", lambda G, R, steps: (R, 0, True))
+    monkeypatch.setattr(best_rotation, "_jacobi", lambda G, R: R)
+    monkeypatch.setattr(best_rotation, "_descend", lambda G, R, steps: (R, 0, True))
     G = e(3, k=3.0).gram(draw(5, 3))
     scale = float(ima_contrast(G).mean())
 
     def found(*excess: float) -> RotationFit:
         ends = torch.tensor([[1 + x * scale] for x in excess], dtype=torch.float64)
-        monkeypatch.setattr(rotations, "rotated_contrast", lambda *_, **__: ends)
+        monkeypatch.setattr(best_rotation, "rotated_contrast", lambda *_, **__: ends)
         return joint_diagonalise(G, restarts=len(excess) - 1)
 
     for excess, kept in ((0.9e-8, True), (1.1e-8, False)):
@@ -249,10 +241,12 @@ def test_the_given_basis_wins_ties_and_no_more(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_flat_contrast_counts_ties_in_thousandths_of_a_nat(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rotations, "_jacobi", lambda G, R: R)
-    monkeypatch.setattr(rotations, "_descend", lambda G, R, steps: (R, 0, True))
+    monkeypatch.setattr(best_rotation, "_jacobi", lambda G, R: R)
+    monkeypatch.setattr(best_rotation, "_descend", lambda G, R, steps: (R, 0, True))
     monkeypatch.setattr(
-        rotations, "rotated_contrast", lambda *_, **__: torch.tensor([[0.9e-11], [0.0]], dtype=torch.float64)
+        best_rotation,
+        "rotated_contrast",
+        lambda *_, **__: torch.tensor([[0.9e-11], [0.0]], dtype=torch.float64),
     )
     fit = joint_diagonalise(b1(2).gram(draw(5, 2)), restarts=1)
     assert torch.equal(fit.R, torch.eye(2, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""What is checked at the door: that a function is a deterministic, differentiable map of single rows.
+"""What is checked at the door: that a function is a deterministic map of single rows, and what it computes in.
 
 Rounding is told from faults by the precision that the network really computes in, which is the coarsest that any of its
 operations returns: a float32 network may end in `.double()`, and one with float32 outputs may run under autocast.
@@ -8,25 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.errors import ContractError, ResourceError, out_of_memory
 from vaeprobe.frozen import whole_of
-from vaeprobe.intervals import stream
 
 __all__ = [
-    "Differentiation",
     "NotFiniteError",
     "RowMap",
-    "check_derivatives",
     "check_rows",
     "check_weights",
     "first_line",
@@ -35,20 +29,11 @@ __all__ = [
     "word",
 ]
 
-Differentiation = Literal["forward", "reverse"]
 RowMap = Callable[[Tensor], Tensor]
 
-# the largest relative difference of two ways to compute the same, by bytes per number
+# the largest relative difference of a row alone and among others, by bytes per number
 ROUNDING = {8: 1e-9, 4: 1e-4, 2: 2e-2, 1: 2e-1}
-DERIVATIVES = {8: 1e-6, 4: 1e-3, 2: 5e-2, 1: 5e-1}
-# steps of central differences and the error allowed at the best of them: larger ones drown rounding, smaller
-# ones miss kinks; a backward pass that is wrong is so at each
-STEPS: dict[int, tuple[tuple[float, ...], float]] = {
-    8: ((1e-6, 1e-5, 1e-7), 1e-2),
-    4: ((1e-2, 3e-3, 1e-3, 3e-4), 5e-2),
-    2: ((0.3, 0.1, 0.03), 0.15),
-    1: ((0.5, 0.2), 0.5),
-}
+# how often a function is asked: the second call of a TorchScript module differs from its first
 CALLS = 3
 
 
@@ -256,156 +241,6 @@ def _statistics(function: object) -> str | None:
                 " normalises by the batch even in eval mode: set its running_mean and running_var to those of the data"
             )
     return None
-
-
-# -- derivatives --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Tests:
-    """Latents with directions v and covectors w, one of each for every row of every call."""
-
-    z: Tensor
-    directions: Sequence[Tensor]
-    covectors: Sequence[Tensor]
-
-    @staticmethod
-    def of(z: Tensor, y: Tensor, free: Sequence[int]) -> _Tests:
-        directions, covectors = [], []
-        for call in range(CALLS):
-            rng = stream(call, "adjoint")
-            v = torch.zeros(len(z), z.shape[1], dtype=torch.float64)
-            v[:, list(free)] = torch.from_numpy(rng.standard_normal((len(z), len(free))))
-            w = torch.from_numpy(rng.standard_normal((len(z), y[0].numel())))
-            directions.append(v.to(z))
-            covectors.append(w.to(y))
-        return _Tests(z, directions, covectors)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.directions, self.covectors, strict=True)
-
-
-def check_derivatives(
-    f: RowMap, z: Tensor, free: Sequence[int], dtype: torch.dtype, double: Callable[[], RowMap | None]
-) -> tuple[Differentiation, str]:
-    """Compare forward and reverse mode on three successive calls; finite differences judge where they disagree.
-
-    TorchScript's forward mode silently returns zeros from the second call on, which one call misses.
-
-    Args:
-        f: latents to rows of outputs.
-        z: latents.
-        free: columns of z that a derivative makes sense for.
-        dtype: what the network computes in.
-        double: makes the same map in float64, or None where it cannot: there, kinks are rarely met.
-
-    Returns:
-        the mode to use, and why it is not forward mode ("" where it is).
-
-    Raises:
-        ContractError: the function has no derivative, or a wrong one.
-    """
-    with torch.no_grad():
-        y = f(z)
-    tests = _Tests.of(z, y, free)
-    reverse = _products(f, tests, "reverse")
-    if reverse is None:
-        raise ContractError(
-            "the decoder is not differentiable",
-            hint="does it stand under torch.no_grad(), convert to numpy, detach, or round inside?"
-            " return a tensor that keeps its graph",
-        )
-    forward = _products(f, tests, "forward")
-    if forward is not None and _error(forward, reverse) <= DERIVATIVES[dtype.itemsize]:
-        return "forward", ""
-    if not _backward_is_right(f, tests, reverse, dtype, double):
-        if dtype.itemsize < 4:
-            raise ContractError(
-                f"the network computes in {word(dtype)}, and that precision does not suffice for its derivatives",
-                hint="switch the autocast inside it off, or cast the network to float32",
-            )
-        raise ContractError(
-            "the derivatives of the decoder do not match finite differences",
-            hint="a custom autograd function without a correct backward pass?",
-        )
-    return "reverse", (
-        "has no forward-mode derivative" if forward is None else "gives wrong forward-mode derivatives"
-    )
-
-
-def _backward_is_right(
-    f: RowMap, tests: _Tests, reverse: Tensor, dtype: torch.dtype, double: Callable[[], RowMap | None]
-) -> bool:
-    """Whether reverse mode gives what central differences do, in float64 where that can be had."""
-    if dtype.itemsize < 8:
-        with contextlib.suppress(Exception):  # whatever foreign code raises on another type
-            wide = double()
-            if wide is not None:
-                found = _in_double(wide, tests)
-                if found is not None:
-                    return found
-    return _matches(f, tests, reverse, dtype)
-
-
-def _in_double(f: RowMap, tests: _Tests) -> bool | None:
-    z = tests.z.double()
-    with torch.no_grad(), differentiable_kernels():
-        y = f(z)
-        if precision_of(f, z, y)[0] != torch.float64:
-            return None
-    wide = _Tests(z, [v.double() for v in tests.directions], [w.double() for w in tests.covectors])
-    reverse = _products(f, wide, "reverse")
-    return None if reverse is None or y.dtype != torch.float64 else _matches(f, wide, reverse, torch.float64)
-
-
-def _matches(f: RowMap, tests: _Tests, reverse: Tensor, dtype: torch.dtype) -> bool:
-    steps, tolerance = STEPS[dtype.itemsize]
-    size = float(reverse.square().mean().sqrt())
-    for step in steps:
-        found, rounding = _differences(f, tests, step, torch.finfo(dtype).eps)
-        if float((found - reverse).square().mean().sqrt()) <= tolerance * size + rounding:
-            return True
-    return False
-
-
-def _differences(f: RowMap, tests: _Tests, step: float, eps: float) -> tuple[Tensor, float]:
-    """Return <w, J v> for each row by central differences, and the size of its rounding errors."""
-    out, noise = [], []
-    with torch.no_grad(), differentiable_kernels():
-        for v, w in tests:
-            above, below = f(tests.z + step * v).double(), f(tests.z - step * v).double()
-            out.append((w.double() * (above - below)).sum(1) / (2 * step))
-            noise.append((w.double() * above).norm(dim=1) * eps / step)
-    return torch.cat(out), float(torch.cat(noise).square().mean().sqrt())
-
-
-def _products(f: RowMap, tests: _Tests, mode: Differentiation) -> Tensor | None:
-    """Return <w, J v> for each row by one mode, or None where the mode fails."""
-    out = []
-    for v, w in tests:
-        try:
-            with differentiable_kernels():
-                if mode == "forward":
-                    with torch.no_grad():
-                        moved = torch.func.jvp(f, (tests.z,), (v,))[1]
-                    out.append((w.double() * moved.double()).sum(1))
-                else:
-                    leaf = tests.z.clone().requires_grad_(True)
-                    with torch.enable_grad():
-                        pulled = gradient(f(leaf), leaf, w)
-                    out.append((pulled.double() * v.double()).sum(1))
-        except (RuntimeError, NotImplementedError, ValueError, TypeError):
-            return None
-    return torch.cat(out)
-
-
-def _error(found: Tensor, right: Tensor) -> float:
-    """Return the root mean square of the differences, relative to that of the numbers."""
-    error = float((found - right).square().mean().sqrt())
-    if error == 0:
-        return 0.0
-    size = float(right.square().mean().sqrt())
-    return error / size if math.isfinite(error) and size > 0 else math.inf
 
 
 def _gap(a: Tensor, b: Tensor) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vaeprobe import contract
 from vaeprobe.autograd import differentiable_kernels
-from vaeprobe.contract import Differentiation
+from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
 from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
@@ -403,7 +403,7 @@ class Decoder:
         if self.artifact is not None:
             self._set("artifact", replace(self.artifact, maps=self.shapes))
         few = z[:1] if self.large else z
-        mode, why = contract.check_derivatives(
+        mode, why = check_derivatives(
             self.flat,
             few.to(device=self.device, dtype=self.dtype),
             self.continuous,

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.geometry.rotations import assignment, haar
+from vaeprobe.geometry.axes import assignment
+from vaeprobe.geometry.rotations import haar
 from vaeprobe.intervals import LEVEL, percentile_interval, stream
 
 # A latent is informative where the variance of its posterior mean exceeds this (Burda et al. 2016).

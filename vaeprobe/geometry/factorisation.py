@@ -30,12 +30,13 @@ from torch import Tensor
 
 from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
+from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seams, segment_smoothness
 from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
 from vaeprobe.geometry.factors import Factors, seam_factors
 from vaeprobe.geometry.grades import Grades, grades
 from vaeprobe.geometry.modulation import column_lengths, log_ratio, redrawn_lengths
-from vaeprobe.geometry.rotations import RotationFit, haar, joint_diagonalise, rotated_contrast
+from vaeprobe.geometry.rotations import haar, rotated_contrast
 from vaeprobe.geometry.sample import Sample
 from vaeprobe.geometry.sheets import Sheets, find_sheets
 from vaeprobe.geometry.smoothness import Smoothness, departures, discontinuities, metric_derivatives

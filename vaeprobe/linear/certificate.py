@@ -94,8 +94,8 @@ def certify(run: Run, solution: Solution, S: Covariance) -> Certificate:
     """Return how a run compares with the closed form."""
     import torch
 
+    from vaeprobe.geometry.axes import assignment
     from vaeprobe.geometry.gram import mean_field_gap
-    from vaeprobe.geometry.rotations import assignment
 
     q = int(solution.active.sum())
     W, U = run.W, solution.vectors[:, :q]

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from vaeprobe.geometry import gram
+from vaeprobe.geometry.axes import distance_to_axes
 from vaeprobe.geometry.entropies import isometry_defect, pairwise_information
 from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast, expected_isometry_defect
-from vaeprobe.geometry.rotations import (
-    Alignment,
-    distance_to_axes,
-)
+from vaeprobe.geometry.rotations import Alignment
 from vaeprobe.intervals import LEVEL, mean_interval, median_interval
 from vaeprobe.probes.orthogonality.metrics import SPECS
 from vaeprobe.probes.orthogonality.reading import Reading

@@ -9,18 +9,10 @@ import torch
 from torch import Tensor
 
 from vaeprobe.geometry import gram
+from vaeprobe.geometry.axes import TIE, distance_to_axes
+from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.entropies import pairwise_information, seam_entropies
-from vaeprobe.geometry.rotations import (
-    TIE,
-    Alignment,
-    RotationFit,
-    alignment,
-    distance_to_axes,
-    haar,
-    joint_diagonalise,
-    rotate,
-    rotated_contrast,
-)
+from vaeprobe.geometry.rotations import Alignment, alignment, haar, rotate, rotated_contrast
 from vaeprobe.geometry.row_space import row_space
 from vaeprobe.geometry.turns import Turn
 from vaeprobe.intervals import mean_interval
