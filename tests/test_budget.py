@@ -19,13 +19,13 @@ from torch import nn
 
 import vaeprobe
 from vaeprobe import budget
-from vaeprobe.budget import Budget, about, in_time, within
+from vaeprobe.budget import NO_TIME, Budget, about, in_time, within
 from vaeprobe.cli.output import Forecast
 from vaeprobe.cli.probe_commands import _timed
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.verbs import jacobian
-from vaeprobe.probes.factorise import Factorise
+from vaeprobe.probes.factorise import Factorise, FactoriseResult
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
 from vaeprobe.processes import Processes
@@ -148,6 +148,29 @@ def test_factorise_and_trace_end_in_time() -> None:
     assert len(traced.paths.starts) < 400
     starts = sorted({seam.start for seam in traced.paths})
     assert starts == list(range(len(traced.paths.starts)))
+
+
+def test_what_explains_a_verdict_is_left_out_where_no_time_is_left(clock: Clock) -> None:
+    def measured(seconds: float) -> FactoriseResult:
+        probe = Factorise(time=seconds, samples=32, max_samples=32, permutations=19, sheets=4)
+        return probe.measure(Counted(clock, bent, 3).decoder)
+
+    all_of_it, least = measured(1e9), measured(1.0)
+    extras = (
+        "factorise.dependence",
+        "factorise.seam_dependence",
+        "factorise.sheets",
+        "factorise.curved_dependence",
+    )
+    for id in extras:
+        assert NO_TIME not in (all_of_it.metrics[id].reason or ""), id
+        assert least.metrics[id].reason == NO_TIME, id
+    for id in ("factorise.gap", "factorise.gap_null", "factorise.modulation"):
+        assert least.metrics[id].value is not None, id
+    assert all_of_it.evidence.skipped == frozenset()
+    assert "Curved seams cannot be judged: no time was left for it." in least.summary
+    assert any("no time was left for how far the density is" in f.message for f in least.findings)
+    assert not any("no time was left for" in f.message for f in all_of_it.findings)
 
 
 class Counted:

@@ -150,6 +150,12 @@ _current: ContextVar[Kept | None] = ContextVar("vaeprobe_kept", default=None)
 place: Path | None = None  # of the file of this run: signal handlers run in other contexts
 
 
+def goes_on_from(path: Path) -> None:
+    """Let an interrupted run say where it goes on from: a file of results that its command keeps itself."""
+    global place
+    place = path
+
+
 @contextmanager
 def keeping(path: Path | str | None) -> Iterator[Kept | None]:
     """Keep what is measured inside the block in a file, and take from it what it holds; None keeps nothing.

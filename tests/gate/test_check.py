@@ -15,7 +15,8 @@ import jsonschema
 import numpy as np
 import pytest
 
-from vaeprobe.cli import run
+from vaeprobe import kept
+from vaeprobe.cli import run, streams
 from vaeprobe.gate.formats import FORMATS
 from vaeprobe.render import schema
 
@@ -414,6 +415,16 @@ def test_an_interrupted_run_resumes(check: Any, loaded: list[str]) -> None:
     assert check(*both).document == second.document
     assert loaded == ["good.npy", "bad.npy"]
     assert check("bad.npy", "good.npy", "--resume", "run.jsonl", "--fail-fast", "--json").code == 1
+
+
+def test_an_interrupted_run_says_where_it_goes_on_from(
+    check: Any, loaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "place", None)
+    check("good.npy")
+    assert streams.stopped() == "vaeprobe: stopped; no partial output was written"
+    check("good.npy", "--resume", "run.jsonl")
+    assert streams.stopped() == "vaeprobe: stopped; the same command goes on from what is kept in run.jsonl"
 
 
 def test_what_other_processes_of_a_run_finished_is_taken_too(check: Any, loaded: list[str]) -> None:

@@ -28,7 +28,7 @@ from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import Gate
-from vaeprobe.kept import own_file
+from vaeprobe.kept import goes_on_from, own_file
 from vaeprobe.processes import current, joined
 from vaeprobe.render.text import clean
 
@@ -260,11 +260,17 @@ def _run(
     stream: Iterable[ModelReport]
     several = current().world > 1
     own = None if resume is None else own_file(resume)
+    if resume is not None and finished:
+        goes_on_from(resume)
+
+    def keep(report: ModelReport) -> None:
+        if own is not None:
+            journal.append(own, report)
+            goes_on_from(own)
 
     def written(target: str) -> ModelReport:  # as soon as it is finished, by the process that did it
         report = one(target)
-        if own is not None:
-            journal.append(own, report)
+        keep(report)
         return report
 
     if several:
@@ -273,8 +279,8 @@ def _run(
         stream = map(one, fresh) if jobs == 1 or len(fresh) < 2 else _parallel(one, fresh, jobs)
     reports = itertools.chain(finished.values(), stream)
     for report in track(reports, "checking models", len(targets)):
-        if own is not None and report.model not in finished and not several:
-            journal.append(own, report)
+        if report.model not in finished and not several:
+            keep(report)
         yield report
         if fail_fast and report.exit_code != 0:
             return

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -65,6 +66,8 @@ GRADED, GRADE_ROTATIONS = 4096, 20
 FEWEST = 16
 # Active latents up to which other sheets are looked for.
 SHEETS_MOST = 64
+# What explains a verdict and is left out where no time is left, the most telling first.
+Extra = Literal["grades", "factors", "curved", "pairs", "sheets", "derivatives"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -100,6 +103,7 @@ class Evidence:
         gap_true: mean over latents of log p(x), summed over the sheets found, less the log seam factors.
         letter: what latents are called, with their number.
         gap_true_ci: its interval, with room for sheets as heavy as the own at latents too rare to be probed.
+        skipped: what no time was left for, of `Extra`.
     """
 
     continuous: tuple[int, ...]
@@ -131,6 +135,7 @@ class Evidence:
     sheets: Sheets | None = None
     gap_true: float | None = None
     gap_true_ci: tuple[float, float] | None = None
+    skipped: frozenset[Extra] = frozenset()
 
     @property
     def gap_null(self) -> float | None:
@@ -316,46 +321,59 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
 
 
 def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int) -> Evidence:
-    """Return the evidence with what explains the verdict, and the test of curved seams where it is needed."""
+    """Return the evidence with what explains the verdict, as far as there is time, and the test of curved seams."""
     usable = torch.isfinite(sample.contrasts())
     G = sample.active_metric()[usable]
     seed, a = sample.seed, G.shape[1]
     null = rotated_contrast(G[:NULL_ROWS], haar(a, ROTATIONS, seed), tolerance=sample.tolerance)
-    pairs, pair_rows = (None, 0) if sample.frugal else _pairs(sample, usable)
-    smooth = segment_smoothness(sample, 1)
-    factors_rotated = None
-    if evidence.leaning == "rotated" and evidence.rotation:
-        held = _held_out(usable)
-        factors_rotated = seam_factors(sample, held, sample.R @ evidence.rotation.R, permutations)
-    found = gap_true = gap_true_ci = None
-    if sheets and a <= SHEETS_MOST:
+    evidence = replace(evidence, null=null.mean(1), tied=_is_tied(G))
+
+    def graded() -> Evidence:
+        z, R = sample.z[usable][:GRADED][:, sample.places], haar(a, GRADE_ROTATIONS, seed)
+        found = grades(z, G[:GRADED], evidence.contrast[:GRADED], R, seed=seed)
+        return replace(evidence, grades=found)
+
+    def factored() -> Evidence:
+        found = replace(evidence, factors=seam_factors(sample, usable, sample.R, permutations))
+        if evidence.leaning != "rotated" or evidence.rotation is None:
+            return found
+        R, held = sample.R @ evidence.rotation.R, _held_out(usable)
+        return replace(found, factors_rotated=seam_factors(sample, held, R, permutations))
+
+    def curved() -> Evidence:
+        smooth = segment_smoothness(sample, 1)
+        bent = curved_seams(sample, usable, smooth) if evidence.leaning == "entangled" else None
+        return replace(evidence, smooth=smooth, curved=bent)
+
+    def paired() -> Evidence:
+        pairs, rows = (None, 0) if sample.frugal else _pairs(sample, usable)
+        return replace(evidence, pairs=pairs, pair_rows=rows)
+
+    def unfolded() -> Evidence:
+        if not sheets or a > SHEETS_MOST:
+            return evidence
         z = sample.z[usable][:sheets]
         found = find_sheets(
             sample.decoder, z, sample.places, G=G[:sheets], likelihood=sample.likelihood, seed=seed
         )
-        gap_true, gap_true_ci = _gap_over_sheets(evidence.contrast, found.others, seed)
-    return replace(
-        evidence,
-        grades=grades(
-            sample.z[usable][:GRADED][:, sample.places],
-            G[:GRADED],
-            evidence.contrast[:GRADED],
-            haar(a, GRADE_ROTATIONS, seed),
-            seed=seed,
-        ),
-        sheets=found,
-        gap_true=gap_true,
-        gap_true_ci=gap_true_ci,
-        null=null.mean(1),
-        factors=seam_factors(sample, usable, sample.R, permutations),
-        pairs=pairs,
-        pair_rows=pair_rows,
-        smooth=smooth,
-        derivatives=_log_length_derivatives(sample, usable) if smooth.smooth else None,
-        factors_rotated=factors_rotated,
-        tied=_is_tied(G),
-        curved=curved_seams(sample, usable, smooth) if evidence.leaning == "entangled" else None,
-    )
+        gap, ci = _gap_over_sheets(evidence.contrast, found.others, seed)
+        return replace(evidence, sheets=found, gap_true=gap, gap_true_ci=ci)
+
+    def derived() -> Evidence:
+        smooth = evidence.smooth is not None and evidence.smooth.smooth
+        return replace(evidence, derivatives=_log_length_derivatives(sample, usable) if smooth else None)
+
+    steps: dict[Extra, Callable[[], Evidence]] = {
+        "grades": graded,
+        "factors": factored,
+        "curved": curved,
+        "pairs": paired,
+        "sheets": unfolded,
+        "derivatives": derived,
+    }
+    for name, step in steps.items():
+        evidence = replace(evidence, skipped=evidence.skipped | {name}) if budget().over else step()
+    return evidence
 
 
 def _gap_over_sheets(contrast: Tensor, others: Tensor, seed: int) -> tuple[float, tuple[float, float] | None]:

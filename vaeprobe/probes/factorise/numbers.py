@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vaeprobe.budget import NO_TIME
 from vaeprobe.probes.factorise.metrics import SPECS
 from vaeprobe.report import Json, Metric, Value, metric_map
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
     from vaeprobe.geometry.decisions import Decision
     from vaeprobe.geometry.dependence import PairTest
-    from vaeprobe.geometry.factorisation import Evidence
+    from vaeprobe.geometry.factorisation import Evidence, Extra
     from vaeprobe.geometry.factors import Factors
     from vaeprobe.geometry.spread import Spread
 
@@ -33,6 +34,9 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
     constant = e.constant
     n = e.usable
     spread, factors, curved = e.spread, e.factors, e.curved
+
+    def lacking(extra: Extra, reason: str) -> str:
+        return NO_TIME if extra in e.skipped else reason
 
     def decided(id: str, decision: Decision | None, reason: str, *, method: str = "") -> Metric:
         if decision is None:
@@ -55,7 +59,7 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
 
     def tested(id: str, found: PairTest | None, rows: int | None) -> list[Metric]:
         """Return a statistic that is the largest over pairs of latents, and its p-value."""
-        reason = "a column has length zero at most latents" if spread else unmeasured
+        reason = lacking("factors", "a column has length zero at most latents" if spread else unmeasured)
         how = "permutations, largest over pairs"
         return [
             plain(id, None if found is None else found.largest, reason, n=rows),
@@ -76,6 +80,8 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
         vacuous = f"vacuous: {e.smooth.why}" if e.smooth.kind != "unknown" else e.smooth.why
     else:
         vacuous = unmeasured if e.undefined else "the decoder has no second derivatives to be had"
+    if {"curved", "derivatives"} & e.skipped:
+        vacuous = NO_TIME
     not_rotated = (
         unmeasured
         if e.undefined
@@ -86,14 +92,14 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
     elif curved is not None:
         straight = f"undetermined: {curved.why}"
     else:
-        straight = f"not needed: the decoder is {e.leaning}"
+        straight = lacking("curved", f"not needed: the decoder is {e.leaning}")
     return metric_map(
         [
             Metric(SPECS["latents.dim"], decoder.latent_dim),
             Metric(SPECS["latents.active"], len(e.active), n=e.drawn, method=f"of {part}" if part else ""),
             Metric(SPECS["factorise.verdict"], e.verdict, n=n),
             decided("factorise.gap", e.gap, unmeasured, method="mean over latents, bootstrap"),
-            *_sheet_metrics(e, unmeasured),
+            *_sheet_metrics(e, lacking("sheets", unmeasured)),
             plain("factorise.gap_null", e.gap_null, unmeasured, method="50 random rotations"),
             Metric.undefined(SPECS["factorise.linearity"], unmeasured)
             if linearity is None or e.variation is None
@@ -134,7 +140,7 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
                 "factorise.distance_correlation",
                 *((factors.distances, factors.distance_rows) if factors else (None, None)),
             ),
-            *_grade_metrics(e, unmeasured),
+            *_grade_metrics(e, lacking("grades", unmeasured)),
             decided(
                 "factorise.gap_rotated",
                 e.gap_rotated,
@@ -180,7 +186,8 @@ def _sheet_metrics(e: Evidence, unmeasured: str) -> list[Metric]:
 
     share, gap = SPECS["factorise.sheets"], SPECS["factorise.true_gap"]
     if e.sheets is None or e.gap_true is None:
-        why = unmeasured if e.undefined else "other latents with the same output were not looked for"
+        looked = e.undefined or "sheets" in e.skipped
+        why = unmeasured if looked else "other latents with the same output were not looked for"
         return [Metric.undefined(spec, why) for spec in (share, gap)]
     n, hits = len(e.sheets.shared), int(e.sheets.shared.sum())
     method = "Gauss-Newton from far latents with near outputs"

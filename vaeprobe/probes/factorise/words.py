@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from vaeprobe.budget import about
+from vaeprobe.budget import NO_TIME, about
 from vaeprobe.findings import (
     DISCONTINUOUS,
     FACTORISE_UNDEFINED,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.geometry.decisions import Decision
-    from vaeprobe.geometry.factorisation import Evidence
+    from vaeprobe.geometry.factorisation import Evidence, Extra
     from vaeprobe.geometry.spread import Spread
     from vaeprobe.probes.parts import Part
 
@@ -179,7 +179,7 @@ def _oblique(e: Evidence) -> str:
 def _bent(e: Evidence) -> str:
     """Return what is known of curved seams, as a sentence."""
     if e.curved is None:
-        return ""
+        return f" Curved seams cannot be judged: {NO_TIME}." if "curved" in e.skipped else ""
     judged = (
         "Curved seams cannot be judged" if e.curved.state == "undetermined" else "Curved seams are dependent"
     )
@@ -326,12 +326,27 @@ def _place(e: Evidence, z: Tensor) -> str:
     return ", ".join(f"{name} = {float(z[int(name[1:])]):.3g}" for name in names) + more
 
 
+# what is left out where no time is left
+LEFT_OUT: dict[Extra, str] = {
+    "grades": "how far the density is from factorising",
+    "factors": "dependence of the seam factors",
+    "curved": "curved seams",
+    "pairs": "which latent changes which column",
+    "sheets": "other latents with the same output",
+    "derivatives": "derivatives of the column lengths",
+}
+
+
 def limits(evidence: Evidence) -> tuple[Finding, ...]:
     """Return what did not fit into the time that was given."""
-    if evidence.limited is None:
-        return ()
-    message = (
-        f"the time given lasted for {evidence.drawn} latents; those that the verdict asked for would take "
-        f"{about(evidence.limited)}"
-    )
-    return (Finding(TIME_LIMIT, message),)
+    said = []
+    if evidence.limited is not None:
+        said.append(
+            f"the time given lasted for {evidence.drawn} latents; those that the verdict asked for would take "
+            f"{about(evidence.limited)}"
+        )
+    if evidence.skipped:
+        said.append(
+            f"no time was left for {', '.join(words for name, words in LEFT_OUT.items() if name in evidence.skipped)}"
+        )
+    return tuple(Finding(TIME_LIMIT, message) for message in said)
