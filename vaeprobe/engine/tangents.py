@@ -39,7 +39,8 @@ from vaeprobe.engine.functions import (
     plain_name,
     writes,
 )
-from vaeprobe.engine.local import Local, LocalMap, latents, moved
+from vaeprobe.engine.local import Local, LocalMap, latents
+from vaeprobe.engine.local_rules import moved
 from vaeprobe.engine.nested import Tree, leaves_of, mapped, tensors_in
 from vaeprobe.engine.norms import group_norm, layer_norm
 from vaeprobe.engine.windows import Spread
