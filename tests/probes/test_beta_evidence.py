@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,7 +332,6 @@ def test_a_latent_is_called_by_its_column() -> None:
 
 
 def test_data_scaling_and_likelihood_are_named(tmp_path: object) -> None:
-    from pathlib import Path
 
     path = Path(str(tmp_path)) / "rows.npy"
     vae = linear_vae(SHARP, sigma2=0.3, n=64)
@@ -348,6 +348,21 @@ def test_data_scaling_and_likelihood_are_named(tmp_path: object) -> None:
         assert result.settings["scaling"] == "as stored"
     np.save(path, (vae.x.numpy() * 10 + 100).clip(0, 255).astype(np.uint8))
     assert Beta(data=path).measure(vae.decoder).settings["scaling"] == "divided by 255"
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "scaling"),
+    [("poisson", "as stored"), ("multinomial", "as stored"), ("bernoulli", "divided by 255")],
+)
+def test_small_counts_are_no_pixels(tmp_path: Path, likelihood: str, scaling: str) -> None:
+    """Stored in 8 bits, which counts of cells and words often are, they stay what they are."""
+    vae = linear_vae(SHARP, sigma2=0.3, n=64)
+    np.save(tmp_path / "counts.npy", vae.x.numpy().clip(0, 3).round().astype(np.uint8))
+    decoder = replace(vae.decoder, likelihood=None, parameter="natural")
+    found = Posterior(data=tmp_path / "counts.npy", likelihood=likelihood, samples=16, rotations=19).measure(
+        decoder
+    )
+    assert found.settings["scaling"] == scaling
 
 
 # -- codes that gain little ------------------------------------------------------------------------

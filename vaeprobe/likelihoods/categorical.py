@@ -26,7 +26,6 @@ class Categorical(Likelihood):
     """
 
     name = "categorical"
-    scaling = "none"
     activation = "softmax"
     pixels = False
     domain = (0.0, 1.0)

@@ -45,13 +45,11 @@ class Likelihood(ABC):
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
-    # what is done to data from files: "auto" divides uint8 by 255, "none" takes them as they are
-    scaling: ClassVar[Literal["auto", "none"]] = "auto"
     # whether the mean is the natural parameter, so that there is nothing to choose and nothing saturates
     mean_is_natural: ClassVar[bool] = False
     # the last layer that makes the mean of the natural parameter, as programs call it, "" where none does
     activation: ClassVar[str] = ""
-    # whether means may be the intensities of pixels: counts and classes are none
+    # whether means may be the intensities of pixels, so that uint8 from files is divided by 255: counts and classes are none
     pixels: ClassVar[bool] = True
     domain: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
     # names of the outputs that are its parameters, where it has more than one and a network returns them apart

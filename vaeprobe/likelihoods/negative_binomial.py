@@ -70,7 +70,6 @@ class NegativeBinomial(Likelihood):
 
     name = "negative_binomial"
     aliases = ("nb",)
-    scaling = "none"
     pixels = False
     domain = (0.0, math.inf)
     no_edges = "not derived for counts with a zero mean"

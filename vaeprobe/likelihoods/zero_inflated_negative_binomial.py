@@ -40,7 +40,6 @@ class ZeroInflatedNegativeBinomial(Likelihood):
 
     name = "zero_inflated_negative_binomial"
     aliases = ("zinb",)
-    scaling = "none"
     pixels = False
     domain = (0.0, math.inf)
     outputs = ("mean", "zero_logits")

@@ -155,7 +155,7 @@ class EncoderProbe(Probe):
             encoder = decoder.encoder
         self.check_ready()
         likelihood = self.chosen_likelihood(decoder)
-        rows, source, scaling = self._rows(likelihood.scaling)
+        rows, source, scaling = self._rows("auto" if likelihood.pixels else "none")
         if rows.ndim < 2 or len(rows) < 2:
             raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
         check_data(decoder, rows, likelihood)
