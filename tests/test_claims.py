@@ -132,7 +132,7 @@ def test_a_small_training_answers_every_claim(claim: Claim) -> None:
     found = claim.measure(SMALL)
     for one in (found.claimed, *found.beside):
         assert torch.isfinite(torch.tensor(one.value))
-    assert claims.table([(claim, found, SMALL)]).count("\n") == 2
+    assert claims.table([claims.Row(claim, found, SMALL)]).count("\n") == 2
 
 
 def test_stacked_models_are_trained_as_if_alone() -> None:

@@ -133,6 +133,7 @@ def _swap(old: Tensor, new: Tensor) -> Callable[[object], object]:
 
 def _bend(phi: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return phi'' of an element-wise function, which may write to what it is given."""
+    x = x.contiguous()  # of channels that come last, torch asks its compiler how large a product is
     one = torch.ones_like(x)
 
     def slope(a: Tensor) -> Tensor:
