@@ -250,14 +250,16 @@ def test_a_signal_leaves_no_partial_output(sent: signal.Signals, code: int, tmp_
         ],
         stderr=subprocess.PIPE,
         cwd=SAMPLES.parent,
+        # what shells start in the background ignores interrupts, and so would what it starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    try:
-        time.sleep(6)
-        process.send_signal(sent)
-        _, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.wait()
+    with process:
+        try:
+            time.sleep(6)
+            process.send_signal(sent)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == code, err
     assert list(tmp_path.iterdir()) == []
     assert b"Traceback" not in err
