@@ -4,7 +4,7 @@
 - `kinks`: for decoders with constant directions between kinks (linear, ReLU): straight to the next kink, found
   by bisection to within the tolerance; exact in between.
 - `rough`: for kinks too many to find one by one (a ReLU network under a sigmoid).  There J^T J changes from point to point
-  as a random walk does: on published decoders its second differences are as large as its first ones at every scale from
+  as a random walk does: on a published decoder its second differences are as large as its first ones at every scale from
   0.002 to 0.1.  So no higher order helps, a step of length h misses what the direction wanders within it, and shorter steps
   meet as many jumps: they are not halved far.  What helps is to carry the metric from one end of a step to the other, not
   the direction: where singular values are close, that turns by right angles, and the metric changes little.  Against steps
