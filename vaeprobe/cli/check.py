@@ -259,14 +259,13 @@ def _run(
     one = partial(_check_one, gate, loaded, digest)
     stream: Iterable[ModelReport]
     several = current().world > 1
-    own = None if resume is None else own_file(resume)
     if resume is not None and finished:
         goes_on_from(resume)
 
     def keep(report: ModelReport) -> None:
-        if own is not None:
-            journal.append(own, report)
-            goes_on_from(own)
+        if resume is not None:
+            journal.append(own_file(resume), report)
+            goes_on_from(resume)
 
     def written(target: str) -> ModelReport:  # as soon as it is finished, by the process that did it
         report = one(target)
