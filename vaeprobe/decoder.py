@@ -193,6 +193,10 @@ class Decoder:
             return False
         return self.has_natural and self.likelihood in (None, likelihood.name)
 
+    def parameter_of(self, natural: bool) -> Parameter:
+        """Return what an output is to a likelihood: of the natural parameter's map, or as the decoder gives it."""
+        return "natural" if natural else self.parameter
+
     @property
     def large(self) -> bool:
         """Whether one output costs so much that checks make do with few of them."""

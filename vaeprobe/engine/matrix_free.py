@@ -348,7 +348,7 @@ def _metric_products(
     """Return G v for v of shape (s, n, k): the same shape, float64 on the CPU."""
     y, Jv = pushforward(decoder, z, v, natural=natural)
     if likelihood is not None:
-        parameter = "natural" if natural else decoder.parameter
+        parameter = decoder.parameter_of(natural)
         Jv = likelihood.lowered(Jv.double(), y.double(), parameter).to(Jv.dtype)
     return pullback(decoder, z, Jv, natural=natural).double().cpu()
 

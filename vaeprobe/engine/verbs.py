@@ -122,7 +122,7 @@ def _gram(
     choice = choose(decoder, natural=natural)
     width = len(decoder.continuous) if columns is None else columns.shape[-1]
     _check_size(decoder, len(x), width, 1 if columns is None else columns[0, ..., 0].numel(), x.itemsize)
-    weigh = _Weight(likelihood, "natural" if natural else decoder.parameter)
+    weigh = _Weight(likelihood, decoder.parameter_of(natural))
     if choice.reach is not None:
         try:
             return _gram_of_windows(decoder, g, x, weigh, columns, choice, choice.reach, chunk)

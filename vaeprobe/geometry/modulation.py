@@ -80,7 +80,7 @@ def frozen_lengths(
             y, moved = pushforward(decoder, rows, r.expand(len(rows), -1), natural=natural)
             moved = moved.double()
             if likelihood is not None:
-                moved = likelihood.whitened(moved, y.double(), "natural" if natural else decoder.parameter)
+                moved = likelihood.whitened(moved, y.double(), decoder.parameter_of(natural))
             lengths.append(moved.norm(dim=1).cpu())
         columns.append(torch.cat(lengths))
     return torch.stack(columns, dim=1)
@@ -169,7 +169,7 @@ def jacobian_variation(
         changes.append((J - J_).square().sum(2).T.cpu() / 2)
         sizes.append((J.square().sum(2) + J_.square().sum(2)).T.cpu() / 2)
         if likelihood is not None:
-            J = likelihood.whitened(J, y.double(), "natural" if natural else decoder.parameter)
+            J = likelihood.whitened(J, y.double(), decoder.parameter_of(natural))
         metrics.append(dense_gram(J, None).cpu())
     return Variation(torch.cat(changes), torch.cat(sizes), torch.cat(metrics))
 

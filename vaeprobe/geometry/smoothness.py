@@ -344,7 +344,7 @@ def metric_derivatives(
         if likelihood is None:
             return torch.einsum("anm,bnm->nab", J, J)
         y = output[0][: len(x)].double()
-        WJ = likelihood.lowered(J, y, "natural" if natural else decoder.parameter)
+        WJ = likelihood.lowered(J, y, decoder.parameter_of(natural))
         return torch.einsum("anm,bnm->nab", WJ, J)
 
     x = z.to(device=decoder.device, dtype=decoder.dtype)

@@ -101,7 +101,7 @@ def log_density_and_score(
         z: latents, shape (n, latent_dim).
     """
     natural = decoder.natural_for(likelihood)
-    parameter = "natural" if natural else decoder.parameter
+    parameter = decoder.parameter_of(natural)
     leaf = z.to(device=decoder.device, dtype=decoder.dtype).detach().requires_grad_(True)
     with torch.enable_grad(), differentiable_kernels():
         y = (decoder.natural_flat(leaf) if natural else decoder.flat(leaf)).double()

@@ -227,7 +227,7 @@ class IterativeField:
         natural = self.decoder.natural_for(self.likelihood)
         y, JQ = pushforward(self.decoder, z, Q.permute(2, 0, 1), natural=natural)
         if self.likelihood is not None:
-            parameter = "natural" if natural else self.decoder.parameter
+            parameter = self.decoder.parameter_of(natural)
             JQ = self.likelihood.lowered(JQ.double(), y.double(), parameter).to(JQ.dtype)
         return pullback(self.decoder, z, JQ, natural=natural).permute(1, 2, 0).double().cpu()
 
