@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import re
 
 import pytest
 import torch
@@ -63,6 +64,126 @@ def test_what_does_not_fit_is_refused() -> None:
         gram(Decoder(bend, 2), torch.zeros(4, 3))
     with pytest.raises(ContractError, match="mixes the rows"):
         gram(lambda z: z - z.mean(0), torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("of", ["module", "function"])
+def test_maps_of_latents_are_given_as_networks_take_them(of: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.ConvTranspose2d(2, 3, 4, 2, 1), nn.Tanh(), nn.Conv2d(3, 1, 3, padding=1)
+    ).double()
+    f = network if of == "module" else lambda z: network(z)
+    z = torch.randn(3, 2, 2, 3, dtype=torch.float64)
+    with differentiable_kernels():
+        J = torch.func.vmap(torch.func.jacrev(lambda x: network(x[None]).flatten()))(z).flatten(2)
+    torch.testing.assert_close(jacobian(f, z), J)
+    torch.testing.assert_close(gram(f, z), J.mT @ J)
+    v, w = torch.randn(2, 3, 2, 2, 3).double(), torch.randn(3, 1, 4, 6).double()
+    truth = torch.einsum("nmk,snk->snm", J, v.flatten(2))
+    for shaped in (v, v.flatten(2)):
+        torch.testing.assert_close(pushforward(f, z, shaped)[1], truth)
+        torch.testing.assert_close(pushforward(f, z, shaped[0])[1], truth[0])
+    for covector in (w, w.flatten(1)):
+        torch.testing.assert_close(pullback(f, z, covector), torch.einsum("nmk,nm->nk", J, w.flatten(1)))
+    rows = Decoder(nn.Sequential(nn.Unflatten(1, (2, 2, 3)), network), 12, latent_shape=(2, 2, 3))
+    torch.testing.assert_close(jacobian(rows, z), jacobian(rows, z.flatten(1)))
+    with pytest.raises(UsageError, match=r"the decoder takes \(n, 12\) or \(n, 2, 2, 3\)"):
+        jacobian(rows, z[:, :1])
+    with pytest.raises(ContractError) as caught:
+        Decoder(network, 12)
+    assert "nn.Unflatten(1, (channels, height, width))" in str(caught.value.hint)
+
+
+def test_columns_and_likelihoods_are_given_as_is_handy() -> None:
+    z = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    G = gram(bend, z)
+    for columns in ([1], torch.tensor([1]), torch.ones(4, 1, dtype=torch.int32)):
+        torch.testing.assert_close(gram(bend, z, columns=columns), G[:, 1:, 1:])
+    mean = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid()).double()
+    x = mean(z)
+    J = jacobian(mean, z)
+    torch.testing.assert_close(
+        gram(mean, z, likelihood="bernoulli"), J.mT @ (J / (x * (1 - x))[..., None].detach())
+    )
+    with pytest.raises(UsageError, match="no likelihood is called `bernouli`"):
+        gram(mean, z, likelihood="bernouli")
+
+
+Z = torch.zeros(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "says", "hint"),
+    [
+        (lambda: gram(bend, Z.numpy()), "a torch tensor, not ndarray", "torch.as_tensor"),
+        (lambda: gram(bend, "z.npy"), "a torch tensor, not str", "numpy.load"),
+        (lambda: gram("model.pt", Z), "a module or a Decoder, not str", "vaeprobe.load"),
+        (lambda: gram(bend, Z[0]), r"not \(2,\) of", r"z\[None\].*vmap"),
+        (lambda: gram(Decoder(bend, 2), Z[0]), r"takes \(n, 2\)", r"z\[None\]"),
+        (lambda: gram(bend, Z.long()), "int64", "z.float"),
+        (lambda: gram(bend, Z.to("meta")), "meta device", "real device"),
+        (
+            lambda: torch.func.vmap(lambda z: gram(bend, z[None]))(Z),
+            "transform of torch.func",
+            "outside of vmap",
+        ),
+        (lambda: gram(bend, Z, chunk=0), "at least 1, not 0", "leave it out"),
+        (lambda: jacobian(bend, Z, chunk=2.5), "at least 1, not 2.5", "leave it out"),
+        (lambda: gram(bend, Z, columns=torch.tensor([0, 2])), "from 0 to 2, and .* from 0 to 1", None),
+        (lambda: gram(bend, Z, columns=torch.tensor([-1, 0])), "from -1 to 0", None),
+        (
+            lambda: gram(bend, Z, columns=torch.tensor([0.5])),
+            "indices of continuous latents",
+            r"torch.tensor\(\[0, 2",
+        ),
+        (lambda: gram(bend, Z, columns="01"), "indices of continuous latents", r"torch.tensor\(\[0, 2"),
+        (
+            lambda: gram(bend, Z, columns=torch.zeros(3, 1).long()),
+            r"shape \(3, 1\) for 4",
+            "one row of indices",
+        ),
+        (lambda: gram(bend, Z, likelihood=3), "a name or a Likelihood, not int", "bernoulli"),
+        (
+            lambda: pushforward(bend, Z, torch.ones(4, 3)),
+            r"\(4, 3\), and not \(4, 2\) or \(several, 4, 2\)",
+            None,
+        ),
+        (lambda: pushforward(bend, Z, torch.ones(2)), r"have shape \(2,\)", r"v\.expand\(4, -1\)"),
+        (lambda: pushforward(bend, Z, torch.ones(3, 2)), r"have shape \(3, 2\)", None),
+        (lambda: pullback(bend, Z, torch.ones(4, 2)), r"\(4, 2\), and not \(4, 3\)", None),
+        (lambda: pullback(bend, Z, [1.0]), "the covectors are a torch tensor, not list", "as_tensor"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_told_by_name(call: object, says: str, hint: str | None) -> None:
+    with pytest.raises(UsageError, match=says) as caught:
+        call()
+    assert re.search(hint or "", caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "f", [lambda z: torch.stack([z[0] * z[1], z[1]]), lambda z: z.sum(), lambda z: z.reshape(2) ** 2]
+)
+def test_a_function_of_one_latent_is_told_what_makes_one_of_rows(f: object) -> None:
+    z = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ContractError) as caught:
+        jacobian(f, z)
+    assert "torch.func.vmap(f)" in str(caught.value.hint)
+    assert jacobian(torch.func.vmap(f), z).shape[::2] == (7, 2)
+
+
+def test_faults_of_functions_of_rows_are_not_taken_for_functions_of_one_latent() -> None:
+    for f in (lambda z: z - z.mean(0), lambda z: z + torch.rand(()), lambda z: z.detach() ** 2):
+        with pytest.raises(ContractError) as caught:
+            gram(f, torch.randn(7, 2))
+        assert "vmap" not in str(caught.value.hint)
+
+
+def test_of_several_outputs_the_one_that_is_taken_is_told() -> None:
+    z = torch.randn(3, 2)
+    with pytest.warns(UserWarning, match=r"the first, `0`, was probed; return one tensor") as caught:
+        jacobian(lambda z: (bend(z), z), z)
+    assert caught[0].filename == __file__
+    assert jacobian(lambda z: {"recon": bend(z), "latent": z}, z).shape == (3, 3, 2)  # says it by its name
 
 
 class Block(nn.Module):

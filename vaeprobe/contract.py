@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -137,10 +138,14 @@ def not_callable(function: object, z: Tensor, error: BaseException) -> ContractE
             f"the decoder needs {others} beside the latents `{needed[0]}`",
             hint=f"hold {others} at a value: functools.partial(decoder, {needed[1]}=...), or a wrapper with --arch",
         )
-    return ContractError(
-        message,
-        hint=whole_hint(function) or f"is the latent dimension really {z.shape[1]}? (--latent-dim)",
-    )
+    if hint := whole_hint(function):
+        return ContractError(message, hint=hint)
+    if re.search(r"expected .*[345]d|must be [345]d|[345]d input", message, re.IGNORECASE):
+        return ContractError(
+            message,
+            hint="it takes maps of latents: nn.Sequential(nn.Unflatten(1, (channels, height, width)), decoder) takes rows",
+        )
+    return ContractError(message, hint=f"is the latent dimension really {z.shape[1]}? (--latent-dim)")
 
 
 def whole_hint(function: object) -> str | None:

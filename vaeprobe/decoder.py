@@ -69,7 +69,8 @@ class Decoder:
         encoder: the encoder of the same checkpoint.
         artifact: the file it came from.
         notes: what the loader wants the reader to know.
-        latent_shape: shape in which the network takes its latents, where they are a map: (channels, height, width).
+        latent_shape: (channels, height, width), where the latents are a map, for names and places: `function` takes rows
+            none the less, so that a network of maps follows `nn.Unflatten(1, latent_shape)` in an `nn.Sequential`.
         units: mean and standard deviation of each latent, where latents are counted from the one in the other.
         recipe: what the loss of its family says of beta, where that is known.
         dispersion: inverse dispersions of a negative binomial likelihood, where the file holds them.

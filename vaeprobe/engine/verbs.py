@@ -1,8 +1,13 @@
 """The four verbs of the Jacobian engine: J, G = J^T W J, J v and J^T w of a decoder, batched and chunked.
 
-Each takes a `Decoder`, or any function or module that maps latents of shape (n, latent) to outputs of shape
-(n, ...) row by row.  Such a one is checked at the door on every call; build the `Decoder` once where many calls
-follow.
+Each takes a `Decoder`, or any function or module that maps latents of shape (n, latent), or maps of latents of shape
+(n, channels, height, width), to outputs of shape (n, ...) row by row: of a function of one latent, `torch.func.vmap`
+makes one of rows.  A module is differentiated as a copy in eval mode.  Such a one is checked at the door on every call;
+build the `Decoder` once where many calls follow.
+
+Results are plain tensors without a graph, whatever `requires_grad` says, and the verbs are not to be transformed by
+torch.func themselves.  Latents and outputs are flattened in them, k continuous latents and `data` outputs, in the order
+of `z.flatten(1)`.
 
 Networks run in the decoder's precision, Gram matrices are summed in float64: float32 propagation with a
 float64 Gram gives cosines and column norms to 1e-6 even for columns scaled by 1e-6, where a float32 Gram
@@ -14,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +26,15 @@ from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.arguments import (
+    Map,
+    check_chunk,
+    columns_of,
+    covectors_of,
+    decoder_and_rows,
+    directions_of,
+    likelihood_of,
+)
 from vaeprobe.engine.chunks import BUDGET, Chunk, Size, Sweep
 from vaeprobe.engine.columns import Columns, Known, dense_gram
 from vaeprobe.engine.limits import LARGEST_GRAMS, LARGEST_JACOBIAN
@@ -29,13 +42,11 @@ from vaeprobe.engine.methods import Choice, Reach, choose, function_of, windowed
 from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.tangents import Unsupported
 from vaeprobe.engine.windows import Spread
-from vaeprobe.errors import ResourceError, UsageError
+from vaeprobe.errors import ResourceError
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.processes import current
 
 __all__ = ["gram", "jacobian", "pullback", "pushforward", "values"]
-
-Map: TypeAlias = Decoder | Callable[[Tensor], object]
 
 # Bytes of the windows of columns that are computed at a time: more of them leave a core's cache.
 WINDOWS = 16 << 20
@@ -46,7 +57,7 @@ def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = No
 
     Args:
         f: a decoder, or a function or module of latents.
-        z: latents, shape (n, latent).
+        z: latents, shape (n, latent) or (n, channels, height, width); those of functions also give the precision.
         natural: differentiate the natural parameter instead of the output.
         chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
 
@@ -61,7 +72,8 @@ def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = No
         tensor([[[2., 1.],
                  [2., 0.]]], dtype=torch.float64)
     """
-    decoder = _decoder(f, z)
+    decoder, z = decoder_and_rows(f, z)
+    check_chunk(chunk)
     basis = _basis(decoder)
     _, J = _pushed(
         decoder, _latents(decoder, z), lambda some, points: _everywhere(basis[some], points), len(basis), natural, chunk,
@@ -74,7 +86,7 @@ def gram(
     f: Map,
     z: Tensor,
     *,
-    likelihood: Likelihood | None = None,
+    likelihood: Likelihood | str | None = None,
     columns: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
@@ -88,10 +100,11 @@ def gram(
 
     Args:
         f: a decoder, or a function or module of latents.
-        z: latents, shape (n, latent).
-        likelihood: whose metric weighs the outputs.
-        columns: indices among the continuous latents, shape (n, s), for the s x s block of G that they span at
-            each latent, at the cost of s columns; or (n, b, s) for b such blocks at each, which share its decoding.
+        z: latents, shape (n, latent) or (n, channels, height, width); those of functions also give the precision.
+        likelihood: whose metric weighs the outputs, or its name.
+        columns: indices among the continuous latents, shape (s,) or (n, s) where they differ from latent to latent, for
+            the s x s block of G that they span at each, at the cost of s columns; or (n, b, s) for b such blocks at
+            each, which share its decoding.
         chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
 
     Raises:
@@ -105,12 +118,14 @@ def gram(
         tensor([[[8., 2.],
                  [2., 1.]]], dtype=torch.float64)
     """
-    decoder = _decoder(f, z)
+    decoder, z = decoder_and_rows(f, z)
+    check_chunk(chunk)
+    weight, taken = likelihood_of(decoder, likelihood), columns_of(decoder, len(z), columns)
     return recalled(
-        (decoder, likelihood, None if columns is None else columns.shape[1:]),
+        (decoder, weight, None if taken is None else taken.shape[1:]),
         z,
-        columns,
-        lambda rows, some: _gram(decoder, rows, likelihood, some, chunk),
+        taken,
+        lambda rows, some: _gram(decoder, rows, weight, some, chunk),
     )
 
 
@@ -305,8 +320,8 @@ def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple
 
     Args:
         f: a decoder, or a function or module of latents.
-        z: latents, shape (n, latent).
-        v: one direction per latent, shape (n, k), or several that share the primal, shape (s, n, k).
+        z: latents, shape (n, latent) or (n, channels, height, width); those of functions also give the precision.
+        v: one direction per latent, shape (n, k) or that of z, or several that share the primal, shape (s, n, k).
 
     Returns:
         y, shape (n, data), and J v, shape (n, data) or (s, n, data), in the decoder's dtype.
@@ -322,12 +337,13 @@ def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple
         >>> y.item(), Jv.item()
         (2.0, 1.0)
     """
-    decoder = _decoder(f, z)
-    along = _on_all_latents(decoder, v if v.ndim == 3 else v[None])
+    decoder, z = decoder_and_rows(f, z)
+    given, several = directions_of(decoder, len(z), v)
+    along = _on_all_latents(decoder, given)
     y, Jv = _pushed(
         decoder, _latents(decoder, z), lambda some, points: along[some, points], len(along), natural, description="J v"
     )  # fmt: skip
-    return y, Jv if v.ndim == 3 else Jv[0]
+    return y, Jv if several else Jv[0]
 
 
 def _pushed(
@@ -392,8 +408,9 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
 
     Args:
         f: a decoder, or a function or module of latents.
-        z: latents, shape (n, latent).
-        w: one covector per latent, shape (n, data), or several that share the primal, shape (s, n, data).
+        z: latents, shape (n, latent) or (n, channels, height, width); those of functions also give the precision.
+        w: one covector per latent, shape (n, data) or that of the outputs, or several that share the primal, shape
+            (s, n, data).
 
     Returns:
         shape (n, k) or (s, n, k), in the decoder's dtype.
@@ -408,9 +425,9 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
         >>> pullback(lambda z: z.prod(dim=1, keepdim=True), z, torch.ones(1, 1).double())
         tensor([[2., 1.]], dtype=torch.float64)
     """
-    decoder = _decoder(f, z)
+    decoder, z = decoder_and_rows(f, z)
     g, x = function_of(decoder, natural), _latents(decoder, z)
-    covectors = w if w.ndim == 3 else w[None]
+    covectors, several = covectors_of(decoder, len(z), w)
     free = decoder.continuous
     choice = choose(decoder, natural=natural)
     pulled = x.new_zeros(len(covectors), len(x), len(free))
@@ -443,24 +460,7 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
     size = Size(points, math.ceil(len(covectors) / split))
     if Sweep(work, put, made_of, description="J^T w").over(len(x), len(covectors), size):
         pulled = current().summed(pulled)
-    return pulled if w.ndim == 3 else pulled[0]
-
-
-def _decoder(f: Map, z: Tensor) -> Decoder:
-    """Return the decoder itself, or the one that a function or module is, held to the contract."""
-    if isinstance(f, Decoder):
-        if z.ndim != 2 or z.shape[1] != f.latent_dim:
-            raise UsageError(
-                f"the latents have shape {tuple(z.shape)}, the decoder takes (n, {f.latent_dim})",
-                hint="one row per point, one column per latent",
-            )
-        return f
-    if z.ndim != 2 or not z.is_floating_point():
-        raise UsageError(
-            f"latents are real numbers of shape (n, latent), not {tuple(z.shape)} of {z.dtype}",
-            hint="one row per point, one column per latent",
-        )
-    return Decoder(f, z.shape[1], dtype=None if isinstance(f, torch.nn.Module) else z.dtype)
+    return pulled if several else pulled[0]
 
 
 def _latents(decoder: Decoder, z: Tensor) -> Tensor:

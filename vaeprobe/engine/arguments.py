@@ -1,0 +1,235 @@
+"""What the four verbs are given, held against one another before anything is computed."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.findings import OUTPUT_CHOSEN, WHOLE_VAE
+from vaeprobe.likelihoods import Likelihood, by_name
+
+__all__ = [
+    "Map",
+    "check_chunk",
+    "columns_of",
+    "covectors_of",
+    "decoder_and_rows",
+    "directions_of",
+    "likelihood_of",
+]
+
+Map: TypeAlias = Decoder | Callable[[Tensor], object]
+
+
+def decoder_and_rows(f: Map, z: Tensor) -> tuple[Decoder, Tensor]:
+    """Return the decoder itself, or the one that a function or module is, held to the contract; and latents as rows.
+
+    A function or module gets latents in the shape that they are given in: maps, (n, c, h, w), as maps.
+
+    Raises:
+        ContractError: the function does not map rows to rows, or cannot be differentiated.
+        UsageError: the latents are no rows of real numbers, or not as many as the decoder takes.
+    """
+    _check_tensor(z, "the latents")
+    if isinstance(f, Decoder):
+        if z.ndim < 2 or (z.shape[1:] != (f.latent_dim,) and z.shape[1:] != f.latent_shape):
+            taken = f"(n, {f.latent_dim})"
+            if f.latent_shape:
+                taken += f" or (n, {', '.join(map(str, f.latent_shape))})"
+            raise UsageError(
+                f"the latents have shape {tuple(z.shape)}, the decoder takes {taken}",
+                hint="one row per point, one column per latent" if z.ndim > 1 else "z[None] is one row",
+            )
+        return f, z if z.ndim == 2 else z.flatten(1)
+    if not callable(f):
+        loads = isinstance(f, (str, os.PathLike))
+        raise UsageError(
+            f"`f` is a function, a module or a Decoder, not {type(f).__name__}",
+            hint="vaeprobe.load(f) makes a decoder of a file"
+            if loads
+            else "a function takes latents, shape (n, latent)",
+        )
+    if z.ndim < 2 or not z.is_floating_point():
+        raise UsageError(
+            f"latents are real numbers of shape (n, latent), not {tuple(z.shape)} of {z.dtype}",
+            hint="z[None] is one row; of a function of one latent, torch.func.vmap(f) takes rows"
+            if z.ndim < 2
+            else "z.float() makes real numbers of whole ones",
+        )
+    return _checked(f, z), z.flatten(1)
+
+
+def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
+    shape = z.shape[1:]
+    rows: Callable[[Tensor], object] = f
+    if len(shape) > 1:  # a sequence of modules, so that layers are seen
+        unflatten = nn.Unflatten(1, tuple(shape))
+        rows = nn.Sequential(unflatten, f) if isinstance(f, nn.Module) else lambda x: f(unflatten(x))
+    try:
+        decoder = Decoder(
+            rows,
+            math.prod(shape),
+            dtype=None if isinstance(f, nn.Module) else z.dtype,
+            latent_shape=tuple(shape) if len(shape) > 1 else (),
+        )
+    except ContractError as error:
+        if len(z) and _takes_one(f, z):
+            raise ContractError(
+                error.message,
+                hint="it takes a single latent: torch.func.vmap(f) takes rows",
+            ) from None
+        raise
+    for note in decoder.notes:
+        if note.spec in (OUTPUT_CHOSEN, WHOLE_VAE) and note.level == "warning":
+            remedy = f"return one tensor, or give vaeprobe.Decoder(f, {decoder.latent_dim}, output=...)"
+            warnings.warn(f"{note.message}; {remedy}", stacklevel=4)
+    return decoder
+
+
+def _takes_one(f: Callable[[Tensor], object], z: Tensor) -> bool:
+    """Whether a function fails on rows and takes a single latent."""
+    dtype = z.dtype
+    if isinstance(f, nn.Module):
+        dtype = next((p.dtype for p in f.parameters()), dtype)
+    one = z[0].detach().to(dtype)
+    # on 3 rows, and as many more as tell them from the outputs of one
+    some = one.expand(len(z[0].flatten()) + 3, *one.shape).clone()
+    with torch.no_grad():
+        try:
+            y = f(some)
+            if isinstance(y, Tensor) and y.ndim and len(y) == len(some):
+                return False
+        except Exception:  # whatever a stranger's function raises
+            pass
+        try:
+            return isinstance(f(one), Tensor)
+        except Exception:
+            return False
+
+
+def _check_tensor(z: object, what: str) -> None:
+    if not isinstance(z, Tensor):
+        raise UsageError(
+            f"{what} are a torch tensor, not {type(z).__name__}",
+            hint="vaeprobe.engine takes no files: torch.from_numpy(numpy.load(...))"
+            if isinstance(z, (str, os.PathLike))
+            else "torch.as_tensor(...) makes one of an array or a list",
+        )
+    if z.device.type == "meta":
+        raise UsageError(
+            f"{what} are on the meta device, which holds no numbers", hint="make them on a real device"
+        )
+    if torch._C._functorch.is_functorch_wrapped_tensor(z):
+        raise UsageError(
+            f"{what} are inside a transform of torch.func, and vaeprobe.engine is not to be transformed",
+            hint="give it all latents at once, outside of vmap, grad or jvp; results carry no graph",
+        )
+
+
+def check_chunk(chunk: object) -> None:
+    """Refuse what is no number of latents.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+        raise UsageError(
+            f"`chunk` is a number of latents, at least 1, not {chunk!r}",
+            hint="leave it out: as many as are fast",
+        )
+
+
+def likelihood_of(decoder: Decoder, likelihood: Likelihood | str | None) -> Likelihood | None:
+    """Return a likelihood, by its name or as it is given.
+
+    Raises:
+        UsageError: none has that name, or it is something else.
+    """
+    if isinstance(likelihood, str):
+        return by_name(likelihood, tuple(decoder.output_shape))
+    if likelihood is None or isinstance(likelihood, Likelihood):
+        return likelihood
+    raise UsageError(
+        f"`likelihood` is a name or a Likelihood, not {type(likelihood).__name__}",
+        hint='such as "bernoulli"; None for J^T J',
+    )
+
+
+def columns_of(decoder: Decoder, n: int, columns: object) -> Tensor | None:
+    """Return indices of columns at each of n latents, shape (n, s) or (n, b, s), in int64; None for all.
+
+    Raises:
+        UsageError: they are no such indices.
+    """
+    if columns is None:
+        return None
+    k = len(decoder.continuous)
+    try:
+        taken = torch.as_tensor(columns)
+    except (TypeError, ValueError, RuntimeError):
+        taken = torch.empty(0)
+    if (
+        taken.ndim not in (1, 2, 3)
+        or taken.is_floating_point()
+        or taken.dtype == torch.bool
+        or taken.is_complex()
+    ):
+        raise UsageError(
+            "`columns` are indices of continuous latents, shape (s,), (n, s) or (n, blocks, s)",
+            hint="such as torch.tensor([0, 2]), for these two at every latent",
+        )
+    taken = taken.long().cpu()
+    if taken.ndim == 1:
+        taken = taken.expand(n, -1)
+    if len(taken) != n:
+        raise UsageError(
+            f"`columns` have shape {tuple(taken.shape)} for {n} latents",
+            hint="one row of indices per latent, shape (n, s), or the same for all, shape (s,)",
+        )
+    if taken.numel() and not 0 <= int(taken.min()) <= int(taken.max()) < k:
+        raise UsageError(
+            f"`columns` go from {int(taken.min())} to {int(taken.max())}, and the continuous latents from 0 to {k - 1}"
+        )
+    return taken
+
+
+def directions_of(decoder: Decoder, n: int, v: Tensor) -> tuple[Tensor, bool]:
+    """Return directions, shape (s, n, k), and whether there were several: in rows, or in the shape of maps.
+
+    Raises:
+        UsageError: they fit neither the latents nor the decoder.
+    """
+    shape = decoder.latent_shape if len(decoder.continuous) == decoder.latent_dim else ()
+    return _stacked(v, n, len(decoder.continuous), shape, "directions")
+
+
+def covectors_of(decoder: Decoder, n: int, w: Tensor) -> tuple[Tensor, bool]:
+    """Return covectors, shape (s, n, data), and whether there were several: in rows, or in the outputs' shape.
+
+    Raises:
+        UsageError: they fit neither the latents nor the outputs.
+    """
+    return _stacked(w, n, decoder.data_dim, tuple(decoder.output_shape), "covectors")
+
+
+def _stacked(v: Tensor, n: int, width: int, shape: tuple[int, ...], what: str) -> tuple[Tensor, bool]:
+    _check_tensor(v, f"the {what}")
+    for row in {(width,), shape or (width,)}:
+        if v.shape == (n, *row):
+            return v.detach().reshape(1, n, width), False
+        if v.ndim == len(row) + 2 and v.shape[1:] == (n, *row):
+            return v.detach().reshape(len(v), n, width), True
+    raise UsageError(
+        f"the {what} have shape {tuple(v.shape)}, and not ({n}, {width}) or (several, {n}, {width})",
+        hint=f"one of {width} numbers per latent; v.expand({n}, -1) is the same at each"
+        if v.ndim == 1
+        else None,
+    )
