@@ -6,7 +6,6 @@ import ast
 import os
 import re
 import subprocess
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -108,11 +107,6 @@ def test_the_citation_file_is_of_this_version_and_paper() -> None:
     assert credit.PAPER.arxiv in text
 
 
-def indented(page: str, start: str, end: str) -> str:
-    """The lines of a page from one that begins so to one before another, without their indentation."""
-    return textwrap.dedent(page[page.index(start) : page.index(end)])
-
-
 def test_the_citation_file_has_what_its_format_asks_for_and_nothing_else() -> None:
     """The Citation File Format 1.2.0: required keys, known keys, entities and persons."""
     yaml = pytest.importorskip("yaml")
@@ -143,9 +137,13 @@ def test_the_page_about_several_processes_fits_a_terminal() -> None:
 
 
 def test_its_script_for_slurm_is_one_that_bash_and_torchrun_read(tmp_path: Path) -> None:
-    script = indented(torchrun(), "  #!/bin/bash", "Kubernetes:")
-    assert "\n#SBATCH --nodes=2 --ntasks-per-node=1 " in script
-    known = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}  # that sbatch sets
+    # as it is copied from the terminal: a shebang stands in the first column
+    script = "#!/bin/bash\n" + torchrun().partition("\n#!/bin/bash\n")[2].partition("\nKubernetes:")[0]
+    asked = dict(re.findall(r"^#SBATCH --(\S+?)=(\S+)$", script, re.MULTILINE))
+    assert (asked["nodes"], asked["ntasks-per-node"]) == ("2", "1")
+    # that sbatch sets
+    known = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": asked["nodes"], "SLURM_JOB_ID": "7"}
+    known["SLURM_CPUS_PER_TASK"] = asked["cpus-per-task"]
     assert set(re.findall(r"\$(SLURM\w+)", script)) == set(known)
     for name, body in {"scontrol": "printf 'n1\\nn2\\n'", "srun": 'printf "%s\\n" "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
@@ -155,7 +153,8 @@ def test_its_script_for_slurm_is_one_that_bash_and_torchrun_read(tmp_path: Path)
         ["bash", "-eu"], input=script, env={**known, "PATH": path}, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
-    command, *arguments = done.stdout.splitlines()
+    cores, command, *arguments = done.stdout.splitlines()
+    assert cores == "--cpus-per-task=16"  # srun does not ask what sbatch was told of it
     assert command == "torchrun"
     read = get_args_parser().parse_args(arguments)
     assert (read.nnodes, read.nproc_per_node, read.rdzv_backend, read.rdzv_id) == ("2", "16", "c10d", "7")
@@ -166,7 +165,9 @@ def test_its_script_for_slurm_is_one_that_bash_and_torchrun_read(tmp_path: Path)
 
 def test_its_manifest_for_kubernetes_names_one_service_and_its_first_pod() -> None:
     yaml = pytest.importorskip("yaml")
-    service, job = yaml.safe_load_all(indented(torchrun(), "  apiVersion", "Under a scheduler"))
+    service, job = yaml.safe_load_all(
+        "apiVersion" + torchrun().partition("\napiVersion")[2].partition("\nUnder a scheduler")[0]
+    )
     name = service["metadata"]["name"]
     assert service["spec"] == {"clusterIP": "None", "selector": {"job-name": job["metadata"]["name"]}}
     pod = job["spec"]["template"]["spec"]

@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from vaeprobe import cli, processes
+from vaeprobe.errors import ResourceError
+
 # nine directions by two at a time at one latent are five turns, which two or three processes share; a decoder of one
 # turn is done by all
 SCRIPT = """
@@ -129,3 +132,81 @@ def test_the_death_of_a_process_ends_the_others_with_a_clear_error(tmp_path: Pat
     assert first[0] == 6
     assert first[1].startswith("a process of this run has ended or does not answer")
     assert "torchrun" in first[2]
+
+
+MODEL = "sample_models/linear.npy"
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WORLD_SIZE": "two"}, "the environment's WORLD_SIZE is `two`, which is no number of processes"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "the environment's RANK is `-1`"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, and WORLD_SIZE 2"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR and MASTER_PORT are not set"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT is not set"),
+    ],
+)
+@pytest.mark.parametrize("command", [["orthogonality", MODEL], ["compare", MODEL, MODEL], ["check", MODEL]])
+def test_half_of_what_torchrun_sets_is_told_at_once(
+    environment: dict[str, str],
+    says: str,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    rule = ["--rule", "orthogonality.alignment=0.5"] if command[0] == "check" else []
+    assert cli.run([*command, *rule]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert "unset RANK and WORLD_SIZE" in err.replace("\n", " ")
+
+
+def test_a_rank_without_others_is_no_rank(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert cli.run(["train-linear", "sample_models/digits.npy", "--latent-dim", "2", "-q"]) == 0
+    assert "verdict" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["inspect", MODEL], ["report", MODEL, "-o"], ["traverse", MODEL, "-o"]])
+def test_what_processes_do_not_share_is_done_by_the_first_alone(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    page = tmp_path / "page.html"
+    assert cli.run([*command, *([str(page)] if command[-1] == "-o" else [])]) == 0
+    out, err = capsys.readouterr()
+    assert (out, page.exists()) == ("", False)
+    assert f"process 1 of 2 has nothing to do: {command[0]} runs in the first one" in err
+
+
+def test_who_waits_for_others_says_for_whom_and_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    for name, value in {
+        "WORLD_SIZE": "2",
+        "RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(processes, "PATIENCE", 0.1)
+    told = list[str]()
+    with (
+        pytest.raises(
+            ResourceError, match=rf"not all 2 processes of this run came together at 127\.0\.0\.1:{port}"
+        ),
+        processes.joined(timeout=1, say=told.append),
+    ):
+        pass
+    assert len(told) == 1
+    assert told[0].startswith(f"process 0 of 2 waits for the others at 127.0.0.1:{port}, up to 1 s")

@@ -114,55 +114,63 @@ torchrun: several processes, or machines, that share one run
 
   torchrun --standalone --nproc-per-node 8 -m vaeprobe orthogonality MODEL
 
+torchrun comes with torch, in the same environment as vaeprobe; `python -m
+torch.distributed.run` is the same.
+
 The processes of every probe share chunks of latents and rows, or the directions
 at each where there are few latents; `check` and `compare` give each process
 models of its own where there are enough; `train-linear` gives each its share of
-the rows. Draws are the same and chunks
-too, so that the numbers are those of one process. The first process writes the
-document; the exit code is the same in all. Every process loads the model: give
-all of them the same files. With --device cuda or auto each takes the GPU of its
-local rank; sums go over NCCL with --device cuda, else over gloo. Where one
-process ends, the others end with exit code 6 and say so.
+the rows; the other commands run in the first process alone. Draws are the same
+and chunks too, so that the numbers are those of one process. The first process
+writes the document; the exit code is the same in all (torchrun itself ends with
+1 where that is not 0, and its message names theirs). Every process loads the
+model: give all of them the same files. With --device cuda or auto each takes
+the GPU of its local rank; sums go over NCCL with --device cuda, else over gloo.
+Where one process ends, the others end with exit code 6 and say so.
 
 Slurm: sbatch this; one task a node, which starts that node's processes
 
-  #!/bin/bash
-  #SBATCH --nodes=2 --ntasks-per-node=1 --cpus-per-task=16 --time=01:00:00
-  head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  srun torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 16 \\
-    --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \\
-    --rdzv-endpoint "$head:29500" \\
-    -m vaeprobe check 'models/*.safetensors' -o report.json
+#!/bin/bash
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=16
+#SBATCH --time=01:00:00
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \\
+  torchrun --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_CPUS_PER_TASK" \\
+  --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \\
+  --rdzv-endpoint "$head:29500" \\
+  -m vaeprobe check 'models/*.safetensors' -o report.json
 
 Kubernetes: an indexed Job behind a headless Service, which names its pods
 
-  apiVersion: v1
-  kind: Service
-  metadata: {name: vaeprobe}
-  spec: {clusterIP: None, selector: {job-name: vaeprobe}}
-  ---
-  apiVersion: batch/v1
-  kind: Job
-  metadata: {name: vaeprobe}
-  spec:
-    completions: 2
-    parallelism: 2
-    completionMode: Indexed
-    template:
-      spec:
-        subdomain: vaeprobe
-        restartPolicy: Never
-        containers:
-        - name: vaeprobe
-          image: YOUR_IMAGE
-          command: [torchrun, --nnodes=2, --nproc-per-node=4,
-            --rdzv-backend=c10d, "--rdzv-endpoint=vaeprobe-0.vaeprobe:29500",
-            -m, vaeprobe, orthogonality, /models/vae.safetensors,
-            --resume, /models/run.kept, -o, /models/orthogonality.json]
-          volumeMounts: [{name: models, mountPath: /models}]
-        volumes:
-        - name: models
-          persistentVolumeClaim: {claimName: models}
+apiVersion: v1
+kind: Service
+metadata: {name: vaeprobe}
+spec: {clusterIP: None, selector: {job-name: vaeprobe}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: vaeprobe}
+spec:
+  completions: 2
+  parallelism: 2
+  completionMode: Indexed
+  template:
+    spec:
+      subdomain: vaeprobe
+      restartPolicy: Never
+      containers:
+      - name: vaeprobe
+        image: YOUR_IMAGE
+        command: [torchrun, --nnodes=2, --nproc-per-node=4,
+          --rdzv-backend=c10d, "--rdzv-endpoint=vaeprobe-0.vaeprobe:29500",
+          -m, vaeprobe, orthogonality, /models/vae.safetensors,
+          --resume, /models/run.kept, -o, /models/orthogonality.json]
+        volumeMounts: [{name: models, mountPath: /models}]
+      volumes:
+      - name: models  # a claim that both pods may write to: ReadWriteMany
+        persistentVolumeClaim: {claimName: models}
 
 Under a scheduler's own time limit, give --time some minutes less: what does not
 fit is left out and said. --resume FILE keeps what is measured (of `check`, what

@@ -7,6 +7,7 @@ latents, models), what they find is summed, and every process goes on with the s
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from vaeprobe.errors import ResourceError, VaeprobeError
+from vaeprobe.errors import ResourceError, UsageError, VaeprobeError
 from vaeprobe.progress import track
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 TIMEOUT = 300.0  # seconds without an answer after which a process counts as dead
+PATIENCE = 10.0  # seconds after which it is told that others are waited for
 
 
 @dataclass(frozen=True)
@@ -161,31 +163,76 @@ def apart() -> Iterator[None]:
         _current.reset(token)
 
 
+def place() -> tuple[int, int]:
+    """Return this process's number, and how many share the run, as the environment says.
+
+    Raises:
+        UsageError: it says what cannot be.
+    """
+    world, rank = (_number(name, default) for name, default in (("WORLD_SIZE", 1), ("RANK", 0)))
+    if world > 1 and rank >= world:
+        raise UsageError(f"RANK is {rank}, and WORLD_SIZE {world}: ranks are counted from 0", hint=ONE)
+    return (rank, world) if world > 1 else (0, 1)
+
+
+ONE = "torchrun sets both; without it, unset RANK and WORLD_SIZE, which some clusters set, for a run of one process"
+
+
+def _number(name: str, default: int) -> int:
+    word = os.environ.get(name) or str(default)
+    if not word.isdecimal():
+        raise UsageError(f"the environment's {name} is `{word}`, which is no number of processes", hint=ONE)
+    return int(word)
+
+
 @contextmanager
-def joined(backend: Literal["gloo", "nccl"] = "gloo", *, timeout: float = TIMEOUT) -> Iterator[Processes]:
+def joined(
+    backend: Literal["gloo", "nccl"] = "gloo",
+    *,
+    timeout: float = TIMEOUT,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; the one alone where it did not, and those joined where they are.
 
     Args:
         backend: gloo, or nccl for one GPU per process.
         timeout: seconds without an answer after which a process counts as dead.
+        say: told that the others are waited for, where they keep it waiting.
 
     Raises:
         ResourceError: the others cannot be reached.
+        UsageError: the environment says half of what `torchrun` does.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    rank, world = place()
     if world <= 1 or current().world > 1:
         yield current()
         return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UsageError(
+            f"WORLD_SIZE says that {world} processes share this run, and {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set",
+            hint=ONE,
+        )
     import torch
 
-    rank = int(os.environ.get("RANK", "0"))
+    if backend == "nccl" and not torch.cuda.is_available():
+        backend = "gloo"  # whoever loads the decoder says that there is no GPU
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if backend == "nccl" else "cpu"
     if backend == "nccl":
         torch.cuda.set_device(device)  # what is gathered as objects goes there, too
-    with _dead_process():
-        torch.distributed.init_process_group(
-            backend, rank=rank, world_size=world, timeout=timedelta(seconds=timeout)
-        )
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    words = f"process {rank} of {world} waits for the others at {where}, up to {timeout:.0f} s"
+    clock = threading.Timer(PATIENCE, say, [f"{words} ({ONE})"])
+    clock.daemon = True
+    clock.start()
+    try:
+        with _dead_process(f"not all {world} processes of this run came together at {where}"):
+            torch.distributed.init_process_group(
+                backend, rank=rank, world_size=world, timeout=timedelta(seconds=timeout)
+            )
+    finally:
+        clock.cancel()
     token = _current.set(Processes(rank, world, device))
     try:
         yield current()
@@ -195,12 +242,12 @@ def joined(backend: Literal["gloo", "nccl"] = "gloo", *, timeout: float = TIMEOU
 
 
 @contextmanager
-def _dead_process() -> Iterator[None]:
+def _dead_process(what: str = "a process of this run has ended or does not answer") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise ResourceError(
-            f"a process of this run has ended or does not answer: {first}",
+            f"{what}: {first}",
             hint="see the log of the process that failed first; start the run again with torchrun",
         ) from None

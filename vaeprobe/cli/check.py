@@ -146,7 +146,7 @@ def check(
     streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
     with (
-        joined() as processes,
+        joined(say=streams.say) as processes,
         output.progress_bar(document.progress and not streaming and processes.rank == 0),
     ):
         for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vaeprobe.cli import loading, options
+from vaeprobe.cli import loading, options, streams
 from vaeprobe.cli.output import Document, progress_bar, write_text
 from vaeprobe.errors import UsageError
 from vaeprobe.processes import joined
@@ -65,7 +65,7 @@ def compare(
     document = Document.asked({**values, "format": format}, KNOWN)
     read = [path for model in models for path in loading.inputs(model, {**values, "data": data})]
     document.ready(inputs=[*read, factors])
-    with joined() as processes, progress_bar(document.progress and processes.rank == 0):
+    with joined(say=streams.say) as processes, progress_bar(document.progress and processes.rank == 0):
         decoders = [loading.load(model, **loading.chosen(values)) for model in models]
         from vaeprobe.comparison.run import compare as run
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import glob
 import inspect
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,14 +14,14 @@ from typing import Annotated, TypeVar
 import typer
 
 from vaeprobe.budget import about, within
-from vaeprobe.cli import loading, options
+from vaeprobe.cli import loading, options, streams
 from vaeprobe.cli.output import Document, going_on, progress_bar
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.kept import keeping
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import OPEN, field_type, is_list, option_of
-from vaeprobe.processes import joined
+from vaeprobe.processes import joined, place
 from vaeprobe.report import Finding, MetricSpec, specs_by_id
 from vaeprobe.result import Result
 
@@ -66,7 +65,7 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
         probe.check_ready()
         device, start = str(values["device"]), time.monotonic()
         with (
-            joined("nccl" if device.startswith("cuda") else "gloo") as processes,
+            joined("nccl" if device.startswith("cuda") else "gloo", say=streams.say) as processes,
             within(probe.time),
             keeping(probe.resume) as kept,
             progress_bar(document.progress and processes.rank == 0),
@@ -91,7 +90,7 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
         document = Document.asked(values)
         inputs = [path for name in data for path in glob.glob(name) or [name]]
         document.ready(question.outputs().values(), inputs=inputs)
-        speaker = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+        speaker = place()[0] == 0  # of the processes that torchrun started
         with within(question.time), progress_bar(document.progress and speaker):
             result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
         return document.emit(result, _files(question, result)) if speaker else result.exit_code
