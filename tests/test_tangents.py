@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.autograd import differentiable_kernels
-from vaeprobe.engine.columns import LinearOutput, dense_gram, matrix_root
+from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput, in_blocks
+from vaeprobe.engine.dense import dense_gram, matrix_root
 from vaeprobe.engine.tangents import Unsupported, push
 from vaeprobe.engine.upsampling import Upsampling
 
@@ -81,17 +82,22 @@ def compare(
         J = reference(f, x, v)
         y, columns = push(f, x, v)
         assert torch.equal(x, torch.randn(n, D, dtype=dtype, generator=torch.Generator().manual_seed(1)))
-        G = columns.gram()
+        assert relative(y, y_true) < tolerance
         factor = torch.rand(y.shape, dtype=dtype, generator=generator)
-        G_weighted = push(f, x, v)[1].gram(factor)
-        t = push(f, x, v)[1].value()
-    assert relative(y, y_true) < tolerance
-    assert t.shape == J.shape
-    assert relative(t, J) < tolerance
-    flat, w = J.double().flatten(2), factor.double().flatten(1)
-    assert relative(G, torch.einsum("inm,jnm->nij", flat, flat)) < tolerance
-    assert relative(G_weighted, torch.einsum("inm,jnm,nm->nij", flat, flat, w.square())) < tolerance
-    assert G.dtype == torch.float64
+        flat, w = J.double().flatten(2), factor.double().flatten(1)
+        G_true = torch.einsum("inm,jnm->nij", flat, flat)
+        G_true_weighted = torch.einsum("inm,jnm,nm->nij", flat, flat, w.square())
+        # all at once; some directions at a point at a time; some points at a time
+        for rows in (10**6, 2, 2 * len(v) + 1):
+            with in_blocks(rows):
+                G = columns.gram() if rows == 10**6 else push(f, x, v)[1].gram()
+                G_weighted = push(f, x, v)[1].gram(factor)
+                t = push(f, x, v)[1].value()
+            assert t.shape == J.shape
+            assert relative(t, J) < tolerance
+            assert relative(G, G_true) < tolerance
+            assert relative(G_weighted, G_true_weighted) < tolerance
+            assert G.dtype == torch.float64
 
 
 def lift(z: Tensor) -> Tensor:
@@ -164,6 +170,8 @@ LAYERS = {
     "up rows": lambda h: F.conv_transpose2d(h[:, :, :2], KERNEL, stride=(2, 2), padding=(1, 1)) * 2,
     "up norm": lambda h: F.leaky_relu(F.batch_norm(F.conv_transpose2d(h, KERNEL, stride=2, padding=1), W[0, :2], W[1, :2].abs() + 1), 0.1),
     "up small map": lambda h: F.conv_transpose2d(h.repeat(1, 32, 1, 1)[:, :, :3], WIDE, WIDE[0, :, 0, 0], 2, 1),
+    "up one channel": lambda h: F.conv_transpose2d(h, KERNEL[:, :1], None, 2, 1).tanh(), "up one, odd": lambda h: F.conv_transpose2d(h[:, :, :3], KERNEL[:, :1], W[0, :1], 2, 1),
+    "up one row": lambda h: F.conv_transpose2d(h[:, :, :1, 1:], KERNEL[:, 1:], None, 2, 1).sigmoid(), "up odd map": lambda h: F.conv_transpose2d(h[:, :, :3, :1], KERNEL, None, 2, 1).sigmoid(),
     "up in a chain": lambda h: F.conv_transpose2d(F.conv_transpose2d(h, KERNEL, W[0, :2], 2, 1).relu(), KERNEL[:2], None, 2, 1),
     "tall linear": lambda h: F.linear(h.flatten(1), torch.linspace(-1, 1, 200 * 64, dtype=h.dtype).reshape(200, 64).sin()),
     "unbatched conv": lambda h: torch.stack([F.conv2d(row, KERNEL.transpose(0, 1)) for row in h]),
@@ -275,10 +283,49 @@ def test_random_networks_in_both_precisions(
         compare(network.float(), dtype=torch.float32)
 
 
+def test_what_is_needed_twice_is_computed_once_for_each_block_and_kept_where_it_may_be_asked_again() -> None:
+    x = torch.randn(4, 2, 6, 6, dtype=torch.float64)
+    seen: list[int] = []
+
+    def square(t: Tensor) -> Tensor:
+        seen.append(len(t))
+        return torch.cat([t, t], -1)
+
+    def diamond() -> tuple[Columns, Columns]:
+        trunk: Columns = Deferred(Known(x[:, :, None]), torch.Size([2, 1, 6, 12]), square)
+        for _ in range(12):  # 4096 ways through it
+            trunk = trunk.scaled(torch.full((), 2.0, dtype=x.dtype)).plus([trunk.times(-1.0)])
+        return trunk, trunk.reshaped(torch.Size([2, 72]))
+
+    with in_blocks(4):  # all directions at one point
+        _, out = diamond()
+        G = out.gram()
+        assert seen == [4, 4]
+        assert out._pending
+        trunk, out = diamond()
+        assert torch.equal(out.value(), torch.cat([x, x], -1).flatten(2))
+        assert seen == [4] * 4
+        assert torch.equal(trunk.value(), torch.cat([x, x], -1)[:, :, None])
+        assert seen == [4] * 4
+        trunk, out = diamond()
+        out.value(last=True)
+        assert trunk._pending
+    torch.testing.assert_close(G, dense_gram(torch.cat([x, x], -1), None), rtol=1e-13, atol=0)
+
+
+def test_a_long_row_of_operations_is_done_in_parts() -> None:
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
+    with in_blocks(1):
+        t: Columns = Known(x)
+        for _ in range(3000):
+            t = Deferred(t, x.shape[1:], torch.neg)
+        assert torch.equal(t.value(), x)
+
+
 def test_a_last_linear_layer_is_not_computed_for_gram_matrices() -> None:
     wide = nn.Linear(8, 5000).double()
     x = torch.randn(3, 4, 8, dtype=torch.float64)
-    columns = LinearOutput(x, wide.weight.detach(), torch.Size([4, 5000]))
+    columns = LinearOutput(Known(x), wide.weight.detach(), torch.Size([4, 5000]))
     G = columns.gram()
     assert columns._pending
     assert torch.allclose(G, dense_gram(columns.value(), None), rtol=1e-12)

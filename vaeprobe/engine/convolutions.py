@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from vaeprobe.engine.columns import Columns, Deferred, on_every_point
+from vaeprobe.engine.columns import Columns, Deferred, Known
+from vaeprobe.engine.dense import on_every_point
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
 from vaeprobe.engine.upsampling import Upsampling, upsampled, upsampled_by_quarters
 
@@ -54,7 +55,7 @@ def convolved(
 ) -> tuple[Tensor, Columns]:
     """Return the value of a convolution of plain tensors, and its tangents."""
     primal, weight = args[0], _weight(args, kwargs)
-    y, inputs = convolution(func, name, args, kwargs), columns.value()
+    y = convolution(func, name, args, kwargs)
 
     def along(t: Tensor) -> Tensor:
         out: Tensor = (
@@ -64,18 +65,13 @@ def convolved(
         )
         return out
 
-    if _few(name, args, kwargs):
-        return y, Upsampling(inputs, weight, y.shape)
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
-        inputs = inputs.unsqueeze(1)
-        return y, Deferred(columns.directions, y.shape, lambda: on_every_point(along, inputs).squeeze(1))
+        return y, Known(on_every_point(along, columns.value().unsqueeze(1)).squeeze(1))
+    if _few(name, args, kwargs):
+        return y, Upsampling(columns, weight, y.shape)
     if _doubles(name, args, kwargs) and min(weight.shape[:2]) >= MANY and primal[0, 0].numel() <= SMALL_MAP:
-
-        def by_quarters() -> Tensor:
-            return on_every_point(lambda t: upsampled_by_quarters(laid_out(t), weight), inputs)
-
-        return y, Deferred(columns.directions, y.shape, by_quarters)
-    return y, Deferred(columns.directions, y.shape, lambda: on_every_point(along, inputs))
+        return y, Deferred(columns, y.shape, lambda t: upsampled_by_quarters(laid_out(t), weight))
+    return y, Deferred(columns, y.shape, along)
 
 
 def laid_out(x: Tensor) -> Tensor:

@@ -50,8 +50,7 @@ def _tanh(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
 def _silu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     if not _bare(args, kwargs):
         return None
-    s = torch.sigmoid(x)
-    factor = torch.addcmul(s, s * (1 - s), x)
+    factor: Tensor = torch.ops.aten.silu_backward(_one(x), x)  # before an operation in place writes to x
     return lambda y: factor
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.engine.columns import Columns
+from vaeprobe.engine.columns import Block, Columns
 from vaeprobe.engine.windows import Places, Spread, Windows, stacked, total
 
 __all__ = ["Local", "LocalMap", "Rule", "latents"]
@@ -48,12 +48,12 @@ class Local(Columns):
         single: bool = False,
         own: bool = True,
     ) -> None:
-        super().__init__(1, torch.Size(shape))
+        super().__init__(torch.Size(shape), directions=1)
         self.laid = torch.Size(shape if laid is None else laid)
         self.rule, self.parents, self.single, self.own = rule, tuple(parents), single, own
         self.number = next(_order)
 
-    def _compute(self) -> tuple[Tensor, bool]:
+    def _compute(self, block: Block) -> tuple[Tensor, bool]:
         raise Spread
 
     def scaled(self, factor: Tensor) -> Columns:

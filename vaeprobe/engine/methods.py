@@ -7,6 +7,7 @@ fastest that agrees with the plainest at a few latents is chosen, once per decod
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.columns import Columns, Known
+from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
 from vaeprobe.engine.local import LocalMap
 from vaeprobe.engine.tangents import Unsupported, located, push
@@ -378,7 +379,7 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
     rows = (directions + 1) * points  # the primal is about as much work as a direction
     watch = _Watch(directions, points)
     try:
-        with watch:
+        with watch, in_blocks(sys.maxsize):
             y, columns = method(f, x, v)
             G = columns.gram()
             for_gram = watch.numel
@@ -387,6 +388,9 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
         found = _Found.of(*method(f, x, v))
         guess = 4 * found.y[0].numel()
         return replace(found, widest=guess, widest_gram=guess, work=10.0 * NUMBER * guess)
+    if method is carried and for_gram * x.itemsize <= BLOCK // FEW_ROWS:
+        with in_blocks(2 * directions):  # as they will be computed at many latents
+            G = method(f, x, v)[1].gram()
     return _Found(y, t, G, watch.numel, for_gram, watch.work / rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vaeprobe.engine.columns import Changed, Columns, Deferred, Scaled
+from vaeprobe.engine.columns import Changed, Columns, Known, Scaled
 from vaeprobe.engine.functions import Arguments, Function, Keywords
 
 __all__ = ["group_norm", "layer_norm"]
@@ -37,9 +37,10 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
     hat = hat.mul_(rate)
     y = hat if weight is None else hat * weight
 
-    def centred(t: Tensor, mine: bool) -> Tensor:
-        shift, slope = mean(t), mean(t * hat)
-        return (t.sub_(shift) if mine else t - shift).addcmul_(hat, slope, value=-1)
+    def centred(t: Tensor, mine: bool, points: slice) -> Tensor:
+        here = hat[points]
+        shift, slope = mean(t), mean(t * here)
+        return (t.sub_(shift) if mine else t - shift).addcmul_(here, slope, value=-1)
 
     tangents = Scaled(Changed(columns, centred), rate if weight is None else rate * weight)
     # `hat` is kept: what is given out may be written to
@@ -59,14 +60,16 @@ def layer_norm(
     variance, mean = torch.var_mean(rows, -1, correction=0, keepdim=True)
     rate = (variance + eps).rsqrt()
     hat = (rows - mean) * rate
-    inputs = columns.value()
 
-    def compute() -> Tensor:
-        t = inputs.reshape(columns.directions, *lead, -1)
-        both = torch.stack([torch.ones_like(hat), hat], -1) / hat.shape[-1]
-        moments = torch.einsum("d...l,...lc->d...c", t, both)
-        out = torch.addcmul(t - moments[..., :1], hat, moments[..., 1:], value=-1).mul_(rate)
-        out = out.reshape(columns.directions, *y.shape)
+    def centred(t: Tensor, mine: bool, points: slice) -> Tensor:
+        here, rates = hat[points], rate[points]
+        rows = t.reshape(len(t), *here.shape)
+        both = torch.stack([torch.ones_like(here), here], -1) / here.shape[-1]
+        moments = torch.einsum("d...l,...lc->d...c", rows, both)
+        out = torch.addcmul(rows - moments[..., :1], here, moments[..., 1:], value=-1).mul_(rates)
+        out = out.reshape(t.shape)
         return out if weight is None else out.mul_(weight)
 
-    return y, Deferred(columns.directions, y.shape, compute)
+    if not lead:  # no axis of points is left
+        return y, Known(centred(columns.value(), False, slice(None)))
+    return y, Changed(columns, centred)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput, on_every_point
+from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput
 from vaeprobe.engine.convolutions import convolution, convolved
 from vaeprobe.engine.factors import FACTORS
 from vaeprobe.engine.functions import (
@@ -163,10 +163,10 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         if name == "linear":
             y = func(*plain_args, **plain_kwargs)
             weight = plain_args[1] if len(plain_args) > 1 else plain_kwargs["weight"]
-            return _dual(y, LinearOutput(_columns_of(x).value(), weight, y.shape))
+            return _dual(y, LinearOutput(_columns_of(x), weight, y.shape))
         if name in ("matmul", "mm") and x.primal.ndim >= 2 and plain_args[1].ndim == 2:
             y = func(*plain_args)
-            return _dual(y, LinearOutput(_columns_of(x).value(), plain_args[1].mT, y.shape))
+            return _dual(y, LinearOutput(_columns_of(x), plain_args[1].mT, y.shape))
         if name in LINEAR_PER_SAMPLE or (name == "pad" and x.primal.ndim > 2):
             return _per_sample(func, name, x, plain_args, plain_kwargs)
         if name == "group_norm":
@@ -326,25 +326,12 @@ def _per_sample(func: Function, name: str, x: Dual, args: Arguments, kwargs: Key
     y = func(*args, **kwargs)
     if y.shape[0] != x.primal.shape[0]:  # padded along the batch, or no batch axis
         return _differentiated(func, (x, *args[1:]), kwargs, [x], y)
-    inputs = columns.value()
     if name == "pad":
         # what is padded with a constant has no derivative
         pads = args[1] if len(args) > 1 else kwargs["pad"]
         mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
-        return _dual(
-            y,
-            Deferred(
-                columns.directions, y.shape, lambda: on_every_point(lambda t: F.pad(t, pads, mode), inputs)
-            ),
-        )
-    return _dual(
-        y,
-        Deferred(
-            columns.directions,
-            y.shape,
-            lambda: on_every_point(lambda t: func(t, *args[1:], **kwargs), inputs),
-        ),
-    )
+        return _dual(y, Deferred(columns, y.shape, lambda t: F.pad(t, pads, mode)))
+    return _dual(y, Deferred(columns, y.shape, lambda t: func(t, *args[1:], **kwargs)))
 
 
 def _linear(func: Function, args: Arguments, kwargs: Keywords, y: object) -> object:

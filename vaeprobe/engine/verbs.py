@@ -36,7 +36,8 @@ from vaeprobe.engine.arguments import (
     likelihood_of,
 )
 from vaeprobe.engine.chunks import BUDGET, Chunk, Size, Sweep
-from vaeprobe.engine.columns import Columns, Known, dense_gram
+from vaeprobe.engine.columns import Columns, Known
+from vaeprobe.engine.dense import dense_gram
 from vaeprobe.engine.limits import LARGEST_GRAMS, LARGEST_JACOBIAN
 from vaeprobe.engine.methods import Choice, Reach, choose, function_of, windowed
 from vaeprobe.engine.remembered import recalled
@@ -379,7 +380,7 @@ def _pushed(
 
     def work(part: Chunk) -> tuple[Tensor, Tensor]:
         y, columns = choice.push(g, x[part.points], directions(part.directions[0], part.points))
-        return y, columns.value()
+        return y, columns.value(last=True)
 
     def put(part: Chunk, y: Tensor, columns: Tensor) -> None:
         nonlocal found

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.columns import dense_gram
+from vaeprobe.engine.dense import dense_gram
 from vaeprobe.engine.verbs import gram, pushforward
 from vaeprobe.geometry.gram import column_norms
 from vaeprobe.likelihoods import Likelihood

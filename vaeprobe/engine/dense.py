@@ -1,0 +1,79 @@
+"""What is done with the numbers of tangents: layers on all of them, Gram matrices, and weights made ready for both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, MutableMapping
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+__all__ = ["dense_gram", "kept", "matrix_root", "on_every_point"]
+
+GRAM_BYTES = 1 << 20
+"""Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
+
+
+@torch.no_grad()
+def on_every_point(operation: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """Apply a linear per-sample operation to tangents, shape (d, n, ...), once only where all points agree."""
+    d, n = t.shape[:2]
+    if n > 1 and t.stride()[1] == 0:
+        one = operation(t[:, 0])
+        return one.unsqueeze(1).expand(d, n, *one.shape[1:])
+    if n > 1 and t.stride()[0] != n * t.stride()[1]:
+        t = t.clone()  # points of more: as they lie in memory, where `flatten` would put channels first
+    out = operation(t.flatten(0, 1))
+    return out.reshape(d, n, *out.shape[1:])
+
+
+_kept: MutableMapping[Tensor, dict[str, tuple[tuple[int, int], Tensor]]] = WeakTensorKeyDictionary()
+
+
+@torch.no_grad()
+def kept(weight: Tensor, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return what `make` makes of a weight; made once, and again when the weight changes."""
+    state = (weight._version, weight.data_ptr())
+    made = _kept.setdefault(weight, {})
+    if name not in made or made[name][0] != state:
+        made[name] = (state, make(weight.detach()))
+    return made[name][1]
+
+
+def matrix_root(weight: Tensor) -> Tensor:
+    """Return the square R with R^T R = W^T W, in the type of W; kept until W changes.
+
+    By QR, which keeps the accuracy of W (a Cholesky factor of W^T W has half the digits) and takes any rank.
+    """
+    return kept(weight, "root", lambda W: torch.linalg.qr(W.double(), mode="r").R.to(W.dtype))
+
+
+@torch.no_grad()
+def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
+    """Return T^T diag(factor^2) T at every point, shape (n, d, d), float64.
+
+    Args:
+        t: tangents, shape (d, n, ...).
+        factor: shape (n or 1, ...), or None for 1.
+    """
+    d, n = t.shape[:2]
+    if n > 1 and t.stride()[1] == 0 and (factor is None or len(factor) == 1):
+        return dense_gram(t[:, :1], factor).expand(n, d, d)
+    # the order of the outputs does not matter: take them as they lie in memory
+    axes = sorted(range(2, t.ndim), key=lambda axis: t.stride()[axis], reverse=True)
+    t = t.permute(1, 0, *axes).flatten(2)
+    if factor is not None:
+        factor = factor.permute(0, *[axis - 1 for axis in axes]).flatten(1)[:, None]
+    out = torch.empty(n, d, d, dtype=torch.float64, device=t.device)
+    step = max(1, GRAM_BYTES // max(1, 8 * math.prod(t.shape[1:])))
+    # one buffer for all, which stays in the cache
+    room = t.new_empty(min(step, n), *t.shape[1:], dtype=torch.float64)
+    for start in range(0, n, step):
+        points = slice(start, start + step)
+        part = room[: min(step, n - start)].copy_(t[points])
+        if factor is not None:
+            # in its own type: products of two types take three times as long
+            part *= (factor if len(factor) == 1 else factor[points]).double()
+        torch.bmm(part, part.mT, out=out[points])
+    return out
