@@ -122,7 +122,9 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
     n = found.mean_abs_cosine.n
     assert n is not None
     assert 8 <= n < 4096
-    assert f"{n} of 4096 latents fitted into the time given; all would take about" in said.message
+    assert (
+        f"{n} of 4096 latents fitted into their part of the time given; all would take about" in said.message
+    )
     whole = Orthogonality(samples=n, chunk=4, rotations=9, restarts=0).measure(slow(0.0))
     assert found.mean_abs_cosine.value == pytest.approx(whole.mean_abs_cosine.value, abs=1e-12)
     assert found.mean_abs_cosine.ci == pytest.approx(whole.mean_abs_cosine.ci, abs=1e-12)
@@ -335,7 +337,7 @@ def test_starts_that_time_cuts_short_are_left_out(clock: Clock, monkeypatch: pyt
     assert len(calls) > 1
     assert len(found.paths.starts) == 1
     assert not found.paths.stops["time"]
-    assert "1 of 3 starts fitted into the time given" in said_of_time(found)
+    assert "1 of 3 starts fitted into their part of the time given" in said_of_time(found)
     assert found.return_error.reason == "the time given was over before it was measured"
 
 

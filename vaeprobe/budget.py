@@ -106,7 +106,7 @@ class Fit:
 
     def words(self, what: str) -> str:
         """Return what fitted and what the rest would cost, as one would say it."""
-        return f"{self.done} of {self.wanted} {what} fitted into the time given; all would take {about(self.seconds)}"
+        return f"{self.done} of {self.wanted} {what} fitted into their part of the time given; all would take {about(self.seconds)}"
 
 
 def in_time(rows: int, work: Callable[[slice], None], *, share: float = 0.5, first: int = FIRST) -> Fit:

@@ -318,7 +318,9 @@ def test_rows_that_do_not_fit_into_the_time_stand_for_all(monkeypatch: pytest.Mo
     found = vaeprobe.train_linear(X, latent_dim=2, time=60.0)
     said = [f.message for f in found.findings if f.code == "time-limit"]
     assert len(said) == 1
-    assert said[0].startswith("6144 of 60000 rows, evenly spread, fitted into the time given; all would take")
+    assert said[0].startswith(
+        "6144 of 60000 rows, evenly spread, fitted into their part of the time given; all would take"
+    )
     assert said[0].endswith("about 5 minutes")
     assert found.settings["rows"] == 60_000
     assert found.settings["rows_used"] == found.fit.spectrum.n == 6144

@@ -226,6 +226,15 @@ def b1_of(k: int) -> Decoder:
     return Decoder(b1(k).f, k, dtype=torch.float64)
 
 
+@pytest.mark.parametrize(("part", "measured"), [("channels", 3), ("all", None)])
+def test_a_count_among_a_part_is_not_held_against_all_latents(part: str, measured: int | None) -> None:
+    result = measure(conv(), part=part, samples=4, probes=0)
+    line = next(row for row in str(result).splitlines() if row.startswith("active latents"))
+    words = "of 24" if measured is None else f"of {measured} measured, in all 24"
+    assert line.rstrip().endswith(words)
+    assert result.metrics["latents.dim"].value == 24
+
+
 def test_posteriors_are_averaged_at_one_site() -> None:
     base = conv()
     encoder = Encoder(lambda x: (x, torch.zeros_like(x) - 1), 24, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -189,7 +190,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             about=source.name,
         )
     held(parts.conditions, request.condition)  # what was asked for and is not there is refused
-    if request.latent_size is not None and not parts.latent_shape:
+    if request.latent_size is not None and not parts.latent_shape and math.prod(request.latent_size) > 1:
         raise UsageError(
             f"the latents of {source.name} are no map", hint="leave out --latent-size", about=source.name
         )
@@ -202,6 +203,13 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         architecture=parts.architecture + _drafted(notes),
         details={**found.details, **({"recipe": parts.recipe.to_dict()} if parts.recipe else {})},
     )
+    shape = parts.latent_shape[1:]
+    if request.latent_size is not None and shape and shape != request.latent_size:
+        raise UsageError(
+            f"{source.name} takes maps of {' x '.join(map(str, shape))}, not of {' x '.join(map(str, request.latent_size))}",
+            hint="leave out --latent-size",
+            about=source.name,
+        )
     try:
         return Decoder(
             _moved(parts.decoder, dtype, device),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from torch import nn
@@ -11,30 +12,47 @@ from vaeprobe.errors import ArchitectureError, UsageError
 from vaeprobe.findings import RESHAPED_LATENTS
 from vaeprobe.report import Finding
 
+CONVOLUTIONS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+
 __all__ = ["latents_of", "parts_of", "widths"]
 
 
-def parts_of(module: nn.Module, *, latent_dim: int | None, architecture: str) -> Parts:
+def parts_of(
+    module: nn.Module,
+    *,
+    latent_dim: int | None,
+    architecture: str,
+    latent_size: tuple[int, ...] | None = None,
+) -> Parts:
     """Return what a module gives to a `vaeprobe.Decoder`.
 
-    A network that begins with a transposed convolution gets its latents as images of one pixel.
+    A network that begins with a convolution gets its latents as maps of `latent_size`, one that begins with a transposed
+    convolution as images of one pixel where no size is said.
 
     Raises:
         UsageError: the number of latents cannot be told from the first layer.
-        ArchitectureError: the first layer takes images.
+        ArchitectureError: the first layer takes maps, and nothing says of which size.
     """
     d, shape = latents_of(module)
-    if isinstance(next(_leaves(module), None), (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        raise ArchitectureError(
-            "the network begins with a convolution, and nothing says the shape that latents take before it",
-            hint="a blueprint whose first layer is a `reshape` says it, or --arch with a wrapper that reshapes",
-        )
     notes: tuple[Finding, ...] = ()
+    channels = _channels(module)
+    sized = channels is not None and latent_size is not None
+    if channels is not None and latent_size is not None:
+        shape = (channels, *latent_size)
+        d = math.prod(shape)
+    elif channels is not None and not shape:
+        raise ArchitectureError(
+            "the network begins with a convolution, and nothing says the size of the maps of latents that it takes",
+            hint="say it: --latent-size 8x8 (latent_size=...)",
+        )
     layers = list(module) if isinstance(module, nn.Sequential) else [module]
     if shape:
         layers = [nn.Unflatten(1, shape), *layers]
-        message = f"the first layer is a transposed convolution: latents were reshaped to {' x '.join(map(str, shape))}"
-        notes = (Finding(RESHAPED_LATENTS, message),)
+        if not sized:
+            message = f"the first layer is a transposed convolution: latents were reshaped to {' x '.join(map(str, shape))}"
+            notes = (Finding(RESHAPED_LATENTS, message),)
     if d is None and latent_dim is None:
         raise UsageError(
             "the first layer does not tell how many latents there are",
@@ -49,7 +67,14 @@ def parts_of(module: nn.Module, *, latent_dim: int | None, architecture: str) ->
         latent_dim=d or latent_dim or 0,
         architecture=architecture,
         notes=notes,
+        latent_shape=shape if sized else (),
     )
+
+
+def _channels(module: nn.Module) -> int | None:
+    """Return how many channels a network takes that begins with a convolution, None for another."""
+    first = next(_leaves(module), None)
+    return first.in_channels if isinstance(first, CONVOLUTIONS) else None
 
 
 def latents_of(module: nn.Module) -> tuple[int | None, tuple[int, ...]]:

@@ -69,7 +69,12 @@ def _of(built: object, request: Request, settings: Mapping[str, object], how: st
         return _of_network(built, request, how, settings)
     part = factory.pick(built, request.submodule)
     if isinstance(part, nn.Module) and request.latent_dim is None:
-        return plain.parts_of(part, latent_dim=whole.latents_named(built, settings), architecture=how)
+        return plain.parts_of(
+            part,
+            latent_dim=whole.latents_named(built, settings),
+            architecture=how,
+            latent_size=request.latent_size,
+        )
     if request.latent_dim is None:
         raise UsageError("a callable does not say how many latents it takes", hint="add --latent-dim D")
     return Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
@@ -150,7 +155,7 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
         return Found(parts=parts, format="module", notes=notes), notes
     part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
     d = request.latent_dim or whole.latents_named(loaded)
-    parts = plain.parts_of(part, latent_dim=d, architecture=how)
+    parts = plain.parts_of(part, latent_dim=d, architecture=how, latent_size=request.latent_size)
     return Found(parts=parts, format="module", notes=notes), notes
 
 
@@ -161,6 +166,7 @@ def _of_network(network: nn.Module, request: Request, how: str, settings: Mappin
         settings=settings,
         architecture=how,
         condition=request.condition,
+        latent_size=request.latent_size,
     )
 
 

@@ -55,6 +55,7 @@ def parts(
     architecture: str = "",
     part: str | None = None,
     condition: Mapping[str, str | float] | None = None,
+    latent_size: tuple[int, ...] | None = None,
 ) -> Parts:
     """Return the halves of a whole VAE, a decoder whose other arguments are held, or the decoder that a network is.
 
@@ -74,10 +75,10 @@ def parts(
         network = frozen(unwrapped(module))
         assert isinstance(network, nn.Module)
         return _conditional(network, None, named, condition or {}, architecture, input_shape)
-    if latent_dim is not None and latents_of(module)[0] != latent_dim:
+    if latent_dim is not None and latent_size is None and latents_of(module)[0] != latent_dim:
         # its own code knows better how latents enter
         return Parts(decoder=module, latent_dim=latent_dim, architecture=architecture)
-    return parts_of(module, latent_dim=named, architecture=architecture)
+    return parts_of(module, latent_dim=named, architecture=architecture, latent_size=latent_size)
 
 
 def halves(

@@ -104,7 +104,9 @@ def _module(request: Request, file: TorchFile, node: selection.PickledModule) ->
     layers = f"pickled {where.maker.name}" + (
         f", part {quoted(request.submodule)}" if request.submodule else ""
     )
-    parts = plain.parts_of(module, latent_dim=request.latent_dim, architecture=layers)
+    parts = plain.parts_of(
+        module, latent_dim=request.latent_dim, architecture=layers, latent_size=request.latent_size
+    )
     if isinstance(parts.decoder, nn.Module):
         modules.rehearse(parts.decoder, parts.latent_dim)
     return Found(parts=parts, format="module", notes=notes)

@@ -28,6 +28,7 @@ def read(request: Request) -> Found:
         blueprint=bare_weights.blueprint_of(request),
         latent_dim=request.latent_dim,
         submodule=request.submodule,
+        latent_size=request.latent_size,
     )
     return Found(parts=parts, format="torchscript")
 

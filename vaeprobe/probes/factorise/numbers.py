@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vaeprobe.budget import NO_TIME
 from vaeprobe.probes.factorise.metrics import SPECS
+from vaeprobe.probes.orthogonality.metrics import dim_beside
 from vaeprobe.report import Json, Metric, Value, metric_map
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
         straight = lacking("curved", f"not needed: the decoder is {e.leaning}")
     return metric_map(
         [
-            Metric(SPECS["latents.dim"], decoder.latent_dim),
+            dim_beside(decoder.latent_dim, len(decoder.continuous) if part else None),
             Metric(SPECS["latents.active"], len(e.active), n=e.drawn, method=f"of {part}" if part else ""),
             Metric(SPECS["factorise.verdict"], e.verdict, n=n),
             decided("factorise.gap", e.gap, unmeasured, method="mean over latents, bootstrap"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vaeprobe.report import MetricSpec, specs_by_id
+from dataclasses import replace
+
+from vaeprobe.report import Metric, MetricSpec, specs_by_id
 
 PAPER = "Allen (2024), arXiv:2410.22559v1"
 
@@ -389,3 +391,15 @@ METRICS: tuple[MetricSpec, ...] = (
 )
 SPECS = specs_by_id(METRICS)
 LATENTS = METRICS[:2]  # what other probes count too
+
+
+def dim_beside(dim: int, measured: int | None) -> Metric:
+    """Return the number of latents, for a line on which a count of the active ones stands before it.
+
+    Args:
+        dim: how many the decoder takes.
+        measured: how many of them the active ones were counted among, None for all.
+    """
+    spec = SPECS["latents.dim"]
+    beside = spec.beside if measured is None else f"of {measured} measured, in all"
+    return Metric(replace(spec, beside=beside), dim)

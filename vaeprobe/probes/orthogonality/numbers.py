@@ -16,7 +16,7 @@ from vaeprobe.geometry.entropies import isometry_defect, pairwise_information
 from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast, expected_isometry_defect
 from vaeprobe.geometry.rotations import Alignment
 from vaeprobe.intervals import LEVEL, mean_interval, median_interval
-from vaeprobe.probes.orthogonality.metrics import SPECS
+from vaeprobe.probes.orthogonality.metrics import SPECS, dim_beside
 from vaeprobe.probes.orthogonality.reading import Reading
 from vaeprobe.report import Metric
 
@@ -56,7 +56,7 @@ def _mean(
 def metrics_of(reading: Reading) -> list[Metric]:
     """Return every metric, in the order of the page, and keep the values behind means in `reading.per_sample`."""
     return [
-        Metric(SPECS["latents.dim"], reading.decoder.latent_dim),
+        dim_beside(reading.decoder.latent_dim, None if reading.block is None else len(reading.block.names)),
         Metric(
             SPECS["latents.active"],
             len(reading.active),

@@ -61,6 +61,7 @@ def read(
         d = latents_of(row, latent_dim)
     else:
         d = graph.latent_dim(latent_dim)
+        row = program.row if -1 not in program.row else ()
     if bp.latent_dim not in (None, d):
         raise BlueprintError(
             f"`{bp.origin}` says {bp.latent_dim} latents, and the program takes {d}",

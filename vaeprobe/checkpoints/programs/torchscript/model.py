@@ -23,10 +23,12 @@ from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import LATENTS_INFERRED
 from vaeprobe.likelihoods import activations
+from vaeprobe.outputs import picked
 from vaeprobe.report import Finding
 
 SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square images, the commonest first
 ROWS = 3
+SMALL = 16  # pixels: images are rarely smaller
 
 
 def read(
@@ -35,6 +37,7 @@ def read(
     blueprint: Blueprint | None = None,
     latent_dim: int | None = None,
     submodule: str | None = None,
+    latent_size: tuple[int, ...] | None = None,
 ) -> Parts:
     """Return the decoder that a TorchScript archive holds.
 
@@ -43,6 +46,7 @@ def read(
         blueprint: latents, likelihood and parameter, without layers.
         latent_dim: number of latents; by default the first size of the program's weights that it runs with.
         submodule: dotted name of the module that is the decoder.
+        latent_size: size of the maps of latents that it takes, which TorchScript does not record.
 
     Raises:
         UnsafeError: its code would do more than mathematics on tensors.
@@ -70,7 +74,7 @@ def read(
     asked = latent_dim or bp.latent_dim
     script = Script(library, root, tensors)
     try:
-        d, row, inferred = _latents(script, asked)
+        d, row, inferred = _latents(script, asked, latent_size)
         data = row if row != (-1,) else (d,)
     except (NoFlatRowsError, BlueprintError):
         data = _image(script)
@@ -87,7 +91,7 @@ def read(
             encoder = _posterior(library, root, tensors, cut)
         script.cut = cut
         notes.extend(whole.said(row, kind, encoder is not None))
-    elif len(data) == 3 and data[1:] != (1, 1):
+    elif latent_size is None and len(data) == 3 and data[1:] != (1, 1):
         raise NoFlatRowsError(
             f"the program takes images of {' x '.join(map(str, data))}, and no value in it is surely the latents of a whole VAE",
             hint="save what decodes by itself: torch.jit.trace(vae.decoder, z).save(path), with z the latents",
@@ -99,6 +103,13 @@ def read(
                 LATENTS_INFERRED,
                 f"TorchScript does not record the number of latents: {d} is the first size of its weights that it runs with",
                 hint=f"--latent-dim {d} makes it sure",
+            )
+            if latent_size is not None or row[1:] != (1, 1) or not _small(script, d)
+            else Finding(
+                LATENTS_INFERRED,
+                f"TorchScript does not record the shape of latents: {d} channels of one place were taken, and the output is small",
+                hint="--latent-size 8x8 says the size of the maps that it takes, 1x1 that it is right",
+                level="warning",
             )
         )
     last = script.last_operator(d)
@@ -154,8 +165,12 @@ def _posterior(library: Library, root: Instance, tensors: Mapping[str, Tensor], 
     return whole.posterior(at[0], at[1], at[2], cut.data, math.prod(cut.row))
 
 
-def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], bool]:
+def _latents(
+    script: Script, asked: int | None, size: tuple[int, ...] | None = None
+) -> tuple[int, tuple[int, ...], bool]:
     """Return the number of latents, the shape of one input row, and whether the number was inferred.
+
+    Maps of a given size have as many channels as are asked for, in all, or as the weights suggest.
 
     Raises:
         InputError: the program runs with no number of latents that its weights suggest.
@@ -164,12 +179,13 @@ def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], b
     weights = [b for b in script.buffers() if b.ndim >= 2]
     suggested = list(dict.fromkeys(n for b in weights for n in (b.shape[1], b.shape[0])))[:64]
     reason = None
-    for d in [asked] if asked else suggested:
-        row, why = _row(script, d)
+    places = math.prod(size or ())
+    for d in [asked] if asked else [places * n for n in suggested]:
+        row, why = _row(script, d, size)
         if row is not None:
             return d, row, not asked
         reason = reason or why
-    if not asked:  # latents that no weight takes as they are: a spatial broadcast decoder
+    if not asked and size is None:  # latents that no weight takes as they are: a spatial broadcast decoder
         others = [
             (d, row) for d in range(1, 65) if d not in suggested and (row := _row(script, d)[0]) is not None
         ]
@@ -186,11 +202,23 @@ def _latents(script: Script, asked: int | None) -> tuple[int, tuple[int, ...], b
     )
 
 
-def _row(script: Script, d: int) -> tuple[tuple[int, ...] | None, str | None]:
+def _dtype(script: Script) -> torch.dtype:
+    return next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
+
+
+def _row(
+    script: Script, d: int, size: tuple[int, ...] | None = None
+) -> tuple[tuple[int, ...] | None, str | None]:
     """Return the shape of one input row with which a program runs on d latents, or None and why it does not."""
-    dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
+    dtype = _dtype(script)
     reason = None
-    for row in ((-1,), (d, 1, 1)):
+    rows = [(-1,), (d, 1, 1)]
+    if size is not None:
+        channels, rest = divmod(d, math.prod(size))
+        if rest:
+            return None, f"{d} numbers are no maps of {' x '.join(map(str, size))}"
+        rows = [(channels, *size)]
+    for row in rows:
         if script.steps > 4 * BUDGET:
             raise ResourceError(
                 "the program takes too many steps to find its number of latents", hint="add --latent-dim D"
@@ -210,3 +238,10 @@ def _row(script: Script, d: int) -> tuple[tuple[int, ...] | None, str | None]:
         else:
             return row, None
     return None, reason
+
+
+def _small(script: Script, d: int) -> bool:
+    """Whether one place of the map of latents makes an output that few images are as small as."""
+    with torch.no_grad():
+        y = picked(script(torch.zeros(2, d, dtype=_dtype(script))))
+    return y.ndim == 4 and max(y.shape[2:]) < SMALL
