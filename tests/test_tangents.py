@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.engine import convolutions, dense
 from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput, in_blocks
 from vaeprobe.engine.dense import dense_gram, matrix_root
 from vaeprobe.engine.tangents import Unsupported, push
-from vaeprobe.engine.upsampling import Upsampling
+from vaeprobe.engine.upsampling import Upsampling, of_doubled
 
 Function = Callable[[Tensor], Tensor]
 D = 3
@@ -349,6 +351,54 @@ def test_up_sampling_convolutions_take_the_short_way() -> None:
             torch.ones(1, 2, D, dtype=torch.float64),
         )
     assert isinstance(columns, Upsampling)
+
+
+THREE = KERNEL.transpose(0, 1)[..., :3, :3].contiguous()
+WIDER = torch.linspace(0, 500, 20 * 4 * 9, dtype=torch.float64).reshape(20, 4, 3, 3).sin()
+
+DOUBLED = {
+    "few channels": lambda h: F.conv2d(F.interpolate(h, scale_factor=2), THREE, W[0, :2], padding=1),
+    "many channels": lambda h: F.conv2d(nn.Upsample(scale_factor=(2, 2), mode="nearest-exact")(h), WIDER, None, 1, 1).tanh(),
+    "odd sides": lambda h: F.conv2d(F.interpolate(h[:, :, :3, :1], size=(6, 2)), THREE, None, (1, 1), (1, 1)).sigmoid(),
+    "operation": lambda h: F.conv2d(torch.ops.aten.upsample_nearest2d(h, [8, 8]), bias=W[0, :2], weight=THREE, padding=[1, 1]),
+}  # fmt: skip
+
+NOT_DOUBLED = {
+    "bilinear": lambda h: F.conv2d(F.interpolate(h, scale_factor=2, mode="bilinear"), THREE, padding=1),
+    "to eight": lambda h: F.conv2d(F.interpolate(h[..., :3], size=8), THREE, padding=1),
+    "threefold": lambda h: F.conv2d(F.interpolate(h, scale_factor=3), THREE, padding=1),
+    "no padding": lambda h: F.conv2d(F.interpolate(h, scale_factor=2), THREE),
+    "same": lambda h: F.conv2d(F.interpolate(h, scale_factor=2), THREE, padding="same"),
+    "strides": lambda h: F.conv2d(F.interpolate(h, scale_factor=2), THREE, None, 2, 1),
+    "dilation": lambda h: F.conv2d(F.interpolate(h, scale_factor=2), THREE, None, 1, 1, 2),
+    "groups": lambda h: F.conv2d(F.interpolate(h, scale_factor=2), WIDER[:4, :2], None, 1, 1, 1, 2),
+    "one side": lambda h: F.conv2d(F.interpolate(h, scale_factor=2), THREE[..., :1], None, 1, (1, 0)),
+    "activation": lambda h: F.conv2d(F.interpolate(h, scale_factor=2).tanh(), THREE, padding=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DOUBLED | NOT_DOUBLED)
+def test_convolutions_of_doubled_pixels_are_those_of_the_map_before(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Tensor] = []
+
+    def noted(weight: Tensor) -> Tensor:
+        seen.append(weight)
+        return of_doubled(weight)
+
+    monkeypatch.setattr(convolutions, "of_doubled", noted)
+    monkeypatch.setattr(dense, "_kept", WeakTensorKeyDictionary())
+    compare((DOUBLED | NOT_DOUBLED)[name], lift)
+    assert bool(seen) is (name in DOUBLED)
+
+
+def test_doubled_pixels_are_at_hand_beside_their_convolution() -> None:
+    def f(h: Tensor) -> Tensor:
+        up = F.interpolate(h, scale_factor=2)
+        return F.conv2d(up, THREE, padding=1) + up[:, :2] * up.square()[:, 2:]
+
+    compare(f, lift)
 
 
 def written_into_a_plain_tensor(z: Tensor) -> Tensor:

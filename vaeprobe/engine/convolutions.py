@@ -6,12 +6,13 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.engine.columns import Columns, Deferred, Known
-from vaeprobe.engine.dense import on_every_point
+from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
-from vaeprobe.engine.upsampling import Upsampling, upsampled, upsampled_by_quarters
+from vaeprobe.engine.upsampling import Doubled, Upsampling, of_doubled, upsampled, upsampled_by_quarters
 
 __all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
@@ -54,6 +55,12 @@ def convolved(
     func: Function, name: str, columns: Columns, args: Arguments, kwargs: Keywords
 ) -> tuple[Tensor, Columns]:
     """Return the value of a convolution of plain tensors, and its tangents."""
+    if isinstance(columns, Doubled) and _three_by_three(name, args, kwargs):
+        # the same as a transposed convolution of the map before it was doubled, in four ninths of the products
+        weight = kept(_weight(args, kwargs), "of doubled", of_doubled)
+        func, name, columns = F.conv_transpose2d, "conv_transpose2d", columns.source
+        bias = args[2] if len(args) > 2 else kwargs.get("bias")
+        args, kwargs = (args[0][:, :, ::2, ::2], weight, bias, 2, 1), {}
     primal, weight = args[0], _weight(args, kwargs)
     y = convolution(func, name, args, kwargs)
 
@@ -91,22 +98,39 @@ def _few(name: str, args: Arguments, kwargs: Keywords) -> bool:
 
 def _doubles(name: str, args: Arguments, kwargs: Keywords) -> bool:
     """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides of a batch."""
-    if name != "conv_transpose2d" or args[0].ndim != 4:
-        return False
-    names = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-    settings = {**dict(zip(names, args, strict=False)), **kwargs}
+    return name == "conv_transpose2d" and _settings(args, kwargs) == (4, 2, 1)
 
-    def both(name: str, wanted: int) -> bool:
-        value = settings.get(name, wanted)
-        return all(v == wanted for v in (value if isinstance(value, list | tuple) else (value,)))
 
-    return (
-        tuple(settings["weight"].shape[2:]) == (4, 4)
-        and "stride" in settings
-        and both("stride", 2)
-        and "padding" in settings
-        and both("padding", 1)
-        and both("output_padding", 0)
-        and both("dilation", 1)
-        and settings.get("groups", 1) == 1
+def _three_by_three(name: str, args: Arguments, kwargs: Keywords) -> bool:
+    """Whether this is a convolution of kernel 3, stride 1, padding 1: one that keeps the sides of a batch."""
+    return name == "conv2d" and _settings(args, kwargs, "dilation", "groups") == (3, 1, 1)
+
+
+def _settings(args: Arguments, kwargs: Keywords, *last: str) -> tuple[int, ...] | None:
+    """Return kernel, stride and padding of a convolution of a batch of maps that are the same along both sides, with
+    neither output padding, groups nor dilation; else None.
+
+    Args:
+        last: the names of the settings after padding, in order, where they are not those of a transposed convolution.
+    """
+    if args[0].ndim != 4:
+        return None
+    names = (
+        "input",
+        "weight",
+        "bias",
+        "stride",
+        "padding",
+        *(last or ("output_padding", "groups", "dilation")),
     )
+    settings = {**dict(zip(names, args, strict=False)), **kwargs}
+    usual = {"stride": 1, "padding": 0, "output_padding": 0, "groups": 1, "dilation": 1}
+    found = [settings["weight"].shape[2:]]
+    for name, value in usual.items():
+        value = settings.get(name, value)
+        found.append(tuple(value) if isinstance(value, list | tuple) else (value,))
+    same = [set(values) for values in found]
+    if any(len(values) != 1 for values in same) or same[3:] != [{0}, {1}, {1}]:
+        return None
+    kernel, stride, padding = (values.pop() for values in same[:3])
+    return (kernel, stride, padding) if isinstance(padding, int) else None

@@ -43,6 +43,7 @@ from vaeprobe.engine.local import Local, LocalMap, latents
 from vaeprobe.engine.local_rules import moved
 from vaeprobe.engine.nested import Tree, leaves_of, mapped, tensors_in
 from vaeprobe.engine.norms import group_norm, layer_norm
+from vaeprobe.engine.upsampling import Doubled
 from vaeprobe.engine.windows import Spread
 
 __all__ = ["Dual", "Unsupported", "located", "push"]
@@ -331,7 +332,20 @@ def _per_sample(func: Function, name: str, x: Dual, args: Arguments, kwargs: Key
         pads = args[1] if len(args) > 1 else kwargs["pad"]
         mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
         return _dual(y, Deferred(columns, y.shape, lambda t: F.pad(t, pads, mode)))
-    return _dual(y, Deferred(columns, y.shape, lambda t: func(t, *args[1:], **kwargs)))
+
+    def along(t: Tensor) -> Tensor:
+        out: Tensor = func(t, *args[1:], **kwargs)
+        return out
+
+    return _dual(y, (Doubled if _doubled(x.primal, y, along) else Deferred)(columns, y.shape, along))
+
+
+def _doubled(x: Tensor, y: Tensor, operation: Callable[[Tensor], Tensor]) -> bool:
+    """Whether an operation repeats each pixel twice along both sides: a map tells, whatever its arguments are called."""
+    if x.ndim != 4 or y.shape != (*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3]):
+        return False
+    places = torch.arange(x[0, 0].numel(), dtype=torch.float64, device=x.device).view(1, 1, *x.shape[2:])
+    return torch.equal(operation(places), places.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
 def _linear(func: Function, args: Arguments, kwargs: Keywords, y: object) -> object:

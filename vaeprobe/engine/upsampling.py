@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.columns import Columns, OfWeight
+from vaeprobe.engine.columns import Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
 
-__all__ = ["Upsampling"]
+__all__ = ["Doubled", "Upsampling"]
+
+
+class Doubled(Deferred):
+    """Tangents of a map whose pixels are each repeated twice along both sides.
+
+    Attributes:
+        source: the tangents of the map before.
+    """
+
+    def __init__(self, source: Columns, shape: torch.Size, operation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(source, shape, operation)
+        self.source = source
 
 
 class Upsampling(OfWeight):
@@ -35,6 +49,24 @@ class Upsampling(OfWeight):
         if factor is None:
             factor = torch.ones((), dtype=weight.dtype, device=weight.device).expand(1, *self.shape[1:])
         return dense_gram(t, by_patches(factor, step))
+
+
+def of_doubled(weight: Tensor) -> Tensor:
+    """Return a 3 x 3 convolution of padding 1 of a map of doubled pixels as a transposed one of the map itself.
+
+    Two of three taps along a side see the same pixel, so that four products do what nine did.
+
+    Args:
+        weight: shape (out, in, 3, 3).
+
+    Returns:
+        shape (in, out, 4, 4), for kernel 4, stride 2, padding 1.
+    """
+    first, middle, last = weight.unbind(-1)
+    rows = torch.stack([last, middle + last, first + middle, first], -1)
+    first, middle, last = rows.unbind(-2)
+    both = torch.stack([last, middle + last, first + middle, first], -2)
+    return both.transpose(0, 1).contiguous()
 
 
 def patch_kernels(weight: Tensor, step: int) -> Tensor:
