@@ -42,8 +42,9 @@ __all__ = [
 
 BLOCK = 4 << 20
 """Bytes of the widest tangents of a block (measured: 2 to 8 MB are as fast where a core's own cache has 2)."""
-FEW_ROWS = 4
-"""Directions and points in a block below which it is not worth while: then all are taken at once, layer by layer."""
+FEW_ROWS = 24
+"""Directions and points in a block below which reading the weights anew for each takes what the cache gives (measured on a
+DCGAN of 262 kB a row): then all are taken at once, layer by layer."""
 LONGEST = 64
 """Operations put off in a row: each of them is a call inside the next one's."""
 _rows: ContextVar[int | None] = ContextVar("rows", default=None)
@@ -374,6 +375,9 @@ class LinearOutput(OfWeight):
     def __init__(self, inner: Columns, weight: Tensor, shape: torch.Size) -> None:
         inner.value()  # products of matrices are the faster the larger
         super().__init__(inner, weight, shape, lambda t: F.linear(t, weight))
+
+    def _rows(self) -> int:
+        return _rows.get() or sys.maxsize
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
         rows, width = self._weight.shape
