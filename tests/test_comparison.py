@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 import vaeprobe
 from vaeprobe.cli import run
-from vaeprobe.comparison.numbers import pair, see
+from vaeprobe.comparison.numbers import SEARCHED, pair, see, why_apart
 from vaeprobe.comparison.ranking import Ranking
 from vaeprobe.comparison.sweep import Sweep, sweep_of
 from vaeprobe.decoder import Decoder
@@ -198,6 +199,26 @@ def test_mistakes_are_named() -> None:
         vaeprobe.compare([base, base], data=x, factors=torch.zeros(N))
     with pytest.raises(UsageError, match="no column of this comparison is called `alingment`"):
         vaeprobe.compare([base, base], samples=16, sort="alingment")
+
+
+def test_latents_of_a_map_have_their_places_in_the_comparison() -> None:
+    R = haar(D, 1, seed=3)[0]
+    places = replace(model(R), latent_shape=(D, 1, 1)), replace(model(R), latent_shape=(1, 1, D))
+    x = places[0](codes()).reshape(N, -1)
+    first, second = (see(decoder, x) for decoder in places)
+    assert first.names == tuple(f"z{i}" for i in first.informative)  # one place is none
+    assert second.names == tuple(f"z{i}[0,0,{i}]" for i in second.informative)
+
+
+def test_why_models_have_no_outputs_in_common_is_told() -> None:
+    small = model(haar(D, 1, seed=3)[0])
+    wide = Decoder(lambda z: z[:, :M], SEARCHED + 1)
+    other = Decoder(lambda z: z[:, :2], D)
+    assert "outputs do not fit together" in why_apart([small, other])
+    assert f"has {SEARCHED + 1} latents, and codes are not searched for more than {SEARCHED}" in why_apart(
+        [small, wide]
+    )
+    assert why_apart([small, small]) == ""
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

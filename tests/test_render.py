@@ -15,6 +15,7 @@ from rich.console import Console
 
 from vaeprobe.findings import FindingSpec
 from vaeprobe.render import html, json_document, markdown, terminal
+from vaeprobe.render.drawings import draw
 from vaeprobe.render.text import clean, inert, number
 from vaeprobe.report import (
     Artifact,
@@ -165,6 +166,37 @@ def test_html_has_no_script_and_no_link(result: Example) -> None:
     assert not collector.seen & {"script", "iframe", "img", "link", "object", "a"}
     assert not {name for name in collector.attributes if name.startswith("on") or name in ("href", "src")}
     assert result._repr_html_().startswith("<style>")
+
+
+def test_numbers_in_html_have_names_and_reasons_have_room(result: Example) -> None:
+    page = html.render(result.page())
+    for metric in result.metrics.values():
+        assert f'{html.escape(metric.title)} <small class="id">{metric.id}</small>' in page
+        if metric.value is None:  # a reason is no number: it stands over the columns that are empty
+            assert f'undefined</td><td colspan="2" class="dim">{html.escape(metric.reason)}</td>' in page
+    assert (
+        "table { border-collapse: collapse; margin: .25rem 0; display: block; max-width: 100%; overflow-x: auto"
+        in page
+    )
+
+
+def test_a_count_in_html_says_among_what() -> None:
+    spec = MetricSpec(id="latents.active", title="active latents")
+    assert "<td>of 32 channels</td>" in html._number(Metric(spec, 30, method="of 32 channels"))
+    assert "mean over" not in html._number(Metric(spec, 30, method="mean over latents"))
+
+
+@pytest.mark.parametrize("place", ["", "[1,0,3]"])
+def test_heads_of_a_heat_map_are_never_cut_short(place: str) -> None:
+    names = [f"z{i}{place}" for i in (7, 128, 192)]
+    section = Heatmap(title="t", matrix=[[0.1, 0.2, 0.3]] * 3, row_labels=names, column_labels=names)
+    console = Console(width=80, record=True, file=io.StringIO(), color_system=None)
+    console.print(draw(section))
+    _title, *lines = console.export_text().splitlines()
+    heads = [line[-12:] for line in lines[:-3]]
+    read = ["".join(line[k : k + 4].strip() for line in heads) for k in (0, 4, 8)]
+    assert read == ["z7", "z128", "z192"]
+    assert [line.split()[0] for line in lines[-3:]] == names
 
 
 def test_markdown_tables_keep_their_columns(result: Example) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -361,6 +362,15 @@ def test_trace_among_the_channels_at_a_site() -> None:
     assert result.verdict == "axis-parallel"
     assert result.summary.startswith("Of 18 latents, among the 3 channels at site (")
     assert "the others held: the seams through 2 starts" in result.summary
+    # the decoder's names, in tables and pictures too
+    site = re.search(r"site \((\d), (\d)\)", result.summary)
+    assert site is not None
+    row, column = map(int, site.groups())
+    names = [f"z{6 * c + 3 * row + column}[{c},{row},{column}]" for c in range(3)]
+    assert list(result.latent_names) == names
+    table, overlap = result.sections()[:2]
+    assert {line[table.columns.index("axis")] for line in table.rows} <= set(names)
+    assert overlap.column_labels == names
     (note,) = [f for f in result.findings if f.code == "part-of-latents"]
     assert "of 18 latents, seams were traced among the 3 channels at site (" in note.message
     for seam in result.paths:

@@ -59,12 +59,14 @@ class Seen:
     Attributes:
         codes: of informative latents, shape (n, k).
         informative: which latents those are.
+        names: what they are called.
         J: columns of informative latents, shape (n, m, k).
         how: where codes come from.
     """
 
     codes: Tensor
     informative: tuple[int, ...]
+    names: tuple[str, ...]
     J: Tensor
     how: Literal["encoder", "nearest decodings"]
 
@@ -90,6 +92,21 @@ def decodings(decoders: Sequence[Decoder], n: int, seed: int) -> Tensor | None:
         with torch.no_grad():
             rows.append(meaned(decoder)(z.to(decoder.dtype)).detach().double().cpu())
     return torch.cat(rows)
+
+
+def why_apart(decoders: Sequence[Decoder]) -> str:
+    """Return why there are no outputs to compare the models at, where `decodings` finds none."""
+    if len({d.output_shape for d in decoders}) > 1:
+        return "the models' outputs do not fit together: agreement needs data (--data)"
+    for decoder in decoders:
+        if why := why_not(decoder):
+            return why
+        if decoder.latent_dim > SEARCHED:
+            return (
+                f"`{name_of(decoder)}` has {decoder.latent_dim} latents, and codes are not searched for more than {SEARCHED}: "
+                "agreement needs data (--data)"
+            )
+    return ""
 
 
 def why_not(decoder: Decoder) -> str:
@@ -135,7 +152,8 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
             f"no latent of `{name_of(decoder)}` tells anything about the data: there is nothing to compare"
         )
     how: Literal["encoder", "nearest decodings"] = "encoder" if decoder.encoder else "nearest decodings"
-    return Seen(mean[:, informative], informative, J[:, :, informative], how)
+    names = tuple(decoder.latent_names[i] for i in informative)
+    return Seen(mean[:, informative], informative, names, J[:, :, informative], how)
 
 
 def pair(seen: Sequence[Seen], first: int, second: int, *, count: int, seed: int) -> Pair:

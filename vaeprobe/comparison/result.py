@@ -270,18 +270,18 @@ class Comparison(Result):
 
     def _matching(self, pair: Pair) -> Table:
         """Return which latent of the first is which of the second."""
-        first, second = (self.seen[k].informative for k in (pair.first, pair.second))
+        first, second = (self.seen[k].names for k in (pair.first, pair.second))
         columns = {} if pair.columns is None else dict(pair.columns.pairs)
         return Table(
             title="Which latent is which",
             columns=["A", "B", "|corr| of codes", "|cos| of columns", "by columns"],
             rows=[
                 [
-                    f"z{first[i]}",
-                    f"z{second[j]}",
+                    first[i],
+                    second[j],
                     float(pair.codes.matrix[i, j]),
                     None if pair.columns is None else float(pair.columns.matrix[i, j]),
-                    f"z{second[columns[i]]}" if i in columns else None,
+                    second[columns[i]] if i in columns else None,
                 ]
                 for i, j in pair.codes.pairs
             ],

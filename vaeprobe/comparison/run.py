@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.comparison.metrics import SPECS
-from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see
+from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see, why_apart
 from vaeprobe.comparison.ranking import rankings
 from vaeprobe.comparison.result import UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
@@ -38,7 +38,6 @@ PROBES = ("orthogonality", "factorise")
 SAME = 0.9
 SIGNIFICANT = 0.05
 LEAST = 8  # rows
-APART = "the models' outputs, or their latents, do not fit together: agreement needs data (--data)"
 
 
 def compare(
@@ -95,7 +94,7 @@ def compare(
     seen: list[Seen] = []
     pairs: list[Pair] = []
     labelled: list[dict[str, float]] = []
-    why = APART
+    why = why_apart(decoders)
     if at is not None:
         try:
             seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]

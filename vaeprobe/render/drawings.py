@@ -107,8 +107,8 @@ class _HeatmapView:
         shown = min(columns, room)
         yield Text(clean(section.title), style="bold")
         if cell == 4:
-            heads = "".join(clean(label)[:3].rjust(4) for label in section.column_labels[:shown])
-            yield Text(" " * gutter + heads, style="dim", no_wrap=True)
+            for heads in _heads([clean(label) for label in section.column_labels[:shown]]):
+                yield Text(" " * gutter + heads, style="dim", no_wrap=True)
         for label, row in zip(labels, section.matrix, strict=True):
             line = Text(label.rjust(gutter - 1) + " ", style="dim", no_wrap=True)
             for value in row[:shown]:
@@ -131,6 +131,18 @@ class _HeatmapView:
                 digits.rjust(width - 1) + " " if digits else " " * width, style=f"#f0f3f6 on {_color(share)}"
             )
         return Text(digits.rjust(width) if digits else SHADES[min(int(share * 5), 4)] * width)
+
+
+def _heads(labels: list[str]) -> list[str]:
+    """Return lines of heads of columns of four characters: downwards where they are longer, and never cut short.
+
+    Where a latent is, in brackets, is left to the rows.
+    """
+    labels = [label.partition("[")[0] for label in labels]
+    height = max(map(len, labels), default=0)
+    if height <= 3:
+        return ["".join(label.rjust(4) for label in labels)]
+    return ["".join(label.rjust(height)[k].rjust(4) for label in labels) for k in range(height)]
 
 
 def _short(value: float) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
 from vaeprobe.render.text import inert, interval, number
-from vaeprobe.report import Bars, Curves, Heatmap, Histogram, Page, Section, Svg, Table, Value
+from vaeprobe.report import Bars, Curves, Heatmap, Histogram, Metric, Page, Section, Svg, Table, Value
 
 STYLE = """
 .vaeprobe { font: 14px/1.5 system-ui, sans-serif; color: #1f2328; max-width: 60rem; }
@@ -15,7 +15,8 @@ STYLE = """
 .vaeprobe .dim, .vaeprobe small { color: #656d76; }
 .vaeprobe .verdict { font-weight: 650; font-size: 1.1rem; margin: .75rem 0 .25rem; }
 .vaeprobe .summary { max-width: 46rem; margin: 0 0 1rem; }
-.vaeprobe table { border-collapse: collapse; margin: .25rem 0; }
+.vaeprobe table { border-collapse: collapse; margin: .25rem 0; display: block; max-width: 100%; overflow-x: auto; }
+@media (max-width: 50rem) { .vaeprobe .id { display: none; } }
 .vaeprobe th { text-align: left; font-weight: 600; color: #656d76; }
 .vaeprobe th, .vaeprobe td { padding: .2rem .9rem .2rem 0; border-bottom: 1px solid #d8dee4; vertical-align: top; }
 .vaeprobe td.n { text-align: right; font-variant-numeric: tabular-nums; }
@@ -67,18 +68,9 @@ def fragment(page: Page) -> str:
             for f in page.findings
         )
         parts.append(f"<h2>Findings</h2><ul>{items}</ul>")
-    rows = [
-        [
-            f"{m.id}",
-            m.value if m.value is not None else f"undefined: {m.reason}",
-            interval(m.ci),
-            m.unit,
-        ]
-        for m in page.metrics.values()
-        if not isinstance(m.value, (list, dict))
-    ]
+    rows = "".join(_number(m) for m in page.metrics.values() if not isinstance(m.value, (list, dict)))
     if rows:
-        parts.append(_grid(["metric", "value", "95 % interval", "unit"], rows))
+        parts.append(_table(["metric", "value", "95 % interval", "unit"], rows))
     parts += [_section(s) for s in page.sections]
     parts.append("</article>")
     return "\n".join(parts)
@@ -97,9 +89,21 @@ def _headline(page: Page) -> str:
     return "\n".join(lines)
 
 
+def _number(metric: Metric) -> str:
+    """Return the row of a number: its name, and its id where there is room."""
+    name = f'<td>{escape(metric.title)} <small class="id">{escape(metric.id)}</small></td>'
+    if metric.value is None:
+        return f'<tr>{name}<td class="n undefined">undefined</td><td colspan="2" class="dim">{escape(metric.reason)}</td></tr>'
+    among = metric.method if (metric.method or "").startswith("of ") else ""  # what a count is a part of
+    return f"<tr>{name}{_cell(metric.value)}{_cell(interval(metric.ci))}{_cell(metric.unit or among)}</tr>"
+
+
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:
+    return _table(columns, "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows))
+
+
+def _table(columns: Sequence[str], body: str) -> str:
     head = "".join(f"<th>{escape(c)}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(_cell(value) for value in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -29,18 +29,19 @@ def sections(
     paths: Paths,
     components: Sequence[ComponentSummary],
     *,
+    names: Mapping[int, str],
     random_overlap: float,
     net: Net | None,
     traversal: Walk | None,
     image: ImageShape | None,
     name: str,
 ) -> tuple[Section, ...]:
-    """Return the page's tables and pictures; see `TraceResult` for the arguments."""
+    """Return the page's tables and pictures, latents by their names; see `TraceResult` for the other arguments."""
     parts: list[Section] = []
     if components:
-        parts.append(_component_table(components, random_overlap))
+        parts.append(_component_table(components, names, random_overlap))
         if len(components[0].axes) <= MOST_AXES:
-            parts.append(_axis_map(components, paths))
+            parts.append(_axis_map(components, [names[a] for a in paths.coordinates.tolist()]))
     if traversal is not None and image is not None:
         parts.append(_traversal_picture(traversal, image))
     parts += [_event_table(paths)]
@@ -74,7 +75,9 @@ def _tiled(
     return tile(grid, marks=marks, gap=max(2, shape.width // 16), group=len(columns))
 
 
-def _component_table(components: Sequence[ComponentSummary], random_overlap: float) -> Table:
+def _component_table(
+    components: Sequence[ComponentSummary], names: Mapping[int, str], random_overlap: float
+) -> Table:
     columns = ["", "s", "length", "straight", "turning", "axis", "share", "overlap", "worst", "crossings"]
     rows: list[list[Value]] = [
         [
@@ -83,7 +86,7 @@ def _component_table(components: Sequence[ComponentSummary], random_overlap: flo
             round(c.length, 2),
             round(c.straightness, 3),
             round(c.turning, 2),
-            f"z{c.axis}",
+            names[c.axis],
             round(c.axis_share, 3),
             round(c.overlap, 3),
             round(c.worst, 3),
@@ -99,13 +102,12 @@ def _component_table(components: Sequence[ComponentSummary], random_overlap: flo
     return Table(title="Seams by component", columns=columns, rows=rows, note=note)
 
 
-def _axis_map(components: Sequence[ComponentSummary], paths: Paths) -> Heatmap:
-    free = paths.coordinates.tolist()
+def _axis_map(components: Sequence[ComponentSummary], names: Sequence[str]) -> Heatmap:
     return Heatmap(
         title="Overlap of seams (rows) with axes (columns), mean along the way",
         matrix=[list(c.axes) for c in components],
         row_labels=[str(c.component) for c in components],
-        column_labels=[f"z{a}" for a in free],
+        column_labels=list(names),
     )
 
 

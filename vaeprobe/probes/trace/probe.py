@@ -51,6 +51,7 @@ class TraceResult(Result):
 
     Attributes:
         paths: the seams (`vaeprobe.seams.Paths`).
+        latent_names: name of each continuous latent, in the order of `paths.coordinates`.
         components: a summary per component.
         loops: closure defects, None for fewer than three components.
         net: the net of seams, for two latents.
@@ -82,6 +83,7 @@ class TraceResult(Result):
     collapsed = Measured("trace.collapsed")
 
     paths: Paths
+    latent_names: tuple[str, ...] = ()
     components: tuple[ComponentSummary, ...] = ()
     loops: LoopDefects | None = None
     net: Net | None = None
@@ -155,6 +157,7 @@ class TraceResult(Result):
         return pictures.sections(
             self.paths,
             self.components,
+            names=dict(zip(self.paths.coordinates.tolist(), self.latent_names, strict=True)),
             random_overlap=self.random_overlap,
             net=self.net,
             traversal=self.traversal,
@@ -405,6 +408,7 @@ class Trace(Probe):
             settings=settings | {"scheme_used": paths.scheme, "components": chosen},
             artifact=decoder.artifact,
             paths=paths,
+            latent_names=decoder.latent_names,
             components=tuple(by_component(paths)),
             loops=loops,
             net=net,
