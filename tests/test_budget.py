@@ -21,7 +21,9 @@ import vaeprobe
 from vaeprobe import budget
 from vaeprobe.budget import NO_TIME, Budget, about, in_time, within
 from vaeprobe.cli.output import Forecast
-from vaeprobe.cli.probe_commands import _timed
+from vaeprobe.cli.running import timed
+from vaeprobe.comparison.numbers import see
+from vaeprobe.comparison.run import _rows_in_time
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.verbs import jacobian
@@ -138,6 +140,54 @@ def test_enough_time_changes_nothing() -> None:
         if isinstance(metric.value, float):
             assert b.metrics[id].value == pytest.approx(metric.value, abs=1e-12), id
     assert not [f for f in b.findings if f.code == "time-limit"]
+
+
+def ticking(clock: Clock, seconds: float) -> Decoder:
+    """The same, at so many seconds a row, by a clock that nobody waits for."""
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        clock.now += seconds * len(z)
+        return still(z)
+
+    still = slow(0.0)
+    return Decoder(f, 2, dtype=torch.float64)
+
+
+def test_a_report_leaves_out_what_no_time_is_left_for(clock: Clock) -> None:
+    found = vaeprobe.survey(ticking(clock, 1.0), samples=4096, time=40.0)
+    assert list(found.results) == ["orthogonality"]
+    assert found.failed["factorise"] == found.failed["trace"] == NO_TIME
+    assert found.failed["traverse"] == NO_TIME
+
+
+def test_a_comparison_is_made_at_the_rows_that_fit(clock: Clock) -> None:
+    """At what looking at eight rows tells of all, in half of the time that is left."""
+    models = [ticking(clock, 1.0)] * 2
+    rows = slow(0.0)(torch.randn(512, 2, generator=torch.Generator().manual_seed(0)).double())
+    start = clock.now
+    for model in models:
+        see(model, rows[:8])
+    eight = clock.now - start
+    with within(20 * eight):
+        fit = _rows_in_time(models, rows, 0)
+    assert fit.done == pytest.approx(80, rel=0.05)
+    assert fit.seconds == pytest.approx(64 * eight, rel=0.05)  # the first look chooses a method, too
+    with within(eight / 2):
+        assert _rows_in_time(models, rows, 0).done == 8
+    found = vaeprobe.compare(models, samples=64, rotations=9, time=1.0)
+    assert found.metrics["compare.mcc"].reason == NO_TIME
+
+
+def test_a_traversal_averages_over_the_latents_that_fit(clock: Clock) -> None:
+    found = vaeprobe.traverse(ticking(clock, 1.0), samples=4096, time=100.0)
+    n = found.metrics["traverse.norm"].n
+    assert n is not None
+    assert 8 <= n < 4096
+    assert f"{n} of 4096 latents fitted" in next(x for x in found.findings if x.code == "time-limit").message
+    short = vaeprobe.traverse(slow(0.0), samples=4096)
+    assert found.metrics["traverse.norm"].value == pytest.approx(
+        short.metrics["traverse.norm"].value, rel=0.2
+    )
 
 
 def test_factorise_and_trace_end_in_time() -> None:
@@ -529,9 +579,9 @@ def test_long_work_is_foretold_before_it_begins(clock: Clock) -> None:
 
 def test_a_command_that_takes_longer_than_its_time_says_so() -> None:
     result = Result(metrics={})
-    assert _timed(result, 60.0, 65.9, 20.0) is result
-    assert _timed(result, None, 1e4, 20.0) is result
-    (said,) = _timed(result, 60.0, 66.1, 20.0).findings
+    assert timed(result, 60.0, 65.9, 20.0) is result
+    assert timed(result, None, 1e4, 20.0) is result
+    (said,) = timed(result, 60.0, 66.1, 20.0).findings
     assert said.code == "time-limit"
     assert said.message.startswith(
         "the least that can be told took about 66 seconds, of which loading about 20 sec"

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from vaeprobe import kept
+from vaeprobe import compare, kept, survey, traverse
+from vaeprobe.cli.output import document
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, pullback, pushforward
 from vaeprobe.errors import InputError, UsageError
@@ -276,3 +277,30 @@ def test_a_run_that_sigterm_ends_says_how_to_go_on_and_does(tmp_path: Path) -> N
     assert done.returncode == 0
     assert "of work" in done.stderr
     assert "verdict" in done.stdout
+
+
+COMMANDS = {
+    "report": lambda f, **more: survey(f, samples=16, **more),
+    "compare": lambda f, **more: compare([f, f], samples=16, rotations=9, **more),
+    "traverse": lambda f, **more: traverse(f, samples=16, **more),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_interrupted_report_comparison_or_traversal_ends_with_the_document_of_a_whole_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = sys.modules["vaeprobe.survey.run"]  # of whose name the package has a function
+    monkeypatch.setattr(module, "_probes", lambda of_data=False: ["orthogonality"])
+    f, path = Bent(), tmp_path / "run.kept"
+    decoder, command = Decoder(f, 3), COMMANDS[name]
+    command(decoder)
+    f.calls = 0  # without those of choosing a method
+    whole = document(command(decoder).page(), "json")
+    took, f.calls = f.calls, 0
+    f.until = took // 2 if name != "traverse" else took - 5
+    with pytest.raises(KeyboardInterrupt):
+        command(decoder, resume=path)
+    f.calls, f.until = 0, float("inf")
+    assert document(command(decoder, resume=path).page(), "json") == whole
+    assert f.calls < 0.95 * took

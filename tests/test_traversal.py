@@ -301,7 +301,7 @@ def test_rows_and_columns_give_the_same_lengths() -> None:
     weight = A[:5].T  # 3 outputs of 5 latents
     decoder = Decoder(lambda z: torch.tanh(z @ weight.to(z).T), 5)
     z = Prior("columns").draw(decoder, 7)
-    by_rows = mean_squares(decoder, axes(decoder), z)
-    by_columns = mean_squares(decoder, [Direction(d.name, d.vector.clone()) for d in axes(decoder)], z)
+    by_rows, _ = mean_squares(decoder, axes(decoder), z)
+    by_columns, _ = mean_squares(decoder, [Direction(d.name, d.vector.clone()) for d in axes(decoder)], z)
     assert torch.equal(torch.stack([d.vector for d in axes(decoder)]), torch.eye(5, dtype=torch.float64))
     assert torch.allclose(by_rows, by_columns, rtol=1e-5)

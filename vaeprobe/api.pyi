@@ -16,6 +16,7 @@ def orthogonality(
     decoder: DecoderLike,
     *,
     time: float | None = None,
+    resume: str | PathLike[str] | None = None,
     samples: int = 256,
     latents: object = "prior",
     data: object = None,
@@ -33,7 +34,6 @@ def orthogonality(
     sigma2: float | None = None,
     dispersion: object = None,
     chunk: int | None = None,
-    resume: str | PathLike[str] | None = None,
     beta_sigma2: float = 1.0,
     rotations: int | None = None,
     restarts: int | None = None,
@@ -54,6 +54,7 @@ def orthogonality(
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
+        resume: Keep what is measured in this file, and go on from what it holds.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -62,7 +63,6 @@ def orthogonality(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
-        resume: Keep what is measured in this file, and go on from what it holds.
         beta_sigma2: Beta times noise variance, for the mean-field gap.
         rotations: Random rotations for the null (default: 999, fewer for many latents).
         restarts: Random starts of the search for the best rotation (default: 4, fewer for many).
@@ -79,6 +79,7 @@ def factorise(
     decoder: DecoderLike,
     *,
     time: float | None = None,
+    resume: str | PathLike[str] | None = None,
     samples: int = 256,
     latents: object = "prior",
     data: object = None,
@@ -96,7 +97,6 @@ def factorise(
     sigma2: float | None = None,
     dispersion: object = None,
     chunk: int | None = None,
-    resume: str | PathLike[str] | None = None,
     max_samples: int = 4096,
     margin: float = 0.0001,
     permutations: int = 499,
@@ -116,6 +116,7 @@ def factorise(
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
+        resume: Keep what is measured in this file, and go on from what it holds.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -124,7 +125,6 @@ def factorise(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
-        resume: Keep what is measured in this file, and go on from what it holds.
         max_samples: Latents to draw at most, to decide the verdict.
         margin: Gap in nats that counts as none.
         permutations: Permutations of the tests of dependence.
@@ -139,6 +139,7 @@ def trace(
     decoder: DecoderLike,
     *,
     time: float | None = None,
+    resume: str | PathLike[str] | None = None,
     samples: int = 4,
     latents: object = "prior",
     data: object = None,
@@ -156,7 +157,6 @@ def trace(
     sigma2: float | None = None,
     dispersion: object = None,
     chunk: int | None = None,
-    resume: str | PathLike[str] | None = None,
     row: int | None = None,
     components: object = None,
     length: float | None = None,
@@ -183,6 +183,7 @@ def trace(
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
+        resume: Keep what is measured in this file, and go on from what it holds.
         samples: Starting points.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -191,7 +192,6 @@ def trace(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
-        resume: Keep what is measured in this file, and go on from what it holds.
         row: Start at the encoder's mean of this row of --data.
         components: Which seams, 0 the largest singular value (default: up to 10 that matter, 4 beyond 16 latents, 2 beyond 64).
         length: Latent length per direction (default: 3, a full turn for two latents).
@@ -212,6 +212,7 @@ def posterior(
     decoder: DecoderLike,
     *,
     time: float | None = None,
+    resume: str | PathLike[str] | None = None,
     samples: int = 256,
     latents: object = "posterior",
     data: object = None,
@@ -229,7 +230,6 @@ def posterior(
     sigma2: float | None = None,
     dispersion: object = None,
     chunk: int | None = None,
-    resume: str | PathLike[str] | None = None,
     encoder: object = None,
     pairs: int = 8,
     beta: float | None = None,
@@ -246,6 +246,7 @@ def posterior(
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
+        resume: Keep what is measured in this file, and go on from what it holds.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -254,7 +255,6 @@ def posterior(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
-        resume: Keep what is measured in this file, and go on from what it holds.
         encoder: The encoder, where it is in a file of its own.
         pairs: Antithetic pairs of posterior draws per row.
         beta: Beta the model was trained at (default: estimated).
@@ -267,6 +267,7 @@ def beta(
     decoder: DecoderLike,
     *,
     time: float | None = None,
+    resume: str | PathLike[str] | None = None,
     samples: int = 256,
     latents: object = "posterior",
     data: object = None,
@@ -284,7 +285,6 @@ def beta(
     sigma2: float | None = None,
     dispersion: object = None,
     chunk: int | None = None,
-    resume: str | PathLike[str] | None = None,
     encoder: object = None,
     pairs: int = 8,
     beta: float | None = None,
@@ -301,6 +301,7 @@ def beta(
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
         time: Seconds that the run may take: what does not fit is left out, and said.
+        resume: Keep what is measured in this file, and go on from what it holds.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.
         data: Data rows (.npy, .npz, .safetensors, .pt, a folder of PNG).
@@ -309,7 +310,6 @@ def beta(
         sigma2: Variance of a Gaussian likelihood (default: the learned one that the file holds, else 1).
         dispersion: Inverse dispersion of a negative binomial: a number, or a .npy file with one per count.
         chunk: Latents per block (default: by memory).
-        resume: Keep what is measured in this file, and go on from what it holds.
         encoder: The encoder, where it is in a file of its own.
         pairs: Antithetic pairs of posterior draws per row.
         beta: Nominal beta, to hold the estimate against; gives sigma^2 of a Gaussian.
@@ -321,6 +321,7 @@ def train_linear(
     data: object,
     *,
     time: float | None = None,
+    resume: str | PathLike[str] | None = None,
     latent_dim: int | Literal["auto"] = "auto",
     beta: float = 1.0,
     sigma2: float | Literal["ml"] = "ml",
@@ -353,6 +354,7 @@ def train_linear(
     Args:
         data: rows as an array or tensor, a path, a glob, or several of them.
         time: Seconds that the run may take: what does not fit is left out, and said.
+        resume: Keep what is measured in this file, and go on from what it holds.
         latent_dim: Number of latents, or auto.
         beta: Weight of the KL term.
         sigma2: Noise variance, or ml to learn it.

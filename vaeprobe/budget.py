@@ -86,6 +86,13 @@ def within(seconds: float | None) -> Iterator[Budget]:
         _current.reset(token)
 
 
+@contextmanager
+def share_of(parts: int) -> Iterator[Budget]:
+    """Give what happens inside the block an even share of the time that is left for so many parts."""
+    with within(budget().left / parts if budget().bounded else None) as share:
+        yield share
+
+
 @dataclass(frozen=True)
 class Fit:
     """How much of some work fitted into its time.

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vaeprobe.cli import loading, options, streams
-from vaeprobe.cli.output import Document, progress_bar, write_text
+from vaeprobe.cli import loading, options
+from vaeprobe.cli.output import Document, write_text
+from vaeprobe.cli.running import running
 from vaeprobe.errors import UsageError
-from vaeprobe.processes import joined
 from vaeprobe.render import RENDERERS, Renderer
 
 CompareFormat = Literal["text", "json", "markdown", "html", "csv"]
 KNOWN = {**RENDERERS, "csv": Renderer("vaeprobe.comparison.result", (".csv",))}
 
 
-@options.taking(loading.LOADING, options.DOCUMENT)
+@options.taking(options.BUDGET, loading.LOADING, options.DOCUMENT)
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Two or more checkpoints.", show_default=False)],
     *,
@@ -46,7 +46,7 @@ def compare(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    **values: object,
+    **values: Any,
 ) -> int:
     """Put models side by side on the same latents, say which latent of one is which of another, and which to keep.
 
@@ -64,15 +64,16 @@ def compare(
         raise UsageError("a comparison takes at least two models", hint="vaeprobe compare A B")
     document = Document.asked({**values, "format": format}, KNOWN)
     read = [path for model in models for path in loading.inputs(model, {**values, "data": data})]
-    document.ready(inputs=[*read, factors])
-    with joined(say=streams.say) as processes, progress_bar(document.progress and processes.rank == 0):
-        decoders = [loading.load(model, **loading.chosen(values)) for model in models]
+    document.ready([values["resume"]], inputs=[*read, factors])
+    with running(document, values) as work:
+        decoders = work.loaded(lambda: [loading.load(model, **loading.chosen(values)) for model in models])
         from vaeprobe.comparison.run import compare as run
 
-        result = run(
+        found = run(
             decoders, data=data, factors=factors, sort=sort, samples=samples, rotations=rotations, seed=seed
         )
-    if processes.rank > 0:  # the first process speaks for all
+        result = work.told(found)
+    if not work.speaks:
         return result.exit_code
     if document.format != "csv":
         return document.emit(result)

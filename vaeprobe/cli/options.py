@@ -138,6 +138,32 @@ Verbose = Annotated[
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=OUTPUT)]
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.", rich_help_panel=OUTPUT)]
 
+# what bounds the long work of a command that is no probe, and lets it go on: name -> (annotation, default)
+BUDGET: dict[str, tuple[object, object]] = {
+    "time": (
+        Annotated[
+            float | None,
+            typer.Option(
+                help="Seconds that the run may take: what does not fit is left out, and said.",
+                min=1.0,
+                metavar="SECONDS",
+                rich_help_panel="Budget",
+            ),
+        ],
+        None,
+    ),
+    "resume": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                help="Keep what is measured in this file, and go on from what it holds.",
+                metavar="FILE",
+                rich_help_panel="Budget",
+            ),
+        ],
+        None,
+    ),
+}
 
 # what says how the one document of a command is written: name -> (annotation, default)
 DOCUMENT: dict[str, tuple[object, object]] = {

@@ -17,7 +17,6 @@ from vaeprobe.budget import about, budget
 from vaeprobe.cli import options, streams
 from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import UsageError, VaeprobeError
-from vaeprobe.kept import Kept
 from vaeprobe.progress import listening
 from vaeprobe.render import RENDERERS, Renderer
 from vaeprobe.report import Page
@@ -107,7 +106,7 @@ class Document:
             quiet=values.get("quiet", False),
             verbose=values.get("verbose", False),
             color=values.get("color", "auto"),
-            progress=not values.get("no_progress", False),
+            progress=not (values.get("no_progress", False) or values.get("quiet", False)),
         )
 
     def ready(
@@ -184,12 +183,6 @@ def error(error: VaeprobeError, arguments: Sequence[str], known: Sequence[str] =
     streams.say(f"error: {clean(error.message)}")
     if hint:
         streams.say(f"hint: {clean(hint)}")
-
-
-def going_on(kept: Kept) -> None:
-    """Say what a run finds in the file that it keeps what it measures in."""
-    if kept.seconds:
-        streams.say(f"going on from {kept.path}, which holds {about(kept.seconds)} of work")
 
 
 class Forecast:

@@ -5,28 +5,23 @@ from __future__ import annotations
 import dataclasses
 import glob
 import inspect
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from vaeprobe.budget import about, within
-from vaeprobe.cli import loading, options, streams
-from vaeprobe.cli.output import Document, going_on, progress_bar
-from vaeprobe.findings import TIME_LIMIT
-from vaeprobe.kept import keeping
+from vaeprobe.cli import loading, options
+from vaeprobe.cli.output import Document, progress_bar
+from vaeprobe.cli.running import going_on, running
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import OPEN, field_type, is_list, option_of
-from vaeprobe.processes import joined, place
-from vaeprobe.report import Finding, MetricSpec, specs_by_id
+from vaeprobe.processes import place
+from vaeprobe.report import MetricSpec, specs_by_id
 from vaeprobe.result import Result
 
 Q = TypeVar("Q", bound=Question)
-R = TypeVar("R", bound=Result)
 
 
 def probe_command(name: str) -> Callable[..., int]:
@@ -63,21 +58,11 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
         document = Document.asked(values)
         document.ready(probe.outputs().values(), inputs=loading.inputs(model, values))
         probe.check_ready()
-        device, start = str(values["device"]), time.monotonic()
-        with (
-            joined("nccl" if device.startswith("cuda") else "gloo", say=streams.say) as processes,
-            within(probe.time),
-            keeping(probe.resume) as kept,
-            progress_bar(document.progress and processes.rank == 0),
-        ):
-            if kept is not None and processes.rank == 0:
-                going_on(kept)
-            decoder = processes.together(lambda: loading.load(model, **loading.chosen(values)))
-            loaded = time.monotonic() - start
-            result = _timed(probe.measure(decoder), probe.time, time.monotonic() - start, loaded)
+        with running(document, values) as run:
+            decoder = run.loaded(lambda: loading.load(model, **loading.chosen(values)))
+            result = run.told(probe.measure(decoder))
             result = judge(result, _wanted(cls, values), specs_by_id(cls.METRICS))
-        # the first process speaks for all
-        return document.emit(result, _files(probe, result)) if processes.rank == 0 else result.exit_code
+        return document.emit(result, _files(probe, result)) if run.speaks else result.exit_code
 
     return command
 
@@ -91,19 +76,13 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
         inputs = [path for name in data for path in glob.glob(name) or [name]]
         document.ready(question.outputs().values(), inputs=inputs)
         speaker = place()[0] == 0  # of the processes that torchrun started
-        with within(question.time), progress_bar(document.progress and speaker):
+        with question.bounds() as kept, progress_bar(document.progress and speaker):
+            if speaker:
+                going_on(kept)
             result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
         return document.emit(result, _files(question, result)) if speaker else result.exit_code
 
     return command
-
-
-def _timed(result: R, allowed: float | None, took: float, loading: float) -> R:
-    """Return a result that says where a run took over a tenth more than the time given, and how much of it was loading."""
-    if allowed is None or took <= 1.1 * allowed:
-        return result
-    message = f"the least that can be told took {about(took)}, of which loading {about(loading)}: more than the time given"
-    return replace(result, findings=(*result.findings, Finding(TIME_LIMIT, message)))
 
 
 def _asked(cls: type[Q], values: Mapping[str, object]) -> Q:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, progress_bar, write_text
+from vaeprobe.cli.output import Document, write_text
+from vaeprobe.cli.running import running
 from vaeprobe.render import RENDERERS, Renderer
 
 # what the documents of a report are written by; the Markdown is a section for a model card
@@ -19,7 +20,7 @@ KNOWN = {
 ReportFormat = Literal["html", "json", "md", "markdown", "model-index"]
 
 
-@options.taking(loading.LOADING, options.DOCUMENT, without=("verbose", "color"))
+@options.taking(options.BUDGET, loading.LOADING, options.DOCUMENT, without=("verbose", "color"))
 def report(
     model: options.ModelPath,
     *,
@@ -47,7 +48,7 @@ def report(
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
-    **values: object,
+    **values: Any,
 ) -> int:
     """Write one page with every probe and a picture of what each latent does; on stdout, or to a file with -o.
 
@@ -66,9 +67,9 @@ def report(
     default = None if values["json"] or values["output"] else "html"
     values["format"] = {"md": "markdown"}.get(format or "", format or default)
     document = Document.asked(values, KNOWN)
-    document.ready(inputs=loading.inputs(model, {**values, "data": data}))
-    with progress_bar(document.progress):
-        decoder = loading.load(model, **loading.chosen(values))
+    document.ready([values["resume"]], inputs=loading.inputs(model, {**values, "data": data}))
+    with running(document, values, shared=False) as work:
+        decoder = work.loaded(lambda: loading.load(model, **loading.chosen(values)))
         from vaeprobe.survey.run import survey
 
         own = {"data": data, "name": name, "samples": samples, "seed": seed, "rule": rule}
@@ -76,7 +77,8 @@ def report(
         place = {"markdown": "card.md", "model-index": "index.yaml"}.get(document.format, "page.html")
         said = loading.words({**own, **loading.chosen(values)}, defaults)
         repeat = shlex.join(["vaeprobe", "report", str(model), *said, "-o", place])
-        result = survey(decoder, data=data, samples=samples, seed=seed, rules=rule or (), repeat=repeat)
+        found = survey(decoder, data=data, samples=samples, seed=seed, rules=rule or (), repeat=repeat)
+        result = work.told(found)
     if document.format == "json":
         return document.emit(result)
     named = {"name": name} if document.format != "html" else {}

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, progress_bar, wrote
+from vaeprobe.cli.output import Document, wrote
+from vaeprobe.cli.running import running
 from vaeprobe.render import RENDERERS, Renderer
 
 # what a file is by its suffix, beside the documents
 PICTURES = {"png": Renderer("", (".png",)), "svg": Renderer("", (".svg",))}
 
 
-@options.taking(loading.LOADING, options.DOCUMENT)
+@options.taking(options.BUDGET, loading.LOADING, options.DOCUMENT)
 def traverse(
     model: options.ModelPath,
     *,
@@ -37,7 +38,7 @@ def traverse(
     ] = "auto",
     samples: Annotated[int, typer.Option("--samples", "-n", help="Latents for column lengths.", min=1)] = 64,
     seed: options.Seed = 0,
-    **values: object,
+    **values: Any,
 ) -> int:
     """Show what each latent does: outputs along it, by importance, beside its signed Jacobian column.
 
@@ -50,15 +51,16 @@ def traverse(
         vaeprobe traverse model.pt --data x.npy --rotate -o strips.html
     """
     document = Document.asked(values, {**RENDERERS, **PICTURES})
-    document.ready(inputs=loading.inputs(model, {**values, "data": data}))
-    with progress_bar(document.progress):
-        decoder = loading.load(model, **loading.chosen(values))
+    document.ready([values["resume"]], inputs=loading.inputs(model, {**values, "data": data}))
+    with running(document, values, shared=False) as work:
+        decoder = work.loaded(lambda: loading.load(model, **loading.chosen(values)))
         from vaeprobe.traversal.run import traverse as run
 
-        result = run(
+        found = run(
             decoder, data=data, reach=reach, frames=frames, most=most, rotate=rotate, image_shape=image_shape,
             show=show, samples=samples, seed=seed,
         )  # fmt: skip
+        result = work.told(found)
     if document.format in PICTURES and document.place is not None:
         result.save(document.place)
         wrote(document.place, document.quiet)

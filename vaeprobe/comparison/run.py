@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import combinations
 from math import comb
 from os import PathLike
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import NO_TIME, Fit, budget, share_of, within
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see, why_apart
 from vaeprobe.comparison.ranking import rankings
@@ -19,10 +22,12 @@ from vaeprobe.comparison.result import UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
+from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.geometry.agreement import code_agreement, interval_of
 from vaeprobe.geometry.labels import dci, mig, trees_dci
 from vaeprobe.geometry.rotations import Alignment
 from vaeprobe.intervals import LEVEL, stream, student_interval
+from vaeprobe.kept import keeping
 from vaeprobe.latents import numbers
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.base import rows_of
@@ -30,7 +35,7 @@ from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
 from vaeprobe.processes import current as processes
 from vaeprobe.progress import track
-from vaeprobe.report import Metric, metric_map
+from vaeprobe.report import Finding, Metric, metric_map
 from vaeprobe.result import Result
 
 PROBES = ("orthogonality", "factorise")
@@ -49,6 +54,8 @@ def compare(
     samples: int = 256,
     rotations: int = 199,
     seed: int = 0,
+    time: float | None = None,
+    resume: Path | str | None = None,
 ) -> Comparison:
     """Return models side by side on the same latents, whether they have the same latents, and which to keep.
 
@@ -64,6 +71,8 @@ def compare(
         samples: latents, and data rows.
         rotations: random rotations for the nulls of agreement.
         seed: seed of every draw.
+        time: seconds that it may take; what does not fit is left out, and said.
+        resume: a file in which what takes long is kept as it is measured, and from which it goes on.
 
     Raises:
         UsageError: fewer than two models, or models, data and factors that do not fit together.
@@ -75,26 +84,56 @@ def compare(
     if factors is not None and data is None:
         raise UsageError("factors belong to rows of data", hint="add --data: the rows that they describe")
     decoders = [as_decoder(model) for model in models]
+    with within(time), keeping(resume):
+        return _comparison(
+            decoders, data=data, factors=factors, sort=sort, samples=samples, rotations=rotations, seed=seed
+        )
+
+
+def _comparison(
+    decoders: Sequence[Decoder],
+    *,
+    data: object,
+    factors: object,
+    sort: str | None,
+    samples: int,
+    rotations: int,
+    seed: int,
+) -> Comparison:
     names = _names(decoders)
     rows, picked = _rows(decoders, data, samples, seed)
     known = None if factors is None or rows is None else _factors(factors, len(rows))
     at = rows if data is None or rows is None else rows[picked]
 
+    # each model has its share of the time, the last one's is for what they have in common
+    shares = iter(range(len(decoders) + 1, 1, -1))
+
     def measure(decoder: Decoder) -> dict[str, Result]:
-        found: dict[str, Result] = {
-            name: probe_class(name)(samples=samples, seed=seed).measure(decoder) for name in PROBES
-        }
-        if data is not None and decoder.encoder is not None:
-            with suppress(VaeprobeError):  # no likelihood, say: the model is compared without an ELBO
-                probe = probe_class("posterior")(data=at, samples=samples, seed=seed)
-                found["posterior"] = probe.measure(decoder)
+        found: dict[str, Result] = {}
+        with share_of(next(shares)):
+            for parts, name in zip((3, 2), PROBES, strict=True):
+                with share_of(parts):
+                    found[name] = probe_class(name)(samples=samples, seed=seed).measure(decoder)
+            if data is not None and decoder.encoder is not None:
+                with suppress(VaeprobeError):  # no likelihood, say: the model is compared without an ELBO
+                    probe = probe_class("posterior")(data=at, samples=samples, seed=seed)
+                    found["posterior"] = probe.measure(decoder)
         return found
 
     measured = processes().spread(decoders, measure, "measuring")
+    limits: list[Finding] = []
     seen: list[Seen] = []
     pairs: list[Pair] = []
     labelled: list[dict[str, float]] = []
     why = why_apart(decoders)
+    if at is not None and budget().over:
+        at, why = None, NO_TIME
+    if at is not None and budget().bounded:
+        fit = _rows_in_time(decoders, at, seed)
+        if not fit.whole:
+            limits.append(Finding(TIME_LIMIT, fit.words("rows")))
+            some = torch.linspace(0, len(at) - 1, fit.done).long()  # of all models' outputs, of all data
+            picked, at = picked if data is None else picked[some], at[some]
     if at is not None:
         try:
             seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]
@@ -114,6 +153,7 @@ def compare(
         metrics=metrics,
         verdict=verdict,
         summary=summary,
+        findings=tuple(limits),
         settings={
             "samples": samples, "rotations": rotations, "seed": seed, "rows": None if at is None else len(at),
             "rows_of": "none" if at is None else "data" if data is not None else "outputs of the models",
@@ -134,6 +174,17 @@ def compare(
             hint=did_you_mean(sort, columns) or f"one of {', '.join(columns)}",
         )
     return result
+
+
+def _rows_in_time(decoders: Sequence[Decoder], at: Tensor, seed: int) -> Fit:
+    """Return at how many of the rows the models can be looked at in half of the time that is left."""
+    start, allowed = time.monotonic(), budget().left / 2
+    with suppress(VaeprobeError):  # is told where all rows are looked at
+        for decoder in decoders:
+            see(decoder, at[:LEAST], seed=seed)
+    pace = (time.monotonic() - start) / LEAST
+    fits = int(processes().agreed(allowed / max(pace, 1e-9)))
+    return Fit(min(len(at), max(LEAST, fits)), len(at), pace * len(at))
 
 
 def _rows(decoders: Sequence[Decoder], data: object, samples: int, seed: int) -> tuple[Tensor | None, Tensor]:
@@ -237,7 +288,7 @@ def _changes(
     same_latents = decoders[0].latent_dim == decoders[1].latent_dim
     for name in (*(PROBES if same_latents else ()), "posterior"):
         old, new = (r[name].per_sample() if name in r else {} for r in results)
-        for id in old.keys() & new.keys():
+        for id in (id for id in old if id in new):  # in one order, run after run
             if len(old[id]) == len(new[id]) > 1:
                 change = np.asarray(new[id], dtype=np.float64) - np.asarray(old[id], dtype=np.float64)
                 out[id] = (float(change.mean()), student_interval(change, LEVEL))

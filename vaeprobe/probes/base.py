@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from vaeprobe.budget import within
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import SATURATED
-from vaeprobe.kept import SUFFIX, keeping
+from vaeprobe.kept import SUFFIX, Kept, keeping
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.settings import Option, check, option_of
 from vaeprobe.report import Check, Finding, Metric, MetricSpec
@@ -73,6 +73,8 @@ class Question(ABC):
 
     Attributes:
         time: seconds that the run may take; None measures all that is asked for, whatever it takes.
+        resume: a file in which what takes long is kept as it is measured; a run that finds some of its own there, by the
+            same decoder at the same latents or of the same rows, takes it, and ends with the same numbers.
 
     Raises:
         UsageError: a setting has a value that it does not take.
@@ -96,6 +98,13 @@ class Question(ABC):
         metavar="SECONDS",
         panel="Budget",
     )
+    resume: Path | None = option(
+        None,
+        help="Keep what is measured in this file, and go on from what it holds.",
+        metavar="FILE",
+        panel="Budget",
+        writes=(SUFFIX,),
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -114,6 +123,12 @@ class Question(ABC):
         """Return the files to write, by setting."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if option_of(f).writes}
         return {name: Path(path) for name, path in named.items() if path is not None}
+
+    @contextmanager
+    def bounds(self) -> Iterator[Kept | None]:
+        """Bound a run by its time, and keep what is measured in it where a file for that is named."""
+        with within(self.time), keeping(self.resume) as kept:
+            yield kept
 
     # each question narrows what it is asked of, so that this says nothing
     @abstractmethod
@@ -160,8 +175,6 @@ class Probe(Question):
         data: data for posterior latents and for probes of the encoder: a path, or rows as an array or tensor.
         seed: seed of every draw.
         chunk: latents per block; None chooses by memory.
-        resume: a file in which Jacobians and what is made of them are kept as they are measured; a run that finds some
-            of its own there, by the same decoder at the same latents, takes them, and ends with the same numbers.
 
     Raises:
         UsageError: a setting has a value that it does not take.
@@ -201,13 +214,6 @@ class Probe(Question):
         panel="Geometry",
     )
     chunk: int | None = option(None, help="Latents per block (default: by memory).", min=1, panel="Geometry")
-    resume: Path | None = option(
-        None,
-        help="Keep what is measured in this file, and go on from what it holds.",
-        metavar="FILE",
-        panel="Budget",
-        writes=(SUFFIX,),
-    )
 
     def check_ready(self) -> None:
         """Refuse what cannot work, before anything is loaded.
@@ -224,12 +230,6 @@ class Probe(Question):
     @abstractmethod
     def measure(self, decoder: Decoder) -> Result:
         """Return what this probe finds on a decoder."""
-
-    @contextmanager
-    def bounds(self) -> Iterator[None]:
-        """Bound a run by its time, and keep what is measured in it where a file for that is named."""
-        with within(self.time), keeping(self.resume):
-            yield
 
     # -- what every measure needs ------------------------------------------------------------------
 

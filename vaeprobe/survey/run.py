@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vaeprobe.budget import NO_TIME, budget, share_of, within
 from vaeprobe.engine.remembered import remembered
 from vaeprobe.errors import InputError, UnsafeError, UsageError, VaeprobeError
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
 from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import hold, hold_verdict
+from vaeprobe.kept import keeping
 from vaeprobe.probes import PROBES, asks_decoder, probe_class, question_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.with_encoder import EncoderProbe
@@ -64,6 +66,8 @@ def survey(
     latent_dim: int | None = None,
     rules: Sequence[str] = (),
     repeat: str = "",
+    time: float | None = None,
+    resume: Path | str | None = None,
 ) -> Survey:
     """Return what every probe finds on one model; `.save("page.html")` writes it as one page.
 
@@ -76,6 +80,8 @@ def survey(
         rules: limits and verdicts to hold it against, such as "orthogonality.alignment=0.5" or
             "factorise.verdict=linear,independent"; they stand at the top of the page.
         repeat: the command that makes the same page.
+        time: seconds that it may take; what does not fit is left out, and said.
+        resume: a file in which what takes long is kept as it is measured, and from which it goes on.
 
     Raises:
         UsageError: data come without an encoder, or no latent is continuous.
@@ -95,15 +101,21 @@ def survey(
     failed: dict[str, str] = {}
     first: VaeprobeError | None = None
     strips: Traversal | None = None
-    with remembered():  # probes share the latents of a seed, and what was measured at them
-        for name in track([*_probes(), *(_probes(of_data=True) if data is not None else ())], "probes"):
+    # probes share the latents of a seed, and what was measured at them
+    with within(time), keeping(resume), remembered():
+        names = [*_probes(), *(_probes(of_data=True) if data is not None else ())]
+        for left, name in zip(range(len(names) + 1, 1, -1), track(names, "probes"), strict=True):
+            if results and budget().over:
+                failed[name] = NO_TIME
+                continue
             settings: dict[str, object] = {"samples": STARTS if name == "trace" else samples, "seed": seed}
             if name in _probes(of_data=True):
                 settings["data"] = data
             try:
                 probe = probe_class(name).asked(settings)
                 probe.check_ready()
-                results[name] = probe.measure(decoder)
+                with share_of(left):
+                    results[name] = probe.measure(decoder)
             except (UnsafeError, InputError):  # of the data: no page is made of what was refused
                 raise
             except VaeprobeError as error:
@@ -113,7 +125,10 @@ def survey(
             assert first is not None
             raise type(first)(f"no probe could answer: {first.message}", hint=first.hint)
         try:
-            strips = traverse(decoder, data=data, seed=seed)
+            if budget().over:
+                failed["traverse"] = NO_TIME
+            else:
+                strips = traverse(decoder, data=data, seed=seed)
         except (UnsafeError, InputError):
             raise
         except VaeprobeError as error:

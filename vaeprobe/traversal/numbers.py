@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import FIRST, Fit, in_time
 from vaeprobe.engine import pullback, pushforward
 from vaeprobe.latents import resting
 from vaeprobe.progress import track
@@ -74,22 +75,38 @@ def rotated(decoder: Decoder, R: Tensor) -> list[Direction]:
     return [Direction(f"R* {name}", v) for name, v in zip(names, R[free][:, free].double().T, strict=True)]
 
 
-def mean_squares(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -> Tensor:
-    """Return E|J v|^2 of each direction over latents z, shape (n, latent): shape (directions,), float64."""
-    out = torch.zeros(len(directions), dtype=torch.float64)
+def mean_squares(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -> tuple[Tensor, Fit]:
+    """Return E|J v|^2 of each direction over latents, shape (directions,), float64, and how many of them fitted in time.
+
+    Args:
+        z: latents, shape (n, latent).
+    """
     single = [d.axis for d in directions if d.axis is not None]
-    if len(single) == len(directions) > decoder.data_dim:
-        return _mean_squares_by_rows(decoder, z)[single]
+    by_rows = len(single) == len(directions) > decoder.data_dim
+    sums = torch.zeros(len(directions), dtype=torch.float64)
+
+    def add(part: slice) -> None:
+        some = z[part]
+        squares = _sums_by_rows(decoder, some)[single] if by_rows else _sums(decoder, directions, some)
+        sums.add_(squares)
+
+    fit = in_time(len(z), add, first=2 if decoder.large else FIRST)
+    return sums / fit.done, fit
+
+
+def _sums(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -> Tensor:
+    """Return |J v|^2 of each direction, summed over latents, shape (directions,)."""
+    out = torch.zeros(len(directions), dtype=torch.float64)
     block = max(1, HELD // (8 * max(decoder.data_dim, decoder.latent_dim) * len(z)))
     for some in track(list(_blocks(len(directions), block)), "columns"):
         v = torch.stack([d.vector for d in directions[some]])
         _, Jv = pushforward(decoder, z, v[:, None].expand(-1, len(z), -1))
-        out[some] = Jv.double().square().sum(2).mean(1).cpu()
+        out[some] = Jv.double().square().sum((1, 2)).cpu()
     return out
 
 
-def _mean_squares_by_rows(decoder: Decoder, z: Tensor) -> Tensor:
-    """Return E|J e_i|^2 of each continuous latent from the rows of J, of which there are fewer, shape (k,)."""
+def _sums_by_rows(decoder: Decoder, z: Tensor) -> Tensor:
+    """Return |J e_i|^2 of each continuous latent, summed over latents, from the rows of J, of which there are fewer, shape (k,)."""
     out = torch.zeros(len(decoder.continuous), dtype=torch.float64)
     block = max(1, HELD // (8 * decoder.latent_dim))
     for some in track(list(_blocks(len(z), block)), "rows"):
@@ -97,7 +114,7 @@ def _mean_squares_by_rows(decoder: Decoder, z: Tensor) -> Tensor:
             w = torch.zeros(len(z[some]), decoder.data_dim, dtype=torch.float64)
             w[:, row] = 1
             out += pullback(decoder, z[some], w).double().square().sum(0).cpu()
-    return out / len(z)
+    return out
 
 
 def _blocks(n: int, size: int) -> Iterator[slice]:

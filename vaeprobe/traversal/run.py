@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import Fit, share_of, within
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.costs import foretell_directions
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.kept import keeping
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import class_of
 from vaeprobe.pictures import image_shape as image_of
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.base import rows_of
 from vaeprobe.probes.functions import DecoderLike, as_decoder
-from vaeprobe.report import Metric, metric_map
+from vaeprobe.report import Finding, Metric, metric_map
 from vaeprobe.traversal.metrics import SPECS
 from vaeprobe.traversal.numbers import (
     Direction,
@@ -55,6 +60,8 @@ def traverse(
     samples: int = 64,
     seed: int = 0,
     latent_dim: int | None = None,
+    time: float | None = None,
+    resume: Path | str | None = None,
 ) -> Traversal:
     """Return outputs along each latent, by importance, beside its signed Jacobian column.
 
@@ -72,6 +79,8 @@ def traverse(
         samples: latents of the prior over which column lengths are averaged.
         seed: seed of every draw.
         latent_dim: number of latents, where the decoder leaves it open.
+        time: seconds that it may take; what does not fit is left out, and said.
+        resume: a file in which what takes long is kept as it is measured, and from which it goes on.
 
     Raises:
         UsageError: a setting does not fit the decoder, or data come without an encoder.
@@ -88,6 +97,26 @@ def traverse(
     if not 0 < reach < float("inf"):
         raise UsageError(f"`reach` must be a positive number, not {reach}")
     decoder = as_decoder(decoder, latent_dim).standardised()
+    with within(time), keeping(resume):
+        return _traversal(
+            decoder, data=data, reach=reach, frames=frames, most=most, rotate=rotate, image_shape=image_shape,
+            show=show, samples=samples, seed=seed,
+        )  # fmt: skip
+
+
+def _traversal(
+    decoder: Decoder,
+    *,
+    data: object,
+    reach: float,
+    frames: int,
+    most: int,
+    rotate: bool,
+    image_shape: str | None,
+    show: Show,
+    samples: int,
+    seed: int,
+) -> Traversal:
     if not decoder.continuous:
         raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")
     shape = _look(decoder, image_shape, show)
@@ -95,8 +124,8 @@ def traverse(
     z = Prior("columns").draw(decoder, samples, seed=seed)
     centre = centre_of(decoder, codes)
 
-    def strips(directions: Sequence[Direction]) -> tuple[tuple[Strip, ...], Tensor]:
-        squares = mean_squares(decoder, directions, z)
+    def strips(directions: Sequence[Direction]) -> tuple[tuple[Strip, ...], Tensor, Fit]:
+        squares, fit = mean_squares(decoder, directions, z)
         total = max(float(squares.sum()), 1e-300)
         order = sorted(range(len(directions)), key=lambda i: -float(squares[i]))[:most]
         found = [
@@ -110,26 +139,35 @@ def traverse(
             )
             for i in order
         ]
-        return tuple(found), squares
+        return tuple(found), squares, fit
 
     ways = axes(decoder)
-    shown, squares = strips(ways)
+    foretell_directions(
+        decoder,
+        samples * (1 + len(ways)) + most * (1 + frames),
+        8 * most * frames * decoder.data_dim,
+        f"columns of {len(ways)} directions at {samples} latents",
+    )
+    with share_of(3 if rotate else 1):
+        shown, squares, fit = strips(ways)
     turned: tuple[Strip, ...] = ()
     if rotate:
-        turned, _ = strips(rotated(decoder, _rotation(decoder, samples, seed)))
+        with share_of(2):
+            R = _rotation(decoder, samples, seed)
+        turned, _, _ = strips(rotated(decoder, R))
     total = max(float(squares.sum()), 1e-300)
-    method = f"over {samples} latents of the prior"
+    method = f"over {fit.done} latents of the prior"
     first = ", ".join(f"{s.name} ({s.share:.0%})" for s in shown[:3])
     what = "channels" if len(ways) != len(decoder.continuous) else "latents"
     return Traversal(
         metrics=metric_map(
             [
-                Metric(SPECS["traverse.norm"], squares.sqrt().tolist(), n=samples, method=method),
-                Metric(SPECS["traverse.share"], (squares / total).tolist(), n=samples, method=method),
+                Metric(SPECS["traverse.norm"], squares.sqrt().tolist(), n=fit.done, method=method),
+                Metric(SPECS["traverse.share"], (squares / total).tolist(), n=fit.done, method=method),
             ]
         ),
         summary=f"Of {len(ways)} {what}, what moves in the output is most the doing of {first}, by squared column length.",
-        findings=decoder.notes,
+        findings=decoder.notes if fit.whole else (*decoder.notes, Finding(TIME_LIMIT, fit.words("latents"))),
         settings={
             "reach": None if codes is not None else reach, "frames": frames, "most": most, "rotate": rotate,
             "samples": samples, "seed": seed, "range": "prior" if codes is None else f"codes of {len(codes)} rows",

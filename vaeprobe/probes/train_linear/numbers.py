@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from vaeprobe.budget import Fit, budget, within
+from vaeprobe.budget import Fit, budget, share_of
 from vaeprobe.data import Data, in_memory, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import LATENT_DIM, TIME_LIMIT
@@ -260,7 +260,7 @@ def trained(
     for left, (method, seed) in zip(
         range(len(methods) * len(seeds), 0, -1), product(methods, seeds), strict=True
     ):
-        with within(budget().left / left if budget().bounded else None):  # an even share of the time
+        with share_of(left):
             found[method].append(train(method, S, solution, how, seed=seed))
     return found
 

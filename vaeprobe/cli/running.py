@@ -1,0 +1,87 @@
+"""Long work of a command: shared by processes, within its time, kept in a file, and told on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from vaeprobe.budget import about, within
+from vaeprobe.cli import streams
+from vaeprobe.cli.output import Document, progress_bar
+from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.kept import Kept, keeping
+from vaeprobe.processes import ALONE, Processes, joined
+from vaeprobe.report import Finding
+from vaeprobe.result import Result
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Result)
+
+
+@dataclass
+class Running:
+    """A command at work.
+
+    Attributes:
+        processes: those that share it; the first one speaks for all.
+        seconds: that it may take; None for no end.
+    """
+
+    processes: Processes
+    seconds: float | None
+    _start: float = field(default_factory=time.monotonic)
+    _loading: float = 0.0
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.processes.rank == 0
+
+    def loaded(self, load: Callable[[], T]) -> T:
+        """Return what is loaded, in all processes or in none."""
+        found = self.processes.together(load)
+        self._loading = time.monotonic() - self._start
+        return found
+
+    def told(self, result: R) -> R:
+        """Return a result that says where the run took over its time."""
+        return timed(result, self.seconds, time.monotonic() - self._start, self._loading)
+
+
+@contextmanager
+def running(document: Document, values: Mapping[str, Any], *, shared: bool = True) -> Iterator[Running]:
+    """Do the long work of a command on models inside the block.
+
+    Args:
+        document: that it writes.
+        values: the command's options: `time`, loading included, `resume`, and `device`.
+        shared: whether processes of `torchrun` share it.
+    """
+    backend: Literal["gloo", "nccl"] = "nccl" if str(values["device"]).startswith("cuda") else "gloo"
+    with (
+        joined(backend, say=streams.say) if shared else nullcontext(ALONE) as processes,
+        within(values["time"]),
+        keeping(values["resume"]) as kept,
+        progress_bar(document.progress and processes.rank == 0),
+    ):
+        run = Running(processes, values["time"])
+        if run.speaks:
+            going_on(kept)
+        yield run
+
+
+def going_on(kept: Kept | None) -> None:
+    """Say what a run finds in the file that it keeps what it measures in."""
+    if kept is not None and kept.seconds:
+        streams.say(f"going on from {kept.path}, which holds {about(kept.seconds)} of work")
+
+
+def timed(result: R, allowed: float | None, took: float, loading: float) -> R:
+    """Return a result that says where a run took over a tenth more than the time given, and how much of it was loading."""
+    if allowed is None or took <= 1.1 * allowed:
+        return result
+    message = f"the least that can be told took {about(took)}, of which loading {about(loading)}: more than the time given"
+    return replace(result, findings=(*result.findings, Finding(TIME_LIMIT, message)))
