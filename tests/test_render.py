@@ -168,6 +168,14 @@ def test_html_has_no_script_and_no_link(result: Example) -> None:
     assert result._repr_html_().startswith("<style>")
 
 
+@pytest.mark.parametrize("verbose", [False, True])
+def test_the_digest_of_a_file_is_for_those_who_want_all(result: Example, verbose: bool) -> None:
+    console = Console(width=200, record=True, file=io.StringIO(), color_system=None)
+    page = replace(result.page(), carried=((next(iter(result.metrics.values())),),))
+    console.print(terminal.view(page, verbose))
+    assert ("sha256 000000000000" in console.export_text()) == verbose
+
+
 def test_numbers_in_html_have_names_and_reasons_have_room(result: Example) -> None:
     page = html.render(result.page())
     for metric in result.metrics.values():

@@ -78,7 +78,7 @@ def view(page: Page, verbose: bool = False) -> Group:
     A page that rests on no numbers in particular (`inspect`) is shown whole.
     """
     whole = verbose or not page.carried
-    parts: list[RenderableType] = [headline(page)]
+    parts: list[RenderableType] = [headline(page, digest=whole)]
     if page.carried:
         parts += [Text(), _carried(page.carried)]
     if page.checks:
@@ -107,15 +107,15 @@ def short(page: Page) -> Group:
     return Group(headline(page), *(check_line(check) for check in page.checks if check.status != "pass"))
 
 
-def headline(page: Page) -> Group:
-    """Return what was probed and the verdict."""
+def headline(page: Page, digest: bool = False) -> Group:
+    """Return what was probed and the verdict; with the digest of the file where it is asked for."""
     lines: list[RenderableType] = []
     title = Text(f"vaeprobe {page.command}", style="bold")
     artifact = page.artifact
     if artifact is not None:
         title.append(f"  {clean(artifact.path)}", style="bold cyan")
         facts = [artifact.maps, artifact.format, artifact.architecture]
-        if artifact.sha256:
+        if artifact.sha256 and digest:
             facts.append(f"sha256 {artifact.sha256[:12]}")
         lines.append(Text(" · ".join(clean(f) for f in facts if f), style="dim"))
     lines.insert(0, title)
