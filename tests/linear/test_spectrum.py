@@ -14,7 +14,7 @@ from vaeprobe.errors import UsageError
 from vaeprobe.linear import lanczos, moments, spectrum
 from vaeprobe.linear import rows as rows_module
 from vaeprobe.linear.eigenpairs import norm_bound
-from vaeprobe.linear.rows import Rows
+from vaeprobe.linear.rows import Rows, orthonormal
 
 
 def decaying(n: int, m: int, seed: int = 0) -> np.ndarray:
@@ -241,3 +241,24 @@ def test_rows_of_low_rank_give_as_many_values_as_are_asked_for(rank: int) -> Non
     truth = np.square(np.linalg.svd(X - X.mean(axis=0), compute_uv=False)[:20]) / 400
     np.testing.assert_allclose(found.values, truth, atol=1e-5 * truth[0])
     assert np.abs(found.vectors.T @ found.vectors - np.eye(20)).max() < 1e-9
+
+
+@pytest.mark.parametrize("smallest", [1.0, 0.1, 0.02, 1e-3, 1e-4])
+def test_columns_are_made_orthonormal_on_either_side_of_where_once_does(smallest: float) -> None:
+    rng = np.random.default_rng(0)
+    U, V = np.linalg.qr(rng.normal(size=(300, 8)))[0], np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    Q = orthonormal(U * np.geomspace(1, smallest, 8) @ V)
+    assert np.abs(Q.T @ Q - np.eye(8)).max() < 1e-11
+    assert np.abs(Q - U @ (U.T @ Q)).max() < 1e-11 / smallest
+
+
+def test_the_last_wanted_pair_is_found_where_the_next_is_near() -> None:
+    rng = np.random.default_rng(3)
+    U, V = np.linalg.qr(rng.normal(size=(300, 60)))[0], np.linalg.qr(rng.normal(size=(500, 60)))[0]
+    values = 0.94 ** np.arange(60)
+    values[8:11] = values[7] * np.array([1 - 1e-4, 1 - 2e-4, 1 - 3e-4])
+    X = (U * np.sqrt(values * 300)) @ V.T
+    found = spectrum.compute(in_memory(X), 8, solver="randomized")
+    Y = X - X.mean(axis=0)
+    truth = np.linalg.svd(Y, compute_uv=False)[:8] ** 2 / 300
+    np.testing.assert_allclose(found.values[:8], truth, rtol=2e-6)

@@ -29,6 +29,9 @@ OVERSAMPLING = 10
 WIDTH = 32  # products with 64 columns take little longer than with 42, most of which is reading the rows
 PASSES = 60
 NOISE = 16  # units in the last place of the largest eigenvalue below which products tell nothing
+BESIDE = (
+    4  # pairs past those wanted whose residuals the space grows by too, for the last wanted one is near them
+)
 LARGEST = 6  # blocks of a basis, from which it starts anew from the leading pairs
 TOLERANCE = 1e-6  # estimated relative error of an eigenvalue at which the randomized solver stops
 TIGHT = 1e-14  # the same where the noise is small beside the signal
@@ -187,14 +190,17 @@ def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits
     """
     basis, (_size, block) = start, start.shape
     T = operator.enter(basis, block)
-    k = min(k, block)
+    k, wanted = min(k + BESIDE, block), min(k, block)
     residuals, open_ = np.full(k, np.inf), np.arange(k)
     for step in range(1, PASSES + 1):
         values, Y = np.linalg.eigh((T + T.T) / 2)
         values, Y = values[::-1][:block], Y[:, ::-1][:, :block]
         W = operator.applied(Y[:, open_]) - basis @ (Y[:, open_] * values[open_])
         residuals[open_] = np.linalg.norm(W, axis=0)
-        far = _estimated_errors(values, residuals, digits) > tolerance
+        far = np.arange(k) >= wanted
+        far[:wanted] = _estimated_errors(values, residuals[:wanted], digits) > tolerance
+        if not far[:wanted].any():
+            break
         tell("randomized spectrum, passes", step, PASSES)
         W = W[:, far[open_]]
         open_ = np.flatnonzero(far)
@@ -208,7 +214,7 @@ def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits
         new = operator.enter(basis, Q.shape[1])
         T = np.block([[T, new[: len(T)]], [new[: len(T)].T, new[len(T) :]]])
     tell("randomized spectrum, passes", PASSES, PASSES)
-    return _Ritz(values[:k], residuals, basis, Y[:, :k])
+    return _Ritz(values[:wanted], residuals[:wanted], basis, Y[:, :wanted])
 
 
 def _beyond(basis: Array, W: Array) -> Array:

@@ -27,7 +27,7 @@ __all__ = ["CACHE_BYTES", "Rows", "orthonormal", "rows_in_memory", "triangle_of"
 
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
-SAMPLED = 6  # random rows, or columns, for each direction that the randomized solver starts from
+SAMPLED = 4  # random rows, or columns, for each direction that the randomized solver starts from
 WORTH = (
     32  # rows, or columns, for each direction from which that start costs less than the passes that it spares
 )
@@ -37,7 +37,11 @@ ITERATIONS = 2  # of power, on the sample
 NEAR = 4  # columns that are read together
 BLOCK = 1024  # rows that are streamed at a time
 LONG_BLOCK = 8192  # rows in memory whose products are summed in their own type
+INDEPENDENT = (
+    1e4  # sum of the inverse eigenvalues of a Gram matrix of unit columns up to which rounding is 1e-12
+)
 RUN = 64  # float32 squares that are summed as such
+RUN_COLUMNS = 2048  # of them, so that what was read for the sums is still near for the squares
 
 
 def triangle_of(X: Array) -> Array:
@@ -257,17 +261,22 @@ def _add(v: NDArray[np.floating], sums: Array, squares: Array) -> None:
     """Add the sums and the sums of squares of rows, shape (m,)."""
     ones = np.ones(RUN, v.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
-        for k in range(0, len(v), RUN):
-            run = v[k : k + RUN]
-            sums += ones[: len(run)] @ run
-            squares += np.einsum("ij,ij->j", run, run)
+        for j in range(0, v.shape[1], RUN_COLUMNS):
+            part = slice(j, j + RUN_COLUMNS)
+            for k in range(0, len(v), RUN):
+                run = v[k : k + RUN, part]
+                sums[part] += ones[: len(run)] @ run
+                squares[part] += np.einsum("ij,ij->j", run, run)
 
 
 def orthonormal(W: Array, times: int = 2) -> Array:
     """Return an orthonormal basis of what the columns span, shape (m, <= b): by their Gram matrix, twice.
 
+    Once does for columns that are far from dependent: what is left of their inner products is rounding over the
+    smallest eigenvalue of that matrix.
+
     Args:
-        times: once does for columns that are orthonormal but for rounding.
+        times: once does for columns that need only be independent.
     """
     for _ in range(times):
         W = W / np.maximum(np.linalg.norm(W, axis=0), 1e-300)
@@ -277,7 +286,10 @@ def orthonormal(W: Array, times: int = 2) -> Array:
         except np.linalg.LinAlgError:
             L = np.zeros_like(G)
         if L.size and np.square(L.diagonal()).min() > 1e-10:
-            W = W @ np.linalg.inv(L).T
+            inverse = np.linalg.inv(L)
+            W = W @ inverse.T
+            if np.square(inverse).sum() < INDEPENDENT:  # the trace of G's inverse
+                break
             continue
         squares, V = np.linalg.eigh(G)
         kept = squares > 1e-10 * squares.max(initial=0.0)
