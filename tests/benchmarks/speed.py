@@ -1,6 +1,6 @@
 """How fast vaeprobe is, against what the arithmetic costs at best and what one would use instead.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/speed.py [ROW ...] [--rounds 5] [--long] [--curves] [--readme]
+    python tests/benchmarks/speed.py [ROW ...] [--threads 1] [--rounds 5] [--long] [--curves] [--readme]
 
 Every line is a ratio: our time and the time of what one would pick instead, in multiples of some plain work, all
 timed in turns in one process.  One FWD is the plain forward pass on n d latents, channels last, in the best of
@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vaeprobe.autograd import load_forward_mode
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram, jacobian, pushforward
+from vaeprobe.engine import gram, jacobian, pullback, pushforward
 
 from benchmarks.networks import autoencoder_kl, autoencoder_tiny, burgess, dcgan, mlp, realistic
 from benchmarks.timing import Work, forward, medians, processes, tuned
@@ -93,6 +94,30 @@ def by_functional(network: nn.Module, z: Tensor) -> Tensor:
     return found
 
 
+class AtLatents(nn.Module):
+    """A decoder as a function of its latents for what differentiates by parameters alone."""
+
+    def __init__(self, network: nn.Module, z: Tensor) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)
+        self.z = nn.Parameter(z)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.network(self.z)
+        return found.flatten(1)
+
+
+def by_curvlinops(network: nn.Module, z: Tensor) -> Any:
+    """J at all latents as a linear operator of curvlinops, which knows derivatives by parameters; None without it."""
+    try:
+        from curvlinops import JacobianLinearOperator
+    except ImportError:
+        return None
+    module = AtLatents(network, z.clone())
+    data = [(torch.zeros(len(z), 1), torch.zeros(len(z), 1))]
+    return JacobianLinearOperator(module, [module.z], data, progressbar=False, check_deterministic=False)
+
+
 def frozen(make: Callable[[], nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return realistic(make())
@@ -145,24 +170,45 @@ def speedup(options: Options) -> Found:
     return Found(1.0, {name: times[name] / times["ours"] for name in (JACFWD, TUNED)})
 
 
-def probes(options: Options) -> Found:
-    """Time one J v, four sharing the primal, in forward passes."""
-    network, d, n = frozen(autoencoder_kl), 256, 8
-    decoder, z, v = Decoder(network, d), torch.randn(n, d), torch.randn(4, n, d)
+Product = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
-    def by_vmap() -> Tensor:
-        found: Tensor = torch.func.vmap(lambda u: torch.func.jvp(network, (z,), (u,))[1])(v)
-        return found
 
-    works: dict[str, Work] = {
-        "plain": forward(network, z, n),
-        "last": forward(frozen(autoencoder_kl).to(memory_format=torch.channels_last), z, n),
-        "ours": lambda: pushforward(decoder, z, v),
-        "vmap(jvp)": by_vmap,
-    }
-    times = medians(works, options.rounds)
-    unit = 4 * min(times["plain"], times["last"])
-    return Found(times["ours"] / unit, {"vmap(jvp)": times["vmap(jvp)"] / unit})
+def products(
+    ours: Callable[[Decoder, Tensor, Tensor], Tensor],
+    name: str,
+    instead: Product,
+    curvlinops: Callable[[Any, Tensor], Tensor],
+) -> Callable[[Options], Found]:
+    """Time products with J of a KL decoder, four sharing the primal, in forward passes."""
+
+    def measure(options: Options) -> Found:
+        network, d, n = frozen(autoencoder_kl), 256, 8
+        decoder, z, v = Decoder(network, d), torch.randn(n, d), torch.randn(4, n, d)
+        plain: dict[str, Work] = {
+            "plain": forward(network, z, n),
+            "last": forward(frozen(autoencoder_kl).to(memory_format=torch.channels_last), z, n),
+        }
+        others: dict[str, Work] = {name: lambda: instead(network, z, v)}
+        J = by_curvlinops(network, z)
+        if J is not None:
+            others["curvlinops"] = lambda: curvlinops(J, v.flatten(1).mT)
+        times = medians({**plain, "ours": lambda: ours(decoder, z, v), **others}, options.rounds)
+        unit = 4 * min(times[key] for key in plain)
+        return Found(times["ours"] / unit, {key: times[key] / unit for key in others})
+
+    return measure
+
+
+def by_vmap(network: nn.Module, z: Tensor, v: Tensor) -> Tensor:
+    """J v of several directions as torch's documentation suggests it."""
+    found: Tensor = torch.func.vmap(lambda u: torch.func.jvp(network, (z,), (u,))[1])(v)
+    return found
+
+
+def by_jvp_and_vjp(network: nn.Module, z: Tensor, v: Tensor) -> Tensor:
+    """J^T J v of several directions, one after the other, from one graph for the way back."""
+    back = torch.func.vjp(network, z)[1]
+    return torch.stack([back(torch.func.jvp(network, (z,), (u,))[1])[0] for u in v])
 
 
 def columns(options: Options) -> Found:
@@ -239,6 +285,16 @@ def linear(options: Options, n: int, m: int) -> Found:
 
 def wide(options: Options) -> Found:
     """Time the randomized solver on few rows of many numbers in fits of scikit-learn's."""
+    return few_rows(options, 24 * options.points, 64 * options.points)
+
+
+def wider(options: Options) -> Found:
+    """The same for half a gigabyte."""
+    few = Options(min(options.rounds, 3), options.points)
+    return few_rows(few, 10_000 * options.points // 64, 12_288 * options.points // 64)
+
+
+def few_rows(options: Options, n: int, m: int) -> Found:
     from sklearn.decomposition import PCA
 
     from vaeprobe.data import in_memory
@@ -246,7 +302,6 @@ def wide(options: Options) -> Found:
 
     from benchmarks.bench_linear import rows
 
-    n, m = 24 * options.points, 64 * options.points
     X = rows(n, m, min(300, n // 2), seed=1)
     ours, theirs = (
         lambda: spectrum.compute(in_memory(X), 32, solver="randomized"),
@@ -254,7 +309,7 @@ def wide(options: Options) -> Found:
     )
     times = medians({"ours": ours, "theirs": theirs}, max(1, options.rounds // 2))
     Y = X - X.mean(axis=0, dtype=np.float64)
-    truth = np.linalg.eigvalsh(Y @ Y.T / n)[::-1][:32]
+    truth = np.sort(leading(Y, 32))[::-1] / n
     error = float(np.abs(ours().values[:32] / truth - 1).max())
     their_error = float(np.abs(theirs().explained_variance_ * (n - 1) / n / truth - 1).max())
     return Found(
@@ -262,6 +317,17 @@ def wide(options: Options) -> Found:
         {"scikit-learn randomized": 1.0},
         f"eigenvalues to {error:.0e}, scikit-learn's to {their_error:.0e}",
     )
+
+
+def leading(Y: np.ndarray, k: int) -> np.ndarray:
+    """Return the k largest eigenvalues of Y Y^T, by ARPACK in float64."""
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    def product(x: np.ndarray) -> np.ndarray:
+        return np.asarray(Y @ (Y.T @ x))
+
+    K = LinearOperator((len(Y), len(Y)), matvec=product, dtype=np.float64)
+    return np.asarray(eigsh(K, k, v0=np.ones(len(Y)), return_eigenvectors=False, tol=1e-10))
 
 
 HELLO = "import typer, rich.console; app = typer.Typer(); app.command()(lambda: None); app(['--help'])"
@@ -339,11 +405,15 @@ ROWS: dict[str, Row] = {
     "mlp-wide": Row("Gram matrices, linear output of 12,288 numbers", PASS, "0.18, 0.13", gram_row(lambda: mlp(12288), 32)),
     "dcgan": Row("Gram matrices, DCGAN generator, d = 100", PASS, "1.05, 0.95", gram_row(dcgan, 100, 2)),
     "speed-up": Row("Gram matrices at 256 latents, convolutional VAE", "ours", "5, 10 times", speedup),
-    "kl-probe": Row("J v, latent-diffusion decoder, four at a time", "forward passes", "1.4, 1.15", probes),
+    "kl-probe": Row("J v, latent-diffusion decoder, four at a time", "forward passes", "1.4, 1.15",
+        products(lambda f, z, v: pushforward(f, z, v)[1], "vmap(jvp)", by_vmap, lambda J, v: J @ v)),
+    "kl-metric": Row("J^T J v, the same", "forward passes", "",
+        products(lambda f, z, v: pullback(f, z, pushforward(f, z, v)[1]), "jvp, then vjp", by_jvp_and_vjp, lambda J, v: J.adjoint() @ (J @ v))),
     "kl-columns": Row("all 256 columns of J, latent-diffusion decoder, per column", "forward passes", "1.2, 1.0", columns),
     "site": Row("columns at one site, TAESD's kind of decoder, per column", DECODE, "0.4, 0.1", site),
     "tall": Row("PCA of a file, 96,000 x 500", "fits of scikit-learn", "1.2, 1.0", tall),
     "wide": Row("PCA, 1,536 x 4,096", "fits of scikit-learn", "1/3, 1/4", wide),
+    "wider": Row("PCA, 10,000 x 12,288", "fits of scikit-learn", "1/3, 1/4", wider, long=True),
     "large-file": Row("PCA of a file of 4 GB, 960,000 x 1000", "fits of scikit-learn", "1.4, 1.1", file_larger_than_caches, long=True),
     "help": Row("the help page (`--help`)", "an empty program's", "1.05, 0.5", start_up),
     "orthogonality": Row("`vaeprobe orthogonality`, published convolutional VAE", IMPORT, "2, 1.7", command("orthogonality")),
@@ -451,6 +521,12 @@ def main() -> None:
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=int(os.environ.get("OMP_NUM_THREADS", 1)),
+        help="of every library; 1 measures processor time, more wall time",
+    )
     parser.add_argument("--points", type=int, default=64, help="latents per round")
     parser.add_argument("--long", action="store_true", help="the rows that take minutes, too")
     parser.add_argument("--curves", action="store_true", help=f"draw {PICTURE.name}")
@@ -459,6 +535,9 @@ def main() -> None:
     unknown = [name for name in asked.rows if name not in ROWS]
     if unknown:
         parser.error(f"no row `{unknown[0]}`; there are {', '.join(ROWS)}")
+    if os.environ.get("OMP_NUM_THREADS") != str(asked.threads):  # libraries read it where they are loaded
+        os.environ["OMP_NUM_THREADS"] = str(asked.threads)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     options = Options(asked.rounds, asked.points)
     threads = torch.get_num_threads()
     print(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 
-from vaeprobe.engine import gram
+from vaeprobe.engine import gram, pullback, pushforward
 
 from benchmarks import speed
 from benchmarks.speed import MARKERS, PICTURE, ROOT, ROWS, Found, Options
@@ -27,6 +29,38 @@ def test_what_one_would_use_instead_gives_the_same_matrices() -> None:
     torch.testing.assert_close(speed.by_jacfwd(network)(z), gram(network, z))
     J = speed.by_functional(network, z)[:, 0]
     torch.testing.assert_close(J.mT @ J, gram(network, z)[0])
+
+
+def test_products_instead_of_ours_are_the_same() -> None:
+    network = speed.frozen(lambda: speed.tanh_net(3, 20)).double()
+    z, v = torch.randn(4, 3, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64)
+    Jv = pushforward(network, z, v)[1]
+    torch.testing.assert_close(speed.by_vmap(network, z, v), Jv)
+    torch.testing.assert_close(speed.by_jvp_and_vjp(network, z, v), pullback(network, z, Jv))
+
+
+def test_products_by_curvlinops_are_the_same() -> None:
+    pytest.importorskip("curvlinops")
+    network = speed.frozen(lambda: speed.tanh_net(3, 20)).double()
+    z, v = torch.randn(4, 3, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64)
+    Jv = pushforward(network, z, v)[1]
+    J = speed.by_curvlinops(network, z)
+    torch.testing.assert_close((J @ v.flatten(1).mT).mT.reshape(2, 4, 20), Jv)
+    torch.testing.assert_close(
+        (J.adjoint() @ (J @ v.flatten(1).mT)).mT.reshape(v.shape), pullback(network, z, Jv)
+    )
+
+
+def test_a_library_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "curvlinops", None)
+    found = ROWS["kl-metric"].measure(Options(rounds=1, points=2))
+    assert set(found.instead) == {"jvp, then vjp"}
+
+
+def test_eigenvalues_that_errors_are_told_by_are_those_of_all() -> None:
+    pytest.importorskip("scipy")
+    Y = np.random.default_rng(0).normal(size=(40, 90)) * 0.9 ** np.arange(90)
+    np.testing.assert_allclose(np.sort(speed.leading(Y, 5)), np.linalg.eigvalsh(Y @ Y.T)[-5:], rtol=1e-9)
 
 
 def test_the_readme_is_written_by_the_command(tmp_path: Path) -> None:
