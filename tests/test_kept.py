@@ -13,19 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from vaeprobe import compare, kept, survey, traverse
 from vaeprobe.cli.output import document
+from vaeprobe.data import Data, open_data
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, pullback, pushforward
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.kept import keeping, signature
 from vaeprobe.likelihoods import by_name
+from vaeprobe.linear import moments
 from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
+from vaeprobe.probes.train_linear import TrainLinear
 
 SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits_conv.safetensors"
 
@@ -304,3 +308,89 @@ def test_an_interrupted_report_comparison_or_traversal_ends_with_the_document_of
     f.calls, f.until = 0, float("inf")
     assert document(command(decoder, resume=path).page(), "json") == whole
     assert f.calls < 0.95 * took
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_moments_go_on_from_the_rows_that_were_summed(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over two files, with folds and with float32 products that are checked: bit for bit what one pass gives."""
+    monkeypatch.setattr(kept, "PERIOD", 0.0)
+    monkeypatch.setattr(moments, "FLOAT64_WORK", 0.0)
+    monkeypatch.setattr(moments, "BLOCK", 256)
+    rng = np.random.default_rng(0)
+    names = [tmp_path / f"{k}.npy" for k in range(2)]
+    for name, count in zip(names, (1300, 900), strict=True):
+        np.save(name, (3 + rng.standard_normal((count, 6))).astype(kind))
+    probe = TrainLinear(latent_dim=2)
+    blocks, until = [0], [1e9]
+    real = Data.blocks
+
+    def counted(self: Data, *a: Any, **more: Any) -> Iterator[Any]:
+        for block in real(self, *a, **more):
+            blocks[0] += 1
+            if blocks[0] > until[0]:
+                raise KeyboardInterrupt
+            yield block
+
+    monkeypatch.setattr(Data, "blocks", counted)
+    for folds in (1, 5):
+        data = open_data(list(names))
+        whole = moments.accumulate(data, folds=folds)
+        path = tmp_path / f"{folds}.kept"
+        blocks[0], until[0] = 0, 7
+        with keeping(path), pytest.raises(KeyboardInterrupt):
+            moments.accumulate(data, folds=folds)
+        blocks[0], until[0] = 0, 1e9
+        with keeping(path):
+            again = moments.accumulate(data, folds=folds)
+        assert 0 < blocks[0] < 4
+        for one, two in zip(whole, again, strict=True):
+            assert one.n == two.n
+            assert (one.slip is None) == (two.slip is None) == (kind == "float64" or one is not whole[0])
+            for a, b in ((one.mean, two.mean), (one.scatter, two.scatter), (one.slip, two.slip)):
+                assert a is b is None or np.array_equal(a, b)  # type: ignore[arg-type]
+    plain = document(probe.measure(list(names)).page(), "json")
+    resumed = replace(probe, resume=tmp_path / "run.kept")
+    assert document(resumed.measure(list(names)).page(), "json") == plain
+    blocks[0] = 0
+    assert document(resumed.measure(list(names)).page(), "json") == plain
+    saved = blocks[0]
+    os.utime(names[1], ns=(1, 1))  # another file, perhaps
+    blocks[0] = 0
+    assert document(resumed.measure(list(names)).page(), "json") == plain
+    assert blocks[0] > saved
+
+
+def test_rows_that_no_time_was_left_for_are_summed_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was read is an answer of its own: that of the first rows alone."""
+    monkeypatch.setattr(moments, "BLOCK", 256)
+    rows = np.random.default_rng(0).standard_normal((4096, 5)) * [5, 4, 3, 2, 1]
+    np.save(tmp_path / "x.npy", rows)
+    now = [100.0]
+    monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
+    real = Data.blocks
+
+    def slow(self: Data, *a: Any, **more: Any) -> Iterator[Any]:
+        for block in real(self, *a, **more):
+            now[0] += 1.0
+            yield block
+
+    probe = TrainLinear(latent_dim=2, bootstrap=0)
+    plain = document(probe.measure(tmp_path / "x.npy").page(), "json")
+    monkeypatch.setattr(Data, "blocks", slow)
+    resumed = replace(probe, resume=tmp_path / "run.kept")
+    part = replace(resumed, time=10.0).measure(tmp_path / "x.npy")
+    n = part.sigma2.n
+    assert n == 6 * 256
+    (said,) = [f.message for f in part.findings if f.code == "time-limit"]
+    assert (
+        said == f"the first {n} of 4096 rows were read in the time given; the same command goes on from them"
+    )
+    first = probe.measure(rows[:n])
+    assert part.sigma2.value == pytest.approx(first.sigma2.value, rel=1e-12)
+    before = now[0]
+    assert document(resumed.measure(tmp_path / "x.npy").page(), "json") == plain
+    assert now[0] - before == 10

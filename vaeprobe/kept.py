@@ -37,6 +37,8 @@ RATE = 20e6
 """Bytes a second: what is computed faster than that is computed again."""
 MOST = 4 << 30
 """Bytes that a file grows to, about."""
+PERIOD = 5.0
+"""Seconds after which sums that grow are kept as they stand."""
 _RECORD = struct.Struct("<32sII")  # key, bytes of the description, CRC of description and numbers
 
 
@@ -76,6 +78,11 @@ class Kept:
     def seconds(self) -> float:
         """Seconds that the pieces in the file took."""
         return sum(place.seconds for _, place in self._places.values())
+
+    @property
+    def size(self) -> int:
+        """Bytes that this process's file holds."""
+        return self._own.tell()
 
     def close(self) -> None:
         self._own.close()
@@ -204,6 +211,37 @@ def kept(made_of: Callable[[], Iterable[object]], work: Callable[[], Piece], *, 
         _current.reset(token)
     store.add(key, found, time.monotonic() - start)
     return found
+
+
+class Trail:
+    """Sums that grow step by step, kept as they stand now and then, so that a run goes on from the last of them.
+
+    Args:
+        made_of: all that they depend on, asked for only where a run keeps.
+    """
+
+    def __init__(self, made_of: Callable[[], Iterable[object]]) -> None:
+        self._store = _current.get()
+        self._base = signature(made_of()) if self._store is not None else b""
+        self._since = time.monotonic()
+
+    def last(self, steps: int) -> tuple[int, Piece] | None:
+        """Return the last step, of so many, after which the sums were kept, and they; None where none was."""
+        for step in range(steps, 0, -1) if self._store is not None else ():
+            assert self._store is not None
+            key = signature((self._base, step))
+            if self._store.has(key):
+                return step, self._store.take(key)
+        return None
+
+    def mark(self, step: int, sums: Callable[[], Piece], *, end: bool = False) -> None:
+        """Keep the sums as they stand after a step, where keeping is worth its time, or the run ends here."""
+        spent = time.monotonic() - self._since
+        if self._store is not None and (end or spent >= PERIOD):
+            before = self._store.size
+            self._store.add(signature((self._base, step)), sums(), spent)
+            if self._store.size > before:
+                self._since = time.monotonic()
 
 
 def saved() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -87,6 +88,19 @@ class Data:
     @property
     def paths(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(s.path for s in self.shards))
+
+    def identity(self) -> list[object]:
+        """Return what tells these rows from others: files by name, size and time, arrays by their bytes."""
+        stored: list[object] = []
+        for shard in self.shards:
+            if isinstance(shard, ArrayShard):
+                stored.append(
+                    (str(shard.stored), shard.array.shape, np.ascontiguousarray(shard.array).tobytes())
+                )
+            else:
+                state = os.stat(shard.path)
+                stored.append((shard, os.path.realpath(shard.path), state.st_size, state.st_mtime_ns))
+        return [stored, self.factor, self.nonfinite, self.first, self.last, self.every]
 
     def share(self, rank: int, world: int) -> Data:
         """Return the contiguous share of rows of one of `world` processes."""

@@ -12,14 +12,17 @@ How far float32 is off is measured: every 32nd block is multiplied in float64 to
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from vaeprobe.budget import budget
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.intervals import stream
+from vaeprobe.kept import Trail
 from vaeprobe.processes import Processes
 from vaeprobe.progress import tell
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vaeprobe.data import Data
+    from vaeprobe.kept import Piece
 
     Array: TypeAlias = NDArray[np.float64]
 
@@ -38,6 +42,7 @@ FLOAT64_WORK = 1e10  # rows * columns^2 up to which products are formed in float
 CHECKED = (
     32  # of as many blocks, one is multiplied in float64 too; whole, for sums of fewer rows are off by less
 )
+ENOUGH = 0.4  # of the time that is left: with so much, rows that are not yet read are left out
 FIRST_ROWS = 256  # that the shift is taken from: their mean is within a sixteenth of a deviation
 
 
@@ -116,16 +121,24 @@ def accumulate(
     sums, counts = np.zeros((folds, m)), np.zeros(folds, np.int64)
     drift = np.zeros(m)  # what the sums of the checked rows are off by
     shift = np.zeros(m, kind)
+    done = checked = begun = 0
+    plain = data.every == 1 and data.nonfinite != "drop"  # rows are known by their number
+    trail = Trail(lambda: (data.identity(), str(kind), folds, seed, size)) if plain else None
+    kept = trail and trail.last(math.ceil(data.rows / size) + len(data.shards))
+    if kept:
+        begun, (outer, sums, counts, slip, drift, shift, told) = _restored(*kept, kind)
+        done, checked = told
     rng = stream(seed, "folds")
     if folds > 1:  # a row is in the same fold whichever process reads it
-        for first in range(0, data.first, size):
-            rng.integers(folds, size=min(size, data.first - first))
-    done = checked = 0
+        for first in range(0, data.first + done, size):
+            rng.integers(folds, size=min(size, data.first + done - first))
+    rows = replace(data, first=data.first + done) if done else data
+    enough = ENOUGH * budget().left  # what is left is for what is made of the moments
     ones = np.ones(len(work), kind)
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # products that overflow are refused where they are used
-        for index, block in enumerate(data.blocks(size, dtype=kind, looked_at=False)):
+        for index, block in enumerate(rows.blocks(size, dtype=kind, looked_at=False), start=begun):
             if done == 0 and len(block):
                 data.refuse(block[:FIRST_ROWS])
                 shift = short_mean(block[:FIRST_ROWS]).astype(kind)
@@ -148,6 +161,12 @@ def accumulate(
                 counts[k] += len(part)
             done += len(block)
             tell("moments", done, data.rows)
+            over = budget().bounded and budget().left <= enough
+            if trail:
+                stand = outer, sums, counts, slip, drift, shift, (done, checked)
+                trail.mark(index + 1, lambda stand=stand: _piece(*stand), end=over)  # type: ignore[misc]
+            if over:
+                break
     tell("moments", data.rows, data.rows)
     out = []
     for k in range(folds):
@@ -162,6 +181,32 @@ def accumulate(
         slip -= done * (np.outer(centre, drift) + np.outer(drift, centre) - np.outer(drift, drift))
         out[0] = replace(out[0], slip=slip)
     return tuple(out)
+
+
+def _piece(
+    outer: Array,
+    sums: Array,
+    counts: NDArray[np.int64],
+    slip: Array | None,
+    drift: Array,
+    shift: NDArray[np.floating],
+    told: tuple[int, int],
+) -> Piece:
+    """Return the sums as they stand, as they are kept."""
+    import torch
+
+    arrays = (outer, sums, counts, np.zeros(0) if slip is None else slip, drift, shift, np.array(told))
+    return tuple(torch.from_numpy(np.array(array, np.float64)) for array in arrays)
+
+
+def _restored(step: int, piece: Piece, kind: np.dtype[np.floating]) -> tuple[int, tuple[Any, ...]]:
+    """Return after which block sums were kept, and the sums."""
+    outer, sums, counts, slip, drift, shift, told = (t.numpy() for t in piece)
+    done, checked = (int(x) for x in told)
+    found = (
+        outer, sums, counts.astype(np.int64), slip if slip.size else None, drift, shift.astype(kind), (done, checked),
+    )  # fmt: skip
+    return step, found
 
 
 def short_mean(block: NDArray[np.floating]) -> Array:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from vaeprobe.budget import within
 from vaeprobe.errors import UsageError
+from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.kept import Kept
 from vaeprobe.probes.base import Question, option
 from vaeprobe.probes.train_linear import pictures, words
 from vaeprobe.probes.train_linear.metrics import METRICS
-from vaeprobe.report import Json, MetricSpec, Section, metric_map
+from vaeprobe.report import Finding, Json, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
 
 if TYPE_CHECKING:
@@ -194,10 +196,18 @@ class TrainLinear(Question):
             >>> TrainLinear(latent_dim=2).measure(rows).latent_dim.value
             2
         """
+        from vaeprobe.processes import current
+
+        with self.bounds():
+            return self._measure(data, current())
+
+    @contextmanager
+    def bounds(self) -> Iterator[Kept | None]:
+        """Join the processes of `torchrun`, bound the run by its time, and keep what is summed where a file is named."""
         from vaeprobe.processes import joined
 
-        with joined(self.backend, timeout=self.timeout) as processes, within(self.time):
-            return self._measure(data, processes)
+        with joined(self.backend, timeout=self.timeout), super().bounds() as kept:
+            yield kept
 
     def _measure(self, data: object, processes: Processes) -> LinearResult:
         from vaeprobe.linear.certificate import certify
@@ -207,10 +217,13 @@ class TrainLinear(Question):
         self._refuse(methods, processes)
         rows: Data = processes.together(lambda: self._rows(data))
         read, limits = (
-            (rows, ()) if self.missing == "em" else numbers.thinned_in_time(rows, self.solver, processes)
+            (rows, ())
+            if self.missing == "em" or self._goes_on(rows)
+            else numbers.thinned_in_time(rows, self.solver, processes)
         )
         own = read if processes.world == 1 else read.share(processes.rank, processes.world)
         fitted, spec = self._spectrum(own, processes)
+        limits = (*limits, *self._cut_short(read, spec, processes))
         choice, d, chosen = None, self.latent_dim, None
         if d == "auto":
             tau = None if self.fixed is None else self.beta * self.fixed
@@ -255,6 +268,21 @@ class TrainLinear(Question):
             artifact=numbers.artifact(rows),
             fit=fit,
         )
+
+    def _goes_on(self, rows: Data) -> bool:
+        """Whether rows are read in order, so that a run which goes on finds those before it summed."""
+        from vaeprobe.linear import spectrum
+
+        return self.resume is not None and spectrum.choose(rows, self.solver) == "exact"
+
+    def _cut_short(self, read: Data, spec: Spectrum, processes: Processes) -> tuple[Finding, ...]:
+        """Say which rows were read where time ended first."""
+        if spec.solver != "exact" or self.drop_nonfinite or spec.n >= read.rows:
+            return ()
+        which = "the first" if processes.world == 1 else "of each process's share the first,"
+        more = "" if self.resume is None else "; the same command goes on from them"
+        message = f"{which} {spec.n} of {read.rows} rows were read in the time given{more}"
+        return (Finding(TIME_LIMIT, message),)
 
     def _refuse(self, methods: tuple[TrainingMethod, ...], processes: Processes) -> None:
         """Refuse settings that do not go together."""
