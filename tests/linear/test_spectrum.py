@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,6 +78,9 @@ def test_few_distinct_rows_do_not_break_the_randomized_solver() -> None:
 
 def test_the_choice_follows_the_shape() -> None:
     shapes = {(100, 50): "exact", (50, 100): "dual", (3000, 4000): "randomized", (3000, 2000): "exact"}
+    # of as many eigenvalues as rows, on either side of what takes a second or two, with more columns and with fewer
+    shapes |= {(700, 8000): "dual", (720, 8000): "randomized", (1400, 2000): "dual", (1500, 2000): "exact"}
+    shapes |= {(1, 2**27): "dual", (1, 2**29): "randomized"}  # a gigabyte, and four
     for shape, solver in shapes.items():
         assert spectrum.choose(in_memory(np.broadcast_to(np.zeros(()), shape))) == solver
     with pytest.raises(UsageError, match="no solver is called `qr`"):
@@ -262,3 +268,22 @@ def test_the_last_wanted_pair_is_found_where_the_next_is_near() -> None:
     Y = X - X.mean(axis=0)
     truth = np.linalg.svd(Y, compute_uv=False)[:8] ** 2 / 300
     np.testing.assert_allclose(found.values[:8], truth, rtol=2e-6)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_a_file_of_many_rows_takes_under_200_megabytes(tmp_path: Path) -> None:
+    n, m = 60_000, 1000  # 240 MB, nearly all of which are zeros that take no room on the disk
+    rows = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (n, m))
+    rows[:2000] = np.random.default_rng(0).standard_normal((2000, m)) + 3
+    rows.flush()
+    del rows
+    script = f"""
+from vaeprobe.data import open_data
+from vaeprobe.linear import spectrum
+found = spectrum.compute(open_data({str(tmp_path / "x.npy")!r}), 4)
+print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0].split()[1], found.total)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    peak, total = map(float, done.stdout.split())
+    assert peak < 200e3, "kB, interpreter and libraries included"
+    assert total == pytest.approx(m * (2000 / n) * (1 + 9 * (1 - 2000 / n)), rel=0.01)
