@@ -101,3 +101,19 @@ def test_tied_directions_have_no_bracket() -> None:
     # the two directions across a ray are tied; each pair holds one of them
     assert not bool(loops.determined.any())
     assert bool((loops.bracket == 0).all())
+
+
+def test_loops_that_begin_alike_share_their_first_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seven places a loop, on both sides of the start: of the pairs (0, 1) and (0, 2) the first two are the same."""
+    taken = []
+    frame = DenseField.frame
+    monkeypatch.setattr(
+        DenseField, "frame", lambda self, z, *a, **more: (taken.append(len(z)), frame(self, z, *a, **more))[1]
+    )
+    W = torch.tensor([[1.0, 0.4, -0.3, 0.2], [0.1, -0.8, 0.5, 0.6], [0.3, 0.2, 0.7, -0.9]])
+    decoder = Decoder(lambda z: torch.tanh(z @ W.to(z.dtype)), 3, dtype=torch.float64)
+    together = loop_defects(decoder, POINTS)
+    assert sum(taken) == 2 + 2 * 2 * (2 * 2 + 5 * 3), "first components 0 and 1 of three pairs"
+    for n, pair in enumerate(together.pairs):
+        alone = loop_defects(decoder, POINTS, components=pair)
+        assert torch.allclose(alone.bracket[:, 0], together.bracket[:, n], atol=1e-9)

@@ -105,7 +105,9 @@ def loop_defects(
     def aim(point: Tensor, last: Some) -> Some:
         z = base.clone()
         z[:, free] = point
-        frame = field.frame(z, last=last[0])
+        # loops of the pairs (i, j) and (i, k) begin with the same leg
+        z, places = torch.unique(z, dim=0, return_inverse=True)
+        frame = field.frame(z, last=last[0]).at(places)
         return tuple(follow(frame, v, field.resolution, floor=field.rounding).v for v in last)
 
     bracket = closure_defects(aim, base[:, free], vi, vj, size)
