@@ -8,7 +8,6 @@ gives it, an old one keeps its own.  `ready` refuses what cannot be written befo
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import stat
 import tempfile
@@ -142,7 +141,7 @@ def _try_place(path: Path, real: Path) -> None:
 
 def _new_file(real: Path) -> str:
     """Return the name of a new empty file beside a place, of the same suffix and with the umask's mode."""
-    name = str(real.parent / f".vaeprobe-{secrets.token_hex(6)}{real.suffix}")
+    name = str(real.parent / f".vaeprobe-{os.urandom(6).hex()}{real.suffix}")
     _unfinished.add(name)
     os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return name

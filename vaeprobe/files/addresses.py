@@ -11,7 +11,6 @@ import os
 import re
 from pathlib import Path
 from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from vaeprobe.errors import InputError, MissingExtraError, UsageError
 from vaeprobe.files.source import quoted
@@ -96,6 +95,8 @@ def local(address: str | os.PathLike[str]) -> Path:
             raise UsageError(
                 f"{quoted(text)} is on another machine", hint="give a path, or file:///path/of/the/file"
             )
+        from urllib.request import url2pathname  # with http and email behind it, which --help has no use for
+
         return Path(url2pathname(parsed.path))
     found = HUB.fullmatch(text)
     if found is None or ".." in text.split("/"):
