@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vaeprobe.geometry import best_rotation
+from vaeprobe import budget
+from vaeprobe.geometry import best_rotation, rotations
 from vaeprobe.geometry.axes import assignment, distance_to_axes, nearest_order
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.gram import ima_contrast, singular_frame
@@ -377,3 +378,30 @@ def test_a_draw_equal_to_the_axes_counts_against_them(monkeypatch: pytest.Monkey
     found = alignment(torch.tensor([[[1.0, 0.5], [0.5, 1.0]]], dtype=torch.float64), count=9)
     assert found.value == pytest.approx(0, abs=1e-12)
     assert found.p_value == 1
+
+
+def test_a_bounded_null_takes_half_of_the_time_and_its_p_value_counts_what_was_drawn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, k, n = 100.0, 400, 2  # a rotation at a time
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now)
+
+    def told(what: str, done: int, total: int | None) -> None:
+        nonlocal now
+        now += 1.0
+
+    monkeypatch.setattr(rotations, "tell", told)
+    rng = torch.Generator().manual_seed(0)
+    J = torch.randn(n, k + 10, k, generator=rng, dtype=torch.float64)
+    G = J.mT @ J
+    whole = alignment(G, count=40)
+    assert len(whole.draws) == 40
+    for seconds, drawn in ((60.0, 30), (10.0, 19)):
+        with budget.within(seconds):
+            found = alignment(G, count=40, least=19)
+            assert len(alignment(G, count=40).draws) == 40
+        assert len(found.draws) == drawn
+        torch.testing.assert_close(found.draws, whole.draws[:drawn])
+        torch.testing.assert_close(found.null.mean(), found.draws.mean())
+        below = int((found.draws <= found.contrast.mean()).sum())
+        assert found.p_value == (1 + below) / (1 + drawn)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe.budget import share_of
 from vaeprobe.geometry.gram import ima_contrast, singular_tolerance
 from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import mean_interval, stream
@@ -127,7 +128,9 @@ class Alignment:
         return (rest * null - given) / expected, rest * (draws - draws.mean()) / expected
 
 
-def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | None = None) -> Alignment:
+def alignment(
+    G: Tensor, *, count: int = 999, least: int | None = None, seed: int = 0, tolerance: float | None = None
+) -> Alignment:
     """Compare the ima contrast at the given axes with that at Haar-random ones, the same at every latent.
 
     An exact Monte-Carlo test of "the basis is a random rotation of any other" where the latents are
@@ -136,6 +139,7 @@ def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | 
     Args:
         G: nonsingular pullback metrics, shape (n, k, k).
         count: number of rotations K.
+        least: where time is limited, K is what fits into half of what is left, and no fewer than this; None for all.
         tolerance: squared relative rounding of G, see `singular_tolerance`.
 
     Raises:
@@ -146,17 +150,20 @@ def alignment(G: Tensor, *, count: int = 999, seed: int = 0, tolerance: float | 
     contrast = ima_contrast(G, tolerance=tolerance)
     if not torch.isfinite(contrast).all():
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
-    null, draws = torch.zeros_like(contrast), []
+    total, draws = torch.zeros_like(contrast), []
     rotations = torch.split(haar(k, count, seed), max(1, 50_000_000 // (len(G) * k**3 + 1)))
-    with one_thread_below(len(G) * k**3):
+    with one_thread_below(len(G) * k**3), share_of(2) as share:
         for done, block in enumerate(rotations, start=1):
             c = rotated_contrast(G, block, contrast=contrast, tolerance=tolerance)
-            null += c.sum(0) / count
+            total += c.sum(0)
             draws.append(c.mean(1))
             tell("random rotations", done, len(rotations))
+            if least is not None and sum(map(len, draws)) >= least and share.over:
+                break
     means = torch.cat(draws)
+    null = total / len(means)
     observed, expected = float(contrast.mean()), float(means.mean())
     if expected <= k**2 * tolerance:
         return Alignment(None, None, contrast, null, means)
-    p_value = (1 + int((means <= observed).sum())) / (count + 1)
+    p_value = (1 + int((means <= observed).sum())) / (len(means) + 1)
     return Alignment(1 - observed / expected, p_value, contrast, null, means)

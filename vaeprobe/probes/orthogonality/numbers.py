@@ -108,13 +108,13 @@ def _contrast_metrics(reading: Reading) -> list[Metric]:
     expected = float(null.mean())
     if len(null) == reading.samples:  # a baseline draws the same rotations, so that latents can be paired
         reading.per_sample["orthogonality.ima_contrast_null"] = tuple(null.tolist())
-    how = f"{reading.rotations} Haar rotations, the same at every latent"
+    how = f"{len(draws)} Haar rotations, the same at every latent"
     out.append(
         Metric(
             SPECS["orthogonality.ima_contrast_null"],
             expected,
             ci=mean_interval(null, draws - draws.mean(), low=0.0),
-            level=LEVEL if reading.rotations > 1 else None,
+            level=LEVEL if len(draws) > 1 else None,
             n=len(null),
             method=f"mean over latents and {how}; interval over both",
         )
@@ -137,19 +137,20 @@ def _alignment_metrics(reading: Reading, found: Alignment | None, of: str = "") 
         return [
             Metric.undefined(SPECS[f"orthogonality.{name}"], why) for name in ("alignment", "alignment_p")
         ]
-    how = f"{of}{reading.rotations} Haar rotations, the same at every latent"
+    count = len(found.draws)
+    how = f"{of}{count} Haar rotations, the same at every latent"
     value = Metric(
         SPECS["orthogonality.alignment"],
         found.value,
         ci=found.interval(),
-        level=LEVEL if reading.rotations > 1 else None,
+        level=LEVEL if count > 1 else None,
         n=len(found.contrast),
         method=f"{how}; interval over latents and rotations",
     )
     p = Metric(
         SPECS["orthogonality.alignment_p"],
         found.p_value,
-        n=reading.rotations,
+        n=count,
         method=f"Monte Carlo, {how}",
     )
     return [value, p]

@@ -31,6 +31,8 @@ LARGEST_SEARCH = 128
 # fewest latents it is taken over: half a minute of one core for hundreds of latents.
 NULL_BUDGET = 3e11
 FEWEST_NULL = 16
+# Random rotations at least, where time is limited: the fewest that can tell p = 0.05.
+FEWEST_ROTATIONS = 19
 FRAME_BUDGET = 1e9
 # Two columns are one where the cosine between them is this near to 1.
 COLLINEAR = 1e-6
@@ -148,10 +150,10 @@ class Reading:
             return None
         lengths = (self.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
         count = lengths.T @ lengths
-        total = self.cosines.abs().sum(0)
+        means = (self.cosines.abs().sum(0) / count).tolist()
         return tuple(
-            tuple(float(t / c) if c > 0 else None for t, c in zip(ts, cs, strict=True))
-            for ts, cs in zip(total, count, strict=True)
+            tuple(mean if known else None for mean, known in zip(*row, strict=True))
+            for row in zip(means, (count > 0).tolist(), strict=True)
         )
 
     @cached_property
@@ -192,7 +194,9 @@ class Reading:
             return None
         rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * len(self.active) ** 3)))
         G = self.usable[:rows]
-        return alignment(G, count=self.rotations, seed=self.seed, tolerance=self.tolerance)
+        return alignment(
+            G, count=self.rotations, least=FEWEST_ROTATIONS, seed=self.seed, tolerance=self.tolerance
+        )
 
     @cached_property
     def gap_alignment(self) -> Alignment | None:
@@ -207,7 +211,7 @@ class Reading:
         Lambda = torch.eye(k, dtype=self.G.dtype) + self.sub[:rows] / self.beta_sigma2
         if not torch.isfinite(gram.ima_contrast(Lambda)).all():  # columns so long that I is lost beside them
             return None
-        return alignment(Lambda, count=self.rotations, seed=self.seed)
+        return alignment(Lambda, count=self.rotations, least=FEWEST_ROTATIONS, seed=self.seed)
 
     @cached_property
     def rank(self) -> tuple[int, int]:
