@@ -19,7 +19,7 @@ from torch import nn
 
 import vaeprobe
 from vaeprobe import budget
-from vaeprobe.budget import NO_TIME, Budget, about, in_time, within
+from vaeprobe.budget import NO_TIME, Budget, TimeIsOver, about, in_time, within
 from vaeprobe.cli.output import Forecast
 from vaeprobe.cli.running import timed
 from vaeprobe.comparison.numbers import see
@@ -27,6 +27,7 @@ from vaeprobe.comparison.run import _rows_in_time
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.verbs import jacobian
+from vaeprobe.geometry.smoothness import smoothness
 from vaeprobe.probes.factorise import Factorise, FactoriseResult
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
@@ -223,6 +224,15 @@ def test_what_explains_a_verdict_is_left_out_where_no_time_is_left(clock: Clock)
     assert "Curved seams cannot be judged: no time was left for it." in least.summary
     assert any("no time was left for how far the density is" in f.message for f in least.findings)
     assert not any("no time was left for" in f.message for f in all_of_it.findings)
+
+
+def test_what_is_begun_and_cannot_end_in_time_is_left_out_too(clock: Clock) -> None:
+    kinked = nn.Sequential(nn.Linear(3, 24), nn.ReLU(), nn.Linear(24, 12), nn.Tanh()).double()
+    counted = Counted(clock, kinked, 3).decoder
+    a, b, u = torch.randn(3, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert smoothness(counted, a, b, u).kind == "kinked"
+    with within(1.0), pytest.raises(TimeIsOver):
+        smoothness(counted, a, b, u)
 
 
 class Counted:

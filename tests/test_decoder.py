@@ -232,3 +232,5 @@ def test_a_decoder_and_a_result_are_one_line_each() -> None:
         f"<OrthogonalityResult {result.verdict!r}: orthogonality.ima_contrast={result.ima_contrast.value:.4g}, "
     )
     assert "\n" not in repr(result)
+    nothing = vaeprobe.factorise(Decoder(nn.Linear(1, 3), 1), samples=4)
+    assert repr(nothing).startswith("<FactoriseResult 'undefined': factorise.gap=undefined, ")

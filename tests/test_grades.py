@@ -129,6 +129,15 @@ def test_independent_factors_have_no_dependence() -> None:
     assert found.dependence.null > 0.01
 
 
+def test_a_share_of_two_latents_says_only_what_it_can() -> None:
+    torch.manual_seed(0)
+    for n in (2, 3, 4):
+        found = explained_share(torch.randn(n, dtype=torch.float64), torch.randn(n, dtype=torch.float64))
+        assert found is not None
+        assert np.isfinite(found[1]).all()
+        assert found[1][0] <= found[0] <= found[1][1] <= 1
+
+
 def test_the_share_explained_is_a_ratio_of_variances() -> None:
     rng = np.random.default_rng(0)
     c, rest = rng.standard_normal(20_000), 3 * rng.standard_normal(20_000)

@@ -79,7 +79,8 @@ class Result:
 
     def __repr__(self) -> str:
         """Return one line: the verdict, and the few numbers that it rests on."""
-        numbers = ", ".join(f"{row[0].id}={row[0].value:.4g}" for row in self.carried())
+        first = [row[0] for row in self.carried()]
+        numbers = ", ".join(f"{m.id}={'undefined' if m.value is None else f'{m.value:.4g}'}" for m in first)
         return f"<{type(self).__name__} {self.verdict!r}{': ' * bool(numbers)}{numbers}>"
 
     def carried(self) -> tuple[tuple[Metric, ...], ...]:

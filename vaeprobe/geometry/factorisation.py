@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaeprobe.budget import budget
+from vaeprobe.budget import TimeIsOver, budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seams, segment_smoothness
@@ -62,8 +62,8 @@ PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 64, 256, 64
 FIT_ROWS, ROTATIONS = 384, 50
 # Latents and random rotations of the grades.
 GRADED, GRADE_ROTATIONS = 4096, 20
-# Latents to start with where time is limited.
-FEWEST = 16
+# Latents to start with, and segments to look for jumps on, where time is limited.
+FEWEST, FEWEST_SEGMENTS = 8, 2
 # Active latents up to which other sheets are looked for.
 SHEETS_MOST = 64
 # What explains a verdict and is left out where no time is left, the most telling first.
@@ -231,8 +231,10 @@ def gather(
             jumps, smoothness and a constant Jacobian are judged at fewer latents.
     """
     began, wanted = time.monotonic(), samples
+    segments = FEW_SEGMENTS if frugal else SEGMENTS
     if budget().bounded:
         samples = min(samples, FEWEST)
+        segments = min(segments, FEWEST_SEGMENTS)
     sample = Sample.start(
         decoder,
         source,
@@ -243,11 +245,9 @@ def gather(
         chunk=chunk,
         frugal=frugal,
     )
-    jumps = discontinuities(
-        decoder,
-        *sample.segments(FEW_SEGMENTS if frugal else SEGMENTS),
-        natural=decoder.natural_for(likelihood),
-    )
+    looking = time.monotonic()
+    jumps = discontinuities(decoder, *sample.segments(segments), natural=decoder.natural_for(likelihood))
+    began += time.monotonic() - looking  # what is done once says nothing of the pace
     limited: float | None = None
     while True:
         tell("latents", len(sample.z), None)
@@ -372,7 +372,11 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
         "derivatives": derived,
     }
     for name, step in steps.items():
-        evidence = replace(evidence, skipped=evidence.skipped | {name}) if budget().over else step()
+        try:
+            budget().ask()
+            evidence = step()
+        except TimeIsOver:
+            evidence = replace(evidence, skipped=evidence.skipped | {name})
     return evidence
 
 

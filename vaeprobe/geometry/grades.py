@@ -32,6 +32,8 @@ __all__ = ["Grade", "Grades", "explained_share", "grades", "least_dependence", "
 
 # Columns up to which the dependence is resampled: k (k + 1) / 2 products each.
 MOST = 64
+# Numbers up to this have an exponential that is a double.
+LARGEST = 700.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,8 @@ def explained_share(
         return np.log(above / below), gradient
 
     low, high = studentised_interval(rows, log_unexplained, seed=seed)
-    return 1 - unexplained, (1 - math.exp(high), 1 - math.exp(low))
+    # of a few latents it may be anything: beyond any double, too
+    return 1 - unexplained, (1 - math.exp(min(high, LARGEST)), 1 - math.exp(min(low, LARGEST)))
 
 
 def grades(y: Tensor, G: Tensor, contrast: Tensor, R: Tensor, *, seed: int = 0) -> Grades:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import Size
 from vaeprobe.engine.jets import nested_derivatives, second_derivative
@@ -87,6 +88,9 @@ def smoothness(
         a, b: ends of the segments, shape (segments, latent).
         u: directions over the continuous latents, shape (segments, k).
         order: 2 asks it of the derivative of J u along u, which is what derivatives of seams need.
+
+    Raises:
+        TimeIsOver: no time is left to follow what might be a jump.
     """
     if decoder.differentiation != "forward":
         return Smoothness(
@@ -148,6 +152,8 @@ def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> 
     low = torch.zeros(len(a), dtype=torch.float64)
     live, length, jumped = torch.arange(len(a)), 1.0, jumps
     for level in track(range(LEVELS), "smoothness"):
+        if level:
+            budget().ask()
         t = (low[live][:, None] + length * places).to(device=a.device, dtype=a.dtype)
         x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
         u_, along = (w[live].repeat_interleave(len(places), 0) for w in (u, b - a))
