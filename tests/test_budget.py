@@ -582,9 +582,7 @@ def test_long_work_is_foretold_before_it_begins(clock: Clock) -> None:
         clock.now += 59.5
         forecast.foretell("256 latents", 300.0, 0.0)
     assert said[2].startswith("256 latents: about 60 seconds of the about 5 minutes that it would take")
-    assert said[3].startswith(
-        "256 latents: about 5 minutes, and loading took all the time given: the least of it"
-    )
+    assert said[3].startswith("256 latents: about 5 minutes, and no time is left for it: the least of it")
 
 
 def test_a_command_that_takes_longer_than_its_time_says_so() -> None:

@@ -192,10 +192,8 @@ class Forecast:
         say: prints a line.
     """
 
-    LOOK, LONG = (
-        2.0,
-        20.0,
-    )  # seconds of work before its pace is believed; seconds to come that are worth a line
+    # seconds of work before its pace is believed; seconds to come that are worth a line
+    LOOK, LONG = 2.0, 20.0
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
@@ -212,7 +210,7 @@ class Forecast:
         over = budget().left < seconds
         end = about(seconds)
         if over and budget().left < 1:
-            end = f"{end}, and loading took all the time given: the least of it is done"
+            end = f"{end}, and no time is left for it: the least of it is done"
         elif over:
             end = f"{about(budget().left)} of the {end} that it would take"
         self.say(
