@@ -33,6 +33,7 @@ __all__ = [
     "exact_energies",
     "frobenius_norm_squared",
     "mean_abs_cosine",
+    "metric_products",
     "off_diagonal_energy",
     "singular_triplets",
     "trace",
@@ -66,7 +67,7 @@ def frobenius_norm_squared(
 ) -> Estimate:
     """Estimate ||G||_F^2 = sum_i s_i^4 at every latent, shape (n,): the mean of ||G v||^2."""
     v = _signs(decoder, z, probes, seed)
-    return _mean(_metric_products(decoder, z, v, natural).square().sum(-1))
+    return _mean(metric_products(decoder, z, v, natural).square().sum(-1))
 
 
 def diagonal(
@@ -74,7 +75,7 @@ def diagonal(
 ) -> Estimate:
     """Estimate the squared column lengths G_ii at every latent, shape (n, k): the mean of v * G v."""
     v = _signs(decoder, z, probes, seed)
-    return _mean(v * _metric_products(decoder, z, v, natural))
+    return _mean(v * metric_products(decoder, z, v, natural))
 
 
 def xtrace(decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natural: bool = False) -> Estimate:
@@ -115,9 +116,9 @@ def _left_out(
     if not 2 <= probes < k:
         raise UsageError(f"probes are at least 2 and fewer than the {k} latents, not {probes}")
     v = _signs(decoder, z, probes, seed)
-    Y = _metric_products(decoder, z, v, natural).permute(1, 2, 0)
+    Y = metric_products(decoder, z, v, natural).permute(1, 2, 0)
     basis = torch.linalg.qr(Y).Q
-    G_basis = _metric_products(decoder, z, basis.permute(2, 0, 1), natural).permute(1, 2, 0)
+    G_basis = metric_products(decoder, z, basis.permute(2, 0, 1), natural).permute(1, 2, 0)
     for i, one in enumerate(v):
         others = torch.cat([Y[..., :i], Y[..., i + 1 :]], -1)
         within = torch.linalg.qr(basis.mT @ others).Q  # the others' span in the basis of all
@@ -145,7 +146,7 @@ def off_diagonal_energy(
     if probes < 3:
         raise UsageError(f"the off-diagonal energy needs at least 3 probes, not {probes}")
     v = _signs(decoder, z, probes, seed)
-    a = v * _metric_products(decoder, z, v, natural)
+    a = v * metric_products(decoder, z, v, natural)
     a = a - a.mean(0)
     square = a.square().sum(-1)
     energy = square.sum(0) / (probes - 1)
@@ -184,7 +185,7 @@ def energies(
     if probes < 2:
         raise UsageError(f"energies of G need at least 2 probes, not {probes}")
     v = _signs(decoder, z, probes, seed)
-    Gv = _metric_products(decoder, z, v, decoder.natural_for(likelihood), likelihood)
+    Gv = metric_products(decoder, z, v, decoder.natural_for(likelihood), likelihood)
     a = v * Gv
     traces = a.sum(-1)
     crossed = (traces.sum(0).square() - traces.square().sum(0)) / (probes * (probes - 1))
@@ -290,7 +291,7 @@ def singular_triplets(
     while True:
         new = Q[..., GQ.shape[-1] :]
         GQ = torch.cat(
-            [GQ, _metric_products(decoder, z, new.permute(2, 0, 1), natural).permute(1, 2, 0)], dim=-1
+            [GQ, metric_products(decoder, z, new.permute(2, 0, 1), natural).permute(1, 2, 0)], dim=-1
         )
         # Rayleigh-Ritz on the space so far
         T = Q.mT @ GQ
@@ -342,7 +343,7 @@ def _signs(decoder: Decoder, z: Tensor, probes: int, seed: int) -> Tensor:
     return torch.from_numpy(np.stack(draws) * 2.0 - 1.0)
 
 
-def _metric_products(
+def metric_products(
     decoder: Decoder, z: Tensor, v: Tensor, natural: bool, likelihood: Likelihood | None = None
 ) -> Tensor:
     """Return G v for v of shape (s, n, k): the same shape, float64 on the CPU."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.verbs import gram, pullback, pushforward
+from vaeprobe.engine.matrix_free import metric_products
+from vaeprobe.engine.verbs import gram
 from vaeprobe.geometry.gram import canonical_signs, singular_frame
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
@@ -225,11 +226,8 @@ class IterativeField:
         """Return G Q, shape (P, k, c), for Q of shape (P, k, c)."""
         self.products += Q.shape[2]
         natural = self.decoder.natural_for(self.likelihood)
-        y, JQ = pushforward(self.decoder, z, Q.permute(2, 0, 1), natural=natural)
-        if self.likelihood is not None:
-            parameter = self.decoder.parameter_of(natural)
-            JQ = self.likelihood.lowered(JQ.double(), y.double(), parameter).to(JQ.dtype)
-        return pullback(self.decoder, z, JQ, natural=natural).permute(1, 2, 0).double().cpu()
+        v = Q.permute(2, 0, 1)
+        return metric_products(self.decoder, z, v, natural, self.likelihood).permute(1, 2, 0)
 
     def frame(self, z: Tensor, warm: Tensor | None = None, last: Tensor | None = None) -> Frame:
         self.evaluations += len(z)
