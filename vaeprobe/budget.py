@@ -87,9 +87,9 @@ def within(seconds: float | None) -> Iterator[Budget]:
 
 
 @contextmanager
-def share_of(parts: int) -> Iterator[Budget]:
-    """Give what happens inside the block an even share of the time that is left for so many parts."""
-    with within(budget().left / parts if budget().bounded else None) as share:
+def share_of(part: float) -> Iterator[Budget]:
+    """Give what happens inside the block this part of the time that is left."""
+    with within(part * budget().left if budget().bounded else None) as share:
         yield share
 
 

@@ -110,9 +110,9 @@ def _comparison(
 
     def measure(decoder: Decoder) -> dict[str, Result]:
         found: dict[str, Result] = {}
-        with share_of(next(shares)):
+        with share_of(1 / next(shares)):
             for parts, name in zip((3, 2), PROBES, strict=True):
-                with share_of(parts):
+                with share_of(1 / parts):
                     found[name] = probe_class(name)(samples=samples, seed=seed).measure(decoder)
             if data is not None and decoder.encoder is not None:
                 with suppress(VaeprobeError):  # no likelihood, say: the model is compared without an ELBO

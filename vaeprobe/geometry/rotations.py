@@ -152,7 +152,7 @@ def alignment(
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
     total, draws = torch.zeros_like(contrast), []
     rotations = torch.split(haar(k, count, seed), max(1, 50_000_000 // (len(G) * k**3 + 1)))
-    with one_thread_below(len(G) * k**3), share_of(2) as share:
+    with one_thread_below(len(G) * k**3), share_of(1 / 2) as share:
         for done, block in enumerate(rotations, start=1):
             c = rotated_contrast(G, block, contrast=contrast, tolerance=tolerance)
             total += c.sum(0)

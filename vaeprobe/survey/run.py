@@ -114,7 +114,7 @@ def survey(
             try:
                 probe = probe_class(name).asked(settings)
                 probe.check_ready()
-                with share_of(left):
+                with share_of(1 / left):
                     results[name] = probe.measure(decoder)
             except (UnsafeError, InputError):  # of the data: no page is made of what was refused
                 raise

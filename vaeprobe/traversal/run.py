@@ -148,11 +148,11 @@ def _traversal(
         8 * most * frames * decoder.data_dim,
         f"columns of {len(ways)} directions at {samples} latents",
     )
-    with share_of(3 if rotate else 1):
+    with share_of(1 / 3 if rotate else 1):
         shown, squares, fit = strips(ways)
     turned: tuple[Strip, ...] = ()
     if rotate:
-        with share_of(2):
+        with share_of(1 / 2):
             R = _rotation(decoder, samples, seed)
         turned, _, _ = strips(rotated(decoder, R))
     total = max(float(squares.sum()), 1e-300)

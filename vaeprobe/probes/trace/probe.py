@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
-from vaeprobe.budget import Fit, TimeIsOver, about, budget, in_time, within
+from vaeprobe.budget import Fit, TimeIsOver, about, in_time, share_of
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
@@ -451,7 +451,7 @@ class Trace(Probe):
             seams = tuple(replace(seam, start=seam.start + rows.start) for seam in found.seams)
             parts.append(replace(found, seams=seams) if rows.start else found)
 
-        with within(SHARE * budget().left if budget().bounded else None):
+        with share_of(SHARE):
             fit = in_time(len(z0), trace, first=1, share=PLANNED)
         # where no step was made, the pace is that of the frames which were taken
         traced = sum(went) or min(1.0, 2 * parts[0].evaluations / (NODES * len(components)))

@@ -260,7 +260,7 @@ def trained(
     for left, (method, seed) in zip(
         range(len(methods) * len(seeds), 0, -1), product(methods, seeds), strict=True
     ):
-        with share_of(left):
+        with share_of(1 / left):
             found[method].append(train(method, S, solution, how, seed=seed))
     return found
 
