@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial, reduce
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -126,8 +126,8 @@ def accumulate(
     trail = Trail(lambda: (data.identity(), str(kind), folds, seed, size)) if plain else None
     kept = trail and trail.last(math.ceil(data.rows / size) + len(data.shards))
     if kept:
-        begun, (outer, sums, counts, slip, drift, shift, told) = _restored(*kept, kind)
-        done, checked = told
+        begun, piece = kept
+        outer, sums, counts, slip, drift, shift, done, checked = _restored(piece, kind)
     rng = stream(seed, "folds")
     if folds > 1:  # a row is in the same fold whichever process reads it
         for first in range(0, data.first + done, size):
@@ -163,8 +163,8 @@ def accumulate(
             tell("moments", done, data.rows)
             over = budget().bounded and budget().left <= enough
             if trail:
-                stand = outer, sums, counts, slip, drift, shift, (done, checked)
-                trail.mark(index + 1, lambda stand=stand: _piece(*stand), end=over)  # type: ignore[misc]
+                stand = partial(_piece, outer, sums, counts, slip, drift, shift, done, checked)
+                trail.mark(index + 1, stand, end=over)
             if over:
                 break
     tell("moments", data.rows, data.rows)
@@ -190,23 +190,23 @@ def _piece(
     slip: Array | None,
     drift: Array,
     shift: NDArray[np.floating],
-    told: tuple[int, int],
+    done: int,
+    checked: int,
 ) -> Piece:
     """Return the sums as they stand, as they are kept."""
     import torch
 
-    arrays = (outer, sums, counts, np.zeros(0) if slip is None else slip, drift, shift, np.array(told))
-    return tuple(torch.from_numpy(np.array(array, np.float64)) for array in arrays)
+    numbers = (outer, sums, counts, np.zeros(0) if slip is None else slip, drift, shift, done, checked)
+    return tuple(torch.from_numpy(np.array(number, np.float64)) for number in numbers)
 
 
-def _restored(step: int, piece: Piece, kind: np.dtype[np.floating]) -> tuple[int, tuple[Any, ...]]:
-    """Return after which block sums were kept, and the sums."""
-    outer, sums, counts, slip, drift, shift, told = (t.numpy() for t in piece)
-    done, checked = (int(x) for x in told)
-    found = (
-        outer, sums, counts.astype(np.int64), slip if slip.size else None, drift, shift.astype(kind), (done, checked),
-    )  # fmt: skip
-    return step, found
+def _restored(
+    piece: Piece, kind: np.dtype[np.floating]
+) -> tuple[Array, Array, NDArray[np.int64], Array | None, Array, NDArray[np.floating], int, int]:
+    """Return the sums that `_piece` kept."""
+    outer, sums, counts, slip, drift, shift, done, checked = (t.numpy() for t in piece)
+    slipped = slip if slip.size else None
+    return outer, sums, counts.astype(np.int64), slipped, drift, shift.astype(kind), int(done), int(checked)
 
 
 def short_mean(block: NDArray[np.floating]) -> Array:
