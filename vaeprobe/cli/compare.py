@@ -9,7 +9,7 @@ import typer
 
 from vaeprobe.cli import loading, options
 from vaeprobe.cli.output import Document, write_text
-from vaeprobe.cli.running import running
+from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.errors import UsageError
 from vaeprobe.render import RENDERERS, Renderer
 
@@ -17,7 +17,7 @@ CompareFormat = Literal["text", "json", "markdown", "html", "csv"]
 KNOWN = {**RENDERERS, "csv": Renderer("vaeprobe.comparison.result", (".csv",))}
 
 
-@options.taking(options.BUDGET, loading.LOADING, options.DOCUMENT)
+@options.taking(BUDGET, loading.LOADING, options.DOCUMENT)
 def compare(
     models: Annotated[list[Path], typer.Argument(help="Two or more checkpoints.", show_default=False)],
     *,

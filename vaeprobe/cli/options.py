@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar
 import typer
 
 from vaeprobe.errors import UsageError
+from vaeprobe.probes.settings import OPEN, field_type, is_list, option_of
 from vaeprobe.render import RENDERERS, Renderer
 
 Wrapped = TypeVar("Wrapped", bound=Callable[..., int])
@@ -138,33 +140,6 @@ Verbose = Annotated[
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress bar.", rich_help_panel=OUTPUT)]
 ColorOption = Annotated[Color, typer.Option("--color", help="Colour on stdout.", rich_help_panel=OUTPUT)]
 
-# what bounds the long work of a command that is no probe, and lets it go on: name -> (annotation, default)
-BUDGET: dict[str, tuple[object, object]] = {
-    "time": (
-        Annotated[
-            float | None,
-            typer.Option(
-                help="Seconds that the run may take: what does not fit is left out, and said.",
-                min=1.0,
-                metavar="SECONDS",
-                rich_help_panel="Budget",
-            ),
-        ],
-        None,
-    ),
-    "resume": (
-        Annotated[
-            Path | None,
-            typer.Option(
-                help="Keep what is measured in this file, and go on from what it holds.",
-                metavar="FILE",
-                rich_help_panel="Budget",
-            ),
-        ],
-        None,
-    ),
-}
-
 # what says how the one document of a command is written: name -> (annotation, default)
 DOCUMENT: dict[str, tuple[object, object]] = {
     "json": (Json, False),
@@ -180,6 +155,27 @@ DOCUMENT: dict[str, tuple[object, object]] = {
 def parameter(name: str, annotation: object, default: object) -> inspect.Parameter:
     """Return one option as a parameter of a command."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def setting(cls: type, f: dataclasses.Field[object]) -> tuple[object, object]:
+    """Return the annotation and the default of the option that a setting of a question is."""
+    said = option_of(f)
+    annotation = field_type(cls, f)
+    if annotation in OPEN:
+        annotation = str | None  # anything richer is text on the command line
+    several = is_list(annotation)
+    flags = said.names or (f"--{f.name.replace('_', '-')}",)
+    option = typer.Option(
+        *flags,
+        help=said.help or None,
+        min=said.min,
+        max=said.max,
+        metavar=said.metavar,
+        rich_help_panel=said.panel,
+        show_default=f.default is not None,
+    )
+    default = None if f.default is dataclasses.MISSING or several else f.default
+    return Annotated[list[str] | None if several else annotation, option], default
 
 
 def taking(

@@ -16,7 +16,7 @@ from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.cli.running import going_on, running
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
-from vaeprobe.probes.settings import OPEN, field_type, is_list, option_of
+from vaeprobe.probes.settings import option_of
 from vaeprobe.processes import place
 from vaeprobe.report import MetricSpec, specs_by_id
 from vaeprobe.result import Result
@@ -40,7 +40,7 @@ def probe_command(name: str) -> Callable[..., int]:
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             *subject,
-            *(_field_parameter(cls, f) for f in own if f.name not in cls.HIDDEN),
+            *(options.parameter(f.name, *options.setting(cls, f)) for f in own if f.name not in cls.HIDDEN),
             *(_limit_parameter(name, spec) for name, spec in _limits(cls).items()),
             *(options.parameter(name, *row) for table in (*tables, document) for name, row in table.items()),
         ]
@@ -114,23 +114,3 @@ def _python_name(flag: str) -> str:
 def _limit_parameter(name: str, spec: MetricSpec) -> inspect.Parameter:
     option = typer.Option(spec.option, help=spec.title, metavar="X", rich_help_panel=options.LIMITS)
     return options.parameter(name, Annotated[float | None, option], None)
-
-
-def _field_parameter(cls: type[Question], f: dataclasses.Field[object]) -> inspect.Parameter:
-    said = option_of(f)
-    annotation = field_type(cls, f)
-    if annotation in OPEN:
-        annotation = str | None  # anything richer is text on the command line
-    several = is_list(annotation)
-    flags = said.names or (f"--{f.name.replace('_', '-')}",)
-    option = typer.Option(
-        *flags,
-        help=said.help or None,
-        min=said.min,
-        max=said.max,
-        metavar=said.metavar,
-        rich_help_panel=said.panel,
-        show_default=f.default is not None,
-    )
-    default = None if f.default is dataclasses.MISSING or several else f.default
-    return options.parameter(f.name, Annotated[list[str] | None if several else annotation, option], default)

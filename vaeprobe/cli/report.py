@@ -9,7 +9,7 @@ import typer
 
 from vaeprobe.cli import loading, options
 from vaeprobe.cli.output import Document, write_text
-from vaeprobe.cli.running import running
+from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.render import RENDERERS, Renderer
 
 # what the documents of a report are written by; the Markdown is a section for a model card
@@ -20,7 +20,7 @@ KNOWN = {
 ReportFormat = Literal["html", "json", "md", "markdown", "model-index"]
 
 
-@options.taking(options.BUDGET, loading.LOADING, options.DOCUMENT, without=("verbose", "color"))
+@options.taking(BUDGET, loading.LOADING, options.DOCUMENT, without=("verbose", "color"))
 def report(
     model: options.ModelPath,
     *,

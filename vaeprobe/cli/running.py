@@ -5,20 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 from vaeprobe.budget import about, within
-from vaeprobe.cli import streams
+from vaeprobe.cli import options, streams
 from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.kept import Kept, keeping
+from vaeprobe.probes.base import Question
 from vaeprobe.processes import ALONE, Processes, joined
 from vaeprobe.report import Finding
 from vaeprobe.result import Result
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Result)
+# what bounds the long work of any question, and lets it go on: options of the commands that are none, too
+BUDGET = {f.name: options.setting(Question, f) for f in fields(Question)}
 
 
 @dataclass

@@ -8,14 +8,14 @@ import typer
 
 from vaeprobe.cli import loading, options
 from vaeprobe.cli.output import Document, wrote
-from vaeprobe.cli.running import running
+from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.render import RENDERERS, Renderer
 
 # what a file is by its suffix, beside the documents
 PICTURES = {"png": Renderer("", (".png",)), "svg": Renderer("", (".svg",))}
 
 
-@options.taking(options.BUDGET, loading.LOADING, options.DOCUMENT)
+@options.taking(BUDGET, loading.LOADING, options.DOCUMENT)
 def traverse(
     model: options.ModelPath,
     *,
