@@ -58,6 +58,18 @@ def test_a_broken_contract_is_named(
     assert caught.value.exit_code == 5
 
 
+@pytest.mark.parametrize("error", [AssertionError, IndexError, KeyError, AttributeError, TypeError])
+def test_whatever_a_decoder_raises_at_a_batch_of_one_is_its_own_fault(error: type[Exception]) -> None:
+    def f(z: Tensor) -> Tensor:
+        if len(z) == 1:
+            raise error
+        return z.sin()
+
+    with pytest.raises(ContractError, match="does not take a batch of one") as caught:
+        Decoder(f, latent_dim=2)
+    assert caught.value.exit_code == 5
+
+
 @pytest.mark.parametrize(
     ("module", "words"),
     [

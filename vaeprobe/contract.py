@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.errors import ContractError, ResourceError, out_of_memory
+from vaeprobe.errors import ContractError, ResourceError, VaeprobeError, out_of_memory
 from vaeprobe.frozen import whole_of
 
 __all__ = [
@@ -210,7 +210,9 @@ def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
     """Return the output of the first row in a batch of one."""
     try:
         return f(z[:1]).reshape(1, *y.shape[1:])
-    except (RuntimeError, ValueError) as error:
+    except VaeprobeError:
+        raise
+    except Exception as error:  # whatever foreign code raises, an assertion on the size of the batch among it
         raise ContractError(
             f"the decoder does not take a batch of one: {first_line(error)}",
             hint=_statistics(function)
