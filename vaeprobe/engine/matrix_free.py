@@ -82,7 +82,8 @@ def xtrace(decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natur
     """Estimate tr G at every latent, shape (n,), without bias: exactly on what the probes see, at random on the rest.
 
     Takes as many products with J and J^T again as `diagonal`. Better than `trace` where few singular values hold most
-    of the energy, worse where the spectrum is flat. The standard error is that of the probes' own estimates.
+    of the energy, worse where the spectrum is flat. The standard error is that of the probes' own estimates, and too
+    small, for they share what they see: 0.6 to 0.9 of the true one, and two of it covered 62 to 86 % in 400 draws.
 
     Raises:
         UsageError: fewer than two probes, or as many as latents.
@@ -245,7 +246,8 @@ class SingularTriplets:
         s: shape (n, count), descending, float64.
         U: shape (n, data, count), float64.
         V: shape (n, k, count), float64.
-        residual: ||J^T u - s v|| / s_1, shape (n, count): a bound on the error of s in units of s_1.
+        residual: ||J^T u - s v|| / s_1, shape (n, count): some singular value of J is as near to s, in units of s_1. It
+            says nothing of others: equal ones, of which there are more than the block is wide, can be missed.
         products: how many times J and J^T were each multiplied with a vector, per latent.
     """
 
