@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.seen import once_checked
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.findings import OUTPUT_CHOSEN, WHOLE_VAE
 from vaeprobe.likelihoods import Likelihood, by_name
@@ -73,13 +74,14 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
     if len(shape) > 1:  # a sequence of modules, so that layers are seen
         unflatten = nn.Unflatten(1, tuple(shape))
         rows = nn.Sequential(unflatten, f) if isinstance(f, nn.Module) else lambda x: f(unflatten(x))
+    dtype = None if isinstance(f, nn.Module) else z.dtype
+
+    def make() -> Decoder:
+        at = tuple(shape) if len(shape) > 1 else ()
+        return Decoder(rows, math.prod(shape), dtype=dtype, latent_shape=at)
+
     try:
-        decoder = Decoder(
-            rows,
-            math.prod(shape),
-            dtype=None if isinstance(f, nn.Module) else z.dtype,
-            latent_shape=tuple(shape) if len(shape) > 1 else (),
-        )
+        decoder = once_checked(f, rows, (tuple(shape), dtype), make)
     except ContractError as error:
         if len(z) and _takes_one(f, z):
             raise ContractError(

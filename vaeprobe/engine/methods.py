@@ -29,7 +29,16 @@ from vaeprobe.errors import ContractError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import signature
 
-__all__ = ["Choice", "choose", "carried", "mapped", "repeated", "reversed_twice", "row_by_row"]
+__all__ = [
+    "Choice",
+    "carried",
+    "choose",
+    "mapped",
+    "repeated",
+    "reversed_twice",
+    "row_by_row",
+    "share_choices",
+]
 
 Function: TypeAlias = Callable[[Tensor], Tensor]
 Method: TypeAlias = Callable[[Function, Tensor, Tensor], tuple[Tensor, Columns]]
@@ -189,6 +198,11 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     if natural not in known:
         known[natural] = _compared(decoder, natural)
     return known[natural]
+
+
+def share_choices(decoder: Decoder, other: Decoder) -> None:
+    """Let what is chosen for one decoder hold for another of the same map, now and later."""
+    _choices[other] = _choices.setdefault(decoder, {})
 
 
 def function_of(decoder: Decoder, natural: bool) -> Function:

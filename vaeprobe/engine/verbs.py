@@ -2,8 +2,8 @@
 
 Each takes a `Decoder`, or any function or module that maps latents of shape (n, latent), or maps of latents of shape
 (n, channels, height, width), to outputs of shape (n, ...) row by row: of a function of one latent, `torch.func.vmap`
-makes one of rows.  A module is differentiated as a copy in eval mode.  Such a one is checked at the door on every call;
-build the `Decoder` once where many calls follow.
+makes one of rows.  A module is differentiated as a copy in eval mode.  Such a one is checked at the door when it is first
+given, and again once it gives other outputs.
 
 Results are plain tensors without a graph, whatever `requires_grad` says, and the verbs are not to be transformed by
 torch.func themselves.  Latents and outputs are flattened in them, k continuous latents and `data` outputs, in the order
