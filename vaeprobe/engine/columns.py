@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vaeprobe.engine.dense import dense_gram, matrix_root, on_every_point
+from vaeprobe.engine.workers import on_workers
 
 __all__ = [
     "Block",
@@ -41,7 +43,8 @@ __all__ = [
 
 
 BLOCK = 4 << 20
-"""Bytes of the widest tangents of a block, for each thread (measured: 3 to 8 MB are as fast where a core's own cache has 2).
+"""Bytes of the widest tangents of a block, however many threads there are, of which each takes blocks of its own
+(measured: 3 to 8 MB are as fast where a core's own cache has 2).
 
 What is left with narrow convolutional decoders (32 channels, d = 10, one thread, in forward passes): the convolutions of the
 tangents alone, at the processor's speed, take 0.5, the primal 0.1, float64 sums 0.05 to 0.1, masks 0.05, orders of pixels 0.04.
@@ -94,11 +97,22 @@ class Columns:
 
     directions: int
     itemsize: int
+    on_cpu: bool
 
-    def __init__(self, shape: torch.Size, *made_of: Columns, directions: int = 0, itemsize: int = 0) -> None:
+    def __init__(
+        self,
+        shape: torch.Size,
+        *made_of: Columns,
+        directions: int = 0,
+        itemsize: int = 0,
+        on_cpu: bool = True,
+    ) -> None:
         self.directions = made_of[0].directions if made_of else directions
         self.shape = shape
         self.itemsize = made_of[0].itemsize if made_of else itemsize
+        self.on_cpu = made_of[0].on_cpu if made_of else on_cpu
+        self._made_of = made_of
+        self._own = False
         self._value: Tensor | None = None
         self.row, self.length = self.itemsize * math.prod(shape[1:]), 1
         for part in made_of:
@@ -119,14 +133,19 @@ class Columns:
         """
         if self._value is None:
             gathered: dict[Columns, Tensor] = {}
-            for points in self._points():
-                for block in self._blocks(points):
-                    block.known[self] = self._compute(block)[0]
-                    for columns, t in block.known.items():
-                        if block.whole:
-                            gathered[columns] = t
-                        elif columns is self or not last:
+            one_by_one = threading.Lock()
+
+            def gather(block: Block) -> None:
+                block.known[self] = self._compute(block)[0]
+                for columns, t in block.known.items():
+                    if block.whole:
+                        gathered[columns] = t
+                    elif columns is self or not last:
+                        with one_by_one:
                             _put(gathered, columns, block, t)
+
+            self._settle()
+            on_workers(gather, [block for points in self._points() for block in self._blocks(points)])
             for columns, t in gathered.items():
                 columns._value = t
                 columns._release()
@@ -150,7 +169,8 @@ class Columns:
         """
         if factor is not None:
             factor = factor.reshape(len(factor), *self.shape[1:])
-        parts = [self._gram(points, _of(factor, points, self.shape)) for points in self._points()]
+        self._settle()
+        parts = on_workers(lambda points: self._gram(points, _of(factor, points, self.shape)), self._points())
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
@@ -181,6 +201,18 @@ class Columns:
 
     def _release(self) -> None:
         """Let go of what the computation needed."""
+        self._made_of = ()
+
+    def _settle(self) -> None:
+        """Note which of the pending ones that these are made of nobody else holds, before several threads do."""
+        seen: set[int] = set()
+        todo: list[Columns] = [self]
+        while todo:
+            for part in todo.pop()._made_of:
+                if part._pending and id(part) not in seen:
+                    part._own = sys.getrefcount(part) <= 3
+                    seen.add(id(part))
+                    todo.append(part)
 
     @property
     def _pending(self) -> bool:
@@ -189,7 +221,7 @@ class Columns:
     def _rows(self) -> int:
         """Return how many directions and points to take at a time."""
         rows = BLOCK // max(1, self.row)
-        return _rows.get() or (rows * torch.get_num_threads() if rows >= FEW_ROWS else sys.maxsize)
+        return _rows.get() or (rows if rows >= FEW_ROWS and self.on_cpu else sys.maxsize)
 
     def _points(self) -> list[slice]:
         """Return the points to take at a time, all of which together are all."""
@@ -237,7 +269,7 @@ def _take(columns: Columns, block: Block) -> tuple[Tensor, bool]:
     It may where the caller holds the only reference: nobody can ask again.  (Were that count wrong, the
     value would be computed twice: slower, not different.)
     """
-    if columns._pending and sys.getrefcount(columns) <= 3:
+    if columns._pending and columns._own:
         return columns._compute(block)
     return columns.at(block), False
 
@@ -246,7 +278,9 @@ class Known(Columns):
     """Tangents that are known."""
 
     def __init__(self, value: Tensor) -> None:
-        super().__init__(value.shape[1:], directions=value.shape[0], itemsize=value.itemsize)
+        super().__init__(
+            value.shape[1:], directions=value.shape[0], itemsize=value.itemsize, on_cpu=value.is_cpu
+        )
         self._value = value
 
 
@@ -257,19 +291,18 @@ class Deferred(Columns):
         if inner._rows() >= inner.directions * inner.shape[0]:
             inner.value()  # there is one block of it
         super().__init__(shape, inner)
-        self._inner: Columns | None = inner
         self._operation: Callable[[Tensor], Tensor] | None = operation
         if not inner._pending and inner.shape[0] > 1 and inner.value().stride()[1] == 0:
             self.value()  # once for all points
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
-        assert self._inner is not None
         assert self._operation is not None
-        value = on_every_point(self._operation, self._inner.at(block))
+        value = on_every_point(self._operation, self._made_of[0].at(block))
         return value, value.stride()[1] != 0 or value.shape[1] == 1
 
     def _release(self) -> None:
-        self._inner = self._operation = None
+        super()._release()
+        self._operation = None
 
 
 class Changed(Columns):
@@ -277,16 +310,15 @@ class Changed(Columns):
 
     def __init__(self, inner: Columns, change: Callable[[Tensor, bool, slice], Tensor]) -> None:
         super().__init__(inner.shape, inner)
-        self._inner: Columns | None = inner
         self._change: Callable[[Tensor, bool, slice], Tensor] | None = change
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
-        assert self._inner is not None
         assert self._change is not None
-        return self._change(*_take(self._inner, block), block.points), True
+        return self._change(*_take(self._made_of[0], block), block.points), True
 
     def _release(self) -> None:
-        self._inner = self._change = None
+        super()._release()
+        self._change = None
 
 
 class _Sum(Columns):
@@ -294,48 +326,45 @@ class _Sum(Columns):
 
     def __init__(self, shape: torch.Size, terms: tuple[Columns, ...]) -> None:
         super().__init__(shape, *terms)
-        self._terms = terms
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
-        values = [term.at(block) for term in self._terms]
+        values = [term.at(block) for term in self._made_of]
         out = values[0] + values[1]
         for value in values[2:]:
             out += value
         return out, True
 
-    def _release(self) -> None:
-        self._terms = ()
-
 
 class Scaled(Columns):
     """Tangents times an element-wise factor, shape broadcastable to `shape`."""
 
-    _parts: tuple[Columns, Tensor] | None
+    _factor: Tensor | None
 
     def __init__(self, inner: Columns, factor: Tensor) -> None:
-        parts = inner._parts if isinstance(inner, Scaled) else None
-        self._parts = (inner, factor) if parts is None else (parts[0], parts[1] * factor)
-        super().__init__(inner.shape, self._parts[0])
+        if isinstance(inner, Scaled) and inner._factor is not None:
+            factor = inner._factor * factor
+            (inner,) = inner._made_of
+        super().__init__(inner.shape, inner)
+        self._factor = factor
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
-        assert self._parts is not None
-        factor = _of(self._parts[1], block.points, self.shape)
+        factor = _of(self._factor, block.points, self.shape)
         assert factor is not None
-        value, mine = _take(self._parts[0], block)
+        value, mine = _take(self._made_of[0], block)
         if mine and torch.result_type(value, factor) == value.dtype:
             return value.mul_(factor), True
         return value * factor, True
 
     def _release(self) -> None:
-        self._parts = None
+        super()._release()
+        self._factor = None
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
-        if self._parts is None:
+        own = _of(self._factor, points, self.shape)
+        if own is None:
             return super()._gram(points, factor)
-        inner, mine = self._parts
+        (inner,) = self._made_of
         here = (points.stop - points.start, *self.shape[1:])
-        own = _of(mine, points, self.shape)
-        assert own is not None
         own = own.expand(here)
         return inner._gram(points, own if factor is None else own * factor)
 
@@ -345,22 +374,16 @@ class Reshaped(Columns):
 
     def __init__(self, inner: Columns, shape: torch.Size) -> None:
         super().__init__(shape, inner)
-        self._inner: Columns | None = inner
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
-        assert self._inner is not None
-        value, mine = _take(self._inner, block)
+        value, mine = _take(self._made_of[0], block)
         return value.reshape(*value.shape[:2], *self.shape[1:]), mine
 
-    def _release(self) -> None:
-        self._inner = None
-
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
-        if self._inner is None:
+        if not self._made_of:
             return super()._gram(points, factor)
-        return self._inner._gram(
-            points, None if factor is None else factor.reshape(len(factor), *self._inner.shape[1:])
-        )
+        (inner,) = self._made_of
+        return inner._gram(points, None if factor is None else factor.reshape(len(factor), *inner.shape[1:]))
 
 
 class OfWeight(Deferred):
@@ -385,9 +408,8 @@ class LinearOutput(OfWeight):
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
         rows, width = self._weight.shape
-        inner = self._inner
-        if factor is None and inner is not None and rows > width:
-            root = matrix_root(self._weight)
+        if factor is None and self._made_of and rows > width:
+            (inner,), root = self._made_of, matrix_root(self._weight)
             t = self._together(
                 points, lambda block: on_every_point(lambda t: F.linear(t, root), inner.at(block))
             )

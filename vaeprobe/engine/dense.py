@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, MutableMapping
 
 import torch
@@ -29,16 +30,18 @@ def on_every_point(operation: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 
 
 _kept: MutableMapping[Tensor, dict[str, tuple[tuple[int, int], Tensor]]] = WeakTensorKeyDictionary()
+_making = threading.Lock()
 
 
 @torch.no_grad()
 def kept(weight: Tensor, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
     """Return what `make` makes of a weight; made once, and again when the weight changes."""
     state = (weight._version, weight.data_ptr())
-    made = _kept.setdefault(weight, {})
-    if name not in made or made[name][0] != state:
-        made[name] = (state, make(weight.detach()))
-    return made[name][1]
+    with _making:
+        made = _kept.setdefault(weight, {})
+        if name not in made or made[name][0] != state:
+            made[name] = (state, make(weight.detach()))
+        return made[name][1]
 
 
 def matrix_root(weight: Tensor) -> Tensor:

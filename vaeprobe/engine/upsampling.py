@@ -36,9 +36,9 @@ class Upsampling(OfWeight):
         super().__init__(inner, weight, shape, lambda t: upsampled(_channels_last(t), weight))
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
-        inner, weight = self._inner, self._weight
-        if inner is None:
+        if not self._made_of:
             return super()._gram(points, factor)
+        (inner,), weight = self._made_of, self._weight
         step = 2 if weight.shape[1] == 1 else 1
         kernel = kept(weight, f"parities by {step}", lambda W: patch_kernels(W, step))
 

@@ -1,0 +1,124 @@
+"""Blocks of tangents on several threads: the same numbers, and nothing left behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.engine.columns import Columns, in_blocks
+from vaeprobe.engine.tangents import push
+from vaeprobe.engine.workers import on_workers
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_before() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+    assert threading.active_count() == 1 + (threading.current_thread() is not threading.main_thread())
+
+
+class Skips(nn.Module):
+    """Convolutions both ways, a normalisation, doubled pixels, and maps that are used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(5, 8 * 6)
+        self.up = nn.ConvTranspose2d(8, 8, 4, 2, 1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.flat = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.ConvTranspose2d(8, 3, 4, 2, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = torch.relu(self.up(torch.tanh(self.first(z)).unflatten(1, (8, 2, 3))))
+        h = h + torch.relu(self.flat(torch.nn.functional.silu(self.norm(h))))
+        return torch.sigmoid(self.last(h)).flatten(1)
+
+
+def tangents(rows: int, dtype: torch.dtype) -> tuple[Tensor, Columns]:
+    torch.manual_seed(0)
+    network = Skips().eval().to(dtype)
+    z = torch.randn(17, 5, dtype=dtype)
+    basis = torch.eye(5, dtype=dtype)[:, None].expand(5, 17, 5)
+    with in_blocks(rows):
+        return push(network, z, basis)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 3, 12, 40])
+def test_numbers_do_not_depend_on_the_number_of_threads(rows: int, dtype: torch.dtype) -> None:
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for threads in (1, 2, 3):
+        torch.set_num_threads(1)
+        pairs = [tangents(rows, dtype) for _ in range(2)]
+        torch.set_num_threads(threads)
+        with in_blocks(rows):
+            found[threads] = pairs[0][1].gram(), pairs[1][1].value()
+        assert torch.get_num_threads() == threads
+    for threads in (2, 3):
+        for mine, alone in zip(found[threads], found[1], strict=True):
+            assert torch.equal(mine, alone)
+    whole = tangents(1 << 30, dtype)[1].value()
+    tolerance = {torch.float32: 1e-4, torch.float64: 1e-12}[dtype]
+    torch.testing.assert_close(found[2][1], whole, rtol=tolerance, atol=tolerance)
+
+
+def test_what_is_made_comes_in_order_and_each_thread_computes_alone() -> None:
+    torch.set_num_threads(2)
+    together = threading.Barrier(2, timeout=30)  # both threads are at work at the same time
+
+    def work(piece: int) -> tuple[int, int, bool, str]:
+        if piece < 2:
+            together.wait()
+        return piece, torch.get_num_threads(), torch.is_grad_enabled(), threading.current_thread().name
+
+    found = on_workers(work, range(7))
+    assert [one[0] for one in found] == list(range(7))
+    assert {one[1:3] for one in found} == {(1, False)}
+    assert len({one[3] for one in found}) == 2
+
+
+def test_few_pieces_share_the_threads_and_one_thread_starts_none() -> None:
+    torch.set_num_threads(4)
+    assert on_workers(lambda _: torch.get_num_threads(), range(2)) == [2, 2]
+    for threads, pieces in ((1, 5), (4, 1)):
+        torch.set_num_threads(threads)
+        names = on_workers(lambda _: threading.current_thread().name, range(pieces))
+        assert set(names) == {threading.current_thread().name}
+
+
+def test_the_first_error_is_raised_and_no_piece_is_begun_after_it() -> None:
+    torch.set_num_threads(2)
+    begun: list[int] = []
+    over = threading.Event()
+
+    def work(piece: int) -> None:
+        begun.append(piece)
+        if piece == 0:
+            raise MemoryError("too much")
+        over.wait(0.2)
+
+    with pytest.raises(MemoryError, match="too much"):
+        on_workers(work, range(1000))
+    assert len(begun) < 20
+
+
+def test_an_interrupt_ends_the_work() -> None:
+    torch.set_num_threads(2)
+    begun: list[int] = []
+    over = threading.Event()
+
+    def work(piece: int) -> None:
+        begun.append(piece)
+        if piece == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        over.wait(0.1)
+
+    with pytest.raises(KeyboardInterrupt):
+        on_workers(work, range(1000))
+    assert len(begun) < 40
