@@ -11,7 +11,6 @@ Webber (2024), XTrace, for both where few directions hold most of the energy; Go
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from torch import Tensor
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import pullback, pushforward
 from vaeprobe.errors import UsageError
-from vaeprobe.intervals import stream
+from vaeprobe.intervals import LEVEL, stream, student_quantile
 from vaeprobe.likelihoods import Likelihood
 
 __all__ = [
@@ -41,6 +40,10 @@ __all__ = [
     "xtrace",
 ]
 
+# The most that the variance of a mean over probes which know one another was seen to be, in multiples of what it would be
+# were they independent: 3.6 where the probes are as many as four fifths of the latents, else less.
+MOST_SHARED = 5.0
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -49,10 +52,18 @@ class Estimate:
     Attributes:
         value: shape (n, ...), float64.
         standard_error: of the random probes, the same shape; infinite for a single probe.
+        freedom: degrees of freedom that the standard error is told with; 0 where it is infinite.
     """
 
     value: Tensor
     standard_error: Tensor
+    freedom: float
+
+    def interval(self, level: float = LEVEL) -> tuple[Tensor, Tensor]:
+        """Return Student's interval around the value, the same shape; infinite for a single probe."""
+        quantile = student_quantile((1 + level) / 2, max(1.0, self.freedom))
+        half = quantile * self.standard_error
+        return self.value - half, self.value + half
 
 
 def trace(decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natural: bool = False) -> Estimate:
@@ -82,14 +93,19 @@ def xtrace(decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natur
     """Estimate tr G at every latent, shape (n,), without bias: exactly on what the probes see, at random on the rest.
 
     Takes as many products with J and J^T again as `diagonal`. Better than `trace` where few singular values hold most
-    of the energy, worse where the spectrum is flat. The standard error is that of the probes' own estimates, and too
-    small, for they share what they see: 0.6 to 0.9 of the true one, and two of it covered 62 to 86 % in 400 draws.
+    of the energy, worse where the spectrum is flat. The sum of what `xdiagonal` estimates. Of 400 draws with 4 to 64 probes
+    of 20 to 512 latents its interval of 95 % held the truth in 92 to 98 %, and was up to 1.3 times as wide as 1.96 times
+    the true standard deviation; with only four probes in 87 to 99 %, up to 1.9 times, whatever the spectrum.
 
     Raises:
         UsageError: fewer than two probes, or as many as latents.
     """
-    estimates = _left_out(decoder, z, probes, seed, natural)
-    return _mean(torch.stack([seen.sum(-1) + (v * rest).sum(-1) for seen, v, _, rest in estimates]))
+    left_out = _left_out(decoder, z, probes, seed, natural)
+    alone = 2 * left_out.variance.sum(-1)
+    # of one probe: given the others, v^T B v has variance 2 sum_{i != j} B_ij^2, twice the sum of those of (v * B v)_i
+    one = alone + 2 * left_out.shared.sum(-1).clamp_min(0)
+    error = one + (probes - 1) * left_out.shared_by_sums.clamp_min(0)
+    return Estimate(left_out.mean.sum(-1), _root_of_mean(error, alone, probes), freedom=float(probes))
 
 
 def xdiagonal(
@@ -97,40 +113,95 @@ def xdiagonal(
 ) -> Estimate:
     """Estimate the squared column lengths G_ii at every latent, shape (n, k), as `xtrace` does their sum.
 
+    Its intervals of 95 % are Student's, of a variance for each column, and held the truth in 90 to 99 %; they are 1.5 times
+    as wide with four probes as were the variance known, 1.2 with eight.
+
     Raises:
         UsageError: fewer than two probes, or as many as latents.
     """
-    estimates = _left_out(decoder, z, probes, seed, natural)
-    return _mean(torch.stack([seen + v * rest for seen, v, rest, _ in estimates]))
+    left_out = _left_out(decoder, z, probes, seed, natural)
+    alone = left_out.variance
+    error = alone + probes * left_out.shared.clamp_min(0)
+    return Estimate(left_out.mean, _root_of_mean(error, alone, probes), freedom=probes - 1.0)
 
 
-def _left_out(
-    decoder: Decoder, z: Tensor, probes: int, seed: int, natural: bool
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Yield for each probe v what the others see of G, and G v without it; each shape (n, k).
+def _root_of_mean(error: Tensor, alone: Tensor, probes: int) -> Tensor:
+    """Return the standard error of a mean over probes whose estimates have variance `alone` and share some.
 
-    With Q an orthonormal basis of what G makes of the other probes, which knows nothing of v, and P = I - Q Q^T, these
-    are the diagonal of Q Q^T G, v, P G v and P G P v: diag G = diag Q Q^T G + E v * P G v, and tr G = tr Q^T G Q +
-    E v^T P G P v.
+    Where the probes just suffice for all that is large, what two of them share is told badly, by those that miss it: a
+    multiple of `alone` that nothing was seen to exceed bounds it. Two probes can agree in all that they know of another.
+    """
+    bounded = torch.minimum(error, MOST_SHARED * alone) if probes > 2 else error
+    return torch.sqrt(bounded / probes)
+
+
+@dataclass(frozen=True, eq=False)
+class _LeftOut:
+    """Estimates of diag G, one for each probe p, which knows the others' span exactly and the rest by itself.
+
+    Attributes:
+        mean: of the probes, shape (n, k).
+        variance: between them, shape (n, k).
+        shared: unbiased estimate of the covariance of two of them, shape (n, k).
+        shared_by_sums: the same for their sums over the diagonal, shape (n,).
+    """
+
+    mean: Tensor
+    variance: Tensor
+    shared: Tensor
+    shared_by_sums: Tensor
+
+
+def _left_out(decoder: Decoder, z: Tensor, probes: int, seed: int, natural: bool) -> _LeftOut:
+    """Return the mean of the estimates D_p of diag G that leave a probe out of the basis, and what they share.
+
+    With Q an orthonormal basis of what G makes of the other probes, which knows nothing of v_p, and P = I - Q Q^T, D_p
+    is diag(G - P G P) + v_p * P G P v_p, of which mean and variance over v_p are those of the diagonal and of
+    `diagonal` for P G P.
+
+    D_p and D_q are not independent, for each has seen the other. Let D_p|q leave q out of the basis as well. D_p|q does
+    not depend on v_q, and the mean of D_q over v_q is diag G whatever the others, so that D_p|q is uncorrelated with
+    D_q and D_q|p, and cov(D_p, D_q) = E (D_p - D_p|q)(D_q - D_q|p): no assumption, and no further product with G.
     """
     k = len(decoder.continuous)
     if not 2 <= probes < k:
         raise UsageError(f"probes are at least 2 and fewer than the {k} latents, not {probes}")
     v = _signs(decoder, z, probes, seed)
     Y = metric_products(decoder, z, v, natural).permute(1, 2, 0)
-    basis = torch.linalg.qr(Y).Q
-    G_basis = metric_products(decoder, z, basis.permute(2, 0, 1), natural).permute(1, 2, 0)
-    for i, one in enumerate(v):
-        others = torch.cat([Y[..., :i], Y[..., i + 1 :]], -1)
-        within = torch.linalg.qr(basis.mT @ others).Q  # the others' span in the basis of all
-        Q, GQ = basis @ within, G_basis @ within
+    Q = torch.linalg.qr(Y).Q
+    GQ = metric_products(decoder, z, Q.permute(2, 0, 1), natural).permute(1, 2, 0)
+    R, W, H = Q.mT @ Y, Q.mT @ v.permute(1, 2, 0), Q.mT @ GQ
+    QH = Q @ H
+    all_seen = (Q * (2 * GQ - QH)).sum(-1)
 
-        def left(x: Tensor, Q: Tensor = Q) -> Tensor:
-            return x - (Q @ (Q.mT @ x[..., None]))[..., 0]
+    def seen_without(p: int, N: Tensor) -> Tensor:
+        """Return the estimate of probe p from a basis that lacks Q N, N with orthonormal columns."""
+        QN = Q @ N
+        seen = all_seen - (QN * (2 * (GQ @ N) - 2 * (QH @ N) + QN @ (N.mT @ H @ N))).sum(-1)
 
-        seen = (Q * GQ).sum(-1)
-        G_rest = Y[..., i] - (GQ @ (Q.mT @ one[..., None]))[..., 0]
-        yield seen, one, left(Y[..., i]), left(G_rest)
+        def kept(w: Tensor) -> Tensor:
+            return w - N @ (N.mT @ w)
+
+        x = Y[..., p, None] - GQ @ kept(W[..., p, None])  # G P v
+        rest = (x - Q @ kept(Q.mT @ x))[..., 0]  # P G P v
+        return torch.addcmul(seen, v[p], rest)
+
+    # what the basis loses with a probe is orthogonal to the products of all others
+    lost = [
+        torch.linalg.qr(R[..., [q for q in range(probes) if q != p]], mode="complete").Q[..., -1:]
+        for p in range(probes)
+    ]
+    D = [seen_without(p, lost[p]) for p in range(probes)]
+    shared, by_sums = torch.zeros_like(all_seen), torch.zeros_like(all_seen[:, 0])
+    for p in range(probes):
+        for q in range(p):
+            N = torch.linalg.qr(torch.cat([lost[p], lost[q]], -1)).Q
+            moved, moves = D[p] - seen_without(p, N), D[q] - seen_without(q, N)
+            shared += moved * moves
+            by_sums += moved.sum(-1) * moves.sum(-1)
+    pairs = probes * (probes - 1) / 2
+    each = torch.stack(D)
+    return _LeftOut(each.mean(0), each.var(0), shared / pairs, by_sums / pairs)
 
 
 def off_diagonal_energy(
@@ -154,7 +225,7 @@ def off_diagonal_energy(
     # leaving out probe p moves the mean by -a_p / (probes - 1) and takes |a_p|^2 probes / (probes - 1) away
     without = (square.sum(0) - square * probes / (probes - 1)) / (probes - 2)
     spread = (without - without.mean(0)).square().sum(0) * (probes - 1) / probes
-    return Estimate(energy, spread.sqrt())
+    return Estimate(energy, spread.sqrt(), probes - 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,10 +303,10 @@ def mean_abs_cosine(
     total, number = cosines.sum((-2, -1)), pairs.sum((-2, -1))
     value = total / number
     if count == k:
-        return Estimate(value, torch.zeros_like(value))
+        return Estimate(value, torch.zeros_like(value), count - 1.0)
     without = (total[:, None] - 2 * cosines.sum(-1)) / (number[:, None] - 2 * pairs.sum(-1))
     spread = (without - without.mean(1, keepdim=True)).square().sum(1) * (count - 1) / count
-    return Estimate(value, (spread * (1 - count / k)).sqrt())
+    return Estimate(value, (spread * (1 - count / k)).sqrt(), count - 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,5 +431,5 @@ def _mean(samples: Tensor) -> Estimate:
     """Return the mean over probes, the first axis, with its standard error."""
     count = len(samples)
     if count < 2:
-        return Estimate(samples.mean(0), torch.full_like(samples[0], math.inf))
-    return Estimate(samples.mean(0), samples.std(0) / math.sqrt(count))
+        return Estimate(samples.mean(0), torch.full_like(samples[0], math.inf), 0.0)
+    return Estimate(samples.mean(0), samples.std(0) / math.sqrt(count), count - 1.0)
