@@ -11,6 +11,7 @@ import scipy.optimize
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor
 
 from vaeprobe import budget
@@ -24,6 +25,7 @@ from vaeprobe.geometry.threads import one_thread_below
 from maps import ExactMap, b1, c1, c2, e, g, oblique_maps, orthogonal_maps, rotated, tied_maps
 from maps import haar as map_haar
 
+Array = NDArray[np.float64]
 seeds = st.integers(0, 10_000)
 
 
@@ -291,12 +293,66 @@ def test_assignment_is_the_best_of_all_permutations(seed: int, k: int) -> None:
         assert sum(w[i, columns[i]] for i in range(k)) == pytest.approx(best)
 
 
-@pytest.mark.parametrize("k", [1, 2, 17, 40])
-def test_assignment_agrees_with_scipy(k: int) -> None:
-    weight = np.abs(haar(k, 12).numpy())
-    for w, columns in zip(weight, assignment(weight), strict=True):
-        rows, best = scipy.optimize.linear_sum_assignment(-w)
-        assert w[rows, columns].sum() == pytest.approx(w[rows, best].sum())
+def weights_of_all_kinds(k: int, more: int) -> dict[str, Array]:
+    """Weights, (k, k + more), that assignments are hard or degenerate for."""
+    draw = np.random.default_rng(k)
+    shape = (k, k + more)
+    allowed = draw.uniform(size=shape) < 0.3
+    allowed[np.arange(k), draw.permutation(k + more)[:k]] = True  # one assignment at least
+    one, place = np.arange(1.0, k + 1), np.arange(1.0, k + more + 1)
+    return {
+        "of a rotation": np.abs(haar(k + more, 1).numpy()[0, :k]),
+        "equal": np.zeros(shape),
+        "tied": draw.uniform(size=shape).round(1),
+        "of zeros and ones": draw.integers(0, 2, shape).astype(float),
+        "of both signs": draw.standard_normal(shape) * 1e6,
+        "of many sizes": draw.uniform(size=shape) ** 20,
+        "in one order for all rows": one[:, None] * place,
+        "mostly forbidden": np.where(allowed, draw.uniform(size=shape), -np.inf),
+        "of a row's only column": np.where(np.eye(k, k + more) > 0, 1.0, -np.inf),
+    }
+
+
+@pytest.mark.parametrize("more", [0, 1, 30])
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 40, 130])
+def test_assignment_agrees_with_scipy(k: int, more: int) -> None:
+    for words, weight in weights_of_all_kinds(k, more).items():
+        columns = assignment(weight[None])[0]
+        rows, best = scipy.optimize.linear_sum_assignment(weight, maximize=True)
+        assert len(set(columns.tolist())) == k, words
+        rounding = 1e-14 * k * np.abs(weight[np.isfinite(weight)]).max()
+        assert weight[np.arange(k), columns].sum() >= weight[rows, best].sum() - rounding, words
+
+
+def test_assignment_of_six_hundred_rows_agrees_with_scipy() -> None:
+    rotations = np.abs(haar(600, 1).numpy())
+    tied = np.random.default_rng(0).uniform(size=(1, 600, 600)).round(2)
+    for w in (rotations[0], tied[0]):
+        rows, best = scipy.optimize.linear_sum_assignment(w, maximize=True)
+        found = assignment(w[None])[0]
+        assert w[rows, found].sum() == pytest.approx(w[rows, best].sum(), rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        (np.array([[[1.0, -np.inf], [1.0, -np.inf]]]), "cannot all have a column"),
+        (np.array([[[1.0, 2.0], [-np.inf, -np.inf]]]), "cannot all have a column"),
+        (np.array([[[1.0, -np.inf, -np.inf], [-np.inf] * 3]]), "cannot all have a column"),
+        (np.full((1, 5, 5), -np.inf), "cannot all have a column"),
+        (np.array([[[1.0, np.nan], [1.0, 2.0]]]), "NaN or infinite"),
+        (np.array([[[1.0, np.inf], [1.0, 2.0]]]), "NaN or infinite"),
+        (np.zeros((1, 3, 2)), "2 columns do not do for 3 rows"),
+    ],
+)
+def test_an_assignment_that_there_is_not_is_told(weight: Array, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        assignment(weight)
+
+
+def test_no_rows_and_no_problems_have_an_assignment() -> None:
+    assert assignment(np.zeros((0, 3, 3))).shape == (0, 3)
+    assert assignment(np.zeros((2, 0, 4))).shape == (2, 0)
 
 
 # -- distance to the axes -----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
 from inspect import getclosurevars
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from vaeprobe.errors import UsageError, did_you_mean
 
-__all__ = ["device_named", "differentiable_kernels", "gradient", "load_forward_mode"]
+__all__ = ["device_named", "differentiable_kernels", "gradient", "load_forward_mode", "without_compiler"]
 
 
 def device_named(name: str | torch.device) -> torch.device:
@@ -86,6 +87,39 @@ def _answer_for(reference: Any) -> None:
         return torchs_way(*args, **kwargs)
 
     vars(inner)["__dynamo_disable"] = answer
+
+
+@contextmanager
+def without_compiler() -> Iterator[None]:
+    """Let torch answer for tensors without memory without importing its compiler, which takes it over two seconds.
+
+    Torch's references keep the compiler out of themselves, by a function of the compiler.  Where it is not loaded,
+    there is nothing to keep out: a module that stands for it inside the block hands each reference back as it is.
+    Whoever asks that module for anything else gets the compiler.
+    """
+    name, marked = "torch._dynamo", list[Callable[..., object]]()
+    if name in sys.modules:
+        yield
+        return
+
+    def disable(reference: Callable[..., object], *_: object, **__: object) -> Callable[..., object]:
+        marked.append(reference)
+        return reference
+
+    def other(wanted: str) -> object:
+        sys.modules.pop(name, None)
+        return getattr(import_module(name), wanted)
+
+    stand_in = ModuleType(name)
+    vars(stand_in).update(disable=disable, __getattr__=other)
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        for reference in marked:
+            vars(reference).pop("__dynamo_disable", None)
 
 
 def gradient(

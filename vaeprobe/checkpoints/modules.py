@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.checkpoints.naming import folded, joined
+from vaeprobe.autograd import without_compiler
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.selection import PickledModule, is_module, submodules
 from vaeprobe.checkpoints.weights import realise
@@ -241,6 +242,11 @@ def _place(holder: nn.Module, name: str, tensor: Tensor) -> None:
 class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses absurdly large tensors as they are made (on the meta device, where they take no memory)."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from importing its compiler (over two seconds) to keep it out of here."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
         out = func(*args, **(kwargs or {}))
         operators.small(out)
@@ -259,7 +265,7 @@ def rehearse(module: nn.Module, latent_dim: int) -> None:
     z = torch.empty(2, latent_dim, device="meta", dtype=dtype)
     # a layer that cannot run at all is for the decoder's contract to say
     cannot_run = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
-    with contextlib.suppress(*cannot_run), torch.no_grad(), _Bounded():  # type: ignore[no-untyped-call]
+    with contextlib.suppress(*cannot_run), torch.no_grad(), without_compiler(), _Bounded():  # type: ignore[no-untyped-call]
         torch.func.functional_call(module, ghosts, (z,))
 
 

@@ -55,12 +55,11 @@ def interval_of(draws: Tensor, level: float = LEVEL) -> tuple[float, float]:
 
 def match(matrix: Tensor) -> tuple[tuple[int, int], ...]:
     """Return the one-to-one matching of rows and columns with the largest sum, best first, shape (min(d, e), 2)."""
-    d, e = matrix.shape
-    square = np.zeros((1, max(d, e), max(d, e)))
-    square[0, :d, :e] = matrix.numpy()
-    columns = assignment(square)[0]
-    pairs = [(i, int(columns[i])) for i in range(d) if columns[i] < e]
-    return tuple(sorted(pairs, key=lambda ij: -float(matrix[ij])))
+    if matrix.shape[0] > matrix.shape[1]:
+        pairs = [(i, j) for j, i in enumerate(assignment(matrix.T.numpy()[None])[0].tolist())]
+    else:
+        pairs = list(enumerate(assignment(matrix.numpy()[None])[0].tolist()))
+    return tuple(sorted(pairs, key=lambda ij: (-float(matrix[ij]), ij)))
 
 
 def matched(matrix: Tensor) -> float:
@@ -70,12 +69,9 @@ def matched(matrix: Tensor) -> float:
 
 def best_matched(matrices: Tensor) -> Tensor:
     """Return the mean of the matched similarities of each of n matrices, shape (n, d, e): shape (n,)."""
-    n, d, e = matrices.shape
-    square = np.zeros((n, max(d, e), max(d, e)))
-    square[:, :d, :e] = matrices.numpy()
-    columns = assignment(square)
-    sums = np.take_along_axis(square, columns[:, :, None], 2).sum((1, 2))
-    return torch.from_numpy(sums / min(d, e))
+    weight = (matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT).double().numpy()
+    held = np.take_along_axis(weight, assignment(weight)[:, :, None], 2)
+    return torch.from_numpy(held.mean((1, 2)))
 
 
 def code_agreement(a: Tensor, b: Tensor, *, count: int = 199, seed: int = 0) -> Agreement:

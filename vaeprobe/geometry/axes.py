@@ -16,54 +16,116 @@ TIE = 1e-6
 def assignment(weight: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the column given to each row so that the sum of weights is largest, shape (n, k).
 
-    The Hungarian algorithm (shortest augmenting paths), exact, all n problems of shape (n, k, k) in step.
+    Exact up to the rounding of the sum.  Rows bid for columns, then those left without one are given theirs along
+    shortest augmenting paths.
+
+    Args:
+        weight: shape (n, k, m) with k <= m; -inf where a row may not have a column.
+
+    Raises:
+        ValueError: a weight is NaN or inf, or there are more rows than columns that they may have.
+
+    Source: Jonker and Volgenant (1987), Computing 38; Bertsekas (1988), Annals of Operations Research 14.
     """
+    if np.isnan(weight).any() or (weight == np.inf).any():
+        raise ValueError("a weight is NaN or infinite")
+    if weight.shape[1] > weight.shape[2]:
+        raise ValueError(f"{weight.shape[2]} columns do not do for {weight.shape[1]} rows")
+    if weight.size == 0:
+        return np.zeros(weight.shape[:2], dtype=np.int64)
     out: NDArray[np.int64] = weight.argmax(2)
     # distinct row maxima reach the upper bound
-    hard = np.nonzero((np.sort(out, axis=1) != np.arange(weight.shape[1])).any(1))[0]
-    if len(hard):
-        out[hard] = _hungarian(-weight[hard])
+    taken = np.sort(out, axis=1)
+    distinct = (taken[:, 1:] > taken[:, :-1]).all(1) & (weight.max(2) > -np.inf).all(1)
+    for i in np.nonzero(~distinct)[0]:
+        out[i] = _cheapest(-weight[i])
     return out
 
 
-def _hungarian(cost: NDArray[np.float64]) -> NDArray[np.int64]:
-    n, k, _ = cost.shape
-    every = np.arange(n)
-    # column 0 and row 0 stand for "none"; row_of[b, j] is the row that holds column j
-    u, v = np.zeros((n, k + 1)), np.zeros((n, k + 1))
-    row_of = np.zeros((n, k + 1), dtype=np.int64)
-    for row in range(1, k + 1):
-        row_of[:, 0] = row
-        column = np.zeros(n, dtype=np.int64)
-        before = np.zeros((n, k + 1), dtype=np.int64)
-        slack, used = np.full((n, k + 1), np.inf), np.zeros((n, k + 1), dtype=bool)
-        open_ = every
-        while len(open_):
-            at = column[open_]
-            used[open_, at] = True
-            here = row_of[open_, at]
-            reduced = cost[open_, here - 1] - u[open_, here][:, None] - v[open_, 1:]
-            less = ~used[open_, 1:] & (reduced < slack[open_, 1:])
-            slack[open_, 1:] = np.where(less, reduced, slack[open_, 1:])
-            before[open_, 1:] = np.where(less, at[:, None], before[open_, 1:])
-            free = np.where(used[open_], np.inf, slack[open_])
-            free[:, 0] = np.inf
-            column[open_] = free.argmin(1)
-            delta = free.min(1)[:, None]
-            u[open_[:, None], row_of[open_]] += np.where(used[open_], delta, 0.0)
-            v[open_] -= np.where(used[open_], delta, 0.0)
-            slack[open_] -= np.where(used[open_], 0.0, delta)
-            open_ = open_[row_of[open_, column[open_]] != 0]
-        open_ = every
-        while len(open_):
-            at = column[open_]
-            last = before[open_, at]
-            row_of[open_, at] = row_of[open_, last]
-            column[open_] = last
-            open_ = open_[last != 0]
-    out = np.empty((n, k), dtype=np.int64)
-    out[every[:, None], row_of[:, 1:] - 1] = np.arange(k)
-    return out
+def _cheapest(cost: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the column of each row, shape (k,), at the least sum of costs, (k, m), inf where there may be none."""
+    k, m = cost.shape
+    column, row = np.full(k, -1), np.full(m, -1)
+    # what a column is worth: 0 until a row has it, as it must be for those that no row needs
+    price = np.zeros(m)
+    for _ in range(k // 4):
+        free = np.nonzero(column < 0)[0]
+        if len(free) == 0:
+            return column
+        _bid(cost, price, column, row, free)
+    for start in np.nonzero(column < 0)[0]:
+        _augment(cost, price, column, row, int(start))
+    return column
+
+
+def _bid(
+    cost: NDArray[np.float64],
+    price: NDArray[np.float64],
+    column: NDArray[np.int64],
+    row: NDArray[np.int64],
+    free: NDArray[np.int64],
+) -> None:
+    """Let rows without a column offer for their best one what it is better by than the second; the highest gets it."""
+    if cost.shape[1] < 2:
+        return
+    left = cost[free] + price
+    two = left.argpartition(1, axis=1)[:, :2]
+    values = np.take_along_axis(left, two, 1)
+    best = two[np.arange(len(free)), values.argmin(1)]
+    least = values.min(1)
+    with np.errstate(invalid="ignore"):
+        offer = values.max(1) - least
+    order = np.argsort(offer, kind="stable")
+    order = order[np.isfinite(offer[order]) & np.isfinite(least[order])]
+    winner = np.full(cost.shape[1], -1)
+    winner[best[order]] = order
+    sold = np.nonzero(winner >= 0)[0]
+    buyer = winner[sold]
+    column[row[sold][row[sold] >= 0]] = -1
+    row[sold], column[free[buyer]] = free[buyer], sold
+    price[sold] += offer[buyer]
+
+
+def _augment(
+    cost: NDArray[np.float64],
+    price: NDArray[np.float64],
+    column: NDArray[np.int64],
+    row: NDArray[np.int64],
+    start: int,
+) -> None:
+    """Give a row a column, along the shortest path over those of other rows, and set prices by it (Dijkstra)."""
+    m = cost.shape[1]
+    far, before = np.full(m, np.inf), np.full(m, -1)
+    left, nearer = np.empty(m), np.empty(m, dtype=bool)
+    asked, open_ = price.copy(), row < 0
+    reached: list[int] = []
+    lengths: list[float] = []
+    here, base = start, 0.0
+    while True:
+        np.add(cost[here], asked, out=left)
+        left += base
+        np.less(left, far, out=nearer)
+        np.copyto(before, here, where=nearer)
+        np.minimum(far, left, out=far)
+        at = int(far.argmin())
+        length = float(far[at])
+        if length == np.inf:
+            raise ValueError("the rows cannot all have a column: too many weights are -inf")
+        if row[at] >= 0:  # of columns as near, one that no row has ends the path
+            ends = np.nonzero(open_ & (far <= length))[0]
+            at = int(ends[0]) if len(ends) else at
+        if row[at] < 0:
+            break
+        reached.append(at)
+        lengths.append(length)
+        far[at] = asked[at] = np.inf
+        here = int(row[at])
+        base = length - float(cost[here, at] + price[at])
+    price[reached] += length - np.array(lengths)
+    while at >= 0:
+        here = int(before[at])
+        row[at] = here
+        column[here], at = at, int(column[here])
 
 
 def nearest_order(R: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ def certify(run: Run, solution: Solution, S: Covariance) -> Certificate:
 
     lengths = np.sqrt(solution.square_norms[:q])
     R = _aligned((U.T @ W) / lengths[:, None], solution.values[:q])
-    partners = assignment(np.abs(_square(R))[None])[0, :q] if q else np.zeros(0, np.int64)
+    partners = assignment(np.abs(R)[None])[0]
     hits = np.abs(R[np.arange(q), partners]) if q else np.zeros(0)
     distance = float(np.sqrt(max(float(np.square(R).sum()) + q - 2 * float(hits.sum()), 0.0))) if q else None
 
@@ -140,10 +140,6 @@ def tied(values: Array, tolerance: float = TIE) -> list[slice]:
     """Return the runs of (numerically) equal neighbours in descending values, single ones included."""
     cuts = [0, *(k for k in range(1, len(values)) if values[k - 1] - values[k] > tolerance * values[k - 1])]
     return [slice(a, b) for a, b in zip(cuts, [*cuts[1:], len(values)], strict=True)] if len(values) else []
-
-
-def _square(R: Array) -> Array:
-    return np.vstack([R, np.zeros((R.shape[1] - len(R), R.shape[1]))])
 
 
 def _aligned(R: Array, values: Array) -> Array:
