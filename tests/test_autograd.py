@@ -49,3 +49,32 @@ def test_whatever_else_has_no_numbers_goes_torchs_own_way() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "broadcast" in done.stdout, done.stderr
+
+
+def test_tensors_without_memory_need_no_compiler_and_leave_it_as_it_was() -> None:
+    """In a process of its own: here, other tests may have loaded the compiler."""
+    code = """
+import sys, torch
+from vaeprobe.autograd import without_compiler
+def sizes():
+    x = torch.empty(2, 3, device="meta")
+    norm = torch.nn.BatchNorm1d(4, device="meta").eval()
+    with torch.no_grad():
+        return tuple(torch.tanh(norm(torch.nn.Linear(3, 4, device="meta")(x))).shape)
+with without_compiler():
+    print(sizes())
+print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
+with without_compiler():
+    print(callable(torch._dynamo.is_compiling), sizes())  # whoever wants the compiler has it
+print(sizes(), torch.compile(torch.tanh, backend="eager")(torch.zeros(1)).tolist())
+import torch._dynamo
+print(torch._dynamo.__file__ is not None)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "(2, 4)",
+        "False False",
+        "True (2, 4)",
+        "(2, 4) [0.0]",
+        "True",
+    ], done.stderr

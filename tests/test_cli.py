@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
+from torch import nn
 
 from vaeprobe.cli import run
 from vaeprobe.render import schema
@@ -116,10 +118,20 @@ def test_a_document_has_the_format_of_its_suffix(
 
 @pytest.mark.parametrize(
     ("command", "file"),
-    [("orthogonality", LINEAR), ("factorise", str(SAMPLES / "digits_conv.safetensors"))],
+    [
+        ("orthogonality", LINEAR),
+        ("factorise", str(SAMPLES / "digits_conv.safetensors")),
+        ("orthogonality", "pickled module"),
+    ],
 )
-def test_a_measurement_does_not_load_torchs_compiler(command: str, file: str) -> None:
-    """Each of these imports costs half a second or more, at every start; zero tangents of weights are the trap."""
+def test_a_measurement_does_not_load_torchs_compiler(command: str, file: str, tmp_path: Path) -> None:
+    """Each of these imports costs half a second or more, at every start.
+
+    Traps are zero tangents of weights and modules that are first run on tensors without memory.
+    """
+    if file == "pickled module":
+        file = str(tmp_path / "module.pt")
+        torch.save(nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 5)).eval(), file)
     code = (
         "import sys; from vaeprobe.cli import run\n"
         f"assert run([{command!r}, {file!r}, '--samples', '16']) == 0\n"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.checkpoints.naming import folded, joined
 from vaeprobe.autograd import without_compiler
+from vaeprobe.checkpoints.naming import folded, joined
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.selection import PickledModule, is_module, submodules
 from vaeprobe.checkpoints.weights import realise

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vaeprobe.geometry.gram import column_cosines, column_norms
 
-__all__ = ["isometry_defect", "pairwise_information", "seam_entropies"]
+__all__ = ["isometry_defect", "pairs_of", "pairwise_information", "seam_entropies", "shared_information"]
 
 
 def seam_entropies(G: Tensor) -> Tensor:
@@ -33,8 +33,18 @@ def pairwise_information(G: Tensor) -> Tensor:
 
     Source: Galperin and Koethe (2025), arXiv:2410.19426.
     """
-    i, j = torch.triu_indices(G.shape[-1], G.shape[-1], 1)
-    return -0.5 * torch.log1p(-column_cosines(G)[:, i, j].square())
+    return shared_information(pairs_of(column_cosines(G)))
+
+
+def pairs_of(C: Tensor) -> Tensor:
+    """Return the entries i < j of square matrices, (n, k, k), shape (n, k (k - 1) / 2)."""
+    i, j = torch.triu_indices(C.shape[-1], C.shape[-1], 1)
+    return C[:, i, j]
+
+
+def shared_information(cosines: Tensor) -> Tensor:
+    """Return -1/2 log(1 - cos^2) in nats."""
+    return -0.5 * torch.log1p(-cosines.square())
 
 
 def isometry_defect(s: Tensor) -> tuple[float, Tensor]:

@@ -6,6 +6,7 @@ contrast here follows from the quadratic forms r_i^T G r_i of R's columns.  "Rot
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaeprobe.budget import share_of
-from vaeprobe.geometry.gram import ima_contrast, singular_tolerance
+from vaeprobe.geometry.gram import column_cosines, column_norms, ima_contrast, singular_tolerance
 from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import mean_interval, stream
 from vaeprobe.progress import tell
 
 __all__ = ["Alignment", "alignment", "haar", "rotate", "rotated_contrast"]
+
+# Latents from which columns under a rotation are measured by a triangular factor of G, not by its pairs of entries.
+FACTORED = 24
 
 
 def haar(k: int, count: int, seed: int = 0) -> Tensor:
@@ -46,31 +50,65 @@ def rotated_contrast(
         R: rotations, shape (count, k, k).
         contrast: `ima_contrast` of G, where it is known already.
     """
+    contrast = ima_contrast(G, tolerance=tolerance) if contrast is None else contrast
+    return _under_rotations(G, contrast)(R)
+
+
+def _under_rotations(G: Tensor, contrast: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return what takes rotations to the contrasts under them, see `rotated_contrast`; what G asks for is done once."""
     # log det G = sum_i log G_ii - 2 c, and R leaves it alone
     n, k = G.shape[:2]
-    diagonal = G.diagonal(dim1=-2, dim2=-1)
-    contrast = ima_contrast(G, tolerance=tolerance) if contrast is None else contrast
-    half_log_det = 0.5 * diagonal.clamp_min(_tiny(G)).log().sum(-1) - contrast
-    return (_half_log_norms(G, R) - half_log_det).clamp_min(0) if n * k else G.new_zeros(len(R), n)
+    half_log_det = 0.5 * G.diagonal(dim1=-2, dim2=-1).clamp_min(_tiny(G)).log().sum(-1) - contrast
+    if n * k == 0:
+        return lambda R: G.new_zeros(len(R), n)
+    half_log_norms = _by_pairs(G) if k < FACTORED else _by_factors(G, torch.isfinite(contrast))
+    return lambda R: (half_log_norms(R) - half_log_det).clamp_min(0)
 
 
-def _half_log_norms(G: Tensor, R: Tensor) -> Tensor:
-    """Return sum_i log sqrt(r_i^T G r_i), shape (count, n), as one matrix product per block of rotations."""
+def _by_pairs(G: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return R -> sum_i log sqrt(r_i^T G r_i), shape (count, n): one product of all r_i r_i^T and all G."""
     n, k = G.shape[:2]
-    if n < k:  # the products of pairs of coordinates would outweigh the metrics themselves
-        return torch.stack(
-            [0.5 * ((G @ r) * r).sum(-2).clamp_min(_tiny(G)).log().sum(-1) for r in R.unbind()]
-        )
     upper = torch.triu_indices(k, k)
-    packed = G[:, upper[0], upper[1]]
+    packed = G[:, upper[0], upper[1]].T
     twice = torch.where(upper[0] == upper[1], 1.0, 2.0).to(G.dtype)
-    out = []
-    for block in torch.split(R, max(1, 2_000_000 // (k * max(n, len(twice))))):
-        columns = block.mT.reshape(-1, k)
-        products = columns[:, upper[0]] * columns[:, upper[1]] * twice
-        squares = (products @ packed.T).clamp_min(_tiny(G))
-        out.append(0.5 * squares.log().reshape(len(block), k, n).sum(1))
-    return torch.cat(out)
+
+    def of(R: Tensor) -> Tensor:
+        out = []
+        for block in torch.split(R, max(1, 2_000_000 // (k * max(n, len(twice))))):
+            columns = block.mT.reshape(-1, k)
+            products = columns[:, upper[0]] * columns[:, upper[1]] * twice
+            squares = (products @ packed).clamp_min(_tiny(G))
+            out.append(0.5 * squares.log().reshape(len(block), k, n).sum(1))
+        return torch.cat(out)
+
+    return of
+
+
+def _by_factors(G: Tensor, regular: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return R -> sum_i log sqrt(r_i^T G r_i), shape (count, n), from the lengths of U r_i, G = U^T U.
+
+    U is triangular, and its rows are taken a quarter at a time without the columns where they are zero: over a third
+    of the work is spared, beside the half that G r_i takes.
+
+    Args:
+        regular: where G has a factor, shape (n,); elsewhere the result is of no use.
+    """
+    n, k = G.shape[:2]
+    C = torch.where(regular[:, None, None], column_cosines(G), torch.eye(k, dtype=G.dtype))
+    U = torch.linalg.cholesky(C).mT * column_norms(G)[:, None, :]
+    starts = range(0, k, -(-k // 4))
+
+    def of(R: Tensor) -> Tensor:
+        columns = R.movedim(0, 1).reshape(k, -1)
+        out = R.new_empty(len(R), n)
+        for i, u in enumerate(U):
+            squares = sum(
+                (u[rows : rows + starts.step, rows:] @ columns[rows:]).square_().sum(0) for rows in starts
+            )
+            out[:, i] = 0.5 * squares.clamp_min(_tiny(G)).log().view(len(R), k).sum(1)
+        return out
+
+    return of
 
 
 def _tiny(G: Tensor) -> float:
@@ -150,15 +188,17 @@ def alignment(
     contrast = ima_contrast(G, tolerance=tolerance)
     if not torch.isfinite(contrast).all():
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
-    total, draws = torch.zeros_like(contrast), []
+    total, draws, drawn = torch.zeros_like(contrast), [], 0
     rotations = torch.split(haar(k, count, seed), max(1, 50_000_000 // (len(G) * k**3 + 1)))
+    under = _under_rotations(G, contrast)
     with one_thread_below(len(G) * k**3), share_of(1 / 2) as share:
         for done, block in enumerate(rotations, start=1):
-            c = rotated_contrast(G, block, contrast=contrast, tolerance=tolerance)
+            c = under(block)
             total += c.sum(0)
+            drawn += len(c)
             draws.append(c.mean(1))
             tell("random rotations", done, len(rotations))
-            if least is not None and sum(map(len, draws)) >= least and share.over:
+            if least is not None and drawn >= least and share.over:
                 break
     means = torch.cat(draws)
     null = total / len(means)

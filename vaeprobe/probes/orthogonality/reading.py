@@ -11,7 +11,7 @@ from torch import Tensor
 from vaeprobe.geometry import gram
 from vaeprobe.geometry.axes import TIE, distance_to_axes
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
-from vaeprobe.geometry.entropies import pairwise_information, seam_entropies
+from vaeprobe.geometry.entropies import pairs_of, pairwise_information, seam_entropies, shared_information
 from vaeprobe.geometry.rotations import Alignment, alignment, haar, rotate, rotated_contrast
 from vaeprobe.geometry.row_space import row_space
 from vaeprobe.geometry.turns import Turn
@@ -33,6 +33,7 @@ NULL_BUDGET = 3e11
 FEWEST_NULL = 16
 # Random rotations at least, where time is limited: the fewest that can tell p = 0.05.
 FEWEST_ROTATIONS = 19
+# As many for what costs some k^3 at each latent, beside the null.
 FRAME_BUDGET = 1e9
 # Two columns are one where the cosine between them is this near to 1.
 COLLINEAR = 1e-6
@@ -312,11 +313,11 @@ class Reading:
     def turned(self) -> list[tuple[Tensor, Tensor]]:
         """Mean |cos|, and mean information of pairs at each of the first latents, in each of a few random bases."""
         a = len(self.active)
-        i, j = torch.triu_indices(a, a, 1)
+        G = self.usable[: max(FEWEST_NULL, min(128, int(FRAME_BUDGET // a**3)))]
         found = []
         for R in haar(a, 20 if a <= MANY else 8, self.seed):
-            G = rotate(self.usable[:128], R)
-            found.append((gram.column_cosines(G)[:, i, j].abs().mean(), pairwise_information(G).mean(1)))
+            cosines = pairs_of(gram.column_cosines(rotate(G, R)))
+            found.append((cosines.abs().mean(), shared_information(cosines).mean(1)))
         return found
 
     @cached_property
