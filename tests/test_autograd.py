@@ -63,7 +63,7 @@ def sizes():
         return tuple(torch.tanh(norm(torch.nn.Linear(3, 4, device="meta")(x))).shape)
 with without_compiler():
     print(sizes())
-print("torch._dynamo" in sys.modules, "sympy" in sys.modules)
+print("torch._dynamo" in sys.modules)
 with without_compiler():
     print(callable(torch._dynamo.is_compiling), sizes())  # whoever wants the compiler has it
 print(sizes(), torch.compile(torch.tanh, backend="eager")(torch.zeros(1)).tolist())
@@ -73,7 +73,7 @@ print(torch._dynamo.__file__ is not None)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == [
         "(2, 4)",
-        "False False",
+        "False",
         "True (2, 4)",
         "(2, 4) [0.0]",
         "True",
