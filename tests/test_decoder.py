@@ -32,6 +32,45 @@ def test_a_module_is_probed_in_eval_mode_and_left_alone() -> None:
     assert {p.data_ptr() for p in decoder.module.parameters()} == shared
 
 
+def cancelling(scale: float, dtype: torch.dtype) -> nn.Module:
+    """A network whose second layer undoes the first, but for what rounding leaves."""
+    W = torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, second = nn.Linear(4, 64, bias=False, dtype=dtype), nn.Linear(64, 6, bias=False, dtype=dtype)
+    first.weight.data.copy_(W)
+    second.weight.data.copy_(scale * torch.linalg.svd(W)[0][:, 4:10].T)
+    return nn.Sequential(first, second)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_outputs_that_are_rounding_are_not_called_mixed_rows(scale: float) -> None:
+    with pytest.raises(ContractError, match="as the rounding of the numbers on the way to them") as caught:
+        vaeprobe.from_module(cancelling(scale, torch.float32), latent_dim=4)
+    assert "--dtype float64" in str(caught.value.hint)
+    # as the hint says: what single precision left of the weights is no rounding in double
+    found = vaeprobe.from_module(cancelling(scale, torch.float32), latent_dim=4, dtype=torch.float64)
+    assert found(torch.eye(4)).abs().max() < 1e-5 * scale
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_rows_that_are_mixed_are_told_from_rounding(scale: float) -> None:
+    with pytest.raises(ContractError, match="mixes the rows"):
+        Decoder(lambda z: scale * (z - z.mean(0)).float(), latent_dim=4)
+
+
+def test_what_is_overwritten_in_place_is_named_and_not_called_no_grad() -> None:
+    def overwritten(z: Tensor) -> Tensor:
+        z[:, 0] = z[:, 0].sin()
+        return 2 * z
+
+    with pytest.raises(ContractError, match="overwrites in place what its derivative needs") as caught:
+        Decoder(overwritten, latent_dim=3)
+    assert "no_grad" not in str(caught.value.hint)
+    assert "torch.cat" in str(caught.value.hint)
+    # as the hint says
+    made_anew = Decoder(lambda z: 2 * torch.cat([z[:, :1].sin(), z[:, 1:]], 1), latent_dim=3)
+    assert made_anew.output_shape == (3,)
+
+
 @pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize(
     ("f", "words"),

@@ -79,8 +79,14 @@ def check_derivatives(
     with torch.no_grad():
         y = f(z)
     tests = _Tests.of(z, y, free)
-    reverse = _products(f, tests, "reverse")
+    failures: list[str] = []
+    reverse = _products(f, tests, "reverse", failures)
     if reverse is None:
+        if any("inplace operation" in failure for failure in failures):
+            raise ContractError(
+                "the decoder is not differentiable: it overwrites in place what its derivative needs",
+                hint="make a new tensor there: torch.cat or torch.where instead of y[:, 0] = ..., y = y + 1 instead of y += 1",
+            )
         raise ContractError(
             "the decoder is not differentiable",
             hint="does it stand under torch.no_grad(), convert to numpy, detach, or round inside?"
@@ -150,8 +156,10 @@ def _differences(f: RowMap, tests: _Tests, step: float, eps: float) -> tuple[Ten
     return torch.cat(out), float(torch.cat(noise).square().mean().sqrt())
 
 
-def _products(f: RowMap, tests: _Tests, mode: Differentiation) -> Tensor | None:
-    """Return <w, J v> for each row by one mode, or None where the mode fails."""
+def _products(
+    f: RowMap, tests: _Tests, mode: Differentiation, failures: list[str] | None = None
+) -> Tensor | None:
+    """Return <w, J v> for each row by one mode, or None where the mode fails, which `failures` is told of."""
     out = []
     for v, w in tests:
         try:
@@ -165,7 +173,9 @@ def _products(f: RowMap, tests: _Tests, mode: Differentiation) -> Tensor | None:
                     with torch.enable_grad():
                         pulled = gradient(f(leaf), leaf, w)
                     out.append((pulled.double() * v.double()).sum(1))
-        except (RuntimeError, NotImplementedError, ValueError, TypeError):
+        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            if failures is not None:
+                failures.append(str(error))
             return None
     return torch.cat(out)
 

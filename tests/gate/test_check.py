@@ -197,6 +197,20 @@ def test_rules_of_the_command_line(check: Any) -> None:
         assert words in done.err
 
 
+@pytest.mark.parametrize("form", ["text", "json", "markdown", "junit", "github"])
+def test_outcomes_say_which_part_of_a_model_was_measured(check: Any, form: str) -> None:
+    Path("vaeprobe.toml").unlink()
+    np.save("wide.npy", np.random.default_rng(0).standard_normal((90, 70)))
+    rules = ("--rule", f"{COSINE}=0.001", "--format", form)
+    words = "of 70 columns, those of 64 random latents were measured"
+    policy('[check]\nsamples = 16\nmax-samples = 16\n[orthogonality]\npart = "some"\n')
+    assert words in " ".join(check("wide.npy", *rules).out.split())
+    policy(
+        '[check]\nsamples = 16\nmax-samples = 16\n[orthogonality]\npart = "all"\n'
+    )  # as the finding's hint says
+    assert "random latents" not in check("wide.npy", *rules).out
+
+
 def test_config_and_pyproject(check: Any) -> None:
     Path("lenient.toml").write_text(POLICY.replace("0.1", "0.99"))
     assert check("bad.npy", "--config", "lenient.toml").code == 0

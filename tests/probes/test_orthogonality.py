@@ -481,6 +481,7 @@ def test_single_singular_latents_are_left_out_and_counted() -> None:
     (finding,) = [f for f in result.findings if f.code == "rank-deficient"]
     assert f"at {lost} of 200 latents" in finding.message
     assert f"length zero at {lost}" in finding.message
+    assert "averaged over the others" in finding.message
     assert result["orthogonality.mean_field_gap"].n == 200
     assert result["orthogonality.mean_abs_cosine"].n == 200
 
@@ -492,6 +493,8 @@ def test_mostly_singular_is_undefined() -> None:
     result = measure(Decoder(f, 2, dtype=torch.float64), samples=100)
     assert result.verdict == "undefined"
     assert "rank-deficient at" in str(result["orthogonality.ima_contrast"].reason)
+    (finding,) = [f for f in result.findings if f.code == "rank-deficient"]
+    assert finding.message.endswith("the contrast is infinite there, and undefined")
 
 
 @pytest.mark.parametrize("map", singular_maps() + tied_maps() + [b1(1), a(2)], ids=repr)

@@ -41,6 +41,7 @@ class Outcome:
         status: pass, fail, inconclusive or undefined.
         bound: the number that the interval was held against; None for a verdict.
         waiver: the waiver that covers a failure, if any.
+        part: which part of the model was measured, as a sentence goes on to say; "" for all of it.
     """
 
     rule: Rule
@@ -48,6 +49,7 @@ class Outcome:
     status: Status
     bound: float | None
     waiver: Waiver | None = None
+    part: str = ""
 
     @property
     def counts(self) -> bool:
@@ -74,6 +76,8 @@ class Outcome:
             text += f"; {metric.reason}"
         if self.status == "inconclusive":
             text += f"; {metric.n} samples do not decide it"
+        if self.part:
+            text += f"; {self.part}"
         return text + self._waived
 
     @property
@@ -90,6 +94,7 @@ class Outcome:
             "ci": list(self.metric.ci) if self.metric.ci else None,
             "n": self.metric.n,
             "reason": self.metric.reason,
+            "part": self.part or None,
             "waived": None
             if self.waiver is None
             else {**asdict(self.waiver), "expires": self.waiver.expires.isoformat()},
@@ -117,6 +122,7 @@ class Outcome:
             status=body["status"],
             bound=None if bound is None else float(bound),
             waiver=waiver,
+            part=body["part"] or "",
         )
 
 

@@ -17,7 +17,13 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from vaeprobe.errors import UsageError, VaeprobeError, bug
-from vaeprobe.findings import NOTHING_CHECKED, SAME_ARTIFACT, WAIVER_EXPIRED
+from vaeprobe.findings import (
+    NOTHING_CHECKED,
+    PART_OF_JACOBIAN,
+    PART_OF_LATENTS,
+    SAME_ARTIFACT,
+    WAIVER_EXPIRED,
+)
 from vaeprobe.gate import agreement
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
@@ -192,7 +198,7 @@ class Gate:
                     # more samples never define an undefined metric nor move one without an interval
                     final = outcome.status in ("pass", "fail", "undefined") or outcome.metric.ci is None
                 if final or last:
-                    decided[id] = outcome
+                    decided[id] = replace(outcome, part=_part_of(result))
             n = min(2 * n, self.policy.max_samples)
         return [decided[id] for id in rules]
 
@@ -232,7 +238,7 @@ class Gate:
             metric, status, margin = baselines.compare(
                 result[id].spec, rule, record.values[id], new, confidence=self.policy.confidence
             )
-            out[id] = Outcome(rule=rule, metric=metric, status=status, bound=margin)
+            out[id] = Outcome(rule=rule, metric=metric, status=status, bound=margin, part=_part_of(result))
         return out
 
     def _record(
@@ -380,3 +386,9 @@ def worst_of(metric: Metric, side: Side) -> Metric:
 def failure_of(error: VaeprobeError) -> Failure:
     """Return an error as data."""
     return Failure(code=error.code, message=error.message, hint=error.hint, exit_code=error.exit_code)
+
+
+def _part_of(result: Result) -> str:
+    """Return which part of a decoder a result speaks of, "" where it is all of it."""
+    parts = (f.message for f in result.findings if f.spec in (PART_OF_JACOBIAN, PART_OF_LATENTS))
+    return next(parts, "")

@@ -139,6 +139,7 @@ def document() -> Json:
                     "ci": INTERVAL,
                     "n": {"type": ["integer", "null"]},
                     "reason": {"type": ["string", "null"]},
+                    "part": {"type": ["string", "null"]},
                     "waived": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/waiver"}]},
                     "message": TEXT,
                 }

@@ -32,6 +32,7 @@ def render(report: GateReport) -> str:
         ]
         if rows:
             parts.append(grid(["", "metric", "value", "interval", "rule"], rows))
+        parts += [f"- {escape(part)}" for part in dict.fromkeys(o.part for o in model.outcomes) if part]
         parts += [
             f"- {escape(o.message)}"
             for o in model.outcomes

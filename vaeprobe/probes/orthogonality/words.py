@@ -284,8 +284,12 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
         found.append(
             Finding(
                 RANK_DEFICIENT,
-                f"J is rank-deficient at {lost} of {len(reading.G)} latents ({reading.lost_how}): the "
-                "contrast is infinite there, and averaged over the others",
+                f"J is rank-deficient at {lost} of {len(reading.G)} latents ({reading.lost_how}): the contrast is "
+                + (
+                    "infinite there, and undefined"
+                    if reading.singular
+                    else "infinite there, and averaged over the others"
+                ),
                 hint="the mean-field gap is finite at all of them",
             )
         )
