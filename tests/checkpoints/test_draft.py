@@ -15,6 +15,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.draft.drafting import draft
 from vaeprobe.checkpoints.naming import for_matching
 from vaeprobe.checkpoints.network.assemble import assemble
+from vaeprobe.cli import run
 from vaeprobe.errors import ArchitectureError
 
 
@@ -459,3 +460,36 @@ def test_an_attention_between_the_places_of_a_map(names: str) -> None:
     assert any(a.startswith("self-attention of one head") for a in bp.assumptions)
     assert not any("left out" in a for a in bp.assumptions)
     assert Blueprint.from_toml(bp.to_toml()).layers == bp.layers
+
+
+@pytest.mark.parametrize(("size", "shape"), [("8x8", (8, 8)), ("4x6", (4, 6))])
+def test_the_size_of_the_map_that_a_first_convolution_takes_is_said(
+    size: str, shape: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By loading and in a written draft, as the error without it says."""
+    first, second = nn.Conv2d(4, 16, 3, padding=1), nn.Conv2d(16, 3, 3, padding=1)
+    module = nn.Sequential(first, nn.ReLU(), second, nn.Sigmoid())
+    path = tmp_path / "model.pt"
+    torch.save({f"decoder.{k}": v for k, v in module.state_dict().items()}, path)
+    with pytest.raises(ArchitectureError, match="begins with a convolution") as caught:
+        vaeprobe.load(path, blueprint="draft")
+    assert "--latent-size 8x8" in str(caught.value.hint)
+    z = torch.randn(3, 4 * shape[0] * shape[1])
+    decoder = vaeprobe.load(path, blueprint="draft", latent_size=size)
+    assert decoder.latent_shape == (4, *shape)
+    torch.testing.assert_close(decoder(z), module(z.reshape(3, 4, *shape)))
+    written = tmp_path / "model.toml"
+    assert run(["inspect", str(path), "--draft-blueprint", str(written), "--latent-size", size]) == 0
+    capsys.readouterr()
+    torch.testing.assert_close(vaeprobe.load(path, blueprint=written)(z), decoder(z))
+
+
+def test_a_first_transposed_convolution_takes_a_map_of_the_size_that_is_said(tmp_path: Path) -> None:
+    module = nn.Sequential(
+        nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.ReLU(), nn.ConvTranspose2d(8, 1, 4, 2, 1), nn.Sigmoid()
+    )
+    path = tmp_path / "model.pt"
+    torch.save({f"decoder.{k}": v for k, v in module.state_dict().items()}, path)
+    z = torch.randn(3, 4 * 4)
+    decoder = vaeprobe.load(path, blueprint="draft", latent_size="2x2")
+    torch.testing.assert_close(decoder(z), module(z.reshape(3, 4, 2, 2)))

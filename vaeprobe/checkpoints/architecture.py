@@ -99,7 +99,7 @@ def found(
     if str(blueprint) == "draft":
         from vaeprobe.checkpoints.draft.drafting import draft
 
-        return Recognised(draft(clues.shaped))
+        return Recognised(draft(clues.shaped, size=clues.size))
     return families.get(str(blueprint), clues)
 
 

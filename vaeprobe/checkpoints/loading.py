@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vaeprobe.autograd import device_named
 from vaeprobe.checkpoints import architecture, factory, folders, formats, naming, users_code
 from vaeprobe.checkpoints.blueprint.condition import held
+from vaeprobe.checkpoints.blueprint.plan import size_of
 from vaeprobe.checkpoints.request import Found, Request
 from vaeprobe.contract import NotFiniteError
 from vaeprobe.decoder import Decoder
@@ -102,7 +103,7 @@ def load(
         weights=_set(weights),
         arch_args=_arguments(arch_args),
         output=output,
-        latent_size=_size(latent_size),
+        latent_size=size_of(latent_size),
         condition=condition or {},
         allow_code=allow_code,
     )
@@ -141,16 +142,6 @@ def _naming(source: Source, *, whole: bool = True) -> Iterator[None]:
             hint="is it damaged? if other tools read it, please report it",
             about=source.name,
         ) from error
-
-
-def _size(size: str | Sequence[int] | None) -> tuple[int, ...] | None:
-    """Return the size of a map of latents: "8x8" is (8, 8)."""
-    if size is None:
-        return None
-    parts = size.lower().split("x") if isinstance(size, str) else [str(n) for n in size]
-    if not 1 <= len(parts) <= 3 or not all(p.isdecimal() and 0 < int(p) < 1 << 16 for p in parts):
-        raise UsageError(f"{quoted(str(size))} is no size of a map", hint="write it as 8x8")
-    return tuple(map(int, parts))
 
 
 def _set(weights: str | None) -> naming.Set | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from vaeprobe.checkpoints import described, folders, formats, naming
+from vaeprobe.checkpoints.blueprint.plan import size_of
 from vaeprobe.checkpoints.inspection import Inspection
 from vaeprobe.errors import UnsafeError, UsageError
 from vaeprobe.files import limits
@@ -16,7 +18,11 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    path: str | os.PathLike[str], *, key: str | None = None, draft_blueprint: bool = False
+    path: str | os.PathLike[str],
+    *,
+    key: str | None = None,
+    draft_blueprint: bool = False,
+    latent_size: str | Sequence[int] | None = None,
 ) -> Inspection:
     """Say what is in a checkpoint file; nothing of it is executed.
 
@@ -24,6 +30,7 @@ def inspect(
         path: the file.
         key: the entry to look at, as in `load`.
         draft_blueprint: also draft a blueprint from the names and shapes of the tensors.
+        latent_size: size of the map of latents in the draft, as in `load`.
 
     Raises:
         InputError: the file is damaged or in no known format.
@@ -37,11 +44,11 @@ def inspect(
     except UnsafeError as error:
         return described.unsafe(source, error)
     if draft_blueprint:
-        return _with_draft(found, source)
+        return _with_draft(found, source, size_of(latent_size))
     return found
 
 
-def _with_draft(found: Inspection, source: Source) -> Inspection:
+def _with_draft(found: Inspection, source: Source, size: tuple[int, ...] | None) -> Inspection:
     """Add a draft of the blueprint."""
     from vaeprobe.checkpoints.draft.drafting import draft
 
@@ -51,6 +58,8 @@ def _with_draft(found: Inspection, source: Source) -> Inspection:
             hint="leave out --draft-blueprint",
             about=source.name,
         )
-    bp = found.blueprint or draft(naming.for_matching({t.name: t for t in found.tensors}), found.recorded)
+    bp = found.blueprint or draft(
+        naming.for_matching({t.name: t for t in found.tensors}), found.recorded, size
+    )
     noted = tuple(Finding(DRAFT_BLUEPRINT, f"in the draft, {said}", level="note") for said in bp.assumptions)
     return Inspection(**{**vars(found), "draft": bp, "findings": (*found.findings, *noted)})

@@ -29,6 +29,7 @@ def inspect(
             rich_help_panel="Output",
         ),
     ] = None,
+    latent_size: options.LatentSize = None,
     **values: object,
 ) -> int:
     """Say what is in a checkpoint: format, tensors, what it would import, how its architecture is known.
@@ -49,7 +50,7 @@ def inspect(
 
     document.ready([draft_blueprint], inputs=models)
     if len(models) == 1:
-        found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None)
+        found = look(models[0], key=key, draft_blueprint=draft_blueprint is not None, latent_size=latent_size)
         files = {"draft_blueprint": draft_blueprint} if draft_blueprint is not None else None
         code = document.emit(found, files)
         if found.draft is not None and document.quiet:  # a guess is said however quiet the rest is

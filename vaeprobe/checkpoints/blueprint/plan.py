@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -12,8 +12,9 @@ from vaeprobe.checkpoints.blueprint.condition import Condition
 from vaeprobe.checkpoints.blueprint.layer import EncoderPlan, LatentGroups, Layer, block, toml_key, toml_value
 from vaeprobe.checkpoints.blueprint.prior import Numbers, PriorPlan
 from vaeprobe.errors import UsageError
+from vaeprobe.files.source import quoted
 
-__all__ = ["Blueprint", "METADATA_KEY"]
+__all__ = ["Blueprint", "METADATA_KEY", "size_of"]
 
 METADATA_KEY = "vaeprobe.blueprint"
 
@@ -174,3 +175,17 @@ class Blueprint:
 
 def _numbers(value: Numbers) -> str:
     return f"[{', '.join(map(_numbers, value))}]" if isinstance(value, tuple) else toml_value(value)
+
+
+def size_of(size: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return the size of a map of latents: "8x8" is (8, 8).
+
+    Raises:
+        UsageError: it is no size.
+    """
+    if size is None:
+        return None
+    parts = size.lower().split("x") if isinstance(size, str) else [str(n) for n in size]
+    if not 1 <= len(parts) <= 3 or not all(p.isdecimal() and 0 < int(p) < 1 << 16 for p in parts):
+        raise UsageError(f"{quoted(str(size))} is no size of a map", hint="write it as 8x8")
+    return tuple(map(int, parts))

@@ -17,6 +17,10 @@ class Broken(Exception):
     """The layers do not follow one another."""
 
 
+class NoSize(Broken):
+    """The first layer takes a map, and nothing says its size."""
+
+
 @dataclass
 class Chain:
     """Layers found so far, the shape that comes out of them, and what was assumed on the way."""
@@ -28,6 +32,7 @@ class Chain:
     assumptions: dict[str, list[str]] = field(default_factory=dict)
     steps: bool = False
     doubled: frozenset[str] = frozenset()
+    size: Shape | None = None
 
     def assume(self, what: str, about: str = "") -> str:
         names = self.assumptions.setdefault(what, [])
@@ -56,9 +61,18 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
     a, b, *kernel = block.weight
     outputs = block.shapes.get("bias", (None,))[0]  # a bias tells outputs from inputs
     kinds = [t for t, returned in ((True, b), (False, a)) if outputs in (None, returned)]
-    if not chain.layers:
+    known = chain.recorded.get(block.name)
+    own = known.layer if known is not None and known.layer is not None else None
+    if not chain.layers and chain.size is not None and len(chain.size) == len(kernel):
+        if own is not None and own.kind in ("conv", "conv_transpose"):
+            kinds = [own.kind == "conv_transpose"]
+        channels = a if (kinds[0] if len(kinds) == 1 else kernel[0] % 2 == 0) else b
+        chain.shape = (channels, *chain.size)
+        chain.latents = math.prod(chain.shape)
+        chain.layers.append(Layer("reshape", options={"shape": list(chain.shape)}))
+    elif not chain.layers:
         if True not in kinds:
-            raise Broken(
+            raise NoSize(
                 f"{quoted(block.name)} begins with a convolution, and the size of the map that it takes is not recorded"
             )
         kinds = [True]
@@ -69,8 +83,6 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
             f" and what comes before it returns {product(chain.shape)}"
         )
     k = kernel[0]
-    known = chain.recorded.get(block.name)
-    own = known.layer if known is not None and known.layer is not None else None
     if own is not None and own.kind in ("conv", "conv_transpose"):
         if (own.kind == "conv_transpose") not in fits:
             raise Broken(
@@ -115,12 +127,12 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
     )
     if not simple or layer["dilation"] != 1:
         raise Broken(f"{quoted(block.name)} has settings that a draft does not follow: {layer}")
-    side = _side(layer, transposed, k, chain.shape[-1])
-    if side < 1:
+    sides = [_side(layer, transposed, k, n) for n in chain.shape[1:]]
+    if min(sides) < 1:
         raise Broken(
             f"{quoted(block.name)} has a kernel of {k}, larger than what comes before it returns, {product(chain.shape)}"
         )
-    chain.shape = (b if transposed else a, *([side] * len(kernel)))
+    chain.shape = (b if transposed else a, *sides)
 
 
 def _recurrent(chain: Chain, block: Block, following: Block | None) -> None:

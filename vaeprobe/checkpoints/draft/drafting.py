@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.conditioned import conditioned
-from vaeprobe.checkpoints.draft.blocks import Block, Recorded, blocks_of
+from vaeprobe.checkpoints.draft.blocks import Block, Recorded, Shape, blocks_of
 from vaeprobe.checkpoints.draft.candidates import candidates
-from vaeprobe.checkpoints.draft.chain import Broken, Chain, product
+from vaeprobe.checkpoints.draft.chain import Broken, Chain, NoSize, product
 from vaeprobe.checkpoints.draft.names import BRANCHES, MEANS, of_encoder
 from vaeprobe.checkpoints.draft.remainder import account, keys_of, left_out
 from vaeprobe.checkpoints.draft.sequence import likeliest_chain
@@ -42,12 +42,15 @@ WAY_OUT = (
 )
 
 
-def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blueprint:
+def draft(
+    tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = (), size: Shape | None = None
+) -> Blueprint:
     """Return the likeliest decoder that the tensors could belong to; `assumptions` says what was guessed or left out.
 
     Args:
         tensors: by name, in the order of the file; only names and shapes are looked at.
         parts: of the pickled module that they come from, in its order.
+        size: of the map of latents that a first convolution takes, which nothing records.
 
     Raises:
         ArchitectureError: their layers do not follow one another in any order tried.
@@ -56,17 +59,17 @@ def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blue
     blocks, sorted_names = blocks_of(shapes)
     if not any(b.kind in ("linear", "conv") for b in blocks):
         raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)
-    reasons = []
+    reasons: list[Broken] = []
     recorded = {part.name: part for part in parts}
     for candidate, why in candidates([b for b in blocks if b.kind not in ("table", "recurrent")]):
         try:
-            chain = likeliest_chain(candidate, recorded)
+            chain = likeliest_chain(candidate, recorded, size=size)
         except Broken as broken:
-            reasons.append(str(broken))
+            reasons.append(broken)
             continue
         told = doubling(chain, candidate, blocks)
         if told is not None:
-            chain = likeliest_chain(candidate, recorded, frozenset(told.names))
+            chain = likeliest_chain(candidate, recorded, frozenset(told.names), size)
             for name in told.names:
                 chain.assume(f"the map is doubled before convolutions, {told.why}", name)
         if sorted_names:
@@ -81,7 +84,9 @@ def draft(tensors: Mapping[str, Shaped], parts: Sequence[Recorded] = ()) -> Blue
         f"the tensors do not make a chain of layers: {reasons[0]}"
         if reasons
         else "the tensors do not make a chain of layers",
-        hint=WAY_OUT,
+        hint=f"say it, such as --latent-size 8x8; or {WAY_OUT}"
+        if reasons and isinstance(reasons[0], NoSize)
+        else WAY_OUT,
     )
 
 

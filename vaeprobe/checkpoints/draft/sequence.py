@@ -35,26 +35,31 @@ HIDDEN = ACTIVATIONS - {"sigmoid", "softplus", "hardtanh"}  # a module that hold
 
 
 def likeliest_chain(
-    blocks: Sequence[Block], recorded: Mapping[str, Recorded], doubled: frozenset[str] = frozenset()
+    blocks: Sequence[Block],
+    recorded: Mapping[str, Recorded],
+    doubled: frozenset[str] = frozenset(),
+    size: Shape | None = None,
 ) -> Chain:
     """Return the chain of all layers, or, where the shapes do not say how those with steps or places enter, without these."""
     plain = [b for b in blocks if b.kind not in ("gru", "lstm", "attention")]
     try:
-        return chained(blocks, recorded, doubled)
+        return chained(blocks, recorded, doubled, size)
     except Broken:
         if len(plain) == len(blocks):
             raise
-        return chained(plain, recorded, doubled)
+        return chained(plain, recorded, doubled, size)
 
 
 def chained(
     blocks: Sequence[Block],
     recorded: Mapping[str, Recorded] | None = None,
     doubled: frozenset[str] = frozenset(),
+    size: Shape | None = None,
 ) -> Chain:
     """Return the layers and their assumptions; what a pickled module records is taken from it.
 
-    The map that a convolution takes is doubled before each of those that `doubled` names.
+    The map that a convolution takes is doubled before each of those that `doubled` names; latents are a map of `size`,
+    where that is given and the first layer is a convolution.
 
     Raises:
         Broken: a layer does not take what the one before it returns.
@@ -63,7 +68,7 @@ def chained(
         blocks = blocks[1:]
     if not blocks:
         raise Broken("none has weights")
-    chain = Chain(takes(blocks[0]), (takes(blocks[0]),), recorded or {}, doubled=doubled)
+    chain = Chain(takes(blocks[0]), (takes(blocks[0]),), recorded or {}, doubled=doubled, size=size)
     weighted = [i for i, b in enumerate(blocks) if b.kind in ("linear", "conv")]
     convolutions = [b for b in blocks if b.kind == "conv"]
     for i, block in enumerate(blocks):

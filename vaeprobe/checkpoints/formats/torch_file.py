@@ -86,7 +86,7 @@ def _module(request: Request, file: TorchFile, node: selection.PickledModule) ->
 
     if request.submodule is None:
         if str(request.blueprint) == "draft":
-            request = replace(request, blueprint=_draft(file, node))
+            request = replace(request, blueprint=_draft(file, node, request.latent_size))
         bp = bare_weights.blueprint_of(request)
         if bp is not None or request.blueprint is not None:
             weights = bare_weights.read(request, selection.tensors_of(file, node))
@@ -112,9 +112,9 @@ def _module(request: Request, file: TorchFile, node: selection.PickledModule) ->
     return Found(parts=parts, format="module", notes=notes)
 
 
-def _draft(file: TorchFile, node: selection.PickledModule) -> Blueprint:
+def _draft(file: TorchFile, node: selection.PickledModule, size: tuple[int, ...] | None) -> Blueprint:
     """Return a draft of a pickled module, with what the module records of its layers."""
-    return draft(naming.for_matching(selection.tensors_of(file, node)), recorded(node))
+    return draft(naming.for_matching(selection.tensors_of(file, node)), recorded(node), size)
 
 
 def weights(request: Request) -> tuple[Weights, str]:
