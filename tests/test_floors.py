@@ -20,6 +20,7 @@ FLOORS = [
         "progress",
         "budget",
         "kept",
+        "board",
         "processes",
         "intervals",
         "autograd",

@@ -175,13 +175,13 @@ def test_a_rank_without_others_is_no_rank(
     assert "verdict" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["inspect", MODEL], ["report", MODEL, "-o"], ["traverse", MODEL, "-o"]])
+@pytest.mark.parametrize("command", [["inspect", MODEL], ["convert", MODEL, "-o"], ["explain", "torchrun"]])
 def test_what_processes_do_not_share_is_done_by_the_first_alone(
     command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    page = tmp_path / "page.html"
+    page = tmp_path / "page.safetensors"
     assert cli.run([*command, *([str(page)] if command[-1] == "-o" else [])]) == 0
     out, err = capsys.readouterr()
     assert (out, page.exists()) == ("", False)

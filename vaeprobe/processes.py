@@ -1,4 +1,4 @@
-"""Several processes that share one run: sums over all of them, and a clear end when one dies.
+"""Several processes that share one run: sums over all of them, and one end for all (see `board`).
 
 Started by `torchrun`, which sets RANK and WORLD_SIZE.  Each does its share of what is long (rows of data, chunks of
 latents, models), what they find is summed, and every process goes on with the same numbers; the first one speaks.
@@ -6,6 +6,7 @@ latents, models), what they find is summed, and every process goes on with the s
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from vaeprobe.errors import ResourceError, UsageError, VaeprobeError
+from vaeprobe.board import GRACE, Board, Watch, board_of, prefix
+from vaeprobe.errors import ERRORS, ResourceError, UsageError, VaeprobeError, bug, out_of_memory
 from vaeprobe.progress import track
 
 if TYPE_CHECKING:
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 T = TypeVar("T")
-TIMEOUT = 300.0  # seconds without an answer after which a process counts as dead
+TIMEOUT = 300.0  # seconds that processes wait for each other at the start; in Python for an answer, too
+ENDLESS = timedelta(days=30)  # what a sum may wait for others at work, where a board says whether they live
 PATIENCE = 10.0  # seconds after which it is told that others are waited for
 
 
@@ -39,11 +42,15 @@ class Processes:
         rank: this one's number.
         world: how many there are.
         device: where sums are formed: "cpu" (gloo) or "cuda:K" (NCCL).
+        board: where they say how they ended; None for one alone.
+        watch: who looks at it, where the whole run is to end with any process.
     """
 
     rank: int = 0
     world: int = 1
     device: str = "cpu"
+    board: Board | None = None
+    watch: Watch | None = None
 
     def sum(self, array: Array) -> Array:
         """Return the sum of an array over all processes, float64.
@@ -56,7 +63,7 @@ class Processes:
         import torch
 
         tensor = torch.tensor(array, dtype=torch.float64, device=self.device)
-        with _dead_process():
+        with self._answered():
             torch.distributed.all_reduce(tensor)
         found: Array = tensor.cpu().numpy()
         return found
@@ -74,7 +81,7 @@ class Processes:
         import torch
 
         whole = out.to(self.device).contiguous()
-        with _dead_process():
+        with self._answered():
             torch.distributed.all_reduce(whole)
         return whole.to(out.device)
 
@@ -93,35 +100,36 @@ class Processes:
         import torch
 
         found: list[Any] = [None] * self.world
-        with _dead_process():
+        with self._answered():
             torch.distributed.all_gather_object(found, own)
         return found
 
     def together(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns here; an error in one process ends all of them with its message.
+        """Return what `work` returns here; an error in one process is one in all of them, of the same kind.
 
         Raises:
             VaeprobeError: `work` failed, here or elsewhere.
         """
         if self.world == 1:
             return work()
-        import torch
-
         result: T | None = None
-        error: VaeprobeError | None = None
+        own: Exception | None = None
         try:
             result = work()
-        except VaeprobeError as caught:
-            error = caught
-        verdicts: list[tuple[str, str | None] | None] = [None] * self.world
-        with _dead_process():
-            torch.distributed.all_gather_object(verdicts, error and (error.message, error.hint))
-        if error is not None:
-            raise error
-        for rank, verdict in enumerate(verdicts):
-            if verdict is not None:
-                raise ResourceError(f"process {rank} of {self.world} failed: {verdict[0]}", hint=verdict[1])
+        except Exception as caught:
+            own = caught
+        errors = self.gathered(None if own is None else _told(own))
+        if own is not None:
+            raise own
+        for rank, error in enumerate(errors):
+            if error is not None:
+                code, message, hint = error
+                raise ERRORS[code](f"process {rank} of {self.world} failed: {message}", hint=hint)
         return result  # type: ignore[return-value]
+
+    def meet(self) -> None:
+        """Wait for all others: whoever speaks for them knows that none has failed."""
+        self.together(lambda: None)
 
     def shared(self, items: Sequence[S], work: Callable[[S], T], description: str) -> list[T]:
         """Return what `work` makes of every item, in order; each process does every so-many-th, and all get all.
@@ -143,8 +151,30 @@ class Processes:
             return self.shared(items, work, description)
         return [work(item) for item in track(items, description)]
 
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """Say whom a sum misses: as an error, or, where the whole run is to end, to who ends it."""
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if self.board is None:
+                raise _unanswered("a process of this run has ended or does not answer", error) from None
+            closed = "onnection" in str(error)
+            end = self.board.why_missing("its connection is closed" if closed else _first_line(error))
+            if self.watch is not None:
+                self.watch.tell()
+            raise end.error(self.world) if end.code in ERRORS else _unanswered(end.message, error) from None
+
+
+def _told(error: Exception) -> tuple[str, str, str | None]:
+    """Return what other processes are told of an error: its code, message and hint."""
+    if not isinstance(error, VaeprobeError):
+        error = ResourceError("out of memory", hint="fewer processes") if out_of_memory(error) else bug(error)
+    return error.code, error.message, error.hint
+
 
 ALONE = Processes()
+_runs = itertools.count()  # that processes of torchrun shared
 _current: ContextVar[Processes] = ContextVar("vaeprobe_processes", default=ALONE)
 
 
@@ -191,13 +221,17 @@ def joined(
     *,
     timeout: float = TIMEOUT,
     say: Callable[[str], None] = lambda line: None,
+    end: Callable[[Board], Callable[[], None]] | None = None,
 ) -> Iterator[Processes]:
     """Join the processes that `torchrun` started; the one alone where it did not, and those joined where they are.
 
     Args:
         backend: gloo, or nccl for one GPU per process.
-        timeout: seconds without an answer after which a process counts as dead.
+        timeout: seconds that processes wait for each other at the start, and for an answer; where `end` is given, in
+            which processes that are joined already must give a sign of life.
         say: told that the others are waited for, where they keep it waiting.
+        end: returns what ends this process where another failed, from whatever thread, at once; without it the next
+            sum fails.
 
     Raises:
         ResourceError: the others cannot be reached.
@@ -205,6 +239,8 @@ def joined(
     """
     rank, world = place()
     if world <= 1 or current().world > 1:
+        if (watch := current().watch) is not None and timeout != TIMEOUT:
+            watch.silence = timeout
         yield current()
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
@@ -216,38 +252,56 @@ def joined(
         )
     import torch
 
-    if backend == "nccl" and not torch.cuda.is_available():
-        backend = "gloo"  # whoever loads the decoder says that there is no GPU
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if backend == "nccl" else "cpu"
-    if backend == "nccl":
-        torch.cuda.set_device(device)  # what is gathered as objects goes there, too
+    distributed: Any = torch.distributed
+    nccl = (
+        backend == "nccl" and torch.cuda.is_available()
+    )  # whoever loads the decoder says that there is no GPU
+    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if nccl else "cpu"
+    if nccl:
+        torch.cuda.set_device(device)
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     words = f"process {rank} of {world} waits for the others at {where}, up to {timeout:.0f} s"
     clock = threading.Timer(PATIENCE, say, [f"{words} ({ONE})"])
     clock.daemon = True
     clock.start()
+    limit = timedelta(seconds=timeout)
+    watch = None
     try:
-        with _dead_process(f"not all {world} processes of this run came together at {where}"):
-            torch.distributed.init_process_group(
-                backend, rank=rank, world_size=world, timeout=timedelta(seconds=timeout)
-            )
+        store, _, _ = next(distributed.rendezvous("env://", rank, world, timeout=limit))
+        keys = prefix(next(_runs))
+        board = board_of(store, keys, rank, world)
+        if end is not None:
+            watch = Watch(board, end(board))
+            watch.start()  # before they meet: one may fail on the way
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if nccl else "gloo",
+            store=distributed.PrefixStore(f"{keys} sums", store),
+            rank=rank,
+            world_size=world,
+            timeout=limit if watch is None else ENDLESS,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise _unanswered(f"not all {world} processes of this run came together at {where}", error) from None
     finally:
         clock.cancel()
-    token = _current.set(Processes(rank, world, device))
+    token = _current.set(Processes(rank, world, device, board, watch))
     try:
         yield current()
     finally:
         _current.reset(token)
-        torch.distributed.destroy_process_group()
+        board.over.set()
+        if watch is not None:
+            watch.join(GRACE)  # the interpreter ends badly while a thread is in a call of torch
+        distributed.destroy_process_group()
+        board.leave()
 
 
-@contextmanager
-def _dead_process(what: str = "a process of this run has ended or does not answer") -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise ResourceError(
-            f"{what}: {first}",
-            hint="see the log of the process that failed first; start the run again with torchrun",
-        ) from None
+def _unanswered(what: str, error: Exception) -> ResourceError:
+    return ResourceError(
+        f"{what}: {_first_line(error)}",
+        hint="see the log of the process that failed first; start the run again with torchrun",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

@@ -11,16 +11,29 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from os import PathLike
 from pathlib import Path
 
 from vaeprobe.errors import UsageError
 
-__all__ = ["discard", "ready", "write", "write_text"]
+__all__ = ["discard", "ready", "withheld", "write", "write_text"]
 
 # files that are being written: whoever ends the process in the midst of it removes them
 _unfinished: set[str] = set()
+_withheld: ContextVar[bool] = ContextVar("vaeprobe_withheld", default=False)
+
+
+@contextmanager
+def withheld() -> Iterator[None]:
+    """Write no file inside the block: another process of the run writes the same."""
+    token = _withheld.set(True)
+    try:
+        yield
+    finally:
+        _withheld.reset(token)
 
 
 def ready(outputs: Iterable[str | PathLike[str]], inputs: Iterable[str | PathLike[str]] = ()) -> None:
@@ -33,6 +46,8 @@ def ready(outputs: Iterable[str | PathLike[str]], inputs: Iterable[str | PathLik
     Raises:
         UsageError: a place cannot be written, is an input, or is meant for two files.
     """
+    if _withheld.get():
+        return
     read = [Path(p) for p in inputs]
     seen: set[str] = set()
     for output in outputs:
@@ -67,6 +82,8 @@ def write(path: str | PathLike[str], writer: Callable[[Path], object]) -> None:
     Raises:
         UsageError: the place cannot be written, or is full.
     """
+    if _withheld.get():
+        return
     path = Path(path)
     try:
         real = Path(os.path.realpath(path))

@@ -6,12 +6,13 @@ import contextlib
 import errno
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from vaeprobe.cli import output, streams, worker
+from vaeprobe.cli import output, sharing, streams, worker
 from vaeprobe.cli.refusals import as_usage_error
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug, out_of_memory
+from vaeprobe.processes import place
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -30,48 +31,68 @@ def main() -> NoReturn:
         return run(arguments)
 
     if len(arguments) == len(sys.argv) - 1 and worker.needed(arguments):
-        ended = worker.run_in_worker(lambda: _flushed(command(), arguments), arguments)
+        ended = worker.run_in_worker(command, arguments)
         if isinstance(ended, VaeprobeError):
-            output.error(ended, arguments)
+            if sharing.obituary(ended):
+                output.error(ended, arguments)
             ended = ended.exit_code
         sys.exit(ended)
-    sys.exit(_flushed(command(), arguments))
-
-
-def _flushed(code: int, arguments: Sequence[str]) -> int:
-    """Return the exit code of a command after the last of its output was written."""
-    try:
-        sys.stdout.flush()
-    except UsageError as error:
-        output.error(error, arguments)
-        code = error.exit_code
-    with contextlib.suppress(OSError):
-        sys.stderr.flush()
-    return code
+    sys.exit(command())
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line in this process and return its exit code."""
-    try:
-        from vaeprobe.cli.app import app
 
-        returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
-        return returned if isinstance(returned, int) else 0
+    def tell(error: VaeprobeError) -> None:
+        from vaeprobe.cli.app import options
+
+        output.error(error, arguments, options(arguments))
+
+    def failed(error: VaeprobeError) -> int:
+        tell(error)
+        return error.exit_code
+
+    def work() -> int:
+        from vaeprobe.cli.app import shared
+
+        rank, world = place()
+        if world == 1 or (rank == 0 and not shared(arguments)):
+            return _called(arguments)
+        if not shared(arguments):
+            streams.say(
+                f"process {rank} of {world} has nothing to do: {' '.join(arguments[:1])} runs in the first one"
+            )
+            return 0
+        with sharing.sharing(arguments, tell) as others:
+            if others is None:
+                return _called(arguments)
+            return _concluded(lambda: others.finished(_called(arguments)), others.failed)
+
+    return _concluded(work, failed)
+
+
+def _called(arguments: Sequence[str]) -> int:
+    """Return the exit code of a command after the last of its output was written."""
+    from vaeprobe.cli.app import app
+
+    returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
+    sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.flush()
+    return returned if isinstance(returned, int) else 0
+
+
+def _concluded(work: Callable[[], int], failed: Callable[[VaeprobeError], int]) -> int:
+    """Return the exit code of work, whichever way it ends."""
+    try:
+        return work()
     except (KeyboardInterrupt, streams.Terminated) as stop:
-        streams.say(streams.stopped())
-        return 143 if isinstance(stop, streams.Terminated) else 130
+        return streams.last_words(143 if isinstance(stop, streams.Terminated) else 130)
     except Exception as error:
         ours = _as_ours(error)
         if ours is None and os.environ.get("VAEPROBE_DEBUG"):
             raise
-        return _failed(ours or bug(error), arguments)
-
-
-def _failed(error: VaeprobeError, arguments: Sequence[str]) -> int:
-    from vaeprobe.cli.app import options
-
-    output.error(error, arguments, options(arguments))
-    return error.exit_code
+        return failed(ours or bug(error))
 
 
 def _as_ours(error: Exception) -> VaeprobeError | None:

@@ -11,11 +11,10 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from vaeprobe.cli import pages, streams
+from vaeprobe.cli import pages
 from vaeprobe.cli.worker import OPTION
 from vaeprobe.errors import UsageError, did_you_mean
 from vaeprobe.probes import PROBES
-from vaeprobe.processes import place
 
 # what `vaeprobe --help` says of each command; a probe that is missing here says its own first sentence
 SUMMARIES = {
@@ -49,8 +48,6 @@ COMMANDS = {
     "explain": "explain",
     "schema": "schema",
 }
-# beside the questions, the commands that processes of `torchrun` share
-SHARED = ("check", "compare")
 ALIASES = {"factorize": "factorise"}
 QUESTIONS = {name.replace("_", "-"): name for name in PROBES}  # the command of each probe
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -123,6 +120,11 @@ def summary(name: str) -> str:
     return SUMMARIES.get(name) or str(built(name).help).split("\n\n", 1)[0]
 
 
+def shared(arguments: Sequence[str]) -> bool:
+    """Return whether processes of `torchrun` share what a command line asks for: what is long enough to `--resume` it."""
+    return "--resume" in options(arguments) and not set(SETTINGS["help_option_names"]) & set(arguments)
+
+
 def options(arguments: Sequence[str]) -> list[str]:
     """Return the names of the options of the command that a command line calls; none where it calls none."""
     name = next((a for a in arguments if not a.startswith("-")), "")
@@ -165,14 +167,6 @@ def root(
 ) -> int | None:
     """Ask a trained decoder what it learned: is its Jacobian orthogonal, does the density factorise, what was beta?"""
     if ctx.invoked_subcommand is not None:
-        if ALIASES.get(ctx.invoked_subcommand, ctx.invoked_subcommand) in (*QUESTIONS, *SHARED):
-            return None
-        rank, world = place()
-        if rank > 0:
-            streams.say(
-                f"process {rank} of {world} has nothing to do: {ctx.invoked_subcommand} runs in the first one"
-            )
-            raise typer.Exit
         return None
     print(ctx.get_help())
     return UsageError.exit_code  # nothing was checked: a script with an empty command must not pass

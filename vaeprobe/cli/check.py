@@ -6,6 +6,7 @@ import glob
 import itertools
 import os
 import sys
+import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -29,10 +30,12 @@ from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import Gate
 from vaeprobe.kept import goes_on_from, own_file
-from vaeprobe.processes import current, joined
+from vaeprobe.processes import current
 from vaeprobe.render.text import clean
 
 if TYPE_CHECKING:
+    from vaeprobe.decoder import Decoder
+
     GateFormat: TypeAlias = str
 else:
     GateFormat = Literal[tuple(FORMATS)]
@@ -145,17 +148,15 @@ def check(
     digest = journal.digest_of(policy, (baseline, loaded["blueprint"], data), loaded)
     streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
-    with (
-        joined(say=streams.say) as processes,
-        output.progress_bar(document.progress and not streaming and processes.rank == 0),
-    ):
+    with output.progress_bar(document.progress and not streaming):
         for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest):
             done.append(model)
-            if streaming and processes.rank == 0:
+            if streaming:
                 from vaeprobe.gate.formats import jsonl
 
                 sys.stdout.write(jsonl.model_line(model))
                 sys.stdout.flush()
+    current().meet()
     order = {target: k for k, target in enumerate(targets)}
     finished = GateReport(
         models=tuple(sorted(done, key=lambda m: order[m.model])),
@@ -168,8 +169,7 @@ def check(
             "max_samples": policy.max_samples,
         },
     )
-    if processes.rank == 0:  # the first process speaks for all
-        _write(finished, document, reports, streaming=streaming)
+    _write(finished, document, reports, streaming=streaming)
     return finished.exit_code
 
 
@@ -236,7 +236,10 @@ def _for(policy: Policy, model: str, loaded: dict[str, object]) -> dict[str, Any
 
 
 def _check_one(gate: Gate, loaded: dict[str, object], digest: str, model: str) -> ModelReport:
-    report = gate.check(model, lambda path: loading.load(Path(path), **_for(gate.policy, model, loaded)))
+    def load(path: str) -> Decoder:
+        return current().together(lambda: loading.load(Path(path), **_for(gate.policy, model, loaded)))
+
+    report = gate.check(model, load)
     sha256 = report.artifact.sha256 if report.artifact else ""
     return replace(report, inputs_sha256=journal.inputs(digest, model, sha256))
 
@@ -356,8 +359,9 @@ def _init(
         data=None if data is None else _relative(Path(data), path.parent),
         baseline=None if baseline is None else _relative(baseline, path.parent),
     )
+    current().meet()
     output.write_text(path, text)
-    rules = policy_file.read(path).rules
+    rules = policy_file.parse(tomllib.loads(text)).rules
     again = "vaeprobe check" + ("" if path.name == policy_file.POLICY_FILE else f" --config {path}")
     print(f"{len(rules)} rules for {len(measured)} models; `{clean(again)}` holds them", file=sys.stderr)
     return 0
@@ -373,6 +377,7 @@ def _update(gate: Gate, targets: Sequence[str], path: Path, loaded: dict[str, ob
             record = gate.record(target, loading.load(Path(target), **_for(gate.policy, target, loaded)))
             records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
+    current().meet()
     writing.write_text(path, text)
     streams.say(f"baseline {clean(path)}: {len(targets)} measured, {len(records)} in all")
     return 0

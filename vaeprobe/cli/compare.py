@@ -73,8 +73,6 @@ def compare(
             decoders, data=data, factors=factors, sort=sort, samples=samples, rotations=rotations, seed=seed
         )
         result = work.told(found)
-    if not work.speaks:
-        return result.exit_code
     if document.format != "csv":
         return document.emit(result)
     if document.place is not None:

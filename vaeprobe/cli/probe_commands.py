@@ -17,7 +17,7 @@ from vaeprobe.cli.running import going_on, running
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import option_of
-from vaeprobe.processes import place
+from vaeprobe.processes import current
 from vaeprobe.report import MetricSpec, specs_by_id
 from vaeprobe.result import Result
 
@@ -62,7 +62,7 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
             decoder = run.loaded(lambda: loading.load(model, **loading.chosen(values)))
             result = run.told(probe.measure(decoder))
             result = judge(result, _wanted(cls, values), specs_by_id(cls.METRICS))
-        return document.emit(result, _files(probe, result)) if run.speaks else result.exit_code
+        return document.emit(result, _files(probe, result))
 
     return command
 
@@ -75,12 +75,11 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
         document = Document.asked(values)
         inputs = [path for name in data for path in glob.glob(name) or [name]]
         document.ready(question.outputs().values(), inputs=inputs)
-        speaker = place()[0] == 0  # of the processes that torchrun started
-        with question.bounds() as kept, progress_bar(document.progress and speaker):
-            if speaker:
-                going_on(kept)
+        with question.bounds() as kept, progress_bar(document.progress):
+            going_on(kept)
             result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
-        return document.emit(result, _files(question, result)) if speaker else result.exit_code
+            current().meet()
+        return document.emit(result, _files(question, result))
 
     return command
 

@@ -68,7 +68,7 @@ def report(
     values["format"] = {"md": "markdown"}.get(format or "", format or default)
     document = Document.asked(values, KNOWN)
     document.ready([values["resume"]], inputs=loading.inputs(model, {**values, "data": data}))
-    with running(document, values, shared=False) as work:
+    with running(document, values) as work:
         decoder = work.loaded(lambda: loading.load(model, **loading.chosen(values)))
         from vaeprobe.survey.run import survey
 

@@ -1,12 +1,12 @@
-"""Long work of a command: shared by processes, within its time, kept in a file, and told on the way."""
+"""Long work of a command: within its time, kept in a file, and told on the way."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from vaeprobe.budget import about, within
 from vaeprobe.cli import options, streams
@@ -14,7 +14,7 @@ from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.kept import Kept, keeping
 from vaeprobe.probes.base import Question
-from vaeprobe.processes import ALONE, Processes, joined
+from vaeprobe.processes import current
 from vaeprobe.report import Finding
 from vaeprobe.result import Result
 
@@ -29,23 +29,16 @@ class Running:
     """A command at work.
 
     Attributes:
-        processes: those that share it; the first one speaks for all.
         seconds: that it may take; None for no end.
     """
 
-    processes: Processes
     seconds: float | None
     _start: float = field(default_factory=time.monotonic)
     _loading: float = 0.0
 
-    @property
-    def speaks(self) -> bool:
-        """Whether this process speaks for all."""
-        return self.processes.rank == 0
-
     def loaded(self, load: Callable[[], T]) -> T:
         """Return what is loaded, in all processes or in none."""
-        found = self.processes.together(load)
+        found = current().together(load)
         self._loading = time.monotonic() - self._start
         return found
 
@@ -55,25 +48,17 @@ class Running:
 
 
 @contextmanager
-def running(document: Document, values: Mapping[str, Any], *, shared: bool = True) -> Iterator[Running]:
+def running(document: Document, values: Mapping[str, Any]) -> Iterator[Running]:
     """Do the long work of a command on models inside the block.
 
     Args:
         document: that it writes.
-        values: the command's options: `time`, loading included, `resume`, and `device`.
-        shared: whether processes of `torchrun` share it.
+        values: the command's options: `time`, loading included, and `resume`.
     """
-    backend: Literal["gloo", "nccl"] = "nccl" if str(values["device"]).startswith("cuda") else "gloo"
-    with (
-        joined(backend, say=streams.say) if shared else nullcontext(ALONE) as processes,
-        within(values["time"]),
-        keeping(values["resume"]) as kept,
-        progress_bar(document.progress and processes.rank == 0),
-    ):
-        run = Running(processes, values["time"])
-        if run.speaks:
-            going_on(kept)
-        yield run
+    with within(values["time"]), keeping(values["resume"]) as kept, progress_bar(document.progress):
+        going_on(kept)
+        yield Running(values["time"])
+        current().meet()
 
 
 def going_on(kept: Kept | None) -> None:

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 import unicodedata
+from collections.abc import Callable
 from threading import Thread
 from types import FrameType
 from typing import IO, NoReturn, TextIO, cast
@@ -20,6 +21,8 @@ from vaeprobe.errors import UsageError
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # how long an interrupted run may take to end by itself, before it is ended in the midst of a call of torch
 GRACE = 0.5
+# what is said last of a run that several processes share
+_shared: Callable[[int], int] | None = None
 
 
 class Terminated(BaseException):
@@ -163,11 +166,36 @@ def end_promptly() -> None:
     Thread(target=_end_later, args=(reading,), daemon=True).start()
 
 
+def interrupt() -> None:
+    """End this process as SIGTERM does, from any thread."""
+    signal.raise_signal(signal.SIGTERM)
+
+
 def stopped() -> str:
     """Return what an interrupted run says last."""
     if kept.place is None:
         return "vaeprobe: stopped; no partial output was written"
     return f"vaeprobe: stopped; the same command goes on from what is kept in {kept.place}"
+
+
+def last_words(exit_code: int) -> int:
+    """Say why an interrupted run ends, and return the exit code that it ends with."""
+    if _shared is not None:
+        return _shared(exit_code)
+    say(stopped())
+    return exit_code
+
+
+def end_with(words: Callable[[int], int]) -> None:
+    """Let `words` say why an interrupted run ends, which is shared with other processes."""
+    global _shared
+    _shared = words
+
+
+def end_alone() -> None:
+    """Undo `end_with`."""
+    global _shared
+    _shared = None
 
 
 def _end_later(pipe: int) -> None:
@@ -181,5 +209,4 @@ def _end_later(pipe: int) -> None:
 
                 for child in active_children():
                     child.kill()
-            say(stopped())
-            os._exit(code)
+            os._exit(last_words(code))

@@ -52,7 +52,7 @@ def traverse(
     """
     document = Document.asked(values, {**RENDERERS, **PICTURES})
     document.ready([values["resume"]], inputs=loading.inputs(model, {**values, "data": data}))
-    with running(document, values, shared=False) as work:
+    with running(document, values) as work:
         decoder = work.loaded(lambda: loading.load(model, **loading.chosen(values)))
         from vaeprobe.traversal.run import traverse as run
 

@@ -30,6 +30,7 @@ from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
 from vaeprobe.gate.policy import AGREEMENT, FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
 from vaeprobe.probes import asks_decoder, probe_class, question_class
 from vaeprobe.probes.base import rows_of
+from vaeprobe.processes import current as processes
 from vaeprobe.report import Artifact, Finding, Json, Metric, Status
 from vaeprobe.result import Result
 
@@ -68,13 +69,15 @@ class Gate:
         except VaeprobeError as error:
             return ModelReport(model=model, failure=failure_of(error))
         except MemoryError:
+            if processes().world > 1:  # the others are in the midst of the same model
+                raise
             return ModelReport(
                 model=model,
                 failure=Failure(code="resources", message="out of memory", hint="fewer samples", exit_code=6),
             )
         except Exception as error:
             # one model that meets a bug of ours must not cost the reports of the others
-            if os.environ.get("VAEPROBE_DEBUG"):
+            if os.environ.get("VAEPROBE_DEBUG") or processes().world > 1:
                 raise
             return ModelReport(model=model, failure=failure_of(bug(error)))
 
