@@ -118,15 +118,21 @@ torchrun comes with torch, in the same environment as vaeprobe; `python -m
 torch.distributed.run` is the same.
 
 The processes of every probe share chunks of latents and rows, or the directions
-at each where there are few latents; `check` and `compare` give each process
-models of its own where there are enough; `train-linear` gives each its share of
-the rows; the other commands run in the first process alone. Draws are the same
-and chunks too, so that the numbers are those of one process. The first process
-writes the document; the exit code is the same in all (torchrun itself ends with
-1 where that is not 0, and its message names theirs). Every process loads the
-model: give all of them the same files. With --device cuda or auto each takes
-the GPU of its local rank; sums go over NCCL with --device cuda, else over gloo.
-Where one process ends, the others end with exit code 6 and say so.
+at each where there are few latents; so do those of `report` and `traverse`;
+`check` and `compare` give each process models of its own where there are
+enough; `train-linear` gives each its share of the rows. A command without
+--resume runs in the first process alone. Draws are the same and chunks too, so
+that the numbers are those of one process; with --time the first one's clock
+decides for all. The first process writes documents and files. Every process
+loads the model: give all of them the same files. With --device cuda or auto
+each takes the GPU of its local rank; sums go over NCCL with --device cuda, else
+over gloo.
+
+All processes end together, with one exit code: that of the first that failed.
+What it says is said once, after `process 1 of 2 failed:` where the others did
+not fail alike within 5 seconds. One that is killed leaves the others with exit
+code 6, at their next sum, or after 60 seconds without a sign of life. (torchrun
+itself ends with 1 where the exit code is not 0; its report names the code.)
 
 Slurm: sbatch this; one task a node, which starts that node's processes
 
