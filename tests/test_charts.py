@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from vaeprobe.render.axes import Axis
+from vaeprobe.render.axes import Axis, tick
 from vaeprobe.render.charts import curves_svg, heatmap_svg, histogram_svg, ink, luminance, ramp, two_digits
 from vaeprobe.render.terminal import plain
 from vaeprobe.report import Curves, Heatmap, Histogram, Page
@@ -120,3 +120,29 @@ def test_labels_of_a_large_heat_map_do_not_run_together() -> None:
     assert len(places) > 10
     assert min(b - a for a, b in pairwise(places)) >= 18
     assert math.isfinite(sum(places))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0, "0"),
+        (-0.0, "0"),
+        (0.25, "0.25"),
+        (1e3, "1000"),
+        (-2e4, "-20000"),
+        (1e5, "1e5"),
+        (2e6, "2e6"),
+        (1.5e-7, "1.5e-7"),
+    ],
+)
+def test_ticks_are_short(value: float, words: str) -> None:
+    assert tick(value) == words
+
+
+def test_the_longest_tick_leaves_the_name_of_its_axis_alone() -> None:
+    """A digit of 11 pixels is 0.6 of that wide; the name stands on its side, left of 24."""
+    for high in (1e4, 9e4, 1e7, 1e-7, 1e300):
+        picture = curves_svg(Curves(title="", x=[1, 2], ys={"a": [-high, high]}, x_label="x", y_label="y"))
+        ends = re.findall(r'<text x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<]*)</text>', picture)
+        assert ends
+        assert all(float(x) - 0.6 * 11 * len(words) > 24 for x, words in ends)

@@ -70,5 +70,8 @@ class Axis:
 
 
 def tick(value: float) -> str:
-    """Return how a tick is written."""
-    return number(value, 3) if value else "0"
+    """Return how a tick is written, in five characters or six: 0.25, 1000, 2e6, -1.5e-7."""
+    if value == round(value) and abs(value) < 1e5:
+        return f"{value + 0:.0f}"  # + 0: -0 is 0
+    mantissa, e, exponent = number(value, 3).partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if e else mantissa
