@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from vaeprobe.autograd import device_named
+from vaeprobe.checkpoints.loading import load
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram, pullback, pushforward
+from vaeprobe.engine import gram, jacobian, pullback, pushforward
 from vaeprobe.errors import UsageError
 from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
 
-GPUS = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+GPUS = {"cuda": torch.cuda.is_available()}  # mps has no float64
 
 
 def network() -> nn.Module:
@@ -46,13 +51,44 @@ def test_each_process_takes_the_gpu_of_its_local_rank(monkeypatch: pytest.Monkey
     assert asked == ["cuda:0", "cuda:1", "cuda:0", "cuda:0"]
 
 
-def test_devices_that_are_not_there() -> None:
-    with pytest.raises(UsageError, match="no such kind of device") as caught:
-        device_named("cuda_")
-    assert "cuda" in str(caught.value.hint)
-    if not GPUS["cuda"]:
-        with pytest.raises(UsageError, match="the device `cuda` cannot be used"):
-            device_named("cuda")
+def refused(name: str) -> tuple[str, str]:
+    with pytest.raises(UsageError) as caught:
+        device_named(name)
+    return caught.value.message, str(caught.value.hint)
+
+
+def test_devices_that_are_none() -> None:
+    assert refused("cuda_") == ("the device `cuda_` is no device", "did you mean `cuda`?")
+    for name in ("nonsense", "", "cuda:x", "cuda:", "cuda:-1"):
+        message, hint = refused(name)
+        assert message == f"the device `{name}` is no device"
+        assert "cuda" in hint
+    assert refused("meta") == (
+        "the device `meta` is on no machine: it holds no numbers",
+        "one of cpu, cuda, cuda:1, xpu, or auto",
+    )
+
+
+def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("cuda", "cuda:7", "mps"):
+        message, hint = refused(name)
+        assert message.startswith(f"the device `{name}` cannot be used: torch finds no GPU of this kind here")
+        assert hint == "--device cpu always works"
+    assert device_named("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert refused("cuda:2")[0] == "the device `cuda:2` cannot be used: there are 2 here, counted from 0"
+
+
+def test_a_device_without_float64_is_refused_and_auto_passes_it_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    message, hint = refused("mps")
+    assert message.startswith("the device `mps` cannot be used: it has no float64")
+    assert hint == "--device cpu always works"
+    assert device_named("auto") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
@@ -63,8 +99,40 @@ def test_half_precision_weights_are_computed_in_float32(kind: torch.dtype) -> No
     z, v = torch.randn(5, 3), torch.randn(5, 3)
     assert decoder.dtype == torch.float32
     torch.testing.assert_close(gram(decoder, z), gram(wide, z), rtol=0, atol=0)
+    w = torch.randn(5, 8)
     torch.testing.assert_close(pushforward(decoder, z, v), pushforward(wide, z, v), rtol=0, atol=0)
+    torch.testing.assert_close(pullback(decoder, z, w), pullback(wide, z, w), rtol=0, atol=0)
+    torch.testing.assert_close(jacobian(decoder, z), jacobian(wide, z), rtol=0, atol=0)
     assert half[0].weight.dtype == kind  # the network itself is left alone
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".npy"])
+def test_files_of_half_precision_are_computed_in_float32(
+    suffix: str, kind: torch.dtype, tmp_path: Path
+) -> None:
+    def written(of: torch.dtype) -> Path:
+        file = tmp_path / f"{str(of).removeprefix('torch.')}{suffix}"
+        with safe_open("sample_models/digits_mlp.safetensors", "pt") as source:
+            metadata, names = source.metadata(), source.keys()
+            tensors = {name: source.get_tensor(name).to(kind).to(of) for name in names}
+        if suffix == ".safetensors":
+            save_file(tensors, file, metadata)
+        elif suffix == ".pt":
+            torch.save(tensors, file)
+        else:
+            if of == torch.bfloat16:
+                pytest.skip("numpy has no bfloat16")
+            matrix = torch.from_numpy(np.load("sample_models/linear.npy")).to(kind).to(of)
+            np.save(file, matrix.numpy())
+        return file
+
+    blueprint = "sample_models/digits_mlp.toml" if suffix == ".pt" else None
+    half, wide = (load(written(of), blueprint=blueprint) for of in (kind, torch.float32))
+    assert half.dtype == wide.dtype == torch.float32
+    z = torch.randn(5, half.latent_dim, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gram(half, z), gram(wide, z), rtol=0, atol=0)
+    torch.testing.assert_close(jacobian(half, z), jacobian(wide, z), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", GPUS)

@@ -22,25 +22,54 @@ from vaeprobe.errors import UsageError, did_you_mean
 __all__ = ["device_named", "differentiable_kernels", "gradient", "load_forward_mode", "without_compiler"]
 
 
+KINDS = ("cpu", "cuda", "mps", "xpu")
+
+
 def device_named(name: str | torch.device) -> torch.device:
-    """Return the device of a name; `auto` takes a GPU where there is one, and each process of `torchrun` its own.
+    """Return the device of a name; `auto` takes a GPU of CUDA where there is one, and each process of `torchrun` its own.
 
     Raises:
         UsageError: no such device.
     """
+    word = str(name)
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if str(name) in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{local % torch.cuda.device_count()}"
-    elif str(name) == "auto":
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        kinds = ("cpu", "cuda", "mps", "xpu", "auto")
-        unknown = str(name).partition(":")[0] not in kinds
-        reason = "no such kind of device" if unknown else (str(error).splitlines() or [""])[0]
-        hint = (did_you_mean(str(name), kinds) if unknown else None) or "--device cpu always works"
-        raise UsageError(f"the device `{name}` cannot be used: {reason}", hint=hint) from None
+    if word in ("auto", "cuda") and torch.cuda.is_available():
+        word = f"cuda:{local % torch.cuda.device_count()}"
+    elif word == "auto":
+        word = "cpu"
+    kind, _, number = word.partition(":")
+    if kind not in KINDS or (":" in word and not number.isdecimal()):
+        what = "is on no machine: it holds no numbers" if kind == "meta" else "is no device"
+        raise UsageError(
+            f"the device `{word}` {what}",
+            hint=did_you_mean(word, ("cpu", "cuda", "xpu", "auto"))
+            or "one of cpu, cuda, cuda:1, xpu, or auto",
+        )
+    reason = _missing(kind, number)
+    if reason is None:
+        try:
+            return torch.zeros(1, device=word).device
+        except (RuntimeError, AssertionError) as error:
+            reason = (str(error).splitlines() or [""])[0][:200]
+    raise UsageError(f"the device `{word}` cannot be used: {reason}", hint="--device cpu always works")
+
+
+def _missing(kind: str, number: str) -> str | None:
+    """Return why a kind of device, or the one of a number, is not there; None where torch finds it."""
+    if kind == "cpu":
+        return None
+    backend = torch.backends.mps if kind == "mps" else getattr(torch, kind)
+    if not backend.is_available():
+        built = torch.backends.mps.is_built() if kind == "mps" else getattr(torch.version, kind, None)
+        return (
+            f"torch finds no GPU of this kind here{'' if built else ', and was built without support for it'}"
+        )
+    if kind == "mps":
+        return "it has no float64, in which Gram matrices are summed and derivatives held against differences"
+    count = backend.device_count()
+    if number and int(number) >= count:
+        return f"there {'is' if count == 1 else 'are'} {count} here, counted from 0"
+    return None
 
 
 @cache
