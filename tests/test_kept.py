@@ -290,6 +290,18 @@ COMMANDS = {
 }
 
 
+@pytest.mark.parametrize("name", [*COMMANDS, "orthogonality"])
+def test_what_is_kept_has_one_suffix_everywhere(name: str, tmp_path: Path) -> None:
+    command = COMMANDS.get(name, lambda f, **more: Orthogonality(samples=8, rotations=9, **more).measure(f))
+    decoder = Decoder(Bent(), 3)
+    with pytest.raises(UsageError, match=r"writes \.kept files, not `\.png`") as caught:
+        command(decoder, resume=tmp_path / "a.png")
+    assert caught.value.hint is not None
+    named = caught.value.hint.removeprefix("name it `").removesuffix("`")
+    assert named == str(tmp_path / "a.kept")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_interrupted_report_comparison_or_traversal_ends_with_the_document_of_a_whole_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,19 @@
 
 Without one nothing asks the clock, so that numbers never depend on it.  With one, what does not fit is left out and
 said: samples are shorter, and their intervals wider.
+
+    |<------------------------------ --time ------------------------------>|
+    | import, load, door |       rows       | what is made of them | extras |
+                         '- foretell: what one row takes, from decoding a latent, and what all of them would
+                            '- in_time: a part of what is left. First as many rows as are foretold to fit, one at least,
+                               then pieces that double while they fit
+                                               '- share_of: each stage a part of what is left when it begins, so that
+                                                  what one saves the next ones have
+                                                                      '- optional: begun while time is left, and given
+                                                                         up at the next pause, between two chunks of
+                                                                         the engine, once it is over
+
+So a run ends within its time and one unit: loading and the door, which must be, one row, or one chunk.
 """
 
 from __future__ import annotations
@@ -12,12 +25,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vaeprobe.kept import saved
 from vaeprobe.processes import current as processes
 
+T = TypeVar("T")
+
 NO_TIME = "no time was left for it"
-FIRST = 8  # rows that are measured before the clock is asked
+FIRST = 8  # rows that are measured before the clock is asked, where nobody knows what they take
 
 
 class TimeIsOver(Exception):
@@ -93,6 +109,44 @@ def share_of(part: float) -> Iterator[Budget]:
         yield share
 
 
+_optional: ContextVar[bool] = ContextVar("vaeprobe_optional", default=False)
+
+
+@contextmanager
+def optional() -> Iterator[None]:
+    """Let what happens inside be given up at its next `pause` once no time is left: whoever can do without it catches that.
+
+    Raises:
+        TimeIsOver: no time is left, at the beginning or at a pause.
+    """
+    budget().ask()
+    # processes that share the work must not stop one without the others
+    token = _optional.set(budget().bounded and processes().world == 1)
+    try:
+        yield
+    finally:
+        _optional.reset(token)
+
+
+def pause() -> None:
+    """Stop here, between two pieces of work, where the work is optional and no time is left.
+
+    Raises:
+        TimeIsOver: it is, and none is.
+    """
+    if _optional.get():
+        budget().ask()
+
+
+def timely(work: Callable[[], T]) -> T | None:
+    """Return what optional work finds, None where time is over first."""
+    try:
+        with optional():
+            return work()
+    except TimeIsOver:
+        return None
+
+
 @dataclass(frozen=True)
 class Fit:
     """How much of some work fitted into its time.
@@ -116,20 +170,30 @@ class Fit:
         return f"{self.done} of {self.wanted} {what} fitted into their part of the time given; all would take {about(self.seconds)}"
 
 
-def in_time(rows: int, work: Callable[[slice], None], *, share: float = 0.5, first: int = FIRST) -> Fit:
+def in_time(
+    rows: int,
+    work: Callable[[slice], None],
+    *,
+    share: float = 0.5,
+    first: int = FIRST,
+    least: int = 1,
+    row: float | None = None,
+) -> Fit:
     """Do `work` on rows in order, all at once without a budget, else in growing pieces while there is time.
 
     Args:
         rows: how many there are.
         work: takes a slice of them.
         share: of the time that is left, what this may take.
-        first: so many are always done.
+        first: so many are done before the clock is asked; fewer where these are foretold not to fit, but one.
+        least: so many make an answer: for them alone all that is left may be taken.
+        row: seconds that one takes, as foretold; None where nobody knows.
     """
     if not budget().bounded:
         work(slice(0, rows))
         return Fit(rows, rows, 0.0)
     start, allowed, before = time.monotonic(), share * budget().left, saved()
-    done, piece = 0, first
+    done, piece = 0, first if row is None else beginning(row, first, share=share, least=least)
     while True:
         stop = min(rows, done + piece)
         work(slice(done, stop))
@@ -141,6 +205,14 @@ def in_time(rows: int, work: Callable[[slice], None], *, share: float = 0.5, fir
         if done == rows or fits < 1:
             return Fit(done, rows, pace * rows)
         piece = min(done, max(1, int(fits / 2)))
+
+
+def beginning(row: float, first: int, *, share: float = 0.5, least: int = 1) -> int:
+    """Return how many rows to begin with, of so many: as many as are foretold to fit, and one at least (see `in_time`)."""
+    fits = share * budget().left / max(row, 1e-9)
+    if fits < least:
+        fits = min(least, budget().left / max(row, 1e-9))
+    return max(1, min(first, int(processes().agreed(fits))))
 
 
 def about(seconds: float) -> str:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from vaeprobe._version import __version__
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.processes import current as processes
+from vaeprobe.writing import check_suffix
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -169,10 +170,12 @@ def keeping(path: Path | str | None) -> Iterator[Kept | None]:
 
     Raises:
         InputError: the file holds something else.
-        UsageError: it cannot be written.
+        UsageError: it cannot be written, or has the suffix of another kind of file.
     """
     global place
     path = None if path is None else Path(path)
+    if path is not None:
+        check_suffix(path, (SUFFIX,), "--resume")
     outer = _current.get()
     if path is None or (outer is not None and outer.path == path):
         yield outer

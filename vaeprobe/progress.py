@@ -12,8 +12,8 @@ T = TypeVar("T")
 # (description, done, total): total None where the end is not known, done == total when finished
 Listener = Callable[[str, float, float | None], None]
 _listener: ContextVar[Listener | None] = ContextVar("vaeprobe_progress", default=None)
-# (work to come, seconds that it will take, bytes beyond those taken already)
-Foreteller = Callable[[str, float, float], None]
+# (work to come, seconds that it will take, bytes beyond those taken already, seconds of the least of it)
+Foreteller = Callable[[str, float, float, float], None]
 _foreteller: ContextVar[Foreteller | None] = ContextVar("vaeprobe_foreteller", default=None)
 
 
@@ -33,11 +33,11 @@ def foretold() -> bool:
     return _foreteller.get() is not None
 
 
-def foretell(what: str, seconds: float, bytes: float) -> None:
-    """Say what work that is about to begin will take."""
+def foretell(what: str, seconds: float, bytes: float, least: float = 0.0) -> None:
+    """Say what work that is about to begin will take, and the least of it that makes an answer."""
     foreteller = _foreteller.get()
     if foreteller is not None:
-        foreteller(what, seconds, bytes)
+        foreteller(what, seconds, bytes, least)
 
 
 def tell(description: str, done: float, total: float | None) -> None:

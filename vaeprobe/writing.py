@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from os import PathLike
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vaeprobe.errors import UsageError
 
-__all__ = ["discard", "ready", "withheld", "write", "write_text"]
+__all__ = ["check_suffix", "discard", "ready", "withheld", "write", "write_text"]
 
 # files that are being written: whoever ends the process in the midst of it removes them
 _unfinished: set[str] = set()
@@ -70,6 +70,24 @@ def ready(outputs: Iterable[str | PathLike[str]], inputs: Iterable[str | PathLik
         if real in seen:
             raise UsageError(f"two outputs go to `{path}`", hint="give each a name of its own")
         seen.add(real)
+
+
+def check_suffix(path: str | PathLike[str], suffixes: Sequence[str], name: str) -> None:
+    """Check that a file which is written has a suffix of its kind, or none.
+
+    Args:
+        suffixes: those of its kind, the first of which is proposed.
+        name: of the setting that names it.
+
+    Raises:
+        UsageError: it has another.
+    """
+    given = Path(path)
+    if given.suffix.lower() not in ("", *suffixes):
+        raise UsageError(
+            f"{name} writes {' or '.join(suffixes)} files, not `{given.suffix}`",
+            hint=f"name it `{given.with_suffix(suffixes[0])}`",
+        )
 
 
 def write(path: str | PathLike[str], writer: Callable[[Path], object]) -> None:

@@ -201,18 +201,19 @@ class Forecast:
         self.said: set[str] = set()
         self.until = 0.0
 
-    def foretell(self, what: str, seconds: float, bytes: float) -> None:
-        """Say what work will take before it begins, where that is worth a line."""
-        if seconds < self.LONG:
+    def foretell(self, what: str, seconds: float, bytes: float, least: float = 0.0) -> None:
+        """Say what work will take before it begins, where that is worth a line: it is long, or the time given too short."""
+        left = budget().left
+        if seconds < self.LONG and least <= left:
             return
         # half as much again is still as foretold
         self.until = time.monotonic() + 1.5 * seconds
-        over = budget().left < seconds
         end = about(seconds)
-        if over and budget().left < 1:
-            end = f"{end}, and no time is left for it: the least of it is done"
-        elif over:
-            end = f"{about(budget().left)} of the {end} that it would take"
+        if left < 1 or least > left:
+            end = f"{end}, the least of it {about(least)}" if least else end
+            end = f"{end}, and {f'{about(left)} are' if left >= 1 else 'no time is'} left: what fits is done"
+        elif left < seconds:
+            end = f"{about(left)} of the {end} that it would take"
         self.say(
             f"{what}: {end}{_memory(bytes)}" + ("" if budget().bounded else "; --time SECONDS bounds a run")
         )

@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import pause
 from vaeprobe.errors import ResourceError, out_of_memory
 from vaeprobe.kept import kept
 from vaeprobe.processes import apart, current
@@ -128,6 +129,7 @@ class Sweep:
             parts = (turns,) if self.whole else tuple((turn,) for turn in turns)
             try:
                 for done, part in enumerate(parts, start=1):
+                    pause()
                     self._one(Chunk(points, part), together)
                     if size.points < n or len(parts) > 1:
                         share = directions.stop if done == len(parts) else part[0].stop

@@ -6,6 +6,7 @@ import time
 
 import torch
 
+from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import BUDGET
 from vaeprobe.engine.methods import choose
@@ -35,13 +36,22 @@ def gram_directions(decoder: Decoder, columns: int) -> float:
     return 1 + columns * (1 if choice.reach is None else choice.reach.work / choice.work)
 
 
-def foretell_directions(decoder: Decoder, directions: float, bytes: float, what: str) -> None:
+def foretell_directions(
+    decoder: Decoder, directions: float, bytes: float, what: str, *, least: float = 0.0
+) -> float | None:
     """Say how long so many directions will take, and how much memory beyond what is taken already, to whoever listens.
 
     Args:
         directions: over all latents, each latent's primal counted as one.
         bytes: of what is made of them.
         what: the work, as one would say it.
+        least: directions without which there is no answer at all.
+
+    Returns:
+        the seconds that one direction takes; None where nobody asks, for neither time is bounded nor does anybody listen.
     """
-    if foretold():
-        foretell(what, directions * pace(decoder), bytes)
+    if not (foretold() or budget().bounded):
+        return None
+    one = pace(decoder)
+    foretell(what, directions * one, bytes, least * one)
+    return one

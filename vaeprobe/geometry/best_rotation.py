@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import budget
 from vaeprobe.geometry.axes import nearest_order
 from vaeprobe.geometry.gram import ima_contrast
 from vaeprobe.geometry.rotations import haar, rotated_contrast
@@ -63,7 +64,7 @@ def joint_diagonalise(
 
     Args:
         G: nonsingular pullback metrics, shape (n, k, k).
-        restarts: random starts besides the identity.
+        restarts: random starts besides the identity, as far as there is time.
         steps: most descent steps per start.
         tolerance: squared relative rounding of G, see `singular_tolerance`.
 
@@ -86,6 +87,8 @@ def joint_diagonalise(
     ends: list[tuple[Tensor, int, bool]] = []
     with one_thread_below(n * k**3):
         for block in torch.split(R, max(1, 30_000_000 // (n * k * k))):
+            if ends and budget().over:
+                break
             for swept in _jacobi(G, block):
                 ends.append(_descend(G, swept, steps))
                 tell("best rotation", len(ends), len(R))
@@ -99,7 +102,7 @@ def joint_diagonalise(
         contrast=float(contrasts[best]),
         start=start,
         agreeing=int((contrasts <= least + 1e-4 * scale).sum()),
-        starts=len(R),
+        starts=len(ends),
         steps=taken,
         converged=converged,
     )

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -29,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaeprobe.budget import TimeIsOver, budget
+from vaeprobe.budget import TimeIsOver, beginning, budget, optional, share_of, timely
 from vaeprobe.decoder import Decoder
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seams, segment_smoothness
@@ -40,7 +41,13 @@ from vaeprobe.geometry.modulation import column_lengths, log_ratio, redrawn_leng
 from vaeprobe.geometry.rotations import haar, rotated_contrast
 from vaeprobe.geometry.sample import Sample
 from vaeprobe.geometry.sheets import Sheets, find_sheets
-from vaeprobe.geometry.smoothness import Smoothness, departures, discontinuities, metric_derivatives
+from vaeprobe.geometry.smoothness import (
+    LOOKED_AT,
+    Smoothness,
+    departures,
+    discontinuities,
+    metric_derivatives,
+)
 from vaeprobe.geometry.spread import TINY, Spread, spread_of
 from vaeprobe.intervals import percentile_interval, resampled_means
 from vaeprobe.latents import Latents
@@ -62,12 +69,13 @@ PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 64, 256, 64
 FIT_ROWS, ROTATIONS = 384, 50
 # Latents and random rotations of the grades.
 GRADED, GRADE_ROTATIONS = 4096, 20
-# Latents to start with, and segments to look for jumps on, where time is limited.
-FEWEST, FEWEST_SEGMENTS = 8, 2
+# Where time is limited: latents to start with, those without which there is no verdict, and the part of what is left that
+# looking for jumps may take.
+FIRST, FEWEST, JUMPS = 8, 4, 0.25
 # Active latents up to which other sheets are looked for.
 SHEETS_MOST = 64
 # What explains a verdict and is left out where no time is left, the most telling first.
-Extra = Literal["grades", "factors", "curved", "pairs", "sheets", "derivatives"]
+Extra = Literal["jumps", "grades", "factors", "curved", "pairs", "sheets", "derivatives"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -211,6 +219,7 @@ def gather(
     likelihood: Likelihood | None = None,
     chunk: int | None = None,
     frugal: bool = False,
+    direction: float | None = None,
 ) -> Evidence:
     """Collect the evidence on a decoder, drawing latents until the verdict is decided or max_samples.
 
@@ -229,12 +238,12 @@ def gather(
         likelihood: whose metric weights the Jacobian; None for the Euclidean one.
         frugal: columns are dear: which latent changes which column is not measured (it takes a^2 columns a latent), and
             jumps, smoothness and a constant Jacobian are judged at fewer latents.
+        direction: seconds that a directional derivative takes, as foretold; None where nobody knows.
     """
     began, wanted = time.monotonic(), samples
-    segments = FEW_SEGMENTS if frugal else SEGMENTS
     if budget().bounded:
-        samples = min(samples, FEWEST)
-        segments = min(segments, FEWEST_SEGMENTS)
+        row = (direction or 0.0) * directions_of(len(decoder.continuous))
+        samples = beginning(row, min(samples, FIRST), least=FEWEST)
     sample = Sample.start(
         decoder,
         source,
@@ -246,20 +255,23 @@ def gather(
         frugal=frugal,
     )
     looking = time.monotonic()
-    jumps = discontinuities(decoder, *sample.segments(segments), natural=decoder.natural_for(likelihood))
+    jumps, skipped = _jumps(sample, FEW_SEGMENTS if frugal else SEGMENTS, direction)
     began += time.monotonic() - looking  # what is done once says nothing of the pace
     limited: float | None = None
     while True:
         tell("latents", len(sample.z), None)
         evidence = replace(_decide(sample, margin, threshold, jumps), jumps=jumps)
         drawn = len(sample.z)
-        if evidence.undefined or not (evidence.wanting or drawn < wanted) or drawn >= max_samples:
+        few = budget().bounded and drawn < min(FEWEST, wanted)
+        if (evidence.undefined and not few) or drawn >= max_samples:
+            break
+        if not (evidence.wanting or drawn < wanted):
             break
         total = max_samples if evidence.near_zero and drawn >= wanted else min(2 * drawn, max_samples)
         if budget().bounded:
             # what explains the verdict takes about as long as what it rests on
             pace = (time.monotonic() - began) / drawn
-            afforded = drawn + int(processes().agreed(budget().left / 2 / pace))
+            afforded = drawn + int(processes().agreed(budget().left / (1 if few else 2) / pace))
             if afforded < 1.25 * drawn:
                 limited = pace * max(wanted, total)
                 break
@@ -267,13 +279,34 @@ def gather(
         if not sample.grow(total):
             break
     if not evidence.undefined and evidence.leaning == "linear":
-        rare = departures(decoder, sample.z, natural=decoder.natural_for(likelihood))
+        rare = timely(lambda: departures(decoder, sample.z, natural=decoder.natural_for(likelihood)))
         if rare:
             jumps = max(rare, jumps or 0.0)
             evidence = replace(_decide(sample, margin, threshold, jumps), jumps=jumps)
     tell("latents", len(sample.z), len(sample.z))
-    evidence = replace(evidence, limited=limited)
+    evidence = replace(evidence, limited=limited, skipped=skipped)
     return evidence if evidence.undefined else _complete(evidence, sample, permutations, sheets)
+
+
+def directions_of(k: int) -> int:
+    """Return how many directions a latent of k columns takes, primals among them.
+
+    Its columns and its partner's; each once more where all else is redrawn, with a primal of its own; half as many along a
+    best rotation.
+    """
+    return 2 * (1 + k) + 2 * k + k
+
+
+def _jumps(sample: Sample, segments: int, direction: float | None) -> tuple[float | None, frozenset[Extra]]:
+    """Return the share of segments on which the decoder jumps, None where unknown, and what no time was left for."""
+    if budget().bounded:
+        each = (direction or 0.0) * LOOKED_AT
+        segments = min(segments, int(processes().agreed(JUMPS * budget().left / max(each, 1e-9))))
+    if segments:
+        natural = sample.decoder.natural_for(sample.likelihood)
+        with suppress(TimeIsOver), optional():
+            return discontinuities(sample.decoder, *sample.segments(segments), natural=natural), frozenset()
+    return None, frozenset({"jumps"})
 
 
 def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None) -> Evidence:
@@ -373,8 +406,9 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
     }
     for name, step in steps.items():
         try:
-            budget().ask()
-            evidence = step()
+            # one that does not end leaves half of the time to the next
+            with share_of(1 / 2), optional():
+                evidence = step()
         except TimeIsOver:
             evidence = replace(evidence, skipped=evidence.skipped | {name})
     return evidence
@@ -404,7 +438,7 @@ def _too_few(k: int, active: int, threshold: float) -> str:
 
 def _deficient(active: int, outputs: int, usable: int, drawn: int) -> str:
     if drawn < 4:
-        return f"{drawn} latents are too few for a verdict"
+        return f"{drawn} latent{'s are' if drawn > 1 else ' is'} too few for a verdict"
     if outputs < active:
         return f"{active} active latents in {outputs} outputs: the Jacobian has no full column rank"
     return (

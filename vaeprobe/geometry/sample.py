@@ -119,16 +119,12 @@ class Sample:
         self.partner = torch.cat([self.partner, self._partners(z, start, total)])
         # the metric alone says first where there is too much of it, and is the cheaper
         compared = 0 if start else FEW_COMPARED if self.frugal else COMPARED
-        G = gram(
-            self.decoder,
-            z[compared:] if len(z) > compared else z[:1],
-            likelihood=self.likelihood,
-            chunk=self.chunk,
-        )
         if compared:
-            unit = torch.eye(G.shape[1], dtype=torch.float64)
+            unit = torch.eye(len(self.decoder.continuous), dtype=torch.float64)
             self.G = self._compare(slice(0, compared), unit)
-        self.G = torch.cat([self.G, G[: max(0, len(z) - compared)]])
+        if len(z) > compared:
+            more = gram(self.decoder, z[compared:], likelihood=self.likelihood, chunk=self.chunk)
+            self.G = torch.cat([self.G, more])
         return True
 
     def _compare(self, rows: slice, R: Tensor) -> Tensor:

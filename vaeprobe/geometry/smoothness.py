@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.budget import budget
+from vaeprobe.budget import budget, pause
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import Size
 from vaeprobe.engine.jets import nested_derivatives, second_derivative
@@ -37,6 +37,8 @@ NODES = 6
 PARTS = 3
 LEVELS = 6
 FIRST = 3
+LOOKED_AT = 2 * PARTS * NODES + PARTS + 1
+"""Directions that a first look for a jump on a segment takes, primals among them."""
 ROWS = 256  # latents at a time
 SKETCH = 1024
 UNRESOLVED = 0.05
@@ -158,7 +160,10 @@ def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> 
         x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
         u_, along = (w[live].repeat_interleave(len(places), 0) for w in (u, b - a))
         parts = zip(*(torch.split(w, rows) for w in (x.flatten(0, 1), u_, along)), strict=True)
-        found = [[_sketch(w.double().cpu()) for w in derive(*part)] for part in parts]
+        found = []
+        for part in parts:
+            pause()
+            found.append([_sketch(w.double().cpu()) for w in derive(*part)])
         g, dg = (torch.cat(w).reshape(len(live), len(places), -1) for w in zip(*found, strict=True))
         change = g[:, 1 : PARTS + 1] - g[:, :PARTS]
         slopes = dg[:, PARTS + 1 :].reshape(len(live), PARTS, NODES, -1)
@@ -354,14 +359,23 @@ def metric_derivatives(
         return torch.einsum("anm,bnm->nab", WJ, J)
 
     x = z.to(device=decoder.device, dtype=decoder.dtype)
-    directions = [e.expand_as(x) for e in basis]
+    rows = Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, k).points
+    pairs = [(l, m) for l in range(k) for m in range(l + 1)]
+    G, dG = torch.empty(len(x), k, k, dtype=torch.float64), torch.empty(len(x), k, k, k, dtype=torch.float64)
+    ddG = None if order == 1 else torch.empty(len(x), k, k, k, k, dtype=torch.float64)
+    at = 0
     with nested_derivatives():
-        G = metric(x).cpu()
-        dG = torch.stack([_along(metric, e)(x).cpu() for e in directions], dim=1)
-        if order == 1:
-            return G, dG, None
-        ddG = torch.empty(len(x), k, k, k, k, dtype=torch.float64)
-        pairs = [(l, m) for l in range(k) for m in range(l + 1)]
-        for l, m in track(pairs, "second derivatives of the metric"):
-            ddG[:, l, m] = ddG[:, m, l] = _along(_along(metric, directions[l]), directions[m])(x).cpu()
+        for block in torch.split(x, rows):
+            some, directions = slice(at, at + len(block)), [e.expand_as(block) for e in basis]
+            at += len(block)
+            pause()
+            G[some] = metric(block).cpu()
+            for l, e in enumerate(directions):
+                pause()
+                dG[some, l] = _along(metric, e)(block).cpu()
+            for l, m in track(pairs, "second derivatives of the metric") if ddG is not None else ():
+                pause()
+                assert ddG is not None
+                second = _along(_along(metric, directions[l]), directions[m])(block).cpu()
+                ddG[some, l, m] = ddG[some, m, l] = second
     return G, dG, ddG

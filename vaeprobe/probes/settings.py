@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard, get_args, get_origin
 
 from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.writing import check_suffix
 
 # of settings that take more than one type can say: the probe looks at what it is given
 OPEN = (object, Any)
@@ -68,12 +69,7 @@ def check_value(hint: object, value: object, name: str, option: Option) -> None:
             f"{name} takes {expected}, not `{value}`", hint=did_you_mean(str(value), choices(hint))
         )
     if option.writes and isinstance(value, (str, PathLike)):
-        path = Path(value)
-        if path.suffix.lower() not in ("", *option.writes):
-            raise UsageError(
-                f"{name} writes {' or '.join(option.writes)} files, not `{path.suffix}`",
-                hint=f"name it `{path.with_suffix(option.writes[0])}`",
-            )
+        check_suffix(value, option.writes, name)
     low, high = option.min, option.max
     if is_number(value) and ((low is not None and value < low) or (high is not None and value > high)):
         bounds = f"at least {low:g}" if high is None else f"between {low or 0:g} and {high:g}"

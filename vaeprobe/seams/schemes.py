@@ -36,6 +36,8 @@ SchemeName: TypeAlias = Literal["smooth", "kinks", "rough"]
 # Kinks per unit of latent length beyond which they are stepped over, not searched one by one.
 DENSE_KINKS = 8.0
 SEGMENTS, NODES, SPAN = 8, 33, 0.1
+LOOKED_AT = 2 * NODES
+"""Directions that the texture at one start takes, primals among them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vaeprobe.budget import TimeIsOver
+from vaeprobe.budget import TimeIsOver, pause
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.chunks import Size
+from vaeprobe.engine.methods import choose
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.pictures import Panel, Polyline, net_svg
@@ -25,8 +27,13 @@ BLOCK = 256
 
 def decode(decoder: Decoder, z: Tensor) -> NDArray[np.float64]:
     """Return the decoder's outputs as rows, shape (n, data)."""
+    rows = Size.fitting(choose(decoder).widest, z.itemsize, 1).points
+    found = []
     with torch.no_grad():
-        return torch.cat([decoder.flat(block).double().cpu() for block in torch.split(z, BLOCK)]).numpy()
+        for block in torch.split(z, min(BLOCK, rows)):
+            pause()
+            found.append(decoder.flat(block).double().cpu())
+    return torch.cat(found).numpy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

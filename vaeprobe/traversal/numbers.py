@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vaeprobe.budget import FIRST, Fit, in_time
+from vaeprobe.budget import Fit, in_time
 from vaeprobe.engine import pullback, pushforward
 from vaeprobe.latents import resting
 from vaeprobe.progress import track
@@ -75,11 +75,14 @@ def rotated(decoder: Decoder, R: Tensor) -> list[Direction]:
     return [Direction(f"R* {name}", v) for name, v in zip(names, R[free][:, free].double().T, strict=True)]
 
 
-def mean_squares(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -> tuple[Tensor, Fit]:
+def mean_squares(
+    decoder: Decoder, directions: Sequence[Direction], z: Tensor, row: float | None = None
+) -> tuple[Tensor, Fit]:
     """Return E|J v|^2 of each direction over latents, shape (directions,), float64, and how many of them fitted in time.
 
     Args:
         z: latents, shape (n, latent).
+        row: seconds that one latent takes, where they are foretold.
     """
     single = [d.axis for d in directions if d.axis is not None]
     by_rows = len(single) == len(directions) > decoder.data_dim
@@ -90,7 +93,7 @@ def mean_squares(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -
         squares = _sums_by_rows(decoder, some)[single] if by_rows else _sums(decoder, directions, some)
         sums.add_(squares)
 
-    fit = in_time(len(z), add, first=2 if decoder.large else FIRST)
+    fit = in_time(len(z), add, row=row)
     return sums / fit.done, fit
 
 

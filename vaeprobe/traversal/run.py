@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from vaeprobe.budget import Fit, share_of, within
+from vaeprobe.budget import Fit, budget, share_of, within
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.costs import foretell_directions
 from vaeprobe.errors import InputError, UsageError
@@ -125,28 +125,36 @@ def _traversal(
     centre = centre_of(decoder, codes)
 
     def strips(directions: Sequence[Direction]) -> tuple[tuple[Strip, ...], Tensor, Fit]:
-        squares, fit = mean_squares(decoder, directions, z)
+        row = None if one is None else one * (1 + len(directions))
+        squares, fit = mean_squares(decoder, directions, z, row)
         total = max(float(squares.sum()), 1e-300)
         order = sorted(range(len(directions)), key=lambda i: -float(squares[i]))[:most]
-        found = [
-            strip(
-                decoder,
-                directions[i],
-                centre,
-                coordinates(directions[i], codes, reach, frames),
-                float(squares[i].sqrt()),
-                float(squares[i]) / total,
+        found: list[Strip] = []
+        for i in order:
+            if found and one is not None and not budget().affords(one * (1 + frames)):
+                message = f"{len(found)} of {len(order)} strips fitted into the time given"
+                limits.append(Finding(TIME_LIMIT, message))
+                break
+            found.append(
+                strip(
+                    decoder,
+                    directions[i],
+                    centre,
+                    coordinates(directions[i], codes, reach, frames),
+                    float(squares[i].sqrt()),
+                    float(squares[i]) / total,
+                )
             )
-            for i in order
-        ]
         return tuple(found), squares, fit
 
+    limits: list[Finding] = []
     ways = axes(decoder)
-    foretell_directions(
+    one = foretell_directions(
         decoder,
         samples * (1 + len(ways)) + most * (1 + frames),
         8 * most * frames * decoder.data_dim,
         f"columns of {len(ways)} directions at {samples} latents",
+        least=1 + len(ways) + 1 + frames,
     )
     with share_of(1 / 3 if rotate else 1):
         shown, squares, fit = strips(ways)
@@ -155,6 +163,8 @@ def _traversal(
         with share_of(1 / 2):
             R = _rotation(decoder, samples, seed)
         turned, _, _ = strips(rotated(decoder, R))
+    if not fit.whole:
+        limits.insert(0, Finding(TIME_LIMIT, fit.words("latents")))
     total = max(float(squares.sum()), 1e-300)
     method = f"over {fit.done} latents of the prior"
     first = ", ".join(f"{s.name} ({s.share:.0%})" for s in shown[:3])
@@ -167,7 +177,7 @@ def _traversal(
             ]
         ),
         summary=f"Of {len(ways)} {what}, what moves in the output is most the doing of {first}, by squared column length.",
-        findings=decoder.notes if fit.whole else (*decoder.notes, Finding(TIME_LIMIT, fit.words("latents"))),
+        findings=(*decoder.notes, *limits),
         settings={
             "reach": None if codes is not None else reach, "frames": frames, "most": most, "rotate": rotate,
             "samples": samples, "seed": seed, "range": "prior" if codes is None else f"codes of {len(codes)} rows",

@@ -163,7 +163,7 @@ class Factorise(Probe):
 
     def _measure(self, decoder: Decoder) -> FactoriseResult:
         from vaeprobe.engine.costs import foretell_directions
-        from vaeprobe.geometry.factorisation import gather
+        from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
         from vaeprobe.probes.parts import SOME, affordable, part_of
 
         decoder = decoder.standardised(of="factorise").under(self.likelihood)
@@ -187,11 +187,12 @@ class Factorise(Probe):
         findings = [*notes, *self.likelihood_findings(decoder, few)]
 
         k = len(decoder.continuous)
-        foretell_directions(
+        one = foretell_directions(
             decoder,
             samples * 3 * k,  # the columns, and each once more with its own primal where all else is redrawn
             3 * 8 * samples * k**2,
             f"{samples} latents of {k} columns at least",
+            least=FEWEST * directions_of(k),
         )
 
         def gathered(of: Decoder) -> Evidence:
@@ -208,6 +209,7 @@ class Factorise(Probe):
                 likelihood=likelihood,
                 chunk=self.chunk,
                 frugal=frugal,
+                direction=one,
             )
 
         evidence = gathered(decoder)

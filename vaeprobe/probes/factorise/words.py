@@ -260,7 +260,8 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
                 UNDECIDED,
                 f"{e.drawn} latents leave open: {', '.join(e.undecided)}; the estimates point to "
                 f"`{e.leaning}`",
-                hint="raise --max-samples, or choose another --margin",
+                hint=("raise --max-samples" if e.limited is None else "give more --time")
+                + ", or choose another --margin",
             )
         )
     if e.sheets is not None and e.sheets.count.any():
@@ -328,6 +329,7 @@ def _place(e: Evidence, z: Tensor) -> str:
 
 # what is left out where no time is left
 LEFT_OUT: dict[Extra, str] = {
+    "jumps": "whether the decoder jumps",
     "grades": "how far the density is from factorising",
     "factors": "dependence of the seam factors",
     "curved": "curved seams",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from vaeprobe.budget import FIRST, about, budget, in_time
+from vaeprobe.budget import about, budget, in_time
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
@@ -34,6 +34,7 @@ WHOLE_ROTATION = 2048
 FEW_POINTS = (
     16  # latents at which all columns are measured at least, before a part of them is taken for time's sake
 )
+FEWEST = 2  # latents that make an answer, with wide intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,11 +430,13 @@ class Orthogonality(Probe):
         if block is not None and (choice.reach is not None or block.kind == "channels"):
             block = replace(block, how=choice.how)
         beside = 0 if block is None else directions_of(decoder, rows, self.probes, likelihood)
-        foretell_directions(
+        each = gram_directions(decoder, width)
+        one = foretell_directions(
             decoder,
-            len(z) * gram_directions(decoder, width) + beside,
+            len(z) * each + beside,
             3 * 8 * len(z) * width**2,
             f"{len(z)} latents of {width} columns" + (", and random products" if beside else ""),
+            least=FEWEST * draws * each,
         )
         found: list[Tensor] = []
 
@@ -446,7 +449,7 @@ class Orthogonality(Probe):
             found.append(G if draws == 1 else G.reshape(draws, len(some), *G.shape[1:]).mean(0))
 
         # of a decoder that takes seconds a latent two make an answer, with wide intervals
-        fit = in_time(rows, measure, first=2 if decoder.large else FIRST)
+        fit = in_time(rows, measure, least=FEWEST, row=None if one is None else one * draws * each)
         if not fit.whole:
             limits.append(Finding(TIME_LIMIT, fit.words("latents")))
         kept = (torch.arange(draws)[:, None] * rows + torch.arange(fit.done)).flatten()

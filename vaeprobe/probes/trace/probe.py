@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from operator import index
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from vaeprobe.budget import Fit, TimeIsOver, about, in_time, share_of
+from vaeprobe.budget import Fit, about, budget, in_time, share_of, timely
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from vaeprobe.likelihoods import Likelihood
     from vaeprobe.pictures import ImageShape
     from vaeprobe.seams import LoopDefects, Paths, Seam
+    from vaeprobe.seams.schemes import SchemeName
     from vaeprobe.seams.summary import ComponentSummary
     from vaeprobe.seams.views import Net, Walk
 
@@ -41,8 +42,8 @@ NODES = 200
 # Of the time that is left, what the seams may take, and what they are planned to take; the rest is for what is made of
 # them: loops, the way back, pictures.
 SHARE, PLANNED = 0.6, 0.8
-
-T = TypeVar("T")
+# Of the time that is left, what looking how smooth the decoder is may take.
+LOOKING = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,19 +350,23 @@ class Trace(Probe):
         image = self._image(decoder)
         decoder = decoder.under(self.likelihood)
         z0 = self._starts(decoder, starts)
-        foretell_directions(
+        one = foretell_directions(
             decoder,
             len(z0) * NODES * (k + 1),
             0,
             f"{len(z0)} start{'s' * (len(z0) > 1)} among {k} latents, {NODES} steps each",
+            least=6
+            * (
+                k + 1
+            ),  # a start, once to choose components and once more, and a step of two of them both ways
         )
         likelihood = self.metric_likelihood(decoder)
         chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
-        paths, limits = self._paths(decoder, z0, chosen, likelihood)
+        paths, limits = self._paths(decoder, z0, chosen, likelihood, one)
         z0 = paths.starts
         loops = None
         if k >= 3 and len(chosen) >= 2 and paths.method == "dense":
-            loops = _timely(
+            loops = timely(
                 lambda: loop_defects(
                     decoder,
                     z0[:4],
@@ -371,12 +376,12 @@ class Trace(Probe):
                     chunk=self.chunk,
                 )
             )
-        misses = _timely(lambda: return_errors(decoder, paths, likelihood=likelihood, chunk=self.chunk))
+        misses = timely(lambda: return_errors(decoder, paths, likelihood=likelihood, chunk=self.chunk))
         first = first_start(paths)
         frames = self.frames + 1 - self.frames % 2
         net = None
         if k == 2 and first:
-            net = _timely(
+            net = timely(
                 lambda: trace_net(
                     decoder,
                     self._centre(decoder, first),
@@ -392,9 +397,11 @@ class Trace(Probe):
         source = self.source().describe() if self.row is None else ""
         verdict, summary = words.verdict(metrics, paths, source, axes, part)
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
-        if first and net is None and "svg" in wanted:
-            wanted -= {"svg"}
-            limits = (*limits, Finding(TIME_LIMIT, "no net of seams was drawn: the time given was over"))
+        walk = timely(lambda: traverse(decoder, first[:COMPONENTS], frames=frames)) if first else None
+        for file, what, drawn in (("svg", "net of seams", net), ("images", "traversal", walk)):
+            if first and drawn is None and file in wanted:
+                wanted -= {file}
+                limits = (*limits, Finding(TIME_LIMIT, f"no {what} was drawn: the time given was over"))
         return TraceResult(
             metrics=metrics,
             verdict=verdict,
@@ -412,14 +419,19 @@ class Trace(Probe):
             components=tuple(by_component(paths)),
             loops=loops,
             net=net,
-            traversal=traverse(decoder, first[:COMPONENTS], frames=frames) if first else None,
+            traversal=walk,
             image=image,
             random_overlap=random_axis_overlap(k),
             wanted=wanted if first else wanted - {"images", "svg"},
         )
 
     def _paths(
-        self, decoder: Decoder, z0: Tensor, components: list[int], likelihood: Likelihood | None
+        self,
+        decoder: Decoder,
+        z0: Tensor,
+        components: list[int],
+        likelihood: Likelihood | None,
+        one: float | None,
     ) -> tuple[Paths, tuple[Finding, ...]]:
         """Return the seams through the starts, or through as many as there is time for, and what did not fit.
 
@@ -427,13 +439,17 @@ class Trace(Probe):
         be too many among those that are whole; of the first start what was traced is kept.
         """
         from vaeprobe.seams import trace_paths
+        from vaeprobe.seams.schemes import LOOKED_AT
 
+        given: SchemeName | None = None if self.scheme == "auto" else self.scheme
+        coarse = given is None and one is not None and not budget().affords(one * LOOKED_AT / LOOKING)
+        given = "rough" if coarse else given
         parts: list[Paths] = []
         went: list[float] = []  # starts of which so much was traced
 
         def trace(rows: slice) -> None:
             # all by one scheme, which the first starts choose
-            scheme = parts[0].scheme if parts else None if self.scheme == "auto" else self.scheme
+            scheme = parts[0].scheme if parts else given
             found = trace_paths(
                 decoder,
                 z0[rows],
@@ -459,6 +475,11 @@ class Trace(Probe):
         limits = () if fit.whole else (Finding(TIME_LIMIT, fit.words("starts")),)
         if parts[0].stops["time"]:
             limits = (Finding(TIME_LIMIT, _cut_short(parts[0], fit)),)
+        if coarse:
+            message = (
+                "no time was left to look how smooth the decoder is: seams were followed in coarse steps"
+            )
+            limits = (*limits, Finding(TIME_LIMIT, message, hint="--scheme smooth, where it is known to be"))
         if len(parts) == 1:
             return parts[0], limits
         whole = replace(
@@ -508,6 +529,8 @@ class Trace(Probe):
 
         if k > LARGE:
             return list(range(LEADING // 2)), k - LEADING // 2
+        if budget().bounded:
+            z0 = z0[:1]
         frame = DenseField(decoder, self.metric_likelihood(decoder), self.chunk).frame(z0)
         rms = frame.s[frame.finite].square().mean(0).sqrt() if frame.finite.any() else frame.s.new_ones(k)
         matter = int((rms > ACTIVE_THRESHOLD * rms[0]).sum())
@@ -531,14 +554,6 @@ class Trace(Probe):
             and float(s[0] - s[1]) > 1e-3 * float(s[0])
         )
         return origin if clear else start
-
-
-def _timely(work: Callable[[], T]) -> T | None:
-    """Return what the work finds, None where time is over first."""
-    try:
-        return work()
-    except TimeIsOver:
-        return None
 
 
 def _cut_short(paths: Paths, fit: Fit) -> str:
