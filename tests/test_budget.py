@@ -23,7 +23,7 @@ from vaeprobe.budget import NO_TIME, Budget, TimeIsOver, about, in_time, within
 from vaeprobe.cli.output import Forecast
 from vaeprobe.cli.running import timed
 from vaeprobe.comparison.numbers import see
-from vaeprobe.comparison.run import _rows_in_time
+from vaeprobe.comparison.run import _rows_in_time, compare
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.verbs import jacobian
@@ -33,6 +33,8 @@ from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
 from vaeprobe.processes import Processes
 from vaeprobe.result import Result
+from vaeprobe.survey.run import survey
+from vaeprobe.traversal.run import traverse
 
 
 class Clock:
@@ -427,17 +429,21 @@ class Costly:
 
 
 QUESTIONS = {
-    "orthogonality": lambda **time: Orthogonality(samples=256, rotations=19, restarts=0, chunk=1, **time).measure,
-    "factorise": lambda **time: Factorise(samples=64, max_samples=256, permutations=19, chunk=1, sheets=8, **time).measure,
+    "orthogonality": lambda **time: (
+        Orthogonality(samples=256, rotations=19, restarts=0, chunk=1, **time).measure
+    ),
+    "factorise": lambda **time: (
+        Factorise(samples=64, max_samples=256, permutations=19, chunk=1, sheets=8, **time).measure
+    ),
     "trace": lambda **time: Trace(samples=4, chunk=1, **time).measure,
-    "traverse": lambda **time: lambda decoder: vaeprobe.traverse(decoder, samples=256, **time),
-    "report": lambda **time: lambda decoder: vaeprobe.report(decoder, samples=256, **time),
-    "compare": lambda **time: lambda decoder: vaeprobe.compare([decoder, decoder], samples=64, rotations=9, **time),
+    "traverse": lambda **time: lambda decoder: traverse(decoder, samples=256, **time),
+    "report": lambda **time: lambda decoder: survey(decoder, samples=256, **time),
+    "compare": lambda **time: lambda decoder: compare([decoder, decoder], samples=64, rotations=9, **time),
 }
 
 
 @pytest.mark.parametrize("name", QUESTIONS)
-@pytest.mark.parametrize("seconds", [1e-4, 1e-2, 0.1, 1.0])
+@pytest.mark.parametrize("seconds", [0.03, 0.2, 1.0])
 def test_a_minute_is_a_minute_and_a_unit(clock: Clock, name: str, seconds: float) -> None:
     """Never over it by more than one unit: a latent with all its columns; half of it at least is spent where work is left."""
     costly = Costly(clock, seconds, bent, 3)
@@ -445,7 +451,9 @@ def test_a_minute_is_a_minute_and_a_unit(clock: Clock, name: str, seconds: float
     start, costly.longest = clock.now, 0.0
     found = QUESTIONS[name](time=60.0)(costly.decoder)
     took = clock.now - start
-    unit = max(costly.longest, 8 * seconds)
+    unit = 2 * max(
+        costly.longest, 4 * seconds
+    )  # what the engine gives it at once, and derivatives of it in turn
     assert took <= 60.0 + unit
     said = any(f.code == "time-limit" for f in found.findings) or getattr(found, "failed", None)
     if said:

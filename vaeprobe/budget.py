@@ -14,7 +14,8 @@ said: samples are shorter, and their intervals wider.
                                                                          up at the next pause, between two chunks of
                                                                          the engine, once it is over
 
-So a run ends within its time and one unit: loading and the door, which must be, one row, or one chunk.
+So a run ends within its time and one unit: loading and the door, which must be, one row, or one chunk; a comparison within
+as many as it asks questions.
 """
 
 from __future__ import annotations

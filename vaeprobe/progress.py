@@ -53,8 +53,10 @@ def track(items: Iterable[T], description: str, total: float | None = None) -> I
         total = len(items)
     tell(description, 0, total)
     done = 0
-    for done, item in enumerate(items, start=1):
-        yield item
-        tell(description, done, total)
-    if total is None:
-        tell(description, done, done)
+    try:
+        for done, item in enumerate(items, start=1):
+            yield item
+            tell(description, done, total)
+    finally:
+        if done != total:  # its end was not known, or it was left early
+            tell(description, done, done)

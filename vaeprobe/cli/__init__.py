@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -76,6 +77,8 @@ def _called(arguments: Sequence[str]) -> int:
     from vaeprobe.cli.app import app
 
     returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
+    if returned == streams.EXIT_CODES[signal.SIGINT]:  # Typer takes an interrupt for an answer
+        raise KeyboardInterrupt
     sys.stdout.flush()
     with contextlib.suppress(OSError):
         sys.stderr.flush()

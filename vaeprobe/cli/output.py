@@ -256,13 +256,33 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
             yield
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskID,
+        TextColumn,
+    )
+    from rich.text import Text
+
+    class Left(ProgressColumn):
+        """Time that a task will take still, at the pace of all that was done: it falls while a long step is under way."""
+
+        def render(self, task: Task) -> Text:
+            spent, since = task.elapsed or 0.0, task.fields["since"]
+            if task.total is None or not task.completed:
+                return Text("-:--", style="progress.remaining")
+            seconds = max(0.0, since / task.completed * task.total - spent)
+            minutes, rest = divmod(round(seconds), 60)
+            return Text(f"{minutes}:{rest:02d}", style="progress.remaining")
 
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        Left(),
         console=Console(stderr=True),
         transient=True,
     )
@@ -273,9 +293,16 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
         forecast(description, done, total)
         name = description.partition(",")[0]  # what follows a comma may change, as in "training, gap 1e-3"
         if name not in tasks:
-            tasks[name] = bar.add_task(description, total=total)
+            tasks[name] = bar.add_task(description, total=total, since=0.0)
         visible = total is None or done < total
-        bar.update(tasks[name], description=description, completed=done, total=total, visible=visible)
+        task = bar.tasks[bar.task_ids.index(tasks[name])]
+        if done < task.completed:  # the next of its kind
+            bar.reset(tasks[name])
+        # how long what is done took: until now where more is done than before
+        since = task.fields["since"] if done == task.completed else task.elapsed or 0.0
+        bar.update(
+            tasks[name], description=description, completed=done, total=total, visible=visible, since=since
+        )
 
     with bar, listening(listener, forecast.foretell):
         yield

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import pause
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import UsageError
@@ -30,6 +31,7 @@ from vaeprobe.likelihoods import by_name
 # latents up to which the outputs of models are searched for their codes without being asked to
 SEARCHED = 64
 ACTIVE = 0.05
+BLOCK = 64  # latents that are decoded at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +91,10 @@ def decodings(decoders: Sequence[Decoder], n: int, seed: int) -> Tensor | None:
     share, rows = -(-n // len(decoders)), []
     for k, decoder in enumerate(decoders):
         z = Prior(f"decodings/{k}").draw(decoder, share, seed=seed)
-        with torch.no_grad():
-            rows.append(meaned(decoder)(z.to(decoder.dtype)).detach().double().cpu())
+        for some in torch.split(z.to(decoder.dtype), BLOCK):
+            pause()
+            with torch.no_grad():
+                rows.append(meaned(decoder)(some).detach().double().cpu())
     return torch.cat(rows)
 
 

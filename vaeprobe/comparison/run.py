@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.budget import NO_TIME, Fit, budget, share_of, within
+from vaeprobe.budget import NO_TIME, Fit, TimeIsOver, budget, optional, share_of, within
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see, why_apart
 from vaeprobe.comparison.ranking import rankings
@@ -101,9 +101,9 @@ def _comparison(
     seed: int,
 ) -> Comparison:
     names = _names(decoders)
-    rows, picked = _rows(decoders, data, samples, seed)
+    rows, picked = _rows(data, samples, seed)
     known = None if factors is None or rows is None else _factors(factors, len(rows))
-    at = rows if data is None or rows is None else rows[picked]
+    at = None if rows is None else rows[picked]
 
     # each model has its share of the time, the last one's is for what they have in common
     shares = iter(range(len(decoders) + 1, 1, -1))
@@ -126,17 +126,26 @@ def _comparison(
     pairs: list[Pair] = []
     labelled: list[dict[str, float]] = []
     why = why_apart(decoders)
-    if at is not None and budget().over:
+    try:
+        with optional():
+            if data is None:
+                at = decodings(decoders, samples, seed)
+            if at is not None and budget().bounded:
+                fit = _rows_in_time(decoders, at, seed)
+                if not fit.whole:
+                    limits.append(Finding(TIME_LIMIT, fit.words("rows")))
+                    some = torch.linspace(
+                        0, len(at) - 1, fit.done
+                    ).long()  # of all models' outputs, of all data
+                    picked, at = picked if data is None else picked[some], at[some]
+    except TimeIsOver:
         at, why = None, NO_TIME
-    if at is not None and budget().bounded:
-        fit = _rows_in_time(decoders, at, seed)
-        if not fit.whole:
-            limits.append(Finding(TIME_LIMIT, fit.words("rows")))
-            some = torch.linspace(0, len(at) - 1, fit.done).long()  # of all models' outputs, of all data
-            picked, at = picked if data is None else picked[some], at[some]
     if at is not None:
         try:
-            seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]
+            with optional():
+                seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]
+        except TimeIsOver:
+            at, why, limits = None, NO_TIME, []
         except VaeprobeError as error:
             if data is not None:
                 raise
@@ -187,10 +196,10 @@ def _rows_in_time(decoders: Sequence[Decoder], at: Tensor, seed: int) -> Fit:
     return Fit(min(len(at), max(LEAST, fits)), len(at), pace * len(at))
 
 
-def _rows(decoders: Sequence[Decoder], data: object, samples: int, seed: int) -> tuple[Tensor | None, Tensor]:
-    """Return the rows at which codes are compared, None for none, and which of them."""
+def _rows(data: object, samples: int, seed: int) -> tuple[Tensor | None, Tensor]:
+    """Return the rows of data, None where none are given, and at which of them codes are compared."""
     if data is None:
-        return decodings(decoders, samples, seed), torch.empty(0, dtype=torch.long)
+        return None, torch.empty(0, dtype=torch.long)
     rows = rows_of(data)
     if rows.ndim < 2 or len(rows) < LEAST:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least {LEAST} rows are needed")

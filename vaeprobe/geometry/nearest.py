@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaeprobe.budget import pause
 from vaeprobe.engine import pushforward
 from vaeprobe.latents import Prior
 
@@ -34,8 +35,12 @@ def nearest_codes(decoder: Decoder, x: Tensor, *, seed: int = 0) -> tuple[Tensor
     """
     x = x.double()
     z = Prior("nearest").draw(decoder, DRAWN, seed=seed).double().cpu()
+    outputs = []
     with torch.no_grad():
-        y = torch.cat([decoder.flat(part.to(decoder.dtype)).double().cpu() for part in torch.split(z, 256)])
+        for part in torch.split(z, 256):
+            pause()
+            outputs.append(decoder.flat(part.to(decoder.dtype)).double().cpu())
+    y = torch.cat(outputs)
     near = torch.cdist(x, y).topk(STARTS, dim=1, largest=False).indices
     ends, far = [], []
     for k in range(STARTS):
