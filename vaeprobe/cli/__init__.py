@@ -90,6 +90,7 @@ def _concluded(work: Callable[[], int], failed: Callable[[VaeprobeError], int]) 
     try:
         return work()
     except (KeyboardInterrupt, streams.Terminated) as stop:
+        streams.ending()
         return streams.last_words(143 if isinstance(stop, streams.Terminated) else 130)
     except Exception as error:
         ours = _as_ours(error)

@@ -171,6 +171,12 @@ def interrupt() -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def ending() -> None:
+    """Take no further signal: a run that has been told to end does, with the code of the first one."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stopped() -> str:
     """Return what an interrupted run says last."""
     if kept.place is None:

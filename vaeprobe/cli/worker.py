@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from vaeprobe.cli import streams
 from vaeprobe.errors import ResourceError, VaeprobeError
 from vaeprobe.files.addresses import is_address, local
 
@@ -79,9 +80,11 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
         os.setpgid(worker, worker)
     try:
         status = _wait(worker, blocked)
+        code = os.waitstatus_to_exitcode(status)
+        if code in (*streams.EXIT_CODES.values(), *(-number for number in streams.EXIT_CODES)):
+            streams.ending()  # a second interrupt waits behind the first
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else _death(-code)
 
 

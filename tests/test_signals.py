@@ -1,0 +1,159 @@
+"""Commands that end in the midst of their work: promptly, with a code that says so, and leaving nothing but what they keep."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="processes are looked up in /proc"
+)
+
+SAMPLES = Path(__file__).parents[1] / "sample_models"
+PICKLE, PROGRAM, ROWS = SAMPLES / "digits_conv.pt", SAMPLES / "digits_conv.pt2", SAMPLES / "digits.npy"
+KEPT = ("--resume", "run.kept")
+COMMANDS: dict[str, tuple[object, ...]] = {
+    "orthogonality": (PICKLE, "--samples", 20000, "--rotations", 99, "--chunk", 128, *KEPT),
+    "factorise": (PROGRAM, "--max-samples", 1024, "--sheets", 8, *KEPT),
+    "trace": (PICKLE, "--starts", 2, "--images", "seams.png", *KEPT),
+    "posterior": (PICKLE, "--data", ROWS, *KEPT),
+    "beta": (PICKLE, "--data", ROWS, *KEPT),
+    "train-linear": (ROWS, "--latent-dim", 8, "-o", "trained.safetensors", *KEPT),
+    "report": (PICKLE, "--samples", 64, "-o", "page.html", *KEPT),
+    "compare": (PICKLE, PROGRAM, "--samples", 128, *KEPT),
+    "traverse": (PICKLE, "-o", "strips.html", *KEPT),
+    "check": (PICKLE, "--rule", "orthogonality.alignment=0.5", "--resume", "run.jsonl"),
+    "inspect": (PICKLE,),
+    "convert": (PICKLE, "-o", "out.safetensors"),
+}
+# those that a run of the suite interrupts; the others, and more often, as `slow`
+QUICK = ("orthogonality", "train-linear", "report", "check")
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+SECONDS = float(os.environ.get("VAEPROBE_PROMPT", "10"))
+"""How soon a run ends after a signal: within a second where it has a core, and a machine of tests is not ours alone."""
+
+
+class Run:
+    """A command in a session and folders of its own."""
+
+    def __init__(self, place: Path, name: str, *more: str) -> None:
+        self.work, self.temporary = place / "work", place / "tmp"
+        for folder in (self.work, self.temporary):
+            folder.mkdir(exist_ok=True, parents=True)
+        words = [str(word) for word in (*COMMANDS[name], *more)]
+        environment = {**os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vaeprobe", name, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.work,
+            env=environment,
+            start_new_session=True,
+            # what shells start in the background ignores interrupts, and so would what it starts
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    def ended(self, timeout: float) -> tuple[int, str, str]:
+        """Return the exit code and what was written."""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        finally:
+            for process in self.alive():
+                os.kill(process, signal.SIGKILL)
+        return self.process.returncode, out, err
+
+    def alive(self) -> list[int]:
+        """Return the processes of the session that have not ended."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                state, _, _, session = place.read_text().rpartition(")")[2].split()[:4]
+            except OSError:
+                continue
+            if int(session) == self.process.pid and state not in "ZX":
+                found.append(int(place.parent.name))
+        return found
+
+    def left(self) -> set[str]:
+        """Return the names of the files that are there."""
+        return {path.name for folder in (self.work, self.temporary) for path in folder.rglob("*")}
+
+
+def interrupted(
+    place: Path, name: str, after: float, sent: signal.Signals, *, twice: bool = False
+) -> float | None:
+    """Interrupt a command after some seconds, hold it to all that is promised, and return how long it took to end.
+
+    None where it was done before.
+    """
+    run = Run(place, name, *(("--json",) if "json" in place.name else ()))
+    time.sleep(after)
+    start = time.monotonic()
+    run.process.send_signal(sent)
+    if twice:
+        time.sleep(0.05)
+        run.process.send_signal(sent)
+    code, out, err = run.ended(timeout=60)
+    took = time.monotonic() - start
+    assert not run.alive()
+    if code in (0, 1, 3):
+        return None
+    assert code == CODES[sent], (code, err)
+    assert took < SECONDS
+    assert out == ""
+    assert "Traceback" not in err
+    assert "vaeprobe: stopped" in err
+    kept = {"run.kept", "run.jsonl"}
+    assert run.left() <= kept, run.left()
+    return took
+
+
+def reference(place: Path, name: str) -> tuple[str, float]:
+    """Return the document of a whole run, and how long it took."""
+    start = time.monotonic()
+    run = Run(place, name, "--json")
+    code, out, err = run.ended(timeout=600)
+    assert code in (0, 1, 3), err
+    return out, time.monotonic() - start
+
+
+def without_times(document: str) -> list[str]:
+    return [line for line in document.splitlines() if '"seconds"' not in line]
+
+
+def sweep(name: str, times: int, place: Path) -> Iterator[float]:
+    """Interrupt a command at random times, go on in the same folder from what is kept, and compare with a whole run."""
+    whole, seconds = reference(place / "whole", name)
+    draw = random.Random(name)
+    for turn in range(times):
+        sent = (signal.SIGTERM, signal.SIGINT)[turn % 2]
+        here = place / f"{turn}{'json' * (turn % 3 == 0)}"
+        took = interrupted(here, name, draw.uniform(0.3, seconds), sent, twice=turn % 4 == 3)
+        if took is None:
+            continue
+        yield took
+        if turn % 5 == 0 and "--resume" in COMMANDS[name]:
+            again, _ = reference(here, name)
+            assert without_times(again) == without_times(whole)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_an_interrupted_command_ends_at_once_and_leaves_what_it_keeps(name: str, tmp_path: Path) -> None:
+    list(sweep(name, 3, tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_can_be_interrupted_at_any_time(name: str, tmp_path: Path) -> None:
+    took = sorted(sweep(name, 30, tmp_path))
+    print(f"{name}: {len(took)} of 30 interrupted, longest {took[-1] if took else 0:.2f} s")
