@@ -173,8 +173,9 @@ def interrupt() -> None:
 
 def ending() -> None:
     """Take no further signal: a run that has been told to end does, with the code of the first one."""
-    for number in EXIT_CODES:
-        signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(ValueError):  # in another thread than the main one, which takes them
+        for number in EXIT_CODES:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def stopped() -> str:
