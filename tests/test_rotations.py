@@ -439,7 +439,7 @@ def test_a_draw_equal_to_the_axes_counts_against_them(monkeypatch: pytest.Monkey
 def test_a_bounded_null_takes_half_of_the_time_and_its_p_value_counts_what_was_drawn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now, k, n = 100.0, 400, 2  # a rotation at a time
+    now, k, n = 100.0, 400, 7  # so many that a block is of one rotation
     monkeypatch.setattr(budget.time, "monotonic", lambda: now)
 
     def told(what: str, done: int, total: int | None) -> None:

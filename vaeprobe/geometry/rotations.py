@@ -189,7 +189,7 @@ def alignment(
     if not torch.isfinite(contrast).all():
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
     total, draws, drawn = torch.zeros_like(contrast), [], 0
-    rotations = torch.split(haar(k, count, seed), max(1, 50_000_000 // (len(G) * k**3 + 1)))
+    rotations = torch.split(haar(k, count, seed), max(1, 400_000_000 // (len(G) * k**3 + 1)))
     under = _under_rotations(G, contrast)
     with one_thread_below(len(G) * k**3), share_of(1 / 2) as share:
         for done, block in enumerate(rotations, start=1):
