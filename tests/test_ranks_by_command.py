@@ -240,6 +240,62 @@ def test_a_signal_to_any_process_ends_all_and_is_said_once(ranks: list[int], tmp
     assert err == f"vaeprobe: stopped; the same command goes on from what is kept in {where}\n"
 
 
+# every chunk takes its time, and is counted in a file
+COUNTED = """
+import os, sys, time
+from dataclasses import replace
+from pathlib import Path
+from vaeprobe.engine import chunks
+
+counter, nap = Path(sys.argv.pop(1) + os.environ.get("RANK", "0")), float(sys.argv.pop(1))
+one = chunks.Sweep._one
+
+def counted(self, part, together):
+    def work(chunk):
+        time.sleep(nap)
+        with open(counter, "a") as file:
+            file.write("x")
+        return self.work(chunk)
+    one(replace(self, work=work), part, together)
+
+chunks.Sweep._one = counted
+from vaeprobe.cli import main
+main()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 3), (3, 1)])
+def test_a_killed_run_goes_on_with_any_number_of_processes(before: int, after: int, tmp_path: Path) -> None:
+    words = ["orthogonality", MLP, "-n", "48", "--chunk", "4", "--rotations", "19", "--json"]
+    kept = [*words, "--resume", str(tmp_path / "run.kept")]
+
+    def counts(name: str) -> list[int]:
+        return [file.stat().st_size for file in sorted(tmp_path.glob(f"{name}[0-9]"))]
+
+    def begun(world: int, name: str, nap: float, words: list[str]) -> list[subprocess.Popen[str]]:
+        own = ["-c", COUNTED, str(tmp_path / name), str(nap), *words]
+        return start(world, [own] * world, MASTER_PORT=str(free_ports(1)))
+
+    ((code, whole, _),) = ends(begun(1, "alone", 0.0, words))
+    assert code == 0
+    running = begun(before, "killed", 0.2, kept)
+    until = time.monotonic() + 200
+    while time.monotonic() < until and (len(counts("killed")) < before or min(counts("killed")) < 2):
+        time.sleep(0.05)
+    for p in running:
+        p.kill()
+    ends(running)
+    first, *others = ends(begun(after, "again", 0.0, kept))
+    assert first[0] == 0
+    assert first[2].startswith(f"going on from {tmp_path / 'run.kept'}, which holds ")
+    assert others == [(0, "", "")] * (after - 1)
+    same(json.loads(whole)["metrics"], json.loads(first[1])["metrics"])
+    # a chunk that was being written at the end is done again
+    assert sum(counts("alone")) <= sum(counts("again")) + sum(counts("killed"))
+    assert sum(counts("again")) <= sum(counts("alone")) - before
+
+
 # -- the board -------------------------------------------------------------------------------------
 
 
