@@ -215,24 +215,24 @@ def how_many(
 
 
 def identified(
-    own: Data, spec: Spectrum, solution: Solution, *, resamples: int | None, seed: int, whole: bool
+    data: Data, spec: Spectrum, solution: Solution, *, resamples: int | None, seed: int, complete: bool
 ) -> Identifiability:
     """Return which columns the data determine.
 
     Args:
         resamples: for the columns' angles; None decides by cost.
-        whole: whether all rows are here and complete: else nothing is resampled.
+        complete: whether the rows are: else nothing is resampled.
     """
     ident = identifiability.of_spectrum(spec, solution.d, solution.active.tolist())
     if resamples is None:
         K = min(solution.d + identifiability.EXTRA, spec.m)
-        rows = min(own.rows, identifiability.MOST_ROWS)
+        rows = min(data.rows, identifiability.MOST_ROWS)
         cost = rows * spec.m * K + 20 * RESAMPLES * K**3  # scores, then an eigenproblem per resample
         spare = budget().affords(0.3 * budget().seconds) if budget().bounded else True
         resamples = RESAMPLES if cost <= FREE_BOOTSTRAP and spare else 0
-    if resamples == 0 or not whole:
+    if resamples == 0 or not complete:
         return ident
-    angles, used = identifiability.bootstrap_angles(own, spec, solution.d, resamples=resamples, seed=seed)
+    angles, used = identifiability.bootstrap_angles(data, spec, solution.d, resamples=resamples, seed=seed)
     return replace(ident, angles=angles, directions=used)
 
 

@@ -231,12 +231,12 @@ class TrainLinear(Question):
         spec = replace(spec, parts=())
         solution = self._solution(spec, int(d), fitted)
         ident = numbers.identified(
-            own,
+            read,  # few of them: each process resamples all
             spec,
             solution,
             resamples=self.bootstrap,
             seed=self.seed,
-            whole=fitted is None and processes.world == 1,
+            complete=fitted is None,
         )
         certificates: tuple[Certificate, ...] = ()
         gaps: dict[str, tuple[float, ...]] = {}
