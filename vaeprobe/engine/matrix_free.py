@@ -93,9 +93,10 @@ def xtrace(decoder: Decoder, z: Tensor, *, probes: int = 8, seed: int = 0, natur
     """Estimate tr G at every latent, shape (n,), without bias: exactly on what the probes see, at random on the rest.
 
     Takes as many products with J and J^T again as `diagonal`. Better than `trace` where few singular values hold most
-    of the energy, worse where the spectrum is flat. The sum of what `xdiagonal` estimates. Of 400 draws with 4 to 64 probes
-    of 20 to 512 latents its interval of 95 % held the truth in 92 to 98 %, and was up to 1.3 times as wide as 1.96 times
-    the true standard deviation; with only four probes in 87 to 99 %, up to 1.9 times, whatever the spectrum.
+    of the energy, worse where the spectrum is flat. The sum of what `xdiagonal` estimates. Of 400 draws with 8 to 16
+    probes of 20 to 80 latents its interval of 95 % held the truth in 94 to 98 %, up to 1.3 times as wide as 1.96 times the
+    true standard deviation; with only four probes in 87 to 100 %, up to 1.9 times. A narrower one, of a Student's t of more
+    freedom, still held it in 91 % where probes are four fifths of the latents.
 
     Raises:
         UsageError: fewer than two probes, or as many as latents.
