@@ -110,6 +110,17 @@ def test_exported_programs_say_their_maps(made: tuple[nn.Module, Path], tmp_path
         load(path, latent_size="4x4")
 
 
+def test_the_size_of_a_map_may_leave_out_the_frames_of_a_video(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv3d(3, 4, 1), nn.Tanh()).eval()
+    z = torch.zeros(2, 3, 5, 2, 4)
+    program = torch.export.export(network, (z,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, path := str(tmp_path / "video.pt2"))
+    assert load(path, latent_size="2x4").latent_dim == load(path, latent_size="5x2x4").latent_dim == 120
+    for other in ("2x2", "5x2", "1x2x4"):
+        with pytest.raises(UsageError, match="takes maps of 5 x 2 x 4, not of"):
+            load(path, latent_size=other)
+
+
 def test_latents_that_are_no_maps_have_no_size(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Linear(3, 4), nn.Tanh()), path := tmp_path / "rows.pt")
     with pytest.raises(UsageError, match="are no map"):

@@ -194,10 +194,11 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         architecture=parts.architecture + _drafted(notes),
         details={**found.details, **({"recipe": parts.recipe.to_dict()} if parts.recipe else {})},
     )
-    shape = parts.latent_shape[1:]
-    if request.latent_size is not None and shape and shape != request.latent_size:
+    shape, size = parts.latent_shape[1:], request.latent_size
+    # of a video a size may leave out the frames, which its family knows
+    if size is not None and shape and shape[-len(size) :] != size:
         raise UsageError(
-            f"{source.name} takes maps of {' x '.join(map(str, shape))}, not of {' x '.join(map(str, request.latent_size))}",
+            f"{source.name} takes maps of {' x '.join(map(str, shape))}, not of {' x '.join(map(str, size))}",
             hint="leave out --latent-size",
             about=source.name,
         )
