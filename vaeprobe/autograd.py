@@ -16,10 +16,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.errors import UsageError, did_you_mean
 
-__all__ = ["device_named", "differentiable_kernels", "gradient", "load_forward_mode", "without_compiler"]
+__all__ = [
+    "Watching",
+    "device_named",
+    "differentiable_kernels",
+    "gradient",
+    "load_forward_mode",
+    "without_compiler",
+]
 
 
 KINDS = ("cpu", "cuda", "mps", "xpu")
@@ -116,6 +124,30 @@ def _answer_for(reference: Any) -> None:
         return torchs_way(*args, **kwargs)
 
     vars(inner)["__dynamo_disable"] = answer
+
+
+class Watching(TorchDispatchMode):
+    """Looks at what every operation of torch returns inside the block: `saw` says what for."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keep torch from importing its compiler (over a second) to keep it out of here."""
+        return False
+
+    def saw(self, func: Any, args: Any, out: object) -> None:
+        """Look at an operation, its arguments and what it returned."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        out = func(*args, **(kwargs or {}))
+        self.saw(func, args, out)
+        return out
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from vaeprobe.autograd import Watching
 from vaeprobe.errors import ContractError, ResourceError, VaeprobeError, out_of_memory
 from vaeprobe.frozen import whole_of
 
@@ -49,26 +49,19 @@ class NotFiniteError(ContractError):
 # -- the precision that a network computes in -----------------------------------------------------
 
 
-class _Coarsest(TorchDispatchMode):
+class _Coarsest(Watching):
     """Notes the coarsest floating type that any operation returns, and how many numbers all of them do."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from importing its compiler (over a second) to keep it out of here."""
-        return False
-
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.dtype: torch.dtype = torch.float64
         self.numbers = 0
 
-    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        out = func(*args, **(kwargs or {}))
+    def saw(self, func: Any, args: Any, out: object) -> None:
         for value in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(value, Tensor) and value.is_floating_point():
                 self.dtype = min(self.dtype, value.dtype, key=lambda dtype: dtype.itemsize)
                 self.numbers += value.numel()
-        return out
 
 
 def precision_of(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
@@ -210,9 +203,8 @@ def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: ob
     if gap > tolerance:
         largest = _largest_on_the_way(f, z)
         if gap <= CANCELLED * torch.finfo(dtype).eps * largest:
-            if gap <= DIGITS_LEFT * float(
-                y.abs().max()
-            ):  # smaller than what they are made of, and right nonetheless
+            # smaller than what they are made of, and right nonetheless
+            if gap <= DIGITS_LEFT * float(y.abs().max()):
                 return
             wider = "" if dtype.itemsize >= 8 else " --dtype float64 tells rounding from rows that are mixed"
             raise ContractError(
@@ -223,23 +215,16 @@ def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: ob
         raise ContractError("the decoder mixes the rows of a batch", hint=_mixing(function))
 
 
-class _Largest(TorchDispatchMode):
+class _Largest(Watching):
     """Notes the largest number that any operation returns."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """See `_Coarsest`."""
-        return False
-
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.size: float = 0.0
 
-    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        out = func(*args, **(kwargs or {}))
+    def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor) and out.is_floating_point() and out.numel():
             self.size = max(self.size, float(out.abs().max()))
-        return out
 
 
 def _largest_on_the_way(f: RowMap, z: Tensor) -> float:

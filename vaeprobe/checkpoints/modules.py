@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.autograd import without_compiler
+from vaeprobe.autograd import Watching, without_compiler
 from vaeprobe.checkpoints.naming import folded, joined
 from vaeprobe.checkpoints.programs import operators
 from vaeprobe.checkpoints.selection import PickledModule, is_module, submodules
@@ -239,18 +238,11 @@ def _place(holder: nn.Module, name: str, tensor: Tensor) -> None:
         holder._buffers[name] = tensor
 
 
-class _Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Bounded(Watching):
     """Refuses absurdly large tensors as they are made (on the meta device, where they take no memory)."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from importing its compiler (over two seconds) to keep it out of here."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
-        out = func(*args, **(kwargs or {}))
+    def saw(self, func: Any, args: Any, out: object) -> None:
         operators.small(out)
-        return out
 
 
 def rehearse(module: nn.Module, latent_dim: int) -> None:
@@ -265,7 +257,7 @@ def rehearse(module: nn.Module, latent_dim: int) -> None:
     z = torch.empty(2, latent_dim, device="meta", dtype=dtype)
     # a layer that cannot run at all is for the decoder's contract to say
     cannot_run = (RuntimeError, TypeError, ValueError, IndexError, AttributeError, NotImplementedError)
-    with contextlib.suppress(*cannot_run), torch.no_grad(), without_compiler(), _Bounded():  # type: ignore[no-untyped-call]
+    with contextlib.suppress(*cannot_run), torch.no_grad(), without_compiler(), _Bounded():
         torch.func.functional_call(module, ghosts, (z,))
 
 

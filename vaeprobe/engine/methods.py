@@ -16,9 +16,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from vaeprobe.autograd import differentiable_kernels, gradient
+from vaeprobe.autograd import Watching, differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
@@ -408,29 +407,22 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
     return _Found(y, t, G, watch.numel, for_gram, watch.work / rows)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(Watching):
     """Notes the largest tensor with one row per latent and direction, and how much is multiplied and written."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Keep torch from importing its compiler (over a second) to keep it out of here."""
-        return False
-
     def __init__(self, directions: int, points: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.leads = ((directions * points,), (directions, points))
         self.rows = directions * points
         self.numel = 0
         self.work = 0.0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor):
             if tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads:
                 self.numel = max(self.numel, int(out.numel()) // self.rows)
             if not getattr(func, "is_view", False):
                 self.work += NUMBER * out.numel() + multiply_adds(func._opname, args, out)
-        return out
 
 
 def multiply_adds(name: str, args: Any, out: Tensor) -> int:
