@@ -119,7 +119,7 @@ def test_an_interrupt_ends_the_work() -> None:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         over.wait(0.1)
 
-    # a command run in this process may have left interrupts ignored
+    # what shells start in the background ignores interrupts
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

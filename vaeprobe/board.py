@@ -80,9 +80,8 @@ class Board:
         found = self._ask(
             lambda: _end(self.store.compare_set("end", "", json.dumps(asdict(own)))), default=own
         )
-        self._first[:1] = self._first[:1] or [
-            found
-        ]  # what was known once stands, whatever becomes of the board
+        # what was known once stands, whatever becomes of the board
+        self._first[:1] = self._first[:1] or [found]
         return self._first[0]
 
     def failure(self) -> End | None:
@@ -99,9 +98,7 @@ class Board:
             lambda: self.store.check(["floor"]), default=self.elsewhere
         ):
             time.sleep(0.02)
-        alone = (
-            self.rank == (0 if self.elsewhere else 1) or self.rank == 0
-        )  # where the board went with its keeper
+        alone = self.rank <= (0 if self.elsewhere else 1)  # where the board went with its keeper
         said: bool = self._ask(lambda: self.store.add("floor", 1) == 1, default=alone)
         return said
 

@@ -253,9 +253,8 @@ def joined(
     import torch
 
     distributed: Any = torch.distributed
-    nccl = (
-        backend == "nccl" and torch.cuda.is_available()
-    )  # whoever loads the decoder says that there is no GPU
+    # whoever loads the decoder says that there is no GPU
+    nccl = backend == "nccl" and torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if nccl else "cpu"
     if nccl:
         torch.cuda.set_device(device)

@@ -134,9 +134,8 @@ def _comparison(
                 fit = _rows_in_time(decoders, at, seed)
                 if not fit.whole:
                     limits.append(Finding(TIME_LIMIT, fit.words("rows")))
-                    some = torch.linspace(
-                        0, len(at) - 1, fit.done
-                    ).long()  # of all models' outputs, of all data
+                    # of all models' outputs, of all data
+                    some = torch.linspace(0, len(at) - 1, fit.done).long()
                     picked, at = picked if data is None else picked[some], at[some]
     except TimeIsOver:
         at, why = None, NO_TIME

@@ -355,10 +355,8 @@ class Trace(Probe):
             len(z0) * NODES * (k + 1),
             0,
             f"{len(z0)} start{'s' * (len(z0) > 1)} among {k} latents, {NODES} steps each",
-            least=6
-            * (
-                k + 1
-            ),  # a start, once to choose components and once more, and a step of two of them both ways
+            # a start, once to choose components and once more, and a step of two of them both ways
+            least=6 * (k + 1),
         )
         likelihood = self.metric_likelihood(decoder)
         chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
