@@ -116,32 +116,32 @@ def test_a_document_has_the_format_of_its_suffix(
     assert (tmp_path / file).read_text(encoding="utf-8").lower().startswith(begins)
 
 
+def imported(command: str, file: str, *modules: str) -> str:
+    """Return which of the modules a measurement in a process of its own imports, as a list is printed."""
+    code = (
+        "import sys; from vaeprobe.cli import run\n"
+        f"assert run([{command!r}, {file!r}, '--samples', '16']) == 0\n"
+        f"print([m for m in {modules!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("command", "file"),
     [("orthogonality", LINEAR), ("factorise", str(SAMPLES / "digits_conv.safetensors"))],
 )
 def test_a_measurement_does_not_load_torchs_compiler(command: str, file: str) -> None:
     """Each of these imports costs half a second or more, at every start; zero tangents of weights are the trap."""
-    code = (
-        "import sys; from vaeprobe.cli import run\n"
-        f"assert run([{command!r}, {file!r}, '--samples', '16']) == 0\n"
-        "print([m for m in ('torch._dynamo', 'sympy', 'torch.fx.experimental.symbolic_shapes') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+    assert imported(command, file, "torch._dynamo", "sympy", "torch.fx.experimental.symbolic_shapes") == "[]"
 
 
 def test_a_pickled_module_does_not_load_torchs_compiler(tmp_path: Path) -> None:
     """It is run on tensors without memory first, for whose sizes torch imports its compiler (two seconds)."""
     path = str(tmp_path / "module.pt")
     torch.save(nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 5)).eval(), path)
-    code = (
-        "import sys; from vaeprobe.cli import run\n"
-        f"assert run(['orthogonality', {path!r}, '--samples', '16']) == 0\n"
-        "print('torch._dynamo' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert imported("orthogonality", path, "torch._dynamo") == "[]"
 
 
 @pytest.mark.parametrize(
