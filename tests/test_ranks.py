@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_ports
 
 from vaeprobe import cli, processes
 from vaeprobe.errors import ResourceError
@@ -78,10 +78,7 @@ with joined() as processes, kept.keeping(sys.argv[1] if len(sys.argv) > 1 else N
 
 def run(world: int, *arguments: str) -> list[Any]:
     """What each process prints."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports()), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
             [sys.executable, "-c", SCRIPT, *arguments],
@@ -189,14 +186,12 @@ def test_what_processes_do_not_share_is_done_by_the_first_alone(
 
 
 def test_who_waits_for_others_says_for_whom_and_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_ports()
     for name, value in {
         "WORLD_SIZE": "2",
         "RANK": "0",
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(port),
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(processes, "PATIENCE", 0.1)

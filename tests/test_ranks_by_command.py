@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from ports import free_ports
 
 from vaeprobe.board import FAILED, STOPPED, Board, End, Watch, gone
 
@@ -45,8 +45,10 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "inspect": ("inspect", MLP, "--json"),
 }  # fmt: skip
 SCRIPT = """
-import contextlib, io, json, os, sys
+import contextlib, faulthandler, io, json, os, sys
 from vaeprobe import cli
+
+faulthandler.dump_traceback_later(220, exit=True)  # a run that hangs says where
 
 commands, folder, port = json.loads(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 found = {}
@@ -56,25 +58,9 @@ for k, (name, arguments) in enumerate(commands.items()):
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = cli.run([word.replace("OUT", f"{folder}/{k}") for word in arguments])
     found[name] = code, out.getvalue(), err.getvalue()
+faulthandler.cancel_dump_traceback_later()
 print(json.dumps(found))
 """
-
-
-def free_ports(count: int) -> int:
-    """The first of so many ports in a row that nobody listens at."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first: int = probe.getsockname()[1]
-        if first + count > 65535:
-            continue
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return first
 
 
 def start(world: int, arguments: list[list[str]], **more: str) -> list[subprocess.Popen[str]]:
@@ -167,7 +153,7 @@ def command(*words: str) -> list[str]:
 def test_what_fails_in_one_process_is_said_once_and_ends_all_with_its_exit_code(failing: int) -> None:
     words = [command("orthogonality", MLP, "-n", "8", "--json") for _ in range(2)]
     words[failing][3] = "none.pt"
-    several = ends(start(2, words, MASTER_PORT=str(free_ports(1))))
+    several = ends(start(2, words, MASTER_PORT=str(free_ports())))
     assert [code for code, _, _ in several] == [5, 5]
     assert [out for _, out, _ in several][1] == ""
     body = json.loads(several[0][1])
@@ -188,7 +174,7 @@ def test_what_is_refused_as_unsafe_is_refused_by_all_and_said_once(tmp_path: Pat
     file = tmp_path / "model.pt"
     file.write_bytes(pickle.dumps(Harmful()))
     words = command("beta", str(file), "--data", DIGITS, "--json")
-    several = ends(start(2, [words] * 2, MASTER_PORT=str(free_ports(1))))
+    several = ends(start(2, [words] * 2, MASTER_PORT=str(free_ports())))
     assert [code for code, _, _ in several] == [4, 4]
     assert json.loads(several[0][1])["error"]["code"] == "unsafe"
     assert several[1][1:] == ("", "")
@@ -220,7 +206,7 @@ main()
 def signalled(number: int, ranks: list[int], folder: Path) -> list[Ended]:
     arguments = ["orthogonality", MLP, "-n", "32", "--chunk", "8", "-q", "--resume", str(folder / "run.kept")]
     running = start(
-        2, [["-c", SLOW, str(folder / "at work "), *arguments]] * 2, MASTER_PORT=str(free_ports(1))
+        2, [["-c", SLOW, str(folder / "at work "), *arguments]] * 2, MASTER_PORT=str(free_ports())
     )
     until = time.monotonic() + 200
     while time.monotonic() < until and len(list(folder.glob("at work *"))) < 2:
@@ -276,7 +262,7 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(before: int, after: i
 
     def begun(world: int, name: str, nap: float, words: list[str]) -> list[subprocess.Popen[str]]:
         own = ["-c", COUNTED, str(tmp_path / name), str(nap), *words]
-        return start(world, [own] * world, MASTER_PORT=str(free_ports(1)))
+        return start(world, [own] * world, MASTER_PORT=str(free_ports()))
 
     ((code, whole, _),) = ends(begun(1, "alone", 0.0, words))
     assert code == 0
