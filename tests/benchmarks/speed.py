@@ -3,7 +3,8 @@
     python tests/benchmarks/speed.py [ROW ...] [--threads 1] [--rounds 5] [--long] [--curves] [--readme]
 
 Every line is a ratio: our time and the time of what one would pick instead, in multiples of some plain work, all
-timed in turns in one process.  One FWD is the plain forward pass on n d latents, channels last, in the best of
+timed in turns.  What one would write with torch alone runs in a process without vaeprobe's engine at work, which keeps
+freed memory at hand for whatever runs beside it: by itself it was up to a third slower, or as fast.  One FWD is the plain forward pass on n d latents, channels last, in the best of
 three chunk sizes: as many multiplications as the n d columns of n Jacobians take, so 1 is what an engine without
 further ideas can hope for.  Networks have random weights unless a line says otherwise.  `--curves` draws how the
 ratios scale (scaling.svg beside this file), `--readme` writes this run's rows into the README's table.
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, pullback, pushforward
 
 from benchmarks.networks import autoencoder_kl, autoencoder_tiny, burgess, dcgan, mlp, realistic
-from benchmarks.timing import Work, forward, medians, processes, tuned
+from benchmarks.timing import Apart, Work, forward, medians, processes, tuned
 
 ROOT = Path(__file__).parents[2]
 MARKERS = re.compile(r"(<!-- speed -->\n)(.*?)(<!-- /speed -->)", re.DOTALL)
@@ -107,6 +109,18 @@ class AtLatents(nn.Module):
         return found.flatten(1)
 
 
+def by_vmap(network: nn.Module, z: Tensor, v: Tensor) -> Tensor:
+    """J v of several directions as torch's documentation suggests it."""
+    found: Tensor = torch.func.vmap(lambda u: torch.func.jvp(network, (z,), (u,))[1])(v)
+    return found
+
+
+def by_jvp_and_vjp(network: nn.Module, z: Tensor, v: Tensor) -> Tensor:
+    """J^T J v of several directions, one after the other, from one graph for the way back."""
+    back = torch.func.vjp(network, z)[1]
+    return torch.stack([back(torch.func.jvp(network, (z,), (u,))[1])[0] for u in v])
+
+
 def by_curvlinops(network: nn.Module, z: Tensor) -> Any:
     """J at all latents as a linear operator of curvlinops, which knows derivatives by parameters; None without it."""
     try:
@@ -123,6 +137,38 @@ def frozen(make: Callable[[], nn.Module]) -> nn.Module:
     return realistic(make())
 
 
+Product = Callable[[nn.Module, Tensor, Tensor], Tensor]
+
+
+# the same as pieces of work that a process of its own makes
+
+
+def naive(make: Callable[[], nn.Module], n: int, d: int) -> Work:
+    found = by_jacfwd(frozen(make))
+    return partial(found, torch.randn(n, d))
+
+
+def expert(make: Callable[[], nn.Module], n: int, d: int) -> Work:
+    """What an expert would make of the same: channels last, the best of three sizes of chunk."""
+    found, z = by_jacfwd(frozen(make).to(memory_format=torch.channels_last)), torch.randn(n, d)
+
+    def in_parts(rows: int) -> Work:
+        return lambda: [found(part) for part in z.split(rows)]
+
+    parts = {rows: in_parts(rows) for rows in (8, 32, 128)}
+    times = medians({str(rows): work for rows, work in parts.items()}, 1)
+    return parts[min(parts, key=lambda rows: times[str(rows)])]
+
+
+def functional(make: Callable[[], nn.Module], d: int) -> Work:
+    return partial(by_functional, frozen(make), torch.randn(1, d))
+
+
+def product(make: Callable[[], nn.Module], n: int, d: int, of: Product) -> Work:
+    load_forward_mode()
+    return partial(of, frozen(make), torch.randn(n, d), torch.randn(4, n, d))
+
+
 # -- rows ----------------------------------------------------------------------------------------------
 
 FUNCTIONAL = "functional.jacobian"
@@ -136,19 +182,19 @@ def gram_row(
     """Time Gram matrices against the forward pass, vmap(jacfwd) and, with `rows`, reverse mode at one latent."""
 
     def measure(options: Options) -> Found:
-        network = frozen(make)
-        decoder, n = Decoder(network, d), min(points or options.points, options.points)
-        z, naive = torch.randn(n, d), by_jacfwd(network)
-        works: dict[str, Work] = {
-            "FWD": tuned(frozen(make), z.repeat(d, 1)),
-            "ours": lambda: gram(decoder, z),
-            JACFWD: lambda: naive(z),
-        }
-        times = medians(works, options.rounds)
+        decoder, n = Decoder(frozen(make), d), min(points or options.points, options.points)
+        z = torch.randn(n, d)
+        with Apart(naive, make, n, d) as theirs:
+            works: dict[str, Work | Apart] = {
+                "FWD": tuned(frozen(make), z.repeat(d, 1)),
+                "ours": lambda: gram(decoder, z),
+                JACFWD: theirs,
+            }
+            times = medians(works, options.rounds)
         instead = {JACFWD: times[JACFWD] / times["FWD"]}
         if rows:
-            one = medians({"one": lambda: by_functional(network, z)}, 1)["one"]
-            instead[FUNCTIONAL] = one * n / times["FWD"]
+            with Apart(functional, make, d) as one:
+                instead[FUNCTIONAL] = medians({"one": one}, 1)["one"] * n / times["FWD"]
         return Found(times["ours"] / times["FWD"], instead)
 
     return measure
@@ -156,21 +202,11 @@ def gram_row(
 
 def speedup(options: Options) -> Found:
     """Time 256 latents of a convolutional decoder in units of ours, beside what an expert would make of torch's own."""
-    network, last = frozen(burgess), frozen(burgess).to(memory_format=torch.channels_last)
-    decoder, z, naive = Decoder(network, 10), torch.randn(4 * options.points, 10), by_jacfwd(network)
-    expert = by_jacfwd(last)
-
-    def in_parts(rows: int) -> Work:
-        return lambda: [expert(part) for part in z.split(rows)]
-
-    parts = {str(rows): in_parts(rows) for rows in (8, 32, 128)}
-    best = min(medians(parts, 1).items(), key=lambda pair: pair[1])[0]
-    works: dict[str, Work] = {"ours": lambda: gram(decoder, z), JACFWD: lambda: naive(z), TUNED: parts[best]}
-    times = medians(works, options.rounds)
+    n, d = 4 * options.points, 10
+    decoder, z = Decoder(frozen(burgess), d), torch.randn(n, d)
+    with Apart(naive, burgess, n, d) as theirs, Apart(expert, burgess, n, d) as best:
+        times = medians({"ours": lambda: gram(decoder, z), JACFWD: theirs, TUNED: best}, options.rounds)
     return Found(1.0, {name: times[name] / times["ours"] for name in (JACFWD, TUNED)})
-
-
-Product = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
 def products(
@@ -188,39 +224,29 @@ def products(
             "plain": forward(network, z, n),
             "last": forward(frozen(autoencoder_kl).to(memory_format=torch.channels_last), z, n),
         }
-        others: dict[str, Work] = {name: lambda: instead(network, z, v)}
         J = by_curvlinops(network, z)
-        if J is not None:
-            others["curvlinops"] = lambda: curvlinops(J, v.flatten(1).mT)
-        times = medians({**plain, "ours": lambda: ours(decoder, z, v), **others}, options.rounds)
+        with Apart(product, autoencoder_kl, n, d, instead) as theirs:
+            others: dict[str, Work | Apart] = {name: theirs}
+            if J is not None:
+                others["curvlinops"] = lambda: curvlinops(J, v.flatten(1).mT)
+            times = medians({**plain, "ours": lambda: ours(decoder, z, v), **others}, options.rounds)
         unit = 4 * min(times[key] for key in plain)
         return Found(times["ours"] / unit, {key: times[key] / unit for key in others})
 
     return measure
 
 
-def by_vmap(network: nn.Module, z: Tensor, v: Tensor) -> Tensor:
-    """J v of several directions as torch's documentation suggests it."""
-    found: Tensor = torch.func.vmap(lambda u: torch.func.jvp(network, (z,), (u,))[1])(v)
-    return found
-
-
-def by_jvp_and_vjp(network: nn.Module, z: Tensor, v: Tensor) -> Tensor:
-    """J^T J v of several directions, one after the other, from one graph for the way back."""
-    back = torch.func.vjp(network, z)[1]
-    return torch.stack([back(torch.func.jvp(network, (z,), (u,))[1])[0] for u in v])
-
-
 def columns(options: Options) -> Found:
     """Time all columns of J of a KL decoder, per column, in forward passes."""
-    network, d, n = frozen(autoencoder_kl), 256, 2
-    decoder, z, naive = Decoder(network, d), torch.randn(n, d), by_jacfwd(network)
-    works: dict[str, Work] = {
-        "FWD": tuned(frozen(autoencoder_kl), z.repeat(d, 1)),
-        "ours": lambda: jacobian(decoder, z),
-        JACFWD: lambda: naive(z),
-    }
-    times = medians(works, max(1, options.rounds // 3))
+    d, n = 256, 2
+    decoder, z = Decoder(frozen(autoencoder_kl), d), torch.randn(n, d)
+    with Apart(naive, autoencoder_kl, n, d) as theirs:
+        works: dict[str, Work | Apart] = {
+            "FWD": tuned(frozen(autoencoder_kl), z.repeat(d, 1)),
+            "ours": lambda: jacobian(decoder, z),
+            JACFWD: theirs,
+        }
+        times = medians(works, max(1, options.rounds // 3))
     return Found(times["ours"] / times["FWD"], {JACFWD: times[JACFWD] / times["FWD"]})
 
 
@@ -400,9 +426,9 @@ PASS, DECODE, IMPORT = "forward passes on n d latents", "decodings", "imports of
 
 ROWS: dict[str, Row] = {
     "burgess-32": Row("Gram matrices, convolutional VAE 32 x 32, d = 10", PASS, "0.80, 0.55", gram_row(burgess, 10, rows=True)),
-    "burgess-64": Row("Gram matrices, convolutional VAE 64 x 64 x 3, d = 10", PASS, "0.80, 0.55", gram_row(lambda: burgess(64, 3), 10)),
-    "mlp": Row("Gram matrices, MLP 32-512-512-512-784", PASS, "1.05, 0.95", gram_row(lambda: mlp(784), 32, rows=True)),
-    "mlp-wide": Row("Gram matrices, linear output of 12,288 numbers", PASS, "0.18, 0.13", gram_row(lambda: mlp(12288), 32)),
+    "burgess-64": Row("Gram matrices, convolutional VAE 64 x 64 x 3, d = 10", PASS, "0.80, 0.55", gram_row(partial(burgess, 64, 3), 10)),
+    "mlp": Row("Gram matrices, MLP 32-512-512-512-784", PASS, "1.05, 0.95", gram_row(partial(mlp, 784), 32, rows=True)),
+    "mlp-wide": Row("Gram matrices, linear output of 12,288 numbers", PASS, "0.18, 0.13", gram_row(partial(mlp, 12288), 32)),
     "dcgan": Row("Gram matrices, DCGAN generator, d = 100", PASS, "1.05, 0.95", gram_row(dcgan, 100, 2)),
     "speed-up": Row("Gram matrices at 256 latents, convolutional VAE", "ours", "5, 10 times", speedup),
     "kl-probe": Row("J v, latent-diffusion decoder, four at a time", "forward passes", "1.4, 1.15",
@@ -445,11 +471,11 @@ def scaling(rounds: int) -> Iterable[tuple[str, list[int], dict[str, list[float 
         found: dict[str, list[float | None]] = {"gram": [], JACFWD: [], FUNCTIONAL: []}
         for n, d, m in sizes:
             network = frozen(lambda d=d, m=m: tanh_net(d, m))
-            decoder, z, naive = Decoder(network, d), torch.randn(n, d), by_jacfwd(network)
+            decoder, z, plain = Decoder(network, d), torch.randn(n, d), by_jacfwd(network)
             works: dict[str, Work] = {
                 "FWD": forward(network, z.repeat(d, 1), 1024),
                 "gram": lambda f=decoder, z=z: gram(f, z),
-                JACFWD: lambda f=naive, z=z: f(z),
+                JACFWD: lambda f=plain, z=z: f(z),
             }
             times = medians(works, rounds)
             for name in ("gram", JACFWD):
