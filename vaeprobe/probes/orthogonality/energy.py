@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from vaeprobe.budget import NO_TIME, budget
-from vaeprobe.engine.matrix_free import SingularTriplets, energies, exact_energies, singular_triplets
+from vaeprobe.engine.matrix_free import MISSED, SingularTriplets, energies, exact_energies, singular_triplets
 from vaeprobe.engine.methods import choose
 from vaeprobe.intervals import LEVEL, mean_interval
 from vaeprobe.probes.orthogonality.metrics import SPECS
@@ -107,6 +107,7 @@ class Whole:
         if self.top is None:
             return []
         s, residual = self.top.s, self.top.residual
+        looked = bool((self.top.missed <= MISSED).all())
         return [
             Table(
                 title=f"Largest singular values of the whole Jacobian, at {len(s)} latent{'s' if len(s) > 1 else ''}",
@@ -115,7 +116,8 @@ class Whole:
                     [f"s{i}", float(s[:, i].square().mean().sqrt()), float(residual[:, i].max())]
                     for i in range(s.shape[1])
                 ],
-                note=f"block Lanczos, {self.top.products} products with J and J^T each; residual: the largest |J^T u - s v|",
+                note=f"block Lanczos, {self.top.products} products with J and J^T each; residual: the largest |J^T u - s v|"
+                + ("" if looked else "; too few products to rule out that larger ones were missed"),
             )
         ]
 
