@@ -92,6 +92,9 @@ def test_maps_of_latents_are_given_as_networks_take_them(of: str) -> None:
     with pytest.raises(ContractError) as caught:
         Decoder(network, 12)
     assert "nn.Unflatten(1, (channels, height, width))" in str(caught.value.hint)
+    with pytest.raises(ContractError) as caught:
+        jacobian(f, z[0])
+    assert caught.value.hint == "z[None] is one map of latents in a batch"
 
 
 def test_columns_and_likelihoods_are_given_as_is_handy() -> None:
@@ -107,6 +110,13 @@ def test_columns_and_likelihoods_are_given_as_is_handy() -> None:
     )
     with pytest.raises(UsageError, match="no likelihood is called `bernouli`"):
         gram(mean, z, likelihood="bernouli")
+
+
+def test_no_directions_give_no_columns_and_the_outputs() -> None:
+    y, Jv = pushforward(bend, Z + 1, torch.ones(0, 4, 2))
+    torch.testing.assert_close(y, bend(Z + 1).flatten(1))
+    assert Jv.shape == (0, *y.shape)
+    assert pullback(bend, Z, torch.ones(0, 4, 3)).shape == (0, 4, 2)
 
 
 Z = torch.zeros(4, 2)
@@ -141,6 +151,11 @@ Z = torch.zeros(4, 2)
             lambda: gram(bend, Z, columns=torch.zeros(3, 1).long()),
             r"shape \(3, 1\) for 4",
             "one row of indices",
+        ),
+        (
+            lambda: gram(lambda z: z - 1, Z, likelihood="bernoulli"),
+            "from -1 to -1: the means of a Bernoulli likelihood",
+            'parameter="natural"',
         ),
         (lambda: gram(bend, Z, likelihood=3), "a name or a Likelihood, not int", "bernoulli"),
         (

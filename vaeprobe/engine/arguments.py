@@ -83,6 +83,8 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
     try:
         decoder = once_checked(f, rows, (tuple(shape), dtype), make)
     except ContractError as error:
+        if z.ndim == 3 and _takes_rows(f, z[None]):
+            raise ContractError(error.message, hint="z[None] is one map of latents in a batch") from None
         if len(z) and _takes_one(f, z):
             raise ContractError(
                 error.message,
@@ -94,6 +96,18 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
             remedy = f"return one tensor, or give vaeprobe.Decoder(f, {decoder.latent_dim}, output=...)"
             warnings.warn(f"{note.message}; {remedy}", stacklevel=4)
     return decoder
+
+
+def _takes_rows(f: Callable[[Tensor], object], z: Tensor) -> bool:
+    """Whether a function makes a row of a row."""
+    if isinstance(f, nn.Module):
+        z = z.to(next((p.dtype for p in f.parameters()), z.dtype))
+    with torch.no_grad():
+        try:
+            y = f(z.detach())
+        except Exception:  # whatever a stranger's function raises
+            return False
+    return isinstance(y, Tensor) and y.ndim > 0 and len(y) == len(z)
 
 
 def _takes_one(f: Callable[[Tensor], object], z: Tensor) -> bool:
@@ -149,14 +163,25 @@ def check_chunk(chunk: object) -> None:
         )
 
 
-def likelihood_of(decoder: Decoder, likelihood: Likelihood | str | None) -> Likelihood | None:
-    """Return a likelihood, by its name or as it is given.
+def likelihood_of(decoder: Decoder, likelihood: Likelihood | str | None, z: Tensor) -> Likelihood | None:
+    """Return a likelihood, by its name, held against the outputs at the first of latents z, or as it is given.
 
     Raises:
-        UsageError: none has that name, or it is something else.
+        UsageError: none has that name, the outputs are not its means, or it is something else.
     """
     if isinstance(likelihood, str):
-        return by_name(likelihood, tuple(decoder.output_shape))
+        named = by_name(likelihood, tuple(decoder.output_shape))
+        if decoder.parameter == "natural" or not len(z):
+            return named
+        with torch.no_grad():
+            wrong = named.misfit(decoder.flat(z[:64].to(device=decoder.device, dtype=decoder.dtype)))
+        if wrong is not None:
+            raise UsageError(
+                wrong,
+                hint="of natural parameters (logits, log-rates), give vaeprobe.Decoder(f, "
+                f'{decoder.latent_dim}, parameter="natural"); without `likelihood`, G = J^T J',
+            )
+        return named
     if likelihood is None or isinstance(likelihood, Likelihood):
         return likelihood
     raise UsageError(

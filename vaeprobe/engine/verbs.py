@@ -121,7 +121,7 @@ def gram(
     """
     decoder, z = decoder_and_rows(f, z)
     check_chunk(chunk)
-    weight, taken = likelihood_of(decoder, likelihood), columns_of(decoder, len(z), columns)
+    weight, taken = likelihood_of(decoder, likelihood, z), columns_of(decoder, len(z), columns)
     return recalled(
         (decoder, weight, None if taken is None else taken.shape[1:]),
         z,
@@ -341,6 +341,9 @@ def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple
     decoder, z = decoder_and_rows(f, z)
     given, several = directions_of(decoder, len(z), v)
     along = _on_all_latents(decoder, given)
+    if not len(along):
+        y = values(decoder, z, natural=natural)
+        return y, y.new_zeros(0, *y.shape)
     y, Jv = _pushed(
         decoder, _latents(decoder, z), lambda some, points: along[some, points], len(along), natural, description="J v"
     )  # fmt: skip
@@ -432,6 +435,8 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
     free = decoder.continuous
     choice = choose(decoder, natural=natural)
     pulled = x.new_zeros(len(covectors), len(x), len(free))
+    if not len(covectors):
+        return pulled
 
     def work(part: Chunk) -> tuple[Tensor]:
         some = covectors[part.directions[0], part.points]
