@@ -413,7 +413,7 @@ class Decoder:
             few.to(device=self.device, dtype=self.dtype),
             self.continuous,
             precision,
-            self._in_double,
+            self.in_double,
         )
         self._set("differentiation", mode)
         if why:
@@ -467,11 +467,16 @@ class Decoder:
         # derivatives in half precision are good to a percent: numbers worth having need the cast
         return [(torch.float32, torch.float32), (None, own)] if own.itemsize < 4 else [(None, own)]
 
-    def _in_double(self) -> Callable[[Tensor], Tensor] | None:
-        """Return the map in float64, None where that cannot be had."""
-        if whole_of(self.function) is None:
+    def in_double(self, *, natural: bool = False) -> Callable[[Tensor], Tensor] | None:
+        """Return the map in float64, with the same weights cast up; None where that cannot be had.
+
+        Args:
+            natural: latents to natural parameters instead of outputs.
+        """
+        given = self.natural if natural and self.parameter != "natural" else self.function
+        if given is None or whole_of(given) is None:
             return None
-        function = frozen(self.function, torch.float64)
+        function = frozen(given, torch.float64)
         return lambda z: picked(function(z.clone()), self.output).reshape(len(z), -1)
 
 

@@ -579,6 +579,16 @@ RANK_DEFICIENT = FindingSpec(
     "rest.",
     "Read the mean-field gap, which is finite everywhere, beside it.",
 )
+ROUNDING = FindingSpec(
+    "rounding",
+    "warning",
+    "Forward mode, and reverse mode in float64 where the network can be had in it, give other numbers for these columns "
+    "of the Jacobian, by over a tenth of their length: larger terms cancel inside the network, and what is left is the "
+    "rounding of the precision that it computes in. Angles between such columns, and what follows from them, mean nothing, "
+    "however small their p-values: no verdict is given.",
+    "--dtype float64 knows nine digits more. Where columns are rounding in float64 too, the output does not depend on these "
+    "latents as far as any number can tell.",
+)
 SATURATED = FindingSpec(
     "saturated",
     "note",

@@ -76,13 +76,17 @@ def metric(
     likelihood: Likelihood | None,
     seed: int,
     asked: bool,
+    why: str | None = None,
 ) -> Metric:
     """Return the mean |cos| between columns of neighbouring sites as a metric.
 
     Args:
         asked: whether it is to be measured.
+        why: why the columns say nothing, None where they do.
     """
     spec = SPECS["orthogonality.neighbour_cosine"]
+    if why is not None:
+        return Metric.undefined(spec, why)
     if block is None or block.kind != "channels" or not asked:
         return Metric.undefined(spec, "measured with the channels at a site, where latents have space")
     if budget().over:

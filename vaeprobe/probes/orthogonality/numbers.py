@@ -57,12 +57,7 @@ def metrics_of(reading: Reading) -> list[Metric]:
     """Return every metric, in the order of the page, and keep the values behind means in `reading.per_sample`."""
     return [
         dim_beside(reading.decoder.latent_dim, None if reading.block is None else len(reading.block.names)),
-        Metric(
-            SPECS["latents.active"],
-            len(reading.active),
-            n=len(reading.G),
-            method="" if reading.block is None else f"of {reading.block.words}",
-        ),
+        _active(reading),
         *_cosine_metrics(reading),
         *_contrast_metrics(reading),
         *_rotation_metrics(reading),
@@ -72,6 +67,13 @@ def metrics_of(reading: Reading) -> list[Metric]:
         *_nats_metrics(reading),
         *_isometry_metrics(reading),
     ]
+
+
+def _active(reading: Reading) -> Metric:
+    if reading.rounding:
+        return Metric.undefined(SPECS["latents.active"], reading.rounding.why)
+    how = "" if reading.block is None else f"of {reading.block.words}"
+    return Metric(SPECS["latents.active"], len(reading.active), n=len(reading.G), method=how)
 
 
 def _cosine_metrics(reading: Reading) -> list[Metric]:
@@ -223,7 +225,7 @@ def _isometry_metrics(reading: Reading) -> list[Metric]:
 
 def _mean_field_gap(reading: Reading) -> Metric:
     id, b = "orthogonality.mean_field_gap", reading.beta_sigma2
-    why = None if len(reading.G) else reading.no_pairs
+    why = reading.no_pairs if reading.rounding or not len(reading.G) else None
     metric = _mean(reading, id, gram.mean_field_gap(reading.G, b), why=why)
     return replace(metric, method=f"{reading.noise}; {metric.method}") if metric.defined else metric
 
@@ -233,7 +235,7 @@ def _frame_metrics(reading: Reading) -> list[Metric]:
         return Metric.undefined(SPECS[f"orthogonality.{name}"], reading.singular or "")
 
     whole = ~reading.zero_columns
-    why = None if len(reading.G) else reading.no_pairs
+    why = reading.no_pairs if reading.rounding or not len(reading.G) else None
     rank = _mean(
         reading, "orthogonality.effective_rank", gram.effective_rank(reading.all_singular_values), why=why
     )

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
+    from vaeprobe.engine.rounding import Lost
     from vaeprobe.geometry.turns import Turn
     from vaeprobe.latents import Latents
+    from vaeprobe.likelihoods import Likelihood
     from vaeprobe.probes.orthogonality.reading import Reading
     from vaeprobe.probes.parts import ColumnBlock
 
@@ -303,7 +305,7 @@ class Orthogonality(Probe):
         from vaeprobe.geometry.threads import one_thread_below
         from vaeprobe.latents import Prior
         from vaeprobe.probes.orthogonality import neighbours
-        from vaeprobe.probes.orthogonality.energy import whole_of
+        from vaeprobe.probes.orthogonality.energy import Whole, whole_of
         from vaeprobe.probes.orthogonality.reading import Reading
 
         decoder = decoder.standardised().under(self.likelihood)
@@ -311,16 +313,27 @@ class Orthogonality(Probe):
         z, G, block, limits = self._pullback_metrics(decoder, source)
         fits = (*self.likelihood_findings(decoder, z), *limits)
         likelihood = self.metric_likelihood(decoder)
-        whole = whole_of(
-            decoder,
-            z,
-            G if block is None else None,
-            likelihood=likelihood,
-            probes=self.probes,
-            seed=self.seed,
+        rounding = self._rounding(decoder, z, G, block, likelihood)
+        whole = (
+            Whole(None, len(decoder.continuous), why=rounding.why)
+            if rounding
+            else whole_of(
+                decoder,
+                z,
+                G if block is None else None,
+                likelihood=likelihood,
+                probes=self.probes,
+                seed=self.seed,
+            )
         )
         beside = neighbours.metric(
-            decoder, z, block, likelihood=likelihood, seed=self.seed, asked=self.probes >= 2
+            decoder,
+            z,
+            block,
+            likelihood=likelihood,
+            seed=self.seed,
+            asked=self.probes >= 2,
+            why=rounding.why if rounding else None,
         )
         with one_thread_below(len(G) * G.shape[-1] ** 3):
             reading = Reading(
@@ -335,8 +348,29 @@ class Orthogonality(Probe):
                 likelihood=self.likelihood,
                 whole=whole,
                 block=block,
+                rounding=rounding,
             )
             return self._read(decoder, reading, fits, beside, self._available(decoder, source))
+
+    def _rounding(
+        self, decoder: Decoder, z: Tensor, G: Tensor, block: ColumnBlock | None, likelihood: Likelihood | None
+    ) -> Lost | None:
+        """Return which active columns are rounding, at latents where J is of middling size; None where none is."""
+        from vaeprobe.engine.rounding import lost_columns, typical
+        from vaeprobe.geometry.gram import active_latents
+
+        finite = G.isfinite().flatten(1).all(1).nonzero().flatten()
+        if not len(finite):
+            return None
+        at = finite[typical(G[finite])]
+        return lost_columns(
+            decoder,
+            z[at],
+            active_latents(G[finite], self.active_threshold).nonzero().flatten().tolist(),
+            natural=decoder.natural_for(likelihood),
+            columns=None if block is None else block.columns[at],
+            names=None if block is None else block.names,
+        )
 
     def _read(
         self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...], beside: Metric, asked: int

@@ -21,6 +21,7 @@ from vaeprobe.probes.orthogonality.repair import Repair, RowSpace, repair_of
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
+    from vaeprobe.engine.rounding import Lost
     from vaeprobe.probes.parts import ColumnBlock
 
 __all__ = ["Reading"]
@@ -55,6 +56,7 @@ class Reading:
         contrast: ima contrast of `sub`, shape (n,); inf where J is rank-deficient.
         regular: where it is finite, shape (n,).
         per_sample: the values behind the metrics that are means, by id, where no latent was left out.
+        rounding: which active columns are rounding, so that nothing is known of them, or None.
         no_pairs: why there are no pairs of columns, or None.
         singular: why the contrast is undefined, or None.
     """
@@ -73,6 +75,7 @@ class Reading:
         likelihood: str | None,
         whole: Whole | None = None,
         block: ColumnBlock | None = None,
+        rounding: Lost | None = None,
     ) -> None:
         finite = torch.isfinite(G).flatten(1).all(1)
         dtype = decoder.dtype or torch.float64
@@ -94,7 +97,8 @@ class Reading:
         self.contrast = gram.ima_contrast(self.sub, tolerance=self.tolerance)
         self.regular = torch.isfinite(self.contrast)
         self.cosines = gram.column_cosines(self.sub)
-        self.no_pairs = self._why_no_pairs()
+        self.rounding = rounding
+        self.no_pairs = rounding.why if rounding else self._why_no_pairs()
         self.singular = self.no_pairs or self._why_singular()
         self.rotations = rotations or int(min(999, max(99, 3e10 // (len(self.G) * max(a, 1) ** 3 + 1))))
         self.restarts = (4 if a <= 16 else 2) if restarts is None else restarts

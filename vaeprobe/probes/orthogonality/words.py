@@ -22,6 +22,7 @@ from vaeprobe.findings import (
 )
 from vaeprobe.geometry import gram
 from vaeprobe.probes.parts import SOME
+from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric
 
 if TYPE_CHECKING:
@@ -224,6 +225,8 @@ def nats(value: float) -> str:
 def findings(reading: Reading, asked_samples: int) -> list[Finding]:
     """Return what a reader has to know about these numbers."""
     found = []
+    if reading.rounding:
+        found.append(rounded(reading.rounding))
     if reading.block is not None:
         asked = (
             "" if reading.samples == asked_samples else f", and {reading.samples} of {asked_samples} latents"
@@ -255,7 +258,7 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
             )
         )
     idle = [name for i, name in enumerate(reading.names) if i not in set(reading.active.tolist())]
-    if idle and len(reading.G):
+    if idle and len(reading.G) and not reading.rounding:
         found.append(
             Finding(
                 INACTIVE_LATENTS,

@@ -1,0 +1,142 @@
+"""Jacobians that are rounding, in closed form: terms that cancel, and networks that compute otherwise in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.engine.rounding import LOST, column_errors, lost_columns, typical
+from vaeprobe.intervals import stream
+from vaeprobe.likelihoods import by_name
+from vaeprobe.probes.orthogonality import Orthogonality
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(stream(seed, "rounding").standard_normal(shape))
+
+
+def linear(W: Tensor, b: Tensor) -> nn.Linear:
+    layer = nn.Linear(W.shape[1], W.shape[0])
+    layer.load_state_dict({"weight": W.float(), "bias": b.float()})
+    return layer
+
+
+def cancelling(lengths: tuple[float, ...], scale: float = 1.0) -> nn.Sequential:
+    """B A z - B A z + C z + b: the columns of C have these lengths, and the others are `scale` long until they cancel.
+
+    Where a length is 0, so that the column of C is, the Jacobian's column is the rounding of the sum alone; where it is
+    not, A has none.
+    """
+    k = len(lengths)
+    sizes = torch.tensor(lengths, dtype=torch.float64)
+    A = scale * normal(16, k, seed=1) * (sizes == 0)
+    C = nn.functional.normalize(normal(24, k, seed=2), dim=0) * sizes
+    B = normal(24, 16, seed=3) / 4
+    first = linear(
+        torch.cat([A, A, torch.eye(k).double()]), torch.cat([normal(32, seed=4), torch.zeros(k).double()])
+    )
+    return nn.Sequential(first, linear(torch.cat([B, -B, C], 1), normal(24, seed=5)))
+
+
+class Two(nn.Module):
+    """Columns 1 + defect long in float32, and 1 long in float64."""
+
+    def __init__(self, *defects: float) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.eye(4, len(defects)))
+        self.defects = defects
+
+    def forward(self, z: Tensor) -> Tensor:
+        more = torch.tensor(self.defects).to(z) if z.dtype == torch.float32 else 0
+        return (z * (1 + more)) @ self.W.mT
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_columns_that_cancel_are_told_from_those_that_are_right(dtype: torch.dtype) -> None:
+    decoder = Decoder(cancelling((0.0, 1.0, 0.0, 1e-3)), 4, dtype=dtype)
+    errors = column_errors(decoder, normal(2, 4))
+    assert (errors[[0, 2]] > 0.5).all(), "rounding"
+    assert (errors[[1, 3]] < 1e-4).all(), "right"
+    lost = lost_columns(decoder, normal(2, 4), range(4))
+    assert lost is not None
+    assert lost.names == ("z0", "z2")
+    assert lost.why == f"the columns of z0, z2 are rounding in {str(dtype).removeprefix('torch.')}"
+    assert lost_columns(decoder, normal(2, 4), [1, 3]) is None
+
+
+@pytest.mark.parametrize(("error", "lost"), [(0.8 * LOST, False), (1.25 * LOST, True)])
+def test_the_line_of_rounding_has_two_sides(error: float, lost: bool) -> None:
+    decoder = Decoder(Two(error / (1 - error), 0.0), 2)
+    assert column_errors(decoder, normal(2, 2)).tolist() == pytest.approx([error, 0], abs=1e-5)
+    found = lost_columns(decoder, normal(2, 2), [0, 1])
+    assert (found.names == ("z0",) if found else None) == (True if lost else None)
+
+
+def test_zero_in_one_precision_alone_is_rounding_and_zero_in_both_is_not() -> None:
+    saturated = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid())
+    for bias, lost in (
+        (25.0, True),
+        (200.0, False),
+    ):  # 1 - sigmoid: 1e-11, which float64 knows, and 0 in both
+        nn.init.constant_(saturated[0].bias, bias)
+        nn.init.constant_(saturated[0].weight, 0.1)
+        decoder = Decoder(saturated, 2)
+        assert (lost_columns(decoder, normal(2, 2), []) is not None) is lost
+        result = Orthogonality(samples=8, rotations=19).measure(decoder)
+        assert result.verdict == "undefined"
+        assert ("rounding in float32" if lost else "every column of the Jacobian is zero") in result.summary
+        assert lost_columns(Decoder(saturated, 2, dtype=torch.float64), normal(2, 2), []) is None
+
+
+def test_logits_are_asked_where_the_metric_is_that_of_logits() -> None:
+    head = nn.Linear(2, 3)
+    nn.init.constant_(head.bias, 25.0)
+    decoder = Decoder(nn.Sequential(head, nn.Sigmoid()), 2, natural=head, likelihood="bernoulli")
+    assert decoder.natural_for(by_name("bernoulli", decoder.output_shape))
+    assert float(column_errors(decoder, normal(2, 2), natural=True).max()) < 1e-4
+    assert float(column_errors(decoder, normal(2, 2)).min()) > 0.5
+
+
+def test_functions_without_a_float64_twin_are_held_against_themselves() -> None:
+    f = cancelling((0.0, 1.0))
+    decoder = Decoder(lambda z: f(z), 2, dtype=torch.float32)
+    assert decoder.in_double() is None
+    errors = column_errors(decoder, normal(2, 2))
+    assert float(errors[0]) > 0.5
+    assert float(errors[1]) < 1e-4
+
+
+def test_latents_of_middling_size_are_asked() -> None:
+    G = torch.eye(2).double() * torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]).double()[:, None, None]
+    assert set(typical(G).tolist()) <= {3, 4, 2}
+    assert typical(G[:1]).tolist() == [0]
+
+
+# -- verdicts -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_that_a_gate_could_take_is_said_of_a_jacobian_that_is_rounding(dtype: torch.dtype) -> None:
+    decoder = Decoder(cancelling((0.0,) * 4), 4, dtype=dtype)
+    result = Orthogonality(samples=32, rotations=99).measure(decoder)
+    assert result.verdict == "undefined"
+    assert "rounding in" in result.summary
+    known = {id for id, metric in result.metrics.items() if metric.defined}
+    assert known == {"latents.dim", "orthogonality.mean_abs_cosine_gaussian"}, "what J has no part in"
+    (finding,) = [f for f in result.findings if f.code == "rounding"]
+    assert ("--dtype float64" in str(finding.hint)) == (dtype == torch.float32)
+
+
+def test_float64_answers_where_float32_knew_some_columns_only() -> None:
+    """In float32 the rounding of two columns is as long as others; in float64 they are as good as dead."""
+    f = cancelling((0.0, 1e-4, 0.0, 1e-4), scale=300.0)
+    narrow, wide = (
+        Orthogonality(samples=32, rotations=99).measure(Decoder(f, 4, dtype=d))
+        for d in (torch.float32, torch.float64)
+    )
+    assert narrow.verdict == "undefined"
+    assert "the columns of z0, z2 are rounding in float32" in narrow.summary
+    assert "rounding" not in {f.code for f in wide.findings}
+    assert wide.active == (1, 3)
