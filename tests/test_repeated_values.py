@@ -88,13 +88,17 @@ def test_too_few_products_to_look_for_others_are_told() -> None:
     torch.testing.assert_close(enough.s, torch.ones_like(enough.s), rtol=0, atol=1e-8)
 
 
-def test_the_chance_of_missing_one_is_no_more_than_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a pair of equal values a block of one vector sees one; the other is looked for until the chance is a third."""
-    monkeypatch.setattr(matrix_free, "MISSED", 0.35)
-    s = torch.cat([equal(2), equal(38, 0.3)])
+@pytest.mark.parametrize("block", [1, 2])
+def test_the_chance_of_missing_one_is_no_more_than_told(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one more equal value than a block sees, that is looked for until the chance is a third.
+
+    The volume that a block's components along a missed vector are left was no bound: of 150 draws 142 missed one.
+    """
+    monkeypatch.setattr(matrix_free, "MISSED", 0.3)
+    s = torch.cat([equal(block + 1), 0.6 * decaying(39, 0.8)])[:40]
     decoder, z = Decoder(lambda z: z * s.to(z), 40, dtype=torch.float64), torch.zeros(1, 40)
-    draws = 30
-    found = [singular_triplets(decoder, z.double(), 2, block=1, seed=seed) for seed in range(draws)]
-    missed = sum(float(f.s[0, 1]) < 0.99 for f in found) / draws
-    assert missed < 0.35 + 3 * (0.35 * 0.65 / draws) ** 0.5
-    assert all(float(f.missed) <= 0.35 for f in found)
+    draws = 25
+    found = [singular_triplets(decoder, z.double(), block + 1, block=block, seed=i) for i in range(draws)]
+    missed = sum(float(f.s[0, -1]) < 0.99 for f in found) / draws
+    assert missed < 0.3 + 3 * (0.3 * 0.7 / draws) ** 0.5
+    assert all(float(f.missed) <= 0.3 for f in found)

@@ -423,9 +423,10 @@ def _chance_missed(T: Tensor, R: Tensor, level: Tensor, dim: int) -> Tensor:
 
     Block Lanczos from W, orthonormal and at random in the `dim` dimensions orthogonal to all before, spans Q with
     G Q = Q T + R E^T, E the last columns of the identity. Of such a unit vector x, a = Q^T x has (level - T) a = E c,
-    c = R^T x, so that a = X c, and its first rows W^T x = X_0 c; and what Q and R span holds
-    |a|^2 + c^T (R^T R)^-1 c <= 1 of it. As W^T x has a density of at most (dim / 2 pi)^(w / 2), w its length, that has
-    the chance (dim / 2)^(w / 2) / Gamma(w / 2 + 1) * |det X_0| / sqrt(det(X^T X + (R^T R)^-1)) at most.
+    c = R^T x, so that a = X c, with first rows W^T x = X_0 c; and Q and R together hold |a|^2 + c^T (R^T R)^-1 c <= 1
+    of it. Therefore |W^T x|^2 <= r, the largest eigenvalue of X_0 (X^T X + (R^T R)^-1)^-1 X_0^T, and that W^T x is so
+    short has at most the chance (r dim / 2)^(w / 2) / Gamma(w / 2 + 1), w its length, for its density is at most
+    (dim / 2 pi)^(w / 2). (The volume that is left for W^T x is far smaller, but lies where x is.)
 
     Args:
         T: shape (n, m, m).
@@ -433,23 +434,20 @@ def _chance_missed(T: Tensor, R: Tensor, level: Tensor, dim: int) -> Tensor:
         level: shape (n,).
 
     Returns:
-        shape (n,): 1 where T has an eigenvalue of `level` or more, or the last block of Q is narrower than the first.
+        shape (n,): 1 where T has an eigenvalue of `level` or more.
     """
-    m, w = T.shape[-1], R.shape[-1]
-    if m % w:
-        return torch.ones_like(level)
+    w = R.shape[-1]
     values, Y = torch.linalg.eigh(T)
     gap = level[:, None] - values
-    X = Y @ (Y[:, -w:].mT / gap[..., None])
-    RR = R.mT @ R
-    log = (
-        torch.linalg.slogdet(X[:, :w]).logabsdet
-        - torch.linalg.slogdet(RR @ (X.mT @ X) + torch.eye(w, dtype=T.dtype)).logabsdet / 2
-        + torch.linalg.slogdet(RR).logabsdet / 2
-        + w / 2 * math.log(dim / 2)
-        - math.lgamma(w / 2 + 1)
-    )
-    return torch.where(gap.amin(1) > 0, log.exp().clamp_max(1), torch.ones_like(level))
+    above = gap.amin(1) > 0
+    X = Y @ (Y[:, -w:].mT / torch.where(above[:, None], gap, torch.ones_like(gap))[..., None])
+    lengths, directions = torch.linalg.eigh(R.mT @ R)
+    L = directions * lengths.clamp_min(0).sqrt()[:, None]  # R^T R = L L^T
+    XL = X @ L
+    inner = torch.linalg.cholesky(XL.mT @ XL + torch.eye(w, dtype=T.dtype))
+    r = torch.linalg.matrix_norm(torch.linalg.solve_triangular(inner, XL[:, :w].mT, upper=False), 2).square()
+    chance = (r * dim / 2) ** (w / 2) / math.gamma(w / 2 + 1)
+    return torch.where(above, chance.clamp_max(1), torch.ones_like(level))
 
 
 def _outside(Q: Tensor, vectors: Tensor) -> Tensor:
