@@ -21,7 +21,8 @@ from vaeprobe import compare, kept, survey, traverse
 from vaeprobe.cli.output import document
 from vaeprobe.data import Data, open_data
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram, jacobian, pullback, pushforward
+from vaeprobe.engine import gram, jacobian, methods, pullback, pushforward
+from vaeprobe.engine.methods import choose
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.kept import keeping, signature
 from vaeprobe.likelihoods import by_name
@@ -111,6 +112,27 @@ def test_what_is_kept_is_of_one_decoder_at_its_latents_alone(tmp_path: Path) -> 
             assert torch.equal(right, without_keeping(of, at, more))
         assert store is not None
         assert store.saved == 0
+
+
+def test_what_another_choice_of_method_kept_is_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file is that was kept when decoders were known by other test latents: it is neither believed nor refused."""
+    z, path = latents(4), tmp_path / "a.kept"
+    right = gram(Decoder(Bent(), 3), z)
+    with monkeypatch.context() as then, keeping(path):
+        then.setattr(methods, "signature", lambda made_of: signature(("known otherwise", made_of)))
+        gram(Decoder(Bent(), 3), z)
+    f = Bent()
+    decoder = Decoder(f, 3)
+    choose(decoder)
+    for believed in (False, True):
+        before = f.calls
+        with keeping(path) as store:
+            assert torch.equal(gram(decoder, z), right)
+            assert store is not None
+            assert (store.saved > 0) is believed
+        assert (f.calls == before) is believed
 
 
 def without_keeping(decoder: Decoder, z: torch.Tensor, more: Any) -> torch.Tensor:
