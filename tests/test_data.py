@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -315,11 +316,16 @@ def test_who_sums_rows_up_anyway_asks_about_numbers_that_are_not_finite() -> Non
     X = np.ones((5, 2))
     X[3, 1] = np.inf
     data = in_memory(X)
-    assert sum(len(block) for block in data.blocks(2, looked_at=False)) == 5
+    assert sum(len(block) for block in replace(data, nonfinite="keep").blocks(2)) == 5
     data.refuse(X[:3])
     with pytest.raises(NonfiniteRowsError, match=r"1 of 5 rows hold NaN or infinity .*: 3"):
         data.refuse(X[2:4], 2)
-    assert [len(block) for block in in_memory(X, nonfinite="drop").blocks(2, looked_at=False)] == [2, 1, 1]
+    dropping = in_memory(X, nonfinite="drop")
+    assert [len(block) for block in dropping.blocks(2)] == [2, 1, 1]
+    assert [len(block) for block in dropping.blocks(2, after=1)] == [1, 1]
+    assert [dropping.in_blocks(k, 2) for k in range(4)] == [0, 2, 4, 5]
+    assert dropping.count_blocks(2) == 3
+    assert dropping.finite(X[2:4]).tolist() == [[1, 1]]
     in_memory(X, nonfinite="keep").refuse(X)
 
 

@@ -27,8 +27,11 @@ from vaeprobe.processes import current as processes
 from vaeprobe.writing import check_suffix
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    Array: TypeAlias = NDArray[np.float64]
     Piece: TypeAlias = tuple[Tensor, ...]
 
 SUFFIX = ".kept"
@@ -39,7 +42,7 @@ RATE = 20e6
 MOST = 4 << 30
 """Bytes that a file grows to, about."""
 PERIOD = 5.0
-"""Seconds after which sums that grow are kept as they stand."""
+"""Seconds after which what grows is kept as it stands."""
 _RECORD = struct.Struct("<32sII")  # key, bytes of the description, CRC of description and numbers
 
 
@@ -191,13 +194,20 @@ def keeping(path: Path | str | None) -> Iterator[Kept | None]:
         store.close()
 
 
-def kept(made_of: Callable[[], Iterable[object]], work: Callable[[], Piece], *, together: bool) -> Piece:
+def kept(
+    made_of: Callable[[], Iterable[object]],
+    work: Callable[[], Piece],
+    *,
+    together: bool,
+    parts: bool = False,
+) -> Piece:
     """Return what `work` gives: from the file of this run where it is there, else computed, and written there.
 
     Args:
         made_of: all that it depends on, asked for only where a run keeps.
         work: computes it.
         together: whether all processes do it, step by step, so that all of them must have it or none.
+        parts: whether parts of it are kept as well, for it takes long.
     """
     store = _current.get()
     if store is None:
@@ -207,7 +217,7 @@ def kept(made_of: Callable[[], Iterable[object]], work: Callable[[], Piece], *, 
     if all(processes().gathered(there)) if together else there:
         return store.take(key)
     start = time.monotonic()
-    token = _current.set(None)  # the whole is kept, and not its parts as well
+    token = _current.set(store if parts else None)
     try:
         found = work()
     finally:
@@ -216,33 +226,63 @@ def kept(made_of: Callable[[], Iterable[object]], work: Callable[[], Piece], *, 
     return found
 
 
+def kept_arrays(
+    made_of: Callable[[], Iterable[object]],
+    work: Callable[[], tuple[Array, ...]],
+    *,
+    together: bool = False,
+    parts: bool = False,
+) -> tuple[Array, ...]:
+    """Return what `kept` does, of arrays of float64, without torch where nothing is kept."""
+    if _current.get() is None:
+        return work()
+    return _arrays(kept(made_of, lambda: _piece(work()), together=together, parts=parts))
+
+
 class Trail:
-    """Sums that grow step by step, kept as they stand now and then, so that a run goes on from the last of them.
+    """Arrays of float64 that grow step by step, kept as it stands now and then, so that a run goes on from the last of it.
 
     Args:
-        made_of: all that they depend on, asked for only where a run keeps.
+        made_of: all that it depends on, asked for only where a run keeps.
+        together: whether all processes take each step together, so that all go on from the same.
+        wanted: whether to keep it at all.
     """
 
-    def __init__(self, made_of: Callable[[], Iterable[object]]) -> None:
-        self._store = _current.get()
+    def __init__(
+        self, made_of: Callable[[], Iterable[object]], *, together: bool = False, wanted: bool = True
+    ) -> None:
+        self._store = _current.get() if wanted else None
         self._base = signature(made_of()) if self._store is not None else b""
+        self._together = together and processes().world > 1
         self._since = time.monotonic()
 
-    def last(self, steps: int) -> tuple[int, Piece] | None:
-        """Return the last step, of so many, after which the sums were kept, and they; None where none was."""
-        for step in range(steps, 0, -1) if self._store is not None else ():
-            assert self._store is not None
-            key = signature((self._base, step))
-            if self._store.has(key):
-                return step, self._store.take(key)
-        return None
+    def last(self, steps: int) -> tuple[int, tuple[Array, ...]] | None:
+        """Return the last step, of so many, after which it was kept, and how it stood; None where none was."""
+        if self._store is None:
+            return None
+        step = self._before(steps)
+        while self._together and len(found := set(processes().gathered(step))) > 1:
+            step = self._before(min(found))
+        return (step, _arrays(self._store.take(self._key(step)))) if step else None
 
-    def mark(self, step: int, sums: Callable[[], Piece], *, end: bool = False) -> None:
-        """Keep the sums as they stand after a step, where keeping is worth its time, or the run ends here."""
+    def _before(self, steps: int) -> int:
+        """Return the last step, of so many, that this process has; 0 where there is none."""
+        assert self._store is not None
+        return next((step for step in range(steps, 0, -1) if self._store.has(self._key(step))), 0)
+
+    def _key(self, step: int) -> bytes:
+        return signature((self._base, step))
+
+    def mark(self, step: int, *stand: object, end: bool = False) -> None:
+        """Keep how it stands after a step, numbers and arrays of them, where keeping is worth its time, or the run ends here."""
+        if self._store is None:
+            return
         spent = time.monotonic() - self._since
-        if self._store is not None and (end or spent >= PERIOD):
+        if self._together:
+            spent = processes().agreed(spent)
+        if end or spent >= PERIOD:
             before = self._store.size
-            self._store.add(signature((self._base, step)), sums(), spent)
+            self._store.add(self._key(step), _piece(stand), spent)
             if self._store.size > before:
                 self._since = time.monotonic()
 
@@ -254,16 +294,20 @@ def saved() -> float:
 
 
 def signature(made_of: object) -> bytes:
-    """Return a hash of numbers, texts, tensors, and of sequences and dataclasses of them."""
+    """Return a hash of numbers, texts, tensors, arrays, and of sequences and dataclasses of them."""
     digest = hashlib.sha256()
     _enter(digest, made_of)
     return digest.digest()
 
 
 def _enter(digest: hashlib._Hash, value: object) -> None:
+    import numpy as np
     import torch
 
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, np.ndarray):
+        digest.update(f"array {value.dtype.str} {value.shape};".encode())
+        digest.update(np.ascontiguousarray(value).data)
+    elif isinstance(value, torch.Tensor):
         digest.update(f"tensor {value.dtype} {tuple(value.shape)};".encode())
         # as bytes, for numpy has no bfloat16
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -292,6 +336,17 @@ def files_of(path: Path) -> list[Path]:
     """Return the files that all processes of a run wrote, those that are there."""
     beside = path.parent.glob(f"{glob.escape(path.name)}.[0-9]*")
     return [file for file in (path, *sorted(beside)) if file.exists()]
+
+
+def _piece(arrays: tuple[object, ...]) -> Piece:
+    import numpy as np
+    import torch
+
+    return tuple(torch.from_numpy(np.asarray(array, np.float64)) for array in arrays)
+
+
+def _arrays(piece: Piece) -> tuple[Array, ...]:
+    return tuple(t.numpy() for t in piece)
 
 
 def _place(told: bytes, start: int) -> _Place:

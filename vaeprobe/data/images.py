@@ -33,6 +33,10 @@ class ImageShard(Shard):
 
     files: tuple[str, ...]
 
+    @property
+    def read_from(self) -> tuple[str, ...]:
+        return self.files
+
     def blocks(self, size: int, start: int, stop: int) -> Iterator[Array]:
         for first in range(start, stop, size):
             yield np.stack([self._pixels(file) for file in self.files[first : min(first + size, stop)]])

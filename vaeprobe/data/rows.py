@@ -94,12 +94,10 @@ class Data:
         stored: list[object] = []
         for shard in self.shards:
             if isinstance(shard, ArrayShard):
-                stored.append(
-                    (str(shard.stored), shard.array.shape, np.ascontiguousarray(shard.array).tobytes())
-                )
+                stored.append((str(shard.stored), shard.array))
             else:
-                state = os.stat(shard.path)
-                stored.append((shard, os.path.realpath(shard.path), state.st_size, state.st_mtime_ns))
+                states = [(os.path.realpath(file), os.stat(file)) for file in shard.read_from]
+                stored.append((shard, [(file, state.st_size, state.st_mtime_ns) for file, state in states]))
         return [stored, self.factor, self.nonfinite, self.first, self.last, self.every]
 
     def share(self, rank: int, world: int) -> Data:
@@ -118,7 +116,12 @@ class Data:
         return replace(self, every=self.every * every)
 
     def blocks(
-        self, size: int = 8192, *, dtype: Precision | None = None, looked_at: bool = True, every: int = 1
+        self,
+        size: int = 8192,
+        *,
+        dtype: Precision | None = None,
+        every: int = 1,
+        after: int = 0,
     ) -> Iterator[Array]:
         """Yield the rows in order, flattened and scaled, shape (b, columns), b <= size.
 
@@ -127,24 +130,44 @@ class Data:
         Args:
             size: rows per block.
             dtype: float32 or float64; by default `self.dtype`.
-            looked_at: False leaves it to the caller, who sums the columns anyway, to find out that a number is not
-                finite and to ask `refuse`.
             every: of as many blocks of each stored array, one is yielded.
+            after: so many blocks of all rows are left out at the beginning, which are not read where they need not be.
 
         Raises:
             InputError: a row has NaN or infinity and `nonfinite` is "refuse"; the file is damaged.
         """
         kind: np.dtype[np.floating] = np.dtype(dtype or self.dtype)
-        size = max(1, min(size, LARGEST_BLOCK // (8 * self.columns)))
-        row = 0
-        looked_at &= self.nonfinite != "keep"
-        for block in self._converted(size, kind, every):
-            if (looked_at or self.nonfinite == "drop") and not _all_finite(block):
+        size = self._block(size)
+        row = self.in_blocks(after, size)
+        rest = replace(self, first=self.first + row)
+        for block in rest._converted(size, kind, every):
+            if self.nonfinite == "refuse" and not _all_finite(block):
                 self.refuse(block, row)
-                yield block[np.isfinite(block).all(axis=1)]
-            else:
-                yield block
+            yield self.finite(block)
             row += len(block) if every == 1 else 0
+
+    def finite(self, block: Array) -> Array:
+        """Return the rows of a block that belong to these data: where `nonfinite` is "drop", those that are finite."""
+        if self.nonfinite != "drop" or _all_finite(block):
+            return block
+        return np.asarray(block[np.isfinite(block).all(axis=1)])
+
+    def in_blocks(self, count: int, size: int) -> int:
+        """Return how many stored rows the first blocks of that size hold, of rows that are not thinned."""
+        size, rows = self._block(size), 0
+        for _, start, stop in self._ranges():
+            here = min(stop - start, count * size)
+            rows, count = rows + here, count - -(-here // size)
+        return rows
+
+    def count_blocks(self, size: int) -> int:
+        """Return how many blocks of that size all rows are yielded in, of rows that are not thinned."""
+        size = self._block(size)
+        return sum(-(-(stop - start) // size) for _, start, stop in self._ranges())
+
+    def _block(self, size: int) -> int:
+        """Return how many rows a block has at most where so many are asked for."""
+        return max(1, min(size, LARGEST_BLOCK // (8 * self.columns)))
 
     def refuse(self, block: Array, row: int = 0) -> None:
         """Raise NonfiniteRowsError if a number of the block is not finite and `nonfinite` is "refuse".

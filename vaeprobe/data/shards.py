@@ -55,6 +55,11 @@ class Shard(ABC):
         """Numbers per row."""
         return math.prod(self.row_shape)
 
+    @property
+    def read_from(self) -> tuple[str, ...]:
+        """The files that its numbers are read from."""
+        return (self.path,)
+
     @abstractmethod
     def blocks(self, size: int, start: int, stop: int) -> Iterator[Array]:
         """Yield stored numbers, shape (b, columns), for rows start to stop; a block may be overwritten by the next."""

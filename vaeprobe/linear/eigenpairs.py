@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from vaeprobe.errors import InputError
+from vaeprobe.kept import kept_arrays
 from vaeprobe.linear.moments import Moments
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from vaeprobe.linear.moments import Array
 
 __all__ = [
     "Solver",
     "Spectrum",
     "eigenpairs",
+    "eigh",
     "from_singular",
+    "kept_spectrum",
     "least",
     "lost",
     "norm_bound",
     "refuse_overflow",
+    "svd",
 ]
 
 
@@ -50,6 +56,7 @@ class Spectrum:
         left: variance outside the known directions; None takes it from `total`, to rounding of the whole.
         free: number of columns that are not constant.
         singular: whether the values are squares of singular values of the rows, for the covariance had lost them.
+        left_out: rows with NaN or infinity that were read and left out.
         parts: moments of random parts of the rows, where they were asked for and the covariance was formed.
     """
 
@@ -65,6 +72,7 @@ class Spectrum:
     left: float | None = None
     free: int = -1
     singular: bool = False
+    left_out: int = 0
     parts: tuple[Moments, ...] = ()
 
     def __post_init__(self) -> None:
@@ -108,6 +116,52 @@ class Spectrum:
     def product(self, V: Array) -> Array:
         """Return S V for a complete spectrum, shape (m, k)."""
         return self.vectors @ (self.values[:, None] * (self.vectors.T @ V))
+
+
+def eigh(S: Array) -> tuple[Array, Array]:
+    """Return eigenvalues, ascending, and eigenvectors, from the file of this run where they are there."""
+    values, vectors = kept_arrays(lambda: ("eigh", S), lambda: tuple(np.linalg.eigh(S)))
+    return values, vectors
+
+
+def svd(X: Array) -> tuple[Array, Array]:
+    """Return singular values and right singular vectors as columns, from the file of this run where they are there."""
+    s, Vt = kept_arrays(lambda: ("svd", X), lambda: tuple(np.linalg.svd(X, full_matrices=False)[1:]))
+    return s, Vt.T
+
+
+def kept_spectrum(made_of: Callable[[], Iterable[object]], work: Callable[[], Spectrum]) -> Spectrum:
+    """Return a spectrum that is no sum over rows from the file of this run where all processes have it, else computed."""
+    names: list[tuple[Solver, str]] = [
+        (solver, kind) for solver in get_args(Solver) for kind in ("float32", "float64")
+    ]
+
+    def packed() -> tuple[Array, ...]:
+        found = work()
+        left = math.nan if found.left is None else found.left
+        numbers = [found.n, found.total, found.resolution, left, found.free, found.singular, found.left_out]
+        numbers.append(names.index((found.solver, found.precision)))
+        return np.array(numbers, np.float64), found.mean, found.values, found.vectors, found.residuals
+
+    piece = kept_arrays(made_of, packed, together=True, parts=True)
+    numbers, mean, values, vectors, residuals = piece
+    n, total, resolution, left, free, singular, left_out, name = numbers.tolist()
+    solver, precision = names[int(name)]
+    return Spectrum(
+        n=int(n),
+        mean=mean,
+        values=values,
+        vectors=vectors,
+        total=total,
+        solver=solver,
+        residuals=residuals,
+        resolution=resolution,
+        precision=precision,
+        left=None if math.isnan(left) else left,
+        free=int(free),
+        singular=bool(singular),
+        left_out=int(left_out),
+    )
 
 
 def norm_bound(D: Array) -> float:

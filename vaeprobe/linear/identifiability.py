@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vaeprobe.intervals import LEVEL, stream
+from vaeprobe.kept import kept_arrays
 from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.progress import tell
 
@@ -108,6 +109,16 @@ def bootstrap_angles(
     resampled second moments stray, which goes with the root of their number (Bickel, Goetze and van Zwet 1997).
     """
     K = min(spectrum.rank, d + EXTRA, spectrum.vectors.shape[1])
+    leading = spectrum.values[:K], spectrum.vectors[:, :K], spectrum.mean, spectrum.n
+
+    def made_of() -> tuple[object, ...]:
+        return "bootstrap", data.identity(), leading, d, resamples, seed, level
+
+    (angles,) = kept_arrays(made_of, lambda: (_angles(data, spectrum, d, K, resamples, seed, level),))
+    return angles, K
+
+
+def _angles(data: Data, spectrum: Spectrum, d: int, K: int, resamples: int, seed: int, level: float) -> Array:
     groups = max(min(spectrum.n, MOST_GROUPS, GROUP_NUMBERS // (K * K)), 2)
     outer, sums, counts = _groups(data, spectrum, K, groups)
     flat = outer.reshape(groups, -1)
@@ -131,7 +142,7 @@ def bootstrap_angles(
     angles = np.full(d, math.pi / 2)
     known = np.arccos(np.concatenate(found))
     angles[: known.shape[1]] = np.quantile(known, level, axis=0)
-    return angles, K
+    return angles
 
 
 def _groups(data: Data, spectrum: Spectrum, K: int, groups: int) -> tuple[Array, Array, Array]:

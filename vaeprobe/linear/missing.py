@@ -11,6 +11,7 @@ import numpy as np
 from vaeprobe.budget import budget
 from vaeprobe.data import Data, in_memory
 from vaeprobe.errors import InputError, ResourceError, UsageError
+from vaeprobe.kept import Trail
 from vaeprobe.linear.closed_form import LOG_2PI, completed
 from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.rows import CACHE_BYTES
@@ -29,6 +30,7 @@ BLOCK_NUMBERS = 2**20  # numbers of a block's second moments, or of the block
 MOMENT_BYTES = (
     1 << 27
 )  # of the second moments of (z, 1), for some columns at a time: two such arrays are held
+LOOK = 10  # steps between two entries of the trace
 TOLERANCE = 1e-10  # gain of log-likelihood per row, nats, under which EM has come to rest
 
 
@@ -230,22 +232,33 @@ def fit(
         ResourceError: more columns than a covariance is formed of, and rows that do not fit into memory.
     """
     rows = _Rows.of(X, d)
-    n, m, count, mean = rows.n, rows.m, rows.count, rows.mean
-    U, variance = rows.axes()
-    noise = sigma2 or max(float(variance[d:].sum()) / (m - d), 1e-6 * float(variance.sum()) / m)
-    W = completed(U[:, :d], d)
-    W = W * np.sqrt(np.maximum(np.append(variance, np.zeros(d))[:d] - noise, 1e-3 * noise))
+    n, m, count = rows.n, rows.m, rows.count
+    trail = Trail(lambda: ("em on missing values", rows.data.identity(), d, sigma2))
+    begun = trail.last(steps)
+    if begun:
+        first, (W, mean, numbers, told) = begun
+        noise, least, last = numbers.tolist()
+        trace = [(int(k), value) for k, value in told.tolist()]
+    else:
+        U, variance = rows.axes()
+        energy, mean, first, last, trace = float(variance.sum()), rows.mean, 0, -math.inf, []
+        least = 1e-12 * energy / m
+        noise = sigma2 or max(float(variance[d:].sum()) / (m - d), 1e-6 * energy / m)
+        W = completed(U[:, :d], d)
+        W = W * np.sqrt(np.maximum(np.append(variance, np.zeros(d))[:d] - noise, 1e-3 * noise))
 
-    trace: list[tuple[int, float]] = []
-    last, loglik, converged, step = -math.inf, -math.inf, False, 0
-    for step in range(steps + 1):
+    loglik, converged, step = -math.inf, False, first
+    for step in range(first, steps + 1):
+        over = step % LOOK == 0 and budget().bounded and not budget().affords(0.2 * budget().seconds)
+        # as it stands before the step
+        trail.mark(step, W, mean, (noise, least, last), np.reshape(trace, (-1, 2)), end=over)
         found = _step(rows, W, mean, noise)
         square = found.square / noise
         loglik = -0.5 * (count * LOG_2PI + found.log_det + (count - n * d) * math.log(noise) + square) / n
-        if step % 10 == 0:
+        if step % LOOK == 0:
             trace.append((step, loglik))
             tell("EM on missing values", step, steps)
-            if budget().bounded and not budget().affords(0.2 * budget().seconds):
+            if over:
                 break
         if loglik - last <= TOLERANCE * max(1.0, abs(loglik)) and step > 0:
             converged = True
@@ -255,7 +268,7 @@ def fit(
             break
         W, mean = found.W, found.mean
         if sigma2 is None:
-            noise = max(found.energy / count, 1e-12 * float(variance.sum()) / m)
+            noise = max(found.energy / count, least)
     tell("EM on missing values", steps, steps)
     trace.append((step, loglik))
     P, lengths, _ = np.linalg.svd(W, full_matrices=False)

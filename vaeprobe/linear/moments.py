@@ -12,9 +12,8 @@ How far float32 is off is measured: every 32nd block is multiplied in float64 to
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import reduce
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from vaeprobe.data import Data
-    from vaeprobe.kept import Piece
 
     Array: TypeAlias = NDArray[np.float64]
 
@@ -56,12 +54,14 @@ class Moments:
         scatter: sum of (x - mean)(x - mean)^T, shape (m, m).
         slip: what float32 products added to the scatter, from the rows that were multiplied in float64 too, scaled
             to all rows, shape (m, m); None for float64 products.
+        left_out: rows with NaN or infinity that were read and left out.
     """
 
     n: int
     mean: Array
     scatter: Array
     slip: Array | None = None
+    left_out: int = 0
 
     @property
     def covariance(self) -> Array:
@@ -70,15 +70,15 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of the rows of both (Chan, Golub and LeVeque 1983)."""
-        n = self.n + other.n
+        n, left_out = self.n + other.n, self.left_out + other.left_out
         if 0 in (self.n, other.n):
-            return other if self.n == 0 else self
+            return replace(other if self.n == 0 else self, left_out=left_out)
         step = other.mean - self.mean
         scatter = self.scatter + other.scatter
         scatter += np.outer(step, step) * (self.n * other.n / n)
         slips = [part.slip for part in (self, other) if part.slip is not None]
         slip = np.add.reduce(slips) if slips else None
-        return Moments(n, self.mean + step * (other.n / n), scatter, slip)
+        return Moments(n, self.mean + step * (other.n / n), scatter, slip, left_out)
 
 
 def arithmetic(data: Data) -> np.dtype[np.floating]:
@@ -121,24 +121,26 @@ def accumulate(
     sums, counts = np.zeros((folds, m)), np.zeros(folds, np.int64)
     drift = np.zeros(m)  # what the sums of the checked rows are off by
     shift = np.zeros(m, kind)
-    done = checked = begun = 0
-    plain = data.every == 1 and data.nonfinite != "drop"  # rows are known by their number
-    trail = Trail(lambda: (data.identity(), str(kind), folds, seed, size)) if plain else None
-    kept = trail and trail.last(math.ceil(data.rows / size) + len(data.shards))
+    done = checked = left_out = begun = 0
+    # of thinned rows no longer run is made
+    trail = Trail(lambda: (data.identity(), str(kind), folds, seed, size), wanted=data.every == 1)
+    kept = trail.last(data.count_blocks(size))
     if kept:
         begun, piece = kept
-        outer, sums, counts, slip, drift, shift, done, checked = _restored(piece, kind)
+        outer, sums, counts, slip, drift, shift, done, checked, left_out = _restored(piece, kind)
     rng = stream(seed, "folds")
     if folds > 1:  # a row is in the same fold whichever process reads it
         for first in range(0, data.first + done, size):
             rng.integers(folds, size=min(size, data.first + done - first))
-    rows = replace(data, first=data.first + done) if done else data
     enough = ENOUGH * budget().left  # what is left is for what is made of the moments
     ones = np.ones(len(work), kind)
     with np.errstate(
         over="ignore", invalid="ignore"
     ):  # products that overflow are refused where they are used
-        for index, block in enumerate(rows.blocks(size, dtype=kind, looked_at=False), start=begun):
+        whole = replace(data, nonfinite="keep")  # looked at here
+        for index, read in enumerate(whole.blocks(size, dtype=kind, after=begun), start=begun):
+            block = data.finite(read)
+            left_out += len(read) - len(block)
             if done == 0 and len(block):
                 data.refuse(block[:FIRST_ROWS])
                 shift = short_mean(block[:FIRST_ROWS]).astype(kind)
@@ -150,7 +152,7 @@ def accumulate(
                 part = v if owner is None else v[owner == k]
                 along = ones[: len(part)] @ part
                 if not np.isfinite(along).all():
-                    data.refuse(block, done)
+                    data.refuse(block, data.in_blocks(index, size))
                 product = np.matmul(part.T, part, out=square)
                 outer[k] += product
                 sums[k] += along
@@ -160,11 +162,11 @@ def accumulate(
                     drift += along - np.ones(len(exact)) @ exact
                 counts[k] += len(part)
             done += len(block)
-            tell("moments", done, data.rows)
+            tell("moments", done + left_out, data.rows)
             over = budget().bounded and budget().left <= enough
-            if trail:
-                stand = partial(_piece, outer, sums, counts, slip, drift, shift, done, checked)
-                trail.mark(index + 1, stand, end=over)
+            slipped = np.zeros(0) if slip is None else slip
+            numbers = (done, checked, left_out)
+            trail.mark(index + 1, outer, sums, counts, slipped, drift, shift, *numbers, end=over)
             if over:
                 break
     tell("moments", data.rows, data.rows)
@@ -180,33 +182,18 @@ def accumulate(
         drift, centre = drift / max(checked, 1), sums.sum(axis=0) / max(done, 1)
         slip -= done * (np.outer(centre, drift) + np.outer(drift, centre) - np.outer(drift, drift))
         out[0] = replace(out[0], slip=slip)
+    out[0] = replace(out[0], left_out=left_out)
     return tuple(out)
 
 
-def _piece(
-    outer: Array,
-    sums: Array,
-    counts: NDArray[np.int64],
-    slip: Array | None,
-    drift: Array,
-    shift: NDArray[np.floating],
-    done: int,
-    checked: int,
-) -> Piece:
-    """Return the sums as they stand, as they are kept."""
-    import torch
-
-    numbers = (outer, sums, counts, np.zeros(0) if slip is None else slip, drift, shift, done, checked)
-    return tuple(torch.from_numpy(np.array(number, np.float64)) for number in numbers)
-
-
 def _restored(
-    piece: Piece, kind: np.dtype[np.floating]
-) -> tuple[Array, Array, NDArray[np.int64], Array | None, Array, NDArray[np.floating], int, int]:
-    """Return the sums that `_piece` kept."""
-    outer, sums, counts, slip, drift, shift, done, checked = (t.numpy() for t in piece)
+    piece: tuple[Array, ...], kind: np.dtype[np.floating]
+) -> tuple[Array, Array, NDArray[np.int64], Array | None, Array, NDArray[np.floating], int, int, int]:
+    """Return the sums as they were kept."""
+    outer, sums, counts, slip, drift, shift, *numbers = piece
+    done, checked, left_out = (int(number) for number in numbers)
     slipped = slip if slip.size else None
-    return outer, sums, counts.astype(np.int64), slipped, drift, shift.astype(kind), int(done), int(checked)
+    return outer, sums, counts.astype(np.int64), slipped, drift, shift.astype(kind), done, checked, left_out
 
 
 def short_mean(block: NDArray[np.floating]) -> Array:
@@ -246,5 +233,7 @@ def of_all(processes: Processes, parts: tuple[Moments, ...]) -> tuple[Moments, .
         mean = processes.sum(own.mean * own.n) / max(n, 1)
         step = own.mean - mean
         slip = None if own.slip is None else processes.sum(own.slip)
-        out.append(Moments(n, mean, processes.sum(own.scatter + own.n * np.outer(step, step)), slip))
+        scatter = processes.sum(own.scatter + own.n * np.outer(step, step))
+        left_out = int(processes.sum(np.array([own.left_out], np.float64))[0])
+        out.append(Moments(n, mean, scatter, slip, left_out))
     return tuple(out)

@@ -11,6 +11,7 @@ import numpy as np
 from vaeprobe.data import Data
 from vaeprobe.errors import ResourceError
 from vaeprobe.intervals import stream
+from vaeprobe.kept import Trail, signature
 from vaeprobe.linear import moments
 from vaeprobe.linear.eigenpairs import refuse_overflow
 from vaeprobe.linear.moments import Moments
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.linear.moments import Array
 
-__all__ = ["CACHE_BYTES", "Rows", "orthonormal", "rows_in_memory", "triangle_of"]
+__all__ = ["CACHE_BYTES", "Rows", "orthonormal", "restored", "rows_in_memory", "triangle_of"]
 
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
@@ -42,6 +43,12 @@ INDEPENDENT = (
 )
 RUN = 64  # float32 squares that are summed as such
 RUN_COLUMNS = 2048  # of them, so that what was read for the sums is still near for the squares
+
+
+def restored(trail: Trail, steps: int, *start: Array) -> tuple[int, tuple[Array, ...]]:
+    """Return the last step, of so many, that sums go on from, and how they stood; 0 and how they start where there is none."""
+    kept = trail.last(steps)
+    return kept or (0, start)
 
 
 def triangle_of(X: Array) -> Array:
@@ -104,12 +111,12 @@ class Rows:
         """Total variance."""
         return float(self.variances.sum())
 
-    def centred(self) -> Iterator[NDArray[np.floating]]:
-        """Yield blocks of centred rows."""
+    def centred(self, after: int = 0) -> Iterator[NDArray[np.floating]]:
+        """Yield blocks of centred rows, those after the first so many."""
         if self.memory is None:
-            blocks, centre = self.data.blocks(BLOCK), self.mean.astype(self.kind)
+            blocks, centre = self.data.blocks(BLOCK, after=after), self.mean.astype(self.kind)
         else:
-            blocks = (self.memory[k : k + BLOCK] for k in range(0, len(self.memory), BLOCK))
+            blocks = (self.memory[k : k + BLOCK] for k in range(after * BLOCK, len(self.memory), BLOCK))
             centre = self.centre.astype(self.kind)
         for block in blocks:
             yield block - centre
@@ -119,10 +126,21 @@ class Rows:
         V = V.astype(self.kind)
         if self.memory is not None:
             return self.processes.sum(self.across(self.along(V))) / self.n
-        out = np.zeros(V.shape)
-        for X in self.centred():
+        trail = self._trail("product", V)
+        begun, (out,) = restored(trail, self.data.count_blocks(BLOCK), np.zeros(V.shape))
+        for index, X in enumerate(self.centred(begun), start=begun + 1):
             out += X.T @ (X @ V)
+            trail.mark(index, out)
         return self.processes.sum(out) / self.n
+
+    def _trail(self, what: str, V: Array) -> Trail:
+        """Return the trail of a pass over rows that are read for it."""
+        wanted = self.memory is None and self.data.every == 1
+        return Trail(lambda: (what, self._identity, self.mean, V), wanted=wanted)
+
+    @cached_property
+    def _identity(self) -> bytes:
+        return signature(self.data.identity())
 
     def along(self, V: Array) -> NDArray[np.floating]:
         """Return X V for the centred rows X in memory, shape (rows, b), of their type."""
@@ -212,13 +230,15 @@ class Rows:
             U: orthonormal columns, shape (m, k).
         """
         k = U.shape[1]
-        R = np.zeros((0, k))
-        outside = np.zeros(1)
-        for X in self.centred():
+        trail = self._trail("singular", U)
+        blocks = self.data.count_blocks(BLOCK)
+        begun, (R, outside) = restored(trail, blocks, np.zeros((0, k)), np.zeros(1))
+        for index, X in enumerate(self.centred(begun), start=begun + 1):
             X64 = X.astype(np.float64)
             Y = X64 @ U
             outside += np.square(X64 - Y @ U.T).sum()
             R = triangle_of(np.vstack([R, Y]))
+            trail.mark(index, R, outside)
         if self.processes.world > 1:
             stack = np.zeros((self.processes.world, k, k))
             stack[self.processes.rank, : len(R)] = R
@@ -247,14 +267,16 @@ def _in_memory(data: Data) -> Sums:
 
 def _streamed(data: Data) -> Sums:
     """Return the same for rows that are not kept."""
-    shift = np.zeros(data.columns)
-    sums, squares, count = np.zeros(data.columns), np.zeros(data.columns), 0
-    for block in data.blocks(BLOCK):
-        if count == 0 and len(block):
-            shift = moments.short_mean(block).astype(data.dtype)
-        _add(block - shift if shift.any() else block, sums, squares)
+    trail = Trail(lambda: ("sums", data.identity()), wanted=data.every == 1)
+    zeros = [np.zeros(data.columns) for _ in range(3)]
+    begun, (shift, sums, squares, count) = restored(trail, data.count_blocks(BLOCK), *zeros, np.zeros(1))
+    for index, block in enumerate(data.blocks(BLOCK, after=begun), start=begun + 1):
+        if not count and len(block):
+            shift = moments.short_mean(block).astype(data.dtype).astype(np.float64)
+        _add(block - shift.astype(data.dtype) if shift.any() else block, sums, squares)
         count += len(block)
-    return None, shift.astype(np.float64), sums, squares, count
+        trail.mark(index, shift, sums, squares, count)
+    return None, shift, sums, squares, int(count[0])
 
 
 def _add(v: NDArray[np.floating], sums: Array, squares: Array) -> None:

@@ -22,22 +22,27 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vaeprobe.budget import budget
 from vaeprobe.data import Data
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.kept import Trail
 from vaeprobe.linear import moments
 from vaeprobe.linear.eigenpairs import (
     Solver,
     Spectrum,
     eigenpairs,
+    eigh,
     from_singular,
+    kept_spectrum,
     least,
     lost,
     norm_bound,
     refuse_overflow,
+    svd,
 )
 from vaeprobe.linear.lanczos import OVERSAMPLING, randomized
 from vaeprobe.linear.moments import Moments
-from vaeprobe.linear.rows import CACHE_BYTES, Rows, triangle_of
+from vaeprobe.linear.rows import CACHE_BYTES, Rows, restored, triangle_of
 from vaeprobe.processes import ALONE, Processes
 from vaeprobe.progress import tell
 
@@ -99,14 +104,16 @@ def compute(
 def _computed(data: Data, k: int, chosen: Solver, seed: int, folds: int, processes: Processes) -> Spectrum:
     if processes.world > 1 and chosen == "dual":
         chosen = "exact" if data.columns <= EXACT_COLUMNS else "randomized"
-    if chosen == "exact":
-        found = _exact(data, k, seed, folds, processes)
-    elif chosen == "dual":
-        found = _dual(data, k)
-    elif k + OVERSAMPLING >= data.columns:  # its basis would span everything
+
+    def made_of() -> tuple[object, ...]:
+        return chosen, data.identity(), k, seed
+
+    if chosen == "dual":
+        found = kept_spectrum(made_of, lambda: _dual(data, k))
+    elif chosen == "exact" or k + OVERSAMPLING >= data.columns:  # a randomized basis would span everything
         found = _exact(data, k, seed, folds, processes)
     else:
-        found = randomized(Rows.of(data, processes), min(k, data.columns), seed)
+        found = kept_spectrum(made_of, lambda: _randomized(data, k, seed, processes))
     if not found.total > found.resolution:
         raise InputError(
             "all rows are equal: there is no variance to explain",
@@ -116,27 +123,28 @@ def _computed(data: Data, k: int, chosen: Solver, seed: int, folds: int, process
     return found
 
 
+def _randomized(data: Data, k: int, seed: int, processes: Processes) -> Spectrum:
+    stored = int(processes.sum(np.array([data.rows], np.float64))[0])
+    found = randomized(Rows.of(data, processes), min(k, data.columns), seed)
+    return replace(found, left_out=stored - found.n)
+
+
 def _exact(data: Data, k: int, seed: int, folds: int, processes: Processes) -> Spectrum:
-    def summed(kind: np.dtype[np.floating]) -> tuple[Moments, ...]:
+    def summed(kind: np.dtype[np.floating]) -> tuple[tuple[Moments, ...], int]:
         own = processes.together(lambda: moments.accumulate(data, dtype=kind, folds=folds, seed=seed))
-        return moments.of_all(processes, own)
+        return moments.of_all(processes, own), sum(part.n for part in own)
 
     kind = moments.arithmetic(data)
-    parts = summed(kind)
+    parts, own = summed(kind)
     whole = moments.total(parts)
     found = of_moments(whole, kind)
     if whole.slip is not None and _blurred(found, k, whole.slip / whole.n):
         kind = np.dtype(np.float64)
-        parts = summed(kind)
+        parts, own = summed(kind)
         whole = moments.total(parts)
         found = of_moments(whole, kind)
     if kind == np.float64 and lost(found, k):
-        R = processes.together(lambda: _triangle(data, whole.mean))
-        if processes.world > 1:
-            stack = np.zeros((processes.world, *R.shape))
-            stack[processes.rank] = R
-            R = triangle_of(processes.sum(stack).reshape(-1, R.shape[1]))
-        found = _of_singular(R, found)
+        found = _by_triangle(data, found, own, processes)
     return found if folds == 1 else replace(found, parts=parts)
 
 
@@ -149,10 +157,11 @@ def of_moments(whole: Moments, kind: np.dtype[np.floating] | None = None) -> Spe
     kind = kind or np.dtype(np.float64)
     S = whole.covariance
     refuse_overflow(S)
-    values, vectors = np.linalg.eigh(S)
+    values, vectors = eigh(S)
     found = eigenpairs(
         whole.n, whole.mean, values[::-1], vectors[:, ::-1], float(np.trace(S)), "exact", kind, S.diagonal()
     )
+    found = replace(found, left_out=whole.left_out)
     if whole.slip is None:
         return found
     off = norm_bound(whole.slip / whole.n)
@@ -182,23 +191,54 @@ def _blurred(found: Spectrum, k: int, slip: Array) -> bool:
     return much(norm_bound(small.T @ slip @ small))
 
 
-def _triangle(data: Data, mean: Array) -> Array:
-    """Return R, upper triangular with R^T R = X^T X for the centred rows X, in one pass, shape (<= m, m)."""
+def _by_triangle(data: Data, found: Spectrum, own: int, processes: Processes) -> Spectrum:
+    """Return the spectrum from singular values of the rows, by one more pass over those that are in it.
+
+    Args:
+        own: how many of them this process has.
+    """
+    R = processes.together(lambda: _triangle(data, found.mean, own))
+    if processes.world > 1:
+        stack = np.zeros((processes.world, *R.shape))
+        stack[processes.rank] = R
+        R = triangle_of(processes.sum(stack).reshape(-1, R.shape[1]))
+    s, V = svd(R[1:, 1:])
+    return from_singular(s, V, replace(found, n=round(R[0, 0] ** 2), mean=found.mean + R[0, 1:] / R[0, 0]))
+
+
+def _triangle(data: Data, mean: Array, rows: int) -> Array:
+    """Return R, upper triangular with R^T R = X^T X for X the first rows less a mean, and a column of ones before them.
+
+    What the ones leave of the others are rows whose mean is 0, however far that mean is from theirs.
+
+    Args:
+        rows: how many, of those that are not left out; fewer where no time is left for them.
+
+    Returns:
+        shape (m + 1, m + 1).
+    """
     m = data.columns
-    R = np.zeros((0, m))
-    done = 0
-    for block in data.blocks(max(m, QR_BLOCK // m), dtype=np.float64):
-        R = triangle_of(np.vstack([R, block - mean]))
-        done += len(block)
-        tell("singular values", done, data.rows)
-    tell("singular values", data.rows, data.rows)
-    return np.vstack([R, np.zeros((m - len(R), m))]) if len(R) < m else R
-
-
-def _of_singular(R: Array, found: Spectrum) -> Spectrum:
-    """Return the spectrum from a matrix R with R^T R = X^T X, or from the centred rows X themselves."""
-    _, s, Vt = np.linalg.svd(R, full_matrices=False)
-    return from_singular(s, Vt.T, found)
+    size = max(m, QR_BLOCK // m)
+    trail = Trail(lambda: ("triangle", data.identity(), mean, rows, size), wanted=data.every == 1)
+    start = np.zeros((m + 1, m + 1)), np.zeros(1)
+    begun, (R, done) = restored(trail, data.count_blocks(size), *start)
+    enough = moments.ENOUGH * budget().left
+    stack = np.ones((m + 1 + min(size, rows), m + 1))
+    for index, block in enumerate(data.blocks(size, dtype=np.float64, after=begun), start=begun + 1):
+        if done[0] == rows:
+            break
+        part = block[: rows - int(done[0])]
+        whole = stack[: m + 1 + len(part)]
+        whole[: m + 1], whole[m + 1 :, 0] = R, 1
+        np.subtract(part, mean, out=whole[m + 1 :, 1:])
+        R = triangle_of(whole)
+        done += len(part)
+        tell("singular values", done[0], rows)
+        over = budget().bounded and budget().left <= enough
+        trail.mark(index, R, done, end=over)
+        if over:
+            break
+    return R
 
 
 def _dual(data: Data, k: int) -> Spectrum:
@@ -231,4 +271,4 @@ def _dual(data: Data, k: int) -> Spectrum:
         there = s[:keep] > s[0] * np.finfo(np.float64).eps * math.sqrt(n)
         found = from_singular(s[:keep][there], Vt[:keep][there].T, found)
     tell("dual", 2, 2)
-    return found
+    return replace(found, left_out=data.rows - n)

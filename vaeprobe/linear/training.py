@@ -28,6 +28,7 @@ import numpy as np
 from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
 from vaeprobe.intervals import stream
+from vaeprobe.kept import Trail
 from vaeprobe.linear.closed_form import LOG_2PI, Solution
 from vaeprobe.progress import tell
 
@@ -275,20 +276,36 @@ def train(
         point = objective(method, seen, start.like(flat), solution.beta, learned=solution.learned)
         return best_value - point.value, -point.gradient.flat(), point
 
+    trail = _trail(method, S, solution, settings, seed)
+    begun = trail.last(settings.steps)
     trace: list[tuple[int, float]] = []
     stopped: Stopped = "stalled"
-    step, gap, flat = 0, math.inf, start.flat()
-    path = _adam(at, unit, flat, settings, seed) if adam else _lbfgs(at, flat)
+    step, gap, flat, state = 0, math.inf, start.flat(), None
+    if begun:
+        step, (numbers, told, flat, *state) = begun
+        gap, trace = float(numbers), _trace(told)
+    path = _adam(at, unit, flat, settings, seed, step, state) if adam else _lbfgs(at, flat, step, state)
     look = ADAM_LOOK if adam else LOOK
-    for step, gap, x in path:
-        flat = x
-        done = gap <= settings.tolerance or step >= settings.steps
+
+    def finished() -> bool:
+        return gap <= settings.tolerance or step >= settings.steps
+
+    while not (done := finished()):
+        found = next(path, None)
+        if found is None:
+            break
+        step, gap, flat, stand = found
+        done = finished()
         if done or step % look == 0:
             trace.append((step, gap))
             tell(f"training {method}, gap {max(gap, 0):.1e} nats", step, settings.steps)
-        if done or (budget().bounded and step % look == 0 and not budget().affords(0.2 * budget().seconds)):
-            stopped = "optimum" if gap <= settings.tolerance else "steps"
+        over = budget().bounded and step % look == 0 and not budget().affords(0.2 * budget().seconds)
+        trail.mark(step, gap, np.reshape(trace, (-1, 2)), flat, *stand, end=done or over)
+        if over:
+            done = True
             break
+    if done:
+        stopped = "optimum" if gap <= settings.tolerance else "steps"
     tell(f"training {method}, gap {max(gap, 0):.1e} nats", settings.steps, settings.steps)
     gap, _, point = at(flat)
     p, root = start.like(flat), math.sqrt(scale)
@@ -308,14 +325,30 @@ def train(
     )
 
 
+def _trail(method: TrainingMethod, S: Covariance, solution: Solution, settings: Training, seed: int) -> Trail:
+    """Return the trail of a run, whose steps all processes take together."""
+    return Trail(lambda: ("training", method, S.total, S.rows, solution, settings, seed), together=True)
+
+
+def _trace(told: Array) -> list[tuple[int, float]]:
+    """Return a trace as it was kept."""
+    return [(int(step), gap) for step, gap in told.tolist()]
+
+
 Evaluate: TypeAlias = "Callable[..., tuple[float, Array, Point]]"
+State: TypeAlias = "list[Array] | None"  # what a method remembers besides x; None where it begins
+Path: TypeAlias = "Iterator[tuple[int, float, Array, tuple[object, ...]]]"
 
 
-def _lbfgs(at: Evaluate, x: Array) -> Iterator[tuple[int, float, Array]]:
-    """Yield (step, value, x) of L-BFGS with a weak Wolfe line search (Lewis and Overton 2013), until it stalls."""
-    value, g, _ = at(x)
+def _lbfgs(at: Evaluate, x: Array, step: int, state: State) -> Path:
+    """Yield (step, value, x, state) of L-BFGS with a weak Wolfe line search (Lewis and Overton 2013), until it stalls."""
     pairs: deque[tuple[Array, Array, float]] = deque(maxlen=HISTORY)
-    step = 0
+    if state is None:
+        value, g, _ = at(x)
+    else:
+        (value, *rho), g, *both = state
+        value, half = float(value), len(both) // 2
+        pairs.extend(zip(both[:half], both[half:], map(float, rho), strict=True))
     while True:
         p = -_inverse_hessian_product(pairs, g)
         slope = float(g @ p)
@@ -340,7 +373,8 @@ def _lbfgs(at: Evaluate, x: Array) -> Iterator[tuple[int, float, Array]]:
             pairs.append((s, y, 1 / float(s @ y)))
         x, value, g = x + s, new, g_new
         step += 1
-        yield step, value, x
+        numbers = np.array([value, *(rho for _, _, rho in pairs)])
+        yield step, value, x, (numbers, g, *(s for s, _, _ in pairs), *(y for _, y, _ in pairs))
 
 
 def _inverse_hessian_product(pairs: deque[tuple[Array, Array, float]], g: Array) -> Array:
@@ -359,17 +393,20 @@ def _inverse_hessian_product(pairs: deque[tuple[Array, Array, float]], g: Array)
 
 
 def _adam(
-    at: Evaluate, S: Covariance, x: Array, settings: Training, seed: int
-) -> Iterator[tuple[int, float, Array]]:
-    """Yield (step, value, x) of Adam (Kingma and Ba 2015) with a cosine decay; the value is that of all rows."""
+    at: Evaluate, S: Covariance, x: Array, settings: Training, seed: int, done: int, state: State
+) -> Path:
+    """Yield (step, value, x, state) of Adam (Kingma and Ba 2015) with a cosine decay; the value is that of all rows."""
     rng = stream(seed, "minibatches")
-    first, second = np.zeros_like(x), np.zeros_like(x)
-    value = math.inf
+    first, second = (np.zeros_like(x), np.zeros_like(x)) if state is None else state[1:]
+    value = math.inf if state is None else float(state[0])
     for step in range(1, settings.steps + 1):
         seen = S
         if settings.batch_size is not None and S.rows is not None:
             size = min(settings.batch_size, len(S.rows))
-            seen = S.batch(rng.choice(len(S.rows), size, replace=False))
+            some = rng.choice(len(S.rows), size, replace=False)
+            seen = S.batch(some) if step > done else S
+        if step <= done:  # only the draws are made again
+            continue
         loss, g, _ = at(x, seen)
         first += 0.1 * (g - first)
         second += 0.001 * (g * g - second)
@@ -379,7 +416,7 @@ def _adam(
             value = loss  # of the point before this step: one step late, and free
         if step % ADAM_LOOK == 0 or step == settings.steps:
             value = at(x)[0]
-        yield step, value, x
+        yield step, value, x, (value, first, second)
 
 
 def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run:
@@ -393,10 +430,18 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
     tau = S.total / m if solution.learned else solution.tau
     W = stream(seed, "train-linear").standard_normal((m, d)) * math.sqrt(S.total) / m
     eye = np.eye(d)
+    trail = _trail("em", S, solution, settings, seed)
+    begun = trail.last(settings.steps)
     trace: list[tuple[int, float]] = []
     stopped: Stopped = "steps"
-    best, stale = math.inf, 0
-    for step in range(settings.steps + 1):
+    first, best, stale = 0, math.inf, 0
+    if begun:
+        first, (numbers, told, W) = begun
+        (tau, best, stale), trace = numbers.tolist(), _trace(told)
+    for step in range(first, settings.steps + 1):
+        over = budget().bounded and step % LOOK == 0 and not budget().affords(0.2 * budget().seconds)
+        # as it stands before the step
+        trail.mark(step, (tau, best, stale), np.reshape(trace, (-1, 2)), W, end=over)
         SW = S.product(W)
         M = np.asarray(np.linalg.inv(W.T @ W + tau * eye), np.float64)
         value = _marginal(S, W, SW, M, tau / beta, beta)
@@ -412,7 +457,7 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
             if stale >= 5 and gap < 1e-9:
                 stopped = "stalled"
                 break
-            if budget().bounded and not budget().affords(0.2 * budget().seconds):
+            if over:
                 break
         if step == settings.steps:
             break

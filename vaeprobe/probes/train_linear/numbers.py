@@ -133,9 +133,14 @@ def rows_of(
     return open_data(paths, key=key, scale=scale, nonfinite=nonfinite)
 
 
+def many(rows: Data) -> bool:
+    """Whether rows are so many that some of them are an answer where time is short."""
+    return rows.rows > 2 * PACE_ROWS
+
+
 def thinned_in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
     """Return the rows that half of the time given suffices for, evenly spread where not for all, and a word on it."""
-    if not budget().bounded or rows.rows <= 2 * PACE_ROWS:
+    if not budget().bounded or not many(rows):
         return rows, ()
     seconds = seconds_of(rows, spectrum.choose(rows, solver)) / processes.world
     least = max(PACE_ROWS, 2 * rows.columns)

@@ -217,13 +217,11 @@ class TrainLinear(Question):
         self._refuse(methods, processes)
         rows: Data = processes.together(lambda: self._rows(data))
         read, limits = (
-            (rows, ())
-            if self.missing == "em" or self._goes_on(rows)
-            else numbers.thinned_in_time(rows, self.solver, processes)
+            (rows, ()) if self._all(rows) else numbers.thinned_in_time(rows, self.solver, processes)
         )
         own = read if processes.world == 1 else read.share(processes.rank, processes.world)
         fitted, spec = self._spectrum(own, processes)
-        limits = (*limits, *self._cut_short(read, spec, processes))
+        limits = (*limits, *self._cut_short(read, spec, fitted, processes))
         choice, d, chosen = None, self.latent_dim, None
         if d == "auto":
             tau = None if self.fixed is None else self.beta * self.fixed
@@ -269,19 +267,38 @@ class TrainLinear(Question):
             fit=fit,
         )
 
-    def _goes_on(self, rows: Data) -> bool:
-        """Whether rows are read in order, so that a run which goes on finds those before it summed."""
+    def _all(self, rows: Data) -> bool:
+        """Whether no rows are left out beforehand, for what is read or stepped through until time is over is an answer.
+
+        Raises:
+            UsageError: the next run could not go on from what is read.
+        """
+        from vaeprobe.budget import budget
         from vaeprobe.linear import spectrum
+        from vaeprobe.probes.train_linear import numbers
 
-        return self.resume is not None and spectrum.choose(rows, self.solver) == "exact"
+        if self.missing == "em":
+            return True
+        if self.resume is None or not budget().bounded:
+            return False
+        solver = spectrum.choose(rows, self.solver)
+        if solver != "exact" and numbers.many(rows):
+            raise UsageError(
+                f"--resume cannot go on with the {solver} solver where --time leaves rows out: its steps take all of them",
+                hint="leave --time out, for a run that is interrupted goes on from what it kept; or leave --resume out",
+            )
+        return True
 
-    def _cut_short(self, read: Data, spec: Spectrum, processes: Processes) -> tuple[Finding, ...]:
+    def _cut_short(
+        self, read: Data, spec: Spectrum, fitted: MissingFit | None, processes: Processes
+    ) -> tuple[Finding, ...]:
         """Say which rows were read where time ended first."""
-        if spec.solver != "exact" or self.drop_nonfinite or spec.n >= read.rows:
+        seen = spec.n + spec.left_out
+        if fitted is not None or seen >= read.rows:
             return ()
         which = "the first" if processes.world == 1 else "of each process's share the first,"
         more = "" if self.resume is None else "; the same command goes on from them"
-        message = f"{which} {spec.n} of {read.rows} rows were read in the time given{more}"
+        message = f"{which} {seen} of {read.rows} rows were read in the time given{more}"
         return (Finding(TIME_LIMIT, message),)
 
     def _refuse(self, methods: tuple[TrainingMethod, ...], processes: Processes) -> None:

@@ -69,11 +69,9 @@ def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding
 
     if len(rows.row_shape) > 1:
         note(FLATTENED, f"rows of shape {rows.row_shape} were flattened to {spec.m} columns")
-    if spec.n < rows.rows and fitted is None:
-        note(
-            DROPPED_ROWS,
-            f"{rows.rows - spec.n} of {rows.rows} rows hold NaN or infinity and were left out",
-        )
+    if spec.left_out:
+        seen = spec.n + spec.left_out
+        note(DROPPED_ROWS, f"{spec.left_out} of {seen} rows hold NaN or infinity and were left out")
     if fitted is not None:
         done = "came to rest" if fitted.converged else "did not come to rest"
         note(
