@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -38,6 +39,26 @@ def foretell(what: str, seconds: float, bytes: float, least: float = 0.0) -> Non
     foreteller = _foreteller.get()
     if foreteller is not None:
         foreteller(what, seconds, bytes, least)
+
+
+class Most:
+    """Says once what steps will take whose end nobody knows, at the pace of the first two.
+
+    Args:
+        what: the steps, as one would say it.
+        most: how many there are at most.
+        done: those that an earlier run took.
+    """
+
+    def __init__(self, what: str, most: int, done: int = 0) -> None:
+        self.what, self.most, self.first = what, most, done
+        self.start = time.monotonic()
+
+    def step(self, step: int) -> None:
+        """Take note of a step that is done."""
+        if step == self.first + 2:
+            pace = (time.monotonic() - self.start) / 2
+            foretell(f"{self.what}, at most {self.most} steps", pace * (self.most - step), 0.0)
 
 
 def tell(description: str, done: float, total: float | None) -> None:

@@ -14,7 +14,8 @@ from vaeprobe.cli.output import document
 from vaeprobe.data import Data
 from vaeprobe.errors import UsageError
 from vaeprobe.linear import identifiability, missing, moments, rows, spectrum
-from vaeprobe.probes.train_linear import TrainLinear
+from vaeprobe.probes.train_linear import TrainLinear, numbers
+from vaeprobe.progress import listening
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -174,3 +175,58 @@ def test_rows_that_are_left_out_are_told_from_those_without_time(
     messages = [f.message for f in probe.measure(X).findings]
     assert "3 of 640 rows hold NaN or infinity and were left out" in messages
     assert not any("time given" in message for message in messages)
+
+
+def test_singular_values_are_of_the_rows_that_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = data(640, 6, noise=1e-6)
+    now = [100.0]
+    monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
+    real = Data.blocks
+
+    def slow(self: Any, *a: Any, **more: Any) -> Any:
+        for block in real(self, *a, **more):
+            now[0] += 1.0
+            yield block
+
+    monkeypatch.setattr(Data, "blocks", slow)
+    monkeypatch.setattr(moments, "BLOCK", 256)
+    found = replace(PROBE, time=3.0).measure(X)
+    monkeypatch.setattr(Data, "blocks", real)
+    n = found.fit.spectrum.n
+    assert found.fit.spectrum.singular
+    assert n < 640
+    whole = PROBE.measure(X[:n])
+    np.testing.assert_allclose(found.fit.spectrum.values, whole.fit.spectrum.values, rtol=1e-9)
+    np.testing.assert_allclose(found.fit.spectrum.mean, X[:n].mean(axis=0), rtol=1e-14)
+
+
+@pytest.mark.parametrize("solver", ["exact", "dual", "randomized"])
+def test_long_work_is_foretold_and_only_where_somebody_listens(
+    solver: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(numbers, "LARGE_WORK", 1e3)
+    monkeypatch.setattr(numbers, "seconds_of", lambda *_: 100.0)
+    said: list[tuple[str, float, float]] = []
+    X = data(120, 24)
+    with listening(lambda *_: None, lambda what, seconds, bytes, _: said.append((what, seconds, bytes))):
+        replace(PROBE, solver=solver).measure(X)
+        monkeypatch.setattr(numbers, "LARGE_WORK", 1e9)
+        replace(PROBE, solver=solver).measure(X)
+    ((what, seconds, bytes),) = said
+    assert (what, seconds) == ("eigenpairs of 120 rows of 24 columns", 100.0)
+    assert 0 < bytes < 1e6
+    monkeypatch.setattr(numbers, "LARGE_WORK", 1e3)
+    monkeypatch.setattr(numbers, "seconds_of", None)
+    replace(PROBE, solver=solver).measure(X)  # nobody listens: not even asked
+
+
+def test_steps_whose_end_nobody_knows_are_foretold_as_at_most_so_many() -> None:
+    said: list[str] = []
+    with listening(lambda *_: None, lambda what, *_: said.append(what)):
+        replace(PROBE, methods=("elbo", "em"), steps=40).measure(data(100, 6))
+        replace(PROBE, missing="em").measure(with_gaps(60, 0.02))
+    assert said == [
+        "training elbo, at most 40 steps",
+        "EM, at most 40 steps",
+        "EM on missing values, at most 5000 steps",
+    ]

@@ -16,7 +16,7 @@ from vaeprobe.linear.closed_form import LOG_2PI, completed
 from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.rows import CACHE_BYTES
 from vaeprobe.linear.spectrum import EXACT_COLUMNS
-from vaeprobe.progress import tell
+from vaeprobe.progress import Most, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -248,11 +248,13 @@ def fit(
         W = W * np.sqrt(np.maximum(np.append(variance, np.zeros(d))[:d] - noise, 1e-3 * noise))
 
     loglik, converged, step = -math.inf, False, first
+    pace = Most("EM on missing values", steps, first)
     for step in range(first, steps + 1):
         over = step % LOOK == 0 and budget().bounded and not budget().affords(0.2 * budget().seconds)
         # as it stands before the step
         trail.mark(step, W, mean, (noise, least, last), np.reshape(trace, (-1, 2)), end=over)
         found = _step(rows, W, mean, noise)
+        pace.step(step)
         square = found.square / noise
         loglik = -0.5 * (count * LOG_2PI + found.log_det + (count - n * d) * math.log(noise) + square) / n
         if step % LOOK == 0:

@@ -30,7 +30,7 @@ from vaeprobe.errors import UsageError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail
 from vaeprobe.linear.closed_form import LOG_2PI, Solution
-from vaeprobe.progress import tell
+from vaeprobe.progress import Most, tell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -287,6 +287,8 @@ def train(
     path = _adam(at, unit, flat, settings, seed, step, state) if adam else _lbfgs(at, flat, step, state)
     look = ADAM_LOOK if adam else LOOK
 
+    pace = Most(f"training {method}", settings.steps, step)
+
     def finished() -> bool:
         return gap <= settings.tolerance or step >= settings.steps
 
@@ -295,6 +297,7 @@ def train(
         if found is None:
             break
         step, gap, flat, stand = found
+        pace.step(step)
         done = finished()
         if done or step % look == 0:
             trace.append((step, gap))
@@ -438,7 +441,9 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
     if begun:
         first, (numbers, told, W) = begun
         (tau, best, stale), trace = numbers.tolist(), _trace(told)
+    pace = Most("EM", settings.steps, first)
     for step in range(first, settings.steps + 1):
+        pace.step(step)
         over = budget().bounded and step % LOOK == 0 and not budget().affords(0.2 * budget().seconds)
         # as it stands before the step
         trail.mark(step, (tau, best, stale), np.reshape(trace, (-1, 2)), W, end=over)

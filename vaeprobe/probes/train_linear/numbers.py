@@ -17,17 +17,18 @@ from vaeprobe.budget import Fit, budget, share_of
 from vaeprobe.data import Data, in_memory, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import LATENT_DIM, TIME_LIMIT
-from vaeprobe.linear import closed_form, dimension, identifiability, moments, spectrum
+from vaeprobe.linear import closed_form, dimension, identifiability, moments
 from vaeprobe.linear.certificate import Certificate
 from vaeprobe.linear.closed_form import LinearModel, Solution
 from vaeprobe.linear.dimension import DimensionScores
-from vaeprobe.linear.eigenpairs import Spectrum
+from vaeprobe.linear.eigenpairs import Solver, Spectrum
 from vaeprobe.linear.identifiability import Identifiability
 from vaeprobe.linear.missing import MissingFit
-from vaeprobe.linear.rows import rows_in_memory
+from vaeprobe.linear.rows import CACHE_BYTES, rows_in_memory
 from vaeprobe.linear.training import METHODS, Covariance, Run, Training, TrainingMethod, train
 from vaeprobe.probes.train_linear.metrics import SPECS
 from vaeprobe.processes import Processes
+from vaeprobe.progress import foretell, foretold
 from vaeprobe.report import Artifact, Finding, Json, Metric, Value
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ RESAMPLES = 200
 RANDOMIZED_PAIRS = 64  # pairs that the randomized solver computes where the dimension is to be chosen
 PREFIX = "train_linear."
 PACE_ROWS = 4096  # rows that tell how long all take
+PACE_LEAST = 256  # fewer tell nothing
 PACE_COLUMNS = 48
+LARGE_BYTES, LARGE_WORK = 1e9, 2e11  # of data whose eigenpairs take so long that it is worth a word
+LANCZOS_COLUMNS = 100  # of the basis of most randomized fits
+DUAL_EIGH = 10  # multiply-adds of all eigenvectors in those of a product of two square matrices, or so
 RANDOMIZED_PASSES = 5
 
 
@@ -138,11 +143,35 @@ def many(rows: Data) -> bool:
     return rows.rows > 2 * PACE_ROWS
 
 
-def thinned_in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
-    """Return the rows that half of the time given suffices for, evenly spread where not for all, and a word on it."""
+def foretold_spectrum(rows: Data, solver: Solver, processes: Processes) -> float | None:
+    """Say how long the eigenpairs of large data will take and how much memory, to whoever listens, and return the seconds.
+
+    Returns:
+        None where the data are small, or nobody asks: neither is time bounded nor does anybody listen.
+    """
+    n, m = rows.rows, rows.columns
+    large = n * m * rows.dtype.itemsize > LARGE_BYTES or n * min(n, m) * m > LARGE_WORK
+    if not (foretold() and large) and not (budget().bounded and many(rows)):
+        return None
+    seconds = seconds_of(rows, solver) / processes.world  # of this process alone: others may not listen
+    if solver == "dual":
+        memory = 24.0 * n * m + 24.0 * n * n
+    elif solver == "exact":
+        memory = 8.0 * (dimension.FOLDS + 4) * m * m
+    else:
+        memory = min(n * m * rows.dtype.itemsize, CACHE_BYTES) + 64.0 * m * LANCZOS_COLUMNS
+    foretell(f"eigenpairs of {n} rows of {m} columns", seconds, memory)
+    return seconds
+
+
+def thinned_in_time(rows: Data, seconds: float, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
+    """Return the rows that half of the time given suffices for, evenly spread where not for all, and a word on it.
+
+    Args:
+        seconds: what the eigenpairs of all rows take.
+    """
     if not budget().bounded or not many(rows):
         return rows, ()
-    seconds = seconds_of(rows, spectrum.choose(rows, solver)) / processes.world
     least = max(PACE_ROWS, 2 * rows.columns)
     every = min(math.ceil(processes.agreed(seconds / (0.5 * budget().left + 1e-9))), rows.rows // least)
     if every <= 1:
@@ -152,13 +181,17 @@ def thinned_in_time(rows: Data, solver: str, processes: Processes) -> tuple[Data
     return some, (Finding(TIME_LIMIT, fit.words("rows, evenly spread,")),)
 
 
-def seconds_of(rows: Data, solver: str) -> float:
+def seconds_of(rows: Data, solver: Solver) -> float:
     """Return how long the eigenpairs of all rows take, at the pace of the first ones."""
+    n = min(PACE_ROWS, max(PACE_LEAST, rows.rows // 200))
     V = np.ones((rows.columns, PACE_COLUMNS), rows.dtype)
 
     def first(count: int) -> float:
         start = time.monotonic()
-        if solver == "randomized":
+        if solver == "dual":
+            block = rows.head(count).read(dtype=np.float64).reshape(-1, rows.columns)
+            block @ block.T
+        elif solver == "randomized":
             for block in rows.head(count).blocks(moments.BLOCK):
                 block.T @ (block @ V)
         else:
@@ -166,9 +199,11 @@ def seconds_of(rows: Data, solver: str) -> float:
         return time.monotonic() - start
 
     # the first block is looked at in float64 too, and finds memory and caches cold
-    one, two = first(PACE_ROWS), first(2 * PACE_ROWS)
+    one, two = first(n), first(2 * n)
+    if solver == "dual":  # products of all pairs of rows, and all eigenvalues at once
+        return two * (rows.rows / (2 * n)) ** 2 * (1 + DUAL_EIGH * rows.rows / rows.columns)
     passes = RANDOMIZED_PASSES if solver == "randomized" else 1
-    return passes * max(two - one, two / 4) / PACE_ROWS * rows.rows
+    return passes * max(two - one, two / 4) / n * rows.rows
 
 
 def chosen_methods(names: Sequence[str], *, em: bool) -> tuple[TrainingMethod, ...]:

@@ -216,9 +216,7 @@ class TrainLinear(Question):
         methods = numbers.chosen_methods(self.methods, em=self.beta == 1 or self.fixed is not None)
         self._refuse(methods, processes)
         rows: Data = processes.together(lambda: self._rows(data))
-        read, limits = (
-            (rows, ()) if self._all(rows) else numbers.thinned_in_time(rows, self.solver, processes)
-        )
+        read, limits = self._in_time(rows, processes)
         own = read if processes.world == 1 else read.share(processes.rank, processes.world)
         fitted, spec = self._spectrum(own, processes)
         limits = (*limits, *self._cut_short(read, spec, fitted, processes))
@@ -267,8 +265,8 @@ class TrainLinear(Question):
             fit=fit,
         )
 
-    def _all(self, rows: Data) -> bool:
-        """Whether no rows are left out beforehand, for what is read or stepped through until time is over is an answer.
+    def _in_time(self, rows: Data, processes: Processes) -> tuple[Data, tuple[Finding, ...]]:
+        """Return the rows that there is time for, said before long work; all where what is done when time is over is an answer.
 
         Raises:
             UsageError: the next run could not go on from what is read.
@@ -278,16 +276,18 @@ class TrainLinear(Question):
         from vaeprobe.probes.train_linear import numbers
 
         if self.missing == "em":
-            return True
-        if self.resume is None or not budget().bounded:
-            return False
+            return rows, ()
         solver = spectrum.choose(rows, self.solver)
-        if solver != "exact" and numbers.many(rows):
+        goes_on = self.resume is not None and budget().bounded
+        if goes_on and solver != "exact" and numbers.many(rows):
             raise UsageError(
                 f"--resume cannot go on with the {solver} solver where --time leaves rows out: its steps take all of them",
                 hint="leave --time out, for a run that is interrupted goes on from what it kept; or leave --resume out",
             )
-        return True
+        seconds = numbers.foretold_spectrum(rows, solver, processes)
+        if seconds is None or goes_on:
+            return rows, ()
+        return numbers.thinned_in_time(rows, seconds, processes)
 
     def _cut_short(
         self, read: Data, spec: Spectrum, fitted: MissingFit | None, processes: Processes
