@@ -134,6 +134,12 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
     assert found.mean_abs_cosine.ci == pytest.approx(whole.mean_abs_cosine.ci, abs=1e-12)
 
 
+def test_one_latent_is_said_to_be_too_few() -> None:
+    with budget.within(0.0):
+        found = Orthogonality(samples=8, rotations=9, restarts=0).measure(slow(0.0))
+    assert found.mean_abs_cosine.reason == "1 latent is too few for a spread over latents"
+
+
 def test_enough_time_changes_nothing() -> None:
     probe = Orthogonality(samples=64, rotations=99)
     timed = Orthogonality(samples=64, rotations=99, time=3600.0)

@@ -684,3 +684,12 @@ def test_a_policy_says_how_each_model_is_loaded(folder: Path, check: Any) -> Non
 
     assert held() == ["label = 1 of 3", "label = 2 of 3"]
     assert held("--condition", "label=0") == ["label = 0 of 3", "label = 0 of 3"]
+
+
+def test_a_check_takes_a_time(check: Any) -> None:
+    timed = check("good.npy", "--time", "3600", "--json")
+    assert timed.document["settings"]["time"] == 3600
+    assert timed.document["models"] == check("good.npy", "--json").document["models"]
+    assert "at least 1" in check("good.npy", "--time", "0").err
+    refused = check("--update-baseline", "good.npy", "--time", "60")
+    assert (refused.code, "whole measurements" in refused.err) == (2, True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import glob
 import itertools
+import math
 import os
 import sys
+import time
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from vaeprobe import writing
+from vaeprobe.budget import within
 from vaeprobe.cli import loading, options, output, streams
 from vaeprobe.cli.output import Document
 from vaeprobe.errors import ResourceError, UsageError, did_you_mean
@@ -100,6 +103,16 @@ def check(
             help="Keep finished models in this .jsonl file, and skip those it holds.", rich_help_panel=GATE
         ),
     ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(
+            "--time",
+            help="Seconds that the run may take: rules that it does not decide are open, and never pass.",
+            metavar="SECONDS",
+            min=1,
+            rich_help_panel=GATE,
+        ),
+    ] = None,
     report: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,6 +139,11 @@ def check(
     """
     loaded = loading.chosen(values)
     document = Document.asked({**values, "format": format}, FORMATS)
+    if seconds is not None and (init or update_baseline):
+        raise UsageError(
+            "--time bounds a check, and a policy or a baseline is made of whole measurements",
+            hint="make it once without --time",
+        )
     if init:
         if rule or update_baseline:
             raise UsageError(
@@ -148,8 +166,8 @@ def check(
     digest = journal.digest_of(policy, (baseline, loaded["blueprint"], data), loaded)
     streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
-    with output.progress_bar(document.progress and not streaming):
-        for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest):
+    with within(seconds), output.progress_bar(document.progress and not streaming):
+        for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest, seconds):
             done.append(model)
             if streaming:
                 from vaeprobe.gate.formats import jsonl
@@ -167,6 +185,7 @@ def check(
             "confidence": policy.confidence,
             "samples": policy.samples,
             "max_samples": policy.max_samples,
+            **({} if seconds is None else {"time": seconds}),
         },
     )
     _write(finished, document, reports, streaming=streaming)
@@ -235,11 +254,36 @@ def _for(policy: Policy, model: str, loaded: dict[str, object]) -> dict[str, Any
     return {**loaded, **policy.loading_for(model), **said}
 
 
-def _check_one(gate: Gate, loaded: dict[str, object], digest: str, model: str) -> ModelReport:
+@dataclass(frozen=True)
+class _Turns:
+    """Whose turn it is: what one model saves of its share of the time, the next ones have.
+
+    Attributes:
+        models: in turn.
+        at_once: how many of them.
+        end: of the run, on the clock of the day, which worker processes share.
+    """
+
+    models: Sequence[str]
+    at_once: int
+    end: float | None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left."""
+        return None if self.end is None else max(0.0, self.end - time.time())
+
+    def share(self, model: str) -> float:
+        """Return which part of the time that is left a model may take."""
+        return 1 / math.ceil((len(self.models) - self.models.index(model)) / self.at_once)
+
+
+def _check_one(gate: Gate, loaded: dict[str, object], digest: str, turns: _Turns, model: str) -> ModelReport:
     def load(path: str) -> Decoder:
         return current().together(lambda: loading.load(Path(path), **_for(gate.policy, model, loaded)))
 
-    report = gate.check(model, load)
+    with within(turns.left):
+        report = gate.check(model, load, share=turns.share(model))
     sha256 = report.artifact.sha256 if report.artifact else ""
     return replace(report, inputs_sha256=journal.inputs(digest, model, sha256))
 
@@ -252,6 +296,7 @@ def _run(
     fail_fast: bool,
     resume: Path | None,
     digest: str,
+    time_given: float | None,
 ) -> Iterator[ModelReport]:
     """Yield reports as they finish; finished ones are kept in, and taken from, the resume file."""
     from vaeprobe.progress import track
@@ -259,9 +304,11 @@ def _run(
     kept = {} if resume is None else journal.read(resume)
     finished = {t: kept[t] for t in targets if t in kept and journal.stands(kept[t], digest)}
     fresh = [target for target in targets if target not in finished]
-    one = partial(_check_one, gate, loaded, digest)
-    stream: Iterable[ModelReport]
     several = current().world > 1
+    at_once = (current().world if len(fresh) >= current().world else 1) if several else jobs
+    turns = _Turns(fresh, at_once, None if time_given is None else time.time() + time_given)
+    one = partial(_check_one, gate, loaded, digest, turns)
+    stream: Iterable[ModelReport]
     if resume is not None and finished:
         goes_on_from(resume)
 

@@ -19,6 +19,7 @@ from vaeprobe._version import __version__
 from vaeprobe.checkpoints.architecture import path_beside
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.files.source import read_text
+from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.gate.formats import jsonl
 from vaeprobe.gate.outcome import ModelReport
 from vaeprobe.gate.policy import Policy
@@ -71,9 +72,12 @@ def append(path: Path, report: ModelReport) -> None:
 
 
 def stands(report: ModelReport, digest: str) -> bool:
-    """Whether a kept report would come out the same today."""
-    return report.failure is None and report.inputs_sha256 == inputs(
-        digest, report.model, _sha256(report.model)
+    """Whether a kept report would come out the same today: one that time cut short need not."""
+    cut = any(f.spec is TIME_LIMIT for f in report.findings)
+    return (
+        report.failure is None
+        and not cut
+        and report.inputs_sha256 == inputs(digest, report.model, _sha256(report.model))
     )
 
 

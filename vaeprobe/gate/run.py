@@ -2,7 +2,8 @@
 
 A rule is looked at after each doubling of the samples.  The interval of each look is widened so that all
 looks together keep the policy's confidence (Bonferroni over the possible looks), and a decision once made
-stands.
+stands.  Within a time, the last look is the one that twice as many samples would take beyond it; what was not looked at
+is undefined, which never passes.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from __future__ import annotations
 import datetime
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from vaeprobe.errors import UsageError, VaeprobeError, bug
+from vaeprobe.budget import NO_TIME, about, budget, share_of
+from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug
 from vaeprobe.findings import (
     NOTHING_CHECKED,
     PART_OF_JACOBIAN,
     PART_OF_LATENTS,
     SAME_ARTIFACT,
+    TIME_LIMIT,
     WAIVER_EXPIRED,
 )
 from vaeprobe.gate import agreement
@@ -56,15 +60,23 @@ class Gate:
     data: str | None = None
     today: datetime.date = field(default_factory=datetime.date.today)
 
-    def check(self, model: str, load: Loader) -> ModelReport:
-        """Return what the policy says of one model; an error becomes the report's failure."""
+    def check(self, model: str, load: Loader, *, share: float = 1.0) -> ModelReport:
+        """Return what the policy says of one model; an error becomes the report's failure.
+
+        Args:
+            model: its name to the policy.
+            load: makes its decoder.
+            share: of the time that is left once it is loaded, what it may take.
+        """
         from vaeprobe.engine.remembered import remembered
         from vaeprobe.probes.parts import as_asked
 
         try:
+            if budget().over:
+                raise ResourceError(NO_TIME, hint="give more --time, or go on with --resume FILE")
             decoder = load(model)
             # a policy says how many samples; each look has the latents of the last, and probes share them
-            with as_asked(), remembered():
+            with as_asked(), remembered(), share_of(share):
                 return self.check_decoder(model, decoder)
         except VaeprobeError as error:
             return ModelReport(model=model, failure=failure_of(error))
@@ -91,13 +103,18 @@ class Gate:
         outcomes: list[Outcome] = []
         findings = list(decoder.notes)
         record = self._record(model, decoder, rules, findings)
-        for probe in dict.fromkeys(probe_of(id) for id in rules):
-            if probe is None:  # agreement with the baseline
-                continue
-            mine = {id: r for id, r in rules.items() if probe_of(id) == probe}
-            outcomes += self._decide(probe, mine, decoder, record, self._data(model))
         agreed = {id: rule for id, rule in rules.items() if id in AGREEMENT}
-        if agreed and record is not None:
+        probes = [p for p in dict.fromkeys(map(probe_of, rules)) if p is not None]  # None: agreement
+        for k, probe in enumerate(probes):
+            mine = {id: r for id, r in rules.items() if probe_of(id) == probe}
+            with share_of(1 / (len(probes) - k + bool(agreed))):
+                decided, limits = self._decide(probe, mine, decoder, record, self._data(model))
+            outcomes += decided
+            findings += limits
+        if agreed and budget().over:
+            outcomes += [unmeasured(rule, NO_TIME) for rule in agreed.values()]
+            findings.append(Finding(TIME_LIMIT, f"agreement with the baseline: {NO_TIME}"))
+        elif agreed and record is not None:
             found = agreement.measure(
                 decoder, record, self._data(model), agreed, level=self.policy.confidence
             )
@@ -179,17 +196,28 @@ class Gate:
         decoder: Decoder,
         record: baselines.Record | None,
         data: str | None,
-    ) -> list[Outcome]:
+    ) -> tuple[list[Outcome], list[Finding]]:
+        """Return the outcomes of a probe's rules, and what to say of the time that they were given."""
+        if budget().over:
+            limit = Finding(TIME_LIMIT, f"{probe}: {NO_TIME}")
+            return [unmeasured(rule, NO_TIME) for rule in rules.values()], [limit]
+        limited: list[Finding] = []
         paired = {id: r for id, r in rules.items() if r.regression is not None}
         limits = {id: r for id, r in rules.items() if id not in paired}
         decided: dict[str, Outcome] = {}
         if paired and record is not None:
-            decided |= self._pair(probe, paired, decoder, record, data)
+            pairs, limited = self._pair(probe, paired, decoder, record, data)
+            decided |= pairs
         n, looks = self.policy.samples, looks_of(self.policy.samples, self.policy.max_samples)
         level = 1 - (1 - self.policy.confidence) / looks
         while len(decided) < len(rules):
+            start = time.monotonic()
             result = self._measure(probe, decoder, n, limits.keys() - decided.keys(), data)
-            last = n >= self.policy.max_samples
+            twice = 2 * (time.monotonic() - start)
+            limited += (cut := _limits_of(result))
+            full = n >= self.policy.max_samples
+            last = full or bool(cut) or not budget().affords(twice)
+            still_open = False
             for id, rule in limits.items():
                 if id in decided:
                     continue
@@ -202,8 +230,12 @@ class Gate:
                     final = outcome.status in ("pass", "fail", "undefined") or outcome.metric.ci is None
                 if final or last:
                     decided[id] = replace(outcome, part=_part_of(result))
+                    still_open |= not final
+            if last and still_open and not (full or cut):
+                words = f"{n} of at most {self.policy.max_samples} samples fitted into the time given; twice as many"
+                limited.append(Finding(TIME_LIMIT, f"{probe}: {words} would take {about(twice)}"))
             n = min(2 * n, self.policy.max_samples)
-        return [decided[id] for id in rules]
+        return [decided[id] for id in rules], limited
 
     def _pair(
         self,
@@ -212,11 +244,14 @@ class Gate:
         decoder: Decoder,
         record: baselines.Record,
         data: str | None,
-    ) -> dict[str, Outcome]:
+    ) -> tuple[dict[str, Outcome], list[Finding]]:
         import numpy as np
 
         n = max((len(record.values[id]) for id in rules if id in record.values), default=2)
         result = self._measure(probe, decoder, n * probe_class(probe).COST, rules, data)
+        if limits := _limits_of(result):
+            reason = f"a regression is judged on all {n} latents of the baseline, which did not fit into the time given"
+            return {id: unmeasured(rule, reason) for id, rule in rules.items()}, limits
         mine, theirs = _method(probe, result, data), dict(record.methods.get(probe, {}))
         different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if different:
@@ -242,7 +277,7 @@ class Gate:
                 result[id].spec, rule, record.values[id], new, confidence=self.policy.confidence
             )
             out[id] = Outcome(rule=rule, metric=metric, status=status, bound=margin, part=_part_of(result))
-        return out
+        return out, []
 
     def _record(
         self, model: str, decoder: Decoder, rules: Mapping[str, Rule], findings: list[Finding]
@@ -336,6 +371,13 @@ def metric_at(result: Result, id: str, level: float) -> Metric:
     return replace(metric, ci=(low, high), level=level)
 
 
+def unmeasured(rule: Rule, reason: str) -> Outcome:
+    """Return the outcome of a rule that there was no time for."""
+    return Outcome(
+        rule=rule, metric=Metric.undefined(spec_of(rule.metric), reason), status="undefined", bound=rule.limit
+    )
+
+
 def hold(rule: Rule, metric: Metric) -> Outcome:
     """Return the outcome of a limit rule."""
     from vaeprobe.report import Check
@@ -389,6 +431,13 @@ def worst_of(metric: Metric, side: Side) -> Metric:
 def failure_of(error: VaeprobeError) -> Failure:
     """Return an error as data."""
     return Failure(code=error.code, message=error.message, hint=error.hint, exit_code=error.exit_code)
+
+
+def _limits_of(result: Result) -> list[Finding]:
+    """Return what a result says that the time given did not last for."""
+    return [
+        replace(f, message=f"{result.command}: {f.message}") for f in result.findings if f.spec is TIME_LIMIT
+    ]
 
 
 def _part_of(result: Result) -> str:

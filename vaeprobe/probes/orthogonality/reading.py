@@ -105,7 +105,9 @@ class Reading:
 
     def _why_no_pairs(self) -> str | None:
         if len(self.G) < 2:
-            return f"the Jacobian is finite at {len(self.G)} of {self.overflowed + len(self.G)} latents"
+            if self.overflowed:
+                return f"the Jacobian is finite at {len(self.G)} of {self.overflowed + len(self.G)} latents"
+            return f"{len(self.G)} latent is too few for a spread over latents"
         if not self.G.any():
             return "every column of the Jacobian is zero: no latent moves the output"
         if len(self.active) == 0:
