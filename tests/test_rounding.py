@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.rounding import LOST, column_errors, lost_columns, typical
+from vaeprobe.geometry.gram import alike_words
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import by_name
+from vaeprobe.probes.base import Probe
+from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
+from vaeprobe.probes.trace import Trace
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -140,3 +146,48 @@ def test_float64_answers_where_float32_knew_some_columns_only() -> None:
     assert "the columns of z0, z2 are rounding in float32" in narrow.summary
     assert "rounding" not in {f.code for f in wide.findings}
     assert wide.active == (1, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("probe", "known"),
+    [
+        (Factorise(samples=16, permutations=19, sheets=4), {"latents.dim", "factorise.verdict"}),
+        (Trace(samples=2, length=0.2), {"trace.axis_overlap_random"}),
+    ],
+)
+def test_nothing_is_said_of_seams_of_rounding(probe: Probe, known: set[str], dtype: torch.dtype) -> None:
+    decoder = Decoder(cancelling((0.0, 1e-4, 0.0), scale=300.0), 3, dtype=dtype)
+    result = probe.measure(decoder)
+    if dtype == torch.float64:  # where only one latent is more than rounding
+        assert "rounding" not in {f.code for f in result.findings}
+        return
+    assert result.verdict == "undefined"
+    assert "the columns of z0, z2 are rounding in float32" in result.summary
+    assert {id for id, metric in result.metrics.items() if metric.defined} == known
+    assert "rounding" in {f.code for f in result.findings}
+    assert result.page()  # it can be shown
+    json.dumps(result.details())
+
+
+@pytest.mark.parametrize(("cosine", "said"), [(1 - 1e-7, True), (1 - 1e-5, False)])
+def test_two_latents_that_are_one_are_named(cosine: float, said: bool) -> None:
+    G = torch.eye(3).double().repeat(4, 1, 1)
+    G[:, 0, 2] = G[:, 2, 0] = cosine
+    assert alike_words(G, ["a", "b", "c"]) == (": a and c move the output alike" if said else "")
+    G[:2] = torch.eye(3).double()
+    assert alike_words(G, ["a", "b", "c"]) == "", "at half of the points only"
+    assert alike_words(torch.ones(4, 3, 3).double(), ["a", "b", "c"]).endswith("alike, and 2 more pairs")
+
+
+def test_two_latents_that_are_one_are_named_by_probes() -> None:
+    W = normal(6, 3)
+    W[:, 2] = 2 * W[:, 0]
+    decoder = Decoder(lambda z: torch.sinh(z @ W.to(z).mT), 3, dtype=torch.float64)
+    for probe in (
+        Orthogonality(samples=8, rotations=19),
+        Factorise(samples=8, max_samples=8, sheets=0, permutations=19),
+    ):
+        result = probe.measure(decoder)
+        assert result.verdict == "undefined"
+        assert "z0 and z2 move the output alike" in result.summary

@@ -32,11 +32,13 @@ from torch import Tensor
 
 from vaeprobe.budget import TimeIsOver, beginning, budget, optional, share_of, timely
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.rounding import Lost, lost_columns, typical
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seams, segment_smoothness
 from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
 from vaeprobe.geometry.factors import Factors, seam_factors
 from vaeprobe.geometry.grades import Grades, grades
+from vaeprobe.geometry.gram import alike_words
 from vaeprobe.geometry.modulation import column_lengths, log_ratio, redrawn_lengths
 from vaeprobe.geometry.rotations import haar, rotated_contrast
 from vaeprobe.geometry.sample import Sample
@@ -89,6 +91,7 @@ class Evidence:
         limited: seconds that the latents asked for would have taken, where time did not last for them.
         usable: latents at which the active columns are finite and linearly independent.
         undefined: why there is no verdict; None where there is one.
+        rounding: columns that are rounding, where that is why.
         contrast: ima contrast at each usable latent, in drawing order.
         gap: its mean, against zero (C1).
         null: its mean over latents under each random rotation of the latent space, shape (rotations,).
@@ -119,6 +122,7 @@ class Evidence:
     drawn: int
     usable: int
     undefined: str | None = None
+    rounding: Lost | None = None
     letter: str = "z"
     limited: float | None = None
     contrast: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -254,6 +258,12 @@ def gather(
         chunk=chunk,
         frugal=frugal,
     )
+    lost = _lost(sample)
+    if lost is not None:
+        every = tuple(decoder.continuous)
+        return Evidence(
+            continuous=every, active=(), drawn=len(sample.z), usable=0, undefined=lost.why, rounding=lost
+        )
     looking = time.monotonic()
     jumps, skipped = _jumps(sample, FEW_SEGMENTS if frugal else SEGMENTS, direction)
     began += time.monotonic() - looking  # what is done once says nothing of the pace
@@ -288,6 +298,17 @@ def gather(
     return evidence if evidence.undefined else _complete(evidence, sample, permutations, sheets)
 
 
+def _lost(sample: Sample) -> Lost | None:
+    """Return which active columns are rounding, at latents where J is of middling size; None where none is."""
+    finite = torch.isfinite(sample.G).flatten(1).all(1).nonzero().flatten()
+    if not len(finite):
+        return None
+    z, natural = sample.z[finite[typical(sample.G[finite])]], sample.decoder.natural_for(sample.likelihood)
+    return lost_columns(
+        sample.decoder, z, sample.R.argmax(0).tolist() if sample.R.shape[1] else [], natural=natural
+    )
+
+
 def directions_of(k: int) -> int:
     """Return how many directions a latent of k columns takes, primals among them.
 
@@ -317,7 +338,7 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
     n = len(sample.z)
     finite = torch.isfinite(sample.G).flatten(1).all(1)
     if a < 2:
-        undefined = _too_few(k, a, threshold)
+        undefined = _too_few(k, a, threshold) if sample.G[finite].any() or k < 2 else NOTHING_MOVES
         return Evidence(
             continuous=continuous, active=active, drawn=n, usable=int(finite.sum()), undefined=undefined
         )
@@ -325,7 +346,7 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
     usable = torch.isfinite(contrast)
     count = int(usable.sum())
     if count < 4 or 2 * count <= n:
-        undefined = _deficient(a, sample.decoder.data_dim, count, n)
+        undefined = _deficient(a, sample.decoder.data_dim, count, n) + _alike(sample, finite)
         return Evidence(continuous=continuous, active=active, drawn=n, usable=count, undefined=undefined)
 
     # where all latents there are were seen, none that is rarer hides
@@ -427,6 +448,9 @@ def _gap_over_sheets(contrast: Tensor, others: Tensor, seed: int) -> tuple[float
     return value, (low, high + unseen(len(others), math.log(2)))
 
 
+NOTHING_MOVES = "every column of the Jacobian is zero: no latent moves the output"
+
+
 def _too_few(k: int, active: int, threshold: float) -> str:
     if k < 2:
         return "one latent has no other to be orthogonal to or independent of"
@@ -445,6 +469,15 @@ def _deficient(active: int, outputs: int, usable: int, drawn: int) -> str:
         f"the columns of the {active} active latents are linearly dependent (or not finite) at "
         f"{drawn - usable} of {drawn} latents"
     )
+
+
+def _alike(sample: Sample, finite: Tensor) -> str:
+    """Return which latents move the output alike, as the end of a sentence; "" where none do."""
+    G = sample.active_metric()[finite]
+    if len(G) < 4 or sample.decoder.data_dim < G.shape[1]:
+        return ""
+    names = [sample.decoder.latent_names[i] for i in sample.R.argmax(0).tolist()]
+    return alike_words(G, names)
 
 
 def _is_tied(G: Tensor) -> bool:

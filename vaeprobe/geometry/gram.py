@@ -5,11 +5,15 @@ Every function takes G of shape (n, k, k), float64, one k x k matrix per latent,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 __all__ = [
+    "COLLINEAR",
     "active_latents",
+    "alike_words",
     "canonical_signs",
     "column_cosines",
     "column_norms",
@@ -24,6 +28,8 @@ __all__ = [
     "smallest_gap",
 ]
 
+# Two columns are one where the cosine between them is this near to 1.
+COLLINEAR = 1e-6
 # The share of the largest mean column norm under which a latent counts as inactive.
 ACTIVE_THRESHOLD = 0.05
 
@@ -130,6 +136,17 @@ def active_latents(G: Tensor, threshold: float = ACTIVE_THRESHOLD) -> Tensor:
     """
     mean = column_norms(G).mean(0)
     return (mean > 0) & (mean > threshold * mean.max())
+
+
+def alike_words(G: Tensor, names: Sequence[str]) -> str:
+    """Return which latents move the output alike at most points, as the end of a sentence; "" where no two do."""
+    C = column_cosines(G).abs()
+    often = ((C > 1 - COLLINEAR).double().mean(0) > 0.5).triu(1).nonzero().tolist()
+    if not often:
+        return ""
+    i, j = often[0]
+    more = f", and {len(often) - 1} more pair{'s' * (len(often) > 2)}" if len(often) > 1 else ""
+    return f": {names[i]} and {names[j]} move the output alike{more}"
 
 
 def canonical_signs(V: Tensor) -> Tensor:

@@ -8,9 +8,13 @@ from vaeprobe.findings import ROUNDING
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
-    from vaeprobe.engine.rounding import Lost
+    from torch import Tensor
 
-__all__ = ["rounded"]
+    from vaeprobe.decoder import Decoder
+    from vaeprobe.engine.rounding import Lost
+    from vaeprobe.likelihoods import Likelihood
+
+__all__ = ["rounded", "rounding_at"]
 
 
 def rounded(lost: Lost) -> Finding:
@@ -23,3 +27,17 @@ def rounded(lost: Lost) -> Finding:
         else "--dtype float64 computes nine digits more"
     )
     return Finding(ROUNDING, lost.evidence, hint=hint)
+
+
+def rounding_at(decoder: Decoder, z: Tensor, likelihood: Likelihood | None) -> Lost | None:
+    """Return which active columns are rounding at the first latents of z, shape (n, latent); None where none is."""
+    from vaeprobe.engine.rounding import LATENTS, lost_columns
+    from vaeprobe.engine.verbs import gram
+    from vaeprobe.geometry.gram import active_latents
+
+    z = z[:LATENTS]
+    natural = decoder.natural_for(likelihood)
+    G = gram(decoder, z, likelihood=likelihood)
+    if not G.isfinite().all():
+        return None
+    return lost_columns(decoder, z, active_latents(G).nonzero().flatten().tolist(), natural=natural)

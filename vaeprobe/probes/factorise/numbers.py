@@ -97,7 +97,13 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
     return metric_map(
         [
             dim_beside(decoder.latent_dim, len(decoder.continuous) if part else None),
-            Metric(SPECS["latents.active"], len(e.active), n=e.drawn, method=f"of {part}" if part else ""),
+            plain(
+                "latents.active",
+                None if e.rounding else len(e.active),
+                unmeasured,
+                n=e.drawn,
+                method=f"of {part}" if part else "",
+            ),
             Metric(SPECS["factorise.verdict"], e.verdict, n=n),
             decided("factorise.gap", e.gap, unmeasured, method="mean over latents, bootstrap"),
             *_sheet_metrics(e, lacking("sheets", unmeasured)),

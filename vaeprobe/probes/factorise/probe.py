@@ -213,7 +213,7 @@ class Factorise(Probe):
             )
 
         evidence = gathered(decoder)
-        if evidence.undefined and part is None:
+        if evidence.undefined and evidence.rounding is None and part is None:
             part = self._seen(decoder, source, likelihood)
             if part is not None:
                 evidence = replace(gathered(part.decoder), letter="u")

@@ -21,6 +21,7 @@ from vaeprobe.findings import (
     UNDECIDED,
 )
 from vaeprobe.probes.factorise.numbers import latent_names, short
+from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
@@ -235,6 +236,8 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
                 "says",
             )
         )
+    if e.rounding is not None:
+        return [*found, rounded(e.rounding)]
     if e.undefined:
         return [Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
     inactive = [f"{e.letter}{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]

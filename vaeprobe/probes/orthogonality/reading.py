@@ -36,8 +36,6 @@ FEWEST_NULL = 16
 FEWEST_ROTATIONS = 19
 # As many for what costs some k^3 at each latent, beside the null.
 FRAME_BUDGET = 1e9
-# Two columns are one where the cosine between them is this near to 1.
-COLLINEAR = 1e-6
 
 # Latents beyond which a few random bases do: means over pairs hardly differ from one to another.
 MANY = 128
@@ -134,7 +132,8 @@ class Reading:
         dependent = int((~self.regular).sum()) - zero
         parts = [f"a column of length zero at {zero}"] if zero else []
         parts += [f"columns linearly dependent at {dependent}"] if dependent else []
-        return ", ".join(parts)
+        alike = "" if zero else gram.alike_words(self.sub, [self.names[i] for i in self.active.tolist()])
+        return ", ".join(parts) + alike
 
     @cached_property
     def zero_columns(self) -> Tensor:
@@ -237,7 +236,7 @@ class Reading:
         if not self.singular or self.no_pairs or self.decoder.data_dim < len(self.active) or self.rank[0] < 2:
             return False
         cosine, _ = self.pairs
-        alike = cosine.amax(1) > 1 - COLLINEAR
+        alike = cosine.amax(1) > 1 - gram.COLLINEAR
         found = self.gap_alignment
         return found is not None and found.value is not None and float(alike.double().mean()) < 0.5
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from vaeprobe.engine.rounding import Lost
     from vaeprobe.seams import LoopDefects, Paths
 
 IN_UNIT_INTERVAL = frozenset(
@@ -27,8 +28,23 @@ IN_UNIT_INTERVAL = frozenset(
 LATE = "the time given was over before it was measured"
 
 
-def trace_metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor | None) -> dict[str, Metric]:
-    """Return every number of the seams, by id, in the order of the page; misses None where time was over first."""
+def trace_metrics(
+    paths: Paths, loops: LoopDefects | None, misses: Tensor | None, lost: Lost | None = None
+) -> dict[str, Metric]:
+    """Return every number of the seams, by id, in the order of the page.
+
+    Args:
+        misses: None where time was over first.
+        lost: columns that are rounding, so that there are no seams.
+    """
+    found = _trace_metrics(paths, loops, misses)
+    if lost is None:
+        return found
+    chance = "trace.axis_overlap_random"  # which has nothing to do with the decoder
+    return {id: m if id == chance else Metric.undefined(SPECS[id], lost.why) for id, m in found.items()}
+
+
+def _trace_metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor | None) -> dict[str, Metric]:
     seams = usable(paths)
     starts = by_start(seams) if seams else {}
     why = _no_seams(paths)

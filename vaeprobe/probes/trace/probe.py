@@ -317,9 +317,11 @@ class Trace(Probe):
     def _measure(self, decoder: Decoder) -> TraceResult:
         from vaeprobe.engine.costs import foretell_directions
         from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, part_of
+        from vaeprobe.probes.rounded import rounded, rounding_at
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams import loop_defects
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
+        from vaeprobe.seams.tracing import LARGE
         from vaeprobe.seams.views import trace_net, traverse
 
         decoder = decoder.standardised()
@@ -359,11 +361,14 @@ class Trace(Probe):
             least=6 * (k + 1),
         )
         likelihood = self.metric_likelihood(decoder)
+        lost = rounding_at(decoder, z0, likelihood) if k <= LARGE else None
         chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
-        paths, limits = self._paths(decoder, z0, chosen, likelihood, one)
+        paths, limits = self._paths(decoder, z0[:1] if lost else z0, chosen, likelihood, one)
+        if lost is not None:  # directions of rounding lead nowhere
+            paths = replace(paths, seams=())
         z0 = paths.starts
         loops = None
-        if k >= 3 and len(chosen) >= 2 and paths.method == "dense":
+        if lost is None and k >= 3 and len(chosen) >= 2 and paths.method == "dense":
             loops = timely(
                 lambda: loop_defects(
                     decoder,
@@ -389,7 +394,7 @@ class Trace(Probe):
                     chunk=self.chunk,
                 )
             )
-        metrics = numbers.trace_metrics(paths, loops, misses)
+        metrics = numbers.trace_metrics(paths, loops, misses, lost)
         names = dict(zip(decoder.continuous, decoder.latent_names, strict=True))
         axes = list(dict.fromkeys(names[seam.axis] for seam in first))
         source = self.source().describe() if self.row is None else ""
@@ -406,6 +411,7 @@ class Trace(Probe):
             summary=summary,
             findings=(
                 *decoder.notes,
+                *((rounded(lost),) if lost else ()),
                 *words.findings(paths, misses, skipped, wanted, first, part),
                 *fewer,
                 *limits,
