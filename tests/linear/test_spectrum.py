@@ -145,14 +145,36 @@ def test_wide_rows_start_warm_on_either_side(n: int, m: int) -> None:
     Q = Rows.of(in_memory(X)).start(24, 0)
     A = X - X.mean(axis=0)
     A = A.T if n < m else A
-    best = np.square(np.linalg.svd(A, compute_uv=False)[:24]).sum()
-    assert Q.shape == (min(n, m), 24)
+    best = np.square(np.linalg.svd(A, compute_uv=False)[: Q.shape[1]]).sum()
+    assert len(Q) == min(n, m)
+    assert 24 < Q.shape[1] <= 24 + rows_module.MORE * rows_module.STRIDE
     assert 0.97 * best < np.square(A @ Q).sum() < (1 - 1e-6) * best
+
+
+def test_a_start_is_no_wider_than_asked_for_where_eigenvalues_hardly_fall() -> None:
+    X = np.random.default_rng(0).normal(size=(1600, 2500))
+    assert Rows.of(in_memory(X)).start(24, 0).shape == (1600, 24)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_few_rows_are_taken_whole_where_a_krylov_space_would_grow_for_longer(
+    monkeypatch: pytest.MonkeyPatch, flat: bool
+) -> None:
+    X = np.random.default_rng(0).normal(size=(500, 3000)).astype(np.float32)
+    if not flat:
+        X *= (0.97 ** np.arange(3000)).astype(np.float32)
+    taken: list[int] = []
+    whole = Rows.all_directions
+    monkeypatch.setattr(Rows, "all_directions", lambda self, b: (taken.append(b), whole(self, b))[1])
+    found = spectrum.compute(in_memory(X), 32, solver="randomized")
+    assert bool(taken) == flat
+    truth = np.linalg.svd(X - X.mean(axis=0, dtype=np.float64), compute_uv=False)[:32] ** 2 / len(X)
+    np.testing.assert_allclose(found.values[:32], truth, rtol=2e-6)
 
 
 @pytest.mark.parametrize(("m", "all_columns"), [(3000, True), (1000, False)])
 def test_very_few_rows_start_from_all_columns_where_that_costs_less(m: int, all_columns: bool) -> None:
-    n = 200  # 200 + 36 * 200^2 / m against 900
+    n = 200  # 200 + (10 + 4000 / 200) * 200^2 / m against 900
     X = wide_rows(n, m).astype(np.float32)
     Q = Rows.of(in_memory(X)).start(24, 0)
     A = (X - X.mean(axis=0, dtype=np.float64)).T

@@ -7,6 +7,7 @@ Rayleigh quotients follow; the other half, which residuals take, is asked for th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,25 +15,24 @@ import numpy as np
 
 from vaeprobe.intervals import stream
 from vaeprobe.linear.eigenpairs import Spectrum, eigenpairs, from_singular, lost
-from vaeprobe.linear.rows import Rows, orthonormal
+from vaeprobe.linear.rows import STRIDE, Rows, orthonormal, work_of_eigh
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from vaeprobe.linear.moments import Array
 
 __all__ = ["OVERSAMPLING", "randomized"]
 
 
 OVERSAMPLING = 10
-WIDTH = 32  # products with 64 columns take little longer than with 42, most of which is reading the rows
+
 PASSES = 60
 NOISE = 16  # units in the last place of the largest eigenvalue below which products tell nothing
 BESIDE = (
     4  # pairs past those wanted whose residuals the space grows by too, for the last wanted one is near them
 )
 LARGEST = 6  # blocks of a basis, from which it starts anew from the leading pairs
+SETTLED = 4  # steps after which the pace of the last one tells that of those to come
 TOLERANCE = 1e-6  # estimated relative error of an eigenvalue at which the randomized solver stops
 TIGHT = 1e-14  # the same where the noise is small beside the signal
 
@@ -61,17 +61,16 @@ def randomized(rows: Rows, k: int, seed: int) -> Spectrum:
 
 def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
     m = len(rows.mean)
-    block = min(-(-(k + OVERSAMPLING) // WIDTH) * WIDTH, m, max(rows.n - 1, 1))
+    block = min(-(-(k + OVERSAMPLING) // STRIDE) * STRIDE, m, max(rows.n - 1, 1))
     scale = rows.total or 1.0  # so that squares of eigenvalues overflow no sooner than the eigenvalues
     operator = _Streamed(rows, scale) if rows.memory is None else _InMemory(rows, scale)
     digits = float(np.finfo(rows.kind).eps) * NOISE
-    found = _leading(operator, rows.start(block, seed), k, tolerance, digits)
-    values, residuals = found.values, found.residuals
-    if isinstance(operator, _InMemory) and rows.few:
-        kept = values > values[0] * digits
-        values, residuals, vectors = values[kept], residuals[kept], _spread(operator, found, kept)
-    else:
-        vectors = found.vectors
+    try:
+        found = _leading(operator, rows.start(block, seed), k, tolerance, digits, most=rows.work_of_all)
+    except _Slow:
+        operator = _InMemory(rows, scale)
+        found = _leading(operator, rows.all_directions(block), k, tolerance, digits)
+    values, residuals, vectors = found.values, found.residuals, found.vectors
     if len(values) < k:  # the rows lie in fewer directions than were asked for
         more = stream(seed, "complement").standard_normal((m, k - len(values)))
         more -= vectors @ (vectors.T @ more)
@@ -84,13 +83,19 @@ def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
 
 
 class _Operator(Protocol):
-    """The covariance on a basis that grows, over a scale."""
+    """The covariance on a basis that grows, over a scale.
+
+    Attributes:
+        aside: whether eigenvectors are on the other side of the rows, where the halves of products lie.
+    """
+
+    aside: bool
 
     def enter(self, basis: Array, new: int) -> Array:
         """Take in a basis whose last columns are new, and return basis^T S of these, shape (b, new)."""
 
-    def applied(self, Y: Array) -> Array:
-        """Return S basis Y."""
+    def applied(self, Y: Array) -> tuple[Array, Array]:
+        """Return S basis Y, and the half of the product that lies aside, of no columns where it is not asked for."""
 
     def turn(self, Z: Array) -> None:
         """Take the basis times Z for the basis."""
@@ -107,6 +112,7 @@ class _InMemory:
 
     def __init__(self, rows: Rows, scale: float) -> None:
         self.rows = rows
+        self.aside = rows.few
         self.scale = rows.n * scale
         self.images = []
 
@@ -116,11 +122,11 @@ class _InMemory:
         T = np.vstack([part.T @ self.images[-1] for part in self.images])
         return rows.processes.sum(T) / self.scale
 
-    def applied(self, Y: Array) -> Array:
+    def applied(self, Y: Array) -> tuple[Array, Array]:
         Z, rows = self.image(Y), self.rows
         if rows.few:
-            return rows.along(Z).astype(np.float64) / self.scale
-        return rows.processes.sum(rows.across(Z)) / self.scale
+            return rows.along(Z).astype(np.float64) / self.scale, Z / math.sqrt(self.scale)
+        return rows.processes.sum(rows.across(Z)) / self.scale, Z[:, :0]
 
     def turn(self, Z: Array) -> None:
         self.images = [self.image(Z)]
@@ -142,6 +148,7 @@ class _Streamed:
     """
 
     products: Array
+    aside = False
 
     def __init__(self, rows: Rows, scale: float) -> None:
         self.rows = rows
@@ -152,69 +159,122 @@ class _Streamed:
         self.products = np.hstack([self.products, self.rows.product(basis[:, -new:]) / self.scale])
         return basis.T @ self.products[:, -new:]
 
-    def applied(self, Y: Array) -> Array:
-        return self.products @ Y
+    def applied(self, Y: Array) -> tuple[Array, Array]:
+        return self.products @ Y, Y[:0]
 
     def turn(self, Z: Array) -> None:
         self.products = self.products @ Z
 
 
 @dataclass(frozen=True, eq=False)
-class _Ritz:
-    """Leading eigenpairs from a Krylov space.
+class _Leading:
+    """Leading eigenpairs from a Krylov space and a half step beyond it.
 
     Attributes:
-        values: Ritz values, shape (k,), descending.
-        residuals: ||A v - value v||, shape (k,), when it was last asked for: the space has grown since, if anything.
-        basis: of the space, shape (size, b).
-        weights: the Ritz vectors in it, shape (b, k).
+        values: shape (k,), descending.
+        residuals: ||A v - value v|| of the Ritz vectors, shape (k,), when they were last asked for.
+        vectors: unit eigenvectors, of the covariance whichever side the space is on, shape (m, k).
     """
 
     values: Array
     residuals: Array
-    basis: Array
-    weights: Array
-
-    @property
-    def vectors(self) -> Array:
-        """Ritz vectors, shape (size, k)."""
-        return self.basis @ self.weights
+    vectors: Array
 
 
-def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits: float) -> _Ritz:
+class _Slow(Exception):
+    """The space would have to grow for longer than all eigenpairs take at once."""
+
+
+def _leading(
+    operator: _Operator, start: Array, k: int, tolerance: float, digits: float, most: float = math.inf
+) -> _Leading:
     """Return the k leading eigenpairs of a symmetric matrix, to the relative error that is estimated.
 
     Args:
         start: orthonormal columns, more than k where there are more.
         digits: error of the matrix over its largest eigenvalue: no digits are asked of values below it.
+        most: work, in columns of half a product, that what is still to do may take.
+
+    Raises:
+        _Slow: at the pace of the last step it would take more.
     """
-    basis, (_size, block) = start, start.shape
+    basis, (size, block) = start, start.shape
     T = operator.enter(basis, block)
     k, wanted = min(k + BESIDE, block), min(k, block)
-    residuals, open_ = np.full(k, np.inf), np.arange(k)
+    # of each pair as it was last asked for: its value, vector, product, and the half of that which lies aside
+    residuals, then = np.full(k, np.inf), np.full(k, -np.inf)
+    U, SU, half = np.empty((size, k)), np.empty((size, k)), np.empty((0, k))
+    far, outside, worst = np.ones(k, np.bool_), math.inf, math.inf
     for step in range(1, PASSES + 1):
         values, Y = np.linalg.eigh((T + T.T) / 2)
         values, Y = values[::-1][:block], Y[:, ::-1][:, :block]
-        W = operator.applied(Y[:, open_]) - basis @ (Y[:, open_] * values[open_])
-        residuals[open_] = np.linalg.norm(W, axis=0)
-        far = np.arange(k) >= wanted
-        far[:wanted] = _estimated_errors(values, residuals[:wanted], digits) > tolerance
+        # of a value that rose further than it was off, the vector is another one now
+        open_ = np.flatnonzero(far | (values[:k] - then > residuals))
+        U[:, open_] = basis @ Y[:, open_]
+        SU[:, open_], aside = operator.applied(Y[:, open_])
+        half = half if len(half) else np.empty((len(aside), k))
+        half[:, open_[: aside.shape[1]]] = aside
+        W = SU[:, open_] - U[:, open_] * values[open_]
+        residuals[open_], then[open_] = np.linalg.norm(W, axis=0), values[open_]
+        errors = _estimated_errors(values, residuals[:wanted], digits, outside)
+        errors = np.append(errors, np.full(k - wanted, np.inf))
+        far[open_] = errors[open_] > tolerance
         if not far[:wanted].any():
             break
+        worst, before = float(errors[:wanted].max()), worst
+        if step >= SETTLED and most < math.inf:
+            a_step = _work(basis.shape[1], len(open_), size, len(half))
+            if a_step * _steps(worst, before, tolerance) > most:
+                raise _Slow
         tell("randomized spectrum, passes", step, PASSES)
         W = W[:, far[open_]]
-        open_ = np.flatnonzero(far)
-        if basis.shape[1] + len(open_) > LARGEST * block:
+        if basis.shape[1] + W.shape[1] > LARGEST * block:
             operator.turn(Y)
-            basis, T, Y = basis @ Y, np.diag(values), np.eye(block)
+            basis, T = basis @ Y, np.diag(values)
         Q = _beyond(basis, W)
         if Q.shape[1] == 0 or step == PASSES:
             break
         basis = np.hstack([basis, Q])
         new = operator.enter(basis, Q.shape[1])
+        outside = float(np.linalg.eigvalsh(new[len(T) :])[-1])
         T = np.block([[T, new[: len(T)]], [new[: len(T)].T, new[len(T) :]]])
     tell("randomized spectrum, passes", PASSES, PASSES)
-    return _Ritz(values[:wanted], residuals[:wanted], basis, Y[:, :wanted])
+    there = int((values[:k] > digits * values[0]).sum())
+    if operator.aside:
+        return _half_a_step_on(half[:, :there], SU[:, :there], residuals, wanted, aside=True)
+    if there < k:
+        return _Leading(values[:wanted], residuals[:wanted], basis @ Y[:, :wanted])
+    return _half_a_step_on(U, SU, residuals, wanted, aside=False)
+
+
+def _work(basis: int, new: int, size: int, other: int) -> float:
+    """Return what a step takes, in columns of half a product: products, float64 ones with the basis, eigenvectors."""
+    with_basis = 2 * basis * new * (3 * size + 2 * other)
+    return 2 * new + (with_basis + work_of_eigh(basis + new)) / (size * other)
+
+
+def _steps(worst: float, before: float, tolerance: float) -> float:
+    """Return how many steps more it takes to a tolerance, where one took the worst error from what it was before."""
+    return math.log(worst / tolerance) / math.log(before / worst) if worst < before else math.inf
+
+
+def _half_a_step_on(U: Array, SU: Array, residuals: Array, wanted: int, *, aside: bool) -> _Leading:
+    """Return the pairs of the space S^(1/2) U, whose products are at hand: what U has of smaller pairs is smaller there.
+
+    For X^T X = S that space is X U, but for a rotation, and its products X^T X U = S U; for X X^T = S it is X^T U.
+
+    Args:
+        U: Ritz vectors of S, shape (size, k), or X^T U, shape (other, k), where eigenvectors are asked for on that side.
+        SU: S times the Ritz vectors, shape (size, k).
+        wanted: as many pairs as are asked for.
+    """
+    M = U.T @ U if aside else U.T @ SU
+    D = np.sqrt(np.diag(M))
+    L = np.linalg.inv(np.linalg.cholesky((M + M.T) / 2 / np.outer(D, D)))
+    values, Y = np.linalg.eigh(L @ (SU.T @ SU / np.outer(D, D)) @ L.T)
+    values, Y = values[::-1][:wanted], (L.T @ Y[:, ::-1][:, :wanted]) / D[:, None]
+    vectors = U @ Y if aside else SU @ (Y / np.sqrt(values))
+    return _Leading(values, residuals[: len(values)], vectors)
 
 
 def _beyond(basis: Array, W: Array) -> Array:
@@ -224,28 +284,22 @@ def _beyond(basis: Array, W: Array) -> Array:
     return Q[:, : len(basis) - basis.shape[1]]
 
 
-def _spread(operator: _InMemory, found: _Ritz, kept: NDArray[np.bool_]) -> Array:
-    """Return X^T v by its length for eigenvectors v of the inner products of few rows, orthonormal, shape (m, kept)."""
-    U = operator.image(found.weights[:, kept])
-    U /= np.linalg.norm(U, axis=0)
-    # what rounding left of their inner products goes in equal shares
-    squares, V = np.linalg.eigh(U.T @ U)
-    return np.asarray(U @ ((V / np.sqrt(squares)) @ V.T))
-
-
-def _estimated_errors(values: Array, residuals: Array, digits: float) -> Array:
-    """Return the relative errors of the first Ritz values: residuals^2 over the gap, or the residual, shape (k,).
+def _estimated_errors(values: Array, residuals: Array, digits: float, outside: float) -> Array:
+    """Return the relative errors of the first values: residuals^2 over the gap, or the residual, shape (k,).
 
     What the basis has not seen lies below the last Ritz value or so, and it is the gap to that which counts; values
-    that the residuals cannot tell apart are one cluster, whose residuals add up.
+    that the residuals cannot tell apart are one cluster, whose residuals add up.  Of what a vector has of other
+    pairs half a step leaves as much less as their values are smaller.
 
     Args:
         values: of a whole block, shape (b,).
         residuals: of the first k <= b of them.
+        outside: the largest value of the directions that residuals had a step before.
     """
     first = values[: len(residuals)]
-    near = np.abs(first[:, None] - first) <= residuals.max(initial=0.0)
+    near = np.abs(first[:, None] - first) <= residuals[:, None] + residuals
     with np.errstate(divide="ignore", invalid="ignore"):
         bound = near @ np.square(residuals) / (first - values[-1])
+        bound *= np.minimum(1.0, max(outside, values[-1]) / first)
         bound = np.where(first > values[-1], np.minimum(residuals, bound), residuals)
         return np.where(first > digits * values[0], bound / first, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.linear.moments import Array
 
-__all__ = ["CACHE_BYTES", "Rows", "orthonormal", "restored", "rows_in_memory", "triangle_of"]
+__all__ = ["CACHE_BYTES", "STRIDE", "Rows", "orthonormal", "restored", "rows_in_memory", "triangle_of", "work_of_eigh"]
 
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
@@ -33,8 +34,12 @@ WORTH = (
     32  # rows, or columns, for each direction from which that start costs less than the passes that it spares
 )
 ALL = 900  # columns of products that the passes spared take
-EIGH = 36  # multiply-adds of a product that take as long as one of all eigenvectors of a matrix
 ITERATIONS = 2  # of power, on the sample
+STRIDE = 16  # columns whose products take hardly longer than with fewer
+MORE = 2  # strides by which a start may be wider than was asked for
+# of the eigenvalue that a stride further: there the wider start spares a later pass, measured on eigenvalues i^-1 (.75,
+# where it does not), i^-2 (.56 to .69), .94^i (.37), and flat ones
+FALLING = 0.7
 NEAR = 4  # columns that are read together
 BLOCK = 1024  # rows that are streamed at a time
 LONG_BLOCK = 8192  # rows in memory whose products are summed in their own type
@@ -166,29 +171,46 @@ class Rows:
         return self.memory is not None and self.n < len(self.mean) and self.processes.world == 1
 
     def start(self, b: int, seed: int) -> Array:
-        """Return b orthonormal columns to begin with, as long as the shorter side.
+        """Return b orthonormal columns to begin with, or more where those pay, as long as the shorter side.
 
         They are the leading ones of a sample, some random columns of few rows or some of the rows, which is worth a pass
         and a half over all; of very few rows, those of all columns.  Where neither pays, they are random.
         """
         rng = stream(seed, "sketch")
         size, long = (self.n, len(self.mean)) if self.few else (len(self.mean), self.n)
+        most = min(b + MORE * STRIDE, size, max(self.n - 1, 1))
         found = np.zeros((size, 0))
-        if self.few and size + EIGH * size**2 / long <= ALL:
-            found = np.linalg.eigh(self._inner_products())[1][:, ::-1][:, :b]
-        elif self.memory is not None and long >= WORTH * b:
-            S = self._sample(SAMPLED * b, rng)
+        if self.few and self.work_of_all <= ALL:
+            found = self.all_directions(b)
+        elif self.memory is not None and long >= WORTH * most:
+            S = self._sample(SAMPLED * most, rng)
             with np.errstate(over="ignore", invalid="ignore"):
                 K = (S.T @ S).astype(np.float64)
             refuse_overflow(K)
-            V = rng.standard_normal((len(K), b))
+            V = rng.standard_normal((len(K), most))
             for _ in range(ITERATIONS):
                 V = orthonormal(K @ V, times=1)
+            values, turn = np.linalg.eigh(V.T @ K @ V)
+            values, width = values[::-1], b
+            while width + STRIDE <= len(values) and values[width + STRIDE - 1] < FALLING * values[width - 1]:
+                width += STRIDE
+            V = V @ turn[:, ::-1][:, :width]
             found = orthonormal((S @ V.astype(S.dtype)).astype(np.float64))
         if found.shape[1] < b:  # the sample lies in fewer directions than all may
             found = np.hstack([found, rng.standard_normal((size, b - found.shape[1]))])
             found = orthonormal(found)
         return found
+
+    @property
+    def work_of_all(self) -> float:
+        """What all directions of few rows take, in columns of half a product with the covariance; else infinite."""
+        if not self.few:
+            return math.inf
+        return self.n + work_of_eigh(self.n) / (self.n * len(self.mean))
+
+    def all_directions(self, b: int) -> Array:
+        """Return the b leading eigenvectors of the inner products of few rows, to the rounding of the products."""
+        return np.asarray(np.linalg.eigh(self._inner_products())[1][:, ::-1][:, :b])
 
     def _inner_products(self) -> Array:
         """Return X X^T of the centred rows, float64, summed over blocks of columns."""
@@ -289,6 +311,11 @@ def _add(v: NDArray[np.floating], sums: Array, squares: Array) -> None:
                 run = v[k : k + RUN, part]
                 sums[part] += ones[: len(run)] @ run
                 squares[part] += np.einsum("ij,ij->j", run, run)
+
+
+def work_of_eigh(size: int) -> float:
+    """Return the multiply-adds of float32 products that take as long as all eigenvectors of a matrix, as measured."""
+    return 10.0 * size**3 + 4000.0 * size**2
 
 
 def orthonormal(W: Array, times: int = 2) -> Array:
