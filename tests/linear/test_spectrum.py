@@ -156,20 +156,46 @@ def test_a_start_is_no_wider_than_asked_for_where_eigenvalues_hardly_fall() -> N
     assert Rows.of(in_memory(X)).start(24, 0).shape == (1600, 24)
 
 
-@pytest.mark.parametrize("flat", [True, False])
-def test_few_rows_are_taken_whole_where_a_krylov_space_would_grow_for_longer(
-    monkeypatch: pytest.MonkeyPatch, flat: bool
+FALLS = {
+    "1/i": lambda i: 1 / i,
+    "1/i^2": lambda i: 1 / i**2,
+    ".94^i": lambda i: 0.94**i,
+    ".99^i": lambda i: 0.99**i,
+    "flat": np.ones_like,
+    "signal and noise": lambda i: 0.94**i * (i <= 300) + 1e-4,
+}
+
+
+def falling(n: int, m: int, fall: str) -> np.ndarray:
+    """Rows of normal numbers, float32, whose covariance has eigenvalues that fall so, in directions at random."""
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((max(n, m), min(n, m)), dtype=np.float32))[0]
+    scores = rng.standard_normal((min(n, m), min(n, m)), dtype=np.float32)
+    scores *= np.sqrt(FALLS[fall](np.arange(1.0, min(n, m) + 1))).astype(np.float32)
+    return scores @ Q.T if n < m else Q @ scores.T * np.float32(np.sqrt(n / m))
+
+
+@pytest.mark.parametrize("fall", FALLS)
+@pytest.mark.parametrize(("n", "m"), [(420, 1600), (1600, 420)])
+def test_eigenvalues_are_found_to_the_tolerance_however_they_fall(n: int, m: int, fall: str) -> None:
+    X = falling(n, m, fall)
+    found = spectrum.compute(in_memory(X), 6, solver="randomized")
+    truth = np.linalg.svd(X - X.mean(axis=0, dtype=np.float64), compute_uv=False)[:6] ** 2 / n
+    np.testing.assert_allclose(found.values[:6], truth, rtol=1.5e-6)
+    assert np.abs(found.vectors.T @ found.vectors - np.eye(len(found.values))).max() < 1e-12
+
+
+@pytest.mark.parametrize("fall", FALLS)
+def test_few_rows_are_taken_whole_where_their_eigenvalues_hardly_fall(
+    monkeypatch: pytest.MonkeyPatch, fall: str
 ) -> None:
-    X = np.random.default_rng(0).normal(size=(500, 3000)).astype(np.float32)
-    if not flat:
-        X *= (0.97 ** np.arange(3000)).astype(np.float32)
+    rows = Rows.of(in_memory(falling(420, 3000, fall)))
     taken: list[int] = []
-    whole = Rows.all_directions
-    monkeypatch.setattr(Rows, "all_directions", lambda self, b: (taken.append(b), whole(self, b))[1])
-    found = spectrum.compute(in_memory(X), 32, solver="randomized")
-    assert bool(taken) == flat
-    truth = np.linalg.svd(X - X.mean(axis=0, dtype=np.float64), compute_uv=False)[:32] ** 2 / len(X)
-    np.testing.assert_allclose(found.values[:32], truth, rtol=2e-6)
+    monkeypatch.setattr(Rows, "all_directions", lambda self, b: (taken.append(b), np.eye(self.n)[:, :b])[1])
+    # 1568 columns of products, of 900 and 2400 by the square of what is left of the largest eigenvalue at the 16th
+    assert rows.work_of_all == 420 + 10 * (420 + 400) * 420 / 3000
+    rows.start(16, 0)
+    assert bool(taken) == (fall in ("flat", ".99^i"))
 
 
 @pytest.mark.parametrize(("m", "all_columns"), [(3000, True), (1000, False)])

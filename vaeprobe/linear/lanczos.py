@@ -15,10 +15,12 @@ import numpy as np
 
 from vaeprobe.intervals import stream
 from vaeprobe.linear.eigenpairs import Spectrum, eigenpairs, from_singular, lost
-from vaeprobe.linear.rows import STRIDE, Rows, orthonormal, work_of_eigh
+from vaeprobe.linear.rows import STRIDE, Rows, orthonormal
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from vaeprobe.linear.moments import Array
 
 __all__ = ["OVERSAMPLING", "randomized"]
@@ -32,7 +34,6 @@ BESIDE = (
     4  # pairs past those wanted whose residuals the space grows by too, for the last wanted one is near them
 )
 LARGEST = 6  # blocks of a basis, from which it starts anew from the leading pairs
-SETTLED = 4  # steps after which the pace of the last one tells that of those to come
 TOLERANCE = 1e-6  # estimated relative error of an eigenvalue at which the randomized solver stops
 TIGHT = 1e-14  # the same where the noise is small beside the signal
 
@@ -65,11 +66,7 @@ def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
     scale = rows.total or 1.0  # so that squares of eigenvalues overflow no sooner than the eigenvalues
     operator = _Streamed(rows, scale) if rows.memory is None else _InMemory(rows, scale)
     digits = float(np.finfo(rows.kind).eps) * NOISE
-    try:
-        found = _leading(operator, rows.start(block, seed), k, tolerance, digits, most=rows.work_of_all)
-    except _Slow:
-        operator = _InMemory(rows, scale)
-        found = _leading(operator, rows.all_directions(block), k, tolerance, digits)
+    found = _leading(operator, rows.start(block, seed), k, tolerance, digits)
     values, residuals, vectors = found.values, found.residuals, found.vectors
     if len(values) < k:  # the rows lie in fewer directions than were asked for
         more = stream(seed, "complement").standard_normal((m, k - len(values)))
@@ -94,7 +91,7 @@ class _Operator(Protocol):
     def enter(self, basis: Array, new: int) -> Array:
         """Take in a basis whose last columns are new, and return basis^T S of these, shape (b, new)."""
 
-    def applied(self, Y: Array) -> tuple[Array, Array]:
+    def applied(self, Y: Array) -> tuple[Array, NDArray[np.floating]]:
         """Return S basis Y, and the half of the product that lies aside, of no columns where it is not asked for."""
 
     def turn(self, Z: Array) -> None:
@@ -105,35 +102,37 @@ class _InMemory:
     """The covariance of rows in memory, or of few rows their inner products over n, which have the same eigenvalues.
 
     Attributes:
-        images: X basis, or of few rows X^T basis, some columns each, in float64: sums along them are over a long axis.
+        root: of the number of rows times the scale, by which either half of a product is divided.
+        images: X basis, or of few rows X^T basis, over the root, some columns each, in the type of products.
     """
 
-    images: list[Array]
+    images: list[NDArray[np.floating]]
 
     def __init__(self, rows: Rows, scale: float) -> None:
         self.rows = rows
         self.aside = rows.few
-        self.scale = rows.n * scale
+        self.root = math.sqrt(rows.n * scale)
         self.images = []
 
     def enter(self, basis: Array, new: int) -> Array:
-        rows, Q = self.rows, basis[:, -new:]
-        self.images.append(rows.across(Q) if rows.few else rows.along(Q).astype(np.float64))
-        T = np.vstack([part.T @ self.images[-1] for part in self.images])
-        return rows.processes.sum(T) / self.scale
+        rows, Q = self.rows, basis[:, -new:] / self.root
+        self.images.append((rows.across if rows.few else rows.along)(Q).astype(rows.kind))
+        return rows.processes.sum(
+            np.vstack([part.T @ self.images[-1] for part in self.images]).astype(np.float64)
+        )
 
-    def applied(self, Y: Array) -> tuple[Array, Array]:
+    def applied(self, Y: Array) -> tuple[Array, NDArray[np.floating]]:
         Z, rows = self.image(Y), self.rows
         if rows.few:
-            return rows.along(Z).astype(np.float64) / self.scale, Z / math.sqrt(self.scale)
-        return rows.processes.sum(rows.across(Z)) / self.scale, Z[:, :0]
+            return rows.along(Z).astype(np.float64) / self.root, Z
+        return rows.processes.sum(rows.across(Z)) / self.root, Z[:, :0]
 
     def turn(self, Z: Array) -> None:
         self.images = [self.image(Z)]
 
-    def image(self, Y: Array) -> Array:
+    def image(self, Y: Array) -> NDArray[np.floating]:
         """Return the image of basis Y."""
-        ends = np.cumsum([part.shape[1] for part in self.images])
+        ends, Y = np.cumsum([part.shape[1] for part in self.images]), Y.astype(self.rows.kind)
         out = self.images[0] @ Y[: ends[0]]
         for part, end in zip(self.images[1:], ends[1:], strict=True):
             out += part @ Y[end - part.shape[1] : end]
@@ -159,7 +158,7 @@ class _Streamed:
         self.products = np.hstack([self.products, self.rows.product(basis[:, -new:]) / self.scale])
         return basis.T @ self.products[:, -new:]
 
-    def applied(self, Y: Array) -> tuple[Array, Array]:
+    def applied(self, Y: Array) -> tuple[Array, NDArray[np.floating]]:
         return self.products @ Y, Y[:0]
 
     def turn(self, Z: Array) -> None:
@@ -181,30 +180,21 @@ class _Leading:
     vectors: Array
 
 
-class _Slow(Exception):
-    """The space would have to grow for longer than all eigenpairs take at once."""
-
-
-def _leading(
-    operator: _Operator, start: Array, k: int, tolerance: float, digits: float, most: float = math.inf
-) -> _Leading:
+def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits: float) -> _Leading:
     """Return the k leading eigenpairs of a symmetric matrix, to the relative error that is estimated.
 
     Args:
         start: orthonormal columns, more than k where there are more.
         digits: error of the matrix over its largest eigenvalue: no digits are asked of values below it.
-        most: work, in columns of half a product, that what is still to do may take.
-
-    Raises:
-        _Slow: at the pace of the last step it would take more.
     """
     basis, (size, block) = start, start.shape
     T = operator.enter(basis, block)
     k, wanted = min(k + BESIDE, block), min(k, block)
     # of each pair as it was last asked for: its value, vector, product, and the half of that which lies aside
     residuals, then = np.full(k, np.inf), np.full(k, -np.inf)
-    U, SU, half = np.empty((size, k)), np.empty((size, k)), np.empty((0, k))
-    far, outside, worst = np.ones(k, np.bool_), math.inf, math.inf
+    U, SU = np.empty((size, k), order="F"), np.empty((size, k), order="F")
+    half = np.empty((0, k))
+    far, outside = np.ones(k, np.bool_), math.inf
     for step in range(1, PASSES + 1):
         values, Y = np.linalg.eigh((T + T.T) / 2)
         values, Y = values[::-1][:block], Y[:, ::-1][:, :block]
@@ -212,7 +202,7 @@ def _leading(
         open_ = np.flatnonzero(far | (values[:k] - then > residuals))
         U[:, open_] = basis @ Y[:, open_]
         SU[:, open_], aside = operator.applied(Y[:, open_])
-        half = half if len(half) else np.empty((len(aside), k))
+        half = half if len(half) else np.empty((len(aside), k), order="F")
         half[:, open_[: aside.shape[1]]] = aside
         W = SU[:, open_] - U[:, open_] * values[open_]
         residuals[open_], then[open_] = np.linalg.norm(W, axis=0), values[open_]
@@ -221,11 +211,6 @@ def _leading(
         far[open_] = errors[open_] > tolerance
         if not far[:wanted].any():
             break
-        worst, before = float(errors[:wanted].max()), worst
-        if step >= SETTLED and most < math.inf:
-            a_step = _work(basis.shape[1], len(open_), size, len(half))
-            if a_step * _steps(worst, before, tolerance) > most:
-                raise _Slow
         tell("randomized spectrum, passes", step, PASSES)
         W = W[:, far[open_]]
         if basis.shape[1] + W.shape[1] > LARGEST * block:
@@ -245,17 +230,6 @@ def _leading(
     if there < k:
         return _Leading(values[:wanted], residuals[:wanted], basis @ Y[:, :wanted])
     return _half_a_step_on(U, SU, residuals, wanted, aside=False)
-
-
-def _work(basis: int, new: int, size: int, other: int) -> float:
-    """Return what a step takes, in columns of half a product: products, float64 ones with the basis, eigenvectors."""
-    with_basis = 2 * basis * new * (3 * size + 2 * other)
-    return 2 * new + (with_basis + work_of_eigh(basis + new)) / (size * other)
-
-
-def _steps(worst: float, before: float, tolerance: float) -> float:
-    """Return how many steps more it takes to a tolerance, where one took the worst error from what it was before."""
-    return math.log(worst / tolerance) / math.log(before / worst) if worst < before else math.inf
 
 
 def _half_a_step_on(U: Array, SU: Array, residuals: Array, wanted: int, *, aside: bool) -> _Leading:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.linear.moments import Array
 
-__all__ = ["CACHE_BYTES", "STRIDE", "Rows", "orthonormal", "restored", "rows_in_memory", "triangle_of", "work_of_eigh"]
+__all__ = ["CACHE_BYTES", "STRIDE", "Rows", "orthonormal", "restored", "rows_in_memory", "triangle_of"]
 
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
@@ -33,7 +33,12 @@ SAMPLED = 4  # random rows, or columns, for each direction that the randomized s
 WORTH = (
     32  # rows, or columns, for each direction from which that start costs less than the passes that it spares
 )
-ALL = 900  # columns of products that the passes spared take
+ALL = 900  # columns of products that the passes spared take, where eigenvalues fall
+# for each direction as many more, by the square of how much of the largest eigenvalue is left at the last of the start:
+# measured on 256 to 1536 rows, 48 directions, where 900 to 2200 columns pay on eigenvalues i^-1 (.03 left), 1600 to 2300
+# on .99^i (.3), 1700 to 3400 on .995^i (.4), and 3800 to 6000 on flat ones (.6)
+FLAT = 150
+EIGH = 10.0  # multiply-adds of a product that take as long as one of all eigenvectors of a large matrix
 ITERATIONS = 2  # of power, on the sample
 STRIDE = 16  # columns whose products take hardly longer than with fewer
 MORE = 2  # strides by which a start may be wider than was asked for
@@ -147,7 +152,7 @@ class Rows:
     def _identity(self) -> bytes:
         return signature(self.data.identity())
 
-    def along(self, V: Array) -> NDArray[np.floating]:
+    def along(self, V: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return X V for the centred rows X in memory, shape (rows, b), of their type."""
         assert self.memory is not None
         V = V.astype(self.kind)
@@ -158,12 +163,13 @@ class Rows:
     def across(self, Y: NDArray[np.floating]) -> Array:
         """Return X^T Y for the centred rows X in memory, shape (m, b), float64."""
         assert self.memory is not None
-        # Y^T X goes through X along its rows, which is faster than X^T Y
-        Yt = np.ascontiguousarray(Y.T, self.kind)
-        out = np.outer(Yt.sum(axis=1, dtype=np.float64), -self.centre)
-        for k in range(0, len(self.memory), LONG_BLOCK):
+        # Y^T X goes through X along its rows, which is faster than X^T Y; to centre the shorter Y centres X
+        mean = self.processes.sum(Y.sum(axis=0, dtype=np.float64)) / self.n
+        Yt = np.ascontiguousarray((Y - mean).T, self.kind)
+        out = (Yt[:, :LONG_BLOCK] @ self.memory[:LONG_BLOCK]).astype(np.float64)
+        for k in range(LONG_BLOCK, len(self.memory), LONG_BLOCK):
             out += Yt[:, k : k + LONG_BLOCK] @ self.memory[k : k + LONG_BLOCK]
-        return out.T
+        return np.asarray(out.T)
 
     @property
     def few(self) -> bool:
@@ -174,7 +180,8 @@ class Rows:
         """Return b orthonormal columns to begin with, or more where those pay, as long as the shorter side.
 
         They are the leading ones of a sample, some random columns of few rows or some of the rows, which is worth a pass
-        and a half over all; of very few rows, those of all columns.  Where neither pays, they are random.
+        and a half over all; of very few rows, those of all columns, and of some more where a sample's eigenvalues hardly
+        fall, for then there are many passes to spare.  Where neither pays, they are random.
         """
         rng = stream(seed, "sketch")
         size, long = (self.n, len(self.mean)) if self.few else (len(self.mean), self.n)
@@ -192,6 +199,9 @@ class Rows:
                 V = orthonormal(K @ V, times=1)
             values, turn = np.linalg.eigh(V.T @ K @ V)
             values, width = values[::-1], b
+            left = float(values[b - 1] / values[0]) if len(values) >= b else 0.0
+            if self.work_of_all <= ALL + FLAT * b * left**2:
+                return self.all_directions(b)
             while width + STRIDE <= len(values) and values[width + STRIDE - 1] < FALLING * values[width - 1]:
                 width += STRIDE
             V = V @ turn[:, ::-1][:, :width]
@@ -206,7 +216,7 @@ class Rows:
         """What all directions of few rows take, in columns of half a product with the covariance; else infinite."""
         if not self.few:
             return math.inf
-        return self.n + work_of_eigh(self.n) / (self.n * len(self.mean))
+        return self.n + EIGH * (self.n + 400) * self.n / len(self.mean)
 
     def all_directions(self, b: int) -> Array:
         """Return the b leading eigenvectors of the inner products of few rows, to the rounding of the products."""
@@ -311,11 +321,6 @@ def _add(v: NDArray[np.floating], sums: Array, squares: Array) -> None:
                 run = v[k : k + RUN, part]
                 sums[part] += ones[: len(run)] @ run
                 squares[part] += np.einsum("ij,ij->j", run, run)
-
-
-def work_of_eigh(size: int) -> float:
-    """Return the multiply-adds of float32 products that take as long as all eigenvectors of a matrix, as measured."""
-    return 10.0 * size**3 + 4000.0 * size**2
 
 
 def orthonormal(W: Array, times: int = 2) -> Array:
