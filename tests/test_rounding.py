@@ -9,13 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine.rounding import LOST, column_errors, lost_columns, typical
 from vaeprobe.geometry.gram import alike_words
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import by_name
 from vaeprobe.probes.base import Probe
+from vaeprobe.probes.beta import Beta
+from vaeprobe.probes.beta.probe import OF_DERIVATIVES
 from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
+from vaeprobe.probes.posterior import Posterior
+from vaeprobe.probes.posterior.probe import WITHOUT_DERIVATIVES
 from vaeprobe.probes.trace import Trace
 
 
@@ -191,3 +196,56 @@ def test_two_latents_that_are_one_are_named_by_probes() -> None:
         result = probe.measure(decoder)
         assert result.verdict == "undefined"
         assert "z0 and z2 move the output alike" in result.summary
+
+
+# -- beside an encoder ------------------------------------------------------------------------------
+
+
+def beside(f: nn.Module, latents: int, variance: float) -> Decoder:
+    """Return the decoder with an encoder whose codes are the first outputs, at one variance."""
+
+    def encode(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x[:, :latents], torch.full((len(x), latents), variance).log().to(x)
+
+    return Decoder(f, latents, likelihood="gaussian", encoder=Encoder(encode, latent_dim=latents))
+
+
+@pytest.mark.parametrize("variance", [0.5, 1.0])
+def test_curvature_that_is_rounding_implies_no_beta(variance: float) -> None:
+    decoder, x = beside(cancelling((0.0,) * 3).eval(), 3, variance), normal(40, 24).float().numpy()
+    beta = Beta(data=x, samples=16, pairs=2).measure(decoder)
+    assert beta.verdict == ("untested" if variance < 1 else "collapsed")
+    assert "rounding" in {f.code for f in beta.findings}
+    assert not any(m.defined for id, m in beta.metrics.items() if id in OF_DERIVATIVES)
+    assert beta["latents.active.kl"].defined
+    posterior = Posterior(data=x, samples=16, pairs=2, rotations=19).measure(decoder)
+    assert posterior.verdict == "undecided"
+    assert "the columns of z0, z1, z2 are rounding in float32" in posterior.summary
+    assert {id for id, m in posterior.metrics.items() if m.defined} <= WITHOUT_DERIVATIVES
+    assert posterior["elbo.value"].defined
+    assert "large-residual" not in {f.code for f in posterior.findings}
+
+
+def test_a_decoder_that_no_latent_moves_implies_no_beta_either() -> None:
+    still = linear(torch.zeros(4, 2).double(), torch.ones(4).double()).eval()
+    decoder, x = beside(still, 2, 0.5), normal(40, 4).float().numpy()
+    beta = Beta(data=x, samples=16, pairs=2).measure(decoder)
+    assert beta.verdict == "untested"
+    assert "no latent moves the output where the encoder puts its posteriors" in beta.summary
+    assert not beta["beta.estimate"].defined
+    assert not beta["beta.consistency"].defined
+    assert beta["latents.active.columns"].value == 0
+    posterior = Posterior(data=x, samples=16, pairs=2, rotations=19).measure(decoder)
+    assert posterior.verdict == "undecided"
+    assert "at beta = 1 (assumed)" in posterior.summary
+    assert not posterior["posterior.residual_share"].defined
+    assert posterior["posterior.mean_field_gap"].value == 0
+    given = Posterior(data=x, samples=16, pairs=2, rotations=19, beta=1.0).measure(decoder)
+    assert "at beta = 1 (given)" in given.summary
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rounding_is_not_called_a_wrong_derivative(dtype: torch.dtype) -> None:
+    decoder = Decoder(cancelling((0.0,) * 4), 4, dtype=dtype)
+    assert decoder.differentiation == "forward"
+    assert "reverse-mode" not in {note.code for note in decoder.notes}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from vaeprobe.findings import ROUNDING
-from vaeprobe.report import Finding
+from vaeprobe.report import Finding, Metric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from vaeprobe.engine.rounding import Lost
     from vaeprobe.likelihoods import Likelihood
 
-__all__ = ["rounded", "rounding_at"]
+__all__ = ["rounded", "rounding_at", "without"]
 
 
 def rounded(lost: Lost) -> Finding:
@@ -41,3 +42,11 @@ def rounding_at(decoder: Decoder, z: Tensor, likelihood: Likelihood | None) -> L
     if not G.isfinite().all():
         return None
     return lost_columns(decoder, z, active_latents(G).nonzero().flatten().tolist(), natural=natural)
+
+
+def without(metrics: Mapping[str, Metric], why: str | None, ids: Collection[str]) -> dict[str, Metric]:
+    """Return the metrics with those of these ids, which follow from the Jacobian, undefined where nothing is known of it."""
+    return {
+        id: Metric.undefined(m.spec, why, n=m.n) if why is not None and id in ids and m.defined else m
+        for id, m in metrics.items()
+    }

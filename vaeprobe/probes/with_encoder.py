@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.encoder import Encoder
+    from vaeprobe.engine.rounding import Lost
     from vaeprobe.inference.beta import BetaEstimate
     from vaeprobe.inference.moments import PosteriorMoments
     from vaeprobe.inference.readings import LayoutReading
@@ -56,6 +57,7 @@ class EncoderEvidence:
         estimate: beta by every identity, None where every latent collapsed.
         reading: another layout of the encoder's outputs that fits far better, and beta under it.
         findings: what the loader, the encoder and the layout check noted.
+        rounding: columns of the Jacobian that are rounding, of which no curvature is known.
     """
 
     x: Tensor
@@ -69,11 +71,21 @@ class EncoderEvidence:
     estimate: BetaEstimate | None
     reading: tuple[LayoutReading, float] | None
     findings: tuple[Finding, ...]
+    rounding: Lost | None = None
 
     @property
     def mismatched(self) -> bool:
         """Whether encoder, decoder and data do not belong together as they were read."""
         return self.reading is not None or any(f.spec is NO_BETTER_THAN_CHANCE for f in self.findings)
+
+    @property
+    def no_curvature(self) -> str | None:
+        """Why nothing is known of the likelihood's curvature at these posteriors; None where something is."""
+        if self.rounding is not None:
+            return self.rounding.why
+        if not (self.moments.gauss_newton.any() or self.moments.curvature.any()):
+            return "no latent moves the output where the encoder puts its posteriors"
+        return None
 
     @property
     def place(self) -> str:
@@ -144,6 +156,8 @@ class EncoderProbe(Probe):
         from vaeprobe.inference.layout import better_reading, check_data, check_layout
         from vaeprobe.inference.moments import posterior_moments
         from vaeprobe.intervals import stream
+        from vaeprobe.latents import Prior
+        from vaeprobe.probes.rounded import rounded, rounding_at
 
         if self.latents not in ("posterior", "prior"):
             raise UsageError(f"{self.NAME} works at the posteriors of the data, not at other latents")
@@ -173,7 +187,10 @@ class EncoderProbe(Probe):
             x = x[: moments.fit.done]
         estimate = estimate_beta(moments, seed=self.seed)
         reading = None
-        if estimate is None or estimate.disagrees or not estimate.tested:
+        lost = rounding_at(decoder, Prior().draw(decoder, 2, seed=self.seed), likelihood)
+        if lost is not None:
+            findings = (*findings, rounded(lost))
+        elif estimate is None or estimate.disagrees or not estimate.tested:
             reading = better_reading(decoder, encoder, x, likelihood, moments)
         if reading is not None:
             findings = (*findings, _other_layout(*reading))
@@ -189,6 +206,7 @@ class EncoderProbe(Probe):
             estimate=estimate,
             reading=reading,
             findings=(*decoder.notes, *encoder.notes, *findings),
+            rounding=lost,
         )
 
     def _rows(self, scale: str) -> tuple[Tensor, str, str]:

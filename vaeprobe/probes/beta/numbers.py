@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from vaeprobe.probes.beta.metrics import SPECS
@@ -32,8 +33,6 @@ def beta_metrics(estimate: BetaEstimate | None, n: int) -> list[Metric]:
 
 
 def _estimated(id: str, e: PooledEstimate, n: int) -> Metric:
-    import math
-
     from vaeprobe.intervals import LEVEL
 
     if not all(map(math.isfinite, (e.value, *e.ci))):
@@ -47,6 +46,9 @@ def _consistency(estimate: BetaEstimate, n: int) -> Metric:
     if estimate.agreement is None:
         return Metric.undefined(SPECS["beta.consistency"], "one active latent agrees with itself", n=n)
     spread, (low, high) = estimate.agreement.spread, estimate.agreement.ci
+    if not all(map(math.isfinite, (spread, low, high))):
+        why = "the likelihood has no curvature where the encoder puts its posteriors"
+        return Metric.undefined(SPECS["beta.consistency"], why, n=n)
     return Metric(
         SPECS["beta.consistency"],
         1 / (1 + spread),

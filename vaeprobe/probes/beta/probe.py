@@ -10,6 +10,7 @@ from vaeprobe.probes.base import option
 from vaeprobe.probes.beta import pictures, words
 from vaeprobe.probes.beta.metrics import METRICS
 from vaeprobe.probes.beta.numbers import beta_metrics, supported, variance_metrics
+from vaeprobe.probes.rounded import without
 from vaeprobe.probes.with_encoder import EncoderEvidence, EncoderProbe
 from vaeprobe.report import Json, Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     from vaeprobe.inference.collapse import ActiveLatents
     from vaeprobe.inference.moments import PosteriorMoments
 
+# what follows from derivatives of the decoder
+OF_DERIVATIVES = frozenset(
+    f"beta.{name}"
+    for name in ("estimate", "gauss_newton", "mean_identity", "row_shift", "consistency", "sigma2")
+) | {"latents.active.columns", "latents.active.supported"}
 FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
@@ -170,6 +176,8 @@ class Beta(EncoderProbe):
                 self.mean_over_rows("posterior.overlap", overlap),
             ]
         )
+        known = OF_DERIVATIVES if evidence.rounding else OF_DERIVATIVES - {"latents.active.columns"}
+        metrics = without(metrics, evidence.no_curvature, known)
         return BetaResult(
             metrics=metrics,
             verdict=words.verdict(evidence),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ def verdict(evidence: EncoderEvidence) -> str:
     estimate = evidence.estimate
     if estimate is None and evidence.reading is None:
         return "collapsed"
+    if evidence.no_curvature:
+        return "untested"
     if estimate is None or evidence.mismatched:
         return "mismatched"
     if estimate.disagrees:
@@ -52,6 +55,8 @@ def symbol(evidence: EncoderEvidence) -> str:
 def summary(evidence: EncoderEvidence) -> str:
     """Return the verdict in sentences."""
     estimate, k = evidence.estimate, evidence.moments.latents
+    if estimate is not None and evidence.no_curvature:
+        return f"{evidence.place}: {evidence.no_curvature}: the curvature that would tell beta is not known."
     if estimate is None:
         told = (
             f"{evidence.place}: {_all(k)} the prior: the model has collapsed, and its beta cannot be told from the "
@@ -94,6 +99,8 @@ def tested(estimate: BetaEstimate) -> str:
     if estimate.agreement is None:
         return "With one active latent nothing tests whether one value explains all."
     _, most = estimate.agreement.ci
+    if not math.isfinite(most):
+        return "Nothing tests it: the likelihood has no curvature there."
     if not estimate.tested:
         return f"These rows are too few to test it: the latents' own values may lie {most:.0%} apart."
     return (
@@ -127,6 +134,8 @@ def findings(evidence: EncoderEvidence, nominal: float | None) -> list[Finding]:
         nominal: the beta that the user gave.
     """
     estimate, k = evidence.estimate, evidence.moments.latents
+    if estimate is not None and evidence.no_curvature:
+        return _of_codes(evidence)
     if estimate is None:
         return [
             Finding(
@@ -193,7 +202,7 @@ def implied(evidence: EncoderEvidence, recipe: Recipe | None) -> list[Finding]:
     if recipe is None:
         return []
     variance = evidence.likelihood.free_variance
-    if evidence.estimate is None or not evidence.estimate.stein.value > 0:
+    if evidence.no_curvature or evidence.estimate is None or not evidence.estimate.stein.value > 0:
         what = recipe.words("beta" if variance is None else "beta sigma^2")
         return [
             Finding(

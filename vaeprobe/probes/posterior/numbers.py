@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from vaeprobe.probes.posterior.metrics import SPECS
@@ -41,6 +42,9 @@ def residual_share(m: PosteriorMoments, active: Tensor, seed: int) -> Metric:
     share = absolute_share(
         weight * (m.gauss_newton - m.curvature)[:, active], weight * m.gauss_newton[:, active], seed=seed
     )
+    if not all(map(math.isfinite, (share.value, *share.ci))):
+        why = "the likelihood has no curvature at the posteriors of some rows or all"
+        return Metric.undefined(SPECS["posterior.residual_share"], why, n=m.rows)
     return Metric(
         SPECS["posterior.residual_share"],
         share.value,

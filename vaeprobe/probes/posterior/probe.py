@@ -18,6 +18,7 @@ from vaeprobe.probes.posterior.numbers import (
     residual_share,
     without_largest,
 )
+from vaeprobe.probes.rounded import without
 from vaeprobe.probes.with_encoder import EncoderProbe
 from vaeprobe.report import Json, Metric, MetricSpec, Section, metric_map
 from vaeprobe.result import Measured, Result
@@ -143,6 +144,19 @@ class PosteriorResult(Result):
         return pictures.sections(self.latent_rows(), self.terms, self.beta, self.moments.gram, self.alignment)
 
 
+# what does not follow from derivatives of the decoder
+WITHOUT_DERIVATIVES = frozenset(
+    (
+        "elbo.value",
+        "elbo.reconstruction",
+        "elbo.kl",
+        "kl.per_latent",
+        "posterior.self_consistency",
+        "posterior.self_consistency_null",
+    )
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Posterior(EncoderProbe):
     """Hold the encoder's posteriors against the likelihood's Hessian, and the ELBO against its expansion.
@@ -201,7 +215,7 @@ class Posterior(EncoderProbe):
             beta, by_row = estimate.stein.value, estimate.by_row
         else:
             beta = 1.0
-            findings.append(words.beta_unknown())
+            findings += [] if evidence.rounding else [words.beta_unknown()]
 
         def at_beta(values: Callable[[float], Tensor]) -> Tensor:
             """Return values at beta, shape (n, ...), their spread that of their mean at a beta read off these very rows."""
@@ -255,12 +269,18 @@ class Posterior(EncoderProbe):
                 Metric(self.spec("kl.per_latent"), kl.mean(0).tolist(), n=m.rows),
             ]
         )
+        if evidence.rounding is not None:
+            alignment, metrics = (
+                None,
+                without(metrics, evidence.rounding.why, metrics.keys() - WITHOUT_DERIVATIVES),
+            )
         given = self.beta is not None
+        how = "given" if given else "assumed" if by_row is None else "estimated"
         findings += words.findings(evidence, metrics, beta, given=given)
         return PosteriorResult(
             metrics=metrics,
             verdict=words.verdict(evidence, alignment),
-            summary=words.summary(evidence, metrics, alignment, beta, given=given, active=int(active.sum())),
+            summary=words.summary(evidence, metrics, alignment, beta, how=how, active=int(active.sum())),
             findings=tuple(findings),
             settings={**self.settings(decoder), **evidence.settings()},
             artifact=decoder.artifact,

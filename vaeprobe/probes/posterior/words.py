@@ -18,6 +18,8 @@ SIGNIFICANT = 0.05
 
 def verdict(evidence: EncoderEvidence, found: Alignment | None) -> str:
     """Return mismatched, aligned, not aligned or undecided."""
+    if evidence.rounding is not None:
+        return "undecided"
     if evidence.reading is not None:
         return "mismatched"
     if found is None or found.p_value is None or found.value is None:
@@ -31,13 +33,22 @@ def summary(
     found: Alignment | None,
     beta: float,
     *,
-    given: bool,
+    how: str,
     active: int,
 ) -> str:
-    """Return the verdict in sentences, at a beta that was given or estimated."""
+    """Return the verdict in sentences.
+
+    Args:
+        how: where beta is from: given, estimated or assumed.
+    """
     elbo, remainder = metrics["elbo.value"].value, metrics["elbo.remainder"].value
+    if evidence.rounding is not None:
+        return (
+            f"{evidence.place}: {evidence.rounding.why}: the Hessian of the likelihood is not known, and nothing that follows "
+            f"from it. The ELBO is {elbo:.4g} nats a row."
+        )
     first = (
-        f"{evidence.place}: at beta = {beta:.3g} ({'given' if given else 'estimated'}) {active} of "
+        f"{evidence.place}: at beta = {beta:.3g} ({how}) {active} of "
         f"{evidence.moments.latents} latents are active; the ELBO is {elbo:.4g} nats a row, of which Eq. 5 drops "
         f"{remainder:.3g}."
     )
@@ -46,9 +57,9 @@ def summary(
     if found is None or found.value is None:
         return f"{first} Whether the averaged Hessian is diagonal cannot be decided."
     aligned = found.p_value is not None and found.p_value <= SIGNIFICANT and found.value > 0
-    how = "diagonal beyond chance" if aligned else "no more diagonal than in a random basis"
+    stands = "diagonal beyond chance" if aligned else "no more diagonal than in a random basis"
     return (
-        f"{first} Averaged over each posterior, the likelihood's Hessian is {how} "
+        f"{first} Averaged over each posterior, the likelihood's Hessian is {stands} "
         f"(alignment {found.value:.2f}, p = {found.p_value:.3g})."
     )
 
@@ -66,7 +77,9 @@ def findings(
     evidence: EncoderEvidence, metrics: Mapping[str, Metric], beta: float, *, given: bool
 ) -> list[Finding]:
     """Return what deserves attention, beside what loading and layout noted."""
-    out = []
+    out: list[Finding] = []
+    if evidence.rounding is not None:
+        return out
     likelihood = evidence.likelihood
     share = metrics["posterior.residual_share"]
     if share.ci is not None and share.ci[0] > LARGEST_RESIDUAL:
