@@ -178,8 +178,10 @@ def test_its_manifest_for_kubernetes_names_one_service_and_its_first_pod() -> No
     assert {v["name"] for v in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     command, *arguments = container["command"]
     assert command == "torchrun"
-    read = get_args_parser().parse_args(arguments)
-    assert read.rdzv_endpoint == f"{job['metadata']['name']}-0.{name}:29500"
+    # that an indexed job sets; by c10d the first pod knows itself by its name alone, which may not resolve yet
+    read = get_args_parser().parse_args([a.replace("$(JOB_COMPLETION_INDEX)", "1") for a in arguments])
+    assert (read.rdzv_backend, read.node_rank) == ("static", 1)
+    assert (read.master_addr, read.master_port) == (f"{job['metadata']['name']}-0.{name}", 29500)
     assert (read.nnodes, read.training_script) == ("2", "vaeprobe")
     assert read.training_script_args[:2] == ["orthogonality", "/models/vae.safetensors"]
 

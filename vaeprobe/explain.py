@@ -170,7 +170,8 @@ spec:
       - name: vaeprobe
         image: YOUR_IMAGE
         command: [torchrun, --nnodes=2, --nproc-per-node=4,
-          --rdzv-backend=c10d, "--rdzv-endpoint=vaeprobe-0.vaeprobe:29500",
+          --node-rank=$(JOB_COMPLETION_INDEX),  # so that pod 0 knows its part
+          --master-addr=vaeprobe-0.vaeprobe, --master-port=29500,
           -m, vaeprobe, orthogonality, /models/vae.safetensors,
           --resume, /models/run.kept, -o, /models/orthogonality.json]
         volumeMounts: [{name: models, mountPath: /models}]
