@@ -367,17 +367,21 @@ def test_a_narrow_bottleneck_gets_its_rank_and_a_rotation_test() -> None:
     straight, turned = (measure(bottleneck(t), active_threshold=0.0, beta_sigma2=0.01) for t in (False, True))
     # two pairs of latents move the output alike, and no verdict is given
     assert straight.verdict == "undefined"
-    assert "J has rank 3 of 5." in straight.summary
+    assert "J has rank 3 of 5 (singular values over 3e-07 of the largest)." in straight.summary
     assert "--dtype float64" not in straight.summary
     share = float(re.search(r"of the gap (-?[\d.]+)", straight.summary).group(1))  # type: ignore[union-attr]
     assert share > 0.5 > number(turned, "alignment")
     assert "p = 0.01" in straight.summary
     single = measure(bottleneck(False, torch.float32), active_threshold=0.0, beta_sigma2=0.01)
-    assert "--dtype float64 tells" in single.summary
-    assert "J has rank 3 of 5." in single.summary
+    assert "--dtype float64 tells singular values down to 3e-07 of the largest." in single.summary
+    assert "J has rank 3 of 5 (singular values over 4e-06 of the largest)." in single.summary
     # no two are alike, and the three dimensions are nearly orthogonal in a basis of their own
     assert turned.verdict == "unaligned"
-    assert "J has rank 3, so that the columns of 5 active latents cannot all be orthogonal" in turned.summary
+    assert "J has rank 3 of 5 (" in turned.summary
+    assert (
+        "the columns of 5 active latents cannot all be orthogonal, and their contrast is 15 nats at least"
+        in turned.summary
+    )
     assert (
         "All that J sees is one space of 3 dimensions, whose best basis has a contrast of 0.0"
         in turned.summary
@@ -416,7 +420,7 @@ def test_a_generator_through_a_bottleneck_gets_a_verdict(turned: bool) -> None:
         Decoder(f, 12, dtype=torch.float64), active_threshold=0.0, beta_sigma2=0.01, samples=60, rotations=199
     )
     assert result.verdict == ("unaligned" if turned else "aligned")
-    assert "J has rank 4," in result.summary
+    assert "J has rank 4 of 12 (" in result.summary
     assert 1 < number(result, "effective_rank") <= 4
     assert number(result, "mean_field_gap") > 0
     A, p = number(result, "alignment"), number(result, "alignment_p")
@@ -956,3 +960,21 @@ def test_the_interval_of_the_null_knows_the_rotations() -> None:
     assert draws.alignment is not None
     error = float(draws.alignment.draws.std()) / 99**0.5
     assert high - low == pytest.approx(2 * student_quantile(0.975, 98) * error, rel=0.1)
+
+
+@pytest.mark.parametrize(("smallest", "rank"), [(1e-5, 4), (1e-8, 3)])
+def test_a_rank_is_said_as_far_as_gram_matrices_know_it(smallest: float, rank: int) -> None:
+    """Singular values 1, 1, 1 and a small one, in a basis in which no column is short: c is -log of it and 1.1 nats more."""
+    R = torch.full((4, 4), 0.5, dtype=torch.float64) - torch.eye(4, dtype=torch.float64)
+    J = frame(6, 4) @ torch.diag(torch.tensor([1, 1, 1, smallest], dtype=torch.float64)) @ R
+    c = float(torch.linalg.qr(J / J.norm(dim=0)).R.diagonal().abs().log().sum().neg())
+    result = measure(Decoder(lambda z: z @ J.to(z).T, 4, dtype=torch.float64))
+    if rank == 4:
+        assert number(result, "ima_contrast") == pytest.approx(c, rel=1e-3)
+        assert "rank-deficient" not in findings(result)
+        return
+    assert "J has rank 3 of 4 (singular values over 2e-07 of the largest)" in result.summary
+    least = float(result.summary.split("their contrast is ")[1].split()[0])
+    assert 15 <= least < c
+    (finding,) = [f for f in result.findings if f.code == "rank-deficient"]
+    assert "the contrast is over 15 nats or infinite there" in finding.message

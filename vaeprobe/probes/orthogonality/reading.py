@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -219,13 +220,31 @@ class Reading:
             return None
         return alignment(Lambda, count=self.rotations, least=FEWEST_ROTATIONS, seed=self.seed)
 
+    @property
+    def resolution(self) -> float:
+        """The share of the largest singular value under which G, which squares J, does not tell one from 0."""
+        return float(gram.singular_tolerance(max(len(self.names), 1), self.dtype) ** 0.5)
+
     @cached_property
     def rank(self) -> tuple[int, int]:
-        """Lowest and highest number of singular values above rounding, over latents."""
+        """Lowest and highest number of singular values above the resolution, over latents."""
         s = self.all_singular_values
-        rounding = gram.singular_tolerance(s.shape[1], self.dtype) ** 0.5
-        counts = (s > rounding * s[:, :1]).sum(1)
+        counts = (s > self.resolution * s[:, :1]).sum(1)
         return int(counts.min()), int(counts.max())
+
+    @property
+    def rank_words(self) -> str:
+        """The rank, and as far as what it is known."""
+        low, high = self.rank
+        count = str(low) if low == high else f"{low} to {high}"
+        return (
+            f"rank {count} of {len(self.names)} (singular values over {self.resolution:.0e} of the largest)"
+        )
+
+    @property
+    def least_contrast(self) -> float:
+        """The contrast in nats that columns have at least which cannot be told from dependent ones."""
+        return -0.5 * math.log(self.tolerance)
 
     @cached_property
     def low_rank(self) -> bool:

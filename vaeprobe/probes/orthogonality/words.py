@@ -133,8 +133,7 @@ def _in_the_row_space(reading: Reading) -> str:
     """Say what is known where J is rank-deficient: its rank, and how the axes do beside random ones."""
     if reading.no_pairs:
         return ""
-    low, high = reading.rank
-    words = f" J has rank {low if low == high else f'{low} to {high}'} of {len(reading.names)}."
+    words = f" J has {reading.rank_words}."
     found = reading.gap_alignment
     if found is not None and found.value is not None:
         null = float(found.draws.mean())
@@ -143,8 +142,14 @@ def _in_the_row_space(reading: Reading) -> str:
             f"p = {found.p_value:.2g})."
         )
     if reading.dtype != torch.float64:
-        words += " --dtype float64 tells a small singular value from none."
+        words += _wider(reading)
     return words
+
+
+def _wider(reading: Reading) -> str:
+    """Say which singular values float64 tells from none, as a sentence."""
+    least = gram.singular_tolerance(len(reading.names)) ** 0.5
+    return f" --dtype float64 tells singular values down to {least:.0e} of the largest."
 
 
 def _low_rank(
@@ -154,15 +159,13 @@ def _low_rank(
     assert reading.gap_alignment is not None
     a, p, A = len(reading.active), number("alignment_p"), number("alignment")
     A_low, A_high = interval("alignment")
-    low, high = reading.rank
-    rank = str(low) if low == high else f"{low} to {high}"
     evidence = (
         f"mean-field gap {nats(float(reading.gap_alignment.contrast.mean()))} ({reading.noise}) against "
         f"{nats(float(reading.gap_alignment.draws.mean()))} under random rotations (alignment {A:.2f}, p = {p:.2g})"
     )
     start = (
-        f"J has rank {rank}, so that the columns of {a} active {reading.kind} cannot all be orthogonal, and their contrast is "
-        "infinite"
+        f"J has {reading.rank_words}, so that the columns of {a} active {reading.kind} cannot all be orthogonal, and their "
+        f"contrast is {reading.least_contrast:.2g} nats at least"
     )
     tail, row = "", reading.row_space
     if row is not None:
@@ -172,7 +175,7 @@ def _low_rank(
             f"ones have {before} (held out)."
         )
     if reading.dtype != torch.float64:
-        tail += " --dtype float64 tells a small singular value from none."
+        tail += _wider(reading)
     if row is not None and row.repair.share[0] >= REPAIRED and row.repair.left_ci[1] <= _small(row.dim):
         return "rotated", f"{start}; a basis of the space that it sees makes them so: {evidence}.{tail}"
     if p <= SIGNIFICANT and A_low >= ALIGNED:
@@ -283,16 +286,14 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
             )
         )
     lost = int((~reading.regular).sum())
+    dependent = bool((~reading.regular & ~reading.zero_columns).any())
+    size = f"over {reading.least_contrast:.2g} nats or infinite" if dependent else "infinite"
     if lost and reading.no_pairs is None and reading.decoder.data_dim >= len(reading.active):
         found.append(
             Finding(
                 RANK_DEFICIENT,
                 f"J is rank-deficient at {lost} of {len(reading.G)} latents ({reading.lost_how}): the contrast is "
-                + (
-                    "infinite there, and undefined"
-                    if reading.singular
-                    else "infinite there, and averaged over the others"
-                ),
+                f"{size} there, and {'undefined' if reading.singular else 'averaged over the others'}",
                 hint="the mean-field gap is finite at all of them",
             )
         )
