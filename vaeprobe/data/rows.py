@@ -44,6 +44,7 @@ class Data:
         notes: what a reader should know (scaling, trailing bytes, flattened images).
         first, last: range of rows of the shards that belong to this data.
         every: of as many runs of `RUN` rows of each array, one is read.
+        wide: whether numbers are float64 even where float32 holds them exactly.
     """
 
     shards: tuple[Shard, ...]
@@ -53,6 +54,7 @@ class Data:
     first: int = 0
     last: int = field(default=-1)
     every: int = 1
+    wide: bool = False
 
     def __post_init__(self) -> None:
         if self.last < 0:
@@ -82,7 +84,9 @@ class Data:
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
-        """float32 where every stored number fits it exactly, else float64."""
+        """float32 where every stored number fits it exactly and nobody wants more, else float64."""
+        if self.wide:
+            return np.dtype(np.float64)
         return np.dtype(np.result_type(np.float32, *(_float_type(s) for s in self.shards)))
 
     @property
@@ -98,7 +102,7 @@ class Data:
             else:
                 states = [(os.path.realpath(file), os.stat(file)) for file in shard.read_from]
                 stored.append((shard, [(file, state.st_size, state.st_mtime_ns) for file, state in states]))
-        return [stored, self.factor, self.nonfinite, self.first, self.last, self.every]
+        return [stored, self.factor, self.nonfinite, self.first, self.last, self.every, self.wide]
 
     def share(self, rank: int, world: int) -> Data:
         """Return the contiguous share of rows of one of `world` processes."""
@@ -110,6 +114,10 @@ class Data:
     def head(self, rows: int) -> Data:
         """Return the first rows alone."""
         return replace(self, last=min(self.last, self.first + rows))
+
+    def widened(self) -> Data:
+        """Return the rows as float64."""
+        return replace(self, wide=True)
 
     def thinned(self, every: int) -> Data:
         """Return one of as many runs of `RUN` rows, evenly spread."""

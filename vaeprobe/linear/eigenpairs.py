@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Solver",
+    "FLOAT32_DIGITS",
     "Spectrum",
+    "coarse",
     "eigenpairs",
     "eigh",
     "from_singular",
@@ -33,6 +35,7 @@ __all__ = [
 
 
 Solver = Literal["exact", "dual", "randomized", "em"]
+FLOAT32_DIGITS = 1e-3  # relative error of a needed eigenvalue from which float32 products are formed anew
 DIGITS = 1e-9  # relative error of a needed eigenvalue from which the covariance has lost its digits
 MEAN_ULPS = 8  # units in the last place of a mean: a spread of that many is its rounding
 
@@ -191,6 +194,15 @@ def lost(found: Spectrum, k: int) -> bool:
     size = min(found.m, found.n)
     rounding = math.sqrt(size) * float(np.finfo(np.float64).eps) * float(found.values[0])
     return least(found, k) * DIGITS < rounding
+
+
+def coarse(found: Spectrum, k: int) -> bool:
+    """Whether float32's rounding of rows is more than 1e-3 of an eigenvalue that matters for k latents, or of the rest."""
+    epsilon = float(np.finfo(np.float32).eps)
+    there = min(k, found.free, max(found.n - 1, 1), len(found.values))
+    few = found.values[there - 1] * FLOAT32_DIGITS < epsilon * found.values[0] if there else True
+    more = min(found.free, found.n - 1) > there
+    return bool(few or (more and found.rest(there) * FLOAT32_DIGITS < epsilon * found.total))
 
 
 def from_singular(s: Array, vectors: Array, found: Spectrum, left: float = 0.0) -> Spectrum:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vaeprobe.intervals import stream
-from vaeprobe.linear.eigenpairs import Spectrum, eigenpairs, from_singular, lost
+from vaeprobe.linear.eigenpairs import Spectrum, coarse, eigenpairs, from_singular, lost
 from vaeprobe.linear.rows import STRIDE, Rows, orthonormal
 from vaeprobe.progress import tell
 
@@ -39,8 +39,13 @@ TIGHT = 1e-14  # the same where the noise is small beside the signal
 
 
 def randomized(rows: Rows, k: int, seed: int) -> Spectrum:
-    """Return the k leading eigenpairs, from singular values of the rows where their covariance has lost the digits."""
+    """Return the k leading eigenpairs, from singular values of the rows where their covariance has lost the digits.
+
+    Where float32 products blur them, all is done anew in float64.
+    """
     found = _lanczos(rows, k, seed, TOLERANCE)
+    if rows.kind == np.float32 and coarse(found, k):
+        return randomized(Rows.of(rows.data.widened(), rows.processes), k, seed)
     if not lost(found, k):
         return found
     found = _lanczos(rows, k, seed, TIGHT)

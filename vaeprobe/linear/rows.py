@@ -48,9 +48,14 @@ FALLING = 0.7
 NEAR = 4  # columns that are read together
 BLOCK = 1024  # rows that are streamed at a time
 LONG_BLOCK = 8192  # rows in memory whose products are summed in their own type
+MEAN_DIGITS = 1e-12  # of a variance that an error of the mean may make
 INDEPENDENT = (
     1e4  # sum of the inverse eigenvalues of a Gram matrix of unit columns up to which rounding is 1e-12
 )
+WITHIN = (
+    1e-24,
+    1e34,
+)  # sums of squares about the mean whose float32 products neither vanish nor overflow, nor do those of their parts
 RUN = 64  # float32 squares that are summed as such
 RUN_COLUMNS = 2048  # of them, so that what was read for the sums is still near for the squares
 
@@ -107,6 +112,9 @@ class Rows:
         step = shift - mean
         with np.errstate(over="ignore", invalid="ignore"):
             variances = processes.sum(squares + 2 * step * sums + count * step**2) / max(n, 1)
+        energy = n * float(variances.sum())
+        if kind == np.float32 and not WITHIN[0] < energy < WITHIN[1]:
+            return cls.of(data.widened(), processes)
         refuse_overflow(variances)
         moments.total((Moments(n, mean, np.zeros((0, 0))),))  # two rows or more
         return cls(data, n, mean, variances, memory, mean - shift, processes)
@@ -124,12 +132,16 @@ class Rows:
     def centred(self, after: int = 0) -> Iterator[NDArray[np.floating]]:
         """Yield blocks of centred rows, those after the first so many."""
         if self.memory is None:
-            blocks, centre = self.data.blocks(BLOCK, after=after), self.mean.astype(self.kind)
+            blocks, mean = self.data.blocks(BLOCK, after=after), self.mean
         else:
             blocks = (self.memory[k : k + BLOCK] for k in range(after * BLOCK, len(self.memory), BLOCK))
-            centre = self.centre.astype(self.kind)
+            mean = self.centre
+        centre = mean.astype(self.kind)
+        left = mean - centre  # what float32 has no room for of a mean that is large beside the deviation
+        more = left.astype(self.kind) if (np.square(left) > MEAN_DIGITS * self.variances).any() else None
         for block in blocks:
-            yield block - centre
+            X = block - centre
+            yield X if more is None else np.subtract(X, more, out=X)
 
     def product(self, V: Array) -> Array:
         """Return S V, shape (m, b), float64."""

@@ -28,6 +28,7 @@ from vaeprobe.errors import InputError, UsageError
 from vaeprobe.kept import Trail
 from vaeprobe.linear import moments
 from vaeprobe.linear.eigenpairs import (
+    FLOAT32_DIGITS,
     Solver,
     Spectrum,
     eigenpairs,
@@ -57,7 +58,6 @@ EXACT_COLUMNS = 2048
 # are found sooner by the randomized solver, but for the smallest data with flat spectra (measured: .04 to .6 of the
 # time where eigenvalues decay, .5 to 1.2 where they are flat)
 DUAL_WORK = 4e9
-FLOAT32_DIGITS = 1e-3  # relative error of a needed eigenvalue from which float32 products are formed anew
 QR_BLOCK = 2**22  # numbers of a block of rows whose triangle is taken at once
 
 
@@ -137,8 +137,9 @@ def _exact(data: Data, k: int, seed: int, folds: int, processes: Processes) -> S
     kind = moments.arithmetic(data)
     parts, own = summed(kind)
     whole = moments.total(parts)
-    found = of_moments(whole, kind)
-    if whole.slip is not None and _blurred(found, k, whole.slip / whole.n):
+    overflow = kind == np.float32 and not np.isfinite(whole.scatter).all()
+    found = None if overflow else of_moments(whole, kind)
+    if found is None or (whole.slip is not None and _blurred(found, k, whole.slip / whole.n)):
         kind = np.dtype(np.float64)
         parts, own = summed(kind)
         whole = moments.total(parts)
