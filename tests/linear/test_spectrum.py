@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vaeprobe.data import in_memory
+from vaeprobe.data.rows import NonfiniteRowsError
 from vaeprobe.errors import UsageError
 from vaeprobe.linear import lanczos, moments, spectrum
 from vaeprobe.linear import rows as rows_module
@@ -270,6 +271,15 @@ def test_the_randomized_solver_ends_within_the_tolerance_on_either_side(
     else:  # of those that were found before the last step, as they were then
         assert (off <= 1.01 * found.residuals + rounding).all()
     assert found.residuals.max() < 1e-2 * truth[0]
+
+
+@pytest.mark.parametrize("row", [3, 290])  # among those that the shift is taken from, and after them
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_by_their_row(row: int, number: float) -> None:
+    X = np.random.default_rng(0).normal(size=(300, 400)) + 9
+    X[row, 7] = number
+    with pytest.raises(NonfiniteRowsError, match=rf"from 0: {row}\)"):
+        Rows.of(in_memory(X))
 
 
 def test_the_covariance_of_rows_in_memory_is_centred_in_products() -> None:

@@ -121,7 +121,7 @@ class _InMemory:
 
     def enter(self, basis: Array, new: int) -> Array:
         rows, Q = self.rows, basis[:, -new:] / self.root
-        self.images.append((rows.across if rows.few else rows.along)(Q).astype(rows.kind))
+        self.images.append((rows.across if rows.few else rows.along)(Q).astype(rows.kind, copy=False))
         return rows.processes.sum(
             np.vstack([part.T @ self.images[-1] for part in self.images]).astype(np.float64)
         )
@@ -130,7 +130,7 @@ class _InMemory:
         Z, rows = self.image(Y), self.rows
         if rows.few:
             return rows.along(Z).astype(np.float64) / self.root, Z
-        return rows.processes.sum(rows.across(Z)) / self.root, Z[:, :0]
+        return rows.processes.sum(rows.across(Z).astype(np.float64)) / self.root, Z[:, :0]
 
     def turn(self, Z: Array) -> None:
         self.images = [self.image(Z)]

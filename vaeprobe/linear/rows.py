@@ -147,7 +147,7 @@ class Rows:
         """Return S V, shape (m, b), float64."""
         V = V.astype(self.kind)
         if self.memory is not None:
-            return self.processes.sum(self.across(self.along(V))) / self.n
+            return self.processes.sum(self.across(self.along(V)).astype(np.float64)) / self.n
         trail = self._trail("product", V)
         begun, (out,) = restored(trail, self.data.count_blocks(BLOCK), np.zeros(V.shape))
         for index, X in enumerate(self.centred(begun), start=begun + 1):
@@ -172,15 +172,15 @@ class Rows:
         out -= (self.centre @ V.astype(np.float64)).astype(self.kind)
         return np.asarray(out)
 
-    def across(self, Y: NDArray[np.floating]) -> Array:
-        """Return X^T Y for the centred rows X in memory, shape (m, b), float64."""
+    def across(self, Y: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return X^T Y for the centred rows X in memory, shape (m, b), of their type or summed over blocks in float64."""
         assert self.memory is not None
         # Y^T X goes through X along its rows, which is faster than X^T Y; to centre the shorter Y centres X
         mean = self.processes.sum(Y.sum(axis=0, dtype=np.float64)) / self.n
         Yt = np.ascontiguousarray((Y - mean).T, self.kind)
-        out = (Yt[:, :LONG_BLOCK] @ self.memory[:LONG_BLOCK]).astype(np.float64)
+        out = Yt[:, :LONG_BLOCK] @ self.memory[:LONG_BLOCK]
         for k in range(LONG_BLOCK, len(self.memory), LONG_BLOCK):
-            out += Yt[:, k : k + LONG_BLOCK] @ self.memory[k : k + LONG_BLOCK]
+            out = np.add(out, Yt[:, k : k + LONG_BLOCK] @ self.memory[k : k + LONG_BLOCK], dtype=np.float64)
         return np.asarray(out.T)
 
     @property
@@ -298,8 +298,9 @@ def _in_memory(data: Data) -> Sums:
     """Return the rows in memory minus a shift, the shift, and the sums, sums of squares and number of what is left."""
     memory, foreign = data.array()
     first = memory[: moments.FIRST_ROWS]
-    data.refuse(first)
     shift = moments.short_mean(first).astype(memory.dtype) if len(first) else np.zeros(data.columns)
+    if not np.isfinite(shift).all():
+        data.refuse(first)
     if shift.any():
         memory = np.subtract(memory, shift, out=None if foreign else memory)
     sums, squares = np.zeros(data.columns), np.zeros(data.columns)
