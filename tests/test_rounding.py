@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import vaeprobe
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.engine.rounding import LOST, column_errors, lost_columns, typical
@@ -249,3 +250,12 @@ def test_rounding_is_not_called_a_wrong_derivative(dtype: torch.dtype) -> None:
     decoder = Decoder(cancelling((0.0,) * 4), 4, dtype=dtype)
     assert decoder.differentiation == "forward"
     assert "reverse-mode" not in {note.code for note in decoder.notes}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_models_agree_by_their_rounding(dtype: torch.dtype) -> None:
+    f = cancelling((0.0,) * 3)
+    result = vaeprobe.compare([Decoder(f, 3, dtype=dtype)] * 2, samples=16)
+    assert result.verdict == "side by side"
+    assert "rounding in" in result.summary
+    assert not any(metric.defined for id, metric in result.metrics.items() if id.startswith("compare."))

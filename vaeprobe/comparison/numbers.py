@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaeprobe.budget import pause
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.rounding import lost_columns
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import UsageError
 from vaeprobe.geometry.agreement import (
@@ -131,7 +132,8 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
     2020 and Burda et al. 2016); without an encoder, where its column is not far shorter than the longest.
 
     Raises:
-        UsageError: the rows do not fit the model, a latent is a code of classes, or no latent is informative.
+        UsageError: the rows do not fit the model, a latent is a code of classes, no latent is informative, or the columns of
+            one are rounding.
     """
     if reason := why_not(decoder):
         raise UsageError(reason)
@@ -154,6 +156,11 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
     if not informative:
         raise UsageError(
             f"no latent of `{name_of(decoder)}` tells anything about the data: there is nothing to compare"
+        )
+    if lost := lost_columns(plain, mean, informative):
+        raise UsageError(
+            f"{lost.why}, in `{name_of(decoder)}`: there is nothing to compare",
+            hint=None if decoder.dtype == torch.float64 else "--dtype float64 computes nine digits more",
         )
     how: Literal["encoder", "nearest decodings"] = "encoder" if decoder.encoder else "nearest decodings"
     names = tuple(decoder.latent_names[i] for i in informative)
