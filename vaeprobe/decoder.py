@@ -121,6 +121,7 @@ class Decoder:
     returns: tuple[str, ...] = field(init=False, default=())
     writes: bool = field(init=False, default=False)
     numbers: int = field(init=False, default=0)
+    _made: dict[object, Decoder] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.latent_dim < 1:
@@ -245,7 +246,8 @@ class Decoder:
             (k, "held" if kind == "normal" and i not in stay else kind) for i, (k, kind) in enumerate(owners)
         ]
         runs = [(kind, len(list(run))) for (_, kind), run in itertools.groupby(labels)]
-        return replace(self, prior=tuple(Group(kind, size) for kind, size in runs))
+        prior = tuple(Group(kind, size) for kind, size in runs)
+        return self._once(prior, lambda: replace(self, prior=prior))
 
     @property
     def latent_names(self) -> tuple[str, ...]:
@@ -306,6 +308,9 @@ class Decoder:
                     hint="orthogonality and trace draw latents from it; a Decoder without `learned` is held against N(0, I)",
                 )
             return self
+        return self._once("standardised", lambda: self._in_units_of(learned))
+
+    def _in_units_of(self, learned: LearnedPrior) -> Decoder:
         mean, scale = torch.zeros(self.latent_dim).double(), torch.ones(self.latent_dim).double()
         mean[self.gaussian], scale[self.gaussian] = learned.mean[0], learned.scale[0]
         mean, scale = mean.to(self.device, self.dtype), scale.to(self.device, self.dtype)
@@ -340,12 +345,16 @@ class Decoder:
         """
         if self.totalled is None:
             return self
-        return self.with_function(
-            Totalled(self.function, self.latent_dim, self.totalled),
-            latent_dim=self.latent_dim + 1,
-            prior=(*self.prior, Group("total", 1)),
-            natural=None,
-            totalled=None,
+        totalled = Totalled(self.function, self.latent_dim, self.totalled)
+        return self._once(
+            "at totals",
+            lambda: self.with_function(
+                totalled,
+                latent_dim=self.latent_dim + 1,
+                prior=(*self.prior, Group("total", 1)),
+                natural=None,
+                totalled=None,
+            ),
         )
 
     def under(self, likelihood: str | None) -> Decoder:
@@ -358,7 +367,16 @@ class Decoder:
         names = cls.outputs if cls else ()
         if not names or not set(names) <= set(self.returns):
             return self
-        return self.with_function(Stacked(self.function, names), output=None, natural=None, parameter="mean")
+        stacked = Stacked(self.function, names)
+        return self._once(
+            names, lambda: self.with_function(stacked, output=None, natural=None, parameter="mean")
+        )
+
+    def _once(self, what: object, make: Callable[[], Decoder]) -> Decoder:
+        """Return the same decoder each time, by which what was measured of it is remembered."""
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
 
     # -- the contract ----------------------------------------------------------------------------
 

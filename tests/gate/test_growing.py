@@ -1,6 +1,9 @@
-"""Samples that grow reuse earlier draws: no Gram matrix is computed twice."""
+"""Samples that grow reuse earlier draws: nothing is measured twice at a latent, whatever is asked of it."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,10 +11,15 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine import gram, verbs
 from vaeprobe.engine.remembered import remembered
+from vaeprobe.gate import run
+from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Policy, Rule
 from vaeprobe.gate.run import Gate
+from vaeprobe.prior import LearnedPrior
+from vaeprobe.report import Metric
 
 W = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 3)))
 
@@ -84,3 +92,98 @@ def test_the_gate_measures_each_latent_once(computed: list[int]) -> None:
     report = Gate(policy=policy).check("model", lambda _: probed)
     assert report.failure is None
     assert computed == [64, 64, 128, 256]
+
+
+V = torch.from_numpy(np.random.default_rng(1).standard_normal((9, 150))) / 12
+
+
+class Counted:
+    """A decoder's function, and an encoder's, that count the rows they are given."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+
+    def few(self, z: Tensor) -> Tensor:
+        self.rows += len(z)
+        return torch.tanh(z @ W.to(z).T)
+
+    def many(self, z: Tensor) -> Tensor:
+        self.rows += len(z)
+        return torch.tanh(z @ V.to(z).T)
+
+    def posterior(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean = torch.atanh(x.clamp(-0.99, 0.99)) @ torch.linalg.pinv(W).T.to(x)
+        return mean, torch.full_like(mean, -4.0)
+
+    def made(self, kind: str) -> Decoder:
+        if kind == "of a map":
+            return Decoder(self.many, 150, dtype=torch.float64, latent_shape=(6, 5, 5))
+        learned = LearnedPrior(torch.full((1, 3), 0.3).double(), torch.full((1, 3), 0.7).double())
+        eyes = Encoder(self.posterior, 3, input_shape=(6,), dtype=torch.float64)
+        return Decoder(
+            self.few,
+            3,
+            dtype=torch.float64,
+            encoder=eyes,
+            learned=learned if kind == "with a learned prior" else None,
+        )
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [
+        ("orthogonality.alignment", "plain"),
+        ("orthogonality.alignment", "with a learned prior"),
+        ("orthogonality.off_diagonal", "of a map"),
+        ("orthogonality.neighbour_cosine", "of a map"),
+        ("factorise.gap", "plain"),
+        ("factorise.gap", "with a learned prior"),
+        ("factorise.sheets", "plain"),
+        ("posterior.mean_gap", "plain"),
+        ("posterior.self_consistency", "with a learned prior"),
+        ("beta.estimate", "plain"),
+    ],
+)
+def test_looks_cost_no_more_than_the_last_alone(
+    metric: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Three looks that decide nothing, beside one at as many samples: as many rows decoded, and the same number."""
+    probe = metric.split(".")[0]
+    data = probe in ("posterior", "beta")
+    if data:
+        x = curved(torch.randn(80, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+        np.save(tmp_path / "x.npy", x.numpy())
+    open_ = run.hold
+
+    def undecided(rule: Rule, found: Metric) -> Outcome:
+        metric = open_(rule, found).metric
+        assert metric.value is not None, metric.reason
+        return Outcome(
+            rule=rule, metric=replace(metric, ci=(0.0, 1.0), level=0.95), status="inconclusive", bound=0.0
+        )
+
+    monkeypatch.setattr(run, "hold", undecided)
+    settings: dict[str, object] = {"likelihood": "gaussian", "sigma2": 0.01} if data else {}
+    if probe == "orthogonality":
+        settings = {"rotations": 9, "restarts": 0}
+    rule = Rule(metric=metric, side="max", limit=0.0)
+    counted, values = [], []
+    last = 256 if probe == "factorise" else 64  # which compares the first 64 latents with others
+    for first in (last // 4, last):
+        function = Counted()
+        probed = function.made(kind)
+        policy = Policy(
+            rules={metric: rule},
+            samples=first,
+            max_samples=last,
+            data=str(tmp_path / "x.npy") if data else None,
+            settings={probe: settings},
+        )
+        function.rows = 0
+        report = Gate(policy=policy).check("model", lambda _, probed=probed: probed)
+        assert report.failure is None, report.failure
+        counted.append(function.rows)
+        values.append(report.outcomes[0].metric.value)
+    # at latents of middling size, which are others in a larger sample, columns are held against rounding
+    assert counted[0] <= counted[1] * 1.1 + 24
+    assert values[0] == pytest.approx(values[1], rel=1e-9)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.verbs import pullback, pushforward
 from vaeprobe.errors import UsageError
 from vaeprobe.intervals import LEVEL, stream, student_quantile
@@ -261,11 +262,16 @@ def energies(
     if probes < 2:
         raise UsageError(f"energies of G need at least 2 probes, not {probes}")
     v = _signs(decoder, z, probes, seed)
-    Gv = metric_products(decoder, z, v, decoder.natural_for(likelihood), likelihood)
-    a = v * Gv
-    traces = a.sum(-1)
-    crossed = (traces.sum(0).square() - traces.square().sum(0)) / (probes * (probes - 1))
-    return Energies(a.var(0).sum(-1), Gv.square().sum(-1).mean(0), crossed)
+    natural = decoder.natural_for(likelihood)
+
+    def sums(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        Gv = metric_products(decoder, z[at], v[:, at], natural, likelihood)
+        a = v[:, at] * Gv
+        traces = a.sum(-1)
+        crossed = (traces.sum(0).square() - traces.square().sum(0)) / (probes * (probes - 1))
+        return a.var(0).sum(-1), Gv.square().sum(-1).mean(0), crossed
+
+    return Energies(*recalled(("energies", decoder, likelihood), [z, v.transpose(0, 1)], sums))
 
 
 def exact_energies(G: Tensor) -> Energies:

@@ -1,25 +1,26 @@
-"""Gram matrices at latents seen before, for whoever measures again with more samples."""
+"""What was measured at latents seen before, for whoever measures again with more samples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["recalled", "remembered"]
+__all__ = ["recalled", "recalled_together", "remembered"]
 
-# Bytes of Gram matrices that are kept.
+# Bytes that are kept.
 MOST = 1 << 30
 
-_memory: ContextVar[dict[object, Tensor] | None] = ContextVar("memory", default=None)
+_memory: ContextVar[dict[object, tuple[Tensor, ...]] | None] = ContextVar("memory", default=None)
 
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Within it, no Gram matrix is computed twice: latents are known by their numbers.
+    """Within it, nothing is measured twice at a latent: latents are known by their numbers.
 
     What is kept is bounded, and forgotten at the end.
     """
@@ -32,37 +33,47 @@ def remembered() -> Iterator[None]:
 
 def recalled(
     key: tuple[object, ...],
-    z: Tensor,
-    columns: Tensor | None,
-    compute: Callable[[Tensor, Tensor | None], Tensor],
-) -> Tensor:
-    """Return what `compute` gives for every row of z, asking it only for rows that are not remembered.
+    rows: Sequence[Tensor],
+    compute: Callable[[Tensor], tuple[Tensor, ...]],
+) -> tuple[Tensor, ...]:
+    """Return what `compute` gives for every row, asking it only for rows that are not remembered.
 
     Args:
         key: what the result depends on beside the rows.
-        z: latents, shape (n, latent).
-        columns: the columns taken at each, shape (n, s), or None for all.
-        compute: takes some of the rows of both.
+        rows: tensors of as many rows, which a row of the result depends on.
+        compute: takes indices of rows, and returns tensors with a row for each.
     """
+    n = len(rows[0])
     memory = _memory.get()
     if memory is None:
-        return compute(z, columns)
-    rows = z.detach().cpu().contiguous().numpy()
-    sets = None if columns is None else columns.cpu().contiguous().numpy()
-    names = [(*key, row.tobytes(), b"" if sets is None else sets[i].tobytes()) for i, row in enumerate(rows)]
+        return compute(torch.arange(n))
+    parts = [part.detach().cpu().contiguous().numpy() for part in rows]
+    names = [(*key, hashlib.sha256(b"".join(part[i].tobytes() for part in parts)).digest()) for i in range(n)]
     new = torch.tensor([i for i, name in enumerate(names) if name not in memory], dtype=torch.long)
-    if len(new) == len(z):
-        found = compute(z, columns)
-    else:
+    fresh = compute(new) if len(new) or not n else ()
+    if len(new) < n:
         old = [i for i, name in enumerate(names) if name in memory]
-        kept = torch.stack([memory[names[i]] for i in old])
-        found = kept.new_empty(len(z), *kept.shape[1:])
-        found[torch.tensor(old)] = kept
-        if len(new):
-            found[new] = compute(z[new], None if columns is None else columns[new])
+        found = []
+        for j in range(len(memory[names[old[0]]])):
+            kept = torch.stack([memory[names[i]][j] for i in old])
+            whole = kept.new_empty(n, *kept.shape[1:])
+            whole[old] = kept
+            if len(new):
+                whole[new] = fresh[j]
+            found.append(whole)
+    else:
+        found = list(fresh)
     if len(new):
-        each = found[0].numel() * found.itemsize
+        each = sum(part[0].numel() * part.itemsize for part in found)
         room = MOST // max(each, 1) - len(memory)
         for i in new[: max(room, 0)].tolist():
-            memory[names[i]] = found[i].clone()
-    return found
+            memory[names[i]] = tuple(part[i].clone() for part in found)
+    return tuple(found)
+
+
+def recalled_together(
+    key: tuple[object, ...], rows: Sequence[Tensor], compute: Callable[[], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """Return what `compute` gives for all rows as one, for results at a row that depend on the others."""
+    found = recalled(key, [part[None] for part in rows], lambda _: tuple(part[None] for part in compute()))
+    return tuple(part[0] for part in found)

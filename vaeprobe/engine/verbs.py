@@ -122,12 +122,12 @@ def gram(
     decoder, z = decoder_and_rows(f, z)
     check_chunk(chunk)
     weight, taken = likelihood_of(decoder, likelihood, z), columns_of(decoder, len(z), columns)
-    return recalled(
-        (decoder, weight, None if taken is None else taken.shape[1:]),
-        z,
-        taken,
-        lambda rows, some: _gram(decoder, rows, weight, some, chunk),
+    (G,) = recalled(
+        ("gram", decoder, weight, None if taken is None else taken.shape[1:]),
+        [z] if taken is None else [z, taken],
+        lambda at: (_gram(decoder, z[at], weight, None if taken is None else taken[at], chunk),),
     )
+    return G
 
 
 def _gram(

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from vaeprobe.budget import TimeIsOver, beginning, budget, optional, share_of, timely
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.remembered import recalled_together
 from vaeprobe.engine.rounding import Lost, lost_columns, typical
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seams, segment_smoothness
@@ -407,9 +408,16 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
         if not sheets or a > SHEETS_MOST:
             return evidence
         z = sample.z[usable][:sheets]
-        found = find_sheets(
-            sample.decoder, z, sample.places, G=G[:sheets], likelihood=sample.likelihood, seed=seed
-        )
+        of = (sample.decoder, z, sample.places)
+
+        def searched() -> tuple[Tensor, ...]:
+            found = find_sheets(*of, G=G[:sheets], likelihood=sample.likelihood, seed=seed)
+            pair = () if found.example is None else (torch.stack(found.example),)
+            return found.others, found.count, *pair
+
+        key = ("sheets", sample.decoder, tuple(sample.places), sample.likelihood, seed)
+        others, count, *example = recalled_together(key, [z], searched)
+        found = Sheets(others, count, (example[0][0], example[0][1]) if example else None)
         gap, ci = _gap_over_sheets(evidence.contrast, found.others, seed)
         return replace(evidence, sheets=found, gap_true=gap, gap_true_ci=ci)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.dense import dense_gram
+from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.verbs import gram, pushforward
 from vaeprobe.geometry.gram import column_norms
 from vaeprobe.likelihoods import Likelihood
@@ -158,6 +159,17 @@ def jacobian_variation(
         R: directions as columns, shape (k, a).
         likelihood: whose metric it is, and on whose parameter's Jacobian the columns are taken.
     """
+    found = recalled(
+        ("variation", decoder, likelihood, R.shape, R.numpy().tobytes()),
+        [z, partner],
+        lambda at: _variation(decoder, z[at], partner[at], R, likelihood, chunk),
+    )
+    return Variation(*found)
+
+
+def _variation(
+    decoder: Decoder, z: Tensor, partner: Tensor, R: Tensor, likelihood: Likelihood | None, chunk: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
     natural = decoder.natural_for(likelihood)
     changes, sizes, metrics = [], [], []
     # all directions at once share the primal
@@ -171,7 +183,7 @@ def jacobian_variation(
         if likelihood is not None:
             J = likelihood.whitened(J, y.double(), decoder.parameter_of(natural))
         metrics.append(dense_gram(J, None).cpu())
-    return Variation(torch.cat(changes), torch.cat(sizes), torch.cat(metrics))
+    return torch.cat(changes), torch.cat(sizes), torch.cat(metrics)
 
 
 def _rows(decoder: Decoder, chunk: int | None) -> int:

@@ -20,6 +20,7 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import Size
 from vaeprobe.engine.jets import nested_derivatives, second_derivative
 from vaeprobe.engine.methods import choose
+from vaeprobe.engine.remembered import recalled, recalled_together
 from vaeprobe.engine.tangents import Unsupported
 from vaeprobe.engine.verbs import pushforward, values
 from vaeprobe.intervals import stream
@@ -104,7 +105,8 @@ def smoothness(
     a, b = (x.to(device=decoder.device, dtype=decoder.dtype) for x in (a, b))
 
     few = slice(0, FIRST)
-    try:
+
+    def followed() -> tuple[Tensor, ...]:
         derive = _nested(f, order)
         if order == 1:
             derive = _checked(
@@ -115,11 +117,16 @@ def smoothness(
         seen = _follow(derive, rows, a[few], b[few], direction[few])
         if len(a) > FIRST and not (seen[0].all() and seen[2].all()):
             rest = _follow(derive, rows, a[FIRST:], b[FIRST:], direction[FIRST:])
-            seen = tuple(torch.cat(pair) for pair in zip(seen, rest, strict=True))  # type: ignore[assignment]
+            return tuple(torch.cat(pair) for pair in zip(seen, rest, strict=True))
+        return seen
+
+    try:
+        changes, flat, jumps = recalled_together(
+            ("smoothness", decoder, natural, order), [a, b, direction], followed
+        )
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         return Smoothness("unknown", None, f"higher derivatives of the decoder failed ({first_line})")
-    changes, flat, jumps = seen
     name = "Jacobian" if order == 1 else "Jacobian's derivative"
     if not changes.any():
         return Smoothness("linear", 0.0, f"the {name} does not change along any segment between latents")
@@ -284,6 +291,14 @@ def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = F
     Returns:
         None where the decoder is not finite along some segment.
     """
+    (jumps,) = recalled(
+        ("jumps", decoder, natural), [a, b], lambda at: (_jumped(decoder, a[at], b[at], natural),)
+    )
+    return None if jumps.isnan().any() else float(jumps.mean())
+
+
+def _jumped(decoder: Decoder, a: Tensor, b: Tensor, natural: bool) -> Tensor:
+    """Return 1 for segments on which the decoder jumps, else 0, shape (segments,); nan where one has no finite values."""
     gauss, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(NODES))
     edges = torch.linspace(0, 1, PARTS + 1, dtype=torch.float64)
     places = torch.cat([edges, (edges[:-1, None] + (gauss + 1) / (2 * PARTS)).flatten()])
@@ -298,7 +313,7 @@ def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = F
         y = values(decoder, ends, natural=natural).double().cpu()
         y_, slope = (w.double().cpu() for w in pushforward(decoder, between, along, natural=natural))
         if not all(torch.isfinite(w).all() for w in (y, y_, slope)):
-            return None
+            return torch.full_like(low, torch.nan)
         y = y.reshape(len(live), PARTS + 1, -1)
         change = y[:, 1:] - y[:, :-1]
         slopes = slope.reshape(len(live), PARTS, NODES, -1)
@@ -316,7 +331,7 @@ def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = F
         live, length = live[open_], length / PARTS
         if not len(live):
             break
-    return len(live) / len(a)
+    return torch.zeros_like(low).index_fill_(0, live, 1.0)
 
 
 # -- derivatives of the metric ------------------------------------------------------------------
@@ -343,6 +358,17 @@ def metric_derivatives(
     Raises:
         RuntimeError, NotImplementedError: an operation of the decoder has no such derivative.
     """
+    G, dG, *ddG = recalled(
+        ("metric derivatives", decoder, tuple(latents), likelihood, order),
+        [z],
+        lambda at: _metric_derivatives(decoder, z[at], latents, likelihood, order),
+    )
+    return G, dG, ddG[0] if ddG else None
+
+
+def _metric_derivatives(
+    decoder: Decoder, z: Tensor, latents: list[int], likelihood: Likelihood | None, order: Literal[1, 2]
+) -> tuple[Tensor, ...]:
     natural = decoder.natural_for(likelihood)
     f = decoder.natural_flat if natural else decoder.flat
     k = len(latents)
@@ -378,4 +404,4 @@ def metric_derivatives(
                 assert ddG is not None
                 second = _along(_along(metric, directions[l]), directions[m])(block).cpu()
                 ddG[some, l, m] = ddG[some, m, l] = second
-    return G, dG, ddG
+    return (G, dG) if ddG is None else (G, dG, ddG)

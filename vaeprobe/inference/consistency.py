@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
+from vaeprobe.engine.remembered import recalled
 from vaeprobe.errors import VaeprobeError
 from vaeprobe.inference.moments import PosteriorMoments, with_codes
 from vaeprobe.intervals import mean_interval, stream
@@ -58,16 +59,23 @@ def self_consistency(
         return "every latent collapsed"
     noise = torch.from_numpy(stream(seed, "self-consistency").standard_normal(tuple(moments.mean.shape)))
     z = moments.mean + moments.variance.sqrt() * noise
-    full = with_codes(decoder, likelihood, x, z)
-    with torch.no_grad():
-        if decoder.natural_for(likelihood):
-            outputs = likelihood.mean(decoder.natural_flat(full).double())
-        else:
-            outputs = decoder.flat(full).double()
-        try:
-            mean, log_variance = (part.double().cpu() for part in encoder(outputs))
-        except VaeprobeError as error:
-            return f"the encoder does not take the decoder's outputs: {error.message}"
+
+    def returned(at: Tensor) -> tuple[Tensor, Tensor]:
+        full = with_codes(decoder, likelihood, x[at], z[at])
+        with torch.no_grad():
+            if decoder.natural_for(likelihood):
+                outputs = likelihood.mean(decoder.natural_flat(full).double())
+            else:
+                outputs = decoder.flat(full).double()
+            mean, log_variance = encoder(outputs)
+        return mean.double().cpu(), log_variance.double().cpu()
+
+    try:
+        mean, log_variance = recalled(
+            ("self-consistency", decoder, encoder, likelihood), [x, noise], returned
+        )
+    except VaeprobeError as error:
+        return f"the encoder does not take the decoder's outputs: {error.message}"
     mean, variance, z = mean[:, used], log_variance.exp()[:, used], z[:, used]
     off, claimed = (mean - z).square().sum(1), variance.sum(1)
     if not bool(torch.isfinite(off).all() & torch.isfinite(claimed).all()):

@@ -288,8 +288,13 @@ class Probe(Question):
             return ()
         import torch
 
-        with torch.no_grad():
-            y = decoder.flat(z[:64]).double()
+        from vaeprobe.engine.remembered import recalled
+
+        def outputs(at: torch.Tensor) -> tuple[torch.Tensor]:
+            with torch.no_grad():
+                return (decoder.flat(z[at]).double(),)
+
+        (y,) = recalled(("outputs", decoder), [z[:64]], outputs)
         wrong = likelihood.misfit(y)
         if wrong is not None:
             raise UsageError(

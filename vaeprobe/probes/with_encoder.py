@@ -7,7 +7,6 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
@@ -164,7 +163,8 @@ class EncoderProbe(Probe):
         decoder = decoder.at_totals().under(self.likelihood or decoder.likelihood)
         encoder = self.chosen_encoder(decoder)
         if decoder.learned is not None:
-            decoder = replace(decoder, encoder=encoder).standardised(of=self.NAME)
+            own = decoder if encoder is decoder.encoder else replace(decoder, encoder=encoder)
+            decoder = own.standardised(of=self.NAME)
             assert decoder.encoder is not None
             encoder = decoder.encoder
         self.check_ready()
@@ -175,9 +175,8 @@ class EncoderProbe(Probe):
         check_data(decoder, rows, likelihood)
         if math.prod(encoder.input_shape or ()) == decoder.data_dim:
             rows = likelihood.rows(rows, decoder.data_dim)
-        picked = torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])
-        # where time may cut the rows short, the first ones are a sample of all
-        x = rows[picked if budget().bounded else picked.sort().values]
+        # in random order: the first ones are a sample of all where time cuts them short, and those of a larger sample
+        x = rows[torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])]
         findings = check_layout(decoder, encoder, x, likelihood, seed=self.seed)
         moments = posterior_moments(
             decoder, encoder, x, likelihood, pairs=self.pairs, gram_pairs=2, seed=self.seed, chunk=self.chunk

@@ -17,6 +17,7 @@ import torch
 from vaeprobe.budget import NO_TIME, budget
 from vaeprobe.engine.matrix_free import MISSED, SingularTriplets, energies, exact_energies, singular_triplets
 from vaeprobe.engine.methods import choose
+from vaeprobe.engine.remembered import recalled_together
 from vaeprobe.intervals import LEVEL, mean_interval
 from vaeprobe.probes.orthogonality.metrics import SPECS
 from vaeprobe.probes.parts import WORK
@@ -175,8 +176,19 @@ def whole_of(
     if likelihood is None and at == few:
         count = min(TRIPLETS, k, decoder.data_dim)
         places = z[: TRIPLETS_AT if few == min(MOST, len(z)) else 1]
-        top = singular_triplets(decoder, places, count, products=PRODUCTS, tolerance=1e-2, seed=seed)
+        top = _leading(decoder, places, count, seed)
     return Whole(found, k, probes, top)
+
+
+def _leading(decoder: Decoder, z: Tensor, count: int, seed: int) -> SingularTriplets:
+    """Return the leading singular triplets at some latents."""
+
+    def found() -> tuple[Tensor, ...]:
+        top = singular_triplets(decoder, z, count, products=PRODUCTS, tolerance=1e-2, seed=seed)
+        return top.s, top.U, top.V, top.residual, top.missed, torch.tensor(top.products)
+
+    s, U, V, residual, missed, products = recalled_together(("triplets", decoder, count, seed), [z], found)
+    return SingularTriplets(s, U, V, residual, missed, int(products))
 
 
 def _affordable(decoder: Decoder, z: Tensor, probes: int, seed: int, likelihood: Likelihood | None) -> int:
