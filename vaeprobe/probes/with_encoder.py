@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
@@ -175,8 +176,9 @@ class EncoderProbe(Probe):
         check_data(decoder, rows, likelihood)
         if math.prod(encoder.input_shape or ()) == decoder.data_dim:
             rows = likelihood.rows(rows, decoder.data_dim)
-        # in random order: the first ones are a sample of all where time cuts them short, and those of a larger sample
-        x = rows[torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])]
+        picked = torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])
+        # where time may cut the rows short, the first ones are a sample of all
+        x = rows[picked if budget().bounded else picked.sort().values]
         findings = check_layout(decoder, encoder, x, likelihood, seed=self.seed)
         moments = posterior_moments(
             decoder, encoder, x, likelihood, pairs=self.pairs, gram_pairs=2, seed=self.seed, chunk=self.chunk
