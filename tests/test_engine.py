@@ -131,6 +131,7 @@ Z = torch.zeros(4, 2)
         (lambda: gram(bend, Z[0]), r"not \(2,\) of", r"z\[None\].*vmap"),
         (lambda: gram(Decoder(bend, 2), Z[0]), r"takes \(n, 2\)", r"z\[None\]"),
         (lambda: gram(bend, Z.long()), "int64", "z.float"),
+        (lambda: gram(bend, Z.to_sparse()), "a sparse tensor", "to_dense"),
         (lambda: gram(bend, Z.to("meta")), "meta device", "real device"),
         (
             lambda: torch.func.vmap(lambda z: gram(bend, z[None]))(Z),

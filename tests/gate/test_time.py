@@ -81,6 +81,18 @@ def test_a_model_that_no_time_is_left_for_is_not_loaded(clock: Clock) -> None:
     assert "--time" in str(report.failure.hint)
 
 
+def test_a_model_whose_loading_takes_all_the_time_is_not_checked(clock: Clock) -> None:
+    def load(model: str) -> Decoder:
+        clock.now += 10.0
+        return clock.decoder
+
+    with budget.within(5.0):
+        report = Gate(policy=Policy(rules={COSINE: Rule(metric=COSINE, side="max", limit=1.0)})).check(
+            "m", load
+        )
+    assert report.exit_code == 6
+
+
 def test_a_regression_is_judged_on_all_latents_or_not_at_all(clock: Clock) -> None:
     rule = Rule(metric=COSINE, side="max", regression=0.03)
     policy = Policy(

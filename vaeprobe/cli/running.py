@@ -64,7 +64,9 @@ def running(document: Document, values: Mapping[str, Any]) -> Iterator[Running]:
 def going_on(kept: Kept | None) -> None:
     """Say what a run finds in the file that it keeps what it measures in."""
     if kept is not None and kept.seconds:
-        streams.say(f"going on from {kept.path}, which holds {about(kept.seconds)} of work")
+        streams.say(
+            f"going on from {kept.path}, which holds {about(kept.seconds)} of work, of this run or others"
+        )
 
 
 def timed(result: R, allowed: float | None, took: float, loading: float) -> R:

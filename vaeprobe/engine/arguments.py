@@ -143,6 +143,8 @@ def _check_tensor(z: object, what: str) -> None:
         raise UsageError(
             f"{what} are on the meta device, which holds no numbers", hint="make them on a real device"
         )
+    if z.layout != torch.strided:
+        raise UsageError(f"{what} are a sparse tensor, which these verbs do not take", hint="z.to_dense()")
     if torch._C._functorch.is_functorch_wrapped_tensor(z):
         raise UsageError(
             f"{what} are inside a transform of torch.func, and vaeprobe.engine is not to be transformed",

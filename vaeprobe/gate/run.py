@@ -72,9 +72,9 @@ class Gate:
         from vaeprobe.probes.parts import as_asked
 
         try:
-            if budget().over:
-                raise ResourceError(NO_TIME, hint="give more --time, or go on with --resume FILE")
+            _ask_for_time()
             decoder = load(model)
+            _ask_for_time()
             # a policy says how many samples; each look has the latents of the last, and probes share them
             with as_asked(), remembered(), share_of(share):
                 return self.check_decoder(model, decoder)
@@ -325,6 +325,16 @@ class Gate:
                 message = f"the waiver of {outcome.rule.metric} expired on {waiver.expires}: {waiver.reason}"
                 findings.append(Finding(WAIVER_EXPIRED, message))
         return outcome
+
+
+def _ask_for_time() -> None:
+    """Refuse to begin where no time is left.
+
+    Raises:
+        ResourceError: none is.
+    """
+    if budget().over:
+        raise ResourceError(NO_TIME, hint="give more --time, or go on with --resume FILE")
 
 
 def _method(probe: str, result: Result, data: str | None) -> Json:
