@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -20,11 +21,16 @@ from vaeprobe.errors import ContractError, ResourceError, VaeprobeError, out_of_
 from vaeprobe.frozen import whole_of
 
 __all__ = [
+    "CALLS",
+    "ROWS",
     "NotFiniteError",
     "RowMap",
+    "check_batch",
     "check_rows",
     "check_weights",
     "first_line",
+    "mixed",
+    "mixing",
     "not_callable",
     "precision_of",
     "word",
@@ -36,6 +42,8 @@ RowMap = Callable[[Tensor], Tensor]
 ROUNDING = {8: 1e-9, 4: 1e-4, 2: 2e-2, 1: 2e-1}
 # how often a function is asked: the second call of a TorchScript module differs from its first
 CALLS = 3
+# rows that a function is given at once
+ROWS = 4
 # roundings of the largest number on the way to the outputs within which differences between batches may be rounding
 CANCELLED = 16
 # share of the outputs that these may be, where they are told to be rounding
@@ -76,7 +84,10 @@ def precision_of(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
         sees inside.
     """
     watch = _Coarsest()
-    with contextlib.suppress(RuntimeError, NotImplementedError), watch:
+    with (
+        contextlib.suppress(Exception),
+        watch,
+    ):  # whatever foreign code raises, of this number of rows among it
         f(z)
     coarsest = min(watch.dtype, y.dtype, z.dtype, key=lambda dtype: dtype.itemsize)
     return coarsest, max(watch.numbers, y.numel()) // len(z)
@@ -201,18 +212,62 @@ def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: ob
     flipped = f(z.flip(0)).flip(0).reshape(y.shape)
     gap = max(_gap(flipped, y), _gap(_alone(f, z, y, function), y[:1]))
     if gap > tolerance:
-        largest = _largest_on_the_way(f, z)
-        if gap <= CANCELLED * torch.finfo(dtype).eps * largest:
-            # smaller than what they are made of, and right nonetheless
-            if gap <= DIGITS_LEFT * float(y.abs().max()):
-                return
-            wider = "" if dtype.itemsize >= 8 else " --dtype float64 tells rounding from rows that are mixed"
-            raise ContractError(
-                f"the decoder's outputs, within {float(y.abs().max()):.1g} of 0, differ from one batch to another by"
-                f" {gap:.1g}, as the rounding of the numbers on the way to them, up to {largest:.1g}, does",
-                hint=f"do they cancel, so that no latent moves the output?{wider}",
-            )
-        raise ContractError("the decoder mixes the rows of a batch", hint=_mixing(function))
+        _refuse(f, z, y, gap, dtype, mixing(function))
+
+
+def check_batch(f: RowMap, z: Tensor, y: Tensor, few: int) -> None:
+    """Check that some rows of a batch are what they are in a small one, which `check_rows` looked at.
+
+    What holds of four rows need not hold of hundreds: groups of eight that are normalised together, a norm over the batch
+    that is cut off from some size on.
+
+    Args:
+        f: latents to rows of outputs.
+        z, y: latents and their outputs.
+        few: rows of a small batch.
+
+    Raises:
+        ContractError: they are not.
+    """
+    n = len(z)
+    some = torch.arange(n - 1, -1, -(n // few), device=z.device)[:few]
+    with torch.no_grad():
+        right = f(z[some])
+    known = right.isfinite().all(dim=1)
+    right, found = right[known], y.detach()[some.to(y.device)][known]
+    if not len(right):
+        return
+    gap, size = _gap(found, right), float(right.abs().max()) or 1.0
+    if gap > size * ROUNDING[right.dtype.itemsize]:
+        dtype, _ = precision_of(f, z[some], right)
+        if gap > size * ROUNDING[dtype.itemsize]:
+            why = f"it gives other outputs for {n} latents than for {few} of them: does it take groups of rows together?"
+            _refuse(f, z[some], right, gap, dtype, why)
+
+
+def _refuse(f: RowMap, z: Tensor, y: Tensor, gap: float, dtype: torch.dtype, hint: str) -> None:
+    """Refuse outputs that differ between batches, unless rounding explains that.
+
+    Raises:
+        ContractError: rows are mixed, or outputs are nothing but rounding.
+    """
+    largest = _largest_on_the_way(f, z)
+    if gap <= CANCELLED * torch.finfo(dtype).eps * largest:
+        # smaller than what they are made of, and right nonetheless
+        if gap <= DIGITS_LEFT * float(y.abs().max()):
+            return
+        wider = "" if dtype.itemsize >= 8 else " --dtype float64 tells rounding from rows that are mixed"
+        raise ContractError(
+            f"the decoder's outputs, within {float(y.abs().max()):.1g} of 0, differ from one batch to another by"
+            f" {gap:.1g}, as the rounding of the numbers on the way to them, up to {largest:.1g}, does",
+            hint=f"do they cancel, so that no latent moves the output?{wider}",
+        )
+    raise mixed(hint)
+
+
+def mixed(hint: str) -> ContractError:
+    """Return the error for a function whose rows know of one another."""
+    return ContractError("the decoder mixes the rows of a batch", hint=hint)
 
 
 class _Largest(Watching):
@@ -224,7 +279,8 @@ class _Largest(Watching):
 
     def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor) and out.is_floating_point() and out.numel():
-            self.size = max(self.size, float(out.abs().max()))
+            # a mask may be infinite
+            self.size = max(self.size, float(out.abs().nan_to_num(nan=0.0, posinf=0.0).max()))
 
 
 def _largest_on_the_way(f: RowMap, z: Tensor) -> float:
@@ -237,7 +293,7 @@ def _largest_on_the_way(f: RowMap, z: Tensor) -> float:
 def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
     """Return the output of the first row in a batch of one."""
     try:
-        return f(z[:1]).reshape(1, *y.shape[1:])
+        alone = f(z[:1]).reshape(1, *y.shape[1:])
     except VaeprobeError:
         raise
     except Exception as error:  # whatever foreign code raises, an assertion on the size of the batch among it
@@ -246,6 +302,12 @@ def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
             hint=_statistics(function)
             or "batch normalisation left in training mode, or a fixed batch size, does this",
         ) from error
+    if not torch.isfinite(alone).all():
+        raise NotFiniteError(
+            "the decoder returns NaN or infinity for a batch of one, and finite numbers for more",
+            hint=_statistics(function) or "a standard deviation over axis 0, the batch, does this",
+        )
+    return alone
 
 
 def _noise(function: object) -> str:
@@ -257,7 +319,8 @@ def _noise(function: object) -> str:
     return "noise or dropout inside it? return the mean instead of a sample"
 
 
-def _mixing(function: object) -> str:
+def mixing(function: object) -> str:
+    """Return what in a function may mix the rows of a batch."""
     return _statistics(function) or (
         "batch normalisation left in training mode does this; save it after .eval()"
         if whole_of(function) is None
@@ -279,7 +342,9 @@ def _statistics(function: object) -> str | None:
 
 
 def _gap(a: Tensor, b: Tensor) -> float:
-    return float((a - b).abs().max())
+    """Return the largest difference, infinite where there is none to tell: NaN is larger than nothing."""
+    gap = float((a - b).abs().max())
+    return math.inf if math.isnan(gap) else gap
 
 
 def first_line(error: BaseException) -> str:

@@ -392,7 +392,7 @@ class Decoder:
         return z
 
     def _check_contract(self) -> None:
-        z = self._probe_rows(4)
+        z = self._probe_rows(contract.ROWS)
         with torch.no_grad(), differentiable_kernels():
             out = self._first_call(z)
             y = picked(out, self.output)
@@ -417,7 +417,10 @@ class Decoder:
                     f"the decoder's output is {contract.word(y.dtype)}, which has no derivative",
                     hint="probe the real numbers before it (--submodule, or a wrapper with --arch)",
                 )
-            precision, numbers = contract.precision_of(self, z.to(device=self.device, dtype=self.dtype), y)
+            two = z[:2].to(
+                device=self.device, dtype=self.dtype
+            )  # as many as are looked at where one costs much
+            precision, numbers = contract.precision_of(self, two, y[:2])
             self._set("numbers", numbers)
             if self.large:
                 z = z[:2]
@@ -425,13 +428,14 @@ class Decoder:
             contract.check_rows(self, z, y, precision, self.function)
         if self.artifact is not None:
             self._set("artifact", replace(self.artifact, maps=self.shapes))
-        few = z[:1] if self.large else z
         mode, why = check_derivatives(
             self.flat,
-            few.to(device=self.device, dtype=self.dtype),
+            z.to(device=self.device, dtype=self.dtype),
+            1 if self.large else len(z),
             self.continuous,
             precision,
             self.in_double,
+            contract.mixing(self.function),
         )
         self._set("differentiation", mode)
         if why:

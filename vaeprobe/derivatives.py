@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
-from vaeprobe.contract import CALLS, RowMap, precision_of, word
+from vaeprobe.contract import CALLS, RowMap, mixed, precision_of, word
 from vaeprobe.errors import ContractError
 from vaeprobe.intervals import stream
 
@@ -34,56 +34,80 @@ STEPS: dict[int, tuple[tuple[float, ...], float]] = {
 
 # no power of two, so that products with it round otherwise; and how far a derivative then moves that is but rounding
 SCALE, LOST = 1.37, 0.1
+# the largest part of what a row moves that other rows may move with it, by bytes per number: some subtract the largest
+# number of a batch and add it again, which leaves what rounding does
+LEAKS = {8: 1e-11, 4: 1e-5, 2: 2e-2, 1: 2e-1}
 
 
 @dataclass(frozen=True)
-class _Tests:
-    """Latents with directions v and covectors w, one of each for every row of every call."""
+class _Call:
+    """Some latents with a direction v and a covector w for each.
+
+    Attributes:
+        among: rows of which the middle one is z, the only one; None where it is asked for alone.
+    """
 
     z: Tensor
-    directions: Sequence[Tensor]
-    covectors: Sequence[Tensor]
+    v: Tensor
+    w: Tensor
+    among: Tensor | None = None
 
-    @staticmethod
-    def of(z: Tensor, y: Tensor, free: Sequence[int]) -> _Tests:
-        directions, covectors = [], []
-        for call in range(CALLS):
-            rng = stream(call, "adjoint")
-            v = torch.zeros(len(z), z.shape[1], dtype=torch.float64)
-            v[:, list(free)] = torch.from_numpy(rng.standard_normal((len(z), len(free))))
-            w = torch.from_numpy(rng.standard_normal((len(z), y[0].numel())))
-            directions.append(v.to(z))
-            covectors.append(w.to(y))
-        return _Tests(z, directions, covectors)
+    def double(self) -> _Call:
+        among = None if self.among is None else self.among.double()
+        return _Call(self.z.double(), self.v.double(), self.w.double(), among)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.directions, self.covectors, strict=True)
+
+def _calls(z: Tensor, few: int, y: Tensor, free: Sequence[int]) -> list[_Call]:
+    """Return tests on few of the latents, the last on one that is among all of them."""
+    made = []
+    for call in range(CALLS):
+        rng, last = stream(call, "adjoint"), call == CALLS - 1
+        rows = _middle(z) if last else z[:few]
+        v = torch.zeros(rows.shape, dtype=torch.float64)
+        v[:, list(free)] = torch.from_numpy(rng.standard_normal((len(rows), len(free))))
+        w = torch.from_numpy(rng.standard_normal((len(rows), y[0].numel())))
+        made.append(_Call(rows, v.to(z), w.to(y), z if last else None))
+    return made
+
+
+def _middle(rows: Tensor) -> Tensor:
+    i = len(rows) // 2
+    return rows[i : i + 1]
 
 
 def check_derivatives(
-    f: RowMap, z: Tensor, free: Sequence[int], dtype: torch.dtype, double: Callable[[], RowMap | None]
+    f: RowMap,
+    z: Tensor,
+    few: int,
+    free: Sequence[int],
+    dtype: torch.dtype,
+    double: Callable[[], RowMap | None],
+    hint: str,
 ) -> tuple[Differentiation, str]:
     """Compare forward and reverse mode on three successive calls; finite differences judge where they disagree.
 
-    TorchScript's forward mode silently returns zeros from the second call on, which one call misses.
+    TorchScript's forward mode silently returns zeros from the second call on, which one call misses.  In the last call one
+    row moves among others, which must stay: outputs may differ too little, or not at all, where derivatives are mixed.
 
     Args:
         f: latents to rows of outputs.
-        z: latents.
+        z: latents, two or more.
+        few: how many of them to differentiate at, but for the last call.
         free: columns of z that a derivative makes sense for.
         dtype: what the network computes in.
         double: makes the same map in float64, or None where it cannot: there, kinks are rarely met.
+        hint: what to say of rows that are mixed.
 
     Returns:
         the mode to use, and why it is not forward mode ("" where it is).
 
     Raises:
-        ContractError: the function has no derivative, or a wrong one.
+        ContractError: the function has no derivative, or a wrong one, or one that mixes rows.
     """
     with torch.no_grad():
-        y = f(z)
-    tests = _Tests.of(z, y, free)
-    reverse = _products(f, tests, "reverse")
+        y = f(z[:few])
+    tests = _calls(z, few, y, free)
+    reverse = _reverse(f, tests)
     if isinstance(reverse, Exception):
         if "inplace operation" in str(reverse):
             raise ContractError(
@@ -95,11 +119,12 @@ def check_derivatives(
             hint="does it stand under torch.no_grad(), convert to numpy, detach, or round inside?"
             " return a tensor that keeps its graph",
         )
-    forward = _products(f, tests, "forward")
-    if isinstance(forward, Tensor) and (
-        _error(forward, reverse) <= DERIVATIVES[dtype.itemsize] or _is_rounding(f, tests, reverse)
-    ):
-        return "forward", ""
+    forward = _forward(f, tests)
+    if not isinstance(forward, Exception):
+        products, leak = forward
+        _check_apart(leak, lambda wide, call: _moved(wide, call)[1], tests[-1], dtype, double, hint)
+        if _error(products, reverse) <= DERIVATIVES[dtype.itemsize] or _is_rounding(f, tests, reverse):
+            return "forward", ""
     if not _backward_is_right(f, tests, reverse, dtype, double):
         if dtype.itemsize < 4:
             raise ContractError(
@@ -110,21 +135,27 @@ def check_derivatives(
             "the derivatives of the decoder do not match finite differences",
             hint="a custom autograd function without a correct backward pass?",
         )
+    _check_apart(_pulled_elsewhere(f, tests[-1]), _pulled_elsewhere, tests[-1], dtype, double, hint)
     return "reverse", (
         "gives wrong forward-mode derivatives"
-        if isinstance(forward, Tensor)
+        if not isinstance(forward, Exception)
         else "has no forward-mode derivative"
     )
 
 
-def _is_rounding(f: RowMap, tests: _Tests, reverse: Tensor) -> bool:
+def _is_rounding(f: RowMap, tests: Sequence[_Call], reverse: Tensor) -> bool:
     """Whether covectors of another length give another derivative, so that nothing is to be told from it."""
-    longer = _products(f, _Tests(tests.z, tests.directions, [SCALE * w for w in tests.covectors]), "reverse")
-    return isinstance(longer, Tensor) and _error(longer / SCALE, reverse) > LOST
+    longer = _reverse(f, [replace(call, w=SCALE * call.w) for call in tests])
+    # NaN is no rounding: its error is infinite
+    return isinstance(longer, Tensor) and LOST < _error(longer / SCALE, reverse) < math.inf
 
 
 def _backward_is_right(
-    f: RowMap, tests: _Tests, reverse: Tensor, dtype: torch.dtype, double: Callable[[], RowMap | None]
+    f: RowMap,
+    tests: Sequence[_Call],
+    reverse: Tensor,
+    dtype: torch.dtype,
+    double: Callable[[], RowMap | None],
 ) -> bool:
     """Whether reverse mode gives what central differences do, in float64 where that can be had."""
     if dtype.itemsize < 8:
@@ -137,20 +168,49 @@ def _backward_is_right(
     return _matches(f, tests, reverse, dtype)
 
 
-def _in_double(f: RowMap, tests: _Tests) -> bool | None:
-    z = tests.z.double()
-    with torch.no_grad(), differentiable_kernels():
-        y = f(z)
-        if precision_of(f, z, y)[0] != torch.float64:
-            return None
-    wide = _Tests(z, [v.double() for v in tests.directions], [w.double() for w in tests.covectors])
-    reverse = _products(f, wide, "reverse")
-    if isinstance(reverse, Exception) or y.dtype != torch.float64:
+def _in_double(f: RowMap, tests: Sequence[_Call]) -> bool | None:
+    wide = [call.double() for call in tests]
+    if not _computes_in_double(f, wide[0].z):
+        return None
+    reverse = _reverse(f, wide)
+    if isinstance(reverse, Exception):
         return None
     return _matches(f, wide, reverse, torch.float64)
 
 
-def _matches(f: RowMap, tests: _Tests, reverse: Tensor, dtype: torch.dtype) -> bool:
+def _computes_in_double(f: RowMap, z: Tensor) -> bool:
+    with torch.no_grad(), differentiable_kernels():
+        y = f(z)
+        return precision_of(f, z, y)[0] == torch.float64
+
+
+def _check_apart(
+    leak: float,
+    again: Callable[[RowMap, _Call], float],
+    call: _Call,
+    dtype: torch.dtype,
+    double: Callable[[], RowMap | None],
+    hint: str,
+) -> None:
+    """Refuse functions in which one row moves others, more than rounding does: in float64 where that can be had.
+
+    Args:
+        leak: how much of what moves is in other rows.
+        again: finds it.
+
+    Raises:
+        ContractError: rows are mixed.
+    """
+    if leak and dtype.itemsize < 8:
+        with contextlib.suppress(Exception):  # whatever foreign code raises on another type
+            wide = double()
+            if wide is not None and _computes_in_double(wide, call.z.double()):
+                leak, dtype = again(wide, call.double()), torch.float64
+    if leak > LEAKS[dtype.itemsize]:
+        raise mixed(hint)
+
+
+def _matches(f: RowMap, tests: Sequence[_Call], reverse: Tensor, dtype: torch.dtype) -> bool:
     steps, tolerance = STEPS[dtype.itemsize]
     size = float(reverse.square().mean().sqrt())
     for step in steps:
@@ -160,35 +220,76 @@ def _matches(f: RowMap, tests: _Tests, reverse: Tensor, dtype: torch.dtype) -> b
     return False
 
 
-def _differences(f: RowMap, tests: _Tests, step: float, eps: float) -> tuple[Tensor, float]:
+def _differences(f: RowMap, tests: Sequence[_Call], step: float, eps: float) -> tuple[Tensor, float]:
     """Return <w, J v> for each row by central differences, and the size of its rounding errors."""
     out, noise = [], []
     with torch.no_grad(), differentiable_kernels():
-        for v, w in tests:
-            above, below = f(tests.z + step * v).double(), f(tests.z - step * v).double()
-            out.append((w.double() * (above - below)).sum(1) / (2 * step))
-            noise.append((w.double() * above).norm(dim=1) * eps / step)
+        for call in tests:
+            above, below = f(call.z + step * call.v).double(), f(call.z - step * call.v).double()
+            out.append((call.w.double() * (above - below)).sum(1) / (2 * step))
+            noise.append((call.w.double() * above).norm(dim=1) * eps / step)
     return torch.cat(out), float(torch.cat(noise).square().mean().sqrt())
 
 
-def _products(f: RowMap, tests: _Tests, mode: Differentiation) -> Tensor | Exception:
-    """Return <w, J v> for each row by one mode, or what the mode fails with."""
-    out = []
-    for v, w in tests:
+FAILURES = RuntimeError, NotImplementedError, ValueError, TypeError
+
+
+def _forward(f: RowMap, tests: Sequence[_Call]) -> tuple[Tensor, float] | Exception:
+    """Return <w, J v> for each row by forward mode, and how much of J v is in other rows; or what it fails with."""
+    out, leak = [], 0.0
+    for call in tests:
         try:
-            with differentiable_kernels():
-                if mode == "forward":
-                    with torch.no_grad():
-                        moved = torch.func.jvp(f, (tests.z,), (v,))[1]
-                    out.append((w.double() * moved.double()).sum(1))
-                else:
-                    leaf = tests.z.clone().requires_grad_(True)
-                    with torch.enable_grad():
-                        pulled = gradient(f(leaf), leaf, w)
-                    out.append((pulled.double() * v.double()).sum(1))
-        except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+            moved, leak = _moved(f, call)
+        except FAILURES as error:
             return error
+        out.append((call.w.double() * moved.double()).sum(1))
+    return torch.cat(out), leak
+
+
+def _moved(f: RowMap, call: _Call) -> tuple[Tensor, float]:
+    """Return J v for each row of a call, and how much of it is in the rows that these are among."""
+    x, v = call.z, call.v
+    if call.among is not None:
+        x = call.among
+        v = torch.zeros_like(x)
+        _middle(v)[:] = call.v
+    with torch.no_grad(), differentiable_kernels():
+        moved = torch.func.jvp(f, (x,), (v,))[1]
+    return (moved, 0.0) if call.among is None else (_middle(moved), _elsewhere(moved))
+
+
+def _reverse(f: RowMap, tests: Sequence[_Call]) -> Tensor | Exception:
+    """Return <J^T w, v> for each row by reverse mode, each call alone; or what it fails with."""
+    out = []
+    for call in tests:
+        try:
+            pulled = _pulled(f, call.z, call.w)
+        except FAILURES as error:
+            return error
+        out.append((pulled.double() * call.v.double()).sum(1))
     return torch.cat(out)
+
+
+def _pulled_elsewhere(f: RowMap, call: _Call) -> float:
+    """Return how much of J^T w is in other rows than that of w."""
+    assert call.among is not None
+    w = call.w.new_zeros(len(call.among), call.w.shape[1])
+    _middle(w)[:] = call.w
+    return _elsewhere(_pulled(f, call.among, w))
+
+
+def _pulled(f: RowMap, z: Tensor, w: Tensor) -> Tensor:
+    with torch.enable_grad(), differentiable_kernels():
+        leaf = z.clone().requires_grad_(True)
+        return gradient(f(leaf), leaf, w)
+
+
+def _elsewhere(found: Tensor) -> float:
+    """Return the largest number outside of the middle row, as a part of the largest: 0 where it is not a number."""
+    sizes = found.detach().double().abs().amax(dim=1).nan_to_num(nan=0.0, posinf=0.0)
+    largest = float(sizes.max())
+    _middle(sizes)[:] = 0
+    return float(sizes.max()) / largest if largest else 0.0
 
 
 def _error(found: Tensor, right: Tensor) -> float:

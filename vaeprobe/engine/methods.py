@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.autograd import Watching, differentiable_kernels, gradient
+from vaeprobe.contract import ROWS, check_batch
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
@@ -125,6 +126,24 @@ class Reach:
         return " of ".join(" x ".join(map(str, sides[1:] or sides)) for sides in (self.window, self.shape))
 
 
+class Batches:
+    """How many rows a batch of a decoder may have that its door, or a look at a batch since, found not to know of others."""
+
+    def __init__(self, few: int = ROWS) -> None:
+        self.few = self.most = few
+
+    def check(self, f: Function, x: Tensor, y: Tensor) -> None:
+        """Look at some rows of outputs y at latents x, where there are more of them than ever.
+
+        Raises:
+            ContractError: the decoder mixes rows.
+        """
+        if len(x) > self.most:
+            with differentiable_kernels():
+                check_batch(f, x, y, self.few)
+            self.most = len(x)
+
+
 @dataclass(frozen=True)
 class Choice:
     """How to differentiate one decoder.
@@ -140,6 +159,7 @@ class Choice:
         reach: of a latent, where its column is so small a window of the output that it is right and worth while to
             compute only that.
         spread: why it is not, in short.
+        batches: whose rows were looked at.
     """
 
     method: Method
@@ -151,6 +171,7 @@ class Choice:
     laid_out: bool = False
     reach: Reach | None = None
     spread: str = ""
+    batches: Batches = field(default_factory=Batches, compare=False)
 
     def work_of(self, columns: int) -> float:
         """Return the multiply-adds that so many columns at one latent take, about."""
@@ -167,14 +188,18 @@ class Choice:
 
     def value(self, f: Function, x: Tensor) -> Tensor:
         """Return f(x)."""
-        return _laid_out(f, x) if self.laid_out else _plain(f, x)
+        y = _laid_out(f, x) if self.laid_out else _plain(f, x)
+        self.batches.check(f, x, y)
+        return y
 
     def push(self, f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
         """Return f(x) and J v."""
         try:
-            return self.method(f, x, v)
+            y, columns = self.method(f, x, v)
         except Unsupported:  # control flow led elsewhere than at the test latents
-            return self.plain(f, x, v)
+            y, columns = self.plain(f, x, v)
+        self.batches.check(f, x, y)
+        return y, columns
 
 
 def _plain(f: Function, x: Tensor) -> Tensor:
@@ -198,7 +223,8 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     """
     known = _choices.setdefault(decoder, {})
     if natural not in known:
-        known[natural] = _compared(decoder, natural)
+        looked_at = Batches(2 if decoder.large else ROWS)
+        known[natural] = replace(_compared(decoder, natural), batches=looked_at)
     return known[natural]
 
 

@@ -265,6 +265,7 @@ def _gram_of_windows(
 
     def work(part: Chunk) -> tuple[Tensor]:
         y, local = windowed(g, x[part.points])
+        choice.batches.check(g, x[part.points], y)
         root = weigh.root(y) if weigh.is_diagonal else None
         factor = None if root is None else root.expand(y.shape).reshape(-1, *local.shape)
         latent = at[part.points].flatten(0, 1).numpy()
@@ -443,6 +444,7 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
         with differentiable_kernels(), torch.enable_grad():
             leaf = x[part.points].clone().requires_grad_(True)
             y = g(leaf)
+            choice.batches.check(g, leaf.detach(), y)
             along = some.to(device=y.device, dtype=y.dtype)
             Jw = [gradient(y, leaf, one, retain_graph=i + 1 < len(some)) for i, one in enumerate(along)]
         return (torch.stack(Jw)[:, :, free],)
