@@ -215,7 +215,7 @@ def test_what_explains_a_verdict_is_left_out_where_no_time_is_left(clock: Clock)
         probe = Factorise(time=seconds, samples=32, max_samples=32, permutations=19, sheets=4)
         return probe.measure(Counted(clock, bent, 3).decoder)
 
-    all_of_it, least, none = measured(1e9), measured(16.0), measured(1.0)
+    all_of_it, least, none = measured(1e9), measured(25.0), measured(1.0)
     extras = ("factorise.derivative_cross", "factorise.sheets", "factorise.curved_dependence")
     for id in extras:
         assert NO_TIME not in (all_of_it.metrics[id].reason or ""), id

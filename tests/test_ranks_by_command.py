@@ -284,9 +284,9 @@ def test_a_killed_run_goes_on_with_any_number_of_processes(before: int, after: i
     assert first[2].startswith(f"going on from {tmp_path / 'run.kept'}, which holds ")
     assert others == [(0, "", "")] * (after - 1)
     same(json.loads(whole)["metrics"], json.loads(first[1])["metrics"])
-    # a chunk that was being written at the end is done again
+    # a chunk that was being written at the end is done again; the last, a second look at a few latents, by each process
     assert sum(counts("alone")) <= sum(counts("again")) + sum(counts("killed"))
-    assert sum(counts("again")) <= sum(counts("alone")) - before
+    assert sum(counts("again")) - after <= sum(counts("alone")) - 1 - before
 
 
 # -- the board -------------------------------------------------------------------------------------

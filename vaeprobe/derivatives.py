@@ -26,7 +26,7 @@ DERIVATIVES = {8: 1e-6, 4: 1e-3, 2: 5e-2, 1: 5e-1}
 # ones miss kinks; a backward pass that is wrong is so at each
 STEPS: dict[int, tuple[tuple[float, ...], float]] = {
     8: ((1e-6, 1e-5, 1e-7), 1e-2),
-    4: ((1e-2, 3e-3, 1e-3, 3e-4), 5e-2),
+    4: ((1e-2, 3e-3, 1e-3, 3e-4, 1e-4), 5e-2),
     2: ((0.3, 0.1, 0.03), 0.15),
     1: ((0.5, 0.2), 0.5),
 }

@@ -70,7 +70,9 @@ def test_a_gaussian_is_held_to_the_product_with_its_variance() -> None:
 
 @pytest.mark.parametrize(("variance", "name"), [(None, "beta"), (0.5, "beta sigma^2")])
 def test_it_is_said_where_there_is_no_reading_too(variance: float | None, name: str) -> None:
-    collapsed: Any = SimpleNamespace(estimate=None, likelihood=SimpleNamespace(free_variance=variance))
+    collapsed: Any = SimpleNamespace(
+        estimate=None, no_curvature=None, likelihood=SimpleNamespace(free_variance=variance)
+    )
     (finding,) = words.implied(collapsed, Recipe(2.0, "beta = 2"))
     assert finding.level == "note"
     assert f"implies {name} = 2 (beta = 2), and there is no reading" in finding.message
