@@ -631,3 +631,20 @@ def test_wrong_starts_are_named() -> None:
         trace_paths(decoder, torch.zeros(1, 2))
     with pytest.raises(UsageError, match="NaN or infinity"):
         trace_paths(decoder, torch.full((1, 3), math.inf))
+
+
+def test_seams_of_each_start_are_joined_again_with_their_events() -> None:
+    def crossing(z: torch.Tensor) -> torch.Tensor:
+        a, b, c = z.unbind(1)
+        return torch.stack([a + 0.3 * a**3, b, 1.2 * c], dim=1)
+
+    decoder = Decoder(crossing, 3, dtype=torch.float64)
+    z = torch.tensor([[0.1, 0.2, 0.3], [-0.2, 0.4, 0.1], [0.3, -0.1, 0.2]], dtype=torch.float64)
+    whole = trace_paths(decoder, z)
+    assert {event.start for event in whole.events} == {0, 1, 2}
+    parts = whole.by_start()
+    assert all(event.start == 0 for part in parts for event in part.events)
+    again = Paths.joined(parts)
+    assert again.evaluations == whole.evaluations
+    for name, values in whole.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], values, err_msg=name)

@@ -6,16 +6,19 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["recalled", "recalled_together", "remembered"]
+__all__ = ["recalled", "recalled_each", "recalled_together", "remembered", "remembering"]
+
+Made = TypeVar("Made")
 
 # Bytes that are kept.
 MOST = 1 << 30
 
-_memory: ContextVar[dict[object, tuple[Tensor, ...]] | None] = ContextVar("memory", default=None)
+_memory: ContextVar[dict[object, Any] | None] = ContextVar("memory", default=None)
 
 
 @contextmanager
@@ -29,6 +32,11 @@ def remembered() -> Iterator[None]:
         yield
     finally:
         _memory.reset(token)
+
+
+def remembering() -> bool:
+    """Whether what is measured now is remembered."""
+    return _memory.get() is not None
 
 
 def recalled(
@@ -47,8 +55,7 @@ def recalled(
     memory = _memory.get()
     if memory is None:
         return compute(torch.arange(n))
-    parts = [part.detach().cpu().contiguous().numpy() for part in rows]
-    names = [(*key, hashlib.sha256(b"".join(part[i].tobytes() for part in parts)).digest()) for i in range(n)]
+    names = _names(key, rows)
     new = torch.tensor([i for i, name in enumerate(names) if name not in memory], dtype=torch.long)
     fresh = compute(new) if len(new) or not n else ()
     if len(new) < n:
@@ -77,3 +84,25 @@ def recalled_together(
     """Return what `compute` gives for all rows as one, for results at a row that depend on the others."""
     found = recalled(key, [part[None] for part in rows], lambda _: tuple(part[None] for part in compute()))
     return tuple(part[0] for part in found)
+
+
+def recalled_each(
+    key: tuple[object, ...], rows: Tensor, compute: Callable[[Tensor], Sequence[Made]]
+) -> list[Made]:
+    """Return the same of things other than tensors, which are few: as many as there are rows."""
+    memory = _memory.get()
+    if memory is None:
+        return list(compute(torch.arange(len(rows))))
+    names = _names(key, [rows])
+    new = [i for i, name in enumerate(names) if name not in memory]
+    if new:
+        memory |= zip([names[i] for i in new], compute(torch.tensor(new)), strict=True)
+    return [memory[name] for name in names]
+
+
+def _names(key: tuple[object, ...], rows: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    parts = [part.detach().cpu().contiguous().numpy() for part in rows]
+    return [
+        (*key, hashlib.sha256(b"".join(part[i].tobytes() for part in parts)).digest())
+        for i in range(len(rows[0]))
+    ]

@@ -30,7 +30,7 @@ LARGEST = 1 << 28  # bytes
 LARGEST_VALUE = 1e150  # whose square is a number
 KIND = "vaeprobe-baseline"
 # settings that say which latents were drawn and what was measured on them
-METHOD = ("seed", "latents", "likelihood", "sigma2", "beta_sigma2", "active_threshold", "dtype")
+METHOD = ("seed", "latents", "likelihood", "sigma2", "beta_sigma2", "active_threshold", "dtype", "order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

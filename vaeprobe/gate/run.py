@@ -178,6 +178,8 @@ class Gate:
         self, probe: str, decoder: Decoder, samples: int, wanted: Iterable[str], data: str | None = None
     ) -> Result:
         """Return what a probe measures; of its metrics, only the wanted ones can be relied on."""
+        from vaeprobe.probes.with_encoder import rows_as_drawn
+
         cls = question_class(probe)
         settings = dict(self.policy.settings.get(probe, {}))
         if not asks_decoder(cls):
@@ -187,7 +189,8 @@ class Gate:
         if data is not None and (self.data is not None or "data" not in settings):
             settings["data"] = data
         settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
-        return cls.asked({"samples": max(1, samples // cls.COST), **settings}).measure(decoder)
+        with rows_as_drawn():
+            return cls.asked({"samples": max(1, samples // cls.COST), **settings}).measure(decoder)
 
     def _decide(
         self,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -27,6 +30,19 @@ if TYPE_CHECKING:
 
 # rows of a data file that are looked at; `samples` of them, drawn at random, are measured
 MOST_ROWS = 20_000
+
+_as_drawn: ContextVar[bool] = ContextVar("as_drawn", default=False)
+
+
+@contextmanager
+def rows_as_drawn() -> Iterator[None]:
+    """Within it, rows of data are taken in the order in which they are drawn: a larger sample begins with a smaller one."""
+    token = _as_drawn.set(True)
+    try:
+        yield
+    finally:
+        _as_drawn.reset(token)
+
 
 KL_PER_LATENT = MetricSpec(
     id="kl.per_latent",
@@ -58,6 +74,7 @@ class EncoderEvidence:
         reading: another layout of the encoder's outputs that fits far better, and beta under it.
         findings: what the loader, the encoder and the layout check noted.
         rounding: columns of the Jacobian that are rounding, of which no curvature is known.
+        as_drawn: whether the rows are in the order in which they were drawn, not in that of the data.
     """
 
     x: Tensor
@@ -72,6 +89,7 @@ class EncoderEvidence:
     reading: tuple[LayoutReading, float] | None
     findings: tuple[Finding, ...]
     rounding: Lost | None = None
+    as_drawn: bool = False
 
     @property
     def mismatched(self) -> bool:
@@ -100,6 +118,7 @@ class EncoderEvidence:
             "rows_available": len(self.available),
             "rows_of": self.source,
             "scaling": self.scaling,
+            **({"order": "as drawn"} if self.as_drawn else {}),
         }
 
 
@@ -178,7 +197,8 @@ class EncoderProbe(Probe):
             rows = likelihood.rows(rows, decoder.data_dim)
         picked = torch.from_numpy(stream(self.seed, "data rows").permutation(len(rows))[: self.samples])
         # where time may cut the rows short, the first ones are a sample of all
-        x = rows[picked if budget().bounded else picked.sort().values]
+        as_drawn = _as_drawn.get() or budget().bounded
+        x = rows[picked if as_drawn else picked.sort().values]
         findings = check_layout(decoder, encoder, x, likelihood, seed=self.seed)
         moments = posterior_moments(
             decoder, encoder, x, likelihood, pairs=self.pairs, gram_pairs=2, seed=self.seed, chunk=self.chunk
@@ -208,6 +228,7 @@ class EncoderProbe(Probe):
             reading=reading,
             findings=(*decoder.notes, *encoder.notes, *findings),
             rounding=lost,
+            as_drawn=as_drawn,
         )
 
     def _rows(self, scale: str) -> tuple[Tensor, str, str]:

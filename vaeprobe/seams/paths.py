@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
@@ -64,6 +64,37 @@ class Paths(Sequence[Seam]):
 
     def __iter__(self) -> Iterator[Seam]:
         return iter(self.seams)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Paths]) -> Paths:
+        """Return the seams of several, traced alike from starts of their own, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        before = np.cumsum([0] + [len(part.starts) for part in parts])
+        return replace(
+            parts[0],
+            seams=tuple(
+                _from(seam, seam.start + int(first))
+                for first, part in zip(before[:-1], parts, strict=True)
+                for seam in part.seams
+            ),
+            starts=torch.cat([part.starts for part in parts]),
+            length=max(part.length for part in parts),
+            evaluations=sum(part.evaluations for part in parts),
+        )
+
+    def by_start(self) -> list[Paths]:
+        """Return those of each start alone; how many frames were taken for each is not known, but on average."""
+        n = len(self.starts)
+        return [
+            replace(
+                self,
+                seams=tuple(_from(seam, 0) for seam in self.seams if seam.start == i),
+                starts=self.starts[i : i + 1],
+                evaluations=self.evaluations * (i + 1) // n - self.evaluations * i // n,
+            )
+            for i in range(n)
+        ]
 
     @property
     def events(self) -> list[Event]:
@@ -131,3 +162,8 @@ class Paths(Sequence[Seam]):
                 np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
 
         write(path, writer)
+
+
+def _from(seam: Seam, start: int) -> Seam:
+    """Return a seam as that of the start of another number."""
+    return replace(seam, start=start, events=tuple(replace(event, start=start) for event in seam.events))

@@ -319,7 +319,6 @@ class Trace(Probe):
         from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, part_of
         from vaeprobe.probes.rounded import rounded, rounding_at
         from vaeprobe.probes.trace import numbers, words
-        from vaeprobe.seams import loop_defects
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
         from vaeprobe.seams.tracing import LARGE
         from vaeprobe.seams.views import trace_net, traverse
@@ -369,16 +368,7 @@ class Trace(Probe):
         z0 = paths.starts
         loops = None
         if lost is None and k >= 3 and len(chosen) >= 2 and paths.method == "dense":
-            loops = timely(
-                lambda: loop_defects(
-                    decoder,
-                    z0[:4],
-                    components=chosen[:4],
-                    size=0.05 if paths.scheme == "smooth" else 0.25,
-                    likelihood=likelihood,
-                    chunk=self.chunk,
-                )
-            )
+            loops = timely(lambda: self._loops(decoder, z0[:4], chosen[:4], paths.scheme, likelihood))
         misses = timely(lambda: return_errors(decoder, paths, likelihood=likelihood, chunk=self.chunk))
         first = first_start(paths)
         frames = self.frames + 1 - self.frames % 2
@@ -442,7 +432,7 @@ class Trace(Probe):
         Starts within whose seams time ends are left out, all that were begun with them, for seams that end sooner would
         be too many among those that are whole; of the first start what was traced is kept.
         """
-        from vaeprobe.seams import trace_paths
+        from vaeprobe.seams import Paths
         from vaeprobe.seams.schemes import LOOKED_AT
 
         given: SchemeName | None = None if self.scheme == "auto" else self.scheme
@@ -454,22 +444,10 @@ class Trace(Probe):
         def trace(rows: slice) -> None:
             # all by one scheme, which the first starts choose
             scheme = parts[0].scheme if parts else given
-            found = trace_paths(
-                decoder,
-                z0[rows],
-                components=components,
-                length=self.length,
-                radius=self.radius,
-                tolerance=self.tolerance,
-                scheme=scheme,
-                likelihood=likelihood,
-                chunk=self.chunk,
-            )
+            found = self._traced(decoder, z0[rows], components, likelihood, scheme)
             went.append(len(found.starts) * found.share)
-            if parts and found.stops["time"]:
-                return
-            seams = tuple(replace(seam, start=seam.start + rows.start) for seam in found.seams)
-            parts.append(replace(found, seams=seams) if rows.start else found)
+            if not (parts and found.stops["time"]):
+                parts.append(found)
 
         with share_of(SHARE):
             fit = in_time(len(z0), trace, first=1, share=PLANNED)
@@ -484,16 +462,72 @@ class Trace(Probe):
                 "no time was left to look how smooth the decoder is: seams were followed in coarse steps"
             )
             limits = (*limits, Finding(TIME_LIMIT, message, hint="--scheme smooth, where it is known to be"))
-        if len(parts) == 1:
-            return parts[0], limits
-        whole = replace(
-            parts[0],
-            seams=tuple(seam for part in parts for seam in part.seams),
-            starts=z0[: fit.done],
-            length=max(part.length for part in parts),
-            evaluations=sum(part.evaluations for part in parts),
+        return Paths.joined(parts), limits
+
+    def _traced(
+        self,
+        decoder: Decoder,
+        z0: Tensor,
+        components: list[int],
+        likelihood: Likelihood | None,
+        scheme: SchemeName | None,
+    ) -> Paths:
+        """Return the seams through some starts; of starts whose seams are remembered, these."""
+        from vaeprobe.engine.remembered import recalled_each, remembering
+        from vaeprobe.seams import Paths, trace_paths
+        from vaeprobe.seams.schemes import texture
+
+        def trace(rows: Tensor | slice) -> Paths:
+            return trace_paths(
+                decoder,
+                z0[rows],
+                components=components,
+                length=self.length,
+                radius=self.radius,
+                tolerance=self.tolerance,
+                scheme=scheme,
+                likelihood=likelihood,
+                chunk=self.chunk,
+            )
+
+        if budget().bounded or not remembering():
+            return trace(slice(None))
+        if scheme is None:  # that of all of them
+            scheme = texture(decoder, z0, natural=decoder.natural_for(likelihood)).scheme
+        key = (
+            "seams",
+            decoder,
+            *components,
+            self.length,
+            self.radius,
+            self.tolerance,
+            scheme,
+            likelihood,
         )
-        return whole, limits
+        return Paths.joined(recalled_each(key, z0, lambda rows: trace(rows).by_start()))
+
+    def _loops(
+        self,
+        decoder: Decoder,
+        z0: Tensor,
+        components: list[int],
+        scheme: SchemeName,
+        likelihood: Likelihood | None,
+    ) -> LoopDefects:
+        from vaeprobe.engine.remembered import recalled_each
+        from vaeprobe.seams import loop_defects
+
+        size = 0.05 if scheme == "smooth" else 0.25
+        (found,) = recalled_each(
+            ("loops", decoder, *components, size, likelihood),
+            z0[None],
+            lambda _: [
+                loop_defects(
+                    decoder, z0, components=components, size=size, likelihood=likelihood, chunk=self.chunk
+                )
+            ],
+        )
+        return found
 
     # -- arguments -------------------------------------------------------------------------------
 
