@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.decoder import Decoder
+from vaeprobe.derivatives import LOST
 from vaeprobe.encoder import Encoder
-from vaeprobe.engine.rounding import LOST, column_errors, lost_columns, typical
+from vaeprobe.engine.rounding import column_errors, lost_columns, typical
 from vaeprobe.geometry.gram import alike_words
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import by_name

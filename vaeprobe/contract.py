@@ -84,10 +84,8 @@ def precision_of(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
         sees inside.
     """
     watch = _Coarsest()
-    with (
-        contextlib.suppress(Exception),
-        watch,
-    ):  # whatever foreign code raises, of this number of rows among it
+    # whatever foreign code raises, of this number of rows among it
+    with contextlib.suppress(Exception), watch:
         f(z)
     coarsest = min(watch.dtype, y.dtype, z.dtype, key=lambda dtype: dtype.itemsize)
     return coarsest, max(watch.numbers, y.numel()) // len(z)

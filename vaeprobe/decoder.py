@@ -417,9 +417,8 @@ class Decoder:
                     f"the decoder's output is {contract.word(y.dtype)}, which has no derivative",
                     hint="probe the real numbers before it (--submodule, or a wrapper with --arch)",
                 )
-            two = z[:2].to(
-                device=self.device, dtype=self.dtype
-            )  # as many as are looked at where one costs much
+            # as many as are looked at where one costs much
+            two = z[:2].to(device=self.device, dtype=self.dtype)
             precision, numbers = contract.precision_of(self, two, y[:2])
             self._set("numbers", numbers)
             if self.large:

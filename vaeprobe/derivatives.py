@@ -16,7 +16,7 @@ from vaeprobe.contract import CALLS, RowMap, mixed, precision_of, word
 from vaeprobe.errors import ContractError
 from vaeprobe.intervals import stream
 
-__all__ = ["Differentiation", "check_derivatives"]
+__all__ = ["LOST", "SCALE", "Differentiation", "check_derivatives"]
 
 Differentiation = Literal["forward", "reverse"]
 
@@ -32,8 +32,10 @@ STEPS: dict[int, tuple[tuple[float, ...], float]] = {
 }
 
 
-# no power of two, so that products with it round otherwise; and how far a derivative then moves that is but rounding
-SCALE, LOST = 1.37, 0.1
+# what covectors are scaled by, so that products with them round otherwise: no power of two
+SCALE = 1.37
+# the relative error from which on a derivative counts as rounding
+LOST = 0.1
 # the largest part of what a row moves that other rows may move with it, by bytes per number: some subtract the largest
 # number of a batch and add it again, which leaves what rounding does
 LEAKS = {8: 1e-11, 4: 1e-5, 2: 2e-2, 1: 2e-1}

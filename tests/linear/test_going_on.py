@@ -150,11 +150,8 @@ def test_a_time_that_leaves_rows_out_of_steps_over_all_is_refused_beside_resume(
         assert run.measure(some).sigma2.value == pytest.approx(0.09, rel=0.05)
 
 
-def test_rows_that_are_left_out_are_told_from_those_without_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    X = data(640, 6)
-    X[[3, 70, 600], 2] = np.nan
+def read_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every block of 256 rows take a second of a clock that stands still otherwise."""
     now = [100.0]
     monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
     real = Data.blocks
@@ -166,6 +163,14 @@ def test_rows_that_are_left_out_are_told_from_those_without_time(
 
     monkeypatch.setattr(Data, "blocks", slow)
     monkeypatch.setattr(moments, "BLOCK", 256)
+
+
+def test_rows_that_are_left_out_are_told_from_those_without_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = data(640, 6)
+    X[[3, 70, 600], 2] = np.nan
+    read_slowly(monkeypatch)
     probe = replace(PROBE, drop_nonfinite=True)
     found = replace(probe, time=3.0).measure(X)
     messages = [f.message for f in found.findings]
@@ -179,19 +184,9 @@ def test_rows_that_are_left_out_are_told_from_those_without_time(
 
 def test_singular_values_are_of_the_rows_that_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
     X = data(640, 6, noise=1e-6)
-    now = [100.0]
-    monkeypatch.setattr(kept.time, "monotonic", lambda: now[0])
-    real = Data.blocks
-
-    def slow(self: Any, *a: Any, **more: Any) -> Any:
-        for block in real(self, *a, **more):
-            now[0] += 1.0
-            yield block
-
-    monkeypatch.setattr(Data, "blocks", slow)
-    monkeypatch.setattr(moments, "BLOCK", 256)
+    read_slowly(monkeypatch)
     found = replace(PROBE, time=3.0).measure(X)
-    monkeypatch.setattr(Data, "blocks", real)
+    monkeypatch.undo()
     n = found.fit.spectrum.n
     assert found.fit.spectrum.singular
     assert n < 640

@@ -17,14 +17,12 @@ from torch import Tensor
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.contract import precision_of, word
 from vaeprobe.decoder import Decoder
+from vaeprobe.derivatives import LOST, SCALE
 from vaeprobe.engine.verbs import pushforward
 from vaeprobe.frozen import tensors_of
 from vaeprobe.intervals import stream
 
-__all__ = ["LOST", "Lost", "column_errors", "lost_columns", "typical"]
-
-LOST = 0.1
-"""The relative error from which on a column counts as rounding."""
+__all__ = ["Lost", "column_errors", "lost_columns", "typical"]
 
 COVECTORS = 4
 # Latents at which it is looked: more would hardly be surer, since rounding is there or not.
@@ -33,15 +31,14 @@ LATENTS = 2
 HELD = 1 << 24
 # Bytes of weights up to which there is a copy in float64.
 LARGEST_TWIN = 1 << 28
-# Covectors are scaled by it where both sides are of one precision: no power of two, so that products round otherwise.
-SCALE = 1.37
 
 
 def typical(G: Tensor) -> Tensor:
-    """Return the places of two metrics of middling size, of shape (n, k, k): half of all Jacobians are larger, half smaller."""
-    order = G.diagonal(dim1=-2, dim2=-1).sum(-1).argsort()
+    """Return the places of two finite metrics of middling size, of shape (n, k, k): half of all Jacobians are larger, half smaller."""
+    finite = G.isfinite().flatten(1).all(1).nonzero().flatten()
+    order = G[finite].diagonal(dim1=-2, dim2=-1).sum(-1).argsort()
     middle = max(0, len(order) // 2 - LATENTS // 2)
-    return order[middle : middle + LATENTS]
+    return finite[order[middle : middle + LATENTS]]
 
 
 @dataclass(frozen=True)
@@ -85,13 +82,15 @@ def lost_columns(
     columns: Tensor | None = None,
     names: Sequence[str] | None = None,
 ) -> Lost | None:
-    """Return which of the active columns are rounding, None where all are right.
+    """Return which of the active columns are rounding, None where all are right or there are no latents to look at.
 
     Args:
         z, natural, columns: see `column_errors`.
         active: positions among the columns; all where there is none, which may be zero for this very reason.
         names: of the columns; by default those of the latents.
     """
+    if not len(z):
+        return None
     names = decoder.latent_names if names is None else names
     active = list(active) or list(range(len(names)))
     if columns is None:

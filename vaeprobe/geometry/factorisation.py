@@ -301,13 +301,9 @@ def gather(
 
 def _lost(sample: Sample) -> Lost | None:
     """Return which active columns are rounding, at latents where J is of middling size; None where none is."""
-    finite = torch.isfinite(sample.G).flatten(1).all(1).nonzero().flatten()
-    if not len(finite):
-        return None
-    z, natural = sample.z[finite[typical(sample.G[finite])]], sample.decoder.natural_for(sample.likelihood)
-    return lost_columns(
-        sample.decoder, z, sample.R.argmax(0).tolist() if sample.R.shape[1] else [], natural=natural
-    )
+    active = sample.R.argmax(0).tolist() if sample.R.shape[1] else []
+    natural = sample.decoder.natural_for(sample.likelihood)
+    return lost_columns(sample.decoder, sample.z[typical(sample.G)], active, natural=natural)
 
 
 def directions_of(k: int) -> int:

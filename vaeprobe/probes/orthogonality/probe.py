@@ -359,10 +359,7 @@ class Orthogonality(Probe):
         from vaeprobe.engine.rounding import lost_columns, typical
         from vaeprobe.geometry.gram import active_latents
 
-        finite = G.isfinite().flatten(1).all(1).nonzero().flatten()
-        if not len(finite):
-            return None
-        at = finite[typical(G[finite])]
+        at, finite = typical(G), G.isfinite().flatten(1).all(1)
         return lost_columns(
             decoder,
             z[at],
