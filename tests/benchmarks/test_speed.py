@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import vaeprobe
 from vaeprobe.engine import gram, pullback, pushforward
 
 from benchmarks import speed
@@ -29,6 +30,10 @@ def test_what_one_would_use_instead_gives_the_same_matrices() -> None:
     torch.testing.assert_close(speed.by_jacfwd(network)(z), gram(network, z))
     J = speed.by_functional(network, z)[:, 0]
     torch.testing.assert_close(J.mT @ J, gram(network, z)[0])
+
+
+def test_the_generator_that_a_command_is_timed_on_can_be_loaded() -> None:
+    assert vaeprobe.load(speed.generator()).latent_dim == 100
 
 
 def test_products_instead_of_ours_are_the_same() -> None:
