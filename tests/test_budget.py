@@ -134,10 +134,16 @@ def test_what_does_not_fit_is_left_out_and_said() -> None:
     assert found.mean_abs_cosine.ci == pytest.approx(whole.mean_abs_cosine.ci, abs=1e-12)
 
 
-def test_one_latent_is_said_to_be_too_few() -> None:
+def test_however_little_time_there_is_lasts_for_an_answer() -> None:
+    """Two latents have a spread, one has none; what they take beyond the time is told by the command (`timed`)."""
     with budget.within(0.0):
         found = Orthogonality(samples=8, rotations=9, restarts=0).measure(slow(0.0))
-    assert found.mean_abs_cosine.reason == "1 latent is too few for a spread over latents"
+        factorised = Factorise(samples=64, permutations=19).measure(slow(0.0))
+    assert found.mean_abs_cosine.n == 2
+    assert found.mean_abs_cosine.ci is not None
+    assert any(f.message.startswith("2 of 8 latents fitted") for f in found.findings)
+    assert factorised.verdict != "undefined"
+    assert any("lasted for 4 latents;" in f.message for f in factorised.findings)
 
 
 def test_enough_time_changes_nothing() -> None:
@@ -226,9 +232,9 @@ def test_what_explains_a_verdict_is_left_out_where_no_time_is_left(clock: Clock)
     assert "Curved seams cannot be judged: no time was left for it." in least.summary
     assert any("no time was left for whether the decoder jumps, curved" in f.message for f in least.findings)
     assert not any("no time was left for" in f.message for f in all_of_it.findings)
-    # not even the latents of a verdict fit
-    assert none.verdict == "undefined"
-    assert none.evidence.undefined == "1 latent is too few for a verdict"
+    # the latents of a verdict are drawn all the same
+    assert none.verdict == "undetermined"
+    assert none.evidence.drawn == 4
 
 
 def test_what_is_begun_and_cannot_end_in_time_is_left_out_too(clock: Clock) -> None:
@@ -632,8 +638,10 @@ def test_long_work_is_foretold_before_it_begins(clock: Clock) -> None:
         forecast.foretell("256 latents", 300.0, 0.0)
         clock.now += 59.5
         forecast.foretell("256 latents", 300.0, 0.0)
+        forecast.foretell("256 latents", 300.0, 0.0, least=2.0)
     assert said[2].startswith("256 latents: about 60 seconds of the about 5 minutes that it would take")
     assert said[3].startswith("256 latents: about 5 minutes, and no time is left: what fits is done")
+    assert "the least of it about 2 seconds, and no time is left: no more than the least is done" in said[4]
 
 
 def test_a_command_that_takes_longer_than_its_time_says_so() -> None:

@@ -6,16 +6,16 @@ said: samples are shorter, and their intervals wider.
     |<------------------------------ --time ------------------------------>|
     | import, load, door |       rows       | what is made of them | extras |
                          '- foretell: what one row takes, from decoding a latent, and what all of them would
-                            '- in_time: a part of what is left. First as many rows as are foretold to fit, one at least,
-                               then pieces that double while they fit
+                            '- in_time: a part of what is left. First as many rows as are foretold to fit, and those at
+                               least that an answer needs, then pieces that double while they fit
                                                '- share_of: each stage a part of what is left when it begins, so that
                                                   what one saves the next ones have
                                                                       '- optional: begun while time is left, and given
                                                                          up at the next pause, between two chunks of
                                                                          the engine, once it is over
 
-So a run ends within its time and one unit: loading and the door, which must be, one row, or one chunk; a comparison within
-as many as it asks questions.
+So a run ends within its time and one unit: loading and the door, which must be, the rows that an answer needs, or one
+chunk; a comparison within as many as it asks questions.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ def in_time(
         rows: how many there are.
         work: takes a slice of them.
         share: of the time that is left, what this may take.
-        first: so many are done before the clock is asked; fewer where these are foretold not to fit, but one.
-        least: so many make an answer: for them alone all that is left may be taken.
+        first: so many are done before the clock is asked; fewer where these are foretold not to fit, but `least`.
+        least: so many make an answer: they are done however long they take.
         row: seconds that one takes, as foretold; None where nobody knows.
     """
     if not budget().bounded:
@@ -209,11 +209,9 @@ def in_time(
 
 
 def beginning(row: float, first: int, *, share: float = 0.5, least: int = 1) -> int:
-    """Return how many rows to begin with, of so many: as many as are foretold to fit, and one at least (see `in_time`)."""
-    fits = share * budget().left / max(row, 1e-9)
-    if fits < least:
-        fits = min(least, budget().left / max(row, 1e-9))
-    return max(1, min(first, int(processes().agreed(fits))))
+    """Return how many rows to begin with, of so many: as many as are foretold to fit, and `least` at least (see `in_time`)."""
+    fits = int(processes().agreed(share * budget().left / max(row, 1e-9)))
+    return min(first, max(least, fits))
 
 
 def about(seconds: float) -> str:

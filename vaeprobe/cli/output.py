@@ -211,7 +211,8 @@ class Forecast:
         end = about(seconds)
         if left < 1 or least > left:
             end = f"{end}, the least of it {about(least)}" if least else end
-            end = f"{end}, and {f'{about(left)} are' if left >= 1 else 'no time is'} left: what fits is done"
+            done = "no more than the least is" if least > left else "what fits is"
+            end = f"{end}, and {f'{about(left)} are' if left >= 1 else 'no time is'} left: {done} done"
         elif left < seconds:
             end = f"{about(left)} of the {end} that it would take"
         self.say(

@@ -273,8 +273,7 @@ def gather(
         tell("latents", len(sample.z), None)
         evidence = replace(_decide(sample, margin, threshold, jumps), jumps=jumps)
         drawn = len(sample.z)
-        few = budget().bounded and drawn < min(FEWEST, wanted)
-        if (evidence.undefined and not few) or drawn >= max_samples:
+        if evidence.undefined or drawn >= max_samples:
             break
         if not (evidence.wanting or drawn < wanted):
             break
@@ -282,7 +281,7 @@ def gather(
         if budget().bounded:
             # what explains the verdict takes about as long as what it rests on
             pace = (time.monotonic() - began) / drawn
-            afforded = drawn + int(processes().agreed(budget().left / (1 if few else 2) / pace))
+            afforded = drawn + int(processes().agreed(budget().left / 2 / pace))
             if afforded < 1.25 * drawn:
                 limited = pace * max(wanted, total)
                 break
