@@ -14,6 +14,7 @@ from torch import nn
 
 from vaeprobe.autograd import device_named
 from vaeprobe.checkpoints.loading import load
+from vaeprobe.cli import run
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, pullback, pushforward
 from vaeprobe.errors import UsageError
@@ -65,7 +66,7 @@ def test_devices_that_are_none() -> None:
         assert "cuda" in hint
     assert refused("meta") == (
         "the device `meta` is on no machine: it holds no numbers",
-        "one of cpu, cuda, cuda:1, xpu, or auto",
+        "--device cpu always works; auto takes a GPU where there is one; cuda, cuda:1, xpu name one",
     )
 
 
@@ -80,6 +81,17 @@ def test_devices_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert refused("cuda:2")[0] == "the device `cuda:2` cannot be used: there are 2 here, counted from 0"
+
+
+def test_what_is_wrong_with_a_device_is_no_fault_of_a_model(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in (["orthogonality", "a.npy"], ["check", "a.npy", "b.npy", "--rule", "latents.dim<=10"]):
+        assert run([*command, "--device", "cuda"]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("error: the device `cuda` cannot be used: ")
 
 
 def test_a_device_without_float64_is_refused_and_auto_passes_it_by(monkeypatch: pytest.MonkeyPatch) -> None:

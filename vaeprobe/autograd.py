@@ -51,7 +51,7 @@ def device_named(name: str | torch.device) -> torch.device:
         raise UsageError(
             f"the device `{word}` {what}",
             hint=did_you_mean(word, ("cpu", "cuda", "xpu", "auto"))
-            or "one of cpu, cuda, cuda:1, xpu, or auto",
+            or "--device cpu always works; auto takes a GPU where there is one; cuda, cuda:1, xpu name one",
         )
     reason = _missing(kind, number)
     if reason is None:

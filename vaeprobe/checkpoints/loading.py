@@ -92,6 +92,8 @@ def load(
     """
     if arch is None and arch_args:
         raise UsageError("there is no network to give arguments to", hint="--arch names it (arch=...)")
+    # what is wrong with these is no fault of the file, which may take long to read
+    place, precision = device_named(device), _dtype(dtype)
     source = folders.read(path)
     request = Request(
         source=source,
@@ -114,7 +116,7 @@ def load(
             found = users_code.by_factory(request, maker, formats.of)
         else:
             found = formats.of(source).read(request)
-        return _decoder(found, request, _dtype(dtype), device_named(device))
+        return _decoder(found, request, precision, place)
 
 
 @contextmanager

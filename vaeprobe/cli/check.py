@@ -138,6 +138,7 @@ def check(
         vaeprobe check --baseline vaeprobe-baseline.json --report sarif=out.sarif
     """
     loaded = loading.chosen(values)
+    loading.check_device(values["device"])  # once, and not of every model
     document = Document.asked({**values, "format": format}, FORMATS)
     if seconds is not None and (init or update_baseline):
         raise UsageError(

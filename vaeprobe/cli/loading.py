@@ -52,6 +52,18 @@ def load(
     )
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that is not here, before any model is looked at.
+
+    Raises:
+        UsageError: no such device.
+    """
+    if name != "cpu":  # which needs no torch to be known
+        from vaeprobe.autograd import device_named
+
+        device_named(name)
+
+
 def chosen(values: Mapping[str, object]) -> dict[str, Any]:
     """Return those of a command's values that say how to load."""
     return {name: values[name] for name in LOADING if name in values}
