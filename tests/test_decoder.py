@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -57,11 +59,15 @@ def test_rows_that_are_mixed_are_told_from_rounding(scale: float) -> None:
         Decoder(lambda z: scale * (z - z.mean(0)).float(), latent_dim=4)
 
 
-def test_what_is_overwritten_in_place_is_named_and_not_called_no_grad() -> None:
-    def overwritten(z: Tensor) -> Tensor:
-        z[:, 0] = z[:, 0].sin()
-        return 2 * z
+def overwritten(z: Tensor) -> Tensor:
+    z[:, 0] = z[:, 0].sin()
+    return 2 * z
 
+
+@pytest.mark.parametrize("overwritten", [overwritten, lambda z: torch.mul(z, 2, out=z)])
+def test_what_is_overwritten_in_place_is_named_and_not_called_no_grad(
+    overwritten: Callable[[Tensor], Tensor],
+) -> None:
     with pytest.raises(ContractError, match="overwrites in place what its derivative needs") as caught:
         Decoder(overwritten, latent_dim=3)
     assert "no_grad" not in str(caught.value.hint)
@@ -81,6 +87,8 @@ def test_what_is_overwritten_in_place_is_named_and_not_called_no_grad() -> None:
         (lambda z: z.detach(), "not differentiable"),
         (lambda z: (z * 255).to(torch.uint8), "no derivative"),
         (lambda z: z.sum(), "output of shape"),
+        (lambda z: torch.ones(1, 5), r"maps \d latents to an output of shape \(1, 5\)"),
+        (lambda z: torch.ones(4, 5), r"maps . latents? to an output of shape \(4, 5\)"),
         (lambda z: z @ torch.eye(5, 5, dtype=z.dtype), "cannot be called"),
         (lambda z: "x", "returns str"),
         (lambda z: {"a": 1, "b": 2}, "dict with keys"),

@@ -213,6 +213,20 @@ def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: ob
         _refuse(f, z, y, gap, dtype, mixing(function))
 
 
+def one_a_latent(y: Tensor, latents: int) -> Tensor:
+    """Return outputs of which there is one for each latent.
+
+    Raises:
+        ContractError: there are more or fewer.
+    """
+    if y.ndim == 0 or len(y) != latents:
+        raise ContractError(
+            f"the decoder maps {latents} latent{'s' * (latents > 1)} to an output of shape {tuple(y.shape)}",
+            hint="the first axis of the output must be the batch: as many outputs as latents, however many these are",
+        )
+    return y
+
+
 def check_batch(f: RowMap, z: Tensor, y: Tensor, few: int) -> None:
     """Check that some rows of a batch are what they are in a small one, which `check_rows` looked at.
 
@@ -291,7 +305,7 @@ def _largest_on_the_way(f: RowMap, z: Tensor) -> float:
 def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
     """Return the output of the first row in a batch of one."""
     try:
-        alone = f(z[:1]).reshape(1, *y.shape[1:])
+        alone = f(z[:1])
     except VaeprobeError:
         raise
     except Exception as error:  # whatever foreign code raises, an assertion on the size of the batch among it
@@ -300,6 +314,7 @@ def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
             hint=_statistics(function)
             or "batch normalisation left in training mode, or a fixed batch size, does this",
         ) from error
+    alone = one_a_latent(alone, 1).reshape(1, *y.shape[1:])
     if not torch.isfinite(alone).all():
         raise NotFiniteError(
             "the decoder returns NaN or infinity for a batch of one, and finite numbers for more",

@@ -82,7 +82,6 @@ class Decoder:
         output_shape: shape of one output, without the batch.
         differentiation: "forward", or "reverse" where forward mode is not to be had.
         returns: names of the outputs, where the function returns several.
-        writes: whether the function changes the latents that it is given (it gets a copy).
         numbers: how many numbers the network's operations return for one latent, as far as they can be seen.
 
     Raises:
@@ -119,7 +118,6 @@ class Decoder:
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
     returns: tuple[str, ...] = field(init=False, default=())
-    writes: bool = field(init=False, default=False)
     numbers: int = field(init=False, default=0)
     _made: dict[object, Decoder] = field(init=False, repr=False, default_factory=dict)
 
@@ -176,9 +174,9 @@ class Decoder:
         return picked(self.natural(self._taken(z)), self.output).reshape(len(z), -1)
 
     def _taken(self, z: Tensor) -> Tensor:
-        """Return latents as the function takes them: a copy for one that writes to its argument."""
+        """Return latents as the function takes them: a copy, for it may write to its argument, at some latents alone, too."""
         z = z.to(device=self.device, dtype=self.dtype)
-        return z.clone() if self.writes or z.is_inference() else z
+        return z.clone()
 
     @property
     def has_natural(self) -> bool:
@@ -400,11 +398,7 @@ class Decoder:
                 self._note(found)
             self._set("returns", names_of(out))
             self._set("likelihood", self.likelihood or likelihood_of(out, self.output))
-            if y.ndim == 0 or y.shape[0] != len(z):
-                raise ContractError(
-                    f"the decoder maps {len(z)} latents to an output of shape {tuple(y.shape)}",
-                    hint="the first axis of the output must be the batch",
-                )
+            contract.one_a_latent(y, len(z))
             y = y[:, None] if y.ndim == 1 else y
             self._set("output_shape", y.shape[1:])
             if y.layout != torch.strided:
@@ -423,7 +417,7 @@ class Decoder:
             self._set("numbers", numbers)
             if self.large:
                 z = z[:2]
-                y = self(z).reshape(2, *y.shape[1:])
+                y = contract.one_a_latent(self(z), 2).reshape(2, *y.shape[1:])
             contract.check_rows(self, z, y, precision, self.function)
         if self.artifact is not None:
             self._set("artifact", replace(self.artifact, maps=self.shapes))
@@ -449,25 +443,21 @@ class Decoder:
             )
 
     def _first_call(self, z: Tensor) -> object:
-        """Call once, and settle the copy to call, its type, and whether it writes to its argument."""
+        """Call once, and settle the copy to call and its type."""
         original, natural = self.function, self.natural
         attempts = self._attempts()
         for cast, dtype in attempts:
             self._set("function", frozen(original, cast))
             self._set("natural", frozen(natural, cast) if natural is not None else None)
             self._set("dtype", dtype)
-            x = z.to(device=self.device, dtype=dtype)
-            given = x.clone()
-            version = given._version
             try:
-                out = self.function(given)
+                out = self.function(self._taken(z))
             except VaeprobeError:
                 raise
             except Exception as error:
                 if (cast, dtype) != attempts[-1]:
                     continue
                 raise contract.not_callable(original, z, error) from error
-            self._set("writes", given._version != version or not torch.equal(given, x))
             if cast is not None and cast != _dtype_of(original):
                 before = contract.word(_dtype_of(original))
                 self._note(Finding(CAST_UP, f"{before} weights were cast to {contract.word(cast)}"))

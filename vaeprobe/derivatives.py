@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -111,10 +112,11 @@ def check_derivatives(
     tests = _calls(z, few, y, free)
     reverse = _reverse(f, tests)
     if isinstance(reverse, Exception):
-        if "inplace operation" in str(reverse):
+        if re.search(r"in-?place|out=", str(reverse)):
             raise ContractError(
                 "the decoder is not differentiable: it overwrites in place what its derivative needs",
-                hint="make a new tensor there: torch.cat or torch.where instead of y[:, 0] = ..., y = y + 1 instead of y += 1",
+                hint="make a new tensor there: torch.cat or torch.where instead of y[:, 0] = ..., y = y + 1 instead of y += 1"
+                " or out=y",
             )
         raise ContractError(
             "the decoder is not differentiable",
