@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -217,6 +218,26 @@ def test_an_encoder_checks_shapes() -> None:
         encoder(torch.zeros(2, 5))
     with pytest.raises(ContractError, match="not twice"):
         Encoder(lambda x: (x, x), latent_dim=2)(torch.zeros(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("function", "says", "hint"),
+    [
+        (lambda x: x, r"one tensor of shape \(2, 4\)", "chunk(2, dim=1)"),
+        (lambda x: x[:, :2], r"one tensor of shape \(2, 2\)", "two tensors of shape (n, 2)"),
+        (lambda x: (x, x, x), "tuple of Tensor, Tensor, Tensor", "two tensors"),
+        (lambda x: (x[:, :2], None), "tuple of Tensor, NoneType", "two tensors"),
+        (lambda x: {"mean": x}, "dict", "two tensors"),
+    ],
+)
+def test_an_encoder_of_anything_but_two_tensors_is_refused_by_name(
+    function: Any, says: str, hint: str
+) -> None:
+    encoder = Encoder(function, latent_dim=2)
+    for each in (encoder, encoder.in_units(torch.zeros(2), torch.ones(2))):
+        with pytest.raises(ContractError, match=f"the encoder returns {says}, where the mean") as error:
+            each(torch.zeros(2, 4))
+        assert hint in str(error.value.hint)
 
 
 def test_a_gaussian_is_measured_on_the_mean() -> None:

@@ -41,10 +41,9 @@ class Encoder:
 
     def in_units(self, mean: Tensor, scale: Tensor) -> Encoder:
         """Return the encoder of (z - mean) / scale, shapes (latent_dim,)."""
-        inner = self.function
 
         def function(x: Tensor) -> tuple[Tensor, Tensor]:
-            m, log_variance = inner(x)
+            m, log_variance = self._both(x)
             return (m - mean.to(m)) / scale.to(m), log_variance - 2 * scale.to(m).log()
 
         return replace(self, function=function)
@@ -66,7 +65,7 @@ class Encoder:
             x = x.reshape(len(x), *self.input_shape)
         with torch.no_grad():
             try:
-                mean, log_variance = self.function(x)
+                mean, log_variance = self._both(x)
             except RuntimeError as error:
                 raise UsageError(
                     f"the encoder cannot take data of shape {tuple(x.shape)}: {first_line(error)}"
@@ -77,3 +76,29 @@ class Encoder:
                 f"the encoder returns shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}, not twice {want}"
             )
         return mean, log_variance
+
+    def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the function returns, if it is two tensors."""
+        out: object = self.function(x)
+        if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(part, Tensor) for part in out):
+            return out[0], out[1]
+        k = self.latent_dim
+        side_by_side = isinstance(out, Tensor) and tuple(out.shape) == (len(x), 2 * k)
+        raise ContractError(
+            f"the encoder returns {_called(out)}, where the mean and the log-variance of each posterior are needed",
+            hint=f"a function to two tensors of shape (n, {k})"
+            + (
+                ": if both stand side by side in one, `lambda x: encode(x).chunk(2, dim=1)`"
+                if side_by_side
+                else ""
+            ),
+        )
+
+
+def _called(out: object) -> str:
+    """Return what an encoder returned, in words."""
+    if isinstance(out, Tensor):
+        return f"one tensor of shape {tuple(out.shape)}"
+    if isinstance(out, (tuple, list)):
+        return f"{type(out).__name__} of {', '.join(type(part).__name__ for part in out) or 'nothing'}"
+    return type(out).__name__

@@ -394,8 +394,8 @@ OTHER_LAYOUT = FindingSpec(
 NO_CURVATURE = FindingSpec(
     "no-curvature",
     "warning",
-    "The likelihood has no positive curvature where the encoder puts its posteriors, so nothing can be "
-    "recovered.",
+    "The likelihood's curvature is not positive for certain where the encoder puts its posteriors. Variances below the "
+    "prior's ask for some: where the mean curvature is not positive there is no beta to recover.",
     "Check that encoder, decoder and data belong together.",
 )
 OTHER_BETA = FindingSpec(

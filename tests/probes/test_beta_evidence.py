@@ -426,3 +426,65 @@ def test_codes_that_do_not_fill_the_prior_are_named(factor: float, said: bool) -
     result = scaled(factor)
     assert result["posterior.mean_square"].value == pytest.approx([factor**2, 1, 1], rel=1e-9)
     assert ("codes-off-prior" in codes(result)) is said
+
+
+# -- where the likelihood is not curved as an optimum needs it -------------------------------------
+
+
+def parabolas(x: float) -> Beta:
+    """z to z^2 / 2, posteriors N(e, 1/2) and data near x: a curvature of h = 3/2 E z^2 - x."""
+    rng = np.random.default_rng(0)
+    return Beta(data=x + 0.1 * rng.standard_normal((64, 3)), samples=64, pairs=64)
+
+
+def near_zero(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x - x.mean(0), torch.full_like(x, math.log(0.5))
+
+
+PARABOLAS = Decoder(lambda z: z.square() / 2, 3, likelihood="gaussian", encoder=Encoder(near_zero, 3))
+
+
+@pytest.mark.parametrize(("x", "curved"), [(5.0, False), (0.0, True)])
+def test_negative_curvature_implies_no_beta(x: float, curved: bool) -> None:
+    probe = parabolas(x)
+    result = probe.measure(PARABOLAS)
+    derived = ("beta.estimate", "beta.gauss_newton", "beta.consistency", "beta.row_shift")
+    assert [result[id].defined for id in derived] == [curved] * 4
+    # sum of Sigma h / (1 - Sigma), the codes' mean squares being 0.01
+    true = 1.5 * (0.5 + 0.01) - x
+    if curved:
+        assert result["beta.estimate"].value == pytest.approx(true, abs=0.1)
+        assert "no-curvature" not in codes(result)
+        return
+    would_be = re.search(r"where beta would be (\S+)", str(result["beta.estimate"].reason))
+    assert would_be is not None
+    assert float(would_be[1]) == pytest.approx(true, abs=0.3)
+    assert "no-curvature" in codes(result)
+    assert result.meaning == ""
+    assert all(row["collapses_at"] is None for row in result.latent_rows())
+    posterior = Posterior(data=probe.data, samples=64, rotations=19).measure(PARABOLAS)
+    assert "at beta = 1 (assumed)" in posterior.summary
+    (unknown,) = [f for f in posterior.findings if f.code == "beta-unknown"]
+    assert "curvature is not positive" in unknown.message
+    assert str(posterior["posterior.precision_ratio"].method).endswith("assumed")
+
+
+@pytest.mark.parametrize(("x", "clear"), [(0.735, False), (0.6, True)])
+def test_latents_are_not_held_against_a_beta_that_is_noise(x: float, clear: bool) -> None:
+    # E z^2 = 1/2 leaves next to no curvature near x = 3/4
+    result = parabolas(x).measure(PARABOLAS)
+    assert result["beta.estimate"].defined
+    assert result["beta.consistency"].defined == clear
+    assert ("is open" in " ".join(f.message for f in result.findings)) != clear
+
+
+def test_means_that_ask_for_a_negative_beta_ask_for_none() -> None:
+    def pushed(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return -x / 2, torch.full_like(x, math.log(0.5))
+
+    x = np.random.default_rng(0).standard_normal((64, 3))
+    decoder = Decoder(lambda z: 1.0 * z, 3, likelihood="gaussian", encoder=Encoder(pushed, 3))
+    result = Beta(data=x, samples=64, pairs=2).measure(decoder)
+    assert result["beta.estimate"].value == pytest.approx(1.0)
+    assert not result["beta.mean_identity"].defined
+    assert "-3, which is no beta" in str(result["beta.mean_identity"].reason)

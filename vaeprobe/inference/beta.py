@@ -34,6 +34,7 @@ class BetaEstimate:
     Attributes:
         active: the latents that carry weight, shape (k,), bool (`ActiveLatents.precision`).
         stein: sum Sigma_ii h_i / sum (1 - Sigma_ii) with the exact curvature: the estimate.
+        of_rows: the same with its interval over rows alone, for these very latents.
         gauss_newton: the same with E_q[G_ii], which drops the residual term of Eq. 7.
         means: sum w_i e_i E_q[d_i log p] / sum w_i e_i^2, from the stationarity of the posterior means.
         means_over_variances: `means` over `stein`, 1 where the two agree, with the interval of the quotient.
@@ -45,6 +46,7 @@ class BetaEstimate:
 
     active: Tensor
     stein: PooledEstimate
+    of_rows: PooledEstimate
     gauss_newton: PooledEstimate
     means: PooledEstimate
     means_over_variances: PooledEstimate
@@ -54,20 +56,25 @@ class BetaEstimate:
     by_row: Tensor
 
     @property
+    def clear(self) -> bool:
+        """Whether these latents' estimate is positive for certain: elsewhere what is divided by it is noise."""
+        return self.of_rows.ci[0] > 0
+
+    @property
     def latents_disagree(self) -> bool:
         """Whether the latents' own betas lie apart by more than 5 % of it for certain."""
-        return self.agreement is not None and 1 / (1 + self.agreement.ci[0]) < 1 - TOLERANCE
+        return self.clear and self.agreement is not None and 1 / (1 + self.agreement.ci[0]) < 1 - TOLERANCE
 
     @property
     def means_disagree(self) -> bool:
         """Whether the means ask for another beta than the variances, by more than 5 % for certain."""
         low, high = self.means_over_variances.ci
-        return high < 1 - TOLERANCE or low > 1 + TOLERANCE
+        return self.clear and (high < 1 - TOLERANCE or low > 1 + TOLERANCE)
 
     @property
     def rows_disagree(self) -> bool:
         """Whether noise from row to row shifts the estimate by more than 5 % for certain."""
-        return self.row_shift.ci[0] > TOLERANCE
+        return self.clear and self.row_shift.ci[0] > TOLERANCE
 
     @property
     def disagrees(self) -> bool:
@@ -76,8 +83,8 @@ class BetaEstimate:
 
     @property
     def tested(self) -> bool:
-        """Whether the latents could have disagreed: two or more, told apart to within half of beta."""
-        return self.agreement is not None and self.agreement.ci[1] < NO_POWER
+        """Whether the latents could have disagreed: two or more, told apart to within half of a beta that is clear of 0."""
+        return self.clear and self.agreement is not None and self.agreement.ci[1] < NO_POWER
 
 
 def estimate_beta(moments: PosteriorMoments, *, seed: int = 0) -> BetaEstimate | None:
@@ -105,6 +112,7 @@ def estimate_beta(moments: PosteriorMoments, *, seed: int = 0) -> BetaEstimate |
     return BetaEstimate(
         active=active,
         stein=pooled(exact, bottom),
+        of_rows=ratio(top, under).of_rows(),
         gauss_newton=pooled(approximate, bottom),
         means=pooled(pull, size),
         means_over_variances=pooled_quotient((by_means, of_means), (top, under)),

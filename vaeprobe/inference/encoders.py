@@ -13,10 +13,13 @@ from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, OpenSizeError
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import UsageError
+from vaeprobe.findings import OUTPUT_CHOSEN, WHOLE_VAE
 
 __all__ = ["open_encoder"]
 
 MEANS = ("mean", "mu", "loc", "z_mean")
+# what loading says of a decoder with several outputs, which an encoder is meant to have
+OF_DECODERS = (OUTPUT_CHOSEN, WHOLE_VAE)
 LOG_VARIANCES = ("log_variance", "logvar", "log_var", "z_log_var", "z_logvar")
 
 
@@ -63,7 +66,7 @@ def open_encoder(path: str | PathLike[str], decoder: Decoder) -> Encoder:
         input_shape=(loaded.latent_dim,),
         dtype=loaded.dtype or torch.float32,
         device=loaded.device or "cpu",
-        notes=loaded.notes,
+        notes=tuple(note for note in loaded.notes if note.spec not in OF_DECODERS),
     )
 
 

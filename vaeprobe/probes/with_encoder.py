@@ -106,6 +106,19 @@ class EncoderEvidence:
         return None
 
     @property
+    def no_beta(self) -> str | None:
+        """Why no beta can be read off these posteriors; None where one can, or where all latents collapsed.
+
+        An optimum needs positive curvature: `1/Sigma - 1 = h / beta` with variances under 1 has no other solution.
+        """
+        if self.no_curvature or self.estimate is None or self.estimate.stein.value > 0:
+            return self.no_curvature
+        return (
+            "the likelihood's curvature is not positive in the mean over the posteriors, "
+            f"where beta would be {self.estimate.stein.value:.3g}"
+        )
+
+    @property
     def place(self) -> str:
         """Where the numbers hold, as the start of a sentence."""
         return f"On {self.source} ({self.scaling}), {self.likelihood.words} likelihood"

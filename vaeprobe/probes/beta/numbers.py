@@ -37,6 +37,8 @@ def _estimated(id: str, e: PooledEstimate, n: int) -> Metric:
 
     if not all(map(math.isfinite, (e.value, *e.ci))):
         return Metric.undefined(SPECS[id], "the posterior means of the active latents are 0", n=n)
+    if id == "beta.mean_identity" and e.value <= 0:
+        return Metric.undefined(SPECS[id], f"the means ask for {e.value:.3g}, which is no beta", n=n)
     return Metric(SPECS[id], e.value, ci=e.ci, level=LEVEL, n=n, method="Student's t over rows and latents")
 
 
@@ -48,6 +50,9 @@ def _consistency(estimate: BetaEstimate, n: int) -> Metric:
     spread, (low, high) = estimate.agreement.spread, estimate.agreement.ci
     if not all(map(math.isfinite, (spread, low, high))):
         why = "the likelihood has no curvature where the encoder puts its posteriors"
+        return Metric.undefined(SPECS["beta.consistency"], why, n=n)
+    if not estimate.clear:
+        why = "beta itself is not clear of 0, and what the latents' own are divided by is beta"
         return Metric.undefined(SPECS["beta.consistency"], why, n=n)
     return Metric(
         SPECS["beta.consistency"],

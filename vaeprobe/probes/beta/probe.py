@@ -81,6 +81,7 @@ class BetaResult(Result):
 
         rules = (self.active.kl, self.active.means, self.active.columns, self.active.precision)
         variance, squares = self.moments.variance.mean(0), self.moments.squares
+        beta = self.estimate.stein.value if self.estimate else 0.0
         rows = []
         for i, name in enumerate(self.latent_names):
             own = self.estimate.per_latent[i] if self.estimate and self.active.precision[i] else None
@@ -93,7 +94,7 @@ class BetaResult(Result):
                     "mean_square_ci": mean_interval(squares[:, i].numpy(), low=0.0),
                     "beta": own.value if own else None,
                     "beta_ci": list(own.ci) if own else None,
-                    "collapses_at": self.estimate.stein.value / float(variance[i]) if own and self.estimate else None,
+                    "collapses_at": beta / float(variance[i]) if own and beta > 0 else None,
                     **{f"by_{name}": bool(rule[i]) for name, rule in zip(pictures.RULES, rules, strict=True)},
                 }
             )  # fmt: skip
@@ -177,7 +178,7 @@ class Beta(EncoderProbe):
             ]
         )
         known = OF_DERIVATIVES if evidence.rounding else OF_DERIVATIVES - {"latents.active.columns"}
-        metrics = without(metrics, evidence.no_curvature, known)
+        metrics = without(metrics, evidence.no_beta, known)
         return BetaResult(
             metrics=metrics,
             verdict=words.verdict(evidence),

@@ -42,7 +42,7 @@ def verdict(evidence: EncoderEvidence) -> str:
         return "untested"
     if estimate is None or evidence.mismatched:
         return "mismatched"
-    if estimate.disagrees:
+    if estimate.disagrees or estimate.of_rows.ci[1] < 0:
         return "inconsistent"
     return "consistent" if estimate.tested else "untested"
 
@@ -62,6 +62,8 @@ def summary(evidence: EncoderEvidence) -> str:
             f"{evidence.place}: {_all(k)} the prior: the model has collapsed, and its beta cannot be told from the "
             "encoder."
         )
+    elif evidence.no_beta:
+        told = f"{evidence.place}: {evidence.no_beta}. {_below_zero(estimate)}"
     else:
         low, high = estimate.stein.ci
         told = (
@@ -76,6 +78,16 @@ def summary(evidence: EncoderEvidence) -> str:
     return told
 
 
+def _below_zero(estimate: BetaEstimate) -> str:
+    low, high = estimate.of_rows.ci
+    if high < 0:
+        return (
+            f"It is below 0 for certain (95 % CI {low:.3g} to {high:.3g}): this encoder is at the optimum of no beta-ELBO "
+            "with this likelihood on these rows."
+        )
+    return f"These rows leave open whether there is one (95 % CI {low:.3g} to {high:.3g})."
+
+
 def _all(k: int) -> str:
     return "the posterior of the one latent equals" if k == 1 else f"all {k} posteriors equal"
 
@@ -86,7 +98,9 @@ def tested(estimate: BetaEstimate) -> str:
     if estimate.agreement is not None and estimate.latents_disagree:
         against.append(f"the latents' own values lie {estimate.agreement.spread:.0%} apart beyond noise")
     if estimate.means_disagree:
-        against.append(f"the means imply {estimate.means.value:.3g}")
+        against.append(
+            f"the means {'imply' if estimate.means.value > 0 else 'ask for'} {estimate.means.value:.3g}"
+        )
     if estimate.rows_disagree:
         against.append(
             f"noise of the log-variances from row to row adds {estimate.row_shift.value:.0%} to it"
@@ -101,6 +115,8 @@ def tested(estimate: BetaEstimate) -> str:
     _, most = estimate.agreement.ci
     if not math.isfinite(most):
         return "Nothing tests it: the likelihood has no curvature there."
+    if not estimate.clear:
+        return "Nothing tests it: it is not clear of 0."
     if not estimate.tested:
         return f"These rows are too few to test it: the latents' own values may lie {most:.0%} apart."
     return (
@@ -122,7 +138,7 @@ def _means_too(estimate: BetaEstimate) -> str:
 def meaning(evidence: EncoderEvidence) -> str:
     """Return what the beta says about Var[x|z] (Theorem 3), "" where there is none."""
     estimate = evidence.estimate
-    if estimate is None or not estimate.stein.value > 0:
+    if estimate is None or evidence.no_beta:
         return ""
     return evidence.likelihood.at_beta(estimate.stein.value, evidence.outputs)
 
@@ -144,6 +160,8 @@ def findings(evidence: EncoderEvidence, nominal: float | None) -> list[Finding]:
                 hint="train with a smaller beta or sigma^2, or warm the KL up",
             )
         ]
+    if evidence.no_beta:
+        return [_not_curved(evidence.no_beta), *_of_codes(evidence)]
     out = [
         *_of_latents(estimate, evidence.names),
         *_of_means(estimate),
@@ -151,12 +169,10 @@ def findings(evidence: EncoderEvidence, nominal: float | None) -> list[Finding]:
         *_of_codes(evidence),
     ]
     low, high = estimate.stein.ci
-    if estimate.stein.value <= 0 or low <= 0:
+    if low <= 0:
         out.append(
-            Finding(
-                NO_CURVATURE,
-                "the likelihood has no positive curvature where the encoder puts its posteriors",
-                hint="is this the encoder of this decoder, and are these data like the training data?",
+            _not_curved(
+                f"whether beta is positive is open: its interval reaches from {low:.3g} to {high:.3g}"
             )
         )
     if nominal is not None and evidence.likelihood.free_variance is None and not low <= nominal <= high:
@@ -177,6 +193,14 @@ def findings(evidence: EncoderEvidence, nominal: float | None) -> list[Finding]:
             )
         )
     return out
+
+
+def _not_curved(what: str) -> Finding:
+    return Finding(
+        NO_CURVATURE,
+        what,
+        hint="is this the encoder of this decoder, and are these data like the training data?",
+    )
 
 
 def _of_codes(evidence: EncoderEvidence) -> list[Finding]:

@@ -211,11 +211,14 @@ class Posterior(EncoderProbe):
         by_row: Tensor | None = None
         if self.beta is not None:
             beta = self.beta
-        elif estimate is not None and estimate.stein.value > 0:
+        elif estimate is not None and estimate.clear:
             beta, by_row = estimate.stein.value, estimate.by_row
         else:
             beta = 1.0
-            findings += [] if evidence.rounding else [words.beta_unknown()]
+            findings += [] if evidence.rounding else [words.beta_unknown(evidence)]
+
+        given = self.beta is not None
+        how = "given" if given else "assumed" if by_row is None else "estimated"
 
         def at_beta(values: Callable[[float], Tensor]) -> Tensor:
             """Return values at beta, shape (n, ...), their spread that of their mean at a beta read off these very rows."""
@@ -244,7 +247,7 @@ class Posterior(EncoderProbe):
                     self.spec("posterior.precision_ratio"),
                     [e.value for e in intervals],
                     n=m.rows,
-                    method=f"Bonnet/Stein at beta = {beta:.4g}" + ("" if self.beta else ", estimated"),
+                    method=f"Bonnet/Stein at beta = {beta:.4g}, {how}",
                 ),
                 residual_share(m, active, self.seed),
                 *diagonality(alignment, why_not, m.rows, self.rotations, by_beta),
@@ -274,8 +277,6 @@ class Posterior(EncoderProbe):
                 None,
                 without(metrics, evidence.rounding.why, metrics.keys() - WITHOUT_DERIVATIVES),
             )
-        given = self.beta is not None
-        how = "given" if given else "assumed" if by_row is None else "estimated"
         findings += words.findings(evidence, metrics, beta, given=given)
         return PosteriorResult(
             metrics=metrics,

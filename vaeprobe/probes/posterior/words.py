@@ -64,11 +64,14 @@ def summary(
     )
 
 
-def beta_unknown() -> Finding:
+def beta_unknown(evidence: EncoderEvidence) -> Finding:
     """Return what to say where beta is neither given nor to be estimated."""
+    why = evidence.no_beta or (
+        "every latent collapsed" if evidence.estimate is None else "it is not clear of 0"
+    )
     return Finding(
         BETA_UNKNOWN,
-        "beta cannot be estimated from this encoder: 1 is assumed",
+        f"beta cannot be estimated from this encoder ({why}): 1 is assumed",
         hint="give the trained value: --beta",
     )
 
