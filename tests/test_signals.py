@@ -147,6 +147,23 @@ def sweep(name: str, times: int, place: Path) -> Iterator[float]:
             assert without_times(again) == without_times(whole)
 
 
+EARLY = """
+import signal, sys, types
+cli = types.ModuleType("vaeprobe.cli")
+cli.main = lambda: signal.raise_signal(int(sys.argv[1]))  # while it is imported
+sys.modules["vaeprobe.cli"] = cli
+import vaeprobe.__main__
+vaeprobe.__main__.main()
+"""
+
+
+@pytest.mark.parametrize("sent", CODES)
+def test_a_command_that_is_still_imported_ends_without_a_traceback(sent: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY, str(int(sent))], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (CODES[sent], "")
+    assert done.stderr == "vaeprobe: stopped; no partial output was written\n"
+
+
 @pytest.mark.parametrize("name", QUICK)
 def test_an_interrupted_command_ends_at_once_and_leaves_what_it_keeps(name: str, tmp_path: Path) -> None:
     list(sweep(name, 3, tmp_path))

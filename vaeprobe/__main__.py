@@ -1,5 +1,31 @@
-"""`python -m vaeprobe`."""
+"""`vaeprobe`, and `python -m vaeprobe`: an interrupt is answered before anything that takes time is imported."""
 
-from vaeprobe.cli import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line (see `vaeprobe.cli.main`)."""
+    for number, untouched in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGTERM, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is untouched:  # what is to be ignored stays so
+            signal.signal(number, _stop)
+    from vaeprobe.cli import main as command_line
+
+    command_line()
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    """End at once: nothing is begun yet.  `streams.end_promptly` takes over."""
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0":
+        os.write(2, b"vaeprobe: stopped; no partial output was written\n")
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()
