@@ -594,6 +594,16 @@ def test_long_work_is_forecast_once_as_soon_as_its_pace_is_known(clock: Clock) -
     assert said[0].endswith("; --time SECONDS bounds a run")
 
 
+def test_memory_of_one_process_is_not_told_as_that_of_several(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    Forecast(said.append).foretell("32 latents", 120.0, 0.0)
+    monkeypatch.setattr("multiprocessing.active_children", lambda: [object()])
+    Forecast(said.append).foretell("32 latents", 120.0, 0.0)
+    assert [" GB of memory" in line for line in said] == [True, False]
+
+
 def test_short_work_is_not_forecast(clock: Clock) -> None:
     said: list[str] = []
     forecast = Forecast(said.append)

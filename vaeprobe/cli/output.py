@@ -236,10 +236,17 @@ class Forecast:
 
 
 def _memory(more: float = 0.0) -> str:
-    """Return how much memory this process took so far, and some more, as words to follow others; nothing where nobody knows."""
+    """Return how much memory this process took so far, and some more, as words to follow others; nothing where nobody knows.
+
+    Nobody does where others work for it.
+    """
     if sys.platform == "win32":
         return ""
     import resource
+    from multiprocessing import active_children
+
+    if active_children():
+        return ""
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return f", {(peak + more) / 1e9:.1f} GB of memory"
