@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from vaeprobe import compare, kept, survey, traverse
+from vaeprobe.cli import streams
 from vaeprobe.cli.output import document
 from vaeprobe.data import Data, open_data
 from vaeprobe.decoder import Decoder
@@ -307,6 +308,19 @@ def test_a_run_that_sigterm_ends_says_how_to_go_on_and_does(tmp_path: Path) -> N
     assert done.returncode == 0
     assert "of work" in done.stderr
     assert "verdict" in done.stdout
+
+
+def test_a_run_that_kept_nothing_yet_does_not_go_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.kept"
+    monkeypatch.setattr(kept, "place", None)
+    assert streams.stopped() == "vaeprobe: stopped; no partial output was written"
+    with keeping(path) as store:
+        assert path.exists()
+        assert streams.stopped() == f"vaeprobe: stopped; nothing was kept in {path} yet"
+        store.add(b"k" * 32, (torch.zeros(1),), seconds=1.0)
+        assert streams.stopped().endswith(f"goes on from what is kept in {path}")
 
 
 COMMANDS = {

@@ -167,6 +167,13 @@ def goes_on_from(path: Path) -> None:
     place = path
 
 
+def kept_in() -> tuple[Path, bool] | None:
+    """Return the file of this run, and whether it holds anything to go on from; None where nothing is kept."""
+    if place is None:
+        return None
+    return place, any(file.stat().st_size > len(HEAD) for file in files_of(place))
+
+
 @contextmanager
 def keeping(path: Path | str | None) -> Iterator[Kept | None]:
     """Keep what is measured inside the block in a file, and take from it what it holds; None keeps nothing.

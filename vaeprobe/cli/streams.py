@@ -158,6 +158,8 @@ def end_promptly() -> None:
         raise Terminated
 
     signal.signal(signal.SIGTERM, terminated)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.name != "posix":
         return
     reading, writing_ = os.pipe()
@@ -180,16 +182,21 @@ def ending() -> None:
 
 def stopped() -> str:
     """Return what an interrupted run says last."""
-    if kept.place is None:
-        return "vaeprobe: stopped; no partial output was written"
-    return f"vaeprobe: stopped; the same command goes on from what is kept in {kept.place}"
+    match kept.kept_in():
+        case None:
+            return "vaeprobe: stopped; no partial output was written"
+        case place, True:
+            return f"vaeprobe: stopped; the same command goes on from what is kept in {place}"
+        case place, _:
+            return f"vaeprobe: stopped; nothing was kept in {place} yet"
 
 
 def last_words(exit_code: int) -> int:
     """Say why an interrupted run ends, and return the exit code that it ends with."""
     if _shared is not None:
         return _shared(exit_code)
-    say(stopped())
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0":
+        say(stopped())  # those that have not joined yet are stopped alike
     return exit_code
 
 
