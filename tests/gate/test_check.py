@@ -494,6 +494,14 @@ def test_another_file_is_no_resume_file(content: str, check: Any) -> None:
     assert Path("run.jsonl").read_text() == content
 
 
+def test_a_resume_file_has_one_suffix(check: Any) -> None:
+    done = check("good.npy", "--resume", "run.kept")
+    assert done.code == 2
+    assert "--resume writes .jsonl files, not `.kept`" in done.err
+    assert "name it `run.jsonl`" in done.err
+    assert not Path("run.kept").exists()
+
+
 # -- the action -------------------------------------------------------------------------------------
 
 

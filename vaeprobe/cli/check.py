@@ -156,6 +156,8 @@ def check(
     targets = _targets(models or [], policy)
     baseline = baseline or (Path(policy.baseline) if policy.baseline else None)
     reports = [_report_target(text) for text in report or []]
+    if resume is not None:
+        writing.check_suffix(resume, (journal.SUFFIX,), "--resume")
     kept = baseline or Path(BASELINE_FILE) if update_baseline else resume
     files = [kept, *(path for _, path in reports)]
     read = [policy.origin, None if update_baseline else baseline, values["blueprint"], data or policy.data]
@@ -337,6 +339,9 @@ def _run(
 
 
 def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> Iterator[ModelReport]:
+    # who cleans up after an interrupted run would say so
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     # spawned, not forked: torch's threads do not survive a fork
     pool = ProcessPoolExecutor(max_workers=min(jobs, len(targets)), mp_context=get_context("spawn"))
     try:

@@ -25,6 +25,8 @@ from vaeprobe.gate.outcome import ModelReport
 from vaeprobe.gate.policy import Policy
 from vaeprobe.kept import files_of
 
+SUFFIX = ".jsonl"
+
 
 def read(path: Path) -> dict[str, ModelReport]:
     """Return the latest report of each model in a resume file, and in those that other processes wrote beside it.
