@@ -22,6 +22,7 @@ FLOORS = [
         "kept",
         "board",
         "processes",
+        "processors",
         "intervals",
         "autograd",
         "frozen",

@@ -14,6 +14,7 @@ from vaeprobe.cli import output, sharing, streams, worker
 from vaeprobe.cli.refusals import as_usage_error
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug, out_of_memory
 from vaeprobe.processes import place
+from vaeprobe.processors import consider
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -29,6 +30,7 @@ def main() -> NoReturn:
 
     def command() -> int:
         streams.end_promptly()
+        consider()
         return run(arguments)
 
     if len(arguments) == len(sys.argv) - 1 and worker.needed(arguments):

@@ -34,6 +34,7 @@ from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import Gate
 from vaeprobe.kept import goes_on_from, own_file
 from vaeprobe.processes import current
+from vaeprobe.processors import consider
 from vaeprobe.render.text import clean
 
 if TYPE_CHECKING:
@@ -343,7 +344,9 @@ def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> I
     quiet = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     # spawned, not forked: torch's threads do not survive a fork
-    pool = ProcessPoolExecutor(max_workers=min(jobs, len(targets)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        max_workers=min(jobs, len(targets)), mp_context=get_context("spawn"), initializer=consider
+    )
     try:
         for future in as_completed([pool.submit(one, target) for target in targets]):
             yield future.result()

@@ -14,6 +14,7 @@ from vaeprobe.budget import pause
 from vaeprobe.errors import ResourceError, out_of_memory
 from vaeprobe.kept import kept
 from vaeprobe.processes import apart, current
+from vaeprobe.processors import adapt
 from vaeprobe.progress import tell
 
 __all__ = ["Chunk", "Size", "Sweep"]
@@ -130,6 +131,7 @@ class Sweep:
             try:
                 for done, part in enumerate(parts, start=1):
                     pause()
+                    adapt()
                     self._one(Chunk(points, part), together)
                     if size.points < n or len(parts) > 1:
                         share = directions.stop if done == len(parts) else part[0].stop

@@ -28,11 +28,11 @@ FACTORED = 24
 
 def haar(k: int, count: int, seed: int = 0) -> Tensor:
     """Return orthogonal matrices drawn from the Haar measure on O(k), shape (count, k, k), float64."""
-    draw = stream(seed, f"haar/{k}").standard_normal((count, k, k))
+    draw = torch.from_numpy(stream(seed, f"haar/{k}").standard_normal((count, k, k)))
     for matrix in draw:  # in place: a hundred of five hundred latents are two hundred MB
-        Q, T = np.linalg.qr(matrix)
-        matrix[:] = Q * np.sign(np.diagonal(T))
-    return torch.from_numpy(draw)
+        Q, T = torch.linalg.qr(matrix)  # numpy's has threads of its own, which a busy machine holds up
+        matrix.copy_(Q * T.diagonal().sign())
+    return draw
 
 
 def rotate(G: Tensor, R: Tensor) -> Tensor:
