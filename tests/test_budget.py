@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,18 +22,21 @@ from torch import nn
 import vaeprobe
 from vaeprobe import budget
 from vaeprobe.budget import NO_TIME, Budget, TimeIsOver, about, in_time, within
-from vaeprobe.cli.output import Forecast
+from vaeprobe.cli.output import Forecast, progress_bar
 from vaeprobe.cli.running import timed
 from vaeprobe.comparison.numbers import see
 from vaeprobe.comparison.run import _rows_in_time, compare
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
+from vaeprobe.engine.costs import DIRECTION, pace
+from vaeprobe.engine.methods import choose
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.geometry.smoothness import smoothness
 from vaeprobe.probes.factorise import Factorise, FactoriseResult
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
 from vaeprobe.processes import Processes
+from vaeprobe.progress import tell
 from vaeprobe.result import Result
 from vaeprobe.traversal.run import traverse
 
@@ -602,6 +607,44 @@ def test_memory_of_one_process_is_not_told_as_that_of_several(
     monkeypatch.setattr("multiprocessing.active_children", lambda: [object()])
     Forecast(said.append).foretell("32 latents", 120.0, 0.0)
     assert [" GB of memory" in line for line in said] == [True, False]
+
+
+@pytest.mark.parametrize("call", [1e-4, 1.0])
+def test_a_pace_is_that_of_many_latents_where_few_take_no_time(clock: Clock, call: float) -> None:
+    """A call of so many seconds, and 1e-5 a latent."""
+    calls: list[int] = []
+
+    def f(z: torch.Tensor) -> torch.Tensor:
+        calls.append(len(z))
+        clock.now += call + 1e-5 * len(z)
+        return z.sin()
+
+    decoder = Decoder(f, 3)
+    choose(decoder)
+    calls.clear()
+    found = pace(decoder) / DIRECTION
+    assert calls == ([16, 128, 1024] if call < 1 else [16])
+    assert found == pytest.approx(call / calls[-1] + 1e-5)
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_what_is_counted_stays_whole_where_its_description_does_not_fit(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar():
+        tell("rows of data whose description is longer than a line of a narrow terminal is", 3, 1797)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", sys.stderr.getvalue()))
+    bars = [line for line in lines if "rows of" in line]
+    assert bars
+    assert all(re.search(r" [03]/1797 [-\d]:[-\d]{2}$", line) for line in bars), bars
+    assert max(map(len, lines)) <= columns
 
 
 def test_short_work_is_not_forecast(clock: Clock) -> None:

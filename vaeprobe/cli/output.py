@@ -252,6 +252,10 @@ def _memory(more: float = 0.0) -> str:
     return f", {(peak + more) / 1e9:.1f} GB of memory"
 
 
+BESIDE = 28
+"""Columns of a bar, a count and a time, which stay whole where the description does not fit beside them."""
+
+
 @contextmanager
 def progress_bar(enabled: bool = True) -> Iterator[None]:
     """Draw progress on stderr where it is a terminal, and say once how long work will take that takes long."""
@@ -300,17 +304,17 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
     def listener(description: str, done: float, total: float | None) -> None:
         forecast(description, done, total)
         name = description.partition(",")[0]  # what follows a comma may change, as in "training, gap 1e-3"
+        room = max(8, bar.console.width - BESIDE)
+        shown = description if len(description) <= room else f"{description[: room - 1]}…"
         if name not in tasks:
-            tasks[name] = bar.add_task(description, total=total, since=0.0)
+            tasks[name] = bar.add_task(shown, total=total, since=0.0)
         visible = total is None or done < total
         task = bar.tasks[bar.task_ids.index(tasks[name])]
         if done < task.completed:  # the next of its kind
             bar.reset(tasks[name])
         # how long what is done took: until now where more is done than before
         since = task.fields["since"] if done == task.completed else task.elapsed or 0.0
-        bar.update(
-            tasks[name], description=description, completed=done, total=total, visible=visible, since=since
-        )
+        bar.update(tasks[name], description=shown, completed=done, total=total, visible=visible, since=since)
 
     with bar, listening(listener, forecast.foretell):
         yield
