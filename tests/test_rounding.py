@@ -99,6 +99,9 @@ def test_zero_in_one_precision_alone_is_rounding_and_zero_in_both_is_not() -> No
         assert (lost_columns(decoder, normal(2, 2), []) is not None) is lost
         result = Orthogonality(samples=8, rotations=19).measure(decoder)
         assert result.verdict == "undefined"
+        if lost:
+            (finding,) = [f for f in result.findings if f.code == "rounding"]
+            assert str(finding.hint).startswith("--dtype float64"), "which knows"
         assert ("rounding in float32" if lost else "every column of the Jacobian is zero") in result.summary
         assert lost_columns(Decoder(saturated, 2, dtype=torch.float64), normal(2, 2), []) is None
 
@@ -139,7 +142,8 @@ def test_nothing_that_a_gate_could_take_is_said_of_a_jacobian_that_is_rounding(d
     known = {id for id, metric in result.metrics.items() if metric.defined}
     assert known == {"latents.dim", "orthogonality.mean_abs_cosine_gaussian"}, "what J has no part in"
     (finding,) = [f for f in result.findings if f.code == "rounding"]
-    assert ("--dtype float64" in str(finding.hint)) == (dtype == torch.float32)
+    assert ("float64, which was asked" in str(finding.hint)) == (dtype == torch.float32)
+    assert " more: the output does not depend on them" in str(finding.hint)
 
 
 def test_float64_answers_where_float32_knew_some_columns_only() -> None:
@@ -177,14 +181,16 @@ def test_nothing_is_said_of_seams_of_rounding(probe: Probe, known: set[str], dty
     json.dumps(result.details())
 
 
-@pytest.mark.parametrize(("cosine", "said"), [(1 - 1e-7, True), (1 - 1e-5, False)])
-def test_two_latents_that_are_one_are_named(cosine: float, said: bool) -> None:
+@pytest.mark.parametrize(("sine", "said"), [(0.9e-4, True), (1.1e-4, False)])
+def test_two_latents_that_are_one_are_named(sine: float, said: bool) -> None:
     G = torch.eye(3).double().repeat(4, 1, 1)
-    G[:, 0, 2] = G[:, 2, 0] = cosine
-    assert alike_words(G, ["a", "b", "c"]) == (": a and c move the output alike" if said else "")
+    G[:, 0, 2] = G[:, 2, 0] = (1 - sine**2) ** 0.5
+    assert alike_words(G, ["a", "b", "c"], 1e-8) == (": a and c move the output alike" if said else "")
     G[:2] = torch.eye(3).double()
-    assert alike_words(G, ["a", "b", "c"]) == "", "at half of the points only"
-    assert alike_words(torch.ones(4, 3, 3).double(), ["a", "b", "c"]).endswith("alike, and 2 more pairs")
+    assert alike_words(G, ["a", "b", "c"], 1e-8) == "", "at half of the points only"
+    assert alike_words(torch.ones(4, 3, 3).double(), ["a", "b", "c"], 1e-8).endswith(
+        "alike, and 2 more pairs"
+    )
 
 
 def test_two_latents_that_are_one_are_named_by_probes() -> None:
@@ -198,6 +204,41 @@ def test_two_latents_that_are_one_are_named_by_probes() -> None:
         result = probe.measure(decoder)
         assert result.verdict == "undefined"
         assert "z0 and z2 move the output alike" in result.summary
+
+
+@pytest.mark.parametrize(("apart", "more"), [(0.0, False), (2e-6, True)])
+def test_float64_is_advised_where_it_sees_a_higher_rank(apart: float, more: bool) -> None:
+    W = normal(6, 3)
+    W[:, 2] = W[:, 0] + apart * normal(6, 1, seed=7)[:, 0]
+    f = nn.Sequential(linear(W, torch.zeros(6)), nn.Tanh())
+    result = Orthogonality(samples=8, rotations=19).measure(Decoder(f, 3))
+    s = torch.linalg.svdvals(f[0].weight.detach().double())
+    assert (float(s[2] / s[0]) > 3e-7) == more, "as far as Gram matrices in float64 tell"
+    assert ("finds the same rank (looked at 4 latents)" in result.summary) != more
+    assert (
+        "--dtype float64 tells singular values down to 2e-07 of the largest: rank 3" in result.summary
+    ) == more
+    wide = Orthogonality(samples=8, rotations=19).measure(Decoder(f, 3, dtype=torch.float64))
+    assert wide["orthogonality.ima_contrast"].defined == more, "the advice holds"
+
+
+def test_float64_is_not_advised_for_dead_units() -> None:
+    dead = nn.Sequential(
+        linear(normal(5, 2), torch.full((5,), -2.5)), nn.ReLU(), linear(normal(6, 5), torch.zeros(6))
+    )
+    result = Orthogonality(samples=32, rotations=19).measure(Decoder(dead, 2))
+    assert "a column of length zero at" in result.summary
+    assert "finds the same rank" in result.summary
+    assert "--dtype" not in result.summary + " ".join(str(f.hint) for f in result.findings)
+
+
+def test_columns_that_differ_by_more_than_rounding_are_not_called_one() -> None:
+    """Rank 2, and two columns at an angle of 5e-4."""
+    W = normal(6, 2) @ normal(2, 4, seed=1)
+    W[:, 3] = W[:, 0] + 5e-4 * W[:, 1]
+    result = Orthogonality(samples=8, rotations=19).measure(Decoder(linear(W, torch.zeros(6)), 4))
+    assert "J has rank 2 of 4" in result.summary
+    assert "alike" not in result.summary
 
 
 # -- beside an encoder ------------------------------------------------------------------------------
@@ -251,6 +292,19 @@ def test_rounding_is_not_called_a_wrong_derivative(dtype: torch.dtype) -> None:
     decoder = Decoder(cancelling((0.0,) * 4), 4, dtype=dtype)
     assert decoder.differentiation == "forward"
     assert "reverse-mode" not in {note.code for note in decoder.notes}
+
+
+def test_latents_that_outputs_do_not_tell_are_not_compared_by_nearest_decodings() -> None:
+    """Every search ends where it begins, along a direction that moves nothing: the same for any two such models."""
+    W = normal(6, 3)
+    W[:, 2] = W[:, 0]
+    result = vaeprobe.compare([Decoder(linear(W, torch.zeros(6)), 3)] * 2, samples=16, rotations=19)
+    assert result.verdict == "side by side"
+    assert "do not tell its latents" in result.summary
+    assert "z0 and z2 move the output alike" in result.summary
+    W[:, 2] = normal(6, 1, seed=7)[:, 0]
+    result = vaeprobe.compare([Decoder(linear(W, torch.zeros(6)), 3)] * 2, samples=16, rotations=19)
+    assert result.verdict == "same latents"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -439,7 +439,7 @@ def test_two_latents_that_are_one_and_too_few_outputs_stay_undefined() -> None:
 def test_the_reasons_say_what_is_the_matter() -> None:
     reason = "orthogonality.ima_contrast"
     assert "2 outputs cannot hold 4 independent columns" in str(measure(f_wide())[reason].reason)
-    assert "columns linearly dependent at 40" in str(measure(f_duplicated(3))[reason].reason)
+    assert "columns linearly dependent to 2e-07 at 40" in str(measure(f_duplicated(3))[reason].reason)
     assert "no latent moves the output" in str(measure(f_dead(2, 3, dead=(0, 1)))[reason].reason)
     assert "z1 alone is active" in str(measure(f_dead(3, dead=(0, 2)))[reason].reason)
     assert "the only latent makes no pair" in str(measure(b1(1))[reason].reason)

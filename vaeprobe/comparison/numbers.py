@@ -24,7 +24,7 @@ from vaeprobe.geometry.agreement import (
     tangent_overlap,
     udr,
 )
-from vaeprobe.geometry.gram import active_latents
+from vaeprobe.geometry.gram import active_latents, alike_words, ima_contrast, singular_tolerance
 from vaeprobe.geometry.nearest import nearest_codes
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import by_name
@@ -160,11 +160,25 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
     if lost := lost_columns(plain, mean, informative):
         raise UsageError(
             f"{lost.why}, in `{name_of(decoder)}`: there is nothing to compare",
-            hint=None if decoder.dtype == torch.float64 else "--dtype float64 computes nine digits more",
+            hint=lost.hint,
         )
     how: Literal["encoder", "nearest decodings"] = "encoder" if decoder.encoder else "nearest decodings"
     names = tuple(decoder.latent_names[i] for i in informative)
+    if decoder.encoder is None and (why := _untold(decoder, J[:, :, informative], names)):
+        raise UsageError(why, hint="--data, of models with encoders, compares the codes of those")
     return Seen(mean[:, informative], informative, names, J[:, :, informative], how)
+
+
+def _untold(decoder: Decoder, J: Tensor, names: Sequence[str]) -> str:
+    """Return why outputs do not tell latents, so that the nearest decodings are where a search began; "" where they do."""
+    G, tolerance = J.mT @ J, singular_tolerance(J.shape[2], decoder.dtype or J.dtype)
+    lost = int(ima_contrast(G, tolerance=tolerance).isinf().sum())
+    if 2 * lost <= len(G):
+        return ""
+    return (
+        f"the outputs of `{name_of(decoder)}` do not tell its latents, whose columns are linearly dependent at {lost} of "
+        f"{len(G)} codes{alike_words(G, names, tolerance)}"
+    )
 
 
 def pair(seen: Sequence[Seen], first: int, second: int, *, count: int, seed: int) -> Pair:

@@ -22,7 +22,7 @@ from vaeprobe.engine.verbs import pushforward
 from vaeprobe.frozen import tensors_of
 from vaeprobe.intervals import stream
 
-__all__ = ["Lost", "column_errors", "lost_columns", "typical"]
+__all__ = ["Lost", "column_errors", "in_float64", "lost_columns", "typical"]
 
 COVECTORS = 4
 # Latents at which it is looked: more would hardly be surer, since rounding is there or not.
@@ -49,11 +49,13 @@ class Lost:
         names: what to call them.
         error: the largest difference between two ways to compute one, in its lengths.
         dtype: what the network computes in.
+        cured: whether float64 knows them, where it could be asked; None where not.
     """
 
     names: tuple[str, ...]
     error: float
     dtype: torch.dtype | None
+    cured: bool | None = None
 
     @property
     def why(self) -> str:
@@ -66,6 +68,16 @@ class Lost:
         several = len(self.names) > 1
         they, length = ("they differ", "their length") if several else ("it differs", "its length")
         return f"{self.why}: computed in two ways, {they} by {min(self.error, 9.99):.0%} of {length}"
+
+    @property
+    def hint(self) -> str:
+        """What to do next."""
+        if self.dtype != torch.float64 and self.cured is not False:
+            return "--dtype float64 computes nine digits more"
+        who = (
+            "no precision here knows" if self.dtype == torch.float64 else "float64, which was asked, knows no"
+        )
+        return f"{who} more: the output does not depend on them as far as numbers tell"
 
     @property
     def _columns(self) -> str:
@@ -96,8 +108,42 @@ def lost_columns(
     if columns is None:
         columns = torch.arange(len(names)).expand(min(len(z), LATENTS), -1)
     errors = column_errors(decoder, z, natural=natural, columns=columns[:, active]).tolist()
-    lost = tuple(names[i] for i, error in zip(active, errors, strict=True) if error > LOST)
-    return Lost(lost, max(errors), decoder.dtype) if lost else None
+    lost = [i for i, error in zip(active, errors, strict=True) if error > LOST]
+    if not lost:
+        return None
+    cured = None
+    if (wide := in_float64(decoder, z, natural=natural)) is not None:
+        cured = float(column_errors(wide, z, columns=columns[:, lost]).max()) <= LOST
+    return Lost(tuple(names[i] for i in lost), max(errors), decoder.dtype, cured)
+
+
+def in_float64(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Decoder | None:
+    """Return the map in float64 as a decoder without likelihood; None where it is so, or cannot be had.
+
+    Args:
+        z: latents to ask what it computes in, shape (n, latent).
+        natural: of the natural parameter instead of the output.
+    """
+    wide = _wide(decoder, z[:LATENTS], natural)
+    if wide is None:
+        return None
+    with suppress(Exception):  # whatever foreign code raises on another type
+        return Decoder(
+            wide, decoder.latent_dim, dtype=torch.float64, device=decoder.device, prior=decoder.prior
+        )
+    return None
+
+
+def _wide(decoder: Decoder, z: Tensor, natural: bool) -> Callable[[Tensor], Tensor] | None:
+    """Return the map in float64; None where it is so, or cannot be had."""
+    weights = sum(t.nbytes for t in tensors_of(decoder.function))
+    if decoder.dtype != torch.float64 and weights <= LARGEST_TWIN:
+        with suppress(Exception):  # whatever foreign code raises on another type
+            wide = decoder.in_double(natural=natural)
+            x = z.to(device=decoder.device, dtype=decoder.dtype).double()
+            if wide is not None and precision_of(wide, x, y := wide(x))[0] == y.dtype == torch.float64:
+                return wide
+    return None
 
 
 def column_errors(
@@ -140,15 +186,11 @@ def _rms(x: Tensor) -> Tensor:
 
 def _reverse(decoder: Decoder, z: Tensor, w: Tensor, natural: bool) -> Tensor:
     """Return J^T w over all latents, in float64 where that can be had, shape (c, n, latent)."""
-    f = decoder.natural_flat if natural else decoder.flat
-    weights = sum(t.nbytes for t in tensors_of(decoder.function))
-    if decoder.dtype != torch.float64 and weights <= LARGEST_TWIN:
-        with suppress(Exception):  # whatever foreign code raises on another type
-            wide = decoder.in_double(natural=natural)
-            x = z.to(device=decoder.device, dtype=decoder.dtype).double()
-            if wide is not None and precision_of(wide, x, y := wide(x))[0] == y.dtype == torch.float64:
-                return _pulled(wide, x, w)
     x = z.to(device=decoder.device, dtype=decoder.dtype)
+    if (wide := _wide(decoder, z, natural)) is not None:
+        with suppress(Exception):  # as above, of its derivatives
+            return _pulled(wide, x.double(), w)
+    f = decoder.natural_flat if natural else decoder.flat
     x = x * (1 + 4 * torch.finfo(x.dtype).eps)
     return _pulled(f, x, SCALE * w) / SCALE
 

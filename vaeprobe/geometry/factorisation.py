@@ -342,7 +342,7 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
     usable = torch.isfinite(contrast)
     count = int(usable.sum())
     if count < 4 or 2 * count <= n:
-        undefined = _deficient(a, sample.decoder.data_dim, count, n) + _alike(sample, finite)
+        undefined = _deficient(sample, count, finite) + _alike(sample, finite)
         return Evidence(continuous=continuous, active=active, drawn=n, usable=count, undefined=undefined)
 
     # where all latents there are were seen, none that is rarer hides
@@ -463,14 +463,17 @@ def _too_few(k: int, active: int, threshold: float) -> str:
     )
 
 
-def _deficient(active: int, outputs: int, usable: int, drawn: int) -> str:
+def _deficient(sample: Sample, usable: int, finite: Tensor) -> str:
+    active, outputs, drawn = sample.R.shape[1], sample.decoder.data_dim, len(finite)
     if drawn < 4:
         return f"{drawn} latent{'s are' if drawn > 1 else ' is'} too few for a verdict"
     if outputs < active:
         return f"{active} active latents in {outputs} outputs: the Jacobian has no full column rank"
+    overflowed = int((~finite).sum())
     return (
-        f"the columns of the {active} active latents are linearly dependent (or not finite) at "
-        f"{drawn - usable} of {drawn} latents"
+        f"the columns of the {active} active latents are linearly dependent to {sample.tolerance**0.5:.0e} at "
+        f"{drawn - overflowed - usable} of {drawn} latents"
+        + (f", not finite at {overflowed}" if overflowed else "")
     )
 
 
@@ -480,7 +483,7 @@ def _alike(sample: Sample, finite: Tensor) -> str:
     if len(G) < 4 or sample.decoder.data_dim < G.shape[1]:
         return ""
     names = [sample.decoder.latent_names[i] for i in sample.R.argmax(0).tolist()]
-    return alike_words(G, names)
+    return alike_words(G, names, sample.tolerance)
 
 
 def _is_tied(G: Tensor) -> bool:

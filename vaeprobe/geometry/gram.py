@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "COLLINEAR",
     "active_latents",
     "alike_words",
+    "alike_columns",
     "canonical_signs",
     "column_cosines",
     "column_norms",
@@ -23,13 +23,12 @@ __all__ = [
     "ima_contrast",
     "log_det",
     "mean_field_gap",
+    "ranks",
     "singular_frame",
     "singular_tolerance",
     "smallest_gap",
 ]
 
-# Two columns are one where the cosine between them is this near to 1.
-COLLINEAR = 1e-6
 # The share of the largest mean column norm under which a latent counts as inactive.
 ACTIVE_THRESHOLD = 0.05
 
@@ -138,10 +137,23 @@ def active_latents(G: Tensor, threshold: float = ACTIVE_THRESHOLD) -> Tensor:
     return (mean > 0) & (mean > threshold * mean.max())
 
 
-def alike_words(G: Tensor, names: Sequence[str]) -> str:
-    """Return which latents move the output alike at most points, as the end of a sentence; "" where no two do."""
+def alike_columns(G: Tensor, tolerance: float) -> Tensor:
+    """Return which pairs of columns are one but for their lengths, shape (n, k, k), bool, as far as G can tell.
+
+    Args:
+        tolerance: see `singular_tolerance`: the squared sine of their angle up to which they are.
+    """
     C = column_cosines(G).abs()
-    often = ((C > 1 - COLLINEAR).double().mean(0) > 0.5).triu(1).nonzero().tolist()
+    return tolerance >= (1 - C) * (1 + C)
+
+
+def alike_words(G: Tensor, names: Sequence[str], tolerance: float) -> str:
+    """Return which latents move the output alike at most points, as the end of a sentence; "" where no two do.
+
+    Args:
+        tolerance: see `alike_columns`.
+    """
+    often = (alike_columns(G, tolerance).double().mean(0) > 0.5).triu(1).nonzero().tolist()
     if not often:
         return ""
     i, j = often[0]
@@ -176,6 +188,11 @@ def singular_frame(G: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # -- what a spectrum says -----------------------------------------------------------------------
+
+
+def ranks(s: Tensor, resolution: float) -> Tensor:
+    """Return how many singular values, of shape (n, k) descending, exceed that share of the largest, shape (n,)."""
+    return (s > resolution * s[:, :1]).sum(1)
 
 
 def condition_number(s: Tensor) -> Tensor:

@@ -20,14 +20,7 @@ __all__ = ["rounded", "rounding_at", "without"]
 
 def rounded(lost: Lost) -> Finding:
     """Return the finding about such columns, with what to do next."""
-    import torch
-
-    hint = (
-        "no precision here knows more: the output does not depend on them as far as numbers tell"
-        if lost.dtype == torch.float64
-        else "--dtype float64 computes nine digits more"
-    )
-    return Finding(ROUNDING, lost.evidence, hint=hint)
+    return Finding(ROUNDING, lost.evidence, hint=lost.hint)
 
 
 def rounding_at(decoder: Decoder, z: Tensor, likelihood: Likelihood | None) -> Lost | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
+
 from vaeprobe.budget import NO_TIME, about
 from vaeprobe.findings import (
     DISCONTINUOUS,
@@ -223,7 +225,9 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
                 LOW_RANK,
                 f"the output depends on {part.decoder.latent_dim} directions of the {part.whole} latents alone, and is constant "
                 "along the others to rounding: axes u0, u1, ... are eigenvectors of the mean metric, the longest first",
-                hint="--dtype float64 tells a direction that hardly moves the output from one that does not",
+                hint=None
+                if part.decoder.dtype == torch.float64
+                else "--dtype float64 tells a direction that hardly moves the output from one that does not",
             )
         )
     elif part is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from vaeprobe.geometry.turns import Turn
     from vaeprobe.latents import Latents
     from vaeprobe.likelihoods import Likelihood
-    from vaeprobe.probes.orthogonality.reading import Reading
+    from vaeprobe.probes.orthogonality.reading import Reading, Wider
     from vaeprobe.probes.parts import ColumnBlock
 
 
@@ -36,6 +36,8 @@ WHOLE_ROTATION = 2048
 FEW_POINTS = (
     16  # latents at which all columns are measured at least, before a part of them is taken for time's sake
 )
+# Latents at which float64 is asked for the rank.
+LOOKED_AT = 4
 FEWEST = 2  # latents that make an answer, with wide intervals
 
 
@@ -350,6 +352,7 @@ class Orthogonality(Probe):
                 block=block,
                 rounding=rounding,
             )
+            reading.wider = self._wider(decoder, z, reading)
             return self._read(decoder, reading, fits, beside, self._available(decoder, source))
 
     def _rounding(
@@ -368,6 +371,25 @@ class Orthogonality(Probe):
             columns=None if block is None else block.columns[at],
             names=None if block is None else block.names,
         )
+
+    def _wider(self, decoder: Decoder, z: Tensor, reading: Reading) -> Wider | None:
+        """Return what float64 finds where J is rank-deficient; None where that is no question, or cannot be asked."""
+        from vaeprobe.engine import gram
+        from vaeprobe.engine.rounding import in_float64
+        from vaeprobe.geometry.gram import ranks, singular_frame, singular_tolerance
+        from vaeprobe.probes.orthogonality.reading import Wider
+
+        if not reading.singular or reading.no_pairs or reading.block is not None or len(z) != len(reading.G):
+            return None
+        lost = (~reading.regular).nonzero().flatten()
+        at = lost[:: -(-len(lost) // LOOKED_AT) or 1]
+        wide = in_float64(decoder, z[at]) if len(at) and reading.likelihood is None else None
+        if wide is None:
+            return None
+        k = len(reading.names)
+        narrow = ranks(singular_frame(reading.G[at])[0], reading.resolution)
+        found = ranks(singular_frame(gram(wide, z[at]))[0], singular_tolerance(k) ** 0.5)
+        return Wider(len(at), (int(found.min()), int(found.max())), bool((found > narrow).any()))
 
     def _read(
         self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...], beside: Metric, asked: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from vaeprobe.engine.rounding import Lost
     from vaeprobe.probes.parts import ColumnBlock
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "Wider"]
 
 # Active latents above which the best rotation is not searched.
 LARGEST_SEARCH = 128
@@ -40,6 +41,21 @@ FRAME_BUDGET = 1e9
 
 # Latents beyond which a few random bases do: means over pairs hardly differ from one to another.
 MANY = 128
+
+
+@dataclass(frozen=True)
+class Wider:
+    """What float64 finds of the rank at a few latents where float32 finds J rank-deficient.
+
+    Attributes:
+        at: how many latents were looked at.
+        ranks: lowest and highest rank in float64.
+        more: whether one is higher than in float32.
+    """
+
+    at: int
+    ranks: tuple[int, int]
+    more: bool
 
 
 class Reading:
@@ -58,7 +74,10 @@ class Reading:
         rounding: which active columns are rounding, so that nothing is known of them, or None.
         no_pairs: why there are no pairs of columns, or None.
         singular: why the contrast is undefined, or None.
+        wider: what float64 finds of the rank, None where it was not asked.
     """
+
+    wider: Wider | None = None
 
     def __init__(
         self,
@@ -132,8 +151,11 @@ class Reading:
         zero = int((self.zero_columns & ~self.regular).sum())
         dependent = int((~self.regular).sum()) - zero
         parts = [f"a column of length zero at {zero}"] if zero else []
-        parts += [f"columns linearly dependent at {dependent}"] if dependent else []
-        alike = "" if zero else gram.alike_words(self.sub, [self.names[i] for i in self.active.tolist()])
+        parts += (
+            [f"columns linearly dependent to {self.tolerance**0.5:.0e} at {dependent}"] if dependent else []
+        )
+        names = [self.names[i] for i in self.active.tolist()]
+        alike = "" if zero else gram.alike_words(self.sub, names, self.tolerance)
         return ", ".join(parts) + alike
 
     @cached_property
@@ -228,8 +250,7 @@ class Reading:
     @cached_property
     def rank(self) -> tuple[int, int]:
         """Lowest and highest number of singular values above the resolution, over latents."""
-        s = self.all_singular_values
-        counts = (s > self.resolution * s[:, :1]).sum(1)
+        counts = gram.ranks(self.all_singular_values, self.resolution)
         return int(counts.min()), int(counts.max())
 
     @property
@@ -254,8 +275,8 @@ class Reading:
         """
         if not self.singular or self.no_pairs or self.decoder.data_dim < len(self.active) or self.rank[0] < 2:
             return False
-        cosine, _ = self.pairs
-        alike = cosine.amax(1) > 1 - gram.COLLINEAR
+        i, j = torch.triu_indices(len(self.active), len(self.active), 1)
+        alike = gram.alike_columns(self.sub, self.tolerance)[:, i, j].any(1)
         found = self.gap_alignment
         return found is not None and found.value is not None and float(alike.double().mean()) < 0.5
 

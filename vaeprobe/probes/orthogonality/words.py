@@ -147,9 +147,14 @@ def _in_the_row_space(reading: Reading) -> str:
 
 
 def _wider(reading: Reading) -> str:
-    """Say which singular values float64 tells from none, as a sentence."""
-    least = gram.singular_tolerance(len(reading.names)) ** 0.5
-    return f" --dtype float64 tells singular values down to {least:.0e} of the largest."
+    """Say what float64 sees of the rank, or, where it was not asked, which singular values it tells from none."""
+    told = f"singular values down to {gram.singular_tolerance(len(reading.names)) ** 0.5:.0e} of the largest"
+    if reading.wider is None:
+        return f" --dtype float64 tells {told}."
+    if reading.wider.more:
+        low, high = reading.wider.ranks
+        return f" --dtype float64 tells {told}: rank {low if low == high else f'{low} to {high}'}."
+    return f" Float64, which tells {told}, finds the same rank (looked at {reading.wider.at} latents)."
 
 
 def _low_rank(
@@ -257,7 +262,9 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
                 NOT_FINITE,
                 f"the Jacobian is not finite at {reading.overflowed} of {reading.overflowed + len(reading.G)} "
                 "latents, which are left out",
-                hint="--dtype float64 widens the range",
+                hint="a decoder that overflows often has an exponential output"
+                if reading.dtype == torch.float64
+                else "--dtype float64 widens the range",
             )
         )
     idle = [name for i, name in enumerate(reading.names) if i not in set(reading.active.tolist())]
