@@ -232,6 +232,24 @@ def test_float64_is_not_advised_for_dead_units() -> None:
     assert "--dtype" not in result.summary + " ".join(str(f.hint) for f in result.findings)
 
 
+@pytest.mark.parametrize(("above", "dead"), [(-0.1, False), (0.1, True)])
+def test_angles_at_few_latents_are_no_angles(above: float, dead: bool) -> None:
+    """z_1 > 0 wakes the decoder: of 32 latents a little more or less than half."""
+    z = normal(32, 2)
+    z[:, 0] = torch.linspace(-1, 1, 32).double() - above
+    decoder = Decoder(lambda z: torch.relu(z[:, :1]) * torch.tanh(z), 2, dtype=torch.float64)
+    result = Orthogonality(latents=z, samples=32, rotations=19).measure(decoder)
+    for name in ("mean_abs_cosine", "max_abs_cosine", "conformality"):
+        metric = result[f"orthogonality.{name}"]
+        assert metric.defined != dead
+        assert metric.defined or "at 18 of 32 latents" in str(metric.reason)
+
+
+def test_no_seam_reaches_no_limit() -> None:
+    still = linear(torch.zeros(4, 2).double(), torch.ones(4).double())
+    assert not Trace(samples=2, length=0.2).measure(Decoder(still, 2))["trace.step_limits"].defined
+
+
 def test_columns_that_differ_by_more_than_rounding_are_not_called_one() -> None:
     """Rank 2, and two columns at an angle of 5e-4."""
     W = normal(6, 2) @ normal(2, 4, seed=1)

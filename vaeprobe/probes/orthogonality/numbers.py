@@ -53,6 +53,12 @@ def _mean(
     return Metric(SPECS[id], value, ci=ci, level=LEVEL if ci else None, n=n, method=how)
 
 
+def _mostly(lost: Tensor, what: str) -> str | None:
+    """Return why a mean over the latents that are left says nothing of most, None where they are most."""
+    count = int(lost.sum())
+    return f"{what} at {count} of {len(lost)} latents" if 2 * count > len(lost) else None
+
+
 def metrics_of(reading: Reading) -> list[Metric]:
     """Return every metric, in the order of the page, and keep the values behind means in `reading.per_sample`."""
     return [
@@ -80,14 +86,15 @@ def _cosine_metrics(reading: Reading) -> list[Metric]:
     cosine, both = reading.pairs
     some = both.any(1)
     cosine, both = torch.where(both, cosine, 0.0)[some], both[some]
+    why = reading.no_pairs or _mostly(~some, "no two columns have a length")
     mean = cosine.sum(1) / both.sum(1)
     largest = cosine.amax(1) if cosine.shape[1] else mean
     null = Metric(
         SPECS["orthogonality.mean_abs_cosine_gaussian"], expected_abs_cosine(reading.decoder.data_dim)
     )
     return [
-        _mean(reading, "orthogonality.mean_abs_cosine", mean, why=reading.no_pairs, high=1.0),
-        _mean(reading, "orthogonality.max_abs_cosine", largest, why=reading.no_pairs, high=1.0),
+        _mean(reading, "orthogonality.mean_abs_cosine", mean, why=why, high=1.0),
+        _mean(reading, "orthogonality.max_abs_cosine", largest, why=why, high=1.0),
         null,
     ]
 
@@ -240,7 +247,8 @@ def _frame_metrics(reading: Reading) -> list[Metric]:
         reading, "orthogonality.effective_rank", gram.effective_rank(reading.all_singular_values), why=why
     )
     logs = gram.conformality(reading.sub[whole]) if reading.no_pairs is None else reading.contrast
-    spread = _mean(reading, "orthogonality.conformality", logs, why=reading.no_pairs)
+    few = reading.no_pairs or _mostly(~whole, "an active column has length zero")
+    spread = _mean(reading, "orthogonality.conformality", logs, why=few)
     if reading.singular:
         names = ("condition_number", "smallest_gap")
         return [undefined("distance_to_axes"), spread, rank, *(undefined(name) for name in names)]

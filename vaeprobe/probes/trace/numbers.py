@@ -68,7 +68,10 @@ def _trace_metrics(paths: Paths, loops: LoopDefects | None, misses: Tensor | Non
     else:
         reason = why if not length else f"scheme `{paths.scheme}` does not look for single kinks"
         out.append(Metric.undefined(SPECS["trace.kinks"], reason))
-    out.append(Metric(SPECS["trace.step_limits"], kinds["step limit"], n=len(seams)))
+    limits = SPECS["trace.step_limits"]
+    out.append(
+        Metric(limits, kinds["step limit"], n=len(seams)) if len(seams) else Metric.undefined(limits, why)
+    )
     if misses is None:
         out.append(Metric.undefined(SPECS["trace.return_error"], why or LATE))
     elif len(misses):
