@@ -325,6 +325,25 @@ def test_latents_that_outputs_do_not_tell_are_not_compared_by_nearest_decodings(
     assert result.verdict == "same latents"
 
 
+def test_latents_are_not_ranked_by_rounding_nor_by_nothing() -> None:
+    result = vaeprobe.traverse(Decoder(cancelling((0.0,) * 3), 3), samples=8)
+    assert result.summary.startswith(
+        "Which of 3 latents moves the output is not known: the columns of z0, z1, z2 are"
+    )
+    assert not result["traverse.share"].defined
+    assert not result["traverse.norm"].defined
+    assert "rounding" in {f.code for f in result.findings}
+    # columns that are next to nothing beside a right one do not count
+    result = vaeprobe.traverse(Decoder(cancelling((0.0, 1.0)), 2), samples=8)
+    assert "most the doing of z1 (100%)" in result.summary
+    still = vaeprobe.traverse(
+        Decoder(linear(torch.zeros(4, 2).double(), torch.ones(4).double()), 2), samples=8
+    )
+    assert still.summary == "No latent moves the output at 8 latents of the prior."
+    assert still["traverse.norm"].value == [0, 0]
+    assert not still["traverse.share"].defined
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_no_models_agree_by_their_rounding(dtype: torch.dtype) -> None:
     f = cancelling((0.0,) * 3)

@@ -12,8 +12,10 @@ from torch import Tensor
 from vaeprobe.budget import Fit, budget, share_of, within
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.costs import foretell_directions
+from vaeprobe.engine.rounding import lost_columns
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.geometry.gram import ACTIVE_THRESHOLD
 from vaeprobe.kept import keeping
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import class_of
@@ -21,6 +23,7 @@ from vaeprobe.pictures import image_shape as image_of
 from vaeprobe.probes import probe_class
 from vaeprobe.probes.base import rows_of
 from vaeprobe.probes.functions import DecoderLike, as_decoder
+from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric, metric_map
 from vaeprobe.traversal.metrics import SPECS
 from vaeprobe.traversal.numbers import (
@@ -169,14 +172,27 @@ def _traversal(
     method = f"over {fit.done} latents of the prior"
     first = ", ".join(f"{s.name} ({s.share:.0%})" for s in shown[:3])
     what = "channels" if len(ways) != len(decoder.continuous) else "latents"
+    summary = f"Of {len(ways)} {what}, what moves in the output is most the doing of {first}, by squared column length."
+    metrics = [
+        Metric(SPECS["traverse.norm"], squares.sqrt().tolist(), n=fit.done, method=method),
+        Metric(SPECS["traverse.share"], (squares / total).tolist(), n=fit.done, method=method),
+    ]
+    lost = None
+    if not decoder.is_map:  # the columns of channels are sums over places, which are not asked
+        longest = squares.topk(len(shown)).indices
+        moving = longest[squares[longest] > ACTIVE_THRESHOLD**2 * squares.max()]
+        lost = lost_columns(decoder, z, moving.sort().values.tolist())
+    if lost is not None:
+        limits.append(rounded(lost))
+        metrics = [Metric.undefined(m.spec, lost.why, n=m.n) for m in metrics]
+        summary = f"Which of {len(ways)} {what} moves the output is not known: {lost.why}."
+    elif not squares.any():
+        why = f"no latent moves the output at {fit.done} latents of the prior"
+        metrics[1] = Metric.undefined(metrics[1].spec, why, n=fit.done)
+        summary = f"{why[0].upper()}{why[1:]}."
     return Traversal(
-        metrics=metric_map(
-            [
-                Metric(SPECS["traverse.norm"], squares.sqrt().tolist(), n=fit.done, method=method),
-                Metric(SPECS["traverse.share"], (squares / total).tolist(), n=fit.done, method=method),
-            ]
-        ),
-        summary=f"Of {len(ways)} {what}, what moves in the output is most the doing of {first}, by squared column length.",
+        metrics=metric_map(metrics),
+        summary=summary,
         findings=(*decoder.notes, *limits),
         settings={
             "reach": None if codes is not None else reach, "frames": frames, "most": most, "rotate": rotate,

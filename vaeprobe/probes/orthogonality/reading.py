@@ -174,7 +174,7 @@ class Reading:
 
     @cached_property
     def cosine_matrix(self) -> tuple[tuple[float | None, ...], ...] | None:
-        """Mean |C_ij| over the latents where both columns have a length, active x active."""
+        """Mean |C_ij| over the latents where both columns have a length, if those are half or more, active x active."""
         if self.no_pairs:
             return None
         lengths = (self.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
@@ -182,7 +182,7 @@ class Reading:
         means = (self.cosines.abs().sum(0) / count).tolist()
         return tuple(
             tuple(mean if known else None for mean, known in zip(*row, strict=True))
-            for row in zip(means, (count > 0).tolist(), strict=True)
+            for row in zip(means, (2 * count >= len(lengths)).tolist(), strict=True)
         )
 
     @cached_property

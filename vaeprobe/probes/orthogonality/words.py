@@ -268,7 +268,7 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
             )
         )
     idle = [name for i, name in enumerate(reading.names) if i not in set(reading.active.tolist())]
-    if idle and len(reading.G) and not reading.rounding:
+    if idle and reading.G.any() and not reading.rounding:
         found.append(
             Finding(
                 INACTIVE_LATENTS,
