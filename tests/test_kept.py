@@ -260,7 +260,7 @@ def test_pieces_that_are_faster_made_than_read_are_not_kept(
         store.add(b"a" * 32, piece, 0.99)
         empty = len((tmp_path / "a.kept").read_bytes())
         store.add(b"b" * 32, piece, 1.01)
-    assert empty == len(kept.HEAD)
+    assert empty == 0
     with keeping(tmp_path / "a.kept") as store:
         assert store is not None
         assert store.take(b"b" * 32)[0].equal(piece[0])
@@ -321,6 +321,14 @@ def test_a_run_that_kept_nothing_yet_does_not_go_on_from_it(
         assert streams.stopped() == f"vaeprobe: stopped; nothing was kept in {path} yet"
         store.add(b"k" * 32, (torch.zeros(1),), seconds=1.0)
         assert streams.stopped().endswith(f"goes on from what is kept in {path}")
+    assert path.exists()
+    # a run that keeps nothing leaves no file behind, nor takes one away
+    with pytest.raises(UsageError), keeping(tmp_path / "other.kept"):
+        raise UsageError("no such network")
+    (tmp_path / "users.kept").touch()
+    with keeping(tmp_path / "users.kept"):
+        pass
+    assert {file.name for file in tmp_path.iterdir()} == {"run.kept", "users.kept"}
 
 
 COMMANDS = {

@@ -66,6 +66,7 @@ class Kept:
         self.saved = 0.0
         self._places: dict[bytes, tuple[Path, _Place]] = {}
         own = own_file(path)
+        self._new = None if own.exists() else own
         for file in files_of(path):
             if file.stat().st_size:
                 whole = self._look(file)
@@ -75,8 +76,6 @@ class Kept:
             self._own = open(own, "ab", buffering=0)  # noqa: SIM115
         except OSError as error:
             raise UsageError(f"cannot write `{own}`: {(error.strerror or '').lower()}") from None
-        if not self._own.tell():
-            self._own.write(HEAD)
 
     @property
     def seconds(self) -> float:
@@ -89,7 +88,11 @@ class Kept:
         return self._own.tell()
 
     def close(self) -> None:
+        """Leave no file behind that holds nothing."""
+        empty = not self.size
         self._own.close()
+        if empty and self._new is not None:
+            self._new.unlink(missing_ok=True)
 
     def has(self, key: bytes) -> bool:
         return key in self._places
@@ -125,7 +128,7 @@ class Kept:
         content = b"".join(t.detach().cpu().contiguous().numpy().tobytes() for t in piece)
         record = _RECORD.pack(key, len(told), zlib.crc32(told + content)) + told + content
         # in one call: whatever ends the run afterwards, the record is whole or is cut off
-        self._own.write(record)
+        self._own.write(record if self.size else HEAD + record)
 
     def _look(self, file: Path) -> int:
         """Note what is in a file, and return how much of it is whole."""
