@@ -609,8 +609,12 @@ def test_memory_of_one_process_is_not_told_as_that_of_several(
     assert [" GB of memory" in line for line in said] == [True, False]
 
 
-@pytest.mark.parametrize("call", [1e-4, 1.0])
-def test_a_pace_is_that_of_many_latents_where_few_take_no_time(clock: Clock, call: float) -> None:
+@pytest.mark.parametrize(
+    ("call", "at_once", "timed"), [(1e-4, 4096, [16, 128, 1024]), (1e-4, 24, [16, 24]), (1.0, 4096, [16])]
+)
+def test_a_pace_is_that_of_many_latents_where_few_take_no_time(
+    clock: Clock, call: float, at_once: int, timed: list[int]
+) -> None:
     """A call of so many seconds, and 1e-5 a latent."""
     calls: list[int] = []
 
@@ -622,8 +626,8 @@ def test_a_pace_is_that_of_many_latents_where_few_take_no_time(clock: Clock, cal
     decoder = Decoder(f, 3)
     choose(decoder)
     calls.clear()
-    found = pace(decoder) / DIRECTION
-    assert calls == ([16, 128, 1024] if call < 1 else [16])
+    found = pace(decoder, at_once) / DIRECTION
+    assert calls == timed
     assert found == pytest.approx(call / calls[-1] + 1e-5)
 
 
@@ -731,7 +735,7 @@ def test_what_is_foretold_is_what_is_done(monkeypatch: pytest.MonkeyPatch, part:
         done["rows"] += 2 * len(leaf)
         return pull(y, leaf, *more, **rest)
 
-    def paced(decoder: Any) -> float:
+    def paced(decoder: Any, at_once: int) -> float:
         done["asked"] += 1
         return 1.0
 

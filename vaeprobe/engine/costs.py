@@ -22,9 +22,9 @@ DIRECTION = 1.3
 """A direction's time in decodings (measured: 1.0 to 1.5)."""
 
 
-def pace(decoder: Decoder) -> float:
-    """Return the seconds that one direction at one latent takes, as decoding a few latents tells."""
-    most = max(1, BUDGET // (16 * choose(decoder).widest))
+def pace(decoder: Decoder, at_once: int) -> float:
+    """Return the seconds that one direction at one latent takes, as decoding a few latents tells, at most so many at once."""
+    most = max(1, min(at_once, BUDGET // (16 * choose(decoder).widest)))
     found: list[float] = []
     for rows in sorted({min(rows, most) for rows in ROWS}):
         if found and rows * min(found) > LONG:
@@ -44,7 +44,7 @@ def gram_directions(decoder: Decoder, columns: int) -> float:
 
 
 def foretell_directions(
-    decoder: Decoder, directions: float, bytes: float, what: str, *, least: float = 0.0
+    decoder: Decoder, directions: float, bytes: float, what: str, *, at_once: int, least: float = 0.0
 ) -> float | None:
     """Say how long so many directions will take, and how much memory beyond what is taken already, to whoever listens.
 
@@ -52,6 +52,7 @@ def foretell_directions(
         directions: over all latents, each latent's primal counted as one.
         bytes: of what is made of them.
         what: the work, as one would say it.
+        at_once: latents that are taken together.
         least: directions without which there is no answer at all.
 
     Returns:
@@ -59,6 +60,6 @@ def foretell_directions(
     """
     if not (foretold() or budget().bounded):
         return None
-    one = pace(decoder)
+    one = pace(decoder, at_once)
     foretell(what, directions * one, bytes, least * one)
     return one

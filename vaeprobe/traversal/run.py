@@ -157,6 +157,7 @@ def _traversal(
         samples * (1 + len(ways)) + most * (1 + frames),
         8 * most * frames * decoder.data_dim,
         f"columns of {len(ways)} directions at {samples} latents",
+        at_once=samples,
         least=1 + len(ways) + 1 + frames,
     )
     with share_of(1 / 3 if rotate else 1):

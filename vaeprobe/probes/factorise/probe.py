@@ -192,6 +192,7 @@ class Factorise(Probe):
             samples * 3 * k,  # the columns, and each once more with its own primal where all else is redrawn
             3 * 8 * samples * k**2,
             f"{samples} latents of {k} columns at least",
+            at_once=samples,
             least=FEWEST * directions_of(k),
         )
 

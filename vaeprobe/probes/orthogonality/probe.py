@@ -489,6 +489,7 @@ class Orthogonality(Probe):
             len(z) * each + beside,
             3 * 8 * len(z) * width**2,
             f"{len(z)} latents of {width} columns" + (", and random products" if beside else ""),
+            at_once=len(z),
             least=FEWEST * draws * each,
         )
         found: list[Tensor] = []

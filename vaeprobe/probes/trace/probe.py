@@ -356,6 +356,7 @@ class Trace(Probe):
             len(z0) * NODES * (k + 1),
             0,
             f"{len(z0)} start{'s' * (len(z0) > 1)} among {k} latents, {NODES} steps each",
+            at_once=2 * k * len(z0),
             # a start, once to choose components and once more, and a step of two of them both ways
             least=6 * (k + 1),
         )
