@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram
+from vaeprobe.engine import gram, matrix_free
 from vaeprobe.engine.matrix_free import diagonal, trace, xdiagonal, xtrace
 from vaeprobe.errors import UsageError
 from vaeprobe.intervals import stream
@@ -87,6 +89,55 @@ def test_intervals_hold_the_truth_and_are_not_much_too_wide(name: str, k: int, p
         wide = ((high - low) / 2).mean(0) / (1.96 * true)
         # Student's quantile is 1.6 times the normal one with four probes less one, 1.2 with eight
         assert float(wide.median()) < (2 if probes < 8 else 1.5)
+
+
+@pytest.mark.parametrize("probes", [2, 5])
+def test_probes_are_left_out_as_by_projections_of_the_gram_matrix(probes: int) -> None:
+    """Every estimate, and what two of them share, from a projection that was formed for each set of the other probes."""
+    k = 12
+    decoder, z = decaying(k, 0.7), torch.from_numpy(stream(1, "z").standard_normal((2, k)))
+    signs = matrix_free._signs(decoder, z, probes, 3)
+    found = matrix_free._left_out(decoder, z, probes, 3, False)
+    for i, G in enumerate(gram(decoder, z)):
+        v = signs[:, i]
+
+        def estimate(p: int, without: int, G: Tensor = G, v: Tensor = v) -> Tensor:
+            Y = G @ v[[q for q in range(probes) if q not in (p, without)]].T
+            P = torch.eye(k, dtype=G.dtype) - Y @ torch.linalg.pinv(Y)
+            rest = P @ G @ P
+            return (G - rest).diagonal() + v[p] * (rest @ v[p])
+
+        D = torch.stack([estimate(p, p) for p in range(probes)])
+        torch.testing.assert_close(found.mean[i], D.mean(0))
+        torch.testing.assert_close(found.variance[i], D.var(0))
+        moved = [(D[p] - estimate(p, q), D[q] - estimate(q, p)) for p in range(probes) for q in range(p)]
+        torch.testing.assert_close(found.shared[i], torch.stack([a * b for a, b in moved]).mean(0))
+        sums = torch.stack([a.sum() * b.sum() for a, b in moved])
+        torch.testing.assert_close(found.shared_by_sums[i], sums.mean())
+
+
+class Operations(TorchDispatchMode):
+    """How many operations torch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return op(*args, **(kwargs or {}))
+
+
+def test_pairs_of_probes_are_taken_together() -> None:
+    """Each pair by itself took 9 seconds with 64 probes of 512 latents; by probe it takes as many operations as there are."""
+    decoder, z = decaying(40, 0.7), torch.zeros(1, 40, dtype=torch.float64)
+    xtrace(decoder, z, probes=2)  # the verbs look at a decoder when they first see it
+    counts = {}
+    for probes in (4, 8, 32):
+        with Operations() as taken:
+            xtrace(decoder, z, probes=probes)
+        counts[probes] = taken.count
+    assert (counts[32] - counts[8]) / 24 < 1.2 * (counts[8] - counts[4]) / 4
 
 
 def test_an_interval_needs_two_probes_and_is_student_s() -> None:

@@ -7,20 +7,25 @@ import math
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor, nn
 
+import vaeprobe
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.limits import LARGEST_GRAM, MOST
 from vaeprobe.errors import ResourceError, UsageError
+from vaeprobe.geometry import rotations
+from vaeprobe.geometry.rotations import alignment, rotate
 from vaeprobe.latents import Grid, Prior
 from vaeprobe.likelihoods import Bernoulli
+from vaeprobe.probes import parts
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
 from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, as_asked, block_of, holdable
 
@@ -92,7 +97,8 @@ def test_channels_at_a_site_are_the_columns_of_that_site() -> None:
 
 def test_channels_orthogonal_in_a_rotated_basis_are_repaired_at_every_site_at_once() -> None:
     R = haar(4, 3)
-    assert measure(per_site(torch.eye(4, dtype=torch.float64)), part="channels").verdict == "orthogonal"
+    straight = measure(per_site(torch.eye(4, dtype=torch.float64)), part="channels")
+    assert (straight.verdict, number(straight, "alignment_p")) == ("orthogonal", 1 / 100)
     probed = per_site(R)
     result = measure(probed, part="channels")
     assert result.verdict == "rotated"
@@ -108,23 +114,56 @@ def test_channels_orthogonal_in_a_rotated_basis_are_repaired_at_every_site_at_on
     assert measure(mended, part="all").verdict == "orthogonal"
 
 
-def test_the_p_value_of_channels_is_exact() -> None:
-    """A randomly rotated channel basis gives a uniform p."""
-    base = conv()
+@pytest.mark.parametrize("part", ["channels", "some"])
+def test_the_p_value_of_a_part_is_exact(
+    part: Literal["channels", "some"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A randomly rotated basis, of the channels or of all latents, gives a uniform p."""
+    monkeypatch.setattr(parts, "SOME", 3)
+    base, draws, n = conv(), 200, 4
+    R = torch.stack([haar(3 if part == "channels" else 24, seed) for seed in range(draws)])
+    if part == "channels":
+        R = torch.kron(R, torch.eye(8, dtype=torch.float64))
+    z = torch.randn(draws, n, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    whole = gram(base, (z @ R.mT).flatten(0, 1)).unflatten(0, (draws, n))
     p = []
-    for seed in range(120):
-        R = torch.kron(haar(3, seed), torch.eye(8, dtype=torch.float64))
-        turned = Decoder(lambda z, R=R: base(z @ R.T), 24, dtype=torch.float64)
-        block = block_of(base, "channels", 4, seed)
+    for seed, G in enumerate(rotate(whole, R[:, None])):
+        block = block_of(base, part, n, seed)
         assert block is not None
-        z = torch.randn(4, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        from vaeprobe.geometry.rotations import alignment
-
-        found = alignment(gram(turned, z, columns=block.columns), count=39, seed=seed)
+        of_part = torch.stack([g[c[:, None], c] for g, c in zip(G, block.columns, strict=True)])
+        found = alignment(of_part, count=39, seed=seed)
         assert found.p_value is not None
         p.append(found.p_value)
-    share = float(np.mean(np.array(p) <= 0.25))
-    assert share == pytest.approx(0.25, abs=4 * math.sqrt(0.25 * 0.75 / 120))
+    quarters = np.bincount(np.ceil(np.array(p) * 4 - 1e-9).astype(int) - 1, minlength=4)
+    assert float(scipy.stats.chisquare(quarters).pvalue) > 1e-3, quarters
+
+
+@pytest.mark.parametrize(
+    ("part", "columns"), [("all", 24), ("all", 23), ("channels", 3), ("some", 7), ("some", 26)]
+)
+def test_nulls_are_contrasts_of_j_times_q(
+    part: Literal["all", "channels", "some"], columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each rotation's mean contrast, and the p-value, from the Jacobian's columns themselves: no Gram matrix, no pairs."""
+    monkeypatch.setattr(parts, "SOME", columns)
+    probed = conv() if part != "some" and columns != 23 else mlp(columns if part == "all" else columns + 3)
+    k = probed.latent_dim
+    result = vaeprobe.orthogonality(probed, samples=5, rotations=11, restarts=0, seed=4, part=part)
+    z, block = Prior().draw(probed, 5, seed=4), block_of(probed, part, 5, 4)
+    J = torch.func.vmap(torch.func.jacfwd(lambda x: probed(x[None]).flatten()))(z).detach()
+    at = torch.arange(k).expand(5, -1) if block is None else block.columns
+    assert at.shape[1] == columns
+
+    def contrast(Q: Tensor) -> float:
+        A = torch.stack([j[:, c] for j, c in zip(J, at, strict=True)]) @ Q
+        half_log_det = torch.linalg.qr(A).R.diagonal(dim1=1, dim2=2).abs().log().sum(1)
+        return float((A.norm(dim=1).log().sum(1) - half_log_det).mean())
+
+    null = [contrast(Q) for Q in rotations.haar(columns, 11, 4)]
+    c = contrast(torch.eye(columns, dtype=torch.float64))
+    assert result.null == pytest.approx(null, rel=1e-9)
+    assert number(result, "alignment") == pytest.approx(1 - c / np.mean(null), abs=1e-9)
+    assert number(result, "alignment_p") == (1 + sum(x <= c for x in null)) / 12
 
 
 def test_some_latents_stand_for_all_of_them() -> None:

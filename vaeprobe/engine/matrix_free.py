@@ -175,38 +175,48 @@ def _left_out(decoder: Decoder, z: Tensor, probes: int, seed: int, natural: bool
     Y = metric_products(decoder, z, v, natural).permute(1, 2, 0)
     Q = torch.linalg.qr(Y).Q
     GQ = metric_products(decoder, z, Q.permute(2, 0, 1), natural).permute(1, 2, 0)
-    R, W, H = Q.mT @ Y, Q.mT @ v.permute(1, 2, 0), Q.mT @ GQ
-    QH = Q @ H
-    all_seen = (Q * (2 * GQ - QH)).sum(-1)
-
-    def seen_without(p: int, N: Tensor) -> Tensor:
-        """Return the estimate of probe p from a basis that lacks Q N, N with orthonormal columns."""
-        QN = Q @ N
-        seen = all_seen - (QN * (2 * (GQ @ N) - 2 * (QH @ N) + QN @ (N.mT @ H @ N))).sum(-1)
-
-        def kept(w: Tensor) -> Tensor:
-            return w - N @ (N.mT @ w)
-
-        x = Y[..., p, None] - GQ @ kept(W[..., p, None])  # G P v
-        rest = (x - Q @ kept(Q.mT @ x))[..., 0]  # P G P v
-        return torch.addcmul(seen, v[p], rest)
-
+    v = v.permute(1, 2, 0)
+    R, W, H = Q.mT @ Y, Q.mT @ v, Q.mT @ GQ
+    E = GQ - Q @ H  # what G Q has outside the basis; Y has nothing there
     # what the basis loses with a probe is orthogonal to the products of all others
-    lost = [
-        torch.linalg.qr(R[..., [q for q in range(probes) if q != p]], mode="complete").Q[..., -1:]
-        for p in range(probes)
-    ]
-    D = [seen_without(p, lost[p]) for p in range(probes)]
-    shared, by_sums = torch.zeros_like(all_seen), torch.zeros_like(all_seen[:, 0])
-    for p in range(probes):
-        for q in range(p):
-            N = torch.linalg.qr(torch.cat([lost[p], lost[q]], -1)).Q
-            moved, moves = D[p] - seen_without(p, N), D[q] - seen_without(q, N)
-            shared += moved * moves
-            by_sums += moved.sum(-1) * moves.sum(-1)
+    N = torch.cat(
+        [
+            torch.linalg.qr(R[..., [q for q in range(probes) if q != p]], mode="complete").Q[..., -1:]
+            for p in range(probes)
+        ],
+        -1,
+    )
+
+    def dots(a: Tensor, b: Tensor) -> Tensor:
+        return (a * b).sum(-2, keepdim=True)
+
+    kept = W - N * dots(N, W)
+    rest = R - H @ kept  # Q^T G P v_p, P of the basis that lacks Q n_p
+    QN, EN = Q @ N, E @ N
+    seen = (Q * (GQ + E)).sum(-1, keepdim=True) - QN * (2 * EN + QN * dots(N, H @ N))
+    D = seen + v * (QN * dots(N, rest) - E @ kept)
+
+    def moved(p: Tensor, q: Tensor) -> Tensor:
+        """Return D_p - D_p|q for pairs of probes, shape (n, k, pairs)."""
+        a, b = N[..., p], N[..., q]
+        for _ in range(2):  # what the basis loses with q besides, twice for all digits
+            b = b - a * dots(a, b)
+            b = torch.nn.functional.normalize(b, dim=-2, eps=torch.finfo(b.dtype).tiny)
+        Hb = H @ b
+        Qb, Eb = Q @ b, E @ b + QN[..., p] * dots(a, Hb)
+        bHb, bw = dots(b, Hb), dots(b, W[..., p])
+        alone = v[..., p] * (Eb * bw + Qb * (dots(b, rest[..., p]) + bHb * bw))
+        by: Tensor = Qb * (2 * Eb + Qb * bHb) - alone
+        return by
+
+    shared, by_sums = torch.zeros_like(D[..., 0]), torch.zeros_like(D[:, 0, 0])
+    for p in range(1, probes):
+        first, second = torch.full((p,), p), torch.arange(p)
+        one, other = moved(first, second), moved(second, first)
+        shared += (one * other).sum(-1)
+        by_sums += (one.sum(1) * other.sum(1)).sum(-1)
     pairs = probes * (probes - 1) / 2
-    each = torch.stack(D)
-    return _LeftOut(each.mean(0), each.var(0), shared / pairs, by_sums / pairs)
+    return _LeftOut(D.mean(-1), D.var(-1), shared / pairs, by_sums / pairs)
 
 
 def off_diagonal_energy(
