@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vaeprobe.autograd import load_forward_mode
+from vaeprobe.autograd import Watching, differentiable_kernels, load_forward_mode
 
 load_forward_mode()
 
@@ -35,6 +35,49 @@ def test_zero_tangents_are_zeros(
     ):
         assert found.dtype == right.dtype
         torch.testing.assert_close(found + torch.zeros_like(right), right, rtol=0, atol=0)
+
+
+class Noticed(Watching):
+    def saw(self, func: object, args: object, out: object) -> None:
+        pass
+
+
+C = torch.linspace(1, 2, 3, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("operation", "tangent"),
+    [
+        (lambda x: torch.sub(x, C, alpha=3), lambda v: v),
+        (lambda x: torch.addcmul(C, x, C, value=2), lambda v: 2 * v * C),
+        (lambda x: torch.addr(C.diag(), x, C, beta=0.5, alpha=2), lambda v: 2 * v[:, None] * C),
+        (lambda x: torch.baddbmm(C.diag()[None], x.diag()[None], C.diag()[None], beta=0.5), lambda v: (v * C).diag()[None]),
+        (lambda x: torch.ldexp(x, torch.tensor(2)), lambda v: 4 * v),
+    ],
+    ids=["sub", "addcmul", "addr", "baddbmm", "ldexp"],
+)  # fmt: skip
+def test_zero_tangents_times_a_number_may_be_watched(
+    operation: Callable[[Tensor], Tensor], tangent: Callable[[Tensor], Tensor]
+) -> None:
+    """Torch itself reads numbers there that do not exist, and the process dies."""
+    x, v = torch.randn(2, 3, dtype=torch.float64)
+    with torch.no_grad(), Noticed():
+        moved = torch.func.jvp(operation, (x,), (v,))[1]
+    torch.testing.assert_close(moved, tangent(v), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True), nn.BatchNorm2d(4)], ids=["own", "kept", "batch"])  # fmt: skip
+def test_backward_passes_of_normalisation_are_right_in_every_layout(norm: nn.Module, n: int) -> None:
+    """Torch's own are wrong for one row of channels with gradients whose channels lie last."""
+    norm = norm.double().eval()
+    x, v, w = torch.randn(3, n, 4, 5, 5, dtype=torch.float64)
+    w = w.permute(2, 3, 0, 1).contiguous().permute(2, 3, 0, 1)
+    leaf = x.clone().requires_grad_(True)
+    with differentiable_kernels():
+        (pulled,) = torch.autograd.grad(norm(leaf), leaf, w)
+    moved = (norm(x + 1e-5 * v) - norm(x - 1e-5 * v)) / 2e-5
+    torch.testing.assert_close((pulled * v).sum(), (w * moved).sum(), rtol=1e-7, atol=1e-7)
 
 
 def test_whatever_else_has_no_numbers_goes_torchs_own_way() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import vaeprobe
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.encoder import Encoder
+from vaeprobe.engine import jacobian
 from vaeprobe.errors import ContractError, UsageError
 
 
@@ -78,6 +79,34 @@ def test_what_is_overwritten_in_place_is_named_and_not_called_no_grad(
     assert made_anew.output_shape == (3,)
 
 
+class Apart(Tensor):
+    """A tensor that keeps its numbers in another."""
+
+    inner: Tensor
+
+    @staticmethod
+    def __new__(cls, inner: Tensor) -> Apart:
+        made: Apart = Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)  # type: ignore[attr-defined]
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        return cls(func(*[a.inner if isinstance(a, Apart) else a for a in args], **(kwargs or {})))
+
+
+class Straight(torch.autograd.Function):
+    """A straight-through estimator."""
+
+    @staticmethod
+    def forward(ctx: object, z: Tensor) -> Tensor:
+        return z.round()
+
+    @staticmethod
+    def backward(ctx: object, w: Tensor) -> Tensor:
+        return w
+
+
 @pytest.mark.parametrize("few", [False, True])
 @pytest.mark.parametrize(
     ("f", "words"),
@@ -87,6 +116,20 @@ def test_what_is_overwritten_in_place_is_named_and_not_called_no_grad(
         (lambda z: z / 0, "NaN or infinity"),
         (lambda z: z.detach(), "not differentiable"),
         (lambda z: (z * 255).to(torch.uint8), "no derivative"),
+        (lambda z: z[:, :0], r"has shape \(4, 0\), and no numbers"),
+        (
+            lambda z: z @ Apart(torch.eye(2, dtype=z.dtype)),
+            "of class `Apart`, which keeps its numbers in a way of its own",
+        ),
+        (
+            lambda z: torch.heaviside(z, z.new_zeros(())),
+            "not differentiable: derivative for aten::heaviside is not implemented",
+        ),
+        (
+            lambda z: torch.where(z > 5, (z - 5).sqrt(), z),
+            "derivatives of the decoder are NaN or infinite, where its outputs are finite",
+        ),
+        (lambda z: z + Straight.apply(z), "do not match finite differences"),
         (lambda z: z.sum(), "output of shape"),
         (lambda z: torch.ones(1, 5), r"maps \d latents to an output of shape \(1, 5\)"),
         (lambda z: torch.ones(4, 5), r"maps . latents? to an output of shape \(4, 5\)"),
@@ -104,6 +147,36 @@ def test_a_broken_contract_is_named(
     with pytest.raises(ContractError, match=words) as caught:
         Decoder(f, latent_dim=2)  # type: ignore[arg-type]
     assert caught.value.exit_code == 5
+
+
+def test_a_root_is_clamped_before_it_is_taken_as_the_hint_says() -> None:
+    with pytest.raises(ContractError) as caught:
+        Decoder(lambda z: torch.where(z > 0, z.sqrt(), z), latent_dim=2)
+    assert "clamp what goes into a root" in str(caught.value.hint)
+    z = torch.tensor([[-1.0, 4.0]], dtype=torch.float64)
+    f = Decoder(lambda z: torch.where(z > 0, z.clamp(min=1e-9).sqrt(), z), latent_dim=2)
+    torch.testing.assert_close(jacobian(f, z)[0], torch.tensor([1.0, 0.25], dtype=torch.float64).diag())
+
+
+def test_outputs_that_do_not_depend_on_the_latents_are_told() -> None:
+    with pytest.raises(ContractError, match="the same outputs at all of 4 latents"):
+        Decoder(lambda z: torch.ones(len(z), 3, dtype=z.dtype), latent_dim=2)
+    with pytest.raises(ContractError, match="not differentiable\nhint: does it stand"):
+        Decoder(lambda z: z.detach() * 2, latent_dim=2)
+
+
+@pytest.mark.parametrize("bad", [2, 3])
+def test_a_decoder_that_fails_later_is_told_to(bad: int) -> None:
+    calls = []
+
+    def f(z: Tensor) -> Tensor:
+        calls.extend([1] if len(z) == 4 else [])
+        if len(calls) == bad:
+            raise IndexError("no more")
+        return z.sin()
+
+    with pytest.raises(ContractError, match="fails when it is called again: no more"):
+        Decoder(f, latent_dim=2, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("error", [AssertionError, IndexError, KeyError, AttributeError, TypeError])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from vaeprobe import decoder as decoders
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import methods
+from vaeprobe.engine import gram, jacobian, methods
 from vaeprobe.engine.methods import carried, choose
 from vaeprobe.engine.verbs import values
+from vaeprobe.likelihoods import Gaussian
+
+Z0 = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(3, 2)
 
 
 def convolutional(width: int = 8) -> nn.Sequential:
@@ -79,6 +85,21 @@ def test_what_torch_cannot_watch_is_guessed(monkeypatch: pytest.MonkeyPatch) -> 
     assert choice.method is carried
     assert choice.widest == choice.widest_gram == 4 * 20 * 8 * 8
     assert choice.work > 0
+
+
+@pytest.mark.parametrize(
+    "f", [lambda z: z.sin().prod(1), lambda z: z.norm(dim=1), lambda z: F.normalize(z.exp(), dim=1), lambda z: torch.tensordot(z, Z0, 1)],
+    ids=["product", "norm", "normalised", "tensordot"],
+)  # fmt: skip
+def test_one_number_for_each_latent_and_no_out_are_carried(f: Callable[[Tensor], Tensor]) -> None:
+    z = torch.linspace(-1, 1.3, 15, dtype=torch.float64).reshape(5, 3)
+    decoder = Decoder(f, 3)
+    assert choose(decoder).method is carried
+    J = torch.func.vmap(torch.func.jacfwd(lambda x: f(x[None])[0].reshape(-1)))(z)
+    torch.testing.assert_close(jacobian(decoder, z), J, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(gram(decoder, z), J.mT @ J, rtol=1e-12, atol=1e-14)
+    weighed = gram(decoder, z, likelihood=Gaussian(4.0))
+    torch.testing.assert_close(weighed, J.mT @ J / 4, rtol=1e-12, atol=1e-14)
 
 
 class Viewing(nn.Sequential):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.errors import UsageError, did_you_mean
@@ -145,9 +146,15 @@ class Watching(TorchDispatchMode):
         raise NotImplementedError
 
     def __torch_dispatch__(self, func: Any, types: object, args: Any = (), kwargs: Any = None) -> object:
+        # a number times a tangent that is known to be zero, and so has no memory, is read from there all the same: a crash
+        args = [_in_memory(a) if isinstance(a, Tensor) and a._is_zerotensor() else a for a in args]
         out = func(*args, **(kwargs or {}))
         self.saw(func, args, out)
         return out
+
+
+def _in_memory(zero: Tensor) -> Tensor:
+    return torch.zeros(zero.shape, dtype=zero.dtype, device=zero.device)
 
 
 @contextmanager
@@ -200,11 +207,30 @@ def gradient(
     return found
 
 
+class _InstanceNorms(TorchFunctionMode):
+    """Within it, the backward pass of instance normalisation is right.
+
+    Torch does it as batch normalisation of one row of all channels, whose gradient is wrong where that which comes in lies
+    in memory with these last: as convolutions and attention leave it.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: Sequence[object] = (), kwargs: Any = None
+    ) -> object:
+        out = func(*args, **(kwargs or {}))
+        name = str(getattr(func, "__name__", "")).partition(".")[0]
+        one_row = name == "instance_norm" or (name == "batch_norm" and len(out) == 1)
+        if one_row and out.requires_grad and not torch._C._functorch.is_functorch_wrapped_tensor(out):
+            out.register_hook(Tensor.contiguous)
+        return out
+
+
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
-    """Switch off what has no derivative, or the derivative of something coarser.
+    """Switch off what has no derivative, a wrong one, or the derivative of something coarser.
 
-    Fused CPU kernels have no forward mode; a surrounding autocast would round every layer to half precision.
+    Fused CPU kernels have no forward mode; a surrounding autocast would round every layer to half precision.  Enter it
+    inside of `torch.enable_grad`.
 
     Raises:
         UsageError: torch's inference mode is on, in which nothing can be differentiated.
@@ -220,8 +246,9 @@ def differentiable_kernels() -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     exact = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
+    backward = _InstanceNorms() if torch.is_grad_enabled() else nullcontext()
     try:
-        with sdpa_kernel(SDPBackend.MATH), exact:
+        with sdpa_kernel(SDPBackend.MATH), exact, backward:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -26,6 +26,7 @@ __all__ = [
     "NotFiniteError",
     "RowMap",
     "check_batch",
+    "check_kind",
     "check_rows",
     "check_weights",
     "first_line",
@@ -205,9 +206,9 @@ def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: ob
             hint="are the weights finite? `vaeprobe inspect` counts them",
         )
     tolerance = (float(y.abs().max()) or 1.0) * ROUNDING[dtype.itemsize]
-    if _gap(f(z).reshape(y.shape), y) > tolerance:
+    if _gap(_again(f, z).reshape(y.shape), y) > tolerance:
         raise ContractError("two calls of the decoder on the same latents differ", hint=_noise(function))
-    flipped = f(z.flip(0)).flip(0).reshape(y.shape)
+    flipped = _again(f, z.flip(0)).flip(0).reshape(y.shape)
     gap = max(_gap(flipped, y), _gap(_alone(f, z, y, function), y[:1]))
     if gap > tolerance:
         _refuse(f, z, y, gap, dtype, mixing(function))
@@ -225,6 +226,24 @@ def one_a_latent(y: Tensor, latents: int) -> Tensor:
             hint="the first axis of the output must be the batch: as many outputs as latents, however many these are",
         )
     return y
+
+
+def check_kind(y: Tensor) -> None:
+    """Refuse outputs that hold no numbers, or not as tensors do.
+
+    Raises:
+        ContractError: they do not.
+    """
+    if type(y).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise ContractError(
+            f"the decoder's output is of class `{type(y).__name__}`, which keeps its numbers in a way of its own",
+            hint="return a plain tensor: y.full_tensor() of a DTensor, y.dequantize() of a quantised one",
+        )
+    if not y.numel():
+        raise ContractError(
+            f"the decoder's output has shape {tuple(y.shape)}, and no numbers",
+            hint="does it return an empty part of something?",
+        )
 
 
 def check_batch(f: RowMap, z: Tensor, y: Tensor, few: int) -> None:
@@ -300,6 +319,21 @@ def _largest_on_the_way(f: RowMap, z: Tensor) -> float:
     with noted:
         f(z)
     return noted.size
+
+
+def _again(f: RowMap, z: Tensor) -> Tensor:
+    """Return the outputs of a later call."""
+    try:
+        return f(z)
+    except VaeprobeError:
+        raise
+    except Exception as error:  # whatever foreign code raises
+        if out_of_memory(error):
+            raise
+        raise ContractError(
+            f"the decoder was called once, and fails when it is called again: {first_line(error)}",
+            hint="does a call change it? write what stands under torch.compile or torch.cond in plain Python",
+        ) from error
 
 
 def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:

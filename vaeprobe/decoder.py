@@ -406,6 +406,7 @@ class Decoder:
                     f"the decoder's output is {contract.word(y.layout)}",
                     hint="return a dense tensor: y.to_dense()",
                 )
+            contract.check_kind(y)
             if not y.is_floating_point():
                 raise ContractError(
                     f"the decoder's output is {contract.word(y.dtype)}, which has no derivative",

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vaeprobe.autograd import differentiable_kernels, gradient
-from vaeprobe.contract import CALLS, RowMap, mixed, precision_of, word
-from vaeprobe.errors import ContractError
+from vaeprobe.contract import CALLS, RowMap, first_line, mixed, precision_of, word
+from vaeprobe.errors import ContractError, VaeprobeError
 from vaeprobe.intervals import stream
 
 __all__ = ["LOST", "SCALE", "Differentiation", "check_derivatives"]
@@ -118,11 +118,7 @@ def check_derivatives(
                 hint="make a new tensor there: torch.cat or torch.where instead of y[:, 0] = ..., y = y + 1 instead of y += 1"
                 " or out=y",
             )
-        raise ContractError(
-            "the decoder is not differentiable",
-            hint="does it stand under torch.no_grad(), convert to numpy, detach, or round inside?"
-            " return a tensor that keeps its graph",
-        )
+        raise _without_derivative(reverse, y)
     forward = _forward(f, tests)
     if not isinstance(forward, Exception):
         products, leak = forward
@@ -135,15 +131,46 @@ def check_derivatives(
                 f"the network computes in {word(dtype)}, and that precision does not suffice for its derivatives",
                 hint="switch the autocast inside it off, or cast the network to float32",
             )
+        if not reverse.isfinite().all():
+            raise ContractError(
+                "the derivatives of the decoder are NaN or infinite, where its outputs are finite",
+                hint="torch.where passes on the NaN of the branch that it does not take: clamp what goes into a root, a"
+                " logarithm or a quotient before it is taken",
+            )
         raise ContractError(
             "the derivatives of the decoder do not match finite differences",
-            hint="a custom autograd function without a correct backward pass?",
+            hint="a custom autograd function without a correct backward pass, a straight-through estimator, or a part of"
+            " it under torch.no_grad()?",
         )
     _check_apart(_pulled_elsewhere(f, tests[-1]), _pulled_elsewhere, tests[-1], dtype, double, hint)
     return "reverse", (
         "gives wrong forward-mode derivatives"
         if not isinstance(forward, Exception)
         else "has no forward-mode derivative"
+    )
+
+
+def _without_derivative(failure: Exception, y: Tensor) -> ContractError:
+    """Return the error for a function that reverse mode fails on, in torch's words where these name a cause.
+
+    Args:
+        failure: what it failed with.
+        y: outputs at some latents.
+    """
+    if "does not require grad" not in str(failure):
+        return ContractError(
+            f"the decoder is not differentiable: {first_line(failure)}",
+            hint="take operations there that have a derivative",
+        )
+    if len(y) > 1 and torch.equal(y, y[:1].expand_as(y)):
+        return ContractError(
+            f"the decoder is not differentiable: it gives the same outputs at all of {len(y)} latents",
+            hint="do its outputs make use of the latents, without rounding them?",
+        )
+    return ContractError(
+        "the decoder is not differentiable",
+        hint="does it stand under torch.no_grad(), convert to numpy, detach, or round inside?"
+        " return a tensor that keeps its graph",
     )
 
 
@@ -235,16 +262,15 @@ def _differences(f: RowMap, tests: Sequence[_Call], step: float, eps: float) -> 
     return torch.cat(out), float(torch.cat(noise).square().mean().sqrt())
 
 
-FAILURES = RuntimeError, NotImplementedError, ValueError, TypeError
-
-
 def _forward(f: RowMap, tests: Sequence[_Call]) -> tuple[Tensor, float] | Exception:
     """Return <w, J v> for each row by forward mode, and how much of J v is in other rows; or what it fails with."""
     out, leak = [], 0.0
     for call in tests:
         try:
             moved, leak = _moved(f, call)
-        except FAILURES as error:
+        except VaeprobeError:
+            raise
+        except Exception as error:  # whatever foreign code raises
             return error
         out.append((call.w.double() * moved.double()).sum(1))
     return torch.cat(out), leak
@@ -268,7 +294,9 @@ def _reverse(f: RowMap, tests: Sequence[_Call]) -> Tensor | Exception:
     for call in tests:
         try:
             pulled = _pulled(f, call.z, call.w)
-        except FAILURES as error:
+        except VaeprobeError:
+            raise
+        except Exception as error:  # whatever foreign code raises
             return error
         out.append((pulled.double() * call.v.double()).sum(1))
     return torch.cat(out)

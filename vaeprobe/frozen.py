@@ -119,6 +119,7 @@ class _Copier:
         out.__dict__.pop("_compiled_call_impl", None)
         return out
 
+    @torch.no_grad()  # copies of its weights would be results of theirs, with a graph
     def script(self, module: torch.jit.ScriptModule) -> nn.Module:
         out: nn.Module = copy.deepcopy(module).eval()
         for parameter in out.parameters():

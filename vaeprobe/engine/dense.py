@@ -61,6 +61,8 @@ def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
         factor: shape (n or 1, ...), or None for 1.
     """
     d, n = t.shape[:2]
+    if t.ndim == 2:  # of one number each
+        t, factor = t[..., None], None if factor is None else factor[..., None]
     if n > 1 and t.stride()[1] == 0 and (factor is None or len(factor) == 1):
         return dense_gram(t[:, :1], factor).expand(n, d, d)
     # the order of the outputs does not matter: take them as they lie in memory

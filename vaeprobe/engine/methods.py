@@ -54,7 +54,7 @@ NUMBER = 50  # multiply-adds that take as long as to write one number and read i
 
 def carried(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
     """Carry the tangents along with the primal (see `vaeprobe.engine.tangents`): the fastest."""
-    with differentiable_kernels():
+    with torch.no_grad(), differentiable_kernels():
         return push(f, x, v)
 
 
@@ -100,7 +100,7 @@ def windowed(f: Function, x: Tensor) -> tuple[Tensor, LocalMap]:
         Spread: a latent reaches the whole output.
         Unsupported: tangents cannot be carried.
     """
-    with differentiable_kernels():
+    with torch.no_grad(), differentiable_kernels():
         return located(f, x)
 
 

@@ -199,7 +199,7 @@ def _pulled(f: Callable[[Tensor], Tensor], x: Tensor, w: Tensor) -> Tensor:
     out = []
     for each in w:
         leaf = x.clone().requires_grad_(True)
-        with differentiable_kernels(), torch.enable_grad():
+        with torch.enable_grad(), differentiable_kernels():
             y = f(leaf)
             out.append(gradient(y, leaf, each.to(y)).double().cpu())
     return torch.stack(out)

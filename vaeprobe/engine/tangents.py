@@ -137,7 +137,7 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     duals = list(_duals_in((args, kwargs)))
     if name == "iter":
         return leaves_of(_propagate(torch.unbind, args, kwargs))
-    if name == "setitem" or "out" in kwargs or (writes(func) and not isinstance(args[0], Dual)):
+    if name == "setitem" or kwargs.get("out") is not None or (writes(func) and not isinstance(args[0], Dual)):
         raise Unsupported(f"`{name}` writes into a tensor without tangents")
     if isinstance(func, torch.jit.ScriptFunction | torch._C.ScriptMethod):
         raise Unsupported("TorchScript takes plain tensors only")

@@ -441,7 +441,7 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
 
     def work(part: Chunk) -> tuple[Tensor]:
         some = covectors[part.directions[0], part.points]
-        with differentiable_kernels(), torch.enable_grad():
+        with torch.enable_grad(), differentiable_kernels():
             leaf = x[part.points].clone().requires_grad_(True)
             y = g(leaf)
             choice.batches.check(g, leaf.detach(), y)
