@@ -376,7 +376,7 @@ class Orthogonality(Probe):
         """Return what float64 finds where J is rank-deficient; None where that is no question, or cannot be asked."""
         from vaeprobe.engine import gram
         from vaeprobe.engine.rounding import in_float64
-        from vaeprobe.geometry.gram import ranks, singular_frame, singular_tolerance
+        from vaeprobe.geometry.gram import ima_contrast, ranks, singular_frame, singular_tolerance
         from vaeprobe.probes.orthogonality.reading import Wider
 
         if not reading.singular or reading.no_pairs or reading.block is not None or len(z) != len(reading.G):
@@ -388,8 +388,11 @@ class Orthogonality(Probe):
             return None
         k = len(reading.names)
         narrow = ranks(singular_frame(reading.G[at])[0], reading.resolution)
-        found = ranks(singular_frame(gram(wide, z[at]))[0], singular_tolerance(k) ** 0.5)
-        return Wider(len(at), (int(found.min()), int(found.max())), bool((found > narrow).any()))
+        G, active = gram(wide, z[at]), reading.active
+        found = ranks(singular_frame(G)[0], singular_tolerance(k) ** 0.5)
+        apart = ima_contrast(G[:, active[:, None], active]).isfinite()
+        more = bool((found > narrow).any())
+        return Wider(len(at), (int(found.min()), int(found.max())), more, bool(apart.any()))
 
     def _read(
         self, decoder: Decoder, reading: Reading, fits: tuple[Finding, ...], beside: Metric, asked: int

@@ -51,11 +51,13 @@ class Wider:
         at: how many latents were looked at.
         ranks: lowest and highest rank in float64.
         more: whether one is higher than in float32.
+        apart: whether all active columns are independent there at one of them.
     """
 
     at: int
     ranks: tuple[int, int]
     more: bool
+    apart: bool
 
 
 class Reading:

@@ -151,6 +151,8 @@ def _wider(reading: Reading) -> str:
     told = f"singular values down to {gram.singular_tolerance(len(reading.names)) ** 0.5:.0e} of the largest"
     if reading.wider is None:
         return f" --dtype float64 tells {told}."
+    if reading.wider.apart:
+        return f" --dtype float64, which tells {told}, finds the columns independent (looked at {reading.wider.at} latents)."
     if reading.wider.more:
         low, high = reading.wider.ranks
         return f" --dtype float64 tells {told}: rank {low if low == high else f'{low} to {high}'}."
