@@ -152,6 +152,18 @@ def test_wide_rows_start_warm_on_either_side(n: int, m: int) -> None:
     assert 0.97 * best < np.square(A @ Q).sum() < (1 - 1e-6) * best
 
 
+@pytest.mark.parametrize(("n", "sampled"), [(1600, 4 * 48), (3000, 219), (40_000, 8 * 48)])
+def test_more_data_start_from_a_larger_sample(monkeypatch: pytest.MonkeyPatch, n: int, sampled: int) -> None:
+    counts: list[int] = []
+    sample = Rows._sample
+    monkeypatch.setattr(
+        Rows, "_sample", lambda self, count, rng: (counts.append(count), sample(self, count, rng))[1]
+    )
+    Rows.of(in_memory(np.random.default_rng(0).standard_normal((n, 50), np.float32))).start(16, 0)
+    # sqrt(3000 / 48 / 3) = 4.56 for each of 48 directions, whose inner products take a sixth of half a product
+    assert counts == [sampled]
+
+
 def test_a_start_is_no_wider_than_asked_for_where_eigenvalues_hardly_fall() -> None:
     X = np.random.default_rng(0).normal(size=(1600, 2500))
     assert Rows.of(in_memory(X)).start(24, 0).shape == (1600, 24)

@@ -204,11 +204,13 @@ def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits
         values, Y = np.linalg.eigh((T + T.T) / 2)
         values, Y = values[::-1][:block], Y[:, ::-1][:, :block]
         # of a value that rose further than it was off, the vector is another one now
-        open_ = np.flatnonzero(far | (values[:k] - then > residuals))
+        off = far | (values[:k] - then > residuals)
+        open_ = slice(k) if off.all() else np.flatnonzero(off)
         U[:, open_] = basis @ Y[:, open_]
         SU[:, open_], aside = operator.applied(Y[:, open_])
-        half = half if len(half) else np.empty((len(aside), k), order="F")
-        half[:, open_[: aside.shape[1]]] = aside
+        if operator.aside:
+            half = half if len(half) else np.empty((len(aside), k), order="F")
+            half[:, open_] = aside
         W = SU[:, open_] - U[:, open_] * values[open_]
         residuals[open_], then[open_] = np.linalg.norm(W, axis=0), values[open_]
         errors = _estimated_errors(values, residuals[:wanted], digits, outside)

@@ -29,7 +29,10 @@ __all__ = ["CACHE_BYTES", "STRIDE", "Rows", "orthonormal", "restored", "rows_in_
 
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
-SAMPLED = 4  # random rows, or columns, for each direction that the randomized solver starts from
+# random rows, or columns, for each direction that the randomized solver starts from, at least and at most, and what
+# their inner products take in between, of half a product with the start
+SAMPLED = 4, 8
+SAMPLE = 1 / 6
 WORTH = (
     32  # rows, or columns, for each direction from which that start costs less than the passes that it spares
 )
@@ -39,12 +42,11 @@ ALL = 900  # columns of products that the passes spared take, where eigenvalues 
 # on .99^i (.3), 1700 to 3400 on .995^i (.4), and 3800 to 6000 on flat ones (.6)
 FLAT = 150
 EIGH = 10.0  # multiply-adds of a product that take as long as one of all eigenvectors of a large matrix
-ITERATIONS = 2  # of power, on the sample
 STRIDE = 16  # columns whose products take hardly longer than with fewer
 MORE = 2  # strides by which a start may be wider than was asked for
-# of the eigenvalue that a stride further: there the wider start spares a later pass, measured on eigenvalues i^-1 (.75,
-# where it does not), i^-2 (.56 to .69), .94^i (.37), and flat ones
-FALLING = 0.7
+# of the eigenvalue that a stride further: there the wider start spares a later pass, measured on eigenvalues i^-1 (.70,
+# where it does not), i^-2 (.47 to .65), .94^i (.34), and flat ones
+FALLING = 0.68
 NEAR = 4  # columns that are read together
 BLOCK = 1024  # rows that are streamed at a time
 LONG_BLOCK = 8192  # rows in memory whose products are summed in their own type
@@ -202,15 +204,16 @@ class Rows:
         if self.few and self.work_of_all <= ALL:
             found = self.all_directions(b)
         elif self.memory is not None and long >= WORTH * most:
-            S = self._sample(SAMPLED * most, rng)
+            each = np.clip(math.sqrt(2 * SAMPLE * long / most), *SAMPLED)
+            S = self._sample(int(each * most), rng)
             with np.errstate(over="ignore", invalid="ignore"):
                 K = (S.T @ S).astype(np.float64)
             refuse_overflow(K)
-            V = rng.standard_normal((len(K), most))
-            for _ in range(ITERATIONS):
-                V = orthonormal(K @ V, times=1)
-            values, turn = np.linalg.eigh(V.T @ K @ V)
-            values, width = values[::-1], b
+            K /= np.trace(K) or 1.0
+            # two iterations of power, and the eigenvalues from the lengths of the products
+            V = K @ orthonormal(K @ rng.standard_normal((len(K), most)), times=1)
+            squares, turn = np.linalg.eigh(V.T @ V)
+            values, width = np.sqrt(np.maximum(squares[::-1], 0)), b
             left = float(values[b - 1] / values[0]) if len(values) >= b else 0.0
             if self.work_of_all <= ALL + FLAT * b * left**2:
                 return self.all_directions(b)
