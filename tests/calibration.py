@@ -267,7 +267,7 @@ def factorise(trials: int) -> list[Row]:
             "factorise.modulation": spread.largest.ci,
             "factorise.own_share": spread.own_share_ci[0],
             "factorise.mean_own_share": spread.mean_own_share_ci,
-            "factorise.dependence": least_dependence(factor_logs(z), seed=seed)[1],
+            "factorise.dependence": least_dependence(factor_logs(z))[1],
             "factorise.explained": explained[1],
         }
 
