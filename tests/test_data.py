@@ -126,6 +126,17 @@ def test_rows_with_nan_are_counted_named_and_refused(tmp_path: Path) -> None:
     assert len(open_data(path, nonfinite="keep").read()) == 103
 
 
+def test_a_column_without_a_number_is_named_as_no_row_is_left_without_it(tmp_path: Path) -> None:
+    array = A.copy().reshape(103, -1)
+    array[:, 2] = np.nan
+    with pytest.raises(InputError, match=r"column 2 \(counted from 0\) has no finite value") as caught:
+        open_data(save(tmp_path / "x.npy", array)).read()
+    assert type(caught.value) is InputError  # nobody advises to leave rows out
+    array[0, 2] = 1.0
+    with pytest.raises(InputError, match="102 of 103 rows hold NaN"):
+        open_data(save(tmp_path / "x.npy", array)).read()
+
+
 def test_large_finite_numbers_are_not_taken_for_infinity() -> None:
     big = np.full((4, 3), 3e38, np.float32)
     np.testing.assert_array_equal(in_memory(big).read(), big)

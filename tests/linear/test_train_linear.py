@@ -347,3 +347,9 @@ def test_every_run_of_training_has_its_share_of_the_time(monkeypatch: pytest.Mon
     with within(60.0):
         numbers.trained(("elbo", "em"), None, None, None, range(2))  # type: ignore[arg-type]
     np.testing.assert_allclose(given, [15.0, 20.0, 30.0, 60.0], rtol=0.05)
+
+
+@pytest.mark.parametrize(("rest", "carried"), [(1e-12, "100.0%"), (3.7e-4, "over 99.9%"), (3.8e-4, "99.9%")])
+def test_nearly_all_of_the_variance_is_not_called_all_of_it(rest: float, carried: str) -> None:
+    X = rows_with((1.0, 0.5, rest, rest), 300)
+    assert f"carry {carried} of the variance" in vaeprobe.train_linear(X, latent_dim=2).summary

@@ -241,18 +241,27 @@ class Data:
             if start < stop:
                 yield shard, start, stop
 
-    def _refusal(self, seen: int) -> NonfiniteRowsError:
+    def _refusal(self, seen: int) -> InputError:
         """Return the error for data that is not finite; rows before `seen` are known to be good."""
         if self.every > 1:
             return replace(self, every=1)._refusal(0)
         bad: list[int] = []
         count = row = 0
+        known = np.zeros(self.columns, bool)
         for block in self._converted(8192, np.dtype(np.float64)):
+            finite = np.isfinite(block)
+            known |= finite.any(axis=0)
             if row + len(block) > seen:
-                rows = np.flatnonzero(~np.isfinite(block).all(axis=1)) + row + self.first
+                rows = np.flatnonzero(~finite.all(axis=1)) + row + self.first
                 count += len(rows)
                 bad.extend(rows[: 10 - len(bad)].tolist())
             row += len(block)
+        if not known.all():  # no row is left without it
+            column = int(np.flatnonzero(~known)[0])
+            return InputError(
+                f"column {column} (counted from 0) has no finite value",
+                hint="leave the column out of the data",
+            )
         listed = ", ".join(map(str, bad)) + (", ..." if count > len(bad) else "")
         return NonfiniteRowsError(
             f"{count} of {self.rows} rows hold NaN or infinity (counted from 0: {listed})",

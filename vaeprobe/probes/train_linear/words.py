@@ -50,7 +50,8 @@ def summary(fit: LinearFit) -> str:
     active = int(s.active.sum())
     share = min(float(s.values.sum()) / spec.total, 1.0)
     alone = ident.alone(s.active)
-    text = f"{active} of {s.d} latents are active and the {s.d} directions carry {share:.1%} of the variance"
+    carried = "over 99.9%" if 0.9995 <= share < 1 - 1e-9 else f"{share:.1%}"
+    text = f"{active} of {s.d} latents are active and the {s.d} directions carry {carried} of the variance"
     text += f"; these {spec.n} rows determine {alone} of the {active} columns one by one." if active else "."
     return " ".join([text, *(c.sentence for c in fit.certificates[:2])])
 
