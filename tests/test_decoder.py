@@ -260,6 +260,70 @@ def test_wrong_derivatives_are_refused() -> None:
         Decoder(WrongBackward.apply, latent_dim=2)
 
 
+def straight_through(h: Tensor, scale: float = 1.0) -> Tensor:
+    return h + ((scale * h).round() / scale - h).detach()
+
+
+class Between(nn.Module):
+    """A network in single precision, of which a copy in double can be had, around something."""
+
+    def __init__(self, middle: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(3, 16), nn.Sequential(nn.ReLU(), nn.Linear(16, 24))
+        self.middle = middle
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.last(self.middle(self.first(z)))
+        return out
+
+
+BETWEEN = Between(torch.nn.Identity())
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        straight_through,
+        lambda z: z * z.detach(),
+        lambda z: torch.cat([z, z.square().detach()], 1),
+        Between(straight_through),
+        Between(lambda h: straight_through(h, 64.0)),
+        Between(lambda h: h / h.detach().norm(dim=1, keepdim=True)),
+        Between(lambda h: h.sin() + 0.1 * h.sin().detach()),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_detached_is_refused_though_both_modes_agree(
+    f: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    with pytest.raises(ContractError, match="finite differences, in both modes alike") as caught:
+        Decoder(f, 3, dtype=dtype)
+    assert "comes after the quantiser" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda z: z + z.round(),
+        lambda z: z * z.sign().detach(),
+        lambda z: (BETWEEN(z.float()).sigmoid() * 255).round() / 255 + 0 * z[:, :1],
+        lambda z: BETWEEN(z.float()) + (BETWEEN(z.float()) * 255).round() / 255,
+        lambda z: BETWEEN(z.float()) + (BETWEEN(z.float()) * 1000).round() / 1000,
+        lambda z: torch.sin(1e3 * BETWEEN(z.float())),
+        lambda z: 1e4 + 1e-3 * BETWEEN(z.float()),
+        Between(lambda h: h + torch.eye(16).to(h)[h.argmax(1)]),
+        Between(lambda h: h * (h.detach() > h.detach().mean(1, keepdim=True))),
+        Between(lambda h: h + 1e-3 * h.detach().sin()),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_steps_kinks_and_rounding_are_not_called_detached(
+    f: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    assert Decoder(f, 3, dtype=dtype).differentiation == "forward"
+
+
 @pytest.mark.parametrize(
     ("output", "wrap"),
     [

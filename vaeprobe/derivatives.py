@@ -1,4 +1,8 @@
-"""What is checked at the door of derivatives: which mode of differentiation is right for a function."""
+"""What is checked at the door of derivatives: which mode of differentiation is right for a function.
+
+Where the two modes agree, both may be those of another function: of one in which nothing is detached, or rounding is the
+identity.  Two decodings tell, and more where these say no.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,12 @@ STEPS: dict[int, tuple[tuple[float, ...], float]] = {
     1: ((0.5, 0.2), 0.5),
 }
 
+# steps of the central differences that both modes are held against, and the error allowed
+DETACHED: dict[int, tuple[tuple[float, float], float]] = {8: ((1e-5, 1e-6), 1e-2), 4: ((1e-3, 3e-4), 2e-2)}
+# roundings of the largest output within which these differences are rounding
+ROUNDINGS = 16
+# the part of the outputs that may move otherwise than their derivatives say: some meet a step
+STRAYING = 0.25
 
 # what covectors are scaled by, so that products with them round otherwise: no power of two
 SCALE = 1.37
@@ -58,6 +68,9 @@ class _Call:
     def double(self) -> _Call:
         among = None if self.among is None else self.among.double()
         return _Call(self.z.double(), self.v.double(), self.w.double(), among)
+
+    def first(self) -> _Call:
+        return _Call(self.z[:1], self.v[:1], self.w[:1])
 
 
 def _calls(z: Tensor, few: int, y: Tensor, free: Sequence[int]) -> list[_Call]:
@@ -87,7 +100,7 @@ def check_derivatives(
     double: Callable[[], RowMap | None],
     hint: str,
 ) -> tuple[Differentiation, str]:
-    """Compare forward and reverse mode on three successive calls; finite differences judge where they disagree.
+    """Compare forward and reverse mode on three successive calls; finite differences judge where they disagree, and look on.
 
     TorchScript's forward mode silently returns zeros from the second call on, which one call misses.  In the last call one
     row moves among others, which must stay: outputs may differ too little, or not at all, where derivatives are mixed.
@@ -121,9 +134,18 @@ def check_derivatives(
         raise _without_derivative(reverse, y)
     forward = _forward(f, tests)
     if not isinstance(forward, Exception):
-        products, leak = forward
+        products, leak, moves = forward
         _check_apart(leak, lambda wide, call: _moved(wide, call)[1], tests[-1], dtype, double, hint)
-        if _error(products, reverse) <= DERIVATIVES[dtype.itemsize] or _is_rounding(f, tests, reverse):
+        if _error(products, reverse) <= DERIVATIVES[dtype.itemsize]:
+            if _is_detached(f, tests, moves, dtype, double):
+                raise ContractError(
+                    "the derivatives of the decoder do not match finite differences, in both modes alike",
+                    hint="is a part of it detached or under torch.no_grad(), or does it pass gradients straight through a"
+                    " rounding, as a VQ-VAE does? probe the network without that, or what comes after the quantiser"
+                    " (--submodule)",
+                )
+            return "forward", ""
+        if _is_rounding(f, tests, reverse):
             return "forward", ""
     if not _backward_is_right(f, tests, reverse, dtype, double):
         if dtype.itemsize < 4:
@@ -179,6 +201,61 @@ def _is_rounding(f: RowMap, tests: Sequence[_Call], reverse: Tensor) -> bool:
     longer = _reverse(f, [replace(call, w=SCALE * call.w) for call in tests])
     # NaN is no rounding: its error is infinite
     return isinstance(longer, Tensor) and LOST < _error(longer / SCALE, reverse) < math.inf
+
+
+def _is_detached(
+    f: RowMap,
+    tests: Sequence[_Call],
+    moves: Sequence[Tensor],
+    dtype: torch.dtype,
+    double: Callable[[], RowMap | None],
+) -> bool:
+    """Whether the outputs move otherwise than both modes say: asked at two latents, and at all in earnest where it seems so.
+
+    Args:
+        moves: J v of each test.
+    """
+    if dtype.itemsize not in DETACHED:  # half precision cannot tell
+        return False
+    steps, _ = DETACHED[dtype.itemsize]
+    for call, moved in ((tests[0].first(), moves[0][:1]), (tests[-1], moves[-1])):
+        if _strays(f, [call], [moved], dtype, steps[:1]):
+            break
+    else:
+        return False
+    if dtype.itemsize < 8:
+        with contextlib.suppress(Exception):  # whatever foreign code raises on another type
+            wide, calls = double(), [call.double() for call in tests]
+            if wide is not None and _computes_in_double(wide, calls[0].z):
+                f, tests, dtype = wide, calls, torch.float64
+    moves = [_moved(f, replace(call, among=None))[0] for call in tests]
+    return _strays(f, tests, moves, dtype, DETACHED[dtype.itemsize][0])
+
+
+def _strays(
+    f: RowMap, tests: Sequence[_Call], moves: Sequence[Tensor], dtype: torch.dtype, steps: Sequence[float]
+) -> bool:
+    """Whether more than a few outputs move otherwise than J v says, of those that it moves or of those that it does not.
+
+    Central differences tell where those of two steps agree: at a kink, at a step or in rounding they do not.
+    """
+    _, tolerance = DETACHED[dtype.itemsize]
+    told, wrong = [], []
+    for call, moved in zip(tests, [J_v.double() for J_v in moves], strict=True):
+        found, largest = [], 0.0
+        with torch.no_grad(), differentiable_kernels():
+            for step in steps:
+                y = f(torch.cat([call.z + step * call.v, call.z - step * call.v])).double()
+                found.append((y[: len(moved)] - y[len(moved) :]) / (2 * step))
+                largest = max(largest, float(y.abs().max()))
+        rounding = ROUNDINGS * torch.finfo(dtype).eps * largest / steps[-1]
+        size = moved.square().mean(dim=1, keepdim=True).sqrt()
+        first, last = found[0], found[-1]
+        alike = (first - last).abs() <= tolerance * (last.abs() + size) + rounding
+        told.append(moved.abs() > tolerance * size)
+        wrong.append(alike & ((last - moved).abs() > tolerance * (moved.abs() + size) + rounding))
+    said, strays = torch.cat(told), torch.cat(wrong)
+    return any(int((strays & some).sum()) > STRAYING * int(some.sum()) for some in (said, ~said))
 
 
 def _backward_is_right(
@@ -262,9 +339,9 @@ def _differences(f: RowMap, tests: Sequence[_Call], step: float, eps: float) -> 
     return torch.cat(out), float(torch.cat(noise).square().mean().sqrt())
 
 
-def _forward(f: RowMap, tests: Sequence[_Call]) -> tuple[Tensor, float] | Exception:
-    """Return <w, J v> for each row by forward mode, and how much of J v is in other rows; or what it fails with."""
-    out, leak = [], 0.0
+def _forward(f: RowMap, tests: Sequence[_Call]) -> tuple[Tensor, float, list[Tensor]] | Exception:
+    """Return <w, J v> for each row by forward mode, how much of J v is in other rows, and J v of each call; or what it fails with."""
+    out, leak, moves = [], 0.0, []
     for call in tests:
         try:
             moved, leak = _moved(f, call)
@@ -272,8 +349,9 @@ def _forward(f: RowMap, tests: Sequence[_Call]) -> tuple[Tensor, float] | Except
             raise
         except Exception as error:  # whatever foreign code raises
             return error
+        moves.append(moved)
         out.append((call.w.double() * moved.double()).sum(1))
-    return torch.cat(out), leak
+    return torch.cat(out), leak, moves
 
 
 def _moved(f: RowMap, call: _Call) -> tuple[Tensor, float]:
