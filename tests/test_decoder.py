@@ -309,7 +309,7 @@ def test_what_is_detached_is_refused_though_both_modes_agree(
         lambda z: z * z.sign().detach(),
         lambda z: (BETWEEN(z.float()).sigmoid() * 255).round() / 255 + 0 * z[:, :1],
         lambda z: BETWEEN(z.float()) + (BETWEEN(z.float()) * 255).round() / 255,
-        lambda z: BETWEEN(z.float()) + (BETWEEN(z.float()) * 1000).round() / 1000,
+        lambda z: z.float().repeat(1, 9) + (z.float().repeat(1, 9) * 1000).round() / 1000,
         lambda z: torch.sin(1e3 * BETWEEN(z.float())),
         lambda z: 1e4 + 1e-3 * BETWEEN(z.float()),
         Between(lambda h: h + torch.eye(16).to(h)[h.argmax(1)]),
