@@ -127,7 +127,9 @@ def test_rows_that_know_of_one_another_are_refused(
     if large:
         monkeypatch.setattr(decoders, "LARGE", 0)
     # of what rounds, the door may look at derivatives before it looks at enough rows
-    said = "mixes the rows of a batch" + "|finite differences, in both modes" * (name == "one step of rounding")
+    said = "mixes the rows of a batch" + "|finite differences, in both modes" * (
+        name == "one step of rounding"
+    )
     with pytest.raises(ContractError, match=said):
         gram(Decoder(COUPLED[name], LATENTS), latents(ROWS))
 
