@@ -179,6 +179,25 @@ def test_a_decoder_that_fails_later_is_told_to(bad: int) -> None:
         Decoder(f, latent_dim=2, dtype=torch.float64)
 
 
+def test_batch_normalisation_is_named_where_it_is_in_training_mode() -> None:
+    training, still = nn.BatchNorm1d(2), nn.BatchNorm1d(2).eval()
+
+    def inner(z: torch.Tensor) -> torch.Tensor:
+        return training(z)
+
+    said = []
+    for f in (
+        lambda z: z * z[0, 0].item(),
+        lambda z: still(z.float()) - z.float().mean(0),
+        lambda z: 0 * training(torch.cat([z, z]).float())[: len(z)] + z.float() - z.float().mean(0),
+        lambda z: inner(z.float()),
+    ):
+        with pytest.raises(ContractError, match=r"mixes the rows|batch of one") as caught:
+            Decoder(f, latent_dim=2)
+        said.append("batch normalisation" in str(caught.value.hint))
+    assert said == [False, False, True, True]
+
+
 @pytest.mark.parametrize("error", [AssertionError, IndexError, KeyError, AttributeError, TypeError])
 def test_whatever_a_decoder_raises_at_a_batch_of_one_is_its_own_fault(error: type[Exception]) -> None:
     def f(z: Tensor) -> Tensor:

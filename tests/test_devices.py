@@ -60,6 +60,8 @@ def refused(name: str) -> tuple[str, str]:
 
 def test_devices_that_are_none() -> None:
     assert refused("cuda_") == ("the device `cuda_` is no device", "did you mean `cuda`?")
+    for name in ("gpu", "tpu", "gpu:0"):
+        assert refused(name)[1] == "did you mean `cuda` or `auto`?"
     for name in ("nonsense", "", "cuda:x", "cuda:", "cuda:-1"):
         message, hint = refused(name)
         assert message == f"the device `{name}` is no device"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -204,6 +205,37 @@ def test_faults_of_functions_of_rows_are_not_taken_for_functions_of_one_latent()
         with pytest.raises(ContractError) as caught:
             gram(f, torch.randn(7, 2))
         assert "vmap" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda f, z: gram(f, z),
+        lambda f, z: jacobian(f, z),
+        lambda f, z: pushforward(f, z, z)[1],
+        lambda f, z: pullback(f, z, torch.ones(3, 30)),
+    ],
+)
+def test_autocast_changes_nothing_whoever_calls_first(verb: Callable[..., Tensor]) -> None:
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(nn.Sequential(nn.Linear(5, 20), nn.Tanh(), nn.Linear(20, 30)))
+    z = torch.randn(3, 5)
+    right = verb(networks[0], z)
+    with torch.autocast("cpu"):
+        later, first = (verb(network, z) for network in networks)
+    assert torch.equal(later, right)
+    assert torch.equal(first, right)
+    assert torch.equal(verb(networks[1], z), right)
+
+
+def test_hints_name_the_argument_that_is_wrong() -> None:
+    z = torch.randn(4, 3)
+    for call, name in ((pushforward, "v"), (pullback, "w")):
+        with pytest.raises(UsageError) as caught:
+            call(torch.sin, z, torch.randn(3))
+        assert f"{name}.expand(4, -1)" in str(caught.value.hint)
 
 
 def test_of_several_outputs_the_one_that_is_taken_is_told() -> None:

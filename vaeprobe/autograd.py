@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cache
 from importlib import import_module
 from inspect import getclosurevars
@@ -25,6 +25,7 @@ __all__ = [
     "Watching",
     "device_named",
     "differentiable_kernels",
+    "full_precision",
     "gradient",
     "load_forward_mode",
     "without_compiler",
@@ -51,7 +52,9 @@ def device_named(name: str | torch.device) -> torch.device:
         what = "is on no machine: it holds no numbers" if kind == "meta" else "is no device"
         raise UsageError(
             f"the device `{word}` {what}",
-            hint=did_you_mean(word, ("cpu", "cuda", "xpu", "auto"))
+            hint="did you mean `cuda` or `auto`?"
+            if kind in ("gpu", "tpu", "nvidia")
+            else did_you_mean(word, ("cpu", "cuda", "xpu", "auto"))
             or "--device cpu always works; auto takes a GPU where there is one; cuda, cuda:1, xpu name one",
         )
     reason = _missing(kind, number)
@@ -226,6 +229,16 @@ class _InstanceNorms(TorchFunctionMode):
 
 
 @contextmanager
+def full_precision() -> Iterator[None]:
+    """Switch off an autocast that surrounds the block: what it would round to bfloat16 is computed as it was asked for."""
+    with ExitStack() as off:
+        for kind in ("cpu", "cuda", "xpu"):
+            if torch.is_autocast_enabled(kind):
+                off.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+@contextmanager
 def differentiable_kernels() -> Iterator[None]:
     """Switch off what has no derivative, a wrong one, or the derivative of something coarser.
 
@@ -245,10 +258,9 @@ def differentiable_kernels() -> Iterator[None]:
     load_forward_mode()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    exact = torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext()
     backward = _InstanceNorms() if torch.is_grad_enabled() else nullcontext()
     try:
-        with sdpa_kernel(SDPBackend.MATH), exact, backward:
+        with sdpa_kernel(SDPBackend.MATH), full_precision(), backward:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -346,7 +346,12 @@ def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
         raise ContractError(
             f"the decoder does not take a batch of one: {first_line(error)}",
             hint=_statistics(function)
-            or "batch normalisation left in training mode, or a fixed batch size, does this",
+            or (
+                "batch normalisation left in training mode"
+                if _in_training(function)
+                else "a fixed batch size"
+            )
+            + " does this",
         ) from error
     alone = one_a_latent(alone, 1).reshape(1, *y.shape[1:])
     if not torch.isfinite(alone).all():
@@ -369,10 +374,26 @@ def _noise(function: object) -> str:
 def mixing(function: object) -> str:
     """Return what in a function may mix the rows of a batch."""
     return _statistics(function) or (
-        "batch normalisation left in training mode does this; save it after .eval()"
-        if whole_of(function) is None
-        else "something in it works across the batch: a mean or a norm over axis 0, a reshape that moves rows?"
+        "batch normalisation left in training mode does this: call .eval() on the network inside it"
+        if _in_training(function)
+        else "something in it works across the batch: a mean or a norm over axis 0, a row that all look at, a reshape"
+        " that moves rows?"
     )
+
+
+def _in_training(function: object) -> bool:
+    """Whether batch normalisation in training mode is in what a Python function refers to, or may be in what nobody sees into."""
+    if whole_of(function) is not None:  # probed in eval mode
+        return False
+    try:
+        names = inspect.getclosurevars(function)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return not inspect.isbuiltin(function)
+    reached = [whole_of(value) for value in (*names.nonlocals.values(), *names.globals.values())]
+    parts = [part for module in reached if module is not None for part in module.modules()]
+    if any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in parts):
+        return True
+    return any(inspect.isfunction(value) and _in_training(value) for value in names.nonlocals.values())
 
 
 def _statistics(function: object) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe import contract
-from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.autograd import differentiable_kernels, full_precision
 from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
@@ -154,8 +154,9 @@ class Decoder:
     # -- calling ---------------------------------------------------------------------------------
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Return the outputs, shape (n, *output_shape), of latents of shape (n, latent_dim)."""
-        return picked(self.function(self._taken(z)), self.output)
+        """Return the outputs, shape (n, *output_shape), of latents of shape (n, latent_dim), whatever autocast is on."""
+        with full_precision():
+            return picked(self.function(self._taken(z)), self.output)
 
     def flat(self, z: Tensor) -> Tensor:
         """Return the outputs as rows, shape (n, data_dim)."""
@@ -171,7 +172,8 @@ class Decoder:
             return self.flat(z)
         if self.natural is None:
             raise UsageError("the natural parameter of this decoder is not known")
-        return picked(self.natural(self._taken(z)), self.output).reshape(len(z), -1)
+        with full_precision():
+            return picked(self.natural(self._taken(z)), self.output).reshape(len(z), -1)
 
     def _taken(self, z: Tensor) -> Tensor:
         """Return latents as the function takes them: a copy, for it may write to its argument, at some latents alone, too."""

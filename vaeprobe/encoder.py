@@ -9,6 +9,7 @@ from dataclasses import KW_ONLY, dataclass, replace
 import torch
 from torch import Tensor
 
+from vaeprobe.autograd import full_precision
 from vaeprobe.contract import first_line
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.report import Finding
@@ -79,7 +80,8 @@ class Encoder:
 
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the function returns, if it is two tensors."""
-        out: object = self.function(x)
+        with full_precision():
+            out: object = self.function(x)
         if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(part, Tensor) for part in out):
             return out[0], out[1]
         k = self.latent_dim

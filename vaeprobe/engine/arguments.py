@@ -237,7 +237,7 @@ def directions_of(decoder: Decoder, n: int, v: Tensor) -> tuple[Tensor, bool]:
         UsageError: they fit neither the latents nor the decoder.
     """
     shape = decoder.latent_shape if len(decoder.continuous) == decoder.latent_dim else ()
-    return _stacked(v, n, len(decoder.continuous), shape, "directions")
+    return _stacked(v, n, len(decoder.continuous), shape, "directions", "v")
 
 
 def covectors_of(decoder: Decoder, n: int, w: Tensor) -> tuple[Tensor, bool]:
@@ -246,10 +246,12 @@ def covectors_of(decoder: Decoder, n: int, w: Tensor) -> tuple[Tensor, bool]:
     Raises:
         UsageError: they fit neither the latents nor the outputs.
     """
-    return _stacked(w, n, decoder.data_dim, tuple(decoder.output_shape), "covectors")
+    return _stacked(w, n, decoder.data_dim, tuple(decoder.output_shape), "covectors", "w")
 
 
-def _stacked(v: Tensor, n: int, width: int, shape: tuple[int, ...], what: str) -> tuple[Tensor, bool]:
+def _stacked(
+    v: Tensor, n: int, width: int, shape: tuple[int, ...], what: str, name: str
+) -> tuple[Tensor, bool]:
     _check_tensor(v, f"the {what}")
     for row in {(width,), shape or (width,)}:
         if v.shape == (n, *row):
@@ -258,7 +260,7 @@ def _stacked(v: Tensor, n: int, width: int, shape: tuple[int, ...], what: str) -
             return v.detach().reshape(len(v), n, width), True
     raise UsageError(
         f"the {what} have shape {tuple(v.shape)}, and not ({n}, {width}) or (several, {n}, {width})",
-        hint=f"one of {width} numbers per latent; v.expand({n}, -1) is the same at each"
+        hint=f"one of {width} numbers per latent; {name}.expand({n}, -1) is the same at each"
         if v.ndim == 1
         else None,
     )

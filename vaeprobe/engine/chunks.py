@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from vaeprobe.autograd import full_precision
 from vaeprobe.budget import pause
 from vaeprobe.errors import ResourceError, out_of_memory
 from vaeprobe.kept import kept
@@ -150,7 +151,8 @@ class Sweep:
             start = points.stop
 
     def _one(self, part: Chunk, together: bool) -> None:
-        self.put(part, *kept(lambda: self.made_of(part), lambda: self.work(part), together=together))
+        with full_precision():
+            self.put(part, *kept(lambda: self.made_of(part), lambda: self.work(part), together=together))
 
 
 @cache

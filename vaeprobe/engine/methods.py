@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.autograd import Watching, differentiable_kernels, gradient
+from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient
 from vaeprobe.contract import ROWS, check_batch
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
@@ -224,7 +224,8 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     known = _choices.setdefault(decoder, {})
     if natural not in known:
         looked_at = Batches(2 if decoder.large else ROWS)
-        known[natural] = replace(_compared(decoder, natural), batches=looked_at)
+        with full_precision():
+            known[natural] = replace(_compared(decoder, natural), batches=looked_at)
     return known[natural]
 
 

@@ -9,7 +9,7 @@ Results are plain tensors without a graph, whatever `requires_grad` says, and th
 torch.func themselves.  Latents and outputs are flattened in them, k continuous latents and `data` outputs, in the order
 of `z.flatten(1)`.
 
-Networks run in the decoder's precision, Gram matrices are summed in float64: float32 propagation with a
+Networks run in the decoder's precision, under `torch.autocast` too, Gram matrices are summed in float64: float32 propagation with a
 float64 Gram gives cosines and column norms to 1e-6 even for columns scaled by 1e-6, where a float32 Gram
 gets the small singular values wrong altogether.
 """
