@@ -22,6 +22,7 @@ from torch import nn
 import vaeprobe
 from vaeprobe import budget
 from vaeprobe.budget import NO_TIME, Budget, TimeIsOver, about, in_time, within
+from vaeprobe.cli import run
 from vaeprobe.cli.output import Forecast, progress_bar
 from vaeprobe.cli.running import timed
 from vaeprobe.comparison.numbers import see
@@ -31,12 +32,14 @@ from vaeprobe.engine import gram
 from vaeprobe.engine.costs import DIRECTION, pace
 from vaeprobe.engine.methods import choose
 from vaeprobe.engine.verbs import jacobian
+from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.geometry.smoothness import smoothness
 from vaeprobe.probes.factorise import Factorise, FactoriseResult
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
 from vaeprobe.processes import Processes
 from vaeprobe.progress import tell
+from vaeprobe.report import Finding
 from vaeprobe.result import Result
 from vaeprobe.traversal.run import traverse
 
@@ -710,6 +713,32 @@ def test_a_command_that_takes_longer_than_its_time_says_so() -> None:
     assert said.message.startswith(
         "the least that can be told took about 66 seconds, of which loading about 20 sec"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("traverse A -o t.png", True),
+        ("traverse A -o t.html", True),
+        ("traverse A -q -o t.png", False),
+        ("compare A A -n 8 --rotations 9 -o t.csv", True),
+        ("report A -n 8 -o t.html", True),
+    ],
+)
+def test_what_takes_longer_than_its_time_says_so_beside_a_file(
+    command: str,
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    over = Finding(TIME_LIMIT, "the least that can be told took long")
+    monkeypatch.setattr("vaeprobe.cli.running.timed", lambda result, *_: replace(result, findings=(over,)))
+    model = Path(__file__).parents[1] / "sample_models" / "digits_mlp.safetensors"
+    words = command.replace("A", str(model)).replace("t.", f"{tmp_path / 't'}.").split()
+    run(words)
+    err = capsys.readouterr().err
+    assert ("\nwarning: the least that can be told took long\n" in err) == said
 
 
 @pytest.mark.parametrize("part", ["channels", "all"])

@@ -132,8 +132,15 @@ def test_the_citation_file_has_what_its_format_asks_for_and_nothing_else() -> No
             assert isinstance(one["value"], str)
 
 
-def test_the_page_about_several_processes_fits_a_terminal() -> None:
-    assert max(map(len, torchrun().splitlines())) <= 80
+def test_pages_about_how_runs_go_fit_a_terminal() -> None:
+    for page in (torchrun(), explain.budget()):
+        assert max(map(len, page.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("word", ["budget", "time", "resume", "part", "forecast"])
+def test_long_runs_are_explained_by_any_of_their_words(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", word]) == 0
+    assert capsys.readouterr().out == explain.budget()
 
 
 def test_its_script_for_slurm_is_one_that_bash_and_torchrun_read(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def index(specs: Mapping[str, MetricSpec]) -> str:
         for name, (meaning, _) in sorted(codes().items())
     ]
     topics = [
+        f"  {'budget'.ljust(width)}  --time, --resume, --part, and what long runs say first",
         f"  {'policy'.ljust(width)}  keys, precedence and exit codes of `vaeprobe check`",
         f"  {'torchrun'.ljust(width)}  several processes or machines; Slurm and Kubernetes",
     ]
@@ -189,6 +190,46 @@ ended goes on from there, by any number of processes.
 def torchrun() -> str:
     """Return the page about several processes."""
     return TORCHRUN
+
+
+BUDGETS = ("budget", "time", "resume", "part", "forecast")
+"""Words that the page about long runs is found by."""
+
+BUDGET = """\
+budget: how long a run takes, and what to do where that is too long
+
+Forecasts. Work that will take 20 seconds or more is foretold on stderr, from
+what decoding a few latents takes: `256 latents of 10 columns: about 3 minutes`.
+Where its pace turns out otherwise, by half or more, that is said once too. A
+terminal shows a bar with the time left; --no-progress and -q say nothing.
+
+--time SECONDS bounds a run, loading included. Fewer samples are measured, each
+of them exactly, so that intervals are wider; what explains a verdict is left
+out before what decides it. A finding `time-limit` says what did not fit and
+what all of it would take. The rows that an answer needs are measured in any
+case: where these alone take longer, the run does, and says how long the least
+that can be told took. Give it some minutes less than a scheduler does.
+Without --time no number depends on the clock.
+
+--resume FILE.kept keeps what is measured, piece by piece, and goes on from what
+the file holds: after Ctrl-C, a kill, or a --time that was too short. A piece is
+known by the weights, latents and rows that it was made of: another model or
+seed takes nothing that is not its own, more --samples take what is there, and
+the numbers are those of a run in one go. A file of another version of vaeprobe
+is refused; what is faster to compute than to write is not kept. `check` keeps
+the outcomes that are finished, in a FILE.jsonl.
+
+--part says which columns `orthogonality` measures of a decoder of hundreds of
+latents: `channels` those of one site of a map, `some` random ones, `all` every
+one; `auto` takes a part where all would take long, and says which.
+
+`vaeprobe explain torchrun`: several processes or machines share a run.
+"""
+
+
+def budget() -> str:
+    """Return the page about how long runs take."""
+    return BUDGET
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, write_text
+from vaeprobe.cli.output import Document, tell_limits, write_text
 from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.errors import UsageError
 from vaeprobe.render import RENDERERS, Renderer
@@ -79,4 +79,5 @@ def compare(
         write_text(document.place, result.csv(), document.quiet)
     else:
         typer.echo(result.csv(), nl=False)
+    tell_limits(result, document.quiet)
     return result.exit_code

@@ -14,7 +14,7 @@ def explain(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A command, metric id, finding code, error code, `policy` or `torchrun`; none lists all.",
+            help="A command, metric id, finding code, error code, `budget`, `policy` or `torchrun`; none lists all.",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +59,11 @@ def explain(
     if name is None:
         sys.stdout.write(pages.index(specs))
         return
-    topics = {"policy": pages.policy, "torchrun": pages.torchrun}
+    topics = {
+        "policy": pages.policy,
+        "torchrun": pages.torchrun,
+        **dict.fromkeys(pages.BUDGETS, pages.budget),
+    }
     if name in topics:
         sys.stdout.write(topics[name]())
         return

@@ -17,6 +17,7 @@ from vaeprobe.budget import about, budget
 from vaeprobe.cli import options, streams
 from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.progress import listening
 from vaeprobe.render import RENDERERS, Renderer
 from vaeprobe.report import Page
@@ -65,6 +66,7 @@ def emit(
         wrote(path, quiet)
     if output is not None:
         write_text(output, document(result.page(), format, quiet, verbose), quiet)
+        tell_limits(result, quiet)
     elif format == "text":
         from vaeprobe.render import terminal
 
@@ -128,6 +130,13 @@ class Document:
             color=self.color,
             files=files,
         )
+
+
+def tell_limits(result: Result, quiet: bool) -> None:
+    """Say on stderr what time cut short, where the document is a file; not with --quiet."""
+    for finding in result.findings:
+        if finding.spec is TIME_LIMIT and not quiet:
+            streams.say(f"warning: {finding.message}")
 
 
 def write_text(path: Path, text: str, quiet: bool = False) -> None:

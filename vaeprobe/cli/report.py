@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, write_text
+from vaeprobe.cli.output import Document, tell_limits, write_text
 from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.render import RENDERERS, Renderer
 
@@ -88,4 +88,5 @@ def report(
         write_text(document.place, text, document.quiet)
     else:
         typer.echo(text, nl=False)
+    tell_limits(result, document.quiet)
     return result.exit_code

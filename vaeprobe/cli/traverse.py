@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, wrote
+from vaeprobe.cli.output import Document, tell_limits, wrote
 from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.render import RENDERERS, Renderer
 
@@ -64,5 +64,6 @@ def traverse(
     if document.format in PICTURES and document.place is not None:
         result.save(document.place)
         wrote(document.place, document.quiet)
+        tell_limits(result, document.quiet)
         return result.exit_code
     return document.emit(result)
