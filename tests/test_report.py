@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from vaeprobe.report import Check, Metric, MetricSpec, metric_map, worst_status
+from vaeprobe.report import Check, Metric, MetricSpec, OfAll, metric_map, worst_status
 from vaeprobe.result import Measured, Result
 
 SPEC = MetricSpec(id="orthogonality.ima_contrast", title="ima contrast")
@@ -46,6 +46,25 @@ def test_a_metric_is_a_number_or_a_reason() -> None:
 )
 def test_the_whole_interval_decides(side: str, limit: float, status: str) -> None:
     assert Check(metric=metric(2, 1, 2.5), side=side, limit=limit).status == status  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("of_all", "under", "over"),
+    [
+        ("known", "pass", "fail"),
+        ("estimated", "pass", "fail"),
+        ("at least", "inconclusive", "fail"),
+        ("at most", "pass", "inconclusive"),
+        ("open", "inconclusive", "inconclusive"),
+    ],
+)
+def test_what_a_part_leaves_open_about_all_is_in_the_interval(of_all: OfAll, under: str, over: str) -> None:
+    part = Metric(SPEC, 2.0, ci=(1.0, 2.5), of_all=of_all)
+    assert Check(metric=part, side="max", limit=3).status == under
+    assert Check(metric=part, side="max", limit=0.5).status == over
+    assert Check(metric=part, side="min", limit=0.5).status == over.replace("fail", "pass")
+    assert Check(metric=part, side="min", limit=3).status == under.replace("pass", "fail")
+    assert part.to_dict().get("of_all", "known") == of_all
 
 
 def test_undefined_never_passes() -> None:

@@ -509,8 +509,10 @@ PART_OF_JACOBIAN = FindingSpec(
     "note",
     "There are too many columns for all of them: the channels at one random site per latent, or some random latents, "
     "were measured, exactly. Rotating that part alone (the channels alike at every site) leaves the prior as it is, so "
-    "the p-value holds. Of pairs outside of the part speak the energy off the diagonal, of all columns, and the cosines with "
-    "the next site, where latents have space.",
+    "the p-value holds. Of some random latents only the mean |cos| stands for all, with an interval that holds which were drawn; "
+    "other numbers are the part's own, and a limit that others of the latents may break is undecided: a few columns that are "
+    "alike among thousands are hardly ever drawn. Of pairs outside of the part speak the energy off the diagonal, of all columns, and "
+    "the cosines with the next site, where latents have space.",
     "--part all measures every column, and --part channels or some as many latents as --samples says.",
 )
 PART_OF_LATENTS = FindingSpec(
@@ -519,7 +521,7 @@ PART_OF_LATENTS = FindingSpec(
     "There are too many latents to measure along all of them: one part, the same throughout, was measured, the channels at "
     "one random site or some random latents. The others are drawn from their prior and given, so that the statements are "
     "about the density along the part. What fails there (columns that are not orthogonal, a length that other latents "
-    "change) fails for the whole decoder; what holds there is not said of other latents.",
+    "change) fails for the whole decoder; what holds there is not said of other latents, and limits on it are undecided.",
     "--part all measures along every latent, at the cost of as many columns; another --seed draws another part.",
 )
 LOW_RANK = FindingSpec(

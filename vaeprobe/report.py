@@ -19,6 +19,7 @@ Json: TypeAlias = dict[str, Any]
 Value: TypeAlias = float | int | bool | str | list[Any] | Json | None
 Better: TypeAlias = Literal["lower", "higher"]
 Status: TypeAlias = Literal["pass", "fail", "inconclusive", "undefined"]
+OfAll: TypeAlias = Literal["known", "estimated", "at least", "at most", "open"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,9 @@ class Metric:
         n: number of independent samples behind it.
         method: how the value and the interval were computed, a few words.
         reason: why the value is undefined; None when it is defined.
+        of_all: what is known of the number of all latents. "known": it is this one. Where a random part of them was
+            measured: "estimated", by an interval that holds which were drawn; this is the part's own number, and that of
+            all "at least" or "at most" as large; or "open".
     """
 
     spec: MetricSpec
@@ -82,6 +86,7 @@ class Metric:
     n: int | None = None
     method: str | None = None
     reason: str | None = None
+    of_all: OfAll = "known"
 
     def __post_init__(self) -> None:
         if isinstance(self.value, float) and not math.isfinite(self.value):
@@ -121,6 +126,8 @@ class Metric:
         for key in ("level", "method", "reason"):
             if getattr(self, key) is not None:
                 out[key] = getattr(self, key)
+        if self.of_all != "known":
+            out["of_all"] = self.of_all
         return out
 
 
@@ -164,7 +171,8 @@ class Finding:
 class Check:
     """A metric held against a limit.
 
-    The whole interval must lie on one side of the limit, else the check is inconclusive.
+    The whole interval must lie on one side of the limit, else the check is inconclusive. A limit is on the number of all
+    latents: what a part of them leaves open about it belongs to the interval.
     """
 
     metric: Metric
@@ -183,6 +191,10 @@ class Check:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"metric `{self.metric.id}` is no single number and takes no limit")
         low, high = self.metric.ci or (float(value), float(value))
+        if self.metric.of_all in ("at least", "open"):
+            high = math.inf
+        if self.metric.of_all in ("at most", "open"):
+            low = -math.inf
         if self.side == "min":
             low, high = -high, -low
         limit = self.limit if self.side == "max" else -self.limit

@@ -184,6 +184,94 @@ def test_some_latents_stand_for_all_of_them() -> None:
     assert {f"z{i}" for i in turned} <= set(result.latent_names)
 
 
+def alike(share: int, k: int = 600, m: int = 610) -> tuple[Decoder, float]:
+    """Orthonormal columns of which so many are one, and their mean |cos|."""
+    W = torch.eye(m, k, dtype=torch.float64)
+    W[:, :share] = W[:, :1] + 1e-3 * W[:, :share]
+    return Decoder(lambda z: z @ W.to(z.dtype).T, k, dtype=torch.float64), share * (share - 1) / k / (k - 1)
+
+
+@pytest.mark.parametrize("share", [86, 12])  # some are drawn; mostly no pair of them is
+def test_the_mean_cosine_of_all_latents_lies_in_the_interval_of_some(share: int) -> None:
+    from vaeprobe.probes.orthogonality.numbers import _cosine_metrics
+    from vaeprobe.probes.orthogonality.reading import Reading
+
+    probed, truth = alike(share)
+    whole = gram(probed, torch.zeros(1, 600, dtype=torch.float64))[0]
+    held = 0
+    for seed in range(20):
+        block = block_of(probed, "some", 4, seed)
+        assert block is not None
+        at = block.columns[0]
+        reading = Reading(
+            whole[at][:, at].expand(4, -1, -1),
+            probed,
+            isotropic=True,
+            seed=0,
+            active_threshold=0.05,
+            rotations=1,
+            restarts=0,
+            beta_sigma2=1.0,
+            likelihood=None,
+            block=block,
+        )
+        metric = _cosine_metrics(reading)[0]
+        low, high = metric.ci or (0.0, 0.0)
+        held += low <= truth <= high
+        # columns that none of 64 shows may be 1 - .05^(1 / 64) of all, one along another
+        assert high - float(metric.value) > 0.045**2  # type: ignore[arg-type]
+    assert held >= 17
+
+
+def test_limits_that_a_part_cannot_tell_are_undecided() -> None:
+    """Two columns of 600 are one, and hardly ever drawn: what is said of the part is not said of all."""
+    from vaeprobe.gate import first_policy
+    from vaeprobe.gate.run import metric_at
+    from vaeprobe.probes.base import judge
+
+    probed, _ = alike(2)
+    result = measure(probed, samples=2, rotations=1, restarts=0, probes=2)
+    cosine = result.mean_abs_cosine
+    assert metric_at(result, cosine.id, 0.95).ci == pytest.approx(cosine.ci), "the gate's is over columns too"
+    limits = {
+        "orthogonality.max_abs_cosine": 0.5,
+        "orthogonality.ima_contrast": 0.1,
+        "orthogonality.isometry_defect": 0.5,
+        "orthogonality.mean_abs_cosine": 0.1,
+        "latents.active": 64,
+    }
+    checks = {c.metric.id: c.status for c in judge(result, limits, {}).checks}
+    assert checks == dict.fromkeys(limits, "inconclusive") | {
+        "orthogonality.mean_abs_cosine": "pass",
+        "latents.active": "pass",
+    }
+    assert "for the part that was measured, limit: at most 0.5" in " ".join(
+        str(judge(result, limits, {})).split()
+    )
+    probed, _ = alike(500)
+    bad = judge(measure(probed, samples=2, rotations=1, restarts=0, probes=2), limits, {})
+    assert {c.metric.id: c.status for c in bad.checks} == dict.fromkeys(limits, "fail") | {
+        "orthogonality.isometry_defect": "inconclusive",
+        "latents.active": "pass",
+    }
+    written = first_policy.text({"m": {"orthogonality": bad}}, models=["m"], samples=2)
+    assert '"orthogonality.mean_abs_cosine" =' in written
+    assert '"orthogonality.alignment" =' not in written, "no model could pass it"
+    for name in ("off_diagonal", "participation"):
+        assert bad[f"orthogonality.{name}"].of_all == "known", "of all columns"
+    # the channels of a site are drawn anew at each latent, which the interval over latents holds
+    channels = measure(conv(), part="channels", samples=4, rotations=1, restarts=0, probes=0)
+    assert {m.of_all for m in channels.metrics.values()} == {"known"}
+
+
+def test_a_part_that_moves_nothing_is_called_a_part() -> None:
+    dead = Decoder(lambda z: 0 * z, 600, dtype=torch.float64)
+    result = measure(dead, samples=2, rotations=1, restarts=0, probes=0)
+    assert (
+        "every column that was measured is zero: none of 64 random latents moves the output" in result.summary
+    )
+
+
 def test_auto_takes_the_whole_where_it_is_small() -> None:
     def space(*shape: int) -> Any:
         k = math.prod(shape)
@@ -346,6 +434,13 @@ def test_channels_that_factorise_given_the_others() -> None:
     eye = torch.eye(3, dtype=torch.float64)
     result = along_channels(per_site(eye).function, (3, 2, 3))
     assert result.verdict == "independent"
+    known = {id: m.of_all for id, m in result.metrics.items() if m.defined and m.better}
+    assert {id for id, of_all in known.items() if of_all == "at least"} == {
+        "latents.active",
+        "factorise.gap",
+        "factorise.modulation",
+    }
+    assert {*known.values()} == {"at least", "open"}
     assert result.summary.startswith("Of 18 latents, along the 3 channels at site (")
     assert "given the others: locally, where the decoder is one-to-one, the density" in result.summary
     assert result["latents.active"].value == 3
@@ -400,6 +495,8 @@ def test_trace_among_the_channels_at_a_site() -> None:
     )
     assert result.verdict == "axis-parallel"
     assert result.summary.startswith("Of 18 latents, among the 3 channels at site (")
+    assert result["trace.axis_overlap"].of_all == "open"
+    assert result["trace.step_limits"].of_all == "known"
     assert "the others held: the seams through 2 starts" in result.summary
     # the decoder's names, in tables and pictures too
     site = re.search(r"site \((\d), (\d)\)", result.summary)

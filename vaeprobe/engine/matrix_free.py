@@ -225,7 +225,10 @@ def off_diagonal_energy(
     """Estimate sum_{i != j} G_ij^2 at every latent, shape (n,), without bias: 0 iff columns are orthogonal.
 
     Over random signs v, (v * G v)_i has mean G_ii and variance sum_{j != i} G_ij^2, so the sum over i of its
-    sample variances is what is wanted.  The standard error is the jackknife's over probes.
+    sample variances is what is wanted.  The standard error is the jackknife's over probes, which does not see what all
+    probes missed.  Intervals of 95 % of 128 columns in 1,000 draws: random columns 97 % with 3 probes, 95 % with 8; one long
+    column that meets all others 84 and 86 %; all orthonormal but for one oblique pair 74 and 75 %, for in a quarter of the
+    draws the probes' signs agree on the pair, or split evenly, and the error is said to be 0.
 
     Raises:
         UsageError: fewer than three probes, of which no error can be told.
@@ -297,7 +300,10 @@ def mean_abs_cosine(
     """Estimate the mean abs cosine between columns of J at every latent, shape (n,).
 
     Exact for a random choice of columns (the same at every latent); with as many as there are, exact.  Columns of length zero have
-    no cosine and are left out.  The standard error is the jackknife's over columns.
+    no cosine and are left out.  The standard error is the jackknife's over columns, which knows those that were drawn alone:
+    it tells of means that many pairs make up (16 of 128 random columns: intervals of 95 % held the truth in 99 % of 200
+    draws), not where few matter.  Where one pair of orthonormal columns is oblique, 16 mostly say 0 +- 0, which held it in
+    1 %; where one column meets all others in 13 %.
 
     Raises:
         UsageError: fewer than two columns.

@@ -64,7 +64,12 @@ def text(
     for probe, ids in (PROBES | PROBES_OF_DATA).items():
         mine = {model: results[probe] for model, results in measured.items() if probe in results}
         for id in ids:
-            known = {m: r[id] for m, r in mine.items() if id in r.metrics and r[id].value is not None}
+            # of what a part of the latents leaves open no limit is known to hold
+            known = {
+                m: r[id]
+                for m, r in mine.items()
+                if id in r.metrics and r[id].value is not None and r[id].of_all in ("known", "estimated")
+            }
             if known:
                 rules.append(f"{_quoted(id)} = {_limit(list(known.values()))}")
                 _without(off, id, set(measured) - set(known))

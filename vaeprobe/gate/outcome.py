@@ -75,7 +75,7 @@ class Outcome:
         if metric.reason:
             text += f"; {metric.reason}"
         if self.status == "inconclusive":
-            text += f"; {metric.n} samples do not decide it"
+            text += f"; {metric.n} samples{' of a part' if self.part else ''} do not decide it"
         if self.part:
             text += f"; {self.part}"
         return text + self._waived

@@ -229,8 +229,13 @@ class Gate:
                     final = outcome.status != "inconclusive"
                 else:
                     outcome = hold(rule, metric_at(result, id, level))
-                    # more samples never define an undefined metric nor move one without an interval
-                    final = outcome.status in ("pass", "fail", "undefined") or outcome.metric.ci is None
+                    # more samples never define an undefined metric nor move one without an interval, nor tell of
+                    # latents that are not measured
+                    final = (
+                        outcome.status in ("pass", "fail", "undefined")
+                        or outcome.metric.ci is None
+                        or outcome.metric.of_all not in ("known", "estimated")
+                    )
                 if final or last:
                     decided[id] = replace(outcome, part=_part_of(result))
                     still_open |= not final
@@ -373,7 +378,10 @@ def metric_at(result: Result, id: str, level: float) -> Metric:
     if metric is None:
         return Metric.undefined(spec_of(id), "the probe did not report it")
     values = result.per_sample().get(id)
-    if values is not None and len(values) > 1 and metric.value is not None:
+    over_latents = (
+        metric.of_all != "estimated"
+    )  # alone: an estimate's interval holds the choice of columns too
+    if values is not None and len(values) > 1 and metric.value is not None and over_latents:
         array = np.asarray(values, dtype=np.float64)
         return replace(metric, ci=student_interval(array, level), level=level)
     if metric.ci is None or not isinstance(metric.value, (int, float)):

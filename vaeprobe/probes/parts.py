@@ -7,10 +7,10 @@ that the rotation null of the whole space holds for such a part of it, exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -25,6 +25,7 @@ from vaeprobe.intervals import stream
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
+    from vaeprobe.report import Metric, OfAll
 
 Which: TypeAlias = Literal["auto", "all", "channels", "some"]
 
@@ -160,6 +161,17 @@ def part_of(decoder: Decoder, part: Which, seed: int, whole: int | None = None) 
         site = ", ".join(str(int(n)) for n in np.unravel_index(columns[0], size))
         words = f"the {len(columns)} channels at site ({site}) of {' x '.join(map(str, size))}"
     return Part(decoder.holding_all_but(columns), words, block.whole)
+
+
+def of_part(metric: Metric, known: Mapping[str, OfAll]) -> Metric:
+    """Return a number of a part of the latents that was drawn, with what it tells of all: nothing, or what is known.
+
+    Args:
+        known: what is, by id.
+    """
+    if not metric.defined or metric.better is None:
+        return metric
+    return replace(metric, of_all=known.get(metric.id, "open"))
 
 
 _as_asked: ContextVar[bool] = ContextVar("as_asked", default=False)

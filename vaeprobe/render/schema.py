@@ -41,6 +41,7 @@ def document() -> Json:
                 level=NUMBER,
                 method=TEXT,
                 reason=TEXT,
+                of_all={"enum": ["estimated", "at least", "at most", "open"]},
             )
             | {"if": {"properties": {"value": {"type": "null"}}}, "then": {"required": ["reason"]}},
             "artifact": {

@@ -206,6 +206,8 @@ def check_line(check: Check) -> Text:
     metric = check.metric
     said = number(metric.value) if metric.defined else clean(metric.reason)
     spread = f" {interval(metric.ci)}" if metric.ci else ""
+    if check.status == "inconclusive" and metric.of_all in ("at least", "at most", "open"):
+        spread += " for the part that was measured"
     return Text.assemble(
         (check.status, STATUS_STYLE[check.status]),
         f"  {clean(metric.id)} {said}{spread}, limit: {bound} {number(check.limit)}",

@@ -164,7 +164,7 @@ class Factorise(Probe):
     def _measure(self, decoder: Decoder) -> FactoriseResult:
         from vaeprobe.engine.costs import foretell_directions
         from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
-        from vaeprobe.probes.parts import SOME, affordable, part_of
+        from vaeprobe.probes.parts import SOME, affordable, of_part, part_of
 
         decoder = decoder.standardised(of="factorise").under(self.likelihood)
         source = self.source()
@@ -218,8 +218,11 @@ class Factorise(Probe):
             part = self._seen(decoder, source, likelihood)
             if part is not None:
                 evidence = replace(gathered(part.decoder), letter="u")
+        metrics = numbers.metrics(decoder, evidence, part.words if part else "")
+        if part is not None and not part.seen:
+            metrics = {id: of_part(m, numbers.OF_ALL) for id, m in metrics.items()}
         return FactoriseResult(
-            metrics=numbers.metrics(decoder, evidence, part.words if part else ""),
+            metrics=metrics,
             verdict=evidence.verdict,
             summary=words.summary(evidence, likelihood.name if likelihood else None, part),
             findings=(*findings, *words.findings(evidence, part), *words.limits(evidence)),

@@ -12,15 +12,31 @@ from torch import Tensor
 
 from vaeprobe.geometry import gram
 from vaeprobe.geometry.axes import distance_to_axes
-from vaeprobe.geometry.entropies import isometry_defect, pairwise_information
+from vaeprobe.geometry.decisions import rule_of_three
+from vaeprobe.geometry.entropies import isometry_defect, pairwise_information, shared_information
 from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast, expected_isometry_defect
 from vaeprobe.geometry.rotations import Alignment
 from vaeprobe.intervals import LEVEL, mean_interval, median_interval
 from vaeprobe.probes.orthogonality.metrics import SPECS, dim_beside
 from vaeprobe.probes.orthogonality.reading import Reading
-from vaeprobe.report import Metric
+from vaeprobe.probes.parts import of_part
+from vaeprobe.report import Metric, OfAll
 
-__all__ = ["metrics_of"]
+__all__ = ["OF_ALL", "metrics_of"]
+
+# What numbers of a random part of the latents say of those of all. A contrast and a gap are those of a principal
+# submatrix: more columns never lower them. Were the axes of all random ones, those of the part would be.
+OF_ALL: dict[str, OfAll] = {
+    "latents.active": "at least",
+    "orthogonality.mean_abs_cosine": "estimated",
+    "orthogonality.max_abs_cosine": "at least",
+    "orthogonality.ima_contrast": "at least",
+    "orthogonality.mean_field_gap": "at least",
+    "orthogonality.mutual_information": "at least",
+    "orthogonality.alignment_p": "at most",
+    "orthogonality.off_diagonal": "known",
+    "orthogonality.participation": "known",
+}
 
 
 def _mean(
@@ -32,11 +48,15 @@ def _mean(
     method: Literal["mean", "median"] = "mean",
     low: float = 0.0,
     high: float = math.inf,
+    columns: Tensor | None = None,
+    unseen: float = 0.0,
 ) -> Metric:
     """Return a metric that is the mean (or median) of one value per latent, with its interval.
 
     Args:
         low, high: what it cannot pass.
+        columns: what each column that was drawn moves it by, for an interval over the choice of columns too.
+        unseen: the most that columns which were not drawn may add.
     """
     x, n = values.double().numpy(), len(values)
     if why is None and n == 0:
@@ -46,7 +66,14 @@ def _mean(
     if method == "median":
         value, ci, how = float(np.median(x)), median_interval(x), "order statistics"
     else:
-        value, ci, how = float(np.mean(x)), mean_interval(x, low=low, high=high), "Student's t, skewness"
+        drawn = () if columns is None else (columns.numpy(),)
+        value, ci, how = (
+            float(np.mean(x)),
+            mean_interval(x, *drawn, low=low, high=high),
+            "Student's t, skewness",
+        )
+        if ci is not None and columns is not None:
+            ci, how = (ci[0], min(ci[1] + unseen, high)), f"{how}, over latents and columns drawn"
         if n == reading.samples:
             reading.per_sample[id] = tuple(x.tolist())
     how = f"{method} over latents" + (f", interval by {how}" if ci else "")
@@ -61,6 +88,15 @@ def _mostly(lost: Tensor, what: str) -> str | None:
 
 def metrics_of(reading: Reading) -> list[Metric]:
     """Return every metric, in the order of the page, and keep the values behind means in `reading.per_sample`."""
+    found = _all_metrics(reading)
+    if (
+        reading.block is None or reading.block.kind == "channels"
+    ):  # channels of a site are drawn anew at each latent
+        return found
+    return [of_part(m, OF_ALL) for m in found]
+
+
+def _all_metrics(reading: Reading) -> list[Metric]:
     return [
         dim_beside(reading.decoder.latent_dim, None if reading.block is None else len(reading.block.names)),
         _active(reading),
@@ -92,8 +128,14 @@ def _cosine_metrics(reading: Reading) -> list[Metric]:
     null = Metric(
         SPECS["orthogonality.mean_abs_cosine_gaussian"], expected_abs_cosine(reading.decoder.data_dim)
     )
+    lengths = (reading.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
+    columns = reading.moved_by_columns(reading.cosines.abs().sum(0) / (lengths.T @ lengths).clamp_min(1))
+    # columns none of which was drawn, each along the others at worst
+    unseen = min(rule_of_three(max(len(reading.active), 1)), 1 - reading.share_drawn) ** 2
     return [
-        _mean(reading, "orthogonality.mean_abs_cosine", mean, why=why, high=1.0),
+        _mean(
+            reading, "orthogonality.mean_abs_cosine", mean, why=why, high=1.0, columns=columns, unseen=unseen
+        ),
         _mean(reading, "orthogonality.max_abs_cosine", largest, why=why, high=1.0),
         null,
     ]
@@ -193,7 +235,12 @@ def _nats_metrics(reading: Reading) -> list[Metric]:
             n=len(reading.usable),
             method="mean over latents; intervals in the table",
         ),
-        _mean(reading, specs[1].id, shared),
+        _mean(
+            reading,
+            specs[1].id,
+            shared,
+            columns=reading.moved_by_columns(shared_information(gram.column_cosines(reading.usable)).mean(0)),
+        ),
         Metric(
             specs[2],
             float(null.mean()),

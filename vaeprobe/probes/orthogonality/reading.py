@@ -129,6 +129,8 @@ class Reading:
                 return f"the Jacobian is finite at {len(self.G)} of {self.overflowed + len(self.G)} latents"
             return f"{len(self.G)} latent is too few for a spread over latents"
         if not self.G.any():
+            if self.block is not None:
+                return f"every column that was measured is zero: none of {self.block.words} moves the output"
             return "every column of the Jacobian is zero: no latent moves the output"
         if len(self.active) == 0:
             return f"no column of the Jacobian is longer than {self.active_threshold:g} of the longest"
@@ -173,6 +175,30 @@ class Reading:
         i, j = torch.triu_indices(len(self.active), len(self.active), 1)
         lengths = self.cosines.diagonal(dim1=-2, dim2=-1) > 0
         return self.cosines[:, i, j].abs(), lengths[:, i] & lengths[:, j]
+
+    @property
+    def share_drawn(self) -> float:
+        """The share of all latents that were drawn to be measured at every point, 1 where none was."""
+        if self.block is None or self.block.kind == "channels":
+            return 1.0
+        return len(self.names) / self.block.whole
+
+    def moved_by_columns(self, H: Tensor) -> Tensor | None:
+        """Return what each active column moves a mean over latents and pairs of columns by, shape (a,), of mean 0.
+
+        The jackknife's pseudo-values, as of a sample from finitely many columns; None where all are measured or fewer
+        than three are active.
+
+        Args:
+            H: mean over latents of what is averaged over pairs, shape (a, a), symmetric; its diagonal says nothing.
+
+        Source: Efron and Stein (1981), Ann. Statist. 9, 586-596: no narrower than the truth on average.
+        """
+        a = len(self.active)
+        if self.share_drawn == 1 or a < 3:
+            return None
+        each = H.where(~torch.eye(a, dtype=torch.bool), 0.0).sum(1) / (a - 1)
+        return 2 * (a - 1) / (a - 2) * math.sqrt(1 - self.share_drawn) * (each - each.mean())
 
     @cached_property
     def cosine_matrix(self) -> tuple[tuple[float | None, ...], ...] | None:
@@ -260,9 +286,8 @@ class Reading:
         """The rank, and as far as what it is known."""
         low, high = self.rank
         count = str(low) if low == high else f"{low} to {high}"
-        return (
-            f"rank {count} of {len(self.names)} (singular values over {self.resolution:.0e} of the largest)"
-        )
+        among = len(self.names) if self.block is None else f"the {len(self.names)} measured"
+        return f"rank {count} of {among} (singular values over {self.resolution:.0e} of the largest)"
 
     @property
     def least_contrast(self) -> float:

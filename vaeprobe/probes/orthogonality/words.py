@@ -102,8 +102,9 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         random = f" The columns meet as random directions of the output space do ({nats(gaussian)})."
     tail = random + tail
     if repair and repair.share[0] >= REPAIRED and repair.left_ci[1] <= small:
+        of = "" if reading.block is None else f" of {reading.block.words}"
         return "rotated", (
-            f"The Jacobian's columns are not orthogonal along the given axes, {evidence}, but one rotation of the "
+            f"The Jacobian's columns are not orthogonal along the given axes{of}, {evidence}, but one rotation of the "
             f"latent space makes them so: {mended}.{random}"
         )
     if p <= SIGNIFICANT and A_low >= ALIGNED:

@@ -9,7 +9,7 @@ import numpy as np
 
 from vaeprobe.intervals import LEVEL, mean_interval
 from vaeprobe.probes.trace.metrics import SPECS
-from vaeprobe.report import Metric, metric_map
+from vaeprobe.report import Metric, OfAll, metric_map
 from vaeprobe.seams.summary import by_start, random_axis_overlap, usable
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ IN_UNIT_INTERVAL = frozenset(
 
 
 # why numbers have no value where time ended before they were measured
+# Numbers of the run itself are what they are, whatever part of the latents it was in.
+OF_ALL: dict[str, OfAll] = {"trace.step_limits": "known", "trace.return_error": "known"}
 LATE = "the time given was over before it was measured"
 
 

@@ -316,7 +316,7 @@ class Trace(Probe):
 
     def _measure(self, decoder: Decoder) -> TraceResult:
         from vaeprobe.engine.costs import foretell_directions
-        from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, part_of
+        from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, of_part, part_of
         from vaeprobe.probes.rounded import rounded, rounding_at
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
@@ -386,6 +386,8 @@ class Trace(Probe):
                 )
             )
         metrics = numbers.trace_metrics(paths, loops, misses, lost)
+        if part is not None:
+            metrics = {id: of_part(m, numbers.OF_ALL) for id, m in metrics.items()}
         names = dict(zip(decoder.continuous, decoder.latent_names, strict=True))
         axes = list(dict.fromkeys(names[seam.axis] for seam in first))
         source = self.source().describe() if self.row is None else ""
