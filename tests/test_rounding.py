@@ -12,7 +12,9 @@ import vaeprobe
 from vaeprobe.decoder import Decoder
 from vaeprobe.derivatives import LOST
 from vaeprobe.encoder import Encoder
+from vaeprobe.engine import rounding
 from vaeprobe.engine.rounding import column_errors, lost_columns, typical
+from vaeprobe.engine.verbs import pushforward
 from vaeprobe.geometry.gram import alike_words
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import by_name
@@ -58,7 +60,7 @@ class Two(nn.Module):
 
     def __init__(self, *defects: float) -> None:
         super().__init__()
-        self.W = nn.Parameter(torch.eye(4, len(defects)))
+        self.W = nn.Parameter(torch.eye(max(4, len(defects)), len(defects)))
         self.defects = defects
 
     def forward(self, z: Tensor) -> Tensor:
@@ -85,6 +87,38 @@ def test_the_line_of_rounding_has_two_sides(error: float, lost: bool) -> None:
     assert column_errors(decoder, normal(2, 2)).tolist() == pytest.approx([error, 0], abs=1e-5)
     found = lost_columns(decoder, normal(2, 2), [0, 1])
     assert (found.names == ("z0",) if found else None) == (True if lost else None)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("defect", "alone"), [(0.0, False), (0.01 * LOST, False), (1.25 * LOST, True)])
+def test_columns_are_pushed_alone_where_sums_of_them_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, large: bool, defect: float, alone: bool
+) -> None:
+    """One of 40 columns is wrong, which the sums of all show; of large decoders one latent is looked at."""
+    decoder, pushed = Decoder(Two(*[0.0] * 17, defect, *[0.0] * 22), 40), []
+
+    def counted(f: Decoder, z: Tensor, v: Tensor, **how: bool) -> tuple[Tensor, Tensor]:
+        pushed.append(tuple(v.shape))
+        return pushforward(f, z, v, **how)
+
+    monkeypatch.setattr(rounding, "pushforward", counted)
+    monkeypatch.setattr("vaeprobe.decoder.LARGE", 0 if large else 1 << 40)
+    found = lost_columns(decoder, normal(2, 40), [])
+    latents = 1 if large else 2
+    # the last of them asks whether float64 knows it
+    assert pushed == [(rounding.SUMS, latents, 40), *[(40, latents, 40), (1, latents, 40)] * alone]
+    assert (found and found.names) == (("z17",) if alone else None)
+
+
+def test_equal_errors_do_not_cancel_in_sums() -> None:
+    """Two columns whose float64 is the same and whose float32 is zero: their sums with equal weights are right."""
+    for latents in (2, 3, 8):
+        W = nn.Linear(latents, 3)
+        nn.init.constant_(W.bias, 25.0)
+        nn.init.constant_(W.weight, 0.1)
+        lost = lost_columns(Decoder(nn.Sequential(W, nn.Sigmoid()), latents), normal(2, latents), [])
+        assert lost is not None
+        assert len(lost.names) == latents
 
 
 def test_zero_in_one_precision_alone_is_rounding_and_zero_in_both_is_not() -> None:

@@ -104,6 +104,13 @@ def within(seconds: float | None) -> Iterator[Budget]:
 
 
 @contextmanager
+def spared(seconds: float) -> Iterator[Budget]:
+    """Leave so many seconds of the time given to what comes after the block."""
+    with within(max(0.0, budget().left - seconds) if budget().bounded else None) as left:
+        yield left
+
+
+@contextmanager
 def share_of(part: float) -> Iterator[Budget]:
     """Give what happens inside the block this part of the time that is left."""
     with within(part * budget().left if budget().bounded else None) as share:

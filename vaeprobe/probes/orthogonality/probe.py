@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from vaeprobe.budget import about, budget, in_time
+from vaeprobe.budget import about, budget, in_time, spared
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.probes.base import Probe, option
@@ -460,6 +460,8 @@ class Orthogonality(Probe):
         from vaeprobe.engine import gram
         from vaeprobe.engine.costs import foretell_directions, gram_directions
         from vaeprobe.engine.methods import choose
+        from vaeprobe.engine.rounding import bytes_of
+        from vaeprobe.engine.rounding import directions_of as looking_at
         from vaeprobe.latents import Posterior
         from vaeprobe.probes.orthogonality.energy import directions_of
         from vaeprobe.probes.parts import SOME, affordable, block_of, holdable
@@ -486,14 +488,14 @@ class Orthogonality(Probe):
         if block is not None and (choice.reach is not None or block.kind == "channels"):
             block = replace(block, how=choice.how)
         beside = 0 if block is None else directions_of(decoder, rows, self.probes, likelihood)
-        each = gram_directions(decoder, width)
+        each, looking = gram_directions(decoder, width), looking_at(decoder)
         one = foretell_directions(
             decoder,
-            len(z) * each + beside,
-            3 * 8 * len(z) * width**2,
+            len(z) * each + looking + beside,
+            3 * 8 * len(z) * width**2 + bytes_of(decoder),
             f"{len(z)} latents of {width} columns" + (", and random products" if beside else ""),
             at_once=len(z),
-            least=FEWEST * draws * each,
+            least=FEWEST * draws * each + looking,
         )
         found: list[Tensor] = []
 
@@ -506,7 +508,8 @@ class Orthogonality(Probe):
             found.append(G if draws == 1 else G.reshape(draws, len(some), *G.shape[1:]).mean(0))
 
         # of a decoder that takes seconds a latent two make an answer, with wide intervals
-        fit = in_time(rows, measure, least=FEWEST, row=None if one is None else one * draws * each)
+        with spared(0.0 if one is None else looking * one):  # for which columns are rounding
+            fit = in_time(rows, measure, least=FEWEST, row=None if one is None else one * draws * each)
         if not fit.whole:
             limits.append(Finding(TIME_LIMIT, fit.words("latents")))
         kept = (torch.arange(draws)[:, None] * rows + torch.arange(fit.done)).flatten()
