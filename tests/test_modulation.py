@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.engine.verbs import gram
+from vaeprobe.geometry import modulation
 from vaeprobe.geometry.gram import column_norms
 from vaeprobe.geometry.modulation import (
     column_lengths,
@@ -55,6 +57,25 @@ def test_frozen_lengths_are_those_of_the_gram_matrix(likelihood: Bernoulli | Non
         x = partner.clone()
         x[:, i] = z[:, i]
         assert torch.allclose(lengths[:, at], column_norms(gram(decoder, x, likelihood=likelihood))[:, i])
+
+
+def test_latents_of_few_axes_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = Decoder(maps.c2(3).f, 3, dtype=torch.float64)
+    z, partner = draws(decoder, 20)
+    R, held = torch.eye(3, dtype=torch.float64), []
+
+    def seen(of: Decoder, x: Tensor, **how: Any) -> Tensor:
+        held.append(x.numel())
+        return gram(of, x, **how)
+
+    monkeypatch.setattr(modulation, "gram", seen)
+    found = {}
+    for most, sizes in ((3 * z.numel(), [180]), (2 * z.numel(), [120, 60]), (1, [60, 60, 60])):
+        monkeypatch.setattr(modulation, "NUMBERS", most)
+        found[most] = frozen_lengths(decoder, z, partner, R)
+        assert held == sizes
+        held.clear()
+        assert torch.allclose(found[most], found[3 * z.numel()], rtol=1e-12, atol=0)
 
 
 def test_a_folded_plane_modulates_though_no_derivative_shows_it() -> None:

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 NUMBERS = 1 << 23
-"""Output numbers held at a time."""
+"""Output numbers, and numbers of latents, held at a time."""
 
 
 def column_lengths(G: Tensor, R: Tensor) -> Tensor:
@@ -96,11 +96,13 @@ def _axis_lengths(
     chunk: int | None,
 ) -> Tensor:
     """Return the same for directions that are axes: one number of a Gram matrix each, which needs no output."""
-    axes = R.abs().argmax(0)
-    x = torch.cat([frozen(decoder, z, partner, r) for r in R.T])
-    columns = axes.repeat_interleave(len(z))[:, None]
-    G = gram(decoder, x, likelihood=likelihood, columns=columns, chunk=chunk)
-    return G[:, 0, 0].clamp_min(0).sqrt().reshape(len(axes), len(z)).T
+    lengths = []
+    for some in torch.split(R.T, max(1, NUMBERS // max(1, z.numel()))):
+        x = torch.cat([frozen(decoder, z, partner, r) for r in some])
+        columns = some.abs().argmax(1).repeat_interleave(len(z))[:, None]
+        G = gram(decoder, x, likelihood=likelihood, columns=columns, chunk=chunk)
+        lengths.append(G[:, 0, 0].clamp_min(0).sqrt().reshape(len(some), len(z)))
+    return torch.cat(lengths).T
 
 
 def redrawn_lengths(

@@ -28,6 +28,8 @@ WHOLE = 128
 NAMED = 16
 # Latents at which it is seen which directions these are, and at which outputs are asked whether they see no other.
 SEEN_AT, ASKED_AT = 8, 256
+# Copies of the latents that are held at once: of both of a pair, where one is the other's, and while they are drawn.
+COPIES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +165,8 @@ class Factorise(Probe):
 
     def _measure(self, decoder: Decoder) -> FactoriseResult:
         from vaeprobe.engine.costs import foretell_directions
+        from vaeprobe.engine.rounding import bytes_of
+        from vaeprobe.engine.rounding import directions_of as looking_at
         from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
         from vaeprobe.probes.parts import SOME, affordable, of_part, part_of
 
@@ -189,11 +193,12 @@ class Factorise(Probe):
         k = len(decoder.continuous)
         one = foretell_directions(
             decoder,
-            samples * 3 * k,  # the columns, and each once more with its own primal where all else is redrawn
-            3 * 8 * samples * k**2,
+            # the columns, and each once more with its own primal where all else is redrawn
+            samples * 3 * k + looking_at(decoder),
+            3 * 8 * samples * k**2 + bytes_of(decoder) + COPIES * 8 * samples * decoder.latent_dim,
             f"{samples} latents of {k} columns at least",
             at_once=samples,
-            least=FEWEST * directions_of(k),
+            least=FEWEST * directions_of(k) + looking_at(decoder),
         )
 
         def gathered(of: Decoder) -> Evidence:
