@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -10,12 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vaeprobe.checkpoints import loading
 from vaeprobe.cli import worker
 from vaeprobe.files import limits
 
@@ -163,6 +165,51 @@ def test_time_is_limited_while_a_file_is_loaded_and_not_after() -> None:
     )
     assert in_worker(loading).stdout.strip() == "44"
     assert limits.LOADING_SECONDS >= 5
+
+
+def test_decodings_at_the_door_are_no_part_of_reading(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A small file may hold a network whose outputs are large: what it takes to try it out is no fault of the file."""
+    inside, seen = [False], []
+
+    @contextlib.contextmanager
+    def limited(size: int) -> Iterator[None]:
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    def watched(name: str, of: object) -> None:
+        work = getattr(of, name)
+
+        def told(*given: object) -> object:
+            seen.append((name, inside[0]))
+            return work(*given)
+
+        monkeypatch.setattr(of, name, told)
+
+    monkeypatch.setattr(limits, "loading", limited)
+    watched("of", loading.formats)
+    watched("_decoder", loading)
+    np.save(tmp_path / "w.npy", np.eye(4, 2))
+    loading.load(tmp_path / "w.npy")
+    assert seen == [("of", True), ("_decoder", False)]
+
+
+def test_who_limits_memory_is_said_where_it_runs_out() -> None:
+    code = (
+        "    from vaeprobe.cli import _as_ours\n    try:\n        bytearray(1 << 32)\n    except MemoryError as error:\n"
+        "        print(_as_ours(error).hint)"
+    )
+    assert in_worker(code).stdout.splitlines() == [
+        "what reads a stranger's file may take 1.9 GB, a limit of ours: --no-sandbox lifts it; or fewer --samples, or a"
+        " smaller --chunk",
+        "0",
+    ]
+    accelerated = in_worker(
+        code.replace("bytearray(1 << 32)", "raise MemoryError"), arguments=["--device=cuda"]
+    )
+    assert accelerated.stdout.splitlines() == ["fewer --samples, or a smaller --chunk", "0"]
 
 
 def test_a_worker_ends_with_its_guardian(tmp_path: Path) -> None:

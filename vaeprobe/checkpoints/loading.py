@@ -110,12 +110,13 @@ def load(
         allow_code=allow_code,
     )
     formats.every()  # one of ours that cannot be imported is no fault of the file
-    with _naming(source, whole=arch is None), limits.loading(source.size):
-        if arch is not None:
-            maker = arch if callable(arch) else factory.find(arch)
-            found = users_code.by_factory(request, maker, formats.of)
-        else:
-            found = formats.of(source).read(request)
+    with _naming(source, whole=arch is None):
+        with limits.loading(source.size):
+            if arch is not None:
+                maker = arch if callable(arch) else factory.find(arch)
+                found = users_code.by_factory(request, maker, formats.of)
+            else:
+                found = formats.of(source).read(request)
         return _decoder(found, request, precision, place)
 
 
@@ -136,7 +137,9 @@ def _naming(source: Source, *, whole: bool = True) -> Iterator[None]:
             raise
         if out_of_memory(error):
             raise ResourceError(
-                f"{source.name} takes more memory than there is", about=source.name
+                f"{source.name} takes more memory than there is",
+                hint=limits.with_more_memory("free some memory"),
+                about=source.name,
             ) from error
         why = (str(error).strip().splitlines() or ["?"])[0]
         raise InputError(

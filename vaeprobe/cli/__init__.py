@@ -108,5 +108,7 @@ def _as_ours(error: Exception) -> VaeprobeError | None:
     if isinstance(error, OSError) and error.errno in FULL:
         return UsageError(f"cannot write: {(error.strerror or '').lower()}", hint="free some space")
     if out_of_memory(error):
-        return ResourceError("out of memory", hint="fewer --samples, or a smaller --chunk")
+        from vaeprobe.files.limits import with_more_memory
+
+        return ResourceError("out of memory", hint=with_more_memory("fewer --samples, or a smaller --chunk"))
     return as_usage_error(error)

@@ -1,7 +1,7 @@
 """A worker process for commands that read what a stranger wrote: limited, and its death is an exit code.
 
 The command runs in a fork that is made before anything heavy is imported: memory, the size of written files, open files
-and network are limited there (`vaeprobe.files.limits`), processor time while a file is loaded.  This process only waits,
+and network are limited there (`vaeprobe.files.limits`), processor time while a file is read.  This process only waits,
 passes signals on, and says what happened where the worker did not live to say it.  Files that nothing interprets
 (safetensors, .npy, .npz) need no worker, nor does code that the user asked for.
 """
@@ -130,7 +130,7 @@ def _death(number: int) -> int | VaeprobeError:
         from vaeprobe.files.limits import LOADING_SECONDS, SECONDS_PER_GB
 
         why = (
-            f"took over {LOADING_SECONDS} s of processor time a thread, and {SECONDS_PER_GB} s a GB, to load"
+            f"took over {LOADING_SECONDS} s of processor time a thread, and {SECONDS_PER_GB} s a GB, to read"
         )
     elif number == signal.SIGKILL:
         why = "was ended by the system, most likely because it took too much memory"

@@ -13,6 +13,7 @@ from torch import Tensor
 from vaeprobe.autograd import full_precision
 from vaeprobe.budget import pause
 from vaeprobe.errors import ResourceError, out_of_memory
+from vaeprobe.files.limits import with_more_memory
 from vaeprobe.kept import kept
 from vaeprobe.processes import apart, current
 from vaeprobe.processors import adapt
@@ -144,7 +145,7 @@ class Sweep:
                 if smaller is None:
                     raise ResourceError(
                         "not enough memory for one direction at one latent",
-                        hint="free some memory, or probe a smaller decoder (--submodule)",
+                        hint=with_more_memory("free some memory, or probe a smaller decoder (--submodule)"),
                     ) from error
                 size = smaller
                 continue

@@ -12,18 +12,19 @@ import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["LOADING_SECONDS", "confine", "loading"]
+__all__ = ["LOADING_SECONDS", "confine", "loading", "with_more_memory"]
 
 MEMORY = 7 << 28  # 1.75 GiB of private memory, and ...
 PER_BYTE = 16  # ... so many times the size of the files
 FILE_SIZE = 1 << 30  # of what is written, and twice the size of the files
 OPEN_FILES = 256
-# Of processor time per thread, and for each GB: a large network is tried out at the door, a dozen times.
+# Of processor time per thread, and for each GB, while a file is read: programs are tried out as they are.
 LOADING_SECONDS, SECONDS_PER_GB = 10, 400
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # flags of unshare(2)
 
 _confined = False
+_memory: int | None = None
 
 
 def confine(size: int, *, memory: bool = True, remote: bool = False, network: bool = False) -> None:
@@ -35,11 +36,13 @@ def confine(size: int, *, memory: bool = True, remote: bool = False, network: bo
         remote: whether files are fetched first: of a size that nobody knows yet, over the network, into a cache.
         network: whether the network is needed otherwise, as by the processes of `torchrun`.
     """
-    global _confined
+    global _confined, _memory
     import resource
 
     if memory and not remote:
-        _lower(resource.RLIMIT_DATA, MEMORY + PER_BYTE * size)
+        most = MEMORY + PER_BYTE * size
+        _lower(resource.RLIMIT_DATA, most)
+        _memory = most if resource.getrlimit(resource.RLIMIT_DATA)[0] == most else None
     if not remote:
         _lower(resource.RLIMIT_FSIZE, FILE_SIZE + 2 * size)
         if not network:
@@ -53,8 +56,11 @@ def confine(size: int, *, memory: bool = True, remote: bool = False, network: bo
 def loading(size: int) -> Iterator[None]:
     """Limit the processor time of what happens inside, in a confined process; the system ends it beyond.
 
+    For what a file makes happen while it is read: what comes of it is a network of ours, of so many operations, and its
+    decodings take what they take, at the door as later.
+
     Args:
-        size: bytes of the file that is loaded.
+        size: bytes of the file that is read.
     """
     if not _confined:
         yield
@@ -71,6 +77,13 @@ def loading(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_CPU, (before, most))
+
+
+def with_more_memory(hint: str) -> str:
+    """Return what to do where memory has run out: in a process whose memory is limited here, who limits it, and how not to."""
+    if _memory is None:
+        return hint
+    return f"what reads a stranger's file may take {_memory / 1e9:.1f} GB, a limit of ours: --no-sandbox lifts it; or {hint}"
 
 
 def _threads() -> int:
