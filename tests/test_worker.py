@@ -198,18 +198,17 @@ def test_decodings_at_the_door_are_no_part_of_reading(
 
 def test_who_limits_memory_is_said_where_it_runs_out() -> None:
     code = (
-        "    from vaeprobe.cli import _as_ours\n    try:\n        bytearray(1 << 32)\n    except MemoryError as error:\n"
-        "        print(_as_ours(error).hint)"
+        "    from vaeprobe.cli import _as_ours\n    from vaeprobe.cli.refusals import fitting\n    try:\n        bytearray(1 << 32)\n    except MemoryError as error:\n"
+        "        print(fitting(_as_ours(error).hint, ['--samples']))"
     )
     assert in_worker(code).stdout.splitlines() == [
-        "what reads a stranger's file may take 1.9 GB, a limit of ours: --no-sandbox lifts it; or fewer --samples, or a"
-        " smaller --chunk",
+        "what reads a stranger's file may take 1.9 GB, a limit of ours: --no-sandbox lifts it, or fewer --samples",
         "0",
     ]
     accelerated = in_worker(
         code.replace("bytearray(1 << 32)", "raise MemoryError"), arguments=["--device=cuda"]
     )
-    assert accelerated.stdout.splitlines() == ["fewer --samples, or a smaller --chunk", "0"]
+    assert accelerated.stdout.splitlines() == ["fewer --samples", "0"]
 
 
 def test_a_worker_ends_with_its_guardian(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from vaeprobe.cli import worker
 from vaeprobe.errors import UsageError, did_you_mean
 
 # the parser's base class, whether Typer brings its own click or uses the package
@@ -43,13 +44,13 @@ def fitting(hint: str | None, known: Sequence[str]) -> str | None:
 
     Args:
         hint: from whatever room found the error, which knows of no commands.
-        known: the command's options.
+        known: the command's options, beside the one that may stand anywhere.
     """
     if hint is None or not known:
         return hint
     clauses = re.split(r"(; |, or )", hint)
     kept = ""
     for k in range(0, len(clauses), 2):
-        if set(OPTION.findall(FOREIGN.sub("", clauses[k]))) <= set(known):
+        if set(OPTION.findall(FOREIGN.sub("", clauses[k]))) <= {*known, worker.OPTION}:
             kept += (clauses[k - 1] if kept else "") + clauses[k]
     return kept or None

@@ -83,7 +83,7 @@ def with_more_memory(hint: str) -> str:
     """Return what to do where memory has run out: in a process whose memory is limited here, who limits it, and how not to."""
     if _memory is None:
         return hint
-    return f"what reads a stranger's file may take {_memory / 1e9:.1f} GB, a limit of ours: --no-sandbox lifts it; or {hint}"
+    return f"what reads a stranger's file may take {_memory / 1e9:.1f} GB, a limit of ours: --no-sandbox lifts it, or {hint}"
 
 
 def _threads() -> int:
