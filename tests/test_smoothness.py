@@ -182,7 +182,7 @@ def test_a_bend_is_no_departure() -> None:
         (1e-3, 0.0, 0.0),
         (0.0, 0.9e-4, 0.0),
         (0.0, 1.1e-4, 1.0),
-        (1e-3, 0.1, 1.0),
+        (1e-3, 0.01, 1.0),
     ):
 
         def f(z: torch.Tensor, bend: float = bend, unseen: float = unseen) -> torch.Tensor:
