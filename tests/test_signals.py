@@ -159,7 +159,14 @@ vaeprobe.__main__.main()
 
 @pytest.mark.parametrize("sent", CODES)
 def test_a_command_that_is_still_imported_ends_without_a_traceback(sent: signal.Signals) -> None:
-    done = subprocess.run([sys.executable, "-c", EARLY, str(int(sent))], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY, str(int(sent))],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored in the background of a shell
+    )
     assert (done.returncode, done.stdout) == (CODES[sent], "")
     assert done.stderr == "vaeprobe: stopped; no partial output was written\n"
 
