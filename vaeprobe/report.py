@@ -88,6 +88,11 @@ class Metric:
     reason: str | None = None
     of_all: OfAll = "known"
 
+    @property
+    def for_all(self) -> bool:
+        """Whether value and interval are those of all latents, and not of a part of them alone."""
+        return self.of_all in ("known", "estimated")
+
     def __post_init__(self) -> None:
         if isinstance(self.value, float) and not math.isfinite(self.value):
             raise ValueError(f"metric `{self.id}` is {self.value}: an undefined metric needs a reason")

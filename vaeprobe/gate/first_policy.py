@@ -68,7 +68,7 @@ def text(
             known = {
                 m: r[id]
                 for m, r in mine.items()
-                if id in r.metrics and r[id].value is not None and r[id].of_all in ("known", "estimated")
+                if id in r.metrics and r[id].value is not None and r[id].for_all
             }
             if known:
                 rules.append(f"{_quoted(id)} = {_limit(list(known.values()))}")

@@ -234,7 +234,7 @@ class Gate:
                     final = (
                         outcome.status in ("pass", "fail", "undefined")
                         or outcome.metric.ci is None
-                        or outcome.metric.of_all not in ("known", "estimated")
+                        or not outcome.metric.for_all
                     )
                 if final or last:
                     decided[id] = replace(outcome, part=_part_of(result))
@@ -378,9 +378,8 @@ def metric_at(result: Result, id: str, level: float) -> Metric:
     if metric is None:
         return Metric.undefined(spec_of(id), "the probe did not report it")
     values = result.per_sample().get(id)
-    over_latents = (
-        metric.of_all != "estimated"
-    )  # alone: an estimate's interval holds the choice of columns too
+    # Student's is over latents alone: an estimate's interval holds the choice of columns too
+    over_latents = metric.of_all != "estimated"
     if values is not None and len(values) > 1 and metric.value is not None and over_latents:
         array = np.asarray(values, dtype=np.float64)
         return replace(metric, ci=student_interval(array, level), level=level)

@@ -206,7 +206,7 @@ def check_line(check: Check) -> Text:
     metric = check.metric
     said = number(metric.value) if metric.defined else clean(metric.reason)
     spread = f" {interval(metric.ci)}" if metric.ci else ""
-    if check.status == "inconclusive" and metric.of_all in ("at least", "at most", "open"):
+    if check.status == "inconclusive" and not metric.for_all:
         spread += " for the part that was measured"
     return Text.assemble(
         (check.status, STATUS_STYLE[check.status]),

@@ -89,9 +89,8 @@ def _mostly(lost: Tensor, what: str) -> str | None:
 def metrics_of(reading: Reading) -> list[Metric]:
     """Return every metric, in the order of the page, and keep the values behind means in `reading.per_sample`."""
     found = _all_metrics(reading)
-    if (
-        reading.block is None or reading.block.kind == "channels"
-    ):  # channels of a site are drawn anew at each latent
+    # channels of a site are drawn anew at each latent
+    if reading.block is None or reading.block.kind == "channels":
         return found
     return [of_part(m, OF_ALL) for m in found]
 
@@ -128,8 +127,7 @@ def _cosine_metrics(reading: Reading) -> list[Metric]:
     null = Metric(
         SPECS["orthogonality.mean_abs_cosine_gaussian"], expected_abs_cosine(reading.decoder.data_dim)
     )
-    lengths = (reading.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
-    columns = reading.moved_by_columns(reading.cosines.abs().sum(0) / (lengths.T @ lengths).clamp_min(1))
+    columns = reading.moved_by_columns(reading.mean_cosines[0])
     # columns none of which was drawn, each along the others at worst
     unseen = min(rule_of_three(max(len(reading.active), 1)), 1 - reading.share_drawn) ** 2
     return [

@@ -205,13 +205,18 @@ class Reading:
         """Mean |C_ij| over the latents where both columns have a length, if those are half or more, active x active."""
         if self.no_pairs:
             return None
-        lengths = (self.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
-        count = lengths.T @ lengths
-        means = (self.cosines.abs().sum(0) / count).tolist()
+        means, count = self.mean_cosines
         return tuple(
             tuple(mean if known else None for mean, known in zip(*row, strict=True))
-            for row in zip(means, (2 * count >= len(lengths)).tolist(), strict=True)
+            for row in zip(means.tolist(), (2 * count >= len(self.cosines)).tolist(), strict=True)
         )
+
+    @cached_property
+    def mean_cosines(self) -> tuple[Tensor, Tensor]:
+        """Mean |C_ij| over the latents where both columns have a length, 0 where there is none, and how many there are."""
+        lengths = (self.cosines.diagonal(dim1=-2, dim2=-1) > 0).double()
+        count = lengths.T @ lengths
+        return self.cosines.abs().sum(0) / count.clamp_min(1), count
 
     @cached_property
     def mean_norms(self) -> Tensor:
