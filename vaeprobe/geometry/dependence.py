@@ -66,19 +66,16 @@ def distance_correlation_test(X: Tensor, *, permutations: int = 199, seed: int =
     A = D - D.mean(1, keepdim=True) - D.mean(2, keepdim=True) + D.mean((1, 2), keepdim=True)
     norms = A.flatten(1).norm(dim=1, keepdim=True)
     # a constant column has no distances, and nothing depends on it
-    A = torch.where(norms > 0, A.flatten(1) / norms.clamp_min(1e-300), 0.0).reshape(k, n, n)
+    flat = torch.where(norms > 0, A.flatten(1) / norms.clamp_min(1e-300), 0.0)
 
-    def matrix(rows: Tensor | None) -> Tensor:
-        if rows is None:
-            flat = A.flatten(1)
-        else:
-            flat = torch.stack([A[i][rows[:, i]][:, rows[:, i]] for i in range(k)]).flatten(1)
-        return (flat @ flat.T).clamp(0, 1).sqrt()
+    def matrix(rows: Tensor) -> Tensor:
+        places = n * rows.T[:, :, None] + rows.T[:, None, :]  # of row and column alike
+        permuted = flat.gather(1, places.flatten(1))
+        return (permuted @ permuted.T).clamp(0, 1).sqrt()
 
-    rows = _permuted_columns(
-        torch.arange(n)[:, None].expand(n, k), permutations, seed, "distance correlation"
-    )
-    return _pair_test(matrix(None), (matrix(r) for r in rows), permutations)
+    unchanged = torch.arange(n)[:, None].expand(n, k)
+    rows = _permuted_columns(unchanged, permutations, seed, "distance correlation")
+    return _pair_test(matrix(unchanged), (matrix(r) for r in rows), permutations)
 
 
 def _standardised(X: Tensor) -> Tensor:
