@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "vaeprobe"
 # from the ground up; a module may import its own floor and those below
 FLOORS = [
-    {"_version", "credit", "errors", "findings", "writing", "likelihood_names"},
+    {"_version", "credit", "errors", "findings", "writing", "likelihood_names", "heard"},
     {
         "report",
         "progress",

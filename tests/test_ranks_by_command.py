@@ -15,7 +15,9 @@ from typing import Any, TypeAlias
 import pytest
 from ports import free_ports
 
+from vaeprobe import cli
 from vaeprobe.board import FAILED, STOPPED, Board, End, Watch, gone
+from vaeprobe.cli.sharing import Shared
 
 Ended: TypeAlias = "tuple[int, str, str]"  # exit code, stdout, stderr
 MLP, LINEAR = "sample_models/digits_mlp.safetensors", "sample_models/linear.npy"
@@ -187,6 +189,22 @@ def test_what_is_refused_as_unsafe_is_refused_by_all_and_said_once(tmp_path: Pat
     assert several[0][2].count("error: ") == 1
 
 
+@pytest.mark.parametrize(("rank", "documents"), [("0", 1), ("1", 0), (None, 1)])
+def test_why_processes_cannot_join_is_a_line_of_each_and_one_document(
+    rank: str | None, documents: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    if rank is None:
+        monkeypatch.delenv("RANK", raising=False)
+    else:
+        monkeypatch.setenv("RANK", rank)
+    assert cli.run(["beta", MLP, "--data", DIGITS, "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: WORLD_SIZE says that 2 processes share this run, and ")
+    assert out.count('"exit_code": 2') == documents
+
+
 # each process touches a file when it is at work, and sleeps
 SLOW = """
 import os, sys, time
@@ -328,6 +346,20 @@ def test_one_process_has_the_floor_the_first_before_others() -> None:
     second = board(2, 1)
     assert second.take_the_floor(0.1)
     assert not board(2, 0, second.store).take_the_floor()
+
+
+def test_who_joined_before_the_first_leaves_it_to_say_that_it_is_stopped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ended(joined: bool) -> str:
+        first = board(2)
+        if joined:
+            first.live()
+        assert Shared(board(2, 1, first.store), lambda error: None).stopped(143) == 143
+        return capsys.readouterr().err
+
+    assert ended(joined=False) == ""
+    assert ended(joined=True) == "vaeprobe: stopped; no partial output was written\n"
 
 
 class Gone:

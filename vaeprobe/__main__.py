@@ -6,6 +6,8 @@ import os
 import signal
 from typing import NoReturn
 
+from vaeprobe.heard import heard
+
 
 def main() -> NoReturn:
     """Run the command line (see `vaeprobe.cli.main`)."""
@@ -22,7 +24,7 @@ def main() -> NoReturn:
 
 def _stop(number: int, frame: object) -> NoReturn:
     """End at once: nothing is begun yet.  `streams.end_promptly` takes over."""
-    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0":
+    if heard():
         os.write(2, b"vaeprobe: stopped; no partial output was written\n")
     os._exit(128 + number)
 

@@ -20,7 +20,7 @@ from typing import Any
 from vaeprobe.errors import ERRORS, ResourceError, VaeprobeError
 
 SILENCE = 60.0  # seconds without a sign of life after which a process counts as dead
-LOOK = 0.5  # seconds between two looks at the board
+LOOK = 0.25  # seconds between two looks at the board
 GRACE = 3.0  # seconds in which a process that is missed may say why it went, or another speak, or leave
 ALIKE = 5.0  # seconds in which others may fail in the same way: nobody's fault in particular
 STOPPED = "stopped"
@@ -101,6 +101,10 @@ class Board:
         alone = self.rank <= (0 if self.elsewhere else 1)  # where the board went with its keeper
         said: bool = self._ask(lambda: self.store.add("floor", 1) == 1, default=alone)
         return said
+
+    def first_is_here(self) -> bool:
+        """Return whether the first process has joined, or nobody knows: until then it speaks for itself."""
+        return self.rank == 0 or self.lives([0]).get(0, 1) > 0
 
     def agreed(self, exit_code: int) -> int | None:
         """Return the exit code of the first process, waited for; None where a process has failed."""
@@ -183,6 +187,7 @@ class Watch(threading.Thread):
         # the first one watches all, and they it
         others = range(1, self.board.world) if self.board.rank == 0 else range(1)
         seen: dict[int, tuple[int, float]] = {}
+        self.board.live()
         while not self.board.over.wait(LOOK):
             self.board.live()
             if self.board.failure() is None:

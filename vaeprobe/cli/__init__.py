@@ -13,6 +13,7 @@ from typing import NoReturn
 from vaeprobe.cli import output, sharing, streams, worker
 from vaeprobe.cli.refusals import as_usage_error
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug, out_of_memory
+from vaeprobe.heard import heard
 from vaeprobe.processes import place
 from vaeprobe.processors import consider
 
@@ -40,19 +41,22 @@ def main() -> NoReturn:
                 output.error(ended, arguments)
             ended = ended.exit_code
         sys.exit(ended)
-    sys.exit(command())
+    code = command()
+    streams.ending()  # all is said, and torch takes a while to leave
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line in this process and return its exit code."""
 
-    def tell(error: VaeprobeError) -> None:
+    def tell(error: VaeprobeError, document: bool = True) -> None:
         from vaeprobe.cli.app import options
 
-        output.error(error, arguments, options(arguments))
+        output.error(error, arguments if document else (), options(arguments))
 
     def failed(error: VaeprobeError) -> int:
-        tell(error)
+        # why they did not join each process knows of itself, in a line; the document is one
+        tell(error, document=heard())
         return error.exit_code
 
     def work() -> int:
@@ -93,7 +97,7 @@ def _concluded(work: Callable[[], int], failed: Callable[[VaeprobeError], int]) 
         return work()
     except (KeyboardInterrupt, streams.Terminated) as stop:
         streams.ending()
-        return streams.last_words(143 if isinstance(stop, streams.Terminated) else 130)
+        streams.end(143 if isinstance(stop, streams.Terminated) else 130)
     except Exception as error:
         ours = _as_ours(error)
         if ours is None and os.environ.get("VAEPROBE_DEBUG"):

@@ -9,8 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from threading import current_thread, main_thread
-from time import sleep
+from threading import RLock
 from typing import Literal
 
 from vaeprobe import writing
@@ -31,6 +30,7 @@ class Shared:
     def __init__(self, board: Board, tell: Callable[[VaeprobeError], None]) -> None:
         self.board, self.tell = board, tell
         self._streams = sys.stdout, sys.stderr
+        self._telling = RLock()  # an interrupt finds the main thread here, or has another one wait
         self._code: int | None = None
 
     def finished(self, exit_code: int) -> int:
@@ -48,19 +48,24 @@ class Shared:
 
         It may come from the thread that ends this process where the main one is in a long call of torch.
         """
-        if self._code is not None:
-            sleep(ALIKE + GRACE)  # the main thread is about to end
-            return self._code
         own = End(self.board.rank, exit_code, STOPPED, streams.stopped())
         code = self._concluded(self.board.ended(own))
-        if current_thread() is not main_thread():
-            self.board.leave()
+        self.board.leave()
         return code
 
     def _concluded(self, end: End, own: str = "") -> int:
         self.board.over.set()
-        self._code = end.exit_code
+        with self._telling:
+            if self._code is None:
+                self._tell(end, own)
+                self._code = end.exit_code
+        return self._code
+
+    def _tell(self, end: End, own: str) -> None:
+        """Say why all end, where it is for this process to say it."""
         stopped = end.code == STOPPED
+        if stopped and not self.board.first_is_here():
+            return
         try:
             speaks = self.board.take_the_floor(0.0 if stopped else ALIKE + GRACE)
         except (KeyboardInterrupt, streams.Terminated):  # it ends already: nobody need wait for it
@@ -72,7 +77,6 @@ class Shared:
                     streams.say(end.message)
                 else:
                     self.tell(end.error(self.board.world, own))
-        return end.exit_code
 
 
 @contextmanager

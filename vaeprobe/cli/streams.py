@@ -11,18 +11,21 @@ import sys
 import time
 import unicodedata
 from collections.abc import Callable
-from threading import Thread
+from threading import Lock, Thread
 from types import FrameType
 from typing import IO, NoReturn, TextIO, cast
 
 from vaeprobe import kept, writing
 from vaeprobe.errors import UsageError
+from vaeprobe.heard import heard
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # how long an interrupted run may take to end by itself, before it is ended in the midst of a call of torch
 GRACE = 0.5
 # what is said last of a run that several processes share
 _shared: Callable[[int], int] | None = None
+# held by the thread that ends this process: the main one, or that which reads signals
+_end = Lock()
 
 
 class Terminated(BaseException):
@@ -191,11 +194,26 @@ def stopped() -> str:
             return f"vaeprobe: stopped; nothing was kept in {place} yet"
 
 
+def end(exit_code: int) -> NoReturn:
+    """End this process, which was interrupted: say why, once, whichever thread comes here first.
+
+    Not by the interpreter's own end, which takes torch seconds on a busy machine.
+    """
+    with _end:
+        writing.discard()
+        if "multiprocessing" in sys.modules:
+            from multiprocessing import active_children
+
+            for child in active_children():
+                child.kill()
+        os._exit(last_words(exit_code))
+
+
 def last_words(exit_code: int) -> int:
     """Say why an interrupted run ends, and return the exit code that it ends with."""
     if _shared is not None:
         return _shared(exit_code)
-    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK") == "0":
+    if heard():
         say(stopped())  # those that have not joined yet are stopped alike
     return exit_code
 
@@ -217,10 +235,4 @@ def _end_later(pipe: int) -> None:
         code = EXIT_CODES.get(signal.Signals(received[0]))
         if code is not None:
             time.sleep(GRACE)
-            writing.discard()
-            if "multiprocessing" in sys.modules:
-                from multiprocessing import active_children
-
-                for child in active_children():
-                    child.kill()
-            os._exit(last_words(code))
+            end(code)
