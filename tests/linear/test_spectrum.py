@@ -143,7 +143,7 @@ def wide_rows(n: int, m: int = 2500) -> np.ndarray:
 @pytest.mark.parametrize(("n", "m"), [(1600, 2500), (2500, 1600)])
 def test_wide_rows_start_warm_on_either_side(n: int, m: int) -> None:
     X = wide_rows(n, m)
-    Q = Rows.of(in_memory(X)).start(24, 0)
+    Q = Rows.of(in_memory(X)).start(24, 14, 0)
     A = X - X.mean(axis=0)
     A = A.T if n < m else A
     best = np.square(np.linalg.svd(A, compute_uv=False)[: Q.shape[1]]).sum()
@@ -159,14 +159,42 @@ def test_more_data_start_from_a_larger_sample(monkeypatch: pytest.MonkeyPatch, n
     monkeypatch.setattr(
         Rows, "_sample", lambda self, count, rng: (counts.append(count), sample(self, count, rng))[1]
     )
-    Rows.of(in_memory(np.random.default_rng(0).standard_normal((n, 50), np.float32))).start(16, 0)
+    Rows.of(in_memory(np.random.default_rng(0).standard_normal((n, 50), np.float32))).start(16, 6, 0)
     # sqrt(3000 / 48 / 3) = 4.56 for each of 48 directions, whose inner products take a sixth of half a product
     assert counts == [sampled]
 
 
 def test_a_start_is_no_wider_than_asked_for_where_eigenvalues_hardly_fall() -> None:
     X = np.random.default_rng(0).normal(size=(1600, 2500))
-    assert Rows.of(in_memory(X)).start(24, 0).shape == (1600, 24)
+    assert Rows.of(in_memory(X)).start(24, 14, 0).shape == (1600, 24)
+
+
+@pytest.mark.parametrize(("wanted", "width"), [(14, 40), (2, 24)])
+def test_a_start_ends_where_little_is_left_of_what_is_wanted(wanted: int, width: int) -> None:
+    # of eigenvalues .81^i, .12 of the 14th are left at the 24th, and .004 at the 40th; .01 of the second at the 24th
+    assert Rows.of(in_memory(wide_rows(1600))).start(24, wanted, 0).shape == (1600, width)
+
+
+@pytest.mark.parametrize("room", ["enough", "for float32 alone"])
+@pytest.mark.parametrize("passes", [lanczos.PASSES, 2])
+def test_float64_goes_on_from_what_float32_found(
+    monkeypatch: pytest.MonkeyPatch, room: str, passes: int
+) -> None:
+    X = falling(300, 1000, "1/i^2")
+    if room != "enough":
+        monkeypatch.setattr(rows_module, "CACHE_BYTES", X.nbytes)
+    if passes == 2:  # the basis starts anew in the last of them
+        monkeypatch.setattr(lanczos, "LARGEST", 2)
+        monkeypatch.setattr(lanczos, "PASSES", 2)
+    starts: list[str] = []
+    start = Rows.start
+    monkeypatch.setattr(Rows, "start", lambda self, *a: (starts.append(self.kind.name), start(self, *a))[1])
+    monkeypatch.setattr(rows_module, "ALL", 0)
+    found = spectrum.compute(in_memory(X), 110, solver="randomized")
+    assert found.precision == "float64"
+    assert starts == (["float32"] if room == "enough" else ["float32", "float64"])
+    truth = np.linalg.svd(X - X.mean(axis=0, dtype=np.float64), compute_uv=False)[:110] ** 2 / 300
+    np.testing.assert_allclose(found.values[:110], truth, rtol=1.5e-6 if passes > 2 else 0.3)
 
 
 FALLS = {
@@ -205,19 +233,19 @@ def test_few_rows_are_taken_whole_where_their_eigenvalues_hardly_fall(
     rows = Rows.of(in_memory(falling(420, 3000, fall)))
     taken: list[int] = []
     monkeypatch.setattr(Rows, "all_directions", lambda self, b: (taken.append(b), np.eye(self.n)[:, :b])[1])
-    # 1568 columns of products, of 900 and 2400 by the square of what is left of the largest eigenvalue at the 16th
+    # 1568 columns of products, of 16 times 19 and 220 by the square of what is left of the largest eigenvalue at the 16th
     assert rows.work_of_all == 420 + 10 * (420 + 400) * 420 / 3000
-    rows.start(16, 0)
-    assert bool(taken) == (fall in ("flat", ".99^i"))
+    rows.start(16, 6, 0)
+    assert bool(taken) == (fall == "flat")
 
 
 @pytest.mark.parametrize(("m", "all_columns"), [(3000, True), (1000, False)])
 def test_very_few_rows_start_from_all_columns_where_that_costs_less(m: int, all_columns: bool) -> None:
-    n = 200  # 200 + (10 + 4000 / 200) * 200^2 / m against 900
+    n = 200  # 200 + (10 + 4000 / 200) * 200^2 / m against 19 * 40
     X = wide_rows(n, m).astype(np.float32)
-    Q = Rows.of(in_memory(X)).start(24, 0)
+    Q = Rows.of(in_memory(X)).start(40, 30, 0)
     A = (X - X.mean(axis=0, dtype=np.float64)).T
-    best = np.square(np.linalg.svd(A, compute_uv=False)[:24]).sum()
+    best = np.square(np.linalg.svd(A, compute_uv=False)[:40]).sum()
     assert (np.square(A @ Q).sum() > (1 - 1e-5) * best) == all_columns
 
 

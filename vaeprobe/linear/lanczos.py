@@ -19,6 +19,8 @@ from vaeprobe.linear.rows import STRIDE, Rows, orthonormal
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from vaeprobe.linear.moments import Array
@@ -41,14 +43,16 @@ TIGHT = 1e-14  # the same where the noise is small beside the signal
 def randomized(rows: Rows, k: int, seed: int) -> Spectrum:
     """Return the k leading eigenpairs, from singular values of the rows where their covariance has lost the digits.
 
-    Where float32 products blur them, all is done anew in float64.
+    Where float32 products blur them, steps in float64 go on from there.
     """
-    found = _lanczos(rows, k, seed, TOLERANCE)
+    found, space = _lanczos(rows, k, seed, TOLERANCE)
     if rows.kind == np.float32 and coarse(found, k):
-        return randomized(Rows.of(rows.data.widened(), rows.processes), k, seed)
+        few, rows = rows.few, Rows.of(rows.data.widened(), rows.processes)
+        # what fitted into memory in float32 alone is streamed, and the space on its other side
+        found, space = _lanczos(rows, k, seed, TOLERANCE, space if rows.few == few else None)
     if not lost(found, k):
         return found
-    found = _lanczos(rows, k, seed, TIGHT)
+    found, _ = _lanczos(rows, k, seed, TIGHT, space)
     s, U, outside = rows.singular(found.vectors)
     # orthogonal iteration: X^T Q has columns as long as the singular values, not as their squares
     for _ in range(PASSES):
@@ -65,13 +69,21 @@ def randomized(rows: Rows, k: int, seed: int) -> Spectrum:
     return from_singular(s, U, found, outside)
 
 
-def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
+def _lanczos(
+    rows: Rows, k: int, seed: int, tolerance: float, start: Callable[[], Array] | None = None
+) -> tuple[Spectrum, Callable[[], Array]]:
+    """Return the k leading eigenpairs, and what gives the leading directions of their space, to go on from.
+
+    Args:
+        start: gives orthonormal columns to begin with; None looks for some.
+    """
     m = len(rows.mean)
     block = min(-(-(k + OVERSAMPLING) // STRIDE) * STRIDE, m, max(rows.n - 1, 1))
     scale = rows.total or 1.0  # so that squares of eigenvalues overflow no sooner than the eigenvalues
     operator = _Streamed(rows, scale) if rows.memory is None else _InMemory(rows, scale)
     digits = float(np.finfo(rows.kind).eps) * NOISE
-    found = _leading(operator, rows.start(block, seed), k, tolerance, digits)
+    begin = rows.start(block, min(k, block), seed) if start is None else start()
+    found = _leading(operator, begin, k, tolerance, digits)
     values, residuals, vectors = found.values, found.residuals, found.vectors
     if len(values) < k:  # the rows lie in fewer directions than were asked for
         more = stream(seed, "complement").standard_normal((m, k - len(values)))
@@ -81,7 +93,7 @@ def _lanczos(rows: Rows, k: int, seed: int, tolerance: float) -> Spectrum:
     pairs = eigenpairs(
         rows.n, rows.mean, values * scale, vectors, rows.total, "randomized", rows.kind, rows.variances, None
     )
-    return replace(pairs, residuals=residuals * scale)
+    return replace(pairs, residuals=residuals * scale), found.space
 
 
 class _Operator(Protocol):
@@ -178,11 +190,19 @@ class _Leading:
         values: shape (k,), descending.
         residuals: ||A v - value v|| of the Ritz vectors, shape (k,), when they were last asked for.
         vectors: unit eigenvectors, of the covariance whichever side the space is on, shape (m, k).
+        basis: orthonormal columns of the space, shape (size, b).
+        weights: the leading Ritz vectors in it, of a block, shape (b, block).
     """
 
     values: Array
     residuals: Array
     vectors: Array
+    basis: Array
+    weights: Array
+
+    def space(self) -> Array:
+        """Return the leading Ritz vectors of a block, orthonormal, shape (size, block)."""
+        return orthonormal(self.basis @ self.weights)
 
 
 def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits: float) -> _Leading:
@@ -222,7 +242,7 @@ def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits
         W = W[:, far[open_]]
         if basis.shape[1] + W.shape[1] > LARGEST * block:
             operator.turn(Y)
-            basis, T = basis @ Y, np.diag(values)
+            basis, T, Y = basis @ Y, np.diag(values), np.eye(block)
         Q = _beyond(basis, W)
         if Q.shape[1] == 0 or step == PASSES:
             break
@@ -233,13 +253,15 @@ def _leading(operator: _Operator, start: Array, k: int, tolerance: float, digits
     tell("randomized spectrum, passes", PASSES, PASSES)
     there = int((values[:k] > digits * values[0]).sum())
     if operator.aside:
-        return _half_a_step_on(half[:, :there], SU[:, :there], residuals, wanted, aside=True)
-    if there < k:
-        return _Leading(values[:wanted], residuals[:wanted], basis @ Y[:, :wanted])
-    return _half_a_step_on(U, SU, residuals, wanted, aside=False)
+        values, vectors = _half_a_step_on(half[:, :there], SU[:, :there], wanted, aside=True)
+    elif there < k:
+        values, vectors = values[:wanted], basis @ Y[:, :wanted]
+    else:
+        values, vectors = _half_a_step_on(U, SU, wanted, aside=False)
+    return _Leading(values, residuals[: len(values)], vectors, basis, Y)
 
 
-def _half_a_step_on(U: Array, SU: Array, residuals: Array, wanted: int, *, aside: bool) -> _Leading:
+def _half_a_step_on(U: Array, SU: Array, wanted: int, *, aside: bool) -> tuple[Array, Array]:
     """Return the pairs of the space S^(1/2) U, whose products are at hand: what U has of smaller pairs is smaller there.
 
     For X^T X = S that space is X U, but for a rotation, and its products X^T X U = S U; for X X^T = S it is X^T U.
@@ -255,7 +277,7 @@ def _half_a_step_on(U: Array, SU: Array, residuals: Array, wanted: int, *, aside
     values, Y = np.linalg.eigh(L @ (SU.T @ SU / np.outer(D, D)) @ L.T)
     values, Y = values[::-1][:wanted], (L.T @ Y[:, ::-1][:, :wanted]) / D[:, None]
     vectors = U @ Y if aside else SU @ (Y / np.sqrt(values))
-    return _Leading(values, residuals[: len(values)], vectors)
+    return values, vectors
 
 
 def _beyond(basis: Array, W: Array) -> Array:

@@ -36,17 +36,22 @@ SAMPLE = 1 / 6
 WORTH = (
     32  # rows, or columns, for each direction from which that start costs less than the passes that it spares
 )
-ALL = 900  # columns of products that the passes spared take, where eigenvalues fall
-# for each direction as many more, by the square of how much of the largest eigenvalue is left at the last of the start:
-# measured on 256 to 1536 rows, 48 directions, where 900 to 2200 columns pay on eigenvalues i^-1 (.03 left), 1600 to 2300
-# on .99^i (.3), 1700 to 3400 on .995^i (.4), and 3800 to 6000 on flat ones (.6)
-FLAT = 150
+# columns of products that the passes spared take for each direction, where eigenvalues fall: measured on 256 to 1536 rows,
+# 48 directions, where 900 to 2200 columns pay on eigenvalues i^-1; 32 directions, where 820 pay nowhere but on those that
+# hardly fall; 112, where 2000 pay everywhere, by up to 3 times, and 3300 here and there; 208, where 3300 pay everywhere
+ALL = 19
+# as many more by the square of how much of the largest eigenvalue is left at the last of the start: measured with 48
+# directions, where 1600 to 2300 columns pay on .99^i (.3 left), 1700 to 3400 on .995^i (.4), 3800 to 6000 on flat ones
+# (.6); with 32, where 2000 pay on flat ones (.5) and not on .99^i (.4); and with 16, where 1600 do (.66) and hardly do (.6)
+FLAT = 220
 EIGH = 10.0  # multiply-adds of a product that take as long as one of all eigenvectors of a large matrix
 STRIDE = 16  # columns whose products take hardly longer than with fewer
 MORE = 2  # strides by which a start may be wider than was asked for
 # of the eigenvalue that a stride further: there the wider start spares a later pass, measured on eigenvalues i^-1 (.70,
 # where it does not), i^-2 (.47 to .65), .94^i (.34), and flat ones
 FALLING = 0.68
+# of the last eigenvalue that is wanted: nothing is spared by a start that reaches beyond, for one pass is needed anyway
+REACHED = 0.05
 NEAR = 4  # columns that are read together
 BLOCK = 1024  # rows that are streamed at a time
 LONG_BLOCK = 8192  # rows in memory whose products are summed in their own type
@@ -190,8 +195,8 @@ class Rows:
         """Whether the inner products of the rows are the smaller matrix, and all are here."""
         return self.memory is not None and self.n < len(self.mean) and self.processes.world == 1
 
-    def start(self, b: int, seed: int) -> Array:
-        """Return b orthonormal columns to begin with, or more where those pay, as long as the shorter side.
+    def start(self, b: int, wanted: int, seed: int) -> Array:
+        """Return b orthonormal columns to begin with for so many pairs, or more where those pay, as long as the shorter side.
 
         They are the leading ones of a sample, some random columns of few rows or some of the rows, which is worth a pass
         and a half over all; of very few rows, those of all columns, and of some more where a sample's eigenvalues hardly
@@ -201,7 +206,7 @@ class Rows:
         size, long = (self.n, len(self.mean)) if self.few else (len(self.mean), self.n)
         most = min(b + MORE * STRIDE, size, max(self.n - 1, 1))
         found = np.zeros((size, 0))
-        if self.few and self.work_of_all <= ALL:
+        if self.few and self.work_of_all <= ALL * b:
             found = self.all_directions(b)
         elif self.memory is not None and long >= WORTH * most:
             each = np.clip(math.sqrt(2 * SAMPLE * long / most), *SAMPLED)
@@ -211,13 +216,18 @@ class Rows:
             refuse_overflow(K)
             K /= np.trace(K) or 1.0
             # two iterations of power, and the eigenvalues from the lengths of the products
-            V = K @ orthonormal(K @ rng.standard_normal((len(K), most)), times=1)
+            V = K @ orthonormal(_sums(K * rng.choice((-1.0, 1.0), len(K)), most), times=1)
             squares, turn = np.linalg.eigh(V.T @ V)
             values, width = np.sqrt(np.maximum(squares[::-1], 0)), b
             left = float(values[b - 1] / values[0]) if len(values) >= b else 0.0
-            if self.work_of_all <= ALL + FLAT * b * left**2:
+            if self.work_of_all <= (ALL + FLAT * left**2) * b:
                 return self.all_directions(b)
-            while width + STRIDE <= len(values) and values[width + STRIDE - 1] < FALLING * values[width - 1]:
+            far = REACHED * values[min(wanted, len(values)) - 1]
+            while (
+                width + STRIDE <= len(values)
+                and values[width - 1] > far
+                and values[width + STRIDE - 1] < FALLING * values[width - 1]
+            ):
                 width += STRIDE
             V = V @ turn[:, ::-1][:, :width]
             found = orthonormal((S @ V.astype(S.dtype)).astype(np.float64))
@@ -337,6 +347,15 @@ def _add(v: NDArray[np.floating], sums: Array, squares: Array) -> None:
                 run = v[k : k + RUN, part]
                 sums[part] += ones[: len(run)] @ run
                 squares[part] += np.einsum("ij,ij->j", run, run)
+
+
+def _sums(X: Array, groups: int) -> Array:
+    """Return the sums of every so-many-th column, shape (n, groups)."""
+    out = X[:, :groups].copy()
+    for first in range(groups, X.shape[1], groups):
+        part = X[:, first : first + groups]
+        out[:, : part.shape[1]] += part
+    return out
 
 
 def orthonormal(W: Array, times: int = 2) -> Array:
