@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -41,8 +42,11 @@ def foretell(what: str, seconds: float, bytes: float, least: float = 0.0) -> Non
         foreteller(what, seconds, bytes, least)
 
 
-class Most:
-    """Says once what steps will take whose end nobody knows, at the pace of the first two.
+class Descent:
+    """Tells steps that end where something has fallen to a goal: how many there will be, at the rate at which it falls.
+
+    A rate is that of the last `SETTLED` steps or of the last quarter of them, whichever is more, for it changes on the
+    way; until there is one, there are at most as many as there may be.
 
     Args:
         what: the steps, as one would say it.
@@ -50,15 +54,62 @@ class Most:
         done: those that an earlier run took.
     """
 
+    SETTLED = 10  # steps that a rate is taken over
+    SLOW = 5.0  # seconds that a rate takes to be known, from which something is said before
+    OFTEN = 0.2  # seconds between two words to who listens
+
     def __init__(self, what: str, most: int, done: int = 0) -> None:
         self.what, self.most, self.first = what, most, done
-        self.start = time.monotonic()
+        self.start = self.told = time.monotonic()
+        self.logs: list[float] = []
+        self.total = most
 
-    def step(self, step: int) -> None:
-        """Take note of a step that is done."""
-        if step == self.first + 2:
-            pace = (time.monotonic() - self.start) / 2
-            foretell(f"{self.what}, at most {self.most} steps", pace * (self.most - step), 0.0)
+    @property
+    def pace(self) -> float:
+        """Seconds that a step took so far."""
+        return (time.monotonic() - self.start) / max(len(self.logs), 1)
+
+    def step(self, step: int, height: float, goal: float, note: str = "") -> None:
+        """Take note of a step that is done.
+
+        Args:
+            height: what falls, at that step; infinite where it is not known yet.
+            goal: where it ends.
+            note: a word on how it stands.
+        """
+        self.logs.append(math.log(min(max(height, SMALL), 1 / SMALL)))
+        self.total = self._expected(step, goal)
+        taken = len(self.logs)
+        if taken == 2 and self.pace * 2 * self.SETTLED > self.SLOW:
+            self._foretell(step, self.most)
+        elif taken == 2 * self.SETTLED:
+            self._foretell(step, self.total)
+        if taken == 1 or time.monotonic() - self.told >= self.OFTEN:
+            self.told = time.monotonic()
+            tell(self.what + (f", {note}" if note else ""), step, self.total)
+
+    def end(self) -> None:
+        """Tell that they are over."""
+        tell(self.what, self.most, self.most)
+
+    def _expected(self, step: int, goal: float) -> int:
+        """Return how many steps there will be in all, `most` where the rate does not tell."""
+        taken = len(self.logs)
+        if taken < 2 * self.SETTLED:
+            return self.most
+        over = max(self.SETTLED, taken // 4)
+        fallen, now = self.logs[-1 - over] - self.logs[-1], self.logs[-1]
+        to_come = max(1.0, over * (now - math.log(max(goal, SMALL))) / fallen) if fallen > 0 else math.inf
+        return min(self.most, math.ceil(step + to_come)) if to_come < self.most else self.most
+
+    def _foretell(self, step: int, total: int) -> None:
+        end = f"about {total - step} more steps at the rate of the last ones"
+        if total == self.most:
+            end = f"at most {self.most} steps, if all are needed"
+        foretell(f"{self.what}, {end}", self.pace * (total - step), 0.0)
+
+
+SMALL = 1e-300  # numbers below are taken for it, whose logarithm is one
 
 
 def tell(description: str, done: float, total: float | None) -> None:

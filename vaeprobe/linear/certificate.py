@@ -72,11 +72,13 @@ class Certificate:
         """The verdict and its cause, as a researcher would write it."""
         run, R = self.run, self.rotation_distance
         if not self.converged:
-            why = {"steps": f"after {run.steps} steps", "stalled": f"without progress at step {run.steps}"}
-            return (
-                f"`{run.method}` ended {why.get(run.stopped, '')} {run.gap:.2g} nats short of the optimum: "
-                "a saddle or too few steps."
-            )
+            why = {
+                "steps": (f"after {run.steps} steps", "a saddle or too few steps"),
+                "stalled": (f"without progress at step {run.steps}", "a saddle or too few steps"),
+                "time": (f"at step {run.steps}", "no time was left"),
+            }
+            when, cause = why.get(run.stopped, ("", ""))
+            return f"`{run.method}` ended {when} {run.gap:.2g} nats short of the optimum: {cause}."
         cause = {
             "elbo": "the diagonal posterior breaks the rotation symmetry",
             "det-elbo": "putting in the diagonal optimum breaks the rotation symmetry",

@@ -16,7 +16,7 @@ from vaeprobe.linear.closed_form import LOG_2PI, completed
 from vaeprobe.linear.eigenpairs import Spectrum
 from vaeprobe.linear.rows import CACHE_BYTES
 from vaeprobe.linear.spectrum import EXACT_COLUMNS
-from vaeprobe.progress import Most, tell
+from vaeprobe.progress import Descent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,6 +46,7 @@ class MissingFit:
         steps: EM steps taken.
         trace: (step, loglik).
         converged: whether EM came to rest.
+        timed_out: whether it ended because no time was left.
     """
 
     spectrum: Spectrum
@@ -55,6 +56,7 @@ class MissingFit:
     steps: int
     trace: tuple[tuple[int, float], ...]
     converged: bool
+    timed_out: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,6 +227,7 @@ def fit(
         X: shape (n, m), NaN where missing; or `Data` that keeps what is not finite.
         d: number of latents, below m.
         sigma2: noise variance; None learns it.
+        steps: most steps.
 
     Raises:
         InputError: a column or every row is missing altogether, or a value is infinite.
@@ -247,32 +250,29 @@ def fit(
         W = completed(U[:, :d], d)
         W = W * np.sqrt(np.maximum(np.append(variance, np.zeros(d))[:d] - noise, 1e-3 * noise))
 
-    loglik, converged, step = -math.inf, False, first
-    pace = Most("EM on missing values", steps, first)
+    loglik, converged, over, step = -math.inf, False, False, first
+    descent = Descent("EM on missing values", steps, first)
     for step in range(first, steps + 1):
-        over = step % LOOK == 0 and budget().bounded and not budget().affords(0.2 * budget().seconds)
+        # a step takes what the steps before took, and what is made of the fit is to be left some time
+        over = budget().bounded and not budget().affords(0.2 * budget().seconds + descent.pace)
         # as it stands before the step
         trail.mark(step, W, mean, (noise, least, last), np.reshape(trace, (-1, 2)), end=over)
         found = _step(rows, W, mean, noise)
-        pace.step(step)
         square = found.square / noise
         loglik = -0.5 * (count * LOG_2PI + found.log_det + (count - n * d) * math.log(noise) + square) / n
-        if step % LOOK == 0:
+        gain, rest = loglik - last, TOLERANCE * max(1.0, abs(loglik))
+        descent.step(step, gain, rest)
+        converged = gain <= rest and step > 0
+        ends = converged or over or step == steps
+        if step % LOOK == 0 or ends:
             trace.append((step, loglik))
-            tell("EM on missing values", step, steps)
-            if over:
-                break
-        if loglik - last <= TOLERANCE * max(1.0, abs(loglik)) and step > 0:
-            converged = True
+        if ends:
             break
         last = loglik
-        if step == steps:
-            break
         W, mean = found.W, found.mean
         if sigma2 is None:
             noise = max(found.energy / count, least)
-    tell("EM on missing values", steps, steps)
-    trace.append((step, loglik))
+    descent.end()
     P, lengths, _ = np.linalg.svd(W, full_matrices=False)
     top = np.take_along_axis(P, np.abs(P).argmax(axis=0)[None], axis=0)
     values = np.append(lengths**2 + noise, np.full(m - d, noise))
@@ -286,4 +286,6 @@ def fit(
         residuals=np.zeros(d),
         resolution=float(values[0]) * 1e-12,
     )
-    return MissingFit(spectrum, noise, loglik, 1 - count / (n * m), step, tuple(trace), converged)
+    return MissingFit(
+        spectrum, noise, loglik, 1 - count / (n * m), step, tuple(trace), converged, over and not converged
+    )

@@ -30,7 +30,7 @@ from vaeprobe.errors import UsageError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail
 from vaeprobe.linear.closed_form import LOG_2PI, Solution
-from vaeprobe.progress import Most, tell
+from vaeprobe.progress import Descent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 TrainingMethod = Literal["elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em"]
 METHODS: tuple[TrainingMethod, ...] = ("elbo", "elbo-full", "det-elbo", "det-elbo-literal", "em")
 BREAKS_SYMMETRY: frozenset[str] = frozenset({"elbo", "det-elbo"})
-Stopped = Literal["optimum", "stalled", "steps"]
+Stopped = Literal["optimum", "stalled", "steps", "time"]
 
 LOOK = 10  # L-BFGS or EM steps between two entries of the trace
 ADAM_LOOK = 50
@@ -95,7 +95,7 @@ class Run:
         gap: closed-form optimum minus that, nats per row.
         steps: steps taken.
         trace: (step, gap) along the way.
-        stopped: why it ended: at the optimum, without progress, or at the limit of steps.
+        stopped: why it ended: at the optimum, without progress, at the limit of steps, or of time.
     """
 
     method: TrainingMethod
@@ -287,7 +287,7 @@ def train(
     path = _adam(at, unit, flat, settings, seed, step, state) if adam else _lbfgs(at, flat, step, state)
     look = ADAM_LOOK if adam else LOOK
 
-    pace = Most(f"training {method}", settings.steps, step)
+    descent = Descent(f"training {method}", settings.steps, step)
 
     def finished() -> bool:
         return gap <= settings.tolerance or step >= settings.steps
@@ -297,19 +297,18 @@ def train(
         if found is None:
             break
         step, gap, flat, stand = found
-        pace.step(step)
+        descent.step(step, gap, settings.tolerance, f"gap {max(gap, 0):.1e} nats")
         done = finished()
-        if done or step % look == 0:
+        over = budget().bounded and not budget().affords(0.2 * budget().seconds + descent.pace)
+        if done or over or step % look == 0:
             trace.append((step, gap))
-            tell(f"training {method}, gap {max(gap, 0):.1e} nats", step, settings.steps)
-        over = budget().bounded and step % look == 0 and not budget().affords(0.2 * budget().seconds)
         trail.mark(step, gap, np.reshape(trace, (-1, 2)), flat, *stand, end=done or over)
-        if over:
-            done = True
+        if over and not done:
+            stopped = "time"
             break
     if done:
         stopped = "optimum" if gap <= settings.tolerance else "steps"
-    tell(f"training {method}, gap {max(gap, 0):.1e} nats", settings.steps, settings.steps)
+    descent.end()
     gap, _, point = at(flat)
     p, root = start.like(flat), math.sqrt(scale)
     return Run(
@@ -441,19 +440,18 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
     if begun:
         first, (numbers, told, W) = begun
         (tau, best, stale), trace = numbers.tolist(), _trace(told)
-    pace = Most("EM", settings.steps, first)
+    descent = Descent("EM", settings.steps, first)
     for step in range(first, settings.steps + 1):
-        pace.step(step)
-        over = budget().bounded and step % LOOK == 0 and not budget().affords(0.2 * budget().seconds)
+        over = budget().bounded and not budget().affords(0.2 * budget().seconds + descent.pace)
         # as it stands before the step
         trail.mark(step, (tau, best, stale), np.reshape(trace, (-1, 2)), W, end=over)
         SW = S.product(W)
         M = np.asarray(np.linalg.inv(W.T @ W + tau * eye), np.float64)
         value = _marginal(S, W, SW, M, tau / beta, beta)
         gap = solution.elbo - value
-        if step % LOOK == 0 or step == settings.steps or gap <= settings.tolerance:
+        descent.step(step, gap, settings.tolerance, f"gap {max(gap, 0):.1e} nats")
+        if step % LOOK == 0 or step == settings.steps or gap <= settings.tolerance or over:
             trace.append((step, gap))
-            tell(f"EM, gap {max(gap, 0):.1e} nats", step, settings.steps)
             stale = 0 if gap < best * (1 - 1e-3) else stale + 1
             best = min(best, gap)
             if gap <= settings.tolerance:
@@ -462,7 +460,8 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
             if stale >= 5 and gap < 1e-9:
                 stopped = "stalled"
                 break
-            if over:
+            if over and step < settings.steps:
+                stopped = "time"
                 break
         if step == settings.steps:
             break
@@ -470,6 +469,7 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
         if solution.learned:
             tau = float((S.total - ((SW @ M) * new).sum()) / m)
         W = new
+    descent.end()
     return Run(
         method="em",
         optimiser="em",

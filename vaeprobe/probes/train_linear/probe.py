@@ -335,7 +335,7 @@ class TrainLinear(Question):
 
         if self.missing == "em":
             noise = None if self.fixed is None else self.beta * self.fixed  # Theorem 3
-            fitted = missing.fit(own, int(self.latent_dim), sigma2=noise, seed=self.seed)
+            fitted = missing.fit(own, int(self.latent_dim), sigma2=noise, steps=self.steps, seed=self.seed)
             return fitted, fitted.spectrum
         wanted = RANDOMIZED_PAIRS if self.latent_dim == "auto" else int(self.latent_dim) + 1
         folds = dimension.FOLDS if self.latent_dim == "auto" and self.fixed is None else 1

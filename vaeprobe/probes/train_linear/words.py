@@ -77,8 +77,9 @@ def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding
         done = "came to rest" if fitted.converged else "did not come to rest"
         note(
             MISSING_VALUES,
-            f"{fitted.missing:.1%} of the values are missing; EM {done} after {fitted.steps} steps; "
-            "intervals count every row as if it were whole",
+            f"{fitted.missing:.1%} of the values are missing; EM {done} after {fitted.steps} steps"
+            f"{', when no time was left' if fitted.timed_out else ''}; intervals count every row as if it were whole",
+            None if fitted.converged else _more(fitted.timed_out),
             level=None if fitted.converged else "warning",
         )
         if spec.n < rows.rows:
@@ -112,8 +113,13 @@ def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding
         )
     for c in fit.certificates:
         if not c.converged:
-            note(NOT_CONVERGED, c.sentence, "more --steps or --restarts", "warning")
+            hint = _more(True) if c.run.stopped == "time" else "more --steps or --restarts"
+            note(NOT_CONVERGED, c.sentence, hint, "warning")
     return out
+
+
+def _more(timed_out: bool) -> str:
+    return "more --time, or none" if timed_out else "more --steps"
 
 
 def _span(first: int, last: int) -> str:
