@@ -192,8 +192,8 @@ def likelihood_of(decoder: Decoder, likelihood: Likelihood | str | None, z: Tens
     )
 
 
-def columns_of(decoder: Decoder, n: int, columns: object) -> Tensor | None:
-    """Return indices of columns at each of n latents, shape (n, s) or (n, b, s), in int64; None for all.
+def columns_of(decoder: Decoder, n: int, columns: object, *, blocks: bool) -> Tensor | None:
+    """Return indices of columns at each of n latents, shape (n, s) or, of blocks, (n, b, s), in int64; None for all.
 
     Raises:
         UsageError: they are no such indices.
@@ -206,13 +206,14 @@ def columns_of(decoder: Decoder, n: int, columns: object) -> Tensor | None:
     except (TypeError, ValueError, RuntimeError):
         taken = torch.empty(0)
     if (
-        taken.ndim not in (1, 2, 3)
+        taken.ndim not in ((1, 2, 3) if blocks else (1, 2))
         or taken.is_floating_point()
         or taken.dtype == torch.bool
         or taken.is_complex()
     ):
         raise UsageError(
-            "`columns` are indices of continuous latents, shape (s,), (n, s) or (n, blocks, s)",
+            "`columns` are indices of continuous latents, shape (s,)"
+            + (", (n, s) or (n, blocks, s)" if blocks else " or (n, s)"),
             hint="such as torch.tensor([0, 2]), for these two at every latent",
         )
     taken = taken.long().cpu()

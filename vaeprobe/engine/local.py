@@ -185,6 +185,9 @@ class LocalMap:
         Raises:
             Spread: an operation does not do what it is known for.
         """
+        if not len(point):
+            first = np.zeros(1, dtype=np.int64)
+            return self.columns(first, first).of(slice(0))
         step = len(point) if most is None else most
         parts = [self._columns(point[i : i + step], latent[i : i + step]) for i in range(0, len(point), step)]
         return parts[0] if len(parts) == 1 else stacked(parts)

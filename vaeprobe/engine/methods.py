@@ -201,6 +201,12 @@ class Choice:
         self.batches.check(f, x, y)
         return y, columns
 
+    def locate(self, f: Function, x: Tensor) -> tuple[Tensor, LocalMap]:
+        """Return f(x) and its derivative for any columns, see `windowed`."""
+        y, local = windowed(f, x)
+        self.batches.check(f, x, y)
+        return y, local
+
 
 def _plain(f: Function, x: Tensor) -> Tensor:
     with torch.no_grad():
@@ -518,7 +524,10 @@ class _Watch(Watching):
     def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor):
             if tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads:
-                self.numel = max(self.numel, int(out.numel()) // self.rows)
+                held = min(
+                    out.numel(), out.untyped_storage().nbytes() // out.itemsize
+                )  # a view may overlap itself
+                self.numel = max(self.numel, held // self.rows)
             if not getattr(func, "is_view", False):
                 self.work += NUMBER * out.numel() + multiply_adds(func._opname, args, out)
 

@@ -9,6 +9,9 @@ Results are plain tensors without a graph, whatever `requires_grad` says, and th
 torch.func themselves.  Latents and outputs are flattened in them, k continuous latents and `data` outputs, in the order
 of `z.flatten(1)`.
 
+Where a latent reaches only a window of the outputs (convolutions without normalisation over the map, see
+`vaeprobe.engine.local`), each column costs as much as its window, however large the outputs, once a latent is decoded.
+
 Networks run in the decoder's precision, under `torch.autocast` too, Gram matrices are summed in float64: float32 propagation with a
 float64 Gram gives cosines and column norms to 1e-6 even for columns scaled by 1e-6, where a float32 Gram
 gets the small singular values wrong altogether.
@@ -38,11 +41,12 @@ from vaeprobe.engine.arguments import (
 from vaeprobe.engine.chunks import BUDGET, Chunk, Size, Sweep
 from vaeprobe.engine.columns import Columns, Known
 from vaeprobe.engine.dense import dense_gram
+from vaeprobe.engine.directions import Directions, Given, Units
 from vaeprobe.engine.limits import LARGEST_GRAMS, LARGEST_JACOBIAN
-from vaeprobe.engine.methods import Choice, Reach, choose, function_of, windowed
+from vaeprobe.engine.methods import WORTH, Choice, Reach, choose, function_of
 from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.tangents import Unsupported
-from vaeprobe.engine.windows import Spread
+from vaeprobe.engine.windows import Spread, Windows
 from vaeprobe.errors import ResourceError
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.processes import current
@@ -51,14 +55,27 @@ __all__ = ["gram", "jacobian", "pullback", "pushforward", "values"]
 
 # Bytes of the windows of columns that are computed at a time: more of them leave a core's cache.
 WINDOWS = 16 << 20
+# Bytes of windows of columns that are held before they are put to their places in whole outputs.
+HELD = 128 << 20
 
 
-def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = None) -> Tensor:
+def jacobian(
+    f: Map,
+    z: Tensor,
+    *,
+    columns: Tensor | None = None,
+    natural: bool = False,
+    chunk: int | None = None,
+) -> Tensor:
     """Return Jacobians over the continuous latents, shape (n, data, k), in the decoder's dtype.
+
+    Where a latent reaches only a window of the outputs, no more than that is computed of its column, and the rest is 0.
 
     Args:
         f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent) or (n, channels, height, width); those of functions also give the precision.
+        columns: indices among the continuous latents, shape (s,), or (n, s) where they differ from latent to latent,
+            for these columns alone, shape (n, data, s), in this order and at the cost of s columns.
         natural: differentiate the natural parameter instead of the output.
         chunk: latents at a time; by default as many as are fast.  It changes results by rounding alone.
 
@@ -75,11 +92,9 @@ def jacobian(f: Map, z: Tensor, *, natural: bool = False, chunk: int | None = No
     """
     decoder, z = decoder_and_rows(f, z)
     check_chunk(chunk)
-    basis = _basis(decoder)
-    _, J = _pushed(
-        decoder, _latents(decoder, z), lambda some, points: _everywhere(basis[some], points), len(basis), natural, chunk,
-        columns_last=True,
-    )  # fmt: skip
+    x, taken = _latents(decoder, z), columns_of(decoder, len(z), columns, blocks=False)
+    units = Units.of_columns(decoder, x, taken)
+    _, J = _pushed(decoder, x, units, natural, chunk, columns_last=True)
     return J.permute(1, 2, 0)
 
 
@@ -96,8 +111,7 @@ def gram(
     W = I without a likelihood, else its metric (Allen 2024, Eq. 7): taken on the natural parameter where
     the decoder has it, else on the mean.  No more than the Jacobians of one chunk are held at a time.
 
-    Where a latent reaches only a window of the outputs (convolutions without normalisation over the map, see
-    `vaeprobe.engine.local`), columns cost as much as these windows, however large the outputs.
+    Where a latent reaches only a window of the outputs, columns cost as much as these windows.
 
     Args:
         f: a decoder, or a function or module of latents.
@@ -121,7 +135,7 @@ def gram(
     """
     decoder, z = decoder_and_rows(f, z)
     check_chunk(chunk)
-    weight, taken = likelihood_of(decoder, likelihood, z), columns_of(decoder, len(z), columns)
+    weight, taken = likelihood_of(decoder, likelihood, z), columns_of(decoder, len(z), columns, blocks=True)
     (G,) = recalled(
         ("gram", decoder, weight, None if taken is None else taken.shape[1:]),
         [z] if taken is None else [z, taken],
@@ -148,25 +162,14 @@ def _gram(
         blocks = [_gram(decoder, z, likelihood, block, chunk) for block in columns.unbind(1)]
         return torch.stack(blocks, dim=1)
     out = torch.zeros(len(x), width, width, dtype=torch.float64)
-    basis = _basis(decoder) if columns is None else None
-
-    def directions(some: slice, points: slice) -> Tensor:
-        if basis is not None:
-            return _everywhere(basis[some], points)
-        assert columns is not None
-        at = torch.tensor(decoder.continuous)[columns[points, some]].T.to(x.device)
-        unit = torch.zeros(*at.shape, decoder.latent_dim, dtype=x.dtype, device=x.device)
-        return unit.scatter_(2, at[:, :, None], 1.0)
+    units = Units.of_columns(decoder, x, columns)
 
     def work(part: Chunk) -> tuple[Tensor]:
         if len(part.directions) == 1:
-            return (weigh.gram(*choice.push(g, x[part.points], directions(slice(None), part.points))),)
+            return (weigh.gram(*choice.push(g, x[part.points], units.dense(slice(None), part.points))),)
         at, turn = part.points, part.directions[0].stop
-
-        def shifted(some: slice, points: slice) -> Tensor:
-            return directions(some, slice(at.start + points.start, at.start + points.stop))
-
-        y, J = _pushed(decoder, x[at], shifted, width, natural, size=Size(at.stop - at.start, turn))
+        size = Size(at.stop - at.start, turn)
+        y, J = _pushed(decoder, x[at], units.at_points(at), natural, size=size)
         return (weigh.gram(y, Known(J)),)
 
     def put(part: Chunk, G: Tensor) -> None:
@@ -260,12 +263,11 @@ def _gram_of_windows(
     )
     blocks, s = at.shape[1:]
     out = torch.zeros(*at.shape, s, dtype=torch.float64)
-    rows = max(1, WINDOWS // (reach.widest * x.itemsize))
+    rows = _at_once(reach, x)
     together = max(1, rows // s)  # blocks
 
     def work(part: Chunk) -> tuple[Tensor]:
-        y, local = windowed(g, x[part.points])
-        choice.batches.check(g, x[part.points], y)
+        y, local = choice.locate(g, x[part.points])
         root = weigh.root(y) if weigh.is_diagonal else None
         factor = None if root is None else root.expand(y.shape).reshape(-1, *local.shape)
         latent = at[part.points].flatten(0, 1).numpy()
@@ -320,6 +322,9 @@ def values(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Tensor:
 def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:
     """Return f(z), shape (n, data), and J v for directions v over the continuous latents.
 
+    Where a latent reaches only a window of the outputs, and v is zero but along few latents, only their windows are
+    computed, and the rest is 0.
+
     Args:
         f: a decoder, or a function or module of latents.
         z: latents, shape (n, latent) or (n, channels, height, width); those of functions also give the precision.
@@ -342,20 +347,14 @@ def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple
     decoder, z = decoder_and_rows(f, z)
     given, several = directions_of(decoder, len(z), v)
     along = _on_all_latents(decoder, given)
-    if not len(along):
-        y = values(decoder, z, natural=natural)
-        return y, y.new_zeros(0, *y.shape)
-    y, Jv = _pushed(
-        decoder, _latents(decoder, z), lambda some, points: along[some, points], len(along), natural, description="J v"
-    )  # fmt: skip
+    y, Jv = _pushed(decoder, _latents(decoder, z), Given(along), natural, description="J v")
     return y, Jv if several else Jv[0]
 
 
 def _pushed(
     decoder: Decoder,
     x: Tensor,
-    directions: Callable[[slice, slice], Tensor],
-    count: int,
+    directions: Directions,
     natural: bool,
     chunk: int | None = None,
     *,
@@ -367,12 +366,24 @@ def _pushed(
 
     Args:
         x: latents as the decoder takes them, shape (n, latent).
-        directions: some of the directions at some of the latents, shape (s, p, latent).
+        directions: at these latents.
         chunk: latents at a time.
-        size: instead of the one that fits.
+        size: instead of the one that fits, of whole columns even where windows would do.
         columns_last: whether J v lies in memory as (n, data, count).
     """
-    g, choice, n = function_of(decoder, natural), choose(decoder, natural=natural), len(x)
+    g, choice, n, count = (
+        function_of(decoder, natural),
+        choose(decoder, natural=natural),
+        len(x),
+        len(directions),
+    )
+    if not count:
+        y = values(decoder, x, natural=natural)
+        return y, y.new_zeros(0, *y.shape)
+    whole = size or Size.fitting(choice.widest, x.itemsize, count, chunk)
+    reach = choice.reach if size is None else None
+    if reach is not None and directions.entries * reach.work > WORTH * count * n * choice.work:
+        reach = None
 
     def empty(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
         made = torch.zeros(n, decoder.data_dim, dtype=dtype, device=device)
@@ -382,30 +393,67 @@ def _pushed(
 
     found: tuple[Tensor, Tensor] | None = None
 
-    def work(part: Chunk) -> tuple[Tensor, Tensor]:
-        y, columns = choice.push(g, x[part.points], directions(part.directions[0], part.points))
-        return y, columns.value(last=True)
+    def work(part: Chunk) -> tuple[Tensor, ...]:
+        if reach is None:
+            y, columns = choice.push(g, x[part.points], directions.dense(part.directions[0], part.points))
+            return y, columns.value(last=True)
+        y, local = choice.locate(g, x[part.points])
+        if local.shape != reach.shape:
+            raise Spread
+        at = directions.sparse(part.directions[0], part.points)
+        windows = local.columns(at.point, at.latent, _at_once(reach, x))
+        return y, at.times(windows.values).to(y.dtype), torch.from_numpy(windows.corner).double()
 
-    def put(part: Chunk, y: Tensor, columns: Tensor) -> None:
+    def put(part: Chunk, y: Tensor, columns: Tensor, corner: Tensor | None = None) -> None:
         nonlocal found
         if found is None:
             found = empty(y.dtype, x.device)
         some = part.directions[0]
         if some.start == 0:
             found[0][part.points] = y
-        found[1][some, part.points] = columns
+        if corner is None or reach is None:
+            found[1][some, part.points] = columns
+            return
+        at = directions.sparse(some, part.points)
+        windows = Windows(columns, corner.long().numpy(), at.point, reach.shape)
+        out = found[1][some, part.points]
+        windows.add_to(out.view(*out.shape[:2], *reach.shape), at.direction)
 
     def made_of(part: Chunk) -> Iterable[object]:
-        return "J v", choice.known_by, natural, x[part.points], directions(part.directions[0], part.points)
+        at = directions.dense if reach is None else directions.sparse
+        return "J v", choice.known_by, natural, x[part.points], at(part.directions[0], part.points)
 
-    size = size or Size.fitting(choice.widest, x.itemsize, count, chunk)
-    shared = Sweep(work, put, made_of, description=description).over(n, count, size)
+    try:
+        size = whole if reach is None else _size_in_windows(directions, x, choice, reach, chunk)
+        shared = Sweep(work, put, made_of, description=description).over(n, count, size)
+    except (Spread, Unsupported):
+        if reach is None:
+            raise
+        return _pushed(
+            decoder, x, directions, natural, size=whole, columns_last=columns_last, description=description
+        )
     y, Jv = found or empty(x.dtype, x.device)
     if not shared:
         return y, Jv
     if columns_last:  # summed as it lies in memory
         return current().summed(y), current().summed(Jv.permute(1, 2, 0)).permute(2, 0, 1)
     return current().summed(y), current().summed(Jv)
+
+
+def _at_once(reach: Reach, x: Tensor) -> int:
+    """Return how many windows to compute at a time."""
+    return max(1, WINDOWS // (reach.widest * x.itemsize))
+
+
+def _size_in_windows(
+    directions: Directions, x: Tensor, choice: Choice, reach: Reach, chunk: int | None
+) -> Size:
+    """Return as many latents and directions as share a decoding, and whose windows may be held."""
+    count = len(directions)
+    bytes_at_one = math.prod(reach.window) * x.itemsize * max(1, directions.entries / max(1, count * len(x)))
+    held = max(1, int(HELD / bytes_at_one))
+    points = chunk or BUDGET // (choice.widest * x.itemsize)
+    return Size(max(1, min(points, held // count)), min(held, count))
 
 
 def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
@@ -473,18 +521,6 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
 
 def _latents(decoder: Decoder, z: Tensor) -> Tensor:
     return z.detach().to(device=decoder.device, dtype=decoder.dtype)
-
-
-def _basis(decoder: Decoder) -> Tensor:
-    """Return the unit vectors of the continuous latents, shape (k, latent)."""
-    free = torch.tensor(decoder.continuous, device=decoder.device)
-    unit = torch.zeros(len(free), decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)
-    return unit.scatter_(1, free[:, None], 1.0)
-
-
-def _everywhere(directions: Tensor, points: slice) -> Tensor:
-    """Return the same directions, shape (d, latent), at every point: shape (d, points, latent), stride 0."""
-    return directions[:, None].expand(-1, points.stop - points.start, -1)
 
 
 def _on_all_latents(decoder: Decoder, v: Tensor) -> Tensor:

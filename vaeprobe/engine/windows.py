@@ -21,6 +21,10 @@ __all__ = ["Axis", "Places", "Spread", "Windows", "joined", "stacked", "through"
 
 Places: TypeAlias = NDArray[np.int64]
 
+FEW = 4096
+"""Numbers in a box up to which all boxes are moved by one call: it takes 1 us for each of a few hundred numbers, where a
+call for each takes 15, and as long where boxes hold 6,000 (measured)."""
+
 
 class Spread(Exception):
     """An operation spreads a latent over the whole output, or is not known not to.
@@ -72,6 +76,12 @@ class Windows:
         if factor[0].numel() == 1 and len(factor) == 1:
             times = factor.to(self.values.dtype)
             return replace(self, values=self.values.mul_(times) if overwrite else self.values * times)
+        if _are_small(self.values):
+            wide = np.array(factor.shape[1:]) > 1
+            cut = _boxes(factor, np.where(wide, self.size, 1))
+            cut = cut[(self.point if len(factor) > 1 else 0 * self.point, *np.where(wide, self.corner, 0).T)]
+            cut = cut.to(self.values.dtype)
+            return replace(self, values=self.values.mul_(cut) if overwrite else self.values * cut)
         out = self.values if overwrite else torch.empty_like(self.values)
         for rows, point, corner in self.groups():
             cut = factor[point if len(factor) > 1 else 0][self._box(corner, factor.shape[1:])].to(out.dtype)
@@ -95,6 +105,20 @@ class Windows:
         for rows, _, corner in self.groups():
             out[rows][(slice(None), *self._box(corner, [0] * len(self.shape)))] = self.values[rows]
         return out
+
+    def add_to(self, out: Tensor, direction: Places) -> None:
+        """Add each tensor to that of its direction and latent.
+
+        Args:
+            out: shape (directions, points, *shape).
+            direction: of each of the rows.
+        """
+        if _are_small(self.values):
+            at = tuple(map(torch.from_numpy, (direction, self.point, *self.corner.T)))
+            _boxes(out, self.size).index_put_(at, self.values.to(out.dtype), accumulate=True)
+            return
+        for values, corner, *row in zip(self.values, self.corner, direction, self.point, strict=True):
+            out[(*row, *self._box(corner, [0] * len(self.shape)))] += values
 
     def gram(self, factor: Tensor | None) -> Tensor:
         """Return sum_x factor(x)^2 t_i(x) t_j(x), shape (rows, rows), float64, of rows of one latent.
@@ -268,6 +292,9 @@ def _zeros(like: Tensor, size: Places) -> Tensor:
 def _add(out: Tensor, values: Tensor, start: Places) -> None:
     """Add boxes to larger ones, each row from a place of its own on, cut off at the larger ones."""
     old, size = np.array(values.shape[1:]), np.array(out.shape[1:])
+    if _are_small(values) and (start >= 0).all() and (start + old <= size).all():
+        _boxes(out, old)[(np.arange(len(start)), *start.T)] += values
+        return
     edges = [0, *(np.flatnonzero((np.diff(start, axis=0) != 0).any(1)) + 1).tolist(), len(start)]
     for first, last in itertools.pairwise(edges):
         at = start[first]
@@ -275,3 +302,15 @@ def _add(out: Tensor, values: Tensor, start: Places) -> None:
         if (low < high).all():
             to = out[first:last][(slice(None), *map(slice, low, high))]
             to += values[first:last][(slice(None), *map(slice, low - at, high - at))]
+
+
+def _are_small(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values[:1].numel() <= FEW
+
+
+def _boxes(whole: Tensor, size: Places) -> Tensor:
+    """Return all boxes of a size, shape (..., *places, *size), of tensors of shape (..., *sides), in their memory."""
+    first = whole.ndim - len(size)
+    for axis, side in enumerate(size.tolist(), start=first):
+        whole = whole.unfold(axis, side, 1)
+    return whole
