@@ -155,6 +155,7 @@ Z = torch.zeros(4, 2)
         (lambda: jacobian(bend, Z, chunk=2.5), "at least 1, not 2.5", "leave it out"),
         (lambda: gram(bend, Z, columns=torch.tensor([0, 2])), "from 0 to 2, and .* from 0 to 1", None),
         (lambda: gram(bend, Z, columns=torch.tensor([-1, 0])), "from -1 to 0", None),
+        (lambda: jacobian(bend, Z, columns=torch.zeros(4, 1, 1).long()), r"shape \(s,\) or \(n, s\)", None),
         (
             lambda: gram(bend, Z, columns=torch.tensor([0.5])),
             "indices of continuous latents",

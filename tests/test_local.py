@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import vaeprobe
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram, methods
+from vaeprobe.engine import gram, jacobian, methods, pushforward, verbs, windows
 from vaeprobe.engine.costs import gram_directions
 from vaeprobe.engine.local import LocalMap
 from vaeprobe.engine.methods import choose
@@ -69,20 +69,23 @@ def compare(network: Function, channels: int, space: tuple[int, ...], *, narrow:
     expected = torch.stack([truth[i, p] for i, p in rows])
     scale = float(expected.abs().max())
     assert scale > 0 or not narrow
-    for most in (None, 3):
-        found = local.columns(point, which, most)
-        assert float((found.whole().flatten(1) - expected).abs().max()) <= 1e-10 * scale
-        assert (found.size < found.shape).any() or not narrow
-    weight = torch.rand(found.shape, dtype=torch.float64)
-    own = slice(0, len(latent))
-    t = expected[own] * weight.flatten()
-    assert torch.allclose(
-        found.of(own).gram(weight), t @ t.T, rtol=0, atol=1e-10 * float((t @ t.T).abs().max())
-    )
-    t = expected[own]
-    assert torch.allclose(
-        found.of(own).gram(None), t @ t.T, rtol=0, atol=1e-10 * float((t @ t.T).abs().max())
-    )
+    own, direction = slice(0, len(latent)), np.array([i for i, _ in rows]) // 2
+    sums = torch.zeros(3, 2, expected.shape[1], dtype=torch.float64)
+    sums.index_put_((torch.from_numpy(direction), torch.from_numpy(point)), expected, accumulate=True)
+    for most, few, tile in ((None, windows.FEW, windows.TILE), (3, windows.FEW, 0), (None, 0, 0)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(windows, "FEW", few)
+            patch.setattr(windows, "TILE", tile)
+            found = local.columns(point, which, most)
+            assert float((found.whole().flatten(1) - expected).abs().max()) <= 1e-10 * scale
+            assert (found.size < found.shape).any() or not narrow
+            out = torch.zeros(3, 2, *found.shape, dtype=torch.float64)
+            found.add_to(out, direction)
+            assert float((out.flatten(2) - sums).abs().max()) <= 1e-10 * scale
+            for weight in (torch.rand(found.shape, dtype=torch.float64), None):
+                t = expected[own] if weight is None else expected[own] * weight.flatten()
+                limit = 1e-10 * float((t @ t.T).abs().max())
+                assert torch.allclose(found.of(own).gram(weight), t @ t.T, rtol=0, atol=limit)
 
 
 class Gated(nn.Module):
@@ -284,11 +287,11 @@ def test_gram_takes_windows_where_they_are_small() -> None:
     assert choice.reach is not None
     assert choice.reach.window == (6, 8, 8)
     assert choice.reach.shape == (6, 24, 24)
+    assert choice.reach.widest == 6 * 8 * 8
     assert choice.reach.work < 0.8 * choice.work
     assert not choice.spread
     z = torch.randn(3, 432).double()
     columns = torch.stack([torch.arange(3) * 144 + site for site in (0, 77, 143, 6)])
-    truth = gram(whole(decoder), z)
     for likelihood in (None, Bernoulli()):
         truth = gram(whole(decoder), z, likelihood=likelihood)
         one = gram(decoder, z, columns=columns[:3], likelihood=likelihood)
@@ -312,6 +315,103 @@ def test_blocks_of_whole_columns_are_the_same() -> None:
     blocks = gram(decoder, z, columns=columns)
     assert blocks.shape == (2, 3, 4, 4)
     assert torch.equal(blocks[:, 1], gram(decoder, z, columns=columns[:, 1]))
+
+
+def whole_jacobians(f: Function, z: Tensor) -> Tensor:
+    """Return the Jacobians of plain forward mode, shape (n, data, latent)."""
+    J: Tensor = torch.func.vmap(torch.func.jacfwd(lambda x: f(x[None])[0].flatten()))(z)
+    return J
+
+
+@pytest.fixture
+def no_whole_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    def push(*_: object) -> Any:
+        raise AssertionError("a whole column")
+
+    monkeypatch.setattr(methods.Choice, "push", push)
+
+
+@pytest.mark.usefixtures("no_whole_columns")
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
+def test_columns_of_a_jacobian_are_windows_and_zero_elsewhere(
+    dtype: torch.dtype, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, z = convolutional(8), torch.randn(3, 192).double()
+    J = whole_jacobians(network, z)
+    decoder = Decoder(convolutional(8).to(dtype), 192)
+    places = torch.tensor([0, 7, 56, 63, 9, 27, 28]) + 64 * torch.arange(3)[:, None]
+    for columns, held in (
+        (places.flatten(), verbs.HELD),
+        (torch.randint(192, (3, 6)), verbs.HELD),
+        (torch.randint(192, (3, 6)), 9000),  # some windows at a time
+        (None, verbs.HELD),
+    ):
+        monkeypatch.setattr(verbs, "HELD", held)
+        taken = torch.arange(192) if columns is None else columns
+        truth = J.gather(2, taken.expand(3, -1)[:, None].expand(-1, J.shape[1], -1))
+        found = jacobian(decoder, z, columns=columns)
+        assert found.shape == truth.shape
+        assert found.dtype == dtype
+        assert float((found - truth).abs().max()) <= limit * float(truth.abs().max())
+        assert not found[truth == 0].any()
+        assert float((truth == 0).double().mean()) > 0.7
+    assert jacobian(decoder, z, columns=torch.arange(0)).shape == (3, 1536, 0)
+    assert jacobian(decoder, z[:0], columns=torch.arange(2)).shape == (0, 1536, 2)
+
+
+@pytest.mark.usefixtures("no_whole_columns")
+def test_directions_along_few_latents_are_sums_of_windows() -> None:
+    decoder, z = Decoder(convolutional(12), 432), torch.randn(2, 432).double()
+    J = whole_jacobians(decoder.flat, z)
+    v = torch.zeros(4, 2, 432).double()
+    v[0, :, [5, 6, 18]] = torch.randn(2, 3).double()  # windows that overlap
+    v[1, 0, [0, 143, 431]] = torch.randn(3).double()
+    v[2, 1, 77] = 1
+    y, Jv = pushforward(decoder, z, v)  # and nothing along the last
+    truth = torch.einsum("nmk,snk->snm", J, v)
+    assert torch.allclose(y, decoder.flat(z))
+    assert float((Jv - truth).abs().max()) <= 1e-10 * float(truth.abs().max())
+    assert torch.equal(Jv != 0, truth != 0)
+    assert not pushforward(decoder, z, 0 * v)[1].any()
+
+
+def test_directions_are_whole_where_their_windows_take_longer() -> None:
+    decoder, z = Decoder(convolutional(12), 432), torch.randn(2, 432).double()
+    choice = choose(decoder)
+    assert choice.reach is not None
+    most = int(0.8 * choice.work / choice.reach.work)  # latents along each direction
+    assert most > 1
+    J = whole_jacobians(decoder.flat, z)
+    for along, taken in ((most, True), (most + 1, False)):
+        v = torch.zeros(3, 2, 432).double()
+        v[..., torch.randperm(432)[:along]] = torch.randn(along).double()
+        with pytest.MonkeyPatch.context() as patch:
+            if taken:  # it would not do without
+                patch.delattr(methods.Choice, "push")
+            else:
+                patch.delattr(methods.Choice, "locate")
+            _, Jv = pushforward(decoder, z, v)
+        truth = torch.einsum("nmk,snk->snm", J, v)
+        assert float((Jv - truth).abs().max()) <= 1e-10 * float(truth.abs().max())
+
+
+def test_columns_over_the_whole_output_are_the_same() -> None:
+    network, z, columns = (
+        convolutional(6, nn.GroupNorm(2, 6)),
+        torch.randn(2, 108).double(),
+        torch.randint(108, (2, 7)),
+    )
+    decoder = Decoder(network, 108)
+    assert choose(decoder).reach is None
+    J = whole_jacobians(network, z)
+    for taken in (columns, columns[0]):
+        truth = J.gather(2, taken.expand(2, -1)[:, None].expand(-1, J.shape[1], -1))
+        assert torch.allclose(
+            jacobian(decoder, z, columns=taken), truth, rtol=0, atol=1e-10 * float(truth.abs().max())
+        )
+    v = torch.zeros(2, 108).double()
+    v[:, 5] = 2
+    assert torch.allclose(pushforward(decoder, z, v)[1], 2 * J[:, :, 5], rtol=0, atol=1e-10)
 
 
 def test_random_latents_come_from_windows_of_all_places() -> None:
@@ -424,6 +524,8 @@ def test_control_flow_that_leads_elsewhere_takes_whole_columns() -> None:
     found = gram(decoder, z, columns=some)
     J = reference(lambda z: f(z).flatten(1), z, list(range(5))).transpose(0, 1)
     assert torch.allclose(found, J @ J.mT, rtol=1e-9, atol=1e-20)
+    columns = jacobian(decoder, z, columns=some).mT
+    assert torch.allclose(columns, J, rtol=1e-9, atol=1e-20)
 
 
 def test_float32_windows_agree_to_its_rounding() -> None:

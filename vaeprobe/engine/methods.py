@@ -524,10 +524,8 @@ class _Watch(Watching):
     def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor):
             if tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads:
-                held = min(
-                    out.numel(), out.untyped_storage().nbytes() // out.itemsize
-                )  # a view may overlap itself
-                self.numel = max(self.numel, held // self.rows)
+                in_memory = out.untyped_storage().nbytes() // out.itemsize  # a view may overlap itself
+                self.numel = max(self.numel, min(out.numel(), in_memory) // self.rows)
             if not getattr(func, "is_view", False):
                 self.work += NUMBER * out.numel() + multiply_adds(func._opname, args, out)
 

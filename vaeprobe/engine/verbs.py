@@ -371,12 +371,8 @@ def _pushed(
         size: instead of the one that fits, of whole columns even where windows would do.
         columns_last: whether J v lies in memory as (n, data, count).
     """
-    g, choice, n, count = (
-        function_of(decoder, natural),
-        choose(decoder, natural=natural),
-        len(x),
-        len(directions),
-    )
+    g, choice = function_of(decoder, natural), choose(decoder, natural=natural)
+    n, count = len(x), len(directions)
     if not count:
         y = values(decoder, x, natural=natural)
         return y, y.new_zeros(0, *y.shape)
@@ -417,6 +413,7 @@ def _pushed(
         at = directions.sparse(some, part.points)
         windows = Windows(columns, corner.long().numpy(), at.point, reach.shape)
         out = found[1][some, part.points]
+        # which takes no memory: where that runs out, a chunk is done again, and must not have been added
         windows.add_to(out.view(*out.shape[:2], *reach.shape), at.direction)
 
     def made_of(part: Chunk) -> Iterable[object]:

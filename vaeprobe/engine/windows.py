@@ -21,6 +21,8 @@ __all__ = ["Axis", "Places", "Spread", "Windows", "joined", "stacked", "through"
 
 Places: TypeAlias = NDArray[np.int64]
 
+TILE = 1 << 20
+"""Products in float64 that take as long as the calls for one tile of a Gram matrix."""
 FEW = 4096
 """Numbers in a box up to which all boxes are moved by one call: it takes 1 us for each of a few hundred numbers, where a
 call for each takes 15, and as long where boxes hold 6,000 (measured)."""
@@ -123,24 +125,25 @@ class Windows:
     def gram(self, factor: Tensor | None) -> Tensor:
         """Return sum_x factor(x)^2 t_i(x) t_j(x), shape (rows, rows), float64, of rows of one latent.
 
-        Tile by tile, each as large as a box: rows of one box are one tile.
+        Tile by tile, each as large as a box, or as all of them where that takes less: rows of one box are one tile.
 
         Args:
             factor: of that latent, shape `shape`; None for 1.
         """
         G = torch.zeros(len(self.point), len(self.point), dtype=torch.float64, device=self.values.device)
         first, last = self.corner.min(0), self.corner.max(0) + self.size
-        for start in itertools.product(*map(range, first, last, self.size)):
+        side = self.size
+        if len(G) ** 2 * np.prod(last - first) <= TILE * np.prod(-((first - last) // side)):
+            side = last - first
+        for start in itertools.product(*map(range, first, last, side)):
             low = np.array(start)
-            inside = np.flatnonzero(
-                ((self.corner < low + self.size) & (self.corner + self.size > low)).all(1)
-            )
+            inside = np.flatnonzero(((self.corner < low + side) & (self.corner + self.size > low)).all(1))
             if not len(inside):
                 continue
             at = self.corner[inside]
             low, high = (
                 np.maximum(low, at.min(0)),
-                np.minimum(low + self.size, (at + self.size).max(0)),
+                np.minimum(low + side, (at + self.size).max(0)),
             )
             rows = torch.from_numpy(inside)
             values = self.values if len(inside) == len(self.point) else self.values[rows]
@@ -276,9 +279,12 @@ def _moved(values: Tensor, start: Places, size: Places) -> Tensor:
             return part
         pads = np.stack([low, size - high], axis=1)[::-1].flatten().tolist()
         return torch.nn.functional.pad(part, pads)
-    out = _zeros(values, size)
-    _add(out, values, start)
-    return out
+    cut = np.zeros((2, *size.shape), dtype=np.int64)
+    if _are_small(values):  # into more room, of which then all but `size` is cut off
+        cut = np.stack([-start, start + old - size]).max(1).clip(0)
+    out = _zeros(values, size + cut.sum(0))
+    _add(out, values, start + cut[0])
+    return out[(slice(None), *map(slice, cut[0], cut[0] + size))]
 
 
 def _zeros(like: Tensor, size: Places) -> Tensor:
@@ -290,9 +296,9 @@ def _zeros(like: Tensor, size: Places) -> Tensor:
 
 
 def _add(out: Tensor, values: Tensor, start: Places) -> None:
-    """Add boxes to larger ones, each row from a place of its own on, cut off at the larger ones."""
+    """Add boxes to larger ones, each row from a place of its own on; where they hold many numbers, cut off at these."""
     old, size = np.array(values.shape[1:]), np.array(out.shape[1:])
-    if _are_small(values) and (start >= 0).all() and (start + old <= size).all():
+    if _are_small(values):
         _boxes(out, old)[(np.arange(len(start)), *start.T)] += values
         return
     edges = [0, *(np.flatnonzero((np.diff(start, axis=0) != 0).any(1)) + 1).tolist(), len(start)]
