@@ -32,12 +32,14 @@ def test_steps_that_fall_at_one_rate_are_foretold_exactly_once_it_is_known() -> 
 
 
 def test_the_last_quarter_of_the_steps_tells_the_rate() -> None:
-    heights = [0.5**k for k in range(1, 21)] + [0.5**20 * 0.99**k for k in range(1, 181)]
+    heights = [0.9**k for k in range(1, 101)] + [0.9**100 * 0.99**k for k in range(1, 101)]
     found = totals(heights, 5000, 1e-9)
-    assert found[19] == 30  # at the first rate, which is half a step
-    # 20 steps and ln(.5^20 / 1e-9) / -ln .99 more: once a quarter of the steps, 50 of 70, has passed the bend
-    needed = 20 + (20 * math.log(0.5) - math.log(1e-9)) / math.log(1 / 0.99)
-    assert found[69] == pytest.approx(needed, abs=1)
+    assert found[99] == 197  # at the first rate
+    needed = 100 + (100 * math.log(0.9) - math.log(1e-9)) / math.log(1 / 0.99)
+    assert found[133] == pytest.approx(
+        needed, abs=1
+    )  # 33 of 134 steps, and no more of them, are past the bend
+    assert found[120] < 0.75 * needed
 
 
 @pytest.mark.parametrize("heights", [[1.0] * 40, [1.01**k for k in range(40)], [math.inf] * 40])

@@ -115,7 +115,7 @@ def _open(path: str, key: str | None) -> Shard:
         case "torch zip" | "torch legacy" | "pickle":
             return _open_torch(path, format, key)
         case None:
-            refuse_text(window, window.name)
+            refuse_text(window, window.name, rows=FORMATS)
             refuse_foreign(path, window[:16])
             suffix = Path(path).suffix.lower()
             if suffix in (".npy", ".npz", ".safetensors", ".pt", ".pth"):
@@ -123,9 +123,8 @@ def _open(path: str, key: str | None) -> Shard:
                     f"{quoted(path)} is no {suffix} file: it starts with {window[:8]!r}", hint=FORMATS
                 )
             return open_text(path)
-    what = {"hdf5": "an HDF5 file", "keras": "a Keras model", "onnx": "an ONNX model"}.get(
-        format, "a program"
-    )
+    refuse_foreign(path, window[:16])
+    what = {"keras": "a Keras model", "onnx": "an ONNX model"}.get(format, "a program")
     raise InputError(f"{quoted(path)} is {what}, no rows of numbers", hint=FORMATS)
 
 

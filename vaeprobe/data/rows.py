@@ -30,7 +30,16 @@ RUN = 1024  # rows that stand together where some are read for all
 
 
 class NonfiniteRowsError(InputError):
-    """Rows hold NaN or infinity (exit code 5)."""
+    """Rows hold NaN or infinity (exit code 5).
+
+    Attributes:
+        left: rows that hold neither.
+        valued: rows with a number in them.
+        infinite: whether any holds infinity.
+    """
+
+    left = valued = 0
+    infinite = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +193,7 @@ class Data:
             row: the block's first row; those before it are known to be finite.
         """
         if self.nonfinite == "refuse" and not np.isfinite(block).all():
-            raise self._refusal(row)
+            raise self.refusal(row)
 
     def read(self, limit: int | None = None, *, dtype: Precision | None = None) -> Array:
         """Return the rows, shape (rows, *row_shape), float32 or float64, scaled; the first `limit` of them.
@@ -241,32 +250,46 @@ class Data:
             if start < stop:
                 yield shard, start, stop
 
-    def _refusal(self, seen: int) -> InputError:
+    def refusal(self, seen: int = 0) -> InputError:
         """Return the error for data that is not finite; rows before `seen` are known to be good."""
         if self.every > 1:
-            return replace(self, every=1)._refusal(0)
+            return replace(self, every=1).refusal()
         bad: list[int] = []
-        count = row = 0
+        count = row = valued = 0
+        infinite = False
         known = np.zeros(self.columns, bool)
         for block in self._converted(8192, np.dtype(np.float64)):
             finite = np.isfinite(block)
             known |= finite.any(axis=0)
+            valued += int(finite.any(axis=1).sum())
+            infinite |= bool(np.isinf(block).any())
             if row + len(block) > seen:
                 rows = np.flatnonzero(~finite.all(axis=1)) + row + self.first
                 count += len(rows)
                 bad.extend(rows[: 10 - len(bad)].tolist())
             row += len(block)
+        if not known.any():
+            return InputError("no number of the data is finite", hint="is it the right file or array?")
         if not known.all():  # no row is left without it
-            column = int(np.flatnonzero(~known)[0])
             return InputError(
-                f"column {column} (counted from 0) has no finite value",
-                hint="leave the column out of the data",
+                _without_value(np.flatnonzero(~known)),
+                hint=f"leave {'the column' if known.sum() == len(known) - 1 else 'these columns'} out of the data",
             )
         listed = ", ".join(map(str, bad)) + (", ..." if count > len(bad) else "")
-        return NonfiniteRowsError(
+        error = NonfiniteRowsError(
             f"{count} of {self.rows} rows hold NaN or infinity (counted from 0: {listed})",
             hint="leave those rows out of the data",
         )
+        error.left, error.valued, error.infinite = self.rows - count, valued, infinite
+        return error
+
+
+def _without_value(columns: NDArray[np.int64]) -> str:
+    """Return which columns have no finite value, in words."""
+    if len(columns) == 1:
+        return f"column {columns[0]} (counted from 0) has no finite value"
+    listed = ", ".join(map(str, columns[:10])) + (", ..." if len(columns) > 10 else "")
+    return f"{len(columns)} columns have no finite value (counted from 0: {listed})"
 
 
 def _float_type(shard: Shard) -> np.dtype[np.floating]:

@@ -244,8 +244,11 @@ def _is_tar(head: bytes) -> bool:
 # -- what is no checkpoint ------------------------------------------------------------------------
 
 
-def refuse_text(data: Bytes, name: str) -> None:
+def refuse_text(data: Bytes, name: str, rows: str | None = None) -> None:
     """Refuse what is often given by mistake: git-LFS pointers, web pages, JSON.
+
+    Args:
+        rows: what to do instead where rows of data were asked for; None where a checkpoint was.
 
     Raises:
         InputError: it is one of these.
@@ -264,9 +267,9 @@ def refuse_text(data: Bytes, name: str) -> None:
             about=name,
         )
     if head.startswith((b"{", b"[")) and head.isascii():
-        raise InputError(
-            f"{name} is a JSON text, not a checkpoint", hint="give the file of weights beside it", about=name
-        )
+        asked = "a checkpoint" if rows is None else "rows of numbers"
+        hint = rows or "give the file of weights beside it"
+        raise InputError(f"{name} is a JSON text, not {asked}", hint=hint, about=name)
 
 
 def _is_onnx(data: bytes) -> bool:

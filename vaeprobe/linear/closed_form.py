@@ -173,7 +173,9 @@ def best_sigma2(spectrum: Spectrum, values: Array, rest: float, beta: float) -> 
     if d >= m and beta <= 1:
         raise UsageError(
             f"sigma2 cannot be learned with {d} latents for {m} columns: nothing is left over for it",
-            hint=f"choose --latent-dim below {m}, or fix it with --sigma2",
+            hint=f"choose --latent-dim below {m}, or fix it with --sigma2"
+            if m > 1
+            else "fix it with --sigma2",
         )
     best: tuple[float, float] | None = None
     for q in range(d + 1):

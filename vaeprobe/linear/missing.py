@@ -92,7 +92,7 @@ class _Rows:
             if np.isinf(block).any():
                 raise InputError(
                     "the data hold infinite values, which are not missing ones",
-                    hint="--drop-nonfinite leaves their rows out",
+                    hint="put NaN where they stand",
                 )
             seen = np.isfinite(block)
             n += int(seen.any(axis=1).sum())
@@ -102,13 +102,19 @@ class _Rows:
             energy += float(np.square(values).sum())
         if not there.all():
             column = int(np.flatnonzero(there == 0)[0])
-            raise InputError(f"column {column} (counted from 0) has no value at all", hint="leave it out")
+            raise InputError(
+                f"column {column} (counted from 0) has no value at all",
+                hint="leave it out of the data" if there.any() else "is it the right file or array?",
+            )
         if not 1 <= d < m:
             raise UsageError(
                 f"{d} latents are not possible for data of {m} columns", hint=f"choose from 1 to {m - 1}"
             )
         if n < 2:
-            raise InputError("a covariance needs two rows or more with a value in them")
+            raise InputError(
+                f"a covariance needs two rows or more with a value in them, and there is {n}",
+                hint="is it the right file or array?",
+            )
         return cls(data, n, m, int(there.sum()), sums / there, energy, size)
 
     def blocks(self) -> Iterator[tuple[Array, NDArray[np.bool_]]]:

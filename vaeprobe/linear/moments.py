@@ -208,19 +208,25 @@ def short_mean(block: NDArray[np.floating]) -> Array:
     return np.where(np.isfinite(short) & (step > 0), short, mean)
 
 
-def total(parts: tuple[Moments, ...]) -> Moments:
-    """Return the moments of all parts together.
+def refuse_few(rows: int, data: Data) -> None:
+    """Refuse fewer than two rows, those of all processes, and say what it is that left so few.
 
     Raises:
         InputError: there are fewer than two rows.
     """
-    whole = reduce(Moments.__add__, parts)
-    if whole.n < 2:
-        raise InputError(
-            f"a covariance needs two rows or more, and there {'is' if whole.n == 1 else 'are'} {whole.n}",
-            hint="one row per sample: was the array transposed?",
-        )
-    return whole
+    if rows >= 2:
+        return
+    if data.nonfinite == "drop" and data.rows > rows:
+        raise data.refusal()
+    raise InputError(
+        f"a covariance needs two rows or more, and there {'is' if rows == 1 else 'are'} {rows}",
+        hint="one row per sample: was the array transposed?",
+    )
+
+
+def total(parts: tuple[Moments, ...]) -> Moments:
+    """Return the moments of all parts together."""
+    return reduce(Moments.__add__, parts)
 
 
 def of_all(processes: Processes, parts: tuple[Moments, ...]) -> tuple[Moments, ...]:

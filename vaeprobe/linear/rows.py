@@ -15,7 +15,6 @@ from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail, signature
 from vaeprobe.linear import moments
 from vaeprobe.linear.eigenpairs import refuse_overflow
-from vaeprobe.linear.moments import Moments
 from vaeprobe.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -115,15 +114,15 @@ class Rows:
         memory, shift, sums, squares, count = found
         # exact merge of counts, means and squares over processes, as for Moments
         n = int(processes.sum(np.array([count], np.float64))[0])
-        mean = processes.sum(count * shift + sums) / max(n, 1)
+        moments.refuse_few(n, data)
+        mean = processes.sum(count * shift + sums) / n
         step = shift - mean
         with np.errstate(over="ignore", invalid="ignore"):
-            variances = processes.sum(squares + 2 * step * sums + count * step**2) / max(n, 1)
+            variances = processes.sum(squares + 2 * step * sums + count * step**2) / n
         energy = n * float(variances.sum())
         if kind == np.float32 and not WITHIN[0] < energy < WITHIN[1]:
             return cls.of(data.widened(), processes)
         refuse_overflow(variances)
-        moments.total((Moments(n, mean, np.zeros((0, 0))),))  # two rows or more
         return cls(data, n, mean, variances, memory, mean - shift, processes)
 
     @cached_property

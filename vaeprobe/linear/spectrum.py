@@ -137,6 +137,7 @@ def _exact(data: Data, k: int, seed: int, folds: int, processes: Processes) -> S
     kind = moments.arithmetic(data)
     parts, own = summed(kind)
     whole = moments.total(parts)
+    moments.refuse_few(whole.n, data)
     overflow = kind == np.float32 and not np.isfinite(whole.scatter).all()
     found = None if overflow else of_moments(whole, kind)
     if found is None or (whole.slip is not None and _blurred(found, k, whole.slip / whole.n)):
@@ -245,8 +246,7 @@ def _triangle(data: Data, mean: Array, rows: int) -> Array:
 def _dual(data: Data, k: int) -> Spectrum:
     rows = data.read(dtype=np.float64).reshape(-1, data.columns)
     n = len(rows)
-    if n < 2:
-        moments.total((Moments(n, np.zeros(0), np.zeros((0, 0))),))
+    moments.refuse_few(n, data)
     mean = rows.mean(axis=0)
     rows -= mean
     more = rows.mean(axis=0)  # what rounding of the sum left

@@ -344,8 +344,7 @@ class TrainLinear(Question):
                 own, wanted, solver=self.solver, seed=self.seed, folds=folds, processes=processes
             )
         except NonfiniteRowsError as error:
-            hint = "leave them out with --drop-nonfinite, or estimate missing values with --missing em"
-            raise NonfiniteRowsError(error.message, hint=hint) from None
+            raise NonfiniteRowsError(error.message, hint=words.instead(error)) from None
         return None, found
 
     def _solution(self, spec: Spectrum, d: int, fitted: MissingFit | None) -> Solution:

@@ -20,7 +20,7 @@ from vaeprobe.findings import (
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
-    from vaeprobe.data import Data
+    from vaeprobe.data import Data, NonfiniteRowsError
     from vaeprobe.probes.train_linear.numbers import LinearFit
 
 VERDICTS = (
@@ -116,6 +116,16 @@ def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding
             hint = _more(True) if c.run.stopped == "time" else "more --steps or --restarts"
             note(NOT_CONVERGED, c.sentence, hint, "warning")
     return out
+
+
+def instead(error: NonfiniteRowsError) -> str:
+    """Return what can be done about rows that hold NaN or infinity: what leaves two rows or more."""
+    estimate = "--missing em --latent-dim N estimates missing values"
+    if error.valued < 2:
+        return "all other rows hold nothing else: is it the right file or array?"
+    if error.left < 2:
+        return f"put NaN where infinity stands: {estimate}" if error.infinite else estimate
+    return "leave them out with --drop-nonfinite" + ("" if error.infinite else f", or {estimate}")
 
 
 def _more(timed_out: bool) -> str:
