@@ -130,6 +130,10 @@ def test_no_directions_give_no_columns_and_the_outputs() -> None:
     torch.testing.assert_close(y, bend(Z + 1).flatten(1))
     assert Jv.shape == (0, *y.shape)
     assert pullback(bend, Z, torch.ones(0, 4, 3)).shape == (0, 4, 2)
+    assert gram(bend, Z, columns=[]).shape == (4, 0, 0)
+    assert gram(bend, Z, columns=torch.zeros(4, 2, 0).long()).shape == (4, 2, 0, 0)
+    assert gram(bend, Z[:0], columns=[1]).shape == (0, 1, 1)
+    assert jacobian(bend, Z[:0], columns=[1]).shape == (0, 3, 1)
 
 
 Z = torch.zeros(4, 2)
@@ -181,6 +185,12 @@ Z = torch.zeros(4, 2)
         (lambda: pushforward(bend, Z, torch.ones(2)), r"have shape \(2,\)", r"v\.expand\(4, -1\)"),
         (lambda: pushforward(bend, Z, torch.ones(3, 2)), r"have shape \(3, 2\)", None),
         (lambda: pullback(bend, Z, torch.ones(4, 2)), r"\(4, 2\), and not \(4, 3\)", None),
+        (
+            lambda: pushforward(bend, Z, torch.ones(4, 2) * 1j),
+            "directions are complex",
+            r"v\.real and v\.imag",
+        ),
+        (lambda: pullback(bend, Z, torch.ones(4, 3) * 1j), "covectors are complex", r"w\.real and w\.imag"),
         (lambda: pullback(bend, Z, [1.0]), "the covectors are a torch tensor, not list", "as_tensor"),
     ],
 )
@@ -229,6 +239,21 @@ def test_autocast_changes_nothing_whoever_calls_first(verb: Callable[..., Tensor
     assert torch.equal(later, right)
     assert torch.equal(first, right)
     assert torch.equal(verb(networks[1], z), right)
+
+
+def test_masks_in_the_type_of_the_latents_are_no_reason_for_a_slow_method() -> None:
+    chosen = choose(Decoder(lambda z: torch.cat([z * (z > 0).to(z), z < 0], 1), 3))
+    assert chosen.method is carried
+
+
+@pytest.mark.parametrize("f", [nn.BatchNorm1d(2), nn.LazyLinear(2)])
+def test_a_refused_call_changes_nothing_of_the_module(f: nn.Module) -> None:
+    summed = nn.Sequential(f, nn.Flatten(0), nn.AdaptiveAvgPool1d(1)).train()
+    with pytest.raises(ContractError):
+        jacobian(summed, torch.randn(8, 2) + 1)
+    assert summed.training
+    assert isinstance(f, nn.LazyLinear) or int(f.num_batches_tracked) == 0
+    assert not isinstance(f, nn.LazyLinear) or f.has_uninitialized_params()
 
 
 def test_hints_name_the_argument_that_is_wrong() -> None:
@@ -374,6 +399,7 @@ OPERATIONS = {
     "fft": lambda h: torch.fft.irfft(torch.fft.rfft(h) * torch.tensor([1, 2, 1j]), n=4), "complex": lambda h: torch.polar(h.exp(), h).pow(2).imag, "shift": lambda h: torch.baddbmm(EYE[None], h, h, beta=0.5, alpha=2),
     "diagonal": lambda h: torch.einsum("nii,nij->nij", h, h), "ellipsis": lambda h: torch.einsum("...ij,...kj,ik->...ki", h, h, EYE + 1), "scatter": lambda h: h.scatter_add(1, PLACES[None, :, None].expand_as(h), h.sin()),
     "put": lambda h: h.index_put((torch.arange(len(h))[:, None], PLACES[[0, 1, 3]]), h[:, :3].cos()), "add": lambda h: h.index_add(1, PLACES, h, alpha=2), "sort": lambda h: h.sort(2).values, "gather": lambda h: h.gather(1, h.argsort(1)),
+    "joined with kinds": lambda h: torch.cat([h[:, :2], h[:, :1] > 0.2, (h[:, :1] > 0).int() - 2], 1) + h, "mask": lambda h: h * (h.mean(2, keepdim=True) > 0.1).to(h).expand_as(h),
     "top": lambda h: h * (h >= h.topk(2, 2).values[..., 1:]), "product": lambda h: (h + 1.5).cumprod(2), "sum": lambda h: h.logcumsumexp(1), "attention": lambda h: F.scaled_dot_product_attention(h, h.sin(), h, is_causal=True),
     "in place": written_in_place, "own function": Cube.apply, "checkpoint": lambda h: checkpoint(torch.sin, h, use_reentrant=False),
     "inner jvp": lambda h: torch.func.vmap(torch.func.grad(lambda a: a.sin().prod()))(h), "rows": lambda h: torch.stack([row.T @ row for row in h]), "halves": lambda h: torch.where(h > 0, h * h, h).clamp(-0.3, 0.4),

@@ -146,6 +146,9 @@ SHAPES = {
     "squeeze": lambda h: h[:, :1].squeeze(1).unsqueeze(-1), "max": lambda h: h.max(1).values, "topk": lambda h: h.topk(2, 1)[0],
     "norm": lambda h: h.flatten(1).norm(dim=1, keepdim=True), "logsumexp": lambda h: h.logsumexp(1), "var": lambda h: h.var(1),
     "iterate": lambda h: torch.stack([row * i for i, row in enumerate(h.flatten(1).T, 1)], 1), "T": lambda h: (h.flatten(1).T * 2).T,
+    "mask of its type": lambda h: h * (h > 0).to(h), "mask as its type": lambda h: h * h.gt(0).type_as(h), "cat with a mask": lambda h: torch.cat([h, h > 0], 1),
+    "cat with counts": lambda h: torch.cat([(h > 0).long() * 3, h], 1), "stack with a mask": lambda h: torch.stack([h, h < 0], 2),
+    "shape of": lambda h: h * torch.ones(h.numel(), dtype=h.dtype).view_as(h), "as wide as": lambda h: h * h[:, :1].gt(0).double().expand_as(h),
     "to": lambda h: h.to(torch.float64), "dict": lambda h: torch.max(h, dim=1)[0],
 }  # fmt: skip
 
@@ -413,11 +416,17 @@ def written_through_a_view(z: Tensor) -> Tensor:
     return h
 
 
+def called_by_names(z: Tensor) -> Tensor:
+    return torch.add(input=z, other=z)
+
+
 def no_tangents(z: Tensor) -> Tensor:
     return torch.ones(len(z), 2)
 
 
-@pytest.mark.parametrize("f", [written_into_a_plain_tensor, written_through_a_view, no_tangents])
+@pytest.mark.parametrize(
+    "f", [written_into_a_plain_tensor, written_through_a_view, called_by_names, no_tangents]
+)
 def test_what_cannot_be_followed_is_refused_and_never_wrong(f: Function) -> None:
     with pytest.raises(Unsupported):
         push(f, torch.randn(2, D), torch.randn(1, 2, D))

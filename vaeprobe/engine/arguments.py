@@ -15,6 +15,7 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.engine.seen import once_checked
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.findings import OUTPUT_CHOSEN, WHOLE_VAE
+from vaeprobe.frozen import frozen
 from vaeprobe.likelihoods import Likelihood, by_name
 
 __all__ = [
@@ -104,7 +105,7 @@ def _takes_rows(f: Callable[[Tensor], object], z: Tensor) -> bool:
         z = z.to(next((p.dtype for p in f.parameters()), z.dtype))
     with torch.no_grad():
         try:
-            y = f(z.detach())
+            y = frozen(f)(z.detach())  # a copy: trying it out changes nothing
         except Exception:  # whatever a stranger's function raises
             return False
     return isinstance(y, Tensor) and y.ndim > 0 and len(y) == len(z)
@@ -120,13 +121,17 @@ def _takes_one(f: Callable[[Tensor], object], z: Tensor) -> bool:
     some = one.expand(len(z[0].flatten()) + 3, *one.shape).clone()
     with torch.no_grad():
         try:
-            y = f(some)
+            still = frozen(f)
+        except ValueError:  # layers without shapes yet
+            return False
+        try:
+            y = still(some)
             if isinstance(y, Tensor) and y.ndim and len(y) == len(some):
                 return False
         except Exception:  # whatever a stranger's function raises
             pass
         try:
-            return isinstance(f(one), Tensor)
+            return isinstance(still(one), Tensor)
         except Exception:
             return False
 
@@ -204,7 +209,9 @@ def columns_of(decoder: Decoder, n: int, columns: object, *, blocks: bool) -> Te
     try:
         taken = torch.as_tensor(columns)
     except (TypeError, ValueError, RuntimeError):
-        taken = torch.empty(0)
+        taken = torch.empty(())
+    if not taken.numel():
+        taken = taken.long()  # an empty list makes a tensor of floating numbers
     if (
         taken.ndim not in ((1, 2, 3) if blocks else (1, 2))
         or taken.is_floating_point()
@@ -254,6 +261,11 @@ def _stacked(
     v: Tensor, n: int, width: int, shape: tuple[int, ...], what: str, name: str
 ) -> tuple[Tensor, bool]:
     _check_tensor(v, f"the {what}")
+    if v.is_complex():
+        raise UsageError(
+            f"the {what} are complex numbers, and derivatives along real ones are taken",
+            hint=f"J is linear: take {name}.real and {name}.imag, as two of several {what}",
+        )
     for row in {(width,), shape or (width,)}:
         if v.shape == (n, *row):
             return v.detach().reshape(1, n, width), False

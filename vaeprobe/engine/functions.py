@@ -9,6 +9,8 @@ __all__ = [
     "ADDITIONS",
     "CONVOLUTIONS",
     "ELEMENTWISE",
+    "FIRST_ALONE",
+    "JOINS",
     "LINEAR",
     "LINEAR_PER_SAMPLE",
     "MULTILINEAR",
@@ -41,6 +43,10 @@ LINEAR = _names("""
     cat concat concatenate stack hstack vstack dstack column_stack sum mean cumsum diff
     to type type_as double float half bfloat16 _to_copy diagonal diag diag_embed tril triu trace unfold
 """)
+# linear in their first tensor: of another they take no more than its type or its shape
+FIRST_ALONE = _names("to type type_as _to_copy expand_as view_as reshape_as")
+# linear in whatever tensors they join, of numbers of any kind
+JOINS = _names("cat concat concatenate stack hstack vstack dstack column_stack diff")
 # linear, and one sample at a time along the first axis
 LINEAR_PER_SAMPLE = _names("""
     pixel_shuffle pixel_unshuffle channel_shuffle interpolate upsample upsample_nearest upsample_bilinear

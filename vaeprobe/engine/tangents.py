@@ -29,6 +29,8 @@ from vaeprobe.engine.functions import (
     ADDITIONS,
     CONVOLUTIONS,
     ELEMENTWISE,
+    FIRST_ALONE,
+    JOINS,
     LINEAR,
     LINEAR_PER_SAMPLE,
     MULTILINEAR,
@@ -80,6 +82,8 @@ class Dual(Tensor):
                 return _propagate(func, tuple(args), kwargs or {})
             except Spread as error:
                 raise Spread(error.by or plain_name(func)) from None
+            except (AttributeError, IndexError, KeyError, TypeError) as error:  # a call that no rule expects
+                raise Unsupported(f"`{plain_name(func)}` is called in a way that is not followed") from error
 
 
 def push(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
@@ -144,11 +148,15 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     if writes(func):
         return _written(func, args, kwargs)
     plain_args, plain_kwargs = _plain((args, kwargs))
+    if name in FIRST_ALONE and args:
+        if not isinstance(args[0], Dual):
+            return func(*plain_args, **plain_kwargs)
+        args, kwargs, duals = (args[0], *plain_args[1:]), plain_kwargs, [args[0]]
     if name in ELEMENTWISE:
         return _elementwise(func, name, args, kwargs, duals)
     if name in ADDITIONS:
         return _addition(func, name, args, kwargs)
-    if name in RESHAPES:
+    if name in RESHAPES and args:
         # `reshape` for `view`: our own memory layout must not fail where the user's would not
         y = (
             plain_args[0].reshape(plain_args[1:] or plain_kwargs["shape"])
@@ -190,7 +198,7 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         )
         return _with_columns(y, moved(func, name, call_args, call_kwargs, y))
     if name in LINEAR:
-        return _linear(func, args, kwargs, y)
+        return _linear(func, name, args, kwargs, y)
     if name in MULTILINEAR:
         return _multilinear(func, args, kwargs, duals, y)
     return _differentiated(func, args, kwargs, duals, y)
@@ -348,13 +356,15 @@ def _doubled(x: Tensor, y: Tensor, operation: Callable[[Tensor], Tensor]) -> boo
     return torch.equal(operation(places), places.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-def _linear(func: Function, args: Arguments, kwargs: Keywords, y: object) -> object:
-    """Linear in all tensors together: the same call on the tangents, with 0 for tensors that have none."""
-    tensors = [
-        leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor) and leaf.is_floating_point()
-    ]
+def _linear(func: Function, name: str, args: Arguments, kwargs: Keywords, y: object) -> object:
+    """Linear in all tensors together: the same call on the tangents, with 0 for tensors that have none.
+
+    What is neither joined nor floating is an index, and stays.
+    """
+    tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
     duals = list(_duals_in((args, kwargs)))
-    held = list({id(t): t for t in tensors if not isinstance(t, Dual)}.values())
+    held = [t for t in tensors if not isinstance(t, Dual) and (name in JOINS or t.is_floating_point())]
+    held = list({id(t): t for t in held}.values())
     zeros = [torch.zeros_like(t) for t in held]
 
     def along(*tangents: Tensor) -> tuple[Tensor, ...]:

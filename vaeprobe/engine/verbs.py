@@ -136,6 +136,8 @@ def gram(
     decoder, z = decoder_and_rows(f, z)
     check_chunk(chunk)
     weight, taken = likelihood_of(decoder, likelihood, z), columns_of(decoder, len(z), columns, blocks=True)
+    if taken is not None and not taken.numel():
+        return torch.zeros(*taken.shape, taken.shape[-1], dtype=torch.float64)
     (G,) = recalled(
         ("gram", decoder, weight, None if taken is None else taken.shape[1:]),
         [z] if taken is None else [z, taken],
