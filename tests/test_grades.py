@@ -114,6 +114,7 @@ def test_normal_scores_are_quantiles_of_ranks() -> None:
 def test_few_rows_or_one_column_say_nothing() -> None:
     assert least_dependence(torch.randn(50, 1)) == (0.0, None)
     assert least_dependence(torch.randn(4, 3, dtype=torch.float64)) == (0.0, None)
+    torch.manual_seed(0)  # of five values two columns may have the same order
     assert least_dependence(torch.randn(5, 3, dtype=torch.float64))[1] is not None
 
 

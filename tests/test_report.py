@@ -67,6 +67,23 @@ def test_what_a_part_leaves_open_about_all_is_in_the_interval(of_all: OfAll, und
     assert part.to_dict().get("of_all", "known") == of_all
 
 
+@pytest.mark.parametrize(
+    ("of_all", "limit", "left_open"),
+    [
+        ("at least", 3.0, True),
+        ("at least", 2.5, True),
+        ("at least", 2.4, False),  # more samples may tell that it is over this
+        ("at least", 0.5, False),
+        ("at most", 0.5, True),
+        ("open", 2.0, True),
+        ("known", 2.0, False),
+    ],
+)
+def test_what_more_samples_cannot_tell_is_left_open(of_all: OfAll, limit: float, left_open: bool) -> None:
+    part = Metric(SPEC, 2.0, ci=(1.0, 2.5), of_all=of_all)
+    assert Check(metric=part, side="max", limit=limit).left_open is left_open
+
+
 def test_undefined_never_passes() -> None:
     check = Check(metric=Metric.undefined(SPEC, "x"), side="max", limit=1e9)
     assert check.status == "undefined"

@@ -38,6 +38,7 @@ class MetricSpec:
         meaning: how to read it.
         misleads: how it can mislead.
         remedy: what to do about a bad value.
+        positive: whether it is one at 0 and below no longer: an interval that reaches 0 leaves open whether there is one.
     """
 
     id: str
@@ -51,6 +52,7 @@ class MetricSpec:
     misleads: str = ""
     remedy: str = ""
     beside: str = ""
+    positive: bool = False
 
     @property
     def option(self) -> str | None:
@@ -72,10 +74,11 @@ class Metric:
         level: confidence level of `ci`.
         n: number of independent samples behind it.
         method: how the value and the interval were computed, a few words.
-        reason: why the value is undefined; None when it is defined.
+        reason: why the value is undefined, or what it leaves out; None where there is nothing to say.
         of_all: what is known of the number of all latents. "known": it is this one. Where a random part of them was
             measured: "estimated", by an interval that holds which were drawn; this is the part's own number, and that of
-            all "at least" or "at most" as large; or "open".
+            all "at least" or "at most" as large; or "open". Where points are left out at which it would be larger:
+            "at least"; where smaller, "at most".
     """
 
     spec: MetricSpec
@@ -90,7 +93,7 @@ class Metric:
 
     @property
     def for_all(self) -> bool:
-        """Whether value and interval are those of all latents, and not of a part of them alone."""
+        """Whether value and interval are those of all latents, and not of those alone that were measured."""
         return self.of_all in ("known", "estimated")
 
     def __post_init__(self) -> None:
@@ -124,13 +127,24 @@ class Metric:
     def defined(self) -> bool:
         return self.value is not None
 
+    @property
+    def unclear(self) -> bool:
+        """Whether there is a number at all is open: it can only be positive, and its interval reaches 0."""
+        return self.spec.positive and self.ci is not None and self.ci[0] <= 0
+
+    @property
+    def remark(self) -> str:
+        """What makes the number say less than it seems; "" where nothing does."""
+        if not self.defined:
+            return ""
+        return "not distinguishable from 0" if self.unclear else self.reason or ""
+
     def to_dict(self) -> Json:
         """Return the JSON form; keys that do not apply are left out, `value` and `ci` never."""
         out: Json = {"value": self.value, "ci": list(self.ci) if self.ci else None, "n": self.n}
         out["unit"] = self.unit
-        for key in ("level", "method", "reason"):
-            if getattr(self, key) is not None:
-                out[key] = getattr(self, key)
+        said = {"level": self.level, "method": self.method, "reason": self.remark or self.reason}
+        out |= {key: value for key, value in said.items() if value is not None}
         if self.of_all != "known":
             out["of_all"] = self.of_all
         return out
@@ -195,6 +209,8 @@ class Check:
             return "undefined"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise TypeError(f"metric `{self.metric.id}` is no single number and takes no limit")
+        if self.metric.unclear:
+            return "inconclusive"
         low, high = self.metric.ci or (float(value), float(value))
         if self.metric.of_all in ("at least", "open"):
             high = math.inf
@@ -206,6 +222,14 @@ class Check:
         if high <= limit:
             return "pass"
         return "fail" if low > limit else "inconclusive"
+
+    @property
+    def left_open(self) -> bool:
+        """Whether it is inconclusive by what was not measured, of which no more samples tell."""
+        if self.status != "inconclusive" or self.metric.for_all:
+            return False
+        closed = replace(self, metric=replace(self.metric, of_all="known"))
+        return self.metric.of_all == "open" or closed.status != "inconclusive"
 
     def to_dict(self) -> Json:
         return {
@@ -426,6 +450,7 @@ class Page:
     artifact: Artifact | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
     verdict: str = ""
+    verdict_of_all: Sequence[str] | None = None
     summary: str = ""
     checks: Sequence[Check] = ()
     findings: Sequence[Finding] = ()
@@ -443,6 +468,7 @@ class Page:
             "artifact": self.artifact.to_dict() if self.artifact else None,
             "settings": dict(self.settings),
             "verdict": self.verdict,
+            **({} if self.verdict_of_all is None else {"verdict_of_all": list(self.verdict_of_all)}),
             "summary": self.summary,
             "metrics": {id: m.to_dict() for id, m in self.metrics.items()},
             "details": dict(self.details),

@@ -47,6 +47,8 @@ class Result:
         settings: the probe's settings, JSON-able: seed, samples, likelihood, method, dtype, ...
         artifact: the file, or None for a decoder made in Python.
         checks: limits that were asked for.
+        verdict_of_all: the verdicts that all latents may have, where `verdict` is that of a random part of them; None where
+            it is that of all.
     """
 
     command: ClassVar[str] = ""
@@ -62,6 +64,7 @@ class Result:
     settings: Mapping[str, object] = field(default_factory=dict)
     artifact: Artifact | None = None
     checks: tuple[Check, ...] = ()
+    verdict_of_all: tuple[str, ...] | None = None
 
     def __getitem__(self, id: str) -> Metric:
         """Return a metric by its id.
@@ -114,6 +117,7 @@ class Result:
             artifact=self.artifact,
             settings=self.settings,
             verdict=self.verdict,
+            verdict_of_all=self.verdict_of_all,
             summary=self.summary,
             metrics=self.metrics,
             checks=self.checks,

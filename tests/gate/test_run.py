@@ -265,6 +265,24 @@ def test_an_open_or_undefined_verdict_decides_nothing() -> None:
     assert hold_verdict(rule, Result(metrics={}, verdict="undecided"), {"undecided"}).status == "pass"
 
 
+@pytest.mark.parametrize(
+    ("may", "passing", "status"),
+    [
+        (("linear", "rotated"), ("linear",), "inconclusive"),
+        (("linear", "rotated"), ("linear", "rotated", "curved"), "pass"),
+        (("linear", "rotated"), ("independent",), "fail"),
+        (None, ("linear",), "pass"),
+    ],
+)
+def test_a_verdict_of_a_part_is_held_by_what_it_says_of_all(
+    may: tuple[str, ...] | None, passing: tuple[str, ...], status: str
+) -> None:
+    result = Result(metrics={}, verdict="linear", verdict_of_all=may)
+    rule = Rule(metric="factorise.verdict", verdicts=passing)
+    outcome = hold_verdict(rule, result, ())
+    assert (outcome.status, outcome.metric.for_all) == (status, may is None)
+
+
 def test_a_limit_bounds_the_worst_latent() -> None:
     spec = spec_of("kl.per_latent")
     metric = Metric(spec, [0.5, 2.0, 1.0], n=8)
@@ -276,6 +294,8 @@ def test_a_limit_bounds_the_worst_latent() -> None:
     ):
         outcome = hold(Rule(metric=spec.id, side=side, limit=limit), metric)  # type: ignore[arg-type]
         assert outcome.status == status
+    part = worst_of(replace(metric, of_all="open"), "max")
+    assert hold(Rule(metric=spec.id, side="max", limit=9.0), part).status == "inconclusive"
     assert worst_of(metric, "max").reason == "the largest of 3 latents"
     assert not worst_of(Metric(spec, []), "max").defined
 

@@ -455,6 +455,23 @@ def test_latents_from_a_file_are_recombined() -> None:
     assert result.evidence.drawn == 500
 
 
+def test_a_gap_that_leaves_out_larger_ones_has_an_open_upper_end() -> None:
+    """Orthogonal columns, of which two are one at 40 % of the latents: no gap there is known to be under 15 nats."""
+
+    def f(z: Tensor) -> Tensor:
+        alike = (z[:, 2:] < -0.2533).to(z.dtype)
+        return torch.cat([z[:, :1] + alike * z[:, 1:2], 2 * (1 - alike) * z[:, 1:2], 3 * z[:, 2:]], dim=1)
+
+    found = measure(Decoder(f, 3, dtype=torch.float64), samples=64, max_samples=64, sheets=0)
+    assert found.verdict == "entangled", found.summary
+    lost = found.evidence.drawn - found.evidence.usable
+    assert 15 < lost < 35
+    assert found.gap.value == pytest.approx(lost / 64 * -0.5 * math.log(64 * 3 * 2**-52), rel=0.01)
+    assert (found.gap.of_all, found.modulation.of_all) == ("at least", "known")
+    assert f"linearly dependent at {lost} of 64 latents" in found.summary
+    assert found.per_sample() == {}
+
+
 def test_a_dead_region_is_left_out() -> None:
     """Columns vanish at a quarter of the latents."""
 

@@ -222,6 +222,7 @@ def verdict_of(*, c: float = 1.0, A: tuple[float, float, float] = (0.5, 0.4, 0.6
         Metric(SPECS["orthogonality.alignment_p"], p),
     ]
     reading = SimpleNamespace(
+        left_out=None,
         active=range(a), names=["z"] * a, singular=None, rotations=rotations, repair=repair,
         search="too many" if repair is None else None, likelihood=None, kind="latents", block=None,
         low_rank=False,
@@ -488,6 +489,60 @@ def test_single_singular_latents_are_left_out_and_counted() -> None:
     assert "averaged over the others" in finding.message
     assert result["orthogonality.mean_field_gap"].n == 200
     assert result["orthogonality.mean_abs_cosine"].n == 200
+
+
+def nearly_alike(z: Tensor) -> Tensor:
+    """Two columns at an angle s = 6e-6 exp(z_2 / 2): c = -log s, of which float32 cannot tell what is over 12.5 nats."""
+    s = 6e-6 * (z[:, 2] / 2).exp()
+    return torch.stack([z[:, 0] + z[:, 1], s * z[:, 1], z[:, 2]], dim=1)
+
+
+def test_a_contrast_that_leaves_out_larger_ones_has_an_open_upper_end() -> None:
+    from vaeprobe.gate.policy import Policy, Rule
+    from vaeprobe.gate.run import Gate
+
+    narrow, wide = (Decoder(nearly_alike, 3, dtype=t) for t in (torch.float32, torch.float64))
+    truth = -math.log(6e-6) - Prior().draw(wide, 256)[:, 2] / 2
+    c, whole = (measure(d, samples=256)["orthogonality.ima_contrast"] for d in (narrow, wide))
+    assert (whole.value, whole.of_all) == (pytest.approx(float(truth.mean()), rel=1e-6), "known")
+    assert isinstance(c.value, float)
+    assert c.value == pytest.approx(float(truth.clamp_max(-math.log(30 * 2**-23)).mean()), abs=0.01)
+    assert c.value < float(truth.mean()) - 0.02, "those that count as less are the larger ones"
+    assert c.to_dict()["of_all"] == "at least"
+    lost = int((truth > -math.log(30 * 2**-23)).sum())
+    assert 20 < lost < 60
+    assert (c.n, c.reason) == (256, f"J is rank-deficient at {lost} of 256 latents")
+
+    def outcome(decoder: Decoder, limit: float) -> str:
+        rule = Rule(metric=c.id, side="max", limit=limit)
+        policy = Policy(rules={c.id: rule}, samples=256, max_samples=256)
+        (found,) = Gate(policy=policy).check_decoder("", decoder).outcomes
+        return found.status
+
+    assert [outcome(narrow, limit) for limit in (11.0, 13.0)] == ["fail", "inconclusive"]
+    assert [outcome(wide, limit) for limit in (11.0, 13.0)] == ["fail", "pass"]
+    result = measure(narrow, samples=256)
+    assert result.alignment.of_all == ("at most" if number(result, "alignment") > 0 else "at least")
+    assert {result[f"orthogonality.{n}"].of_all for n in ("mean_field_gap", "alignment_p")} == {"known"}
+    assert result["orthogonality.isometry_defect"].n == 256
+    line = next(row for row in str(result).splitlines() if row.startswith("ima contrast"))
+    assert f"\u2265 {c.value:.4g}" in line
+
+
+@pytest.mark.parametrize(("share", "word"), [(0.0, "orthogonal"), (0.4, "entangled")])
+def test_columns_that_are_alike_at_some_latents_are_not_orthogonal(share: float, word: str) -> None:
+    """Orthogonal columns of lengths 1, 2, 3; at a share of latents the first two are one."""
+    at = float(torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(share))) if share else -9.0
+
+    def f(z: Tensor) -> Tensor:
+        alike = (z[:, 3:] < at).to(z.dtype)
+        return torch.cat(
+            [z[:, :1] + alike * z[:, 1:2], 2 * (1 - alike) * z[:, 1:2], 3 * z[:, 2:3], 4 * z[:, 3:]], dim=1
+        )
+
+    result = measure(Decoder(f, 4, dtype=torch.float64), samples=200)
+    assert result.verdict == word, result.summary
+    assert ("or more (J is rank-deficient at " in result.summary) is (share > 0)
 
 
 def test_mostly_singular_is_undefined() -> None:
@@ -941,6 +996,7 @@ def test_conformal_needs_the_whole_interval_of_the_null_to_be_small() -> None:
             repair=None,
             search="not searched",
             rotations=99,
+            left_out=None,
         )
         return verdict(metrics, reading)[0]  # type: ignore[arg-type]
 

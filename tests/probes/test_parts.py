@@ -264,6 +264,48 @@ def test_limits_that_a_part_cannot_tell_are_undecided() -> None:
     assert {m.of_all for m in channels.metrics.values()} == {"known"}
 
 
+def test_the_verdict_of_a_part_is_that_of_all_where_nothing_else_can_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Columns of some latents are orthogonal, and those of all may not be; where they are not, those of all are not."""
+    from vaeprobe.gate.policy import Policy, Rule
+    from vaeprobe.gate.run import Gate
+    from vaeprobe.probes.factorise import Factorise
+
+    monkeypatch.setattr(parts, "SOME", 3)
+
+    def outcomes(W: Tensor, id: str, *words: tuple[str, ...]) -> list[str]:
+        probed = Decoder(lambda z: (z @ W.to(z.dtype).T).sinh(), len(W), dtype=torch.float64)
+        probe = {
+            "orthogonality": {"part": "some", "rotations": 19, "restarts": 0, "probes": 0},
+            "factorise": {"part": "some", "permutations": 19},
+        }
+        found = []
+        for passing in words:
+            policy = Policy(
+                rules={id: Rule(metric=id, verdicts=passing)}, samples=8, max_samples=8, settings=probe
+            )
+            (outcome,) = Gate(policy=policy).check_decoder("", probed).outcomes
+            found.append(outcome.status)
+        assert "of 5 " in outcome.message
+        return found
+
+    straight = torch.eye(5, dtype=torch.float64)
+    oblique = straight + 0.2
+    assert outcomes(straight, "orthogonality.verdict", ("orthogonal",), Orthogonality.VERDICTS) == [
+        "inconclusive",
+        "pass",
+    ]
+    assert outcomes(straight, "factorise.verdict", ("independent",)) == ["inconclusive"]
+    assert outcomes(oblique, "factorise.verdict", ("independent", "dependent"), ("rotated",)) == [
+        "fail",
+        "inconclusive",
+    ]
+    result = Factorise(part="some", permutations=19, samples=8, max_samples=8).measure(b1_of(5))
+    assert "verdict undetermined (of the part that was measured)" in str(result)
+    assert result.to_dict()["verdict_of_all"] == list(result.verdict_of_all or ())
+
+
 def test_a_part_that_moves_nothing_is_called_a_part() -> None:
     dead = Decoder(lambda z: 0 * z, 600, dtype=torch.float64)
     result = measure(dead, samples=2, rotations=1, restarts=0, probes=0)

@@ -74,7 +74,9 @@ def text(
                 rules.append(f"{_quoted(id)} = {_limit(list(known.values()))}")
                 _without(off, id, set(measured) - set(known))
         open_words = {*probe_class(probe).OPEN_VERDICTS, "undefined", ""}
-        said = {m: r.verdict for m, r in mine.items() if r.verdict not in open_words}
+        said = {
+            m: r.verdict for m, r in mine.items() if r.verdict not in open_words and r.verdict_of_all is None
+        }
         if said:
             words = sorted(set(said.values()))
             id = f"{probe}.{VERDICT}"

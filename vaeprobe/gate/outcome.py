@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 from vaeprobe.gate.policy import FORMAT, Rule, Waiver, spec_of
-from vaeprobe.report import SCHEMA_VERSION, Artifact, Finding, Json, Metric, Status
+from vaeprobe.report import SCHEMA_VERSION, Artifact, Check, Finding, Json, Metric, Status
 
 # several models exit with the first of these that any of them has: those that could not be checked, then a failed
 # check, which is news, before one that is open
@@ -57,6 +57,16 @@ class Outcome:
         return self.rule.level == "error" and self.waiver is None
 
     @property
+    def left_open(self) -> bool:
+        """Whether it is inconclusive by what was not measured, of which no more samples tell."""
+        rule = self.rule
+        return (
+            rule.side is not None
+            and rule.limit is not None
+            and Check(metric=self.metric, side=rule.side, limit=rule.limit).left_open
+        )
+
+    @property
     def message(self) -> str:
         """Return the outcome in one sentence."""
         metric = self.metric
@@ -67,13 +77,14 @@ class Outcome:
         elif self.rule.limit is None and metric.value is not None:
             what = f"changed by {float(_number(metric)):+.4g} (positive is worse)"
         else:
-            what = "is undefined" if metric.value is None else f"is {float(_number(metric)):.4g}"
+            bound = f"{metric.of_all} " if metric.of_all in ("at least", "at most") else ""
+            what = "is undefined" if metric.value is None else f"is {bound}{float(_number(metric)):.4g}"
         text = f"{self.rule.metric} {what}"
         if metric.ci:
             text += f" [{metric.ci[0]:.3g}, {metric.ci[1]:.3g}]"
         text += f", rule: {self.rule.describe()}"
-        if metric.reason:
-            text += f"; {metric.reason}"
+        if metric.reason or metric.remark:
+            text += f"; {metric.remark or metric.reason}"
         if self.status == "inconclusive":
             text += f"; {metric.n} samples{' of a part' if self.part else ''} do not decide it"
         if self.part:
@@ -92,6 +103,7 @@ class Outcome:
             "bound": self.bound,
             "value": self.metric.value,
             "ci": list(self.metric.ci) if self.metric.ci else None,
+            **({} if self.metric.of_all == "known" else {"of_all": self.metric.of_all}),
             "n": self.metric.n,
             "reason": self.metric.reason,
             "part": self.part or None,
@@ -114,6 +126,7 @@ class Outcome:
             ci=None if ci is None else (float(ci[0]), float(ci[1])),
             n=body["n"],
             reason=body["reason"],
+            of_all=body.get("of_all", "known"),
         )
         waiver = waived and Waiver(**{**waived, "expires": datetime.date.fromisoformat(waived["expires"])})
         return cls(

@@ -225,8 +225,11 @@ class Gate:
                 if id in decided:
                     continue
                 if rule.verdicts:
-                    outcome = hold_verdict(rule, result, question_class(probe).OPEN_VERDICTS)
-                    final = outcome.status != "inconclusive"
+                    open_words = question_class(probe).OPEN_VERDICTS
+                    outcome = hold_verdict(rule, result, open_words)
+                    # nor of the verdict of all, where that of a part is decided
+                    of_part = result.verdict_of_all is not None and result.verdict not in open_words
+                    final = outcome.status != "inconclusive" or of_part
                 else:
                     outcome = hold(rule, metric_at(result, id, level))
                     # more samples never define an undefined metric nor move one without an interval, nor tell of
@@ -234,7 +237,7 @@ class Gate:
                     final = (
                         outcome.status in ("pass", "fail", "undefined")
                         or outcome.metric.ci is None
-                        or not outcome.metric.for_all
+                        or outcome.left_open
                     )
                 if final or last:
                     decided[id] = replace(outcome, part=_part_of(result))
@@ -418,18 +421,22 @@ def hold_verdict(rule: Rule, result: Result, still_open: Iterable[str]) -> Outco
     Args:
         still_open: verdicts that more samples may turn into another.
     """
-    word = result.verdict
-    status: Status = (
-        "pass"
-        if set(word.split("; ")) <= set(rule.verdicts)
-        else "inconclusive"
-        if word in still_open
-        else "undefined"
-        if word == "undefined"
-        else "fail"
-    )
+    word, listed = result.verdict, set(rule.verdicts)
+    status: Status
+    if result.verdict_of_all is not None:
+        may = set(result.verdict_of_all)
+        status = "pass" if may <= listed else "inconclusive" if may & listed else "fail"
+    elif set(word.split("; ")) <= listed:
+        status = "pass"
+    else:
+        status = "inconclusive" if word in still_open else "undefined" if word == "undefined" else "fail"
     samples = result.settings.get("samples")
-    metric = Metric(spec_of(rule.metric), word, n=samples if isinstance(samples, int) else None)
+    metric = Metric(
+        spec_of(rule.metric),
+        word,
+        n=samples if isinstance(samples, int) else None,
+        of_all="known" if result.verdict_of_all is None else "open",
+    )
     return Outcome(rule=rule, metric=metric, status=status, bound=None)
 
 
@@ -445,6 +452,7 @@ def worst_of(metric: Metric, side: Side) -> Metric:
         n=metric.n,
         method=metric.method,
         reason=what,
+        of_all=metric.of_all,
     )
 
 

@@ -39,9 +39,9 @@ from vaeprobe.geometry.curved import FEW_SEGMENTS, SEGMENTS, Curved, curved_seam
 from vaeprobe.geometry.decisions import EVENT, Decision, mean_decision, unseen
 from vaeprobe.geometry.factors import Factors, seam_factors
 from vaeprobe.geometry.grades import Grades, grades
-from vaeprobe.geometry.gram import alike_words
+from vaeprobe.geometry.gram import alike_words, least_contrast
 from vaeprobe.geometry.modulation import column_lengths, log_ratio, redrawn_lengths
-from vaeprobe.geometry.rotations import haar, rotated_contrast
+from vaeprobe.geometry.rotations import haar, rotate, rotated_contrast
 from vaeprobe.geometry.sample import Sample
 from vaeprobe.geometry.sheets import Sheets, find_sheets
 from vaeprobe.geometry.smoothness import (
@@ -93,8 +93,9 @@ class Evidence:
         usable: latents at which the active columns are finite and linearly independent.
         undefined: why there is no verdict; None where there is one.
         rounding: columns that are rounding, where that is why.
+        zeros: latents at which an active column has length zero, of those that are not usable.
         contrast: ima contrast at each usable latent, in drawing order.
-        gap: its mean, against zero (C1).
+        gap: its mean over all latents, against zero (C1); at those that are not usable what it is at least.
         null: its mean over latents under each random rotation of the latent space, shape (rotations,).
         variation: how much the Jacobian varies, as the largest share of E ||J_i||^2 that is variance.
         spread: C2 at the given axes.
@@ -122,6 +123,7 @@ class Evidence:
     active: tuple[int, ...]
     drawn: int
     usable: int
+    zeros: int = 0
     undefined: str | None = None
     rounding: Lost | None = None
     letter: str = "z"
@@ -347,22 +349,24 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
 
     # where all latents there are were seen, none that is rarer hides
     event = 0.0 if sample.exhausted else EVENT
-    gap = mean_decision(contrast[usable], margin, sample.seed, event=event)
+    gap = mean_decision(sample.known_contrasts()[finite], margin, sample.seed, event=event)
     variation = _variation(sample)
     rotation = gap_held_out = gap_rotated = spread_rotated = None
     if not (gap.likely_zero or (variation.likely_zero and not jumps)):
         rotation, gap_held_out, gap_rotated = _best_rotation(sample, usable, margin, event)
         if gap_rotated.likely_zero:
             spread_rotated = _spread_rotated(sample, usable, rotation.R, margin)
+    lengths = column_lengths(sample.G[finite & ~usable], sample.R)
     return Evidence(
         continuous=continuous,
         active=active,
         drawn=n,
         usable=count,
+        zeros=int((lengths <= 0).any(1).sum()),
         contrast=contrast[usable],
         gap=gap,
         variation=variation,
-        spread=_spread(sample, usable, sample.R, sample.freeze()[usable], margin),
+        spread=_spread(sample, finite, sample.R, sample.freeze()[finite], margin),
         rotation=rotation,
         gap_held_out=gap_held_out,
         gap_rotated=gap_rotated,
@@ -373,18 +377,23 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
 def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int) -> Evidence:
     """Return the evidence with what explains the verdict, as far as there is time, and the test of curved seams."""
     usable = torch.isfinite(sample.contrasts())
+    finite = torch.isfinite(sample.G).flatten(1).all(1)
     G = sample.active_metric()[usable]
     seed, a = sample.seed, G.shape[1]
-    null = rotated_contrast(G[:NULL_ROWS], haar(a, ROTATIONS, seed), tolerance=sample.tolerance)
+    long = finite & (column_lengths(sample.G, sample.R) > 0).all(1)
+    of_null = sample.active_metric()[long][:NULL_ROWS], haar(a, ROTATIONS, seed)
+    null = rotated_contrast(*of_null, contrast=sample.known_contrasts()[long][:NULL_ROWS])
     evidence = replace(evidence, null=null.mean(1), tied=_is_tied(G))
 
     def graded() -> Evidence:
-        z, R = sample.z[usable][:GRADED][:, sample.places], haar(a, GRADE_ROTATIONS, seed)
-        found = grades(z, G[:GRADED], evidence.contrast[:GRADED], R, seed=seed)
+        z, metric, contrast = (
+            x[long][:GRADED] for x in (sample.z[:, sample.places], sample.active_metric(), sample.contrasts())
+        )
+        found = grades(z, metric, contrast, haar(a, GRADE_ROTATIONS, seed), seed=seed)
         return replace(evidence, grades=found)
 
     def factored() -> Evidence:
-        found = replace(evidence, factors=seam_factors(sample, usable, sample.R, permutations))
+        found = replace(evidence, factors=seam_factors(sample, finite, sample.R, permutations))
         if evidence.leaning != "rotated" or evidence.rotation is None:
             return found
         R, held = sample.R @ evidence.rotation.R, _held_out(usable)
@@ -534,6 +543,10 @@ def _best_rotation(
     )
     bases = torch.stack([torch.eye(G.shape[1], dtype=G.dtype), fit.R])
     given, rotated = rotated_contrast(G[held], bases, tolerance=sample.tolerance)
+    dependent = G[~usable & torch.isfinite(G).flatten(1).all(1)]
+    if len(dependent):  # as large a share of these
+        dependent = dependent[torch.arange(0, len(dependent), max(1, int(usable.sum()) // len(rotated)))]
+        rotated = torch.cat([rotated, least_contrast(rotate(dependent, fit.R), sample.tolerance)])
     return fit, float(given.mean()), mean_decision(rotated, margin, sample.seed, event=event)
 
 

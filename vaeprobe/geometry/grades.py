@@ -148,15 +148,16 @@ def grades(y: Tensor, G: Tensor, contrast: Tensor, R: Tensor, *, seed: int = 0) 
 
     Args:
         y: active coordinates of latents, shape (n, a).
-        G: metric over them, shape (n, a, a), nonsingular.
-        contrast: its ima contrast, shape (n,).
+        G: metric over them, shape (n, a, a), of columns that have a length.
+        contrast: its ima contrast, shape (n,), inf where it is singular: there is no density to explain.
         R: random rotations for the null, shape (r, a, a).
     """
-    half_log_det = log_det(G) / 2
-    log_density = -y.square().sum(1) / 2 - half_log_det
+    regular = torch.isfinite(contrast)
+    half_log_det = log_det(G[regular]) / 2
+    log_density = -y[regular].square().sum(1) / 2 - half_log_det
     factors = -y.square() / 2 - column_norms(G).log()
     value, ci = least_dependence(factors)
-    share = explained_share(contrast, log_density, seed=seed)
+    share = explained_share(contrast[regular], log_density, seed=seed)
     dependences, shares = [], []
     spread = float(log_density.var(correction=0))
     bias = expected_contrast(y.shape[1], len(y) - 1) if len(y) - 1 > y.shape[1] else 0.0
@@ -166,7 +167,9 @@ def grades(y: Tensor, G: Tensor, contrast: Tensor, R: Tensor, *, seed: int = 0) 
         Z = normal_scores(turned)
         if len(Z) - 1 > Z.shape[1]:  # fewer rows tell nothing, as of the axes themselves
             dependences.append(float(_half_log_det(Z.T @ Z / len(Z))) - bias)
-        shares.append(1 - float((norms.log().sum(1) - half_log_det).var(correction=0)) / max(spread, 1e-300))
+        shares.append(
+            1 - float((norms[regular].log().sum(1) - half_log_det).var(correction=0)) / max(spread, 1e-300)
+        )
     null, null_share = (float(np.mean(x)) if x else 0.0 for x in (dependences, shares))
     return Grades(
         dependence=Grade(value, ci, max(null, 0.0)),

@@ -5,6 +5,7 @@ Every function takes G of shape (n, k, k), float64, one k x k matrix per latent,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +22,7 @@ __all__ = [
     "conformality",
     "effective_rank",
     "ima_contrast",
+    "least_contrast",
     "log_det",
     "mean_field_gap",
     "ranks",
@@ -91,6 +93,26 @@ def ima_contrast(G: Tensor, *, tolerance: float | None = None) -> Tensor:
     Source: Gresele et al. (2021), arXiv:2106.05200, Section 4; Allen (2024), arXiv:2410.22559v1, Eqs. 14, 15.
     """
     return (0.0 - 0.5 * _cosine_log_det(G, tolerance)).clamp_min(0)
+
+
+def least_contrast(G: Tensor, tolerance: float) -> Tensor:
+    """Return what the ima contrast is at least, as far as G can tell, in nats, shape (n,): finite for every G.
+
+    A column of length zero counts as orthogonal to the others. Where these are dependent one of them lies within the root
+    of the tolerance of what others span, and no eigenvalue of C is known to be less than the tolerance.
+
+    Args:
+        G: shape (n, k, k).
+        tolerance: see `singular_tolerance`.
+    """
+    C = column_cosines(G)
+    C.diagonal(dim1=-2, dim2=-1).fill_(1)
+    contrast = ima_contrast(C, tolerance=tolerance)
+    dependent = torch.isinf(contrast)
+    if dependent.any():
+        values = torch.linalg.eigvalsh(C[dependent]).clamp_min(tolerance)
+        contrast[dependent] = (-0.5 * values.log().sum(-1)).clamp_min(-0.5 * math.log(tolerance))
+    return contrast
 
 
 def log_det(G: Tensor, *, tolerance: float | None = None) -> Tensor:

@@ -61,7 +61,7 @@ def _under_rotations(G: Tensor, contrast: Tensor) -> Callable[[Tensor], Tensor]:
     half_log_det = 0.5 * G.diagonal(dim1=-2, dim2=-1).clamp_min(_tiny(G)).log().sum(-1) - contrast
     if n * k == 0:
         return lambda R: G.new_zeros(len(R), n)
-    half_log_norms = _by_pairs(G) if k < FACTORED else _by_factors(G, torch.isfinite(contrast))
+    half_log_norms = _by_pairs(G) if k < FACTORED else _by_factors(G)
     return lambda R: (half_log_norms(R) - half_log_det).clamp_min(0)
 
 
@@ -84,18 +84,20 @@ def _by_pairs(G: Tensor) -> Callable[[Tensor], Tensor]:
     return of
 
 
-def _by_factors(G: Tensor, regular: Tensor) -> Callable[[Tensor], Tensor]:
+def _by_factors(G: Tensor) -> Callable[[Tensor], Tensor]:
     """Return R -> sum_i log sqrt(r_i^T G r_i), shape (count, n), from the lengths of U r_i, G = U^T U.
 
     U is triangular, and its rows are taken a quarter at a time without the columns where they are zero: over a third
     of the work is spared, beside the half that G r_i takes.
-
-    Args:
-        regular: where G has a factor, shape (n,); elsewhere the result is of no use.
     """
     n, k = G.shape[:2]
-    C = torch.where(regular[:, None, None], column_cosines(G), torch.eye(k, dtype=G.dtype))
-    U = torch.linalg.cholesky(C).mT * column_norms(G)[:, None, :]
+    C = column_cosines(G)
+    L, failed = torch.linalg.cholesky_ex(C)
+    U, singular = L.mT, failed > 0
+    if singular.any():
+        values, Q = torch.linalg.eigh(C[singular])
+        U[singular] = torch.linalg.qr(values.clamp_min(0).sqrt()[:, :, None] * Q.mT).R
+    U = U * column_norms(G)[:, None, :]
     starts = range(0, k, -(-k // 4))
 
     def of(R: Tensor) -> Tensor:
@@ -167,7 +169,13 @@ class Alignment:
 
 
 def alignment(
-    G: Tensor, *, count: int = 999, least: int | None = None, seed: int = 0, tolerance: float | None = None
+    G: Tensor,
+    *,
+    count: int = 999,
+    least: int | None = None,
+    seed: int = 0,
+    tolerance: float | None = None,
+    contrast: Tensor | None = None,
 ) -> Alignment:
     """Compare the ima contrast at the given axes with that at Haar-random ones, the same at every latent.
 
@@ -175,17 +183,19 @@ def alignment(
     isotropic, as N(0, I) is.
 
     Args:
-        G: nonsingular pullback metrics, shape (n, k, k).
+        G: pullback metrics, shape (n, k, k), no column of length zero.
         count: number of rotations K.
         least: where time is limited, K is what fits into half of what is left, and no fewer than this; None for all.
         tolerance: squared relative rounding of G, see `singular_tolerance`.
+        contrast: of each G, or what it is at least, shape (n,): what rotations change about it does not depend on that,
+            so that p is the same. By default G's own.
 
     Raises:
-        ValueError: a G is singular, whose contrast is infinite in every basis.
+        ValueError: a G is singular, whose contrast is infinite in every basis, and no other was given.
     """
     k = G.shape[-1]
     tolerance = singular_tolerance(k) if tolerance is None else tolerance
-    contrast = ima_contrast(G, tolerance=tolerance)
+    contrast = ima_contrast(G, tolerance=tolerance) if contrast is None else contrast
     if not torch.isfinite(contrast).all():
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
     total, draws, drawn = torch.zeros_like(contrast), [], 0

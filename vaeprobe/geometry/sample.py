@@ -10,7 +10,13 @@ from torch import Tensor
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import gram
-from vaeprobe.geometry.gram import active_latents, column_norms, ima_contrast, singular_tolerance
+from vaeprobe.geometry.gram import (
+    active_latents,
+    column_norms,
+    ima_contrast,
+    least_contrast,
+    singular_tolerance,
+)
 from vaeprobe.geometry.modulation import frozen_lengths, jacobian_variation
 from vaeprobe.intervals import stream
 from vaeprobe.latents import Latents, Prior
@@ -171,6 +177,14 @@ class Sample:
         finite = torch.isfinite(G).flatten(1).all(1)
         contrast = torch.full((len(G),), torch.inf, dtype=torch.float64)
         contrast[finite] = ima_contrast(G[finite], tolerance=self.tolerance)
+        return contrast
+
+    def known_contrasts(self) -> Tensor:
+        """Return the same, at latents where they are not independent what it is at least; inf where G is not finite."""
+        contrast, G = self.contrasts(), self.active_metric()
+        dependent = torch.isinf(contrast) & torch.isfinite(G).flatten(1).all(1)
+        if dependent.any():
+            contrast[dependent] = least_contrast(G[dependent], self.tolerance)
         return contrast
 
     def freeze(self) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
-from vaeprobe.render.text import inert, interval, number
+from vaeprobe.render.text import inert, interval, measured, number
 from vaeprobe.report import Bars, Curves, Heatmap, Histogram, Metric, Page, Section, Svg, Table, Value
 
 STYLE = """
@@ -95,7 +95,9 @@ def _number(metric: Metric) -> str:
     if metric.value is None:
         return f'<tr>{name}<td class="n undefined">undefined</td><td colspan="2" class="dim">{escape(metric.reason)}</td></tr>'
     among = metric.method if (metric.method or "").startswith("of ") else ""  # what a count is a part of
-    return f"<tr>{name}{_cell(metric.value)}{_cell(interval(metric.ci))}{_cell(metric.unit or among)}</tr>"
+    return (
+        f"<tr>{name}{_cell(measured(metric))}{_cell(interval(metric.ci))}{_cell(metric.unit or among)}</tr>"
+    )
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:

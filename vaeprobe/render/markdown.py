@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vaeprobe.render.text import clean, inert, interval, number
+from vaeprobe.render.text import clean, inert, interval, measured, number
 from vaeprobe.report import Bars, Heatmap, Histogram, Page, Table, Value
 
 STATUS_MARK = {
@@ -51,7 +51,7 @@ def render(page: Page) -> str:
         for f in page.findings
     ]
     rows: list[list[Value]] = [
-        [m.id, m.value if m.value is not None else f"undefined: {m.reason}", interval(m.ci), m.unit]
+        [m.id, measured(m) if m.value is not None else f"undefined: {m.reason}", interval(m.ci), m.unit]
         for m in page.metrics.values()
     ]
     parts.append(grid(["metric", "value", "95 % interval", "unit"], rows))

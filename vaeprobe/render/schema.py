@@ -8,6 +8,7 @@ NUMBER = {"type": "number"}
 TEXT = {"type": "string"}
 STATUS = {"enum": ["pass", "fail", "inconclusive", "undefined"]}
 INTERVAL = {"type": ["array", "null"], "items": {"type": ["number", "null"]}, "minItems": 2, "maxItems": 2}
+OF_ALL = {"enum": ["estimated", "at least", "at most", "open"]}
 SHA256 = {"type": "string", "pattern": "^([0-9a-f]{64})?$"}
 EXIT_CODE = {"enum": [0, 1, 2, 3, 4, 5, 6, 70]}
 
@@ -41,7 +42,7 @@ def document() -> Json:
                 level=NUMBER,
                 method=TEXT,
                 reason=TEXT,
-                of_all={"enum": ["estimated", "at least", "at most", "open"]},
+                of_all=OF_ALL,
             )
             | {"if": {"properties": {"value": {"type": "null"}}}, "then": {"required": ["reason"]}},
             "artifact": {
@@ -94,7 +95,8 @@ def document() -> Json:
                     "checks": {"type": "array", "items": {"$ref": "#/$defs/limit"}},
                     "findings": {"type": "array", "items": {"$ref": "#/$defs/finding"}},
                     "exit_code": EXIT_CODE,
-                }
+                },
+                verdict_of_all={"type": "array", "items": TEXT},
             ),
             "failure": _object(
                 {**_head(), "error": {"$ref": "#/$defs/error"}, "exit_code": EXIT_CODE},
@@ -143,7 +145,8 @@ def document() -> Json:
                     "part": {"type": ["string", "null"]},
                     "waived": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/waiver"}]},
                     "message": TEXT,
-                }
+                },
+                of_all=OF_ALL,
             ),
             "model": _object(_model()),
             "model_line": _object(

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vaeprobe.findings import DRAFT_BLUEPRINT
 from vaeprobe.render.drawings import draw, grid
-from vaeprobe.render.text import clean, inert, interval, number
+from vaeprobe.render.text import clean, inert, interval, measured, number
 from vaeprobe.report import (
     Check,
     Finding,
@@ -126,6 +126,7 @@ def headline(page: Page, digest: bool = False) -> Group:
             if any(f.spec is DRAFT_BLUEPRINT for f in page.findings)
             else ""
         )
+        guess += "" if page.verdict_of_all is None else " (of the part that was measured)"
         lines.append(Text.assemble("verdict ", (clean(page.verdict), "bold"), guess))
     if page.summary:
         lines.append(Text(clean(page.summary)))
@@ -147,8 +148,9 @@ def _carried(rows: Iterable[tuple[Metric, ...]]) -> RenderableType:
             )
             continue
         spread = " ".join(part for part in (interval(metric.ci), clean(metric.unit)) if part)
+        beside += [clean(metric.remark)] if metric.remark else []
         table.add_row(
-            Text(clean(metric.title)), Text(number(metric.value), "bold"), Text(spread, "dim"),
+            Text(clean(metric.title)), Text(number(measured(metric)), "bold"), Text(spread, "dim"),
             Text(clean("; ".join(beside)), "dim"),
         )  # fmt: skip
     return table
@@ -185,12 +187,14 @@ class _MetricsView:
                 continue
             row = [
                 Text(clean(metric.title)),
-                Text(number(metric.value)),
+                Text(number(measured(metric))),
                 Text(interval(metric.ci), style="dim"),
             ]
             if metric.value is None:
                 row[1] = Text("undefined", style="yellow")
-            row.append(Text(clean(metric.reason or metric.unit), style="dim"))
+            row.append(
+                Text(clean(metric.unit or metric.remark if metric.defined else metric.reason), style="dim")
+            )
             if wide:
                 row.append(Text(metric.id, style="dim"))
             table.add_row(*row)
@@ -204,9 +208,11 @@ def check_line(check: Check) -> Text:
     """Return a limit and whether it holds, on one line."""
     bound = "at most" if check.side == "max" else "at least"
     metric = check.metric
-    said = number(metric.value) if metric.defined else clean(metric.reason)
+    said = number(measured(metric)) if metric.defined else clean(metric.reason)
     spread = f" {interval(metric.ci)}" if metric.ci else ""
-    if check.status == "inconclusive" and not metric.for_all:
+    if metric.remark and check.status == "inconclusive":
+        spread += f" ({clean(metric.remark)})"
+    elif check.left_open:
         spread += " for the part that was measured"
     return Text.assemble(
         (check.status, STATUS_STYLE[check.status]),

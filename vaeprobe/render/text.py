@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vaeprobe.report import Metric, Value
 
 MISSING = "–"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -52,6 +56,16 @@ def number(value: object, digits: int = 4) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(number(v, 3) for v in value)
     return clean(value)
+
+
+# what stands before a number that the true one is no less or no more than (`Metric.of_all`)
+BOUNDS = {"at least": "≥ ", "at most": "≤ "}
+
+
+def measured(metric: Metric) -> Value:
+    """Return a metric's value, as text after a sign where the true one may be larger, or smaller."""
+    bound = BOUNDS.get(metric.of_all)
+    return bound + number(metric.value) if bound else metric.value
 
 
 def interval(ci: tuple[float, float] | None) -> str:

@@ -10,7 +10,7 @@ import torch
 from vaeprobe._version import __version__
 from vaeprobe.pictures import ImageShape
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
-from vaeprobe.render.text import clean, inert, interval, number
+from vaeprobe.render.text import clean, inert, interval, measured, number
 from vaeprobe.report import Metric, Value
 from vaeprobe.survey.content import Content
 
@@ -56,7 +56,7 @@ def card(survey: Content, name: str | None = None) -> str:
         for metric, *beside in result.carried():
             row: list[Value] = [
                 metric.title,
-                metric.value if metric.defined else f"undefined: {metric.reason}",
+                measured(metric) if metric.defined else f"undefined: {metric.reason}",
                 " ".join(part for part in (interval(metric.ci), metric.unit) if part),
                 "; ".join(f"{m.spec.beside or m.title} {number(m.value)}" for m in beside if m.defined),
                 metric.id,

@@ -15,7 +15,7 @@ from vaeprobe.gate.outcome import Outcome
 from vaeprobe.pictures import png
 from vaeprobe.probes import question_class
 from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
-from vaeprobe.render.text import inert, interval, number
+from vaeprobe.render.text import inert, interval, measured, number
 from vaeprobe.report import Bars, Curves, Finding, Heatmap, Histogram, Metric, Section, Svg, Table, Value
 from vaeprobe.result import Result
 from vaeprobe.survey.content import Content
@@ -169,7 +169,7 @@ def _head(survey: Content, name: str) -> str:
 def _card(metric: Metric, beside: Iterable[Metric]) -> str:
     more = [f"{m.spec.beside or m.title} {number(m.value)}" for m in beside if m.defined]
     said = " ".join(part for part in (interval(metric.ci), metric.unit) if part)
-    value = number(metric.value, 3) if metric.defined else "undefined"
+    value = number(measured(metric), 3) if metric.defined else "undefined"
     about = "; ".join([part for part in (said, *more) if part] if metric.defined else [metric.reason or ""])
     return f"<div><dt>{escape(metric.title)}</dt><dd><b>{escape(value)}</b>{escape(about)}</dd></div>"
 
@@ -265,7 +265,8 @@ def _img(pixels: Pixels, alt: str) -> str:
 def _probe(name: str, result: Result) -> str:
     carried = [m for row in result.carried() for m in row]
     rows: list[list[Value]] = [
-        [m.title, m.value if m.defined else f"undefined: {m.reason}", interval(m.ci), m.unit] for m in carried
+        [m.title, measured(m) if m.defined else f"undefined: {m.reason}", interval(m.ci), m.unit]
+        for m in carried
     ]
     meanings = "".join(
         f"<dt>{escape(m.title)} <code>{escape(m.id)}</code></dt><dd>{escape(m.spec.meaning)}</dd>"

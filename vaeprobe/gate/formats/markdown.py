@@ -6,7 +6,7 @@ from vaeprobe.gate.formats.text import WORDS
 from vaeprobe.gate.outcome import GateReport
 from vaeprobe.gate.policy import FORMAT
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
-from vaeprobe.render.text import inert, interval, number
+from vaeprobe.render.text import inert, interval, measured, number
 from vaeprobe.report import Value
 
 
@@ -24,7 +24,7 @@ def render(report: GateReport) -> str:
             [
                 "waived" if o.waiver else STATUS_MARK[o.status],
                 o.rule.metric,
-                number(None if o.rule.metric == FORMAT else o.metric.value),
+                number(None if o.rule.metric == FORMAT else measured(o.metric)),
                 interval(o.metric.ci),
                 o.rule.describe(),
             ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe.budget import NO_TIME
@@ -27,6 +29,40 @@ OF_ALL: dict[str, OfAll] = {
     "factorise.modulation": "at least",
 }
 
+# What numbers say of all latents where some are left out at which the columns are linearly dependent: contrasts are larger
+# there, or infinite.
+OF_INDEPENDENT: dict[str, OfAll] = {
+    "factorise.gap": "at least",
+    "factorise.gap_null": "at least",
+    "factorise.gap_rotated": "at least",
+    "factorise.true_gap": "at least",
+    "factorise.explained": "open",
+}
+# And where a column has length zero at some: it has no logarithm.
+OF_LENGTHS: dict[str, OfAll] = {
+    "factorise.cross": "at least",
+    "factorise.modulation": "at least",
+    "factorise.own_share": "open",
+    "factorise.modulation_rotated": "open",
+    "factorise.mean_own_share": "open",
+    "factorise.seam_dependence": "open",
+    "factorise.distance_correlation": "open",
+    "factorise.dependence": "open",
+}
+
+
+def verdicts_of_all(e: Evidence, verdicts: Sequence[str]) -> tuple[str, ...]:
+    """Return the verdicts that all latents may have where these are some of them: what a part decides against is."""
+    against: set[str] = set()
+    if not e.undefined and e.gap and e.variation and e.spread:
+        if e.variation.zero is False:
+            against.add("linear")
+        if e.gap.zero is False:
+            against |= {"independent", "dependent"}
+        if e.spread.largest.zero is False:
+            against |= {"linear", "independent"}
+    return tuple(word for word in verdicts if word not in against)
+
 
 def latent_names(e: Evidence) -> list[str]:
     """Return the names of the active latents, `z0` being column 0 of the latent tensor."""
@@ -34,11 +70,27 @@ def latent_names(e: Evidence) -> list[str]:
 
 
 def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
-    """Return every metric.
+    """Return every metric, with what it says of latents that are left out.
 
     Args:
         part: which latents were measured, "" where all were.
     """
+    found = _metrics(decoder, e, part)
+    lost = e.drawn - e.usable
+    if e.undefined or not lost:
+        return found
+    rank = f"the active columns are linearly dependent at {lost} of {e.drawn} latents"
+    length = f"an active column has length zero at {e.zeros} of {e.drawn} latents"
+    known = {id: (of_all, rank) for id, of_all in OF_INDEPENDENT.items()}
+    known |= {id: (of_all, length) for id, of_all in OF_LENGTHS.items()} if e.zeros else {}
+    return {
+        id: replace(m, of_all=known[id][0], reason=known[id][1]) if id in known and m.defined else m
+        for id, m in found.items()
+    }
+
+
+def _metrics(decoder: Decoder, e: Evidence, part: str) -> dict[str, Metric]:
+    """Return every metric, of the latents at which it has a value."""
     unmeasured = e.undefined or "not measured"
     constant = e.constant
     n = e.usable

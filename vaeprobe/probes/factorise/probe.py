@@ -83,7 +83,8 @@ class FactoriseResult(Result):
         return pictures.sections(self.evidence)
 
     def per_sample(self) -> Mapping[str, Sequence[float]]:
-        return {"factorise.gap": self.evidence.contrast.tolist()} if self.evidence.gap else {}
+        whole = self.evidence.usable == self.evidence.drawn
+        return {"factorise.gap": self.evidence.contrast.tolist()} if self.evidence.gap and whole else {}
 
     def details(self) -> Json:
         return numbers.details(self.evidence)
@@ -229,6 +230,9 @@ class Factorise(Probe):
         return FactoriseResult(
             metrics=metrics,
             verdict=evidence.verdict,
+            verdict_of_all=None
+            if part is None or part.seen
+            else numbers.verdicts_of_all(evidence, self.VERDICTS),
             summary=words.summary(evidence, likelihood.name if likelihood else None, part),
             findings=(*findings, *words.findings(evidence, part), *words.limits(evidence)),
             settings={

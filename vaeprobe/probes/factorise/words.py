@@ -175,8 +175,10 @@ def _oblique(e: Evidence) -> str:
     share = e.gap.value / e.gap_null if e.gap_null > 0 else 1.0
     degree = "nearly orthogonal" if share < NEARLY else "partly orthogonal" if share < PARTLY else "oblique"
     rotated = f"; the best rotation leaves {short(e.gap_rotated.value)}" if e.gap_rotated else ""
-    gap = f"gap {short(e.gap.value)} nats against {short(e.gap_null)} at random axes{rotated}"
-    return f"The columns are {degree} ({gap})"
+    lost = e.drawn - e.usable
+    where = f", and linearly dependent at {lost} of {e.drawn} latents" if lost else ""
+    more = " or more" if lost else ""
+    return f"The columns are {degree} (gap {short(e.gap.value)} nats{more} against {short(e.gap_null)} at random axes{rotated}){where}"
 
 
 def _bent(e: Evidence) -> str:

@@ -38,6 +38,20 @@ OF_ALL: dict[str, OfAll] = {
     "orthogonality.participation": "known",
 }
 
+# What numbers say of all latents where J is rank-deficient at some: there the contrast is larger than is known, or
+# infinite, along the axes and along random ones by the same log det G, and the alignment divides by the latter.
+OF_FULL_RANK: dict[str, OfAll] = {
+    "orthogonality.ima_contrast": "at least",
+    "orthogonality.ima_contrast_null": "at least",
+    "orthogonality.ima_contrast_held_out": "at least",
+    "orthogonality.ima_contrast_rotated": "at least",
+    "orthogonality.alignment": "at most",
+    "orthogonality.distance_to_axes": "open",
+    "orthogonality.mutual_information": "at least",
+    "orthogonality.mutual_information_null": "at least",
+    "orthogonality.condition_number": "at least",
+}
+
 
 def _mean(
     reading: Reading,
@@ -89,10 +103,22 @@ def _mostly(lost: Tensor, what: str) -> str | None:
 def metrics_of(reading: Reading) -> list[Metric]:
     """Return every metric, in the order of the page, and keep the values behind means in `reading.per_sample`."""
     found = _all_metrics(reading)
+    if reading.left_out and not reading.singular:
+        found = [_of_full_rank(m, reading.left_out) for m in found]
     # channels of a site are drawn anew at each latent
     if reading.block is None or reading.block.kind == "channels":
         return found
     return [of_part(m, OF_ALL) for m in found]
+
+
+def _of_full_rank(metric: Metric, left_out: str) -> Metric:
+    """Return a number over the latents where J has full rank with what it says of all."""
+    of_all = OF_FULL_RANK.get(metric.id)
+    if of_all is None or not metric.defined:
+        return metric
+    if of_all == "at most" and isinstance(metric.value, float) and metric.value < 0:
+        of_all = "at least"  # the alignment is nearer to 0
+    return replace(metric, of_all=of_all, reason=left_out)
 
 
 def _all_metrics(reading: Reading) -> list[Metric]:
@@ -140,9 +166,10 @@ def _cosine_metrics(reading: Reading) -> list[Metric]:
 
 
 def _contrast_metrics(reading: Reading) -> list[Metric]:
-    c = reading.contrast[reading.regular]
     gaussian_id = "orthogonality.ima_contrast_gaussian"
-    out = [_mean(reading, "orthogonality.ima_contrast", c, why=reading.singular)]
+    out = [_mean(reading, "orthogonality.ima_contrast", reading.known_contrast, why=reading.singular)]
+    if reading.left_out:  # what is known of them is no number to pair with a baseline's
+        reading.per_sample.pop("orthogonality.ima_contrast", None)
     found = reading.alignment
     if found is None:
         why = reading.singular or ""
@@ -155,7 +182,9 @@ def _contrast_metrics(reading: Reading) -> list[Metric]:
         )
     null, draws = found.null.numpy(), found.draws.numpy()
     expected = float(null.mean())
-    if len(null) == reading.samples:  # a baseline draws the same rotations, so that latents can be paired
+    if (
+        len(null) == reading.samples and not reading.left_out
+    ):  # a baseline draws the same rotations, so that latents can be paired
         reading.per_sample["orthogonality.ima_contrast_null"] = tuple(null.tolist())
     how = f"{len(draws)} Haar rotations, the same at every latent"
     out.append(
@@ -256,7 +285,7 @@ def _isometry_metrics(reading: Reading) -> list[Metric]:
     if reading.no_pairs or reading.decoder.data_dim < len(reading.active):
         why = reading.no_pairs or reading.singular or ""
         return [Metric.undefined(spec, why), Metric.undefined(beside, why)]
-    s = reading.frame[0] if not reading.singular else gram.singular_frame(reading.sub)[0]
+    s = reading.singular_values
     value, moved = isometry_defect(s)
     return [
         Metric(

@@ -413,6 +413,8 @@ class Orthogonality(Probe):
         return OrthogonalityResult(
             metrics=metrics,
             verdict=word,
+            # the channels of a site are drawn anew at each latent
+            verdict_of_all=None if reading.share_drawn == 1 else VERDICTS,
             summary=summary + reading.whole.sentence,
             findings=(*decoder.notes, *fits, *words.findings(reading, asked)),
             settings=self.settings(decoder)

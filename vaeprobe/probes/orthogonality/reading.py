@@ -229,13 +229,37 @@ class Reading:
         return self.sub if self.regular.all() else self.sub[self.regular]
 
     @cached_property
+    def known_contrast(self) -> Tensor:
+        """The contrast where all active columns have a length, what it is at least where they are dependent, shape (n',)."""
+        known, dependent = self.contrast.clone(), ~self.regular & ~self.zero_columns
+        if dependent.any():
+            known[dependent] = gram.least_contrast(self.sub[dependent], self.tolerance)
+        return known[~self.zero_columns] if self.zero_columns.any() else known
+
+    @property
+    def left_out(self) -> str | None:
+        """At which latents contrasts are larger than is known, or infinite; None where at none."""
+        lost, n = int((~self.regular).sum()), len(self.G)
+        return f"J is rank-deficient at {lost} of {n} latents" if lost else None
+
+    @cached_property
     def frame(self) -> tuple[Tensor, Tensor]:
         """Singular values and right singular vectors of the active columns where J has full rank.
 
         At the first latents only where hundreds are active: each frame costs some k^3.
         """
-        rows = max(FEWEST_NULL, int(FRAME_BUDGET // max(len(self.active), 1) ** 3))
-        return gram.singular_frame(self.usable[:rows])
+        return gram.singular_frame(self.usable[: self._framed])
+
+    @cached_property
+    def singular_values(self) -> Tensor:
+        """Singular values of the active columns at every latent, shape (n, a), at the first ones only as in `frame`."""
+        if self.usable is self.sub and not self.singular:
+            return self.frame[0]
+        return gram.singular_frame(self.sub[: self._framed])[0]
+
+    @property
+    def _framed(self) -> int:
+        return max(FEWEST_NULL, int(FRAME_BUDGET // max(len(self.active), 1) ** 3))
 
     @cached_property
     def all_singular_values(self) -> Tensor:
@@ -255,9 +279,14 @@ class Reading:
         if self.singular:
             return None
         rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * len(self.active) ** 3)))
-        G = self.usable[:rows]
+        G = self.sub if self.usable is self.sub else self.sub[~self.zero_columns]
         return alignment(
-            G, count=self.rotations, least=FEWEST_ROTATIONS, seed=self.seed, tolerance=self.tolerance
+            G[:rows],
+            count=self.rotations,
+            least=FEWEST_ROTATIONS,
+            seed=self.seed,
+            tolerance=self.tolerance,
+            contrast=self.known_contrast[:rows],
         )
 
     @cached_property

@@ -21,6 +21,8 @@ from vaeprobe.findings import (
     TIED_SINGULAR_VALUES,
 )
 from vaeprobe.geometry import gram
+from vaeprobe.geometry.rotations import rotate
+from vaeprobe.intervals import mean_interval
 from vaeprobe.probes.parts import SOME
 from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric
@@ -87,21 +89,22 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
     A, p = number("alignment"), number("alignment_p")
     A_low, A_high = interval("alignment")
     metric = f" in the {reading.likelihood.capitalize()} metric" if reading.likelihood else ""
+    more = f" or more ({reading.left_out})" if reading.left_out else ""
     evidence = (
-        f"ima contrast {nats(c)}{metric} against {nats(null)} under random rotations of the latent space "
+        f"ima contrast {nats(c)}{more}{metric} against {nats(null)} under random rotations of the latent space "
         f"(alignment {A:.2f}, p = {p:.2g})"
     )
     if c_high <= min(small, max(gaussian / 2, NEGLIGIBLE)) and A_low >= FAR:
         return "orthogonal", f"The Jacobian's columns are orthogonal along the axes of {among}: {evidence}."
     repair = reading.repair
     searched = not isinstance(reading.search, str)
-    mended = _repair_words(repair) if repair else ""
+    mended = _repair_words(repair, bool(reading.left_out)) if repair else ""
     tail = f" {mended[0].upper()}{mended[1:]}." if repair else f" {_unsearched(reading)}"
     random = ""
     if c <= small and gaussian / 2 < c < 2 * gaussian:
         random = f" The columns meet as random directions of the output space do ({nats(gaussian)})."
     tail = random + tail
-    if repair and repair.share[0] >= REPAIRED and repair.left_ci[1] <= small:
+    if repair and repair.share[0] >= REPAIRED and _left_high(repair, reading) <= small:
         of = "" if reading.block is None else f" of {reading.block.words}"
         return "rotated", (
             f"The Jacobian's columns are not orthogonal along the given axes{of}, {evidence}, but one rotation of the "
@@ -128,6 +131,16 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         )
     word = "entangled" if searched else "unaligned"
     return word, f"The axes of {among} are {_beside_chance(p)}: {evidence}.{tail}"
+
+
+def _left_high(repair: Repair, reading: Reading) -> float:
+    """Return the upper end of the contrast that the best rotation leaves, where J is rank-deficient what it is at least."""
+    if not reading.left_out or isinstance(reading.search, str) or reading.held_out is None:
+        return repair.left_ci[1]
+    lost = gram.least_contrast(rotate(reading.sub[~reading.regular], reading.search.R), reading.tolerance)
+    # R* was fitted on one half of the others
+    left = mean_interval(torch.cat([reading.held_out[1], lost[::2]]).numpy(), low=0.0)
+    return max(repair.left_ci[1], left[1] if left else 0.0)
 
 
 def _in_the_row_space(reading: Reading) -> str:
@@ -217,12 +230,14 @@ def _unsearched(reading: Reading) -> str:
     return f"Whether a rotation repairs it was not searched: {reading.search}."
 
 
-def _repair_words(repair: Repair) -> str:
+def _repair_words(repair: Repair, left_out: bool) -> str:
+    held = "held-out latents" + " where J has full rank" * left_out
     before, left = nats(repair.before), nats(repair.left)
     if repair.fell:
-        return f"the best rotation lowers the contrast from {before} to {left} on held-out latents"
+        return f"the best rotation lowers the contrast from {before} to {left} on {held}"
+    held = f"on {held}" if left_out else "held out"
     clearly = "" if repair.left >= repair.before else "clearly "
-    return f"no rotation does {clearly}better ({before} at the axes, {left} at the best found, held out)"
+    return f"no rotation does {clearly}better ({before} at the axes, {left} at the best found, {held})"
 
 
 def nats(value: float) -> str:
@@ -298,12 +313,13 @@ def findings(reading: Reading, asked_samples: int) -> list[Finding]:
     lost = int((~reading.regular).sum())
     dependent = bool((~reading.regular & ~reading.zero_columns).any())
     size = f"over {reading.least_contrast:.2g} nats or infinite" if dependent else "infinite"
+    counts = "counts as what it is at least" if dependent else "averaged over the others"
     if lost and reading.no_pairs is None and reading.decoder.data_dim >= len(reading.active):
         found.append(
             Finding(
                 RANK_DEFICIENT,
                 f"J is rank-deficient at {lost} of {len(reading.G)} latents ({reading.lost_how}): the contrast is "
-                f"{size} there, and {'undefined' if reading.singular else 'averaged over the others'}",
+                f"{size} there, and {'undefined' if reading.singular else counts}",
                 hint="the mean-field gap is finite at all of them",
             )
         )

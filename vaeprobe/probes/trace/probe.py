@@ -401,6 +401,7 @@ class Trace(Probe):
         return TraceResult(
             metrics=metrics,
             verdict=verdict,
+            verdict_of_all=None if part is None else VERDICTS,
             summary=summary,
             findings=(
                 *decoder.notes,
