@@ -444,6 +444,30 @@ def near_zero(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 PARABOLAS = Decoder(lambda z: z.square() / 2, 3, likelihood="gaussian", encoder=Encoder(near_zero, 3))
 
 
+@pytest.mark.parametrize(("x", "clear"), [(0.5, True), (0.72, False)])
+def test_a_beta_whose_interval_reaches_zero_is_open(x: float, clear: bool) -> None:
+    """True are .77 - x, to .08 of which these rows tell it."""
+    from vaeprobe.gate.policy import Rule
+    from vaeprobe.gate.run import hold
+
+    probe = parabolas(x)
+    result = probe.measure(PARABOLAS)
+    metric = result["beta.estimate"]
+    assert metric.value == pytest.approx(0.765 - x, abs=0.05)
+    assert (metric.ci is not None and metric.ci[0] > 0) is clear
+    assert metric.to_dict().get("reason") == (None if clear else "not distinguishable from 0")
+    assert ("not distinguishable from 0" in str(result)) is not clear
+    assert ("imply nothing that is distinguishable from 0: beta" in result.summary) is not clear
+    assert bool(result.meaning) is clear
+    held = {}
+    for side, limit in (("max", 2.0), ("min", 1.0)):
+        rule = Rule(metric=metric.id, side=side, limit=limit)  # type: ignore[arg-type]
+        outcome = hold(rule, metric)
+        held[side] = outcome.status
+        assert ("; not distinguishable from 0" in outcome.message) is not clear
+    assert held == ({"max": "pass", "min": "fail"} if clear else dict.fromkeys(held, "inconclusive"))
+
+
 @pytest.mark.parametrize(("x", "curved"), [(5.0, False), (0.0, True)])
 def test_negative_curvature_implies_no_beta(x: float, curved: bool) -> None:
     probe = parabolas(x)

@@ -12,6 +12,7 @@ METRICS = (
         id="beta.estimate",
         title="training beta",
         range="(0, inf)",
+        positive=True,
         formula="sum_x,i Sigma_ii h_i / sum_x,i (1 - Sigma_ii) over active latents, h_i = -E_q[d_i^2 log p(x|z)] by "
         "Bonnet/Stein",
         source="Allen 2024, Eqs. 5-9; stationarity of the log-variance head's bias",
@@ -27,6 +28,7 @@ METRICS = (
         id="beta.gauss_newton",
         title="beta by Gauss-Newton",
         range="(0, inf)",
+        positive=True,
         formula="sum Sigma_ii E_q[G_ii] / sum (1 - Sigma_ii)",
         source="Allen 2024, Eqs. 5-7",
         meaning="Lower in noise, biased by the residual term of Eq. 7: 3 to 14 % high on trained models.",
@@ -37,7 +39,8 @@ METRICS = (
         id="beta.mean_identity",
         title="beta by the means",
         beside="by means",
-        range="(-inf, inf)",
+        range="(0, inf)",
+        positive=True,
         formula="sum w_i e_i E_q[d_i log p(x|z)] / sum w_i e_i^2 over active latents, w_i the mean of Sigma_ii",
         source="derivative of the ELBO by e(x); E_q[d_i log p] = beta e_i at the optimum",
         meaning="A second opinion, in which variances only weigh the latents. Far from beta.estimate: these posteriors "
@@ -75,6 +78,7 @@ METRICS = (
         id="beta.sigma2",
         title="sigma^2, given beta",
         range="(0, inf)",
+        positive=True,
         formula="beta.estimate * sigma^2 / --beta",
         source="Allen 2024, Theorem 3",
         meaning="sigma^2 and beta act on the posterior through their product alone.",

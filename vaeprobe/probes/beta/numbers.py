@@ -108,5 +108,7 @@ def supported(evidence: EncoderEvidence) -> Metric:
         return Metric.undefined(SPECS[id], f"{n} rows do not tell the covariance of {m} outputs", n=n)
     if evidence.estimate is None:
         return Metric.undefined(SPECS[id], "beta is not known: every latent collapsed", n=n)
+    if evidence.estimate.stein.ci[0] <= 0:
+        return Metric.undefined(SPECS[id], "beta is not distinguishable from 0", n=n)
     edges = supported_directions(evidence.available, evidence.likelihood)
     return Metric(SPECS[id], int((edges > evidence.estimate.stein.value).sum()), n=n, method="linear theory")

@@ -130,6 +130,8 @@ class Beta(EncoderProbe):
 
     NAME: ClassVar[str] = "beta"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
+    # more rows may test it
+    OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset({"untested"})
     VERDICTS: ClassVar[tuple[str, ...]] = (
         "consistent",
         "inconsistent",

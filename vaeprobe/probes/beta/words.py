@@ -66,8 +66,9 @@ def summary(evidence: EncoderEvidence) -> str:
         told = f"{evidence.place}: {evidence.no_beta}. {_below_zero(estimate)}"
     else:
         low, high = estimate.stein.ci
+        imply = "imply" if low > 0 else "imply nothing that is distinguishable from 0:"
         told = (
-            f"{evidence.place}: the variances imply {symbol(evidence)} = {estimate.stein.value:.3g} (95 % CI {low:.3g} to "
+            f"{evidence.place}: the variances {imply} {symbol(evidence)} = {estimate.stein.value:.3g} (95 % CI {low:.3g} to "
             f"{high:.3g}; rows that the encoder was not trained on bias it), from {int(estimate.active.sum())} of {k} "
             f"latents. {tested(estimate)}"
         )
@@ -132,13 +133,15 @@ def _means_too(estimate: BetaEstimate) -> str:
     if high - low > 1:
         return ", and the means are too noisy to test it"
     agree = "nearly agree" if _of_means(estimate) else "agree"
+    if estimate.means.ci[0] <= 0:
+        return f", and what the means imply ({estimate.means.value:.3g}) is not distinguishable from 0"
     return f", and the means {agree} (they imply {estimate.means.value:.3g})"
 
 
 def meaning(evidence: EncoderEvidence) -> str:
     """Return what the beta says about Var[x|z] (Theorem 3), "" where there is none."""
     estimate = evidence.estimate
-    if estimate is None or evidence.no_beta:
+    if estimate is None or evidence.no_beta or estimate.stein.ci[0] <= 0:
         return ""
     return evidence.likelihood.at_beta(estimate.stein.value, evidence.outputs)
 
@@ -226,7 +229,7 @@ def implied(evidence: EncoderEvidence, recipe: Recipe | None) -> list[Finding]:
     if recipe is None:
         return []
     variance = evidence.likelihood.free_variance
-    if evidence.no_curvature or evidence.estimate is None or not evidence.estimate.stein.value > 0:
+    if evidence.no_curvature or evidence.estimate is None or not evidence.estimate.stein.ci[0] > 0:
         what = recipe.words("beta" if variance is None else "beta sigma^2")
         return [
             Finding(
@@ -285,12 +288,13 @@ def _of_latents(estimate: BetaEstimate, names: Sequence[str]) -> list[Finding]:
 
 def _of_means(estimate: BetaEstimate) -> list[Finding]:
     quotient, (low, high) = estimate.means_over_variances.value, estimate.means_over_variances.ci
-    if not (high < 1 - CLEARLY / 2 or low > 1 + CLEARLY / 2):
+    if not (high < 1 - CLEARLY / 2 or low > 1 + CLEARLY / 2) or estimate.stein.ci[0] <= 0:
         return []
+    imply = "imply beta =" if estimate.means.value > 0 else "ask for"
     return [
         Finding(
             MEANS_DISAGREE,
-            f"the means imply beta = {estimate.means.value:.3g}, {quotient:.3g} times what the variances imply "
+            f"the means {imply} {estimate.means.value:.3g}, {quotient:.3g} times what the variances imply "
             f"({estimate.stein.value:.3g})",
             level="warning" if estimate.means_disagree else "note",
             hint="variances of another training stage, scaled or clamped, or rows that the encoder was not trained on, "
