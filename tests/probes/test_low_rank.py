@@ -10,7 +10,9 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.geometry.rotations import haar
 from vaeprobe.geometry.row_space import depends_on, restricted, row_space
 from vaeprobe.intervals import stream
+from vaeprobe.latents import Prior
 from vaeprobe.probes.factorise import Factorise
+from vaeprobe.probes.factorise.probe import ASKED_AT, SEEN_AT
 
 import maps
 
@@ -56,7 +58,9 @@ def test_a_row_space_that_moves_is_none() -> None:
         u = torch.stack([w[:, 0], w[:, 1] + w[:, 0] * w[:, 2]], dim=1)
         return torch.cat([u, u.sinh(), u.exp()], dim=1)
 
-    assert undefined(Decoder(f, K, dtype=torch.float64))
+    result = Factorise(samples=32, permutations=19).measure(Decoder(f, K, dtype=torch.float64))
+    assert result.verdict == "undefined"
+    assert "3 directions alone (J has rank 2)" in result.summary
 
 
 def test_a_direction_that_others_wake_is_not_overlooked() -> None:
@@ -67,12 +71,9 @@ def test_a_direction_that_others_wake_is_not_overlooked() -> None:
         third = torch.relu(w[:, 0] - 2.5) * torch.sin(w[:, 2])
         return torch.stack([torch.sinh(w[:, 0]), torch.sinh(w[:, 1]), third], dim=1)
 
-    assert undefined(Decoder(f, K, dtype=torch.float64))
-
-
-def undefined(decoder: Decoder) -> bool:
-    result = Factorise(samples=32, permutations=19).measure(decoder)
-    return result.verdict == "undefined" and "low-rank" not in {f.code for f in result.findings}
+    result = Factorise(samples=32, permutations=19).measure(Decoder(f, K, dtype=torch.float64))
+    assert result.verdict == "undefined"
+    assert "low-rank" not in {f.code for f in result.findings}
 
 
 @pytest.mark.parametrize(("latents", "seen"), [(16, False), (17, True)])
@@ -82,6 +83,21 @@ def test_dependent_columns_of_few_latents_are_named_instead(latents: int, seen: 
     result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(decoder)
     assert (result.verdict != "undefined") is seen
     assert ("low-rank" in {f.code for f in result.findings}) is seen
+
+
+def test_directions_that_move_the_output_by_turns_are_no_rank() -> None:
+    """Six ReLU units: the output depends on six directions, and J has as many dimensions as units are awake."""
+    W = torch.from_numpy(stream(1, "units").standard_normal((K, 6)))
+    decoder = Decoder(lambda z: torch.relu(z @ W.to(z.dtype)), K, dtype=torch.float64)
+    result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(decoder)
+    z = Prior(purpose="row space").draw(decoder, ASKED_AT, seed=0)[:SEEN_AT]
+    awake = (z @ W > 0).sum(1)
+    assert int(awake.max()) < 6
+    said = f"6 directions alone (J has rank {int(awake.min())} to {int(awake.max())})"
+    assert result.summary.startswith(
+        f"The output depends on {said}, not on all 20 latents; along these directions: undefined"
+    )
+    assert [f.code for f in result.findings] == ["low-rank", "factorise-undefined"]
 
 
 def test_the_basis_spans_what_metrics_see() -> None:

@@ -247,7 +247,7 @@ class Factorise(Probe):
     def _seen(self, decoder: Decoder, source: Latents, likelihood: Likelihood | None) -> Part | None:
         """Return the decoder of all the directions that the output depends on, None where that is no smaller space."""
         from vaeprobe.engine import gram
-        from vaeprobe.geometry.gram import singular_tolerance
+        from vaeprobe.geometry.gram import ranks, singular_frame, singular_tolerance
         from vaeprobe.geometry.row_space import depends_on, restricted, row_space
         from vaeprobe.latents import Prior
         from vaeprobe.probes.parts import Part
@@ -259,9 +259,10 @@ class Factorise(Probe):
         G = gram(decoder, z[:SEEN_AT], likelihood=likelihood, chunk=self.chunk)
         if not (G.isfinite().all() and G.any()):
             return None
-        B = row_space(G, singular_tolerance(k, decoder.dtype or G.dtype))
+        tolerance = singular_tolerance(k, decoder.dtype or G.dtype)
+        B = row_space(G, tolerance)
         if B is None or not depends_on(decoder, B, z):
             return None
-        return Part(
-            restricted(decoder, B), f"{B.shape[1]} directions alone (J has rank {B.shape[1]})", k, True
-        )
+        rank = sorted(ranks(singular_frame(B.mT @ G @ B)[0], tolerance**0.5).tolist())
+        at_one = f"{rank[0]} to {rank[-1]}" if rank[0] < rank[-1] else str(rank[0])
+        return Part(restricted(decoder, B), f"{B.shape[1]} directions alone (J has rank {at_one})", k, True)

@@ -245,7 +245,7 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
     if e.rounding is not None:
         return [*found, rounded(e.rounding)]
     if e.undefined:
-        return [Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
+        return [*found, Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
     inactive = [f"{e.letter}{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
     if inactive:
         listed = ", ".join(inactive[:8]) + (", ..." if len(inactive) > 8 else "")

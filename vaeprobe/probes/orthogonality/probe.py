@@ -407,6 +407,7 @@ class Orthogonality(Probe):
             isinstance(alignment, float)
             and reading.isotropic
             and reading.block is None
+            and not reading.singular  # of the mean-field gap, which theirs is not
             and not self.likelihood
         ):
             summary = f"{summary} {place(alignment)}"
