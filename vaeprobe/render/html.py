@@ -95,9 +95,7 @@ def _number(metric: Metric) -> str:
     if metric.value is None:
         return f'<tr>{name}<td class="n undefined">undefined</td><td colspan="2" class="dim">{escape(metric.reason)}</td></tr>'
     among = metric.method if (metric.method or "").startswith("of ") else ""  # what a count is a part of
-    return (
-        f"<tr>{name}{_cell(measured(metric))}{_cell(interval(metric.ci))}{_cell(metric.unit or among)}</tr>"
-    )
+    return f"<tr>{name}{_cell(measured(metric))}{_cell(interval(metric.ci))}{_cell(metric.unit or metric.remark or among)}</tr>"
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[Value]]) -> str:

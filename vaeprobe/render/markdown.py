@@ -51,7 +51,12 @@ def render(page: Page) -> str:
         for f in page.findings
     ]
     rows: list[list[Value]] = [
-        [m.id, measured(m) if m.value is not None else f"undefined: {m.reason}", interval(m.ci), m.unit]
+        [
+            m.id,
+            measured(m) if m.value is not None else f"undefined: {m.reason}",
+            interval(m.ci),
+            m.unit or m.remark,
+        ]
         for m in page.metrics.values()
     ]
     parts.append(grid(["metric", "value", "95 % interval", "unit"], rows))

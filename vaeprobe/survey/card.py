@@ -57,7 +57,7 @@ def card(survey: Content, name: str | None = None) -> str:
             row: list[Value] = [
                 metric.title,
                 measured(metric) if metric.defined else f"undefined: {metric.reason}",
-                " ".join(part for part in (interval(metric.ci), metric.unit) if part),
+                " ".join(part for part in (interval(metric.ci), metric.unit, metric.remark) if part),
                 "; ".join(f"{m.spec.beside or m.title} {number(m.value)}" for m in beside if m.defined),
                 metric.id,
             ]

@@ -168,7 +168,7 @@ def _head(survey: Content, name: str) -> str:
 
 def _card(metric: Metric, beside: Iterable[Metric]) -> str:
     more = [f"{m.spec.beside or m.title} {number(m.value)}" for m in beside if m.defined]
-    said = " ".join(part for part in (interval(metric.ci), metric.unit) if part)
+    said = " ".join(part for part in (interval(metric.ci), metric.unit, metric.remark) if part)
     value = number(measured(metric), 3) if metric.defined else "undefined"
     about = "; ".join([part for part in (said, *more) if part] if metric.defined else [metric.reason or ""])
     return f"<div><dt>{escape(metric.title)}</dt><dd><b>{escape(value)}</b>{escape(about)}</dd></div>"
@@ -265,7 +265,7 @@ def _img(pixels: Pixels, alt: str) -> str:
 def _probe(name: str, result: Result) -> str:
     carried = [m for row in result.carried() for m in row]
     rows: list[list[Value]] = [
-        [m.title, measured(m) if m.defined else f"undefined: {m.reason}", interval(m.ci), m.unit]
+        [m.title, measured(m) if m.defined else f"undefined: {m.reason}", interval(m.ci), m.unit or m.remark]
         for m in carried
     ]
     meanings = "".join(
