@@ -19,8 +19,9 @@ from vaeprobe.geometry import best_rotation, rotations
 from vaeprobe.geometry.axes import assignment, distance_to_axes, nearest_order
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.gram import ima_contrast, singular_frame
-from vaeprobe.geometry.rotations import alignment, haar, rotate, rotated_contrast
+from vaeprobe.geometry.rotations import FACTORED, alignment, haar, rotate, rotated_contrast
 from vaeprobe.geometry.threads import one_thread_below
+from vaeprobe.intervals import stream
 
 from maps import ExactMap, b1, c1, c2, e, g, oblique_maps, orthogonal_maps, rotated, tied_maps
 from maps import haar as map_haar
@@ -461,3 +462,17 @@ def test_a_bounded_null_takes_half_of_the_time_and_its_p_value_counts_what_was_d
         torch.testing.assert_close(found.null.mean(), found.draws.mean())
         below = int((found.draws <= found.contrast.mean()).sum())
         assert found.p_value == (1 + below) / (1 + drawn)
+
+
+@pytest.mark.parametrize("k", [FACTORED - 1, FACTORED])
+def test_rotations_change_contrasts_that_are_known_at_least_by_as_much(k: int) -> None:
+    """Column lengths of J R from J itself, which has fewer dimensions than columns, beside a G that has all of them."""
+    J = torch.from_numpy(stream(3, "narrow").standard_normal((2, k + 2, k)))
+    J[0, 10:] = 0
+    G, known, R = J.mT @ J, torch.tensor([40.0, 50.0], dtype=torch.float64), haar(k, 5, 1)
+    lengths = (J @ R[:, None]).norm(dim=2).log().sum(2) - J.norm(dim=1).log().sum(1)
+    found = alignment(G, count=5, seed=1, contrast=known)
+    torch.testing.assert_close(found.draws, (known + lengths).mean(1), rtol=1e-9, atol=1e-9)
+    assert found.p_value == (1 + int((lengths.mean(1) <= 0).sum())) / 6
+    with pytest.raises(ValueError, match="singular"):
+        alignment(G, count=5, seed=1)
