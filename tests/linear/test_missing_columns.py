@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vaeprobe.data import open_data
+from vaeprobe.data.shards import ArrayShard
 from vaeprobe.linear import missing
 
 
@@ -42,3 +45,30 @@ def test_a_step_holds_no_second_moments_of_all_columns(monkeypatch: pytest.Monke
     # two arrays of some columns, rows and their second moments; those of all columns would be 25 MB each
     assert peak < 2 * (1 << 21) + 6 * X.nbytes + 4 * 64 * 8 * (d + 1) ** 2
     assert peak < 0.75 * 8 * m * (d + 1) ** 2
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_rows_as_they_are_stored_are_read_at_each_step_and_others_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    X, path = rows(60, 6, 2, 0.1).astype(np.float32), tmp_path / f"x{suffix}"
+    {".npy": np.save, ".npz": np.savez, ".csv": lambda p, X: np.savetxt(p, X, delimiter=",")}[suffix](path, X)
+    whole = missing.fit(X.astype(np.float64), 2, steps=5)
+    for most, kept in ((X.nbytes, True), (X.nbytes - 1, suffix != ".npy")):
+        monkeypatch.setattr(missing, "RAW_BYTES", most)
+        data = open_data(path, nonfinite="keep")
+        assert isinstance(missing._Rows.of(data, 2).data.shards[0], ArrayShard) == kept
+        assert missing.fit(data, 2, steps=5).loglik == pytest.approx(whole.loglik, rel=1e-12)
+
+
+def test_no_more_than_a_block_of_a_large_file_is_held(tmp_path: Path) -> None:
+    X = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (30_000, 300))  # 36 MB
+    X[:300] = rows(300, 300, 2, 0.1)
+    X.flush()
+    tracemalloc.start()
+    held = missing._Rows.of(open_data(tmp_path / "x.npy", nonfinite="keep"), 2)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert held.n == 30_000
+    assert peak < 6 * 8 * missing.BLOCK_NUMBERS
+    assert peak < 1.5 * X.nbytes  # in float64 they would take twice that

@@ -10,6 +10,7 @@ import numpy as np
 
 from vaeprobe.budget import budget
 from vaeprobe.data import Data, in_memory
+from vaeprobe.data.shards import ArrayShard, RawShard
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.kept import Trail
 from vaeprobe.linear.closed_form import LOG_2PI, completed
@@ -30,6 +31,9 @@ BLOCK_NUMBERS = 2**20  # numbers of a block's second moments, or of the block
 MOMENT_BYTES = (
     1 << 27
 )  # of the second moments of (z, 1), for some columns at a time: two such arrays are held
+# rows that are stored as they are, which are read again in a small part of a step's time, are kept up to this size; others,
+# that are parsed or inflated first, up to `CACHE_BYTES`
+RAW_BYTES = 1 << 25
 LOOK = 10  # steps between two entries of the trace
 TOLERANCE = 1e-10  # gain of log-likelihood per row, nats, under which EM has come to rest
 
@@ -84,8 +88,9 @@ class _Rows:
     def of(cls, X: Array | Data, d: int) -> _Rows:
         data = X if isinstance(X, Data) else in_memory(np.asarray(X), nonfinite="keep")
         m = data.columns
-        if isinstance(X, Data) and data.rows * m * 8 <= CACHE_BYTES:
-            data = in_memory(data.read(dtype=np.float64).reshape(-1, m), nonfinite="keep")
+        raw = all(isinstance(shard, (ArrayShard, RawShard)) for shard in data.shards)
+        if isinstance(X, Data) and data.rows * m * data.dtype.itemsize <= (RAW_BYTES if raw else CACHE_BYTES):
+            data = in_memory(data.read().reshape(-1, m), nonfinite="keep")
         size = max(64, BLOCK_NUMBERS // max(m, (d + 1) ** 2))
         n, there, sums, energy = 0, np.zeros(m, np.int64), np.zeros(m), 0.0
         for block in data.blocks(size, dtype=np.float64):
