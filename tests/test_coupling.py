@@ -288,11 +288,21 @@ def test_what_mixes_rows_in_reverse_mode_alone_is_refused() -> None:
         Decoder(Mean.apply, LATENTS)
 
 
-@pytest.mark.parametrize(("call", "said"), [
-    (0, "NaN or infinity at"), (2, "two calls"), (3, "mixes the rows"), (4, "NaN or infinity for a batch of one"),
+@pytest.mark.parametrize(("large", "call", "said"), [
+    (False, 0, "NaN or infinity at"), (False, 2, "NaN or infinity at"), (False, 3, "two calls"),
+    (False, 4, "mixes the rows"), (False, 5, "NaN or infinity for a batch of one"),
+    (True, 0, "NaN or infinity at"), (True, 1, "NaN or infinity for a batch of one"),
+    (True, 2, "NaN or infinity for a batch of one"),
 ])  # fmt: skip
-def test_nan_in_one_call_alone_is_told(call: int, said: str) -> None:
-    """Calls at the door: the first, a look inside, once more, in another order, one row alone."""
+def test_nan_in_one_call_alone_is_told(
+    large: bool, call: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls at the door: the first, a look inside at the last row alone, all rows, once more, in another order, one row alone.
+
+    Of a large decoder the third is the first row alone.
+    """
+    if large:
+        monkeypatch.setattr(decoders, "LARGE", 0)
     seen = -1
 
     def f(z: Tensor) -> Tensor:

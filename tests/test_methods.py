@@ -17,6 +17,7 @@ from vaeprobe.engine import gram, jacobian, methods
 from vaeprobe.engine.methods import carried, choose
 from vaeprobe.engine.verbs import values
 from vaeprobe.likelihoods import Gaussian
+from vaeprobe.progress import listening
 
 Z0 = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(3, 2)
 
@@ -64,6 +65,32 @@ def test_work_is_the_same_for_any_number_of_test_latents(monkeypatch: pytest.Mon
     assert works[1] == pytest.approx(works[0], rel=0.1)
     wide = choose(Decoder(convolutional(64), 6)).work
     assert wide > 1.5 * works[0]
+
+
+def test_a_vast_decoder_is_checked_in_few_decodings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress, and what it is said to take, with them."""
+    monkeypatch.setattr(decoders, "LARGE", 0)
+    monkeypatch.setattr(decoders, "VAST", 0)
+    network, rows = convolutional(), {"plain": 0, "forward": 0, "reverse": 0}
+    said: list[tuple[object, ...]] = []
+    told: list[tuple[str, float, float | None]] = []
+
+    def f(z: Tensor) -> object:
+        dual = torch._C._functorch.is_functorch_wrapped_tensor(z)
+        rows["forward" if dual else "reverse" if z.requires_grad else "plain"] += len(z)
+        return network(z)
+
+    with listening(lambda *progress: told.append(progress), lambda *forecast: said.append(forecast)):
+        decoder = Decoder(f, 6, dtype=torch.float32)
+        assert rows == {"plain": 2 + 1 + 1 + 2, "forward": 1 + 2, "reverse": 2}
+        choice = choose(decoder)
+    assert choice.method is carried
+    # as forward and reverse mode take about three and two decodings
+    assert rows["plain"] + 3 * rows["forward"] + 2 * rows["reverse"] <= decoders.DECODINGS
+    assert [what for what, *_ in said] == ["checks of decoder"]
+    ended = {what: (done, total) for what, done, total in told}
+    assert ended["derivatives held against differences"] == (5, 5)
+    assert ended["ways to differentiate compared"] >= (3, 6)
 
 
 def test_a_large_decoder_with_a_wrong_fast_way_takes_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:

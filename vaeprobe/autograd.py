@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import warnings
@@ -27,11 +28,13 @@ __all__ = [
     "differentiable_kernels",
     "full_precision",
     "gradient",
+    "keep_large_memory",
     "load_forward_mode",
     "without_compiler",
 ]
 
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 KINDS = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -158,6 +161,18 @@ class Watching(TorchDispatchMode):
 
 def _in_memory(zero: Tensor) -> Tensor:
     return torch.zeros(zero.shape, dtype=zero.dtype, device=zero.device)
+
+
+@cache
+def keep_large_memory() -> None:
+    """Let the C library hand tensors of any size that are freed on to the next, up to a gigabyte of them (glibc).
+
+    Beyond 32 MB it maps each afresh, page by page, which takes as long as a convolution that fills it.
+    """
+    with suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 1 << 30)
+        mallopt(M_MMAP_MAX, 0)
 
 
 @contextmanager

@@ -22,10 +22,13 @@ from vaeprobe.frozen import whole_of
 
 __all__ = [
     "CALLS",
+    "FIRST",
     "ROWS",
     "NotFiniteError",
     "RowMap",
+    "again",
     "check_batch",
+    "check_finite",
     "check_kind",
     "check_rows",
     "check_weights",
@@ -34,6 +37,7 @@ __all__ = [
     "mixing",
     "not_callable",
     "precision_of",
+    "watched",
     "word",
 ]
 
@@ -43,8 +47,8 @@ RowMap = Callable[[Tensor], Tensor]
 ROUNDING = {8: 1e-9, 4: 1e-4, 2: 2e-2, 1: 2e-1}
 # how often a function is asked: the second call of a TorchScript module differs from its first
 CALLS = 3
-# rows that a function is given at once
-ROWS = 4
+# rows that a function is given at once, and first: of one that costs much no more
+ROWS, FIRST = 4, 2
 # roundings of the largest number on the way to the outputs within which differences between batches may be rounding
 CANCELLED = 16
 # share of the outputs that these may be, where they are told to be rounding
@@ -84,12 +88,18 @@ def precision_of(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
         the type, and how many numbers all operations together return for a row: those of the output where nobody
         sees inside.
     """
-    watch = _Coarsest()
+    dtype, numbers, _ = watched(f, z, y)
+    return dtype, numbers
+
+
+def watched(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int, object]:
+    """Return what `precision_of` does, and what the function gives meanwhile: None where it fails under watch."""
+    watch, found = _Coarsest(), None
     # whatever foreign code raises, of this number of rows among it
     with contextlib.suppress(Exception), watch:
-        f(z)
+        found = f(z)
     coarsest = min(watch.dtype, y.dtype, z.dtype, key=lambda dtype: dtype.itemsize)
-    return coarsest, max(watch.numbers, y.numel()) // len(z)
+    return coarsest, max(watch.numbers, y.numel()) // len(z), found
 
 
 def word(dtype: torch.dtype | torch.layout | None) -> str:
@@ -187,17 +197,44 @@ def _needed(function: object) -> list[str]:
 # -- rows -------------------------------------------------------------------------------------------
 
 
-def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: object) -> None:
+def check_rows(
+    f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: object, last: object = None
+) -> None:
     """Check that outputs are finite, that two calls agree, and that rows do not know of one another.
+
+    Two rows, of a function that costs much, are asked for alone, which tells all of this; more also in another order.
 
     Args:
         f: latents to outputs, shape (n, ...).
         z, y: latents and their outputs.
         dtype: what the network computes in.
         function: the network itself, to look for causes in.
+        last: what the last row alone gives, where that is known.
 
     Raises:
         ContractError: one of these is not so.
+    """
+    check_finite(y)
+    tolerance = (float(y.abs().max()) or 1.0) * ROUNDING[dtype.itemsize]
+    if len(z) > FIRST:
+        _check_again(f, z, y, tolerance, function)
+        others = _gap(again(f, z.flip(0)).flip(0).reshape(y.shape), y)
+        gap = max(others, _gap(_alone(f, z[:1], y, function), y[:1]))
+    else:
+        gap = max(
+            _gap(_alone(f, z[:1], y, function), y[:1]), _gap(_alone(f, z[-1:], y, function, last), y[-1:])
+        )
+        if gap > tolerance:
+            _check_again(f, z, y, tolerance, function)
+    if gap > tolerance:
+        _refuse(f, z, y, gap, dtype, mixing(function))
+
+
+def check_finite(y: Tensor) -> None:
+    """Refuse outputs that are no numbers.
+
+    Raises:
+        NotFiniteError: some are not.
     """
     if not torch.isfinite(y).all():
         bad = int((~torch.isfinite(y)).sum())
@@ -205,13 +242,16 @@ def check_rows(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: ob
             f"the decoder returns NaN or infinity at {bad} of {y.numel()} outputs",
             hint="are the weights finite? `vaeprobe inspect` counts them",
         )
-    tolerance = (float(y.abs().max()) or 1.0) * ROUNDING[dtype.itemsize]
-    if _gap(_again(f, z).reshape(y.shape), y) > tolerance:
+
+
+def _check_again(f: RowMap, z: Tensor, y: Tensor, tolerance: float, function: object) -> None:
+    """Refuse a function that gives other outputs when it is called once more.
+
+    Raises:
+        ContractError: it does.
+    """
+    if _gap(again(f, z).reshape(y.shape), y) > tolerance:
         raise ContractError("two calls of the decoder on the same latents differ", hint=_noise(function))
-    flipped = _again(f, z.flip(0)).flip(0).reshape(y.shape)
-    gap = max(_gap(flipped, y), _gap(_alone(f, z, y, function), y[:1]))
-    if gap > tolerance:
-        _refuse(f, z, y, gap, dtype, mixing(function))
 
 
 def one_a_latent(y: Tensor, latents: int) -> Tensor:
@@ -321,10 +361,14 @@ def _largest_on_the_way(f: RowMap, z: Tensor) -> float:
     return noted.size
 
 
-def _again(f: RowMap, z: Tensor) -> Tensor:
-    """Return the outputs of a later call."""
+def again(f: RowMap, z: Tensor) -> Tensor:
+    """Return the outputs of a later call.
+
+    Raises:
+        ContractError: it fails, or they are not one a latent.
+    """
     try:
-        return f(z)
+        return one_a_latent(f(z), len(z))
     except VaeprobeError:
         raise
     except Exception as error:  # whatever foreign code raises
@@ -336,10 +380,14 @@ def _again(f: RowMap, z: Tensor) -> Tensor:
         ) from error
 
 
-def _alone(f: RowMap, z: Tensor, y: Tensor, function: object) -> Tensor:
-    """Return the output of the first row in a batch of one."""
+def _alone(f: RowMap, z: Tensor, y: Tensor, function: object, known: object = None) -> Tensor:
+    """Return the output of a row in a batch of one, where it is not known.
+
+    Args:
+        y: outputs of several rows.
+    """
     try:
-        alone = f(z[:1])
+        alone = known if isinstance(known, Tensor) else f(z)
     except VaeprobeError:
         raise
     except Exception as error:  # whatever foreign code raises, an assertion on the size of the batch among it

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe import contract
-from vaeprobe.autograd import differentiable_kernels, full_precision
+from vaeprobe.autograd import differentiable_kernels, full_precision, keep_large_memory
 from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
@@ -22,6 +23,7 @@ from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter, class_of
 from vaeprobe.outputs import Stacked, Totalled, likelihood_of, names_of, picked, returned
 from vaeprobe.prior import InPriorUnits, LearnedPrior
+from vaeprobe.progress import counted, foretell
 from vaeprobe.recipe import Recipe
 from vaeprobe.report import Artifact, Finding
 
@@ -42,6 +44,10 @@ class Group:
 
 LARGE = 4_000_000
 """Numbers that a network computes for one output beyond which it is checked at few latents: a tenth of a second of a core."""
+VAST = 1 << 25
+"""The same from which on latents are taken one at a time: a decoding takes about a second, and tensors over 32 MB."""
+DECODINGS = 33
+"""What the checks of a vast decoder take after the first two calls, with those that choose how to differentiate it, in decodings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,6 +209,11 @@ class Decoder:
     def large(self) -> bool:
         """Whether one output costs so much that checks make do with few of them."""
         return self.numbers > LARGE
+
+    @property
+    def vast(self) -> bool:
+        """Whether one output costs so much that latents are taken one at a time."""
+        return self.numbers > VAST
 
     @property
     def data_dim(self) -> int:
@@ -392,7 +403,7 @@ class Decoder:
         return z
 
     def _check_contract(self) -> None:
-        z = self._probe_rows(contract.ROWS)
+        z = self._probe_rows(contract.FIRST)
         with torch.no_grad(), differentiable_kernels():
             out = self._first_call(z)
             y = picked(out, self.output)
@@ -414,19 +425,25 @@ class Decoder:
                     f"the decoder's output is {contract.word(y.dtype)}, which has no derivative",
                     hint="probe the real numbers before it (--submodule, or a wrapper with --arch)",
                 )
-            # as many as are looked at where one costs much
-            two = z[:2].to(device=self.device, dtype=self.dtype)
-            precision, numbers = contract.precision_of(self, two, y[:2])
+            contract.check_finite(y)
+            last = z[-1:].to(device=self.device, dtype=self.dtype)
+            start = time.monotonic()
+            precision, numbers, alone = contract.watched(self, last, y[-1:])
+            seconds = DECODINGS * (time.monotonic() - start)
             self._set("numbers", numbers)
-            if self.large:
-                z = z[:2]
-                y = contract.one_a_latent(self(z), 2).reshape(2, *y.shape[1:])
-            contract.check_rows(self, z, y, precision, self.function)
+            if self.vast:
+                keep_large_memory()
+                foretell(f"checks of {self.name}", seconds, numbers * precision.itemsize, least=seconds)
+            if not self.large:
+                z = self._probe_rows(contract.ROWS)
+                y = contract.again(self, z).reshape(-1, *y.shape[1:])
+            contract.check_rows(self, z, y, precision, self.function, alone)
         if self.artifact is not None:
             self._set("artifact", replace(self.artifact, maps=self.shapes))
         mode, why = check_derivatives(
-            self.flat,
+            counted(self.flat, "derivatives held against differences", 5) if self.vast else self.flat,
             z.to(device=self.device, dtype=self.dtype),
+            y.flatten(1),
             1 if self.large else len(z),
             self.continuous,
             precision,

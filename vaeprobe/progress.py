@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 # (description, done, total): total None where the end is not known, done == total when finished
@@ -117,6 +119,19 @@ def tell(description: str, done: float, total: float | None) -> None:
     listener = _listener.get()
     if listener is not None:
         listener(description, done, total)
+
+
+def counted(f: Callable[[S], T], description: str, total: int) -> Callable[[S], T]:
+    """Return a function that tells progress after each of its calls, of so many."""
+    done = itertools.count(1)
+
+    def called(x: S) -> T:
+        y = f(x)
+        tell(description, next(done), total)
+        return y
+
+    tell(description, 0, total)
+    return called
 
 
 def track(items: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient
-from vaeprobe.contract import ROWS, check_batch
+from vaeprobe.contract import FIRST, ROWS, check_batch
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
@@ -29,6 +29,7 @@ from vaeprobe.engine.windows import Places, Spread
 from vaeprobe.errors import ContractError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import signature
+from vaeprobe.progress import counted
 
 __all__ = [
     "Choice",
@@ -49,6 +50,7 @@ FEW_POINTS = 3  # of a large decoder; odd, so that most of them is a majority
 UNSTEADY = 1e-2  # relative change of J v under the rounding of latents, beyond which nothing can be told
 SITES = 16  # columns whose derivatives are held to be zero outside of their windows
 WORTH = 0.8  # of the work of a whole column, up to which windows of columns pay for their bookkeeping
+DISAGREE = "windows of columns disagree with plain forward mode"
 NUMBER = 50  # multiply-adds that take as long as to write one number and read it again
 
 
@@ -229,9 +231,14 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     """
     known = _choices.setdefault(decoder, {})
     if natural not in known:
-        looked_at = Batches(2 if decoder.large else ROWS)
+        looked_at = Batches(FIRST if decoder.large else ROWS)
+        looks = (1, FEW_POINTS) if decoder.vast else (FEW_POINTS,) if decoder.large else (TEST_POINTS,)
         with full_precision():
-            known[natural] = replace(_compared(decoder, natural), batches=looked_at)
+            for points in looks:
+                found = _compared(decoder, natural, points)
+                if found.method is carried and found.spread != DISAGREE:
+                    break  # else a kink may be at the only latent
+        known[natural] = replace(found, batches=looked_at)
     return known[natural]
 
 
@@ -245,9 +252,10 @@ def function_of(decoder: Decoder, natural: bool) -> Function:
     return decoder.natural_flat if natural else decoder.flat
 
 
-def _compared(decoder: Decoder, natural: bool) -> Choice:
+def _compared(decoder: Decoder, natural: bool, points: int) -> Choice:
     f = function_of(decoder, natural)
-    points = FEW_POINTS if decoder.large else TEST_POINTS
+    if decoder.vast:
+        f = counted(f, "ways to differentiate compared", 6)
     x = decoder._probe_rows(points).to(device=decoder.device, dtype=decoder.dtype)
     rng = stream(0, "methods")
     v = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
@@ -310,7 +318,7 @@ def _with_reach(
     watch = _Watch(1, n + 1)  # one more than there are latents: what is wide as they are is of the primal
     try:
         with watch:
-            found = local.columns(np.arange(n + 1) % n, np.append(latent[:n], latent[0]))
+            found = local.columns(np.arange(n + 1) % n, np.append(latent[:n], latent[-1]))
             found = found.of(slice(0, n))
             norms = torch.stack([found.of(slice(i, i + 1)).gram(None)[0, 0] for i in range(n)])
         reach = Reach(tuple(found.size.tolist()), found.shape, watch.numel, watch.work / (n + 1))
@@ -319,7 +327,7 @@ def _with_reach(
         tangents = found.whole().flatten(1)
         right = truth.agrees(y, tangents[None], norms[:, None, None].to(truth.found.G.device))
         if not right:
-            return replace(choice, spread="windows of columns disagree with plain forward mode")
+            return replace(choice, spread=DISAGREE)
         if not _zero_elsewhere(f, x[:1], local, latent):
             return replace(choice, spread="outputs outside of its window depend on a latent")
     except Exception as error:
