@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
@@ -16,9 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import vaeprobe
 from vaeprobe.checkpoints import loading
 from vaeprobe.cli import worker
+from vaeprobe.contract import not_callable
+from vaeprobe.errors import ResourceError
 from vaeprobe.files import limits
 
 from hostile_files import saved, state
@@ -209,6 +214,55 @@ def test_who_limits_memory_is_said_where_it_runs_out() -> None:
         code.replace("bytearray(1 << 32)", "raise MemoryError"), arguments=["--device=cuda"]
     )
     assert accelerated.stdout.splitlines() == ["fewer --samples", "0"]
+
+
+def test_memory_is_limited_while_a_file_is_loaded_and_not_after() -> None:
+    """What a file may take comes on top of what the process has taken before it."""
+    code = (
+        "    def allowed():\n        return resource.getrlimit(resource.RLIMIT_DATA)[0]\n"
+        "    import mmap\n    first = allowed()\n    with limits.loading(1 << 20):\n        one = allowed()\n"
+        ""
+        "    lifted, held = allowed(), mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE)\n    print(limits.more_than_there_is())\n"
+        "    try:\n        with limits.loading(1 << 20):\n            two = allowed()\n            bytearray(1 << 32)\n"
+        "    except MemoryError:\n        print(limits.more_than_there_is())\n"
+        "    assert first == limits.MEMORY < one < first + (1 << 29) + (16 << 20), (first, one)\n"
+        "    assert lifted == resource.getrlimit(resource.RLIMIT_DATA)[1] == 9 << 30, lifted\n"
+        "    assert abs(two - one - (1 << 30)) < 1 << 27, (one, two)\n    return 44"
+    )
+    before, met, ended = in_worker(code, before="limits._physical = lambda: 9 << 30").stdout.splitlines()
+    assert before == "more memory than there is"
+    assert re.fullmatch(r"more memory than the 3.\d GB that a stranger's file may take while it is read", met)
+    assert ended == "44"
+
+
+@pytest.mark.parametrize(
+    ("confined", "numbers", "taken"), [(True, 64, True), (True, 65, False), (False, 65, True)]
+)
+def test_an_output_of_a_strangers_network_has_a_size(
+    confined: bool, numbers: int, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_limits_memory", confined)
+    monkeypatch.setattr(limits, "OUTPUT", 4 * 64)
+    with contextlib.nullcontext() if taken else pytest.raises(ResourceError, match="a limit of ours"):
+        vaeprobe.from_module(torch.nn.Linear(2, numbers), latent_dim=2)
+
+
+def test_a_decoder_that_meets_the_limit_is_told_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = []
+    for limit in (None, 2_000_000_000):
+        monkeypatch.setattr(limits, "_memory", limit)
+        with pytest.raises(ResourceError) as caught:
+            not_callable(None, torch.zeros(2, 3), MemoryError())
+        said.append((caught.value.message, caught.value.hint))
+    else_ = "free some memory, or probe a smaller decoder (--submodule)"
+    assert said == [
+        ("the decoder takes, for latents of shape (2, 3), more memory than there is", else_),
+        (
+            "the decoder takes, for latents of shape (2, 3), more memory than the 2.0 GB that a stranger's file may"
+            " take while it is read",
+            f"what reads a stranger's file may take 2.0 GB, a limit of ours: --no-sandbox lifts it, or {else_}",
+        ),
+    ]
 
 
 def test_a_worker_ends_with_its_guardian(tmp_path: Path) -> None:

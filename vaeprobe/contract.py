@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vaeprobe.autograd import Watching
 from vaeprobe.errors import ContractError, ResourceError, VaeprobeError, out_of_memory
+from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.frozen import whole_of
 
 __all__ = [
@@ -144,8 +145,8 @@ def not_callable(function: object, z: Tensor, error: BaseException) -> ContractE
     """Return the error for a function that fails on latents, and why it likely does."""
     if out_of_memory(error):
         raise ResourceError(
-            f"the decoder takes more memory than there is for latents of shape {tuple(z.shape)}",
-            hint="free some memory, or probe a smaller decoder (--submodule)",
+            f"the decoder takes, for latents of shape {tuple(z.shape)}, {more_than_there_is()}",
+            hint=with_more_memory("free some memory, or probe a smaller decoder (--submodule)"),
         ) from None
     message = f"the decoder cannot be called on latents of shape {tuple(z.shape)}: {first_line(error)}"
     needed = _needed(function)

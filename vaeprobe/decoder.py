@@ -17,6 +17,7 @@ from vaeprobe.autograd import differentiable_kernels, full_precision, keep_large
 from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
+from vaeprobe.files import limits
 from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
 from vaeprobe.frozen import frozen, tensors_of, whole_of
 from vaeprobe.intervals import stream
@@ -425,6 +426,7 @@ class Decoder:
                     f"the decoder's output is {contract.word(y.dtype)}, which has no derivative",
                     hint="probe the real numbers before it (--submodule, or a wrapper with --arch)",
                 )
+            limits.check_output(y[0].nbytes)
             contract.check_finite(y)
             last = z[-1:].to(device=self.device, dtype=self.dtype)
             start = time.monotonic()

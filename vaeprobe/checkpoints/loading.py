@@ -137,7 +137,7 @@ def _naming(source: Source, *, whole: bool = True) -> Iterator[None]:
             raise
         if out_of_memory(error):
             raise ResourceError(
-                f"{source.name} takes more memory than there is",
+                f"{source.name} takes {limits.more_than_there_is()}",
                 hint=limits.with_more_memory("free some memory"),
                 about=source.name,
             ) from error

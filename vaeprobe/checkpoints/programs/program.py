@@ -17,7 +17,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, at_conditions, layers_unused, unchosen
 from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UsageError, out_of_memory
-from vaeprobe.files.limits import with_more_memory
+from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import FIXED_BATCH
 from vaeprobe.likelihoods import activations
@@ -314,7 +314,7 @@ def rehearse(program: Program, d: int, what: str) -> Tensor:
             raise
         if out_of_memory(error):
             raise ResourceError(
-                f"{what} takes more memory than there is for two latents",
+                f"{what} takes, for two latents, {more_than_there_is()}",
                 hint=with_more_memory("free some memory"),
             ) from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
 from vaeprobe.checkpoints.programs.torchscript.script import Cut, Script
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
-from vaeprobe.files.limits import with_more_memory
+from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import LATENTS_INFERRED
@@ -235,7 +235,7 @@ def _row(
         except (*RUN_ERRORS, MemoryError) as error:
             if out_of_memory(error):
                 raise ResourceError(
-                    "the program takes more memory than there is for two latents",
+                    f"the program takes, for two latents, {more_than_there_is()}",
                     hint=with_more_memory("free some memory"),
                 ) from None
             reason = reason or (str(error).strip().splitlines() or [type(error).__name__])[0]
