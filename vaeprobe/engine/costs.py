@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import BUDGET
-from vaeprobe.engine.methods import choose
+from vaeprobe.engine.methods import Reach, choose, windowed
+from vaeprobe.intervals import stream
 from vaeprobe.progress import foretell, foretold
 
 __all__ = ["foretell_directions", "gram_directions", "pace"]
@@ -20,6 +23,10 @@ LONG = 0.2
 """Seconds that a decoding may take that is there to be timed, but for the first."""
 DIRECTION = 1.3
 """A direction's time in decodings (measured: 1.0 to 1.5)."""
+COLUMNS = 8
+"""Windows that are timed at once."""
+
+_windows: WeakKeyDictionary[Decoder, float] = WeakKeyDictionary()
 
 
 def pace(decoder: Decoder, at_once: int) -> float:
@@ -39,8 +46,31 @@ def pace(decoder: Decoder, at_once: int) -> float:
 
 def gram_directions(decoder: Decoder, columns: int) -> float:
     """Return how many directions take as long as the Gram matrix of so many columns at a latent, its primal counted as one."""
+    reach = choose(decoder).reach
+    return 1 + columns * (1 if reach is None else _window(decoder, reach))
+
+
+def _window(decoder: Decoder, reach: Reach) -> float:
+    """Return how many directions take as long as a column that is a window.
+
+    Fewer than its work is: it stays in a core's cache, where whole maps do not.  So it is timed where anybody wants to know.
+    """
     choice = choose(decoder)
-    return 1 + columns * (1 if choice.reach is None else choice.reach.work / choice.work)
+    if not (foretold() or budget().bounded):
+        return reach.work / choice.work
+    if decoder not in _windows:
+        x = decoder._probe_rows(1).to(device=decoder.device, dtype=decoder.dtype)
+        _, local = windowed(decoder.flat, x)
+        many = max(1, min(COLUMNS, BUDGET // (2 * reach.widest * x.itemsize)))
+        free = decoder.continuous
+        latent = np.array(free)[stream(0, "pace of windows").integers(len(free), size=many)]
+        found = []
+        for _ in range(2):  # the first time is dearer
+            start = time.monotonic()
+            local.columns(np.zeros(many, dtype=np.int64), latent).gram(None)
+            found.append((time.monotonic() - start) / many)
+        _windows[decoder] = min(found) / pace(decoder, max(ROWS))
+    return _windows[decoder]
 
 
 def foretell_directions(

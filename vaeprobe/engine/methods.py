@@ -232,10 +232,10 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     known = _choices.setdefault(decoder, {})
     if natural not in known:
         looked_at = Batches(FIRST if decoder.large else ROWS)
-        looks = (1, FEW_POINTS) if decoder.vast else (FEW_POINTS,) if decoder.large else (TEST_POINTS,)
+        some = slice(FEW_POINTS if decoder.large else TEST_POINTS)
         with full_precision():
-            for points in looks:
-                found = _compared(decoder, natural, points)
+            for rows in (slice(1), slice(1, 2), some) if decoder.vast else (some,):
+                found = _compared(decoder, natural, rows)
                 if found.method is carried and found.spread != DISAGREE:
                     break  # else a kink may be at the only latent
         known[natural] = replace(found, batches=looked_at)
@@ -252,12 +252,12 @@ def function_of(decoder: Decoder, natural: bool) -> Function:
     return decoder.natural_flat if natural else decoder.flat
 
 
-def _compared(decoder: Decoder, natural: bool, points: int) -> Choice:
+def _compared(decoder: Decoder, natural: bool, rows: slice) -> Choice:
     f = function_of(decoder, natural)
     if decoder.vast:
         f = counted(f, "ways to differentiate compared", 6)
-    x = decoder._probe_rows(points).to(device=decoder.device, dtype=decoder.dtype)
-    rng = stream(0, "methods")
+    x = decoder._probe_rows(rows.stop)[rows].to(device=decoder.device, dtype=decoder.dtype)
+    points, rng = len(x), stream(0, "methods")
     v = torch.zeros(2, *x.shape, dtype=x.dtype, device=x.device)
     free = decoder.continuous
     v[..., free] = torch.from_numpy(rng.standard_normal((2, points, len(free)))).to(v)
@@ -274,7 +274,9 @@ def _compared(decoder: Decoder, natural: bool, points: int) -> Choice:
         v[1].scatter_(1, torch.from_numpy(latent[:points]).to(x.device)[:, None], 1.0)
     reference, found = _first_working(plain, f, x, v, 1 if decoder.large else points)
     truth = _Truth(found, lambda moved: reference(f, moved, v[:1])[1].value()[0], x)
-    candidates: list[Method] = [carried, mapped] if decoder.differentiation == "forward" else [carried]
+    candidates: list[Method] = [carried]
+    if decoder.differentiation == "forward" and points > 1:  # a kink at one alone is no reason for the slower
+        candidates.append(mapped)
     if isinstance(decoder.function, nn.Module) and any(
         isinstance(module, torch.jit.ScriptModule) for module in decoder.function.modules()
     ):
