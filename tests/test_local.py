@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import vaeprobe
-from vaeprobe.autograd import Watching, differentiable_kernels
+from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.budget import within
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import costs, gram, jacobian, methods, pushforward, verbs, windows
@@ -458,34 +458,29 @@ def test_windows_that_are_small_on_the_way_alone_go_without_saying() -> None:
     assert not replace(choice, reach=replace(choice.reach, window=choice.reach.shape)).how
 
 
-class Clock(Watching):
-    """Tells the time by the numbers written since, where one row holds more than a few."""
-
-    def __init__(self, least: int) -> None:
-        super().__init__()
-        self.least, self.now = least, 0.0
-
-    def saw(self, func: Any, args: Any, out: object) -> None:
-        if isinstance(out, Tensor) and out.ndim > 1 and out[0].numel() > self.least:
-            self.now += out.numel()
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.mark.parametrize(("least", "between"), [(0, (5.0, 20.0)), (600, (0.0, 0.5))])
+@pytest.mark.parametrize("window", [0.01, 3.0])
 def test_what_a_window_takes_is_timed_where_anybody_asks(
-    least: int, between: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+    window: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a clock that counts what is written: more than its work where all of it counts, less where whole maps alone do."""
-    decoder = Decoder(convolutional(12), 432)
-    by_work = gram_directions(decoder, 40) - 1
-    clock = Clock(least)
-    monkeypatch.setattr(costs, "time", clock)
-    with clock, within(1e9):
-        found = gram_directions(decoder, 40) - 1
-    assert by_work == pytest.approx(40 * choose(decoder).reach.work / choose(decoder).work)  # type: ignore[union-attr]
-    assert between[0] * by_work <= found <= between[1] * by_work
+    """Its work, where nobody does; the first time, which is dearer, is none."""
+    decoder, now, first = Decoder(convolutional(12), 432), [0.0], [5.0, 0.0]
+
+    class Timed:
+        def columns(self, point: object, latent: Any) -> Timed:
+            now[0] += len(latent) * window + first.pop(0)
+            return self
+
+        def gram(self, factor: None) -> None:
+            pass
+
+    monkeypatch.setattr(costs, "windowed", lambda f, x: (None, Timed()))
+    monkeypatch.setattr(costs, "pace", lambda decoder, at_once: 0.5)
+    monkeypatch.setattr(costs.time, "monotonic", lambda: now[0])
+    reach = choose(decoder).reach
+    assert reach is not None
+    assert gram_directions(decoder, 40) == pytest.approx(1 + 40 * reach.work / choose(decoder).work)
+    with within(1e9):
+        assert gram_directions(decoder, 40) == pytest.approx(1 + 40 * window / 0.5)
 
 
 def test_small_windows_afford_more_latents(monkeypatch: pytest.MonkeyPatch) -> None:
