@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vaeprobe.budget import within
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.probes.train_linear import TrainLinear
 
@@ -87,3 +88,19 @@ def test_one_column_needs_a_noise_variance() -> None:
         hint(replace(PROBE, latent_dim=2), rows()[:, :2])[1]
         == "choose --latent-dim below 2, or fix it with --sigma2"
     )
+
+
+@pytest.mark.parametrize("solver", ["exact", "dual"])
+def test_held_out_likelihood_is_left_out_where_time_is_over_and_another_criterion_chose(solver: Any) -> None:
+    auto = replace(PROBE, latent_dim="auto", solver=solver)
+    strong, weak = rows(n=200) * [9, 5, 1, 1, 1, 1], rows(n=200) * [1, 1, 1, 1, 1, 1e-3]
+    for X, chosen, shown in ((strong, "minka", False), (weak, "held-out", True)):
+        for late in (False, True):
+            with within(1e-9 if late else None):
+                found = auto.measure(X)
+            choice = found.fit.choice
+            assert choice is not None
+            assert choice.by == chosen
+            assert (choice.held_out is not None) == (shown or not late)
+            said = "no time was left for held-out likelihood" in " ".join(f.message for f in found.findings)
+            assert said == (late and not shown)

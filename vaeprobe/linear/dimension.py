@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from vaeprobe.budget import budget, pause, timely
 from vaeprobe.errors import InputError
 from vaeprobe.linear import spectrum as spectra
 from vaeprobe.linear.closed_form import LOG_2PI
@@ -78,11 +79,17 @@ def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processe
         )
     candidates = np.arange(1, top + 1)
     minka = minka_evidence(values, n, m)[:top] if spectrum.complete and n > m else None
-    held = _held_out(data, spectrum, top, seed, processes)
     inside = minka is not None and int(np.argmax(minka)) + 1 < top
+
+    def held_out() -> Array | None:
+        return _held_out(data, spectrum, top, seed, processes)
+
+    held = timely(held_out) if inside else held_out()  # beside Minka's evidence it is only shown
     by: Criterion
     if inside:
         by, reason = "minka", "Minka's evidence"
+        if budget().over and held is None:
+            reason = f"{reason}, beside which no time was left for held-out likelihood"
     elif held is not None:
         by = "held-out"
         why = "needs more rows than columns" if minka is None else "runs to the last candidate"
@@ -155,6 +162,7 @@ def _held_out(data: Data, spectrum: Spectrum, top: int, seed: int, processes: Pr
             return None
         scores = []
         for k, test in enumerate(parts):
+            pause()
             train = spectra.of_moments(total((*parts[:k], *parts[k + 1 :])))
             scores.append(_score(train, test, top))
         return np.asarray(np.mean(scores, axis=0))
@@ -166,6 +174,7 @@ def _held_out(data: Data, spectrum: Spectrum, top: int, seed: int, processes: Pr
         owner = stream(seed, "folds").permutation(len(rows)) % FOLDS
         scores = []
         for k in range(FOLDS):
+            pause()
             train = spectra.compute(in_memory(rows[owner != k]), top, solver="dual")
             test_rows = rows[owner == k]
             mean = test_rows.mean(axis=0)
