@@ -25,7 +25,7 @@ from vaeprobe.budget import NO_TIME, Budget, TimeIsOver, about, in_time, spared,
 from vaeprobe.cli import run
 from vaeprobe.cli.output import Forecast, progress_bar
 from vaeprobe.cli.running import timed
-from vaeprobe.comparison.numbers import see
+from vaeprobe.comparison.numbers import decodings, foretell_seeing, see
 from vaeprobe.comparison.run import _rows_in_time, compare
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
@@ -33,6 +33,7 @@ from vaeprobe.engine.costs import DIRECTION, pace
 from vaeprobe.engine.methods import choose
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.geometry import nearest
 from vaeprobe.geometry.smoothness import smoothness
 from vaeprobe.probes.factorise import Factorise, FactoriseResult
 from vaeprobe.probes.orthogonality import Orthogonality
@@ -317,7 +318,10 @@ def test_a_seam_ends_in_the_step_in_which_time_does(clock: Clock) -> None:
     for name in ("t", "z", "v", "s"):
         torch.testing.assert_close(getattr(short[0], name), getattr(whole, name)[:n], rtol=0, atol=0)
     assert short.share == pytest.approx(float(short[0].t[-1]))
-    assert trace(frame)[0].length == 0
+    # the first step is made however long it takes
+    least = trace(frame)[0]
+    assert least.stop == (None, "time")
+    assert least.t.tolist() == whole.t[:2].tolist()
 
 
 def test_a_tangle_of_crossings_is_located_while_there_is_time(clock: Clock) -> None:
@@ -387,12 +391,12 @@ def test_trace_keeps_what_was_traced_of_its_first_start(clock: Clock) -> None:
     assert "more --time would decide it" in cut.summary
     assert ["stop: time", stopped] in [row for s in cut.sections() for row in getattr(s, "rows", [])]
 
-    none = replace(probe, time=1.0).measure(counted.decoder)
-    assert none.verdict == "undefined"
-    assert none.straightness.value is None
-    assert none.summary.endswith("the time given was over before the first step.")
-    assert truth / 20 < seconds_of(said_of_time(none)) < 20 * truth
-    assert none.nonintegrability.reason == "the time given was over before it was measured"
+    least = replace(probe, time=1.0).measure(counted.decoder)
+    assert least.verdict == "undecided"
+    assert least.straightness.n == least.axis_overlap.n == 1
+    assert 0 < least.paths.share < cut.paths.share
+    assert truth / 20 < seconds_of(said_of_time(least)) < 20 * truth
+    assert least.nonintegrability.reason == "the time given was over before it was measured"
 
     enough = replace(probe, time=4 * truth).measure(counted.decoder)
     assert not [f for f in enough.findings if f.code == "time-limit"]
@@ -787,3 +791,61 @@ def test_what_is_foretold_is_what_is_done(monkeypatch: pytest.MonkeyPatch, part:
     assert done["rows"] / 1.5 < told[0] < 1.5 * done["rows"]
     vaeprobe.orthogonality(decoder, samples=8, part=part, rotations=9)
     assert done["asked"] == 1, "nobody listens"
+
+
+def test_looking_for_rounding_is_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it pushes and pulls, beside what else traces and traverses do."""
+    from vaeprobe.engine import costs, methods, rounding
+    from vaeprobe.probes.rounded import looking_of, rounding_at
+    from vaeprobe.probes.trace.probe import NODES
+    from vaeprobe.progress import listening
+
+    decoder = Decoder(nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 8)).double().eval(), 3)
+    done, told = [0.0], list[tuple[float, float, float]]()
+    push, pull = methods.Choice.push, rounding.gradient
+
+    def counted(self: Any, f: Any, x: Any, v: Any) -> Any:
+        done[0] += len(x) * (1 + len(v))
+        return push(self, f, x, v)
+
+    def pulled(y: Any, leaf: Any, *more: Any, **rest: Any) -> Any:
+        done[0] += 2 * len(leaf) / DIRECTION
+        return pull(y, leaf, *more, **rest)
+
+    monkeypatch.setattr(methods.Choice, "push", counted)
+    monkeypatch.setattr(rounding, "gradient", pulled)
+    monkeypatch.setattr(costs, "pace", lambda decoder, at_once: 1.0)
+    assert rounding_at(decoder, torch.zeros(4, 3), None) is None
+    looking = done[0]
+    assert looking < looking_of(decoder, 4) < 1.2 * looking
+    with listening(lambda *_: None, lambda what, *costs: told.append(costs)):
+        done[0] = 0
+        traverse(decoder, samples=2, most=1, frames=2)
+        (seconds, bytes, least) = told.pop()
+        assert done[0] / 1.2 < seconds < 1.2 * done[0]
+        assert least < seconds
+        assert bytes > rounding.bytes_of(decoder)
+        Trace(samples=4, components="0", length=0.1).measure(decoder)
+        ((seconds, bytes, least),) = told
+    assert seconds - 4 * NODES * (3 + 1) == pytest.approx(looking_of(decoder, 4))
+    # once to choose components and once more, and a step both ways
+    assert least == pytest.approx(4 * (3 + 1) + looking_of(decoder, 4))
+    assert bytes == rounding.bytes_of(decoder)
+    told.clear()
+    with listening(lambda *_: None, lambda what, *costs: told.append(costs)):
+        foretell_seeing(decoder, 16)
+        rows = decodings([decoder], 16, 0)
+        assert rows is not None
+        done[0] = 0
+        see(decoder, rows)
+    ((seconds, _, _),) = told
+    # an easy search, of a third of the usual steps
+    assert done[0] < seconds - nearest.DRAWN / DIRECTION < 4 * done[0]
+    told.clear()
+    coded = replace(decoder, encoder=lambda rows: (rows[:, :3].double(), torch.full((len(rows), 3), -5.0)))
+    with listening(lambda *_: None, lambda what, *costs: told.append(costs)):
+        foretell_seeing(coded, 16)
+        done[0] = 0
+        see(coded, rows)
+    ((seconds, _, _),) = told
+    assert done[0] <= seconds < 1.2 * done[0]

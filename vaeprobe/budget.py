@@ -104,6 +104,16 @@ def within(seconds: float | None) -> Iterator[Budget]:
 
 
 @contextmanager
+def unhurried() -> Iterator[None]:
+    """Let what happens inside take the time that it takes: without it there is no answer."""
+    token = _current.set(UNBOUNDED)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
 def spared(seconds: float) -> Iterator[Budget]:
     """Leave so many seconds of the time given to what comes after the block."""
     with within(max(0.0, budget().left - seconds) if budget().bounded else None) as left:

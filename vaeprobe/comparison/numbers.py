@@ -11,9 +11,11 @@ from torch import Tensor
 
 from vaeprobe.budget import pause
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.rounding import lost_columns
+from vaeprobe.engine.costs import foretell_directions
+from vaeprobe.engine.rounding import bytes_of, directions_of, lost_columns
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import UsageError
+from vaeprobe.geometry import nearest
 from vaeprobe.geometry.agreement import (
     INFORMATIVE,
     Agreement,
@@ -25,9 +27,9 @@ from vaeprobe.geometry.agreement import (
     udr,
 )
 from vaeprobe.geometry.gram import active_latents, alike_words, ima_contrast, singular_tolerance
-from vaeprobe.geometry.nearest import nearest_codes
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import by_name
+from vaeprobe.progress import foretold
 
 # latents up to which the outputs of models are searched for their codes without being asked to
 SEARCHED = 64
@@ -125,6 +127,21 @@ def name_of(decoder: Decoder) -> str:
     return decoder.artifact.path if decoder.artifact and decoder.artifact.path else "a decoder"
 
 
+def foretell_seeing(decoder: Decoder, rows: int) -> None:
+    """Say how long it will take to `see` a model at so many rows, to whoever listens."""
+    if not foretold() or why_not(decoder):
+        return
+    k = decoder.latent_dim
+    search = 0.0 if decoder.encoder is not None else nearest.directions_of(rows, k)
+    foretell_directions(
+        decoder,
+        search + rows * (1 + k) + directions_of(decoder),
+        8 * rows * decoder.data_dim * k + bytes_of(decoder),
+        f"codes and columns of `{name_of(decoder)}` at {rows} rows",
+        at_once=rows,
+    )
+
+
 def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
     """Return a model at data rows, shape (n, ...): its codes are the encoder's means, else the nearest decodings.
 
@@ -149,7 +166,7 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
                 f"the data rows have shape {tuple(rows.shape[1:])}, and `{name_of(decoder)}` gives "
                 f"{tuple(decoder.output_shape)}: without an encoder, codes are those of the nearest outputs",
             )
-        mean, _ = nearest_codes(plain, rows.flatten(1), seed=seed)
+        mean, _ = nearest.nearest_codes(plain, rows.flatten(1), seed=seed)
         J = jacobian(plain, mean.to(decoder.dtype)).detach().cpu().double()
         told = (mean.var(0) > INFORMATIVE) & active_latents(J.mT @ J, ACTIVE)
     informative = tuple(told.nonzero().flatten().tolist())

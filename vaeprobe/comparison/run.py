@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vaeprobe.budget import NO_TIME, Fit, TimeIsOver, budget, optional, share_of, within
 from vaeprobe.comparison.metrics import SPECS
-from vaeprobe.comparison.numbers import Pair, Seen, decodings, mean, pair, see, why_apart
+from vaeprobe.comparison.numbers import Pair, Seen, decodings, foretell_seeing, mean, pair, see, why_apart
 from vaeprobe.comparison.ranking import rankings
 from vaeprobe.comparison.result import UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
@@ -142,6 +142,8 @@ def _comparison(
     if at is not None:
         try:
             with optional():
+                for decoder in decoders:
+                    foretell_seeing(decoder, len(at))
                 seen = [see(decoder, at, seed=seed) for decoder in track(decoders, "codes")]
         except TimeIsOver:
             at, why, limits = None, NO_TIME, []

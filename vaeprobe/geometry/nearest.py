@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vaeprobe.budget import pause
 from vaeprobe.engine import pushforward
+from vaeprobe.engine.costs import DIRECTION
 from vaeprobe.latents import Prior
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 # latents of the prior that a search may start from, the nearest of them that it does start from, and its steps
 DRAWN, STARTS, STEPS = 2048, 3, 40
+USUAL = 15  # steps that a search takes (measured on four decoders: 8 to 21)
 HELD = 1 << 23  # numbers of J and of distances that are held at a time
 
 
@@ -50,6 +52,11 @@ def nearest_codes(decoder: Decoder, x: Tensor, *, seed: int = 0) -> tuple[Tensor
     best = torch.stack(far).argmin(0)
     rows = torch.arange(len(x))
     return torch.stack(ends)[best, rows], torch.stack(far)[best, rows]
+
+
+def directions_of(rows: int, latents: int) -> float:
+    """Return how many directions at a latent take as long as a search for so many rows."""
+    return DRAWN / DIRECTION + STARTS * USUAL * rows * (1 + latents)
 
 
 def _descend(decoder: Decoder, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vaeprobe.engine.rounding import Lost
     from vaeprobe.likelihoods import Likelihood
 
-__all__ = ["rounded", "rounding_at", "without"]
+__all__ = ["looking_of", "rounded", "rounding_at", "without"]
 
 
 def rounded(lost: Lost) -> Finding:
@@ -35,6 +35,14 @@ def rounding_at(decoder: Decoder, z: Tensor, likelihood: Likelihood | None) -> L
     if not G.isfinite().all():
         return None
     return lost_columns(decoder, z, active_latents(G).nonzero().flatten().tolist(), natural=natural)
+
+
+def looking_of(decoder: Decoder, latents: int) -> float:
+    """Return how many directions at a latent take as long as `rounding_at` at so many, where no column is found to be lost."""
+    from vaeprobe.engine.costs import gram_directions
+    from vaeprobe.engine.rounding import LATENTS, directions_of
+
+    return min(latents, LATENTS) * gram_directions(decoder, len(decoder.continuous)) + directions_of(decoder)
 
 
 def without(metrics: Mapping[str, Metric], why: str | None, ids: Collection[str]) -> dict[str, Metric]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vaeprobe.budget import TimeIsOver, optional
+from vaeprobe.budget import TimeIsOver, optional, unhurried
 from vaeprobe.progress import tell
 from vaeprobe.seams.fields import DirectionField, Directions
 from vaeprobe.seams.nodes import hermite
@@ -101,7 +101,8 @@ class Integration:
             if not len(active):
                 break
             try:
-                with optional():
+                # seams without a step tell nothing: the first one is made however long it takes
+                with optional() if self.t.any() else unhurried():
                     self._advance(active)
             except TimeIsOver:  # within a step, which is lost: the nodes before it stand
                 self._stop(torch.ones(P, dtype=torch.bool), "time")

@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from vaeprobe.budget import Fit, budget, share_of, within
+from vaeprobe.budget import Fit, budget, share_of, spared, within
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.costs import foretell_directions
-from vaeprobe.engine.rounding import lost_columns
+from vaeprobe.engine.rounding import bytes_of, lost_columns
+from vaeprobe.engine.rounding import directions_of as looking_at
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.geometry.gram import ACTIVE_THRESHOLD
@@ -152,21 +153,24 @@ def _traversal(
 
     limits: list[Finding] = []
     ways = axes(decoder)
+    # the columns of channels are sums over places, which are not asked
+    looking, held = (0.0, 0) if decoder.is_map else (looking_at(decoder), bytes_of(decoder))
     one = foretell_directions(
         decoder,
-        samples * (1 + len(ways)) + most * (1 + frames),
-        8 * most * frames * decoder.data_dim,
+        samples * (1 + len(ways)) + most * (1 + frames) + looking,
+        8 * most * frames * decoder.data_dim + held,
         f"columns of {len(ways)} directions at {samples} latents",
         at_once=samples,
-        least=1 + len(ways) + 1 + frames,
+        least=1 + len(ways) + 1 + frames + looking,
     )
-    with share_of(1 / 3 if rotate else 1):
-        shown, squares, fit = strips(ways)
     turned: tuple[Strip, ...] = ()
-    if rotate:
-        with share_of(1 / 2):
-            R = _rotation(decoder, samples, seed)
-        turned, _, _ = strips(rotated(decoder, R))
+    with spared(0.0 if one is None else looking * one):  # for which columns are rounding
+        with share_of(1 / 3 if rotate else 1):
+            shown, squares, fit = strips(ways)
+        if rotate:
+            with share_of(1 / 2):
+                R = _rotation(decoder, samples, seed)
+            turned, _, _ = strips(rotated(decoder, R))
     if not fit.whole:
         limits.insert(0, Finding(TIME_LIMIT, fit.words("latents")))
     total = max(float(squares.sum()), 1e-300)
@@ -179,7 +183,7 @@ def _traversal(
         Metric(SPECS["traverse.share"], (squares / total).tolist(), n=fit.done, method=method),
     ]
     lost = None
-    if not decoder.is_map:  # the columns of channels are sums over places, which are not asked
+    if not decoder.is_map:
         longest = squares.topk(len(shown)).indices
         moving = longest[squares[longest] > ACTIVE_THRESHOLD**2 * squares.max()]
         lost = lost_columns(decoder, z, moving.sort().values.tolist())

@@ -140,7 +140,6 @@ def _no_seams(paths: Paths) -> str:
         "collapse": "the decoder is collapsed at every start: its output changes in no traced direction",
         "outside": f"every start lies outside the radius {paths.radius:.3g}",
         "not finite": "the decoder's Jacobian is not finite at any start",
-        "time": "the time given was over before the first step",
     }
     most = paths.stops.most_common(1)[0][0] if paths.stops else "collapse"
     return reasons.get(most, f"no seam has any length: {most}")

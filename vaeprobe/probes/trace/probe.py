@@ -316,8 +316,9 @@ class Trace(Probe):
 
     def _measure(self, decoder: Decoder) -> TraceResult:
         from vaeprobe.engine.costs import foretell_directions
+        from vaeprobe.engine.rounding import bytes_of
         from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, of_part, part_of
-        from vaeprobe.probes.rounded import rounded, rounding_at
+        from vaeprobe.probes.rounded import looking_of, rounded, rounding_at
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
         from vaeprobe.seams.tracing import LARGE
@@ -351,18 +352,20 @@ class Trace(Probe):
         image = self._image(decoder)
         decoder = decoder.under(self.likelihood)
         z0 = self._starts(decoder, starts)
+        few = part is not None and self.part == "auto"
+        looked_at, looking = (looking_of(decoder, len(z0)), bytes_of(decoder)) if k <= LARGE else (0.0, 0)
         one = foretell_directions(
             decoder,
-            len(z0) * NODES * (k + 1),
-            0,
+            len(z0) * NODES * (k + 1) + looked_at,
+            looking,
             f"{len(z0)} start{'s' * (len(z0) > 1)} among {k} latents, {NODES} steps each",
             at_once=2 * k * len(z0),
-            # a start, once to choose components and once more, and a step of two of them both ways
-            least=6 * (k + 1),
+            # a start, once to choose components and once more, and a step of each of them both ways
+            least=(2 + 2 * self._most(k, few)) * (k + 1) + looked_at,
         )
         likelihood = self.metric_likelihood(decoder)
         lost = rounding_at(decoder, z0, likelihood) if k <= LARGE else None
-        chosen, skipped = self._components(decoder, z0, part is not None and self.part == "auto")
+        chosen, skipped = self._components(decoder, z0, few)
         paths, limits = self._paths(decoder, z0[:1] if lost else z0, chosen, likelihood, one)
         if lost is not None:  # directions of rounding lead nowhere
             paths = replace(paths, seams=())
@@ -455,9 +458,7 @@ class Trace(Probe):
 
         with share_of(SHARE):
             fit = in_time(len(z0), trace, first=1, share=PLANNED)
-        # where no step was made, the pace is that of the frames which were taken
-        traced = sum(went) or min(1.0, 2 * parts[0].evaluations / (NODES * len(components)))
-        fit = Fit(sum(len(part.starts) for part in parts), len(z0), fit.seconds * fit.done / traced)
+        fit = Fit(sum(len(part.starts) for part in parts), len(z0), fit.seconds * fit.done / sum(went))
         limits = () if fit.whole else (Finding(TIME_LIMIT, fit.words("starts")),)
         if parts[0].stops["time"]:
             limits = (Finding(TIME_LIMIT, _cut_short(parts[0], fit)),)
@@ -556,6 +557,14 @@ class Trace(Probe):
         self._check_row(len(data))
         return Posterior(data[self.row : self.row + 1], means=True).draw(decoder, 1, seed=self.seed)
 
+    def _most(self, k: int, few: bool) -> int:
+        """Return how many of k components are traced at most (see `_components`)."""
+        from vaeprobe.seams.tracing import LARGE
+
+        if self.components is not None:
+            return len(parse_components(self.components))
+        return min(k, LEADING // 2 if few or k > LARGE else LEADING if k > MANY else COMPONENTS)
+
     def _components(self, decoder: Decoder, z0: Tensor, few: bool) -> tuple[list[int], int]:
         """Return the components to trace, and how many others were left out.
 
@@ -570,13 +579,13 @@ class Trace(Probe):
         from vaeprobe.seams.tracing import LARGE
 
         if k > LARGE:
-            return list(range(LEADING // 2)), k - LEADING // 2
+            return list(range(self._most(k, few))), k - self._most(k, few)
         if budget().bounded:
             z0 = z0[:1]
         frame = DenseField(decoder, self.metric_likelihood(decoder), self.chunk).frame(z0)
         rms = frame.s[frame.finite].square().mean(0).sqrt() if frame.finite.any() else frame.s.new_ones(k)
         matter = int((rms > ACTIVE_THRESHOLD * rms[0]).sum())
-        count = min(max(matter, 1), LEADING // 2 if few else LEADING if k > MANY else COMPONENTS)
+        count = min(max(matter, 1), self._most(k, few))
         return list(range(count)), k - count
 
     def _centre(self, decoder: Decoder, first: Sequence[Seam]) -> Tensor:
