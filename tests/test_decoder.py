@@ -452,6 +452,21 @@ def test_one_output_without_an_axis_of_its_own() -> None:
     torch.testing.assert_close(gram(decoder, z), torch.full((2, 3, 3), 4.0, dtype=torch.float64))
 
 
+def test_outputs_rounded_finely_in_single_precision_are_told_what_helps() -> None:
+    def rounded(z: Tensor) -> Tensor:
+        return z + (4000 * z).round() / 4000
+
+    with pytest.raises(ContractError, match="in both modes alike") as caught:
+        Decoder(lambda z: rounded(z.float()), 3)
+    assert "one that takes float64, or an nn.Module" in str(caught.value.hint)
+    # as the hint says
+    for f in (rounded, Between(rounded)):
+        assert Decoder(f, 3).differentiation == "forward"
+    with pytest.raises(ContractError) as caught:
+        Decoder(Between(straight_through), 3)
+    assert "1/3000" not in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(("latents", "training"), [(2, False), (6, True)])
 def test_a_whole_vae_is_told_how_to_give_its_decoder(latents: int, training: bool) -> None:
     class VAE(nn.Module):
