@@ -193,7 +193,7 @@ def test_missing_values_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(missing, "BLOCK_NUMBERS", 64 * 25)
     whole = missing.fit(X, 4)
     reads = []
-    monkeypatch.setattr(missing, "CACHE_BYTES", 0)
+    monkeypatch.setattr(missing, "RAW_BYTES", 0)
     data = open_data(tmp_path / "x.npy", nonfinite="keep")
     blocks = type(data).blocks
     monkeypatch.setattr(type(data), "blocks", lambda *a, **k: reads.append(a[1]) or blocks(*a, **k))
