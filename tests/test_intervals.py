@@ -11,13 +11,17 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from vaeprobe.intervals import (
+    binomial_interval,
     mean_interval,
     median_interval,
+    p_value_interval,
     student_interval,
     student_quantile,
     studentised_interval,
     trimmed,
 )
+from vaeprobe.probes.orthogonality.metrics import SPECS
+from vaeprobe.report import Check, Metric
 
 Array = NDArray[np.float64]
 
@@ -176,3 +180,24 @@ def test_what_lies_beyond_is_of_no_effect() -> None:
     far = np.where(x > 96, 1e9, x)
     assert trimmed(far, 0.05) == pytest.approx(trimmed(x, 0.05))
     assert trimmed(far, 0.02).mean() > 1e6
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 64), (3, 64), (64, 64), (1, 1), (17, 40), (500, 999)])
+def test_binomial_intervals_are_scipys(hits: int, n: int) -> None:
+    exact = scipy.stats.binomtest(hits, n).proportion_ci(method="exact")
+    assert binomial_interval(hits, n) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+def test_p_values_by_monte_carlo_have_intervals_that_limits_below_the_least_do_not_leave_failed() -> None:
+    spec = SPECS["orthogonality.alignment_p"]
+    least = Metric(spec, 1 / 1000, ci=p_value_interval(1 / 1000, 999), level=0.95, n=999)
+    exact = scipy.stats.binomtest(0, 999).proportion_ci(method="exact")
+    assert least.ci == pytest.approx((exact.low, exact.high), abs=1e-9)
+    statuses = [Check(metric=least, side="max", limit=limit).status for limit in (0.0005, 0.003, 0.004)]
+    assert statuses == ["inconclusive", "inconclusive", "pass"]
+    far = Metric(spec, 0.05, ci=p_value_interval(0.05, 999), level=0.95, n=999)
+    assert [Check(metric=far, side="max", limit=limit).status for limit in (0.03, 0.05, 0.07)] == [
+        "fail",
+        "inconclusive",
+        "pass",
+    ]

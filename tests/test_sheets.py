@@ -6,12 +6,10 @@ import math
 
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.geometry.sheets import COUNTS, Sheets, find_sheets
-from vaeprobe.intervals import binomial_interval
 from vaeprobe.latents import Prior
 
 import maps
@@ -182,9 +180,3 @@ def test_codes_and_inactive_latents_keep_their_values() -> None:
     assert int(find_sheets(decoder, z, [0, 1]).count.sum()) == 0
     folded = Decoder(fold, 2, dtype=torch.float64)
     assert int(find_sheets(folded, z[:, :2], [1]).count.sum()) == 0
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 64), (3, 64), (64, 64), (1, 1), (17, 40)])
-def test_binomial_intervals_are_scipys(hits: int, n: int) -> None:
-    exact = stats.binomtest(hits, n).proportion_ci(method="exact")
-    assert binomial_interval(hits, n) == pytest.approx((exact.low, exact.high), abs=1e-9)

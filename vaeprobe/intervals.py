@@ -148,7 +148,7 @@ def median_interval(values: Array, *, level: float = LEVEL) -> tuple[float, floa
     """
     x = np.sort(np.asarray(values, dtype=np.float64))
     n = len(x)
-    counts = np.cumsum([math.exp(_log_binomial(n, k) - n * math.log(2)) for k in range(n // 2 + 1)])
+    counts = np.exp(_log_binomials(n) - n * math.log(2))[: n // 2 + 1].cumsum()
     # the interval from the d-th smallest to the d-th largest covers 1 - 2 P(at most d - 1 below)
     covers = 1 - 2 * counts
     d = int((covers >= level).sum())
@@ -170,25 +170,33 @@ def binomial_interval(hits: int, n: int, *, level: float = LEVEL) -> tuple[float
 
     Source: Clopper and Pearson (1934), "The use of confidence or fiducial limits".
     """
-    tail = (1 - level) / 2
+    tail, k = (1 - level) / 2, np.arange(n + 1)
+    ways = _log_binomials(n)
 
-    def at_least(k: int, p: float) -> float:
-        """Return the probability of k hits or more."""
-        logs = [_log_binomial(n, j) + j * math.log(p) + (n - j) * math.log1p(-p) for j in range(k, n + 1)]
-        return math.fsum(map(math.exp, logs))
+    def at_least(hits: int, p: float) -> float:
+        """Return the probability of so many hits or more."""
+        logs = ways + k * math.log(p) + (n - k) * math.log1p(-p)
+        return float(np.exp(logs[hits:]).sum())
 
-    def solve(k: int, target: float) -> float:
+    def solve(hits: int, target: float) -> float:
         low, high = 0.0, 1.0
-        for _ in range(60):
+        for _ in range(52):
             middle = (low + high) / 2
-            low, high = (middle, high) if at_least(k, middle) < target else (low, middle)
+            low, high = (middle, high) if at_least(hits, middle) < target else (low, middle)
         return high
 
     return (solve(hits, tail) if hits else 0.0, solve(hits + 1, 1 - tail) if hits < n else 1.0)
 
 
-def _log_binomial(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+def p_value_interval(p: float, draws: int, *, level: float = LEVEL) -> tuple[float, float]:
+    """Return the exact interval of a p-value of which (1 + hits) / (1 + draws) is the Monte Carlo estimate."""
+    return binomial_interval(round(p * (1 + draws)) - 1, draws, level=level)
+
+
+def _log_binomials(n: int) -> Array:
+    """Return log of n over k for k from 0 to n."""
+    k = np.arange(1, n + 1)
+    return np.concatenate([[0.0], np.log((n + 1 - k) / k).cumsum()])
 
 
 def resampled_means(values: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:

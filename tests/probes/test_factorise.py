@@ -135,6 +135,10 @@ def test_undefined_says_why(map: maps.ExactMap, reason: str) -> None:
 
 def test_too_few_latents_are_said() -> None:
     assert "3 latents are too few" in measure(maps.b1(2), samples=3, max_samples=3).summary
+    for few, defined in ((6, False), (8, True)):  # pairs are tested at 8
+        seen = measure(maps.c1(), samples=few, max_samples=few)["factorise.seam_dependence_p"]
+        assert seen.defined == defined
+        assert defined or "8 latents or more, and 6 were measured" in (seen.reason or "")
 
 
 # -- numbers ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vaeprobe.decoder import Decoder
+    from vaeprobe.geometry.agreement import Agreement
 
 # rows that codes are kept of, rows of a file that are looked at, random rotations
 ROWS, MOST_ROWS, ROTATIONS = 256, 20_000, 199
@@ -96,7 +97,7 @@ def measure(
     found, score = code_agreement(a, b, count=ROTATIONS), udr(correlations(ranks(a), ranks(b)))
     out = [
         Metric(SPECS["compare.mcc"], min(found.value, 1.0), ci=found.interval(level), level=level, n=n, method=how),
-        Metric(SPECS["compare.mcc_p"], found.p_value, n=n, method=how),
+        _p_value("compare.mcc_p", found, level, n, how),
         Metric(SPECS["compare.udr"], score, n=n, method=how),
     ]  # fmt: skip
     if by_columns:
@@ -112,6 +113,13 @@ def measure(
         ci = found.interval(level)
         out += [
             Metric(SPECS["compare.columns"], min(found.value, 1.0), ci=ci, level=level, n=len(J), method=how),
-            Metric(SPECS["compare.columns_p"], found.p_value, n=len(J), method=how),
+            _p_value("compare.columns_p", found, level, len(J), how),
         ]
     return {metric.id: metric for metric in out}
+
+
+def _p_value(id: str, found: Agreement, level: float, n: int, how: str) -> Metric:
+    from vaeprobe.intervals import p_value_interval
+
+    ci = p_value_interval(found.p_value, len(found.null), level=level)
+    return Metric(SPECS[id], found.p_value, ci=ci, level=level, n=n, method=how)

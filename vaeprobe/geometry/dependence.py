@@ -28,6 +28,7 @@ class PairTest:
         pair: where it is.
         p: permutation p-value of `largest`, corrected for the number of pairs.
         p_pairs: corrected p-value of each pair, shape (k, k); 1 on the diagonal.
+        permutations: how many `p` counts.
     """
 
     matrix: Tensor
@@ -35,6 +36,7 @@ class PairTest:
     pair: tuple[int, int]
     p: float
     p_pairs: Tensor
+    permutations: int
 
 
 def correlation_test(X: Tensor, *, permutations: int = 499, seed: int = 0) -> PairTest:
@@ -112,4 +114,5 @@ def _pair_test(matrix: Tensor, null: Iterator[Tensor], permutations: int) -> Pai
         pair=pair,
         p=float(p[pair]),
         p_pairs=p,
+        permutations=permutations,
     )

@@ -11,9 +11,11 @@ from vaeprobe.geometry.dependence import PairTest, correlation_test, distance_co
 from vaeprobe.geometry.modulation import column_lengths
 from vaeprobe.geometry.sample import Sample
 
-__all__ = ["Factors", "seam_factors"]
+__all__ = ["FEWEST_ROWS", "Factors", "seam_factors"]
 
 TEST_ROWS = 4096
+FEWEST_ROWS = 8
+"""Latents below which pairs are not tested."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ def seam_factors(sample: Sample, usable: Tensor, R: Tensor, permutations: int) -
     lengths = column_lengths(sample.G[usable], R)
     y = sample.z[usable][:, sample.decoder.continuous] @ R
     alive = (lengths > 0).all(1)
-    if int(alive.sum()) < 8:
+    if int(alive.sum()) < FEWEST_ROWS:
         return None
     factors = (-y.square() / 2 - torch.where(lengths > 0, lengths, 1.0).log())[alive][:TEST_ROWS]
     a = R.shape[1]

@@ -91,6 +91,9 @@ def metrics(decoder: Decoder, e: Evidence, part: str = "") -> dict[str, Metric]:
 
 def _metrics(decoder: Decoder, e: Evidence, part: str) -> dict[str, Metric]:
     """Return every metric, of the latents at which it has a value."""
+    from vaeprobe.geometry.factors import FEWEST_ROWS
+    from vaeprobe.intervals import LEVEL, p_value_interval
+
     unmeasured = e.undefined or "not measured"
     constant = e.constant
     n = e.usable
@@ -120,11 +123,16 @@ def _metrics(decoder: Decoder, e: Evidence, part: str) -> dict[str, Metric]:
 
     def tested(id: str, found: PairTest | None, rows: int | None) -> list[Metric]:
         """Return a statistic that is the largest over pairs of latents, and its p-value."""
-        reason = lacking("factors", "a column has length zero at most latents" if spread else unmeasured)
-        how = "permutations, largest over pairs"
+        few = f"pairs are tested at {FEWEST_ROWS} latents or more, and {e.drawn} were measured"
+        zeros = few if e.drawn < FEWEST_ROWS else "a column has length zero at most latents"
+        reason = lacking("factors", zeros if spread else unmeasured)
+        if found is None:
+            return [Metric.undefined(SPECS[each], reason) for each in (id, f"{id}_p")]
+        how = f"{found.permutations} permutations, largest over pairs; interval over permutations"
+        ci = p_value_interval(found.p, found.permutations)
         return [
-            plain(id, None if found is None else found.largest, reason, n=rows),
-            plain(f"{id}_p", None if found is None else found.p, reason, n=rows, method=how),
+            plain(id, found.largest, reason, n=rows),
+            plain(f"{id}_p", found.p, reason, ci=ci, level=LEVEL, n=rows, method=how),
         ]
 
     linearity = None

@@ -16,7 +16,7 @@ from vaeprobe.geometry.decisions import rule_of_three
 from vaeprobe.geometry.entropies import isometry_defect, pairwise_information, shared_information
 from vaeprobe.geometry.nulls import expected_abs_cosine, expected_contrast, expected_isometry_defect
 from vaeprobe.geometry.rotations import Alignment
-from vaeprobe.intervals import LEVEL, mean_interval, median_interval
+from vaeprobe.intervals import LEVEL, mean_interval, median_interval, p_value_interval
 from vaeprobe.probes.orthogonality.metrics import SPECS, dim_beside
 from vaeprobe.probes.orthogonality.reading import Reading
 from vaeprobe.probes.parts import of_part
@@ -228,8 +228,10 @@ def _alignment_metrics(reading: Reading, found: Alignment | None, of: str = "") 
     p = Metric(
         SPECS["orthogonality.alignment_p"],
         found.p_value,
+        ci=p_value_interval(found.p_value, count),
+        level=LEVEL,
         n=count,
-        method=f"Monte Carlo, {how}",
+        method=f"Monte Carlo, {how}; interval over rotations",
     )
     return [value, p]
 

@@ -115,7 +115,7 @@ def diagonality(
     Args:
         by_beta: by what each row moves the alignment through a beta that is read off the same rows, times n.
     """
-    from vaeprobe.intervals import LEVEL
+    from vaeprobe.intervals import LEVEL, p_value_interval
 
     ids = ("posterior.hessian_diagonality", "posterior.hessian_p_value")
     if found is None or found.value is None or found.p_value is None:
@@ -123,5 +123,12 @@ def diagonality(
     how, ci = f"{rotations} Haar rotations of the active latents", found.interval(by_beta)
     return [
         Metric(SPECS[ids[0]], found.value, ci=ci, level=LEVEL if ci else None, n=n, method=how),
-        Metric(SPECS[ids[1]], found.p_value, n=n, method=how),
+        Metric(
+            SPECS[ids[1]],
+            found.p_value,
+            ci=p_value_interval(found.p_value, rotations),
+            level=LEVEL,
+            n=n,
+            method=how,
+        ),
     ]
