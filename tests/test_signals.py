@@ -90,11 +90,14 @@ class Run:
 
 
 def interrupted(
-    place: Path, name: str, after: float, sent: signal.Signals, *, twice: bool = False
+    place: Path, name: str, after: float, sent: signal.Signals, outputs: set[str], *, twice: bool = False
 ) -> float | None:
     """Interrupt a command after some seconds, hold it to all that is promised, and return how long it took to end.
 
     None where it was done before.
+
+    Args:
+        outputs: files that a whole run leaves; each is moved to its place when it is whole.
     """
     run = Run(place, name, *(("--json",) if "json" in place.name else ()))
     time.sleep(after)
@@ -113,18 +116,18 @@ def interrupted(
     assert out == ""
     assert "Traceback" not in err
     assert "vaeprobe: stopped" in err
-    kept = {"run.kept", "run.jsonl"}
-    assert run.left() <= kept, run.left()
+    left = run.left() - {"run.kept", "run.jsonl"}
+    assert left <= outputs, left
     return took
 
 
-def reference(place: Path, name: str) -> tuple[str, float]:
-    """Return the document of a whole run, and how long it took."""
+def reference(place: Path, name: str) -> tuple[str, float, set[str]]:
+    """Return the document of a whole run, how long it took, and the files that it left."""
     start = time.monotonic()
     run = Run(place, name, "--json")
     code, out, err = run.ended(timeout=600)
     assert code in (0, 1, 3), err
-    return out, time.monotonic() - start
+    return out, time.monotonic() - start, run.left()
 
 
 def without_times(document: str) -> list[str]:
@@ -133,17 +136,17 @@ def without_times(document: str) -> list[str]:
 
 def sweep(name: str, times: int, place: Path) -> Iterator[float]:
     """Interrupt a command at random times, go on in the same folder from what is kept, and compare with a whole run."""
-    whole, seconds = reference(place / "whole", name)
+    whole, seconds, outputs = reference(place / "whole", name)
     draw = random.Random(name)
     for turn in range(times):
         sent = (signal.SIGTERM, signal.SIGINT)[turn % 2]
         here = place / f"{turn}{'json' * (turn % 3 == 0)}"
-        took = interrupted(here, name, draw.uniform(0.3, seconds), sent, twice=turn % 4 == 3)
+        took = interrupted(here, name, draw.uniform(0.3, seconds), sent, outputs, twice=turn % 4 == 3)
         if took is None:
             continue
         yield took
         if turn % 5 == 0 and "--resume" in COMMANDS[name]:
-            again, _ = reference(here, name)
+            again, _, _ = reference(here, name)
             assert without_times(again) == without_times(whole)
 
 
