@@ -533,6 +533,14 @@ LOW_RANK = FindingSpec(
     "given axes cannot all be seams.",
     "--dtype float64 tells a direction that hardly moves the output from one that does not move it.",
 )
+LATENTS_ON_A_MAP = FindingSpec(
+    "latents-on-a-map",
+    "note",
+    "Latents lie on a map, and random rotations of all of them mix its sites. Columns of sites that are far apart hardly overlap "
+    "whatever basis the channels have, so that axes come nearer to orthogonal than such rotations for that alone. Whether the "
+    "channels' axes are special is asked by rotations of the channels alone, the same at every site.",
+    "--part channels measures the channels at a random site of each latent, against rotations of these alone.",
+)
 FEWER_LATENTS = FindingSpec(
     "fewer-latents",
     "note",

@@ -66,6 +66,31 @@ def per_site(R: Tensor, h: int = 2, w: int = 3) -> Decoder:
     return Decoder(f, c * h * w, dtype=torch.float64, latent_shape=(c, h, w))
 
 
+def bent_map(Q: Tensor) -> Decoder:
+    """Channels in the basis Q, bent and enlarged on a map of 4 x 4: neighbouring sites overlap, others do not."""
+    scale = torch.tensor([1.0, 1.5, 0.7, 1.2], dtype=torch.float64)[:, None, None]
+
+    def f(z: Tensor) -> Tensor:
+        h = torch.sinh(torch.einsum("ij,njhw->nihw", Q, z.view(-1, 4, 4, 4))) * scale
+        return nn.functional.interpolate(h, scale_factor=2, mode="bilinear")
+
+    return Decoder(f, 64, latent_shape=(4, 4, 4), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_alignment_on_a_map_is_told_from_that_of_its_channels(turned: bool) -> None:
+    of = bent_map(haar(4, 0) if turned else torch.eye(4, dtype=torch.float64))
+    whole, channels = measure(of), measure(of, part="channels")
+    assert whole.verdict == "aligned"
+    [found] = [f for f in whole.findings if f.code == "latents-on-a-map"]
+    assert found.level == ("warning" if turned else "note")
+    A, p = number(channels, "alignment"), number(channels, "alignment_p")
+    assert found.message.endswith(f"4 channels of one site have an alignment of {A:.2f}, p = {p:.2g}")
+    [part] = [f for f in measure(of, part="some").findings if f.code == found.code]
+    assert part.level == found.level
+    assert all(f.code != found.code for f in channels.findings)
+
+
 @pytest.mark.parametrize("likelihood", [None, Bernoulli()])
 def test_blocks_of_the_metric_are_those_of_the_whole(
     likelihood: Bernoulli | None, monkeypatch: pytest.MonkeyPatch

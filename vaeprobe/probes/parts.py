@@ -89,8 +89,7 @@ def block_of(
             f"the decoder has {k:,} latents, and probes take {MOST:,} at most",
             hint="is this number right? A blueprint's `latents`, or --latent-dim, says it",
         )
-    shape = decoder.latent_shape
-    space = shape is not None and len(shape) > 1 and k == decoder.latent_dim and k > shape[0] > 1
+    space = channels_and_sites(decoder)
     if part == "auto":
         part = (
             "channels"
@@ -107,12 +106,10 @@ def block_of(
                 " transpose of that; --part some measures a part nonetheless",
             )
     if part == "channels" and space:
-        assert shape is not None
-        channels, sites = shape[0], k // shape[0]
-        site = torch.from_numpy(stream(seed, "sites").integers(0, sites, size=samples))
-        columns = torch.arange(channels) * sites + site[:, None]
+        channels = space[0]
+        columns = random_sites(*space, samples, seed)
         names = tuple(f"c{i}" for i in range(channels))
-        size = " x ".join(str(n) for n in shape[1:])
+        size = " x ".join(str(n) for n in decoder.latent_shape[1:])
         return ColumnBlock(
             names, "channels", columns, f"the {channels} channels at one random site of {size}", k
         )
@@ -121,6 +118,20 @@ def block_of(
         names = tuple(decoder.latent_names[i] for i in some.tolist())
         return ColumnBlock(names, "latents", some.expand(samples, -1), f"{SOME} random latents", k)
     return None
+
+
+def channels_and_sites(decoder: Decoder) -> tuple[int, int] | None:
+    """Return how many channels latents have at how many sites, None where they lie on no map of several channels."""
+    shape, k = decoder.latent_shape, len(decoder.continuous)
+    if shape is None or len(shape) < 2 or k != decoder.latent_dim or not k > shape[0] > 1:
+        return None
+    return shape[0], k // shape[0]
+
+
+def random_sites(channels: int, sites: int, samples: int, seed: int) -> Tensor:
+    """Return the columns of all channels at one random site for each of so many latents, shape (samples, channels)."""
+    site = torch.from_numpy(stream(seed, "sites").integers(0, sites, size=samples))
+    return torch.arange(channels) * sites + site[:, None]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from vaeprobe.findings import (
     FEWER_LATENTS,
     ILL_CONDITIONED,
     INACTIVE_LATENTS,
+    LATENTS_ON_A_MAP,
     NOT_CONVERGED,
     NOT_FINITE,
     PART_OF_JACOBIAN,
@@ -21,9 +22,9 @@ from vaeprobe.findings import (
     TIED_SINGULAR_VALUES,
 )
 from vaeprobe.geometry import gram
-from vaeprobe.geometry.rotations import rotate
+from vaeprobe.geometry.rotations import alignment, rotate
 from vaeprobe.intervals import mean_interval
-from vaeprobe.probes.parts import SOME
+from vaeprobe.probes.parts import SOME, channels_and_sites, random_sites
 from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric
 
@@ -248,9 +249,11 @@ def nats(value: float) -> str:
 # -- findings ---
 
 
-def findings(reading: Reading, asked_samples: int) -> list[Finding]:
+def findings(reading: Reading, asked_samples: int, verdict: str) -> list[Finding]:
     """Return what a reader has to know about these numbers."""
     found = []
+    if verdict == "aligned" and reading.kind == "latents" and (space := channels_and_sites(reading.decoder)):
+        found.append(_apart(reading, *space))
     if reading.rounding:
         found.append(rounded(reading.rounding))
     if reading.block is not None:
@@ -379,6 +382,25 @@ def _precision_findings(reading: Reading) -> list[Finding]:
             )
         )
     return found
+
+
+def _apart(reading: Reading, channels: int, sites: int) -> Finding:
+    """Say what the axes of latents on a map owe to its sites, which overlap little: what the channels alone have."""
+    message = "columns of sites that are far apart hardly overlap, and count as alignment whatever the channels' axes"
+    if reading.block is not None:
+        return Finding(LATENTS_ON_A_MAP, message, level="warning")
+    at = random_sites(channels, sites, len(reading.G), reading.seed)
+    G = reading.G[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
+    tolerance = gram.singular_tolerance(channels, reading.dtype)
+    G = G[torch.isfinite(gram.ima_contrast(G, tolerance=tolerance))]
+    alone = alignment(G, count=reading.rotations, seed=reading.seed, tolerance=tolerance) if len(G) else None
+    if alone is None or alone.value is None or alone.p_value is None:
+        return Finding(LATENTS_ON_A_MAP, message, level="warning")
+    return Finding(
+        LATENTS_ON_A_MAP,
+        f"{message}; the {channels} channels of one site have an alignment of {alone.value:.2f}, p = {alone.p_value:.2g}",
+        level="note" if alone.p_value <= SIGNIFICANT and alone.value >= ALIGNED else "warning",
+    )
 
 
 def _some(names: Sequence[str], limit: int = 6) -> str:
