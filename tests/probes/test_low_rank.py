@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -115,3 +117,14 @@ def test_the_basis_spans_what_metrics_see() -> None:
     G = torch.eye(K, dtype=torch.float64).expand(4, K, K)
     assert row_space(G, 1e-12) is None, "all directions"
     assert row_space(torch.diag_embed(G[:, 0]), 1e-12) is None, "one direction"
+
+
+def test_a_part_of_a_narrow_decoder_is_told_how_to_ask_for_all_it_depends_on() -> None:
+    map = maps.b1(3)
+    B = haar(80, 1, 5)[0][:3]
+    narrow = Decoder(lambda z: map.f(z @ B.mT).repeat(1, 30), 80, dtype=torch.float64)
+    asked = Factorise(samples=32, max_samples=32, sheets=0, permutations=19, part="some")
+    part = asked.measure(narrow)
+    assert part.verdict == "undefined"
+    assert "--part all" in [f.hint or "" for f in part.findings][-1]
+    assert "3 directions alone" in replace(asked, part="all").measure(narrow).summary

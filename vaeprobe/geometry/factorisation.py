@@ -477,7 +477,7 @@ def _deficient(sample: Sample, usable: int, finite: Tensor) -> str:
     if drawn < 4:
         return f"{drawn} latent{'s are' if drawn > 1 else ' is'} too few for a verdict"
     if outputs < active:
-        return f"{active} active latents in {outputs} outputs: the Jacobian has no full column rank"
+        return f"{active} active latents in {outputs} output{'s' * (outputs > 1)}: the Jacobian has no full column rank"
     overflowed = int((~finite).sum())
     return (
         f"the columns of the {active} active latents are linearly dependent to {sample.tolerance**0.5:.0e} at "

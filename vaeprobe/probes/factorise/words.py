@@ -245,7 +245,13 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
     if e.rounding is not None:
         return [*found, rounded(e.rounding)]
     if e.undefined:
-        return [*found, Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}")]
+        fewer = part is not None and not part.seen and len(e.active) > 1
+        hint = (
+            "--part all looks for the directions that the output depends on, and asks along these"
+            if fewer
+            else None
+        )
+        return [*found, Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}", hint=hint)]
     inactive = [f"{e.letter}{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
     if inactive:
         listed = ", ".join(inactive[:8]) + (", ..." if len(inactive) > 8 else "")

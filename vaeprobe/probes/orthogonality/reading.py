@@ -143,7 +143,7 @@ class Reading:
     def _why_singular(self) -> str | None:
         n, a, m = len(self.G), len(self.active), self.decoder.data_dim
         if m < a:
-            return f"J is rank-deficient: {m} outputs cannot hold {a} independent columns"
+            return f"J is rank-deficient: {m} output{'s' * (m > 1)} cannot hold {a} independent columns"
         lost = n - int(self.regular.sum())
         if 2 * lost > n or n - lost < 2:
             return f"J is rank-deficient at {lost} of {n} latents: {self.lost_how}"
