@@ -209,6 +209,8 @@ out before what decides it. A finding `time-limit` says what did not fit and
 what all of it would take. The rows that an answer needs are measured in any
 case: where these alone take longer, the run does, and says how long the least
 that can be told took. Give it some minutes less than a scheduler does.
+`inspect`, `convert`, `demo` and `selftest` do work of one size, mostly seconds,
+and have no --time.
 Without --time no number depends on the clock.
 
 --resume FILE.kept keeps what is measured, piece by piece, and goes on from what
