@@ -211,7 +211,7 @@ def test_a_comparison_is_made_at_the_rows_that_fit(clock: Clock) -> None:
 
 
 def test_a_traversal_averages_over_the_latents_that_fit(clock: Clock) -> None:
-    found = vaeprobe.traverse(ticking(clock, 1.0), samples=4096, time=100.0)
+    found = vaeprobe.traverse(ticking(clock, 1.0), samples=4096, time=120.0)
     n = found.metrics["traverse.norm"].n
     assert n is not None
     assert 8 <= n < 4096

@@ -316,7 +316,7 @@ from vaeprobe.probes.beta import Beta
 from vaeprobe.probes.posterior import Posterior
 W = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 2)))
 def encode(x):
-    return (x.log() + 0.577) @ torch.linalg.pinv(W).T, torch.full((len(x), 2), -1.5, dtype=x.dtype)
+    return (x.log() + 0.577) @ torch.linalg.pinv(W).T, (-(1 + W.square().sum(0)).log()).expand(len(x), 2)
 encoder = vaeprobe.Encoder(encode, 2, input_shape=(6,), dtype=torch.float64)
 decoder = vaeprobe.Decoder(lambda z: z @ W.T, 2, dtype=torch.float64, parameter="natural", likelihood="exponential",
                            encoder=encoder)

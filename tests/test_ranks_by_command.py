@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import pytest
 from ports import free_ports
 
-from vaeprobe import cli
+from vaeprobe import cli, kept
 from vaeprobe.board import FAILED, STOPPED, Board, End, Watch, gone
 from vaeprobe.cli.sharing import Shared
 
@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 SCRIPT = """
 import contextlib, faulthandler, io, json, os, sys
-from vaeprobe import cli
+from vaeprobe import cli, kept
 
 faulthandler.dump_traceback_later(220, exit=True)  # a run that hangs says where
 
@@ -349,8 +349,10 @@ def test_one_process_has_the_floor_the_first_before_others() -> None:
 
 
 def test_who_joined_before_the_first_leaves_it_to_say_that_it_is_stopped(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(kept, "place", None)  # that of a run that was interrupted before, in this process
+
     def ended(joined: bool) -> str:
         first = board(2)
         if joined:
