@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -305,6 +306,24 @@ def test_wrong_derivatives_are_refused(large: bool, monkeypatch: pytest.MonkeyPa
         Decoder(WrongBackward.apply, latent_dim=2)
 
 
+@pytest.mark.parametrize(
+    "moved", [lambda call: call % 3 == 0, lambda call: call >= 5], ids=["turns", "later"]
+)
+@pytest.mark.parametrize("large", [False, True])
+def test_outputs_that_change_from_call_to_call_are_told_as_that(
+    moved: Callable[[int], bool], large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr("vaeprobe.decoder.LARGE", 0)
+    calls = itertools.count(1)
+
+    def f(z: Tensor) -> Tensor:
+        return (z + 0.01 * moved(next(calls))).sin().repeat(1, 4)
+
+    with pytest.raises(ContractError, match="two calls of the decoder on the same latents differ"):
+        Decoder(f, 3)
+
+
 def straight_through(h: Tensor, scale: float = 1.0) -> Tensor:
     return h + ((scale * h).round() / scale - h).detach()
 
@@ -331,6 +350,7 @@ BETWEEN = Between(torch.nn.Identity())
     [
         straight_through,
         lambda z: z * z.detach(),
+        lambda z: torch.where(z[:, :1] < 0, z, z.detach()),
         lambda z: torch.cat([z, z.square().detach()], 1),
         Between(straight_through),
         Between(lambda h: straight_through(h, 64.0)),

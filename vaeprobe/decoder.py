@@ -443,7 +443,7 @@ class Decoder:
         if self.artifact is not None:
             self._set("artifact", replace(self.artifact, maps=self.shapes))
         mode, why = check_derivatives(
-            counted(self.flat, "derivatives held against differences", 5) if self.vast else self.flat,
+            counted(self.flat, "derivatives held against differences", 6) if self.vast else self.flat,
             z.to(device=self.device, dtype=self.dtype),
             y.flatten(1),
             1 if self.large else len(z),
@@ -452,6 +452,9 @@ class Decoder:
             self.in_double,
             contract.mixing(self.function),
         )
+        if mode != "forward" and self.large:  # its modes may differ since it changes from call to call
+            with torch.no_grad(), differentiable_kernels():
+                contract.check_again(self, z, y, precision, self.function)
         self._set("differentiation", mode)
         if why:
             self._note(Finding(REVERSE_MODE, f"the decoder {why}: reverse mode is used, which is slower"))

@@ -489,6 +489,12 @@ def test_single_singular_latents_are_left_out_and_counted() -> None:
     assert "averaged over the others" in finding.message
     assert result["orthogonality.mean_field_gap"].n == 200
     assert result["orthogonality.mean_abs_cosine"].n == 200
+    # a column of length zero is the limit of short ones at any angle
+    bounds = {
+        name: result[f"orthogonality.{name}"].of_all
+        for name in ("ima_contrast", "fixable", "condition_number")
+    }
+    assert bounds == {"ima_contrast": "open", "fixable": "open", "condition_number": "at least"}
 
 
 def nearly_alike(z: Tensor) -> Tensor:
@@ -524,6 +530,8 @@ def test_a_contrast_that_leaves_out_larger_ones_has_an_open_upper_end() -> None:
     result = measure(narrow, samples=256)
     assert result.alignment.of_all == ("at most" if number(result, "alignment") > 0 else "at least")
     assert {result[f"orthogonality.{n}"].of_all for n in ("mean_field_gap", "alignment_p")} == {"known"}
+    # what a rotation gains there, and what pairs share, may be less or more
+    assert {result[f"orthogonality.{n}"].of_all for n in ("fixable", "mutual_information")} == {"open"}
     assert result["orthogonality.isometry_defect"].n == 256
     line = next(row for row in str(result).splitlines() if row.startswith("ima contrast"))
     assert f"\u2265 {c.value:.4g}" in line

@@ -39,16 +39,18 @@ OF_ALL: dict[str, OfAll] = {
 }
 
 # What numbers say of all latents where J is rank-deficient at some: there the contrast is larger than is known, or
-# infinite, along the axes and along random ones by the same log det G, and the alignment divides by the latter.
+# infinite, along the axes and along random ones by the same log det G, and the alignment divides by the latter.  What a
+# rotation gains there, and what pairs share, is not known.
 OF_FULL_RANK: dict[str, OfAll] = {
     "orthogonality.ima_contrast": "at least",
     "orthogonality.ima_contrast_null": "at least",
     "orthogonality.ima_contrast_held_out": "at least",
     "orthogonality.ima_contrast_rotated": "at least",
     "orthogonality.alignment": "at most",
+    "orthogonality.fixable": "open",
     "orthogonality.distance_to_axes": "open",
-    "orthogonality.mutual_information": "at least",
-    "orthogonality.mutual_information_null": "at least",
+    "orthogonality.mutual_information": "open",
+    "orthogonality.mutual_information_null": "open",
     "orthogonality.condition_number": "at least",
 }
 
@@ -104,20 +106,27 @@ def metrics_of(reading: Reading) -> list[Metric]:
     """Return every metric, in the order of the page, and keep the values behind means in `reading.per_sample`."""
     found = _all_metrics(reading)
     if reading.left_out and not reading.singular:
-        found = [_of_full_rank(m, reading.left_out) for m in found]
+        zero = bool(reading.zero_columns.any())
+        found = [_of_full_rank(m, reading.left_out, zero) for m in found]
     # channels of a site are drawn anew at each latent
     if reading.block is None or reading.block.kind == "channels":
         return found
     return [of_part(m, OF_ALL) for m in found]
 
 
-def _of_full_rank(metric: Metric, left_out: str) -> Metric:
-    """Return a number over the latents where J has full rank with what it says of all."""
+def _of_full_rank(metric: Metric, left_out: str, zero: bool) -> Metric:
+    """Return a number over the latents where J has full rank with what it says of all.
+
+    Args:
+        zero: whether a column has length zero at some: it has no angles, and the limit of a short one may have any.
+    """
     of_all = OF_FULL_RANK.get(metric.id)
     if of_all is None or not metric.defined:
         return metric
     if of_all == "at most" and isinstance(metric.value, float) and metric.value < 0:
         of_all = "at least"  # the alignment is nearer to 0
+    if zero and metric.id != "orthogonality.condition_number":
+        of_all = "open"
     return replace(metric, of_all=of_all, reason=left_out)
 
 

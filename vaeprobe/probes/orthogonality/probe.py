@@ -417,7 +417,7 @@ class Orthogonality(Probe):
             # the channels of a site are drawn anew at each latent
             verdict_of_all=None if reading.share_drawn == 1 else VERDICTS,
             summary=summary + reading.whole.sentence,
-            findings=(*decoder.notes, *fits, *words.findings(reading, asked, word)),
+            findings=(*decoder.notes, *fits, *words.findings(reading, asked, metrics)),
             settings=self.settings(decoder)
             | {"rotations": reading.rotations, "restarts": reading.restarts, "save_rotation": None},
             artifact=decoder.artifact,

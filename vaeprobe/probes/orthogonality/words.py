@@ -249,10 +249,12 @@ def nats(value: float) -> str:
 # -- findings ---
 
 
-def findings(reading: Reading, asked_samples: int, verdict: str) -> list[Finding]:
+def findings(reading: Reading, asked_samples: int, metrics: Mapping[str, Metric]) -> list[Finding]:
     """Return what a reader has to know about these numbers."""
     found = []
-    if verdict == "aligned" and reading.kind == "latents" and (space := channels_and_sites(reading.decoder)):
+    space = channels_and_sites(reading.decoder) if reading.kind == "latents" else None
+    p, A = (metrics[f"orthogonality.alignment{more}"].value for more in ("_p", ""))
+    if space and isinstance(p, float) and isinstance(A, float) and p <= SIGNIFICANT and A < 1 - NEGLIGIBLE:
         found.append(_apart(reading, *space))
     if reading.rounding:
         found.append(rounded(reading.rounding))
