@@ -20,6 +20,7 @@ from vaeprobe.geometry.turns import Turn
 from vaeprobe.intervals import mean_interval
 from vaeprobe.probes.orthogonality.energy import Whole
 from vaeprobe.probes.orthogonality.repair import Repair, RowSpace, repair_of
+from vaeprobe.probes.parts import channels_and_sites, random_sites
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
@@ -288,6 +289,23 @@ class Reading:
             tolerance=self.tolerance,
             contrast=self.known_contrast[:rows],
         )
+
+    @property
+    def on_a_map(self) -> tuple[int, int] | None:
+        """How many channels at how many sites latents have whose rotations mix sites; None where none do."""
+        return channels_and_sites(self.decoder) if self.kind == "latents" else None
+
+    @cached_property
+    def channels_alone(self) -> Alignment | None:
+        """The alignment of all channels at one random site of each latent; None where not all columns of a map are here."""
+        if self.on_a_map is None or self.block is not None:
+            return None
+        channels, sites = self.on_a_map
+        at = random_sites(channels, sites, len(self.G), self.seed)
+        G = self.G[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
+        tolerance = gram.singular_tolerance(channels, self.dtype)
+        G = G[torch.isfinite(gram.ima_contrast(G, tolerance=tolerance))]
+        return alignment(G, count=self.rotations, seed=self.seed, tolerance=tolerance) if len(G) else None
 
     @cached_property
     def gap_alignment(self) -> Alignment | None:

@@ -22,9 +22,9 @@ from vaeprobe.findings import (
     TIED_SINGULAR_VALUES,
 )
 from vaeprobe.geometry import gram
-from vaeprobe.geometry.rotations import alignment, rotate
+from vaeprobe.geometry.rotations import rotate
 from vaeprobe.intervals import mean_interval
-from vaeprobe.probes.parts import SOME, channels_and_sites, random_sites
+from vaeprobe.probes.parts import SOME
 from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric
 
@@ -252,10 +252,15 @@ def nats(value: float) -> str:
 def findings(reading: Reading, asked_samples: int, metrics: Mapping[str, Metric]) -> list[Finding]:
     """Return what a reader has to know about these numbers."""
     found = []
-    space = channels_and_sites(reading.decoder) if reading.kind == "latents" else None
     p, A = (metrics[f"orthogonality.alignment{more}"].value for more in ("_p", ""))
-    if space and isinstance(p, float) and isinstance(A, float) and p <= SIGNIFICANT and A < 1 - NEGLIGIBLE:
-        found.append(_apart(reading, *space))
+    if (
+        reading.on_a_map
+        and isinstance(p, float)
+        and isinstance(A, float)
+        and p <= SIGNIFICANT
+        and A < 1 - NEGLIGIBLE
+    ):
+        found.append(_apart(reading, reading.on_a_map[0]))
     if reading.rounding:
         found.append(rounded(reading.rounding))
     if reading.block is not None:
@@ -386,16 +391,10 @@ def _precision_findings(reading: Reading) -> list[Finding]:
     return found
 
 
-def _apart(reading: Reading, channels: int, sites: int) -> Finding:
+def _apart(reading: Reading, channels: int) -> Finding:
     """Say what the axes of latents on a map owe to its sites, which overlap little: what the channels alone have."""
     message = "columns of sites that are far apart hardly overlap, and count as alignment whatever the channels' axes"
-    if reading.block is not None:
-        return Finding(LATENTS_ON_A_MAP, message, level="warning")
-    at = random_sites(channels, sites, len(reading.G), reading.seed)
-    G = reading.G[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
-    tolerance = gram.singular_tolerance(channels, reading.dtype)
-    G = G[torch.isfinite(gram.ima_contrast(G, tolerance=tolerance))]
-    alone = alignment(G, count=reading.rotations, seed=reading.seed, tolerance=tolerance) if len(G) else None
+    alone = reading.channels_alone
     if alone is None or alone.value is None or alone.p_value is None:
         return Finding(LATENTS_ON_A_MAP, message, level="warning")
     return Finding(
