@@ -67,6 +67,10 @@ class Budget:
         """Whether so many seconds are left; the first process's clock decides for all."""
         return not self.bounded or processes().agreed(float(self.left >= seconds)) > 0
 
+    def affords_step(self, seconds: float) -> bool:
+        """Whether a further step of so many seconds leaves a fifth of all time for what is made of the steps."""
+        return self.affords(0.2 * self.seconds + seconds)
+
     @property
     def over(self) -> bool:
         """Whether no time is left; the first process's clock decides for all."""

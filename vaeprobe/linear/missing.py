@@ -265,7 +265,7 @@ def fit(
     descent = Descent("EM on missing values", steps, first)
     for step in range(first, steps + 1):
         # a step takes what the steps before took, and what is made of the fit is to be left some time
-        over = budget().bounded and not budget().affords(0.2 * budget().seconds + descent.pace)
+        over = not budget().affords_step(descent.pace)
         # as it stands before the step
         trail.mark(step, W, mean, (noise, least, last), np.reshape(trace, (-1, 2)), end=over)
         found = _step(rows, W, mean, noise)

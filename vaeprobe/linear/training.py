@@ -299,7 +299,7 @@ def train(
         step, gap, flat, stand = found
         descent.step(step, gap, settings.tolerance, f"gap {max(gap, 0):.1e} nats")
         done = finished()
-        over = budget().bounded and not budget().affords(0.2 * budget().seconds + descent.pace)
+        over = not budget().affords_step(descent.pace)
         if done or over or step % look == 0:
             trace.append((step, gap))
         trail.mark(step, gap, np.reshape(trace, (-1, 2)), flat, *stand, end=done or over)
@@ -442,7 +442,7 @@ def _em(S: Covariance, solution: Solution, settings: Training, seed: int) -> Run
         (tau, best, stale), trace = numbers.tolist(), _trace(told)
     descent = Descent("EM", settings.steps, first)
     for step in range(first, settings.steps + 1):
-        over = budget().bounded and not budget().affords(0.2 * budget().seconds + descent.pace)
+        over = not budget().affords_step(descent.pace)
         # as it stands before the step
         trail.mark(step, (tau, best, stale), np.reshape(trace, (-1, 2)), W, end=over)
         SW = S.product(W)
