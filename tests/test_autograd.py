@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.autograd import Watching, differentiable_kernels, load_forward_mode
+from vaeprobe.autograd import Watching, differentiable_kernels, jvp
 
-load_forward_mode()
+jvp(torch.exp, (torch.zeros(1),), (torch.ones(1),))  # from here on, torch is told
 
 
 @pytest.mark.parametrize("shapes", [((3, 4), (4,)), ((4,), (3, 4)), ((2, 1, 4), (3, 1)), ((), (3,))])
@@ -82,7 +82,8 @@ def test_backward_passes_of_normalisation_are_right_in_every_layout(norm: nn.Mod
 
 def test_whatever_else_has_no_numbers_goes_torchs_own_way() -> None:
     code = (
-        "import torch; from vaeprobe.autograd import load_forward_mode; load_forward_mode()\n"
+        "import torch; from vaeprobe.autograd import differentiable_kernels\n"
+        "with differentiable_kernels(): pass\n"
         "image = torch.empty(2, 3, 4, 5, device='meta').to(memory_format=torch.channels_last)\n"
         "assert (image + image).stride() == image.stride()\n"
         "whole = torch.empty(3, device='meta', dtype=torch.int64) / torch.empty(2, 1, device='meta')\n"
@@ -92,6 +93,42 @@ def test_whatever_else_has_no_numbers_goes_torchs_own_way() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "broadcast" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("first", ["slope", "inner", "vmapped"])
+def test_torchs_rules_are_compiled_where_a_function_needs_them(first: str) -> None:
+    """And numbers are those of torch's own forward mode, whoever asks first."""
+    code = """
+import sys, torch, vaeprobe
+from torch.nn import functional as F
+from vaeprobe.autograd import RULES, jvp
+x, v = torch.randn(2, 4, 6, dtype=torch.float64)
+norm = lambda y: F.layer_norm(y, (6,))
+slope = torch.func.grad(lambda y: norm(y).pow(3).sum())
+inner = lambda y: torch.func.jvp(slope, (y,), (v,))[1]  # what is given may differentiate itself
+vaeprobe.orthogonality(vaeprobe.Decoder(torch.nn.Linear(6, 9), 6), samples=4)
+jvp(norm, (x,), (v,))
+print(RULES in sys.modules)
+FIRST = dict(
+    slope=lambda: jvp(slope, (x,), (v,))[1],
+    inner=lambda: jvp(inner, (x,), (v,))[1],
+    vmapped=lambda: torch.func.vmap(lambda u: jvp(slope, (x,), (u,))[1])(v[None])[0],
+)
+found = FIRST[sys.argv[1]]()
+print(RULES in sys.modules)
+right = torch.func.jvp(inner if sys.argv[1] == "inner" else slope, (x,), (v,))[1]
+torch.testing.assert_close(found, right, rtol=1e-12, atol=1e-12)
+class Own(torch.autograd.Function):
+    @staticmethod
+    def forward(x): return x.exp()
+    @staticmethod
+    def setup_context(ctx, inputs, output): pass
+try: jvp(Own.apply, (x,), (v,))
+except NotImplementedError as error: print(type(error).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code, first], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["False", "True", "NotImplementedError"], done.stderr
+    assert "deprecated" not in done.stderr
 
 
 def test_tensors_without_memory_need_no_compiler_and_leave_it_as_it_was() -> None:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vaeprobe.autograd import differentiable_kernels, gradient
+from vaeprobe.autograd import differentiable_kernels, gradient, jvp
 from vaeprobe.contract import CALLS, RowMap, first_line, mixed, precision_of, word
 from vaeprobe.errors import ContractError, VaeprobeError
 from vaeprobe.intervals import stream
@@ -366,7 +366,7 @@ def _moved(f: RowMap, call: _Call) -> tuple[Tensor, float]:
         v = torch.zeros_like(x)
         _middle(v)[:] = call.v
     with torch.no_grad(), differentiable_kernels():
-        moved = torch.func.jvp(f, (x,), (v,))[1]
+        moved = jvp(f, (x,), (v,))[1]
     return (moved, 0.0) if call.among is None else (_middle(moved), _elsewhere(moved))
 
 

@@ -29,7 +29,6 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from vaeprobe.autograd import load_forward_mode
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, pullback, pushforward
 
@@ -80,7 +79,6 @@ class Row:
 
 def by_jacfwd(network: nn.Module) -> Callable[[Tensor], Tensor]:
     """J^T J as torch's documentation suggests it: vmap(jacfwd), all latents at once."""
-    load_forward_mode()
     J = torch.func.vmap(torch.func.jacfwd(lambda x: network(x[None])[0].flatten()))
 
     def work(z: Tensor) -> Tensor:
@@ -165,7 +163,6 @@ def functional(make: Callable[[], nn.Module], d: int) -> Work:
 
 
 def product(make: Callable[[], nn.Module], n: int, d: int, of: Product) -> Work:
-    load_forward_mode()
     return partial(of, frozen(make), torch.randn(n, d), torch.randn(4, n, d))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.autograd import differentiable_kernels, jvp
 from vaeprobe.engine.columns import Known
 from vaeprobe.engine.functions import (
     ADDITIONS,
@@ -137,9 +137,9 @@ def _bend(phi: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     one = torch.ones_like(x)
 
     def slope(a: Tensor) -> Tensor:
-        moved: Tensor = torch.func.jvp(lambda b: phi(b.clone()), (a,), (one,))[1]
+        moved: Tensor = jvp(lambda b: phi(b.clone()), (a,), (one,))[1]
         return moved
 
     with nested_derivatives():
-        bend: Tensor = torch.func.jvp(slope, (x,), (one,))[1]
+        bend: Tensor = jvp(slope, (x,), (one,))[1]
     return bend

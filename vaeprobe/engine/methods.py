@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient
+from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient, jvp
 from vaeprobe.contract import FIRST, ROWS, check_batch
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
@@ -63,14 +63,14 @@ def carried(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
 def mapped(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
     """Forward mode of torch.func, vectorised over directions."""
     with torch.no_grad(), differentiable_kernels():
-        pairs = torch.func.vmap(lambda u: torch.func.jvp(f, (x,), (u,)))(v)
+        pairs = torch.func.vmap(lambda u: jvp(f, (x,), (u,)))(v)
     return pairs[0][0], Known(pairs[1])
 
 
 def repeated(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
     """Forward mode of torch.func on a batch repeated for every direction: the plainest."""
     with torch.no_grad(), differentiable_kernels():
-        pair = torch.func.jvp(f, (x.repeat(len(v), 1),), (v.flatten(0, 1),))
+        pair = jvp(f, (x.repeat(len(v), 1),), (v.flatten(0, 1),))
     return pair[0][: len(x)], Known(pair[1].reshape(len(v), len(x), -1))
 
 

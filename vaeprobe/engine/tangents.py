@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe.autograd import jvp
 from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput
 from vaeprobe.engine.convolutions import convolution, convolved
 from vaeprobe.engine.factors import FACTORS
@@ -418,7 +419,7 @@ def _differentiated(
         return tuple(_differentiable(func(*call_args, **call_kwargs)))
 
     def along(*directions: Tensor) -> tuple[Tensor, ...]:
-        moved: tuple[Tensor, ...] = torch.func.jvp(call, primals, directions)[1]
+        moved: tuple[Tensor, ...] = jvp(call, primals, directions)[1]
         return moved
 
     with _forward_mode:

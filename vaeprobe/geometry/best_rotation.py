@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ SWEEPS = 1
 # Descent rests when a step promises less than this, in nats per axis and as a share of what is left.
 REST = 1e-15
 REST_SHARE = 1e-6
+
+Move: TypeAlias = tuple[np.ndarray, np.ndarray, float]
+"""A step, the change of the gradient over it, each (k, k), and the product of the two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +146,8 @@ def _jacobi(G: Tensor, R: Tensor) -> Tensor:
 def _descend(G: Tensor, R: Tensor, steps: int) -> tuple[Tensor, int, bool]:
     """Return R after L-BFGS descent of mean_z sum_i 1/2 log (R^T G R)_ii on O(k), the steps, and whether it rests.
 
-    Coordinates are the skew E of R expm(E) at the current R; the Hessian starts as that of diagonal
-    R^T G R, which is exact where a rotation diagonalises all of G.
+    Coordinates are the skew E of R (1 - E/2)^-1 (1 + E/2), Cayley's form of R expm(E) to second order, at the current
+    R; the Hessian starts as that of diagonal R^T G R, which is exact where a rotation diagonalises all of G.
     """
     n, k = G.shape[:2]
     flat = G.reshape(n * k, k)
@@ -161,7 +165,8 @@ def _descend(G: Tensor, R: Tensor, steps: int) -> tuple[Tensor, int, bool]:
         return (ratio + ratio.T - 2).clamp_min(0.02)
 
     value, g, d = at(R)
-    history: list[tuple[Tensor, Tensor, float]] = []
+    history: list[Move] = []
+    one = torch.eye(k, dtype=R.dtype)
     for step in range(steps):
         E = _two_loop(g, curvature(d), history)
         slope = 0.5 * float((g * E).sum())
@@ -173,7 +178,7 @@ def _descend(G: Tensor, R: Tensor, steps: int) -> tuple[Tensor, int, bool]:
             return R, step, True
         size = min(1.0, 0.5 / float(E.abs().max()))
         for _ in range(30):
-            turned = R @ torch.matrix_exp(size * E)
+            turned = R @ torch.linalg.solve(one - size / 2 * E, one + size / 2 * E)
             new_value, new_g, new_d = at(turned)
             if new_value <= value + 1e-4 * size * slope:
                 break
@@ -183,23 +188,23 @@ def _descend(G: Tensor, R: Tensor, steps: int) -> tuple[Tensor, int, bool]:
         moved, change = size * E, new_g - g
         bend = float((moved * change).sum())
         if bend > 1e-12 * float(moved.square().sum()):
-            history = [*history[-9:], (moved, change, bend)]
+            history = [*history[-9:], (moved.numpy(), change.numpy(), bend)]
         R, value, g, d = turned, new_value, new_g, new_d
     return R, steps, False
 
 
-def _two_loop(g: Tensor, curvature: Tensor, history: list[tuple[Tensor, Tensor, float]]) -> Tensor:
-    """Return the L-BFGS direction for gradient g from past (move, change of g, their product)."""
-    q = g
+def _two_loop(g: Tensor, curvature: Tensor, history: list[Move]) -> Tensor:
+    """Return the L-BFGS direction for gradient g; numpy does such small steps in a third of torch's time."""
+    q = g.numpy().copy()
     weights = []
     for moved, change, bend in reversed(history):
-        weight = float((moved * q).sum()) / bend
+        weight = float(np.einsum("ij,ij", moved, q)) / bend
         weights.append(weight)
-        q = q - weight * change
-    direction = q / curvature
+        q -= weight * change
+    direction = q / curvature.numpy()
     for (moved, change, bend), weight in zip(history, reversed(weights), strict=True):
-        direction = direction + moved * (weight - float((change * direction).sum()) / bend)
-    return -direction
+        direction += moved * (weight - float(np.einsum("ij,ij", change, direction)) / bend)
+    return torch.from_numpy(-direction)
 
 
 def _congruent(H: Tensor, W: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe.autograd import jvp
 from vaeprobe.budget import budget, pause
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import Size
@@ -49,7 +50,7 @@ def _along(f: Map, v: Tensor) -> Map:
     """Return the derivative of a map along directions v, one per row."""
 
     def derivative(x: Tensor) -> Tensor:
-        moved: Tensor = torch.func.jvp(f, (x,), (v,))[1]
+        moved: Tensor = jvp(f, (x,), (v,))[1]
         return moved
 
     return derivative
@@ -200,7 +201,7 @@ def _nested(f: Map, order: int) -> Derivatives:
         for _ in range(order):
             g = _along(g, u)
         with nested_derivatives():
-            output = torch.func.jvp(g, (x,), (along,))
+            output = jvp(g, (x,), (along,))
         return output[0], output[1]
 
     return derive
@@ -376,7 +377,7 @@ def _metric_derivatives(
     basis.scatter_(1, torch.as_tensor(latents, device=decoder.device)[:, None], 1.0)
 
     def metric(x: Tensor) -> Tensor:
-        output = torch.func.jvp(f, (x.repeat(k, 1),), (basis.repeat_interleave(len(x), 0),))
+        output = jvp(f, (x.repeat(k, 1),), (basis.repeat_interleave(len(x), 0),))
         J = output[1].reshape(k, len(x), -1).double()
         if likelihood is None:
             return torch.einsum("anm,bnm->nab", J, J)
