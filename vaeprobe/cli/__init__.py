@@ -41,9 +41,9 @@ def main() -> NoReturn:
                 output.error(ended, arguments)
             ended = ended.exit_code
         sys.exit(ended)
-    code = command()
-    streams.ending()  # all is said, and torch takes a while to leave
-    sys.exit(code)
+    code = worker.finished(command)
+    streams.ending()
+    os._exit(code)  # all is said, and torch takes long to leave: a third of its import
 
 
 def run(arguments: Sequence[str]) -> int:
