@@ -38,7 +38,7 @@ BLOCK = (
 BLOCK_NUMBERS = 2**22
 FLOAT64_WORK = 1e10  # rows * columns^2 up to which products are formed in float64, whatever the data
 CHECKED = (
-    32  # of as many blocks, one is multiplied in float64 too; whole, for sums of fewer rows are off by less
+    64  # of as many blocks, one is multiplied in float64 too; whole, for sums of fewer rows are off by less
 )
 ENOUGH = 0.4  # of the time that is left: with so much, rows that are not yet read are left out
 FIRST_ROWS = 256  # that the shift is taken from: their mean is within a sixteenth of a deviation
