@@ -25,7 +25,7 @@ from vaeprobe.engine.tangents import located
 from vaeprobe.engine.windows import Spread, Windows
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes import parts
-from vaeprobe.probes.orthogonality.neighbours import cosines_with_the_next_site
+from vaeprobe.probes.orthogonality.neighbours import cosines_of_the_halves, with_the_next_site
 from vaeprobe.probes.parts import block_of
 
 Function = Callable[[Tensor], Tensor]
@@ -427,10 +427,10 @@ def test_neighbouring_sites_have_the_cosines_of_whole_columns() -> None:
     decoder = replace(Decoder(convolutional(12), 432), latent_shape=(3, 12, 12))
     assert choose(decoder).reach is not None
     z = torch.randn(3, 432).double()
-    found = [
-        cosines_with_the_next_site(d, z, block_of(d, "channels", 3, 0), likelihood=None, seed=0)
-        for d in (decoder, whole(decoder))
-    ]
+    block = block_of(decoder, "channels", 3, 0)
+    assert block is not None
+    columns = with_the_next_site(decoder, block, 3, 0)
+    found = [cosines_of_the_halves(gram(d, z, columns=columns)) for d in (decoder, whole(decoder))]
     assert torch.allclose(found[0], found[1], rtol=0, atol=1e-12)
 
 

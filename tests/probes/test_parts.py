@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import vaeprobe
+from vaeprobe.budget import within
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.engine import gram
@@ -695,7 +696,11 @@ def test_energies_where_there_is_nothing_to_say() -> None:
 
 def test_cosines_with_the_next_site_are_those_of_the_whole_metric() -> None:
     from vaeprobe.geometry.gram import column_cosines
-    from vaeprobe.probes.orthogonality.neighbours import cosines_with_the_next_site, next_sites
+    from vaeprobe.probes.orthogonality.neighbours import (
+        cosines_of_the_halves,
+        next_sites,
+        with_the_next_site,
+    )
 
     probed = conv()  # 3 channels at 2 x 4 sites
     z = Prior().draw(probed, 12)
@@ -711,12 +716,25 @@ def test_cosines_with_the_next_site_are_those_of_the_whole_metric() -> None:
         float(C[n][columns + a][:, columns + b].mean())
         for n, (a, b) in enumerate(zip(site.tolist(), beside.tolist(), strict=True))
     ]
-    found = cosines_with_the_next_site(probed, z, block, likelihood=None, seed=5)
+    found = cosines_of_the_halves(gram(probed, z, columns=with_the_next_site(probed, block, 12, 5)))
     assert found.tolist() == pytest.approx(truth, rel=1e-9)
     assert next_sites(torch.zeros(9, dtype=torch.long), (1, 2), 0).tolist() == [1] * 9, (
         "one axis has no neighbours"
     )
     assert len(set(next_sites(torch.full((40,), 5), (3, 4), 0).tolist())) == 4
+
+
+def test_with_and_without_a_time_limit_neighbours_and_channels_are_measured_alike() -> None:
+    """Without one, the columns of the first sites and their neighbours are measured together."""
+    together = measure(conv(), part="channels", samples=12)
+    with within(1000):
+        apart = measure(conv(), part="channels", samples=12)
+    assert together["orthogonality.neighbour_cosine"].n == 8
+    for metric in together.metrics.values():
+        other = apart[metric.id]
+        assert (metric.n, metric.defined) == (other.n, other.defined), metric.id
+        if metric.defined:
+            assert other.value == pytest.approx(metric.value, rel=1e-9, abs=1e-12), metric.id
 
 
 def test_sites_that_share_nothing_are_orthogonal() -> None:

@@ -42,29 +42,25 @@ def next_sites(site: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
     return torch.from_numpy(np.ravel_multi_index(tuple(place.T), size))
 
 
-def cosines_with_the_next_site(
-    decoder: Decoder,
-    z: Tensor,
-    block: ColumnBlock,
-    rows: slice = slice(None),
-    *,
-    likelihood: Likelihood | None,
-    seed: int,
-) -> Tensor:
-    """Return the mean |cos| between the columns of a site and those of a neighbour at some of the latents, shape (n,).
+def with_the_next_site(decoder: Decoder, block: ColumnBlock, n: int, seed: int) -> Tensor:
+    """Return the columns of a site and those of a neighbour, drawn at random, at n latents, shape (n, 2 channels)."""
+    size = decoder.latent_shape[1:]
+    here = block.columns[:n]
+    sites = math.prod(size)
+    next_site = next_sites(here[:, 0] % sites, size, seed)
+    return torch.cat([here, torch.arange(here.shape[1]) * sites + next_site[:, None]], dim=1)
+
+
+def cosines_of_the_halves(G: Tensor) -> Tensor:
+    """Return the mean |cos| between the first and the last half of the columns, shape (n,), of their Gram matrices.
 
     Pairs with a column of length zero are left out; not a number where none is left.
     """
-    size = decoder.latent_shape[1:]
-    here = block.columns[: len(z)]
-    channels, sites = here.shape[1], math.prod(size)
-    there = torch.arange(channels) * sites + next_sites(here[:, 0] % sites, size, seed)[:, None]
-    columns = torch.cat([here, there], dim=1)[rows]
-    G = gram(decoder, z[rows], likelihood=likelihood, columns=columns)
+    half = G.shape[-1] // 2
     C = column_cosines(G)
     alive = C.diagonal(dim1=-2, dim2=-1) > 0
-    pairs = alive[:, :channels, None] & alive[:, None, channels:]
-    cosine = C[:, :channels, channels:].abs() * pairs
+    pairs = alive[:, :half, None] & alive[:, None, half:]
+    cosine = C[:, :half, half:].abs() * pairs
     return cosine.sum((1, 2)) / pairs.sum((1, 2))
 
 
@@ -72,6 +68,7 @@ def metric(
     decoder: Decoder,
     z: Tensor,
     block: ColumnBlock | None,
+    G: Tensor | None,
     *,
     likelihood: Likelihood | None,
     seed: int,
@@ -81,6 +78,7 @@ def metric(
     """Return the mean |cos| between columns of neighbouring sites as a metric.
 
     Args:
+        G: Gram matrices of the columns `with_the_next_site` of the first latents, where they are at hand.
         asked: whether it is to be measured.
         why: why the columns say nothing, None where they do.
     """
@@ -89,15 +87,17 @@ def metric(
         return Metric.undefined(spec, why)
     if block is None or block.kind != "channels" or not asked:
         return Metric.undefined(spec, "measured with the channels at a site, where latents have space")
-    if budget().over:
+    if G is None and budget().over:
         return Metric.undefined(spec, NO_TIME)
-    parts: list[Tensor] = []
+    parts = [] if G is None else [G]
 
     def measure(rows: slice) -> None:
-        parts.append(cosines_with_the_next_site(decoder, z, block, rows, likelihood=likelihood, seed=seed))
+        columns = with_the_next_site(decoder, block, len(z), seed)[rows]
+        parts.append(gram(decoder, z[rows], likelihood=likelihood, columns=columns))
 
-    in_time(min(AT, len(z)), measure, share=0.3, first=1)
-    found = torch.cat(parts)
+    if not parts:
+        in_time(min(AT, len(z)), measure, share=0.3, first=1)
+    found = cosines_of_the_halves(torch.cat(parts))
     found = found[torch.isfinite(found)]
     if not len(found):
         return Metric.undefined(spec, "no column of two neighbouring sites has a length")

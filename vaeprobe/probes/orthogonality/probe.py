@@ -312,7 +312,7 @@ class Orthogonality(Probe):
 
         decoder = decoder.standardised().under(self.likelihood)
         source = self.source()
-        z, G, block, limits = self._pullback_metrics(decoder, source)
+        z, G, pairs, block, limits = self._pullback_metrics(decoder, source)
         fits = (*self.likelihood_findings(decoder, z), *limits)
         likelihood = self.metric_likelihood(decoder)
         rounding = self._rounding(decoder, z, G, block, likelihood)
@@ -332,6 +332,7 @@ class Orthogonality(Probe):
             decoder,
             z,
             block,
+            pairs,
             likelihood=likelihood,
             seed=self.seed,
             asked=self.probes >= 2,
@@ -450,10 +451,11 @@ class Orthogonality(Probe):
 
     def _pullback_metrics(
         self, decoder: Decoder, source: Latents
-    ) -> tuple[Tensor, Tensor, ColumnBlock | None, tuple[Finding, ...]]:
-        """Return latents, G per latent, which part of G it is, and what did not fit into the time.
+    ) -> tuple[Tensor, Tensor, Tensor | None, ColumnBlock | None, tuple[Finding, ...]]:
+        """Return latents, G per latent, that of two sites, which part of G it is, and what did not fit into the time.
 
-        G is averaged over posteriors with posterior latents.
+        G is averaged over posteriors with posterior latents.  Of channels at a site, G at the first latents is measured
+        together with the next site's (see `neighbours`), where there is time without end.
 
         Orthogonality is promised in expectation over each posterior (Eq. 8), so G is averaged before
         anything is normalised.
@@ -466,6 +468,7 @@ class Orthogonality(Probe):
         from vaeprobe.engine.rounding import bytes_of
         from vaeprobe.engine.rounding import directions_of as looking_at
         from vaeprobe.latents import Posterior
+        from vaeprobe.probes.orthogonality import neighbours
         from vaeprobe.probes.orthogonality.energy import directions_of
         from vaeprobe.probes.parts import SOME, affordable, block_of, holdable
 
@@ -492,6 +495,11 @@ class Orthogonality(Probe):
             block = replace(block, how=choice.how)
         beside = 0 if block is None else directions_of(decoder, rows, self.probes, likelihood)
         each, looking = gram_directions(decoder, width), looking_at(decoder)
+        beyond: Tensor | None = None
+        if block is not None and block.kind == "channels" and draws == 1 and self.probes >= 2:
+            first = 0 if budget().bounded else min(neighbours.AT, rows)
+            beyond = neighbours.with_the_next_site(decoder, block, first, self.seed) if first else None
+        beside += 0 if beyond is None else len(beyond) * width
         one = foretell_directions(
             decoder,
             len(z) * each + looking + beside,
@@ -500,10 +508,15 @@ class Orthogonality(Probe):
             at_once=len(z),
             least=FEWEST * draws * each + looking,
         )
-        found: list[Tensor] = []
+        pairs = None
+        if beyond is not None:
+            pairs = gram(decoder, z[: len(beyond)], likelihood=likelihood, columns=beyond, chunk=self.chunk)
+        found = [] if pairs is None else [pairs[:, :width, :width]]
 
         def measure(part: slice) -> None:
-            some = torch.arange(rows)[part]
+            some = torch.arange(rows)[max(part.start, 0 if pairs is None else len(pairs)) : part.stop]
+            if not len(some):
+                return
             # draw j of row i is at j rows + i
             at = (torch.arange(draws)[:, None] * rows + some).flatten()
             at_columns = None if columns is None else columns[at]
@@ -516,7 +529,7 @@ class Orthogonality(Probe):
         if not fit.whole:
             limits.append(Finding(TIME_LIMIT, fit.words("latents")))
         kept = (torch.arange(draws)[:, None] * rows + torch.arange(fit.done)).flatten()
-        return z[kept], found[0] if len(found) == 1 else torch.cat(found), block, tuple(limits)
+        return z[kept], found[0] if len(found) == 1 else torch.cat(found), pairs, block, tuple(limits)
 
     def _affordable_part(
         self, decoder: Decoder, source: Latents, points: int, limits: list[Finding]
