@@ -1,4 +1,7 @@
-"""The command line.  `run` is the one place where exceptions become exit codes."""
+"""The command line.  `run` is the one place where exceptions become exit codes.
+
+What a help page does not need is imported where it is used: half of the time that one would take.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from vaeprobe.cli import output, sharing, streams, worker
-from vaeprobe.cli.refusals import as_usage_error
+from vaeprobe.cli import streams, worker
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug, out_of_memory
 from vaeprobe.heard import heard
-from vaeprobe.processes import place
 from vaeprobe.processors import consider
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
@@ -37,6 +38,8 @@ def main() -> NoReturn:
     if len(arguments) == len(sys.argv) - 1 and worker.needed(arguments):
         ended = worker.run_in_worker(command, arguments)
         if isinstance(ended, VaeprobeError):
+            from vaeprobe.cli import output, sharing
+
             if sharing.obituary(ended):
                 output.error(ended, arguments)
             ended = ended.exit_code
@@ -50,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line in this process and return its exit code."""
 
     def tell(error: VaeprobeError, document: bool = True) -> None:
+        from vaeprobe.cli import output
         from vaeprobe.cli.app import options
 
         output.error(error, arguments if document else (), options(arguments))
@@ -60,7 +64,11 @@ def run(arguments: Sequence[str]) -> int:
         return error.exit_code
 
     def work() -> int:
+        if not {"WORLD_SIZE", "RANK"} & set(os.environ):
+            return _called(arguments)
+        from vaeprobe.cli import sharing
         from vaeprobe.cli.app import shared
+        from vaeprobe.processes import place
 
         rank, world = place()
         if world == 1 or (rank == 0 and not shared(arguments)):
@@ -115,4 +123,6 @@ def _as_ours(error: Exception) -> VaeprobeError | None:
         from vaeprobe.files.limits import with_more_memory
 
         return ResourceError("out of memory", hint=with_more_memory("fewer --samples, or a smaller --chunk"))
+    from vaeprobe.cli.refusals import as_usage_error
+
     return as_usage_error(error)

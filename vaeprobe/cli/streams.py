@@ -15,7 +15,6 @@ from threading import Lock, Thread
 from types import FrameType
 from typing import IO, NoReturn, TextIO, cast
 
-from vaeprobe import kept, writing
 from vaeprobe.errors import UsageError
 from vaeprobe.heard import heard
 
@@ -185,9 +184,14 @@ def ending() -> None:
 
 def stopped() -> str:
     """Return what an interrupted run says last."""
-    match kept.kept_in():
+    nothing = "vaeprobe: stopped; no partial output was written"
+    if "vaeprobe.kept" not in sys.modules:
+        return nothing
+    from vaeprobe.kept import kept_in
+
+    match kept_in():
         case None:
-            return "vaeprobe: stopped; no partial output was written"
+            return nothing
         case place, True:
             return f"vaeprobe: stopped; the same command goes on from what is kept in {place}"
         case place, _:
@@ -200,7 +204,10 @@ def end(exit_code: int) -> NoReturn:
     Not by the interpreter's own end, which takes torch seconds on a busy machine.
     """
     with _end:
-        writing.discard()
+        if "vaeprobe.writing" in sys.modules:
+            from vaeprobe.writing import discard
+
+            discard()
         if "multiprocessing" in sys.modules:
             from multiprocessing import active_children
 

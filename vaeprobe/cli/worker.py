@@ -9,7 +9,6 @@ passes signals on, and says what happened where the worker did not live to say i
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import glob
 import itertools
 import os
@@ -22,7 +21,6 @@ from pathlib import Path
 
 from vaeprobe.cli import streams
 from vaeprobe.errors import ResourceError, VaeprobeError
-from vaeprobe.files.addresses import is_address, local
 
 __all__ = ["OPTION", "finished", "needed", "run_in_worker"]
 
@@ -142,6 +140,8 @@ def _death(number: int) -> int | VaeprobeError:
 
 def _die_with(guardian: int) -> None:
     """Let the system end this process when its guardian ends (Linux)."""
+    import ctypes
+
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() != guardian:
@@ -153,6 +153,8 @@ def _die_with(guardian: int) -> None:
 
 def _paths(arguments: Iterable[str]) -> Iterable[str]:
     """Yield the files and folders that arguments and values of options name, by path, glob or address."""
+    from vaeprobe.files.addresses import is_address, local
+
     for argument in arguments:
         for text in dict.fromkeys((argument, argument.partition("=")[2], argument.removeprefix("file:"))):
             if not text or "\0" in text:
