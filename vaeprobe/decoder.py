@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe import contract
-from vaeprobe.autograd import differentiable_kernels, full_precision, keep_large_memory
+from vaeprobe.autograd import differentiable_kernels, full_precision, keep_large_memory, keep_memory
 from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
@@ -433,6 +433,7 @@ class Decoder:
             precision, numbers, alone = contract.watched(self, last, y[-1:])
             seconds = DECODINGS * (time.monotonic() - start)
             self._set("numbers", numbers)
+            keep_memory()
             if self.vast:
                 keep_large_memory()
                 foretell(f"checks of {self.name}", seconds, numbers * precision.itemsize, least=seconds)

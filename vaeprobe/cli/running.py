@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
-from importlib import import_module
 from typing import Any, TypeVar
 
 from vaeprobe.budget import about, within
@@ -53,10 +52,11 @@ def _import_torch() -> None:
     """Import torch, and keep it out of what is searched for garbage from then on: a tenth of the time of its import."""
     gc.disable()
     try:
-        import_module("torch")
+        from vaeprobe.autograd import keep_large_memory
     finally:
         gc.freeze()
         gc.enable()
+    keep_large_memory()  # the process is ours
 
 
 @contextmanager
