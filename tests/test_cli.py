@@ -350,3 +350,32 @@ def test_explain_all_is_a_table_of_every_metric(capsys: pytest.CaptureFixture[st
     assert set(cells) >= set(metric_specs())
     assert len(cells) == len(set(cells))
     assert run(["explain", "--all", "latents.dim"]) == 2
+
+
+def test_a_users_own_code_ends_as_python_does(tmp_path: Path) -> None:
+    """What it has open is written, and its exit functions run: in this process, which a worker does not stand for."""
+    torch.save(nn.Linear(4, 10).state_dict(), tmp_path / "w.pt")
+    (tmp_path / "own.py").write_text(
+        "import atexit, sys\n"
+        "from pathlib import Path\n"
+        "from torch import nn\n"
+        "log = open(Path(__file__).with_name('log'), 'w')\n"
+        "atexit.register(print, 'bye', file=sys.stderr)\n"
+        "def decoder():\n"
+        "    log.write('built')\n"
+        "    return nn.Linear(4, 10)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "vaeprobe",
+        "orthogonality",
+        tmp_path / "w.pt",
+        "--no-progress",
+        "--quiet",
+    ]
+    own = ["--arch", f"{tmp_path / 'own.py'}:decoder", "--allow-code"]
+    done = subprocess.run([*command, *own], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bye" in done.stderr
+    assert (tmp_path / "log").read_text().startswith("built")

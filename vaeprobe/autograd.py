@@ -202,7 +202,6 @@ def _in_memory(zero: Tensor) -> Tensor:
 
 
 @cache
-@cache
 def keep_memory() -> None:
     """Let the C library hand freed tensors on to the next, up to 128 MB of them, of 32 MB each at most (glibc).
 

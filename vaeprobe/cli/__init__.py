@@ -44,9 +44,9 @@ def main() -> NoReturn:
                 output.error(ended, arguments)
             ended = ended.exit_code
         sys.exit(ended)
-    code = worker.finished(command)
-    streams.ending()
-    os._exit(code)  # all is said, and torch takes long to leave: a third of its import
+    code = command()
+    streams.ending()  # all is said, and torch takes a while to leave; a user's own code may have more to do
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

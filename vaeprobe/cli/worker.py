@@ -22,7 +22,7 @@ from pathlib import Path
 from vaeprobe.cli import streams
 from vaeprobe.errors import ResourceError, VaeprobeError
 
-__all__ = ["OPTION", "finished", "needed", "run_in_worker"]
+__all__ = ["OPTION", "needed", "run_in_worker"]
 
 OPTION = "--no-sandbox"
 HINT = f"is it what you expect? {OPTION} runs it without limits, in this process"
@@ -73,7 +73,7 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
             remote=any(map(_remote, arguments)),
             network=os.environ.get("WORLD_SIZE", "1") != "1",
         )
-        os._exit(finished(command))
+        os._exit(_finished(command))
     with contextlib.suppress(OSError):
         os.setpgid(worker, worker)
     try:
@@ -86,7 +86,7 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
     return code if code >= 0 else _death(-code)
 
 
-def finished(command: Callable[[], int]) -> int:
+def _finished(command: Callable[[], int]) -> int:
     """Run the command as the interpreter would, and return its exit code."""
     code = 70
     try:
