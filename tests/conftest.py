@@ -14,9 +14,8 @@ from hypothesis import settings
 
 # many small operations: threads that wait for each other make them up to thirty times slower
 torch.set_num_threads(1)
-with warnings.catch_warnings(
-    action="ignore"
-):  # torch's own forward mode warns of itself where it is first used
+# torch's own forward mode warns of itself where it is first used
+with warnings.catch_warnings(action="ignore"):
     import_module("torch._decomp.decompositions_for_jvp")
 settings.register_profile("vaeprobe", deadline=None, max_examples=25, derandomize=True)
 settings.load_profile("vaeprobe")

@@ -117,7 +117,8 @@ def jvp(f: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tens
 @contextmanager
 def _rules_left_out() -> Iterator[None]:
     """Let torch find something in the place of its rules, so that it does not import them."""
-    package, name = import_module(RULES.rpartition(".")[0]), RULES.rpartition(".")[2]
+    path, _, name = RULES.rpartition(".")
+    package = import_module(path)
     if hasattr(package, name):
         yield
         return
@@ -132,6 +133,7 @@ def _rules_left_out() -> Iterator[None]:
 
 @cache
 def _answer_without_thought() -> None:
+    """Answer for torch's references of sums and products (see `_answer_for`)."""
     references = import_module("torch._refs")
     for name in ("add", "sub", "mul", "div"):
         _answer_for(getattr(references, name, None))

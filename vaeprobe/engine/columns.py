@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import reduce
 
 import torch
 from torch import Tensor
@@ -331,13 +330,9 @@ class _Sum(Columns):
         super().__init__(shape, *terms)
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
-        values = [_take(term, block) for term in self._made_of]
-        kind = reduce(torch.promote_types, [value.dtype for value, _ in values])
-        # into the memory of one that nobody else asks for, where there is one
-        values.sort(key=lambda pair: not (pair[1] and pair[0].dtype == kind))
-        (first, mine), (second, _), *rest = values
-        out = first.add_(second) if mine and first.dtype == kind else first + second
-        for value, _ in rest:
+        values = [term.at(block) for term in self._made_of]
+        out = values[0] + values[1]
+        for value in values[2:]:
             out += value
         return out, True
 

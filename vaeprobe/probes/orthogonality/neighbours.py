@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,39 +65,47 @@ def cosines_of_the_halves(G: Tensor) -> Tensor:
     return cosine.sum((1, 2)) / pairs.sum((1, 2))
 
 
+@dataclass
+class Pairs:
+    """The columns of a site and of its neighbour at the first latents, and their Gram matrices where these are at hand.
+
+    Attributes:
+        columns: shape (n, 2 channels), see `with_the_next_site`.
+        G: shape (n, 2 channels, 2 channels).
+    """
+
+    columns: Tensor
+    G: Tensor | None = None
+
+
 def metric(
     decoder: Decoder,
     z: Tensor,
-    block: ColumnBlock | None,
-    G: Tensor | None,
+    pairs: Pairs | None,
     *,
     likelihood: Likelihood | None,
-    seed: int,
-    asked: bool,
     why: str | None = None,
 ) -> Metric:
     """Return the mean |cos| between columns of neighbouring sites as a metric.
 
     Args:
-        G: Gram matrices of the columns `with_the_next_site` of the first latents, where they are at hand.
-        asked: whether it is to be measured.
+        pairs: of sites; None where it is not asked for.
         why: why the columns say nothing, None where they do.
     """
     spec = SPECS["orthogonality.neighbour_cosine"]
     if why is not None:
         return Metric.undefined(spec, why)
-    if block is None or block.kind != "channels" or not asked:
+    if pairs is None:
         return Metric.undefined(spec, "measured with the channels at a site, where latents have space")
-    if G is None and budget().over:
+    if pairs.G is None and budget().over:
         return Metric.undefined(spec, NO_TIME)
-    parts = [] if G is None else [G]
+    parts = [] if pairs.G is None else [pairs.G]
 
     def measure(rows: slice) -> None:
-        columns = with_the_next_site(decoder, block, len(z), seed)[rows]
-        parts.append(gram(decoder, z[rows], likelihood=likelihood, columns=columns))
+        parts.append(gram(decoder, z[rows], likelihood=likelihood, columns=pairs.columns[rows]))
 
     if not parts:
-        in_time(min(AT, len(z)), measure, share=0.3, first=1)
+        in_time(min(len(pairs.columns), len(z)), measure, share=0.3, first=1)
     found = cosines_of_the_halves(torch.cat(parts))
     found = found[torch.isfinite(found)]
     if not len(found):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vaeprobe.geometry.turns import Turn
     from vaeprobe.latents import Latents
     from vaeprobe.likelihoods import Likelihood
+    from vaeprobe.probes.orthogonality.neighbours import Pairs
     from vaeprobe.probes.orthogonality.reading import Reading, Wider
     from vaeprobe.probes.parts import ColumnBlock
 
@@ -331,11 +332,8 @@ class Orthogonality(Probe):
         beside = neighbours.metric(
             decoder,
             z,
-            block,
             pairs,
             likelihood=likelihood,
-            seed=self.seed,
-            asked=self.probes >= 2,
             why=rounding.why if rounding else None,
         )
         with one_thread_below(len(G) * G.shape[-1] ** 3):
@@ -451,8 +449,8 @@ class Orthogonality(Probe):
 
     def _pullback_metrics(
         self, decoder: Decoder, source: Latents
-    ) -> tuple[Tensor, Tensor, Tensor | None, ColumnBlock | None, tuple[Finding, ...]]:
-        """Return latents, G per latent, that of two sites, which part of G it is, and what did not fit into the time.
+    ) -> tuple[Tensor, Tensor, Pairs | None, ColumnBlock | None, tuple[Finding, ...]]:
+        """Return latents, G per latent, pairs of sites, which part of G it is, and what did not fit into the time.
 
         G is averaged over posteriors with posterior latents.  Of channels at a site, G at the first latents is measured
         together with the next site's (see `neighbours`), where there is time without end.
@@ -495,11 +493,13 @@ class Orthogonality(Probe):
             block = replace(block, how=choice.how)
         beside = 0 if block is None else directions_of(decoder, rows, self.probes, likelihood)
         each, looking = gram_directions(decoder, width), looking_at(decoder)
-        beyond: Tensor | None = None
-        if block is not None and block.kind == "channels" and draws == 1 and self.probes >= 2:
-            first = 0 if budget().bounded else min(neighbours.AT, rows)
-            beyond = neighbours.with_the_next_site(decoder, block, first, self.seed) if first else None
-        beside += 0 if beyond is None else len(beyond) * width
+        pairs: Pairs | None = None
+        together = 0  # latents at which a site's columns are measured with its neighbour's
+        if block is not None and block.kind == "channels" and self.probes >= 2:
+            first = min(neighbours.AT, rows)
+            pairs = neighbours.Pairs(neighbours.with_the_next_site(decoder, block, first, self.seed))
+            together = first if draws == 1 and not budget().bounded else 0
+        beside += together * width
         one = foretell_directions(
             decoder,
             len(z) * each + looking + beside,
@@ -508,13 +508,15 @@ class Orthogonality(Probe):
             at_once=len(z),
             least=FEWEST * draws * each + looking,
         )
-        pairs = None
-        if beyond is not None:
-            pairs = gram(decoder, z[: len(beyond)], likelihood=likelihood, columns=beyond, chunk=self.chunk)
-        found = [] if pairs is None else [pairs[:, :width, :width]]
+        found: list[Tensor] = []
+        if pairs is not None and together:
+            pairs.G = gram(
+                decoder, z[:together], likelihood=likelihood, columns=pairs.columns, chunk=self.chunk
+            )
+            found.append(pairs.G[:, :width, :width])
 
         def measure(part: slice) -> None:
-            some = torch.arange(rows)[max(part.start, 0 if pairs is None else len(pairs)) : part.stop]
+            some = torch.arange(rows)[max(part.start, together) : part.stop]
             if not len(some):
                 return
             # draw j of row i is at j rows + i
