@@ -67,9 +67,9 @@ def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
         return dense_gram(t[:, :1], factor).expand(n, d, d)
     # the order of the outputs does not matter: take them as they lie in memory
     axes = sorted(range(2, t.ndim), key=lambda axis: t.stride()[axis], reverse=True)
-    t = t.permute(1, 0, *axes).flatten(2)
+    t = t.permute(1, 0, *axes)
     if factor is not None:
-        factor = factor.permute(0, *[axis - 1 for axis in axes]).flatten(1)[:, None]
+        factor = factor.permute(0, *[axis - 1 for axis in axes])[:, None]
     out = torch.empty(n, d, d, dtype=torch.float64, device=t.device)
     step = max(1, GRAM_BYTES // max(1, 8 * math.prod(t.shape[1:])))
     # one buffer for all, which stays in the cache
@@ -80,5 +80,6 @@ def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
         if factor is not None:
             # in its own type: products of two types take three times as long
             part *= (factor if len(factor) == 1 else factor[points]).double()
-        torch.bmm(part, part.mT, out=out[points])
+        flat = part.flatten(2)
+        torch.bmm(flat, flat.mT, out=out[points])
     return out

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe.engine.beside import beside, pays
 from vaeprobe.engine.columns import Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
 
 __all__ = ["Doubled", "Upsampling"]
+
+
+FEW_TAPS = 2
+"""Channels up to which a product of matrices and sums are faster than a convolution (measured)."""
 
 
 class Doubled(Deferred):
@@ -33,22 +38,18 @@ class Upsampling(OfWeight):
     """
 
     def __init__(self, inner: Columns, weight: Tensor, shape: torch.Size) -> None:
-        super().__init__(inner, weight, shape, lambda t: upsampled(_channels_last(t), weight))
+        super().__init__(inner, weight, shape, lambda t: upsampled(t, weight))
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
         if not self._made_of:
             return super()._gram(points, factor)
         (inner,), weight = self._made_of, self._weight
-        step = 2 if weight.shape[1] == 1 else 1
-        kernel = kept(weight, f"parities by {step}", lambda W: patch_kernels(W, step))
-
-        def patches(t: Tensor) -> Tensor:
-            return F.conv2d(_channels_last(t), kernel, stride=step, padding=step)
-
-        t = self._together(points, lambda block: on_every_point(patches, inner.at(block)))
+        t = self._together(
+            points, lambda block: on_every_point(lambda t: four_at_a_time(t, weight), inner.at(block))
+        )
         if factor is None:
             factor = torch.ones((), dtype=weight.dtype, device=weight.device).expand(1, *self.shape[1:])
-        return dense_gram(t, by_patches(factor, step))
+        return dense_gram(t, by_patches(factor, like=t))
 
 
 def of_doubled(weight: Tensor) -> Tensor:
@@ -69,18 +70,14 @@ def of_doubled(weight: Tensor) -> Tensor:
     return both.transpose(0, 1).contiguous()
 
 
-def patch_kernels(weight: Tensor, step: int) -> Tensor:
-    """Return that convolution as one of stride `step` that gives 2 step x 2 step pixels at a time, as channels.
+def patch_kernels(weight: Tensor) -> Tensor:
+    """Return that convolution as one of 2 x 2 that gives 2 x 2 pixels at a time, as channels."""
+    return _channels_last(parity_kernels(weight).flatten(0, 2))
 
-    Few channels leave the registers of a processor empty: of a single one 16 pixels at a time are a third faster than
-    4, though more than half of the products are with zeros.
-    """
-    kernels = parity_kernels(weight).flatten(0, 2)
-    out = kernels.new_zeros(step, step, *kernels.shape[:2], step + 1, step + 1)
-    for i in range(step):
-        for j in range(step):
-            out[i, j, :, :, i : i + 2, j : j + 2] = kernels
-    return _channels_last(out.flatten(0, 2))
+
+def taps(weight: Tensor) -> Tensor:
+    """Return that convolution as what each input pixel gives to those around it, shape (2 x 2 x 4 out, in)."""
+    return parity_kernels(weight).permute(4, 5, 0, 1, 2, 3).flatten(0, 4).contiguous()
 
 
 def parity_kernels(weight: Tensor) -> Tensor:
@@ -101,15 +98,12 @@ def parity_kernels(weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def upsampled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return that transposed convolution of x, shape (n, in, h, w): one convolution, its pixels put in order."""
+    """Return that transposed convolution of x, shape (n, in, h, w)."""
     n, _, h, w = x.shape
     out = weight.shape[1]
-    kernel = kept(weight, "parities by 1", lambda W: patch_kernels(W, 1))
-    four = F.conv2d(x, kernel, None if bias is None else bias.repeat(4), padding=1)
-    places = four.permute(0, 2, 3, 1).reshape(n, h + 1, w + 1, 2, 2, out)
-    y = four.new_empty(n, out, h, 2, w, 2)
-    y.copy_(in_order(places, h, w))
-    return y.view(n, out, 2 * h, 2 * w)
+    places = four_at_a_time(x, weight).view(n, 2, 2, out, h + 1, w + 1).permute(0, 4, 5, 1, 2, 3)
+    y = x.new_empty(n, out, h, 2, w, 2).copy_(in_order(places, h, w)).view(n, out, 2 * h, 2 * w)
+    return y if bias is None else y.add_(bias[:, None, None])
 
 
 @torch.no_grad()
@@ -127,15 +121,47 @@ def upsampled_by_quarters(x: Tensor, weight: Tensor) -> Tensor:
     return y.reshape(n, 2 * h, 2 * w, weight.shape[1]).permute(0, 3, 1, 2)
 
 
-def by_patches(image: Tensor, step: int) -> Tensor:
-    """Return (n, c, 2h, 2w) as the convolution of `patch_kernels` gives pixels, zeros where it gives more than there are."""
+@torch.no_grad()
+def four_at_a_time(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the same with 2 x 2 pixels at each place, shape (n, 2 x 2 x out, h + 1, w + 1); see `in_order`."""
+    if weight.shape[1] <= FEW_TAPS:
+        return _summed(x, kept(weight, "taps", taps))
+    kernel, wide = kept(weight, "patches", patch_kernels), x.shape[-1] + 1
+
+    def patches(x: Tensor) -> Tensor:
+        return F.conv2d(x, kernel, padding=1)
+
+    return beside(patches, x, 1, wide, wide) if pays(x, x.shape[1]) else patches(_channels_last(x))
+
+
+def _summed(x: Tensor, taps: Tensor) -> Tensor:
+    """Return that by one product of matrices and three sums: a convolution to few channels leaves registers empty.
+
+    With a row and a column of zeros after each map, what lies above, to the left, or both, is at one distance in memory.
+    """
+    n, c, h, w = x.shape
+    room = x.new_empty(n, h + 1, w + 1, c)
+    room[:, h].zero_()
+    room[:, :h, w].zero_()
+    room[:, :h, :w].copy_(x.permute(0, 2, 3, 1))
+    both, above, left, here = torch.mm(taps, room.view(-1, c).mT).chunk(4)
+    for given, distance in ((left, 1), (above, w + 1), (both, w + 2)):
+        here[:, distance:] += given[:, :-distance]
+    return here.view(-1, n, h + 1, w + 1).transpose(0, 1)
+
+
+def by_patches(image: Tensor, like: Tensor) -> Tensor:
+    """Return (n, c, 2h, 2w) as (n, 4c, h + 1, w + 1), 2 x 2 pixels at a time, with zeros where there are none.
+
+    Args:
+        like: in the order of whose axes it is to lie in memory.
+    """
     n, c, height, width = image.shape
     h, w = height // 2, width // 2
-    high, wide = (1 + (side + step - 1) // step for side in (h, w))
-    out = image.new_zeros(n, high * step, wide * step, 2, 2, c)
-    in_order(out[:, step - 1 :, step - 1 :], h, w).copy_(image.reshape(n, c, h, 2, w, 2))
-    out = out.view(n, high, step, wide, step, 4 * c).permute(0, 2, 4, 5, 1, 3)
-    return _channels_last(out.reshape(n, step * step * 4 * c, high, wide))
+    out = image.new_zeros(n, h + 1, w + 1, 2, 2, c)
+    in_order(out, h, w).copy_(image.reshape(n, c, h, 2, w, 2))
+    planes = out.permute(0, 3, 4, 5, 1, 2).reshape(n, 4 * c, h + 1, w + 1)
+    return planes if like.stride(-1) == 1 else _channels_last(planes)
 
 
 def in_order(four: Tensor, h: int, w: int) -> Tensor:
