@@ -23,9 +23,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from vaeprobe.engine.dense import dense_gram, matrix_root, on_every_point
+from vaeprobe.engine.dense import dense_gram, linear, matrix_root, on_every_point
 from vaeprobe.engine.workers import on_workers
 
 __all__ = [
@@ -406,7 +405,7 @@ class LinearOutput(OfWeight):
 
     def __init__(self, inner: Columns, weight: Tensor, shape: torch.Size) -> None:
         inner.value()  # products of matrices are the faster the larger
-        super().__init__(inner, weight, shape, lambda t: F.linear(t, weight))
+        super().__init__(inner, weight, shape, lambda t: linear(t, weight))
 
     def _rows(self) -> int:
         return _rows.get() or sys.maxsize
@@ -416,7 +415,7 @@ class LinearOutput(OfWeight):
         if factor is None and self._made_of and rows > width:
             (inner,), root = self._made_of, matrix_root(self._weight)
             t = self._together(
-                points, lambda block: on_every_point(lambda t: F.linear(t, root), inner.at(block))
+                points, lambda block: on_every_point(lambda t: linear(t, root), inner.at(block))
             )
             return dense_gram(t, None)
         return super()._gram(points, factor)
