@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -119,6 +120,7 @@ def test_an_interrupt_ends_the_work() -> None:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         over.wait(0.1)
 
+    gc.collect()  # an interrupt inside of what is called as garbage goes is lost
     # what shells start in the background ignores interrupts
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
