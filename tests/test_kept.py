@@ -20,6 +20,7 @@ import torch
 from vaeprobe import compare, kept, survey, traverse
 from vaeprobe.cli import streams
 from vaeprobe.cli.output import document
+from vaeprobe.cli.running import going_on
 from vaeprobe.data import Data, open_data
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, methods, pullback, pushforward
@@ -190,16 +191,25 @@ def test_more_samples_begin_with_those_that_are_kept(tmp_path: Path, monkeypatch
 
 def test_a_torn_or_damaged_end_is_cut_off_and_measured_again(tmp_path: Path) -> None:
     path, decoder, z = tmp_path / "a.kept", Decoder(Bent(), 3), latents(6)
-    with keeping(path):
-        right = gram(decoder, z, chunk=2)
-    content = path.read_bytes()
-    flipped = bytearray(content)
-    flipped[-5] ^= 1
-    for damaged in (content[:-1], content[:-200], bytes(flipped), content + b"\xff" * 300):
-        path.write_bytes(damaged)
+    ends = []
+    for n in (2, 4, 6):
         with keeping(path):
+            right = gram(decoder, z[:n], chunk=2)
+        ends.append(path.stat().st_size)
+    content = path.read_bytes()
+    flipped, early = bytearray(content), bytearray(content)
+    flipped[-5] ^= 1
+    early[ends[0] - 5] ^= 1
+    for damaged, whole in (
+        (content, ends[2]), (content[:-1], ends[1]), (content[:-200], ends[1]), (bytes(flipped), ends[1]),
+        (content + b"\xff" * 300, ends[2]), (bytes(early), len(kept.HEAD)),
+    ):  # fmt: skip
+        path.write_bytes(damaged)
+        with keeping(path) as store:
             assert torch.equal(gram(decoder, z, chunk=2), right)
-        assert path.read_bytes()[:200] == content[:200]
+            assert store is not None
+            assert store.broken == ({path: len(damaged) - whole} if whole < len(damaged) else {})
+        assert path.read_bytes()[:whole] == content[:whole]
         with keeping(path) as store:
             gram(decoder, z, chunk=2)
             assert store is not None
@@ -454,3 +464,22 @@ def test_rows_that_no_time_was_left_for_are_summed_by_the_next_run(
     before = now[0]
     assert document(resumed.measure(tmp_path / "x.npy").page(), "json") == plain
     assert now[0] - before == 10
+
+
+def test_a_run_says_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, decoder = tmp_path / "a.kept", Decoder(Bent(), 3)
+    with keeping(path) as store:
+        gram(decoder, latents(2), chunk=1)
+        going_on(store)
+    assert capsys.readouterr().err == ""  # a new file
+    path.write_bytes(path.read_bytes()[:-7])
+    with keeping(path) as store:
+        assert store is not None
+        count = store.broken[path]
+        going_on(store)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"going on from {path}, which holds ")
+    assert f"the last {count:,} bytes of {path} are no whole piece of work" in said
+    with keeping(path) as store:
+        going_on(store)
+    assert "no whole piece" not in capsys.readouterr().err  # it was cut off

@@ -59,17 +59,21 @@ class Kept:
     Attributes:
         path: the file.
         saved: seconds that the pieces took which were read from it, when they were computed.
+        broken: bytes at the end of each file that hold no whole piece: a run was killed as it wrote, or the file was damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.saved = 0.0
+        self.broken: dict[Path, int] = {}
         self._places: dict[bytes, tuple[Path, _Place]] = {}
         own = own_file(path)
         self._new = None if own.exists() else own
         for file in files_of(path):
             if file.stat().st_size:
                 whole = self._look(file)
+                if whole < file.stat().st_size:
+                    self.broken[file] = file.stat().st_size - whole
                 if file == own:
                     os.truncate(file, whole)
         try:

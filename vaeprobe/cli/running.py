@@ -76,10 +76,17 @@ def running(document: Document, values: Mapping[str, Any]) -> Iterator[Running]:
 
 
 def going_on(kept: Kept | None) -> None:
-    """Say what a run finds in the file that it keeps what it measures in."""
-    if kept is not None and kept.seconds:
+    """Say what a run finds in the file that it keeps what it measures in, and what it cannot read of it."""
+    if kept is None:
+        return
+    if kept.seconds:
         streams.say(
             f"going on from {kept.path}, which holds {about(kept.seconds)} of work, of this run or others"
+        )
+    for file, count in kept.broken.items():
+        streams.say(
+            f"the last {count:,} bytes of {file} are no whole piece of work, as where a run was killed while it wrote: "
+            "what they held is measured again"
         )
 
 
