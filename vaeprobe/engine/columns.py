@@ -49,6 +49,9 @@ What is left with narrow convolutional decoders (32 channels, d = 10, one thread
 tangents alone, at the processor's speed, take 0.5, the primal 0.1, float64 sums 0.05 to 0.1, masks 0.05, orders of pixels 0.04.
 Doubling convolutions in Winograd's form (9 products for 16, in torch's operations) take 3 times as long: on maps this small
 their edges leave as many products, and their sums cost more than these; as four convolutions of 2 x 2 they take longer, too.
+Maps side by side as one wide map, so that torch's library, which needs as long to begin a row as for eight of its pixels, has
+few of them, gain a fifth of a convolution of 32 channels from 8 x 8 pixels: a twentieth of the whole, for what comes in has to
+be copied, and group norms of what comes out take longer.
 """
 FEW_ROWS = 24
 """Directions and points in a block below which reading the weights anew for each takes what the cache gives (measured on a

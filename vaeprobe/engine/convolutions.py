@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from vaeprobe.engine.beside import beside, pays
 from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
@@ -48,7 +47,7 @@ def convolution(func: Function, name: str, args: Arguments, kwargs: Keywords) ->
     if _few(name, args, kwargs):
         bias = args[2] if len(args) > 2 else kwargs.get("bias")
         return upsampled(args[0], _weight(args, kwargs), bias)
-    y: Tensor = _arranged(lambda x: func(x, *args[1:], **kwargs), name, args, kwargs)(args[0])
+    y: Tensor = func(laid_out(args[0]), *args[1:], **kwargs)
     return y
 
 
@@ -65,15 +64,13 @@ def convolved(
     primal, weight = args[0], _weight(args, kwargs)
     y = convolution(func, name, args, kwargs)
 
-    def linear(t: Tensor) -> Tensor:
+    def along(t: Tensor) -> Tensor:
         out: Tensor = (
-            func(t, weight, None, *args[3:], **kwargs)
+            func(laid_out(t), weight, None, *args[3:], **kwargs)
             if len(args) > 2
-            else func(t, *args[1:], **{**kwargs, "bias": None})
+            else func(laid_out(t), *args[1:], **{**kwargs, "bias": None})
         )
         return out
-
-    along = _arranged(linear, name, args, kwargs)
 
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
         return y, Known(on_every_point(along, columns.value().unsqueeze(1)).squeeze(1))
@@ -82,26 +79,6 @@ def convolved(
     if _doubles(name, args, kwargs) and min(weight.shape[:2]) >= MANY and primal[0, 0].numel() <= SMALL_MAP:
         return y, Deferred(columns, y.shape, lambda t: upsampled_by_quarters(laid_out(t), weight))
     return y, Deferred(columns, y.shape, along)
-
-
-def _arranged(
-    layer: Callable[[Tensor], Tensor], name: str, args: Arguments, kwargs: Keywords
-) -> Callable[[Tensor], Tensor]:
-    """Return a convolution that takes maps as they lie and arranges them as is fastest."""
-    settings = _settings(args, kwargs) if name == "conv_transpose2d" else None
-    if settings is not None:
-        kernel, stride, padding, more = settings
-        if stride > 1 and kernel + more == stride + 2 * padding:  # as many times as large as its map
-            channels, gap = _weight(args, kwargs).shape[1], -(-padding // stride)
-
-            def small(x: Tensor) -> Tensor:
-                width = x.shape[-1]
-                if not pays(x, channels):
-                    return layer(laid_out(x))
-                return beside(layer, x, gap, stride * (width + gap), stride * width)
-
-            return small
-    return lambda x: layer(laid_out(x))
 
 
 def laid_out(x: Tensor) -> Tensor:
@@ -121,17 +98,17 @@ def _few(name: str, args: Arguments, kwargs: Keywords) -> bool:
 
 def _doubles(name: str, args: Arguments, kwargs: Keywords) -> bool:
     """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides of a batch."""
-    return name == "conv_transpose2d" and _settings(args, kwargs) == (4, 2, 1, 0)
+    return name == "conv_transpose2d" and _settings(args, kwargs) == (4, 2, 1)
 
 
 def _three_by_three(name: str, args: Arguments, kwargs: Keywords) -> bool:
     """Whether this is a convolution of kernel 3, stride 1, padding 1: one that keeps the sides of a batch."""
-    return name == "conv2d" and _settings(args, kwargs, "dilation", "groups") == (3, 1, 1, 0)
+    return name == "conv2d" and _settings(args, kwargs, "dilation", "groups") == (3, 1, 1)
 
 
 def _settings(args: Arguments, kwargs: Keywords, *last: str) -> tuple[int, ...] | None:
-    """Return kernel, stride, padding and output padding of a convolution of a batch of maps that are the same along both
-    sides, with neither groups nor dilation; else None.
+    """Return kernel, stride and padding of a convolution of a batch of maps that are the same along both sides, with
+    neither output padding, groups nor dilation; else None.
 
     Args:
         last: the names of the settings after padding, in order, where they are not those of a transposed convolution.
@@ -153,7 +130,7 @@ def _settings(args: Arguments, kwargs: Keywords, *last: str) -> tuple[int, ...] 
         value = settings.get(name, value)
         found.append(tuple(value) if isinstance(value, list | tuple) else (value,))
     same = [set(values) for values in found]
-    if any(len(values) != 1 for values in same) or same[4:] != [{1}, {1}]:
+    if any(len(values) != 1 for values in same) or same[3:] != [{0}, {1}, {1}]:
         return None
-    kernel, stride, padding, more = (values.pop() for values in same[:4])
-    return (kernel, stride, padding, more) if isinstance(padding, int) else None
+    kernel, stride, padding = (values.pop() for values in same[:3])
+    return (kernel, stride, padding) if isinstance(padding, int) else None

@@ -41,7 +41,12 @@ def linear(t: Tensor, weight: Tensor) -> Tensor:
     By oneDNN, where torch has it: `F.linear` asks MKL, which leaves a tenth to a sixth of AMD's processors unused.
     """
     many = t.dtype == weight.dtype == torch.float32 and t.is_cpu and t.is_contiguous() and len(t) >= ROWS
-    plain = weight.ndim == 2 and weight.numel() and type(weight) in (Tensor, nn.Parameter) and weight.is_contiguous()
+    plain = (
+        weight.ndim == 2
+        and weight.numel()
+        and type(weight) in (Tensor, nn.Parameter)
+        and weight.is_contiguous()
+    )
     if not (many and plain and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return F.linear(t, weight)
     if weight.numel() <= PACKED:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.beside import beside, pays
 from vaeprobe.engine.columns import Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
 
@@ -126,12 +125,7 @@ def four_at_a_time(x: Tensor, weight: Tensor) -> Tensor:
     """Return the same with 2 x 2 pixels at each place, shape (n, 2 x 2 x out, h + 1, w + 1); see `in_order`."""
     if weight.shape[1] <= FEW_TAPS:
         return _summed(x, kept(weight, "taps", taps))
-    kernel, wide = kept(weight, "patches", patch_kernels), x.shape[-1] + 1
-
-    def patches(x: Tensor) -> Tensor:
-        return F.conv2d(x, kernel, padding=1)
-
-    return beside(patches, x, 1, wide, wide) if pays(x, x.shape[1]) else patches(_channels_last(x))
+    return F.conv2d(_channels_last(x), kept(weight, "patches", patch_kernels), padding=1)
 
 
 def _summed(x: Tensor, taps: Tensor) -> Tensor:
