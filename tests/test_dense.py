@@ -1,66 +1,119 @@
-"""Products of tangents with weights, in whichever order of memory they are kept."""
+"""Products of tangents with weights, and what is made of a weight."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.engine import dense
-from vaeprobe.engine.dense import ROWS, linear
+from vaeprobe.decoder import Decoder
+from vaeprobe.engine.dense import ROWS, kept, linear, one_pass
+from vaeprobe.engine.verbs import gram, jacobian
 
 torch.manual_seed(0)
 T, W = torch.randn(ROWS, 30), torch.randn(20, 30)
 
 
-@pytest.fixture
-def by_library(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return a list that grows by a word whenever a weight is packed."""
-    packed: list[str] = []
-    kept = dense.kept
-
-    def watched(weight: Tensor, name: str, *args: object) -> Tensor:
-        packed.append(name)
-        return kept(weight, name, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(dense, "kept", watched)
-    return packed
-
-
-def close(t: Tensor, weight: Tensor) -> None:
+@pytest.mark.parametrize(
+    ("t", "weight"),
+    [
+        (T, W), (T, nn.Parameter(W, requires_grad=False)), (T.view(ROWS, 1, 30).repeat(1, 3, 1), W), (T[:-1], W),
+        (T[:, :20], W[:, :20]), (T.double(), W.double()), (T, W.mT.contiguous().mT),
+        (T[:, :0].contiguous(), W[:, :0].contiguous()), (T, W[:0]),
+    ],
+)  # fmt: skip
+def test_products(t: Tensor, weight: Tensor) -> None:
     expected = t.double() @ weight.detach().double().mT
     torch.testing.assert_close(linear(t, weight).double(), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("t", "weight", "library"),
-    [
-        (T, W, True), (T, nn.Parameter(W, requires_grad=False), True), (T.view(ROWS, 1, 30).repeat(1, 3, 1), W, True),
-        (T[:-1], W, False), (T[:, :20], W[:, :20], False), (T.double(), W.double(), False),
-        (T, W.mT.contiguous().mT, False), (T[:, :0].contiguous(), W[:, :0].contiguous(), False),
-    ],
-)  # fmt: skip
-def test_products(t: Tensor, weight: Tensor, library: bool, by_library: list[str]) -> None:
-    close(t, weight)
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    assert by_library == ["packed"] * (library and available)
+# -- what is made of a weight is made anew when it changes, however it does ------------------------------
 
 
-def test_a_weight_that_changes_is_packed_anew() -> None:
-    weight = W.clone()
-    close(T, weight)
-    weight.mul_(-3)
-    close(T, weight)
-    weight.data = W[:, torch.randperm(30)].contiguous()
-    close(T, weight)
+def fused_step(m: nn.Module) -> None:
+    optimizer = torch.optim.Adam(m.parameters(), lr=0.1, fused=True)
+    m(torch.ones(2, 3)).square().sum().backward()
+    optimizer.step()
 
 
-@pytest.mark.parametrize("most", [W.numel(), W.numel() - 1])
-def test_large_weights_are_not_copied(
-    most: int, by_library: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        pytest.skip("torch comes without oneDNN here")
-    monkeypatch.setattr(dense, "PACKED", most)
-    close(T, W)
-    assert bool(by_library) == (most == W.numel())
+def each(change: Callable[[nn.Parameter], Any]) -> Callable[[nn.Module], None]:
+    def work(m: nn.Module) -> None:
+        for p in m.parameters():
+            change(p)
+
+    return work
+
+
+def in_the_same_place(p: nn.Parameter) -> None:
+    where = p.data_ptr()
+    p.data = p.data * 1.1
+    for _ in range(20):
+        if p.data_ptr() == where:
+            return
+        p.data = p.data * 1.1
+
+
+def through_numpy(p: nn.Parameter) -> None:
+    p.detach().numpy()[...] *= 1.5
+
+
+CHANGES: dict[str, Callable[[nn.Module], Any]] = {
+    "a fused optimizer": fused_step, "data": each(lambda p: p.data.mul_(-2)), "numpy": each(through_numpy),
+    "memory used again": each(in_the_same_place), "in place": torch.no_grad()(each(lambda p: p.mul_(3))),
+    "another type": lambda m: m.double(), "one number": each(lambda p: p.data.view(-1)[-1:].add_(5)),
+}  # fmt: skip
+MAPS = nn.Unflatten(1, (4, 4, 4))
+NETWORKS: dict[str, list[nn.Module]] = {
+    "linear": [nn.Linear(64, 20), nn.Tanh()], "root": [nn.Linear(64, 90)], "taps": [MAPS, nn.ConvTranspose2d(4, 1, 4, 2, 1)],
+    "patches": [MAPS, nn.ConvTranspose2d(4, 2, 4, 2, 1)], "of doubled": [MAPS, nn.Upsample(scale_factor=2), nn.Conv2d(4, 5, 3, padding=1)],
+    "quarters": [nn.Linear(64, 512), nn.Unflatten(1, (128, 2, 2)), nn.ConvTranspose2d(128, 128, 4, 2, 1)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", CHANGES)
+@pytest.mark.parametrize("what", NETWORKS)
+def test_weights_that_change(what: str, how: str) -> None:
+    torch.manual_seed(1)
+    m = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), *deepcopy(NETWORKS[what]), nn.Sigmoid(), nn.Flatten())
+    for p in m.parameters():
+        nn.init.normal_(p, std=0.1)
+    decoder, z = Decoder(m, 3), torch.randn(ROWS, 3)
+    for _ in range(3):
+        type_ = next(m.parameters()).dtype
+        J = torch.func.vmap(torch.func.jacfwd(lambda x: m(x[None])[0]))(z.to(type_)).detach().double()
+        tolerance = {"rtol": 1e-4, "atol": 1e-6 * J.abs().max().item()}
+        torch.testing.assert_close(jacobian(decoder, z.to(type_)).double(), J, **tolerance)
+        torch.testing.assert_close(
+            gram(decoder, z.to(type_)), J.mT @ J, rtol=1e-4, atol=1e-6 * (J**2).sum((1, 2)).max().item()
+        )
+        CHANGES[how](m)
+        m.zero_grad()
+        if how == "another type":
+            decoder = Decoder(m, 3)
+
+
+def test_a_weight_is_looked_at_once_in_a_pass() -> None:
+    """And in every other one."""
+    weight, made = torch.ones(3), []
+
+    def doubled() -> Tensor:
+        return kept(weight, "doubled", lambda w: (made.append(1), w * 2)[1])
+
+    with one_pass():
+        assert doubled().sum() == doubled().sum() == 6
+        weight.mul_(2)
+        assert doubled().sum() == 6
+    assert doubled().sum() == 12
+    with one_pass():
+        assert doubled().sum() == 12
+    weight.mul_(2)
+    with one_pass():
+        assert doubled().sum() == 24
+    assert len(made) == 3
+    with torch.inference_mode():
+        inference = torch.ones(2)
+    assert kept(inference, "itself", lambda w: w.clone()).sum() == 2

@@ -203,13 +203,14 @@ def test_a_torn_or_damaged_end_is_cut_off_and_measured_again(tmp_path: Path) -> 
     for damaged, whole in (
         (content, ends[2]), (content[:-1], ends[1]), (content[:-200], ends[1]), (bytes(flipped), ends[1]),
         (content + b"\xff" * 300, ends[2]), (bytes(early), len(kept.HEAD)),
+        (content[: ends[0]] + kept.HEAD + content[ends[0] : -1], ends[1] + len(kept.HEAD)),  # of two runs at once
     ):  # fmt: skip
         path.write_bytes(damaged)
         with keeping(path) as store:
             assert torch.equal(gram(decoder, z, chunk=2), right)
             assert store is not None
-            assert store.broken == ({path: len(damaged) - whole} if whole < len(damaged) else {})
-        assert path.read_bytes()[:whole] == content[:whole]
+            assert store.broken == ({path: whole} if whole < len(damaged) else {})
+        assert path.read_bytes()[:whole] == damaged[:whole]
         with keeping(path) as store:
             gram(decoder, z, chunk=2)
             assert store is not None
@@ -475,11 +476,11 @@ def test_a_run_says_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_bytes(path.read_bytes()[:-7])
     with keeping(path) as store:
         assert store is not None
-        count = store.broken[path]
+        byte = store.broken[path]
         going_on(store)
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith(f"going on from {path}, which holds ")
-    assert f"the last {count:,} bytes of {path} are no whole piece of work" in said
+    assert f"{path} cannot be read from byte {byte:,} on" in said
     with keeping(path) as store:
         going_on(store)
-    assert "no whole piece" not in capsys.readouterr().err  # it was cut off
+    assert "cannot be read" not in capsys.readouterr().err  # it was cut off

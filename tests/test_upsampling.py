@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from vaeprobe.engine.upsampling import FEW_TAPS, four_at_a_time, upsampled
+from vaeprobe.engine.upsampling import four_at_a_time, upsampled
 from vaeprobe.engine.verbs import gram, jacobian
 
 
-@pytest.mark.parametrize("out", [1, FEW_TAPS, FEW_TAPS + 1, 5])
+@pytest.mark.parametrize("out", [1, 2, 5])
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (3, 2), (4, 7)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_four_pixels_at_a_time_are_those_of_the_transposed_convolution(
@@ -24,6 +24,11 @@ def test_four_pixels_at_a_time_are_those_of_the_transposed_convolution(
     for one, alone in zip(found, x, strict=True):
         expected = layer.double()(alone[None].double())[0].float()
         torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("out", [1, 2])
+def test_no_map_at_all(out: int) -> None:
+    assert upsampled(torch.randn(0, 3, 2, 4), torch.randn(3, out, 4, 4)).shape == (0, out, 4, 8)
 
 
 def test_maps_do_not_reach_each_other() -> None:

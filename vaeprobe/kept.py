@@ -59,7 +59,7 @@ class Kept:
     Attributes:
         path: the file.
         saved: seconds that the pieces took which were read from it, when they were computed.
-        broken: bytes at the end of each file that hold no whole piece: a run was killed as it wrote, or the file was damaged.
+        broken: of each file that cannot be read to its end, from which byte on: a run was killed as it wrote, or it was damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class Kept:
             if file.stat().st_size:
                 whole = self._look(file)
                 if whole < file.stat().st_size:
-                    self.broken[file] = file.stat().st_size - whole
+                    self.broken[file] = whole
                 if file == own:
                     os.truncate(file, whole)
         try:
@@ -146,6 +146,9 @@ class Kept:
             while True:
                 whole = stream.tell()
                 record = stream.read(_RECORD.size)
+                if record.startswith(HEAD):  # of another run that began at the same time
+                    stream.seek(whole + len(HEAD))
+                    continue
                 if len(record) < _RECORD.size:
                     return whole
                 key, length, crc = _RECORD.unpack(record)

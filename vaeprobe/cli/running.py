@@ -83,10 +83,10 @@ def going_on(kept: Kept | None) -> None:
         streams.say(
             f"going on from {kept.path}, which holds {about(kept.seconds)} of work, of this run or others"
         )
-    for file, count in kept.broken.items():
+    for file, byte in kept.broken.items():
         streams.say(
-            f"the last {count:,} bytes of {file} are no whole piece of work, as where a run was killed while it wrote: "
-            "what they held is measured again"
+            f"{file} cannot be read from byte {byte:,} on, as where a run was killed while it wrote: what is kept nowhere "
+            "else is measured again"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vaeprobe.autograd import full_precision
 from vaeprobe.budget import pause
+from vaeprobe.engine.dense import one_pass
 from vaeprobe.errors import ResourceError, out_of_memory
 from vaeprobe.files.limits import with_more_memory
 from vaeprobe.kept import kept
@@ -100,6 +101,10 @@ class Sweep:
             VaeprobeError: `work` failed, here or elsewhere.
         """
         _keep_freed_memory()
+        with one_pass():
+            return self._over(n, directions, size)
+
+    def _over(self, n: int, directions: int, size: Size) -> bool:
         processes = current()
         everything, turns = slice(0, directions), _slices(slice(0, directions), size.directions)
         chunks = _slices(slice(0, n), size.points)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["dense_gram", "kept", "linear", "matrix_root", "on_every_point"]
+__all__ = ["dense_gram", "kept", "linear", "matrix_root", "on_every_point", "one_pass"]
 
 GRAM_BYTES = 1 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
 
 ROWS = 256
 """Rows from which oneDNN's products of matrices are as fast as MKL's or faster, whatever their sides (measured)."""
-PACKED = 4 << 20
-"""Numbers in a weight up to which a second copy, in oneDNN's order, is kept: a twentieth of the time."""
 
 
 @torch.no_grad()
@@ -49,25 +50,53 @@ def linear(t: Tensor, weight: Tensor) -> Tensor:
     )
     if not (many and plain and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
         return F.linear(t, weight)
-    if weight.numel() <= PACKED:
-        weight = kept(weight, "packed", lambda W: torch.ops.mkldnn._reorder_linear_weight(W, ROWS))
     out: Tensor = torch.ops.mkldnn._linear_pointwise(t, weight, None, "none", [], "")
     return out
 
 
-_kept: MutableMapping[Tensor, dict[str, tuple[tuple[int, int], Tensor]]] = WeakTensorKeyDictionary()
+@dataclass
+class _Made:
+    """What was made of a weight, the numbers that it had then, and in which pass they were last looked at."""
+
+    of: Tensor
+    result: Tensor
+    seen: object
+
+
+_kept: MutableMapping[Tensor, dict[str, _Made]] = WeakTensorKeyDictionary()
 _making = threading.Lock()
+_pass: ContextVar[object] = ContextVar("pass", default=None)
+
+
+@contextmanager
+def one_pass() -> Iterator[None]:
+    """Look once at each weight within it, for weights do not change there."""
+    token = _pass.set(object())
+    try:
+        yield
+    finally:
+        _pass.reset(token)
 
 
 @torch.no_grad()
 def kept(weight: Tensor, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return what `make` makes of a weight; made once, and again when the weight changes."""
-    state = (weight._version, weight.data_ptr())
+    """Return what `make` makes of a weight; made once, and again when the weight has other numbers.
+
+    They are compared: fused optimizers, `weight.data`, and what shares its memory change a weight without torch's version
+    of it.
+    """
+    now = _pass.get()
     with _making:
         made = _kept.setdefault(weight, {})
-        if name not in made or made[name][0] != state:
-            made[name] = (state, make(weight.detach()))
-        return made[name][1]
+        found = made.get(name)
+        if found is None or not ((now is not None and found.seen is now) or _same(found.of, weight)):
+            found = made[name] = _Made(weight.detach().clone(), make(weight.detach()), now)
+        found.seen = now
+        return found.result
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 def matrix_root(weight: Tensor) -> Tensor:

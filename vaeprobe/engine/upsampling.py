@@ -14,10 +14,6 @@ from vaeprobe.engine.dense import dense_gram, kept, on_every_point
 __all__ = ["Doubled", "Upsampling"]
 
 
-FEW_TAPS = 2
-"""Channels up to which a product of matrices and sums are faster than a convolution (measured)."""
-
-
 class Doubled(Deferred):
     """Tangents of a map whose pixels are each repeated twice along both sides.
 
@@ -123,13 +119,13 @@ def upsampled_by_quarters(x: Tensor, weight: Tensor) -> Tensor:
 @torch.no_grad()
 def four_at_a_time(x: Tensor, weight: Tensor) -> Tensor:
     """Return the same with 2 x 2 pixels at each place, shape (n, 2 x 2 x out, h + 1, w + 1); see `in_order`."""
-    if weight.shape[1] <= FEW_TAPS:
+    if weight.shape[1] == 1:
         return _summed(x, kept(weight, "taps", taps))
     return F.conv2d(_channels_last(x), kept(weight, "patches", patch_kernels), padding=1)
 
 
 def _summed(x: Tensor, taps: Tensor) -> Tensor:
-    """Return that by one product of matrices and three sums: a convolution to few channels leaves registers empty.
+    """Return that by one product of matrices and three sums: a convolution to one channel leaves registers empty.
 
     With a row and a column of zeros after each map, what lies above, to the left, or both, is at one distance in memory.
     """
@@ -141,7 +137,7 @@ def _summed(x: Tensor, taps: Tensor) -> Tensor:
     both, above, left, here = torch.mm(taps, room.view(-1, c).mT).chunk(4)
     for given, distance in ((left, 1), (above, w + 1), (both, w + 2)):
         here[:, distance:] += given[:, :-distance]
-    return here.view(-1, n, h + 1, w + 1).transpose(0, 1)
+    return here.view(len(here), n, h + 1, w + 1).transpose(0, 1)
 
 
 def by_patches(image: Tensor, like: Tensor) -> Tensor:
