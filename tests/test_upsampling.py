@@ -43,7 +43,7 @@ def test_maps_do_not_reach_each_other() -> None:
 
 
 @pytest.mark.parametrize("side", [2, 5])
-def test_a_chain_of_them_has_the_jacobian_of_reverse_mode(side: int) -> None:
+def test_a_chain_of_them_has_the_jacobian_of_plain_forward_mode(side: int) -> None:
     torch.manual_seed(side)
     network = nn.Sequential(
         nn.Linear(3, 4 * side * side), nn.Tanh(), nn.Unflatten(1, (4, side, side)), nn.ConvTranspose2d(4, 5, 3, 2, 1, 1),

@@ -70,9 +70,9 @@ class Kept:
         own = own_file(path)
         self._new = None if own.exists() else own
         for file in files_of(path):
-            if file.stat().st_size:
+            if size := file.stat().st_size:  # others may write to theirs meanwhile
                 whole = self._look(file)
-                if whole < file.stat().st_size:
+                if whole < size:
                     self.broken[file] = whole
                 if file == own:
                     os.truncate(file, whole)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -100,7 +99,6 @@ class Sweep:
             ResourceError: one direction at one latent is too much; or another process failed.
             VaeprobeError: `work` failed, here or elsewhere.
         """
-        _keep_freed_memory()
         with one_pass():
             return self._over(n, directions, size)
 
@@ -159,15 +157,6 @@ class Sweep:
     def _one(self, part: Chunk, together: bool) -> None:
         with full_precision():
             self.put(part, *kept(lambda: self.made_of(part), lambda: self.work(part), together=together))
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library hand what is freed on to the next tensor, not back to the system, page by page (glibc).
-
-    It does so up to the largest size that it has seen freed: of this one no page is touched.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _slices(whole: slice, step: int) -> list[slice]:

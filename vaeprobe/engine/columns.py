@@ -230,9 +230,9 @@ class Columns:
     def _points(self) -> list[slice]:
         """Return the points to take at a time, all of which together are all."""
         n = self.shape[0] if self.shape else 1
-        most = self._rows() // max(1, self.directions)
-        if math.ceil(n / max(1, most)) > 2:  # as many for each of two threads, or of four
-            most = math.ceil(n / (4 * math.ceil(n / (4 * max(1, most)))))
+        most = max(1, self._rows() // max(1, self.directions))
+        if n > 2 * most:  # as many for each of two threads, or of four
+            most = math.ceil(n / (4 * math.ceil(n / (4 * most))))
         return _evenly(n, most)
 
     def _blocks(self, points: slice) -> list[Block]:

@@ -56,11 +56,11 @@ def linear(t: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass
 class _Made:
-    """What was made of a weight, the numbers that it had then, and in which pass they were last looked at."""
+    """What was made of a weight, the numbers that it had then, and in which pass and state they were last looked at."""
 
     of: Tensor
     result: Tensor
-    seen: object
+    seen: object = None
 
 
 _kept: MutableMapping[Tensor, dict[str, _Made]] = WeakTensorKeyDictionary()
@@ -70,7 +70,7 @@ _pass: ContextVar[object] = ContextVar("pass", default=None)
 
 @contextmanager
 def one_pass() -> Iterator[None]:
-    """Look once at each weight within it, for weights do not change there."""
+    """Within it, look at the numbers of a weight once, and again where torch knows of a change: nobody trains meanwhile."""
     token = _pass.set(object())
     try:
         yield
@@ -85,14 +85,20 @@ def kept(weight: Tensor, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
     They are compared: fused optimizers, `weight.data`, and what shares its memory change a weight without torch's version
     of it.
     """
-    now = _pass.get()
+    now = _state(weight)
     with _making:
         made = _kept.setdefault(weight, {})
         found = made.get(name)
-        if found is None or not ((now is not None and found.seen is now) or _same(found.of, weight)):
-            found = made[name] = _Made(weight.detach().clone(), make(weight.detach()), now)
+        if found is None or not ((now is not None and found.seen == now) or _same(found.of, weight)):
+            found = made[name] = _Made(weight.detach().clone(), make(weight.detach()))
         found.seen = now
         return found.result
+
+
+def _state(weight: Tensor) -> object:
+    """Return what stays the same in a pass as long as torch knows of no change; None outside, and where it does not count."""
+    now = _pass.get()
+    return None if now is None or weight.is_inference() else (now, weight._version, weight.data_ptr())
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -87,8 +87,8 @@ def parity_kernels(weight: Tensor) -> Tensor:
     Returns:
         shape (row parity, column parity, out, in, 2, 2).
     """
-    taps = torch.tensor([[3, 1], [2, 0]], device=weight.device)
-    return weight.detach()[:, :, taps][..., taps].permute(2, 4, 1, 0, 3, 5)
+    seen = torch.tensor([[3, 1], [2, 0]], device=weight.device)
+    return weight.detach()[:, :, seen][..., seen].permute(2, 4, 1, 0, 3, 5)
 
 
 @torch.no_grad()
@@ -118,14 +118,14 @@ def upsampled_by_quarters(x: Tensor, weight: Tensor) -> Tensor:
 
 @torch.no_grad()
 def four_at_a_time(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the same with 2 x 2 pixels at each place, shape (n, 2 x 2 x out, h + 1, w + 1); see `in_order`."""
+    """Return a transposed convolution (see `parity_kernels`) with 2 x 2 pixels at each place, shape (n, 2 x 2 x out, h + 1, w + 1); see `in_order`."""
     if weight.shape[1] == 1:
         return _summed(x, kept(weight, "taps", taps))
     return F.conv2d(_channels_last(x), kept(weight, "patches", patch_kernels), padding=1)
 
 
-def _summed(x: Tensor, taps: Tensor) -> Tensor:
-    """Return that by one product of matrices and three sums: a convolution to one channel leaves registers empty.
+def _summed(x: Tensor, given: Tensor) -> Tensor:
+    """Return that, of what each pixel gives (see `taps`), by one product of matrices and three sums: a convolution to one channel leaves registers empty.
 
     With a row and a column of zeros after each map, what lies above, to the left, or both, is at one distance in memory.
     """
@@ -134,9 +134,9 @@ def _summed(x: Tensor, taps: Tensor) -> Tensor:
     room[:, h].zero_()
     room[:, :h, w].zero_()
     room[:, :h, :w].copy_(x.permute(0, 2, 3, 1))
-    both, above, left, here = torch.mm(taps, room.view(-1, c).mT).chunk(4)
-    for given, distance in ((left, 1), (above, w + 1), (both, w + 2)):
-        here[:, distance:] += given[:, :-distance]
+    both, above, left, here = torch.mm(given, room.view(-1, c).mT).chunk(4)
+    for there, distance in ((left, 1), (above, w + 1), (both, w + 2)):
+        here[:, distance:] += there[:, :-distance]
     return here.view(len(here), n, h + 1, w + 1).transpose(0, 1)
 
 
