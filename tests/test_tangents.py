@@ -15,7 +15,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.engine import convolutions, dense
 from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput, in_blocks
-from vaeprobe.engine.dense import dense_gram, matrix_root
+from vaeprobe.engine.dense import BANDED, by_root, dense_gram, root_bands
 from vaeprobe.engine.tangents import Unsupported, push
 from vaeprobe.engine.upsampling import Upsampling, of_doubled
 
@@ -336,14 +336,18 @@ def test_a_last_linear_layer_is_not_computed_for_gram_matrices() -> None:
     assert torch.allclose(G, dense_gram(columns.value(), None), rtol=1e-12)
 
 
-def test_the_root_of_a_weight_follows_the_weight() -> None:
-    weight = torch.randn(50, 4, dtype=torch.float64)
-    weight[:, 2] = 0  # rank 3
-    first = matrix_root(weight)
-    assert torch.allclose(first.T @ first, weight.T @ weight)
-    assert matrix_root(weight) is first
-    weight.mul_(2)
-    assert torch.allclose(matrix_root(weight).T @ matrix_root(weight), weight.T @ weight)
+@pytest.mark.parametrize(("width", "bands"), [(4, 1), (BANDED - 1, 1), (BANDED, 4), (BANDED + 5, 4)])
+def test_the_root_of_a_weight_follows_the_weight(width: int, bands: int) -> None:
+    weight = torch.randn(width + 50, width, dtype=torch.float64)
+    weight[:, 2] = 0  # of lower rank
+    eye = torch.eye(width, dtype=torch.float64)[:, None]
+    for _ in range(2):
+        found = root_bands(weight)
+        R = by_root(eye, found)[:, 0].T
+        assert len(found) == bands and torch.equal(R, R.triu())
+        assert torch.allclose(R.T @ R, weight.T @ weight)
+        assert root_bands(weight) is found
+        weight.mul_(2)
 
 
 def test_up_sampling_convolutions_take_the_short_way() -> None:

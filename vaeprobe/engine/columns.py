@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vaeprobe.engine.dense import dense_gram, linear, matrix_root, on_every_point
+from vaeprobe.engine.dense import by_root, dense_gram, linear, on_every_point, root_bands
 from vaeprobe.engine.workers import on_workers
 
 __all__ = [
@@ -416,9 +416,7 @@ class LinearOutput(OfWeight):
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
         rows, width = self._weight.shape
         if factor is None and self._made_of and rows > width:
-            (inner,), root = self._made_of, matrix_root(self._weight)
-            t = self._together(
-                points, lambda block: on_every_point(lambda t: linear(t, root), inner.at(block))
-            )
+            (inner,), bands = self._made_of, root_bands(self._weight)
+            t = self._together(points, lambda block: on_every_point(lambda t: by_root(t, bands), inner.at(block)))
             return dense_gram(t, None)
         return super()._gram(points, factor)

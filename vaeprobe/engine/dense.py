@@ -8,17 +8,20 @@ from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["dense_gram", "kept", "linear", "matrix_root", "on_every_point", "one_pass"]
+__all__ = ["by_root", "dense_gram", "kept", "linear", "on_every_point", "one_pass", "root_bands"]
 
 GRAM_BYTES = 1 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
 
+BANDED = 256
+"""Columns of a weight from which four bands of its triangular root cost two thirds of the whole (measured; at 128 as much)."""
 ROWS = 256
 """Rows from which oneDNN's products of matrices are as fast as MKL's or faster, whatever their sides (measured)."""
 
@@ -54,16 +57,19 @@ def linear(t: Tensor, weight: Tensor) -> Tensor:
     return out
 
 
+Made = TypeVar("Made")
+
+
 @dataclass
-class _Made:
+class _Made(Generic[Made]):
     """What was made of a weight, the numbers that it had then, and in which pass and state they were last looked at."""
 
     of: Tensor
-    result: Tensor
+    result: Made
     seen: object = None
 
 
-_kept: MutableMapping[Tensor, dict[str, _Made]] = WeakTensorKeyDictionary()
+_kept: MutableMapping[Tensor, dict[str, _Made[Any]]] = WeakTensorKeyDictionary()
 _making = threading.Lock()
 _pass: ContextVar[object] = ContextVar("pass", default=None)
 
@@ -79,7 +85,7 @@ def one_pass() -> Iterator[None]:
 
 
 @torch.no_grad()
-def kept(weight: Tensor, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
+def kept(weight: Tensor, name: str, make: Callable[[Tensor], Made]) -> Made:
     """Return what `make` makes of a weight; made once, and again when the weight has other numbers.
 
     They are compared: fused optimizers, `weight.data`, and what shares its memory change a weight without torch's version
@@ -92,7 +98,8 @@ def kept(weight: Tensor, name: str, make: Callable[[Tensor], Tensor]) -> Tensor:
         if found is None or not ((now is not None and found.seen == now) or _same(found.of, weight)):
             found = made[name] = _Made(weight.detach().clone(), make(weight.detach()))
         found.seen = now
-        return found.result
+        result: Made = found.result
+        return result
 
 
 def _state(weight: Tensor) -> object:
@@ -105,12 +112,25 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
-def matrix_root(weight: Tensor) -> Tensor:
-    """Return the square R with R^T R = W^T W, in the type of W; kept until W changes.
+def root_bands(weight: Tensor) -> list[Tensor]:
+    """Return the upper triangular R with R^T R = W^T W, in the type of W, as bands of rows without the columns where
+    they are zero; kept until W changes.
 
     By QR, which keeps the accuracy of W (a Cholesky factor of W^T W has half the digits) and takes any rank.
     """
-    return kept(weight, "root", lambda W: torch.linalg.qr(W.double(), mode="r").R.to(W.dtype).contiguous())
+
+    def bands(W: Tensor) -> list[Tensor]:
+        R = torch.linalg.qr(W.double(), mode="r").R.to(W.dtype)
+        size = -(-len(R) // 4) if len(R) >= BANDED else max(1, len(R))
+        return [R[start : start + size, start:].contiguous() for start in range(0, max(1, len(R)), size)]
+
+    return kept(weight, "root", bands)
+
+
+def by_root(t: Tensor, bands: list[Tensor]) -> Tensor:
+    """Return t R^T of tangents, shape (rows, ..., in), and a triangular root (see `root_bands`)."""
+    parts = [linear(t[..., t.shape[-1] - band.shape[1] :].contiguous(), band) for band in bands]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 @torch.no_grad()
