@@ -417,6 +417,8 @@ class LinearOutput(OfWeight):
         rows, width = self._weight.shape
         if factor is None and self._made_of and rows > width:
             (inner,), bands = self._made_of, root_bands(self._weight)
-            t = self._together(points, lambda block: on_every_point(lambda t: by_root(t, bands), inner.at(block)))
+            t = self._together(
+                points, lambda block: on_every_point(lambda t: by_root(t, bands), inner.at(block))
+            )
             return dense_gram(t, None)
         return super()._gram(points, factor)

@@ -9,17 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from vaeprobe.engine import winograd
 from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
-from vaeprobe.engine.upsampling import Doubled, Upsampling, of_doubled, upsampled, upsampled_by_quarters
+from vaeprobe.engine.upsampling import Doubled, Upsampling, of_doubled, upsampled
 
 __all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
-
-# channels out of a transposed convolution up to which, and channels and pixels of its map from and to which, it is
-# faster as a convolution per parity of the output (measured)
-FEW, MANY, SMALL_MAP = 16, 128, 25
+# channels out of a transposed convolution up to which it is faster as a convolution per parity of the output (measured)
+FEW = 16
 
 
 class LaidOut(TorchFunctionMode):
@@ -64,7 +63,11 @@ def convolved(
     primal, weight = args[0], _weight(args, kwargs)
     y = convolution(func, name, args, kwargs)
 
+    by = _filter(name, args, kwargs)
+
     def along(t: Tensor) -> Tensor:
+        if by is not None and winograd.pays(t, weight):
+            return winograd.filtered(t, weight.detach(), by)
         out: Tensor = (
             func(laid_out(t), weight, None, *args[3:], **kwargs)
             if len(args) > 2
@@ -76,8 +79,6 @@ def convolved(
         return y, Known(on_every_point(along, columns.value().unsqueeze(1)).squeeze(1))
     if _few(name, args, kwargs):
         return y, Upsampling(columns, weight, y.shape)
-    if _doubles(name, args, kwargs) and min(weight.shape[:2]) >= MANY and primal[0, 0].numel() <= SMALL_MAP:
-        return y, Deferred(columns, y.shape, lambda t: upsampled_by_quarters(laid_out(t), weight))
     return y, Deferred(columns, y.shape, along)
 
 
@@ -104,6 +105,13 @@ def _doubles(name: str, args: Arguments, kwargs: Keywords) -> bool:
 def _three_by_three(name: str, args: Arguments, kwargs: Keywords) -> bool:
     """Whether this is a convolution of kernel 3, stride 1, padding 1: one that keeps the sides of a batch."""
     return name == "conv2d" and _settings(args, kwargs, "dilation", "groups") == (3, 1, 1)
+
+
+def _filter(name: str, args: Arguments, kwargs: Keywords) -> winograd.Filter | None:
+    """Return what takes fewer products to do this, if anything does."""
+    if _three_by_three(name, args, kwargs):
+        return winograd.KEEPING
+    return winograd.DOUBLING if _doubles(name, args, kwargs) else None
 
 
 def _settings(args: Arguments, kwargs: Keywords, *last: str) -> tuple[int, ...] | None:

@@ -102,21 +102,6 @@ def upsampled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 @torch.no_grad()
-def upsampled_by_quarters(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the same by four convolutions that compute no pixel beyond the border: faster for small maps."""
-    n, _, h, w = x.shape
-    x = F.pad(x, (1, 1, 1, 1))
-    kernels = kept(weight, "quarters", lambda W: parity_kernels(W).permute(0, 1, 2, 4, 5, 3).contiguous())
-    y = torch.empty(n, h, 2, w, 2, weight.shape[1], dtype=x.dtype, device=x.device)
-    for a in (0, 1):
-        for b in (0, 1):
-            seen = _channels_last(x[:, :, a : a + h + 1, b : b + w + 1])
-            part = F.conv2d(seen, kernels[a, b].permute(0, 3, 1, 2))
-            y[:, :, a, :, b] = part.permute(0, 2, 3, 1)
-    return y.reshape(n, 2 * h, 2 * w, weight.shape[1]).permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
 def four_at_a_time(x: Tensor, weight: Tensor) -> Tensor:
     """Return a transposed convolution (see `parity_kernels`) with 2 x 2 pixels at each place, shape (n, 2 x 2 x out, h + 1, w + 1); see `in_order`."""
     if weight.shape[1] == 1:
