@@ -79,7 +79,7 @@ MAPS = nn.Unflatten(1, (4, 4, 4))
 NETWORKS: dict[str, list[nn.Module]] = {
     "linear": [nn.Linear(64, 20), nn.Tanh()], "root": [nn.Linear(64, 90)], "taps": [MAPS, nn.ConvTranspose2d(4, 1, 4, 2, 1)],
     "patches": [MAPS, nn.ConvTranspose2d(4, 2, 4, 2, 1)], "of doubled": [MAPS, nn.Upsample(scale_factor=2), nn.Conv2d(4, 5, 3, padding=1)],
-    "quarters": [nn.Linear(64, 512), nn.Unflatten(1, (128, 2, 2)), nn.ConvTranspose2d(128, 128, 4, 2, 1)],
+    "given": [nn.Unflatten(1, (16, 2, 2)), nn.Conv2d(16, 3, 3, padding=1)],
 }  # fmt: skip
 
 

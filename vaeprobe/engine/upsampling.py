@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from vaeprobe.engine.columns import Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
+from vaeprobe.engine.few import given, summed
 
 __all__ = ["Doubled", "Upsampling"]
 
@@ -71,8 +72,8 @@ def patch_kernels(weight: Tensor) -> Tensor:
 
 
 def taps(weight: Tensor) -> Tensor:
-    """Return that convolution as what each input pixel gives to those around it, shape (2 x 2 x 4 out, in)."""
-    return parity_kernels(weight).permute(4, 5, 0, 1, 2, 3).flatten(0, 4).contiguous()
+    """Return the same convolution as what each input pixel gives to those around it, shape (2 x 2 x 4 out, in)."""
+    return given(parity_kernels(weight).flatten(0, 2))
 
 
 def parity_kernels(weight: Tensor) -> Tensor:
@@ -105,24 +106,8 @@ def upsampled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def four_at_a_time(x: Tensor, weight: Tensor) -> Tensor:
     """Return a transposed convolution (see `parity_kernels`) with 2 x 2 pixels at each place, shape (n, 2 x 2 x out, h + 1, w + 1); see `in_order`."""
     if weight.shape[1] == 1:
-        return _summed(x, kept(weight, "taps", taps))
+        return summed(x, kept(weight, "taps", taps), 2)
     return F.conv2d(_channels_last(x), kept(weight, "patches", patch_kernels), padding=1)
-
-
-def _summed(x: Tensor, given: Tensor) -> Tensor:
-    """Return that, of what each pixel gives (see `taps`), by one product of matrices and three sums: a convolution to one channel leaves registers empty.
-
-    With a row and a column of zeros after each map, what lies above, to the left, or both, is at one distance in memory.
-    """
-    n, c, h, w = x.shape
-    room = x.new_empty(n, h + 1, w + 1, c)
-    room[:, h].zero_()
-    room[:, :h, w].zero_()
-    room[:, :h, :w].copy_(x.permute(0, 2, 3, 1))
-    both, above, left, here = torch.mm(given, room.view(-1, c).mT).chunk(4)
-    for there, distance in ((left, 1), (above, w + 1), (both, w + 2)):
-        here[:, distance:] += there[:, :-distance]
-    return here.view(len(here), n, h + 1, w + 1).transpose(0, 1)
 
 
 def by_patches(image: Tensor, like: Tensor) -> Tensor:

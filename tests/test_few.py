@@ -1,0 +1,57 @@
+"""Convolutions to few channels by a product of matrices and sums: the convolution's numbers, and only where it is faster."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vaeprobe.decoder import Decoder
+from vaeprobe.engine import convolutions, gram, pushforward
+from vaeprobe.engine import few as module
+from vaeprobe.engine.few import few, given, summed
+
+
+@pytest.mark.parametrize("sides", [(4, 4), (5, 3), (1, 1), (1, 6), (7, 1)])
+@pytest.mark.parametrize("most", [1, 1 << 20])
+def test_the_convolution_is_the_same(
+    sides: tuple[int, int], most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CACHE", most)
+    x, w = torch.randn(3, 9, *sides, dtype=torch.float64), torch.randn(2, 9, 3, 3, dtype=torch.float64)
+    h, width = sides
+    for layout in (x, x.contiguous(memory_format=torch.channels_last)):
+        found = summed(layout, given(w), 3)[:, :, :h, :width]
+        assert torch.allclose(found, F.conv2d(x, w, padding=1), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("out", "c", "does"),
+    [(module.FEW, 8, True), (module.FEW + 1, 8, False), (1, module.MANY, True), (1, module.MANY - 1, False)],
+)
+def test_it_is_done_where_it_is_faster(out: int, c: int, does: bool) -> None:
+    assert few(torch.empty(2, c, 4, 4), torch.empty(out, c, 3, 3)) is does
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_last_convolutions_of_decoders_go_this_way(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(3, 8 * 5 * 6), nn.Unflatten(1, (8, 5, 6)), nn.Tanh(), nn.Conv2d(8, 3, 3, padding=1, bias=bias),
+        nn.Sigmoid(),
+    ).double()  # fmt: skip
+    decoder, z = Decoder(network, 3), torch.randn(5, 3, dtype=torch.float64)
+    shapes: list[torch.Size] = []
+
+    def seen(x: Tensor, gives: Tensor, k: int) -> Tensor:
+        shapes.append(x.shape)
+        return summed(x, gives, k)
+
+    monkeypatch.setattr(convolutions, "summed", seen)
+    J = torch.func.vmap(torch.func.jacfwd(lambda x: network(x[None])[0].flatten()))(z)
+    assert torch.allclose(gram(decoder, z), J.mT @ J, rtol=1e-12)
+    assert {shape[0] for shape in shapes} >= {5, 15}  # values, and tangents in three directions
+    v = torch.randn(2, 5, 3, dtype=torch.float64)
+    moved = pushforward(decoder, z, v)[1].flatten(2)
+    assert torch.allclose(moved, torch.einsum("nmd,knd->knm", J, v), rtol=1e-12)
