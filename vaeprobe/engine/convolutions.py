@@ -15,6 +15,7 @@ from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.few import few, given, summed
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
 from vaeprobe.engine.upsampling import Doubled, Upsampling, of_doubled, upsampled
+from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter
 
 __all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
@@ -44,36 +45,27 @@ class LaidOut(TorchFunctionMode):
 
 def convolution(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Tensor:
     """Return the value of a convolution of plain tensors."""
-    bias = args[2] if len(args) > 2 else kwargs.get("bias")
-    if _few(name, args, kwargs):
-        return upsampled(args[0], _weight(args, kwargs), bias)
-    if _three_by_three(name, args, kwargs) and few(args[0], _weight(args, kwargs)):
-        y = _summed(args[0], _weight(args, kwargs))
-        return y.contiguous() if bias is None else y + bias[:, None, None]
-    out: Tensor = func(laid_out(args[0]), *args[1:], **kwargs)
-    return out
+    return _value(func, args, kwargs, _kind(name, args, kwargs))
 
 
 def convolved(
     func: Function, name: str, columns: Columns, args: Arguments, kwargs: Keywords
 ) -> tuple[Tensor, Columns]:
     """Return the value of a convolution of plain tensors, and its tangents."""
-    if isinstance(columns, Doubled) and _three_by_three(name, args, kwargs):
+    kind = _kind(name, args, kwargs)
+    if isinstance(columns, Doubled) and kind is KEEPING:
         # the same as a transposed convolution of the map before it was doubled, in four ninths of the products
         weight = kept(_weight(args, kwargs), "of doubled", of_doubled)
-        func, name, columns = F.conv_transpose2d, "conv_transpose2d", columns.source
-        bias = args[2] if len(args) > 2 else kwargs.get("bias")
-        args, kwargs = (args[0][:, :, ::2, ::2], weight, bias, 2, 1), {}
+        func, kind, columns = F.conv_transpose2d, DOUBLING, columns.source
+        args, kwargs = (args[0][:, :, ::2, ::2], weight, _bias(args, kwargs), 2, 1), {}
     primal, weight = args[0], _weight(args, kwargs)
-    y = convolution(func, name, args, kwargs)
-
-    by = _filter(name, args, kwargs)
+    y = _value(func, args, kwargs, kind)
 
     def along(t: Tensor) -> Tensor:
-        if by is winograd.KEEPING and few(t, weight):
+        if kind is KEEPING and few(t, weight):
             return _summed(t, weight)
-        if by is not None and winograd.pays(t, weight):
-            return winograd.filtered(t, weight.detach(), by)
+        if kind and winograd.pays(t, weight):
+            return winograd.filtered(t, weight.detach(), kind)
         out: Tensor = (
             func(laid_out(t), weight, None, *args[3:], **kwargs)
             if len(args) > 2
@@ -83,9 +75,20 @@ def convolved(
 
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
         return y, Known(on_every_point(along, columns.value().unsqueeze(1)).squeeze(1))
-    if _few(name, args, kwargs):
+    if kind is DOUBLING and weight.shape[1] <= FEW:
         return y, Upsampling(columns, weight, y.shape)
     return y, Deferred(columns, y.shape, along)
+
+
+def _value(func: Function, args: Arguments, kwargs: Keywords, kind: Filter | None) -> Tensor:
+    x, weight, bias = args[0], _weight(args, kwargs), _bias(args, kwargs)
+    if kind is DOUBLING and weight.shape[1] <= FEW:
+        return upsampled(x, weight, bias)
+    if kind is KEEPING and few(x, weight):
+        y = _summed(x, weight)
+        return y.contiguous() if bias is None else y + bias[:, None, None]
+    out: Tensor = func(laid_out(x), *args[1:], **kwargs)
+    return out
 
 
 def laid_out(x: Tensor) -> Tensor:
@@ -103,26 +106,16 @@ def _weight(args: Arguments, kwargs: Keywords) -> Tensor:
     return weight
 
 
-def _few(name: str, args: Arguments, kwargs: Keywords) -> bool:
-    """Whether this doubles the sides and makes few channels."""
-    return _doubles(name, args, kwargs) and _weight(args, kwargs).shape[1] <= FEW
+def _bias(args: Arguments, kwargs: Keywords) -> Tensor | None:
+    bias: Tensor | None = args[2] if len(args) > 2 else kwargs.get("bias")
+    return bias
 
 
-def _doubles(name: str, args: Arguments, kwargs: Keywords) -> bool:
-    """Whether this is a transposed convolution of kernel 4, stride 2, padding 1: one that doubles the sides of a batch."""
-    return name == "conv_transpose2d" and _settings(args, kwargs) == (4, 2, 1)
-
-
-def _three_by_three(name: str, args: Arguments, kwargs: Keywords) -> bool:
-    """Whether this is a convolution of kernel 3, stride 1, padding 1: one that keeps the sides of a batch."""
-    return name == "conv2d" and _settings(args, kwargs, "dilation", "groups") == (3, 1, 1)
-
-
-def _filter(name: str, args: Arguments, kwargs: Keywords) -> winograd.Filter | None:
-    """Return what takes fewer products to do this, if anything does."""
-    if _three_by_three(name, args, kwargs):
-        return winograd.KEEPING
-    return winograd.DOUBLING if _doubles(name, args, kwargs) else None
+def _kind(name: str, args: Arguments, kwargs: Keywords) -> Filter | None:
+    """Return what a convolution of a batch does to the sides of its maps, if it is of the two commonest kinds."""
+    if name == "conv2d":
+        return KEEPING if _settings(args, kwargs, "dilation", "groups") == (3, 1, 1) else None
+    return DOUBLING if name == "conv_transpose2d" and _settings(args, kwargs) == (4, 2, 1) else None
 
 
 def _settings(args: Arguments, kwargs: Keywords, *last: str) -> tuple[int, ...] | None:
