@@ -19,7 +19,7 @@ from vaeprobe.geometry import best_rotation, rotations
 from vaeprobe.geometry.axes import assignment, distance_to_axes, nearest_order
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
 from vaeprobe.geometry.gram import ima_contrast, singular_frame
-from vaeprobe.geometry.rotations import FACTORED, alignment, haar, rotate, rotated_contrast
+from vaeprobe.geometry.rotations import FACTORED, TOGETHER, alignment, haar, rotate, rotated_contrast
 from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import stream
 
@@ -467,9 +467,9 @@ def test_a_bounded_null_takes_half_of_the_time_and_its_p_value_counts_what_was_d
 @pytest.mark.parametrize("k", [FACTORED - 1, FACTORED])
 def test_rotations_change_contrasts_that_are_known_at_least_by_as_much(k: int) -> None:
     """Column lengths of J R from J itself, which has fewer dimensions than columns, beside a G that has all of them."""
-    J = torch.from_numpy(stream(3, "narrow").standard_normal((2, k + 2, k)))
+    J = torch.from_numpy(stream(3, "narrow").standard_normal((TOGETHER + 1, k + 2, k)))
     J[0, 10:] = 0
-    G, known, R = J.mT @ J, torch.tensor([40.0, 50.0], dtype=torch.float64), haar(k, 5, 1)
+    G, known, R = J.mT @ J, torch.linspace(40, 50, len(J), dtype=torch.float64), haar(k, 5, 1)
     lengths = (J @ R[:, None]).norm(dim=2).log().sum(2) - J.norm(dim=1).log().sum(1)
     found = alignment(G, count=5, seed=1, contrast=known)
     torch.testing.assert_close(found.draws, (known + lengths).mean(1), rtol=1e-9, atol=1e-9)

