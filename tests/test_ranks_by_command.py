@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "beta of fewer rows than ranks": ("beta", MLP, "--data", DIGITS, "-n", "2", "--json"),
     "train-linear": ("train-linear", DIGITS, "--method", "elbo", "--json"),
     "train-linear of three": ("train-linear", DIGITS, "--latent-dim", "3", "--bootstrap", "40", "--json"),
+    "train-linear in memory": ("train-linear", DIGITS, "--latent-dim", "3", "--solver", "randomized", "--bootstrap", "0", "--json"),
     "trace": ("trace", MLP, "-n", "1", "--components", "0", "--length", "0.3", "--chunk", "1", "--json"),
     "traverse": ("traverse", MLP, "-n", "5", "--json"),
     "a picture": ("traverse", MLP, "-n", "5", "-o", "OUT.png"),

@@ -54,6 +54,7 @@ class Data:
         first, last: range of rows of the shards that belong to this data.
         every: of as many runs of `RUN` rows of each array, one is read.
         wide: whether numbers are float64 even where float32 holds them exactly.
+        span: first and last row of all, of which this is the share of one process.
     """
 
     shards: tuple[Shard, ...]
@@ -64,6 +65,7 @@ class Data:
     last: int = field(default=-1)
     every: int = 1
     wide: bool = False
+    span: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.last < 0:
@@ -111,14 +113,32 @@ class Data:
             else:
                 states = [(os.path.realpath(file), os.stat(file)) for file in shard.read_from]
                 stored.append((shard, [(file, state.st_size, state.st_mtime_ns) for file, state in states]))
-        return [stored, self.factor, self.nonfinite, self.first, self.last, self.every, self.wide]
+        return [stored, self.factor, self.nonfinite, self.first, self.last, self.every, self.wide, self.span]
 
-    def share(self, rank: int, world: int) -> Data:
-        """Return the contiguous share of rows of one of `world` processes."""
+    def share(self, rank: int, world: int, unit: int = 1) -> Data:
+        """Return the contiguous share of rows of one of `world` processes, which begins at a whole number of units in its file."""
         if not 0 <= rank < world:
             raise UsageError(f"rank {rank} is not one of {world}")
-        first, last = (self.first + (self.last - self.first) * k // world for k in (rank, rank + 1))
-        return replace(self, first=first, last=last)
+        unit = unit if self.every == 1 else RUN * self.every
+        first, last = (
+            self._at_unit(self.first + (self.last - self.first) * k // world, unit) for k in (rank, rank + 1)
+        )
+        return replace(self, first=first, last=last, span=(self.first, self.last))
+
+    @property
+    def whole(self) -> Data:
+        """The rows that this is a share of."""
+        return self if self.span is None else replace(self, first=self.span[0], last=self.span[1], span=None)
+
+    def _at_unit(self, row: int, unit: int) -> int:
+        """Return the beginning that is nearest to a row of a block of so many, which begin anew in every stored array."""
+        first = self.first
+        for _, start, stop in self._ranges():
+            end = first + stop - start
+            if row < end:
+                return min(first + (row - first + unit // 2) // unit * unit, end)
+            first = end
+        return self.last
 
     def head(self, rows: int) -> Data:
         """Return the first rows alone."""
@@ -184,7 +204,8 @@ class Data:
 
     def _block(self, size: int) -> int:
         """Return how many rows a block has at most where so many are asked for."""
-        return max(1, min(size, LARGEST_BLOCK // (8 * self.columns)))
+        most = max(1, LARGEST_BLOCK // (8 * self.columns))
+        return max(1, min(size, 1 << most.bit_length() - 1))  # a power of two, with which shares begin
 
     def refuse(self, block: Array, row: int = 0) -> None:
         """Raise NonfiniteRowsError if a number of the block is not finite and `nonfinite` is "refuse".

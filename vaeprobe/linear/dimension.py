@@ -13,7 +13,7 @@ from vaeprobe.errors import InputError
 from vaeprobe.linear import spectrum as spectra
 from vaeprobe.linear.closed_form import LOG_2PI
 from vaeprobe.linear.eigenpairs import Spectrum
-from vaeprobe.linear.moments import Moments, accumulate, of_all, total
+from vaeprobe.linear.moments import Moments, accumulate, total
 from vaeprobe.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -156,8 +156,7 @@ def _held_out(data: Data, spectrum: Spectrum, top: int, seed: int, processes: Pr
     if spectrum.solver == "exact":
         parts = spectrum.parts
         if len(parts) != FOLDS:
-            own = processes.together(lambda: accumulate(data, folds=FOLDS, seed=seed))
-            parts = of_all(processes, own)
+            parts = accumulate(data, folds=FOLDS, seed=seed, processes=processes)
         if min(p.n for p in parts) < 1 or spectrum.n < 2 * FOLDS:
             return None
         scores = []

@@ -1,13 +1,13 @@
 """Mean and scatter of rows in one pass, in blocks, merged exactly.
 
 Blocks are products `v.T @ v` (SYRK), in float32 for large float32 data, and the sums are float64.  Each block is
-shifted by something near the mean of the first one before its product is formed, unless that is within a deviation of
+shifted by something near the mean of the first of all rows before its product is formed, unless that is within a deviation of
 0, so that a column with a large offset keeps its variance.  The shift is a short number, a multiple of a sixteenth of the column's deviation or so:
 where data are whole numbers or bits, so are then the shifted ones, and their float32 products are exact.  (Shifted by
 the mean itself, all the equal products of bits are rounded the same way, which no sum over rows averages out: an error
 of 2e-5 of the largest eigenvalue where other data have 1e-7.)
 
-How far float32 is off is measured: every 32nd block is multiplied in float64 too.
+How far float32 is off is measured: one block in 64 is multiplied in float64 too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from vaeprobe.budget import budget
 from vaeprobe.errors import InputError, ResourceError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail
-from vaeprobe.processes import Processes
+from vaeprobe.processes import ALONE, Processes
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
@@ -45,6 +45,38 @@ FIRST_ROWS = 256  # that the shift is taken from: their mean is within a sixteen
 
 
 @dataclass(frozen=True, eq=False)
+class _Sums:
+    """Sums over rows about a shift, which add up over processes that share the shift.
+
+    Attributes:
+        shift: shape (m,).
+        outer, sums, counts: of (x - shift)(x - shift)^T, of x - shift and of rows in each fold.
+        slip, drift: what float32 products and sums of the checked rows are off by.
+        done, checked, left_out: rows that are in it, that were multiplied in float64 too, and that were left out.
+    """
+
+    shift: NDArray[np.floating]
+    outer: Array
+    sums: Array
+    counts: NDArray[np.int64]
+    slip: Array | None
+    drift: Array
+    done: int
+    checked: int
+    left_out: int
+
+    def of_all(self, processes: Processes) -> _Sums:
+        """Return the sums over the rows of all processes."""
+        if processes.world == 1:
+            return self
+        numbers = np.array([self.done, self.checked, self.left_out, *self.counts], np.float64)
+        done, checked, left_out, *counts = (int(x) for x in processes.sum(numbers))
+        outer, sums, drift = (processes.sum(x) for x in (self.outer, self.sums, self.drift))
+        slip = None if self.slip is None else processes.sum(self.slip)
+        return _Sums(self.shift, outer, sums, np.array(counts), slip, drift, done, checked, left_out)
+
+
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Count, mean and centred scatter of rows.
 
@@ -55,6 +87,7 @@ class Moments:
         slip: what float32 products added to the scatter, from the rows that were multiplied in float64 too, scaled
             to all rows, shape (m, m); None for float64 products.
         left_out: rows with NaN or infinity that were read and left out.
+        here: rows that this process read.
     """
 
     n: int
@@ -62,6 +95,7 @@ class Moments:
     scatter: Array
     slip: Array | None = None
     left_out: int = 0
+    here: int = 0
 
     @property
     def covariance(self) -> Array:
@@ -70,21 +104,26 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Return the moments of the rows of both (Chan, Golub and LeVeque 1983)."""
-        n, left_out = self.n + other.n, self.left_out + other.left_out
+        n, left_out, here = self.n + other.n, self.left_out + other.left_out, self.here + other.here
         if 0 in (self.n, other.n):
-            return replace(other if self.n == 0 else self, left_out=left_out)
+            return replace(other if self.n == 0 else self, left_out=left_out, here=here)
         step = other.mean - self.mean
         scatter = self.scatter + other.scatter
         scatter += np.outer(step, step) * (self.n * other.n / n)
         slips = [part.slip for part in (self, other) if part.slip is not None]
         slip = np.add.reduce(slips) if slips else None
-        return Moments(n, self.mean + step * (other.n / n), scatter, slip, left_out)
+        return Moments(n, self.mean + step * (other.n / n), scatter, slip, left_out, here)
 
 
 def arithmetic(data: Data) -> np.dtype[np.floating]:
-    """Return the type that products are formed in: float32 for large float32 data, else float64."""
-    small = data.rows * data.columns**2 <= FLOAT64_WORK
+    """Return the type that products are formed in: float32 for large float32 data, else float64; the same for a share."""
+    small = data.whole.rows * data.columns**2 <= FLOAT64_WORK
     return np.dtype(np.float64 if small else data.dtype)
+
+
+def block_rows(columns: int) -> int:
+    """Return how many rows are multiplied at a time, a power of two."""
+    return max(256, min(BLOCK, 1 << (BLOCK_NUMBERS // max(1, columns)).bit_length() - 1))
 
 
 def accumulate(
@@ -93,21 +132,29 @@ def accumulate(
     dtype: type[np.floating] | np.dtype[np.floating] | None = None,
     folds: int = 1,
     seed: int = 0,
+    processes: Processes = ALONE,
 ) -> tuple[Moments, ...]:
     """Return the moments of the rows, one per random fold, in one pass.
 
     Args:
-        data: rows, m columns.
+        data: rows, m columns; of several processes, this one's share. Where shares begin with blocks, products are the same
+            however many share them.
         dtype: type of the products; by default `arithmetic(data)`.
         folds: number of random parts; their sum is the moments of all rows.
         seed: seed of the assignment of rows to folds.
+        processes: those that share the rows.
 
     Raises:
         ResourceError: the m x m matrices do not fit into memory.
     """
     kind = np.dtype(dtype or arithmetic(data))
-    m = data.columns
-    size = max(256, min(BLOCK, BLOCK_NUMBERS // max(1, m)))
+    found = processes.together(lambda: _summed(data, kind, folds, seed))
+    return _centred(found.of_all(processes), here=found.done)
+
+
+def _summed(data: Data, kind: np.dtype[np.floating], folds: int, seed: int) -> _Sums:
+    """Return the sums of the rows that are here."""
+    m, size = data.columns, block_rows(data.columns)
     try:
         outer = np.zeros((folds, m, m))
         work = np.empty((min(size, data.rows), m), kind)
@@ -128,6 +175,9 @@ def accumulate(
     if kept:
         begun, piece = kept
         outer, sums, counts, slip, drift, shift, done, checked, left_out = _restored(piece, kind)
+    else:
+        shift = first_shift(data, size, kind)
+    before = 0 if data.span is None else replace(data.whole, last=data.first).count_blocks(size)
     rng = stream(seed, "folds")
     if folds > 1:  # a row is in the same fold whichever process reads it
         for first in range(0, data.first + done, size):
@@ -141,12 +191,9 @@ def accumulate(
         for index, read in enumerate(whole.blocks(size, dtype=kind, after=begun), start=begun):
             block = data.finite(read)
             left_out += len(read) - len(block)
-            if done == 0 and len(block):
-                data.refuse(block[:FIRST_ROWS])
-                shift = short_mean(block[:FIRST_ROWS]).astype(kind)
             v = np.subtract(block, shift, out=work[: len(block)]) if shift.any() else block
             owner = rng.integers(folds, size=len(v)) if folds > 1 else None
-            check = slip is not None and index % CHECKED == 0
+            check = slip is not None and (before + index) % CHECKED == 0
             checked += len(v) if check else 0
             for k in range(folds):
                 part = v if owner is None else v[owner == k]
@@ -170,19 +217,24 @@ def accumulate(
             if over:
                 break
     tell("moments", data.rows, data.rows)
-    out = []
-    for k in range(folds):
-        n = int(counts[k])
+    return _Sums(shift, outer, sums, counts, slip, drift, done, checked, left_out)
+
+
+def _centred(found: _Sums, here: int) -> tuple[Moments, ...]:
+    """Return the moments of sums of rows about a shift, of which so many are in this process."""
+    out, outer, sums, done = [], found.outer, found.sums, found.done
+    for k, count in enumerate(found.counts):
+        n = int(count)
         centre = sums[k] / max(n, 1)
         with np.errstate(over="ignore", invalid="ignore"):
             outer[k] -= np.outer(centre, sums[k])
-        out.append(Moments(n, shift + centre, outer[k]))
+        out.append(Moments(n, found.shift + centre, outer[k]))
+    slip = found.slip
     if slip is not None:  # of all folds together: only their sum is asked for it
-        slip *= done / max(checked, 1)
-        drift, centre = drift / max(checked, 1), sums.sum(axis=0) / max(done, 1)
+        slip *= done / max(found.checked, 1)
+        drift, centre = found.drift / max(found.checked, 1), sums.sum(axis=0) / max(done, 1)
         slip -= done * (np.outer(centre, drift) + np.outer(drift, centre) - np.outer(drift, drift))
-        out[0] = replace(out[0], slip=slip)
-    out[0] = replace(out[0], left_out=left_out)
+    out[0] = replace(out[0], slip=slip, left_out=found.left_out, here=here)
     return tuple(out)
 
 
@@ -194,6 +246,21 @@ def _restored(
     done, checked, left_out = (int(number) for number in numbers)
     slipped = slip if slip.size else None
     return outer, sums, counts.astype(np.int64), slipped, drift, shift.astype(kind), done, checked, left_out
+
+
+def first_shift(data: Data, size: int, kind: np.dtype[np.floating]) -> NDArray[np.floating]:
+    """Return the short mean of the first rows of all, which sums are formed about, the same in every process, shape (m,).
+
+    Raises:
+        InputError: they are not finite, and refused.
+    """
+    whole = data.whole
+    for read in replace(whole, nonfinite="keep").blocks(size, dtype=kind):
+        first = whole.finite(read)[:FIRST_ROWS]
+        if len(first):
+            whole.refuse(first)
+            return short_mean(first).astype(kind)
+    return np.zeros(whole.columns, kind)
 
 
 def short_mean(block: NDArray[np.floating]) -> Array:
@@ -227,19 +294,3 @@ def refuse_few(rows: int, data: Data) -> None:
 def total(parts: tuple[Moments, ...]) -> Moments:
     """Return the moments of all parts together."""
     return reduce(Moments.__add__, parts)
-
-
-def of_all(processes: Processes, parts: tuple[Moments, ...]) -> tuple[Moments, ...]:
-    """Return the moments of the rows of all processes, part by part."""
-    if processes.world == 1:
-        return parts
-    out = []
-    for own in parts:
-        n = int(processes.sum(np.array([own.n], np.float64))[0])
-        mean = processes.sum(own.mean * own.n) / max(n, 1)
-        step = own.mean - mean
-        slip = None if own.slip is None else processes.sum(own.slip)
-        scatter = processes.sum(own.scatter + own.n * np.outer(step, step))
-        left_out = int(processes.sum(np.array([own.left_out], np.float64))[0])
-        out.append(Moments(n, mean, scatter, slip, left_out))
-    return tuple(out)

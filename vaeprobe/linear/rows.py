@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
     from vaeprobe.linear.moments import Array
 
-__all__ = ["CACHE_BYTES", "STRIDE", "Rows", "orthonormal", "restored", "rows_in_memory", "triangle_of"]
+__all__ = [
+    "BLOCK",
+    "CACHE_BYTES",
+    "STRIDE",
+    "Rows",
+    "fits",
+    "orthonormal",
+    "restored",
+    "rows_in_memory",
+    "triangle_of",
+]
 
 
 CACHE_BYTES = 2**30  # rows that several passes read are kept in memory up to this size
@@ -66,6 +76,11 @@ RUN = 64  # float32 squares that are summed as such
 RUN_COLUMNS = 2048  # of them, so that what was read for the sums is still near for the squares
 
 
+def fits(data: Data) -> bool:
+    """Whether rows that several passes read are kept in memory."""
+    return data.rows * data.columns * data.dtype.itemsize <= CACHE_BYTES
+
+
 def restored(trail: Trail, steps: int, *start: Array) -> tuple[int, tuple[Array, ...]]:
     """Return the last step, of so many, that sums go on from, and how they stood; 0 and how they start where there is none."""
     kept = trail.last(steps)
@@ -102,15 +117,20 @@ class Rows:
     processes: Processes
 
     @classmethod
-    def of(cls, data: Data, processes: Processes = ALONE) -> Rows:
+    def of(cls, data: Data, processes: Processes = ALONE, *, hold: bool = False) -> Rows:
         """Read the rows once, for their mean and total variance.
+
+        Args:
+            data: this process's share of the rows.
+            hold: whether shares that fit into memory are kept there, too: their products are not those of all rows that are
+                streamed, to the last digits of their type.
 
         Raises:
             InputError: there are fewer than two rows.
         """
-        kind, m = data.dtype, data.columns
-        fits = data.rows * m * kind.itemsize <= CACHE_BYTES
-        found = processes.together(lambda: _in_memory(data) if fits else _streamed(data))
+        kind = data.dtype
+        kept = fits(data) and (hold or processes.world == 1)
+        found = processes.together(lambda: _in_memory(data) if kept else _streamed(data))
         memory, shift, sums, squares, count = found
         # exact merge of counts, means and squares over processes, as for Moments
         n = int(processes.sum(np.array([count], np.float64))[0])
@@ -121,7 +141,7 @@ class Rows:
             variances = processes.sum(squares + 2 * step * sums + count * step**2) / n
         energy = n * float(variances.sum())
         if kind == np.float32 and not WITHIN[0] < energy < WITHIN[1]:
-            return cls.of(data.widened(), processes)
+            return cls.of(data.widened(), processes, hold=hold)
         refuse_overflow(variances)
         return cls(data, n, mean, variances, memory, mean - shift, processes)
 
@@ -327,9 +347,9 @@ def _streamed(data: Data) -> Sums:
     trail = Trail(lambda: ("sums", data.identity()), wanted=data.every == 1)
     zeros = [np.zeros(data.columns) for _ in range(3)]
     begun, (shift, sums, squares, count) = restored(trail, data.count_blocks(BLOCK), *zeros, np.zeros(1))
+    if not begun:
+        shift = moments.first_shift(data, BLOCK, data.dtype).astype(np.float64)
     for index, block in enumerate(data.blocks(BLOCK, after=begun), start=begun + 1):
-        if not count and len(block):
-            shift = moments.short_mean(block).astype(data.dtype).astype(np.float64)
         _add(block - shift.astype(data.dtype) if shift.any() else block, sums, squares)
         count += len(block)
         trail.mark(index, shift, sums, squares, count)
@@ -391,7 +411,7 @@ def rows_in_memory(data: Data, processes: Processes = ALONE) -> Rows:
     Raises:
         ResourceError: the rows are too many to be read again at every step.
     """
-    rows = Rows.of(data, processes)
+    rows = Rows.of(data, processes, hold=True)
     if rows.memory is None:
         raise ResourceError(
             f"training reads the {data.rows} rows at every step, and they do not fit into memory",

@@ -43,7 +43,7 @@ from vaeprobe.linear.eigenpairs import (
 )
 from vaeprobe.linear.lanczos import OVERSAMPLING, randomized
 from vaeprobe.linear.moments import Moments
-from vaeprobe.linear.rows import CACHE_BYTES, Rows, restored, triangle_of
+from vaeprobe.linear.rows import BLOCK, CACHE_BYTES, Rows, fits, restored, triangle_of
 from vaeprobe.processes import ALONE, Processes
 from vaeprobe.progress import tell
 
@@ -71,10 +71,30 @@ def choose(data: Data, solver: str = "auto") -> Solver:
         return solver  # type: ignore[return-value]
     if solver != "auto":
         raise UsageError(f"no solver is called `{solver}`", hint="one of auto, exact, dual, randomized")
-    fits = data.rows * data.columns * 8 <= 2 * CACHE_BYTES
-    if data.rows < data.columns and data.rows**2 * data.columns <= DUAL_WORK and fits:
+    small = data.rows * data.columns * 8 <= 2 * CACHE_BYTES
+    if data.rows < data.columns and data.rows**2 * data.columns <= DUAL_WORK and small:
         return "dual"
     return "exact" if data.columns <= EXACT_COLUMNS else "randomized"
+
+
+def shared(data: Data, solver: str, processes: Processes) -> tuple[Data, Processes]:
+    """Return this process's share of the rows, and those that it shares them with, so that numbers do not depend on how many.
+
+    Rows in memory, whose products follow one another, are each process's own work.  Shares of others begin with blocks of
+    those whose float32 products are summed.
+    """
+    if processes.world == 1 or whole(data, solver):
+        return data, ALONE
+    unit = 1
+    if choose(data, solver) == "randomized" or moments.arithmetic(data) == np.float32:
+        unit = max(BLOCK, moments.block_rows(data.columns))
+    return data.share(processes.rank, processes.world, unit), processes
+
+
+def whole(data: Data, solver: str) -> bool:
+    """Whether the solver takes all rows in memory."""
+    chosen = choose(data, solver)
+    return chosen == "dual" or (chosen == "randomized" and fits(data))
 
 
 def compute(
@@ -83,7 +103,7 @@ def compute(
     """Return the eigenpairs of the covariance of the rows, at least k of them where they exist.
 
     Args:
-        data: all rows, or this process's share of them.
+        data: all rows, or this process's share of them, see `shared`.
         k: pairs that must be known; the exact and dual solvers return all.
         solver: auto, exact, dual or randomized.
         folds: random parts of the rows whose moments are wanted too; the exact solver has them in the same pass.
@@ -131,8 +151,8 @@ def _randomized(data: Data, k: int, seed: int, processes: Processes) -> Spectrum
 
 def _exact(data: Data, k: int, seed: int, folds: int, processes: Processes) -> Spectrum:
     def summed(kind: np.dtype[np.floating]) -> tuple[tuple[Moments, ...], int]:
-        own = processes.together(lambda: moments.accumulate(data, dtype=kind, folds=folds, seed=seed))
-        return moments.of_all(processes, own), sum(part.n for part in own)
+        parts = moments.accumulate(data, dtype=kind, folds=folds, seed=seed, processes=processes)
+        return parts, sum(part.here for part in parts)
 
     kind = moments.arithmetic(data)
     parts, own = summed(kind)

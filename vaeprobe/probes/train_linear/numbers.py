@@ -17,7 +17,7 @@ from vaeprobe.budget import Fit, budget, share_of
 from vaeprobe.data import Data, in_memory, open_data
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import LATENT_DIM, TIME_LIMIT
-from vaeprobe.linear import closed_form, dimension, identifiability, moments
+from vaeprobe.linear import closed_form, dimension, identifiability, moments, spectrum
 from vaeprobe.linear.certificate import Certificate
 from vaeprobe.linear.closed_form import LinearModel, Solution
 from vaeprobe.linear.dimension import DimensionScores
@@ -153,7 +153,8 @@ def foretold_spectrum(rows: Data, solver: Solver, processes: Processes) -> float
     large = n * m * rows.dtype.itemsize > LARGE_BYTES or n * min(n, m) * m > LARGE_WORK
     if not (foretold() and large) and not (budget().bounded and many(rows)):
         return None
-    seconds = seconds_of(rows, solver) / processes.world  # of this process alone: others may not listen
+    # of this process alone: others may not listen
+    seconds = seconds_of(rows, solver) / (1 if spectrum.whole(rows, solver) else processes.world)
     if solver == "dual":
         memory = 24.0 * n * m + 24.0 * n * n
     elif solver == "exact":

@@ -210,6 +210,7 @@ class TrainLinear(Question):
             yield kept
 
     def _measure(self, data: object, processes: Processes) -> LinearResult:
+        from vaeprobe.linear import spectrum
         from vaeprobe.linear.certificate import certify
         from vaeprobe.probes.train_linear import numbers
 
@@ -217,13 +218,13 @@ class TrainLinear(Question):
         self._refuse(methods, processes)
         rows: Data = processes.together(lambda: self._rows(data))
         read, limits = self._in_time(rows, processes)
-        own = read if processes.world == 1 else read.share(processes.rank, processes.world)
-        fitted, spec = self._spectrum(own, processes)
+        own, sharing = spectrum.shared(read, self.solver, processes)
+        fitted, spec = self._spectrum(own, sharing)
         limits = (*limits, *self._cut_short(read, spec, fitted, processes))
         choice, d, chosen = None, self.latent_dim, None
         if d == "auto":
             tau = None if self.fixed is None else self.beta * self.fixed
-            choice, d, chosen = numbers.how_many(spec, own, tau=tau, seed=self.seed, processes=processes)
+            choice, d, chosen = numbers.how_many(spec, own, tau=tau, seed=self.seed, processes=sharing)
         spec = replace(spec, parts=())
         solution = self._solution(spec, int(d), fitted)
         ident = numbers.identified(
@@ -238,7 +239,7 @@ class TrainLinear(Question):
         gaps: dict[str, tuple[float, ...]] = {}
         if methods:
             batches = self.batch_size is not None
-            S = numbers.covariance(spec, own, batches=batches, processes=processes)
+            S = numbers.covariance(spec, own, batches=batches, processes=sharing)
             seeds = range(self.seed, self.seed + self.restarts)
             runs = numbers.trained(methods, S, solution, self._training(), seeds)
             gaps = {method: tuple(r.gap for r in found) for method, found in runs.items()}
