@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import convolutions, gram, pushforward
+from vaeprobe.engine import convolutions, gram, pushforward, winograd
 from vaeprobe.engine import few as module
 from vaeprobe.engine.few import few, given, summed
+from vaeprobe.engine.methods import choose
 
 
 @pytest.mark.parametrize("sides", [(4, 4), (5, 3), (1, 1), (1, 6), (7, 1)])
@@ -18,7 +19,7 @@ from vaeprobe.engine.few import few, given, summed
 def test_the_convolution_is_the_same(
     sides: tuple[int, int], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CACHE", most)
+    monkeypatch.setattr(module, "CACHE", most)  # of 1 byte: map by map
     x, w = torch.randn(3, 9, *sides, dtype=torch.float64), torch.randn(2, 9, 3, 3, dtype=torch.float64)
     h, width = sides
     for layout in (x, x.contiguous(memory_format=torch.channels_last)):
@@ -26,9 +27,24 @@ def test_the_convolution_is_the_same(
         assert torch.allclose(found, F.conv2d(x, w, padding=1), rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5])
+@pytest.mark.parametrize("k", [2, 3])
+def test_strips_are_the_same(rows: int, k: int) -> None:
+    x, g = torch.randn(2, 9, 7, 4, dtype=torch.float64), torch.randn(k * k * 2, 9, dtype=torch.float64)
+    places = slice(0, 7 + 3 - k)  # what is past the last pixels of three taps is to be left out
+    whole, strips = (found[:, :, places, :4] for found in (summed(x, g, k), module._in_strips(x, g, k, rows)))
+    assert torch.allclose(strips, whole, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize(
     ("out", "c", "does"),
-    [(module.FEW, 8, True), (module.FEW + 1, 8, False), (1, module.MANY, True), (1, module.MANY - 1, False)],
+    [
+        (module.FEW, 16, True),
+        (module.FEW, 15, False),
+        (module.FEW + 1, 64, False),
+        (1, 8, True),
+        (1, 7, False),
+    ],
 )
 def test_it_is_done_where_it_is_faster(out: int, c: int, does: bool) -> None:
     assert few(torch.empty(2, c, 4, 4), torch.empty(out, c, 3, 3)) is does
@@ -38,7 +54,7 @@ def test_it_is_done_where_it_is_faster(out: int, c: int, does: bool) -> None:
 def test_last_convolutions_of_decoders_go_this_way(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
-        nn.Linear(3, 8 * 5 * 6), nn.Unflatten(1, (8, 5, 6)), nn.Tanh(), nn.Conv2d(8, 3, 3, padding=1, bias=bias),
+        nn.Linear(3, 12 * 5 * 6), nn.Unflatten(1, (12, 5, 6)), nn.Tanh(), nn.Conv2d(12, 3, 3, padding=1, bias=bias),
         nn.Sigmoid(),
     ).double()  # fmt: skip
     decoder, z = Decoder(network, 3), torch.randn(5, 3, dtype=torch.float64)
@@ -55,3 +71,19 @@ def test_last_convolutions_of_decoders_go_this_way(bias: bool, monkeypatch: pyte
     v = torch.randn(2, 5, 3, dtype=torch.float64)
     moved = pushforward(decoder, z, v)[1].flatten(2)
     assert torch.allclose(moved, torch.einsum("nmd,knd->knm", J, v), rtol=1e-12)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_work_is_that_of_the_network(wide: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of samples and ways follow from it: it must not depend on how a convolution is computed."""
+    c = 64 if wide else 16
+    network = nn.Sequential(
+        nn.Unflatten(1, (4, 6, 6)), nn.Conv2d(4, c, 3, padding=1), nn.GroupNorm(2, c), nn.Conv2d(c, c, 3, padding=1),
+        nn.Tanh(), nn.Conv2d(c, 3, 3, padding=1),
+    )  # fmt: skip
+    monkeypatch.setattr(winograd, "WIDE", 64)
+    monkeypatch.setattr(winograd, "MANY_TILES", 1)
+    ours = choose(Decoder(network, 144)).work
+    monkeypatch.setattr(winograd, "WIDE", 10**9)
+    monkeypatch.setattr(module, "FEW", 0)
+    assert choose(Decoder(network, 144)).work == pytest.approx(ours, rel=0.01)  # one reordering of few numbers

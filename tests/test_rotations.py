@@ -474,5 +474,6 @@ def test_rotations_change_contrasts_that_are_known_at_least_by_as_much(k: int) -
     found = alignment(G, count=5, seed=1, contrast=known)
     torch.testing.assert_close(found.draws, (known + lengths).mean(1), rtol=1e-9, atol=1e-9)
     assert found.p_value == (1 + int((lengths.mean(1) <= 0).sum())) / 6
+    assert rotated_contrast(J[1:].mT @ J[1:], haar(k, 0, 1)).shape == (0, TOGETHER)
     with pytest.raises(ValueError, match="singular"):
         alignment(G, count=5, seed=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram, winograd
+from vaeprobe.engine import convolutions, gram, winograd
 from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter, filtered, pays
 
 KINDS = {
@@ -63,7 +63,15 @@ def test_rounding_is_that_of_a_convolution(by: Filter, plain: Plain, kernel: int
 def test_it_is_done_where_it_pays(
     shape: tuple[int, ...], sides: tuple[int, int], dtype: torch.dtype, does: bool
 ) -> None:
-    assert pays(torch.empty(shape, dtype=dtype), torch.empty(*sides, 3, 3, dtype=dtype)) is does
+    assert pays(torch.empty(shape, dtype=dtype), torch.ones(*sides, 3, 3, dtype=dtype)) is does
+
+
+def test_what_a_weight_hides_stays_hidden() -> None:
+    """Products of sums cancel to the rounding of the largest number in a tile: a masked convolution is done as it is."""
+    t, w = torch.randn(4, 256, 16, 16), torch.ones(256, 256, 3, 3)
+    assert pays(t, w)
+    w[3, 4, 2, 2] = 0
+    assert not pays(t, w)
 
 
 def test_wide_decoders_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +88,7 @@ def test_wide_decoders_go_this_way(monkeypatch: pytest.MonkeyPatch) -> None:
         used.add(by)
         return whole(t, w, by)
 
-    monkeypatch.setattr(winograd, "filtered", seen)
+    monkeypatch.setattr(convolutions, "filtered", seen)
     monkeypatch.setattr(winograd, "WIDE", 17)
     monkeypatch.setattr(winograd, "MANY_TILES", 1)
     assert torch.allclose(gram(decoder, z), plain, rtol=1e-12)

@@ -9,18 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from vaeprobe.autograd import as_one
 from vaeprobe.engine import winograd
 from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.few import few, given, summed
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
 from vaeprobe.engine.upsampling import Doubled, Upsampling, of_doubled, upsampled
-from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter
+from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter, filtered
 
 __all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
 # channels out of a transposed convolution up to which it is faster as a convolution per parity of the output (measured)
 FEW = 16
+CONVOLUTION = torch.ops.aten.convolution.default
 
 
 class LaidOut(TorchFunctionMode):
@@ -65,7 +67,9 @@ def convolved(
         if kind is KEEPING and few(t, weight):
             return _summed(t, weight)
         if kind and winograd.pays(t, weight):
-            return winograd.filtered(t, weight.detach(), kind)
+            return as_one(
+                CONVOLUTION, (t, weight, None, 1, 1, 1, kind is DOUBLING), lambda: filtered(t, weight, kind)
+            )
         out: Tensor = (
             func(laid_out(t), weight, None, *args[3:], **kwargs)
             if len(args) > 2
@@ -85,8 +89,7 @@ def _value(func: Function, args: Arguments, kwargs: Keywords, kind: Filter | Non
     if kind is DOUBLING and weight.shape[1] <= FEW:
         return upsampled(x, weight, bias)
     if kind is KEEPING and few(x, weight):
-        y = _summed(x, weight)
-        return y.contiguous() if bias is None else y + bias[:, None, None]
+        return _summed(x, weight, bias)
     out: Tensor = func(laid_out(x), *args[1:], **kwargs)
     return out
 
@@ -96,9 +99,15 @@ def laid_out(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
-def _summed(x: Tensor, weight: Tensor) -> Tensor:
+def _summed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a 3 x 3 convolution to few channels of maps (n, in, h, w)."""
-    return summed(x, kept(weight, "given", given), 3)[:, :, : x.shape[2], : x.shape[3]]
+    gives = kept(weight, "given", given)
+
+    def make() -> Tensor:
+        y = laid_out(summed(x, gives, 3)[:, :, : x.shape[2], : x.shape[3]])
+        return y if bias is None else y.add_(bias.detach()[:, None, None])
+
+    return as_one(CONVOLUTION, (x, weight, bias, 1, 1, 1, False), make)
 
 
 def _weight(args: Arguments, kwargs: Keywords) -> Tensor:

@@ -110,7 +110,7 @@ def _by_factors(G: Tensor) -> Callable[[Tensor], Tensor]:
             some = slice(first, first + TOGETHER)
             squares = sum(_squared_lengths(band[some], columns[-band.shape[2] :]) for band in bands)
             logs = torch.as_tensor(squares).clamp_min(_tiny(G)).log_()
-            out[:, some] = 0.5 * logs.view(-1, len(R), k).sum(2).T
+            out[:, some] = 0.5 * logs.view(len(logs), len(R), k).sum(2).T
         return out
 
     return of
@@ -119,7 +119,7 @@ def _by_factors(G: Tensor) -> Callable[[Tensor], Tensor]:
 def _squared_lengths(U: Tensor, V: Tensor) -> Tensor:
     """Return the squared lengths of the columns of every U, shape (n, rows, k), times V, shape (k, columns)."""
     products = U.flatten(0, 1) @ V
-    return products.view(len(U), -1, V.shape[1]).square_().sum(1)
+    return products.view(*U.shape[:2], V.shape[1]).square_().sum(1)
 
 
 def _tiny(G: Tensor) -> float:
