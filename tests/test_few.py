@@ -86,4 +86,6 @@ def test_work_is_that_of_the_network(wide: bool, monkeypatch: pytest.MonkeyPatch
     ours = choose(Decoder(network, 144)).work
     monkeypatch.setattr(winograd, "WIDE", 10**9)
     monkeypatch.setattr(module, "FEW", 0)
-    assert choose(Decoder(network, 144)).work == pytest.approx(ours, rel=0.01)  # one reordering of few numbers
+    assert choose(Decoder(network, 144)).work == pytest.approx(
+        ours, rel=0.01
+    )  # one reordering of few numbers
