@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vaeprobe.data import Data, open_data
+from vaeprobe.data import Data, in_memory, open_data
+from vaeprobe.errors import InputError
 from vaeprobe.intervals import stream
 from vaeprobe.linear import moments, rows, spectrum
 from vaeprobe.linear.eigenpairs import Spectrum
@@ -119,10 +120,17 @@ def test_several_find_what_one_finds(
     ("count", "unit", "ends"), [(1000, 256, [512, 1000]), (1000, 1, [500, 1000]), (100, 256, [0, 100])]
 )
 def test_shares_begin_with_blocks(count: int, unit: int, ends: list[int]) -> None:
-    from vaeprobe.data import in_memory
-
     data = in_memory(np.arange(3.0 * count).reshape(count, 3))
     shares = [data.share(rank, 2, unit) for rank in range(2)]
     assert [share.last for share in shares] == ends
     np.testing.assert_array_equal(np.concatenate([share.read() for share in shares]), data.read())
     assert all(share.whole.identity() == data.identity() for share in shares)
+
+
+def test_what_is_refused_is_counted_in_all_rows() -> None:
+    X = np.ones((10, 3))
+    X[[2, 7]] = np.nan
+    data = in_memory(X)
+    for rank in range(2):
+        with pytest.raises(InputError, match=r"2 of 10 rows .*: 2, 7"):
+            data.share(rank, 2).read()

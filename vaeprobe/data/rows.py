@@ -273,8 +273,8 @@ class Data:
 
     def refusal(self, seen: int = 0) -> InputError:
         """Return the error for data that is not finite; rows before `seen` are known to be good."""
-        if self.every > 1:
-            return replace(self, every=1).refusal()
+        if self.every > 1 or self.span is not None:
+            return replace(self.whole, every=1).refusal()
         bad: list[int] = []
         count = row = valued = 0
         infinite = False

@@ -180,8 +180,9 @@ def _summed(data: Data, kind: np.dtype[np.floating], folds: int, seed: int) -> _
     before = 0 if data.span is None else replace(data.whole, last=data.first).count_blocks(size)
     rng = stream(seed, "folds")
     if folds > 1:  # a row is in the same fold whichever process reads it
-        for first in range(0, data.first + done, size):
-            rng.integers(folds, size=min(size, data.first + done - first))
+        behind = data.first + done + left_out
+        for first in range(0, behind, size):
+            rng.integers(folds, size=min(size, behind - first))
     enough = ENOUGH * budget().left  # what is left is for what is made of the moments
     ones = np.ones(len(work), kind)
     with np.errstate(
@@ -192,7 +193,9 @@ def _summed(data: Data, kind: np.dtype[np.floating], folds: int, seed: int) -> _
             block = data.finite(read)
             left_out += len(read) - len(block)
             v = np.subtract(block, shift, out=work[: len(block)]) if shift.any() else block
-            owner = rng.integers(folds, size=len(v)) if folds > 1 else None
+            owner = rng.integers(folds, size=len(read)) if folds > 1 else None
+            if owner is not None and len(block) < len(read):
+                owner = owner[np.isfinite(read).all(axis=1)]
             check = slip is not None and (before + index) % CHECKED == 0
             checked += len(v) if check else 0
             for k in range(folds):
