@@ -263,7 +263,7 @@ def test_an_error_in_one_process_ends_both_with_its_message(tmp_path: Path) -> N
     command = ["-m", "vaeprobe", "train-linear", str(tmp_path / "x.npy"), "--latent-dim", "3"]
     (code, _, err), (other, _, own) = together([command, command])
     assert (code, other) == (5, 5)
-    assert "process 1 of 2 failed: 1 of 200 rows hold NaN" in err
+    assert "process 1 of 2 failed: 1 of 400 rows hold NaN" in err
     assert "counted from 0: 399" in err
     assert own == ""
 
