@@ -53,14 +53,14 @@ class Beside(Processes):
         return self.table.all_of(self.rank, own)
 
 
-def shared(data: Data, solver: str, world: int, folds: int = 1) -> list[Spectrum]:
+def shared(data: Data, solver: str, world: int) -> list[Spectrum]:
     """Return the spectrum that each of several processes finds."""
     table = Table(world)
 
     def work(rank: int) -> Spectrum:
         own, sharing = spectrum.shared(data, solver, Beside(rank, world, table=table))
         assert sharing is ALONE or own.rows < data.rows
-        return spectrum.compute(own, 4, solver=solver, folds=folds, processes=sharing)
+        return spectrum.compute(own, 4, solver=solver, processes=sharing)
 
     with ThreadPoolExecutor(world) as pool:
         return list(pool.map(work, range(world)))
@@ -77,6 +77,7 @@ def stored(folder: Path, n: int, m: int, parts: int = 1, mean: float = 3.0) -> D
 Change = Callable[[pytest.MonkeyPatch], None]
 CASES: dict[str, tuple[str, int, int, int, Change]] = {
     "few rows": ("auto", 40, 90, 1, lambda m: None),
+    "few rows of each": ("auto", 60, 50, 1, lambda m: None),
     "few rows, randomized": ("randomized", 60, 400, 1, lambda m: None),
     "long rows, randomized": ("randomized", 900, 300, 1, lambda m: None),
     "streamed, randomized": ("randomized", 900, 300, 1, lambda m: m.setattr(rows, "CACHE_BYTES", 8e5)),

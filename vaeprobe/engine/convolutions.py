@@ -10,13 +10,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.autograd import as_one
-from vaeprobe.engine import winograd
 from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.few import few, given, summed
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
 from vaeprobe.engine.upsampling import Doubled, Upsampling, of_doubled, upsampled
-from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter, filtered
+from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter, filtered, pays
 
 __all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
@@ -66,7 +65,7 @@ def convolved(
     def along(t: Tensor) -> Tensor:
         if kind is KEEPING and few(t, weight):
             return _summed(t, weight)
-        if kind and winograd.pays(t, weight):
+        if kind and pays(t, weight):
             return as_one(
                 CONVOLUTION, (t, weight, None, 1, 1, 1, kind is DOUBLING), lambda: filtered(t, weight, kind)
             )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["by_root", "dense_gram", "kept", "linear", "on_every_point", "one_pass", "root_bands"]
+__all__ = ["bands_of", "by_root", "dense_gram", "kept", "linear", "on_every_point", "one_pass", "root_bands"]
 
 GRAM_BYTES = 1 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
@@ -112,6 +112,12 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
+def bands_of(R: Tensor) -> list[Tensor]:
+    """Return a quarter of the rows of upper triangular matrices, shape (..., k, k), at a time, without the columns where they are zero."""
+    size = -(-R.shape[-1] // 4)
+    return [R[..., row : row + size, row:].contiguous() for row in range(0, R.shape[-1], size)]
+
+
 def root_bands(weight: Tensor) -> list[Tensor]:
     """Return the upper triangular R with R^T R = W^T W, in the type of W, as bands of rows without the columns where
     they are zero; kept until W changes.
@@ -121,8 +127,7 @@ def root_bands(weight: Tensor) -> list[Tensor]:
 
     def bands(W: Tensor) -> list[Tensor]:
         R = torch.linalg.qr(W.double(), mode="r").R.to(W.dtype)
-        size = -(-len(R) // 4) if len(R) >= BANDED else max(1, len(R))
-        return [R[start : start + size, start:].contiguous() for start in range(0, max(1, len(R)), size)]
+        return bands_of(R) if len(R) >= BANDED else [R.contiguous()]
 
     return kept(weight, "root", bands)
 

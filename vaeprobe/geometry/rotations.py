@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaeprobe.budget import share_of
+from vaeprobe.engine.dense import bands_of
 from vaeprobe.geometry.gram import column_cosines, column_norms, ima_contrast, singular_tolerance
 from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import mean_interval, stream
@@ -100,8 +101,7 @@ def _by_factors(G: Tensor) -> Callable[[Tensor], Tensor]:
         values, Q = torch.linalg.eigh(C[singular])
         U[singular] = torch.linalg.qr(values.clamp_min(0).sqrt()[:, :, None] * Q.mT).R
     U = U * column_norms(G)[:, None, :]
-    size = -(-k // 4)
-    bands = [U[:, row : row + size, row:].contiguous() for row in range(0, k, size)]
+    bands = bands_of(U)
 
     def of(R: Tensor) -> Tensor:
         columns = R.movedim(0, 1).reshape(k, -1)

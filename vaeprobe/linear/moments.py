@@ -176,7 +176,7 @@ def _summed(data: Data, kind: np.dtype[np.floating], folds: int, seed: int) -> _
         begun, piece = kept
         outer, sums, counts, slip, drift, shift, done, checked, left_out = _restored(piece, kind)
     else:
-        shift = first_shift(data, size, kind)
+        shift = first_shift(data, kind)
     before = 0 if data.span is None else replace(data.whole, last=data.first).count_blocks(size)
     rng = stream(seed, "folds")
     if folds > 1:  # a row is in the same fold whichever process reads it
@@ -251,15 +251,15 @@ def _restored(
     return outer, sums, counts.astype(np.int64), slipped, drift, shift.astype(kind), done, checked, left_out
 
 
-def first_shift(data: Data, size: int, kind: np.dtype[np.floating]) -> NDArray[np.floating]:
+def first_shift(data: Data, kind: np.dtype[np.floating]) -> NDArray[np.floating]:
     """Return the short mean of the first rows of all, which sums are formed about, the same in every process, shape (m,).
 
     Raises:
         InputError: they are not finite, and refused.
     """
     whole = data.whole
-    for read in replace(whole, nonfinite="keep").blocks(size, dtype=kind):
-        first = whole.finite(read)[:FIRST_ROWS]
+    for read in replace(whole, nonfinite="keep").blocks(FIRST_ROWS, dtype=kind):
+        first = whole.finite(read)
         if len(first):
             whole.refuse(first)
             return short_mean(first).astype(kind)

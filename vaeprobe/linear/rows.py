@@ -348,7 +348,7 @@ def _streamed(data: Data) -> Sums:
     zeros = [np.zeros(data.columns) for _ in range(3)]
     begun, (shift, sums, squares, count) = restored(trail, data.count_blocks(BLOCK), *zeros, np.zeros(1))
     if not begun:
-        shift = moments.first_shift(data, BLOCK, data.dtype).astype(np.float64)
+        shift = moments.first_shift(data, data.dtype).astype(np.float64)
     for index, block in enumerate(data.blocks(BLOCK, after=begun), start=begun + 1):
         _add(block - shift.astype(data.dtype) if shift.any() else block, sums, squares)
         count += len(block)

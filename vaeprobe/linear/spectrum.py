@@ -62,7 +62,7 @@ QR_BLOCK = 2**22  # numbers of a block of rows whose triangle is taken at once
 
 
 def choose(data: Data, solver: str = "auto") -> Solver:
-    """Return the solver for data of this shape; `auto` takes dual for few rows, exact up to 2048 columns.
+    """Return the solver for data of this shape; `auto` takes dual for few rows, exact up to 2048 columns; the same for a share.
 
     Raises:
         UsageError: no such solver.
@@ -71,8 +71,9 @@ def choose(data: Data, solver: str = "auto") -> Solver:
         return solver  # type: ignore[return-value]
     if solver != "auto":
         raise UsageError(f"no solver is called `{solver}`", hint="one of auto, exact, dual, randomized")
-    small = data.rows * data.columns * 8 <= 2 * CACHE_BYTES
-    if data.rows < data.columns and data.rows**2 * data.columns <= DUAL_WORK and small:
+    rows = data.whole.rows
+    small = rows * data.columns * 8 <= 2 * CACHE_BYTES
+    if rows < data.columns and rows**2 * data.columns <= DUAL_WORK and small:
         return "dual"
     return "exact" if data.columns <= EXACT_COLUMNS else "randomized"
 
@@ -122,9 +123,6 @@ def compute(
 
 
 def _computed(data: Data, k: int, chosen: Solver, seed: int, folds: int, processes: Processes) -> Spectrum:
-    if processes.world > 1 and chosen == "dual":
-        chosen = "exact" if data.columns <= EXACT_COLUMNS else "randomized"
-
     def made_of() -> tuple[object, ...]:
         return chosen, data.identity(), k, seed
 
