@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.engine import beside, upsampling
+from vaeprobe.engine.columns import in_blocks
+from vaeprobe.engine.tangents import push
 from vaeprobe.engine.upsampling import four_at_a_time, upsampled
 from vaeprobe.engine.verbs import gram, jacobian
 
@@ -55,3 +61,97 @@ def test_a_chain_of_them_has_the_jacobian_of_plain_forward_mode(side: int) -> No
     plain = torch.func.vmap(torch.func.jacfwd(lambda x: network(x[None])[0].flatten()))
     torch.testing.assert_close(found.double(), plain(z.double()), rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(metric, found.double().mT @ found.double(), rtol=1e-5, atol=1e-8)
+
+
+class Shared(nn.Module):
+    """Two layers that double the sides, with what lies between them used twice."""
+
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self.first = nn.ConvTranspose2d(wide, wide, 4, 2, 1)
+        self.last = nn.ConvTranspose2d(wide, 2, 4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        h = h.relu() * h.sigmoid()
+        y: Tensor = self.last(h)
+        return y
+
+
+def chain(*layers: nn.Module, wide: int = 12, height: int = 3, width: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    start = [nn.Linear(3, wide * height * width), nn.Unflatten(1, (wide, height, width))]
+    return nn.Sequential(*start, *layers).requires_grad_(False).eval()
+
+
+def up(inside: int, out: int) -> nn.Module:
+    return nn.ConvTranspose2d(inside, out, 4, 2, 1)
+
+
+CHAINS = {
+    "activations": lambda: chain(up(12, 20), nn.ReLU(), up(20, 18), nn.SiLU(), up(18, 1), nn.Sigmoid()),
+    "three colours": lambda: chain(nn.ReLU(), up(12, 20), nn.ReLU(), up(20, 18), nn.LeakyReLU(), up(18, 3)),
+    "few channels": lambda: chain(up(12, 8), nn.ReLU(), up(8, 6), nn.ReLU(), up(6, 2), nn.Tanh()),
+    "no activation": lambda: chain(nn.Tanh(), up(12, 20), up(20, 18), up(18, 1)),
+    "a factor per channel": lambda: chain(nn.Tanh(), up(12, 20), nn.BatchNorm2d(20), nn.ReLU(), up(20, 1)),
+    "a shared map": lambda: chain(nn.Tanh(), Shared(12)),
+    "another convolution": lambda: chain(up(12, 20), nn.ReLU(), nn.Conv2d(20, 17, 3, padding=1), nn.ReLU(), up(17, 1)),
+    "a dropped row": lambda: chain(nn.Tanh(), up(12, 20), nn.ReLU(), nn.ZeroPad2d((0, -1, -1, 0)), up(20, 20), nn.ReLU(), up(20, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", [None, 2, 7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", CHAINS)
+def test_maps_side_by_side_have_the_gram_matrices_of_plain_forward_mode(
+    kind: str, dtype: torch.dtype, rows: int | None
+) -> None:
+    network, z = CHAINS[kind]().to(dtype), torch.randn(5, 3, dtype=dtype)
+    with in_blocks(rows) if rows else nullcontext():
+        found = carried_gram(network, z)
+    network.double()
+    J = torch.func.vmap(torch.func.jacfwd(lambda x: network(x[None])[0].flatten()))(z.double())
+    expected = J.mT @ J
+    scale = expected.diagonal(dim1=1, dim2=2).amax()
+    torch.testing.assert_close(
+        found, expected, rtol=0, atol=float(scale) * (1e-5 if dtype == torch.float32 else 1e-13)
+    )
+
+
+def carried_gram(network: nn.Module, z: Tensor) -> Tensor:
+    """Return Gram matrices by tangents of our own, without the door that would take another way if they were wrong."""
+    v = torch.eye(3, dtype=z.dtype)[:, None].expand(3, len(z), 3)
+    with torch.no_grad(), differentiable_kernels():
+        return push(network, z, v)[1].gram()
+
+
+def test_chains_of_few_channels_are_taken_side_by_side_and_others_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Up to 32 channels in and out; and only where a Gram matrix of few channels ends them."""
+    seen: list[int] = []
+    monkeypatch.setattr(
+        upsampling, "doubled", lambda x, weight: seen.append(x.shape[3]) or beside.doubled(x, weight)
+    )
+    z = torch.randn(2, 3)
+    gram(chain(up(32, 32), nn.ReLU(), up(32, 1), wide=32), z)
+    assert set(seen) == {32}
+    seen.clear()
+    gram(chain(up(33, 32), nn.ReLU(), up(32, 1), wide=33), z)
+    gram(chain(up(32, 32), nn.ReLU(), up(32, 33), wide=32), z)
+    gram(chain(up(32, 32), nn.ReLU(), nn.Conv2d(32, 1, 3), wide=32), z)
+    assert not seen
+
+
+@pytest.mark.parametrize("out", [1, 3])
+def test_a_map_that_is_not_finite_does_not_reach_those_beside_it(out: int) -> None:
+    """Though what lies between maps is multiplied by zero, and infinity times zero is none: it comes from the map that it is next to."""
+    network = chain(nn.Tanh(), up(12, 20), nn.ReLU(), up(20, 20), nn.ReLU(), up(20, out))
+    z = torch.randn(6, 3)
+    with torch.no_grad():
+        network[0].weight *= 1e30  # type: ignore[operator]
+        network[3].weight *= 1e30  # type: ignore[operator]
+    z[[1, 3, 4]] = 0  # there the slope of tanh is that at the bias; elsewhere it is zero
+    found = carried_gram(network, z)
+    bad = ~found.isfinite().all(-1).all(-1)
+    assert bad.tolist() == [False, True, False, True, True, False]

@@ -46,12 +46,10 @@ BLOCK = 4 << 20
 (measured: 3 to 8 MB are as fast where a core's own cache has 2).
 
 What is left with narrow convolutional decoders (32 channels, d = 10, one thread, in forward passes): the convolutions of the
-tangents alone, at the processor's speed, take 0.5, the primal 0.1, float64 sums 0.05 to 0.1, masks 0.05, orders of pixels 0.04.
-Doubling convolutions in Winograd's form (9 products for 16, in torch's operations) take 3 times as long: on maps this small
-their edges leave as many products, and their sums cost more than these; as four convolutions of 2 x 2 they take longer, too.
-Maps side by side as one wide map, so that torch's library, which needs as long to begin a row as for eight of its pixels, has
-few of them, gain a fifth of a convolution of 32 channels from 8 x 8 pixels: a twentieth of the whole, for what comes in has to
-be copied, and group norms of what comes out take longer.
+tangents alone 0.3, the primal 0.06, the last layer's product 0.06, float64 sums 0.05, layers that are products of matrices 0.04,
+masks 0.03.  Doubling convolutions in Winograd's form (9 products for 16, in torch's operations) take 3 times as long: on maps
+this small their edges leave as many products, and their sums cost more than these; as four convolutions of 2 x 2 they take
+longer, too.
 """
 FEW_ROWS = 24
 """Directions and points in a block below which reading the weights anew for each takes what the cache gives (measured on a
@@ -181,6 +179,10 @@ class Columns:
         """Return the Gram matrices at some points, with factors there."""
         return dense_gram(self._together(points, self.at), factor)
 
+    def beside(self, block: Block, factor: Tensor | None = None, *, tight: bool) -> Tensor | None:
+        """Return the maps in a block times a factor, side by side (see `vaeprobe.engine.beside`); None where that is not how they are made."""
+        return None
+
     def scaled(self, factor: Tensor) -> Columns:
         """Return the tangents times an element-wise factor, shape broadcastable to `shape`."""
         return Scaled(self, factor)
@@ -221,6 +223,11 @@ class Columns:
     @property
     def _pending(self) -> bool:
         return self._value is None
+
+    @property
+    def _beside(self) -> bool:
+        """Whether maps are made side by side where that is asked for."""
+        return False
 
     def _rows(self) -> int:
         """Return how many directions and points to take at a time."""
@@ -292,10 +299,17 @@ class Known(Columns):
 
 
 class Deferred(Columns):
-    """Tangents that a linear operation on single samples makes of others: in memory of their own."""
+    """Tangents that a linear operation on single samples makes of others: in memory of their own.
+
+    Attributes:
+        takes_beside: whether maps side by side will do as well.
+    """
+
+    takes_beside = False
 
     def __init__(self, inner: Columns, shape: torch.Size, operation: Callable[[Tensor], Tensor]) -> None:
-        if inner._rows() >= inner.directions * inner.shape[0]:
+        beside = self.takes_beside and inner._beside and not _rows.get()
+        if inner._rows() >= inner.directions * inner.shape[0] and not beside:
             inner.value()  # there is one block of it
         super().__init__(shape, inner)
         self._operation: Callable[[Tensor], Tensor] | None = operation
@@ -361,6 +375,16 @@ class Scaled(Columns):
         if mine and torch.result_type(value, factor) == value.dtype:
             return value.mul_(factor), True
         return value * factor, True
+
+    def beside(self, block: Block, factor: Tensor | None = None, *, tight: bool) -> Tensor | None:
+        own = _of(self._factor, block.points, self.shape)
+        if own is None or not self._own:
+            return None
+        return self._made_of[0].beside(block, own if factor is None else own * factor, tight=tight)
+
+    @property
+    def _beside(self) -> bool:
+        return self._pending and self._made_of[0]._beside
 
     def _release(self) -> None:
         super()._release()

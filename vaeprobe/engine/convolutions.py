@@ -14,13 +14,11 @@ from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.few import few, given, summed
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
-from vaeprobe.engine.upsampling import Doubled, Upsampling, of_doubled, upsampled
+from vaeprobe.engine.upsampling import FEW, Doubled, Upsampling, of_doubled, upsampled
 from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter, filtered, pays
 
 __all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
-# channels out of a transposed convolution up to which it is faster as a convolution per parity of the output (measured)
-FEW = 16
 CONVOLUTION = torch.ops.aten.convolution.default
 
 
@@ -78,8 +76,9 @@ def convolved(
 
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
         return y, Known(on_every_point(along, columns.value().unsqueeze(1)).squeeze(1))
-    if kind is DOUBLING and weight.shape[1] <= FEW:
-        return y, Upsampling(columns, weight, y.shape)
+    if kind is DOUBLING:
+        layer = along if weight.shape[1] > FEW else lambda t: upsampled(t, weight)
+        return y, Upsampling(columns, weight, y.shape, layer)
     return y, Deferred(columns, y.shape, along)
 
 

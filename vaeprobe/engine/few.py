@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["few", "given", "summed"]
+__all__ = ["few", "given", "summed", "summed_beside"]
 
 FEW, MANY = 4, 4
 """Channels out of a 3 x 3 convolution up to which, and for each of which so many in, twice as many at least, this is faster:
@@ -52,15 +52,41 @@ def summed(x: Tensor, gives: Tensor, k: int) -> Tensor:
     room[:, h].zero_()
     room[:, :h, w].zero_()
     room[:, :h, :w].copy_(x.permute(0, 2, 3, 1))
-    parts = torch.mm(gives, room.view(-1, c).mT).chunk(k**2)
+    here = _at_their_places(torch.mm(gives, room.view(-1, c).mT), k, w + 1)
+    return here.view(len(here), n, h + 1, w + 1).transpose(0, 1)
+
+
+@torch.no_grad()
+def summed_beside(x: Tensor, gives: Tensor) -> Tensor:
+    """Return the same with two taps of maps side by side (see `vaeprobe.engine.beside`), shape (out, h + 1, maps, columns).
+
+    Args:
+        x: shape (h, maps, columns, c), of which the last column at least is zero.
+    """
+    h, maps, width, c = x.shape
+    row = maps * width
+    room = x.new_empty(len(gives), (h + 1) * row)
+    room[:, h * row :].zero_()
+    torch.mm(gives, x.view(-1, c).mT, out=room[:, : h * row])
+    return _at_their_places(room, 2, row).view(-1, h + 1, maps, width)
+
+
+def _at_their_places(products: Tensor, k: int, row: int) -> Tensor:
+    """Return the sums of what pixels give (see `given`) at the places that it is for, shape (out, places); in place.
+
+    Args:
+        products: shape (k k out, places).
+        row: places in a row.
+    """
+    parts = products.chunk(k**2)
     here = parts[k + 1]
     for tap, there in enumerate(parts):
-        distance = (1 - tap // k) * (w + 1) + 1 - tap % k
+        distance = (1 - tap // k) * row + 1 - tap % k
         if distance > 0:
             here[:, distance:] += there[:, :-distance]
         elif distance < 0:
             here[:, :distance] += there[:, -distance:]
-    return here.view(len(here), n, h + 1, w + 1).transpose(0, 1)
+    return here
 
 
 def _in_strips(x: Tensor, gives: Tensor, k: int, rows: int) -> Tensor:

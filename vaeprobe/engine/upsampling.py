@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.columns import Columns, Deferred, OfWeight
+from vaeprobe.engine.beside import doubled, narrow, parted, side_by_side
+from vaeprobe.engine.columns import Block, Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
-from vaeprobe.engine.few import given, summed
+from vaeprobe.engine.few import given, summed, summed_beside
 
-__all__ = ["Doubled", "Upsampling"]
+__all__ = ["FEW", "Doubled", "Upsampling"]
+
+FEW = 16
+"""Channels out of a transposed convolution up to which it is faster as a convolution per parity of the output (measured)."""
 
 
 class Doubled(Deferred):
@@ -28,24 +32,57 @@ class Doubled(Deferred):
 
 
 class Upsampling(OfWeight):
-    """Tangents of a transposed convolution that doubles the sides (see `parity_kernels`), with few output channels.
+    """Tangents of a transposed convolution that doubles the sides (see `parity_kernels`).
 
-    Gram matrices need no order of the pixels, and take them as the small convolution gives them.
+    Gram matrices need no order of the pixels, and take those of few channels as a small convolution gives them.
     """
 
-    def __init__(self, inner: Columns, weight: Tensor, shape: torch.Size) -> None:
-        super().__init__(inner, weight, shape, lambda t: upsampled(t, weight))
+    takes_beside = True
+
+    def beside(self, block: Block, factor: Tensor | None = None, *, tight: bool) -> Tensor | None:
+        if not (self._own and self._beside):
+            return None
+        (inner,), weight = self._made_of, self._weight
+        x = inner.beside(block, tight=True)
+        if x is None:
+            x = side_by_side(inner.at(block))
+        d, (_, c, h, w) = block.directions.stop - block.directions.start, self.shape
+        y = doubled(x, weight)
+        if factor is not None:
+            factor = factor.expand(len(factor) if factor.ndim == 4 else 1, c, h, w)
+        return parted(y, d, factor, tight=tight)
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
-        if not self._made_of:
+        if not self._made_of or self._weight.shape[1] > FEW:
             return super()._gram(points, factor)
-        (inner,), weight = self._made_of, self._weight
-        t = self._together(
-            points, lambda block: on_every_point(lambda t: four_at_a_time(t, weight), inner.at(block))
-        )
         if factor is None:
-            factor = torch.ones((), dtype=weight.dtype, device=weight.device).expand(1, *self.shape[1:])
+            like = self._weight
+            factor = torch.ones((), dtype=like.dtype, device=like.device).expand(1, *self.shape[1:])
+        t = self._together(points, self._places)
         return dense_gram(t, by_patches(factor, like=t))
+
+    def _places(self, block: Block) -> Tensor:
+        """Return 2 x 2 pixels at each place (see `four_at_a_time`), shape (d, n, 2 x 2 x out, h + 1, w + 1)."""
+        (inner,), weight = self._made_of, self._weight
+        x = inner.beside(block, tight=False) if self._beside else None
+        if x is None:
+            return on_every_point(lambda t: four_at_a_time(t, weight), inner.at(block))
+        h, maps, width, _ = x.shape
+        d, w = block.directions.stop - block.directions.start, inner.shape[3]
+        if weight.shape[1] == 1:
+            y = summed_beside(x, kept(weight, "taps", taps))
+        else:
+            wide = x.view(1, h, maps * width, -1).permute(0, 3, 1, 2)
+            y = F.conv2d(wide, kept(weight, "patches", patch_kernels), padding=1)[0, ..., :-1]
+            y = y.view(-1, h + 1, maps, width)
+        y = y[..., : w + 1].permute(2, 0, 1, 3)
+        return y.view(d, maps // d, *y.shape[1:])
+
+    @property
+    def _beside(self) -> bool:
+        return (
+            self._pending and self.on_cpu and self._weight.itemsize == self.itemsize and narrow(self._weight)
+        )
 
 
 def of_doubled(weight: Tensor) -> Tensor:
