@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -19,14 +21,14 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
     """
     settings = {**dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)), **kwargs}
     groups, c, eps = int(settings["num_groups"]), primal.shape[1], settings.get("eps", 1e-5)
-    pixels, around = primal[0, 0].numel(), [1] * (primal.ndim - 2)
+    around = [1] * (primal.ndim - 2)
+
+    within = _within(c, groups, primal[0, 0].numel(), primal.dtype, primal.device)
 
     def mean(t: Tensor) -> Tensor:
         """Return means over groups, spread over their channels, of a tensor of shape (..., c, *pixels)."""
         sums = t.sum(tuple(range(-len(around), 0))) if around else t
-        sums = sums.reshape(*sums.shape[:-1], groups, c // groups).sum(-1, keepdim=True)
-        means = (sums / (pixels * (c // groups))).expand(*sums.shape[:-1], c // groups)
-        return means.reshape(*means.shape[:-2], c, *around)
+        return (sums @ within).reshape(*sums.shape, *around)
 
     weight, bias = (
         None if parameter is None else parameter.detach().reshape(-1, *around)
@@ -35,7 +37,10 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
     hat = primal - mean(primal)
     rate = (mean(hat.square()) + eps).rsqrt()
     hat = hat.mul_(rate)
-    y = hat if weight is None else hat * weight
+    # `hat` is kept: what is given out may be written to
+    y = hat.clone() if weight is None else hat * weight if bias is None else torch.addcmul(bias, hat, weight)
+    if weight is None and bias is not None:
+        y += bias
 
     def centred(t: Tensor, mine: bool, points: slice) -> Tensor:
         here = hat[points]
@@ -43,8 +48,19 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
         return (t.sub_(shift) if mine else t - shift).addcmul_(here, slope, value=-1)
 
     tangents = Scaled(Changed(columns, centred), rate if weight is None else rate * weight)
-    # `hat` is kept: what is given out may be written to
-    return y.clone() if y is hat and bias is None else y if bias is None else y + bias, tangents
+    return y, tangents
+
+
+@lru_cache(16)
+def _within(c: int, groups: int, pixels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return what takes sums of c channels to the means of their groups, shape (c, c)."""
+    each = c // groups
+    return (
+        torch.eye(groups, dtype=dtype, device=device)
+        .repeat_interleave(each, 0)
+        .repeat_interleave(each, 1)
+        .div_(each * pixels)
+    )
 
 
 def layer_norm(

@@ -139,7 +139,6 @@ def _columns_of(x: Dual) -> Columns:
 
 def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     name = plain_name(func)
-    duals = list(_duals_in((args, kwargs)))
     if name == "iter":
         return leaves_of(_propagate(torch.unbind, args, kwargs))
     if name == "setitem" or kwargs.get("out") is not None or (writes(func) and not isinstance(args[0], Dual)):
@@ -148,7 +147,7 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         raise Unsupported("TorchScript takes plain tensors only")
     if writes(func):
         return _written(func, args, kwargs)
-    plain_args, plain_kwargs = _plain((args, kwargs))
+    duals, (plain_args, plain_kwargs) = _plain((args, kwargs))
     if name in FIRST_ALONE and args:
         if not isinstance(args[0], Dual):
             return func(*plain_args, **plain_kwargs)
@@ -209,17 +208,18 @@ def _is_dtype(args: Arguments, kwargs: Keywords) -> bool:
     return "dtype" in kwargs or any(isinstance(a, torch.dtype) for a in args)
 
 
-def _duals_in(tree: object) -> Iterator[Dual]:
-    """Yield the distinct duals in nested arguments."""
-    seen: set[int] = set()
-    for leaf in leaves_of(tree):
-        if isinstance(leaf, Dual) and id(leaf) not in seen:
-            seen.add(id(leaf))
-            yield leaf
+def _plain(tree: Tree) -> tuple[list[Dual], Tree]:
+    """Return the distinct duals in nested arguments, and the arguments with the plain tensors in their places."""
+    duals: dict[int, Dual] = {}
 
+    def plain(leaf: object) -> object:
+        if not isinstance(leaf, Dual):
+            return leaf
+        duals[id(leaf)] = leaf
+        return leaf.primal
 
-def _plain(tree: Tree) -> Tree:
-    return mapped(tree, lambda leaf: leaf.primal if isinstance(leaf, Dual) else leaf)
+    tree = mapped(tree, plain)
+    return list(duals.values()), tree
 
 
 def _substituted(tree: Tree, duals: list[Dual], values: Sequence[Tensor]) -> Tree:
@@ -285,7 +285,7 @@ def _factors(
 
 
 def _addition(func: Function, name: str, args: Arguments, kwargs: Keywords) -> object:
-    plain_args, plain_kwargs = _plain((args, kwargs))
+    _, (plain_args, plain_kwargs) = _plain((args, kwargs))
     first, second = args[0], args[1] if len(args) > 1 else kwargs["other"]
     alpha = kwargs.get("alpha", 1)
     signs = {"add": (1, alpha), "radd": (1, 1), "rsub": (-alpha, 1)}.get(name, (1, -alpha))
@@ -363,7 +363,7 @@ def _linear(func: Function, name: str, args: Arguments, kwargs: Keywords, y: obj
     What is neither joined nor floating is an index, and stays.
     """
     tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
-    duals = list(_duals_in((args, kwargs)))
+    duals, _ = _plain((args, kwargs))
     held = [t for t in tensors if not isinstance(t, Dual) and (name in JOINS or t.is_floating_point())]
     held = list({id(t): t for t in held}.values())
     zeros = [torch.zeros_like(t) for t in held]
