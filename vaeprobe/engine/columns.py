@@ -224,11 +224,6 @@ class Columns:
     def _pending(self) -> bool:
         return self._value is None
 
-    @property
-    def _beside(self) -> bool:
-        """Whether maps are made side by side where that is asked for."""
-        return False
-
     def _rows(self) -> int:
         """Return how many directions and points to take at a time."""
         rows = BLOCK // max(1, self.row)
@@ -299,18 +294,11 @@ class Known(Columns):
 
 
 class Deferred(Columns):
-    """Tangents that a linear operation on single samples makes of others: in memory of their own.
-
-    Attributes:
-        takes_beside: whether maps side by side will do as well.
-    """
-
-    takes_beside = False
+    """Tangents that a linear operation on single samples makes of others: in memory of their own."""
 
     def __init__(self, inner: Columns, shape: torch.Size, operation: Callable[[Tensor], Tensor]) -> None:
-        beside = self.takes_beside and inner._beside and not _rows.get()
-        if inner._rows() >= inner.directions * inner.shape[0] and not beside:
-            inner.value()  # there is one block of it
+        if inner._rows() == sys.maxsize:
+            inner.value()  # there is one block of it, and of large ones no more is held than must be
         super().__init__(shape, inner)
         self._operation: Callable[[Tensor], Tensor] | None = operation
         if not inner._pending and inner.shape[0] > 1 and inner.value().stride()[1] == 0:
@@ -381,10 +369,6 @@ class Scaled(Columns):
         if own is None or not self._own:
             return None
         return self._made_of[0].beside(block, own if factor is None else own * factor, tight=tight)
-
-    @property
-    def _beside(self) -> bool:
-        return self._pending and self._made_of[0]._beside
 
     def _release(self) -> None:
         super()._release()

@@ -7,10 +7,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from vaeprobe.autograd import as_one
 from vaeprobe.engine.columns import Changed, Columns, Known, Scaled
 from vaeprobe.engine.functions import Arguments, Function, Keywords
 
 __all__ = ["group_norm", "layer_norm"]
+
+MEAN = torch.ops.aten.mean.dim
 
 
 def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywords) -> tuple[Tensor, Columns]:
@@ -21,14 +24,17 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
     """
     settings = {**dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)), **kwargs}
     groups, c, eps = int(settings["num_groups"]), primal.shape[1], settings.get("eps", 1e-5)
-    around = [1] * (primal.ndim - 2)
-
-    within = _within(c, groups, primal[0, 0].numel(), primal.dtype, primal.device)
+    pixels, around = primal[0, 0].numel(), [1] * (primal.ndim - 2)
 
     def mean(t: Tensor) -> Tensor:
         """Return means over groups, spread over their channels, of a tensor of shape (..., c, *pixels)."""
-        sums = t.sum(tuple(range(-len(around), 0))) if around else t
-        return (sums @ within).reshape(*sums.shape, *around)
+
+        def make() -> Tensor:
+            sums = t.sum(tuple(range(-len(around), 0))) if around else t
+            within = _within(c, groups, pixels, t.dtype, t.device)
+            return (sums @ within).reshape(*sums.shape, *around)
+
+        return as_one(MEAN, (t,), make)
 
     weight, bias = (
         None if parameter is None else parameter.detach().reshape(-1, *around)
@@ -37,10 +43,7 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
     hat = primal - mean(primal)
     rate = (mean(hat.square()) + eps).rsqrt()
     hat = hat.mul_(rate)
-    # `hat` is kept: what is given out may be written to
-    y = hat.clone() if weight is None else hat * weight if bias is None else torch.addcmul(bias, hat, weight)
-    if weight is None and bias is not None:
-        y += bias
+    y = hat if weight is None else hat * weight
 
     def centred(t: Tensor, mine: bool, points: slice) -> Tensor:
         here = hat[points]
@@ -48,7 +51,8 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
         return (t.sub_(shift) if mine else t - shift).addcmul_(here, slope, value=-1)
 
     tangents = Scaled(Changed(columns, centred), rate if weight is None else rate * weight)
-    return y, tangents
+    # `hat` is kept: what is given out may be written to
+    return y.clone() if y is hat and bias is None else y if bias is None else y + bias, tangents
 
 
 @lru_cache(16)

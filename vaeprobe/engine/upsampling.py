@@ -37,10 +37,8 @@ class Upsampling(OfWeight):
     Gram matrices need no order of the pixels, and take those of few channels as a small convolution gives them.
     """
 
-    takes_beside = True
-
     def beside(self, block: Block, factor: Tensor | None = None, *, tight: bool) -> Tensor | None:
-        if not (self._own and self._beside):
+        if not (self._pending and self._own and self._narrow):
             return None
         (inner,), weight = self._made_of, self._weight
         x = inner.beside(block, tight=True)
@@ -64,7 +62,7 @@ class Upsampling(OfWeight):
     def _places(self, block: Block) -> Tensor:
         """Return 2 x 2 pixels at each place (see `four_at_a_time`), shape (d, n, 2 x 2 x out, h + 1, w + 1)."""
         (inner,), weight = self._made_of, self._weight
-        x = inner.beside(block, tight=False) if self._beside else None
+        x = inner.beside(block, tight=False) if self._narrow else None
         if x is None:
             return on_every_point(lambda t: four_at_a_time(t, weight), inner.at(block))
         h, maps, width, _ = x.shape
@@ -79,7 +77,7 @@ class Upsampling(OfWeight):
         return y.view(d, maps // d, *y.shape[1:])
 
     @property
-    def _beside(self) -> bool:
+    def _narrow(self) -> bool:
         return (
             self._pending and self.on_cpu and self._weight.itemsize == self.itemsize and narrow(self._weight)
         )
