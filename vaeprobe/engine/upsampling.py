@@ -43,7 +43,10 @@ class Upsampling(OfWeight):
         (inner,), weight = self._made_of, self._weight
         x = inner.beside(block, tight=True)
         if x is None:
-            x = side_by_side(inner.at(block))
+            t = inner.at(block)
+            if t.shape[1] > 1 and t.stride()[1] == 0:
+                return None  # once for all points
+            x = side_by_side(t)
         d, (_, c, h, w) = block.directions.stop - block.directions.start, self.shape
         y = doubled(x, weight)
         if factor is not None:
@@ -78,9 +81,7 @@ class Upsampling(OfWeight):
 
     @property
     def _narrow(self) -> bool:
-        return (
-            self._pending and self.on_cpu and self._weight.itemsize == self.itemsize and narrow(self._weight)
-        )
+        return self.on_cpu and self._weight.itemsize == self.itemsize and narrow(self._weight)
 
 
 def of_doubled(weight: Tensor) -> Tensor:
