@@ -145,6 +145,12 @@ def test_chains_of_few_channels_are_taken_side_by_side_and_others_are_not(
 
 
 @pytest.mark.parametrize("out", [1, 3])
+def test_no_latents_at_all(out: int) -> None:
+    network = chain(nn.Tanh(), up(12, 20), nn.ReLU(), up(20, out))
+    assert carried_gram(network, torch.zeros(0, 3)).shape == (0, 3, 3)
+
+
+@pytest.mark.parametrize("out", [1, 3])
 def test_a_map_that_is_not_finite_does_not_reach_those_beside_it(out: int) -> None:
     """Though what lies between maps is multiplied by zero, and infinity times zero is none: it comes from the map that it is next to."""
     network = chain(nn.Tanh(), up(12, 20), nn.ReLU(), up(20, 20), nn.ReLU(), up(20, out))

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
-from vaeprobe.autograd import as_one
 from vaeprobe.engine.columns import Changed, Columns, Known, Scaled
 from vaeprobe.engine.functions import Arguments, Function, Keywords
 
 __all__ = ["group_norm", "layer_norm"]
-
-MEAN = torch.ops.aten.mean.dim
 
 
 def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywords) -> tuple[Tensor, Columns]:
@@ -28,13 +23,10 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
 
     def mean(t: Tensor) -> Tensor:
         """Return means over groups, spread over their channels, of a tensor of shape (..., c, *pixels)."""
-
-        def make() -> Tensor:
-            sums = t.sum(tuple(range(-len(around), 0))) if around else t
-            within = _within(c, groups, pixels, t.dtype, t.device)
-            return (sums @ within).reshape(*sums.shape, *around)
-
-        return as_one(MEAN, (t,), make)
+        sums = t.sum(tuple(range(-len(around), 0))) if around else t
+        sums = sums.reshape(*sums.shape[:-1], groups, c // groups).sum(-1, keepdim=True)
+        means = (sums / (pixels * (c // groups))).expand(*sums.shape[:-1], c // groups)
+        return means.reshape(*means.shape[:-2], c, *around)
 
     weight, bias = (
         None if parameter is None else parameter.detach().reshape(-1, *around)
@@ -53,18 +45,6 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
     tangents = Scaled(Changed(columns, centred), rate if weight is None else rate * weight)
     # `hat` is kept: what is given out may be written to
     return y.clone() if y is hat and bias is None else y if bias is None else y + bias, tangents
-
-
-@lru_cache(16)
-def _within(c: int, groups: int, pixels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return what takes sums of c channels to the means of their groups, shape (c, c)."""
-    each = c // groups
-    return (
-        torch.eye(groups, dtype=dtype, device=device)
-        .repeat_interleave(each, 0)
-        .repeat_interleave(each, 1)
-        .div_(each * pixels)
-    )
 
 
 def layer_norm(

@@ -44,8 +44,8 @@ class Upsampling(OfWeight):
         x = inner.beside(block, tight=True)
         if x is None:
             t = inner.at(block)
-            if t.shape[1] > 1 and t.stride()[1] == 0:
-                return None  # once for all points
+            if not t.numel() or (t.shape[1] > 1 and t.stride()[1] == 0):
+                return None  # nothing, or once for all points
             x = side_by_side(t)
         d, (_, c, h, w) = block.directions.stop - block.directions.start, self.shape
         y = doubled(x, weight)
