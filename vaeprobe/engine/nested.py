@@ -36,8 +36,6 @@ def mapped(tree: Tree, change: Callable[[object], object]) -> Tree:
     if isinstance(tree, list | tuple):
         branches = [mapped(b, change) if isinstance(b, NESTS) else change(b) for b in tree]
         kind: Function = type(tree)
-        if kind is tuple:
-            return cast(Tree, tuple(branches))
         return cast(Tree, kind(*branches) if hasattr(tree, "_fields") else kind(branches))
     if isinstance(tree, dict):
         return cast(Tree, {key: mapped(branch, change) for key, branch in tree.items()})

@@ -155,7 +155,7 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     if name in ELEMENTWISE:
         return _elementwise(func, name, args, kwargs, duals)
     if name in ADDITIONS:
-        return _addition(func, name, args, kwargs)
+        return _addition(name, args, kwargs, func(*plain_args, **plain_kwargs))
     if name in RESHAPES and args:
         # `reshape` for `view`: our own memory layout must not fail where the user's would not
         y = (
@@ -198,7 +198,7 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         )
         return _with_columns(y, moved(func, name, call_args, call_kwargs, y))
     if name in LINEAR:
-        return _linear(func, name, args, kwargs, y)
+        return _linear(func, name, args, kwargs, duals, y)
     if name in MULTILINEAR:
         return _multilinear(func, args, kwargs, duals, y)
     return _differentiated(func, args, kwargs, duals, y)
@@ -284,15 +284,13 @@ def _factors(
     return y.detach(), copies[0]._version > 0, factors
 
 
-def _addition(func: Function, name: str, args: Arguments, kwargs: Keywords) -> object:
-    _, (plain_args, plain_kwargs) = _plain((args, kwargs))
+def _addition(name: str, args: Arguments, kwargs: Keywords, y: Tensor) -> object:
     first, second = args[0], args[1] if len(args) > 1 else kwargs["other"]
     alpha = kwargs.get("alpha", 1)
     signs = {"add": (1, alpha), "radd": (1, 1), "rsub": (-alpha, 1)}.get(name, (1, -alpha))
     terms = [
         (_columns_of(x), sign) for x, sign in zip((first, second), signs, strict=True) if isinstance(x, Dual)
     ]
-    y = func(*plain_args, **plain_kwargs)
     return _dual(y, _sum([_times(_broadcast(columns, y.shape), sign) for columns, sign in terms]))
 
 
@@ -357,13 +355,14 @@ def _doubled(x: Tensor, y: Tensor, operation: Callable[[Tensor], Tensor]) -> boo
     return torch.equal(operation(places), places.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-def _linear(func: Function, name: str, args: Arguments, kwargs: Keywords, y: object) -> object:
+def _linear(
+    func: Function, name: str, args: Arguments, kwargs: Keywords, duals: list[Dual], y: object
+) -> object:
     """Linear in all tensors together: the same call on the tangents, with 0 for tensors that have none.
 
     What is neither joined nor floating is an index, and stays.
     """
     tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
-    duals, _ = _plain((args, kwargs))
     held = [t for t in tensors if not isinstance(t, Dual) and (name in JOINS or t.is_floating_point())]
     held = list({id(t): t for t in held}.values())
     zeros = [torch.zeros_like(t) for t in held]
