@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,3 +160,43 @@ def test_a_layout_that_changes_outputs_is_not_taken(monkeypatch: pytest.MonkeyPa
         assert not choose(decoder).laid_out
         z = torch.randn(5, 6)
         assert torch.equal(values(decoder, z), decoder.flat(z).detach())
+
+
+def test_latents_at_a_time_where_tangents_come_in_blocks_follow_from_what_stays() -> None:
+    def narrow(layers: int) -> nn.Sequential:
+        torch.manual_seed(0)
+        convolutions = [part for _ in range(layers) for part in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+        front = [nn.Linear(6, 700), nn.ReLU(), nn.Linear(700, 8 * 16 * 16), nn.Unflatten(1, (8, 16, 16))]
+        return nn.Sequential(*front, *convolutions, nn.ConvTranspose2d(8, 1, 4, 2, 1))
+
+    few, many = (choose(Decoder(narrow(layers), 6)) for layers in (2, 20))
+    assert few.widest_gram == many.widest_gram == 8 * 17 * 17
+    # a product of matrices takes all rows; other tangents come in blocks
+    assert few.at_once == many.at_once == 700
+    # what a layer gives and its activation, and what that multiplies by
+    assert many.held - few.held == 18 * 3 * 2048
+    assert few.size_for_gram(4, 6, None) == methods.Size(methods.HELD // (4 * few.held), 6)
+    # as if all tangents came at once
+    assert many.size_for_gram(4, 6, None) == methods.Size(methods.BUDGET // (4 * 6 * few.widest_gram), 6)
+    light = replace(few, held=few.held // 10)
+    assert light.size_for_gram(4, 6, None) == methods.Size(methods.BUDGET // (4 * 6 * 700), 6)
+    slow = replace(few, work=methods.SOON / (6 * 550))
+    assert slow.size_for_gram(4, 6, None).points == 550
+    assert few.size_for_gram(4, 6, 11).points == 11
+    # no more than before where nothing comes in blocks, or directions do not fit at once
+    eager = replace(few, held=0)
+    assert eager.size_for_gram(4, 6, None) == methods.Size.fitting(few.widest_gram, 4, 6)
+    assert few.size_for_gram(4, 100_000, None) == methods.Size.fitting(few.widest_gram, 4, 100_000)
+
+
+def test_what_stays_is_seen_by_one_thread_as_by_two() -> None:
+    def looked_at(threads: int) -> tuple[int, ...]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            choice = choose(Decoder(convolutional(), 6))
+        finally:
+            torch.set_num_threads(before)
+        return choice.widest, choice.widest_gram, choice.at_once, choice.held
+
+    assert looked_at(1) == looked_at(2)

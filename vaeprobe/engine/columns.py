@@ -221,6 +221,11 @@ class Columns:
                     todo.append(part)
 
     @property
+    def parted(self) -> bool:
+        """Whether Gram matrices are formed of tangents in blocks of some points."""
+        return self._rows() < sys.maxsize
+
+    @property
     def _pending(self) -> bool:
         return self._value is None
 

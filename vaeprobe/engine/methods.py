@@ -7,6 +7,7 @@ fastest that agrees with the plainest at a few latents is chosen, once per decod
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient, jvp
 from vaeprobe.contract import FIRST, ROWS, check_batch
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine.chunks import BUDGET, Size
 from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
 from vaeprobe.engine.local import LocalMap
@@ -51,6 +53,8 @@ UNSTEADY = 1e-2  # relative change of J v under the rounding of latents, beyond 
 SITES = 16  # columns whose derivatives are held to be zero outside of their windows
 WORTH = 0.8  # of the work of a whole column, up to which windows of columns pay for their bookkeeping
 DISAGREE = "windows of columns disagree with plain forward mode"
+HELD = 64 << 20  # bytes that stay while tangents come in blocks, which threads share the more evenly the more
+SOON = 2e10  # multiply-adds of a chunk for the sake of threads: a fraction of a second, for progress and `--time`
 NUMBER = 50  # multiply-adds that take as long as to write one number and read it again
 
 
@@ -155,6 +159,8 @@ class Choice:
         plain: the plainest that works.
         widest: numbers per latent and direction in the widest tangents, for J.
         widest_gram: the same for Gram matrices, which may do without the widest.
+        at_once: the same of those that Gram matrices take of all latents of a chunk, where the others come in blocks of some.
+        held: numbers per latent that stay meanwhile; 0 where no tangents come in blocks.
         work: multiply-adds per latent and direction, numbers written counted as some: the same on every machine.
         known_by: a hash of what the decoder gives at a few latents, and of how.
         laid_out: whether f itself is as right with the layout of tangents, which is faster.
@@ -174,6 +180,26 @@ class Choice:
     reach: Reach | None = None
     spread: str = ""
     batches: Batches = field(default_factory=Batches, compare=False)
+    at_once: int = 0
+    held: int = 0
+
+    def size_for_gram(self, itemsize: int, directions: int, chunk: int | None) -> Size:
+        """Return how many latents and directions to take at a time for Gram matrices.
+
+        Args:
+            itemsize: bytes per number.
+            directions: how many there are in all.
+            chunk: latents at a time, where the caller knows better.
+        """
+        size = Size.fitting(self.widest_gram, itemsize, directions, chunk)
+        if chunk is not None or not self.held or size.directions < directions:
+            return size
+        most = min(
+            BUDGET // (itemsize * directions * self.at_once),
+            HELD // (itemsize * self.held),
+            math.floor(SOON / (directions * max(1.0, self.work))),
+        )
+        return replace(size, points=max(size.points, most))
 
     def work_of(self, columns: int) -> float:
         """Return the multiply-adds that so many columns at one latent take, about."""
@@ -475,6 +501,8 @@ class _Found:
     widest: int = 0
     widest_gram: int = 0
     work: float = 0.0
+    at_once: int = 0
+    held: int = 0
 
     @classmethod
     def of(cls, y: Tensor, columns: Columns) -> _Found:
@@ -497,6 +525,8 @@ class _Found:
             max(self.widest_gram, least),
             self.work,
             signature((method.__name__, self.y, self.t)),
+            at_once=max(self.at_once, least),
+            held=self.held,
         )
 
 
@@ -515,20 +545,28 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
         found = _Found.of(*method(f, x, v))
         guess = 4 * found.y[0].numel()
         return replace(found, widest=guess, widest_gram=guess, work=10.0 * NUMBER * guess)
-    if method is carried and for_gram * x.itemsize <= BLOCK // FEW_ROWS:
+    found = _Found(y, t, G, watch.numel, for_gram, watch.work / rows)
+    if method is carried and for_gram * x.itemsize <= BLOCK // FEW_ROWS and x.is_cpu:
+        again = _Watch(directions, points)
+        with again:
+            _, columns = method(f, x, v)
         with in_blocks(2 * directions):  # as they will be computed at many latents
-            G = method(f, x, v)[1].gram()
-    return _Found(y, t, G, watch.numel, for_gram, watch.work / rows)
+            G = columns.gram()
+        found = replace(found, G=G, at_once=again.numel, held=again.held if columns.parted else 0)
+    return found
 
 
 class _Watch(Watching):
-    """Notes the largest tensor with one row per latent and direction, and how much is multiplied and written."""
+    """Notes the largest tensor with one row per latent and direction, what has one row per latent in all, and how much is
+    multiplied and written.
+    """
 
     def __init__(self, directions: int, points: int) -> None:
         super().__init__()
         self.leads = ((directions * points,), (directions, points))
         self.rows = directions * points
-        self.numel = 0
+        self.points = points
+        self.numel = self.held = 0
         self.work = 0.0
 
     def saw(self, func: Any, args: Any, out: object) -> None:
@@ -537,6 +575,8 @@ class _Watch(Watching):
                 in_memory = out.untyped_storage().nbytes() // out.itemsize  # a view may overlap itself
                 self.numel = max(self.numel, min(out.numel(), in_memory) // self.rows)
             if not getattr(func, "is_view", False):
+                if out.shape[:1] == (self.points,):
+                    self.held += out.numel() // self.points
                 self.work += NUMBER * out.numel() + multiply_adds(func._opname, args, out)
 
 

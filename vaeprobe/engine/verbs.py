@@ -187,7 +187,7 @@ def _gram(
             some,
         )
 
-    size = Size.fitting(choice.widest_gram, x.itemsize, width, chunk)
+    size = choice.size_for_gram(x.itemsize, width, chunk)
     shared = Sweep(work, put, made_of, whole=True).over(len(x), width, size)
     return current().summed(out) if shared else out
 
