@@ -178,7 +178,7 @@ def test_latents_at_a_time_where_tangents_come_in_blocks_follow_from_what_stays(
     assert few.size_for_gram(4, 6, None) == methods.Size(methods.HELD // (4 * few.held), 6)
     # as if all tangents came at once
     assert many.size_for_gram(4, 6, None) == methods.Size(methods.BUDGET // (4 * 6 * few.widest_gram), 6)
-    light = replace(few, held=few.held // 10)
+    light = replace(few, held=few.held // 10, work=1.0)
     assert light.size_for_gram(4, 6, None) == methods.Size(methods.BUDGET // (4 * 6 * 700), 6)
     slow = replace(few, work=methods.SOON / (6 * 550))
     assert slow.size_for_gram(4, 6, None).points == 550
