@@ -107,6 +107,18 @@ def test_bootstrap_angles_match_the_asymptotic_ones() -> None:
         assert angles[i] == pytest.approx(expected, rel=0.2)
 
 
+@pytest.mark.parametrize("exponent", [-124, -80, -40, 40, 63, 80, 122])
+def test_bootstrap_angles_do_not_depend_on_units(exponent: int) -> None:
+    # squares of float32 numbers overflow, or come to nothing: angles were 0, as if columns were certain
+    X = (np.random.default_rng(0).normal(size=(300, 5)) * np.linspace(3, 1, 5)).astype(np.float32)
+
+    def angles(X: np.ndarray) -> np.ndarray:
+        data = in_memory(X)
+        return identifiability.bootstrap_angles(data, spectrum.compute(data, 3), 3)[0]
+
+    np.testing.assert_allclose(angles(np.ldexp(X, exponent)), angles(X), rtol=1e-4)
+
+
 def test_some_rows_of_many_say_how_far_the_columns_of_all_stray(monkeypatch: pytest.MonkeyPatch) -> None:
     X = np.random.default_rng(0).normal(size=(40_000, 4)) * np.sqrt((9.0, 4.0, 1.0, 0.25))
     found = spectrum.compute(in_memory(X), 2)

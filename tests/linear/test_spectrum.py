@@ -385,3 +385,12 @@ print([line for line in open("/proc/self/status") if line.startswith("VmHWM")][0
     peak, total = map(float, done.stdout.split())
     assert peak < 200e3, "kB, interpreter and libraries included"
     assert total == pytest.approx(m * (2000 / n) * (1 + 9 * (1 - 2000 / n)), rel=0.01)
+
+
+@pytest.mark.parametrize("solver", ["exact", "randomized"])
+def test_sums_of_float32_rows_that_overflow_are_formed_in_float64(solver: str) -> None:
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(3000, 3)) @ rng.normal(size=(3, 400)) + 2).astype(np.float32)
+    values = spectrum.compute(in_memory(X), 3, solver=solver).values[:3]
+    huge = spectrum.compute(in_memory(np.ldexp(X, 122)), 3, solver=solver).values[:3]
+    np.testing.assert_allclose(np.ldexp(huge, -244), values, rtol=1e-6)

@@ -267,7 +267,10 @@ def first_shift(data: Data, kind: np.dtype[np.floating]) -> NDArray[np.floating]
 
 
 def short_mean(block: NDArray[np.floating]) -> Array:
-    """Return the means of the columns to a sixteenth of their deviations, 0 where they are within one, shape (m,)."""
+    """Return the means of the columns to a sixteenth of their deviations, shape (m,).
+
+    They are 0 where they are within one, and where sums overflow.
+    """
     ones, n = np.ones(len(block), block.dtype), len(block)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         mean = (ones @ block).astype(np.float64) / n
@@ -275,7 +278,8 @@ def short_mean(block: NDArray[np.floating]) -> Array:
         deviation = np.sqrt(np.einsum("ij,ij->j", block, block) / n - mean**2)
         step = np.exp2(np.floor(np.log2(deviation)) - 4)
         short = np.where(np.abs(mean) <= deviation, 0.0, np.round(mean / step) * step)
-    return np.where(np.isfinite(short) & (step > 0), short, mean)
+    short = np.where(np.isfinite(short) & (step > 0), short, mean)
+    return np.where(np.isfinite(short), short, 0.0)
 
 
 def refuse_few(rows: int, data: Data) -> None:

@@ -331,8 +331,6 @@ def _in_memory(data: Data) -> Sums:
     memory, foreign = data.array()
     first = memory[: moments.FIRST_ROWS]
     shift = moments.short_mean(first).astype(memory.dtype) if len(first) else np.zeros(data.columns)
-    if not np.isfinite(shift).all():
-        data.refuse(first)
     if shift.any():
         memory = np.subtract(memory, shift, out=None if foreign else memory)
     sums, squares = np.zeros(data.columns), np.zeros(data.columns)
