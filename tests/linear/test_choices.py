@@ -169,6 +169,26 @@ def test_with_gaps_the_likelihood_is_that_of_the_observed_values_and_stationary(
         assert near < best
 
 
+def test_at_small_noise_em_comes_to_rest_at_the_optimum_in_any_units() -> None:
+    # plain EM called itself converged after 15 steps with a first eigenvalue of 341 where 595 is right
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=(200, 3)) @ (rng.normal(size=(3, 30)) * [[4.0], [2.5], [1.0]])
+    X = truth + 1e-3 * rng.normal(size=(200, 30))
+    full = closed_form.solve(spectrum.compute(in_memory(X), 3), 3)
+    complete = np.linalg.eigvalsh(np.cov(X.T, bias=True))[::-1][:3]
+    X[rng.random(X.shape) < 0.3] = np.nan
+    found = missing.fit(X, 3, steps=100)
+    assert found.converged
+    np.testing.assert_allclose(found.spectrum.values[:3], complete, rtol=1e-3)
+    assert found.sigma2 == pytest.approx(full.sigma2, rel=0.05)
+    for exponent in (-200, 80):
+        scaled = missing.fit(np.ldexp(X, exponent), 3, steps=100)
+        assert scaled.steps == found.steps
+        np.testing.assert_allclose(
+            np.ldexp(scaled.spectrum.values, -2 * exponent), found.spectrum.values, rtol=1e-9
+        )
+
+
 def test_gaps_recover_the_generator_better_than_dropping_rows() -> None:
     rng = np.random.default_rng(0)
     X = generated(400)
