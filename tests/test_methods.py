@@ -180,8 +180,14 @@ def test_latents_at_a_time_where_tangents_come_in_blocks_follow_from_what_stays(
     assert many.size_for_gram(4, 6, None) == methods.Size(methods.BUDGET // (4 * 6 * few.widest_gram), 6)
     light = replace(few, held=few.held // 10, work=1.0)
     assert light.size_for_gram(4, 6, None) == methods.Size(methods.BUDGET // (4 * 6 * 700), 6)
-    slow = replace(few, work=methods.SOON / (6 * 550))
-    assert slow.size_for_gram(4, 6, None).points == 550
+    weighed = light.size_for_gram(4, 6, None, 100_000)
+    assert (
+        weighed.points
+        == methods.HELD // (4 * light.held + 100_000)
+        > methods.BUDGET // (4 * 6 * few.widest_gram)
+    )
+    slow = replace(few, work=methods.SOON / (6 * 540))
+    assert slow.size_for_gram(4, 6, None).points == 540
     assert few.size_for_gram(4, 6, 11).points == 11
     # no more than before where nothing comes in blocks, or directions do not fit at once
     eager = replace(few, held=0)
@@ -200,3 +206,17 @@ def test_what_stays_is_seen_by_one_thread_as_by_two() -> None:
         return choice.widest, choice.widest_gram, choice.at_once, choice.held
 
     assert looked_at(1) == looked_at(2)
+
+
+def test_what_stays_is_seen_on_any_axis() -> None:
+    class Slots(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.each = nn.Linear(6, 16 * 16), nn.Sequential(nn.Linear(16, 64), nn.Tanh())
+
+        def forward(self, z: Tensor) -> Tensor:
+            slots = self.each(self.first(z).view(-1, 16)).view(-1, 16, 64)
+            return slots.transpose(0, 1).tanh().transpose(0, 1).reshape(len(z), -1)
+
+    choice = choose(Decoder(Slots(), 6))
+    assert choice.held >= 16 * 16 + 4 * 16 * 64  # values, and both activations with their factors

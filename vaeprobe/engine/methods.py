@@ -183,20 +183,21 @@ class Choice:
     at_once: int = 0
     held: int = 0
 
-    def size_for_gram(self, itemsize: int, directions: int, chunk: int | None) -> Size:
+    def size_for_gram(self, itemsize: int, directions: int, chunk: int | None, weights: int = 0) -> Size:
         """Return how many latents and directions to take at a time for Gram matrices.
 
         Args:
             itemsize: bytes per number.
             directions: how many there are in all.
             chunk: latents at a time, where the caller knows better.
+            weights: bytes per latent that the metric takes meanwhile.
         """
         size = Size.fitting(self.widest_gram, itemsize, directions, chunk)
         if chunk is not None or not self.held or size.directions < directions:
             return size
         most = min(
             BUDGET // (itemsize * directions * self.at_once),
-            HELD // (itemsize * self.held),
+            HELD // (itemsize * self.held + weights),
             math.floor(SOON / (directions * max(1.0, self.work))),
         )
         return replace(size, points=max(size.points, most))
@@ -557,7 +558,7 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
 
 
 class _Watch(Watching):
-    """Notes the largest tensor with one row per latent and direction, what has one row per latent in all, and how much is
+    """Notes the largest tensor with one row per latent and direction, all others together per latent, and how much is
     multiplied and written.
     """
 
@@ -571,11 +572,12 @@ class _Watch(Watching):
 
     def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor):
-            if tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads:
+            tangents = tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads
+            if tangents:
                 in_memory = out.untyped_storage().nbytes() // out.itemsize  # a view may overlap itself
                 self.numel = max(self.numel, min(out.numel(), in_memory) // self.rows)
             if not getattr(func, "is_view", False):
-                if out.shape[:1] == (self.points,):
+                if not (tangents or out.numel() % self.points):  # latents may be on any axis
                     self.held += out.numel() // self.points
                 self.work += NUMBER * out.numel() + multiply_adds(func._opname, args, out)
 

@@ -53,6 +53,8 @@ from vaeprobe.processes import current
 
 __all__ = ["gram", "jacobian", "pullback", "pushforward", "values"]
 
+# Bytes per output and latent that a metric takes: outputs in float64, and what weighs them, with what that is made of.
+OF_METRIC = 5 * 8
 # Bytes of the windows of columns that are computed at a time: more of them leave a core's cache.
 WINDOWS = 16 << 20
 # Bytes of windows of columns that are held before they are put to their places in whole outputs.
@@ -187,7 +189,8 @@ def _gram(
             some,
         )
 
-    size = choice.size_for_gram(x.itemsize, width, chunk)
+    weights = 0 if likelihood is None else OF_METRIC * decoder.data_dim
+    size = choice.size_for_gram(x.itemsize, width, chunk, weights)
     shared = Sweep(work, put, made_of, whole=True).over(len(x), width, size)
     return current().summed(out) if shared else out
 
