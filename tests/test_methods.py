@@ -220,3 +220,19 @@ def test_what_stays_is_seen_on_any_axis() -> None:
 
     choice = choose(Decoder(Slots(), 6))
     assert choice.held >= 16 * 16 + 4 * 16 * 64  # values, and both activations with their factors
+
+
+def test_tangents_are_seen_where_times_come_first() -> None:
+    class Times(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 64), nn.Linear(64, 5)
+            self.weight = nn.Parameter(torch.randn(16, 64, 64) / 8)
+
+        def forward(self, z: Tensor) -> Tensor:
+            return self.last(torch.matmul(self.first(z)[None], self.weight).tanh().mean(0))
+
+    torch.manual_seed(0)
+    choice = choose(Decoder(Times(), 6))
+    assert choice.method is carried
+    assert choice.widest == choice.widest_gram == 16 * 64

@@ -564,16 +564,23 @@ class _Watch(Watching):
 
     def __init__(self, directions: int, points: int) -> None:
         super().__init__()
-        self.leads = ((directions * points,), (directions, points))
+        self.directions = directions
         self.rows = directions * points
         self.points = points
         self.numel = self.held = 0
         self.work = 0.0
 
+    def _are_tangents(self, shape: torch.Size) -> bool:
+        """Whether a tensor has a row per direction and latent, be these on a later axis (times or heads come first)."""
+        if shape[:1] == (self.rows,):
+            return True
+        return (
+            shape[:1] == (self.directions,) and self.points in shape[1 : 2 if self.directions == 1 else None]
+        )
+
     def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor):
-            tangents = tuple(out.shape[:1]) in self.leads or tuple(out.shape[:2]) in self.leads
-            if tangents:
+            if tangents := self._are_tangents(out.shape):
                 in_memory = out.untyped_storage().nbytes() // out.itemsize  # a view may overlap itself
                 self.numel = max(self.numel, min(out.numel(), in_memory) // self.rows)
             if not getattr(func, "is_view", False):
