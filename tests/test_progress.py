@@ -61,11 +61,11 @@ def counted(share: float, noise: float) -> tuple[list[tuple[float, float | None]
     X[rng.random(X.shape) < share] = np.nan
     seen: list[tuple[float, float | None]] = []
     with listening(lambda what, step, total: seen.append((step, total)), lambda *_: None):
-        steps = missing.fit(X, 3).steps
+        steps = missing.fit(X, 5).steps  # two more than there are: those that are slow to find
     return seen[:-1], steps
 
 
-@pytest.mark.parametrize(("share", "noise"), [(0.1, 1.0), (0.4, 1.0), (0.2, 3.0)])
+@pytest.mark.parametrize(("share", "noise"), [(0.1, 1.0), (0.3, 2.0), (0.2, 2.0)])
 def test_em_is_foretold_as_it_is_counted(share: float, noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Descent, "OFTEN", 0.0)
     seen, steps = counted(share, noise)
