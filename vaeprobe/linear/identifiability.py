@@ -17,6 +17,7 @@ import numpy as np
 from vaeprobe.intervals import LEVEL, stream
 from vaeprobe.kept import kept_arrays
 from vaeprobe.linear.eigenpairs import Spectrum
+from vaeprobe.linear.rows import WITHIN
 from vaeprobe.progress import tell
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ EXTRA = 16  # directions beyond the d columns that the bootstrap lets them turn 
 MOST_GROUPS = 1000
 GROUP_NUMBERS = 2**22  # numbers of all groups' second moments, at most
 BLOCK = 2048
-FLOAT32 = 1e-20, 1e30  # variances whose sums float32 holds, and differences of them
 MOST_ROWS = 2**17  # that tell how far resampled moments stray
 
 
@@ -152,9 +152,9 @@ def _groups(data: Data, spectrum: Spectrum, K: int, groups: int) -> tuple[Array,
     Returns:
         shapes (groups, K, K), (groups, K) and (groups,).
     """
-    every = max(1, data.rows // MOST_ROWS)
-    low, high = FLOAT32
-    kind = data.dtype if low < spectrum.values[0] < high else np.dtype(np.float64)
+    if not WITHIN[0] < spectrum.n * spectrum.total < WITHIN[1]:
+        data = data.widened()
+    kind, every = data.dtype, max(1, data.rows // MOST_ROWS)
     U, mean = spectrum.vectors[:, :K].astype(kind), spectrum.mean.astype(kind)
     outer, sums, counts = np.zeros((groups, K, K)), np.zeros((groups, K)), np.zeros(groups)
     turns = max(1, min(GROUP_NUMBERS // (2 * groups * K), -(-data.rows // groups)))
