@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.autograd import differentiable_kernels
-from vaeprobe.engine import beside, upsampling
+from vaeprobe.engine import by_pixel, upsampling
 from vaeprobe.engine.columns import in_blocks
 from vaeprobe.engine.tangents import push
 from vaeprobe.engine.upsampling import four_at_a_time, upsampled
@@ -103,7 +103,7 @@ CHAINS = {
 @pytest.mark.parametrize("rows", [None, 2, 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", CHAINS)
-def test_maps_side_by_side_have_the_gram_matrices_of_plain_forward_mode(
+def test_maps_pixel_by_pixel_have_the_gram_matrices_of_plain_forward_mode(
     kind: str, dtype: torch.dtype, rows: int | None
 ) -> None:
     network, z = CHAINS[kind]().to(dtype), torch.randn(5, 3, dtype=dtype)
@@ -125,23 +125,46 @@ def carried_gram(network: nn.Module, z: Tensor) -> Tensor:
         return push(network, z, v)[1].gram()
 
 
-def test_chains_of_few_channels_are_taken_side_by_side_and_others_are_not(
+def test_chains_of_few_channels_are_taken_pixel_by_pixel_and_others_are_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Up to 32 channels in and out; and only where a Gram matrix of few channels ends them."""
+    """Up to 64 channels in and out; and only where a Gram matrix of few channels ends them."""
     seen: list[int] = []
     monkeypatch.setattr(
-        upsampling, "doubled", lambda x, weight: seen.append(x.shape[3]) or beside.doubled(x, weight)
+        upsampling, "doubled", lambda x, weight: seen.append(x.shape[4]) or by_pixel.doubled(x, weight)
     )
     z = torch.randn(2, 3)
-    carried_gram(chain(nn.Tanh(), up(32, 32), nn.ReLU(), up(32, 1), wide=32), z)
-    assert seen == [32]
+    carried_gram(chain(nn.Tanh(), up(64, 64), nn.ReLU(), up(64, 1), wide=64), z)
+    assert seen == [64]
     seen.clear()
-    carried_gram(chain(nn.Tanh(), up(33, 32), nn.ReLU(), up(32, 1), wide=33), z)
-    carried_gram(chain(nn.Tanh(), up(32, 32), nn.ReLU(), up(32, 33), wide=32), z)
+    carried_gram(chain(nn.Tanh(), up(65, 64), nn.ReLU(), up(64, 1), wide=65), z)
+    carried_gram(chain(nn.Tanh(), up(64, 64), nn.ReLU(), up(64, 65), wide=64), z)
     carried_gram(chain(nn.Tanh(), up(32, 32), nn.ReLU(), nn.Conv2d(32, 1, 3), wide=32), z)
     carried_gram(chain(up(32, 32), nn.ReLU(), up(32, 1), wide=32), z)  # the same at every point
+    carried_gram(chain(nn.Tanh(), up(32, 32), nn.ReLU(), up(32, 1), wide=32).double(), z.double())
     assert not seen
+
+
+@pytest.mark.parametrize("out", [1, 20])
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 3), (3, 1), (4, 5)])
+@pytest.mark.parametrize(("d", "n"), [(1, 1), (3, 1), (1, 2), (4, 3)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_map_pixel_by_pixel_is_doubled_as_alone(
+    out: int, h: int, w: int, d: int, n: int, layout: torch.memory_format
+) -> None:
+    torch.manual_seed(h)
+    layer = nn.ConvTranspose2d(6, out, 4, 2, 1, bias=False).requires_grad_(False).to(memory_format=layout)
+    t = torch.randn(d, n, 6, h, w)
+    expected = layer(t.flatten(0, 1)).unflatten(0, (d, n))
+    x = by_pixel.laid_by_pixel(t)
+    found = by_pixel.doubled(x, layer.weight)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found.permute(2, 3, 4, 0, 1), expected)
+    places = by_pixel.doubled_places(x, upsampling.patch_kernels(layer.weight))
+    assert places.is_contiguous()
+    torch.testing.assert_close(
+        places.permute(2, 3, 4, 0, 1).flatten(0, 1), four_at_a_time(t.flatten(0, 1), layer.weight)
+    )
 
 
 @pytest.mark.parametrize("out", [1, 3])
@@ -151,8 +174,7 @@ def test_no_latents_at_all(out: int) -> None:
 
 
 @pytest.mark.parametrize("out", [1, 3])
-def test_a_map_that_is_not_finite_does_not_reach_those_beside_it(out: int) -> None:
-    """Though what lies between maps is multiplied by zero, and infinity times zero is none: it comes from the map that it is next to."""
+def test_a_map_that_is_not_finite_does_not_reach_others(out: int) -> None:
     network = chain(nn.Tanh(), up(12, 20), nn.ReLU(), up(20, 20), nn.ReLU(), up(20, out))
     z = torch.randn(6, 3)
     with torch.no_grad():

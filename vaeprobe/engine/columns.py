@@ -179,8 +179,8 @@ class Columns:
         """Return the Gram matrices at some points, with factors there."""
         return dense_gram(self._together(points, self.at), factor)
 
-    def beside(self, block: Block, factor: Tensor | None = None, *, tight: bool) -> Tensor | None:
-        """Return the maps in a block times a factor, side by side (see `vaeprobe.engine.beside`); None where that is not how they are made."""
+    def by_pixel(self, block: Block, factor: Tensor | None = None) -> Tensor | None:
+        """Return the maps in a block times a factor, pixel by pixel (see `vaeprobe.engine.by_pixel`), which the caller may write to; None where that is not how they are made."""
         return None
 
     def scaled(self, factor: Tensor) -> Columns:
@@ -369,11 +369,11 @@ class Scaled(Columns):
             return value.mul_(factor), True
         return value * factor, True
 
-    def beside(self, block: Block, factor: Tensor | None = None, *, tight: bool) -> Tensor | None:
+    def by_pixel(self, block: Block, factor: Tensor | None = None) -> Tensor | None:
         own = _of(self._factor, block.points, self.shape)
         if own is None or not self._own:
             return None
-        return self._made_of[0].beside(block, own if factor is None else own * factor, tight=tight)
+        return self._made_of[0].by_pixel(block, own if factor is None else own * factor)
 
     def _release(self) -> None:
         super()._release()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["few", "given", "summed", "summed_beside"]
+__all__ = ["few", "given", "summed", "summed_by_pixel"]
 
 FEW, MANY = 4, 4
 """Channels out of a 3 x 3 convolution up to which, and for each of which so many in, twice as many at least, this is faster:
@@ -57,18 +57,19 @@ def summed(x: Tensor, gives: Tensor, k: int) -> Tensor:
 
 
 @torch.no_grad()
-def summed_beside(x: Tensor, gives: Tensor) -> Tensor:
-    """Return the same with two taps of maps side by side (see `vaeprobe.engine.beside`), shape (out, h + 1, maps, columns).
+def summed_by_pixel(x: Tensor, gives: Tensor) -> Tensor:
+    """Return the same with two taps of maps pixel by pixel (see `vaeprobe.engine.by_pixel`), shape (out, h + 1, w + 1, d, n).
 
     Args:
-        x: shape (h, maps, columns, c), of which the last column at least is zero.
+        x: shape (h, w, d, n, c).
     """
-    h, maps, width, c = x.shape
-    row = maps * width
-    room = x.new_empty(len(gives), (h + 1) * row)
-    room[:, h * row :].zero_()
-    torch.mm(gives, x.view(-1, c).mT, out=room[:, : h * row])
-    return _at_their_places(room, 2, row).view(-1, h + 1, maps, width)
+    h, w, d, n, c = x.shape
+    here = torch.mm(gives, x.view(-1, c).mT).view(4, -1, h, w, d, n)
+    y = x.new_zeros(here.shape[1], h + 1, w + 1, d, n)
+    for tap, part in enumerate(here):
+        down, across = 1 - tap // 2, 1 - tap % 2
+        y[:, down : h + down, across : w + across] += part
+    return y
 
 
 def _at_their_places(products: Tensor, k: int, row: int) -> Tensor:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.beside import doubled, narrow, parted, side_by_side
+from vaeprobe.engine.by_pixel import doubled, doubled_places, laid_by_pixel, small, times
 from vaeprobe.engine.columns import Block, Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
-from vaeprobe.engine.few import given, summed, summed_beside
+from vaeprobe.engine.few import given, summed, summed_by_pixel
 
 __all__ = ["FEW", "Doubled", "Upsampling"]
 
@@ -37,21 +37,14 @@ class Upsampling(OfWeight):
     Gram matrices need no order of the pixels, and take those of few channels as a small convolution gives them.
     """
 
-    def beside(self, block: Block, factor: Tensor | None = None, *, tight: bool) -> Tensor | None:
-        if not (self._pending and self._own and self._narrow):
+    def by_pixel(self, block: Block, factor: Tensor | None = None) -> Tensor | None:
+        if not (self._pending and self._own):
             return None
-        (inner,), weight = self._made_of, self._weight
-        x = inner.beside(block, tight=True)
+        x = self._made_of_by_pixel(block)
         if x is None:
-            t = inner.at(block)
-            if not t.numel() or (t.shape[1] > 1 and t.stride()[1] == 0):
-                return None  # nothing, or once for all points
-            x = side_by_side(t)
-        d, (_, c, h, w) = block.directions.stop - block.directions.start, self.shape
-        y = doubled(x, weight)
-        if factor is not None:
-            factor = factor.expand(len(factor) if factor.ndim == 4 else 1, c, h, w)
-        return parted(y, d, factor, tight=tight)
+            return None
+        y = doubled(x, self._weight)
+        return y if factor is None else times(y, factor)
 
     def _gram(self, points: slice, factor: Tensor | None) -> Tensor:
         if not self._made_of or self._weight.shape[1] > FEW:
@@ -65,23 +58,28 @@ class Upsampling(OfWeight):
     def _places(self, block: Block) -> Tensor:
         """Return 2 x 2 pixels at each place (see `four_at_a_time`), shape (d, n, 2 x 2 x out, h + 1, w + 1)."""
         (inner,), weight = self._made_of, self._weight
-        x = inner.beside(block, tight=False) if self._narrow else None
+        x = self._made_of_by_pixel(block, known=False)
         if x is None:
             return on_every_point(lambda t: four_at_a_time(t, weight), inner.at(block))
-        h, maps, width, _ = x.shape
-        d, w = block.directions.stop - block.directions.start, inner.shape[3]
         if weight.shape[1] == 1:
-            y = summed_beside(x, kept(weight, "taps", taps))
-        else:
-            wide = x.view(1, h, maps * width, -1).permute(0, 3, 1, 2)
-            y = F.conv2d(wide, kept(weight, "patches", patch_kernels), padding=1)[0, ..., :-1]
-            y = y.view(-1, h + 1, maps, width)
-        y = y[..., : w + 1].permute(2, 0, 1, 3)
-        return y.view(d, maps // d, *y.shape[1:])
+            return summed_by_pixel(x, kept(weight, "taps", taps)).permute(3, 4, 0, 1, 2)
+        return doubled_places(x, kept(weight, "patches", patch_kernels)).permute(2, 3, 4, 0, 1)
 
-    @property
-    def _narrow(self) -> bool:
-        return self.on_cpu and self._weight.itemsize == self.itemsize and narrow(self._weight)
+    def _made_of_by_pixel(self, block: Block, *, known: bool = True) -> Tensor | None:
+        """Return what these are made of, shape (h, w, d, n, in); None where that is not faster.
+
+        Args:
+            known: whether to lay out so what is known, or made otherwise.
+        """
+        (inner,), weight = self._made_of, self._weight
+        if not (small(weight) and weight.itemsize == self.itemsize and self.on_cpu):
+            return None
+        x = inner.by_pixel(block)
+        if x is None and known:
+            t = inner.at(block)
+            if t.numel() and (t.shape[1] == 1 or t.stride()[1]):  # neither nothing nor once for all points
+                x = laid_by_pixel(t)
+        return x
 
 
 def of_doubled(weight: Tensor) -> Tensor:
@@ -157,7 +155,7 @@ def by_patches(image: Tensor, like: Tensor) -> Tensor:
     out = image.new_zeros(n, h + 1, w + 1, 2, 2, c)
     in_order(out, h, w).copy_(image.reshape(n, c, h, 2, w, 2))
     planes = out.permute(0, 3, 4, 5, 1, 2).reshape(n, 4 * c, h + 1, w + 1)
-    return planes if like.stride(-1) == 1 else _channels_last(planes)
+    return _channels_last(planes) if like.stride(-3) == 1 else planes
 
 
 def in_order(four: Tensor, h: int, w: int) -> Tensor:
