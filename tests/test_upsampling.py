@@ -145,6 +145,20 @@ def test_chains_of_few_channels_are_taken_pixel_by_pixel_and_others_are_not(
     assert not seen
 
 
+def test_blocks_of_maps_pixel_by_pixel_are_larger_and_others_are_not() -> None:
+    """A product has a row for each map; other tangents stay in a core's cache."""
+
+    def rows(*layers: nn.Module) -> int:
+        network, z = chain(nn.Tanh(), up(12, 20), nn.ReLU(), *layers), torch.randn(2, 3)
+        with torch.no_grad(), differentiable_kernels():
+            return push(network, z, torch.eye(3)[:, None].expand(3, 2, 3))[1]._rows()
+
+    few, number = upsampling.FEW, 4  # bytes
+    assert rows(up(20, few), nn.Sigmoid()) == (16 << 20) // (number * few * 12 * 8)
+    assert rows(up(20, few + 1)) == (4 << 20) // (number * (few + 1) * 12 * 8)
+    assert rows(nn.Conv2d(20, 1, 3)) == (4 << 20) // (number * 20 * 6 * 4)
+
+
 @pytest.mark.parametrize("out", [1, 20])
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 3), (3, 1), (4, 5)])
 @pytest.mark.parametrize(("d", "n"), [(1, 1), (3, 1), (1, 2), (4, 3)])

@@ -11,8 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["doubled", "doubled_places", "laid_by_pixel", "small", "times"]
+__all__ = ["BLOCK", "doubled", "doubled_places", "laid_by_pixel", "small", "times"]
 
+BLOCK = 16 << 20
+"""Bytes of the widest tangents of a block of them: rows of a product are the maps (measured: with 32 channels .9 of the time of 4 MB
+for maps of 32 x 32, .98 for 16 x 16).
+
+What is left of a column (32 channels, 32 x 32 pixels, d = 10, one thread, in percent): the convolutions of the tangents 45, the last
+layer's product 12, the primal 12, float64 sums 8, layers that are products of matrices 9.  Doubling convolutions in Winograd's form
+(9 products for 16, in torch's operations) take 3 times as long: on maps this small their edges leave as many products, and their
+sums cost more than these.  Strips of rows, from one layer to the next, cost in calls what they spare in memory.
+"""
 SMALL = 64 * 64
 """Channels in times channels out up to which this is faster than a map at a time (measured, maps of 4 x 4, 8 x 8 and 16 x 16 pixels:
 1.9, 1.6 and 1.25 times with 32, 1.4, 1.15 and 1.1 times with 64; limited to AVX2, with 64, 1.6, 1.1 and .8 times)."""

@@ -44,12 +44,6 @@ __all__ = [
 BLOCK = 4 << 20
 """Bytes of the widest tangents of a block, however many threads there are, of which each takes blocks of its own
 (measured: 3 to 8 MB are as fast where a core's own cache has 2).
-
-What is left with narrow convolutional decoders (32 channels, d = 10, one thread, in forward passes): the convolutions of the
-tangents alone 0.3, the primal 0.06, the last layer's product 0.06, float64 sums 0.05, layers that are products of matrices 0.04,
-masks 0.03.  Doubling convolutions in Winograd's form (9 products for 16, in torch's operations) take 3 times as long: on maps
-this small their edges leave as many products, and their sums cost more than these; as four convolutions of 2 x 2 they take
-longer, too.
 """
 FEW_ROWS = 24
 """Directions and points in a block below which reading the weights anew for each takes what the cache gives (measured on a
@@ -95,10 +89,12 @@ class Columns:
     Attributes:
         row: bytes of the widest tangents among these and the pending ones that they are made of, per direction and point.
         length: how many are pending in a row.
+        block: bytes of the widest of a block.
     """
 
     directions: int
     itemsize: int
+    block: int
     on_cpu: bool
 
     def __init__(
@@ -117,6 +113,7 @@ class Columns:
         self._own = False
         self._value: Tensor | None = None
         self.row, self.length = self.itemsize * math.prod(shape[1:]), 1
+        self.block = max((part.block for part in made_of), default=BLOCK)
         for part in made_of:
             if not part._pending:
                 self.row = max(self.row, part.itemsize * math.prod(part.shape[1:]))
@@ -231,7 +228,7 @@ class Columns:
 
     def _rows(self) -> int:
         """Return how many directions and points to take at a time."""
-        rows = BLOCK // max(1, self.row)
+        rows = self.block // max(1, self.row)
         return _rows.get() or (rows if rows >= FEW_ROWS and self.on_cpu else sys.maxsize)
 
     def _points(self) -> list[slice]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.by_pixel import doubled, doubled_places, laid_by_pixel, small, times
+from vaeprobe.engine.by_pixel import BLOCK, doubled, doubled_places, laid_by_pixel, small, times
 from vaeprobe.engine.columns import Block, Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
 from vaeprobe.engine.few import given, summed, summed_by_pixel
@@ -36,6 +36,13 @@ class Upsampling(OfWeight):
 
     Gram matrices need no order of the pixels, and take those of few channels as a small convolution gives them.
     """
+
+    def __init__(
+        self, inner: Columns, weight: Tensor, shape: torch.Size, layer: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(inner, weight, shape, layer)
+        if weight.shape[1] <= FEW and self._small:
+            self.block = BLOCK
 
     def by_pixel(self, block: Block, factor: Tensor | None = None) -> Tensor | None:
         if not (self._pending and self._own):
@@ -71,8 +78,8 @@ class Upsampling(OfWeight):
         Args:
             known: whether to lay out so what is known, or made otherwise.
         """
-        (inner,), weight = self._made_of, self._weight
-        if not (small(weight) and weight.itemsize == self.itemsize and self.on_cpu):
+        (inner,) = self._made_of
+        if not self._small:
             return None
         x = inner.by_pixel(block)
         if x is None and known:
@@ -80,6 +87,10 @@ class Upsampling(OfWeight):
             if t.numel() and (t.shape[1] == 1 or t.stride()[1]):  # neither nothing nor once for all points
                 x = laid_by_pixel(t)
         return x
+
+    @property
+    def _small(self) -> bool:
+        return self.on_cpu and self._weight.itemsize == self.itemsize and small(self._weight)
 
 
 def of_doubled(weight: Tensor) -> Tensor:
