@@ -23,7 +23,7 @@ from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, 
 from vaeprobe.contract import FIRST, ROWS, check_batch
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import BUDGET, Size
-from vaeprobe.engine.columns import BLOCK, FEW_ROWS, Columns, Known, in_blocks
+from vaeprobe.engine.columns import FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
 from vaeprobe.engine.local import LocalMap
 from vaeprobe.engine.tangents import Unsupported, located, push
@@ -547,7 +547,7 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
         guess = 4 * found.y[0].numel()
         return replace(found, widest=guess, widest_gram=guess, work=10.0 * NUMBER * guess)
     found = _Found(y, t, G, watch.numel, for_gram, watch.work / rows)
-    if method is carried and for_gram * x.itemsize <= BLOCK // FEW_ROWS and x.is_cpu:
+    if method is carried and for_gram * x.itemsize <= columns.block // FEW_ROWS and x.is_cpu:
         again = _Watch(directions, points)
         with again:
             _, columns = method(f, x, v)
