@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vaeprobe.data import in_memory
-from vaeprobe.errors import InputError
+from vaeprobe.errors import InputError, UsageError
 from vaeprobe.linear import closed_form, dimension, identifiability, missing, spectrum
 
 from linear_rows import dense_loglik, rows_with
@@ -169,6 +169,74 @@ def test_with_gaps_the_likelihood_is_that_of_the_observed_values_and_stationary(
         assert near < best
 
 
+def test_where_the_data_lie_does_not_matter_to_em() -> None:
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 8)) + 1e-2 * rng.normal(size=(200, 8))
+    X[rng.random(X.shape) < 0.1] = np.nan
+    here, there = missing.fit(X, 3), missing.fit(X + 1e7, 3)
+    assert here.converged
+    assert there.converged
+    assert there.loglik == pytest.approx(here.loglik, abs=1e-5)
+    assert there.sigma2 == pytest.approx(here.sigma2, rel=1e-5)
+    np.testing.assert_allclose(there.spectrum.mean, here.spectrum.mean + 1e7, rtol=1e-13)
+
+
+def test_em_of_columns_of_other_scales_says_the_likelihood_of_its_parameters() -> None:
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(200, 2)) @ rng.normal(size=(2, 6)) + 0.3 * rng.normal(size=(200, 6))
+    X[rng.random(X.shape) < 0.2] = np.nan
+    X[:, 5] *= 1e5
+    fits = [missing.fit(X[rng.permutation(200)], 2) for _ in range(2)]
+    assert fits[0].loglik == pytest.approx(fits[1].loglik, abs=1e-6)
+    for found in fits:
+        assert found.converged
+        spec = found.spectrum
+        W = spec.vectors[:, :2] * np.sqrt(spec.values[:2] - found.sigma2)
+        total = 0.0
+        for row in X:
+            seen = np.flatnonzero(np.isfinite(row))
+            # in units in which the covariance is 1 on its diagonal
+            C = W[seen] @ W[seen].T + found.sigma2 * np.eye(len(seen))
+            unit = np.sqrt(np.diagonal(C))
+            scaled = ((row - spec.mean)[seen] / unit)[None]
+            total += dense_loglik(scaled, np.zeros(len(seen)), C / np.outer(unit, unit)) - np.log(unit).sum()
+        assert total / 200 == pytest.approx(found.loglik, abs=1e-4)
+
+
+def test_latents_that_came_to_rest_at_nothing_are_tried_again() -> None:
+    # of 9 latents where 3 are, the other 6 shrank to nothing, and EM was at rest .03 nats below
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3)) @ rng.normal(size=(3, 10)) + 1e-3 * rng.normal(size=(300, 10))
+    best = closed_form.solve(spectrum.compute(in_memory(X), 9), 9)
+    found = missing.fit(X, 9)
+    assert found.loglik == pytest.approx(best.loglik, abs=2e-3)
+    fixed = missing.fit(X, 4, sigma2=1.0)  # which leaves nothing to the fourth
+    assert fixed.converged
+    assert fixed.loglik == pytest.approx(
+        closed_form.solve(spectrum.compute(in_memory(X), 4), 4, sigma2=1.0).loglik
+    )
+
+
+@pytest.mark.parametrize(
+    "X", [[[np.nan, 5.0], [5.0, 5.0], [5.0, 5.0]], [[1.0, np.nan], [np.nan, 2.0]], [[np.nan, 0.1], [0.1, 0.1], [0.1, 0.1]]]
+)  # fmt: skip
+def test_gaps_among_values_that_do_not_vary_are_refused(X: list[list[float]]) -> None:
+    with pytest.raises(InputError, match="no variance to explain"):
+        missing.fit(np.array(X), 1)
+
+
+def test_a_noise_variance_that_em_cannot_take_is_refused_with_one_that_it_can() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    X[0, 0] = np.nan
+    for sigma2 in (-1.0, 0.0, np.inf):
+        with pytest.raises(UsageError, match="must be positive"):
+            missing.fit(X, 2, sigma2=sigma2)
+    with pytest.raises(UsageError, match="too small for EM") as refused:
+        missing.fit(X, 2, sigma2=1e-13)
+    hinted = float(str(refused.value.hint).split()[1])
+    assert np.isfinite(missing.fit(X, 2, sigma2=hinted, steps=5).loglik)
+
+
 def test_at_small_noise_em_comes_to_rest_at_the_optimum_in_any_units() -> None:
     # plain EM called itself converged after 15 steps with a first eigenvalue of 341 where 595 is right
     rng = np.random.default_rng(0)
@@ -231,7 +299,7 @@ def test_missing_values_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(type(data), "blocks", lambda *a, **k: reads.append(a[1]) or blocks(*a, **k))
     found = missing.fit(data, 4)
     assert set(reads) == {64}
-    assert len(reads) == found.steps + 3  # a look, the start, and every step
+    assert len(reads) == found.steps + 4  # a look, how they vary, the start, and every step
     assert found.loglik == pytest.approx(whole.loglik, rel=1e-12)
     assert found.sigma2 == pytest.approx(whole.sigma2, rel=1e-9)
     np.testing.assert_allclose(found.spectrum.values, whole.spectrum.values, rtol=1e-9)

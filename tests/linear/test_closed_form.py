@@ -185,6 +185,7 @@ def test_more_latents_than_the_data_have_dimensions() -> None:
         ({"d": 7}, "nothing is left over"),
         ({"d": 2, "beta": 0.0}, "beta must be positive"),
         ({"d": 2, "sigma2": -1.0}, "sigma2 must be positive"),
+        ({"d": 2, "sigma2": 1e-320}, "too small"),
     ],
 )
 def test_settings_that_make_no_sense(how: dict[str, float], what: str) -> None:

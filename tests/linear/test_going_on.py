@@ -53,6 +53,10 @@ RUNS: dict[str, tuple[Array, TrainLinear]] = {
     "streamed passes": (data(), replace(PROBE, solver="randomized")),
     "streamed passes, singular values": (data(noise=1e-6), replace(PROBE, solver="randomized")),
     "missing values": (with_gaps(60, 0.02), replace(PROBE, missing="em")),
+    "missing values, latents tried again": (
+        with_gaps(60, 0.02),
+        replace(PROBE, missing="em", latent_dim=5, sigma2=30.0),
+    ),
     "L-BFGS": (data(200, 8), replace(PROBE, methods=("elbo",), steps=60)),
     "L-BFGS from two points": (data(200, 8), replace(PROBE, methods=("elbo-full",), restarts=2, steps=30)),
     "Adam": (data(200, 8), replace(PROBE, methods=("det-elbo",), optimiser="adam", steps=80)),

@@ -153,6 +153,11 @@ def solve(spectrum: Spectrum, d: int, *, beta: float = 1.0, sigma2: float | None
         raise UsageError(f"beta must be positive, not {beta}")
     if sigma2 is not None and not (sigma2 > 0 and math.isfinite(sigma2)):
         raise UsageError(f"sigma2 must be positive, not {sigma2}")
+    if sigma2 is not None and not math.isfinite(spectrum.total / sigma2):
+        raise UsageError(
+            f"sigma2 = {sigma2:.3g} is too small: a variance of {spectrum.total:.3g} over it is no number",
+            hint="fix it near the noise variance of the data, or learn it",
+        )
     values = np.zeros(d)
     known = min(d, len(spectrum.values))
     values[:known] = spectrum.values[:known]

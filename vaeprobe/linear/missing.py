@@ -7,7 +7,7 @@ rest where the first eigenvalue was half of what it is.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +16,10 @@ from vaeprobe.budget import budget
 from vaeprobe.data import Data, in_memory
 from vaeprobe.data.shards import ArrayShard, RawShard
 from vaeprobe.errors import InputError, ResourceError, UsageError
+from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail
 from vaeprobe.linear.closed_form import LOG_2PI, completed
-from vaeprobe.linear.eigenpairs import Spectrum
+from vaeprobe.linear.eigenpairs import MEAN_ULPS, Spectrum
 from vaeprobe.linear.rows import CACHE_BYTES
 from vaeprobe.linear.spectrum import EXACT_COLUMNS
 from vaeprobe.progress import Descent
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vaeprobe.linear.moments import Array
 
 STEPS = 5000
+LEAST = 1e-12  # noise variance, beside the mean variance of a column, that EM can tell from rounding
 BLOCK_NUMBERS = 2**20  # numbers of a block's second moments, or of the block
 MOMENT_BYTES = (
     1 << 27
@@ -39,7 +41,12 @@ MOMENT_BYTES = (
 # that are parsed or inflated first, up to `CACHE_BYTES`
 RAW_BYTES = 1 << 25
 LOOK = 10  # steps between two entries of the trace
+WEAK, KICK = 1e-3, 0.1
+# squared length of a column of W, in noise variances, under which a latent has come to rest where it explains nothing, be that
+# the optimum or not; and the one from which it is tried again
 TOLERANCE = 1e-10  # gain of log-likelihood per observed number, nats, under which EM has come to rest: whatever the units
+
+ROUNDING = 1e-6  # and the fall that is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,8 +82,9 @@ class _Rows:
         n: rows with a value in them.
         m: columns.
         count: values that are there.
-        mean: of each column, over what is there, shape (m,).
-        energy: sum of squares of what is there.
+        mean: of each column, over what is there, shape (m,): what blocks are counted from, for squares of what lies far from 0
+            hide how they vary.
+        energy: sum of squares of what is there, from the mean.
         size: rows per block.
     """
 
@@ -96,7 +104,7 @@ class _Rows:
         if isinstance(X, Data) and data.rows * m * data.dtype.itemsize <= (RAW_BYTES if raw else CACHE_BYTES):
             data = in_memory(data.read().reshape(-1, m), nonfinite="keep")
         size = max(64, BLOCK_NUMBERS // max(m, (d + 1) ** 2))
-        n, there, sums, energy = 0, np.zeros(m, np.int64), np.zeros(m), 0.0
+        n, there, sums = 0, np.zeros(m, np.int64), np.zeros(m)
         for block in data.blocks(size, dtype=np.float64):
             if np.isinf(block).any():
                 raise InputError(
@@ -106,9 +114,7 @@ class _Rows:
             seen = np.isfinite(block)
             n += int(seen.any(axis=1).sum())
             there += seen.sum(axis=0)
-            values = np.where(seen, block, 0.0)
-            sums += values.sum(axis=0)
-            energy += float(np.square(values).sum())
+            sums += np.where(seen, block, 0.0).sum(axis=0)
         if not there.all():
             column = int(np.flatnonzero(there == 0)[0])
             raise InputError(
@@ -117,21 +123,32 @@ class _Rows:
             )
         if not 1 <= d < m:
             raise UsageError(
-                f"{d} latents are not possible for data of {m} columns", hint=f"choose from 1 to {m - 1}"
+                f"{d} latents are not possible for data of {m} columns",
+                hint=f"choose --latent-dim from 1 to {m - 1}"
+                if m > 1
+                else "give data of two columns or more",
             )
         if n < 2:
             raise InputError(
                 f"a covariance needs two rows or more with a value in them, and there is {n}",
                 hint="is it the right file or array?",
             )
-        return cls(data, n, m, int(there.sum()), sums / there, energy, size)
+        rows = cls(data, n, m, int(there.sum()), sums / there, 0.0, size)
+        energy = sum(float(np.square(values).sum()) for values, _ in rows.blocks())
+        if not energy > rows.count * np.square(MEAN_ULPS * np.finfo(np.float64).eps * rows.mean).max():
+            raise InputError(
+                "the values of each column are equal: there is no variance to explain",
+                hint="is every column constant, or are their differences too small beside their size, or their squares "
+                "below the smallest number?",
+            )
+        return replace(rows, energy=energy)
 
     def blocks(self) -> Iterator[tuple[Array, NDArray[np.bool_]]]:
-        """Yield rows with a value in them, 0 where there is none, and where there is one, each shape (b, m)."""
+        """Yield rows with a value in them, from the mean and 0 where there is none, and where there is one, each shape (b, m)."""
         for block in self.data.blocks(self.size, dtype=np.float64):
             seen = np.isfinite(block)
             some = seen.any(axis=1)
-            yield np.where(seen, block, 0.0)[some], seen[some]
+            yield np.where(seen, block - self.mean, 0.0)[some], seen[some]
 
     def axes(self) -> tuple[Array, Array]:
         """Return the principal axes of the rows with each gap filled by its column's mean, and their variances."""
@@ -141,15 +158,12 @@ class _Rows:
                     f"{self.n} rows of {self.m} columns with gaps do not fit into memory",
                     hint=f"choose up to {EXACT_COLUMNS} columns, or fewer rows",
                 )
-            filled = np.concatenate(
-                [np.where(seen, values - self.mean, 0.0) for values, seen in self.blocks()]
-            )
+            filled = np.concatenate([values for values, _ in self.blocks()])
             U, s, _ = np.linalg.svd(filled.T, full_matrices=False)
             return U, s**2 / self.n
         S = np.zeros((self.m, self.m))
-        for values, seen in self.blocks():
-            filled = np.where(seen, values - self.mean, 0.0)
-            S += filled.T @ filled
+        for values, _ in self.blocks():
+            S += values.T @ values
         found, vectors = np.linalg.eigh(S / self.n)
         return vectors[:, ::-1], np.maximum(found[::-1], 0.0)
 
@@ -163,7 +177,7 @@ class _Step:
 
     Attributes:
         log_det, square: what the rows say at the parameters that it starts from: of log-determinants, and squares.
-        W, mean: the next parameters.
+        W, mean: the next parameters, W with orthogonal columns: any rotation of the latents is as good.
         energy: sum of squares of what is there about the new regressions.
     """
 
@@ -205,7 +219,8 @@ def _step(rows: _Rows, W: Array, mean: Array, noise: float) -> _Step:
     centre = moments[:d, d]
     variances, axes = np.linalg.eigh(moments[:d, :d] - np.outer(centre, centre))
     W, mean = new[:, :d], new[:, d]
-    return _Step(log_det, square, W @ (axes * np.sqrt(np.maximum(variances, 0.0))), mean + W @ centre, energy)
+    U, lengths, _ = np.linalg.svd(W @ (axes * np.sqrt(np.maximum(variances, 0.0))), full_matrices=False)
+    return _Step(log_det, square, U * lengths, mean + W @ centre, energy)
 
 
 def _posteriors(
@@ -219,16 +234,37 @@ def _posteriors(
         pairs = (W[columns, :, None] * W[columns, None, :]).reshape(-1, d * d)
         M += seen[:, columns].astype(np.float64) @ pairs
     M = M.reshape(b, d, d) + noise * np.eye(d)
+    # each latent in its own unit: what is large in one does not round away what is small in another
+    unit = np.sqrt(np.diagonal(M, axis1=1, axis2=2))
+    scales = unit[:, :, None] * unit[:, None, :]
+    M /= scales
     L = np.linalg.cholesky(M)
-    inverse = np.linalg.inv(M)
+    inverse = np.linalg.inv(M) / scales
     projected = Y @ W
     z = np.einsum("nij,nj->ni", inverse, projected)
     second = np.empty((b, d + 1, d + 1))
     second[:, :d, :d] = noise * inverse + z[:, :, None] * z[:, None, :]
     second[:, :d, d] = second[:, d, :d] = z
     second[:, d, d] = 1.0
-    log_det = 2 * float(np.log(np.diagonal(L, axis1=1, axis2=2)).sum())
-    return z, second.reshape(b, -1), log_det, float(np.square(Y).sum() - (z * projected).sum())
+    log_det = 2 * float(np.log(np.diagonal(L, axis1=1, axis2=2) * unit).sum())
+    # least at these z: what rounds in them counts twice over, where y^T y - y^T W z would take all of it
+    rest = np.where(seen, Y - z @ W.T, 0.0)
+    return z, second.reshape(b, -1), log_det, float(np.square(rest).sum() + noise * np.square(z).sum())
+
+
+def _weak(W: Array, noise: float) -> int:
+    """Return how many latents explain nothing."""
+    return int((np.linalg.svd(W, compute_uv=False) ** 2 < WEAK * noise).sum())
+
+
+def _kicked(W: Array, noise: float, weak: int, seed: int) -> Array:
+    """Return W with the latents that explain nothing along random axes across the others, to see whether they grow."""
+    m, d = W.shape
+    P, lengths, _ = np.linalg.svd(W, full_matrices=False)
+    strong = d - weak
+    across = np.hstack([P[:, :strong], stream(seed, "em on missing values").standard_normal((m, weak))])
+    axes = np.linalg.qr(across)[0][:, strong:]
+    return np.hstack([P[:, :strong] * lengths[:strong], axes * math.sqrt(KICK * noise)])
 
 
 def _column_blocks(m: int, d: int) -> list[slice]:
@@ -253,25 +289,35 @@ def fit(
         steps: most steps.
 
     Raises:
-        InputError: a column or every row is missing altogether, or a value is infinite.
-        UsageError: d is out of range.
+        InputError: a column or every row is missing altogether, a value is infinite, or none varies.
+        UsageError: d or sigma2 is out of range.
         ResourceError: more columns than a covariance is formed of, and rows that do not fit into memory.
     """
+    if sigma2 is not None and not (sigma2 > 0 and math.isfinite(sigma2)):
+        raise UsageError(f"sigma2 must be positive, not {sigma2}")
     rows = _Rows.of(X, d)
     n, m, count = rows.n, rows.m, rows.count
-    trail = Trail(lambda: ("em on missing values", rows.data.identity(), d, sigma2))
+    trail = Trail(lambda: ("em on missing values, from their mean", rows.data.identity(), d, sigma2, seed))
     begun = trail.last(steps)
+    rested: tuple[float, Array, Array, float] | None = None
     if begun:
-        first, (W, mean, numbers, told) = begun
+        first, (W, mean, numbers, told, *stood) = begun
         noise, least, last = numbers.tolist()
         trace = [(int(k), value) for k, value in told.tolist()]
+        if stood:
+            rested = (float(stood[2][0]), stood[0], stood[1], float(stood[2][1]))
     else:
         U, variance = rows.axes()
-        energy, mean, first, last, trace = float(variance.sum()), rows.mean, 0, -math.inf, []
-        least = 1e-12 * energy / m
+        energy, mean, first, last, trace = float(variance.sum()), np.zeros(m), 0, -math.inf, []
+        least = LEAST * energy / m
         noise = sigma2 or max(float(variance[d:].sum()) / (m - d), 1e-6 * energy / m)
         W = completed(U[:, :d], d)
         W = W * np.sqrt(np.maximum(np.append(variance, np.zeros(d))[:d] - noise, 1e-3 * noise))
+    if sigma2 is not None and sigma2 < LEAST * rows.energy / count:
+        raise UsageError(
+            f"sigma2 = {sigma2:.3g} is too small for EM beside a variance of {rows.energy / count:.3g}",
+            hint=f"choose {2 * LEAST * rows.energy / count:.2g} or more, or learn it",
+        )
 
     loglik, converged, over, step = -math.inf, False, False, first
     descent = Descent("EM on missing values", steps, first)
@@ -279,29 +325,40 @@ def fit(
         # a step takes what the steps before took, and what is made of the fit is to be left some time
         over = not budget().affords_step(descent.pace)
         # as it stands before the step
-        trail.mark(step, W, mean, (noise, least, last), np.reshape(trace, (-1, 2)), end=over)
+        stood = [] if rested is None else [rested[1], rested[2], np.array([rested[0], rested[3]])]
+        trail.mark(step, W, mean, (noise, least, last), np.reshape(trace, (-1, 2)), *stood, end=over)
         found = _step(rows, W, mean, noise)
         square = found.square / noise
         loglik = -0.5 * (count * LOG_2PI + found.log_det + (count - n * d) * math.log(noise) + square) / n
         gain, rest = loglik - last, TOLERANCE * count / n
         descent.step(step, gain, rest)
-        converged = gain <= rest and step > 0
-        ends = converged or over or step == steps
+        # EM never falls: what does, by more than the rounding of what it adds up, shows that no more can be told here
+        fell = gain < -(ROUNDING * count / n + 1e-12 * abs(loglik))
+        converged = gain <= rest and not fell and step > 0
+        ends = converged or fell or over or step == steps
         if step % LOOK == 0 or ends:
             trace.append((step, loglik))
+        again = converged and rested is None and step < steps and not over
+        if again and (weak := _weak(W, noise)):
+            # where they are nothing the gradient is none, be it the top or a saddle
+            rested, last = (loglik, W, mean, noise), -math.inf
+            W = _kicked(W, noise, weak, seed)
+            continue
         if ends:
             break
         last = loglik
         W, mean = found.W, found.mean
         if sigma2 is None:
             noise = max(found.energy / count, least)
+    if rested is not None and rested[0] > loglik:
+        loglik, W, mean, noise = rested
     descent.end()
     P, lengths, _ = np.linalg.svd(W, full_matrices=False)
     top = np.take_along_axis(P, np.abs(P).argmax(axis=0)[None], axis=0)
     values = np.append(lengths**2 + noise, np.full(m - d, noise))
     spectrum = Spectrum(
         n=n,
-        mean=mean,
+        mean=rows.mean + mean,
         values=values,
         vectors=completed(P * np.where(top < 0, -1.0, 1.0), m) if m <= 2048 else P,
         total=float(values.sum()),

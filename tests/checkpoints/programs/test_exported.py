@@ -152,6 +152,34 @@ def test_the_last_activation_comes_off() -> None:
     assert read(small_pt2(), blueprint=Blueprint(likelihood="gaussian")).natural is None
 
 
+class Gated(nn.Module):
+    """A layer in two halves, one of which opens the other, as in attention and recurrent cells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = nn.Linear(2, 12)
+        self.heads = nn.MultiheadAttention(6, 2, batch_first=True)
+
+    def natural(self, z: Tensor) -> Tensor:
+        a, b = self.both(z).chunk(2, -1)
+        x, y = torch.stack([a.sigmoid(), b], 1).split(1, 1)
+        h = torch.cat([x, y], 1)
+        out: Tensor = self.heads(h, h, h, need_weights=False)[0].flatten(1)
+        return out
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.natural(z).sigmoid()
+
+
+def test_the_last_activation_comes_off_where_an_operator_returns_a_list() -> None:
+    torch.manual_seed(0)
+    net, z = Gated().eval(), torch.randn(3, 2)
+    parts = read(exported(net, z))
+    assert torch.allclose(parts.decoder(z), net(z), atol=1e-6)
+    assert isinstance(parts.natural, Program)
+    assert torch.allclose(parts.natural(z), net.natural(z), atol=1e-6)
+
+
 def test_a_blueprint_without_layers_says_latents_and_likelihood() -> None:
     bp = Blueprint.from_toml('latents = [{ normal = 1 }, { onehot = 1 }]\nlikelihood = "bernoulli"')
     parts = read(small_pt2(), blueprint=bp)

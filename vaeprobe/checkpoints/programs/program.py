@@ -192,7 +192,11 @@ class Program(nn.Module):
         """Return the program without its last activation, if that is `operator` and makes the only output."""
         if not isinstance(self.output, Value):
             return None
-        makers = {step.outputs[0]: i for i, step in enumerate(self.steps) if len(step.outputs) == 1}
+        makers = {
+            step.outputs[0]: i
+            for i, step in enumerate(self.steps)
+            if len(step.outputs) == 1 and isinstance(step.outputs[0], str)
+        }
         uses = [name for step in self.steps if step.operator not in SIZES for name in step.uses()]
         name = self.output.name
         while name in makers and uses.count(name) <= 1:
