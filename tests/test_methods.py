@@ -15,7 +15,7 @@ from vaeprobe import decoder as decoders
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, methods
-from vaeprobe.engine.methods import carried, choose
+from vaeprobe.engine.methods import carried, choose, reversed_twice
 from vaeprobe.engine.verbs import values
 from vaeprobe.likelihoods import Gaussian
 from vaeprobe.progress import listening
@@ -193,6 +193,31 @@ def test_latents_at_a_time_where_tangents_come_in_blocks_follow_from_what_stays(
     eager = replace(few, held=0)
     assert eager.size_for_gram(4, 6, None) == methods.Size.fitting(few.widest_gram, 4, 6)
     assert few.size_for_gram(4, 100_000, None) == methods.Size.fitting(few.widest_gram, 4, 100_000)
+
+
+class Recurrent(nn.Module):
+    """So many steps of an LSTM, through which no tangents can be carried."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.steps = steps
+        self.cells = nn.LSTM(4, 8, batch_first=True)
+        self.last = nn.Linear(8, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        y: Tensor = self.last(self.cells(z[:, None].expand(-1, self.steps, -1))[0]).flatten(1)
+        return y
+
+
+def test_where_reverse_mode_holds_all_steps_they_bound_the_latents_at_a_time() -> None:
+    few, many = (choose(Decoder(Recurrent(steps), 4)) for steps in (5, 20))
+    assert few.method is many.method is reversed_twice
+    # the output is as wide as there are steps; what is left of each is wider
+    assert few.widest_gram > 5
+    assert many.widest_gram > 20
+    assert many.widest_gram == pytest.approx(4 * few.widest_gram, rel=0.3)
+    assert many.size_for_gram(4, 4, None) == methods.Size.fitting(many.widest_gram, 4, 4)
 
 
 def test_what_stays_is_seen_by_one_thread_as_by_two() -> None:

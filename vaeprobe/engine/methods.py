@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, finalize
 
 import numpy as np
 import torch
@@ -54,6 +54,7 @@ SITES = 16  # columns whose derivatives are held to be zero outside of their win
 WORTH = 0.8  # of the work of a whole column, up to which windows of columns pay for their bookkeeping
 DISAGREE = "windows of columns disagree with plain forward mode"
 HELD = 64 << 20  # bytes that stay while tangents come in blocks, which threads share the more evenly the more
+GRAPH = 16  # of what reverse mode holds at a latent, the part that counts as tangents: with two directions 8 times `BUDGET` is held, with more less
 SOON = 2e10  # multiply-adds of a chunk for the sake of threads: a fraction of a second, for progress and `--time`
 NUMBER = 50  # multiply-adds that take as long as to write one number and read it again
 
@@ -547,6 +548,9 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
         guess = 4 * found.y[0].numel()
         return replace(found, widest=guess, widest_gram=guess, work=10.0 * NUMBER * guess)
     found = _Found(y, t, G, watch.numel, for_gram, watch.work / rows)
+    if method in (reversed_twice, row_by_row):  # they hold all that a pass leaves until the last direction
+        left = watch.most // GRAPH
+        found = replace(found, widest=max(found.widest, left), widest_gram=max(for_gram, left))
     if method is carried and for_gram * x.itemsize <= columns.block // FEW_ROWS and x.is_cpu:
         again = _Watch(directions, points)
         with again:
@@ -558,8 +562,8 @@ def _watched(method: Method, f: Function, x: Tensor, v: Tensor) -> _Found:
 
 
 class _Watch(Watching):
-    """Notes the largest tensor with one row per latent and direction, all others together per latent, and how much is
-    multiplied and written.
+    """Notes the largest tensor with one row per latent and direction, all others together per latent, how much of all is there at
+    once, and how much is multiplied and written.
     """
 
     def __init__(self, directions: int, points: int) -> None:
@@ -567,7 +571,7 @@ class _Watch(Watching):
         self.directions = directions
         self.rows = directions * points
         self.points = points
-        self.numel = self.held = 0
+        self.numel = self.held = self.alive = self.most = 0
         self.work = 0.0
 
     def _are_tangents(self, shape: torch.Size) -> bool:
@@ -578,6 +582,10 @@ class _Watch(Watching):
             shape[:1] == (self.directions,) and self.points in shape[1 : 2 if self.directions == 1 else None]
         )
 
+    def _keep(self, numbers: int) -> None:
+        self.alive += numbers
+        self.most = max(self.most, self.alive)
+
     def saw(self, func: Any, args: Any, out: object) -> None:
         if isinstance(out, Tensor):
             if tangents := self._are_tangents(out.shape):
@@ -586,6 +594,8 @@ class _Watch(Watching):
             if not getattr(func, "is_view", False):
                 if not (tangents or out.numel() % self.points):  # latents may be on any axis
                     self.held += out.numel() // self.points
+                self._keep(out.numel() // self.points)
+                finalize(out, self._keep, -(out.numel() // self.points)).atexit = False
                 self.work += NUMBER * out.numel() + multiply_adds(func._opname, args, out)
 
 
