@@ -299,6 +299,7 @@ def fit(
     n, m, count = rows.n, rows.m, rows.count
     trail = Trail(lambda: ("em on missing values, from their mean", rows.data.identity(), d, sigma2, seed))
     begun = trail.last(steps)
+    before: tuple[float, Array, Array, float] | None = None
     rested: tuple[float, Array, Array, float] | None = None
     if begun:
         first, (W, mean, numbers, told, *stood) = begun
@@ -319,7 +320,7 @@ def fit(
             hint=f"choose {2 * LEAST * rows.energy / count:.2g} or more, or learn it",
         )
 
-    loglik, converged, over, step = -math.inf, False, False, first
+    loglik, converged, fell, over, step = -math.inf, False, False, False, first
     descent = Descent("EM on missing values", steps, first)
     for step in range(first, steps + 1):
         # a step takes what the steps before took, and what is made of the fit is to be left some time
@@ -346,12 +347,14 @@ def fit(
             continue
         if ends:
             break
+        before = (loglik, W, mean, noise)
         last = loglik
         W, mean = found.W, found.mean
         if sigma2 is None:
             noise = max(found.energy / count, least)
-    if rested is not None and rested[0] > loglik:
-        loglik, W, mean, noise = rested
+    for better in (before if fell else None, rested):
+        if better is not None and better[0] > loglik:
+            loglik, W, mean, noise = better
     descent.end()
     P, lengths, _ = np.linalg.svd(W, full_matrices=False)
     top = np.take_along_axis(P, np.abs(P).argmax(axis=0)[None], axis=0)
