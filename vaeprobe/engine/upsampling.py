@@ -45,11 +45,15 @@ class Upsampling(OfWeight):
             self.block = BLOCK
 
     def by_pixel(self, block: Block, factor: Tensor | None = None) -> Tensor | None:
-        if not (self._pending and self._own):
+        if not (self._pending and self._own and self._small):
             return None
-        x = self._made_of_by_pixel(block)
+        (inner,) = self._made_of
+        x = inner.by_pixel(block)
         if x is None:
-            return None
+            t = inner.at(block)
+            if not t.numel() or (t.shape[1] > 1 and t.stride()[1] == 0):
+                return None  # nothing, or once for all points
+            x = laid_by_pixel(t)
         y = doubled(x, self._weight)
         return y if factor is None else times(y, factor)
 
@@ -65,28 +69,12 @@ class Upsampling(OfWeight):
     def _places(self, block: Block) -> Tensor:
         """Return 2 x 2 pixels at each place (see `four_at_a_time`), shape (d, n, 2 x 2 x out, h + 1, w + 1)."""
         (inner,), weight = self._made_of, self._weight
-        x = self._made_of_by_pixel(block, known=False)
+        x = inner.by_pixel(block) if self._small else None
         if x is None:
             return on_every_point(lambda t: four_at_a_time(t, weight), inner.at(block))
         if weight.shape[1] == 1:
             return summed_by_pixel(x, kept(weight, "taps", taps)).permute(3, 4, 0, 1, 2)
         return doubled_places(x, kept(weight, "patches", patch_kernels)).permute(2, 3, 4, 0, 1)
-
-    def _made_of_by_pixel(self, block: Block, *, known: bool = True) -> Tensor | None:
-        """Return what these are made of, shape (h, w, d, n, in); None where that is not faster.
-
-        Args:
-            known: whether to lay out so what is known, or made otherwise.
-        """
-        (inner,) = self._made_of
-        if not self._small:
-            return None
-        x = inner.by_pixel(block)
-        if x is None and known:
-            t = inner.at(block)
-            if t.numel() and (t.shape[1] == 1 or t.stride()[1]):  # neither nothing nor once for all points
-                x = laid_by_pixel(t)
-        return x
 
     @property
     def _small(self) -> bool:
