@@ -132,6 +132,16 @@ class Solution:
         )
 
 
+def check_sigma2(sigma2: float | None) -> None:
+    """Refuse a noise variance that is none.
+
+    Raises:
+        UsageError: it is not positive and finite.
+    """
+    if sigma2 is not None and not (sigma2 > 0 and math.isfinite(sigma2)):
+        raise UsageError(f"sigma2 must be positive, not {sigma2}")
+
+
 def solve(spectrum: Spectrum, d: int, *, beta: float = 1.0, sigma2: float | None = None) -> Solution:
     """Return the optimum of the beta-ELBO with a diagonal posterior; PPCA's maximum likelihood where beta is 1.
 
@@ -151,8 +161,7 @@ def solve(spectrum: Spectrum, d: int, *, beta: float = 1.0, sigma2: float | None
         )
     if not (beta > 0 and math.isfinite(beta)):
         raise UsageError(f"beta must be positive, not {beta}")
-    if sigma2 is not None and not (sigma2 > 0 and math.isfinite(sigma2)):
-        raise UsageError(f"sigma2 must be positive, not {sigma2}")
+    check_sigma2(sigma2)
     if sigma2 is not None and not math.isfinite(spectrum.total / sigma2):
         raise UsageError(
             f"sigma2 = {sigma2:.3g} is too small: a variance of {spectrum.total:.3g} over it is no number",

@@ -18,10 +18,10 @@ from vaeprobe.data.shards import ArrayShard, RawShard
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail
-from vaeprobe.linear.closed_form import LOG_2PI, completed
+from vaeprobe.linear.closed_form import LOG_2PI, check_sigma2, completed
 from vaeprobe.linear.eigenpairs import MEAN_ULPS, Spectrum
 from vaeprobe.linear.rows import CACHE_BYTES
-from vaeprobe.linear.spectrum import EXACT_COLUMNS
+from vaeprobe.linear.spectrum import EXACT_COLUMNS, NO_VARIANCE
 from vaeprobe.progress import Descent
 
 if TYPE_CHECKING:
@@ -138,8 +138,7 @@ class _Rows:
         if not energy > rows.count * np.square(MEAN_ULPS * np.finfo(np.float64).eps * rows.mean).max():
             raise InputError(
                 "the values of each column are equal: there is no variance to explain",
-                hint="is every column constant, or are their differences too small beside their size, or their squares "
-                "below the smallest number?",
+                hint=NO_VARIANCE,
             )
         return replace(rows, energy=energy)
 
@@ -252,19 +251,17 @@ def _posteriors(
     return z, second.reshape(b, -1), log_det, float(np.square(rest).sum() + noise * np.square(z).sum())
 
 
-def _weak(W: Array, noise: float) -> int:
-    """Return how many latents explain nothing."""
-    return int((np.linalg.svd(W, compute_uv=False) ** 2 < WEAK * noise).sum())
-
-
-def _kicked(W: Array, noise: float, weak: int, seed: int) -> Array:
-    """Return W with the latents that explain nothing along random axes across the others, to see whether they grow."""
-    m, d = W.shape
-    P, lengths, _ = np.linalg.svd(W, full_matrices=False)
-    strong = d - weak
-    across = np.hstack([P[:, :strong], stream(seed, "em on missing values").standard_normal((m, weak))])
-    axes = np.linalg.qr(across)[0][:, strong:]
-    return np.hstack([P[:, :strong] * lengths[:strong], axes * math.sqrt(KICK * noise)])
+def _kicked(W: Array, noise: float, seed: int) -> Array | None:
+    """Return W, of orthogonal columns, with those that explain nothing along random axes across the others, to see whether they
+    grow; None where each explains something.
+    """
+    weak = np.square(W).sum(axis=0) < WEAK * noise
+    if not weak.any():
+        return None
+    strong = W[:, ~weak]
+    random = stream(seed, "em on missing values").standard_normal((len(W), int(weak.sum())))
+    axes = np.linalg.qr(np.hstack([strong, random]))[0][:, strong.shape[1] :]
+    return np.hstack([strong, axes * math.sqrt(KICK * noise)])
 
 
 def _column_blocks(m: int, d: int) -> list[slice]:
@@ -293,10 +290,14 @@ def fit(
         UsageError: d or sigma2 is out of range.
         ResourceError: more columns than a covariance is formed of, and rows that do not fit into memory.
     """
-    if sigma2 is not None and not (sigma2 > 0 and math.isfinite(sigma2)):
-        raise UsageError(f"sigma2 must be positive, not {sigma2}")
+    check_sigma2(sigma2)
     rows = _Rows.of(X, d)
     n, m, count = rows.n, rows.m, rows.count
+    if sigma2 is not None and sigma2 < LEAST * rows.energy / count:
+        raise UsageError(
+            f"sigma2 = {sigma2:.3g} is too small for EM beside a variance of {rows.energy / count:.3g}",
+            hint=f"choose {2 * LEAST * rows.energy / count:.2g} or more, or learn it",
+        )
     trail = Trail(lambda: ("em on missing values, from their mean", rows.data.identity(), d, sigma2, seed))
     begun = trail.last(steps)
     before: tuple[float, Array, Array, float] | None = None
@@ -314,11 +315,6 @@ def fit(
         noise = sigma2 or max(float(variance[d:].sum()) / (m - d), 1e-6 * energy / m)
         W = completed(U[:, :d], d)
         W = W * np.sqrt(np.maximum(np.append(variance, np.zeros(d))[:d] - noise, 1e-3 * noise))
-    if sigma2 is not None and sigma2 < LEAST * rows.energy / count:
-        raise UsageError(
-            f"sigma2 = {sigma2:.3g} is too small for EM beside a variance of {rows.energy / count:.3g}",
-            hint=f"choose {2 * LEAST * rows.energy / count:.2g} or more, or learn it",
-        )
 
     loglik, converged, fell, over, step = -math.inf, False, False, False, first
     descent = Descent("EM on missing values", steps, first)
@@ -340,10 +336,10 @@ def fit(
         if step % LOOK == 0 or ends:
             trace.append((step, loglik))
         again = converged and rested is None and step < steps and not over
-        if again and (weak := _weak(W, noise)):
+        if again and (kicked := _kicked(W, noise, seed)) is not None:
             # where they are nothing the gradient is none, be it the top or a saddle
             rested, last = (loglik, W, mean, noise), -math.inf
-            W = _kicked(W, noise, weak, seed)
+            W = kicked
             continue
         if ends:
             break

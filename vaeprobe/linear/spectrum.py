@@ -54,6 +54,10 @@ __all__ = ["choose", "compute", "of_moments"]
 
 
 EXACT_COLUMNS = 2048
+NO_VARIANCE = (
+    "is every column constant, or are their differences too small beside their size, or their squares "
+    "below the smallest number?"
+)
 # multiply-adds of inner products of rows that take one to two seconds: all eigenvalues at once are worth that.  A few
 # are found sooner by the randomized solver, but for the smallest data with flat spectra (measured: .04 to .6 of the
 # time where eigenvalues decay, .5 to 1.2 where they are flat)
@@ -135,8 +139,7 @@ def _computed(data: Data, k: int, chosen: Solver, seed: int, folds: int, process
     if not found.total > found.resolution:
         raise InputError(
             "all rows are equal: there is no variance to explain",
-            hint="is every column constant, or are their differences too small beside their size, or their squares "
-            "below the smallest number?",
+            hint=NO_VARIANCE,
         )
     return found
 
