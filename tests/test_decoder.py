@@ -324,6 +324,38 @@ def test_outputs_that_change_from_call_to_call_are_told_as_that(
         Decoder(f, 3)
 
 
+class Assigned(nn.Module):
+    """A network that gives its weight other memory in each call, as hand-written spectral norms do."""
+
+    def __init__(self, *, turned: bool = False, own: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.raw = nn.Linear(3, 8), nn.Parameter(torch.randn(8, 3))
+        self.turned, self.own = turned, own
+
+    def forward(self, z: Tensor) -> Tensor:
+        weight = self.raw / self.raw.norm()
+        if self.turned:
+            weight = self.layer.weight.data.roll(1, 0)
+        if self.own:
+            self.layer.weight.data = weight
+            return torch.tanh(self.layer(z))
+        return torch.tanh(nn.functional.linear(z, weight))
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_data_that_a_call_assigns_are_refused(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's forward mode ends the process (torch 2.13): the tensor that is assigned belongs to the differentiation."""
+    if large:
+        monkeypatch.setattr("vaeprobe.decoder.LARGE", 0)
+    with pytest.raises(ContractError, match=r"its tensor `layer.weight` other memory in every call"):
+        Decoder(Assigned(), 3)
+    with pytest.raises(ContractError, match="two calls of the decoder on the same latents differ") as found:
+        Decoder(Assigned(turned=True), 3)
+    assert "changes its own `layer.weight`" in str(found.value.hint)
+    assert Decoder(Assigned(own=False), 3).output_shape == (8,)
+
+
 def straight_through(h: Tensor, scale: float = 1.0) -> Tensor:
     return h + ((scale * h).round() / scale - h).detach()
 

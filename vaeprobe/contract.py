@@ -214,10 +214,10 @@ def check_rows(
         last: what the last row alone gives, where that is known.
 
     Raises:
-        ContractError: one of these is not so.
+        ContractError: one of these is not so, or the network's `data` are assigned to when it is called.
     """
     check_finite(y)
-    tolerance = _tolerance(y, dtype)
+    tolerance, before = _tolerance(y, dtype), _memory(function)
     if len(z) > FIRST:
         check_again(f, z, y, dtype, function)
         others = _gap(again(f, z.flip(0)).flip(0).reshape(y.shape), y)
@@ -230,6 +230,11 @@ def check_rows(
         for _ in range(CALLS):  # of calls that differ by turns one does
             check_again(f, z, y, dtype, function)
         _refuse(f, z, y, gap, dtype, mixing(function))
+    if moved := _moved(function, before):
+        raise ContractError(
+            f"the decoder gives its tensor `{moved}` other memory in every call (`.data = ...`): torch crashes where it differentiates that",
+            hint="leave the stored one alone: F.conv2d(x, weight) takes any, and torch.nn.utils.spectral_norm stands still in eval mode",
+        )
 
 
 def check_finite(y: Tensor) -> None:
@@ -257,8 +262,43 @@ def check_again(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: o
     Raises:
         ContractError: it does.
     """
+    before = _memory(function)
     if _gap(again(f, z).reshape(y.shape), y) > _tolerance(y, dtype):
-        raise ContractError("two calls of the decoder on the same latents differ", hint=_noise(function))
+        moved = _moved(function, before)
+        raise ContractError(
+            "two calls of the decoder on the same latents differ",
+            hint=f"it changes its own `{moved}` in every call: a spectral norm, say, which torch.nn.utils.spectral_norm keeps still in eval mode"
+            if moved
+            else _noise(function),
+        )
+
+
+def _memory(function: object) -> dict[str, tuple[Tensor, int]]:
+    """Return the parameters and buffers of a network by name, with where their numbers are in memory."""
+    module = whole_of(function)
+    found = [] if module is None else [*module.named_parameters(), *module.named_buffers()]
+    return {name: (t, _place(t)) for name, t in found}
+
+
+def _moved(function: object, before: dict[str, tuple[Tensor, int]]) -> str | None:
+    """Return the name of one that is the same object as before and lies elsewhere: its `data` was assigned."""
+    now = _memory(function)
+    return next(
+        (
+            name
+            for name, (t, place) in before.items()
+            if name in now and now[name][0] is t and now[name][1] != place
+        ),
+        None,
+    )
+
+
+def _place(t: Tensor) -> int:
+    """Return where a tensor's numbers are; 0 where it has none of its own."""
+    try:
+        return t.data_ptr()
+    except RuntimeError:
+        return 0
 
 
 def one_a_latent(y: Tensor, latents: int) -> Tensor:
