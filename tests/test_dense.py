@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.dense import ROWS, kept, linear, one_pass
+from vaeprobe.engine.dense import ROWS, by_onednn, kept, linear, one_pass
 from vaeprobe.engine.verbs import gram, jacobian
 
 torch.manual_seed(0)
@@ -33,11 +33,33 @@ def test_products(t: Tensor, weight: Tensor, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(F, "linear", lambda *args: (calls.append(args[0]), plain(*args))[1])
     linear(t, weight)
     whole = t.is_contiguous() and weight.is_contiguous() and weight.numel() > 0
-    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-    by_library = available and whole and len(t) >= ROWS and t.dtype == torch.float32
+    by_library = by_onednn() and whole and len(t) >= ROWS and t.dtype == torch.float32
     assert bool(calls) != by_library
     expected = t.double() @ weight.detach().double().mT
     torch.testing.assert_close(linear(t, weight).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_a_library_that_is_switched_off_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.Sequential(
+        nn.Linear(4, 8 * 16), nn.Unflatten(1, (8, 4, 4)), nn.ConvTranspose2d(8, 1, 4, 2, 1)
+    )
+    z = torch.randn(64, 4)
+    expected = gram(network, z)
+
+    def refused(*args: object) -> Tensor:
+        raise AssertionError("oneDNN is called")
+
+    for name in ("_linear_pointwise", "_convolution_transpose_pointwise", "_convolution_pointwise"):
+        monkeypatch.setattr(torch.ops.mkldnn, name, refused, raising=False)
+    flags = torch.backends.mkldnn.flags
+    with flags(enabled=False):  # type: ignore[no-untyped-call]
+        assert not by_onednn()
+        linear(T, W)
+        torch.testing.assert_close(gram(network, z), expected, rtol=1e-4, atol=1e-5)
+    if by_onednn():
+        with pytest.raises(AssertionError, match="oneDNN is called"):
+            linear(T, W)
 
 
 # -- what is made of a weight is made anew when it changes, however it does ------------------------------

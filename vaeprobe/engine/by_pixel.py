@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vaeprobe.engine.dense import by_onednn
+
 __all__ = ["BLOCK", "doubled", "doubled_places", "laid_by_pixel", "small", "times"]
 
 BLOCK = 16 << 20
@@ -30,7 +32,7 @@ SMALL = 64 * 64
 def small(weight: Tensor) -> bool:
     """Whether this is faster for a transposed convolution by a weight (in, out, 4, 4)."""
     few = weight.dtype == torch.float32 and weight.shape[0] * weight.shape[1] <= SMALL
-    return few and weight.is_cpu and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return few and weight.is_cpu and by_onednn()
 
 
 def laid_by_pixel(t: Tensor) -> Tensor:

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["bands_of", "by_root", "dense_gram", "kept", "linear", "on_every_point", "one_pass", "root_bands"]
+__all__ = [
+    "bands_of",
+    "by_onednn",
+    "by_root",
+    "dense_gram",
+    "kept",
+    "linear",
+    "on_every_point",
+    "one_pass",
+    "root_bands",
+]
 
 GRAM_BYTES = 1 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
@@ -39,6 +49,11 @@ def on_every_point(operation: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
     return out.reshape(d, n, *out.shape[1:])
 
 
+def by_onednn() -> bool:
+    """Whether torch has oneDNN and its user has not switched it off (`torch.backends.mkldnn.flags(enabled=False)`)."""
+    return bool(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]
+
+
 def linear(t: Tensor, weight: Tensor) -> Tensor:
     """Return t W^T of tangents, shape (rows, ..., in), and a weight, shape (out, in).
 
@@ -51,7 +66,7 @@ def linear(t: Tensor, weight: Tensor) -> Tensor:
         and type(weight) in (Tensor, nn.Parameter)
         and weight.is_contiguous()
     )
-    if not (many and plain and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+    if not (many and plain and by_onednn()):
         return F.linear(t, weight)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(t, weight, None, "none", [], "")
     return out
