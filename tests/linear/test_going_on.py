@@ -104,6 +104,48 @@ def test_an_interrupted_run_goes_on_bit_for_bit(
         assert steps[0] <= whole - cut + 1
 
 
+def test_em_that_falls_gives_what_it_had_before_wherever_it_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X, step, mark = with_gaps(60, 0.02), missing._step, kept.Trail.mark
+    whole = missing.fit(X, 3)
+    noises: list[float] = []
+    least = [0.0]
+
+    def falls(rows: Any, W: Array, mean: Array, noise: float) -> Any:
+        noises.append(noise)
+        found = step(rows, W, mean, noise)
+        return replace(found, log_det=found.log_det + 1e6) if noise < least[0] else found
+
+    monkeypatch.setattr(missing, "_step", falls)
+    assert missing.fit(X, 3).sigma2 == whole.sigma2
+    assert whole.steps > 6
+    assert noises[4] > noises[5]
+    least[0] = (noises[4] + noises[5]) / 2
+    found = missing.fit(X, 3)
+    assert (found.steps, found.sigma2, found.converged) == (5, noises[4], False)
+
+    probe = replace(PROBE, missing="em")
+    np.save(tmp_path / "x.npy", X)
+
+    def run(path: Path | None) -> str:
+        return document(replace(probe, resume=path).measure(tmp_path / "x.npy").page(), "json")
+
+    plain = run(None)
+    for cut in range(1, 6):
+
+        def stopped(self: kept.Trail, at: int, *stand: object, cut: int = cut, **more: Any) -> None:
+            mark(self, at, *stand, **more)
+            if at == cut:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(kept.Trail, "mark", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / f"{cut}.kept")
+        assert run(tmp_path / f"{cut}.kept") == plain
+
+
 @pytest.mark.parametrize(
     ("shape", "solver"), [((20, 40), "dual"), ((300, 40), "randomized"), ((300, 40), "exact")]
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -264,6 +264,24 @@ def _kicked(W: Array, noise: float, seed: int) -> Array | None:
     return np.hstack([strong, axes * math.sqrt(KICK * noise)])
 
 
+_Stand: TypeAlias = "tuple[float, Array, Array, float]"
+"""A log-likelihood, and the W, mean and noise variance that have it."""
+
+
+def _packed(stand: _Stand | None) -> Array:
+    """Return it as numbers; none for None."""
+    if stand is None:
+        return np.zeros(0)
+    loglik, W, mean, noise = stand
+    return np.concatenate([[loglik, noise], mean, W.ravel()])
+
+
+def _unpacked(numbers: Array, m: int) -> _Stand | None:
+    if not len(numbers):
+        return None
+    return float(numbers[0]), numbers[2 + m :].reshape(m, -1), numbers[2 : 2 + m], float(numbers[1])
+
+
 def _column_blocks(m: int, d: int) -> list[slice]:
     """Return columns by as many at a time as their second moments fit into `MOMENT_BYTES`."""
     size = max(1, MOMENT_BYTES // (8 * (d + 1) ** 2))
@@ -298,16 +316,15 @@ def fit(
             f"sigma2 = {sigma2:.3g} is too small for EM beside a variance of {rows.energy / count:.3g}",
             hint=f"choose {2 * LEAST * rows.energy / count:.2g} or more, or learn it",
         )
-    trail = Trail(lambda: ("em on missing values, from their mean", rows.data.identity(), d, sigma2, seed))
+    trail = Trail(lambda: ("em on missing values, and a step before", rows.data.identity(), d, sigma2, seed))
     begun = trail.last(steps)
-    before: tuple[float, Array, Array, float] | None = None
-    rested: tuple[float, Array, Array, float] | None = None
+    before: _Stand | None = None
+    rested: _Stand | None = None
     if begun:
         first, (W, mean, numbers, told, *stood) = begun
         noise, least, last = numbers.tolist()
         trace = [(int(k), value) for k, value in told.tolist()]
-        if stood:
-            rested = (float(stood[2][0]), stood[0], stood[1], float(stood[2][1]))
+        before, rested = (_unpacked(packed, m) for packed in stood)
     else:
         U, variance = rows.axes()
         energy, mean, first, last, trace = float(variance.sum()), np.zeros(m), 0, -math.inf, []
@@ -322,7 +339,7 @@ def fit(
         # a step takes what the steps before took, and what is made of the fit is to be left some time
         over = not budget().affords_step(descent.pace)
         # as it stands before the step
-        stood = [] if rested is None else [rested[1], rested[2], np.array([rested[0], rested[3]])]
+        stood = [_packed(before), _packed(rested)]
         trail.mark(step, W, mean, (noise, least, last), np.reshape(trace, (-1, 2)), *stood, end=over)
         found = _step(rows, W, mean, noise)
         square = found.square / noise
