@@ -40,6 +40,25 @@ def test_every_encoding_takes_a_page(encoding: str) -> None:
     assert all(set(bar) & set("#█") for bar in bars)
 
 
+def test_what_torch_says_to_its_own_authors_is_not_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch, torch.nn.functional as F\n"
+        "class Turned(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.turn = torch.nn.Linear(4, 6)\n"
+        "    def forward(self, z):\n"
+        "        return F.affine_grid(self.turn(z).view(-1, 2, 3), (len(z), 1, 2, 2), align_corners=False)\n"
+    )
+    shape = (
+        f"import torch; torch.save(torch.nn.Linear(4, 6).state_dict(prefix='turn.'), r'{tmp_path / 'w.pt'}')"
+    )
+    probe = PROBE.replace(LINEAR, f'"{tmp_path / "w.pt"}" --arch "{tmp_path / "net.py"}:Turned"')
+    done = shell(f'"{sys.executable}" -c "{shape}" && {probe} --quiet')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""
+
+
 def test_stand_ins_of_a_drawing_are_one_column_wide() -> None:
     for sign in "█▉▊▋▌▍▎▏▁▂▃▄▅▆▇░▒▓▀▄│┤├┼─━╭╮╰╯" + "".join(map(chr, range(0x2800, 0x2900))):
         assert len(ascii_art(sign)) == 1, sign
