@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,17 +11,19 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from vaeprobe import compare, kept, survey, traverse
 from vaeprobe.cli import streams
 from vaeprobe.cli.output import document
-from vaeprobe.cli.running import going_on
+from vaeprobe.cli.running import going_on, not_kept
 from vaeprobe.data import Data, open_data
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram, jacobian, methods, pullback, pushforward
@@ -259,6 +262,105 @@ def test_other_files_are_refused_and_left_as_they_are(tmp_path: Path, content: b
 def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot write"), keeping(tmp_path / "missing" / "a.kept"):
         pass
+
+
+def piece(number: float) -> tuple[Tensor]:
+    return (torch.full((5,), number, dtype=torch.float64),)
+
+
+def test_of_two_runs_on_one_file_the_one_that_kept_nothing_leaves_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.kept"
+    first = kept.Kept(path)
+    second = kept.Kept(path)
+    second.add(b"b" * 32, piece(1.0), 1.0)
+    first.close()
+    second.add(b"c" * 32, piece(2.0), 1.0)
+    second.close()
+    third = kept.Kept(path)
+    assert third.take(b"b" * 32)[0].equal(piece(1.0)[0])
+    assert third.take(b"c" * 32)[0].equal(piece(2.0)[0])
+    third.close()
+
+
+def test_a_file_that_holds_nothing_goes_with_the_last_run_that_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.kept"
+    first, second = kept.Kept(path), kept.Kept(path)
+    first.close()
+    assert path.exists()
+    second.close()
+    assert path.exists()  # it was there before
+    path.unlink()
+    kept.Kept(path).close()
+    assert not path.exists()
+
+
+def test_what_another_run_is_just_writing_is_not_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.kept"
+    first = kept.Kept(path)
+    first.add(b"a" * 32, piece(1.0), 1.0)
+    whole = path.stat().st_size
+    with open(path, "ab") as stream:
+        stream.write(b"half a record")
+    second = kept.Kept(path)
+    assert second.broken == {path: whole}
+    assert path.stat().st_size > whole
+    second.close()
+    first.close()
+    kept.Kept(path).close()
+    assert path.stat().st_size == whole
+
+
+def test_a_file_that_was_removed_as_it_was_opened_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, share, calls = tmp_path / "a.kept", kept._share, [0]
+
+    def removed(stream: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 1:
+            path.unlink()
+        share(stream)
+
+    monkeypatch.setattr(kept, "_share", removed)
+    store = kept.Kept(path)
+    store.add(b"a" * 32, piece(1.0), 1.0)
+    store.close()
+    assert path.stat().st_size > 0
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_full_disk_ends_the_keeping_and_not_the_run(
+    short: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.kept"
+
+    class Full(FileIO):
+        def write(self, content: Any, /) -> int:
+            if short:
+                return super().write(content[:30])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with keeping(path) as store:
+        assert store is not None
+        store.add(b"a" * 32, piece(1.0), 1.0)
+        not_kept(store)
+        assert capsys.readouterr().err == ""
+        whole = path.stat().st_size
+        store._own.close()
+        store._own = Full(path, "ab")
+        store.add(b"b" * 32, piece(2.0), 1.0)
+        after = path.stat().st_size
+        store.add(b"c" * 32, piece(3.0), 1.0)
+        not_kept(store)
+        said = " ".join(capsys.readouterr().err.split())
+        assert (
+            said
+            == f"{path} holds a part of this run alone, and nothing was kept after that: no space left on device"
+        )
+        assert path.stat().st_size == after == whole + 30 * short
+    with keeping(path) as store:
+        assert store is not None
+        assert [store.has(name * 32) for name in (b"a", b"b", b"c")] == [True, False, False]
 
 
 def test_pieces_that_are_faster_made_than_read_are_not_kept(

@@ -6,6 +6,8 @@ for the same again takes it from the file, bit for bit, and a file serves runs o
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, is_dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -60,26 +63,33 @@ class Kept:
         path: the file.
         saved: seconds that the pieces took which were read from it, when they were computed.
         broken: of each file that cannot be read to its end, from which byte on: a run was killed as it wrote, or it was damaged.
+        failed: why nothing is kept any more; None where all went well.
+
+    Runs that share a file each hold a lock on it that others may hold too: who holds it alone may cut or remove the file.
     """
+
+    failed: str | None = None
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.saved = 0.0
         self.broken: dict[Path, int] = {}
         self._places: dict[bytes, tuple[Path, _Place]] = {}
-        own = own_file(path)
-        self._new = None if own.exists() else own
-        for file in files_of(path):
+        self._name = own_file(path)
+        before = files_of(path)
+        for file in before:
             if size := file.stat().st_size:  # others may write to theirs meanwhile
                 whole = self._look(file)
                 if whole < size:
                     self.broken[file] = whole
-                if file == own:
-                    os.truncate(file, whole)
+        self._new = self._name not in before
         try:
-            self._own = open(own, "ab", buffering=0)  # noqa: SIM115
+            self._own = _held(self._name)
         except OSError as error:
-            raise UsageError(f"cannot write `{own}`: {(error.strerror or '').lower()}") from None
+            raise UsageError(f"cannot write `{self._name}`: {(error.strerror or '').lower()}") from None
+        if self._name in self.broken and _alone(self._own):
+            os.truncate(self._name, self.broken[self._name])
+        _share(self._own)
 
     @property
     def seconds(self) -> float:
@@ -89,14 +99,13 @@ class Kept:
     @property
     def size(self) -> int:
         """Bytes that this process's file holds."""
-        return self._own.tell()
+        return os.fstat(self._own.fileno()).st_size
 
     def close(self) -> None:
-        """Leave no file behind that holds nothing."""
-        empty = not self.size
+        """Leave no file behind that holds nothing, unless another run may write to it."""
+        if self._new and _alone(self._own) and not self.size:
+            self._name.unlink(missing_ok=True)
         self._own.close()
-        if empty and self._new is not None:
-            self._new.unlink(missing_ok=True)
 
     def has(self, key: bytes) -> bool:
         return key in self._places
@@ -119,11 +128,12 @@ class Kept:
         return tuple(found)
 
     def add(self, key: bytes, piece: Piece, seconds: float) -> None:
-        """Write a piece, where it took longer than writing it does."""
+        """Write a piece, where it took longer than writing it does; where that fails, none from there on."""
         size = sum(t.numel() * t.itemsize for t in piece)
         if (
-            seconds < size / RATE
-            or self._own.tell() > MOST
+            self.failed is not None
+            or seconds < size / RATE
+            or self.size > MOST
             or any(str(t.dtype).removeprefix("torch.") not in TYPES for t in piece)
         ):
             return
@@ -132,7 +142,12 @@ class Kept:
         content = b"".join(t.detach().cpu().contiguous().numpy().tobytes() for t in piece)
         record = _RECORD.pack(key, len(told), zlib.crc32(told + content)) + told + content
         # in one call: whatever ends the run afterwards, the record is whole or is cut off
-        self._own.write(record if self.size else HEAD + record)
+        record = record if self.size else HEAD + record
+        try:
+            if self._own.write(record) != len(record):
+                self.failed = os.strerror(errno.ENOSPC).lower()
+        except OSError as error:
+            self.failed = (error.strerror or "").lower()
 
     def _look(self, file: Path) -> int:
         """Note what is in a file, and return how much of it is whole."""
@@ -353,6 +368,39 @@ def files_of(path: Path) -> list[Path]:
     """Return the files that all processes of a run wrote, those that are there."""
     beside = path.parent.glob(f"{glob.escape(path.name)}.[0-9]*")
     return [file for file in (path, *sorted(beside)) if file.exists()]
+
+
+def _held(file: Path) -> FileIO:
+    """Open a file to append to it, and share its lock."""
+    while True:
+        stream = open(file, "ab", buffering=0)  # noqa: SIM115
+        _share(stream)
+        if file.exists() and os.path.samestat(os.fstat(stream.fileno()), file.stat()):
+            return stream
+        stream.close()  # another run removed it in between
+
+
+def _share(stream: FileIO) -> None:
+    """Hold a lock on a file that others may hold too, where the system has such locks."""
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_SH)
+
+
+def _alone(stream: FileIO) -> bool:
+    """Whether no other run holds a file: then this one has it to itself until it is closed or shared again.
+
+    Where the system has no such locks no other run is seen.
+    """
+    with contextlib.suppress(OSError, ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _piece(arrays: tuple[object, ...]) -> Piece:

@@ -13,7 +13,7 @@ import typer
 
 from vaeprobe.cli import loading, options
 from vaeprobe.cli.output import Document, progress_bar
-from vaeprobe.cli.running import going_on, running
+from vaeprobe.cli.running import going_on, not_kept, running
 from vaeprobe.probes import asks_decoder, question_class
 from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import option_of
@@ -79,6 +79,7 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
             going_on(kept)
             result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
             current().meet()
+            not_kept(kept)
         return document.emit(result, _files(question, result))
 
     return command

@@ -73,6 +73,7 @@ def running(document: Document, values: Mapping[str, Any]) -> Iterator[Running]:
         _prepare_torch()
         yield work
         current().meet()
+        not_kept(kept)
 
 
 def going_on(kept: Kept | None) -> None:
@@ -87,6 +88,14 @@ def going_on(kept: Kept | None) -> None:
         streams.say(
             f"{file} cannot be read from byte {byte:,} on, as where a run was killed while it wrote: what is kept nowhere "
             "else is measured again"
+        )
+
+
+def not_kept(kept: Kept | None) -> None:
+    """Say where a run could not keep what it measured: its answer needs no file."""
+    if kept is not None and kept.failed is not None:
+        streams.say(
+            f"{kept.path} holds a part of this run alone, and nothing was kept after that: {kept.failed}"
         )
 
 
