@@ -166,6 +166,23 @@ def test_a_run_cut_short_is_called_not_converged() -> None:
 def test_minibatches_are_for_adam() -> None:
     with pytest.raises(UsageError, match="minibatches are for Adam"):
         certified("elbo", batch_size=10)
+    with pytest.raises(UsageError, match="EM takes all rows at every step") as refused:
+        certified("em", optimiser="adam", batch_size=10)
+    assert "--method elbo" in str(refused.value.hint)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("method", ["elbo", "elbo-full", "det-elbo"])
+@pytest.mark.parametrize("rate", [1e3, 1e9, 1e200])
+def test_a_learning_rate_that_leaves_all_numbers_behind_is_refused(method: str, rate: float) -> None:
+    with pytest.raises(UsageError, match="is too large") as refused:
+        certified(method, optimiser="adam", steps=60, learning_rate=rate)
+    assert "smaller --learning-rate" in str(refused.value.hint)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_learning_rate_that_is_merely_bad_is_not_refused() -> None:
+    assert certified("elbo", optimiser="adam", steps=60, learning_rate=1.0)[0].verdict == "not converged"
 
 
 def test_em_never_falls() -> None:

@@ -255,7 +255,12 @@ def train(
     """
     settings = settings or Training()
     if settings.batch_size is not None:
-        if settings.optimiser != "adam" or method == "em":
+        if method == "em":
+            raise UsageError(
+                "EM takes all rows at every step, and no minibatches",
+                hint="name methods that are trained (--method elbo), or leave --batch-size out",
+            )
+        if settings.optimiser != "adam":
             raise UsageError(
                 "minibatches are for Adam", hint="add --optimiser adam, or leave --batch-size out"
             )
@@ -409,15 +414,25 @@ def _adam(
             seen = S.batch(some) if step > done else S
         if step <= done:  # only the draws are made again
             continue
-        loss, g, _ = at(x, seen)
-        first += 0.1 * (g - first)
-        second += 0.001 * (g * g - second)
         rate = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
-        x = x - rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
-        if seen is S:
-            value = loss  # of the point before this step: one step late, and free
-        if step % ADAM_LOOK == 0 or step == settings.steps:
-            value = at(x)[0]
+        try:
+            with np.errstate(all="ignore"):
+                loss, g, _ = at(x, seen)
+                first += 0.1 * (g - first)
+                second += 0.001 * (g * g - second)
+                x = x - rate * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+                if seen is S:
+                    value = loss  # of the point before this step: one step late, and free
+                if step % ADAM_LOOK == 0 or step == settings.steps:
+                    loss = value = at(x)[0]
+            there = math.isfinite(loss) and bool(np.isfinite(x).all())
+        except (OverflowError, ZeroDivisionError, np.linalg.LinAlgError):
+            there = False
+        if not there:
+            raise UsageError(
+                f"Adam leaves all numbers behind at step {step:,}: a learning rate of {settings.learning_rate:g} is too large",
+                hint="choose a smaller --learning-rate, or leave it out",
+            )
         yield step, value, x, (value, first, second)
 
 
