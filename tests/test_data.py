@@ -99,6 +99,47 @@ def test_csv(tmp_path: Path) -> None:
         open_data(path).read()
 
 
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("# a,b\n1,2\n3,4\n", [[1, 2], [3, 4]]), ("# a b\n# c\n\na,b\n1,2\n3,4\n", [[1, 2], [3, 4]]),
+        ("# a b\n1 2\n3 4\n", [[1, 2], [3, 4]]), ("#\n1,2\n", [[1, 2]]),
+        ("0,1,2\n3,4,5\n", [[0, 1, 2], [3, 4, 5]]), ("0.0,1.0,2.0\n1.5,2,3\n", [[0, 1, 2], [1.5, 2, 3]]),
+        ("0,1\n1.5,2\n", [[0, 1], [1.5, 2]]), ("1,2,4\n1.5,2,4\n", [[1, 2, 4], [1.5, 2, 4]]), ("0,1,2\n", [[0, 1, 2]]),
+    ],
+)  # fmt: skip
+def test_comments_names_and_rows_are_told_apart(text: str, rows: list[list[float]], tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    data = open_data(path)
+    assert data.rows == len(rows)
+    np.testing.assert_array_equal(data.read(), rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (",a,b\n0,1.5,2\n1,3,4\n", "a first column without a name"), (",0,1,2\n0,1.5,2,3\n", "a first column without a name"),
+        ("a,b\n0,1.5,2\n", "names 2 columns, and its rows have 3"), ('"a" "b"\n"1" 1.5 2\n', "names 2 columns, and its rows have 3"),
+        ("0,1,2\n1.5,2,3\n", "starts with 0, 1, 2, ...: are these"), ("1,2,3,4\n.5,2,3,4\n", "starts with 1, 2, 3, ...: are these"),
+        ("a,b\n1_0,2\n", "holds '1_0'"), ("# a\n# b\n", "no file of numbers: it starts with '# a'"), ("", "is empty"), ("a\n", "no file of numbers"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_data_and_is_none_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        open_data(path).read()
+
+
+def test_decimal_commas_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text("0,5;1,5\n2,5;3,5\n")
+    with pytest.raises(InputError, match="holds '5;1'") as refused:
+        open_data(path).read()
+    assert "decimal=','" in str(refused.value.hint)
+
+
 def test_shards_follow_each_other_in_order(tmp_path: Path) -> None:
     for k in range(3):
         save(tmp_path / f"part{k}.npy", A[k * 30 : (k + 1) * 30])

@@ -73,7 +73,9 @@ class TextShard(Shard):
             k = next(k for k, cell in enumerate(cells) if not _is_number(cell))
             raise InputError(
                 f"{quoted(self.path)} line {number}, column {k + 1} holds {cells[k].strip()[:40]!r}, which is no number",
-                hint="keep numeric columns only; empty cells, NA and NaN count as missing values",
+                hint="write points for decimal commas: pandas.read_csv(path, sep=';', decimal=',') reads them"
+                if self.delimiter == "," and ";" in cells[k]
+                else "keep numeric columns only; empty cells, NA, NaN, null, none and ? count as missing values",
             ) from None
 
 
@@ -107,33 +109,77 @@ def refuse_foreign(path: str, head: bytes) -> None:
 
 def open_text(path: str) -> TextShard:
     with _text(path) as file:
-        filled = (line for line in _lines(file, path) if line.strip())
-        lines = [line for _, line in zip(range(2), filled, strict=False)]
-        if not lines:
-            raise InputError(f"{quoted(path)} is empty")
-        probe = lines[0]
+        filled = ((k, line) for k, line in enumerate(_lines(file, path), start=1) if line.strip())
+        comments = []
+        for first in filled:
+            if not first[1].lstrip().startswith("#"):
+                break
+            comments.append(first)
+        else:
+            told = (
+                f"no file of numbers: it starts with {comments[0][1].strip()[:40]!r}" if comments else "empty"
+            )
+            raise InputError(f"{quoted(path)} is {told}")
+        number, probe = first
+        second = next(filled, None)
         delimiter = next((d for d in (",", "\t", ";") if d in probe), None)
-        header = not any(_is_number(cell) and cell.strip() for cell in _cells(probe, delimiter))
-        if header and len(lines) == 1:
-            raise InputError(f"{quoted(path)} is no file of numbers: it starts with {probe.strip()[:40]!r}")
-        if header and not any(_is_number(cell) for cell in _cells(lines[1], delimiter)):
+        names = _cells(probe, delimiter)
+        row = names if second is None else _cells(second[1], delimiter)
+        header = not any(_is_number(cell) and cell.strip() for cell in names)
+        if header and not (second and any(_is_number(cell) for cell in row)):
             raise InputError(
                 f"{quoted(path)} is no file of numbers: it starts with {probe.strip()[:40]!r}",
                 hint="data comes as .npy, .npz, .safetensors, .pt or delimited text",
             )
-        rows = len(lines) + sum(1 for _ in filled) - header
-    with _text(path) as file:
-        numbered = enumerate(_lines(file, path), start=1)
-        skip = next(k for k, line in numbered if line.strip()) if header else 0
-    columns = len(_cells(lines[1 if header else 0], delimiter))
+        _refuse_index(path, names, row, header)
+        rows = (not header) + (second is not None) + sum(1 for _ in filled)
     return TextShard(
         path=path,
         rows=rows,
-        row_shape=(columns,),
+        row_shape=(len(row if header else names),),
         stored=np.dtype(np.float64),
         delimiter=delimiter,
-        skip=skip,
+        skip=number if header else number - 1,
     )
+
+
+def _refuse_index(path: str, names: list[str], row: list[str], header: bool) -> None:
+    """Refuse a column that counts the rows, and names of columns that are numbers: both look like data.
+
+    Args:
+        names: the cells of the first line.
+        row: those of the second one.
+        header: whether no cell of the first line is a number.
+
+    Raises:
+        InputError: there is one.
+    """
+    mend = "write the rows alone: DataFrame.to_csv(path, index=False), write.table(x, row.names=FALSE)"
+    if header and len(names) == len(row) - 1:
+        raise InputError(
+            f"{quoted(path)} names {len(names)} columns, and its rows have {len(row)}: the first one looks like an index",
+            hint=mend,
+        )
+    unnamed = len(names) > 1 and not names[0].strip()
+    if unnamed and (header or _count(names[1:])):
+        raise InputError(
+            f"{quoted(path)} has a first column without a name, as an index is written", hint=mend
+        )
+    if _count(names) and not all(_is_whole(cell) for cell in row):
+        raise InputError(
+            f"{quoted(path)} starts with {', '.join(names[:3])}, ...: are these the names of its columns?",
+            hint=f"leave them out: DataFrame.to_csv(path, header=False); if they are data, write {names[0].strip()}.0",
+        )
+
+
+def _count(cells: list[str]) -> bool:
+    """Whether cells are 0, 1, 2, ... or 1, 2, 3, ..., three at least."""
+    told = [cell.strip().strip('"') for cell in cells]
+    return len(told) > 2 and any(told == [str(k + start) for k in range(len(told))] for start in (0, 1))
+
+
+def _is_whole(cell: str) -> bool:
+    return _is_number(cell) and _number(cell).is_integer()
 
 
 def _lines(file: IO[str], path: str) -> Iterator[str]:
@@ -177,6 +223,8 @@ def _cells(line: str, delimiter: str | None) -> list[str]:
 
 
 def _number(cell: str) -> float:
+    if "_" in cell:  # which Python's own numbers may have
+        raise ValueError(cell)
     return math.nan if cell.strip().lower() in MISSING_WORDS else float(cell)
 
 
