@@ -229,7 +229,9 @@ def test_memory_is_limited_while_a_file_is_loaded_and_not_after() -> None:
         "    assert lifted == resource.getrlimit(resource.RLIMIT_DATA)[1] == 9 << 30, lifted\n"
         "    assert abs(two - one - (1 << 30)) < 1 << 27, (one, two)\n    return 44"
     )
-    before, met, ended = in_worker(code, before="limits._physical = lambda: 9 << 30").stdout.splitlines()
+    before, met, ended = in_worker(
+        code, before="limits.physical_memory = lambda: 9 << 30"
+    ).stdout.splitlines()
     assert before == "more memory than there is"
     assert re.fullmatch(r"more memory than the 3.\d GB that a stranger's file may take while it is read", met)
     assert ended == "44"

@@ -12,8 +12,8 @@ import pytest
 
 import vaeprobe
 from vaeprobe.data import in_memory, open_data
-from vaeprobe.errors import InputError
-from vaeprobe.linear import dimension, eigenpairs, moments, spectrum
+from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.linear import dimension, eigenpairs, missing, moments, spectrum
 from vaeprobe.probes.train_linear import TrainLinear
 
 SOLVERS = ("exact", "dual", "randomized")
@@ -233,6 +233,37 @@ def test_overflow_is_refused(solver: str) -> None:
         for shape in ((50, 10), (10, 50)):
             with pytest.raises(InputError, match="overflow"):
                 vaeprobe.PPCA(3, solver=solver).fit(1e160 * np.random.default_rng(0).normal(size=shape))
+
+
+@pytest.mark.parametrize("solver", ["auto", *SOLVERS])
+def test_squares_without_digits_are_refused(solver: str) -> None:
+    for shape in ((50, 10), (10, 50)):
+        rows = np.random.default_rng(0).normal(size=shape)
+        for size in (1e-150, 1e-160):
+            with pytest.raises(InputError, match=r"below the smallest|all rows are equal"):
+                vaeprobe.PPCA(3, solver=solver).fit(size * rows)
+        vaeprobe.PPCA(3, solver=solver).fit(1e-144 * rows)
+
+
+def test_gaps_among_squares_without_digits_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(50, 10))
+    X[0, 0] = np.nan
+    with pytest.raises(InputError, match="below the smallest"):
+        missing.fit(1e-150 * X, 3)
+    assert missing.fit(1e-144 * X, 3, steps=3).sigma2 > 0
+
+
+def test_a_covariance_that_memory_does_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(50, 100))
+    monkeypatch.setattr(moments, "physical_memory", lambda: 4 * 8 * 100**2)
+    spectrum.compute(in_memory(X), 3, solver="exact")
+    monkeypatch.setattr(moments, "physical_memory", lambda: 4 * 8 * 100**2 - 1)
+    with pytest.raises(
+        ResourceError, match=r"100 columns and its eigenvectors take about 0\.0 GB"
+    ) as refused:
+        spectrum.compute(in_memory(X), 3, solver="exact")
+    assert "--solver randomized" in str(refused.value.hint)
+    spectrum.compute(in_memory(X), 3, solver="randomized")
 
 
 @pytest.mark.parametrize("size", [1e-140, 1e140])

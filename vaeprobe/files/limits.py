@@ -15,7 +15,15 @@ from collections.abc import Iterator
 
 from vaeprobe.errors import ResourceError
 
-__all__ = ["LOADING_SECONDS", "check_output", "confine", "loading", "more_than_there_is", "with_more_memory"]
+__all__ = [
+    "LOADING_SECONDS",
+    "check_output",
+    "confine",
+    "loading",
+    "more_than_there_is",
+    "physical_memory",
+    "with_more_memory",
+]
 
 MEMORY = 7 << 28  # 1.75 GiB of private memory beyond what is taken already, and ...
 PER_BYTE = 16  # ... so many times the size of the files
@@ -46,7 +54,7 @@ def confine(size: int, *, memory: bool = True, remote: bool = False, network: bo
 
     if memory:
         _limits_memory = True
-        _lower(resource.RLIMIT_DATA, max(MEMORY + PER_BYTE * size, _physical()))
+        _lower(resource.RLIMIT_DATA, max(MEMORY + PER_BYTE * size, physical_memory()))
         if not remote:
             _allow(MEMORY + PER_BYTE * size)
     if not remote:
@@ -139,7 +147,8 @@ def _taken() -> int:
     return 0
 
 
-def _physical() -> int:
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine; more than any where nobody says."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):

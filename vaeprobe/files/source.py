@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files.limits import physical_memory
 
 __all__ = ["Bytes", "Source", "Window", "open_window", "printable", "quoted", "read_source", "read_text"]
 
@@ -118,7 +119,7 @@ def read_source(path: str | os.PathLike[str]) -> Source:
     handle = _opened(path, name)
     try:
         size = os.fstat(handle).st_size
-        if size > _memory():
+        if size > physical_memory():
             raise ResourceError(f"{name} has {size:,} bytes, more than this machine's memory", about=name)
         with os.fdopen(handle, "rb", closefd=False) as file:
             data = file.read()
@@ -214,13 +215,6 @@ def _kind(mode: int) -> str:
     if stat.S_ISFIFO(mode):
         return "FIFO"
     return "socket" if stat.S_ISSOCK(mode) else "device"
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 1 << 62
 
 
 def _neighbours(path: Path) -> str | None:

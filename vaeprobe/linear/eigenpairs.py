@@ -30,6 +30,7 @@ __all__ = [
     "lost",
     "norm_bound",
     "refuse_overflow",
+    "refuse_vanishing",
     "svd",
 ]
 
@@ -37,6 +38,7 @@ __all__ = [
 Solver = Literal["exact", "dual", "randomized", "em"]
 FLOAT32_DIGITS = 1e-3  # relative error of a needed eigenvalue from which float32 products are formed anew
 DIGITS = 1e-9  # relative error of a needed eigenvalue from which the covariance has lost its digits
+VANISHING = 1e-290  # total variance whose parts have digits enough: the smallest float64 that has all its own is 2e-308
 MEAN_ULPS = 8  # units in the last place of a mean: a spread of that many is its rounding
 
 
@@ -232,6 +234,14 @@ def refuse_overflow(products: Array) -> None:
     if not np.isfinite(products).all():
         raise InputError(
             "squares of these numbers overflow", hint="scale the data: multiply every column by 1e-100, say"
+        )
+
+
+def refuse_vanishing(total: float) -> None:
+    if total < VANISHING:
+        raise InputError(
+            "squares of these numbers are below the smallest ones that have all their digits",
+            hint="scale the data: multiply every column by 1e100, say",
         )
 
 

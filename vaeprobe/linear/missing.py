@@ -19,7 +19,7 @@ from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail
 from vaeprobe.linear.closed_form import LOG_2PI, check_sigma2, completed
-from vaeprobe.linear.eigenpairs import MEAN_ULPS, Spectrum
+from vaeprobe.linear.eigenpairs import MEAN_ULPS, Spectrum, refuse_vanishing
 from vaeprobe.linear.rows import CACHE_BYTES
 from vaeprobe.linear.spectrum import EXACT_COLUMNS, NO_VARIANCE
 from vaeprobe.progress import Descent
@@ -311,6 +311,7 @@ def fit(
     check_sigma2(sigma2)
     rows = _Rows.of(X, d)
     n, m, count = rows.n, rows.m, rows.count
+    refuse_vanishing(rows.energy / n)
     if sigma2 is not None and sigma2 < LEAST * rows.energy / count:
         raise UsageError(
             f"sigma2 = {sigma2:.3g} is too small for EM beside a variance of {rows.energy / count:.3g}",

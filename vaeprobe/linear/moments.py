@@ -20,6 +20,7 @@ import numpy as np
 
 from vaeprobe.budget import budget
 from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files.limits import physical_memory
 from vaeprobe.intervals import stream
 from vaeprobe.kept import Trail
 from vaeprobe.processes import ALONE, Processes
@@ -37,6 +38,7 @@ BLOCK = (
 )
 BLOCK_NUMBERS = 2**22
 FLOAT64_WORK = 1e10  # rows * columns^2 up to which products are formed in float64, whatever the data
+BESIDE = 3  # matrices of the covariance's size that are held beside it at most: float32 products, eigenvectors, room for them
 CHECKED = (
     64  # of as many blocks, one is multiplied in float64 too; whole, for sums of fewer rows are off by less
 )
@@ -155,14 +157,17 @@ def accumulate(
 def _summed(data: Data, kind: np.dtype[np.floating], folds: int, seed: int) -> _Sums:
     """Return the sums of the rows that are here."""
     m, size = data.columns, block_rows(data.columns)
+    needed = 8 * m**2 * (folds + BESIDE)
     try:
+        if needed > physical_memory():
+            raise MemoryError
         outer = np.zeros((folds, m, m))
         work = np.empty((min(size, data.rows), m), kind)
         square = np.empty((m, m), kind)
         slip = np.zeros((m, m)) if kind == np.float32 else None
     except MemoryError:
         raise ResourceError(
-            f"the covariance of {m} columns takes {folds * m * m * 8 / 2**30:.1f} GiB",
+            f"the covariance of {m} columns and its eigenvectors take about {needed / 1e9:.1f} GB",
             hint="--solver randomized needs no covariance matrix",
         ) from None
     sums, counts = np.zeros((folds, m)), np.zeros(folds, np.int64)

@@ -39,6 +39,7 @@ from vaeprobe.linear.eigenpairs import (
     lost,
     norm_bound,
     refuse_overflow,
+    refuse_vanishing,
     svd,
 )
 from vaeprobe.linear.lanczos import OVERSAMPLING, randomized
@@ -141,6 +142,7 @@ def _computed(data: Data, k: int, chosen: Solver, seed: int, folds: int, process
             "all rows are equal: there is no variance to explain",
             hint=NO_VARIANCE,
         )
+    refuse_vanishing(found.total)
     return found
 
 
