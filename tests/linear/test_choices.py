@@ -68,6 +68,16 @@ def test_no_noise_no_choice() -> None:
 # -- what is identified -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_a_choice_among_rows_without_noise_says_so(noise: float) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 8)) + noise * rng.normal(size=(200, 8))
+    data = in_memory(X)
+    chosen = dimension.choose(spectrum.compute(data, 8), data)
+    assert ("; 3 latents fit the rows exactly, with no noise" in chosen.reason) == (noise == 0)
+    assert chosen.dimension == (2 if noise == 0 else 3)
+
+
 def test_intervals_cover_and_tied_eigenvalues_are_found_tied() -> None:
     truth = np.array([9.0, 4.0, 4.0, 1.0, 0.5, 0.5])
     covered, joined, split = 0, 0, 0

@@ -70,6 +70,7 @@ def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processe
     """
     values, n, m = spectrum.values, spectrum.n, spectrum.free  # a constant column says nothing about noise
     top = min(m - 1, n - 2, spectrum.rank - (0 if spectrum.rank < len(values) else 1), len(values))
+    some = top
     while top > 0 and spectrum.rest(top) <= spectrum.resolution * (m - top):
         top -= 1
     if top < 1:
@@ -96,6 +97,8 @@ def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processe
         reason = f"held-out likelihood, for Minka's evidence {why}"
     else:
         by, reason = "bic", "BIC, for the spectrum is known in part only"
+    if top < some:
+        reason += f"; {top + 1} latents fit the rows exactly, with no noise"
     return DimensionScores(candidates, minka, bic(spectrum, top), held, by, reason)
 
 
