@@ -214,6 +214,24 @@ def test_types_that_are_no_real_numbers(tmp_path: Path, array: np.ndarray) -> No
         open_data(save(tmp_path / "x.npy", array))
 
 
+@pytest.mark.parametrize(
+    ("array", "columns"),
+    [(np.zeros(4, "f4,i4,U3"), 2), (np.ones((4, 3), np.complex64), 3), (np.ones((4, 3), complex), 3)],
+)
+def test_the_hint_for_numbers_that_are_not_real_works(
+    array: np.ndarray, columns: int, tmp_path: Path
+) -> None:
+    path = save(tmp_path / "x.npy", array)
+    with pytest.raises(InputError, match="not real numbers") as refused:
+        open_data(path)
+    for code in str(refused.value.hint).split(" or "):
+        code = code.partition("for both parts")[0].partition(" of those that")[0].strip().rstrip(",")
+        if not code.startswith("numpy.save"):
+            code = f"numpy.save(path, {code})"
+        exec(code, {"numpy": np, "array": np.load(path), "path": tmp_path / "y.npy"})
+        assert open_data(tmp_path / "y.npy").read().shape[:2] == (4, columns)
+
+
 @pytest.mark.parametrize("shape", [(), (5,)])
 def test_rows_need_two_axes(tmp_path: Path, shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError, match="two axes") as caught:

@@ -24,6 +24,7 @@ from vaeprobe.frozen import whole_of
 __all__ = [
     "CALLS",
     "FIRST",
+    "LaidOutError",
     "ROWS",
     "NotFiniteError",
     "RowMap",
@@ -55,6 +56,10 @@ ROWS, FIRST = 4, 2
 CANCELLED = 16
 # share of the outputs that these may be, where they are told to be rounding
 DIGITS_LEFT = 1e-4
+
+
+class LaidOutError(ContractError):
+    """The outputs are there, one a latent, and are laid out otherwise."""
 
 
 class NotFiniteError(ContractError):
@@ -307,6 +312,16 @@ def one_a_latent(y: Tensor, latents: int) -> Tensor:
     Raises:
         ContractError: there are more or fewer.
     """
+    if y.is_nested:
+        raise LaidOutError(
+            "the decoder's output is a nested tensor", hint="return a dense one: y.to_padded_tensor(0.0)"
+        )
+    if latents > 1 and y.ndim > 1 and len(y) != latents and latents in y.shape:
+        axis = y.shape.index(latents)
+        raise LaidOutError(
+            f"the decoder maps {latents} latents to an output of shape {tuple(y.shape)}: the batch seems to be axis {axis}",
+            hint=f"move it to the front: a wrapper that returns y.movedim({axis}, 0)",
+        )
     if y.ndim == 0 or len(y) != latents:
         raise ContractError(
             f"the decoder maps {latents} latent{'s' * (latents > 1)} to an output of shape {tuple(y.shape)}",

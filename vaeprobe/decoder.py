@@ -140,7 +140,7 @@ class Decoder:
         if self.learned is not None:
             self._check_learned(self.learned)
         whole = whole_of(self.function)
-        if whole is not None and whole.training:
+        if getattr(whole, "training", False):  # which frozen TorchScript has not
             self._note(Finding(TRAINING_MODE, "the module was in training mode: probed in eval mode"))
         contract.check_weights(self.function)
         self._set("device", torch.device(self.device or _device_of(self.function)))

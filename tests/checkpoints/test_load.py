@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,17 @@ def two(a, b):
 def broken():
     raise RuntimeError("no GPU")
 
+class Broadcast(nn.Module):
+    def __init__(self):
+        super().__init__()
+        line = torch.linspace(-1, 1, 4)
+        for name, grid in zip("xy", torch.meshgrid(line, line, indexing="ij")):  # numbers that share memory
+            self.register_buffer(name, grid)
+        self.last = nn.Conv2d(4, 3, 3, padding=1)
+    def forward(self, z):
+        x, y = (grid.expand(len(z), 1, 4, 4) for grid in (self.x, self.y))
+        return self.last(torch.cat([z[:, :, None, None].expand(-1, -1, 4, 4), x, y], 1))
+
 number = 3
 """
 
@@ -266,6 +278,17 @@ def test_a_factory_builds_the_network(checkpoint: Path, arch: Callable[[str], st
     assert decoder.latent_dim == 2
     assert decoder.artifact is not None
     assert decoder.artifact.architecture == f"arch my_models:{name}"
+
+
+def test_buffers_whose_numbers_share_memory_are_filled(tmp_path: Path, arch: Callable[[str], str]) -> None:
+    torch.manual_seed(0)
+    network = runpy.run_path(str(tmp_path / "my_models.py"))["Broadcast"]()
+    network.x = 2 * network.x
+    path = tmp_path / "w.pt"
+    path.write_bytes(saved(network.state_dict()))
+    decoder = vaeprobe.load(path, arch=arch("Broadcast"), latent_dim=2)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(Z), network(Z.float()).to(decoder(Z).dtype))
 
 
 def test_a_factory_as_a_file_and_as_an_object(

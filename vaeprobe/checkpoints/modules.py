@@ -88,7 +88,10 @@ def _way_out(module: PickledModule, strangers: Mapping[str, Global]) -> str:
     ]
     if not parts:
         return f"vaeprobe runs no code from a file; {whole}"
-    return f"no code of it is needed for the part that `--submodule {parts[0]}` takes; {whole}"
+    parent = parts[0].rpartition(".")[0]
+    beside = [f"`{n}`" for n in inside if n.rpartition(".")[0] == parent and n != parts[0]]
+    without = f", without {', '.join(beside[:6])}{', ...' * (len(beside) > 6)} beside it" if beside else ""
+    return f"no code of it is needed for the part that `--submodule {parts[0]}` takes{without}; {whole}"
 
 
 class _Builder:

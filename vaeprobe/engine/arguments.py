@@ -11,6 +11,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from vaeprobe.contract import LaidOutError
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.seen import once_checked
 from vaeprobe.errors import ContractError, UsageError
@@ -83,6 +84,8 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
 
     try:
         decoder = once_checked(f, rows, (tuple(shape), dtype), make)
+    except LaidOutError:
+        raise
     except ContractError as error:
         if z.ndim == 3 and _takes_rows(f, z[None]):
             raise ContractError(error.message, hint="z[None] is one map of latents in a batch") from None

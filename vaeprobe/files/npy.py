@@ -175,6 +175,10 @@ def _check_kind(dtype: np.dtype[np.generic], name: str) -> None:
         )
     if dtype.kind not in "fiub":
         kind = "complex numbers" if dtype.kind == "c" else f"{dtype}"
-        raise InputError(
-            f"{name} holds {kind}, not real numbers", hint="numpy.save(path, array.astype(float))", about=name
-        )
+        mend = "numpy.save(path, array.astype(float))"
+        if dtype.kind == "c":
+            mend = "numpy.save(path, abs(array)), or numpy.stack([array.real, array.imag], -1) for both parts"
+        elif dtype.names:
+            names = [n for n, (kind, *_) in (dtype.fields or {}).items() if kind.kind in "fiub"]
+            mend = f"numpy.save(path, numpy.stack([array[n] for n in {names!r:.200}], -1)) of those that are numbers"
+        raise InputError(f"{name} holds {kind}, not real numbers", hint=mend, about=name)
