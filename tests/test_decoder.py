@@ -379,6 +379,11 @@ def test_rounded_outputs_have_no_derivative(levels: int) -> None:
         ) as found:
             Decoder(lambda z, last=last: last(network(z.float()) * levels) / levels, 3)  # type: ignore[misc]
         assert "rounded" in str(found.value.hint)
+    prior = (Group("normal", 1), Group("onehot", 2))
+    assert (
+        Decoder(lambda z: network(0 * z.float())[:, :1] + z[:, 1:], 3, prior=prior).differentiation
+        == "forward"
+    )
     for same in (lambda z: 0 * z, lambda z: torch.relu(network(z.float()) - 2)):  # collapsed, not rounded
         assert Decoder(same, 3).differentiation == "forward"
 
