@@ -235,7 +235,7 @@ def check_rows(
         for _ in range(CALLS):  # of calls that differ by turns one does
             check_again(f, z, y, dtype, function)
         _refuse(f, z, y, gap, dtype, mixing(function))
-    if moved := _moved(function, before):
+    if moved := _moved(before):
         raise ContractError(
             f"the decoder gives its tensor `{moved}` other memory in every call (`.data = ...`): torch crashes where it differentiates that",
             hint="leave the stored one alone: F.conv2d(x, weight) takes any, and torch.nn.utils.spectral_norm stands still in eval mode",
@@ -269,7 +269,7 @@ def check_again(f: RowMap, z: Tensor, y: Tensor, dtype: torch.dtype, function: o
     """
     before = _memory(function)
     if _gap(again(f, z).reshape(y.shape), y) > _tolerance(y, dtype):
-        moved = _moved(function, before)
+        moved = _moved(before)
         raise ContractError(
             "two calls of the decoder on the same latents differ",
             hint=f"it changes its own `{moved}` in every call: a spectral norm, say, which torch.nn.utils.spectral_norm keeps still in eval mode"
@@ -285,17 +285,9 @@ def _memory(function: object) -> dict[str, tuple[Tensor, int]]:
     return {name: (t, _place(t)) for name, t in found}
 
 
-def _moved(function: object, before: dict[str, tuple[Tensor, int]]) -> str | None:
-    """Return the name of one that is the same object as before and lies elsewhere: its `data` was assigned."""
-    now = _memory(function)
-    return next(
-        (
-            name
-            for name, (t, place) in before.items()
-            if name in now and now[name][0] is t and now[name][1] != place
-        ),
-        None,
-    )
+def _moved(before: dict[str, tuple[Tensor, int]]) -> str | None:
+    """Return the name of one whose numbers lie elsewhere than before: its `data` was assigned."""
+    return next((name for name, (t, place) in before.items() if _place(t) != place), None)
 
 
 def _place(t: Tensor) -> int:

@@ -68,10 +68,9 @@ class Kept:
     Runs that share a file each hold a lock on it that others may hold too: who holds it alone may cut or remove the file.
     """
 
-    failed: str | None = None
-
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.failed: str | None = None
         self.saved = 0.0
         self.broken: dict[Path, int] = {}
         self._places: dict[bytes, tuple[Path, _Place]] = {}
@@ -127,8 +126,12 @@ class Kept:
         self.saved += place.seconds
         return tuple(found)
 
-    def add(self, key: bytes, piece: Piece, seconds: float) -> None:
-        """Write a piece, where it took longer than writing it does; where that fails, none from there on."""
+    def add(self, key: bytes, piece: Piece, seconds: float) -> bool:
+        """Write a piece, where it took longer than writing it does; where that fails, none from there on.
+
+        Returns:
+            whether it was written.
+        """
         size = sum(t.numel() * t.itemsize for t in piece)
         if (
             self.failed is not None
@@ -136,7 +139,7 @@ class Kept:
             or self.size > MOST
             or any(str(t.dtype).removeprefix("torch.") not in TYPES for t in piece)
         ):
-            return
+            return False
         shapes = [[str(t.dtype).removeprefix("torch."), list(t.shape)] for t in piece]
         told = json.dumps({"seconds": seconds, "shapes": shapes}).encode()
         content = b"".join(t.detach().cpu().contiguous().numpy().tobytes() for t in piece)
@@ -148,6 +151,7 @@ class Kept:
                 self.failed = os.strerror(errno.ENOSPC).lower()
         except OSError as error:
             self.failed = (error.strerror or "").lower()
+        return self.failed is None
 
     def _look(self, file: Path) -> int:
         """Note what is in a file, and return how much of it is whole."""
@@ -312,11 +316,8 @@ class Trail:
         spent = time.monotonic() - self._since
         if self._together:
             spent = processes().agreed(spent)
-        if end or spent >= PERIOD:
-            before = self._store.size
-            self._store.add(self._key(step), _piece(stand), spent)
-            if self._store.size > before:
-                self._since = time.monotonic()
+        if (end or spent >= PERIOD) and self._store.add(self._key(step), _piece(stand), spent):
+            self._since = time.monotonic()
 
 
 def saved() -> float:

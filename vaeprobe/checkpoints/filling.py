@@ -66,10 +66,9 @@ def _loaded(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[list[str]
         ArchitectureError: a tensor has another shape, or a hook of the network refuses the tensors.
     """
     for t in (*module.buffers(), *module.parameters()):
+        # of `torch.meshgrid`, say: torch writes to no memory that several numbers share
         if any(stride == 0 and size > 1 for stride, size in zip(t.stride(), t.shape, strict=True)):
-            t.data = (
-                t.data.contiguous()
-            )  # of `torch.meshgrid`, say: torch writes to no memory that several numbers share
+            t.data = t.data.contiguous()
     try:
         missing, surplus = module.load_state_dict(dict(tensors), strict=False)
     except Exception as error:  # of torch, or of the user's own hooks
