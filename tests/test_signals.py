@@ -213,3 +213,48 @@ def test_an_interrupted_command_ends_at_once_and_leaves_what_it_keeps(name: str,
 def test_every_command_can_be_interrupted_at_any_time(name: str, tmp_path: Path) -> None:
     took = sorted(sweep(name, 30, tmp_path))
     print(f"{name}: {len(took)} of 30 interrupted, longest {took[-1] if took else 0:.2f} s")
+
+
+LONG = """
+import torch
+
+class Long(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 30)
+
+    def forward(self, z):
+        open("begun", "a").close()
+        torch.linalg.eigvalsh(torch.ones(2500, 2500) + torch.eye(2500))  # no interrupt is seen in there
+        return torch.tanh(self.layer(z))
+"""
+
+
+def test_a_run_that_is_ended_inside_a_long_call_leaves_the_terminal_as_it_was(tmp_path: Path) -> None:
+    import pty
+
+    import torch
+
+    (tmp_path / "long.py").write_text(LONG)
+    layer = torch.nn.Linear(4, 30)
+    torch.save({"layer.weight": layer.weight, "layer.bias": layer.bias}, tmp_path / "long.pt")
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(tmp_path)
+        words = [sys.executable, "-m", "vaeprobe", "orthogonality", "long.pt", "--arch", "long.py:Long"]
+        os.execve(sys.executable, words, {**os.environ, "TERM": "xterm", "OMP_NUM_THREADS": "1"})
+    written, sent = b"", False
+    while True:
+        if not sent and b"\x1b[?25l" in written and (tmp_path / "begun").exists():
+            os.write(terminal, b"\x03")
+            sent = True
+        try:
+            more = os.read(terminal, 65536)
+        except OSError:  # it has ended
+            break
+        if not more:
+            break
+        written += more
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 130, written[-500:]
+    assert written.endswith(b"vaeprobe: stopped; no partial output was written\r\n")
+    assert written.rindex(b"\x1b[?25h") > written.rindex(b"\x1b[?25l")  # the cursor shows again

@@ -325,5 +325,5 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
         since = task.fields["since"] if done == task.completed else task.elapsed or 0.0
         bar.update(tasks[name], description=shown, completed=done, total=total, visible=visible, since=since)
 
-    with bar, listening(listener, forecast.foretell):
+    with bar, streams.drawn(bar.stop), listening(listener, forecast.foretell):
         yield

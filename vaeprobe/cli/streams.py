@@ -11,7 +11,7 @@ import sys
 import time
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from threading import Lock, Thread
 from types import FrameType
 from typing import IO, NoReturn, TextIO, cast
@@ -28,6 +28,8 @@ OF_TORCH = "There is a performance drop because we have not yet implemented the 
 _shared: Callable[[int], int] | None = None
 # held by the thread that ends this process: the main one, or that which reads signals
 _end = Lock()
+# what takes a drawing off the terminal that is there now
+_drawn: list[Callable[[], None]] = []
 
 
 class Terminated(BaseException):
@@ -174,6 +176,16 @@ def end_promptly() -> None:
     Thread(target=_end_later, args=(reading,), daemon=True).start()
 
 
+@contextlib.contextmanager
+def drawn(remove: Callable[[], None]) -> Iterator[None]:
+    """Have what is drawn on the terminal inside the block removed, by whichever thread, where the run ends there."""
+    _drawn.append(remove)
+    try:
+        yield
+    finally:
+        _drawn.remove(remove)
+
+
 def interrupt() -> None:
     """End this process as SIGTERM does, from any thread."""
     signal.raise_signal(signal.SIGTERM)
@@ -217,6 +229,10 @@ def end(exit_code: int) -> NoReturn:
 
             for child in active_children():
                 child.kill()
+        for remove in _drawn:
+            drawing = Thread(target=remove, daemon=True)
+            drawing.start()
+            drawing.join(GRACE / 2)  # a terminal that takes nothing (Ctrl-S) keeps nobody
         os._exit(last_words(exit_code))
 
 
