@@ -132,6 +132,18 @@ def test_what_looks_like_data_and_is_none_is_refused(text: str, said: str, tmp_p
         open_data(path).read()
 
 
+def test_names_of_columns_may_be_in_any_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes("Größe,Länge\n1,2\n3,4\n".encode("latin-1"))
+    assert open_data(path).read().tolist() == [[1, 2], [3, 4]]
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(InputError, match="in no format known here"):
+        open_data(path)
+    path.write_text("one\ttwo\nthree\tfour\n")
+    with pytest.raises(InputError, match=r"it starts with 'one\\ttwo'"):
+        open_data(path)
+
+
 def test_decimal_commas_are_told(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text("0,5;1,5\n2,5;3,5\n")
@@ -472,6 +484,7 @@ def test_a_sparse_matrix_is_named(tmp_path: Path) -> None:
         (b"PAR1" + b"\x15\x04" * 20, "Parquet"),
         (bytes([0, 0, 8, 3, 0, 0, 0, 4]) + bytes(40), "IDX"),
         (b"SQLite format 3\0", "SQLite"),
+        ("a,b\n1,2\n3,4\n".encode("utf-16"), "UTF-16"),
     ],
 )
 def test_files_of_other_programs_are_named(tmp_path: Path, head: bytes, word: str) -> None:

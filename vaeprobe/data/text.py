@@ -79,6 +79,7 @@ class TextShard(Shard):
             ) from None
 
 
+UTF16 = "pandas.read_csv(path, encoding='utf-16', sep=None, engine='python').to_numpy()"
 # files that are given by mistake for numbers, by how they begin
 FOREIGN = {
     b"PAR1": ("an Apache Parquet table", "pandas.read_parquet(path).to_numpy()"),
@@ -89,6 +90,8 @@ FOREIGN = {
     b"\x89HDF": ("an HDF5 file", "h5py.File(path)[name][:]"),
     b"MATLAB 5": ("a MATLAB file", "scipy.io.loadmat(path)[name]"),
     b"SQLite format": ("an SQLite database", "the table in it"),
+    b"\xff\xfe": ("text in UTF-16", UTF16),
+    b"\xfe\xff": ("text in UTF-16", UTF16),
     b"SIMPLE  =": ("a FITS image", "astropy.io.fits.getdata(path)"),
 }
 
@@ -127,8 +130,14 @@ def open_text(path: str) -> TextShard:
         row = names if second is None else _cells(second[1], delimiter)
         header = not any(_is_number(cell) and cell.strip() for cell in names)
         if header and not (second and any(_is_number(cell) for cell in row)):
+            start = probe.strip()[:40]
+            told = (
+                f"no file of numbers: it starts with {start!r}"
+                if start.replace("\t", "").isprintable()
+                else "in no format known here"
+            )
             raise InputError(
-                f"{quoted(path)} is no file of numbers: it starts with {probe.strip()[:40]!r}",
+                f"{quoted(path)} is {told}",
                 hint="data comes as .npy, .npz, .safetensors, .pt or delimited text",
             )
         _refuse_index(path, names, row, header)
@@ -194,23 +203,9 @@ def _lines(file: IO[str], path: str) -> Iterator[str]:
         yield line
 
 
-class _text:
-    """Open a text file; bytes that are no UTF-8 make an InputError."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __enter__(self) -> IO[str]:
-        self.file = open(self.path, encoding="utf-8-sig", newline=None)
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self.file.close()
-        if isinstance(error, UnicodeDecodeError):
-            raise InputError(
-                f"{quoted(self.path)} is in no format known here",
-                hint="data comes as .npy, .npz, .safetensors, .pt or delimited text",
-            ) from None
+def _text(path: str) -> IO[str]:
+    """Open a text file of any encoding that writes numbers as ASCII does: names of columns may hold other bytes."""
+    return open(path, encoding="utf-8-sig", errors="surrogateescape", newline=None)
 
 
 def _cells(line: str, delimiter: str | None) -> list[str]:
