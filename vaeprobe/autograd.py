@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
@@ -32,6 +33,7 @@ __all__ = [
     "jvp",
     "keep_large_memory",
     "keep_memory",
+    "over_directions",
     "without_compiler",
 ]
 
@@ -90,6 +92,11 @@ def _missing(kind: str, number: str) -> str | None:
     return None
 
 
+_turns = threading.RLock()
+"""Held by the thread that differentiates: torch counts the levels of forward mode for all threads together (two of them get wrong
+numbers, or end the process), and `differentiable_kernels` switches for all."""
+
+
 def jvp(f: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Any, Any]:
     """Return f(primals) and its derivative along the tangents: `torch.func.jvp`, ready sooner.
 
@@ -101,18 +108,29 @@ def jvp(f: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tens
         NotImplementedError: a function has no forward derivative at all.
     """
     _answer_without_thought()
-    try:
-        with _rules_left_out():
+    with _turns:
+        try:
+            with _rules_left_out():
+                pair = torch.func.jvp(f, primals, tangents)
+        except NotImplementedError:
+            if RULES in sys.modules:
+                raise
+            with warnings.catch_warnings():
+                for deprecation in (DeprecationWarning, FutureWarning):  # the latter from torch 2.14 on
+                    warnings.simplefilter("ignore", deprecation)
+                import_module(RULES)
             pair = torch.func.jvp(f, primals, tangents)
-    except NotImplementedError:
-        if RULES in sys.modules:
-            raise
-        with warnings.catch_warnings():
-            for deprecation in (DeprecationWarning, FutureWarning):  # the latter from torch 2.14 on
-                warnings.simplefilter("ignore", deprecation)
-            import_module(RULES)
-        pair = torch.func.jvp(f, primals, tangents)
     return pair[0], pair[1]
+
+
+def over_directions(f: Callable[..., Any], *directions: Tensor) -> Any:
+    """Return what f makes of directions in their first axis: `torch.func.vmap`, without its advice to torch's own authors."""
+    functorch: Any = torch._C._functorch
+    functorch._set_vmap_fallback_warning_enabled(False)
+    try:
+        return torch.func.vmap(f)(*directions)
+    finally:
+        functorch._set_vmap_fallback_warning_enabled(True)
 
 
 @contextmanager
@@ -345,7 +363,7 @@ def differentiable_kernels() -> Iterator[None]:
     """Switch off what has no derivative, a wrong one, or the derivative of something coarser.
 
     Fused CPU kernels have no forward mode; a surrounding autocast would round every layer to half precision.  Enter it
-    inside of `torch.enable_grad`.
+    inside of `torch.enable_grad`.  One thread at a time is inside.
 
     Raises:
         UsageError: torch's inference mode is on, in which nothing can be differentiated.
@@ -358,11 +376,12 @@ def differentiable_kernels() -> Iterator[None]:
             hint="probe outside of it; torch.no_grad() does no harm",
         )
     _answer_without_thought()
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    backward = _InstanceNorms() if torch.is_grad_enabled() else nullcontext()
-    try:
-        with sdpa_kernel(SDPBackend.MATH), full_precision(), backward:
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with _turns:
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        backward = _InstanceNorms() if torch.is_grad_enabled() else nullcontext()
+        try:
+            with sdpa_kernel(SDPBackend.MATH), full_precision(), backward:
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)

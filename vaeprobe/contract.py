@@ -169,7 +169,18 @@ def not_callable(function: object, z: Tensor, error: BaseException) -> ContractE
             message,
             hint="it takes maps of latents: nn.Sequential(nn.Unflatten(1, (channels, height, width)), decoder) takes rows",
         )
-    return ContractError(message, hint=f"is the latent dimension really {z.shape[1]}? (--latent-dim)")
+    reason = first_line(error)
+    if re.search(r"dtype|scalar type", reason):
+        return ContractError(
+            message, hint="numbers of two types in it: cast what it holds to the type of the latents"
+        )
+    if re.search(
+        r"shape|size|dimension|broadcast|expand|mat1|match|index|channel|element|features",
+        reason,
+        re.IGNORECASE,
+    ):
+        return ContractError(message, hint=f"is the latent dimension really {z.shape[1]}? (--latent-dim)")
+    return ContractError(message, hint=f"does it run by itself, on torch.randn{tuple(z.shape)}?")
 
 
 def whole_hint(function: object) -> str | None:

@@ -19,7 +19,7 @@ from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
 from vaeprobe.files import limits
 from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
-from vaeprobe.frozen import frozen, tensors_of, whole_of
+from vaeprobe.frozen import buffers_of, frozen, tensors_of, whole_of, written_in
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter, class_of
 from vaeprobe.outputs import Stacked, Totalled, likelihood_of, names_of, picked, returned
@@ -29,6 +29,9 @@ from vaeprobe.recipe import Recipe
 from vaeprobe.report import Artifact, Finding
 
 __all__ = ["Decoder", "Group"]
+
+NEAR = 1e-3
+"""How far from one another, of their size, latents are at which a function that is not defined everywhere is checked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ class Decoder:
         sigma2: variance of a Gaussian likelihood, where it was learned and is known.
         totalled: the output ("" for the only one) that the total of a data row multiplies, where the function holds that
             total at 1 because nobody chose another.
+        near: latents, shape (n, latent_dim), near which the contract is checked, for a function that is not defined
+            everywhere; N(0, I) without them.
 
     Attributes:
         output_shape: shape of one output, without the batch.
@@ -122,6 +127,7 @@ class Decoder:
     dispersion: Tensor | None = None
     sigma2: float | None = None
     totalled: str | None = None
+    near: Tensor | None = None
     output_shape: torch.Size = field(init=False)
     differentiation: Differentiation = field(init=False, default="forward")
     returns: tuple[str, ...] = field(init=False, default=())
@@ -394,6 +400,12 @@ class Decoder:
 
     def _probe_rows(self, n: int) -> Tensor:
         rng = stream(0, "contract")
+        if self.near is not None:  # those that come again a little apart, on the same side of 0
+            row = torch.arange(n)
+            apart = NEAR * torch.from_numpy(rng.standard_normal((n, self.latent_dim)))
+            return self.near.detach().double().cpu()[row % len(self.near)] * (
+                1 + apart * (row >= len(self.near))[:, None]
+            )
         z = torch.from_numpy(rng.standard_normal((n, self.latent_dim)))
         start = 0
         for group in self.prior:
@@ -473,17 +485,22 @@ class Decoder:
         original, natural = self.function, self.natural
         attempts = self._attempts()
         for cast, dtype in attempts:
-            self._set("function", frozen(original, cast))
-            self._set("natural", frozen(natural, cast) if natural is not None else None)
+            trial = frozen(original, cast, apart=buffers_of(original).values())
+            self._set("function", trial)
             self._set("dtype", dtype)
             try:
-                out = self.function(self._taken(z))
+                out = trial(self._taken(z))
             except VaeprobeError:
                 raise
             except Exception as error:
                 if (cast, dtype) != attempts[-1]:
                     continue
                 raise contract.not_callable(original, z, error) from error
+            apart = written_in(
+                original, trial
+            )  # counters, running means: those of the original stay as they are
+            self._set("function", frozen(original, cast, apart=apart))
+            self._set("natural", frozen(natural, cast, apart=apart) if natural is not None else None)
             if cast is not None and cast != _dtype_of(original):
                 before = contract.word(_dtype_of(original))
                 self._note(Finding(CAST_UP, f"{before} weights were cast to {contract.word(cast)}"))

@@ -1,6 +1,6 @@
 """Networks as people have them after training, copied so that probing them changes nothing.
 
-A copy has the structure of its own and shares the tensors: it is in eval mode whatever the original is in, keeps its
+A copy has the structure of its own and shares the tensors, but for buffers that a call writes to: it is in eval mode whatever the original is in, keeps its
 own activations, and is made without `copy.deepcopy`, which fails on kept activations, locks and open files.  What only
 wraps a network for training (compilation, data parallelism, checkpointed activations) is taken off.
 """
@@ -13,13 +13,13 @@ import inspect
 import itertools
 import types
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MethodModule", "frozen", "tensors_of", "unwrapped", "whole_of"]
+__all__ = ["MethodModule", "buffers_of", "frozen", "tensors_of", "unwrapped", "whole_of", "written_in"]
 
 # class name -> where it keeps the network that it wraps
 WRAPPERS = {
@@ -46,15 +46,30 @@ class MethodModule(nn.Module):
         return method(*args, **keywords)
 
 
-def frozen(function: Callable[..., object], dtype: torch.dtype | None = None) -> Callable[..., object]:
+def frozen(
+    function: Callable[..., object], dtype: torch.dtype | None = None, *, apart: Iterable[Tensor] = ()
+) -> Callable[..., object]:
     """Return a callable like `function` whose networks are copies in eval mode that share their tensors.
 
     Args:
         function: a module, a method of one, a `functools.partial` of either; anything else is returned as it is.
         dtype: cast the copy's floating tensors to it; those that have it already are shared.
+        apart: tensors that are not shared in any case.
     """
-    out: Callable[..., object] = _Copier(dtype).function(function)
+    out: Callable[..., object] = _Copier(dtype, apart).function(function)
     return out
+
+
+def buffers_of(function: object) -> dict[str, Tensor]:
+    """Return the buffers of the network that a callable is or belongs to, by name."""
+    module = whole_of(function)
+    return {} if module is None else dict(module.named_buffers())
+
+
+def written_in(function: object, copied: object) -> list[Tensor]:
+    """Return the buffers of a function that were written to in a copy of it, which shared none."""
+    own = buffers_of(copied)
+    return [buffer for name, buffer in buffers_of(function).items() if name in own and own[name]._version]
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -84,8 +99,9 @@ def tensors_of(function: object) -> Iterator[Tensor]:
 class _Copier:
     """Copies the structure of networks; what occurs twice is copied once."""
 
-    def __init__(self, dtype: torch.dtype | None) -> None:
+    def __init__(self, dtype: torch.dtype | None, apart: Iterable[Tensor] = ()) -> None:
         self.dtype = dtype
+        self.apart = set(map(id, apart))
         self.made: dict[int, Any] = {}
 
     def function(self, function: Callable[..., object]) -> Any:
@@ -158,7 +174,7 @@ class _Copier:
         if id(tensor) in self.made:
             known: Tensor = self.made[id(tensor)]
             return known
-        out = tensor
+        out = tensor.detach().clone() if id(tensor) in self.apart else tensor
         if tensor.is_inference():  # cannot take part in a backward pass
             with torch.inference_mode(False):
                 out = tensor.clone()

@@ -10,7 +10,6 @@ import signal
 import sys
 import time
 import unicodedata
-import warnings
 from collections.abc import Callable, Iterator
 from threading import Lock, Thread
 from types import FrameType
@@ -22,8 +21,6 @@ from vaeprobe.heard import heard
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 # how long an interrupted run may take to end by itself, before it is ended in the midst of a call of torch
 GRACE = 0.5
-# what torch says to those who write it of a function that it takes in a loop: nobody here can do anything about that
-OF_TORCH = "There is a performance drop because we have not yet implemented the batching rule"
 # what is said last of a run that several processes share
 _shared: Callable[[int], int] | None = None
 # held by the thread that ends this process: the main one, or that which reads signals
@@ -50,7 +47,6 @@ def prepare() -> None:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="vaeprobe")
     sys.stdout = cast(TextIO, Stdout(sys.stdout))
-    warnings.filterwarnings("ignore", message=OF_TORCH)
     columns = os.environ.get("COLUMNS", "")
     if columns and not (columns.isdigit() and int(columns) >= 20):
         del os.environ["COLUMNS"]

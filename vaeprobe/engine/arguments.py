@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -28,6 +29,9 @@ __all__ = [
     "directions_of",
     "likelihood_of",
 ]
+
+NEAR = 64
+"""Latents that a function which is not defined everywhere is checked near, of those that it is given."""
 
 Map: TypeAlias = Decoder | Callable[[Tensor], object]
 
@@ -80,20 +84,22 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
 
     def make() -> Decoder:
         at = tuple(shape) if len(shape) > 1 else ()
-        return Decoder(rows, math.prod(shape), dtype=dtype, latent_shape=at)
+        try:
+            return Decoder(rows, math.prod(shape), dtype=dtype, latent_shape=at)
+        except ContractError:
+            if not (len(z) and z.isfinite().all()):
+                raise
+        # it may be defined there and not everywhere: a logarithm, a root
+        return Decoder(rows, math.prod(shape), dtype=dtype, latent_shape=at, near=z[:NEAR].flatten(1))
 
     try:
         decoder = once_checked(f, rows, (tuple(shape), dtype), make)
-    except LaidOutError:
-        raise
     except ContractError as error:
-        if z.ndim == 3 and _takes_rows(f, z[None]):
+        if z.ndim == 3 and not isinstance(error, LaidOutError) and _takes_rows(f, z[None]):
             raise ContractError(error.message, hint="z[None] is one map of latents in a batch") from None
-        if len(z) and _takes_one(f, z):
-            raise ContractError(
-                error.message,
-                hint="it takes a single latent: torch.func.vmap(f) takes rows",
-            ) from None
+        hint = _of_other_batches(f, z) if len(z) else None
+        if hint is not None:
+            raise ContractError(error.message, hint=hint) from None
         raise
     for note in decoder.notes:
         if note.spec in (OUTPUT_CHOSEN, WHOLE_VAE) and note.level == "warning":
@@ -114,29 +120,46 @@ def _takes_rows(f: Callable[[Tensor], object], z: Tensor) -> bool:
     return isinstance(y, Tensor) and y.ndim > 0 and len(y) == len(z)
 
 
-def _takes_one(f: Callable[[Tensor], object], z: Tensor) -> bool:
-    """Whether a function fails on rows and takes a single latent."""
+def _of_other_batches(f: Callable[[Tensor], object], z: Tensor) -> str | None:
+    """Return how to give a function that takes these latents together, or a single one, and no other batch; None for others."""
     dtype = z.dtype
     if isinstance(f, nn.Module):
         dtype = next((p.dtype for p in f.parameters()), dtype)
     one = z[0].detach().to(dtype)
-    # on 3 rows, and as many more as tell them from the outputs of one
-    some = one.expand(len(z[0].flatten()) + 3, *one.shape).clone()
-    with torch.no_grad():
-        try:
-            still = frozen(f)
-        except ValueError:  # layers without shapes yet
-            return False
-        try:
-            y = still(some)
-            if isinstance(y, Tensor) and y.ndim and len(y) == len(some):
-                return False
-        except Exception:  # whatever a stranger's function raises
-            pass
-        try:
-            return isinstance(still(one), Tensor)
-        except Exception:
-            return False
+    # 3 rows, and as many more as tell them from the outputs of one
+    many = one.expand(len(z[0].flatten()) + 3, *one.shape).clone()
+    try:
+        still = frozen(f)
+    except ValueError:  # layers without shapes yet
+        return None
+
+    def given(rows: Tensor) -> Tensor | None:
+        with torch.no_grad():
+            try:
+                y = still(rows)
+            except Exception:  # whatever a stranger's function raises
+                return None
+        return y if isinstance(y, Tensor) else None
+
+    y = given(many)
+    if y is not None and len(many) in y.shape:
+        return None
+    if len(z) > 1 and one.ndim == 1:
+        here = z.detach().to(dtype)
+        elsewhere = torch.cat([here[:-1], here[-1:] + 1])  # a row more or less tells the others nothing
+        y, moved = given(here), given(elsewhere)
+        if (
+            y is not None
+            and moved is not None
+            and y.shape[:1] == (len(z),)
+            and torch.equal(y[:-1], moved[:-1])
+        ):
+            k = len(one)
+            return (
+                f"it takes {len(z)} latents and no other number: what it holds for each, c, goes in beside them:"
+                f" lambda x: f(x[:, :{k}], x[:, {k}:]) of torch.cat([z, c], 1), columns=range({k})"
+            )
+    return None if given(one) is None else "it takes a single latent: torch.func.vmap(f) takes rows"
 
 
 def _check_tensor(z: object, what: str) -> None:
@@ -166,7 +189,7 @@ def check_chunk(chunk: object) -> None:
     Raises:
         UsageError: it is none.
     """
-    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1):
+    if chunk is not None and (isinstance(chunk, bool) or not isinstance(chunk, Integral) or chunk < 1):
         raise UsageError(
             f"`chunk` is a number of latents, at least 1, not {chunk!r}",
             hint="leave it out: as many as are fast",

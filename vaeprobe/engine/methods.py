@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient, jvp
+from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient, jvp, over_directions
 from vaeprobe.contract import FIRST, ROWS, check_batch
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import BUDGET, Size
@@ -68,7 +68,7 @@ def carried(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
 def mapped(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
     """Forward mode of torch.func, vectorised over directions."""
     with torch.no_grad(), differentiable_kernels():
-        pairs = torch.func.vmap(lambda u: jvp(f, (x,), (u,)))(v)
+        pairs = over_directions(lambda u: jvp(f, (x,), (u,)), v)
     return pairs[0][0], Known(pairs[1])
 
 

@@ -17,17 +17,23 @@ from torch import Tensor
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.methods import share_choices
-from vaeprobe.frozen import frozen, tensors_of
+from vaeprobe.frozen import buffers_of, frozen, tensors_of
 
 __all__ = ["once_checked"]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a function was found to be: a decoder that lacks the function, so as not to keep that alive."""
+    """What a function was found to be: a decoder that lacks the function, so as not to keep that alive.
+
+    Attributes:
+        y: its output at one latent.
+        apart: the names of buffers that the decoder does not share with it.
+    """
 
     decoder: Decoder
     y: Tensor
+    apart: frozenset[str]
 
 
 _seen: WeakKeyDictionary[object, dict[Hashable, _Seen]] = WeakKeyDictionary()
@@ -52,14 +58,17 @@ def once_checked(
     seen = known.get(of)
     if seen is not None:
         cast = None if own in (None, seen.decoder.dtype) else seen.decoder.dtype
-        decoder = _with(seen.decoder, frozen(rows, cast))
+        apart = [buffer for name, buffer in buffers_of(rows).items() if name in seen.apart]
+        decoder = _with(seen.decoder, frozen(rows, cast, apart=apart))
         y = _at_one_latent(decoder)
         if y is not None and y.dtype == seen.y.dtype and y.device == seen.y.device and torch.equal(y, seen.y):
             return decoder
     decoder = make()
     y = _at_one_latent(decoder)
     if y is not None:
-        known[of] = _Seen(_with(decoder, None), y)
+        shared = set(map(id, buffers_of(rows).values()))
+        apart_ = frozenset(name for name, b in buffers_of(decoder.function).items() if id(b) not in shared)
+        known[of] = _Seen(_with(decoder, None), y, apart_)
     return decoder
 
 

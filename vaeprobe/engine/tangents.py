@@ -14,7 +14,6 @@ Source: Griewank and Walther (2008), Evaluating Derivatives, chapter 3 (vector f
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.autograd import jvp
+from vaeprobe.autograd import jvp, over_directions
 from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput
 from vaeprobe.engine.convolutions import convolution, convolved
 from vaeprobe.engine.factors import FACTORS
@@ -374,7 +373,7 @@ def _linear(
         )
         return tuple(_differentiable(func(*call_args, **call_kwargs)))
 
-    return _paired(y, torch.func.vmap(along)(*[_columns_of(x).value() for x in duals]))
+    return _paired(y, over_directions(along, *[_columns_of(x).value() for x in duals]))
 
 
 def _multilinear(func: Function, args: Arguments, kwargs: Keywords, duals: list[Dual], y: Tensor) -> object:
@@ -395,14 +394,10 @@ def _multilinear(func: Function, args: Arguments, kwargs: Keywords, duals: list[
             product: Tensor = func(*call_args, **call_kwargs)
             return product
 
-        term = torch.func.vmap(along)(_columns_of(places[place]).value())
+        term = over_directions(along, _columns_of(places[place]).value())
         total = term if total is None else total + term
     assert total is not None
     return _dual(y, Known(total))
-
-
-_forward_mode = threading.Lock()
-"""Forward-mode differentiation of torch is not thread safe."""
 
 
 def _differentiated(
@@ -421,15 +416,14 @@ def _differentiated(
         moved: tuple[Tensor, ...] = jvp(call, primals, directions)[1]
         return moved
 
-    with _forward_mode:
+    try:
+        moved = over_directions(along, *tangents)
+    except (RuntimeError, TypeError):
         try:
-            moved = torch.func.vmap(along)(*tangents)
-        except (RuntimeError, TypeError):
-            try:
-                each = [along(*[t[i].contiguous() for t in tangents]) for i in range(len(tangents[0]))]
-            except (RuntimeError, TypeError) as error:
-                raise Unsupported(f"`{plain_name(func)}` has no forward-mode derivative") from error
-            moved = tuple(torch.stack(outputs) for outputs in zip(*each, strict=True))
+            each = [along(*[t[i].contiguous() for t in tangents]) for i in range(len(tangents[0]))]
+        except (RuntimeError, TypeError) as error:
+            raise Unsupported(f"`{plain_name(func)}` has no forward-mode derivative") from error
+        moved = tuple(torch.stack(outputs) for outputs in zip(*each, strict=True))
     return _paired(y, moved)
 
 
