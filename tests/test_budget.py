@@ -849,3 +849,21 @@ def test_looking_for_rounding_is_foretold(monkeypatch: pytest.MonkeyPatch) -> No
         see(coded, rows)
     ((seconds, _, _),) = told
     assert done[0] <= seconds < 1.2 * done[0]
+
+
+def test_work_that_no_memory_holds_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaeprobe.engine import costs
+    from vaeprobe.errors import ResourceError
+
+    decoder = Decoder(torch.sin, 2, dtype=torch.float64)
+    monkeypatch.setattr(costs, "physical_memory", lambda: 10**9)
+
+    def told(bytes: float) -> float | None:
+        return costs.foretell_directions(decoder, 1, bytes, "3 latents of 4 columns", at_once=1)
+
+    assert told(1e9) is None  # nobody asks
+    with pytest.raises(ResourceError, match=r"3 latents of 4 columns would take 2\.0 GB") as refused:
+        told(2e9)
+    assert "--samples" in str(refused.value.hint)
+    with within(60.0):  # as many as there is time for are taken
+        assert told(2e9) is not None

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from vaeprobe.decoder import Decoder
+from vaeprobe.engine import gram
+from vaeprobe.errors import ResourceError
+from vaeprobe.geometry.gram import singular_tolerance
 from vaeprobe.geometry.rotations import haar
-from vaeprobe.geometry.row_space import depends_on, restricted, row_space
+from vaeprobe.geometry.row_space import depends_on, restricted, row_space, sketched_row_space
 from vaeprobe.intervals import stream
 from vaeprobe.latents import Prior
-from vaeprobe.probes.factorise import Factorise
+from vaeprobe.probes.factorise import Factorise, probe
 from vaeprobe.probes.factorise.probe import ASKED_AT, SEEN_AT
 
 import maps
@@ -44,6 +47,35 @@ def test_seams_in_the_row_space_are_found() -> None:
     assert result.latents == ["u0", "u1", "u2"]
     plain = Factorise(samples=128, sheets=8, permutations=19).measure(Decoder(map.f, 3, dtype=torch.float64))
     assert plain.verdict == "independent"
+
+
+def test_where_latents_are_too_many_the_row_space_is_found_without_their_metric(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(probe, "MOST_WHOLE", K - 1)
+    map, factorise = maps.b1(3), Factorise(part="all", samples=128, sheets=8, permutations=19)
+    result = factorise.measure(through(map, onto(3)))
+    assert result.verdict in ("independent", "rotated"), result.summary
+    assert "3 directions alone (J has rank 3)" in result.summary
+    assert result.latents == ["u0", "u1", "u2"]
+    with pytest.raises(ResourceError, match="the most that are measured whole") as refused:
+        factorise.measure(Decoder(maps.a(K).f, K, dtype=torch.float64))
+    assert "--part some" in str(refused.value.hint)
+    monkeypatch.setattr(probe, "MOST_WHOLE", K)
+    assert factorise.measure(Decoder(maps.a(K).f, K, dtype=torch.float64)).verdict == "linear"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sketch_finds_the_row_space_that_the_metric_has(dtype: torch.dtype) -> None:
+    decoder = Decoder(lambda z: maps.e(3).f(z @ onto(3).to(z.dtype).mT), K, dtype=dtype)
+    z = Prior().draw(decoder, SEEN_AT, seed=0)
+    tolerance = singular_tolerance(K, dtype)
+    B, exact = sketched_row_space(decoder, z, tolerance, 0), row_space(gram(decoder, z), tolerance)
+    assert B is not None
+    assert exact is not None
+    torch.testing.assert_close(B @ B.mT, exact @ exact.mT, atol=1e-6, rtol=0)
+    whole = Decoder(maps.e(3).f, 3, dtype=torch.float64)
+    assert sketched_row_space(whole, z[:, :3], tolerance, 0) is None
 
 
 @pytest.mark.parametrize(("make", "verdict"), [(maps.a, "linear"), (maps.e, "entangled")])

@@ -12,6 +12,8 @@ from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import BUDGET
 from vaeprobe.engine.methods import Reach, choose, windowed
+from vaeprobe.errors import ResourceError
+from vaeprobe.files.limits import physical_memory
 from vaeprobe.intervals import stream
 from vaeprobe.progress import foretell, foretold
 
@@ -87,7 +89,15 @@ def foretell_directions(
 
     Returns:
         the seconds that one direction takes; None where nobody asks, for neither time is bounded nor does anybody listen.
+
+    Raises:
+        ResourceError: that is more memory than the machine has, and no time ends the work before.
     """
+    if bytes > physical_memory() and not budget().bounded:
+        raise ResourceError(
+            f"{what} would take {bytes / 1e9:.1f} GB of memory, and this machine has {physical_memory() / 1e9:.1f} GB",
+            hint="fewer --samples; or --part some, which measures some of the columns; or --time, for what fits in it",
+        )
     if not (foretold() or budget().bounded):
         return None
     one = pace(decoder, at_once)

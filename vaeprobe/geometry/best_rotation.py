@@ -20,6 +20,8 @@ __all__ = ["RotationFit", "joint_diagonalise"]
 
 # Jacobi sweeps before descent: they leave poor basins, descent then is far faster.
 SWEEPS = 1
+# Axes up to which that is done: a sweep takes k rounds, each as long as a step of descent.
+SWEPT = 128
 # Descent rests when a step promises less than this, in nats per axis and as a share of what is left.
 REST = 1e-15
 REST_SHARE = 1e-6
@@ -62,14 +64,14 @@ def joint_diagonalise(
 ) -> RotationFit:
     """Find the rotation R that minimises mean_z c(R^T G R): orthogonal joint approximate diagonalisation.
 
-    A Jacobi sweep from every start, each pair's angle minimised globally, k/2 disjoint pairs at a time; then
+    A Jacobi sweep from every start (of few axes), each pair's angle minimised globally, k/2 disjoint pairs at a time; then
     quasi-Newton descent on O(k), which spares the slow tail that more sweeps have where no rotation
     diagonalises exactly.
 
     Args:
         G: nonsingular pullback metrics, shape (n, k, k).
         restarts: random starts besides the identity, as far as there is time.
-        steps: most descent steps per start.
+        steps: most descent steps per start; one that time ends has not converged.
         tolerance: squared relative rounding of G, see `singular_tolerance`.
 
     Raises:
@@ -93,7 +95,7 @@ def joint_diagonalise(
         for block in torch.split(R, max(1, 30_000_000 // (n * k * k))):
             if ends and budget().over:
                 break
-            for swept in _jacobi(G, block):
+            for swept in _jacobi(G, block) if k <= SWEPT else block:
                 ends.append(_descend(G, swept, steps))
                 tell("best rotation", len(ends), len(R))
     contrasts = rotated_contrast(G, torch.stack([end for end, _, _ in ends]), tolerance=tolerance).mean(1)
@@ -168,6 +170,8 @@ def _descend(G: Tensor, R: Tensor, steps: int) -> tuple[Tensor, int, bool]:
     history: list[Move] = []
     one = torch.eye(k, dtype=R.dtype)
     for step in range(steps):
+        if step and budget().over:
+            return R, step, False
         E = _two_loop(g, curvature(d), history)
         slope = 0.5 * float((g * E).sum())
         if slope >= 0:

@@ -70,6 +70,8 @@ CONSTANT = 1e-3
 PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 64, 256, 64
 # Rows that R* is fitted on at most; random rotations of the null.
 FIT_ROWS, ROTATIONS = 384, 50
+# Multiply-adds of a step of that fit, and of all rotations of a null, that rows of hundreds of axes are limited to; rows at least.
+FIT_WORK, ROTATED_WORK, FEW_ROTATED = 10**10, 10**12, 16
 # Latents and random rotations of the grades.
 GRADED, GRADE_ROTATIONS = 4096, 20
 # Where time is limited: latents to start with, those without which there is no verdict, and the part of what is left that
@@ -381,13 +383,15 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
     G = sample.active_metric()[usable]
     seed, a = sample.seed, G.shape[1]
     long = finite & (column_lengths(sample.G, sample.R) > 0).all(1)
-    of_null = sample.active_metric()[long][:NULL_ROWS], haar(a, ROTATIONS, seed)
-    null = rotated_contrast(*of_null, contrast=sample.known_contrasts()[long][:NULL_ROWS])
+    rows = _rotatable(NULL_ROWS, a, ROTATED_WORK // ROTATIONS)
+    of_null = sample.active_metric()[long][:rows], haar(a, ROTATIONS, seed)
+    null = rotated_contrast(*of_null, contrast=sample.known_contrasts()[long][:rows])
     evidence = replace(evidence, null=null.mean(1), tied=_is_tied(G))
 
     def graded() -> Evidence:
+        most = _rotatable(GRADED, a, ROTATED_WORK // GRADE_ROTATIONS)
         z, metric, contrast = (
-            x[long][:GRADED] for x in (sample.z[:, sample.places], sample.active_metric(), sample.contrasts())
+            x[long][:most] for x in (sample.z[:, sample.places], sample.active_metric(), sample.contrasts())
         )
         found = grades(z, metric, contrast, haar(a, GRADE_ROTATIONS, seed), seed=seed)
         return replace(evidence, grades=found)
@@ -396,7 +400,7 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
         found = replace(evidence, factors=seam_factors(sample, finite, sample.R, permutations))
         if evidence.leaning != "rotated" or evidence.rotation is None:
             return found
-        R, held = sample.R @ evidence.rotation.R, _held_out(usable)
+        R, held = sample.R @ evidence.rotation.R, _held_out(usable, a)
         return replace(found, factors_rotated=seam_factors(sample, held, R, permutations))
 
     def curved() -> Evidence:
@@ -524,18 +528,23 @@ def _variation_of(changes: Tensor, sizes: Tensor, seed: int) -> Decision:
     return Decision(float(largest(rows.mean(0))), ci, CONSTANT**2, len(rows))
 
 
-def _held_out(usable: Tensor) -> Tensor:
-    """Return which latents the best rotation is not fitted on, shape (n,), bool."""
+def _held_out(usable: Tensor, axes: int) -> Tensor:
+    """Return which latents the best rotation of so many axes is not fitted on, shape (n,), bool."""
     keep = usable.clone()
-    keep[usable.nonzero().flatten()[0::2][:FIT_ROWS]] = False
+    keep[usable.nonzero().flatten()[0::2][: _rotatable(FIT_ROWS, axes, FIT_WORK)]] = False
     return keep
+
+
+def _rotatable(rows: int, axes: int, work: int) -> int:
+    """Return how many of so many rows of metrics over so many axes to rotate, within some work."""
+    return min(rows, max(FEW_ROTATED, work // axes**3))
 
 
 def _best_rotation(
     sample: Sample, usable: Tensor, margin: float, event: float
 ) -> tuple[RotationFit, float, Decision]:
     """Fit the best rotation on some latents; return it and the contrasts on the rest, before and after."""
-    held = _held_out(usable)
+    held = _held_out(usable, sample.R.shape[1])
     G = sample.active_metric()
     restarts = 4 if G.shape[1] <= 16 else 1
     fit = joint_diagonalise(
@@ -560,7 +569,7 @@ def _spread(sample: Sample, usable: Tensor, R: Tensor, frozen: Tensor, margin: f
 
 def _spread_rotated(sample: Sample, usable: Tensor, rotation: Tensor, margin: float) -> Spread:
     """Return C2 at the best rotation, on the latents that it was not fitted on."""
-    held = _held_out(usable)
+    held = _held_out(usable, rotation.shape[1])
     R = sample.R @ rotation
     return _spread(sample, held, R, sample.frozen_along(R, held), margin)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from vaeprobe.errors import ResourceError
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
 from vaeprobe.probes.factorise.metrics import METRICS
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # Latents without space up to which all are measured: C2 costs some k^2 columns a latent.
 WHOLE = 128
+# Latents beyond which all of them are never measured: rotations of them take minutes at the least.
+MOST_WHOLE = 2048
 # Latents up to which each has a name worth telling: dependent columns among so few leave the answer undefined, and say
 # which. Of more, as of generators with a narrow layer, those directions are measured that the output depends on.
 NAMED = 16
@@ -159,6 +162,7 @@ class Factorise(Probe):
         """Return how the density that a decoder generates factorises.
 
         Raises:
+            ResourceError: there are too many latents for a Gram matrix of all, and the output depends on too many of them.
             UsageError: the outputs do not fit the likelihood, or the source of latents does not fit the decoder.
         """
         with self.bounds():
@@ -169,6 +173,7 @@ class Factorise(Probe):
         from vaeprobe.engine.rounding import bytes_of
         from vaeprobe.engine.rounding import directions_of as looking_at
         from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
+        from vaeprobe.geometry.row_space import MOST_SKETCHED
         from vaeprobe.probes.parts import SOME, affordable, of_part, part_of
 
         decoder = decoder.standardised(of="factorise").under(self.likelihood)
@@ -190,6 +195,16 @@ class Factorise(Probe):
         likelihood = self.metric_likelihood(decoder)
         few = source.draw(decoder, min(samples, 64), seed=self.seed)
         findings = [*notes, *self.likelihood_findings(decoder, few)]
+
+        if part is None and len(decoder.continuous) > MOST_WHOLE:
+            part = self._seen(decoder, source, likelihood)
+            if part is None:
+                raise ResourceError(
+                    f"the decoder has {len(decoder.continuous):,} latents, {MOST_WHOLE:,} are the most that are measured "
+                    f"whole, and no {MOST_SKETCHED} directions or fewer are all that its output depends on",
+                    hint=f"--part some measures along {SOME} random latents, the others given",
+                )
+            decoder = part.decoder
 
         k = len(decoder.continuous)
         one = foretell_directions(
@@ -223,7 +238,9 @@ class Factorise(Probe):
         if evidence.undefined and evidence.rounding is None and part is None:
             part = self._seen(decoder, source, likelihood)
             if part is not None:
-                evidence = replace(gathered(part.decoder), letter="u")
+                evidence = gathered(part.decoder)
+        if part is not None and part.seen:
+            evidence = replace(evidence, letter="u")
         metrics = numbers.metrics(decoder, evidence, part.words if part else "")
         if part is not None and not part.seen:
             metrics = {id: of_part(m, numbers.OF_ALL) for id, m in metrics.items()}
@@ -248,7 +265,7 @@ class Factorise(Probe):
         """Return the decoder of all the directions that the output depends on, None where that is no smaller space."""
         from vaeprobe.engine import gram
         from vaeprobe.geometry.gram import ranks, singular_frame, singular_tolerance
-        from vaeprobe.geometry.row_space import depends_on, restricted, row_space
+        from vaeprobe.geometry.row_space import depends_on, restricted, row_space, sketched_row_space
         from vaeprobe.latents import Prior
         from vaeprobe.probes.parts import Part
 
@@ -256,13 +273,16 @@ class Factorise(Probe):
         if not isinstance(source, Prior) or not NAMED < k == decoder.latent_dim or decoder.data_dim < 2:
             return None
         z = Prior(purpose="row space").draw(decoder, ASKED_AT, seed=self.seed)
-        G = gram(decoder, z[:SEEN_AT], likelihood=likelihood, chunk=self.chunk)
-        if not (G.isfinite().all() and G.any()):
-            return None
-        tolerance = singular_tolerance(k, decoder.dtype or G.dtype)
-        B = row_space(G, tolerance)
+        tolerance = singular_tolerance(k, decoder.dtype or z.dtype)
+        if k > MOST_WHOLE:
+            B = sketched_row_space(decoder, z[:SEEN_AT], tolerance, self.seed)
+        else:
+            G = gram(decoder, z[:SEEN_AT], likelihood=likelihood, chunk=self.chunk)
+            B = row_space(G, tolerance) if G.isfinite().all() and G.any() else None
         if B is None or not depends_on(decoder, B, z):
             return None
-        rank = sorted(ranks(singular_frame(B.mT @ G @ B)[0], tolerance**0.5).tolist())
+        seen = restricted(decoder, B)
+        G = gram(seen, z[:SEEN_AT] @ B, likelihood=likelihood, chunk=self.chunk)
+        rank = sorted(ranks(singular_frame(G)[0], tolerance**0.5).tolist())
         at_one = f"{rank[0]} to {rank[-1]}" if rank[0] < rank[-1] else str(rank[0])
-        return Part(restricted(decoder, B), f"{B.shape[1]} directions alone (J has rank {at_one})", k, True)
+        return Part(seen, f"{B.shape[1]} directions alone (J has rank {at_one})", k, True)
