@@ -99,3 +99,22 @@ def test_what_is_not_followed_is_said(f: Function) -> None:
     x = torch.randn(5, D, dtype=torch.float64)
     with pytest.raises(Unsupported, match="no second derivative"):
         second_derivative(lambda x: f(lifted(x)), x, x, x)
+
+
+OPS = torch.ops.aten
+
+
+@pytest.mark.parametrize(
+    ("program", "plain"),
+    [  # as exported programs and TorchScript call them
+        (OPS.silu.default, lambda x: x * torch.sigmoid(x)),
+        (OPS.mish.default, lambda x: x * torch.tanh(F.softplus(x))),
+        (OPS.hardsigmoid.default, lambda x: F.relu6(x + 3) / 6),
+        (OPS.glu.default, lambda x: x[:, :2] * torch.sigmoid(x[:, 2:])),
+        (torch._C._nn.silu, lambda x: x * torch.sigmoid(x)),
+    ],
+)
+def test_activations_of_programs_have_second_derivatives(program: Function, plain: Function) -> None:
+    x, u, v = torch.randn(3, 5, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for found, right in zip(truth(program, x, u, v), truth(plain, x, u, v), strict=True):
+        torch.testing.assert_close(found, right)

@@ -48,11 +48,11 @@ JOINTLY = LINEAR | ADDITIONS
 
 
 # Activations whose fused kernels have one forward-mode derivative and no second one, as primitives that do.
-PRIMITIVES: dict[Any, Callable[..., Tensor]] = {
-    F.silu: lambda x, inplace=False: x * torch.sigmoid(x),
-    F.mish: lambda x, inplace=False: x * torch.tanh(F.softplus(x)),
-    F.hardsigmoid: lambda x, inplace=False: F.relu6(x + 3) / 6,
-    F.glu: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
+PRIMITIVES: dict[str, Callable[..., Tensor]] = {
+    "silu": lambda x, inplace=False: x * torch.sigmoid(x),
+    "mish": lambda x, inplace=False: x * torch.tanh(F.softplus(x)),
+    "hardsigmoid": lambda x, inplace=False: F.relu6(x + 3) / 6,
+    "glu": lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
 }
 
 
@@ -66,7 +66,7 @@ class _Primitives(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        return PRIMITIVES.get(func, func)(*args, **(kwargs or {}))
+        return PRIMITIVES.get(plain_name(func), func)(*args, **(kwargs or {}))
 
 
 @contextmanager

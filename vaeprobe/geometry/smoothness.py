@@ -65,8 +65,8 @@ class Smoothness:
 
     Attributes:
         kind: "linear" (J does not change), "piecewise linear" (it changes, its derivative is 0), "kinked" (it
-            jumps here and there), "smooth", or "unknown" (no second derivatives to be had).
-        kinked: share of the segments on which a jump was found; None where unknown.
+            jumps here and there, or has corners), "smooth", or "unknown" (no second derivatives to be had).
+        kinked: share of the segments on which a jump or a corner was found; None where unknown.
         why: a clause for the report.
     """
 
@@ -142,7 +142,7 @@ def smoothness(
 
 
 def _jumps(name: str, share: float) -> str:
-    return f"the {name} jumps between latents" + ("" if share == 1 else f", on {share:.0%} of the segments")
+    return f"the {name} jumps or has corners between latents" + ("" if share == 1 else f", on {share:.0%} of the segments")
 
 
 def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
