@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
 }
 # those that a run of the suite interrupts; the others, and more often, as `slow`
 QUICK = ("orthogonality", "train-linear", "report", "check")
-CODES = {signal.SIGTERM: 143, signal.SIGINT: 130}
+CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
 SECONDS = float(os.environ.get("VAEPROBE_PROMPT", "10"))
 """How soon a run ends after a signal: within a second where it has a core, and a machine of tests is not ours alone."""
 
@@ -61,7 +61,9 @@ class Run:
             env=environment,
             start_new_session=True,
             # what shells start in the background ignores interrupts, and so would what it starts
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=lambda: [
+                signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)
+            ],
         )
 
     def ended(self, timeout: float) -> tuple[int, str, str]:
@@ -142,7 +144,7 @@ def sweep(name: str, times: int, place: Path) -> Iterator[float]:
     whole, seconds, outputs = reference(place / "whole", name)
     draw = random.Random(name)
     for turn in range(times):
-        sent = (signal.SIGTERM, signal.SIGINT)[turn % 2]
+        sent = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[turn % 3]
         here = place / f"{turn}{'json' * (turn % 3 == 0)}"
         took = interrupted(here, name, draw.uniform(0.3, seconds), sent, outputs, twice=turn % 4 == 3)
         if took is None:
@@ -171,9 +173,10 @@ def test_a_command_that_is_still_imported_ends_without_a_traceback(rank: str, se
         capture_output=True,
         text=True,
         env={**os.environ, "RANK": rank, "WORLD_SIZE": "2" if rank else ""},
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # ignored in the background of a shell
+        # ignored in the background of a shell
+        preexec_fn=lambda: [
+            signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)
+        ],
     )
     assert (done.returncode, done.stdout) == (CODES[sent], "")
     # of several processes the first one is heard
@@ -188,7 +191,7 @@ from vaeprobe.cli import streams
 
 def interrupted(arguments):
     threading.Thread(target=streams.end, args=(143,)).start()
-    raise streams.Terminated
+    raise streams.Terminated(143)
 
 say = streams.say
 streams.say = lambda line: (say(line), time.sleep(0.2))

@@ -11,11 +11,10 @@ from vaeprobe.heard import heard
 
 def main() -> NoReturn:
     """Run the command line (see `vaeprobe.cli.main`)."""
-    for number, untouched in (
-        (signal.SIGINT, signal.default_int_handler),
-        (signal.SIGTERM, signal.SIG_DFL),
-    ):
-        if signal.getsignal(number) is untouched:  # what is to be ignored stays so
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # not every system hangs up
+        # what is to be ignored stays so
+        if number is not None and signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _stop)
     from vaeprobe.cli import main as command_line
 

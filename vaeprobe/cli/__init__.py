@@ -25,7 +25,7 @@ def main() -> NoReturn:
     """Run the command line and exit with the documented code.
 
     0 every check passed or none was asked - 1 a check failed - 2 usage (also: no command) - 3 inconclusive -
-    4 refused as unsafe - 5 unreadable - 6 resource limit - 70 a bug of ours - 130/143 signals.
+    4 refused as unsafe - 5 unreadable - 6 resource limit - 70 a bug of ours - 129/130/143 signals.
     """
     streams.prepare()
     arguments = [a for a in sys.argv[1:] if a != worker.OPTION]
@@ -105,7 +105,7 @@ def _concluded(work: Callable[[], int], failed: Callable[[VaeprobeError], int]) 
         return work()
     except (KeyboardInterrupt, streams.Terminated) as stop:
         streams.ending()
-        streams.end(143 if isinstance(stop, streams.Terminated) else 130)
+        streams.end(stop.exit_code if isinstance(stop, streams.Terminated) else 130)
     except Exception as error:
         ours = _as_ours(error)
         if ours is None and os.environ.get("VAEPROBE_DEBUG"):

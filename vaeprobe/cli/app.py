@@ -55,7 +55,7 @@ END = """
 `vaeprobe COMMAND --help` lists a command's options, `vaeprobe explain` every number and finding.
 
 Exit codes: 0 every check passed, or none was asked for; 1 a check failed; 2 usage; 3 undecided; 4 refused as
-unsafe; 5 unreadable; 6 out of memory or time; 70 a bug of vaeprobe; 130 and 143 interrupted.
+unsafe; 5 unreadable; 6 out of memory or time; 70 a bug of vaeprobe; 129, 130 and 143 ended by a signal.
 """
 
 

@@ -19,6 +19,8 @@ from vaeprobe.errors import UsageError
 from vaeprobe.heard import heard
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if hasattr(signal, "SIGHUP"):  # the terminal is gone
+    EXIT_CODES[signal.SIGHUP] = 129
 # how long an interrupted run may take to end by itself, before it is ended in the midst of a call of torch
 GRACE = 0.5
 # what is said last of a run that several processes share
@@ -30,7 +32,15 @@ _drawn: list[Callable[[], None]] = []
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived; cleanup handlers run, and the exit code is 143."""
+    """A signal other than an interrupt ends the run; cleanup handlers run.
+
+    Args:
+        exit_code: what the run ends with.
+    """
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
 
 
 def prepare() -> None:
@@ -152,18 +162,19 @@ def ascii_art(sign: str) -> str:
 
 
 def end_promptly() -> None:
-    """End on SIGTERM and SIGINT by cleaning up, and within `GRACE` even from inside a long call of torch.
+    """End on SIGTERM, SIGINT and SIGHUP by cleaning up, and within `GRACE` even from inside a long call of torch.
 
     Python runs signal handlers between its own instructions only; a thread that reads the wake-up pipe sees
     the signal at once.  It ends an interrupt, too, that Python lost inside a destructor.
     """
 
     def terminated(signum: int, frame: FrameType | None) -> NoReturn:
-        raise Terminated
+        raise Terminated(EXIT_CODES[signal.Signals(signum)])
 
-    signal.signal(signal.SIGTERM, terminated)
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in EXIT_CODES:
+        # nohup, or a shell that starts it in the background, has the others ignored
+        if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else terminated)
     if os.name != "posix":
         return
     reading, writing_ = os.pipe()

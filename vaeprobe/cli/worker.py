@@ -122,7 +122,7 @@ def _wait(worker: int, signals: set[signal.Signals]) -> int:
 
 def _death(number: int) -> int | VaeprobeError:
     """Return what a worker's death by a signal means."""
-    if number in (signal.SIGINT, signal.SIGTERM):
+    if number in PASSED_ON:
         return 128 + number
     if number == signal.SIGXCPU:
         from vaeprobe.files.limits import LOADING_SECONDS, SECONDS_PER_GB

@@ -142,7 +142,9 @@ def smoothness(
 
 
 def _jumps(name: str, share: float) -> str:
-    return f"the {name} jumps or has corners between latents" + ("" if share == 1 else f", on {share:.0%} of the segments")
+    return f"the {name} jumps or has corners between latents" + (
+        "" if share == 1 else f", on {share:.0%} of the segments"
+    )
 
 
 def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
