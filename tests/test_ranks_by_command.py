@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pytest
 from ports import free_ports
 
@@ -173,6 +174,26 @@ def test_what_fails_in_one_process_is_said_once_and_ends_all_with_its_exit_code(
     err = "".join(err for _, _, err in several)
     assert err.count("error: ") == 1
     assert "there is no file `none.pt`" in err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("orthogonality", LINEAR, "-n", "8"),
+        ("check", LINEAR, *RULE),
+        ("train-linear", "sample_models/digits.npy", "--latent-dim", "2"),
+        ("posterior", "sample_models/digits_conv.safetensors", "--data", "sample_models/digits.npy"),
+    ],
+)
+def test_processes_that_read_different_files_do_not_mix_them(words: tuple[str, ...], tmp_path: Path) -> None:
+    place = words.index("--data") + 1 if "--data" in words else 1
+    other = tmp_path / Path(words[place]).name
+    np.save(other, 2 * np.load(words[place]))
+    both = [command(*words), command(*words[:place], str(other), *words[place + 1 :])]
+    several = ends(start(2, both, MASTER_PORT=str(free_ports())))
+    assert [code for code, _, _ in several] == [5, 5]
+    told = "".join(out + err for _, out, err in several)
+    assert told.count("process 1 of 2 reads another file than process 0") == 1
 
 
 def test_what_is_refused_as_unsafe_is_refused_by_all_and_said_once(tmp_path: Path) -> None:

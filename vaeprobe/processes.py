@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from vaeprobe.board import GRACE, Board, Watch, board_of, prefix
-from vaeprobe.errors import ERRORS, ResourceError, UsageError, VaeprobeError, bug, out_of_memory
+from vaeprobe.errors import ERRORS, InputError, ResourceError, UsageError, VaeprobeError, bug, out_of_memory
 from vaeprobe.progress import track
 
 if TYPE_CHECKING:
@@ -104,10 +104,14 @@ class Processes:
             torch.distributed.all_gather_object(found, own)
         return found
 
-    def together(self, work: Callable[[], T]) -> T:
+    def together(self, work: Callable[[], T], by: Callable[[T], str] | None = None) -> T:
         """Return what `work` returns here; an error in one process is one in all of them, of the same kind.
 
+        Args:
+            by: what is the same in all processes of what `work` returns: the bytes of a file, told briefly.
+
         Raises:
+            InputError: it is not, as where a process holds another file of the same name.
             VaeprobeError: `work` failed, here or elsewhere.
         """
         if self.world == 1:
@@ -118,13 +122,20 @@ class Processes:
             result = work()
         except Exception as caught:
             own = caught
-        errors = self.gathered(None if own is None else _told(own))
+        told = by(result) if by is not None and own is None else ""  # type: ignore[arg-type]
+        errors, all_told = zip(*self.gathered((None if own is None else _told(own), told)), strict=True)
         if own is not None:
             raise own
         for rank, error in enumerate(errors):
             if error is not None:
                 code, message, hint = error
                 raise ERRORS[code](f"process {rank} of {self.world} failed: {message}", hint=hint)
+        for rank, other in enumerate(all_told):
+            if other != all_told[0]:
+                raise InputError(
+                    f"process {rank} of {self.world} reads another file than process 0, under the same name",
+                    hint="give all processes the same files: is there an old copy on one machine?",
+                )
         return result  # type: ignore[return-value]
 
     def meet(self) -> None:

@@ -284,7 +284,10 @@ class _Turns:
 
 def _check_one(gate: Gate, loaded: dict[str, object], digest: str, turns: _Turns, model: str) -> ModelReport:
     def load(path: str) -> Decoder:
-        return current().together(lambda: loading.load(Path(path), **_for(gate.policy, model, loaded)))
+        return current().together(
+            lambda: loading.load(Path(path), **_for(gate.policy, model, loaded)),
+            by=lambda decoder: decoder.artifact.sha256 if decoder.artifact else "",
+        )
 
     with within(turns.left):
         report = gate.check(model, load, share=turns.share(model))

@@ -38,14 +38,25 @@ class Running:
     _loading: float = 0.0
 
     def loaded(self, load: Callable[[], T]) -> T:
-        """Return what is loaded, in all processes or in none."""
-        found = current().together(load)
+        """Return what is loaded, in all processes or in none.
+
+        Raises:
+            InputError: processes that share the run read different files.
+        """
+        found = current().together(load, by=_bytes_of)
         self._loading = time.monotonic() - self._start
         return found
 
     def told(self, result: R) -> R:
         """Return a result that says where the run took over its time."""
         return timed(result, self.seconds, time.monotonic() - self._start, self._loading)
+
+
+def _bytes_of(loaded: object) -> str:
+    """Return the hashes of the files that decoders came from."""
+    decoders = loaded if isinstance(loaded, list) else [loaded]
+    artifacts = [getattr(decoder, "artifact", None) for decoder in decoders]
+    return " ".join(artifact.sha256 for artifact in artifacts if artifact is not None)
 
 
 def _prepare_torch() -> None:

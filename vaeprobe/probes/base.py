@@ -154,11 +154,15 @@ def rows_of(data: object, limit: int | None = None) -> Tensor:
 
     from vaeprobe.data import open_data
     from vaeprobe.latents import numbers
+    from vaeprobe.processes import current
 
     if isinstance(data, torch.Tensor):
         return data
     paths = paths_of(data)
-    return numbers(data, "data") if paths is None else torch.from_numpy(open_data(paths).read(limit))
+    if paths is None:
+        return numbers(data, "data")
+    rows = current().together(lambda: open_data(paths), by=lambda data: data.fingerprint)
+    return torch.from_numpy(rows.read(limit))
 
 
 @dataclass(frozen=True, kw_only=True)

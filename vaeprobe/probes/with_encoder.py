@@ -249,10 +249,11 @@ class EncoderProbe(Probe):
         import torch
 
         from vaeprobe.data import open_data
+        from vaeprobe.processes import current
 
         paths = paths_of(self.data)
         if paths is not None:
-            data = open_data(paths, scale=scale)
+            data = current().together(lambda: open_data(paths, scale=scale), by=lambda data: data.fingerprint)
             rows = torch.from_numpy(data.read(MOST_ROWS))
             more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
             scaling = "as stored" if data.factor == 1 else f"divided by {1 / data.factor:.6g}"

@@ -216,7 +216,7 @@ class TrainLinear(Question):
 
         methods = numbers.chosen_methods(self.methods, em=self.beta == 1 or self.fixed is not None)
         self._refuse(methods, processes)
-        rows: Data = processes.together(lambda: self._rows(data))
+        rows: Data = processes.together(lambda: self._rows(data), by=lambda rows: rows.fingerprint)
         read, limits = self._in_time(rows, processes)
         own, sharing = spectrum.shared(read, self.solver, processes)
         fitted, spec = self._spectrum(own, sharing)
