@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -379,3 +380,28 @@ def test_a_users_own_code_ends_as_python_does(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "bye" in done.stderr
     assert (tmp_path / "log").read_text().startswith("built")
+
+
+def test_a_result_whose_files_cannot_be_written_any_more_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vaeprobe import writing
+
+    given = ["train-linear", str(SAMPLES / "digits.npy"), "--latent-dim", "2", "--json"]
+    place = ["-o", str(tmp_path / "m.safetensors")]
+    assert run([*given, *place]) == 0
+    capsys.readouterr()
+
+    def full(real: Path, writer: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writing, "_write_beside", full)
+    assert run([*given, *place]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["verdict"] == "closed form"  # one document, that of the result
+    assert "no space left" in err
+
+
+def test_a_limit_of_an_option_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "x.pt", "--time", "0.5"]) == 2
+    assert "`--time` must be at least 1" in capsys.readouterr().err

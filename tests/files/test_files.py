@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from vaeprobe.checkpoints.weights import realise
-from vaeprobe.errors import InputError
+from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.files import source
 from vaeprobe.files.safetensors import read as read_safetensors
 from vaeprobe.files.sniff import sniff
 from vaeprobe.files.source import Source, printable, read_source
@@ -113,3 +115,15 @@ def test_counting_nan_without_torch_agrees_with_torch(dtype: str, shape: tuple[i
     tensor = tensor.to(getattr(torch, dtype))
     specs, _ = read_safetensors(save_safetensors({"w": tensor}))
     assert nonfinite(specs["w"]) == int((~torch.isfinite(tensor.float())).sum())
+
+
+def test_a_file_beyond_the_address_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.npy").write_bytes(bytes(100))
+    window = source.open_window(str(tmp_path / "x.npy"))
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(source.mmap, "mmap", refused)
+    with pytest.raises(ResourceError, match=r"x\.npy.* is larger than the address space"):
+        window.mapped()

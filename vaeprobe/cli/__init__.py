@@ -56,7 +56,8 @@ def run(arguments: Sequence[str]) -> int:
         from vaeprobe.cli import output
         from vaeprobe.cli.app import options
 
-        output.error(error, arguments if document else (), options(arguments))
+        told = isinstance(error, output.NotWrittenError)  # stdout holds the result already
+        output.error(error, arguments if document and not told else (), options(arguments))
 
     def failed(error: VaeprobeError) -> int:
         # why they did not join each process knows of itself, in a line; the document is one

@@ -45,6 +45,10 @@ def ready(
     writing.ready(wanted, [path for path in inputs if path is not None])
 
 
+class NotWrittenError(UsageError):
+    """A file of a result could not be written; its document is on stdout."""
+
+
 def emit(
     result: Result,
     *,
@@ -57,17 +61,31 @@ def emit(
 ) -> int:
     """Write a result's files, then its document, and return the exit code.
 
+    Where a file cannot be written any more (the disk is full, its folder is gone), the document goes to stdout: what was
+    computed is not lost.
+
     Args:
         files: where to write each file that `result.files()` offers, by name.
+
+    Raises:
+        NotWrittenError: a file could not be written.
     """
-    writers = result.files()
+    writers, failed = result.files(), list[UsageError]()
     for name, path in (files or {}).items():
-        writers[name](path)
-        wrote(path, quiet)
+        try:
+            writers[name](path)
+            wrote(path, quiet)
+        except UsageError as error:
+            failed.append(error)
     if output is not None:
-        write_text(output, document(result.page(), format, quiet, verbose), quiet)
-        tell_limits(result, quiet)
-    elif format == "text":
+        try:
+            write_text(output, document(result.page(), format, quiet, verbose), quiet)
+            tell_limits(result, quiet)
+        except UsageError as error:
+            failed.append(error)
+    if output is not None and not failed:
+        return result.exit_code
+    if format == "text":
         from vaeprobe.render import terminal
 
         console = terminal.console(sys.stdout, color)
@@ -76,6 +94,8 @@ def emit(
     else:
         sys.stdout.write(document(result.page(), format, quiet, verbose))
         sys.stdout.flush()
+    if failed:
+        raise NotWrittenError(failed[0].message, hint=failed[0].hint)
     return result.exit_code
 
 

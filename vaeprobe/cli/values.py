@@ -61,7 +61,9 @@ def _parameter(p: inspect.Parameter) -> inspect.Parameter:
     parts = (hint, *get_args(hint))
     if not isinstance(info, (ArgumentInfo, OptionInfo)) or bool in parts or any(map(_is_list, parts)):
         return p
-    flags = [name for name in getattr(info, "param_decls", None) or () if name.startswith("--")]
+    # Typer takes the first name of an annotated option for its default
+    names = [info.default, *(getattr(info, "param_decls", None) or ())]
+    flags = [name for name in names if isinstance(name, str) and name.startswith("--")]
     argument = isinstance(info, ArgumentInfo)
     name = p.name.upper() if argument else f"`{(flags or ['--' + p.name.replace('_', '-')])[0]}`"
     reader = Reader(hint, name, info.min, info.max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -65,8 +66,20 @@ class Window:
             done += got
 
     def mapped(self) -> mmap.mmap:
-        """Return the whole file as memory, for the few readers that need it."""
-        return mmap.mmap(self.handle, 0, access=mmap.ACCESS_READ)
+        """Return the whole file as memory, for the few readers that need it.
+
+        Raises:
+            ResourceError: the process may not have as much address space.
+        """
+        try:
+            return mmap.mmap(self.handle, 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            raise ResourceError(
+                f"{self.name} is larger than the address space that is left to this process",
+                hint="raise the limit (`ulimit -v`), or split the file: several are read one after the other",
+            ) from None
 
     def __del__(self) -> None:
         os.close(self.handle)

@@ -79,7 +79,7 @@ def of_spectrum(
     spread = math.exp(z * math.sqrt(2 / n))
     intervals = np.stack([lead[:d] / spread, lead[:d] * spread], axis=1)
     gaps = lead[:-1] - lead[1:]
-    half = z * np.sqrt(2 / n * (lead[:-1] ** 2 + lead[1:] ** 2))
+    half = z * math.sqrt(2 / n) * np.hypot(lead[:-1], lead[1:])  # squares may overflow
     a, b = np.maximum(lead[:-1], 1e-300), np.maximum(lead[1:], 1e-300)
     ratio = n * np.maximum(2 * np.log((a + b) / 2) - np.log(a) - np.log(b), 0.0)
     p_values = np.exp(-ratio / 2)  # the upper tail of chi^2 with 2 degrees of freedom
