@@ -353,10 +353,7 @@ def test_a_full_disk_ends_the_keeping_and_not_the_run(
         store.add(b"c" * 32, piece(3.0), 1.0)
         not_kept(store)
         said = " ".join(capsys.readouterr().err.split())
-        assert (
-            said
-            == f"{path} holds a part of this run alone, and nothing was kept after that: no space left on device"
-        )
+        assert said == f"{path} does not hold all of this run: no space left on device"
         assert path.stat().st_size == after == whole + 30 * short
     with keeping(path) as store:
         assert store is not None
@@ -586,3 +583,19 @@ def test_a_run_says_what_it_cannot_read(tmp_path: Path, capsys: pytest.CaptureFi
     with keeping(path) as store:
         going_on(store)
     assert "cannot be read" not in capsys.readouterr().err  # it was cut off
+
+
+def test_a_file_that_is_removed_under_way_is_missed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.kept"
+    with keeping(path) as store:
+        assert store is not None
+        assert store.add(b"a" * 32, piece(1.0), 1.0)
+        path.unlink()
+        assert not store.add(b"b" * 32, piece(2.0), 1.0)
+        not_kept(store)
+    assert (
+        capsys.readouterr().err.split()
+        == f"{path} does not hold all of this run: the file was removed".split()
+    )

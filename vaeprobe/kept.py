@@ -133,6 +133,8 @@ class Kept:
             whether it was written.
         """
         size = sum(t.numel() * t.itemsize for t in piece)
+        if self.failed is None and not os.fstat(self._own.fileno()).st_nlink:
+            self.failed = "the file was removed"
         if (
             self.failed is not None
             or seconds < size / RATE

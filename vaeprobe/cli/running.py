@@ -105,9 +105,7 @@ def going_on(kept: Kept | None) -> None:
 def not_kept(kept: Kept | None) -> None:
     """Say where a run could not keep what it measured: its answer needs no file."""
     if kept is not None and kept.failed is not None:
-        streams.say(
-            f"{kept.path} holds a part of this run alone, and nothing was kept after that: {kept.failed}"
-        )
+        streams.say(f"{kept.path} does not hold all of this run: {kept.failed}")
 
 
 def timed(result: R, allowed: float | None, took: float, loading: float) -> R:

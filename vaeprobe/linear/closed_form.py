@@ -210,8 +210,8 @@ def best_sigma2(spectrum: Spectrum, values: Array, rest: float, beta: float) -> 
         if best is not None:
             return best[1]
     raise InputError(
-        f"sigma2 has no best value above 0: with {d} latents the {spectrum.n} rows of {m} columns are fitted exactly",
-        hint="choose a smaller --latent-dim, or fix it with --sigma2",
+        f"sigma2 has no best value above 0: with {d} latent{'s' * (d > 1)} the {spectrum.n} rows of {m} columns are fitted exactly",
+        hint=("choose a smaller --latent-dim, or " if d > 1 else "") + "fix it with --sigma2",
     )
 
 

@@ -76,7 +76,8 @@ def choose(spectrum: Spectrum, data: Data, *, seed: int = 0, processes: Processe
     if top < 1:
         raise InputError(
             f"{n} rows of {spectrum.m} columns leave no noise to choose a dimension by",
-            hint="give --latent-dim a number" + ("" if spectrum.m > 1 else ", and --sigma2 another"),
+            hint="give --latent-dim a number"
+            + ("" if spectrum.m > 1 and n > 2 else ", and --sigma2 another"),
         )
     candidates = np.arange(1, top + 1)
     minka = minka_evidence(values, n, m)[:top] if spectrum.complete and n > m else None
