@@ -3,10 +3,10 @@
 Each takes a `Decoder`, or any function or module that maps latents of shape (n, latent), or maps of latents of shape
 (n, channels, height, width), to outputs of shape (n, ...) row by row: of a function of one latent, `torch.func.vmap`
 makes one of rows.  A module is differentiated as a copy in eval mode.  Such a one is checked at the door when it is first
-given, and again once it gives other outputs.
+given, at latents of N(0, I) or, where it fails there, near those that it is given, and again once it gives other outputs.
 
-Results are plain tensors without a graph, whatever `requires_grad` says, and the verbs are not to be transformed by
-torch.func themselves.  Latents and outputs are flattened in them, k continuous latents and `data` outputs, in the order
+Results are plain tensors without a graph, whatever `requires_grad` says: a loss made of them trains nothing.  The verbs are
+not to be transformed by torch.func themselves, and calls from several threads take turns.  Latents and outputs are flattened in them, k continuous latents and `data` outputs, in the order
 of `z.flatten(1)`.
 
 Where a latent reaches only a window of the outputs (convolutions without normalisation over the map, see
@@ -69,7 +69,7 @@ def jacobian(
     natural: bool = False,
     chunk: int | None = None,
 ) -> Tensor:
-    """Return Jacobians over the continuous latents, shape (n, data, k), in the decoder's dtype.
+    """Return Jacobians over the continuous latents, shape (n, data, k), in the decoder's dtype, without a graph.
 
     Where a latent reaches only a window of the outputs, no more than that is computed of its column, and the rest is 0.
 
@@ -108,7 +108,7 @@ def gram(
     columns: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    """Return pullback metrics J^T W J over the continuous latents, shape (n, k, k), float64 on the CPU.
+    """Return pullback metrics J^T W J over the continuous latents, shape (n, k, k), float64 on the CPU, without a graph.
 
     W = I without a likelihood, else its metric (Allen 2024, Eq. 7): taken on the natural parameter where
     the decoder has it, else on the mean.  No more than the Jacobians of one chunk are held at a time.
@@ -325,7 +325,7 @@ def values(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Tensor:
 
 
 def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:
-    """Return f(z), shape (n, data), and J v for directions v over the continuous latents.
+    """Return f(z), shape (n, data), and J v for directions v over the continuous latents, without a graph.
 
     Where a latent reaches only a window of the outputs, and v is zero but along few latents, only their windows are
     computed, and the rest is 0.
@@ -459,7 +459,7 @@ def _size_in_windows(
 
 
 def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
-    """Return J^T w over the continuous latents.
+    """Return J^T w over the continuous latents, without a graph.
 
     Args:
         f: a decoder, or a function or module of latents.
