@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import vaeprobe
 from vaeprobe.autograd import differentiable_kernels
@@ -562,3 +563,67 @@ def test_float32_windows_agree_to_its_rounding() -> None:
     truth = gram(Decoder(convolutional(12), 432), z.double(), columns=some)
     found = gram(decoder, z, columns=some)
     assert float((found - truth).abs().max()) <= 1e-5 * float(truth.abs().max())
+
+
+class AlongChannels(nn.Module):
+    """A normalisation or gate of all channels at a place, between convolutions."""
+
+    def __init__(self, of: Callable[[Tensor, Tensor, Tensor], Tensor], gates: bool = False) -> None:
+        super().__init__()
+        self.of = of
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.weight, self.bias = nn.Parameter(torch.randn(8)), nn.Parameter(torch.randn(8))
+        self.last = nn.Conv2d(4 if gates else 8, 2, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.of(self.first(z.unflatten(1, (3, 8, 8))).tanh(), self.weight, self.bias)
+        return self.last(F.interpolate(x, scale_factor=2).sin())
+
+
+def last(norm: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("of", "gates"),
+    [
+        (lambda x, w, b: last(lambda t: F.layer_norm(t, (8,), w, b), x), False),
+        (lambda x, w, b: last(lambda t: F.layer_norm(t, (8,), eps=0.1), x), False),
+        (lambda x, w, b: last(lambda t: F.rms_norm(t, (8,), w), x), False),
+        (lambda x, w, b: last(lambda t: F.rms_norm(t, (8,), eps=0.1), x), False),
+        (lambda x, w, b: F.normalize(x, dim=1) * w[:, None, None], False),
+        (lambda x, w, b: F.glu(x * w[:, None, None], 1), True),
+    ],
+)
+def test_norms_and_gates_of_channels_keep_windows(of: Any, gates: bool) -> None:
+    torch.manual_seed(0)
+    network, z = AlongChannels(of, gates).double().requires_grad_(False), torch.randn(2, 192).double()
+    y, map = located(lambda x: network(x).flatten(1), z)
+    torch.testing.assert_close(y, network(z).flatten(1))
+    point, latent = np.repeat([0, 1], 192), np.tile(np.arange(192), 2)
+    windows = map.columns(point, latent)
+    assert windows.size.tolist() == [2, 8, 8]
+    right = torch.stack(
+        [torch.autograd.functional.jacobian(lambda u: network(u[None]).flatten(), row) for row in z]
+    )
+    found = windows.whole().reshape(2, 192, -1).mT
+    torch.testing.assert_close(found, right, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gram(network, z), right.mT @ right)
+
+
+@pytest.mark.parametrize(
+    ("of", "by"),
+    [
+        (lambda x, w, b: F.layer_norm(x, x.shape[1:]), "layer_norm"),
+        (lambda x, w, b: F.rms_norm(x, x.shape[1:]), "rms_norm"),
+        (lambda x, w, b: F.normalize(x, p=1.0, dim=1), "normalize"),
+        (lambda x, w, b: F.normalize(x, dim=1, eps=1e3), "normalize"),
+        (lambda x, w, b: F.normalize(x.flatten(1)).view_as(x), "normalize"),
+    ],
+)
+def test_norms_that_are_not_of_channels_spread(of: Any, by: str) -> None:
+    torch.manual_seed(0)
+    network = AlongChannels(of).double().requires_grad_(False)
+    with pytest.raises(Spread) as spread:
+        located(lambda x: network(x).flatten(1), torch.randn(2, 192).double())
+    assert spread.value.by == by

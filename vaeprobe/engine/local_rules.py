@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe.engine.columns import Columns
 from vaeprobe.engine.convolutions import laid_out
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords
 from vaeprobe.engine.local import Local
 from vaeprobe.engine.nested import leaves_of
 from vaeprobe.engine.windows import Axis, Operation, Spread, Windows, joined, through
 
-__all__ = ["moved"]
+__all__ = ["ALONG_CHANNELS", "along_channels", "moved"]
 
 
 def moved(func: Function, name: str, args: Arguments, kwargs: Keywords, y: object) -> list[Local]:
@@ -325,6 +326,84 @@ def _mixed(func: Function, name: str, args: Arguments, kwargs: Keywords, y: Tens
         raise Spread
     axes = [Axis() for _ in x.shape[1:-1]]
     return _by(x, y, lambda t, around: F.linear(t, weight), [*axes, Axis(whole=True)])
+
+
+def _means(x: Local, axis: int) -> Local:
+    """Return means over one axis, in place of the numbers that they are means of."""
+    axes = [Axis(whole=i == axis) for i in range(1, len(x.shape))]
+    like = torch.empty(x.shape, device="meta")
+    return _by(x, like, lambda t, around: t.mean(axis, keepdim=True).expand(t.shape).contiguous(), axes)
+
+
+def _layer_norm(x: Tensor, t: Local, settings: Keywords) -> Columns:
+    if len(settings["normalized_shape"]) != 1:
+        raise Spread
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    rate = (variance + settings.get("eps", 1e-5)).rsqrt()
+    hat = (x - mean) * rate
+    centred = t.plus([_means(t, x.ndim - 1).times(-1)])
+    return _without(centred, t, hat, x.ndim - 1).scaled(_weighted(rate, settings))
+
+
+def _rms_norm(x: Tensor, t: Local, settings: Keywords) -> Columns:
+    if len(settings["normalized_shape"]) != 1:
+        raise Spread
+    eps = settings.get("eps")
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    rate = (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+    return _without(t, t, x * rate, x.ndim - 1).scaled(_weighted(rate, settings))
+
+
+def _unit_length(x: Tensor, t: Local, settings: Keywords) -> Columns:
+    length = x.norm(dim=1, keepdim=True)
+    if (
+        settings.get("dim", 1) != 1
+        or settings.get("p", 2.0) != 2
+        or (length <= settings.get("eps", 1e-12)).any()
+    ):
+        raise Spread
+    return _without(t, t, x / length * math.sqrt(x.shape[1]), 1).scaled(1 / length)
+
+
+def _without(t: Columns, of: Local, hat: Tensor, axis: int) -> Columns:
+    """Return tangents without what `of` has along hat, whose mean square is 1."""
+    along = of.scaled(hat)
+    assert isinstance(along, Local)
+    return t.plus([_means(along, axis).scaled(-hat)])
+
+
+def _weighted(rate: Tensor, settings: Keywords) -> Tensor:
+    weight = settings.get("weight")
+    return rate if weight is None else rate * weight.detach()
+
+
+def _gated(x: Tensor, t: Local, settings: Keywords) -> Columns:
+    axis = settings.get("dim", -1) % x.ndim
+    half, gate = x.chunk(2, axis)
+    opened = torch.sigmoid(gate)
+    first, second = _parted(torch.chunk, "chunk", (t, 2, axis), {}, (half, gate))
+    return first.scaled(opened).plus([second.scaled(half * opened * (1 - opened))])
+
+
+ALONG_CHANNELS: dict[str, tuple[str, Callable[[Tensor, Local, Keywords], Columns]]] = {
+    "layer_norm": ("input normalized_shape weight bias eps", _layer_norm),
+    "rms_norm": ("input normalized_shape weight eps", _rms_norm),
+    "normalize": ("input p dim eps out", _unit_length),
+    "glu": ("input dim", _gated),
+}
+"""Functions of all channels at a place, by what their arguments are called and what they make of tangents."""
+
+
+def along_channels(name: str, primal: Tensor, t: Columns, args: Arguments, kwargs: Keywords) -> Columns:
+    """Return the tangents of such a function's value.
+
+    Raises:
+        Spread: it works along more than one axis, or that of the batch.
+    """
+    names, rule = ALONG_CHANNELS[name]
+    if primal.ndim < 3:  # of rows: everything is mixed
+        raise Spread
+    return rule(primal, _local(t), _settings(names, args, kwargs))
 
 
 RULES: dict[str, Callable[[Function, str, Arguments, Keywords, Any], Local | list[Local]]] = {

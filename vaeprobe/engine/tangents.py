@@ -42,7 +42,7 @@ from vaeprobe.engine.functions import (
     writes,
 )
 from vaeprobe.engine.local import Local, LocalMap, latents
-from vaeprobe.engine.local_rules import moved
+from vaeprobe.engine.local_rules import ALONG_CHANNELS, along_channels, moved
 from vaeprobe.engine.nested import Tree, leaves_of, mapped, tensors_in
 from vaeprobe.engine.norms import group_norm, layer_norm
 from vaeprobe.engine.upsampling import Doubled
@@ -191,6 +191,8 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         return duals[0]
     if name in ("clone", "contiguous", "alias") and isinstance(x, Dual):
         return _dual(y, _columns_of(x))
+    if local and name in ALONG_CHANNELS and len(duals) == 1 and isinstance(x, Dual):
+        return _dual(y, along_channels(name, x.primal, _columns_of(x), plain_args, plain_kwargs))
     if local:
         call_args, call_kwargs = mapped(
             (args, kwargs), lambda leaf: _columns_of(leaf) if isinstance(leaf, Dual) else leaf
