@@ -90,7 +90,10 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
             if not (len(z) and z.isfinite().all()):
                 raise
         # it may be defined there and not everywhere: a logarithm, a root
-        return Decoder(rows, math.prod(shape), dtype=dtype, latent_shape=at, near=z[:NEAR].flatten(1))
+        near = (
+            z[:NEAR].detach().flatten(1).unique(dim=0)
+        )  # the same row twice would tell nothing of rows that are mixed
+        return Decoder(rows, math.prod(shape), dtype=dtype, latent_shape=at, near=near)
 
     try:
         decoder = once_checked(f, rows, (tuple(shape), dtype), make)
