@@ -492,4 +492,4 @@ def test_files_of_other_programs_are_named(tmp_path: Path, head: bytes, word: st
     path.write_bytes(head)
     with pytest.raises(InputError, match=word) as error:
         open_data(str(path))
-    assert "numpy.save" in (error.value.hint or "")
+    assert ("numpy.save" if word != "UTF-16" else "utf-8") in (error.value.hint or "")

@@ -119,7 +119,7 @@ def interrupted(
     if out and "json" in place.name:
         json.loads(out)  # it came while all of it was written
     assert out == "" or out.endswith("\n")
-    assert "Traceback" not in err
+    assert "Traceback" not in err, err
     assert "vaeprobe: stopped" in err
     left = run.left() - {"run.kept", "run.jsonl"}
     assert left <= outputs, left

@@ -97,6 +97,16 @@ _turns = threading.RLock()
 numbers, or end the process), and `differentiable_kernels` switches for all."""
 
 
+def _turn_anew() -> None:
+    """Give a forked process a lock of its own: the thread that held it is not there."""
+    global _turns
+    _turns = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turn_anew)
+
+
 def jvp(f: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]) -> tuple[Any, Any]:
     """Return f(primals) and its derivative along the tangents: `torch.func.jvp`, ready sooner.
 

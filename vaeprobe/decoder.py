@@ -30,9 +30,6 @@ from vaeprobe.report import Artifact, Finding
 
 __all__ = ["Decoder", "Group"]
 
-NEAR = 1e-3
-"""How far from one another, of their size, latents are at which a function that is not defined everywhere is checked."""
-
 
 @dataclass(frozen=True, slots=True)
 class Group:
@@ -87,8 +84,11 @@ class Decoder:
         sigma2: variance of a Gaussian likelihood, where it was learned and is known.
         totalled: the output ("" for the only one) that the total of a data row multiplies, where the function holds that
             total at 1 because nobody chose another.
-        near: latents, shape (n, latent_dim), near which the contract is checked, for a function that is not defined
-            everywhere; N(0, I) without them.
+        near: latents, shape (n, latent_dim), at which the contract is checked, for a function that is not defined
+            everywhere: many, and no two the same.  N(0, I) without them.
+
+    A module's parameters and buffers are shared: the decoder is that of the module as it is by then.  Buffers that a call
+    of it writes to (counters, running means) are the decoder's own, as they were when it was made.
 
     Attributes:
         output_shape: shape of one output, without the batch.
@@ -137,6 +137,9 @@ class Decoder:
     def __post_init__(self) -> None:
         if self.latent_dim < 1:
             raise UsageError(f"a decoder needs at least one latent, not {self.latent_dim}")
+        near = self.near
+        if near is not None and (near.ndim != 2 or not len(near) or near.shape[1] != self.latent_dim):
+            raise UsageError(f"`near` are latents of shape (n, {self.latent_dim}), not {tuple(near.shape)}")
         prior = self.prior or (Group("normal", self.latent_dim),)
         if sum(g.size for g in prior) != self.latent_dim:
             raise UsageError(
@@ -400,12 +403,8 @@ class Decoder:
 
     def _probe_rows(self, n: int) -> Tensor:
         rng = stream(0, "contract")
-        if self.near is not None:  # those that come again a little apart, on the same side of 0
-            row = torch.arange(n)
-            apart = NEAR * torch.from_numpy(rng.standard_normal((n, self.latent_dim)))
-            return self.near.detach().double().cpu()[row % len(self.near)] * (
-                1 + apart * (row >= len(self.near))[:, None]
-            )
+        if self.near is not None:
+            return self.near.detach().double().cpu()[torch.arange(n) % len(self.near)]
         z = torch.from_numpy(rng.standard_normal((n, self.latent_dim)))
         start = 0
         for group in self.prior:

@@ -7,6 +7,7 @@ so that sampling can grow without starting again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from torch import Tensor
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.files.matrices import read_matrix
 from vaeprobe.intervals import stream
+from vaeprobe.processes import current
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
@@ -217,12 +219,18 @@ def source(given: object, data: Callable[[], Tensor | None]) -> Latents:
         return given
     if isinstance(given, (str, os.PathLike)):
         word = os.fspath(given)
-        return parse(word, data=data() if word.startswith("posterior") else None)
+        rows = data() if word.startswith("posterior") else None
+        return current().together(lambda: parse(word, data=rows), by=_given_rows)
     if isinstance(given, torch.distributions.Distribution):
         return Sampled(lambda n: given.sample((n,)), f"{type(given).__name__} distribution")
     if callable(given):
         return Sampled(given, getattr(given, "__name__", "given sampler"))
     return Given(numbers(given, "latents"))
+
+
+def _given_rows(latents: Latents) -> str:
+    """Return a hash of latents that a file gave: processes that share a run take the same."""
+    return hashlib.sha256(latents.z.numpy().tobytes()).hexdigest() if isinstance(latents, Given) else ""
 
 
 def numbers(rows: object, name: str) -> Tensor:

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from vaeprobe import writing
 from vaeprobe.budget import about, budget
@@ -324,7 +324,7 @@ def progress_bar(enabled: bool = True) -> Iterator[None]:
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         Left(),
-        console=Console(stderr=True),
+        console=Console(file=cast(TextIO, streams.Lost(sys.stderr))),
         transient=True,
     )
     tasks: dict[str, TaskID] = {}

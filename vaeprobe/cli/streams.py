@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from threading import Lock, Thread
 from types import FrameType
-from typing import IO, NoReturn, TextIO, cast
+from typing import IO, Any, NoReturn, TextIO, cast
 
 from vaeprobe.errors import UsageError
 from vaeprobe.heard import heard
@@ -117,6 +117,27 @@ def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+class Lost:
+    """A stream that may go away: what is written then is lost, and the run goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text, as far as anybody is there."""
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush the stream, as far as it is there."""
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+
 # -- encodings --------------------------------------------------------------------------------------
 
 STAND_INS = {
@@ -171,6 +192,13 @@ def end_promptly() -> None:
     def terminated(signum: int, frame: FrameType | None) -> NoReturn:
         raise Terminated(EXIT_CODES[signal.Signals(signum)])
 
+    def lost(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(
+            unraisable.exc_value, (KeyboardInterrupt, Terminated)
+        ):  # the thread below ends the run
+            sys.__unraisablehook__(unraisable)
+
+    sys.unraisablehook = lost
     for number in EXIT_CODES:
         # nohup, or a shell that starts it in the background, has the others ignored
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:

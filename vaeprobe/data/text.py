@@ -14,7 +14,7 @@ import numpy as np
 
 from vaeprobe.data.shards import Shard
 from vaeprobe.errors import InputError, ResourceError
-from vaeprobe.files.source import quoted
+from vaeprobe.files.source import printable, quoted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -72,14 +72,15 @@ class TextShard(Shard):
         except ValueError:
             k = next(k for k, cell in enumerate(cells) if not _is_number(cell))
             raise InputError(
-                f"{quoted(self.path)} line {number}, column {k + 1} holds {cells[k].strip()[:40]!r}, which is no number",
+                f"{quoted(self.path)} line {number}, column {k + 1} holds '{printable(cells[k].strip(), limit=40)}', which is no number",
                 hint="write points for decimal commas: pandas.read_csv(path, sep=';', decimal=',') reads them"
                 if self.delimiter == "," and ";" in cells[k]
                 else "keep numeric columns only; empty cells, NA, NaN, null, none and ? count as missing values",
             ) from None
 
 
-UTF16 = "pandas.read_csv(path, encoding='utf-16', sep=None, engine='python').to_numpy()"
+# encodings that do not write numbers as ASCII, by the mark that they begin with
+WIDE = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 # files that are given by mistake for numbers, by how they begin
 FOREIGN = {
     b"PAR1": ("an Apache Parquet table", "pandas.read_parquet(path).to_numpy()"),
@@ -90,8 +91,6 @@ FOREIGN = {
     b"\x89HDF": ("an HDF5 file", "h5py.File(path)[name][:]"),
     b"MATLAB 5": ("a MATLAB file", "scipy.io.loadmat(path)[name]"),
     b"SQLite format": ("an SQLite database", "the table in it"),
-    b"\xff\xfe": ("text in UTF-16", UTF16),
-    b"\xfe\xff": ("text in UTF-16", UTF16),
     b"SIMPLE  =": ("a FITS image", "astropy.io.fits.getdata(path)"),
 }
 
@@ -102,6 +101,12 @@ def refuse_foreign(path: str, head: bytes) -> None:
     Raises:
         InputError: it is one.
     """
+    for mark, encoding in WIDE.items():
+        if head.startswith(mark):
+            raise InputError(
+                f"{quoted(path)} is text in {encoding.upper()}, which is not read",
+                hint=f"save it in UTF-8: open(out, 'w', encoding='utf-8').write(open(path, encoding='{encoding}').read())",
+            )
     for start, (what, how) in FOREIGN.items():
         if head.startswith(start):
             raise InputError(

@@ -18,6 +18,7 @@ from vaeprobe.engine.seen import once_checked
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.findings import OUTPUT_CHOSEN, WHOLE_VAE
 from vaeprobe.frozen import frozen
+from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, by_name
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 NEAR = 64
-"""Latents that a function which is not defined everywhere is checked near, of those that it is given."""
+"""Latents, near those that it is given, at which a function is checked that is not defined everywhere."""
 
 Map: TypeAlias = Decoder | Callable[[Tensor], object]
 
@@ -90,9 +91,9 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
             if not (len(z) and z.isfinite().all()):
                 raise
         # it may be defined there and not everywhere: a logarithm, a root
-        near = (
-            z[:NEAR].detach().flatten(1).unique(dim=0)
-        )  # the same row twice would tell nothing of rows that are mixed
+        near = _around(z, 0.1)
+        if not _is_defined(f, near.reshape(-1, *shape).to(z)):  # in a narrow place
+            near = _around(z, 1e-3)
         return Decoder(rows, math.prod(shape), dtype=dtype, latent_shape=at, near=near)
 
     try:
@@ -109,6 +110,23 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
             remedy = f"return one tensor, or give vaeprobe.Decoder(f, {decoder.latent_dim}, output=...)"
             warnings.warn(f"{note.message}; {remedy}", stacklevel=4)
     return decoder
+
+
+def _around(z: Tensor, apart: float) -> Tensor:
+    """Return `NEAR` latents near some of z, no two the same, that differ by a share of their size."""
+    given = z.detach().flatten(1).double().cpu()
+    noise = torch.from_numpy(stream(0, "near").standard_normal((NEAR, given.shape[1])))
+    return given[torch.arange(NEAR) % len(given)] * (1 + apart * noise)
+
+
+def _is_defined(f: Callable[[Tensor], object], z: Tensor) -> bool:
+    """Whether a function returns numbers at all of some latents."""
+    try:
+        with torch.no_grad():
+            y = frozen(f)(z)
+    except Exception:  # whatever a stranger's function raises
+        return False
+    return isinstance(y, Tensor) and bool(y.isfinite().all())
 
 
 def _takes_rows(f: Callable[[Tensor], object], z: Tensor) -> bool:

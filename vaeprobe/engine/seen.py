@@ -65,7 +65,7 @@ def once_checked(
             return decoder
     decoder = make()
     y = _at_one_latent(decoder)
-    if y is not None:
+    if y is not None and decoder.near is None:  # what holds near some latents need not near others
         shared = set(map(id, buffers_of(rows).values()))
         apart_ = frozenset(name for name, b in buffers_of(decoder.function).items() if id(b) not in shared)
         known[of] = _Seen(_with(decoder, None), y, apart_)
