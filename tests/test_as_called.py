@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vaeprobe import autograd
 from vaeprobe.engine import gram, jacobian, pullback, pushforward
 from vaeprobe.errors import ContractError
 
@@ -40,6 +43,40 @@ def test_threads_take_turns() -> None:
         torch.testing.assert_close(J, right)
     assert torch.backends.mha.get_fastpath_enabled() == before
     assert torch.backends.cuda.flash_sdp_enabled() == flash
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked here")
+def test_a_forked_process_takes_turns_of_its_own() -> None:
+    held, done = threading.Event(), threading.Event()
+
+    def differentiate() -> None:
+        with autograd._turns:
+            held.set()
+            done.wait()
+
+    other = threading.Thread(target=differentiate)
+    other.start()
+    held.wait()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python, from 3.12 on, where threads are
+        child = os.fork()
+    if child == 0:  # where that thread is not
+        os._exit(0 if autograd._turns.acquire(timeout=5) else 1)
+    done.set()
+    other.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_what_is_found_out_near_some_latents_is_not_believed_at_others() -> None:
+    def f(x: Tensor) -> Tensor:
+        y = x.log()
+        return torch.where(y > 0, y, y + y.mean(0))
+
+    assert gram(f, rows().abs() + 1.5).shape == (5, 4, 4)
+    with pytest.raises(ContractError, match="mixes the rows"):
+        gram(f, 0.3 + 0.1 * rows().abs())
+    with pytest.raises(ContractError, match="are 0 at all"):  # one latent alone tells of rounding
+        gram(lambda x: (x.log().sigmoid() * 255).round() / 255, torch.tensor([[0.7, 0.9]]).double())
 
 
 class Counting(nn.Module):
