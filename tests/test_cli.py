@@ -398,7 +398,8 @@ def test_a_result_whose_files_cannot_be_written_any_more_is_not_lost(
     monkeypatch.setattr(writing, "_write_beside", full)
     assert run([*given, *place]) == 2
     out, err = capsys.readouterr()
-    assert json.loads(out)["verdict"] == "closed form"  # one document, that of the result
+    document = json.loads(out)  # one, that of the result
+    assert (document["verdict"], document["exit_code"]) == ("closed form", 2)
     assert "no space left" in err
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -85,14 +85,16 @@ def emit(
             failed.append(error)
     if output is not None and not failed:
         return result.exit_code
+    page = result.page()
+    if failed:
+        page = replace(page, exit_code=failed[0].exit_code)
     if format == "text":
         from vaeprobe.render import terminal
 
         console = terminal.console(sys.stdout, color)
-        page = result.page()
         console.print(terminal.short(page) if quiet else terminal.view(page, verbose))
     else:
-        sys.stdout.write(document(result.page(), format, quiet, verbose))
+        sys.stdout.write(document(page, format, quiet, verbose))
         sys.stdout.flush()
     if failed:
         raise NotWrittenError(failed[0].message, hint=failed[0].hint)
