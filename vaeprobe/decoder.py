@@ -495,9 +495,8 @@ class Decoder:
                 if (cast, dtype) != attempts[-1]:
                     continue
                 raise contract.not_callable(original, z, error) from error
-            apart = written_in(
-                original, trial
-            )  # counters, running means: those of the original stay as they are
+            # counters, running means: those of the original stay as they are
+            apart = written_in(original, trial)
             self._set("function", frozen(original, cast, apart=apart))
             self._set("natural", frozen(natural, cast, apart=apart) if natural is not None else None)
             if cast is not None and cast != _dtype_of(original):

@@ -24,6 +24,7 @@ from vaeprobe import writing
 from vaeprobe.budget import within
 from vaeprobe.cli import loading, options, output, streams
 from vaeprobe.cli.output import Document
+from vaeprobe.cli.running import bytes_of
 from vaeprobe.errors import ResourceError, UsageError, did_you_mean
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import journal, policy_file
@@ -286,7 +287,7 @@ def _check_one(gate: Gate, loaded: dict[str, object], digest: str, turns: _Turns
     def load(path: str) -> Decoder:
         return current().together(
             lambda: loading.load(Path(path), **_for(gate.policy, model, loaded)),
-            by=lambda decoder: decoder.artifact.sha256 if decoder.artifact else "",
+            by=bytes_of,
         )
 
     with within(turns.left):

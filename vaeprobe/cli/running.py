@@ -43,7 +43,7 @@ class Running:
         Raises:
             InputError: processes that share the run read different files.
         """
-        found = current().together(load, by=_bytes_of)
+        found = current().together(load, by=bytes_of)
         self._loading = time.monotonic() - self._start
         return found
 
@@ -52,7 +52,7 @@ class Running:
         return timed(result, self.seconds, time.monotonic() - self._start, self._loading)
 
 
-def _bytes_of(loaded: object) -> str:
+def bytes_of(loaded: object) -> str:
     """Return the hashes of the files that decoders came from."""
     decoders = loaded if isinstance(loaded, list) else [loaded]
     artifacts = [getattr(decoder, "artifact", None) for decoder in decoders]

@@ -193,9 +193,8 @@ def end_promptly() -> None:
         raise Terminated(EXIT_CODES[signal.Signals(signum)])
 
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
-        if not isinstance(
-            unraisable.exc_value, (KeyboardInterrupt, Terminated)
-        ):  # the thread below ends the run
+        # the thread below ends the run
+        if not isinstance(unraisable.exc_value, (KeyboardInterrupt, Terminated)):
             sys.__unraisablehook__(unraisable)
 
     sys.unraisablehook = lost

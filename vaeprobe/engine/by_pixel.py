@@ -22,7 +22,8 @@ for maps of 32 x 32, .98 for 16 x 16).
 What is left of a column (32 channels, 32 x 32 pixels, d = 10, one thread, in percent): the convolutions of the tangents 45, the last
 layer's product 12, the primal 12, float64 sums 8, layers that are products of matrices 9.  Doubling convolutions in Winograd's form
 (9 products for 16, in torch's operations) take 3 times as long: on maps this small their edges leave as many products, and their
-sums cost more than these.  Along one side alone (3 for 4) the products take .88 of the time, and their sums cost the rest.  Strips of rows, from one layer to the next, cost in calls what they spare in memory.
+sums cost more than these.  Along one side alone (3 for 4) the products take .88 of the time, and their sums cost the rest.
+Strips of rows, from one layer to the next, cost in calls what they spare in memory.
 """
 SMALL = 64 * 64
 """Channels in times channels out up to which this is faster than a map at a time (measured, maps of 4 x 4, 8 x 8 and 16 x 16 pixels:
