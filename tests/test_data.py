@@ -493,3 +493,16 @@ def test_files_of_other_programs_are_named(tmp_path: Path, head: bytes, word: st
     with pytest.raises(InputError, match=word) as error:
         open_data(str(path))
     assert ("numpy.save" if word != "UTF-16" else "utf-8") in (error.value.hint or "")
+
+
+def test_one_row_of_many_tells_files_apart(tmp_path: Path) -> None:
+    path = tmp_path / "rows.npy"
+    rows = np.zeros((300_000, 4), np.float32)
+    prints = set()
+    for row in (None, 0, 1, 123_456, 299_999):
+        if row is not None:
+            rows[:] = 0
+            rows[row, 1] = 1
+        np.save(path, rows)
+        prints.add(open_data([str(path)]).fingerprint)
+    assert len(prints) == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -428,10 +429,10 @@ def test_a_draw_equal_to_the_axes_counts_against_them(monkeypatch: pytest.Monkey
     """The p-value is exact under the null only with `<=`: a tie is no evidence."""
     from vaeprobe.geometry import rotations
 
-    def axes(k: int, count: int, seed: int = 0) -> Tensor:
-        return torch.eye(k, dtype=torch.float64).expand(count, k, k)
+    def axes(k: int, count: int, seed: int, at_once: int) -> Iterator[Tensor]:
+        yield torch.eye(k, dtype=torch.float64).expand(count, k, k)
 
-    monkeypatch.setattr(rotations, "haar", axes)
+    monkeypatch.setattr(rotations, "_haar", axes)
     found = alignment(torch.tensor([[[1.0, 0.5], [0.5, 1.0]]], dtype=torch.float64), count=9)
     assert found.value == pytest.approx(0, abs=1e-12)
     assert found.p_value == 1

@@ -128,7 +128,7 @@ def check_derivatives(
             raise ContractError(
                 "the decoder is not differentiable: it overwrites in place what its derivative needs",
                 hint="make a new tensor there: torch.cat or torch.where instead of y[:, 0] = ..., y = y + 1 instead of y += 1"
-                " or out=y",
+                " or out=y, activations without inplace=True",
             )
         raise _without_derivative(reverse, y)
     forward = _forward(f, tests)

@@ -533,6 +533,7 @@ def test_the_gap_at_random_axes_is_that_of_rotated_columns() -> None:
         contrast = (H.diagonal(dim1=1, dim2=2).log().sum(1) - torch.linalg.slogdet(H).logabsdet) / 2
         assert gap == pytest.approx(float(contrast.mean()), rel=1e-6, abs=1e-9)
     assert result["factorise.gap_null"].value == pytest.approx(float(null.mean()))
+    assert result["factorise.gap_null"].method == f"{len(null)} random rotations"
     assert result.details()["null_gaps"] == pytest.approx(null.tolist(), rel=1e-5)
 
 

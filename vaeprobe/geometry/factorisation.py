@@ -41,7 +41,7 @@ from vaeprobe.geometry.factors import Factors, seam_factors
 from vaeprobe.geometry.grades import Grades, grades
 from vaeprobe.geometry.gram import alike_words, least_contrast
 from vaeprobe.geometry.modulation import column_lengths, log_ratio, redrawn_lengths
-from vaeprobe.geometry.rotations import haar, rotate, rotated_contrast
+from vaeprobe.geometry.rotations import haar, null_contrasts, rotate, rotated_contrast
 from vaeprobe.geometry.sample import Sample
 from vaeprobe.geometry.sheets import Sheets, find_sheets
 from vaeprobe.geometry.smoothness import (
@@ -68,8 +68,8 @@ Verdict = Literal[
 CONSTANT = 1e-3
 # Latents for the pairs, the rotation null, first derivatives.
 PAIR_ROWS, NULL_ROWS, SLOPE_ROWS = 64, 256, 64
-# Rows that R* is fitted on at most; random rotations of the null.
-FIT_ROWS, ROTATIONS = 384, 50
+# Rows that R* is fitted on at most; random rotations of the null, and the fewest where time is limited.
+FIT_ROWS, ROTATIONS, FEWEST_ROTATIONS = 384, 50, 5
 # Multiply-adds of a step of that fit, and of all rotations of a null, that rows of hundreds of axes are limited to; rows at least.
 FIT_WORK, ROTATED_WORK, FEW_ROTATED = 10**10, 10**12, 16
 # Latents and random rotations of the grades.
@@ -384,9 +384,9 @@ def _complete(evidence: Evidence, sample: Sample, permutations: int, sheets: int
     seed, a = sample.seed, G.shape[1]
     long = finite & (column_lengths(sample.G, sample.R) > 0).all(1)
     rows = _rotatable(NULL_ROWS, a, ROTATED_WORK // ROTATIONS)
-    of_null = sample.active_metric()[long][:rows], haar(a, ROTATIONS, seed)
-    null = rotated_contrast(*of_null, contrast=sample.known_contrasts()[long][:rows])
-    evidence = replace(evidence, null=null.mean(1), tied=_is_tied(G))
+    of_null = sample.active_metric()[long][:rows], sample.known_contrasts()[long][:rows]
+    _, null = null_contrasts(*of_null, count=ROTATIONS, least=FEWEST_ROTATIONS, seed=seed)
+    evidence = replace(evidence, null=null, tied=_is_tied(G))
 
     def graded() -> Evidence:
         most = _rotatable(GRADED, a, ROTATED_WORK // GRADE_ROTATIONS)

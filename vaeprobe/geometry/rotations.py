@@ -6,7 +6,7 @@ contrast here follows from the quadratic forms r_i^T G r_i of R's columns.  "Rot
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,21 +21,30 @@ from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import mean_interval, stream
 from vaeprobe.progress import tell
 
-__all__ = ["Alignment", "alignment", "haar", "rotate", "rotated_contrast"]
+__all__ = ["Alignment", "alignment", "haar", "null_contrasts", "rotate", "rotated_contrast"]
 
 # Latents from which columns under a rotation are measured by a triangular factor of G, not by its pairs of entries.
 FACTORED = 24
 # Latents whose factors are multiplied together: a third to a half less time than one by one (measured).
 TOGETHER = 8
+# Multiply-adds of the rotations that are drawn and measured at a time.
+AT_ONCE = 400_000_000
 
 
 def haar(k: int, count: int, seed: int = 0) -> Tensor:
     """Return orthogonal matrices drawn from the Haar measure on O(k), shape (count, k, k), float64."""
-    draw = torch.from_numpy(stream(seed, f"haar/{k}").standard_normal((count, k, k)))
-    for matrix in draw:  # in place: a hundred of five hundred latents are two hundred MB
-        Q, T = torch.linalg.qr(matrix)  # numpy's has threads of its own, which a busy machine holds up
-        matrix.copy_(Q * T.diagonal().sign())
-    return draw
+    return next(_haar(k, count, seed, count))
+
+
+def _haar(k: int, count: int, seed: int, at_once: int) -> Iterator[Tensor]:
+    """Yield the same, so many at a time."""
+    of = stream(seed, f"haar/{k}")
+    for first in range(0, max(1, count), max(1, at_once)):
+        draw = torch.from_numpy(of.standard_normal((min(at_once, count - first), k, k)))
+        for matrix in draw:  # in place: a hundred of five hundred latents are two hundred MB
+            Q, T = torch.linalg.qr(matrix)  # numpy's has threads of its own, which a busy machine holds up
+            matrix.copy_(Q * T.diagonal().sign())
+        yield draw
 
 
 def rotate(G: Tensor, R: Tensor) -> Tensor:
@@ -55,6 +64,34 @@ def rotated_contrast(
     """
     contrast = ima_contrast(G, tolerance=tolerance) if contrast is None else contrast
     return _under_rotations(G, contrast)(R)
+
+
+def null_contrasts(
+    G: Tensor, contrast: Tensor, *, count: int, least: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return the ima contrast of every latent, mean over random rotations, and that of every rotation, mean over the latents.
+
+    Args:
+        G: pullback metrics, shape (n, k, k).
+        contrast: of each, shape (n,), as `rotated_contrast` takes it.
+        count: number of rotations K.
+        least: where time is limited, K is what fits into half of what is left, and no fewer than this; None for all.
+
+    Returns:
+        shapes (n,) and (K,).
+    """
+    k, total, means, drawn = G.shape[-1], torch.zeros_like(contrast), [], 0
+    under = _under_rotations(G, contrast)
+    with one_thread_below(len(G) * k**3), share_of(1 / 2) as share:
+        for block in _haar(k, count, seed, max(1, AT_ONCE // (len(G) * k**3 + 1))):
+            c = under(block)
+            total += c.sum(0)
+            means.append(c.mean(1))
+            drawn += len(block)
+            tell("random rotations", drawn, count)
+            if least is not None and drawn >= least and share.over:
+                break
+    return total / drawn, torch.cat(means)
 
 
 def _under_rotations(G: Tensor, contrast: Tensor) -> Callable[[Tensor], Tensor]:
@@ -207,20 +244,7 @@ def alignment(
     contrast = ima_contrast(G, tolerance=tolerance) if contrast is None else contrast
     if not torch.isfinite(contrast).all():
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
-    total, draws, drawn = torch.zeros_like(contrast), [], 0
-    rotations = torch.split(haar(k, count, seed), max(1, 400_000_000 // (len(G) * k**3 + 1)))
-    under = _under_rotations(G, contrast)
-    with one_thread_below(len(G) * k**3), share_of(1 / 2) as share:
-        for done, block in enumerate(rotations, start=1):
-            c = under(block)
-            total += c.sum(0)
-            drawn += len(c)
-            draws.append(c.mean(1))
-            tell("random rotations", done, len(rotations))
-            if least is not None and drawn >= least and share.over:
-                break
-    means = torch.cat(draws)
-    null = total / len(means)
+    null, means = null_contrasts(G, contrast, count=count, least=least, seed=seed)
     observed, expected = float(contrast.mean()), float(means.mean())
     if expected <= k**2 * tolerance:
         return Alignment(None, None, contrast, null, means)

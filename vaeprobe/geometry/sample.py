@@ -153,8 +153,12 @@ class Sample:
         return z[torch.from_numpy(shifted)]
 
     def active_metric(self) -> Tensor:
-        """Return G over the active latents, shape (n, a, a)."""
-        return self.R.T @ self.G @ self.R
+        """Return G over the active latents, shape (n, a, a); nan where any number in G is not finite."""
+        finite = torch.isfinite(self.G).flatten(1).all(1)[:, None, None]
+        if self.R.shape[0] == self.R.shape[1]:
+            return torch.where(finite, self.G, torch.nan)
+        active = self.R.argmax(0)
+        return torch.where(finite, self.G[:, active][:, :, active], torch.nan)
 
     @property
     def tolerance(self) -> float:

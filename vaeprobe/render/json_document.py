@@ -49,6 +49,8 @@ def plain(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
+        if set(map(type, value)) == {float} and all(map(math.isfinite, value)):
+            return list(value)  # millions of numbers between many latents
         return [plain(v) for v in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None

@@ -176,7 +176,12 @@ def _metrics(decoder: Decoder, e: Evidence, part: str) -> dict[str, Metric]:
             Metric(SPECS["factorise.verdict"], e.verdict, n=n),
             decided("factorise.gap", e.gap, unmeasured, method="mean over latents, bootstrap"),
             *_sheet_metrics(e, lacking("sheets", unmeasured)),
-            plain("factorise.gap_null", e.gap_null, unmeasured, method="50 random rotations"),
+            plain(
+                "factorise.gap_null",
+                e.gap_null,
+                unmeasured,
+                method=f"{0 if e.null is None else len(e.null)} random rotations",
+            ),
             Metric.undefined(SPECS["factorise.linearity"], unmeasured)
             if linearity is None or e.variation is None
             else Metric(
