@@ -12,7 +12,7 @@ from torch import nn
 import vaeprobe
 from vaeprobe.checkpoints.loading import load
 from vaeprobe.engine import gram
-from vaeprobe.errors import ArchitectureError, BlueprintError, UsageError
+from vaeprobe.errors import ArchitectureError, BlueprintError, InputError, UsageError
 
 SCRIPT = """
 import torch
@@ -97,6 +97,33 @@ def test_torchscript_of_a_generator_of_images_is_taken_at_one_place_without_ado(
     network = nn.Sequential(nn.ConvTranspose2d(3, 4, 16, 1, 0), nn.Tanh()).eval()
     torch.jit.trace(network, torch.zeros(1, 3, 1, 1)).save(path := str(tmp_path / "generator.ts"))
     assert not [n for n in load(path).notes if n.level == "warning"]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_tokens_and_their_numbers_are_said_as_a_size(tmp_path: Path) -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.out = nn.Linear(6, 16), nn.Linear(16, 5)
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.out(torch.tanh(self.a(z)).mean(1))
+            return out
+
+    network = Tokens().eval()
+    torch.jit.trace(network, torch.zeros(1, 4, 6)).save(path := str(tmp_path / "tokens.ts"))
+    with pytest.raises(InputError, match="cannot be run on latents") as caught:
+        load(path)
+    assert "6x8 of 6 tokens of 8 numbers" in str(caught.value.hint)
+    z = torch.randn(3, 4, 6)
+    for how in ({}, {"latent_dim": 24}):
+        decoder = load(path, latent_size="4x6", **how)
+        assert decoder.latent_shape == (4, 6)
+        torch.testing.assert_close(decoder(z.flatten(1)), network(z))
+    program = torch.export.export(network, (z,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    torch.export.save(program, path := str(tmp_path / "tokens.pt2"))
+    torch.testing.assert_close(load(path, latent_size="4x6")(z.flatten(1)), network(z))
 
 
 def test_exported_programs_say_their_maps(made: tuple[nn.Module, Path], tmp_path: Path) -> None:

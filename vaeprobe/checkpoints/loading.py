@@ -200,6 +200,8 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
         details={**found.details, **({"recipe": parts.recipe.to_dict()} if parts.recipe else {})},
     )
     shape, size = parts.latent_shape[1:], request.latent_size
+    if parts.latent_shape == size:  # tokens, of so many numbers
+        shape = size
     # of a video a size may leave out the frames, which its family knows
     if size is not None and shape and shape[-len(size) :] != size:
         raise UsageError(

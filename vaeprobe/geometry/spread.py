@@ -34,6 +34,7 @@ Array = NDArray[np.float64]
 # Effective number of nonzero samples under which their mean is bounded as a count of events.
 FEW = 10
 TINY = 1e-300
+LARGEST = 700.0  # whose exponential is a double
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,10 +206,11 @@ def _mean_own_share_interval(rows: Array, varying: NDArray[np.int64], seed: int)
 
     def log_others(means: Array) -> tuple[Array, Array]:
         weight, half, first, second = (means[..., i * k : (i + 1) * k] for i in range(4))
-        weight = np.maximum(weight, TINY)
-        variance = np.maximum(second / weight - (first / weight) ** 2, 1e-100)
+        # resamples may hold one row alone, or none that counts: far below all that is measured, and finite when squared
+        weight = np.maximum(weight, 1e-9)
+        variance = np.maximum(second / weight - (first / weight) ** 2, 1e-30)
         shares = half / weight / variance
-        total = np.maximum(shares.mean(-1, keepdims=True), TINY)
+        total = np.maximum(shares.mean(-1, keepdims=True), 1e-30)
         by_variance = -shares / variance
         by_weight = -shares / weight + by_variance * (2 * first**2 / weight - second) / weight**2
         gradient = np.concatenate(
@@ -225,4 +227,5 @@ def _mean_own_share_interval(rows: Array, varying: NDArray[np.int64], seed: int)
     if log_others(columns.mean(0)[None])[0][0] < math.log(1e-18):
         return 1.0, 1.0
     low, high = studentised_interval(columns, log_others, seed=seed)
-    return 1 - math.exp(high), 1 - math.exp(low)
+    # of a few latents it may be anything: beyond any double, too
+    return 1 - math.exp(min(high, LARGEST)), 1 - math.exp(min(low, LARGEST))

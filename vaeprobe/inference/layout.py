@@ -20,7 +20,7 @@ from vaeprobe.inference.collapse import informative
 from vaeprobe.inference.elbo import kl_per_latent
 from vaeprobe.inference.moments import PosteriorMoments, log_density_and_score, with_codes
 from vaeprobe.inference.readings import LayoutReading, defect, readings
-from vaeprobe.intervals import stream
+from vaeprobe.intervals import stream, student_quantile
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.report import Finding
 
@@ -35,6 +35,8 @@ DEFECT, FAR_BETTER = (
 LEFT_OVER = 0.6  # and the largest that another's may be: encoders trained to the end are below it
 ALIKE = 0.01  # defects that near are the same: the plainer layout, which comes first, is named
 # second outputs that a blueprint can name
+THREE_SIGMA = 0.99865
+"""How sure what many rows show within three standard errors is."""
 SAYABLE = ("log_variance", "log_sd", "variance", "sd", "softplus_variance", "softplus_sd")
 
 
@@ -180,17 +182,22 @@ def _chance(x: Tensor, likelihood: Likelihood, outputs: int) -> Tensor:
 
 
 def _may_gain(gain: Tensor, kl: Tensor) -> bool:
-    """Whether the codes may gain what they cost, within three standard errors: the least they do at the optimum of beta = 1.
+    """Whether the codes may gain what they cost, for all that the rows show: the least they do at the optimum of beta = 1.
 
     Posteriors of a few tenths of a nat gain less than single draws at some rows can show, and that a gain was not
     shown is no sign that there is none.
     """
     difference = gain - kl
-    error = float(difference.std()) / math.sqrt(len(difference)) if len(difference) > 1 else 0.0
-    return float(difference.mean()) > -3 * error
+    return float(difference.mean()) > -_uncertainty(difference)
 
 
 def _clearly_positive(difference: Tensor) -> bool:
-    if len(difference) < 2:
-        return float(difference.mean()) > 0
-    return float(difference.mean()) > 3 * float(difference.std()) / math.sqrt(len(difference))
+    return float(difference.mean()) > _uncertainty(difference)
+
+
+def _uncertainty(values: Tensor) -> float:
+    """Return three standard errors of a mean, of few values as many as Student's t takes for the same certainty."""
+    n = len(values)
+    if n < 2:
+        return 0.0
+    return student_quantile(THREE_SIGMA, n - 1) * float(values.std()) / math.sqrt(n)

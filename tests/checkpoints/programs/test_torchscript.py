@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
-from vaeprobe.checkpoints.programs import torchscript
+from vaeprobe.checkpoints.programs import operators, torchscript
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import InputError
@@ -124,6 +124,96 @@ def test_the_number_of_latents_is_inferred_and_said() -> None:
     assert "latents-inferred" not in [n.code for n in read(small_script(), latent_dim=2).notes]
     with pytest.raises(BlueprintError, match="does not take 5 latents"):
         read(small_script(), latent_dim=5)
+
+
+def test_latents_that_are_never_read_are_none() -> None:
+    """A hierarchical decoder slices its latents: no weight has as many columns as they are, and it runs with more."""
+
+    class Slices(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.out = nn.Linear(2, 16), nn.Linear(4, 16), nn.Linear(16, 5)
+
+        def forward(self, z: Tensor) -> Tensor:
+            out: Tensor = self.out(torch.tanh(self.a(z[:, :2]) + self.b(torch.tanh(z[:, 2:6]))))
+            return out
+
+    net = Slices().eval()
+    parts = read(scripted(net))
+    (said,) = [note for note in parts.notes if note.code == "latents-inferred"]
+    assert (parts.latent_dim, said.level) == (6, "warning")
+    assert "it runs with 16, and reads the first 6" in said.message
+    assert not [n for n in read(scripted(net), latent_dim=6).notes if n.code == "latents-inferred"]
+
+
+class Expanded(nn.Module):
+    """A recurrence whose first state is made for the latents that it was traced with."""
+
+    def __init__(self, cell: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.rnn = (
+            nn.Linear(5, 6),
+            (nn.LSTM if cell == "lstm" else nn.GRU)(4, 6, batch_first=True),
+        )
+        self.token = nn.Parameter(torch.randn(1, 3, 4))
+
+    def forward(self, z: Tensor) -> Tensor:
+        state = torch.tanh(self.embed(z))[None]
+        start = (state, state) if isinstance(self.rnn, nn.LSTM) else state
+        out: Tensor = self.rnn(self.token.expand(len(z), -1, -1), start)[0]
+        return out
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_recurrence_with_a_batch_fixed_inside_is_told(cell: str) -> None:
+    """Torch's LSTM on a state for other latents than its input's writes beyond its memory."""
+    data = scripted(Expanded(cell).eval(), torch.randn(3, 5))
+    for how in ({}, {"latent_dim": 5}):
+        with pytest.raises(
+            InputError, match="runs with 3 rows of latents at a time, and not with 2"
+        ) as caught:
+            read(data, **how)
+        assert "z.shape[0]" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("what", ["state", "hidden", "layers", "weight", "input", "sequences"])
+def test_recurrences_of_other_shapes_are_refused(cell: str, what: str) -> None:
+    function = operators.operator(cell)
+    x, state = torch.randn(3, 2, 4), torch.randn(1, 2, 6)
+    gates = 24 if cell == "lstm" else 18
+    weights = [torch.randn(gates, 4), torch.randn(gates, 6), torch.randn(gates), torch.randn(gates)]
+    settings = (True, 1, 0.0, False, False, False)
+
+    def run(x: Tensor, state: Tensor, weights: list[Tensor], settings: tuple[Any, ...] = settings) -> Any:
+        return function(x, [state, state] if cell == "lstm" else state, weights, *settings)
+
+    whole = getattr(nn, cell.upper())(4, 6)
+    whole.load_state_dict(dict(zip(whole.state_dict(), weights, strict=True)))
+    expected = whole(x, (state, state) if cell == "lstm" else state)[0]
+    torch.testing.assert_close(run(x, state, weights)[0], expected)
+    packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 2]))
+    states = [state, state] if cell == "lstm" else state
+    torch.testing.assert_close(
+        function(packed.data, packed.batch_sizes, states, weights, *settings[:-1])[0],
+        whole(packed, tuple(states) if cell == "lstm" else state)[0].data,
+    )
+    with pytest.raises(InputError, match=f"the program gives {cell}"):
+        if what == "state":
+            run(x, torch.randn(1, 3, 6), weights)
+        elif what == "hidden":
+            run(x, torch.randn(1, 2, 5), weights)
+        elif what == "layers":
+            run(x, state, weights, (True, 2, 0.0, False, False, False))
+        elif what == "weight":
+            run(x, state, [weights[0], weights[1][:-1], *weights[2:]])
+        elif what == "input":
+            run(x[..., :3], state, weights)
+        else:
+            function(packed.data, packed.batch_sizes + 1, states, weights, *settings[:-1])
 
 
 def test_latents_as_one_by_one_images() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
+from vaeprobe.checkpoints.programs.operators import FIXED_BATCH
 from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, parts_of
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
@@ -29,6 +30,10 @@ from vaeprobe.report import Finding
 
 SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square images, the commonest first
 ROWS = 3
+BATCHES, FEW_TRIED = (
+    (1, 3, 4, 5, 8, 16, 32, 64),
+    8,
+)  # rows that files are exported with, numbers of latents they are tried on
 SMALL = 16  # pixels: images are rarely smaller
 
 
@@ -73,9 +78,11 @@ def read(
         )
     bp = blueprint or Blueprint()
     asked = latent_dim or bp.latent_dim
-    script = Script(library, root, tensors)
+    script, beyond = Script(library, root, tensors), 0
     try:
         d, row, inferred = _latents(script, asked, latent_size)
+        if inferred and row == (-1,) and (read := _read(script, d)) < d and _row(script, read)[0] == row:
+            d, beyond = read, d
         data = row if row != (-1,) else (d,)
     except (NoFlatRowsError, BlueprintError):
         data = _image(script)
@@ -105,7 +112,16 @@ def read(
                 f"TorchScript does not record the number of latents: {d} is the first size of its weights that it runs with",
                 hint=f"--latent-dim {d} makes it sure",
             )
-            if latent_size is not None or row[1:] != (1, 1) or not _small(script, d)
+            if latent_size is not None
+            or (row[1:] != (1, 1) and not beyond)
+            or (row[1:] == (1, 1) and not _small(script, d))
+            else Finding(
+                LATENTS_INFERRED,
+                f"TorchScript does not record the number of latents: it runs with {beyond}, and reads the first {d} of them alone",
+                hint=f"--latent-dim {d} makes it sure",
+                level="warning",
+            )
+            if beyond
             else Finding(
                 LATENTS_INFERRED,
                 f"TorchScript does not record the shape of latents: {d} channels of one place were taken, and the output is small",
@@ -181,7 +197,10 @@ def _latents(
     suggested = list(dict.fromkeys(n for b in weights for n in (b.shape[1], b.shape[0])))[:64]
     reason = None
     places = math.prod(size or ())
-    for d in [asked] if asked else [places * n for n in suggested]:
+    one = [1] if size else []
+    counts = [*one, *suggested] if _takes_tokens(script, size) else [*suggested, *one]
+    tried = [asked] if asked else [places * n for n in dict.fromkeys(counts)]
+    for d in tried:
         row, why = _row(script, d, size)
         if row is not None:
             return d, row, not asked
@@ -192,15 +211,44 @@ def _latents(
         ]
         if len(others) == 1:
             return (*others[0], True)
+    if fixed := _fixed_batch(script, tried[:FEW_TRIED], size, BATCHES if asked else BATCHES[:2]):
+        raise NoFlatRowsError(
+            f"the program runs with {fixed} row{'s' * (fixed > 1)} of latents at a time, and not with 2",
+            hint=FIXED_BATCH,
+        )
     if asked:
         raise BlueprintError(
             f"the program does not take {asked} latents: {quoted(reason or '')}",
-            hint="is the number of latents right?",
+            hint="is the number of latents right? --latent-size 4x4 says the size of maps, 6x8 that of 6 tokens of 8 numbers",
         )
     raise NoFlatRowsError(
         f"the program cannot be run on latents: {quoted(reason or 'it has no weights')}",
-        hint="add --latent-dim D, or --submodule NAME",
+        hint="add --latent-dim D, --latent-size 4x4 of maps (2x4x4 of films, 6x8 of 6 tokens of 8 numbers), or --submodule NAME",
     )
+
+
+def _fixed_batch(
+    script: Script, tried: Sequence[int], size: tuple[int, ...] | None, batches: Sequence[int]
+) -> int:
+    """Return the number of rows that a program runs with where it does not run with two, 0 where none was found."""
+    return next((n for n in batches for d in tried if _row(script, d, size, n)[0] is not None), 0)
+
+
+def _read(script: Script, d: int) -> int:
+    """Return how many of the first latents a program reads, of d that it runs with."""
+    z = torch.randn(2, d, dtype=_dtype(script), generator=torch.Generator().manual_seed(0))
+
+    def unread(first: int) -> bool:
+        other = z.clone()
+        other[:, first:] = -3 * other[:, first:]
+        with torch.no_grad():
+            return torch.equal(picked(script(z)), picked(script(other)))
+
+    low, high = 1, d  # what is after the first `high` is not read
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if unread(middle) else (middle + 1, high)
+    return high
 
 
 def _dtype(script: Script) -> torch.dtype:
@@ -208,7 +256,7 @@ def _dtype(script: Script) -> torch.dtype:
 
 
 def _row(
-    script: Script, d: int, size: tuple[int, ...] | None = None
+    script: Script, d: int, size: tuple[int, ...] | None = None, batch: int = 2
 ) -> tuple[tuple[int, ...] | None, str | None]:
     """Return the shape of one input row with which a program runs on d latents, or None and why it does not."""
     dtype = _dtype(script)
@@ -218,7 +266,7 @@ def _row(
         channels, rest = divmod(d, math.prod(size))
         if rest:
             return None, f"{d} numbers are no maps of {' x '.join(map(str, size))}"
-        rows = [(channels, *size)]
+        rows = [size] if channels == 1 and _takes_tokens(script, size) else [(channels, *size)]
     for row in rows:
         if script.steps > 4 * BUDGET:
             raise ResourceError(
@@ -227,7 +275,7 @@ def _row(
         script.row = row
         try:
             with torch.no_grad():
-                script(torch.zeros(2, d, dtype=dtype))
+                script(torch.zeros(batch, d, dtype=dtype))
         except (UnsafeError, ResourceError):
             raise
         except InputError as error:
@@ -242,6 +290,11 @@ def _row(
         else:
             return row, None
     return None, reason
+
+
+def _takes_tokens(script: Script, size: tuple[int, ...] | None) -> bool:
+    """Whether a size is that of tokens and their numbers, not of maps: no weight is of a convolution in the plane."""
+    return size is not None and len(size) == 2 and all(b.ndim < 4 for b in script.buffers())
 
 
 def _small(script: Script, d: int) -> bool:
