@@ -210,19 +210,19 @@ def test_a_thousandth_of_a_nat_is_orthogonal_whatever_random_columns_have(
 
 
 def verdict_of(*, c: float = 1.0, A: tuple[float, float, float] = (0.5, 0.4, 0.6), p: float = 0.01, rotations: int = 99,
-               repair: Repair | None = None, a: int = 6) -> tuple[str, str]:  # fmt: skip
+               repair: Repair | None = None, a: int = 6, n: int = 256) -> tuple[str, str]:  # fmt: skip
     """The verdict on numbers that are given: `A` with the ends of its interval."""
     value, low, high = A
     null = c / (1 - value)
     metrics = [
-        Metric(SPECS["orthogonality.ima_contrast"], c, ci=(0.99 * c, 1.01 * c)),
+        Metric(SPECS["orthogonality.ima_contrast"], c, ci=(0.99 * c, 1.01 * c), n=n),
         Metric(SPECS["orthogonality.ima_contrast_null"], null, ci=(0.99 * null, 1.01 * null)),
         Metric(SPECS["orthogonality.ima_contrast_gaussian"], 1e3),
         Metric(SPECS["orthogonality.alignment"], value, ci=(low, high)),
         Metric(SPECS["orthogonality.alignment_p"], p),
     ]
     reading = SimpleNamespace(
-        left_out=None,
+        left_out=None, isotropic=True,
         active=range(a), names=["z"] * a, singular=None, rotations=rotations, repair=repair,
         search="too many" if repair is None else None, likelihood=None, kind="latents", block=None,
         low_rank=False,
@@ -255,6 +255,16 @@ NO_REPAIR = Repair(1.0, 1.0, (0.9, 1.1), False, (-0.1, 0.1))
         ({"repair": Repair(1.0, 0.3, (0.3, 0.4), True, (0.49, 0.95)), "A": (0.1, 0.05, 0.15)}, "entangled"),
         ({"c": 0.018, "A": (0.9, 0.81, 0.95)}, "orthogonal"),
         ({"c": 0.018, "A": (0.9, 0.79, 0.95)}, "aligned"),
+        # few draws may miss a tenth of all latents, which matters the more the less a contrast may be
+        ({"c": 0.001, "A": (0.9, 0.81, 0.95), "a": 2, "n": 28}, "undecided"),
+        ({"c": 0.001, "A": (0.9, 0.81, 0.95), "a": 2, "n": 29}, "orthogonal"),
+        ({"c": 0.004, "A": (0.9, 0.81, 0.95), "n": 9}, "undecided"),
+        ({"c": 0.004, "A": (0.9, 0.81, 0.95), "n": 10}, "orthogonal"),
+        # where a rotation may repair all
+        ({"p": 0.2, "repair": Repair(1.0, 0.1, (0.0, 0.4), False, (-0.5, 0.9))}, "undecided"),
+        ({"p": 0.2, "repair": Repair(1.0, 0.1, (0.0, 0.4), False, (-0.5, 0.89))}, "entangled"),
+        ({"p": 0.2, "repair": Repair(1.0, 0.1, (0.0187, 0.4), False, (-0.5, 0.95))}, "undecided"),
+        ({"p": 0.2, "repair": Repair(1.0, 0.1, (0.0188, 0.4), False, (-0.5, 0.95))}, "entangled"),
         # by the end of the interval, 1 % above c: 15 pairs at a cosine of .05 have .01875 nats
         ({"c": 0.0186, "A": (0.9, 0.81, 0.95)}, "aligned"),
     ],
@@ -1042,3 +1052,29 @@ def test_a_rank_is_said_as_far_as_gram_matrices_know_it(smallest: float, rank: i
     assert 15 <= least < c
     (finding,) = [f for f in result.findings if f.code == "rank-deficient"]
     assert "the contrast is over 15 nats or infinite there" in finding.message
+
+
+def test_axes_whose_alignment_is_of_lengths_alone_are_said_to_meet_as_random_directions() -> None:
+    """Columns of very different length do better than rotations that mix them, however they meet."""
+    W = np.random.default_rng(0).standard_normal((60, 40)) * np.geomspace(1, 30, 40)
+    result = measure(linear(torch.from_numpy(W)), samples=40)
+    assert (result.verdict, number(result, "alignment") > 0.2) == ("aligned", True)
+    assert "meet as random directions of the output space do" in result.summary
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_network_that_computes_in_part_in_bfloat16_gets_a_verdict(seed: int) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(seed)
+            self.a, self.b = nn.Linear(6, 16).bfloat16(), nn.Linear(16, 10)
+
+        def forward(self, z: Tensor) -> Tensor:
+            out: Tensor = self.b(self.a(z.to(torch.bfloat16)).float())
+            return out
+
+    result = measure(Decoder(Mixed().eval(), 6), samples=16)
+    assert result.verdict in Orthogonality.VERDICTS
+    if result.verdict == "undecided":
+        assert "computes in bfloat16" in result.summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,19 +202,16 @@ def test_recurrences_of_other_shapes_are_refused(cell: str, what: str) -> None:
         function(packed.data, packed.batch_sizes, states, weights, *settings[:-1])[0],
         whole(packed, tuple(states) if cell == "lstm" else state)[0].data,
     )
+    wrong: dict[str, Callable[[], object]] = {
+        "state": lambda: run(x, torch.randn(1, 3, 6), weights),
+        "hidden": lambda: run(x, torch.randn(1, 2, 5), weights),
+        "layers": lambda: run(x, state, weights, (True, 2, 0.0, False, False, False)),
+        "weight": lambda: run(x, state, [weights[0], weights[1][:-1], *weights[2:]]),
+        "input": lambda: run(x[..., :3], state, weights),
+        "sequences": lambda: function(packed.data, packed.batch_sizes + 1, states, weights, *settings[:-1]),
+    }
     with pytest.raises(InputError, match=f"the program gives {cell}"):
-        if what == "state":
-            run(x, torch.randn(1, 3, 6), weights)
-        elif what == "hidden":
-            run(x, torch.randn(1, 2, 5), weights)
-        elif what == "layers":
-            run(x, state, weights, (True, 2, 0.0, False, False, False))
-        elif what == "weight":
-            run(x, state, [weights[0], weights[1][:-1], *weights[2:]])
-        elif what == "input":
-            run(x[..., :3], state, weights)
-        else:
-            function(packed.data, packed.batch_sizes + 1, states, weights, *settings[:-1])
+        wrong[what]()
 
 
 def test_latents_as_one_by_one_images() -> None:
