@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
@@ -160,3 +161,40 @@ def test_a_part_of_a_narrow_decoder_is_told_how_to_ask_for_all_it_depends_on() -
     assert part.verdict == "undefined"
     assert "--part all" in [f.hint or "" for f in part.findings][-1]
     assert "3 directions alone" in replace(asked, part="all").measure(narrow).summary
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_few_latents_through_a_narrow_layer_are_measured_along_what_it_sees(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = (
+        nn.Sequential(nn.Linear(12, 4), nn.Tanh(), nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 30))
+        .eval()
+        .to(dtype)
+    )
+    result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(
+        Decoder(net, 12, dtype=dtype)
+    )
+    assert result.verdict != "undefined"
+    assert "depends on 4 directions alone (J has rank 4), not on all 12" in result.summary
+
+
+def test_units_that_are_off_at_a_few_latents_hide_no_direction() -> None:
+    """A union of more latents than eight is all that a layer of ReLU sees; no basis of it has independent columns."""
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Linear(100, 32), nn.ReLU(), nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 120)
+    ).eval()
+    result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(Decoder(net, 100))
+    assert result.verdict == "undefined"
+    assert "depends on 32 directions alone" in result.summary
+    assert "no basis has independent columns everywhere" in result.summary
+
+
+def test_a_linear_decoder_of_few_dimensions_has_seams_that_are_not_said_to_be_the_axes() -> None:
+    rng = np.random.default_rng(0)
+    W = torch.from_numpy(rng.standard_normal((60, 5)) @ rng.standard_normal((5, 30)))
+    decoder = Decoder(lambda z: z @ W.to(z.dtype).mT, 30, dtype=torch.float64)
+    result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(decoder)
+    assert result.verdict == "linear"
+    assert "these are its seams" in result.summary
+    assert "given axes" not in result.summary

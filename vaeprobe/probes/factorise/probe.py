@@ -30,8 +30,9 @@ MOST_WHOLE = 2048
 HELD = 6.5
 # Latents from which those that fewer outputs cannot tell apart are not measured before the row space is looked for.
 MANY = 512
-# Latents up to which each has a name worth telling: dependent columns among so few leave the answer undefined, and say
-# which. Of more, as of generators with a narrow layer, those directions are measured that the output depends on.
+# Latents up to which each has a name worth telling: two of so few that move the output alike leave the answer undefined, and
+# are named, and so do too few outputs. Else, as of generators with a narrow layer, those directions are measured that the
+# output depends on.
 NAMED = 16
 # Latents at which it is seen which directions these are, and at which outputs are asked whether they see no other.
 SEEN_AT, ASKED_AT = 8, 256
@@ -177,6 +178,7 @@ class Factorise(Probe):
         from vaeprobe.engine.rounding import bytes_of
         from vaeprobe.engine.rounding import directions_of as looking_at
         from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
+        from vaeprobe.geometry.gram import ALIKE
         from vaeprobe.geometry.row_space import MOST_SKETCHED
         from vaeprobe.probes.parts import SOME, affordable, of_part, part_of
 
@@ -240,7 +242,9 @@ class Factorise(Probe):
             )
 
         evidence = gathered(decoder)
-        if evidence.undefined and evidence.rounding is None and part is None:
+        alike = evidence.undefined is not None and ALIKE in evidence.undefined
+        named = k <= NAMED and (alike or decoder.data_dim < k)
+        if evidence.undefined and evidence.rounding is None and part is None and not named:
             part = self._seen(decoder, source, likelihood)
             if part is not None:
                 evidence = gathered(part.decoder)
@@ -275,19 +279,29 @@ class Factorise(Probe):
         from vaeprobe.probes.parts import Part
 
         k = len(decoder.continuous)
-        if not isinstance(source, Prior) or not NAMED < k == decoder.latent_dim or decoder.data_dim < 2:
+        if not isinstance(source, Prior) or k != decoder.latent_dim or decoder.data_dim < 2:
             return None
         z = Prior(purpose="row space").draw(decoder, ASKED_AT, seed=self.seed)
-        tolerance = singular_tolerance(k, decoder.dtype or z.dtype)
-        if k > MOST_WHOLE:
-            B = sketched_row_space(decoder, z[:SEEN_AT], tolerance, self.seed)
-        else:
-            G = gram(decoder, z[:SEEN_AT], likelihood=likelihood, chunk=self.chunk)
-            B = row_space(G, tolerance) if G.isfinite().all() and G.any() else None
-        if B is None or not depends_on(decoder, B, z):
+        tolerance, at = singular_tolerance(k, decoder.dtype or z.dtype), SEEN_AT
+        while True:
+            if k > MOST_WHOLE:
+                B = sketched_row_space(decoder, z[:at], tolerance, self.seed)
+            else:
+                G = gram(decoder, z[:at], likelihood=likelihood, chunk=self.chunk)
+                B = row_space(G, tolerance) if G.isfinite().all() and G.any() else None
+            if B is None:
+                return None
+            if depends_on(decoder, B, z):
+                break
+            if at >= ASKED_AT or k > MANY:
+                return None
+            at *= 4  # units that are off at a few latents, as behind ReLU, hide directions
+        # what only a few latents see is no direction that the others can be measured along
+        halves = (row_space(G[half::2], tolerance) for half in range(2)) if at > SEEN_AT else ()
+        if any(half is None or half.shape != B.shape for half in halves):
             return None
         seen = restricted(decoder, B)
-        G = gram(seen, z[:SEEN_AT] @ B, likelihood=likelihood, chunk=self.chunk)
+        G = gram(seen, z[:at] @ B, likelihood=likelihood, chunk=self.chunk)
         rank = sorted(ranks(singular_frame(G)[0], tolerance**0.5).tolist())
         at_one = f"{rank[0]} to {rank[-1]}" if rank[0] < rank[-1] else str(rank[0])
         return Part(seen, f"{B.shape[1]} directions alone (J has rank {at_one})", k, True)

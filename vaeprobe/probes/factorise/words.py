@@ -44,7 +44,15 @@ def summary(e: Evidence, likelihood: str | None, part: Part | None = None) -> st
     """Return the verdict as a researcher would write it."""
     if part is None:
         return _summary(e, likelihood)
-    return f"{part.start}: {_lowered(_summary(e, likelihood))}"
+    told = _summary(
+        e, likelihood, seams="these are its seams" if part.seen else "the given axes are its seams"
+    )
+    if part.seen and e.undefined:
+        told += (
+            " Which of them move the output differs between latents, as where units are off, and no basis has independent "
+            "columns everywhere; `vaeprobe orthogonality` measures rank and alignment."
+        )
+    return f"{part.start}: {_lowered(told)}"
 
 
 def _lowered(sentence: str) -> str:
@@ -55,7 +63,7 @@ def _lowered(sentence: str) -> str:
     )
 
 
-def _summary(e: Evidence, likelihood: str | None) -> str:
+def _summary(e: Evidence, likelihood: str | None, seams: str = "the given axes are its seams") -> str:
     if e.undefined or e.gap is None or e.spread is None or e.gap_null is None:
         return f"Undefined: {e.undefined}."
     active, k = len(e.active), len(e.continuous)
@@ -76,7 +84,7 @@ def _summary(e: Evidence, likelihood: str | None) -> str:
             )
         case "linear":
             where = (
-                "the given axes are its seams"
+                seams
                 if e.gap.likely_zero
                 else f"its singular vectors are not the given axes (gap {gap} nats there)"
             )
