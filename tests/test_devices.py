@@ -68,7 +68,7 @@ def test_devices_that_are_none() -> None:
         assert "cuda" in hint
     assert refused("meta") == (
         "the device `meta` is on no machine: it holds no numbers",
-        "--device cpu always works; auto takes a GPU where there is one; cuda, cuda:1, xpu name one",
+        "--device cpu always works; auto takes a GPU where there is one; cuda, cuda:1, mps, xpu name one",
     )
 
 

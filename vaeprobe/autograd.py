@@ -63,7 +63,7 @@ def device_named(name: str | torch.device) -> torch.device:
             hint="did you mean `cuda` or `auto`?"
             if kind in ("gpu", "tpu", "nvidia")
             else did_you_mean(word, ("cpu", "cuda", "xpu", "auto"))
-            or "--device cpu always works; auto takes a GPU where there is one; cuda, cuda:1, xpu name one",
+            or "--device cpu always works; auto takes a GPU where there is one; cuda, cuda:1, mps, xpu name one",
         )
     reason = _missing(kind, number)
     if reason is None:

@@ -109,7 +109,7 @@ ConditionOption = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, xpu, or auto.", rich_help_panel=LOADING)
+    str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps, xpu, or auto.", rich_help_panel=LOADING)
 ]
 Dtype = Annotated[
     Literal["float32", "float64"] | None,

@@ -93,7 +93,7 @@ class Question(ABC):
 
     time: float | None = option(
         None,
-        help="Seconds that the run may take: what does not fit is left out, and said.",
+        help="Seconds that the run may take: what does not fit is left out, and said, but for the least that can be told.",
         min=1.0,
         metavar="SECONDS",
         panel="Budget",

@@ -213,6 +213,13 @@ def affordable(decoder: Decoder, columns: int, samples: int, *, grams: int = 0) 
     return min(samples, max(FEWEST, int(WORK // work)))
 
 
+def cost_of_all(decoder: Decoder, samples: int, columns: int = 1) -> str:
+    """Return what the columns of all latents cost at so many of them, each so many times, in brackets."""
+    choice, k = choose(decoder), len(decoder.continuous)
+    decodings = samples * (1 + columns * choice.work_of(k) / max(1, choice.work))
+    return f"(the work of about {float(f'{decodings:.2g}'):,.0f} decodings, and {8e-9 * samples * k**2:.2g} GB of Gram matrices)"
+
+
 def holdable(columns: int, samples: int) -> int:
     """Return how many latents' Gram matrices of so many columns a default run holds in memory at once."""
     return samples if _as_asked.get() else min(samples, max(FEWEST, STACK // (8 * columns**2)))

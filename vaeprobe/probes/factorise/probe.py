@@ -180,7 +180,7 @@ class Factorise(Probe):
         from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
         from vaeprobe.geometry.gram import ALIKE
         from vaeprobe.geometry.row_space import MOST_SKETCHED
-        from vaeprobe.probes.parts import SOME, affordable, of_part, part_of
+        from vaeprobe.probes.parts import SOME, affordable, cost_of_all, of_part, part_of
 
         decoder = decoder.standardised(of="factorise").under(self.likelihood)
         source = self.source()
@@ -188,6 +188,7 @@ class Factorise(Probe):
         part = part_of(decoder, self.part, self.seed, whole=WHOLE)
         samples, most, sheets = self.samples, max(self.samples, self.max_samples), self.sheets
         frugal = part is not None
+        cost = cost_of_all(decoder, samples, 3) if part is not None else ""
         if part is not None:
             decoder, sheets = part.decoder, 0
             if self.part == "auto":
@@ -260,7 +261,7 @@ class Factorise(Probe):
             if part is None or part.seen
             else numbers.verdicts_of_all(evidence, self.VERDICTS),
             summary=words.summary(evidence, likelihood.name if likelihood else None, part),
-            findings=(*findings, *words.findings(evidence, part), *words.limits(evidence)),
+            findings=(*findings, *words.findings(evidence, part, cost), *words.limits(evidence)),
             settings={
                 **settings,
                 "drawn": evidence.drawn,

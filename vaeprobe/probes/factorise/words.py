@@ -222,11 +222,12 @@ def _worst(e: Evidence) -> str:
     return f"; others change the length of {changed} by a factor {factor:.2g} (rms), {by} most of all"
 
 
-def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
+def findings(e: Evidence, part: Part | None = None, cost: str = "") -> list[Finding]:
     """Return what a reader has to know about the numbers.
 
     Args:
         part: the latents that were measured, None for all.
+        cost: of all of them, in brackets.
     """
     found = []
     if part is not None and part.seen:
@@ -246,7 +247,7 @@ def findings(e: Evidence, part: Part | None = None) -> list[Finding]:
                 PART_OF_LATENTS,
                 f"of {part.whole} latents, {part.words} were measured, at {e.drawn} draws of all; other latents with the "
                 "same output were not looked for",
-                hint="--part all measures along every latent, --part channels or some at as many draws as --max-samples "
+                hint=f"--part all measures along every latent {cost}, --part channels or some at as many draws as --max-samples "
                 "says",
             )
         )

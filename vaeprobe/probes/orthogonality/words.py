@@ -26,7 +26,7 @@ from vaeprobe.geometry import gram
 from vaeprobe.geometry.decisions import rule_of_three, unseen
 from vaeprobe.geometry.rotations import rotate
 from vaeprobe.intervals import mean_interval
-from vaeprobe.probes.parts import SOME
+from vaeprobe.probes.parts import SOME, cost_of_all
 from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric
 
@@ -294,7 +294,7 @@ def findings(reading: Reading, asked_samples: int, metrics: Mapping[str, Metric]
             Finding(
                 PART_OF_JACOBIAN,
                 f"of {reading.block.whole} columns, those of {reading.block.words} were measured{how}{asked}",
-                hint="--part all measures every column, --part "
+                hint=f"--part all measures every column {cost_of_all(reading.decoder, asked_samples)}, --part "
                 f"{'channels' if reading.kind == 'channels' else 'some'} all latents that --samples asks for",
             )
         )
