@@ -32,7 +32,10 @@ __all__ = [
 ]
 
 HINT_SAVE_ANEW = "export it anew: torch.export.save(torch.export.export(decoder.eval(), (z,)), 'decoder.pt2')"
-HINT_WEIGHTS = "save the weights alone, as .safetensors, and describe the network by a blueprint"
+HINT_WEIGHTS = (
+    "save the weights alone, as .safetensors, and describe the network by a blueprint, or build it by code of yours: "
+    "--arch package.module:Network"
+)
 COMPILED = (".so", ".dll", ".dylib", ".cubin", ".cpp", ".o", ".pyd", ".pyc")
 LONGEST_SOURCE = 1 << 22  # of a program's code, in bytes: parsing takes a hundred times that
 MOST_LOOPS = 50_000  # of a literal range: a decoder takes a few hundred steps

@@ -43,7 +43,10 @@ MATHS = _words(
     "linear addmm mm matmul bmm baddbmm mv dot outer einsum conv1d conv2d conv3d conv_transpose1d conv_transpose2d"
     " conv_transpose3d convolution _convolution batch_norm native_batch_norm _native_batch_norm_legit_no_training"
     " instance_norm group_norm native_group_norm layer_norm native_layer_norm rms_norm linalg_vector_norm"
-    " scaled_dot_product_attention lstm gru embedding bilinear"
+    " scaled_dot_product_attention lstm gru lstm_cell gru_cell embedding bilinear _convolution_mode _weight_norm"
+    " _weight_norm_interface inner vdot cdist linalg_cross cross linalg_inv linalg_inv_ex linalg_matrix_exp"
+    " matrix_exp linalg_cholesky linalg_cholesky_ex linalg_solve _linalg_solve_ex linalg_solve_triangular linalg_det _linalg_det"
+    " linalg_slogdet _linalg_slogdet logdet linalg_qr linalg_norm trace"
     # activations
     " relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid softplus hardtanh hardswish hardsigmoid prelu"
     " _prelu_kernel threshold softmax _softmax log_softmax _log_softmax log_sigmoid glu hardshrink softshrink"
@@ -52,21 +55,27 @@ MATHS = _words(
     " add sub mul div rsub neg abs exp exp2 expm1 log log1p log2 log10 sqrt rsqrt square pow reciprocal sin cos tan"
     " asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc clamp clamp_min clamp_max minimum maximum where"
     " sign floor ceil round trunc frac fmod remainder floor_divide floordiv true_divide lerp addcmul addcdiv logaddexp"
-    " sinc nan_to_num masked_fill logical_not logical_and logical_or eq ne lt le gt ge isnan isinf isfinite"
+    " sinc nan_to_num masked_fill logical_not logical_and logical_or logical_xor eq ne lt le gt ge isnan isinf isfinite"
+    " bitwise_not bitwise_and bitwise_or __and__ __or__ __xor__ hypot xlogy logit lgamma"
     # sums over axes
-    " sum mean amax amin max min var std var_mean prod cumsum logsumexp argmax argmin any all norm"
+    " sum mean amax amin max min var std var_mean prod cumsum cumprod median logsumexp logcumsumexp argmax argmin any all norm sort"
+    " argsort topk searchsorted bucketize cummax cummin"
     # shapes
-    " view view_as reshape reshape_as flatten unflatten permute transpose t squeeze unsqueeze expand expand_as repeat"
+    " view view_as reshape reshape_as flatten unflatten permute transpose t mT mH numpy_T squeeze unsqueeze expand expand_as repeat"
     " tile cat concat stack split split_with_sizes chunk unbind select slice narrow index gather index_select flip roll"
     " contiguous clone detach detach_ alias _unsafe_view _reshape_alias movedim swapaxes pad constant_pad_nd"
     " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d pixel_shuffle pixel_unshuffle broadcast_to"
     " broadcast_tensors lift_fresh lift_fresh_copy lift repeat_interleave tril triu one_hot col2im im2col meshgrid"
-    " to _to_copy type_as copy fill zero slice_scatter select_scatter index_put scatter size dim numel"
+    " to _to_copy type_as copy fill zero slice_scatter select_scatter index_put scatter scatter_add scatter_reduce"
+    " index_add index_copy take_along_dim diagonal diag_embed unsafe_chunk unsafe_split triu_indices tril_indices size dim numel"
     " is_floating_point hstack vstack"
     # resolution
     " upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d"
     " upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d avg_pool1d avg_pool2d avg_pool3d"
     " max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d grid_sampler affine_grid_generator"
+    # spectra
+    " fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftshift fft_ifftshift view_as_complex"
+    " view_as_real real imag complex polar conj resolve_conj"
     # new tensors, filled
     " zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange linspace eye scalar_tensor tensor"
 )
@@ -76,7 +85,8 @@ GROWING = _words(
     " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d repeat_interleave one_hot col2im im2col"
     " meshgrid outer einsum upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d"
     " _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d"
-    " adaptive_avg_pool1d adaptive_avg_pool2d affine_grid_generator"
+    " adaptive_avg_pool1d adaptive_avg_pool2d affine_grid_generator cdist diag_embed triu_indices tril_indices"
+    " fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2"
 )
 SYMBOLIC = _words("sym_size sym_numel sym_stride")
 ASSERTIONS = _words(

@@ -173,11 +173,15 @@ class Graph:
                 return self.argument(value)
             case "as_optional_tensors":
                 return [self.argument(v) for v in list_of(value, kind)]
-            case "as_int" | "as_float" | "as_bool" | "as_string" | "as_ints" | "as_floats" | "as_bools":
+            case "as_int" | "as_bool" | "as_string" | "as_ints" | "as_bools":
                 return value
+            case "as_float":
+                return _number(value)
+            case "as_floats":
+                return [_number(v) for v in list_of(value, kind)]
             case "as_sym_int" | "as_sym_float" | "as_sym_bool":
                 what, inner = union(value)
-                return Value(name_of(inner)) if what == "as_name" else inner
+                return Value(name_of(inner)) if what == "as_name" else _number(inner)
             case "as_sym_ints" | "as_sym_floats" | "as_sym_bools":
                 return [self.argument({kind[:-1]: v}) for v in list_of(value, kind)]
             case "as_scalar_type" if isinstance(value, int) and value in DTYPES:
@@ -311,3 +315,8 @@ def _classes(name: str, state: Mapping[str, Tensor], steps: Sequence[Step]) -> i
         if step.operator == "one_hot" and len(args) > 1 and args[0] == Value(name):
             return args[1] if isinstance(args[1], int) and args[1] > 0 else 0
     return 0
+
+
+def _number(value: object) -> object:
+    """Return a number, which the file writes as a word where JSON has none."""
+    return float(value) if value in ("Infinity", "-Infinity", "NaN") and isinstance(value, str) else value
