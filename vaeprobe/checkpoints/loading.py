@@ -95,6 +95,7 @@ def load(
     # what is wrong with these is no fault of the file, which may take long to read
     place, precision = device_named(device), _dtype(dtype)
     source = folders.read(path)
+    limits.note_reading(source.name)
     request = Request(
         source=source,
         arch=arch if isinstance(arch, str) else None,

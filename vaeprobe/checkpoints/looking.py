@@ -38,6 +38,7 @@ def inspect(
         ResourceError: it claims more memory than makes sense.
     """
     source = folders.read(path)
+    limits.note_reading(source.name)
     try:
         with limits.loading(source.size):
             found = formats.of(source).look(source, key)

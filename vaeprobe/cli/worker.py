@@ -21,11 +21,13 @@ from pathlib import Path
 
 from vaeprobe.cli import streams
 from vaeprobe.errors import ResourceError, VaeprobeError
+from vaeprobe.files import limits
 
 __all__ = ["OPTION", "needed", "run_in_worker"]
 
 OPTION = "--no-sandbox"
 HINT = f"is it what you expect? {OPTION} runs it without limits, in this process"
+CRASHED = "without the worker it would crash this process: export the model again, or convert its weights to .safetensors"
 # commands that read no file of a stranger
 HARMLESS = {"explain", "schema", "demo", "selftest"}
 # what runs the user's own code, which may need more
@@ -57,14 +59,13 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
     sys.stderr.flush()
     guardian = os.getpid()
     blocked = {*PASSED_ON, signal.SIGCHLD, signal.SIGTSTP, signal.SIGCONT}
+    limits.watch_reading()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     worker = os.fork()
     if worker == 0:
         os.setpgid(0, 0)  # the terminal's signals come once, from the guardian
         _die_with(guardian)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        from vaeprobe.files import limits
-
         accelerated = any(map(_names_accelerator, arguments, [*arguments[1:], ""]))
         size = sum(map(_size, _paths(arguments)))
         limits.confine(
@@ -124,18 +125,16 @@ def _death(number: int) -> int | VaeprobeError:
     """Return what a worker's death by a signal means."""
     if number in PASSED_ON:
         return 128 + number
+    name = limits.last_read() or "the file"
     if number == signal.SIGXCPU:
-        from vaeprobe.files.limits import LOADING_SECONDS, SECONDS_PER_GB
-
-        why = (
-            f"took over {LOADING_SECONDS} s of processor time a thread, and {SECONDS_PER_GB} s a GB, to read"
-        )
+        why = f"took over {limits.LOADING_SECONDS} s of processor time a thread, and {limits.SECONDS_PER_GB} s a GB, to read"
     elif number == signal.SIGKILL:
         why = "was ended by the system, most likely because it took too much memory"
     else:
-        name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-        why = f"made native code crash ({name})"
-    return ResourceError(f"the file {why}: the worker process that read it is gone", hint=HINT)
+        how = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
+        why = f"made native code crash ({how})"
+        return ResourceError(f"{name} {why}: the worker process that read it is gone", hint=CRASHED)
+    return ResourceError(f"{name} {why}: the worker process that read it is gone", hint=HINT)
 
 
 def _die_with(guardian: int) -> None:

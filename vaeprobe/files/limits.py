@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -35,9 +36,28 @@ LOADING_SECONDS, SECONDS_PER_GB = 10, 400
 
 NEW_NETWORK, NEW_USER = 0x40000000, 0x10000000  # flags of unshare(2)
 
+LONGEST_NAME = 1024
 _confined = False
 _limits_memory = False
 _memory: int | None = None  # the limit that there is now
+_read: mmap.mmap | None = None  # what this process reads, for the one that survives it
+
+
+def watch_reading() -> None:
+    """Share with the processes that are forked from now on which file was read last."""
+    global _read
+    _read = mmap.mmap(-1, LONGEST_NAME)
+
+
+def note_reading(name: str) -> None:
+    """Note the file that is read now, where another process asks what was."""
+    if _read is not None:
+        _read[:] = name.encode(errors="backslashreplace")[:LONGEST_NAME].ljust(LONGEST_NAME, b"\0")
+
+
+def last_read() -> str:
+    """Return the name of the file that a forked process read last, "" where none did."""
+    return "" if _read is None else _read[:].rstrip(b"\0").decode(errors="replace")
 
 
 def confine(size: int, *, memory: bool = True, remote: bool = False, network: bool = False) -> None:

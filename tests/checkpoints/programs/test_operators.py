@@ -70,5 +70,7 @@ def test_operators_that_decoders_of_many_kinds_use(kind: str) -> None:
     decoder = Decoder(parts.decoder, 3)
     torch.testing.assert_close(decoder.flat(z), net(z), rtol=1e-5, atol=1e-5)
     # row by row and output by output: torch's cdist has wrong derivatives under vmap
-    expected = torch.stack([torch.autograd.functional.jacobian(lambda row: net(row[None])[0], row) for row in z])
+    expected = torch.stack(
+        [torch.autograd.functional.jacobian(lambda row: net(row[None])[0], row) for row in z]
+    )
     torch.testing.assert_close(jacobian(decoder, z), expected, rtol=1e-4, atol=1e-4)
