@@ -120,7 +120,10 @@ def in_worker(code: str, before: str = "", arguments: Sequence[str] = ()) -> sub
     [
         ("    os._exit(3)", "3"),
         ("    os.kill(os.getpid(), signal.SIGSEGV)", "6 .*crash.*SIGSEGV"),
-        ("    limits.note_reading('`b.pt`')\n    os.kill(os.getpid(), signal.SIGABRT)", "6 .*`b.pt` made native code"),
+        (
+            "    limits.note_reading('`b.pt`')\n    os.kill(os.getpid(), signal.SIGABRT)",
+            "6 .*`b.pt` made native code",
+        ),
         ("    os.kill(os.getpid(), signal.SIGKILL)", "6 .*memory"),
         ("    os.kill(os.getpid(), signal.SIGXCPU)", "6 .*processor time"),
         ("    os.kill(os.getpid(), signal.SIGTERM)", "143"),

@@ -19,7 +19,7 @@ from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library,
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
 from vaeprobe.checkpoints.programs.torchscript.script import Cut, Script
 from vaeprobe.encoder import Encoder
-from vaeprobe.errors import InputError, ResourceError, UnsafeError, did_you_mean, out_of_memory
+from vaeprobe.errors import InputError, ResourceError, UnsafeError, VaeprobeError, did_you_mean, out_of_memory
 from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
@@ -106,29 +106,7 @@ def read(
         )
     script.row = row
     if inferred:
-        notes.append(
-            Finding(
-                LATENTS_INFERRED,
-                f"TorchScript does not record the number of latents: {d} is the first size of its weights that it runs with",
-                hint=f"--latent-dim {d} makes it sure",
-            )
-            if latent_size is not None
-            or (row[1:] != (1, 1) and not beyond)
-            or (row[1:] == (1, 1) and not _small(script, d))
-            else Finding(
-                LATENTS_INFERRED,
-                f"TorchScript does not record the number of latents: it runs with {beyond}, and reads the first {d} of them alone",
-                hint=f"--latent-dim {d} makes it sure",
-                level="warning",
-            )
-            if beyond
-            else Finding(
-                LATENTS_INFERRED,
-                f"TorchScript does not record the shape of latents: {d} channels of one place were taken, and the output is small",
-                hint="--latent-size 8x8 says the size of the maps that it takes, 1x1 that it is right",
-                level="warning",
-            )
-        )
+        notes.append(_inferred(script, d, row, beyond, latent_size))
     last = script.last_operator(d)
     natural = None
     if last in LINKS & activations(bp.likelihood):
@@ -136,6 +114,32 @@ def read(
         natural.cut = script.cut
     parts = parts_of(script, natural, bp, d, notes, row=() if row == (-1,) else row)
     return replace(parts, encoder=encoder) if encoder is not None else parts
+
+
+def _inferred(
+    script: Script, d: int, row: tuple[int, ...], beyond: int, size: tuple[int, ...] | None
+) -> Finding:
+    """Return how the number of latents, or their shape, was inferred."""
+    number = "TorchScript does not record the number of latents: "
+    if beyond:
+        return Finding(
+            LATENTS_INFERRED,
+            f"{number}it runs with {beyond}, and reads the first {d} of them alone",
+            hint=f"--latent-dim {d} makes it sure",
+            level="warning",
+        )
+    if size is None and row[1:] == (1, 1) and _small(script, d):
+        return Finding(
+            LATENTS_INFERRED,
+            f"TorchScript does not record the shape of latents: {d} channels of one place were taken, and the output is small",
+            hint="--latent-size 8x8 says the size of the maps that it takes, 1x1 that it is right",
+            level="warning",
+        )
+    return Finding(
+        LATENTS_INFERRED,
+        f"{number}{d} is the first size of its weights that it runs with",
+        hint=f"--latent-dim {d} makes it sure",
+    )
 
 
 def _image(script: Script) -> tuple[int, ...]:
@@ -241,13 +245,16 @@ def _read(script: Script, d: int) -> int:
     def unread(first: int) -> bool:
         other = z.clone()
         other[:, first:] = -3 * other[:, first:]
-        with torch.no_grad():
-            return torch.equal(picked(script(z)), picked(script(other)))
+        return torch.equal(picked(script(z)), picked(script(other)))
 
     low, high = 1, d  # what is after the first `high` is not read
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if unread(middle) else (middle + 1, high)
+    try:
+        with torch.no_grad():
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if unread(middle) else (middle + 1, high)
+    except (VaeprobeError, *RUN_ERRORS):
+        return d  # whoever calls it next says what is wrong
     return high
 
 
