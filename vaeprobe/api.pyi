@@ -53,7 +53,7 @@ def orthogonality(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
-        time: Seconds that the run may take: what does not fit is left out, and said.
+        time: Seconds that the run may take: what does not fit is left out, and said, but for the least that can be told.
         resume: Keep what is measured in this file, and go on from what it holds.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
@@ -115,7 +115,7 @@ def factorise(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
-        time: Seconds that the run may take: what does not fit is left out, and said.
+        time: Seconds that the run may take: what does not fit is left out, and said, but for the least that can be told.
         resume: Keep what is measured in this file, and go on from what it holds.
         samples: Latents to draw.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
@@ -182,7 +182,7 @@ def trace(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
-        time: Seconds that the run may take: what does not fit is left out, and said.
+        time: Seconds that the run may take: what does not fit is left out, and said, but for the least that can be told.
         resume: Keep what is measured in this file, and go on from what it holds.
         samples: Starting points.
         latents: prior, posterior, posterior-means, grid, or a .npy file of latents.
@@ -245,7 +245,7 @@ def posterior(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
-        time: Seconds that the run may take: what does not fit is left out, and said.
+        time: Seconds that the run may take: what does not fit is left out, and said, but for the least that can be told.
         resume: Keep what is measured in this file, and go on from what it holds.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.
@@ -300,7 +300,7 @@ def beta(
 
     Args:
         decoder: a `Decoder`, an `nn.Module` (a VAE or a decoder), a callable with `latent_dim`, or the path of a checkpoint.
-        time: Seconds that the run may take: what does not fit is left out, and said.
+        time: Seconds that the run may take: what does not fit is left out, and said, but for the least that can be told.
         resume: Keep what is measured in this file, and go on from what it holds.
         samples: Data rows to measure.
         latents: Always the posteriors of the data.
@@ -353,7 +353,7 @@ def train_linear(
 
     Args:
         data: rows as an array or tensor, a path, a glob, or several of them.
-        time: Seconds that the run may take: what does not fit is left out, and said.
+        time: Seconds that the run may take: what does not fit is left out, and said, but for the least that can be told.
         resume: Keep what is measured in this file, and go on from what it holds.
         latent_dim: Number of latents, or auto.
         beta: Weight of the KL term.
