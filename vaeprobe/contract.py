@@ -328,7 +328,8 @@ def one_a_latent(y: Tensor, latents: int) -> Tensor:
     if y.ndim == 0 or len(y) != latents:
         raise ContractError(
             f"the decoder maps {latents} latent{'s' * (latents > 1)} to an output of shape {tuple(y.shape)}",
-            hint="the first axis of the output must be the batch: as many outputs as latents, however many these are",
+            hint="the first axis of the output must be the batch: as many outputs as latents, however many these are (a program that was "
+            "traced with a batch fixed inside is to be exported again, with z.shape[0] where that number stands)",
         )
     return y
 
