@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.programs import exported as exported_program
-from vaeprobe.checkpoints.programs import torchscript
+from vaeprobe.checkpoints.programs import operators, torchscript
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.files.zips import open_archive
@@ -74,3 +74,17 @@ def test_operators_that_decoders_of_many_kinds_use(kind: str) -> None:
         [torch.autograd.functional.jacobian(lambda row: net(row[None])[0], row) for row in z]
     )
     torch.testing.assert_close(jacobian(decoder, z), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("g", [(1, 2), (0,), (5, 1), (2, 3)])
+def test_weight_norms_of_other_shapes_are_refused(g: tuple[int, ...]) -> None:
+    """Torch's kernel takes their shapes for given, and reads and writes memory that is not theirs."""
+    v, ones = torch.randn(64, 3), torch.ones(64, 1)
+    for name in ("_weight_norm", "_weight_norm_interface"):
+        function = operators.operator(name)
+        for dim in (0, 1):
+            with pytest.raises(RuntimeError, match="size of tensor"):
+                function(v, torch.ones(g), dim)
+    expected = torch._weight_norm(v, ones, 0)
+    torch.testing.assert_close(operators.operator("_weight_norm")(v, ones, 0), expected)
+    torch.testing.assert_close(operators.operator("_weight_norm_interface")(v, ones, 0)[0], expected)

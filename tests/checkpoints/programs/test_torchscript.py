@@ -127,8 +127,12 @@ def test_the_number_of_latents_is_inferred_and_said() -> None:
         read(small_script(), latent_dim=5)
 
 
-def test_latents_that_are_never_read_are_none() -> None:
-    """A hierarchical decoder slices its latents: no weight has as many columns as they are, and it runs with more."""
+@pytest.mark.parametrize("last", [1.0, 0.0])
+def test_latents_that_are_never_read_are_none(last: float) -> None:
+    """A hierarchical decoder slices its latents: no weight has as many columns as they are, and it runs with more.
+
+    A last slice that moves nothing belongs to them all the same: the program does not run without it.
+    """
 
     class Slices(nn.Module):
         def __init__(self) -> None:
@@ -141,11 +145,44 @@ def test_latents_that_are_never_read_are_none() -> None:
             return out
 
     net = Slices().eval()
+    net.b.weight.data *= last
     parts = read(scripted(net))
     (said,) = [note for note in parts.notes if note.code == "latents-inferred"]
     assert (parts.latent_dim, said.level) == (6, "warning")
-    assert "it runs with 16, and reads the first 6" in said.message
+    assert "it runs with 16 as well, and 6 were taken" in said.message
     assert not [n for n in read(scripted(net), latent_dim=6).notes if n.code == "latents-inferred"]
+
+
+def test_a_program_that_runs_with_other_numbers_of_latents_warns() -> None:
+    class Ends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(2, 8)
+
+        def forward(self, z: Tensor) -> Tensor:
+            out: Tensor = self.a(z[:, :4]) + self.b(z[:, -2:])
+            return out
+
+    (said,) = [note for note in read(scripted(Ends().eval())).notes if note.code == "latents-inferred"]
+    assert said.level == "warning"
+    assert "it runs with 5 as well, and 4 were taken" in said.message
+
+
+def test_a_batch_fixed_inside_that_two_rows_of_more_latents_fill_is_told() -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out = nn.Linear(6, 12), nn.Linear(12, 5)
+
+        def forward(self, z: Tensor) -> Tensor:
+            out: Tensor = self.out(torch.tanh(self.a(z.reshape(4, 6))))
+            return out
+
+    with pytest.raises(InputError, match="runs with 2 rows of 12 latents, and not with 3") as caught:
+        read(scripted(Fixed().eval()))
+    assert "--latent-dim" in str(caught.value.hint)
+    with pytest.raises(InputError, match="runs with 4 rows of latents at a time, and not with 2"):
+        read(scripted(Fixed().eval()), latent_dim=6)
 
 
 class Expanded(nn.Module):

@@ -75,7 +75,7 @@ MATHS = _words(
     " max_pool1d max_pool2d adaptive_avg_pool1d adaptive_avg_pool2d grid_sampler affine_grid_generator"
     # spectra
     " fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftshift fft_ifftshift view_as_complex"
-    " view_as_real real imag complex polar conj resolve_conj"
+    " view_as_real real imag complex polar conj _conj resolve_conj"
     # new tensors, filled
     " zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full arange linspace eye scalar_tensor tensor"
 )
@@ -85,7 +85,7 @@ GROWING = _words(
     " reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d repeat_interleave one_hot col2im im2col"
     " meshgrid outer einsum upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d"
     " _upsample_nearest_exact2d upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d"
-    " adaptive_avg_pool1d adaptive_avg_pool2d affine_grid_generator cdist diag_embed triu_indices tril_indices"
+    " adaptive_avg_pool1d adaptive_avg_pool2d affine_grid_generator cdist diag_embed triu_indices tril_indices linalg_qr"
     " fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2"
 )
 SYMBOLIC = _words("sym_size sym_numel sym_stride")
@@ -143,7 +143,27 @@ def operator(name: str, overload: str | None = None) -> Callable[..., object]:
             f"aten.{name}" + (f".{overload}" if overload else ""), "this version of torch does not have it"
         )
     function: Callable[..., object] = found
+    if name in WEIGHT_NORMS:
+        return WEIGHT_NORMS[name]
     return _with_shapes(base, function) if base in RECURRENT else function
+
+
+def _of_weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
+    """Return v g / |v| and |v|, by operations that check shapes: torch's own kernel reads and writes beyond its memory."""
+    norms = torch.norm_except_dim(v, 2, dim)
+    return v * (g / norms), norms
+
+
+def _weight_normed(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    return _of_weight_norm(v, g, dim)[0]
+
+
+_weight_normed._schema = torch.ops.aten._weight_norm.default._schema  # type: ignore[attr-defined]
+_of_weight_norm._schema = torch.ops.aten._weight_norm_interface.default._schema  # type: ignore[attr-defined]
+WEIGHT_NORMS: dict[str, Callable[..., object]] = {
+    "_weight_norm": _weight_normed,
+    "_weight_norm_interface": _of_weight_norm,
+}
 
 
 RECURRENT = {"lstm": 4, "gru": 3}

@@ -81,15 +81,24 @@ def read(
     script, beyond = Script(library, root, tensors), 0
     try:
         d, row, inferred = _latents(script, asked, latent_size)
-        if inferred and row == (-1,) and (read := _read(script, d)) < d and _row(script, read)[0] == row:
-            d, beyond = read, d
+        if inferred and row == (-1,):
+            d, beyond = _fewest(script, d)
         data = row if row != (-1,) else (d,)
     except (NoFlatRowsError, BlueprintError):
         data = _image(script)
         if not data:
             raise
     encoder = None
-    parting = _parting(script, data)
+    try:
+        parting = _parting(script, data)
+    except VaeprobeError:
+        raise
+    except RUN_ERRORS as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NoFlatRowsError(
+            f"the program runs with 2 rows of {math.prod(data)} latents, and not with {ROWS}: {quoted(reason)}",
+            hint=f"{FIXED_BATCH}; where that is not it, --latent-dim D says the number of latents",
+        ) from None
     if parting is not None and parting[1] == "narrowest value" and len(data) == 1:
         notes.append(whole.suspected(d, math.prod(parting[0].row)))
     elif parting is not None:
@@ -124,8 +133,8 @@ def _inferred(
     if beyond:
         return Finding(
             LATENTS_INFERRED,
-            f"{number}it runs with {beyond}, and reads the first {d} of them alone",
-            hint=f"--latent-dim {d} makes it sure",
+            f"{number}it runs with {beyond} as well, and {d} were taken",
+            hint=f"--latent-dim {d} makes it sure, and another number says another",
             level="warning",
         )
     if size is None and row[1:] == (1, 1) and _small(script, d):
@@ -236,6 +245,17 @@ def _fixed_batch(
 ) -> int:
     """Return the number of rows that a program runs with where it does not run with two, 0 where none was found."""
     return next((n for n in batches for d in tried if _row(script, d, size, n)[0] is not None), 0)
+
+
+def _fewest(script: Script, d: int) -> tuple[int, int]:
+    """Return the fewest latents of d that a program runs with which hold all that it reads, and more that it runs with (0: none)."""
+    if _row(script, d + 1)[0] != (-1,):
+        return d, 0
+    low, high = _read(script, d), d
+    while low < high:  # where slices are whole they are so with more latents, too
+        middle = (low + high) // 2
+        low, high = (low, middle) if _row(script, middle)[0] == (-1,) else (middle + 1, high)
+    return high, d if high < d else d + 1
 
 
 def _read(script: Script, d: int) -> int:
