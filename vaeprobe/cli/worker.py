@@ -21,7 +21,6 @@ from pathlib import Path
 
 from vaeprobe.cli import streams
 from vaeprobe.errors import ResourceError, VaeprobeError
-from vaeprobe.files import limits
 
 __all__ = ["OPTION", "needed", "run_in_worker"]
 
@@ -55,6 +54,8 @@ def needed(arguments: Sequence[str]) -> bool:
 
 def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int | VaeprobeError:
     """Run a command in a worker process and return its exit code, or the error that its death is."""
+    from vaeprobe.files import limits  # help does not wait for it
+
     sys.stdout.flush()
     sys.stderr.flush()
     guardian = os.getpid()
@@ -125,6 +126,8 @@ def _death(number: int) -> int | VaeprobeError:
     """Return what a worker's death by a signal means."""
     if number in PASSED_ON:
         return 128 + number
+    from vaeprobe.files import limits
+
     name = limits.last_read() or "the file"
     if number == signal.SIGXCPU:
         why = f"took over {limits.LOADING_SECONDS} s of processor time a thread, and {limits.SECONDS_PER_GB} s a GB, to read"
