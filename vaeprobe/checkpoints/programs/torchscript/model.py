@@ -13,8 +13,8 @@ from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
-from vaeprobe.checkpoints.programs.operators import FIXED_BATCH
 from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, parts_of
+from vaeprobe.checkpoints.programs.shapes import FIXED_BATCH
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
 from vaeprobe.checkpoints.programs.torchscript.script import Cut, Script
@@ -30,10 +30,8 @@ from vaeprobe.report import Finding
 
 SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square images, the commonest first
 ROWS = 3
-BATCHES, FEW_TRIED = (
-    (1, 3, 4, 5, 8, 16, 32, 64),
-    8,
-)  # rows that files are exported with, numbers of latents they are tried on
+BATCHES = (1, 3, 4, 5, 8, 16, 32, 64)  # rows that files are exported with
+FEW_TRIED = 8  # numbers of latents that these are tried on
 SMALL = 16  # pixels: images are rarely smaller
 
 
