@@ -94,6 +94,7 @@ class Evidence:
         limited: seconds that the latents asked for would have taken, where time did not last for them.
         usable: latents at which the active columns are finite and linearly independent.
         undefined: why there is no verdict; None where there is one.
+        alike: whether that is since some latents move the output alike, which it names.
         rounding: columns that are rounding, where that is why.
         zeros: latents at which an active column has length zero, of those that are not usable.
         contrast: ima contrast at each usable latent, in drawing order.
@@ -127,6 +128,7 @@ class Evidence:
     usable: int
     zeros: int = 0
     undefined: str | None = None
+    alike: bool = False
     rounding: Lost | None = None
     letter: str = "z"
     limited: float | None = None
@@ -346,8 +348,15 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
     usable = torch.isfinite(contrast)
     count = int(usable.sum())
     if count < 4 or 2 * count <= n:
-        undefined = _deficient(sample, count, finite) + _alike(sample, finite)
-        return Evidence(continuous=continuous, active=active, drawn=n, usable=count, undefined=undefined)
+        alike = _alike(sample, finite)
+        return Evidence(
+            continuous=continuous,
+            active=active,
+            drawn=n,
+            usable=count,
+            undefined=_deficient(sample, count, finite) + alike,
+            alike=bool(alike),
+        )
 
     # where all latents there are were seen, none that is rarer hides
     event = 0.0 if sample.exhausted else EVENT

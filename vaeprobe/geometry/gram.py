@@ -169,9 +169,6 @@ def alike_columns(G: Tensor, tolerance: float) -> Tensor:
     return tolerance >= (1 - C) * (1 + C)
 
 
-ALIKE = "move the output alike"
-
-
 def alike_words(G: Tensor, names: Sequence[str], tolerance: float) -> str:
     """Return which latents move the output alike at most points, as the end of a sentence; "" where no two do.
 
@@ -183,7 +180,7 @@ def alike_words(G: Tensor, names: Sequence[str], tolerance: float) -> str:
         return ""
     i, j = often[0]
     more = f", and {len(often) - 1} more pair{'s' * (len(often) > 2)}" if len(often) > 1 else ""
-    return f": {names[i]} and {names[j]} {ALIKE}{more}"
+    return f": {names[i]} and {names[j]} move the output alike{more}"
 
 
 def canonical_signs(V: Tensor) -> Tensor:

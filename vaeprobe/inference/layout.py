@@ -34,9 +34,8 @@ DEFECT, FAR_BETTER = (
 )  # a defect under the first needs no other layout; how much smaller another's must be
 LEFT_OVER = 0.6  # and the largest that another's may be: encoders trained to the end are below it
 ALIKE = 0.01  # defects that near are the same: the plainer layout, which comes first, is named
+THREE_SIGMA = 0.99865  # how sure what many rows show within three standard errors is
 # second outputs that a blueprint can name
-THREE_SIGMA = 0.99865
-"""How sure what many rows show within three standard errors is."""
 SAYABLE = ("log_variance", "log_sd", "variance", "sd", "softplus_variance", "softplus_sd")
 
 

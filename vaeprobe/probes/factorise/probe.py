@@ -178,7 +178,6 @@ class Factorise(Probe):
         from vaeprobe.engine.rounding import bytes_of
         from vaeprobe.engine.rounding import directions_of as looking_at
         from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
-        from vaeprobe.geometry.gram import ALIKE
         from vaeprobe.geometry.row_space import MOST_SKETCHED
         from vaeprobe.probes.parts import SOME, affordable, cost_of_all, of_part, part_of
 
@@ -243,8 +242,7 @@ class Factorise(Probe):
             )
 
         evidence = gathered(decoder)
-        alike = evidence.undefined is not None and ALIKE in evidence.undefined
-        named = k <= NAMED and (alike or decoder.data_dim < k)
+        named = k <= NAMED and (evidence.alike or decoder.data_dim < k)
         if evidence.undefined and evidence.rounding is None and part is None and not named:
             part = self._seen(decoder, source, likelihood)
             if part is not None:
