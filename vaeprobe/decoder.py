@@ -98,7 +98,7 @@ class Decoder:
 
     Raises:
         ContractError: the function breaks the contract.
-        UsageError: latent_dim and prior disagree.
+        UsageError: latent_dim and prior disagree, or the encoder is no `Encoder`.
 
     Example:
         >>> decoder = Decoder(lambda z: z @ torch.eye(3, 2, dtype=z.dtype).T, latent_dim=2)
@@ -140,6 +140,11 @@ class Decoder:
         near = self.near
         if near is not None and (near.ndim != 2 or not len(near) or near.shape[1] != self.latent_dim):
             raise UsageError(f"`near` are latents of shape (n, {self.latent_dim}), not {tuple(near.shape)}")
+        if self.encoder is not None and not isinstance(self.encoder, Encoder):
+            raise UsageError(
+                f"the encoder is a {type(self.encoder).__name__}, and its means and variances could be anything",
+                hint=f"Encoder(function, {self.latent_dim}), of a function from data to means and log-variances",
+            )
         prior = self.prior or (Group("normal", self.latent_dim),)
         if sum(g.size for g in prior) != self.latent_dim:
             raise UsageError(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import vaeprobe
+from vaeprobe import Encoder
 from vaeprobe.checkpoints.factory import parse_arguments
 from vaeprobe.checkpoints.whole import from_module, is_whole
 from vaeprobe.errors import ContractError, UsageError
@@ -104,6 +105,17 @@ def test_an_autoencoder_has_no_posterior_and_says_so() -> None:
     note = next(n for n in decoder.notes if n.code == "encoder-read")
     assert note.level == "warning"
     assert "`encode` returns 1 tensor" in note.message
+
+
+def test_a_decoder_takes_the_encoder_of_another_network() -> None:
+    torch.manual_seed(0)
+    vae = Base()
+    own = Encoder(vae.moments, 4)
+    assert from_module(nn.Linear(4, 64), encoder=own).encoder is own
+    assert from_module(Deterministic(), encoder=own).encoder is own, "what the user says comes first"
+    with pytest.raises(UsageError, match=r"the encoder is a Linear") as caught:
+        from_module(nn.Linear(4, 64), encoder=nn.Linear(64, 8))
+    assert "Encoder(function, 4)" in str(caught.value.hint)
 
 
 def test_a_decoder_alone_is_none_of_the_two() -> None:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -402,6 +403,92 @@ def test_fail_fast_stops(check: Any) -> None:
 def test_jobs_give_the_same_document(check: Any) -> None:
     alone = check("good.npy", "bad.npy", "--json").document
     assert check("good.npy", "bad.npy", "--json", "--jobs", "2").document == alone
+
+
+DEADLY = """
+import os, sys
+from vaeprobe.cli import loading, main
+whole = loading.load
+def load(path, **how):
+    name, _, number = path.stem.partition("-")
+    if number:
+        os.kill(os.getpid(), int(number))
+    return whole(path, **how)
+loading.load = load
+if __name__ == "__main__":
+    main()
+"""
+
+
+def with_deadly_models(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a check in which `crash-11.npy` ends its process by signal 11."""
+    for name in ("crash-11.npy", "large-9.npy"):
+        np.save(name, GOOD)
+    Path("deadly.py").write_text(textwrap.dedent(DEADLY))
+    command = [sys.executable, "deadly.py", "check", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+MIXED = ("good.npy", "crash-11.npy", "bad.npy", "large-9.npy", "linear.npy")
+
+
+@pytest.fixture
+def mixed() -> list[dict[str, Any]]:
+    """The results without the deadly models."""
+    np.save("linear.npy", GOOD)
+    command = [sys.executable, "-m", "vaeprobe", "check", "good.npy", "bad.npy", "linear.npy", "--json"]
+    models: list[dict[str, Any]] = json.loads(
+        subprocess.run(command, capture_output=True, check=False).stdout
+    )["models"]
+    return models
+
+
+@pytest.mark.parametrize("options", [(), ("--time", "100"), ("--resume", "run.jsonl")])
+def test_a_model_that_ends_its_process_costs_no_other_result(mixed: Any, options: Sequence[str]) -> None:
+    done = with_deadly_models(*MIXED, "--json", *options)
+    document = json.loads(done.stdout)
+    DOCUMENT.validate(document)
+    models = document["models"]
+    assert [m["model"] for m in models] == list(MIXED)
+    assert [m["exit_code"] for m in models] == [0, 6, 1, 6, 0]
+    if not options:
+        assert [models[k] for k in (0, 2, 4)] == mixed
+    assert "`crash-11.npy` made native code crash (SIGSEGV)" in models[1]["error"]["message"]
+    assert "too much memory" in models[3]["error"]["message"]
+    assert done.returncode == document["exit_code"] == 6
+    if "--resume" in options:  # what failed is tried again, what stands is not
+        again = json.loads(with_deadly_models(*MIXED, "--json", *options).stdout)
+        assert again["models"] == models
+
+
+def test_each_line_is_streamed_once_whatever_dies() -> None:
+    np.save("linear.npy", GOOD)
+    for options in ((), ("--resume", "run.jsonl"), ("--resume", "run.jsonl")):
+        done = with_deadly_models(*MIXED, "--format", "jsonl", *options)
+        *models, last = map(json.loads, done.stdout.splitlines())
+        assert sorted(m["model"] for m in models) == sorted(MIXED)
+        assert last["models"] == len(MIXED)
+        assert last["exit_code"] == done.returncode == 6
+
+
+def test_a_dead_model_is_the_last_one_of_a_run_that_fails_fast() -> None:
+    done = with_deadly_models(*MIXED, "--json", "--fail-fast")
+    assert [m["model"] for m in json.loads(done.stdout)["models"]] == ["good.npy", "crash-11.npy"]
+
+
+def test_no_baseline_is_written_where_a_model_ends_its_process() -> None:
+    done = with_deadly_models("good.npy", "crash-11.npy", "--update-baseline")
+    assert done.returncode == 6
+    assert "made native code crash" in done.stderr
+    assert not Path("vaeprobe-baseline.json").exists()
+
+
+def test_a_model_that_ends_a_process_of_several_costs_no_other_result(mixed: Any) -> None:
+    done = with_deadly_models(*MIXED, "--json", "--jobs", "2")
+    models = json.loads(done.stdout)["models"]
+    assert [m["exit_code"] for m in models] == [0, 6, 1, 6, 0]
+    assert [models[k] for k in (0, 2, 4)] == mixed
+    assert "was killed" in models[1]["error"]["message"]
 
 
 @pytest.fixture

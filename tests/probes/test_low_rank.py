@@ -190,6 +190,18 @@ def test_units_that_are_off_at_a_few_latents_hide_no_direction() -> None:
     assert "no basis has independent columns everywhere" in result.summary
 
 
+def test_directions_that_hardly_move_the_output_are_no_latents() -> None:
+    rng = np.random.default_rng(0)
+    scales = np.array([3.0, 2.0, 1.0, 1e-3])[:, None]
+    W = torch.from_numpy(
+        np.linalg.qr(rng.standard_normal((60, 4)))[0] @ (scales * rng.standard_normal((4, 12)))
+    )
+    decoder = Decoder(lambda z: torch.sinh(z @ W.to(z.dtype).mT / 9), 12, dtype=torch.float64)
+    result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(decoder)
+    assert "3 of 4 directions are active" in result.summary
+    assert any("left out as inactive: 1 of 4 directions (u3)" in f.message for f in result.findings)
+
+
 def test_a_linear_decoder_of_few_dimensions_has_seams_that_are_not_said_to_be_the_axes() -> None:
     rng = np.random.default_rng(0)
     W = torch.from_numpy(rng.standard_normal((60, 5)) @ rng.standard_normal((5, 30)))

@@ -210,10 +210,10 @@ def from_module(
         input_shape: shape of one data row, where it is not that of the decoder's output.
         part: the name of the part that decodes, where it has no usual one.
         condition: what arguments that it takes beside latents are held at: {"label": 3}.
-        settings: as for `Decoder`.
+        settings: as for `Decoder`, an encoder of another network among them.
 
     Raises:
-        UsageError: the number of latents cannot be told.
+        UsageError: the number of latents cannot be told, or the encoder is no `Encoder`.
         ContractError: no part takes latents alone, or it is no decoder (see `Decoder`).
 
     Example:
@@ -240,11 +240,14 @@ def from_module(
     return Decoder(
         found.decoder,
         found.latent_dim,
-        natural=found.natural,
-        encoder=found.encoder,
         likelihood=likelihood,
-        notes=found.notes,
-        **({"sigma2": found.sigma2} | settings),
+        **{
+            "natural": found.natural,
+            "encoder": found.encoder,
+            "notes": found.notes,
+            "sigma2": found.sigma2,
+            **settings,
+        },
     )
 
 

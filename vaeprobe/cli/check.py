@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 import math
@@ -9,7 +10,7 @@ import os
 import sys
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -22,17 +23,18 @@ import typer
 
 from vaeprobe import writing
 from vaeprobe.budget import within
-from vaeprobe.cli import loading, options, output, streams
+from vaeprobe.cli import carried, loading, options, output, streams
 from vaeprobe.cli.output import Document
 from vaeprobe.cli.running import bytes_of
 from vaeprobe.errors import ResourceError, UsageError, did_you_mean
+from vaeprobe.files import limits
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import journal, policy_file
 from vaeprobe.gate.formats import FORMATS
 from vaeprobe.gate.outcome import GateReport, ModelReport
 from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.rules import rule_of_text
-from vaeprobe.gate.run import Gate
+from vaeprobe.gate.run import Gate, failure_of
 from vaeprobe.kept import goes_on_from, own_file
 from vaeprobe.processes import current
 from vaeprobe.processors import consider
@@ -171,14 +173,19 @@ def check(
     digest = journal.digest_of(policy, (baseline, loaded["blueprint"], data), loaded)
     streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
-    with within(seconds), output.progress_bar(document.progress and not streaming):
-        for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest, seconds):
+    before = carried.found()
+    left = None if seconds is None else max(0.0, seconds - before.seconds)
+    with within(left), output.progress_bar(document.progress and not streaming):
+        for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest, left, before):
             done.append(model)
+            if model.model in before.reports:
+                continue
             if streaming:
                 from vaeprobe.gate.formats import jsonl
 
                 sys.stdout.write(jsonl.model_line(model))
                 sys.stdout.flush()
+            carried.keep(model)
     current().meet()
     order = {target: k for k, target in enumerate(targets)}
     finished = GateReport(
@@ -283,7 +290,19 @@ class _Turns:
         return 1 / math.ceil((len(self.models) - self.models.index(model)) / self.at_once)
 
 
-def _check_one(gate: Gate, loaded: dict[str, object], digest: str, turns: _Turns, model: str) -> ModelReport:
+def _check_one(
+    gate: Gate,
+    loaded: dict[str, object],
+    digest: str,
+    turns: _Turns,
+    deaths: Mapping[str, ModelReport],
+    model: str,
+) -> ModelReport:
+    if model in deaths:
+        return deaths[model]
+    carried.begin(model)
+    limits.note_reading(f"`{clean(model)}`")
+
     def load(path: str) -> Decoder:
         return current().together(
             lambda: loading.load(Path(path), **_for(gate.policy, model, loaded)),
@@ -305,17 +324,19 @@ def _run(
     resume: Path | None,
     digest: str,
     time_given: float | None,
+    before: carried.Carried,
 ) -> Iterator[ModelReport]:
-    """Yield reports as they finish; finished ones are kept in, and taken from, the resume file."""
+    """Yield reports as they finish; finished ones are kept in, and taken from, the resume file and worker processes before this one."""
     from vaeprobe.progress import track
 
     kept = {} if resume is None else journal.read(resume)
     finished = {t: kept[t] for t in targets if t in kept and journal.stands(kept[t], digest)}
+    finished |= before.reports
     fresh = [target for target in targets if target not in finished]
     several = current().world > 1
     at_once = (current().world if len(fresh) >= current().world else 1) if several else jobs
     turns = _Turns(fresh, at_once, None if time_given is None else time.time() + time_given)
-    one = partial(_check_one, gate, loaded, digest, turns)
+    one = partial(_check_one, gate, loaded, digest, turns, before.deaths)
     stream: Iterable[ModelReport]
     if resume is not None and finished:
         goes_on_from(resume)
@@ -348,16 +369,29 @@ def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> I
     quiet = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
     # spawned, not forked: torch's threads do not survive a fork
+    left = list(targets)
+    with contextlib.suppress(BrokenProcessPool):
+        for report in _pooled(one, targets, jobs):
+            left.remove(report.model)
+            yield report
+    for target in left:  # one of them ended its process, and all others with it
+        try:
+            yield from _pooled(one, [target], 1)
+        except BrokenProcessPool:
+            died = ResourceError(
+                "the process that checked it was killed: for want of memory, or the file made native code crash",
+                hint=f"`vaeprobe check {clean(target)}` with the same rules says which",
+            )
+            yield ModelReport(model=target, failure=failure_of(died))
+
+
+def _pooled(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> Iterator[ModelReport]:
     pool = ProcessPoolExecutor(
         max_workers=min(jobs, len(targets)), mp_context=get_context("spawn"), initializer=consider
     )
     try:
         for future in as_completed([pool.submit(one, target) for target in targets]):
             yield future.result()
-    except BrokenProcessPool:
-        raise ResourceError(
-            "a worker process was killed, most likely for want of memory", hint="fewer --jobs"
-        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

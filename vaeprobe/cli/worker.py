@@ -53,20 +53,43 @@ def needed(arguments: Sequence[str]) -> bool:
 
 
 def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int | VaeprobeError:
-    """Run a command in a worker process and return its exit code, or the error that its death is."""
-    from vaeprobe.files import limits  # help does not wait for it
+    """Run a command in a worker process and return its exit code, or the error that its death is.
+
+    A check goes on in a new worker after a model that ended the last one (see `vaeprobe.cli.carried`).
+    """
+    from vaeprobe.cli import carried  # help does not wait for it
+    from vaeprobe.files import limits
 
     sys.stdout.flush()
     sys.stderr.flush()
-    guardian = os.getpid()
     blocked = {*PASSED_ON, signal.SIGCHLD, signal.SIGTSTP, signal.SIGCONT}
     limits.watch_reading()
+    if "check" in arguments[:1] and os.environ.get("WORLD_SIZE", "1") == "1":
+        carried.open_file()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        while True:
+            code = os.waitstatus_to_exitcode(_wait(_worker(command, arguments, before), blocked))
+            ended = code if code >= 0 else _death(-code)
+            if isinstance(ended, int) or not carried.died(ended):
+                break
+        if code in (*streams.EXIT_CODES.values(), *(-number for number in streams.EXIT_CODES)):
+            streams.ending()  # a second interrupt waits behind the first
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return ended
+
+
+def _worker(command: Callable[[], int], arguments: Sequence[str], signals: set[int]) -> int:
+    """Return the process that runs a command, confined, with these signals blocked."""
+    from vaeprobe.files import limits
+
+    guardian = os.getpid()
     worker = os.fork()
     if worker == 0:
         os.setpgid(0, 0)  # the terminal's signals come once, from the guardian
         _die_with(guardian)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         accelerated = any(map(_names_accelerator, arguments, [*arguments[1:], ""]))
         size = sum(map(_size, _paths(arguments)))
         limits.confine(
@@ -78,14 +101,7 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
         os._exit(_finished(command))
     with contextlib.suppress(OSError):
         os.setpgid(worker, worker)
-    try:
-        status = _wait(worker, blocked)
-        code = os.waitstatus_to_exitcode(status)
-        if code in (*streams.EXIT_CODES.values(), *(-number for number in streams.EXIT_CODES)):
-            streams.ending()  # a second interrupt waits behind the first
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return code if code >= 0 else _death(-code)
+    return worker
 
 
 def _finished(command: Callable[[], int]) -> int:

@@ -157,6 +157,11 @@ class Evidence:
     skipped: frozenset[Extra] = frozenset()
 
     @property
+    def axes(self) -> str:
+        """What is asked along, in the plural."""
+        return "latents" if self.letter == "z" else "directions"
+
+    @property
     def gap_null(self) -> float | None:
         """The gap at random axes: the mean of `null`."""
         return None if self.null is None else float(self.null.mean())

@@ -67,7 +67,7 @@ def _summary(e: Evidence, likelihood: str | None, seams: str = "the given axes a
     if e.undefined or e.gap is None or e.spread is None or e.gap_null is None:
         return f"Undefined: {e.undefined}."
     active, k = len(e.active), len(e.continuous)
-    count = "" if active == k else f"{active} of {k} latents are active. "
+    count = "" if active == k else f"{active} of {k} {e.axes} are active. "
     if likelihood is not None:
         count = f"{count}Measured in the metric of a {likelihood.capitalize()} likelihood. "
     lengths = _lengths(e.spread, _worst(e))
@@ -263,11 +263,12 @@ def findings(e: Evidence, part: Part | None = None, cost: str = "") -> list[Find
         return [*found, Finding(FACTORISE_UNDEFINED, f"no verdict: {e.undefined}", hint=hint)]
     inactive = [f"{e.letter}{c}" for i, c in enumerate(e.continuous) if i not in set(e.active)]
     if inactive:
+        continuous = "continuous " * (e.letter == "z")
         listed = ", ".join(inactive[:8]) + (", ..." if len(inactive) > 8 else "")
         found.append(
             Finding(
                 INACTIVE_LATENTS,
-                f"left out as inactive: {len(inactive)} of {len(e.continuous)} continuous latents ({listed})",
+                f"left out as inactive: {len(inactive)} of {len(e.continuous)} {continuous}{e.axes} ({listed})",
             )
         )
     if e.usable < e.drawn:
