@@ -63,7 +63,8 @@ DISTRIBUTION_OUTPUT = FindingSpec(
 CAST_UP = FindingSpec(
     "cast-up",
     "note",
-    "Weights stored in half precision (or integers) were cast to the precision of the computation.",
+    "Weights stored in half precision (or integers) were cast to the precision of the computation, and parts of a program "
+    "under autocast are computed in it.",
     "Nothing; the values are exact.",
 )
 NONFINITE_WEIGHTS = FindingSpec(

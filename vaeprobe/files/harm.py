@@ -203,7 +203,7 @@ def refuse_script(tree: ast.Module) -> None:
                 f"the program has a method `{node.name}`, which torch runs while loading it",
                 hint=HINT_WEIGHTS,
             )
-        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Global, ast.Delete, ast.With, ast.Lambda)):
+        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Global, ast.Delete, ast.Lambda)):
             raise UnsafeError(
                 f"the program's code has a statement that TorchScript never writes (line {node.lineno})",
                 hint=HINT_WEIGHTS,

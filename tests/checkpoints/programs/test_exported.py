@@ -22,7 +22,7 @@ from vaeprobe.checkpoints.programs import exported as module
 from vaeprobe.checkpoints.programs.program import Program
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.engine.verbs import jacobian
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.errors import InputError, UnsafeError, UsageError
 from vaeprobe.files.zips import open_archive
 
 from programs import exported, network, small_pt2, with_graph
@@ -257,6 +257,110 @@ def test_another_schema_is_said() -> None:
 
     with pytest.raises(InputError, match="schema version 9"):
         read(with_graph(edit))
+
+
+class Regions(nn.Module):
+    """Graphs within the graph: under no_grad as rotary embeddings are, under autocast, and one in the other."""
+
+    def __init__(self, enabled: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 12)
+        self.enabled = enabled
+        self.register_buffer("rates", torch.arange(8.0) / 8)
+
+    @torch.no_grad()
+    def rotary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", enabled=False):
+            return torch.cos(x * self.rates), torch.sin(x * self.rates)
+
+    def forward(self, z: Tensor) -> Tensor:
+        cos, sin = self.rotary(torch.ones(1, 8))
+        h = torch.tanh(self.first(z) * cos + sin)
+        with torch.autocast("cpu", enabled=self.enabled):
+            return self.last(h)
+
+
+def test_graphs_within_the_graph_are_run_in_their_place() -> None:
+    net = Regions().eval()
+    data = exported(net, torch.randn(3, 4))
+    parts, z = read(data), torch.randn(5, 4)
+    assert torch.equal(parts.decoder(z), by_torch(data)(z))
+    expected = torch.stack([torch.func.jacrev(lambda r: net(r[None])[0])(row) for row in z])
+    assert torch.allclose(jacobian(Decoder(parts.decoder, 4), z), expected, atol=1e-6)
+    assert parts.notes == ()
+
+
+def test_a_decoder_under_no_grad_has_the_derivatives_of_its_function() -> None:
+    net = network()
+
+    class Still(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        @torch.no_grad()
+        def forward(self, z: Tensor) -> Tensor:
+            y: Tensor = self.net(z)
+            return y
+
+    parts, z = read(exported(Still(), torch.zeros(3, 2))), torch.randn(5, 2)
+    assert torch.allclose(jacobian(Decoder(parts.decoder, 2), z), jacobian(Decoder(net, 2), z), atol=1e-6)
+
+
+def test_autocast_is_left_out_and_said() -> None:
+    net = Regions(enabled=True).eval()
+    parts, z = read(exported(net, torch.randn(3, 4))), torch.randn(5, 4)
+    assert [n.code for n in parts.notes] == ["cast-up"]
+    assert torch.allclose(parts.decoder(z), Regions().eval()(z), atol=1e-6)
+
+
+def region(document: Any) -> Any:
+    """Return the node that runs a graph within the graph."""
+    nodes = document["graph_module"]["graph"]["nodes"]
+    return next(n for n in nodes if "higher_order" in n["target"])
+
+
+def graph_of(node: Any) -> Any:
+    return next(i["arg"]["as_graph"]["graph"] for i in node["inputs"] if "as_graph" in i["arg"])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda n: n["inputs"].pop(), "other inputs than it takes"),
+        (lambda n: n["outputs"].pop(), "other outputs of a graph within it"),
+        (lambda n: graph_of(n)["outputs"][0]["as_tensor"].update(name="nowhere"), "which nothing computes"),
+        (lambda n: n.update(inputs=[i for i in n["inputs"] if "as_graph" not in i["arg"]]), "that is not there"),
+        (lambda n: graph_of(n)["inputs"].append({"as_int": 3}), "without names"),
+        (lambda n: graph_of(n)["nodes"][-1].update(target="torch.ops.aten.from_file.default"), "from_file"),
+        (lambda n: graph_of(n).update(custom_obj_values={"a": {}}), "custom objects"),
+        (lambda n: n.update(target="torch.ops.higher_order.cond"), "higher_order.cond"),
+    ],
+)  # fmt: skip
+def test_what_a_graph_within_the_graph_may_not_do(edit: Callable[[Any], None], message: str) -> None:
+    data = with_graph(lambda d: edit(region(d)), exported(Regions().eval(), torch.randn(3, 4)))
+    with pytest.raises((InputError, UnsafeError), match=message):
+        read(data)
+
+
+def test_graphs_are_nested_so_deep_and_no_deeper() -> None:
+    def nested(document: Any, depth: int) -> None:
+        node = region(document)
+        graph = graph_of(node)
+        inner = graph["nodes"]
+        for _ in range(depth):
+            whole = {**graph, "nodes": inner}
+            given = [{"name": "", "arg": a, "kind": 1} for a in graph["inputs"]]
+            argument = {"name": "", "arg": {"as_graph": {"name": "g", "graph": whole}}, "kind": 1}
+            inner = [{**node, "inputs": [node["inputs"][0], argument, *given], "outputs": graph["outputs"]}]
+        graph["nodes"] = inner
+
+    data, z = exported(Regions().eval(), torch.randn(3, 4)), torch.randn(5, 4)
+    ours = read(with_graph(lambda d: nested(d, 3), data)).decoder
+    assert torch.equal(ours(z), by_torch(data)(z))
+    with pytest.raises(InputError, match="more than 32 deep"):
+        read(with_graph(lambda d: nested(d, 40), data))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import InputError
 from vaeprobe.files.zips import open_archive
 
-from programs import network, scripted, small_script
+from programs import before_linear, network, scripted, small_script
 
 
 def read(data: bytes, **how: Any) -> Parts:
@@ -125,6 +125,50 @@ def test_the_number_of_latents_is_inferred_and_said() -> None:
     assert "latents-inferred" not in [n.code for n in read(small_script(), latent_dim=2).notes]
     with pytest.raises(BlueprintError, match="does not take 5 latents"):
         read(small_script(), latent_dim=5)
+
+
+class Contexts(nn.Module):
+    """Statements that change no value: no_grad and autocast, around layers and in a method that another calls."""
+
+    __constants__ = ("enabled",)
+
+    def __init__(self, enabled: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last, self.act = nn.Linear(4, 8), nn.Linear(8, 12), nn.RReLU()
+        self.enabled = enabled
+
+    def rates(self, z: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cos(z)
+
+    def forward(self, z: Tensor) -> Tensor:
+        with torch.no_grad():
+            h = self.act(self.first(z))
+        with torch.autocast("cpu", enabled=self.enabled):
+            h = torch.tanh(h)
+        return self.last(h * self.rates(h))
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_contexts_of_derivatives_and_precision_change_no_value(enabled: bool) -> None:
+    net = Contexts(enabled).eval()
+    parts, z = read(scripted(net)), torch.randn(5, 4)
+    assert [n.code for n in parts.notes if n.code != "latents-inferred"] == ["cast-up"] * enabled
+
+    def function(z: Tensor) -> Tensor:
+        h = torch.tanh(nn.functional.leaky_relu(net.first(z), (net.act.lower + net.act.upper) / 2))
+        y: Tensor = net.last(h * torch.cos(h))
+        return y
+
+    assert torch.allclose(parts.decoder(z), function(z), atol=1e-6)
+    expected = torch.stack([torch.func.jacrev(lambda r: function(r[None])[0])(row) for row in z])
+    assert torch.allclose(jacobian(Decoder(parts.decoder, 4), z), expected, atol=1e-6)
+
+
+def test_other_contexts_are_not_supported() -> None:
+    with pytest.raises(InputError, match="`with self`"):
+        read(before_linear("with self:", "  input = input * 2"))
 
 
 @pytest.mark.parametrize("last", [1.0, 0.0])

@@ -49,7 +49,7 @@ MATHS = _words(
     " matrix_exp linalg_cholesky linalg_cholesky_ex linalg_solve _linalg_solve_ex linalg_solve_triangular linalg_det _linalg_det"
     " linalg_slogdet _linalg_slogdet logdet linalg_qr linalg_norm trace"
     # activations
-    " relu relu6 leaky_relu elu selu celu gelu silu mish tanh sigmoid softplus hardtanh hardswish hardsigmoid prelu"
+    " relu relu6 leaky_relu rrelu elu selu celu gelu silu mish tanh sigmoid softplus hardtanh hardswish hardsigmoid prelu"
     " _prelu_kernel threshold softmax _softmax log_softmax _log_softmax log_sigmoid glu hardshrink softshrink"
     " dropout feature_dropout alpha_dropout dropout2d"
     # element by element

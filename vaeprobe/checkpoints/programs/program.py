@@ -19,7 +19,7 @@ from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UsageError, out_of_memory
 from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.files.source import quoted
-from vaeprobe.findings import FIXED_BATCH
+from vaeprobe.findings import CAST_UP, FIXED_BATCH
 from vaeprobe.likelihoods import activations
 from vaeprobe.prior import LearnedPrior
 from vaeprobe.report import Finding
@@ -27,6 +27,7 @@ from vaeprobe.report import Finding
 __all__ = [
     "LINKS",
     "RUN_ERRORS",
+    "UNDER_AUTOCAST",
     "Here",
     "Program",
     "Step",
@@ -43,6 +44,9 @@ MOST_STEPS = 20_000  # large decoders have some thousands
 RUN_ERRORS = (
     RuntimeError, TypeError, ValueError, IndexError, KeyError, NotImplementedError, AttributeError, OverflowError, ZeroDivisionError,
 )  # fmt: skip
+UNDER_AUTOCAST = Finding(
+    CAST_UP, "part of the program asks for autocast: it is computed in the precision of the rest"
+)
 # the same numbers in another shape: an activation before them is the last one all the same
 SHAPES_ALONE = {
     "view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "contiguous",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,9 +23,18 @@ from vaeprobe.checkpoints.programs.exported.document import (
 from vaeprobe.checkpoints.programs.exported.weights import DTYPES, inputs_of
 from vaeprobe.checkpoints.programs.held import hold
 from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
-from vaeprobe.checkpoints.programs.program import RUN_ERRORS, Here, Names, Program, Step, Value, flat
+from vaeprobe.checkpoints.programs.program import (
+    RUN_ERRORS,
+    UNDER_AUTOCAST,
+    Here,
+    Names,
+    Program,
+    Step,
+    Value,
+    flat,
+)
 from vaeprobe.checkpoints.programs.whole import DRAWS, Noise
-from vaeprobe.errors import InputError, ResourceError
+from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.harm import HINT_SAVE_ANEW, refuse_operator
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
@@ -41,6 +51,9 @@ MEMORY_FORMATS = {
     4: torch.preserve_format,
 }
 SCHEMA_MAJOR = 8
+REGIONS = frozenset(f"torch.ops.higher_order.wrap_with_{how}" for how in ("set_grad_enabled", "autocast"))
+"""What runs a graph within the graph, once."""
+MOST_NESTED = 32
 LATENTS = ("z", "latent", "latents", "noise", "latent_sample", "code")
 
 
@@ -51,6 +64,7 @@ class Graph:
         self.archive = archive
         self.notes: list[Finding] = []
         self.conditions: tuple[Condition, ...] = ()
+        self.regions = 0
         models = [n for n in archive.records if n.startswith("models/") and n.endswith(".json")]
         if not models:
             raise InputError("the archive holds no program (`models/model.json`)", hint=HINT_SAVE_ANEW)
@@ -94,7 +108,7 @@ class Graph:
             raise InputError(
                 f"the program returns more than outputs ({quoted(mutations[0])})", hint=HINT_SAVE_ANEW
             )
-        steps = [step for node in items(self.graph, "nodes") if (step := self.step(node)) is not None]
+        steps = list(self.steps(self.graph))
         steps = [*self.held(inputs, state, steps, conditions or {}), *steps]
         defined = {*state, self.input, *(name for s in steps for name in s.gives())}
         specs = items(self.signature, "output_specs")
@@ -113,6 +127,46 @@ class Graph:
             )
         row, batch, batched = self.input_shape()
         return Program(state, steps, self.input, kept[0] if len(kept) == 1 else kept, row, batch, batched)
+
+    def steps(self, graph: object, depth: int = 0) -> Iterator[Step]:
+        """Yield what the nodes of a graph compute; of a graph within it, its steps in the place of its node."""
+        for node in items(graph, "nodes"):
+            if at(node, "target") in REGIONS:
+                yield from self.region(node, depth + 1)
+            elif (step := self.step(node)) is not None:
+                yield step
+
+    def region(self, node: object, depth: int) -> Iterator[Step]:
+        """Yield the steps of a graph that the program runs once, with names of its own: under no_grad, or under autocast.
+
+        Derivatives are those of the function that it computes, in the precision of the rest.
+        """
+        settings, graph, inputs = _split(items(node, "inputs"))
+        if "autocast" in str(at(node, "target")) and [union(a) for a in settings][2:3] == [("as_bool", True)]:
+            self.note(UNDER_AUTOCAST)
+        given = list(map(self.argument, inputs))
+        if table_of(graph).get("custom_obj_values"):
+            raise UnsafeError("the program uses custom objects", hint=HINT_SAVE_ANEW)
+        names, outputs = ([self.argument(o) for o in items(graph, k)] for k in ("inputs", "outputs"))
+        self.regions += 1
+        own = _Names(f"region{self.regions}/", dict(zip(_names_of(names), given, strict=False)))
+        if len(names) != len(given):
+            raise InputError("the program gives a graph within it other inputs than it takes")
+        if depth > MOST_NESTED:
+            raise InputError(f"the program has graphs within graphs, more than {MOST_NESTED} deep")
+        for step in self.steps(graph, depth):
+            yield replace(
+                step,
+                args=own.arguments(step.args),
+                kwargs={k: own.argument(v) for k, v in step.kwargs.items()},
+                outputs=tuple(own.result(o) for o in step.outputs),
+            )
+        results = [self.result(o) for o in items(node, "outputs")]
+        results = results[0] if len(results) == 1 and isinstance(results[0], list) else results
+        if len(results) != len(outputs):
+            raise InputError("the program takes other outputs of a graph within it than it gives")
+        for result, output in zip(results, outputs, strict=True):
+            yield Step("alias", _same, (own.argument(output),), {}, (result,))
 
     def step(self, node: object) -> Step | None:
         target = at(node, "target")
@@ -140,7 +194,8 @@ class Graph:
             operators.bounded([value])
             if name in ("training", "train") and value is True and name in arguments:
                 value = False
-                self.note_training(parts[3])
+                said = f"the program was exported in training mode ({parts[3]}): it is probed in eval mode"
+                self.note(Finding(TRAINING_MODE, said))
             known = arguments.get(name)
             # kind 1 is positional; older files do not say, and then the operator's own signature does
             how = table_of(item).get("kind")
@@ -151,14 +206,10 @@ class Graph:
         name = target.split(".")[-2] if "." in target else target
         return Step(name, function, tuple(args), kwargs, outputs, mutates=name.endswith("_"))
 
-    def note_training(self, operator: str) -> None:
-        if not any(n.spec is TRAINING_MODE for n in self.notes):
-            self.notes.append(
-                Finding(
-                    TRAINING_MODE,
-                    f"the program was exported in training mode ({operator}): it is probed in eval mode",
-                )
-            )
+    def note(self, found: Finding) -> None:
+        """Note something, once of each kind."""
+        if not any(n.spec is found.spec for n in self.notes):
+            self.notes.append(found)
 
     def argument(self, arg: object) -> object:
         kind, value = union(arg)
@@ -315,6 +366,51 @@ def _classes(name: str, state: Mapping[str, Tensor], steps: Sequence[Step]) -> i
         if step.operator == "one_hot" and len(args) > 1 and args[0] == Value(name):
             return args[1] if isinstance(args[1], int) and args[1] > 0 else 0
     return 0
+
+
+@dataclass(frozen=True)
+class _Names:
+    """The names within a graph that is part of another, in which they may be taken.
+
+    Attributes:
+        own: what stands before names of its own.
+        given: what its inputs are outside, by name.
+    """
+
+    own: str
+    given: Mapping[str, object]
+
+    def argument(self, value: object) -> object:
+        if isinstance(value, Value):
+            return self.given.get(value.name, Value(self.own + value.name))
+        return [self.argument(v) for v in value] if isinstance(value, list) else value
+
+    def arguments(self, values: Sequence[object]) -> tuple[object, ...]:
+        return tuple(map(self.argument, values))
+
+    def result(self, names: Names) -> Names:
+        if isinstance(names, str):
+            return self.own + names
+        return [self.result(n) for n in names] if names is not None else None
+
+
+def _split(inputs: Sequence[object]) -> tuple[list[object], object, list[object]]:
+    """Return the settings of a graph within the graph, itself, and what it is given."""
+    arguments = [at(item, "arg") for item in inputs]
+    for k, arg in enumerate(arguments):
+        if union(arg)[0] == "as_graph":
+            return arguments[:k], at(arg, "as_graph", "graph"), arguments[k + 1 :]
+    raise InputError("the program names a graph within it that is not there")
+
+
+def _names_of(values: Sequence[object]) -> list[str]:
+    if not all(isinstance(v, Value) for v in values):
+        raise InputError("a graph within the program has inputs without names")
+    return [v.name for v in values if isinstance(v, Value)]
+
+
+def _same(value: object) -> object:
+    return value
 
 
 def _number(value: object) -> object:

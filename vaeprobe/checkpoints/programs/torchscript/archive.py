@@ -135,11 +135,13 @@ class Library:
 
     Attributes:
         constants: the tuple that `CONSTANTS.c0`, `CONSTANTS.c1`, ... read.
+        autocast: whether code that ran asks for autocast.
     """
 
     def __init__(self, archive: Archive) -> None:
         self.files: dict[str, ast.Module] = {}
         self.constants: Sequence[object] = ()
+        self.autocast = False
         for name in archive.records:
             if name.startswith("code/") and name.endswith(".py"):
                 self.files[name[len("code/") : -len(".py")].replace("/", ".")] = parsed(

@@ -37,6 +37,15 @@ BUDGET = 50_000  # steps of one call: a decoder takes a few hundred
 DEEPEST = 200  # nested calls
 SURELY_SMALL = 1 << 26  # numbers that no operator on so many makes more of
 CASTS: Mapping[str, Callable[..., object]] = {"int": int, "float": float, "bool": bool}
+CONTEXTS = frozenset(
+    f"__torch__.torch.{name}"
+    for name in (
+        "autograd.grad_mode.no_grad", "autograd.grad_mode.enable_grad", "autograd.grad_mode.set_grad_enabled",
+        "amp.autocast_mode.autocast", "cpu.amp.autocast_mode.autocast", "cuda.amp.autocast_mode.autocast",
+    )
+)  # fmt: skip
+"""Classes whose contexts change no value: derivatives are those of the function, in one precision throughout."""
+CONTEXT = object()
 NUMBERS = (int, float, torch.SymInt, torch.SymFloat)
 
 
@@ -151,6 +160,10 @@ class Interpreter:
             case ast.While(test=test, body=body):
                 while bool(self.value(test, names)):
                     self.block(body or [ast.Pass()], names)
+            case ast.With(items=[ast.withitem(context_expr=context, optional_vars=None)], body=body):
+                if self.value(context, names) is not CONTEXT:
+                    raise self.unsupported(f"with {ast.unparse(context)}")
+                self.block(body, names)
             case ast.Pass():
                 pass
             case _:
@@ -275,6 +288,8 @@ class Interpreter:
                 return self.field(self.value(e.args[0], names), str(self.value(e.args[1], names)))
             case "torch.device":
                 return self.device
+            case _ if name.removesuffix(".__new__") in CONTEXTS:
+                return CONTEXT
         args = [self.value(a, names) for a in e.args]
         kwargs = {str(k.arg): self.value(k.value, names) for k in e.keywords}
         if name == "int" and isinstance(args[0], torch.SymInt):
@@ -299,7 +314,11 @@ class Interpreter:
         method: object = None
         if not isinstance(e.func, ast.Attribute):
             method = self.value(e.func, names)
-        elif isinstance(owner := self.value(e.func.value, names), Instance):
+        elif (owner := self.value(e.func.value, names)) is CONTEXT and e.func.attr == "__init__":
+            _, _, enabled, *_ = [*(self.value(a, names) for a in e.args), None, None, None]
+            self.library.autocast |= enabled is True  # (device, type, enabled, ...)
+            return None
+        elif isinstance(owner, Instance):
             code = self.library.method(owner.kind, e.func.attr)
             method = None if code is None else BoundFunction(code, owner)
         if not isinstance(method, BoundFunction):

@@ -13,7 +13,7 @@ from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
-from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, parts_of
+from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, UNDER_AUTOCAST, parts_of
 from vaeprobe.checkpoints.programs.shapes import FIXED_BATCH
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
@@ -115,6 +115,8 @@ def read(
     if inferred:
         notes.append(_inferred(script, d, row, beyond, latent_size))
     last = script.last_operator(d)
+    if library.autocast:
+        notes.append(UNDER_AUTOCAST)
     natural = None
     if last in LINKS & activations(bp.likelihood):
         natural = Script(library, root, tensors, row=row, without=last)
