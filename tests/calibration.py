@@ -294,7 +294,7 @@ def factorise(trials: int) -> list[Row]:
         explained = explained_share(contrast, -z.square().sum(1) / 2 - log_det(G) / 2, seed=seed)
         assert explained is not None
         return {
-            "factorise.gap": mean_decision(contrast, 1e-4, seed).ci,
+            "factorise.gap": mean_decision(contrast, 1e-4).ci,
             "factorise.modulation": spread.largest.ci,
             "factorise.own_share": spread.own_share_ci[0],
             "factorise.mean_own_share": spread.mean_own_share_ci,
@@ -394,9 +394,9 @@ def entangled(trials: int) -> list[Row]:
         low, high = _variation_of(changes[rows], sizes[rows], seed).ci or (0.0, 1.0)
         return {
             "factorise.linearity": (1 - high, 1 - low),
-            "factorise.gap_rotated": mean_decision(contrast[rows], 1e-4, seed).ci,
+            "factorise.gap_rotated": mean_decision(contrast[rows], 1e-4).ci,
             **{
-                name: mean_decision(values[torch.from_numpy(rng.integers(0, len(values), N))], 1e-2, seed).ci
+                name: mean_decision(values[torch.from_numpy(rng.integers(0, len(values), N))], 1e-2).ci
                 for name, values in bends.items()
             },
         }

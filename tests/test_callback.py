@@ -67,6 +67,12 @@ def test_a_diverged_decoder_is_a_warning() -> None:
         assert vaeprobe.Callback(latent_dim=3)(model.decoder) == {}
 
 
+def test_numbers_per_latent_are_told_and_not_logged() -> None:
+    callback = vaeprobe.Callback(latent_dim=3, metrics=[COSINE, "factorise.cross"])
+    with pytest.warns(UserWarning, match="`factorise.cross` is no single number"):
+        assert set(callback(VAE().decoder)) == {COSINE}
+
+
 def test_mistakes_are_named_before_the_training() -> None:
     with pytest.raises(UsageError, match="mean_abs_cosin`") as caught:
         vaeprobe.Callback(metrics=["orthogonality.mean_abs_cosin"])

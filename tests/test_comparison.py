@@ -201,6 +201,20 @@ def test_mistakes_are_named() -> None:
         vaeprobe.compare([base, base], samples=16, sort="alingment")
 
 
+def test_what_can_be_no_column_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = model(torch.eye(D, dtype=torch.float64))
+    with monkeypatch.context() as patch:
+        patch.setattr("vaeprobe.comparison.run.probe_class", None)
+        with pytest.raises(UsageError, match="no column of this comparison is called `alingment`"):
+            vaeprobe.compare([base, base], samples=16, sort="alingment")
+    found = vaeprobe.compare([base, base], samples=16, rotations=9, sort="MIG")
+    assert found.sort is None
+    (said,) = [f for f in found.findings if f.code == "not-sorted"]
+    assert "`MIG`" in said.message
+    assert "alignment" in (said.hint or "")
+    assert vaeprobe.compare([base, base], samples=16, rotations=9, sort="alignment").sort == "alignment"
+
+
 def test_latents_of_a_map_have_their_places_in_the_comparison() -> None:
     R = haar(D, 1, seed=3)[0]
     places = replace(model(R), latent_shape=(D, 1, 1)), replace(model(R), latent_shape=(1, 1, D))
@@ -423,6 +437,7 @@ def test_a_sweep_sorted_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     first = table[0]
     assert float(first["orthogonality.alignment.low"]) <= float(first["orthogonality.alignment"])
     assert first["orthogonality.verdict"]
+    assert "'" not in path.read_text(encoding="utf-8"), "an empty cell is empty"
     capsys.readouterr()
     assert run(["compare", *models, *rows, "--format", "html"]) == 0
     page = capsys.readouterr().out

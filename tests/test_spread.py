@@ -140,9 +140,9 @@ def test_estimates_lean_where_intervals_do_not_decide() -> None:
 
 
 def test_one_sample_decides_nothing() -> None:
-    assert mean_decision(torch.zeros(1), 1.0, 0).zero is None
-    assert mean_decision(torch.zeros(9), 1.0, 0).zero is True
-    assert mean_decision(torch.zeros(9), 1.0, 0, event=10.0).zero is None
+    assert mean_decision(torch.zeros(1), 1.0).zero is None
+    assert mean_decision(torch.zeros(9), 1.0).zero is True
+    assert mean_decision(torch.zeros(9), 1.0, event=10.0).zero is None
 
 
 def test_resamples_whose_lengths_are_all_the_same_divide_by_nothing() -> None:

@@ -7,7 +7,9 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import torch
 from vaeprobe import Decoder, survey
 from vaeprobe.cli import run
 from vaeprobe.errors import UsageError
+from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.latents import Prior
-from vaeprobe.report import Artifact, Metric, MetricSpec
+from vaeprobe.report import Artifact, Finding, Metric, MetricSpec
 from vaeprobe.survey.card import number_of
 from vaeprobe.survey.page import BAD, FAIR, GOOD, tone
 
@@ -268,6 +271,50 @@ def test_rules_stand_at_the_top_and_decide_the_exit_code(tmp_path: Path) -> None
     assert found.exit_code == 0
     with pytest.raises(UsageError, match="no metric is called"):
         survey(Decoder(lambda z: z, 2), samples=32, rules=["orthogonality.alingment=0.5"])
+
+
+def test_rules_that_a_report_cannot_judge_are_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(import_module("vaeprobe.survey.run"), "track", None)
+    with pytest.raises(UsageError, match="compares with a baseline, and a report has none"):
+        survey(Decoder(lambda z: z, 2), samples=32, rules=["compare.mcc=0.95"])
+
+
+@pytest.mark.parametrize("name", ["page", "page.htm"])
+def test_what_no_suffix_says_is_a_page(tmp_path: Path, name: str) -> None:
+    assert run(["report", str(MODELS / "linear.npy"), "-n", "16", "-q", "-o", str(tmp_path / name)]) == 0
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_report_is_no_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vaeprobe.cli.loading.load", None)
+    for suffix in (".txt", ".pdf"):
+        assert run(["report", str(MODEL), "-o", str(tmp_path / f"page{suffix}")]) == 2
+        assert f"ends in `{suffix}`" in (err := capsys.readouterr().err)
+        assert ".html" in err
+        assert "name it .txt" not in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_page_that_cannot_be_written_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    linear = str(MODELS / "linear.npy")
+    assert run(["report", linear, "-n", "16", "--format", "html", "-o", "/dev/full"]) == 2
+    assert capsys.readouterr().out.startswith("<!doctype html>")
+    few = ["-n", "16", "--rotations", "9"]
+    assert run(["compare", linear, linear, *few, "--format", "csv", "-o", "/dev/full"]) == 2
+    assert capsys.readouterr().out.startswith("model,orthogonality.verdict,")
+
+
+def test_strips_that_time_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = import_module("vaeprobe.survey.run")
+    said = Finding(TIME_LIMIT, "1 of 2 strips fitted into the time given")
+    plain = module.traverse
+    monkeypatch.setattr(module, "traverse", lambda *a, **k: replace(plain(*a, **k), findings=(said,)))
+    found = survey(Decoder(lambda z: z @ torch.eye(2, 3).to(z), 2), samples=16)
+    assert said in found.findings
 
 
 def test_the_model_index_is_what_hugging_face_reads(tmp_path: Path) -> None:

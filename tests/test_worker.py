@@ -65,6 +65,8 @@ def test_files_named_like_harmless_ones_get_a_worker(tmp_path: Path) -> None:
     for name in ("model.npz", "model.npy", "model.csv", "model.json"):
         (tmp_path / name).write_bytes(saved(state()))
     (tmp_path / "plain.txt").write_bytes(pickle.dumps(1))
+    for k, made in enumerate(({"a": [1.5]}, [1, None], (True, "x"), "x", 1, 2.5, Path("x"), None)):
+        (tmp_path / f"text{k}.csv").write_bytes(pickle.dumps(made, protocol=0))
     (tmp_path / "onnx.json").write_bytes(b"\x08\x09\x12\x00")
     harmless = {"rows.npz", "rows.csv"}
     for path in tmp_path.iterdir():

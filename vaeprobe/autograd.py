@@ -238,7 +238,7 @@ class Watching(TorchDispatchMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         _watching.reset(self._token)
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls) -> None:  # that of torch has no types, which each subclass would have to say
         super().__init_subclass__()  # type: ignore[no-untyped-call]
 
     @classmethod

@@ -129,6 +129,12 @@ class Callback:
                         id: probe_metric.value for id, probe_metric in probe.measure(probed).metrics.items()
                     }
                     out |= {id: float(v) for id in ids if isinstance(v := values.get(id), (int, float))}
+                    for id in ids:
+                        if isinstance(values.get(id), (list, dict)):
+                            message = (
+                                f"`{id}` is no single number, and is not logged: leave it out of `metrics`"
+                            )
+                            warnings.warn(message, stacklevel=3)
         except VaeprobeError as error:
             warnings.warn(f"vaeprobe could not measure the decoder: {error.message}", stacklevel=3)
         return out

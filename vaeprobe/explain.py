@@ -221,9 +221,10 @@ the numbers are those of a run in one go. A file of another version of vaeprobe
 is refused; what is faster to compute than to write is not kept. `check` keeps
 the outcomes that are finished, in a FILE.jsonl.
 
---part says which columns `orthogonality` measures of a decoder of hundreds of
-latents: `channels` those of one site of a map, `some` random ones, `all` every
-one; `auto` takes a part where all would take long, and says which.
+--part says along which latents `orthogonality`, `factorise` and `trace` measure
+a decoder of hundreds of them: `channels` those of one site of a map, `some`
+random ones, `all` every one; `auto` takes a part where all would take long, and
+says which.
 
 `vaeprobe explain torchrun`: several processes or machines share a run.
 """

@@ -505,6 +505,12 @@ TIME_LIMIT = FindingSpec(
     "intervals are wider; seams of a single start end where the time did. How many depends on the machine and its load, and so do the last digits of what is said.",
     "More --time, or none: without it nothing depends on the clock.",
 )
+NOT_SORTED = FindingSpec(
+    "not-sorted",
+    "warning",
+    "No model has a number in the column that they were to be sorted by: they stand in the order in which they were given.",
+    "Sort by a column that the table has; some need --data, --factors or three models.",
+)
 PART_OF_JACOBIAN = FindingSpec(
     "part-of-jacobian",
     "note",

@@ -69,7 +69,6 @@ def student_interval(values: Array, level: float) -> tuple[float, float]:
 
 def mean_interval(
     *samples: Array,
-    seed: int = 0,
     level: float = LEVEL,
     low: float = -math.inf,
     high: float = math.inf,
@@ -82,7 +81,6 @@ def mean_interval(
 
     Args:
         samples: one number per independent draw, each of shape (n,), n at least 2, finite.
-        seed: of no effect: nothing is drawn.
         low, high: what the mean cannot pass.
 
     Source: Hall (1992), J. R. Statist. Soc. B 54, 221-228; Welch (1947), Biometrika 34.

@@ -1,8 +1,8 @@
 """Where to probe: latents from the prior, from posteriors, on a grid, or from a file.
 
 Every source draws float64 rows on the CPU, shape (n, latent).  A draw depends on the seed alone, never on
-the machine, the device or the chunk size, and the first rows of a longer draw are those of a shorter one,
-so that sampling can grow without starting again.
+the machine, the device or the chunk size.  Of the prior, of posteriors and of given latents the first rows of a longer draw
+are those of a shorter one, so that sampling can grow without starting again; a grid is another one at each number of latents.
 """
 
 from __future__ import annotations

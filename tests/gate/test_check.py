@@ -703,6 +703,112 @@ def test_init_writes_a_policy_that_the_models_pass(check: Any, folder: Path) -> 
     assert check("--config", "sub/mine.toml").code == 0
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--report", "sarif=/dev/full", "--json"),
+        ("--json", "-o", "/dev/full"),
+        ("--report", "sarif=/dev/full", "--json", "-o", "out.json"),
+        ("--report", "sarif=/dev/full", "--format", "jsonl"),
+    ],
+)
+def test_what_was_checked_is_told_where_a_file_cannot_be_written(check: Any, options: Sequence[str]) -> None:
+    done = check("good.npy", *options)
+    assert done.code == 2
+    assert "cannot write `/dev/full`" in done.err
+    text = Path("out.json").read_text() if "out.json" in options else done.out
+    if "jsonl" in options:
+        first, last = map(json.loads, text.splitlines())
+        assert (first["exit_code"], last["exit_code"]) == (0, 2)
+    else:
+        document = json.loads(text)
+        DOCUMENT.validate(document)
+        assert statuses(document) == {"good.npy": ["pass"]}
+        assert document["exit_code"] == 2
+
+
+def test_a_summary_that_cannot_be_written_costs_no_report(
+    check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "nowhere/summary.md")
+    done = check("good.npy", "bad.npy", "--format", "github")
+    assert done.code == 2
+    assert "cannot write the job summary" in done.err
+    assert "::error" in done.out
+
+
+@pytest.mark.parametrize("name", ["\N{GRINNING FACE}.npy", "a\x7fb.npy", 'a"b\\c.npy', "a\nb.npy"])
+def test_a_policy_names_models_of_any_name(check: Any, name: str) -> None:
+    Path("vaeprobe.toml").unlink()
+    np.save(name, GOOD)
+    assert check("--init", name).code == 0
+    assert list(statuses(check("--json").document)) == [name]
+
+
+def test_a_name_that_is_no_text_is_told(check: Any) -> None:
+    Path("vaeprobe.toml").unlink()
+    name = os.fsdecode(b"a\xff.npy")
+    try:
+        np.save(name, GOOD)
+    except OSError:
+        pytest.skip("the system has no such names")
+    done = check("--init", name)
+    assert done.code == 2
+    assert "rename the file" in done.err
+    assert not Path("vaeprobe.toml").exists()
+
+
+def test_files_that_settings_name_are_judged_by_what_they_hold(check: Any, loaded: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    np.save("z.npy", rng.standard_normal((64, 3)))
+    policy(POLICY + '[orthogonality]\nlatents = "z.npy"\n')
+    arguments = ("good.npy", "--resume", "run.jsonl")
+    check(*arguments)
+    check(*arguments)
+    assert loaded == ["good.npy"]
+    np.save("z.npy", rng.standard_normal((64, 3)))
+    check(*arguments)
+    assert loaded == ["good.npy", "good.npy"]
+
+
+def test_a_baseline_at_other_latents_of_the_same_name_is_another_one(check: Any) -> None:
+    rng = np.random.default_rng(0)
+    np.save("z.npy", rng.standard_normal((64, 3)))
+    policy(REGRESSION + '[orthogonality]\nlatents = "z.npy"\n')
+    assert check("bad.npy", "--update-baseline", "--baseline", "base.json").code == 0
+    assert check("bad.npy", "--baseline", "base.json").code == 0
+    np.save("z.npy", rng.standard_normal((64, 3)))
+    done = check("bad.npy", "--baseline", "base.json")
+    assert done.code == 2
+    assert "another method (file of latents" in done.out
+
+
+def test_a_check_of_sharded_weights_and_of_folders_resumes(
+    check: Any, loaded: list[str], folder: Path
+) -> None:
+    from safetensors.numpy import save_file
+
+    for name, place in (("a", "."), ("b", "sub")):
+        (folder / place).mkdir(exist_ok=True)
+        for k, part in enumerate(
+            ({"0.weight": GOOD[:4].astype("float32")}, {"2.weight": np.eye(5, 4, dtype="float32")})
+        ):
+            save_file(part, folder / place / f"{name}-0000{k + 1}-of-00002.safetensors")
+        placed = {f"{2 * k}.weight": f"{name}-0000{k + 1}-of-00002.safetensors" for k in (0, 1)}
+        (folder / place / "model.safetensors.index.json").write_text(json.dumps({"weight_map": placed}))
+    Path("net.toml").write_text('latents = 3\n[decoder]\nlayers = [{linear = "0"}, "tanh", {linear = "2"}]\n')
+    models = ("model.safetensors.index.json", "sub/model.safetensors.index.json")
+    arguments = (*models, "--blueprint", "net.toml", "--resume", "run.jsonl", "--json")
+    first = check(*arguments)
+    assert [m["error"] for m in first.document["models"]] == [None, None]
+    assert check(*arguments).document == first.document
+    assert len(loaded) == 2
+    save_file({"2.weight": np.eye(5, 4, dtype="float32") * 2}, folder / "a-00002-of-00002.safetensors")
+    check(*arguments)
+    assert len(loaded) == 3
+
+
 def test_init_takes_no_other_task(check: Any) -> None:
     assert check("--init", "good.npy", "--rule", f"{COSINE}=1", "--config", "new.toml").code == 2
     assert check("--init", "--config", "new.toml").code == 2

@@ -14,7 +14,7 @@ from vaeprobe.budget import within
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.engine import gram, verbs
-from vaeprobe.engine.remembered import remembered
+from vaeprobe.engine.remembered import recalled, remembered
 from vaeprobe.gate import run
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Policy, Rule
@@ -72,6 +72,30 @@ def test_what_is_kept_is_bounded(computed: list[int], monkeypatch: pytest.Monkey
         first = gram(probed, z)
         torch.testing.assert_close(gram(probed, z), first)
     assert computed == [20, 15]
+
+
+def test_what_is_kept_is_counted_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vaeprobe.engine.remembered.MOST", 1 << 20)
+    asked = list[int]()
+
+    def made(n: int, numbers: int) -> None:
+        rows = torch.arange(n, dtype=torch.float64)[:, None]
+
+        def compute(new: torch.Tensor) -> tuple[torch.Tensor]:
+            asked.append(len(new))
+            return (torch.zeros(len(new), numbers, dtype=torch.float64),)
+
+        recalled((numbers,), [rows], compute)
+
+    with remembered():
+        made(5_000, 1)  # 40 KB
+        made(10, 512)  # 40 KB
+        made(64, 2048)  # of 1 MB what is left
+        made(5_000, 1)
+        made(10, 512)
+        made(64, 2048)
+    room = ((1 << 20) - 40_000 - 40_960) // (2048 * 8)
+    assert asked == [5_000, 10, 64, 64 - room]
 
 
 def test_the_gate_measures_each_latent_once(computed: list[int]) -> None:

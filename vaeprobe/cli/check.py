@@ -453,9 +453,9 @@ def _init(
         data=None if data is None else _relative(Path(data), path.parent),
         baseline=None if baseline is None else _relative(baseline, path.parent),
     )
+    rules = policy_file.parse(tomllib.loads(text)).rules
     current().meet()
     output.write_text(path, text)
-    rules = policy_file.parse(tomllib.loads(text)).rules
     again = "vaeprobe check" + ("" if path.name == policy_file.POLICY_FILE else f" --config {path}")
     print(f"{len(rules)} rules for {len(measured)} models; `{clean(again)}` holds them", file=sys.stderr)
     return 0
@@ -486,21 +486,26 @@ def _write(
     from vaeprobe.gate.formats import jsonl, markdown, renderer, text
     from vaeprobe.render import terminal
 
+    failed: list[UsageError] = []
     for name, path in reports:
-        output.write_text(path, renderer(name)(report), document.quiet)
+        try:
+            output.write_text(path, renderer(name)(report), document.quiet)
+        except UsageError as error:
+            failed.append(error)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if summary and (document.format == "github" or any(name == "github" for name, _ in reports)):
         try:
             with open(summary, "a", encoding="utf-8") as file:
                 file.write(markdown.render(report))
         except OSError as error:
-            raise UsageError(f"cannot write the job summary `{summary}`: {error.strerror}") from None
-    if streaming:
-        sys.stdout.write(jsonl.end_line(report))
-    elif document.place is not None:
-        output.write_text(document.place, renderer(document.format)(report), document.quiet)
-    elif document.format == "text":
+            failed.append(UsageError(f"cannot write the job summary `{summary}`: {error.strerror}"))
+
+    def text_of(unwritten: int | None) -> str:
+        ended = replace(report, unwritten=unwritten)
+        return jsonl.end_line(ended) if streaming else renderer(document.format)(ended)
+
+    if document.format == "text" and document.place is None and not failed:
         text.show(report, terminal.console(sys.stdout, document.color), document.quiet)
+        sys.stdout.flush()
     else:
-        sys.stdout.write(renderer(document.format)(report))
-    sys.stdout.flush()
+        output.deliver(text_of, document.place, document.quiet, failed)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, tell_limits, write_text
+from vaeprobe.cli.output import Document, deliver, tell_limits
 from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.errors import UsageError
 from vaeprobe.render import RENDERERS, Renderer
@@ -75,9 +75,6 @@ def compare(
         result = work.told(found)
     if document.format != "csv":
         return document.emit(result)
-    if document.place is not None:
-        write_text(document.place, result.csv(), document.quiet)
-    else:
-        typer.echo(result.csv(), nl=False)
+    deliver(lambda _: result.csv(), document.place, document.quiet)
     tell_limits(result, document.quiet)
     return result.exit_code

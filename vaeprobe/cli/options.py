@@ -203,17 +203,17 @@ def taking(
     return widened
 
 
-PLAIN = ("", ".txt", ".text", ".log", ".out")
+PLAIN = (".txt", ".text", ".log", ".out")
 
 
 def chosen_format(
     format: str | None, json: bool, file: Path | None = None, known: Mapping[str, Renderer] = RENDERERS
 ) -> str:
-    """Return the format of the document: as asked for, else what the file's suffix says, else text.
+    """Return the format of the document: as asked for, else what the file's suffix says, else the first that there is.
 
     Args:
         json: whether --json was given.
-        known: formats that the command can write.
+        known: formats that the command can write, text before others where it can.
 
     Raises:
         UsageError: the suffix is of no such format, or two formats are asked for.
@@ -224,12 +224,12 @@ def chosen_format(
         return "json"
     suffix = "" if file is None else file.suffix.lower()
     by_suffix = {s: name for name, row in known.items() for s in row.suffixes}
-    if format is None and suffix not in PLAIN and suffix not in by_suffix:
-        names = ", ".join(by_suffix)
+    if format is None and suffix not in ("", *(PLAIN if "text" in known else ())) and suffix not in by_suffix:
+        names = ", ".join([".txt"] * ("text" in known) + list(by_suffix))
         raise UsageError(
-            f"no document of this command ends in `{suffix}`", hint=f"name it .txt, {names}, or say --format"
+            f"no document of this command ends in `{suffix}`", hint=f"name it {names}, or say --format"
         )
-    return format or by_suffix.get(suffix, "text")
+    return format or by_suffix.get(suffix, next(iter(known)))
 
 
 def conditions(given: list[str] | None) -> dict[str, str]:

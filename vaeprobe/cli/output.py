@@ -101,6 +101,37 @@ def emit(
     return result.exit_code
 
 
+def deliver(
+    text: Callable[[int | None], str], place: Path | None, quiet: bool, failed: Sequence[UsageError] = ()
+) -> None:
+    """Write a document to its file, or to stdout: also where that file cannot be written any more.
+
+    Args:
+        text: returns the document; takes the exit code of a run that could not write a file, None where it could.
+        place: where the document goes; None for stdout.
+        failed: why other files could not be written.
+
+    Raises:
+        NotWrittenError: a file could not be written.
+    """
+    errors = [*failed]
+
+    def made() -> str:
+        return text(errors[0].exit_code if errors else None)
+
+    if place is not None:
+        try:
+            write_text(place, made(), quiet)
+        except UsageError as error:
+            errors.append(error)
+            place = None
+    if place is None:
+        sys.stdout.write(made())
+        sys.stdout.flush()
+    if errors:
+        raise NotWrittenError(errors[0].message, hint=errors[0].hint)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Document:
     """The one document that a command writes: its format and place, and how much it says."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, tell_limits, write_text
+from vaeprobe.cli.output import Document, deliver, tell_limits
 from vaeprobe.cli.running import BUDGET, running
 from vaeprobe.render import RENDERERS, Renderer
 
@@ -64,8 +64,7 @@ def report(
         vaeprobe report model.pt --rule orthogonality.alignment=0.5 -o page.html
         vaeprobe report model.pt --name owner/name -o card.md
     """
-    default = None if values["json"] or values["output"] else "html"
-    values["format"] = {"md": "markdown"}.get(format or "", format or default)
+    values["format"] = {"md": "markdown"}.get(format or "", format)
     document = Document.asked(values, KNOWN)
     document.ready([values["resume"]], inputs=loading.inputs(model, {**values, "data": data}))
     with running(document, values) as work:
@@ -83,10 +82,6 @@ def report(
         return document.emit(result)
     named = {"name": name} if document.format != "html" else {}
     writers = {"html": result.html, "markdown": result.markdown, "model-index": result.model_index}
-    text = writers[document.format](**named)
-    if document.place is not None:
-        write_text(document.place, text, document.quiet)
-    else:
-        typer.echo(text, nl=False)
+    deliver(lambda _: writers[document.format](**named), document.place, document.quiet)
     tell_limits(result, document.quiet)
     return result.exit_code

@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vaeprobe.cli import loading, options
-from vaeprobe.cli.output import Document, tell_limits, wrote
+from vaeprobe.cli.output import Document, deliver, tell_limits, wrote
+from vaeprobe.cli.output import document as text_of
 from vaeprobe.cli.running import BUDGET, running
+from vaeprobe.errors import UsageError
 from vaeprobe.render import RENDERERS, Renderer
 
 # what a file is by its suffix, beside the documents
@@ -62,7 +64,10 @@ def traverse(
         )  # fmt: skip
         result = work.told(found)
     if document.format in PICTURES and document.place is not None:
-        result.save(document.place)
+        try:
+            result.save(document.place)
+        except UsageError as error:
+            deliver(lambda _: text_of(result.page(), "text"), None, document.quiet, [error])
         wrote(document.place, document.quiet)
         tell_limits(result, document.quiet)
         return result.exit_code

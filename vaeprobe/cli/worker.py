@@ -32,7 +32,8 @@ HARMLESS = {"explain", "schema", "demo", "selftest"}
 # what runs the user's own code, which may need more
 OWN_CODE = ("--arch", "--allow-code")
 SAFE_SUFFIXES = {".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".html", ".xml", ".sarif", ".md", ".svg"}
-BINARY = re.compile(rb"\A\x80|[\x00-\x08\x0e-\x1f]")  # as pickles begin, or what no text holds
+# as pickles begin (those of protocol 0 are text, and begin with what puts something on their stack), or what no text holds
+BINARY = re.compile(rb"\A[\x80(\])}BCFGIJKLMNPSTUVXc]|[\x00-\x08\x0e-\x1f]")
 MOST_FILES = 1_000_000  # of a folder that are counted
 PASSED_ON = (signal.SIGINT, signal.SIGTERM) if os.name != "posix" else (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,

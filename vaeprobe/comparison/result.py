@@ -19,6 +19,8 @@ from vaeprobe.report import Curves, Heatmap, Histogram, Json, Metric, Section, T
 from vaeprobe.result import Measured, Result
 
 # columns of the table of models, as far as they were measured: short name -> metric
+FORMULA = tuple("=+-@\t\r")
+"""What a spreadsheet takes for the beginning of a formula."""
 SHORT = {
     "contrast": "orthogonality.ima_contrast",
     "alignment": "orthogonality.alignment",
@@ -217,7 +219,7 @@ class Comparison(Result):
                     metric = self._metric(k, name)
                     row += list(metric.ci) if metric is not None and metric.ci else ["", ""]
             # a name that a spreadsheet would take for a formula is none
-            writer.writerow([f"'{c}" if isinstance(c, str) and c[:1] in "=+-@\t" else c for c in row])
+            writer.writerow([f"'{c}" if isinstance(c, str) and c.startswith(FORMULA) else c for c in row])
         return out.getvalue()
 
     def _has_interval(self, id: str) -> bool:

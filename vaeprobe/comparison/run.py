@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import combinations
 from math import comb
 from os import PathLike
@@ -17,19 +18,19 @@ from torch import Tensor
 from vaeprobe.budget import NO_TIME, Fit, TimeIsOver, budget, optional, share_of, within
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen, decodings, foretell_seeing, mean, pair, see, why_apart
-from vaeprobe.comparison.ranking import rankings
-from vaeprobe.comparison.result import UNSHARED, Comparison
+from vaeprobe.comparison.ranking import CRITERIA, rankings
+from vaeprobe.comparison.result import SHORT, UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
-from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.findings import NOT_SORTED, TIME_LIMIT
 from vaeprobe.geometry.agreement import code_agreement, interval_of
 from vaeprobe.geometry.labels import dci, mig, trees_dci
 from vaeprobe.geometry.rotations import Alignment
 from vaeprobe.intervals import LEVEL, stream, student_interval
 from vaeprobe.kept import keeping
 from vaeprobe.latents import numbers
-from vaeprobe.probes import probe_class
+from vaeprobe.probes import metric_specs, probe_class
 from vaeprobe.probes.base import rows_of
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
@@ -101,6 +102,8 @@ def _comparison(
     seed: int,
 ) -> Comparison:
     names = _names(decoders)
+    if sort is not None:
+        _check_column(sort, names)
     rows, picked = _rows(data, samples, seed)
     known = None if factors is None or rows is None else _factors(factors, len(rows))
     at = None if rows is None else rows[picked]
@@ -178,12 +181,24 @@ def _comparison(
         sort=sort,
         changes=_changes(decoders, measured),
     )  # fmt: skip
-    if sort is not None and sort not in (columns := result.by_column()):
+    if sort is None or sort in (columns := result.by_column()):
+        return result
+    message = f"no model has a number under `{sort}`, by which they were to be sorted"
+    missing = Finding(
+        NOT_SORTED, message, hint=f"--sort takes {', '.join(c for c in columns if '.' not in c)}"
+    )
+    return replace(result, sort=None, findings=(*result.findings, missing))
+
+
+def _check_column(sort: str, names: Sequence[str]) -> None:
+    """Refuse to sort by what can be no column, before any work."""
+    sweep = sweep_of(names)
+    short = [*SHORT, *CRITERIA, *([] if sweep is None else [sweep.name])]
+    if sort not in (known := [*short, *metric_specs(), *SPECS]):
         raise UsageError(
             f"no column of this comparison is called `{sort}`",
-            hint=did_you_mean(sort, columns) or f"one of {', '.join(columns)}",
+            hint=did_you_mean(sort, known) or f"one of {', '.join(dict.fromkeys(short))}, or a metric's id",
         )
-    return result
 
 
 def _rows_in_time(decoders: Sequence[Decoder], at: Tensor, seed: int) -> Fit:

@@ -18,7 +18,16 @@ Made = TypeVar("Made")
 # Bytes that are kept.
 MOST = 1 << 30
 
-_memory: ContextVar[dict[object, Any] | None] = ContextVar("memory", default=None)
+
+class _Memory(dict[object, Any]):
+    """What was measured, by what and at which latent; of tensors, `left` bytes more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = MOST
+
+
+_memory: ContextVar[_Memory | None] = ContextVar("memory", default=None)
 
 
 @contextmanager
@@ -27,7 +36,7 @@ def remembered() -> Iterator[None]:
 
     What is kept is bounded, and forgotten at the end.
     """
-    token = _memory.set({})
+    token = _memory.set(_Memory())
     try:
         yield
     finally:
@@ -72,8 +81,9 @@ def recalled(
         found = list(fresh)
     if len(new):
         each = sum(part[0].numel() * part.itemsize for part in found)
-        room = MOST // max(each, 1) - len(memory)
-        for i in new[: max(room, 0)].tolist():
+        some = new[: memory.left // max(each, 1)].tolist()
+        memory.left -= each * len(some)
+        for i in some:
             memory[names[i]] = tuple(part[i].clone() for part in found)
     return tuple(found)
 

@@ -30,7 +30,11 @@ LARGEST = 1 << 28  # bytes
 LARGEST_VALUE = 1e150  # whose square is a number
 KIND = "vaeprobe-baseline"
 # settings that say which latents were drawn and what was measured on them
-METHOD = ("seed", "latents", "likelihood", "sigma2", "beta_sigma2", "active_threshold", "dtype", "order")
+METHOD = (
+    "seed", "latents", "likelihood", "sigma2", "beta_sigma2", "dispersion", "active_threshold", "dtype", "order",
+)  # fmt: skip
+FILES = ("latents", "dispersion")
+"""Those that may name a file, whose bytes count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +193,7 @@ def compare(
     Args:
         spec: the metric.
         rule: a rule with a `regression` margin.
-        old, new: values on the same latents in the same order; the longer one is cut.
+        old, new: values on the same latents in the same order, of one shape.
         confidence: level of the interval.
 
     Returns:
@@ -202,9 +206,7 @@ def compare(
 
     from vaeprobe.intervals import student_interval
 
-    n = min(len(old), len(new))
-    old, new = old[:n], new[:n]
-    margin = rule.regression or 0.0
+    n, margin = len(old), rule.regression or 0.0
     if rule.relative:
         mean, error = float(old.mean()), float(old.std(ddof=1)) / math.sqrt(n)
         if abs(mean) <= max(4 * error, 1e-6):

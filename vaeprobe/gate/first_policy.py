@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from vaeprobe.errors import UsageError
 from vaeprobe.gate.policy import VERDICT, spec_of
 from vaeprobe.probes import probe_class
 from vaeprobe.report import Metric
@@ -118,4 +119,11 @@ def _outward(x: float, *, up: bool) -> float:
 
 
 def _quoted(text: str) -> str:
-    return json.dumps(text)
+    """Return a text as TOML writes it.
+
+    Raises:
+        UsageError: it is a name of bytes that are no text.
+    """
+    if not text.isprintable() and any(0xD800 <= ord(c) <= 0xDFFF for c in text):
+        raise UsageError(f"a policy is UTF-8, and the name {text!r} is not", hint="rename the file")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -11,13 +11,14 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from vaeprobe import writing
 from vaeprobe._version import __version__
+from vaeprobe.checkpoints import folders
 from vaeprobe.checkpoints.architecture import path_beside
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.errors import InputError, UsageError, VaeprobeError
 from vaeprobe.files.source import read_text
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.gate.formats import jsonl
@@ -79,7 +80,7 @@ def stands(report: ModelReport, digest: str) -> bool:
     return (
         report.failure is None
         and not cut
-        and report.inputs_sha256 == inputs(digest, report.model, _sha256(report.model))
+        and report.inputs_sha256 == inputs(digest, report.model, _of_model(report.model))
     )
 
 
@@ -94,9 +95,19 @@ def digest_of(policy: Policy, files: Iterable[Path | str | None], loaded: Mappin
     body = __version__ + policy.digest() + json.dumps(loaded, sort_keys=True, default=str)
     if policy.waivers:
         body += datetime.date.today().isoformat()
-    for path in (*files, policy.data, *(o.data for o in policy.overrides)):
-        body += _fingerprint(path)
+    tables = [policy.loading, *policy.settings.values(), *(o.loading for o in policy.overrides)]
+    named = [path for table in tables for _, path in named_files(table)]
+    for path in (*files, policy.data, *(o.data for o in policy.overrides), *named):
+        body += fingerprint(path)
     return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _of_model(path: str) -> str:
+    """Return the hash that the report on a model has of it: of the bytes of all its files."""
+    try:
+        return folders.read(path).sha256
+    except VaeprobeError:  # what is wrong with it the check says
+        return ""
 
 
 def inputs(digest: str, target: str, sha256: str) -> str:
@@ -104,7 +115,14 @@ def inputs(digest: str, target: str, sha256: str) -> str:
     return hashlib.sha256(f"{digest} {sha256} {_sha256(path_beside(Path(target)))}".encode()).hexdigest()
 
 
-def _fingerprint(path: Path | str | None) -> str:
+def named_files(settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield the settings that name a file, a folder or a glob of some, by name."""
+    for name, value in settings.items():
+        if isinstance(value, str) and value and (Path(value).exists() or any(glob.iglob(value))):
+            yield name, value
+
+
+def fingerprint(path: Path | str | None) -> str:
     """Return the hash of a file's bytes, of the names, sizes and times in a folder or of a glob."""
     if path is None or Path(path).is_file():
         return _sha256(path)

@@ -221,17 +221,22 @@ class ModelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateReport:
-    """A whole run.  A run that checked nothing never passes."""
+    """A whole run.  A run that checked nothing never passes.
+
+    Attributes:
+        unwritten: the exit code of a run that could not write a file, whatever it found; None where it could.
+    """
 
     models: Sequence[ModelReport]
     policy: str = ""
     policy_digest: str = ""
     baseline: str | None = None
     settings: Json = field(default_factory=dict)
+    unwritten: int | None = None
 
     @property
     def exit_code(self) -> int:
-        return worst_code(m.exit_code for m in self.models)
+        return self.unwritten or worst_code(m.exit_code for m in self.models)
 
     def to_dict(self) -> Json:
         return {

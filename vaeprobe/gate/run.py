@@ -28,7 +28,7 @@ from vaeprobe.findings import (
     TIME_LIMIT,
     WAIVER_EXPIRED,
 )
-from vaeprobe.gate import agreement
+from vaeprobe.gate import agreement, journal
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
 from vaeprobe.gate.policy import AGREEMENT, FORMAT, FORMAT_SPEC, Policy, Rule, Side, probe_of, spec_of
@@ -151,7 +151,7 @@ class Gate:
         for name in sorted(asked or {"orthogonality"}):
             skipped = {id for _, ids in _savings(name, rules).values() for id in ids}
             result = self._measure(name, decoder, self.policy.max_samples, rules, data)
-            methods[name] = _method(name, result, data)
+            methods[name] = self._method(name, result, data)
             values |= {
                 id: np.asarray(v, dtype=np.float64)
                 for id, v in result.per_sample().items()
@@ -174,6 +174,14 @@ class Gate:
     def _data(self, model: str) -> str | None:
         return self.data if self.data is not None else self.policy.data_for(model)
 
+    def _rows(self, probe: str, data: str | None) -> str | None:
+        """Return the rows that a probe takes: its own of the policy, if neither is overridden."""
+        own = self.policy.settings.get(probe, {}).get("data")
+        return own if isinstance(own, str) and self.data is None else data
+
+    def _method(self, probe: str, result: Result, data: str | None) -> Json:
+        return _method(result, self._rows(probe, data), self.policy.settings.get(probe, {}))
+
     def _measure(
         self, probe: str, decoder: Decoder, samples: int, wanted: Iterable[str], data: str | None = None
     ) -> Result:
@@ -181,12 +189,12 @@ class Gate:
         from vaeprobe.probes.with_encoder import rows_as_drawn
 
         cls = question_class(probe)
-        settings = dict(self.policy.settings.get(probe, {}))
+        settings, data = dict(self.policy.settings.get(probe, {})), self._rows(probe, data)
         if not asks_decoder(cls):
             if data is None:
                 raise UsageError(f"a rule on `{probe}` needs data", hint="--data, or `data` under [check]")
             return cls.asked(settings).measure(data)
-        if data is not None and (self.data is not None or "data" not in settings):
+        if data is not None:
             settings["data"] = data
         settings |= {name: cheapest for name, (cheapest, _) in _savings(probe, wanted).items()}
         with rows_as_drawn():
@@ -263,7 +271,7 @@ class Gate:
         if limits := _limits_of(result):
             reason = f"a regression is judged on all {n} latents of the baseline, which did not fit into the time given"
             return {id: unmeasured(rule, reason) for id, rule in rules.items()}, limits
-        mine, theirs = _method(probe, result, data), dict(record.methods.get(probe, {}))
+        mine, theirs = self._method(probe, result, data), dict(record.methods.get(probe, {}))
         different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if different:
             changes = ", ".join(f"{k} {theirs.get(k)} -> {mine.get(k)}" for k in different)
@@ -348,11 +356,15 @@ def _ask_for_time() -> None:
         raise ResourceError(NO_TIME, hint="give more --time, or go on with --resume FILE")
 
 
-def _method(probe: str, result: Result, data: str | None) -> Json:
-    """Return the part of a measurement that a paired comparison must share: its settings, and the rows of its data."""
+def _method(result: Result, data: str | None, settings: Mapping[str, object]) -> Json:
+    """Return the part of a measurement that a paired comparison must share: its settings, the files of these, the rows of its data."""
     method = baselines.method_of(result.settings)
     if data is not None and "rows" in result.settings:
         method["data"] = agreement.sha256_of(rows_of(data, agreement.MOST_ROWS))
+    for name in baselines.FILES:
+        path = settings.get(name)
+        if isinstance(path, str) and os.path.isfile(path):
+            method[f"file of {name}"] = journal.fingerprint(path)
     return method
 
 

@@ -94,7 +94,7 @@ def curved_seams(sample: Sample, usable: Tensor, smooth: Smoothness) -> Curved:
     def share(part: Tensor, scale: Tensor) -> Decision:
         """Hold the size of a defect against its terms, and against the prior's own curvature, 1."""
         relative = part[clear].flatten(1).norm(dim=1) / (1 + scale[clear].flatten(1).norm(dim=1))
-        return mean_decision(relative, CURVED, sample.seed)
+        return mean_decision(relative, CURVED)
 
     # without symmetry M is no mixed derivative: seams that form no coordinates show in the twist
     dependence = share(seams.mixed, seams.mixed_scale)

@@ -64,13 +64,13 @@ def unseen(n: int, event: float = EVENT) -> float:
     return rule_of_three(n) * event
 
 
-def mean_decision(values: Tensor, limit: float, seed: int, *, event: float = 0.0) -> Decision:
+def mean_decision(values: Tensor, limit: float, *, event: float = 0.0) -> Decision:
     """Decide whether the mean of nonnegative values, shape (n,), is zero.
 
     Args:
         event: size of an unseen rare value that the interval must allow for.
     """
-    ci = mean_interval(values.numpy(), seed=seed)
+    ci = mean_interval(values.numpy())
     if ci is not None and event:
         ci = (ci[0], ci[1] + unseen(len(values), event))
     return Decision(float(values.mean()), ci, limit, len(values))

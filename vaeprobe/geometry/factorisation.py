@@ -365,7 +365,7 @@ def _decide(sample: Sample, margin: float, threshold: float, jumps: float | None
 
     # where all latents there are were seen, none that is rarer hides
     event = 0.0 if sample.exhausted else EVENT
-    gap = mean_decision(sample.known_contrasts()[finite], margin, sample.seed, event=event)
+    gap = mean_decision(sample.known_contrasts()[finite], margin, event=event)
     variation = _variation(sample)
     rotation = gap_held_out = gap_rotated = spread_rotated = None
     if not (gap.likely_zero or (variation.likely_zero and not jumps)):
@@ -570,7 +570,7 @@ def _best_rotation(
     if len(dependent):  # as large a share of these
         dependent = dependent[torch.arange(0, len(dependent), max(1, int(usable.sum()) // len(rotated)))]
         rotated = torch.cat([rotated, least_contrast(rotate(dependent, fit.R), sample.tolerance)])
-    return fit, float(given.mean()), mean_decision(rotated, margin, sample.seed, event=event)
+    return fit, float(given.mean()), mean_decision(rotated, margin, event=event)
 
 
 # -- C2 -----------------------------------------------------------------------------------------

@@ -66,12 +66,10 @@ class Smoothness:
     Attributes:
         kind: "linear" (J does not change), "piecewise linear" (it changes, its derivative is 0), "kinked" (it
             jumps here and there, or has corners), "smooth", or "unknown" (no second derivatives to be had).
-        kinked: share of the segments on which a jump or a corner was found; None where unknown.
         why: a clause for the report.
     """
 
     kind: Kind
-    kinked: float | None
     why: str
 
     @property
@@ -97,9 +95,7 @@ def smoothness(
         TimeIsOver: no time is left to follow what might be a jump.
     """
     if decoder.differentiation != "forward":
-        return Smoothness(
-            "unknown", None, "the decoder has no forward-mode derivative to differentiate again"
-        )
+        return Smoothness("unknown", "the decoder has no forward-mode derivative to differentiate again")
     f = decoder.natural_flat if natural else decoder.flat
     direction = torch.zeros(len(u), decoder.latent_dim, dtype=decoder.dtype, device=decoder.device)
     direction[:, decoder.continuous] = u.to(device=decoder.device, dtype=decoder.dtype)
@@ -127,18 +123,16 @@ def smoothness(
         )
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        return Smoothness("unknown", None, f"higher derivatives of the decoder failed ({first_line})")
+        return Smoothness("unknown", f"higher derivatives of the decoder failed ({first_line})")
     name = "Jacobian" if order == 1 else "Jacobian's derivative"
     if not changes.any():
-        return Smoothness("linear", 0.0, f"the {name} does not change along any segment between latents")
+        return Smoothness("linear", f"the {name} does not change along any segment between latents")
     share = float(jumps.sum() / changes.sum())
     if share and flat[changes].all():
-        return Smoothness(
-            "piecewise linear", share, f"the {name} changes while its derivative is 0 throughout"
-        )
+        return Smoothness("piecewise linear", f"the {name} changes while its derivative is 0 throughout")
     if share:
-        return Smoothness("kinked", share, _jumps(name, share))
-    return Smoothness("smooth", 0.0, f"all changes of the {name} are the integral of its derivative")
+        return Smoothness("kinked", _jumps(name, share))
+    return Smoothness("smooth", f"all changes of the {name} are the integral of its derivative")
 
 
 def _jumps(name: str, share: float) -> str:

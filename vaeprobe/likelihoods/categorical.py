@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
-from vaeprobe.likelihoods.likelihood import Likelihood, LikelihoodSettings, Parameter, inverse_or_zero
+from vaeprobe.likelihoods.likelihood import (
+    Likelihood,
+    LikelihoodSettings,
+    Parameter,
+    inverse_or_zero,
+    mean_counts,
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class Categorical(Likelihood):
         return self.one_hot(x, m)
 
     def constant(self, rows: Tensor) -> Tensor:
-        by_class = rows.mean(0).clamp_min(1 / (2 * len(rows))).reshape(self.classes, -1)
+        by_class = mean_counts(rows).reshape(self.classes, -1)
         return (by_class / by_class.sum(0)).flatten()
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:

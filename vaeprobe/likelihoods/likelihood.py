@@ -161,6 +161,11 @@ def inverse_or_zero(value: Tensor) -> Tensor:
     return torch.where(value > 0, 1 / value.clamp_min(torch.finfo(value.dtype).tiny), torch.zeros_like(value))
 
 
+def mean_counts(rows: Tensor) -> Tensor:
+    """Return the mean of counts, shape (n, ...): that of none at least half a count in all rows, whose logarithm is a number."""
+    return rows.mean(0).clamp_min(1 / (2 * len(rows)))
+
+
 def check_range(x: Tensor, low: float, high: float, name: str, takes: str, hint: str | None = None) -> None:
     """Refuse data outside [low, high].
 

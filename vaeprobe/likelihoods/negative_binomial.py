@@ -16,6 +16,7 @@ from vaeprobe.likelihoods.likelihood import (
     Parameter,
     check_range,
     inverse_or_zero,
+    mean_counts,
 )
 
 
@@ -91,7 +92,7 @@ class NegativeBinomial(Likelihood):
         check_range(x, 0, math.inf, "negative binomial", "counts from 0")
 
     def constant(self, rows: Tensor) -> Tensor:
-        return rows.mean(0).clamp_min(1 / (2 * len(rows)))
+        return mean_counts(rows)
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
         mu = output.exp() if parameter == "natural" else output

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vaeprobe.likelihoods.likelihood import Likelihood, Parameter, check_range, inverse_or_zero
+from vaeprobe.likelihoods.likelihood import Likelihood, Parameter, check_range, inverse_or_zero, mean_counts
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Poisson(Likelihood):
         check_range(x, 0, math.inf, "Poisson", "counts from 0")
 
     def constant(self, rows: Tensor) -> Tensor:
-        return rows.mean(0).clamp_min(1 / (2 * len(rows)))
+        return mean_counts(rows)
 
     def weight(self, output: Tensor, parameter: Parameter) -> Tensor:
         return output.exp() if parameter == "natural" else inverse_or_zero(output)

@@ -16,6 +16,7 @@ from vaeprobe.likelihoods.likelihood import (
     Parameter,
     check_range,
     inverse_or_zero,
+    mean_counts,
 )
 from vaeprobe.likelihoods.negative_binomial import (
     NegativeBinomial,
@@ -78,7 +79,7 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         check_range(x, 0, math.inf, "zero-inflated negative binomial", "counts from 0")
 
     def constant(self, rows: Tensor) -> Tensor:
-        mu = rows.mean(0).clamp_min(1 / (2 * len(rows)))
+        mu = mean_counts(rows)
         return torch.cat([mu, torch.full_like(mu, -20.0)])
 
     def mean(self, theta: Tensor) -> Tensor:

@@ -315,7 +315,7 @@ class EncoderProbe(Probe):
         return Metric(
             self.spec(id),
             float(values.mean()),
-            ci=mean_interval(values.numpy(), seed=self.seed),
+            ci=mean_interval(values.numpy()),
             level=LEVEL,
             n=len(values),
             method=f"{method}, Student's t corrected for skewness",

@@ -97,6 +97,12 @@ def survey(
             hint="leave --data out: orthogonality, factorise and trace need the decoder alone",
         )
     wanted = [rule_of_text(text) for text in ([rules] if isinstance(rules, str) else rules)]
+    for rule in wanted:
+        if rule.needs_baseline:
+            raise UsageError(
+                f"a rule on `{rule.metric}` compares with a baseline, and a report has none",
+                hint="`vaeprobe check` has",
+            )
     results: dict[str, Result] = {}
     failed: dict[str, str] = {}
     first: VaeprobeError | None = None
@@ -138,7 +144,8 @@ def survey(
     for result in results.values():
         for id, metric in result.metrics.items():
             metrics.setdefault(id, metric)
-        for found in result.findings:
+    for shown in (*results.values(), *([strips] if strips else [])):
+        for found in shown.findings:
             findings.setdefault((found.code, found.message), found)
     return Survey(
         metrics=metrics,
@@ -170,11 +177,6 @@ def _held(rule: Rule, results: Mapping[str, Result], failed: Mapping[str, str]) 
         return hold_verdict(rule, results[probe], probe_class(probe).OPEN_VERDICTS)
     if not rule.verdicts and found:
         return hold(rule, found[0].metrics[rule.metric])
-    if rule.needs_baseline:
-        raise UsageError(
-            f"a rule on `{rule.metric}` compares with a baseline, and a report has none",
-            hint="`vaeprobe check` has",
-        )
     why = failed.get(
         probe, f"`{probe}` is measured with data alone" if probe in _probes(of_data=True) else "not measured"
     )

@@ -14,7 +14,7 @@ from typing import Protocol
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, LatentGroups, Layer
 from vaeprobe.recipe import Recipe
 
-__all__ = ["Clues", "Family", "Recognised", "Shaped", "Shapes", "below", "prefixes", "solve"]
+__all__ = ["Clues", "Family", "Recognised", "Shaped", "Shapes", "below", "places", "prefixes", "solve"]
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -179,6 +179,11 @@ def prefixes(shapes: Shapes, name: str) -> Iterator[str]:
 def below(shapes: Shapes, prefix: str) -> dict[str, Shape]:
     """Return the tensors whose names begin with `prefix`, without it."""
     return {k[len(prefix) :]: v for k, v in shapes.items() if k.startswith(prefix)}
+
+
+def places(shapes: Shapes, name: str) -> list[int]:
+    """Return the places of a module list at which there are weights, in order."""
+    return sorted(int(m[1]) for k in shapes if (m := re.fullmatch(rf"{name}\.(\d+)\.weight", k)))
 
 
 def solve(own: Shapes, layers: Mapping[str, str], **known: int) -> dict[str, int] | None:

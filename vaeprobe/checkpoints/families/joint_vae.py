@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan
 from vaeprobe.checkpoints.families import family as f
@@ -16,7 +15,7 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
     """Return what the clues hold: as many latents as means and classes together."""
     for prefix in f.prefixes(clues.shapes, "latent_to_features.0.weight"):
         own = f.below(clues.shapes, prefix)
-        up = _places(own, "features_to_img")
+        up = f.places(own, "features_to_img")
         if up not in ([0, 2, 4], [0, 2, 4, 6]):
             continue
         dense = {"latent_to_features.0": "linear 256 d", "latent_to_features.2": "linear 1024 256"}
@@ -26,7 +25,7 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
             for i, (a, b) in zip(up, itertools.pairwise(widths), strict=True)
         }
         found = f.solve({k: v for k, v in own.items() if k.startswith(SCOPE)}, {**dense, **maps})
-        heads = [own.get(f"fc_alphas.{i}.weight", (0,))[0] for i in range(len(_places(own, "fc_alphas")))]
+        heads = [own.get(f"fc_alphas.{i}.weight", (0,))[0] for i in range(len(f.places(own, "fc_alphas")))]
         means = own.get("fc_mean.weight", (0,))[0]
         if found is None or found["d"] != means + sum(heads):
             continue
@@ -71,12 +70,8 @@ def _alone(clues: f.Clues) -> f.Recognised | None:
     return None
 
 
-def _places(own: f.Shapes, name: str) -> list[int]:
-    return sorted(int(m[1]) for k in own if (m := re.fullmatch(rf"{name}\.(\d+)\.weight", k)))
-
-
 def _encoder(own: f.Shapes, prefix: str, means: int, image: tuple[int, int, int]) -> EncoderPlan | None:
-    down = _places(own, "img_to_features")
+    down = f.places(own, "img_to_features")
     widths = ["c", "32", *(f"w{i}" for i in down[1:-1]), "64"]
     maps = {
         f"img_to_features.{i}": f"conv {b} {a} 4 4"

@@ -5,7 +5,6 @@ Clicks of a row are draws of one multinomial; the encoder takes rows of length o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from vaeprobe.checkpoints.blueprint import Blueprint, EncoderPlan, Layer
@@ -34,7 +33,7 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
 
 
 def _at(own: f.Shapes, prefix: str, down: str, up: str) -> Blueprint | None:
-    places = [_places(own, down), _places(own, up)]
+    places = [f.places(own, down), f.places(own, up)]
     if min(map(len, places)) < 2:
         return None
     wanted = _chain(down, places[0], "m", "e", "a") | _chain(up, places[1], "d", "m", "b")
@@ -50,10 +49,6 @@ def _at(own: f.Shapes, prefix: str, down: str, up: str) -> Blueprint | None:
             (Layer("l2_normalise"), *_layers(down, places[0])), (found["m"],), "chunked", prefix=prefix
         ),
     )
-
-
-def _places(own: f.Shapes, name: str) -> list[int]:
-    return sorted(int(m[1]) for k in own if (m := re.fullmatch(rf"{name}\.(\d+)\.weight", k)))
 
 
 def _chain(name: str, places: list[int], first: str, last: str, letter: str) -> dict[str, str]:
