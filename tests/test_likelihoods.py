@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Normal, Poisson
 
-from vaeprobe import likelihoods
+from vaeprobe import Decoder, likelihoods
+from vaeprobe.engine import gram
 from vaeprobe.errors import UsageError
+from vaeprobe.likelihoods.categorical import axis_of_classes
+from vaeprobe.probes.orthogonality import Orthogonality
 
 GENERATOR = torch.Generator().manual_seed(0)
 THETA = torch.randn(4, 3, generator=GENERATOR, dtype=torch.float64)
@@ -86,6 +92,88 @@ def test_categorical_metric_is_the_hessian_on_logits_and_on_probabilities() -> N
     J_p = torch.autograd.functional.jacobian(CATEGORICAL.mean, theta).reshape(12, 12).T[:, None]
     B_p = CATEGORICAL.whitened(J_p, CATEGORICAL.mean(theta), "mean")[:, 0]
     torch.testing.assert_close(B_p @ B_p.T, hessian)
+
+
+@pytest.mark.parametrize("axis", [2, 3, -1])
+def test_classes_along_another_axis_are_the_same_likelihood(axis: int) -> None:
+    """The same numbers in another order, of outputs (4, 2, 3, 2) and (4, 2, 2, 3)."""
+    moved = LOGITS.movedim(1, axis)
+    given = likelihoods.LikelihoodSettings(class_axis=axis)
+    other = likelihoods.by_name("categorical", moved.shape[1:], given)
+    assert isinstance(other, likelihoods.Categorical)
+    assert other.classes == 3
+    labels = Categorical(logits=LOGITS.movedim(1, -1)).sample()
+    hot = torch.nn.functional.one_hot(labels, 3).double()
+    order = torch.arange(12).reshape(3, 2, 2).movedim(0, axis - 1 if axis > 0 else axis).flatten()
+    theta, turned, rows = LOGITS.flatten(1), moved.flatten(1), torch.randn(5, 4, 12, dtype=torch.float64)
+    torch.testing.assert_close(other.mean(turned), CATEGORICAL.mean(theta)[:, order])
+    torch.testing.assert_close(other.one_hot(labels, 12), CATEGORICAL.one_hot(labels, 12)[:, order])
+    expected = CATEGORICAL.log_density(labels, theta, "natural")
+    for x in (labels, hot.movedim(-1, axis)):
+        other.check_rows(x, moved.shape[1:])
+        torch.testing.assert_close(other.log_density(x, turned, "natural"), expected)
+    p = CATEGORICAL.mean(theta)
+    torch.testing.assert_close(other.constant(p[:, order]), CATEGORICAL.constant(p)[order])
+    for given_theta, other_theta, parameter in ((theta, turned, "natural"), (p, p[:, order], "mean")):
+        plain = CATEGORICAL.whitened(rows, given_theta, parameter)  # type: ignore[arg-type]
+        torch.testing.assert_close(
+            other.whitened(rows[..., order], other_theta, parameter), plain[..., order]
+        )  # type: ignore[arg-type]
+    assert other.misfit(p[:, order]) is None
+    assert f"classes of axis {other.axis}" in str(other.misfit(p[:, order] / 2))
+
+
+def test_which_axis_runs_over_the_classes() -> None:
+    p = CATEGORICAL.mean(LOGITS)
+    for axis in (1, 2, 3):
+        assert axis_of_classes(p.movedim(1, axis)) == axis
+    assert axis_of_classes(LOGITS) is None
+    assert axis_of_classes(p / 2) is None
+    assert axis_of_classes(torch.ones(4, 1, 5)) is None, "one class is none"
+    assert axis_of_classes(p[:0]) is None
+    for axis in (4, 0, -4):
+        with pytest.raises(UsageError, match=f"no axis {axis}"):
+            likelihoods.by_name("categorical", (3, 2, 2), likelihoods.LikelihoodSettings(class_axis=axis))
+    hot = torch.nn.functional.one_hot(torch.tensor([[0, 2, 1, 3]]), 5).double()
+    with pytest.raises(UsageError, match="over the 4 classes of axis 1") as caught:
+        likelihoods.by_name("categorical", (4, 5)).check_rows(hot, (4, 5))
+    assert "--class-axis 2" in str(caught.value.hint)
+
+
+def tokens(*, logits: bool) -> Decoder:
+    """3 latents to 4 positions of 5 tokens."""
+    torch.manual_seed(0)
+    layers = (nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 20), nn.Unflatten(1, (4, 5)))
+    return Decoder(
+        nn.Sequential(*layers, *([] if logits else [nn.Softmax(-1)])),
+        3,
+        dtype=torch.float64,
+        parameter="natural" if logits else "mean",
+    )
+
+
+def test_probes_read_the_axis_that_is_given_or_told_by_probabilities() -> None:
+    z = torch.randn(6, 3, dtype=torch.float64)
+    logits, p = tokens(logits=True), tokens(logits=False)
+    assert (logits.class_axis, p.class_axis) == (None, 2)
+
+    def fisher(row: Tensor) -> Tensor:
+        J = torch.func.jacfwd(lambda r: logits.function(r[None])[0])(row)  # type: ignore[operator]
+        q = logits(row[None])[0].softmax(-1)
+        centred = J - (q[..., None] * J).sum(1, keepdim=True)
+        return torch.einsum("lvi,lv,lvj->ij", centred, q, centred)
+
+    truth = torch.stack([fisher(row) for row in z])
+    said = replace(logits, class_axis=-1)
+    torch.testing.assert_close(gram(p, z, likelihood="categorical"), truth)
+    torch.testing.assert_close(gram(said, z, likelihood="categorical"), truth)
+    assert not torch.allclose(gram(logits, z, likelihood="categorical"), truth, rtol=1e-2)
+    for decoder, warned in ((logits, True), (said, False), (p, False)):
+        found = Orthogonality(samples=16, likelihood="categorical", rotations=9).measure(decoder)
+        told = [f for f in found.findings if f.code == "class-axis"]
+        assert bool(told) == warned
+        if warned:
+            assert "4 classes at 5 positions" in told[0].message
 
 
 def test_two_classes_are_a_bernoulli() -> None:

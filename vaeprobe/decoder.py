@@ -22,6 +22,7 @@ from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MOD
 from vaeprobe.frozen import buffers_of, frozen, tensors_of, whole_of, written_in
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter, class_of
+from vaeprobe.likelihoods.categorical import axis_of_classes
 from vaeprobe.outputs import Stacked, Totalled, likelihood_of, names_of, picked, returned
 from vaeprobe.prior import InPriorUnits, LearnedPrior
 from vaeprobe.progress import counted, foretell
@@ -81,6 +82,8 @@ class Decoder:
         units: mean and standard deviation of each latent, where latents are counted from the one in the other.
         recipe: what the loss of its family says of beta, where that is known.
         dispersion: inverse dispersions of a negative binomial likelihood, where the file holds them.
+        class_axis: axis of the outputs, shape (n, ...), that runs over the classes of a categorical likelihood; by default
+            the one over which they are probabilities, None where there is none.
         sigma2: variance of a Gaussian likelihood, where it was learned and is known.
         totalled: the output ("" for the only one) that the total of a data row multiplies, where the function holds that
             total at 1 because nobody chose another.
@@ -125,6 +128,7 @@ class Decoder:
     units: tuple[Tensor, Tensor] | None = None
     recipe: Recipe | None = None
     dispersion: Tensor | None = None
+    class_axis: int | None = None
     sigma2: float | None = None
     totalled: str | None = None
     near: Tensor | None = None
@@ -444,6 +448,8 @@ class Decoder:
                 )
             limits.check_output(y[0].nbytes)
             contract.check_finite(y)
+            if self.class_axis is None and self.parameter == "mean":
+                self._set("class_axis", axis_of_classes(y))
             last = z[-1:].to(device=self.device, dtype=self.dtype)
             start = time.monotonic()
             precision, numbers, alone = contract.watched(self, last, y[-1:])

@@ -613,6 +613,12 @@ SATURATED = FindingSpec(
     "they carry no weight in the likelihood's metric.",
     "Describe the last activation in the blueprint: the natural parameter does not saturate.",
 )
+CLASS_AXIS = FindingSpec(
+    "class-axis",
+    "warning",
+    "The outputs are logits with several axes, and which of them runs over the classes was not said: the first was taken.",
+    "--class-axis names it (class_axis in Python and in a policy): -1 for (positions, classes), as most decoders of sequences have it.",
+)
 TIED_SINGULAR_VALUES = FindingSpec(
     "tied-singular-values",
     "note",

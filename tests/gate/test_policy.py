@@ -271,6 +271,7 @@ def test_how_models_are_loaded(tmp_path: Path) -> None:
     [
         ('weights = "best"', "`best` is none of ema, raw"),
         ("latent-size = 8", "`latent-size` is a text, not `8`"),
+        ('class-axis = "last"', "class-axis is a whole number, not `last`"),
         ('latent-dim = "8"', "latent-dim is a whole number"),
         ('condition = "label=3"', "a table is expected"),
         ("condition = { label = true }", "condition holds names at values"),

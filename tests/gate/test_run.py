@@ -19,6 +19,7 @@ from vaeprobe.gate.outcome import ModelReport, worst_code
 from vaeprobe.gate.policy import Override, Policy, Rule, Waiver, spec_of
 from vaeprobe.gate.run import Gate, hold, hold_verdict, worst_of
 from vaeprobe.geometry.agreement import sketched
+from vaeprobe.probes import probe_class
 from vaeprobe.report import Artifact, Metric
 from vaeprobe.result import Result
 
@@ -125,6 +126,17 @@ def test_savings_change_no_metric_that_a_rule_reads() -> None:
         read = gate._measure("orthogonality", probed, 32, [id]) if skipped else cheap
         assert read[id] == metric, id
     assert cheap["orthogonality.ima_contrast_null"] != full["orthogonality.ima_contrast_null"]
+
+
+@pytest.mark.parametrize("probe", ["orthogonality", "factorise"])
+def test_a_rule_on_a_verdict_saves_nothing_that_decides_it(probe: str) -> None:
+    W = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    bent = Decoder(lambda z: torch.tanh(z @ W.to(z).T), 3, dtype=torch.float64)
+    gate = Gate(policy=Policy(settings={probe: {}}))
+    for probed in (bent, decoder()):
+        full = probe_class(probe)(samples=64).measure(probed)
+        assert full.verdict not in ("undecided", "unaligned")
+        assert gate._measure(probe, probed, 64, [f"{probe}.verdict"]).verdict == full.verdict
 
 
 def test_costly_samples_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ def load(
     output: int | str | None = None,
     latent_size: str | Sequence[int] | None = None,
     condition: Mapping[str, str | float] | None = None,
+    class_axis: int | None = None,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     allow_code: bool = False,
@@ -71,6 +72,8 @@ def load(
         output: which output to probe, where the network returns several: its key, or its place from 0.
         latent_size: size of the map of latents of a convolutional decoder, "8x8" or (8, 8).
         condition: what a conditional decoder is held at, by name: {"label": 3}.
+        class_axis: axis of the outputs, shape (n, ...), that runs over the classes of a categorical likelihood: -1 for
+            (n, positions, classes); by default the one over which they are probabilities, else 1.
         dtype: precision of the network; by default the file's, at least float32.
         device: where to compute.
         allow_code: unpickle the file with torch, which runs whatever code it asks for.
@@ -118,7 +121,7 @@ def load(
                 found = users_code.by_factory(request, maker, formats.of)
             else:
                 found = formats.of(source).read(request)
-        return _decoder(found, request, precision, place)
+        return _decoder(found, request, precision, place, class_axis)
 
 
 @contextmanager
@@ -177,7 +180,9 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 # -- the decoder ------------------------------------------------------------------------------------------
 
 
-def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: torch.device) -> Decoder:
+def _decoder(
+    found: Found, request: Request, dtype: torch.dtype | None, device: torch.device, class_axis: int | None
+) -> Decoder:
     """Check the contract of `Decoder`."""
     parts, source = found.parts, request.source
     if request.latent_dim not in (None, parts.latent_dim):
@@ -229,6 +234,7 @@ def _decoder(found: Found, request: Request, dtype: torch.dtype | None, device: 
             latent_shape=parts.latent_shape,
             recipe=parts.recipe,
             dispersion=parts.dispersion,
+            class_axis=class_axis,
             sigma2=parts.sigma2,
             totalled=parts.totalled,
         )

@@ -25,6 +25,7 @@ LOADING: dict[str, tuple[object, object]] = {
     "latent_dim": (options.LatentDim, None),
     "latent_size": (options.LatentSize, None),
     "condition": (options.ConditionOption, None),
+    "class_axis": (options.ClassAxis, None),
     "device": (options.Device, "cpu"),
     "dtype": (options.Dtype, None),
 }

@@ -99,6 +99,15 @@ LatentSize = Annotated[
         rich_help_panel=LOADING,
     ),
 ]
+ClassAxis = Annotated[
+    int | None,
+    typer.Option(
+        help="Axis of the outputs that runs over the classes of a categorical likelihood, the batch being 0 (default: "
+        "that over which they sum to 1, else 1).",
+        metavar="AXIS",
+        rich_help_panel=LOADING,
+    ),
+]
 ConditionOption = Annotated[
     list[str] | None,
     typer.Option(

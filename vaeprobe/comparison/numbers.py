@@ -28,7 +28,7 @@ from vaeprobe.geometry.agreement import (
 )
 from vaeprobe.geometry.gram import active_latents, alike_words, ima_contrast, singular_tolerance
 from vaeprobe.latents import Prior
-from vaeprobe.likelihoods import by_name
+from vaeprobe.likelihoods import LikelihoodSettings, by_name
 from vaeprobe.progress import foretold
 
 # latents up to which the outputs of models are searched for their codes without being asked to
@@ -80,7 +80,8 @@ def meaned(decoder: Decoder) -> Decoder:
     """Return the decoder with means for outputs, where they are natural parameters (logits, log-rates)."""
     if decoder.parameter == "mean" or decoder.likelihood is None:
         return decoder
-    likelihood, f, m = by_name(decoder.likelihood, decoder.output_shape), decoder.flat, decoder.output_shape
+    given, f, m = LikelihoodSettings(class_axis=decoder.class_axis), decoder.flat, decoder.output_shape
+    likelihood = by_name(decoder.likelihood, m, given)
     return decoder.with_function(
         lambda z: likelihood.mean(f(z)).reshape(len(z), *m), natural=None, parameter="mean", output=None
     )

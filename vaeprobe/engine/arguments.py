@@ -19,7 +19,7 @@ from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.findings import OUTPUT_CHOSEN, WHOLE_VAE
 from vaeprobe.frozen import frozen
 from vaeprobe.intervals import stream
-from vaeprobe.likelihoods import Likelihood, by_name
+from vaeprobe.likelihoods import Likelihood, LikelihoodSettings, by_name
 
 __all__ = [
     "Map",
@@ -224,7 +224,8 @@ def likelihood_of(decoder: Decoder, likelihood: Likelihood | str | None, z: Tens
         UsageError: none has that name, the outputs are not its means, or it is something else.
     """
     if isinstance(likelihood, str):
-        named = by_name(likelihood, tuple(decoder.output_shape))
+        given = LikelihoodSettings(class_axis=decoder.class_axis)
+        named = by_name(likelihood, tuple(decoder.output_shape), given)
         if decoder.parameter == "natural" or not len(z):
             return named
         with torch.no_grad():

@@ -104,6 +104,7 @@ LOADING = {
     "latent-dim": ("none", "number of latents, where the file leaves it open"),
     "weights": ("the average", '"ema" or "raw", where a file holds both'),
     "output-name": ("none", "which of several outputs to probe"),
+    "class-axis": ("1", "axis of the outputs that runs over the classes of a categorical likelihood"),
     "key": ("none", "the entry that holds the weights"),
     "arch-args": ("none", 'arguments for --arch, which itself is given on the command line: "latent_dim=10"'),
 }
@@ -226,6 +227,9 @@ def _loading(table: Mapping[str, object], where: str) -> dict[str, object]:
         elif key == "latent-dim":
             if type(value) is not int or value < 1:
                 raise UsageError(f"{where}: latent-dim is a whole number of at least 1, not `{value}`")
+        elif key == "class-axis":
+            if type(value) is not int:
+                raise UsageError(f"{where}: class-axis is a whole number, not `{value}`")
         elif not isinstance(value, str):
             raise UsageError(f"{where}: `{key}` is a text, not `{value}`")
     if "weights" in found:

@@ -61,7 +61,7 @@ def by_name(name: str, shape: Sequence[int] = (2,), given: LikelihoodSettings | 
     """Return the likelihood called `name`.
 
     Args:
-        shape: shape of one output; axis 0 of it runs over the classes of a categorical likelihood.
+        shape: shape of one output; its first axis runs over the classes of a categorical likelihood unless `given` names another.
         given: settings beside the name.
 
     Raises:

@@ -25,10 +25,12 @@ class LikelihoodSettings:
     Attributes:
         sigma2: variance of a Gaussian.
         dispersion: inverse dispersion of a negative binomial, one number or one per output.
+        class_axis: axis of the outputs, shape (n, ...), that runs over the classes of a categorical one; None for 1.
     """
 
     sigma2: float = 1.0
     dispersion: object = None
+    class_axis: int | None = None
 
 
 @dataclass(frozen=True)

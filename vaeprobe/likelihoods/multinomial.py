@@ -36,10 +36,10 @@ class Multinomial(Categorical):
     def check_rows(self, x: Tensor, shape: Sequence[int]) -> None:
         Likelihood.check_rows(self, x, shape)
         check_range(x, 0, math.inf, "multinomial", "counts from 0")
-        if len(shape) > 1 and math.prod(shape[1:]) > 1:
+        if math.prod(shape) > self.classes:
             raise UsageError(
                 f"a multinomial likelihood takes one position, and the decoder's output has shape {tuple(shape)}",
-                hint="axis 1 runs over the classes; flatten the others away, or use --likelihood categorical",
+                hint=f"axis {self.axis} runs over the classes; flatten the others away, or use --likelihood categorical",
             )
 
     def rows(self, x: Tensor, m: int) -> Tensor:
@@ -56,4 +56,4 @@ class Multinomial(Categorical):
         else:
             log_p = y.clamp_min(torch.finfo(y.dtype).tiny).log()
         ways = torch.lgamma(counts.sum(-2) + 1) - torch.lgamma(counts + 1).sum(-2)
-        return ((counts * log_p).sum(-2) + ways).sum(-1)
+        return ((counts * log_p).sum(-2) + ways).flatten(1).sum(1)

@@ -11,6 +11,7 @@ inside `measure`, and under TYPE_CHECKING for annotations.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from vaeprobe.budget import within
 from vaeprobe.errors import InputError, UsageError, did_you_mean
-from vaeprobe.findings import SATURATED
+from vaeprobe.findings import CLASS_AXIS, SATURATED
 from vaeprobe.kept import SUFFIX, Kept, keeping
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.settings import Option, check, option_of
@@ -271,7 +272,9 @@ class Probe(Question):
             from vaeprobe.files.matrices import read_matrix
 
             theta = read_matrix(theta)
-        return LikelihoodSettings(sigma2=self.given_sigma2(decoder), dispersion=theta)
+        return LikelihoodSettings(
+            sigma2=self.given_sigma2(decoder), dispersion=theta, class_axis=decoder.class_axis
+        )
 
     def given_sigma2(self, decoder: Decoder) -> float:
         """Return the variance of a Gaussian likelihood: the user's, else the learned one of the file, else 1."""
@@ -289,7 +292,7 @@ class Probe(Question):
         """
         likelihood = self.metric_likelihood(decoder)
         if likelihood is None or decoder.parameter == "natural":
-            return ()
+            return class_findings(decoder, likelihood)
         import torch
 
         from vaeprobe.engine.remembered import recalled
@@ -303,8 +306,8 @@ class Probe(Question):
         if wrong is not None:
             raise UsageError(
                 wrong,
-                hint="leave --likelihood out for the Euclidean metric, or say in the blueprint that the outputs "
-                "are natural parameters (logits, log-rates)",
+                hint='leave --likelihood out for the Euclidean metric, or say in a blueprint parameter = "natural" where the '
+                "outputs are natural parameters (logits, log-rates)",
             )
         if likelihood.mean_is_natural or decoder.natural_for(likelihood):
             return ()
@@ -336,6 +339,19 @@ class Probe(Question):
         plain["dtype"] = str(decoder.dtype).removeprefix("torch.")
         plain["differentiation"] = decoder.differentiation
         return plain
+
+
+def class_findings(decoder: Decoder, likelihood: Likelihood | None) -> tuple[Finding, ...]:
+    """Return along which axis the classes of logits are taken to run, where several could be it and nobody said."""
+    from vaeprobe.likelihoods import Categorical
+
+    shape = tuple(decoder.output_shape)
+    several = sum(n > 1 for n in shape) > 1
+    if not isinstance(likelihood, Categorical) or decoder.class_axis is not None or not several:
+        return ()
+    places = math.prod(shape) // likelihood.classes
+    said = f"the output, {' x '.join(map(str, shape))}, is read as logits of {likelihood.classes} classes at {places} positions"
+    return (Finding(CLASS_AXIS, said, hint="--class-axis -1 where the classes run along the last axis"),)
 
 
 def judge(result: R, limits: Mapping[str, float], specs: Mapping[str, MetricSpec]) -> R:

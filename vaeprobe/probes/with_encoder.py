@@ -14,7 +14,7 @@ from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
-from vaeprobe.probes.base import Probe, option, paths_of, rows_of
+from vaeprobe.probes.base import Probe, class_findings, option, paths_of, rows_of
 from vaeprobe.report import Finding, Metric, MetricSpec
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class EncoderProbe(Probe):
             moments=moments,
             estimate=estimate,
             reading=reading,
-            findings=(*decoder.notes, *encoder.notes, *findings),
+            findings=(*decoder.notes, *encoder.notes, *class_findings(decoder, likelihood), *findings),
             rounding=lost,
             as_drawn=as_drawn,
         )

@@ -69,7 +69,7 @@ def _summary(e: Evidence, likelihood: str | None, seams: str = "the given axes a
     active, k = len(e.active), len(e.continuous)
     count = "" if active == k else f"{active} of {k} {e.axes} are active. "
     if likelihood is not None:
-        count = f"{count}Measured in the metric of a {likelihood.capitalize()} likelihood. "
+        count = f"{count}Measured in the metric of a {likelihood} likelihood. "
     lengths = _lengths(e.spread, _worst(e))
     locally, tail = _locally(e), _over_sheets(e)
     jumps = " It jumps between latents, and what is said holds apart from the jumps." if e.jumps else ""

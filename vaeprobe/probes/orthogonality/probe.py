@@ -246,16 +246,21 @@ class Orthogonality(Probe):
     SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {
         "rotations": (
             1,
-            frozenset(f"orthogonality.{m}" for m in ("ima_contrast_null", "alignment", "alignment_p")),
+            frozenset(
+                f"orthogonality.{m}" for m in ("verdict", "ima_contrast_null", "alignment", "alignment_p")
+            ),
         ),
         "probes": (
             0,
             frozenset(
                 f"orthogonality.{m}"
-                for m in ("off_diagonal", "off_diagonal_null", "participation", "neighbour_cosine")
+                for m in ("verdict", "off_diagonal", "off_diagonal_null", "participation", "neighbour_cosine")
             ),
         ),
-        "restarts": (0, frozenset(f"orthogonality.{m}" for m in ("ima_contrast_rotated", "fixable"))),
+        "restarts": (
+            0,
+            frozenset(f"orthogonality.{m}" for m in ("verdict", "ima_contrast_rotated", "fixable")),
+        ),
     }
 
     beta_sigma2: float = option(

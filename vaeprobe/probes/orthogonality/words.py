@@ -59,6 +59,8 @@ MISSED = 0.1
 LARGEST_CONDITION = 1e3
 # Latents within this factor of the line between active and inactive are pointed out.
 BORDER = 1.25
+# The p-value of axes that half of all random ones are as orthogonal as.
+EVEN = 0.5
 
 
 def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
@@ -100,7 +102,7 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         )
     A, p = number("alignment"), number("alignment_p")
     A_low, A_high = interval("alignment")
-    metric = f" in the {reading.likelihood.capitalize()} metric" if reading.likelihood else ""
+    metric = f" in the {reading.likelihood} metric" if reading.likelihood else ""
     more = f" or more ({reading.left_out})" if reading.left_out else ""
     evidence = (
         f"ima contrast {nats(c)}{more}{metric} against {nats(null)} under random rotations of the latent space "
@@ -240,11 +242,8 @@ def _small(columns: int) -> float:
 
 
 def _beside_chance(p: float) -> str:
-    return (
-        "hardly more orthogonal than random ones"
-        if p <= SIGNIFICANT
-        else "no more orthogonal than random ones"
-    )
+    how = "hardly" if p <= SIGNIFICANT else "not significantly" if p < EVEN else "no"
+    return f"{how} more orthogonal than random ones"
 
 
 def _unsearched(reading: Reading) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from vaeprobe.budget import Fit, about, budget, in_time, share_of, timely
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT
-from vaeprobe.probes.base import Probe, option
+from vaeprobe.probes.base import Probe, class_findings, option
 from vaeprobe.probes.trace import pictures
 from vaeprobe.probes.trace.metrics import METRICS, VERDICTS
 from vaeprobe.report import Finding, Json, Section
@@ -408,6 +408,7 @@ class Trace(Probe):
             summary=summary,
             findings=(
                 *decoder.notes,
+                *class_findings(decoder, likelihood),
                 *((rounded(lost),) if lost else ()),
                 *words.findings(paths, misses, skipped, wanted, first, part),
                 *fewer,
