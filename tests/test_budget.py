@@ -28,6 +28,7 @@ from vaeprobe.cli.running import timed
 from vaeprobe.comparison.numbers import decodings, foretell_seeing, see
 from vaeprobe.comparison.run import _rows_in_time, compare
 from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.engine import gram
 from vaeprobe.engine.costs import DIRECTION, pace
 from vaeprobe.engine.methods import choose
@@ -239,7 +240,7 @@ def test_what_explains_a_verdict_is_left_out_where_no_time_is_left(clock: Clock)
         probe = Factorise(time=seconds, samples=32, max_samples=32, permutations=19, sheets=4)
         return probe.measure(Counted(clock, bent, 3).decoder)
 
-    all_of_it, least, none = measured(1e9), measured(22.0), measured(1.0)
+    all_of_it, least, none = measured(1e9), measured(30.0), measured(1.0)
     extras = ("factorise.derivative_cross", "factorise.sheets", "factorise.curved_dependence")
     for id in extras:
         assert NO_TIME not in (all_of_it.metrics[id].reason or ""), id
@@ -500,6 +501,7 @@ sys.path.insert(0, TESTS)
 import vaes
 from vaeprobe.comparison.run import compare
 from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import Encoder
 from vaeprobe.gate.policy import Policy, Rule
 from vaeprobe.gate.run import Gate
 from vaeprobe.probes.beta import Beta
@@ -842,7 +844,8 @@ def test_looking_for_rounding_is_foretold(monkeypatch: pytest.MonkeyPatch) -> No
     # an easy search, of a third of the usual steps
     assert done[0] < seconds - nearest.DRAWN / DIRECTION < 4 * done[0]
     told.clear()
-    coded = replace(decoder, encoder=lambda rows: (rows[:, :3].double(), torch.full((len(rows), 3), -5.0)))
+    eyes = Encoder(lambda rows: (rows[:, :3].double(), torch.full((len(rows), 3), -5.0)), 3)
+    coded = replace(decoder, encoder=eyes)
     with listening(lambda *_: None, lambda what, *costs: told.append(costs)):
         foretell_seeing(coded, 16)
         done[0] = 0

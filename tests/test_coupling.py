@@ -217,7 +217,7 @@ def test_every_verb_looks_at_the_largest_batch(verb: Callable[[Decoder, Tensor],
     verb(decoder, latents(7))
     with pytest.raises(ContractError, match="mixes the rows") as caught:
         verb(decoder, latents(33))
-    assert "other outputs for 33 latents than for 4 of them" in str(caught.value.hint)
+    assert "other outputs for 33 latents together than for one alone" in str(caught.value.hint)
 
 
 def test_a_batch_is_looked_at_once() -> None:
@@ -229,7 +229,7 @@ def test_a_batch_is_looked_at_once() -> None:
     decoder = Decoder(f, LATENTS)
     for n in (3, 7, 7, 5, 9, 9):
         values(decoder, latents(n))
-    assert calls[-8:] == [3, 7, 4, 7, 5, 9, 4, 9]
+    assert calls[-24:] == [3, *[1] * 3, 7, *[1] * 7, 7, 5, 9, *[1] * 8, 9]
 
 
 @pytest.mark.parametrize(("part", "taken"), [(0.5e-4, True), (3e-4, False)])
@@ -286,6 +286,40 @@ def test_what_mixes_rows_in_reverse_mode_alone_is_refused() -> None:
     assert Decoder(Alone.apply, LATENTS).differentiation == "reverse"
     with pytest.raises(ContractError, match="mixes the rows"):
         Decoder(Mean.apply, LATENTS)
+
+
+BY_THE_BATCH: dict[str, Callable[[nn.Module, nn.Module, Tensor], Tensor]] = {
+    "sum": lambda a, b, x: a(x) if x.sum() > 0 else b(x),
+    "any": lambda a, b, x: a(x).tanh() if bool((x[:, 0] > 0).any()) else b(x).tanh(),
+    "first": lambda a, b, x: a(x) * (2.0 if x[0, 0] > 0 else 1.0),
+    "last": lambda a, b, x: a(x) * (2.0 if x[-1, 0] > 0 else 1.0),
+    "peak": lambda a, b, x: a(x) / a(x).abs().max().clamp_min(1.0),
+}
+
+
+@pytest.mark.parametrize("how", BY_THE_BATCH)
+@pytest.mark.parametrize("n", [2, 4, 64])
+def test_what_the_whole_batch_chooses_is_refused_or_right(how: str, n: int) -> None:
+    """By chance all rows may choose alike: then numbers are those of each row alone."""
+    refused = took_it = 0
+    for seed in range(8):
+        torch.manual_seed(seed)
+        a, b = nn.Linear(5, 9).double(), nn.Linear(5, 9).double()
+        z = torch.randn(n, 5, dtype=torch.float64)
+
+        def f(x: Tensor, a: nn.Module = a, b: nn.Module = b) -> Tensor:
+            return BY_THE_BATCH[how](a, b, x)
+
+        right = torch.stack([torch.func.jacfwd(lambda r, f=f: f(r[None])[0])(row) for row in z])
+        try:
+            found = jacobian(f, z)
+        except ContractError as error:
+            refused += "mixes the rows" in error.message
+            continue
+        torch.testing.assert_close(found, right)
+        took_it += 1
+    assert refused + took_it == 8
+    assert refused >= 2
 
 
 @pytest.mark.parametrize(("large", "call", "said"), [

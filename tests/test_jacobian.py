@@ -363,6 +363,24 @@ def test_gram_matrices_of_a_huge_jacobian_are_refused(monkeypatch: pytest.Monkey
     assert "matrix_free" in caught.value.hint
 
 
+def test_what_this_machine_has_no_memory_for_is_refused_before_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probed, z = Decoder(mlp(), 4, dtype=torch.float64), draws(5, 4)
+    monkeypatch.setattr(methods.Choice, "push", None)
+    monkeypatch.setattr(engine, "physical_memory", lambda: 5 * 30 * 4 * 8 - 1)
+    with pytest.raises(ResourceError, match="5 Jacobians of 30 x 4 would take") as caught:
+        jacobian(probed, z)
+    assert "gram" in (caught.value.hint or "")
+    monkeypatch.setattr(engine, "physical_memory", lambda: (5 + 1) * 4 * 4 * 8 - 1)
+    with pytest.raises(ResourceError, match="5 matrices of 4 x 4 latents would take") as caught:
+        gram(probed, z)
+    monkeypatch.undo()
+    for verb, least in ((jacobian, 5 * 30 * 4 * 8), (gram, (5 + 1) * 4 * 4 * 8)):
+        monkeypatch.setattr(engine, "physical_memory", lambda least=least: least)
+        assert len(verb(probed, z)) == 5  # type: ignore[operator]
+
+
 def test_sizes_follow_the_budget() -> None:
     assert Size.fitting(1 << 18, 4, 10) == Size(2, 10)
     assert Size.fitting(1 << 22, 4, 10) == Size(1, 1)

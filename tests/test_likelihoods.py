@@ -138,6 +138,9 @@ def test_which_axis_runs_over_the_classes() -> None:
     with pytest.raises(UsageError, match="over the 4 classes of axis 1") as caught:
         likelihoods.by_name("categorical", (4, 5)).check_rows(hot, (4, 5))
     assert "--class-axis 2" in str(caught.value.hint)
+    with pytest.raises(UsageError, match="the data rows have shape") as caught:
+        likelihoods.by_name("categorical", (4, 5)).check_rows(torch.zeros(2, 4), (4, 5))
+    assert "labels of shape (5,); --class-axis 2 where" in str(caught.value.hint)
 
 
 def tokens(*, logits: bool) -> Decoder:

@@ -220,7 +220,8 @@ def check_rows(
 ) -> None:
     """Check that outputs are finite, that two calls agree, and that rows do not know of one another.
 
-    Two rows, of a function that costs much, are asked for alone, which tells all of this; more also in another order.
+    Each row is asked for alone, which tells a function that chooses or scales by its whole batch; more than two, of a function
+    that costs little, also in another order.
 
     Args:
         f: latents to outputs, shape (n, ...).
@@ -234,14 +235,13 @@ def check_rows(
     """
     check_finite(y)
     tolerance, before = _tolerance(y, dtype), _memory(function)
+    gap = 0.0
     if len(z) > FIRST:
         check_again(f, z, y, dtype, function)
-        others = _gap(again(f, z.flip(0)).flip(0).reshape(y.shape), y)
-        gap = max(others, _gap(_alone(f, z[:1], y, function), y[:1]))
-    else:
-        gap = max(
-            _gap(_alone(f, z[:1], y, function), y[:1]), _gap(_alone(f, z[-1:], y, function, last), y[-1:])
-        )
+        gap = _gap(again(f, z.flip(0)).flip(0).reshape(y.shape), y)
+    for k, (row, one) in enumerate(zip(torch.split(z, 1), torch.split(y, 1), strict=True)):
+        known = last if len(z) <= FIRST and k == len(z) - 1 else None
+        gap = max(gap, _gap(_alone(f, row, y, function, known), one))
     if gap > tolerance:
         for _ in range(CALLS):  # of calls that differ by turns one does
             check_again(f, z, y, dtype, function)
@@ -353,23 +353,23 @@ def check_kind(y: Tensor) -> None:
 
 
 def check_batch(f: RowMap, z: Tensor, y: Tensor, few: int) -> None:
-    """Check that some rows of a batch are what they are in a small one, which `check_rows` looked at.
+    """Check that some rows of a batch are what they are alone.
 
-    What holds of four rows need not hold of hundreds: groups of eight that are normalised together, a norm over the batch
-    that is cut off from some size on.
+    What holds of the rows that `check_rows` looked at need not hold of others, or of hundreds: a branch that the whole batch
+    chooses, groups of eight that are normalised together, a norm over the batch that is cut off from some size on.
 
     Args:
         f: latents to rows of outputs.
         z, y: latents and their outputs.
-        few: rows of a small batch.
+        few: how many rows to look at.
 
     Raises:
         ContractError: they are not.
     """
     n = len(z)
-    some = torch.arange(n - 1, -1, -(n // few), device=z.device)[:few]
+    some = torch.arange(n - 1, -1, -max(1, n // few), device=z.device)[:few]
     with torch.no_grad():
-        right = f(z[some])
+        right = torch.cat([f(row) for row in torch.split(z[some], 1)])
     known = right.isfinite().all(dim=1)
     right, found = right[known], y.detach()[some.to(y.device)][known]
     if not len(right):
@@ -378,7 +378,10 @@ def check_batch(f: RowMap, z: Tensor, y: Tensor, few: int) -> None:
     if gap > size * ROUNDING[right.dtype.itemsize]:
         dtype, _ = precision_of(f, z[some], right)
         if gap > size * ROUNDING[dtype.itemsize]:
-            why = f"it gives other outputs for {n} latents than for {few} of them: does it take groups of rows together?"
+            why = (
+                f"it gives other outputs for {n} latents together than for one alone: does it choose or scale by the whole batch "
+                "(x.sum(), x.max()), or take groups of rows together?"
+            )
             _refuse(f, z[some], right, gap, dtype, why)
 
 

@@ -19,7 +19,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MethodModule", "buffers_of", "frozen", "tensors_of", "unwrapped", "whole_of", "written_in"]
+__all__ = [
+    "MethodModule",
+    "buffers_of",
+    "cast",
+    "frozen",
+    "number_type",
+    "tensors_of",
+    "unwrapped",
+    "whole_of",
+    "written_in",
+]
 
 # class name -> where it keeps the network that it wraps
 WRAPPERS = {
@@ -96,6 +106,21 @@ def tensors_of(function: object) -> Iterator[Tensor]:
         yield from itertools.chain(module.parameters(), module.buffers())
 
 
+def cast(module: nn.Module, dtype: torch.dtype | None, device: torch.device | None = None) -> nn.Module:
+    """Return a module itself, its real and complex numbers in a precision, on a device; None leaves what they have."""
+    out: nn.Module = module._apply(lambda t: t.to(device=device, dtype=number_type(t, dtype)))  # type: ignore[no-untyped-call]
+    return out
+
+
+def number_type(t: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Return the type of a tensor's numbers in a precision: complex ones stay complex, whole ones whole."""
+    if dtype is None or not (t.is_floating_point() or t.is_complex()):
+        return t.dtype
+    if t.is_complex():
+        return torch.complex128 if dtype == torch.float64 else torch.complex64
+    return dtype
+
+
 class _Copier:
     """Copies the structure of networks; what occurs twice is copied once."""
 
@@ -140,7 +165,7 @@ class _Copier:
         out: nn.Module = copy.deepcopy(module).eval()
         for parameter in out.parameters():
             parameter.requires_grad_(False)
-        return out.to(self.dtype) if self.dtype is not None else out
+        return cast(out, self.dtype)
 
     def value(self, value: Any) -> Any:
         """Return an attribute: modules inside it copied, tensors shared, containers anew, the rest as it is."""
@@ -178,8 +203,8 @@ class _Copier:
         if tensor.is_inference():  # cannot take part in a backward pass
             with torch.inference_mode(False):
                 out = tensor.clone()
-        if self.dtype is not None and out.is_floating_point() and out.dtype != self.dtype:
-            out = out.detach().to(self.dtype)
+        if (wanted := number_type(out, self.dtype)) != out.dtype:
+            out = out.detach().to(wanted)
         if out is not tensor and isinstance(tensor, nn.Parameter):
             out = nn.Parameter(out.detach(), requires_grad=tensor.requires_grad)
         self.made[id(tensor)] = out

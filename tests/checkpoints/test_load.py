@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.engine import jacobian
 from vaeprobe.errors import ArchitectureError, InputError, UsageError, VaeprobeError
 
 from hostile_files import saved, state
@@ -259,6 +260,14 @@ class Broadcast(nn.Module):
         x, y = (grid.expand(len(z), 1, 4, 4) for grid in (self.x, self.y))
         return self.last(torch.cat([z[:, :, None, None].expand(-1, -1, 4, 4), x, y], 1))
 
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.W = nn.Parameter(torch.randn(6, 2, dtype=torch.complex64))
+        self.last = nn.Linear(6, 5)
+    def forward(self, z):
+        return self.last((torch.complex(z, z.sin()) @ self.W.mT).abs())
+
 number = 3
 """
 
@@ -289,6 +298,24 @@ def test_buffers_whose_numbers_share_memory_are_filled(tmp_path: Path, arch: Cal
     decoder = vaeprobe.load(path, arch=arch("Broadcast"), latent_dim=2)
     with torch.no_grad():
         torch.testing.assert_close(decoder(Z), network(Z.float()).to(decoder(Z).dtype))
+
+
+@pytest.mark.parametrize("dtype", [None, "float64"])
+def test_complex_weights_stay_complex(tmp_path: Path, arch: Callable[[str], str], dtype: str | None) -> None:
+    torch.manual_seed(0)
+    network = runpy.run_path(str(tmp_path / "my_models.py"))["Spectral"]()
+    path = tmp_path / "w.pt"
+    path.write_bytes(saved(network.state_dict()))
+    decoder = vaeprobe.load(path, arch=arch("Spectral"), latent_dim=2, dtype=dtype)
+    W, last, z = network.W.to(torch.complex128), network.last.double(), Z.double()
+
+    def function(row: Tensor) -> Tensor:
+        y: Tensor = last((torch.complex(row, row.sin()) @ W.mT).abs())
+        return y
+
+    expected = torch.stack([torch.autograd.functional.jacobian(function, row) for row in z])  # type: ignore[no-untyped-call]
+    tolerance = 1e-6 if dtype is None else 1e-13
+    torch.testing.assert_close(jacobian(decoder, z).double(), expected, rtol=tolerance, atol=tolerance)
 
 
 def test_a_factory_as_a_file_and_as_an_object(

@@ -15,6 +15,7 @@ from vaeprobe import Encoder
 from vaeprobe.checkpoints.factory import parse_arguments
 from vaeprobe.checkpoints.whole import from_module, is_whole
 from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.likelihoods import Categorical, LikelihoodSettings
 
 X = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Z = torch.randn(5, 4, generator=torch.Generator().manual_seed(1))
@@ -105,6 +106,49 @@ def test_an_autoencoder_has_no_posterior_and_says_so() -> None:
     note = next(n for n in decoder.notes if n.code == "encoder-read")
     assert note.level == "warning"
     assert "`encode` returns 1 tensor" in note.message
+
+
+class Sentences(nn.Module):
+    """6 tokens of 5 kinds: its encoder looks them up, its decoder gives logits (position, kind)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.heads, self.up = nn.Embedding(5, 4), nn.Linear(24, 6), nn.Linear(3, 30)
+
+    def encode(self, x: Tensor) -> Any:
+        return self.heads(self.table(x).flatten(1)).chunk(2, 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.up(z).view(-1, 6, 5)
+
+
+def test_an_encoder_of_tokens_takes_labels() -> None:
+    torch.manual_seed(0)
+    network, tokens = Sentences(), torch.randint(5, (40, 6))
+    decoder = from_module(network, 3, likelihood="categorical", parameter="natural", class_axis=-1)
+    assert decoder.encoder is not None
+    for found, right in zip(decoder.encoder(tokens), network.encode(tokens), strict=True):
+        torch.testing.assert_close(found, right)
+    result = vaeprobe.posterior(decoder, data=tokens, samples=40)
+    z = torch.randn(40, 3)
+    log_p = torch.distributions.Categorical(logits=network.decode(z)).log_prob(tokens).sum(1)
+    told = Categorical.of((6, 5), LikelihoodSettings(class_axis=-1)).log_density(
+        tokens, network.decode(z), "natural"
+    )
+    torch.testing.assert_close(told, log_p)
+    assert result.metrics["elbo.value"].value is not None
+
+
+def test_what_is_known_of_an_encoder_that_is_not_read_is_said() -> None:
+    with pytest.raises(
+        UsageError,
+        match="posterior needs the encoder: no posterior was found in the network: `encode` returns 1",
+    ):
+        vaeprobe.posterior(from_module(Deterministic()), data=X, likelihood="bernoulli")
+    with pytest.raises(
+        UsageError, match="posterior needs the encoder, and this checkpoint comes without one"
+    ):
+        vaeprobe.posterior(from_module(nn.Linear(4, 64)), data=X, likelihood="bernoulli")
 
 
 def test_a_decoder_takes_the_encoder_of_another_network() -> None:

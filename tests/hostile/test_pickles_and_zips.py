@@ -274,6 +274,23 @@ def test_lightning_checkpoint_with_a_namespace(tmp_path: Path) -> None:
     assert "`--key state_dict` reads that entry alone" in message
 
 
+def test_a_training_checkpoint_with_a_namespace_names_entries_without_it(tmp_path: Path) -> None:
+    parts = {
+        "G_state": state(),
+        "D_state": state(),
+        "G_ema": state(),
+        "optim_G": {"state": {0: {"m": torch.ones(2)}}},
+    }
+    message = refused(tmp_path, saved({"args": argparse.Namespace(lr=1e-3), **parts}), 4)
+    assert "`--key G_ema` (or G_state, D_state) reads that entry alone" in message
+    path = tmp_path / "model.pt"
+    path.write_bytes(saved({"args": argparse.Namespace(lr=1e-3), **parts}))
+    (tmp_path / "model.toml").write_text(
+        'latents = 2\n[decoder]\nlayers = [{linear = "0"}, "relu", {linear = "2"}]\n'
+    )
+    assert vaeprobe.load(path, key="G_ema").latent_dim == 2
+
+
 def test_the_way_on_that_the_hint_names(tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     path.write_bytes(saved({"state_dict": state(), "hyper_parameters": argparse.Namespace(lr=1e-3)}))

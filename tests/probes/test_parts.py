@@ -287,7 +287,32 @@ def test_limits_that_a_part_cannot_tell_are_undecided() -> None:
         assert bad[f"orthogonality.{name}"].of_all == "known", "of all columns"
     # the channels of a site are drawn anew at each latent, which the interval over latents holds
     channels = measure(conv(), part="channels", samples=4, rotations=1, restarts=0, probes=0)
-    assert {m.of_all for m in channels.metrics.values()} == {"known"}
+    of_J = {"condition_number": "at least", "effective_rank": "open", "smallest_gap": "open"}
+    told = {id: m.of_all for id, m in channels.metrics.items() if m.of_all != "known"}
+    assert told == {f"orthogonality.{name}": of_all for name, of_all in of_J.items()}
+
+
+def test_what_describes_a_part_is_not_said_of_all() -> None:
+    """A linear map of rank 400, of which 64 columns are measured; one of rank 64, of which they look whole."""
+    full = nn.Linear(400, 600)
+    narrow = nn.Sequential(nn.Linear(400, 64), nn.Tanh(), nn.Linear(64, 600))
+    for network in (full, narrow):
+        part = measure(
+            Decoder(network, 400), part="some", samples=4, rotations=2, restarts=0, probes=2
+        ).metrics
+        known = {id for id, m in part.items() if m.defined and m.of_all == "known"}
+        assert known == {
+            "latents.dim",
+            *(f"orthogonality.{name}" for name in ("off_diagonal", "off_diagonal_null", "participation")),
+            *(f"orthogonality.{name}_gaussian" for name in ("mean_abs_cosine", "mutual_information")),
+        }
+        assert part["orthogonality.condition_number"].of_all == "at least"
+    whole = measure(Decoder(full, 400), part="all", samples=4, rotations=2, restarts=0).metrics
+    part = measure(Decoder(full, 400), part="some", samples=4, rotations=2, restarts=0, probes=2).metrics
+    for name in ("condition_number", "ima_contrast_held_out"):
+        one, all_of_it = (m[f"orthogonality.{name}"].value for m in (part, whole))
+        assert isinstance(one, float)
+        assert all_of_it is None or (isinstance(all_of_it, float) and one <= all_of_it)
 
 
 def test_the_verdict_of_a_part_is_that_of_all_where_nothing_else_can_be(

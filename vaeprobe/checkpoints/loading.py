@@ -30,6 +30,7 @@ from vaeprobe.errors import (
 from vaeprobe.files import limits
 from vaeprobe.files.source import Source, quoted
 from vaeprobe.findings import DRAFT_BLUEPRINT, NONFINITE_WEIGHTS
+from vaeprobe.frozen import cast
 from vaeprobe.report import Artifact, Finding
 
 __all__ = ["load"]
@@ -253,11 +254,11 @@ def _drafted(notes: Sequence[Finding]) -> str:
 def _moved(
     function: Callable[[Tensor], object], dtype: torch.dtype | None, device: torch.device
 ) -> Callable[[Tensor], object]:
-    return function.to(device=device, dtype=dtype) if isinstance(function, nn.Module) else function
+    return cast(function, dtype, device) if isinstance(function, nn.Module) else function
 
 
 def _moved_encoder(encoder: Encoder, dtype: torch.dtype | None, device: torch.device) -> Encoder:
     function = encoder.function
     if isinstance(function, nn.Module):
-        function = function.to(device=device, dtype=dtype)
+        function = cast(function, dtype, device)
     return replace(encoder, function=function, dtype=dtype or encoder.dtype, device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -49,8 +49,7 @@ def encoder_of(
     for name, part in named(whole, ENCODES):
         shared = {n: rows for n, rows in (at or {}).items() if n in others(part, dict.fromkeys(at or {}, 0))}
         encode = Conditioned(MethodModule(whole, name), shared) if shared else MethodModule(whole, name)
-        for input_shape in _shapes(shape):
-            x = torch.rand(3, *input_shape, dtype=y.dtype, device=y.device)
+        for x in _rows(shape, y):
             try:
                 with torch.no_grad():
                     first, again = encode(x), encode(x)
@@ -70,12 +69,22 @@ def encoder_of(
                     hint="give it data of that alone",
                     level="warning",
                 )
-            return Encoder(function, d, input_shape=input_shape, dtype=y.dtype, device=y.device), (note,)
+            return Encoder(function, d, input_shape=tuple(x.shape[1:]), dtype=x.dtype, device=y.device), (
+                note,
+            )
     if not any(named(whole, ENCODES)):
         return None, ()
     why = seen[0] if seen else f"no encoder takes data of shape {' x '.join(map(str, shape))}"
     message = f"no posterior was found in the network: {why}"
     return None, (Finding(ENCODER_READ, message, hint="input_shape=... says what it takes", level="warning"),)
+
+
+def _rows(shape: tuple[int, ...], y: Tensor) -> Iterator[Tensor]:
+    """Yield rows that an encoder of such outputs could take: numbers, and of outputs with a last axis of classes their labels."""
+    for sizes in _shapes(shape):
+        yield torch.rand(3, *sizes, dtype=y.dtype, device=y.device)
+    if len(shape) > 1:
+        yield torch.zeros(3, *shape[:-1], dtype=torch.long, device=y.device)
 
 
 def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:

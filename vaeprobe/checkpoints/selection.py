@@ -12,7 +12,7 @@ from vaeprobe.files.inert import Built, Global, Named, Node, walk
 from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import TensorSpec
 from vaeprobe.files.torch_pickles import TorchFile, text_of
-from vaeprobe.files.trust import foreign, named, trust
+from vaeprobe.files.trust import foreign, named
 from vaeprobe.findings import CHOSEN_ENTRY, UNREAD_OBJECTS
 from vaeprobe.report import Finding
 
@@ -388,15 +388,16 @@ def _refuse_foreign(file: TorchFile, node: Node, name: str, key: str | None) -> 
         "vaeprobe runs no code from a file: save the weights alone, torch.save(model.state_dict(), path)"
     )
     if key is None and not is_module(file.root):
-        clean = [
-            k
-            for k, v in _entries(file, file.root)
-            if all(trust(g) != "foreign" for g in _globals(v))
-            and (k in USUAL or k.rpartition(".")[2] in USUAL)
-        ]
-        if clean:
-            best = next((k for k in USUAL if k in clean), clean[0])
-            hint = f"vaeprobe runs no code from a file; `--key {best}` reads that entry alone, without it"
+        clean = {k: v for k, v in _entries(file, file.root) if not foreign(_globals(v))}
+        usual = [k for k in clean if k in USUAL or k.rpartition(".")[2] in USUAL]
+        others = [k for k, v in clean.items() if not k.startswith("optim") and tensors_of(file, v)]
+        others.sort(key=lambda k: "ema" not in k.lower())  # the average, as where nothing is in the way
+        if usual or others:
+            best = next((k for k in USUAL if k in usual), (usual or others)[0])
+            more = "" if usual or not others[1:] else f" (or {', '.join(others[1:4])})"
+            hint = (
+                f"vaeprobe runs no code from a file; `--key {best}`{more} reads that entry alone, without it"
+            )
     raise UnsafeError(f"{name} would import {named(unknown)} when it is unpickled", hint=hint, about=name)
 
 

@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vaeprobe.errors import InputError, ResourceError
-from vaeprobe.files.source import quoted
+from vaeprobe.errors import ResourceError
 from vaeprobe.files.tensors import DTYPES, TensorSpec, nonfinite_finding
 from vaeprobe.findings import CAST_UP
 from vaeprobe.report import Finding
@@ -26,7 +25,7 @@ class Weights:
     """What every format of bare weights is read into.
 
     Attributes:
-        tensors: by name, dense, on the CPU, floating ones all of one dtype, at least float32; those that nothing needs
+        tensors: by name, dense, on the CPU, floating ones all of one dtype, at least float32, complex ones of the same precision; those that nothing needs
             are on the meta device.
         metadata: text that the file carries beside them (safetensors).
         notes: what the reader should know: casts, choices, NaN.
@@ -48,10 +47,11 @@ def realise(
         only: the names of those that are needed; the others have a shape and no numbers (torch's meta device).
 
     Raises:
-        InputError: numbers that are no weights (complex).
         ResourceError: views that take far more memory than the file.
     """
     import torch
+
+    from vaeprobe.frozen import number_type
 
     every = specs
     specs = every if only is None else {name: every[name] for name in every if name in only}
@@ -62,9 +62,6 @@ def realise(
             f"the tensors take {claimed:,} bytes and the file holds {sum(stored.values()):,} of them",
             hint="no decoder needs that: ask for the weights as safetensors",
         )
-    odd = [name for name, spec in specs.items() if spec.dtype.startswith("complex")]
-    if odd:
-        raise InputError(f"tensor {quoted(odd[0])} is {specs[odd[0]].dtype}: decoders have real weights")
     bases: dict[tuple[int, str], Tensor] = {}
     tensors = {name: _tensor(spec, bases) for name, spec in specs.items()}
     wide = torch.float64 if any(spec.dtype == "float64" for spec in specs.values()) else torch.float32
@@ -73,7 +70,7 @@ def realise(
         for name, spec in every.items()
         if name not in specs
     }
-    cast = {name: t.to(wide) if (t := tensors[name]).is_floating_point() else t for name in every}
+    cast = {name: (t := tensors[name]).to(number_type(t, wide)) for name in every}
     notes = [*_cast_note(specs, str(wide).removeprefix("torch.")), *nonfinite_finding(specs)]
     return Weights({name: t.contiguous() for name, t in cast.items()}, dict(metadata or {}), tuple(notes))
 

@@ -134,10 +134,10 @@ class Reach:
 
 
 class Batches:
-    """How many rows a batch of a decoder may have that its door, or a look at a batch since, found not to know of others."""
+    """How many rows a batch of a decoder may have that a look at one found not to know of others."""
 
-    def __init__(self, few: int = ROWS) -> None:
-        self.few = self.most = few
+    def __init__(self, few: int = 2 * ROWS) -> None:
+        self.few, self.most = few, 1
 
     def check(self, f: Function, x: Tensor, y: Tensor) -> None:
         """Look at some rows of outputs y at latents x, where there are more of them than ever.
@@ -259,7 +259,7 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     """
     known = _choices.setdefault(decoder, {})
     if natural not in known:
-        looked_at = Batches(FIRST if decoder.large else ROWS)
+        looked_at = Batches(FIRST if decoder.large else 2 * ROWS)
         some = slice(FEW_POINTS if decoder.large else TEST_POINTS)
         with full_precision():
             for rows in (slice(1), slice(1, 2), some) if decoder.vast else (some,):

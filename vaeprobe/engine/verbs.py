@@ -48,6 +48,7 @@ from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.tangents import Unsupported
 from vaeprobe.engine.windows import Spread, Windows
 from vaeprobe.errors import ResourceError
+from vaeprobe.files.limits import physical_memory
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.processes import current
 
@@ -59,6 +60,7 @@ OF_METRIC = 5 * 8
 WINDOWS = 16 << 20
 # Bytes of windows of columns that are held before they are put to their places in whole outputs.
 HELD = 128 << 20
+FEWER_GRAMS = "fewer latents (--samples), some of the columns (columns=), or random probes (vaeprobe.engine.matrix_free)"
 
 
 def jacobian(
@@ -83,7 +85,7 @@ def jacobian(
 
     Raises:
         ContractError: `f` does not map rows to rows, or cannot be differentiated.
-        ResourceError: memory does not suffice for a single column.
+        ResourceError: this machine has no memory for the Jacobians, or it does not suffice for a single column.
         UsageError: the latents do not fit.
 
     Example:
@@ -95,6 +97,12 @@ def jacobian(
     decoder, z = decoder_and_rows(f, z)
     check_chunk(chunk)
     x, taken = _latents(decoder, z), columns_of(decoder, len(z), columns, blocks=False)
+    width = len(decoder.continuous) if taken is None else taken.shape[-1]
+    _check_memory(
+        f"{len(x)} Jacobians of {decoder.data_dim} x {width}",
+        len(x) * decoder.data_dim * width * x.itemsize,
+        "fewer latents at a time, or some of the columns (columns=); gram(f, z) holds Jacobians of a few latents at a time",
+    )
     units = Units.of_columns(decoder, x, taken)
     _, J = _pushed(decoder, x, units, natural, chunk, columns_last=True)
     return J.permute(1, 2, 0)
@@ -212,7 +220,26 @@ def _check_size(decoder: Decoder, n: int, width: int, blocks: int, itemsize: int
     if bytes_in_all > LARGEST_GRAMS:
         raise ResourceError(
             f"{n * blocks} matrices of {width} x {width} latents would take {bytes_in_all / 2**30:.0f} GB",
-            hint="fewer --samples; or random probes (vaeprobe.engine.matrix_free)",
+            hint=FEWER_GRAMS,
+        )
+    # those of a chunk beside all, and the last chunk may be a single one
+    _check_memory(
+        f"{n * blocks} matrices of {width} x {width} latents",
+        bytes_in_all + 8 * blocks * width**2,
+        FEWER_GRAMS,
+    )
+
+
+def _check_memory(what: str, bytes: int, hint: str) -> None:
+    """Refuse what this machine has no memory for.
+
+    Raises:
+        ResourceError: it has not.
+    """
+    if bytes > physical_memory():
+        raise ResourceError(
+            f"{what} would take {bytes / 1e9:.0f} GB of memory, and this machine has {physical_memory() / 1e9:.0f}",
+            hint=hint,
         )
 
 

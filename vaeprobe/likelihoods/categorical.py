@@ -83,9 +83,12 @@ class Categorical(Likelihood):
         m, K = math.prod(shape), self.classes
         labels = x[0].numel() * K == m
         if x[0].numel() != m and not labels:
+            fits = [k for k, n in enumerate(shape, 1) if x[0].numel() * n == m and n > 1]
+            other = f"; --class-axis {fits[-1]} where these are labels along it" if fits else ""
             raise UsageError(
                 f"the data rows have shape {tuple(x.shape[1:])}, the decoder's output {tuple(shape)}",
-                hint=f"one-hot rows of that shape, or labels of shape {(*shape[: self.axis - 1], *shape[self.axis :]) or (1,)}",
+                hint=f"one-hot rows of that shape, or labels of shape "
+                f"{(*shape[: self.axis - 1], *shape[self.axis :]) or (1,)}{other}",
             )
         if labels and not bool(((x >= 0) & (x < K) & (x == x.round())).all()):
             raise UsageError(

@@ -180,7 +180,7 @@ def of_part(metric: Metric, known: Mapping[str, OfAll]) -> Metric:
     Args:
         known: what is, by id.
     """
-    if not metric.defined or (metric.better is None and not isinstance(metric.value, list)):
+    if not metric.defined or isinstance(metric.value, str):
         return metric
     both = {metric.of_all, known.get(metric.id, "open")} - {"known"}
     return replace(metric, of_all="open" if len(both) > 1 else both.pop() if both else "known")

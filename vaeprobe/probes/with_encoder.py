@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vaeprobe.budget import budget
 from vaeprobe.errors import UsageError
-from vaeprobe.findings import NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
+from vaeprobe.findings import ENCODER_READ, NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.base import Probe, class_findings, option, paths_of, rows_of
 from vaeprobe.report import Finding, Metric, MetricSpec
@@ -282,9 +282,13 @@ class EncoderProbe(Probe):
                 hint="vaeprobe.Encoder(function, latent_dim) takes a function to means and log variances",
             )
         if found is None:
+            why = next((note for note in decoder.notes if note.spec is ENCODER_READ), None)
             raise UsageError(
-                f"{self.NAME} needs the encoder, and this checkpoint comes without one",
-                hint="describe it in the blueprint's [encoder], or name its own file with --encoder",
+                f"{self.NAME} needs the encoder"
+                + (", and this checkpoint comes without one" if why is None else f": {why.message}"),
+                hint="describe it in the blueprint's [encoder], or name its own file with --encoder"
+                if why is None or why.hint is None
+                else f"{why.hint}; or name its own file with --encoder",
             )
         if found.latent_dim != len(decoder.continuous):
             raise UsageError(

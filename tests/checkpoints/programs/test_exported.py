@@ -251,6 +251,28 @@ def test_what_a_program_takes_beside_its_latents_is_held(
         vaeprobe.load(path, condition={"lable": 1})
 
 
+class Rates(nn.Module):
+    """Counts of a cell: expression times the library size, a batch beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3 + 2, 6)
+
+    def forward(self, z: Tensor, batch: Tensor, library: Tensor) -> Tensor:
+        return library * self.out(torch.cat([z, batch], 1)).softmax(1)
+
+
+def test_a_factor_is_held_at_one_and_every_condition_is_named(tmp_path: Path) -> None:
+    net, path = Rates().eval(), tmp_path / "m.pt2"
+    given = (torch.zeros(2, 3), torch.zeros(2, 2), torch.ones(2, 1))
+    torch.export.save(torch.export.export(net, given), path)
+    decoder, z = vaeprobe.load(path), torch.randn(2, 3)
+    torch.testing.assert_close(decoder(z), net(z, torch.eye(2)[[0, 0]], torch.ones(2, 1)).detach())
+    (note,) = [n for n in decoder.notes if n.code == "condition-held"]
+    assert "batch = 0 of 2, library = 1" in note.message
+    assert "--condition batch=1 --condition library=1000 holds" in str(note.hint)
+
+
 def test_another_schema_is_said() -> None:
     def edit(document: Any) -> None:
         document["schema_version"]["major"] = 9

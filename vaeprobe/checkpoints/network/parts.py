@@ -85,7 +85,7 @@ def unchosen(conditions: Sequence[Condition]) -> Iterator[Finding]:
         yield Finding(
             CONDITION_HELD,
             f"the decoder takes more than its latents, and is held at {', '.join(map(str, left))}",
-            hint=f"nothing was chosen: --condition {left[0].example()} holds it elsewhere",
+            hint=f"nothing was chosen: {' '.join(f'--condition {c.example()}' for c in left)} holds it elsewhere",
         )
 
 

@@ -14,6 +14,9 @@ from vaeprobe.files.source import quoted
 
 __all__ = ["HeldInput", "hold"]
 
+FACTORS = frozenset(("library", "library_size", "libsize", "size_factor", "size_factors", "exposure"))
+"""Inputs that multiply the output, by their names: held at 1, where 0 would leave nothing."""
+
 
 @dataclass(frozen=True)
 class HeldInput:
@@ -73,7 +76,7 @@ def hold(
         elif len(sizes) == 1 and sizes[0] > 1:
             conditions.append(Condition(name, "onehot", sizes[0]))
         else:
-            conditions.append(Condition(name, "number"))
+            conditions.append(Condition(name, "number", value=float(name.lower() in FACTORS)))
     at = held(tuple(conditions), values)
     rows = {
         c.name: HeldInput(inputs[c.name][0], tuple(inputs[c.name][1]), c.value, inputs[c.name][2]) for c in at

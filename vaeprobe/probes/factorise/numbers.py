@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # What numbers along a part of the latents say of all: more columns never lower a contrast or a maximum.
 OF_ALL: dict[str, OfAll] = {
+    "latents.dim": "known",
     "latents.active": "at least",
     "factorise.gap": "at least",
     "factorise.modulation": "at least",

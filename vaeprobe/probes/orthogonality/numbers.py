@@ -27,6 +27,7 @@ __all__ = ["OF_ALL", "metrics_of"]
 # What numbers of a random part of the latents say of those of all. A contrast and a gap are those of a principal
 # submatrix: more columns never lower them. Were the axes of all random ones, those of the part would be.
 OF_ALL: dict[str, OfAll] = {
+    "latents.dim": "known",
     "latents.active": "at least",
     "orthogonality.mean_abs_cosine": "estimated",
     "orthogonality.max_abs_cosine": "at least",
@@ -34,9 +35,16 @@ OF_ALL: dict[str, OfAll] = {
     "orthogonality.mean_field_gap": "at least",
     "orthogonality.mutual_information": "at least",
     "orthogonality.alignment_p": "at most",
+    "orthogonality.ima_contrast_held_out": "at least",
+    "orthogonality.condition_number": "at least",
     "orthogonality.off_diagonal": "known",
+    "orthogonality.off_diagonal_null": "known",
     "orthogonality.participation": "known",
+    "orthogonality.mean_abs_cosine_gaussian": "known",
+    "orthogonality.mutual_information_gaussian": "known",
 }
+# What of a part says least of all where it is one of equals, as the channels of a site are of all sites.
+OF_J = frozenset(f"orthogonality.{name}" for name in ("condition_number", "effective_rank", "smallest_gap"))
 
 # What numbers say of all latents where J is rank-deficient at some: there the contrast is larger than is known, or
 # infinite, along the axes and along random ones by the same log det G, and the alignment divides by the latter.  What a
@@ -108,10 +116,11 @@ def metrics_of(reading: Reading) -> list[Metric]:
     if reading.left_out and not reading.singular:
         zero = bool(reading.zero_columns.any())
         found = [_of_full_rank(m, reading.left_out, zero) for m in found]
-    # channels of a site are drawn anew at each latent
-    if reading.block is None or reading.block.kind == "channels":
+    if reading.block is None:
         return found
-    return [of_part(m, OF_ALL) for m in found]
+    # channels of a site are drawn anew at each latent
+    some = OF_J if reading.block.kind == "channels" else {m.id for m in found}
+    return [of_part(m, OF_ALL) if m.id in some else m for m in found]
 
 
 def _of_full_rank(metric: Metric, left_out: str, zero: bool) -> Metric:
