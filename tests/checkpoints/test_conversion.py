@@ -88,6 +88,67 @@ def test_programs_become_pt2(tmp_path: Path) -> None:
     assert ".pt2" in (caught.value.hint or "")
 
 
+class Halves(nn.Module):
+    """A whole VAE whose halves are methods."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.latent_dim = 3
+        self.weight = nn.Parameter(torch.randn(3, 5))
+        self.head = nn.Linear(5, 6)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.head(x).chunk(2, -1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.sin(z) @ self.weight
+
+
+class Branches(Halves):
+    """One whose decoder no program of torch.export holds."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        x = super().decode(z)
+        return x * 2 if x.sum() > 1e9 else x
+
+
+class Variadic(nn.Module):
+    """A decoder that takes its latents as any number of arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 5)
+
+    def forward(self, *args: Tensor) -> Tensor:
+        return torch.sin(self.layer(args[0]))
+
+
+@pytest.mark.parametrize("network", [Halves, Variadic])
+def test_users_own_networks_become_pt2(tmp_path: Path, network: type[nn.Module]) -> None:
+    torch.save(network().state_dict(), tmp_path / "m.pt")
+    old = vaeprobe.load(tmp_path / "m.pt", arch=network)
+    made = convert(old, tmp_path / "m.pt2")
+    z = torch.randn(7, 3)
+    assert torch.equal(vaeprobe.load(tmp_path / "m.pt2")(z), old(z))
+    assert {f.hint for f in made.findings if f.code == "encoder-left-out"} <= {None}
+
+
+def test_hints_lead_to_the_other_form_only_where_it_works(tmp_path: Path) -> None:
+    torch.save(Halves().state_dict(), tmp_path / "m.pt")
+    old = vaeprobe.load(tmp_path / "m.pt", arch=Branches)
+    with pytest.raises(BlueprintError, match="no layer") as caught:
+        convert(old, tmp_path / "m.safetensors")
+    assert "which takes any network that torch.export traces" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match=r"torch\.export cannot trace") as refused:
+        convert(old, tmp_path / "m.pt2")
+    assert "safetensors" not in (refused.value.hint or "")
+    assert "torch.where" in (refused.value.hint or "")
+    for suffix in (".safetensors", ".pt2"):  # a function is no network for either
+        with pytest.raises(UsageError) as neither:
+            convert(Decoder(torch.sin, 3), tmp_path / f"f{suffix}")
+        assert "nn.Module" in (neither.value.hint or "")
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt2"])
 def test_a_draft_stays_a_draft(tmp_path: Path, suffix: str) -> None:
     net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, EncoderPlan
 from vaeprobe.checkpoints.blueprint.prior import PriorPlan
@@ -26,6 +27,7 @@ __all__ = ["Conversion", "METRICS", "SUFFIXES", "blueprint_of", "convert", "writ
 
 SAME = 1e-4  # of the largest output: another kernel's rounding, not another network
 SUFFIXES = (".safetensors", ".pt2")
+AS_MODULE = "make it an nn.Module whose `forward` takes latents: a factory that returns one converts to .pt2"
 METRICS = (
     MetricSpec(
         id="convert.largest_difference",
@@ -90,7 +92,7 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
     if decoder.module is None:
         raise BlueprintError(
             "the decoder is a function, not a network of layers, and a blueprint cannot describe it",
-            hint="write it to a .pt2 file instead",
+            hint=AS_MODULE,
         )
     layers, tensors = describe(decoder.module, "decoder.")
     bp = Blueprint(
@@ -179,13 +181,14 @@ def convert(decoder: Decoder, path: Path, *, sidecar: bool = False) -> Conversio
         )
     same = "bit for bit" if difference == 0 else f"to {difference:.1e} of the largest output"
     encoder_lost = decoder.encoder is not None and bp.encoder is None
+    kept_elsewhere = encoder_lost and path.suffix == ".pt2" and _keeps_encoder(decoder)
     findings = [f for f in decoder.notes if f.level != "note"]
     if encoder_lost:
         findings.append(
             Finding(
                 ENCODER_LEFT_OUT,
                 "the encoder was not written: probes of the posterior need it",
-                hint="write to .safetensors to keep it" if path.suffix == ".pt2" else None,
+                hint="write to .safetensors to keep it" if kept_elsewhere else None,
             )
         )
     what = (
@@ -238,9 +241,23 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(path.name + ".toml")
 
 
+def _keeps_encoder(decoder: Decoder) -> bool:
+    """Return whether a .safetensors file can hold a decoder with its encoder."""
+    return _has_blueprint(decoder) and _plan_of(decoder)[0] is not None
+
+
+def _has_blueprint(decoder: Decoder) -> bool:
+    """Return whether a .safetensors file can hold a decoder."""
+    try:
+        blueprint_of(decoder)
+    except BlueprintError:
+        return False
+    return True
+
+
 def _write_pt2(decoder: Decoder, path: Path) -> Blueprint:
     if decoder.module is None:
-        raise UsageError("the decoder is a function, not a network, and cannot be exported")
+        raise UsageError("the decoder is a function, not a network, and cannot be exported", hint=AS_MODULE)
     bp = Blueprint(
         latents=tuple(("onehot" if g.kind == "onehot" else "normal", g.size) for g in decoder.prior),
         prior=_prior(decoder),
@@ -252,13 +269,26 @@ def _write_pt2(decoder: Decoder, path: Path) -> Blueprint:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(
-                decoder.module, (z,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},)
-            )
+            program = torch.export.export(decoder.module, (z,), dynamic_shapes=_any_batch(decoder.module))
             torch.export.save(program, path, extra_files={"vaeprobe.toml": bp.to_toml()})
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+    except (
+        RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError, AttributeError, LookupError
+    ) as error:  # fmt: skip
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"torch.export cannot trace the decoder: {reason[:200]}", hint="write to .safetensors instead"
+            f"torch.export cannot trace the decoder: {reason[:200]}",
+            hint="write to .safetensors instead"
+            if _has_blueprint(decoder)
+            else "probe the file as it is, or write what cannot be traced with tensors: torch.where for an `if`",
         ) from None
     return bp
+
+
+def _any_batch(module: nn.Module) -> tuple[object, ...]:
+    """Return the `dynamic_shapes` of latents of any number, in the structure of the arguments of `forward`.
+
+    Latents that are the first of `*args` stand in a tuple of these.
+    """
+    rows = {0: torch.export.Dim.DYNAMIC}
+    first = next(iter(inspect.signature(module.forward).parameters.values()))
+    return ((rows,),) if first.kind is inspect.Parameter.VAR_POSITIONAL else (rows,)

@@ -65,7 +65,7 @@ def _described(module: nn.Module, name: str, tensors: dict[str, Tensor]) -> Iter
         raise BlueprintError(
             f"a blueprint has no layer for `{type(module).__name__}`"
             + (" with these settings" if found else ""),
-            hint="convert to .pt2 instead, which takes any network",
+            hint="convert to .pt2 instead, which takes any network that torch.export traces",
         )
     kind, options = found
     own = {k: t for k, t in module.state_dict().items() if k != "num_batches_tracked"}
