@@ -117,6 +117,19 @@ def test_counting_nan_without_torch_agrees_with_torch(dtype: str, shape: tuple[i
     assert nonfinite(specs["w"]) == int((~torch.isfinite(tensor.float())).sum())
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_a_mask_of_attention_is_no_broken_weight(dtype: str) -> None:
+    def counted(tensor: torch.Tensor) -> int:
+        specs, _ = read_safetensors(save_safetensors({"w": tensor.to(getattr(torch, dtype))}))
+        return nonfinite(specs["w"])
+
+    mask = torch.full((3, 3), -torch.inf).triu(1)
+    assert counted(mask) == 0
+    assert counted(-mask) == 3
+    assert counted(mask + torch.eye(3)) == 3
+    assert counted(torch.full((3, 3), -torch.inf)) == 9
+
+
 def test_a_file_beyond_the_address_space_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.npy").write_bytes(bytes(100))
     window = source.open_window(str(tmp_path / "x.npy"))

@@ -19,6 +19,7 @@ import vaeprobe
 from vaeprobe.errors import InputError, VaeprobeError
 
 from hostile_files import refused, saved, state
+from programs import exported, network, scripted
 
 BLUEPRINT = 'latents = 2\n[decoder]\nlayers = [{linear = "0"}, "tanh", {linear = "2"}]\n'
 
@@ -160,6 +161,19 @@ def test_nan_weights_are_counted_per_tensor(tmp_path: Path) -> None:
     found = vaeprobe.inspect(path)
     assert found.exit_code == 1
     assert counted in found.findings[0].message
+
+
+@pytest.mark.parametrize("suffix", [".pt2", ".pt"])
+def test_nan_weights_of_programs_are_counted(tmp_path: Path, suffix: str) -> None:
+    broken = network()
+    next(broken.parameters())[0, 0] = torch.nan
+    path = tmp_path / f"m{suffix}"
+    path.write_bytes(exported(broken, torch.zeros(3, 2)) if suffix == ".pt2" else scripted(broken))
+    found = vaeprobe.inspect(path)
+    assert found.exit_code == 1
+    assert "0.weight` has 1 of 16" in found.findings[0].message.replace("p_0_weight", "0.weight")
+    with pytest.raises(vaeprobe.errors.ContractError, match=r"NaN or infinite weights.* has 1 of 16"):
+        vaeprobe.load(path)
 
 
 def test_nan_in_a_part_that_is_not_used_is_a_finding(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vaeprobe.errors import ResourceError
-from vaeprobe.files.tensors import DTYPES, TensorSpec, nonfinite_finding
+from vaeprobe.files.tensors import DTYPES, TensorSpec, contiguous, nonfinite_finding
 from vaeprobe.findings import CAST_UP
 from vaeprobe.report import Finding
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["Weights", "realise"]
+__all__ = ["Weights", "realise", "spec_of"]
 
 SPARE = 1 << 28  # bytes that views of shared storages may need beyond twice the file's own
 
@@ -73,6 +73,16 @@ def realise(
     cast = {name: (t := tensors[name]).to(number_type(t, wide)) for name in every}
     notes = [*_cast_note(specs, str(wide).removeprefix("torch.")), *nonfinite_finding(specs)]
     return Weights({name: t.contiguous() for name, t in cast.items()}, dict(metadata or {}), tuple(notes))
+
+
+def spec_of(tensor: Tensor) -> TensorSpec:
+    """Return a tensor on the CPU as a file would describe it."""
+    import torch
+
+    shape = tuple(tensor.shape)
+    dense = tensor.detach().contiguous()
+    data = dense.reshape(-1).view(torch.uint8).numpy().data
+    return TensorSpec(str(tensor.dtype).removeprefix("torch."), shape, contiguous(shape), 0, data)
 
 
 def _tensor(spec: TensorSpec, bases: dict[tuple[int, str], Tensor]) -> Tensor:

@@ -94,7 +94,10 @@ def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def nonfinite(spec: TensorSpec) -> int:
-    """Return how many numbers of a tensor are NaN or infinite (0 for integers), without torch."""
+    """Return how many numbers of a tensor are NaN or infinite, without torch.
+
+    0 for integers, and for masks of attention, which are -inf at some places and 0 at all others.
+    """
     import numpy as np
 
     size = DTYPES[spec.dtype]
@@ -104,7 +107,10 @@ def nonfinite(spec: TensorSpec) -> int:
     raw = np.frombuffer(spec.data, f"{'>' if spec.big_endian else '<'}u{size}", len(spec.data) // size)
     steps = tuple(n * size for n in spec.stride)
     numbers = np.lib.stride_tricks.as_strided(raw[spec.offset :], spec.shape, steps, writeable=False)
-    return int(np.count_nonzero((numbers & exponent) == exponent))
+    count = int(np.count_nonzero((numbers & exponent) == exponent))
+    lowest = 1 << (8 * size - 1) | exponent  # -inf
+    is_mask = count and spec.dtype != "float8_e4m3fn" and np.isin(numbers, (0, lowest)).all()
+    return 0 if is_mask and count < spec.numel else count
 
 
 def nonfinite_finding(specs: Mapping[str, TensorSpec]) -> tuple[Finding, ...]:

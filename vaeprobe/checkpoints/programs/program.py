@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, at_conditions, layers_unused, unchosen
+from vaeprobe.checkpoints.weights import spec_of
 from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UsageError, out_of_memory
 from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.files.source import quoted
+from vaeprobe.files.tensors import nonfinite_finding
 from vaeprobe.findings import CAST_UP, FIXED_BATCH
 from vaeprobe.likelihoods import activations
 from vaeprobe.prior import LearnedPrior
@@ -371,11 +373,21 @@ def parts_of(
         parameter=bp.parameter,
         likelihood=bp.likelihood,
         architecture=at_conditions("self-contained", conditions),
-        notes=(*notes, *unchosen(conditions), *layers_unused(bp), *assumptions_of(bp)),
+        notes=(*notes, *_broken(decoder), *unchosen(conditions), *layers_unused(bp), *assumptions_of(bp)),
         blueprint=bp,
         conditions=tuple(conditions),
         latent_shape=row if len(row) > 1 and max(row[1:]) > 1 else (),
     )
+
+
+def _broken(decoder: nn.Module) -> tuple[Finding, ...]:
+    """Return the finding that counts NaN and infinite weights of a program, if there are any.
+
+    An interpreted script has it from its archive.  One number that is infinite is a bound or a filling, and no weight.
+    """
+    state = decoder.state() if isinstance(decoder, Program) else {}
+    weights = {name: t for name, t in state.items() if t.numel() > 1 or bool(t.isnan().any())}
+    return nonfinite_finding({name.removeprefix(":"): spec_of(t) for name, t in weights.items()})
 
 
 def _learned(bp: Blueprint) -> LearnedPrior | None:

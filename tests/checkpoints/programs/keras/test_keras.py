@@ -258,27 +258,37 @@ def legacy(config: Any, weights: dict[str, np.ndarray], version: str = "2.3.1", 
 WEIGHTS = {"dense/kernel:0": KERNEL, "dense/bias:0": BIAS}
 
 
+KERAS_2 = {
+    "class_name": "Model",
+    "config": {
+        "name": "decoder",
+        "layers": [
+            {
+                "class_name": "InputLayer",
+                "name": "z",
+                "config": {"name": "z", "batch_input_shape": [None, 3]},
+                "inbound_nodes": [],
+            },
+            {**DENSE, "name": "dense", "inbound_nodes": [[["z", 0, 0, {}]]]},
+        ],
+        "input_layers": [["z", 0, 0]],
+        "output_layers": [["dense", 0, 0]],
+    },
+}
+
+
 def test_a_file_of_keras_2() -> None:
-    config = {
-        "class_name": "Model",
-        "config": {
-            "name": "decoder",
-            "layers": [
-                {
-                    "class_name": "InputLayer",
-                    "name": "z",
-                    "config": {"name": "z", "batch_input_shape": [None, 3]},
-                    "inbound_nodes": [],
-                },
-                {**DENSE, "name": "dense", "inbound_nodes": [[["z", 0, 0, {}]]]},
-            ],
-            "input_layers": [["z", 0, 0]],
-            "output_layers": [["dense", 0, 0]],
-        },
-    }
     z = torch.randn(5, 3)
     want = torch.sigmoid(z @ torch.from_numpy(KERNEL) + torch.from_numpy(BIAS))
-    torch.testing.assert_close(loaded(legacy(config, WEIGHTS)).decoder(z), want)
+    torch.testing.assert_close(loaded(legacy(KERAS_2, WEIGHTS)).decoder(z), want)
+
+
+def test_nan_weights_are_counted() -> None:
+    broken = KERNEL.copy()
+    broken[0, :2] = np.nan, np.inf
+    (said,) = loaded(legacy(KERAS_2, {**WEIGHTS, "dense/kernel:0": broken})).notes
+    assert said.level == "error"
+    assert f"has 2 of {KERNEL.size}" in said.message
 
 
 def test_hard_sigmoid_changed_its_meaning_with_keras_3() -> None:

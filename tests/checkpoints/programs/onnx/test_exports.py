@@ -214,6 +214,20 @@ def parts(proto: Any, **how: Any) -> Parts:
 W = np.arange(12, dtype=np.float32).reshape(3, 4) / 10
 
 
+def test_nan_weights_are_counted_and_infinite_bounds_are_none() -> None:
+    nodes = [
+        helper.make_node("MatMul", ["z", "W"], ["h"]),
+        helper.make_node("Clip", ["h", "low"], ["y"]),
+    ]
+    low = np.array(-np.inf, dtype=np.float32)
+    assert parts(model(nodes, {"W": W, "low": low})).notes == ()
+    broken = W.copy()
+    broken[0, :2] = np.nan, np.inf
+    (said,) = parts(model(nodes, {"W": broken, "low": low})).notes
+    assert said.level == "error"
+    assert "`W` has 2 of 12" in said.message
+
+
 def test_a_label_is_held_and_said() -> None:
     table = np.eye(10, 3, dtype=np.float32)
     nodes = [
