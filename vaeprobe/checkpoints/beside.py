@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.checkpoints.plain import widths
-from vaeprobe.checkpoints.programs.held import HeldInput
+from vaeprobe.checkpoints.programs.held import HeldInput, condition_of, kinds_of
 from vaeprobe.errors import UsageError
 from vaeprobe.frozen import MethodModule
 from vaeprobe.outputs import picked
@@ -95,9 +95,11 @@ def conditioned(
     if not 0 < len(names) <= MOST:
         return None
     decode = whole if name is None else MethodModule(whole, name)
+    takes = widths(whole)
+    said = [v for v in (getattr(whole, n, None) for n in CLASSES) if type(v) is int and v > 1]
     for d in sizes:
         z = zeros(whole, d)
-        for chosen in itertools.product(*(list(_kinds(whole, d, values.get(n))) for n in names)):
+        for chosen in itertools.product(*(list(kinds_of(takes, d, values.get(n), said)) for n in names)):
             kinds = dict(zip(names, chosen, strict=True))
             first = Conditioned(decode, {n: HeldInput(dtype, row, 0) for n, (dtype, row, _) in kinds.items()})
             try:
@@ -105,7 +107,9 @@ def conditioned(
                     continue
             except Exception:  # whatever foreign code raises on what it does not take
                 continue
-            conditions = held(tuple(_condition(n, row, kind) for n, (_, row, kind) in kinds.items()), values)
+            conditions = held(
+                tuple(condition_of(n, row, kind) for n, (_, row, kind) in kinds.items()), values
+            )
             at = {c.name: replace(first.others[c.name], value=c.value) for c in conditions}
             decoder = Conditioned(decode, at).eval()
             return Holding(d, decoder, conditions, _decoded_at(conditions, decoder, z))
@@ -132,43 +136,3 @@ def _decoded_at(conditions: Sequence[Condition], decoder: Conditioned, z: Tensor
             f"the network takes no {' and '.join(map(str, conditions))}: {said}",
             hint="give a class that it knows, counted from 0",
         ) from error
-
-
-TensorKind = tuple[torch.dtype, tuple[int, ...], str]
-
-
-def _kinds(whole: nn.Module, d: int, value: str | float | None) -> Iterator[TensorKind]:
-    """Yield what an argument could be, the likeliest first: a class by its number or one-hot, or a real number.
-
-    Vectors that only fit some layer come last: what is multiplied with a number takes those of its own length as well.
-    """
-    takes = widths(whole)
-    said = [v for v in (getattr(whole, n, None) for n in CLASSES) if type(v) is int and v > 1]
-    if _is_whole_number(value):
-        yield torch.int64, (), "embedding"
-        yield from ((torch.float32, (k,), "onehot") for k in _each(*said, *(n - d for n in takes)))
-    yield torch.float32, (1,), "number"
-    yield torch.float32, (), "number"
-    if _is_whole_number(value):
-        yield from ((torch.float32, (k,), "onehot") for k in _each(*takes))
-
-
-def _each(*sizes: int) -> list[int]:
-    return [n for n in dict.fromkeys(sizes) if n > 1]
-
-
-def _is_whole_number(value: str | float | None) -> bool:
-    try:
-        return value is None or float(value).is_integer()
-    except ValueError:
-        return True
-
-
-def _condition(name: str, row: Sequence[int], kind: str) -> Condition:
-    match kind:
-        case "onehot":
-            return Condition(name, "onehot", row[0])
-        case "embedding":
-            return Condition(name, "embedding")
-        case _:
-            return Condition(name, "number")

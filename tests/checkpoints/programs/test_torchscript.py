@@ -18,7 +18,7 @@ from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators, torchscript
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.engine.verbs import jacobian
-from vaeprobe.errors import InputError
+from vaeprobe.errors import InputError, UsageError
 from vaeprobe.files.zips import open_archive
 
 from programs import before_linear, network, scripted, small_script
@@ -424,3 +424,66 @@ def test_the_files_agree_with_the_state_dicts_they_came_from(
     J = jacobian(theirs, z)
     for _ in range(3):
         assert float((jacobian(ours, z)[:, :, k] - J).abs().max()) <= 1e-5 * float(J.abs().max())
+
+
+class Conditional(nn.Module):
+    """A decoder that takes a class, and another that takes its one-hot vector, or a number, beside its latents."""
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed: bool = kind == "embedding"
+        self.table = nn.Embedding(4, width)
+        self.layer = nn.Linear(5 + width, 6)
+
+    def forward(self, z: Tensor, label: Tensor, scale: float = 1.0) -> Tensor:
+        beside = self.table(label) if self.embed else label
+        return torch.tanh(self.layer(torch.cat([z, beside], 1))) * scale
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "said", "row"),
+    [
+        ("embedding", 3, "label = 2", torch.tensor(2)),
+        ("onehot", 4, "label = 2 of 4", torch.tensor([0.0, 0, 1, 0])),
+        ("number", 1, "label = 2", torch.tensor([2.0])),
+    ],
+)
+def test_inputs_beside_the_latents_are_held(
+    tmp_path: Path, kind: str, width: int, said: str, row: Tensor
+) -> None:
+    net = Conditional(width, kind).eval()
+    (tmp_path / "m.ts").write_bytes(scripted(net))
+    decoder = vaeprobe.load(tmp_path / "m.ts", latent_dim=5, condition={"label": 2})
+    assert decoder.artifact is not None
+    assert decoder.artifact.architecture == f"self-contained at {said}"
+    z = torch.randn(3, 5)
+    assert torch.equal(decoder(z), net(z, row.expand(3, *row.shape)))
+    unsaid = vaeprobe.load(tmp_path / "m.ts", latent_dim=5)
+    assert "condition-held" in [note.code for note in unsaid.notes]
+
+
+def test_inputs_that_cannot_be_held_are_told_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "m.ts"
+    path.write_bytes(scripted(Conditional(3, "embedding").eval()))
+    with pytest.raises(InputError, match="takes `label` beside the latents") as open_number:
+        vaeprobe.load(path)
+    assert "--latent-dim" in (open_number.value.hint or "")
+    with pytest.raises(InputError, match="does not run on 7 of these") as wrong:
+        vaeprobe.load(path, latent_dim=7)
+    assert "is the number of latents right?" in (wrong.value.hint or "")
+    assert ".pt2 or ONNX" in (wrong.value.hint or "")
+    with pytest.raises(UsageError, match=r"takes no label = 9: .*out of range"):
+        vaeprobe.load(path, latent_dim=5, condition={"label": 9})
+    with pytest.raises(UsageError, match="no condition `lable`"):
+        vaeprobe.load(path, latent_dim=5, condition={"lable": 1})
+    path.write_bytes(small_script())
+    with pytest.raises(UsageError, match="no condition `label`"):
+        vaeprobe.load(path, condition={"label": 1})
+
+
+def test_a_size_that_is_a_whole_row_says_the_number_of_latents() -> None:
+    decoder = nn.Sequential(nn.Conv1d(3, 4, 3, 1, 1), nn.Tanh())
+    data = scripted(decoder.eval(), torch.zeros(1, 3, 8))
+    assert read(data, latent_size=(3, 8)).notes == ()
+    assert [note.code for note in read(data, latent_size=(8,)).notes] == ["latents-inferred"]

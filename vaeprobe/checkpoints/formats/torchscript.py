@@ -29,6 +29,7 @@ def read(request: Request) -> Found:
         latent_dim=request.latent_dim,
         submodule=request.submodule,
         latent_size=request.latent_size,
+        conditions=request.condition,
     )
     return Found(parts=parts, format="torchscript")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,7 @@ from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.errors import InputError
 from vaeprobe.files.source import quoted
 
-__all__ = ["HeldInput", "hold"]
+__all__ = ["HeldInput", "condition_of", "hold", "kinds_of"]
 
 FACTORS = frozenset(("library", "library_size", "libsize", "size_factor", "size_factors", "exposure"))
 """Inputs that multiply the output, by their names: held at 1, where 0 would leave nothing."""
@@ -82,3 +82,50 @@ def hold(
         c.name: HeldInput(inputs[c.name][0], tuple(inputs[c.name][1]), c.value, inputs[c.name][2]) for c in at
     }
     return rows, at
+
+
+TensorKind = tuple[torch.dtype, tuple[int, ...], str]
+
+
+def kinds_of(
+    takes: Sequence[int], d: int, value: str | float | None, said: Sequence[int] = ()
+) -> Iterator[TensorKind]:
+    """Yield what an argument could be, the likeliest first: a class by its number or one-hot, or a real number.
+
+    Vectors that only fit some layer come last: what is multiplied with a number takes those of its own length as well.
+
+    Args:
+        takes: how many numbers each layer takes.
+        d: number of latents.
+        value: what it is to be held at, if that was said.
+        said: numbers of classes that the network says.
+    """
+    if _is_whole_number(value):
+        yield torch.int64, (), "embedding"
+        yield from ((torch.float32, (k,), "onehot") for k in _each(*said, *(n - d for n in takes)))
+    yield torch.float32, (1,), "number"
+    yield torch.float32, (), "number"
+    if _is_whole_number(value):
+        yield from ((torch.float32, (k,), "onehot") for k in _each(*takes))
+
+
+def _each(*sizes: int) -> list[int]:
+    return [n for n in dict.fromkeys(sizes) if n > 1]
+
+
+def _is_whole_number(value: str | float | None) -> bool:
+    try:
+        return value is None or float(value).is_integer()
+    except ValueError:
+        return True
+
+
+def condition_of(name: str, row: Sequence[int], kind: str) -> Condition:
+    """Return the condition that an argument of such a kind is."""
+    match kind:
+        case "onehot":
+            return Condition(name, "onehot", row[0])
+        case "embedding":
+            return Condition(name, "embedding")
+        case _:
+            return Condition(name, "number")

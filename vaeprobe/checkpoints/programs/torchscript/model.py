@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
+from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import whole
+from vaeprobe.checkpoints.programs.held import HeldInput, condition_of, kinds_of
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
 from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, UNDER_AUTOCAST, parts_of
 from vaeprobe.checkpoints.programs.shapes import FIXED_BATCH
@@ -19,7 +22,15 @@ from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library,
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
 from vaeprobe.checkpoints.programs.torchscript.script import Cut, Script
 from vaeprobe.encoder import Encoder
-from vaeprobe.errors import InputError, ResourceError, UnsafeError, VaeprobeError, did_you_mean, out_of_memory
+from vaeprobe.errors import (
+    InputError,
+    ResourceError,
+    UnsafeError,
+    UsageError,
+    VaeprobeError,
+    did_you_mean,
+    out_of_memory,
+)  # fmt: skip
 from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
@@ -32,6 +43,7 @@ SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square imag
 ROWS = 3
 BATCHES = (1, 3, 4, 5, 8, 16, 32, 64)  # rows that files are exported with
 FEW_TRIED = 8  # numbers of latents that these are tried on
+MOST = 3  # inputs beside the latents that are tried out together
 SMALL = 16  # pixels: images are rarely smaller
 
 
@@ -42,6 +54,7 @@ def read(
     latent_dim: int | None = None,
     submodule: str | None = None,
     latent_size: tuple[int, ...] | None = None,
+    conditions: Mapping[str, str | float] | None = None,
 ) -> Parts:
     """Return the decoder that a TorchScript archive holds.
 
@@ -51,6 +64,7 @@ def read(
         latent_dim: number of latents; by default the first size of the program's weights that it runs with.
         submodule: dotted name of the module that is the decoder.
         latent_size: size of the maps of latents that it takes, which TorchScript does not record.
+        conditions: values at which inputs besides the latents are held, by name; whole numbers choose a class.
 
     Raises:
         UnsafeError: its code would do more than mathematics on tensors.
@@ -77,6 +91,7 @@ def read(
     bp = blueprint or Blueprint()
     asked = latent_dim or bp.latent_dim
     script, beyond = Script(library, root, tensors), 0
+    at = _hold(script, asked, latent_size, conditions or {})
     try:
         d, row, inferred = _latents(script, asked, latent_size)
         if inferred and row == (-1,):
@@ -103,7 +118,7 @@ def read(
         cut, kind = parting
         d, row, inferred = latents_of(cut.row, asked), cut.row, False
         if kind == "normal draw":
-            encoder = _posterior(library, root, tensors, cut)
+            encoder = _posterior(script, library, root, tensors, cut)
         script.cut = cut
         notes.extend(whole.said(row, kind, encoder is not None))
     elif latent_size is None and len(data) == 3 and data[1:] != (1, 1):
@@ -120,8 +135,8 @@ def read(
     natural = None
     if last in LINKS & activations(bp.likelihood):
         natural = Script(library, root, tensors, row=row, without=last)
-        natural.cut = script.cut
-    parts = parts_of(script, natural, bp, d, notes, row=() if row == (-1,) else row)
+        natural.cut, natural.others = script.cut, script.others
+    parts = parts_of(script, natural, bp, d, notes, at, row=() if row == (-1,) else row)
     return replace(parts, encoder=encoder) if encoder is not None else parts
 
 
@@ -186,13 +201,58 @@ def _parting(script: Script, data: tuple[int, ...]) -> tuple[Cut, whole.CutKind]
     return Cut(int(found[0]), data, rows[found[0]]), found[1]
 
 
-def _posterior(library: Library, root: Instance, tensors: Mapping[str, Tensor], cut: Cut) -> Encoder | None:
+def _posterior(
+    decoder: Script, library: Library, root: Instance, tensors: Mapping[str, Tensor], cut: Cut
+) -> Encoder | None:
     at = []
     for noise in (0.0, 1.0, 2.0):
         script = Script(library, root, tensors, row=cut.data)
-        script.until, script.noise = cut.call, noise
+        script.until, script.noise, script.others = cut.call, noise, decoder.others
         at.append(script)
     return whole.posterior(at[0], at[1], at[2], cut.data, math.prod(cut.row))
+
+
+def _hold(
+    script: Script, asked: int | None, size: tuple[int, ...] | None, values: Mapping[str, str | float]
+) -> tuple[Condition, ...]:
+    """Hold the inputs beside the latents, whose kinds TorchScript does not record: the first is taken that it runs with.
+
+    Raises:
+        InputError: the number of latents is not known, or the program runs with none of the kinds.
+        UsageError: it takes no such class.
+    """
+    names = script.inputs_beside(values)
+    if not names:
+        return ()
+    words = " and ".join(map(quoted, names))
+    if asked is None:
+        raise NoFlatRowsError(
+            f"the program's `forward` takes {words} beside the latents, and TorchScript does not record how many latents",
+            hint="say it: --latent-dim D; .pt2 and ONNX record it",
+        )
+    takes = [b.shape[1] for b in script.buffers() if b.ndim >= 2]
+    reason = None
+    for chosen in itertools.product(*(list(kinds_of(takes, asked, values.get(n))) for n in names[:MOST])):
+        kinds = dict(zip(names, chosen, strict=False))
+        script.others = {name: HeldInput(dtype, row, 0) for name, (dtype, row, _) in kinds.items()}
+        row, why = _row(script, asked, size)
+        reason = reason or why
+        if row is None:
+            continue
+        at = held(tuple(condition_of(n, shape, kind) for n, (_, shape, kind) in kinds.items()), values)
+        script.others = {c.name: replace(script.others[c.name], value=c.value) for c in at}
+        row, why = _row(script, asked, size)
+        if row is None:
+            raise UsageError(
+                f"the program takes no {' and '.join(map(str, at))}: {quoted(why or '')}",
+                hint="give a class that it knows, counted from 0",
+            )
+        return at
+    raise NoFlatRowsError(
+        f"the program's `forward` takes {words} beside the latents, and does not run on {asked} of these with a class, a"
+        f" one-hot vector or a number for each: {quoted(reason or '')}",
+        hint="is the number of latents right? else trace a wrapper that fixes them, or export the decoder as .pt2 or ONNX, which record what they take",
+    )
 
 
 def _latents(
@@ -216,7 +276,7 @@ def _latents(
     for d in tried:
         row, why = _row(script, d, size)
         if row is not None:
-            return d, row, not asked
+            return d, row, not asked and row != size  # a size that is the whole row says the number
         reason = reason or why
     if not asked and size is None:  # latents that no weight takes as they are: a spatial broadcast decoder
         others = [

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.programs import whole
+from vaeprobe.checkpoints.programs.held import HeldInput
 from vaeprobe.checkpoints.programs.torchscript.archive import BoundFunction, ConstantTensor, Instance, Library
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Interpreter, leaves
 from vaeprobe.checkpoints.weights import realise
@@ -55,6 +56,7 @@ class Script(nn.Module):
         cut: of a whole VAE, where its decoder begins.
         until: which operator's result to return, in place of the output.
         noise: what normal draws give.
+        others: what the inputs beside the first are held at, by name.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Script(nn.Module):
         self.cut: Cut | None = None
         self.until: int | None = None
         self.noise = 0.0
+        self.others: dict[str, HeldInput] = {}
         self.names = {name: f"tensor_{i}" for i, name in enumerate(tensors)}
         for name, tensor in tensors.items():
             self.register_buffer(self.names[name], tensor)
@@ -105,7 +108,7 @@ class Script(nn.Module):
 
         call.watch = put
         try:
-            out = call.function(self._forward(), [x], {})
+            out = call.function(self._forward(), [x], self._beside(x))
         except _Reached as reached:
             return reached.value, None
         finally:
@@ -125,7 +128,7 @@ class Script(nn.Module):
         """
         call, record = self._call(x.device), _Record(x)
         call.watch = record.add
-        out = call.function(self._forward(), [x], {})
+        out = call.function(self._forward(), [x], self._beside(x))
         outputs = [record.names.get(id(v), "") for v in leaves([out])]
         return record.calls, outputs, record.values
 
@@ -136,6 +139,16 @@ class Script(nn.Module):
             for i, constant in enumerate(self.library.constants)
         ]
         return Interpreter(self.library, tensors, constants, device, self.noise)
+
+    def inputs_beside(self, optional: Collection[str]) -> list[str]:
+        """Return the names of the inputs beside the first that it needs, and those of the optional ones."""
+        code = self._forward().code.args
+        needed = len(code.args) - len(code.defaults)
+        names = [(p.arg, k < needed) for k, p in enumerate(code.args)][2:]  # after self and the first
+        return [name for name, is_needed in names if is_needed or name in optional]
+
+    def _beside(self, x: Tensor) -> dict[str, Tensor]:
+        return {name: at(x) for name, at in self.others.items()}
 
     def _forward(self) -> BoundFunction:
         method = self.library.method(self.root.value.kind, "forward")
