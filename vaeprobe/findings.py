@@ -183,6 +183,12 @@ LATENTS_INFERRED = FindingSpec(
     "The format does not record the number of latents; it was found by trying.",
     "Say it with --latent-dim.",
 )
+LATENTS_OPEN = FindingSpec(
+    "latents-open",
+    "warning",
+    "The file does not record what latents the program takes, and trying did not tell.",
+    "Say their number with --latent-dim, or the size of their maps with --latent-size.",
+)
 FIXED_BATCH = FindingSpec(
     "fixed-batch",
     "note",

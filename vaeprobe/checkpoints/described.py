@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe.checkpoints import architecture, families, folders, naming, said, selection
@@ -17,7 +17,7 @@ from vaeprobe.files.tensors import TensorSpec, nonfinite_finding
 from vaeprobe.files.torch_pickles import TorchFile
 from vaeprobe.files.trust import foreign
 from vaeprobe.files.zips import open_archive
-from vaeprobe.findings import UNSAFE
+from vaeprobe.findings import LATENTS_OPEN, UNSAFE
 from vaeprobe.report import Artifact, Finding
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.checkpoints.network.parts import Parts
 
-__all__ = ["artifact", "of_arrays", "of_program", "of_tensors", "unsafe"]
+__all__ = ["artifact", "of_arrays", "of_open_program", "of_program", "of_tensors", "unsafe"]
 
 
 def of_tensors(
@@ -107,14 +107,11 @@ def of_arrays(
 def of_program(source: Source, format: str, parts: Parts) -> Inspection:
     """Return what is to be said of a program that was read."""
     from vaeprobe.checkpoints.programs.program import Program
+    from vaeprobe.checkpoints.programs.torchscript.script import Script
 
     program = parts.decoder
     state: Mapping[str, Any] = (
-        program.state() if isinstance(program, Program) else getattr(program, "state_dict", dict)()
-    )
-    tensors = tuple(
-        TensorInfo(name=k.removeprefix(":"), dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape))
-        for k, t in state.items()
+        program.state() if isinstance(program, (Program, Script)) else getattr(program, "state_dict", dict)()
     )
     return Inspection(
         kind="program",
@@ -122,8 +119,39 @@ def of_program(source: Source, format: str, parts: Parts) -> Inspection:
         verdict="self-contained program",
         summary=f"A program of {parts.latent_dim} latents; every operator of it is on the list of harmless ones.",
         findings=parts.notes,
-        tensors=tensors,
+        tensors=_told(state),
         artifact=artifact(source, format, parts.architecture),
+    )
+
+
+def of_open_program(
+    source: Source, format: str, state: Mapping[str, Any], notes: Iterable[Finding], error: VaeprobeError
+) -> Inspection:
+    """Return what is to be said of a program of which nothing says what latents it takes.
+
+    Args:
+        state: its tensors by name.
+        error: what came of running it.
+    """
+    return Inspection(
+        kind="program",
+        metrics={},
+        verdict="program of unknown latents",
+        summary="A program; its file does not record what latents it takes.",
+        findings=(
+            *notes,
+            Finding(LATENTS_OPEN, error.message, hint=f"to probe it, {error.hint}" if error.hint else None),
+        ),
+        tensors=_told(state),
+        artifact=artifact(source, format, "self-contained"),
+    )
+
+
+def _told(state: Mapping[str, Any]) -> tuple[TensorInfo, ...]:
+    """Return what is to be said of each of a program's tensors."""
+    return tuple(
+        TensorInfo(name=k.removeprefix(":"), dtype=str(t.dtype).removeprefix("torch."), shape=tuple(t.shape))
+        for k, t in state.items()
     )
 
 

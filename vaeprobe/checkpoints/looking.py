@@ -30,23 +30,40 @@ def inspect(
         path: the file.
         key: the entry to look at, as in `load`.
         draft_blueprint: also draft a blueprint from the names and shapes of the tensors.
-        latent_size: size of the map of latents in the draft, as in `load`.
+        latent_size: size of the map of latents in the draft, or of a program that does not record it, as in `load`.
 
     Raises:
         InputError: the file is damaged or in no known format.
-        UsageError: there is no entry `key`, or nothing to draft a blueprint from.
+        UsageError: there is no entry `key`, nothing to draft a blueprint from, or nothing that depends on `latent_size`.
         ResourceError: it claims more memory than makes sense.
     """
     source = folders.read(path)
     limits.note_reading(source.name)
     try:
         with limits.loading(source.size):
-            found = formats.of(source).look(source, key)
+            found = _look(source, key, None if draft_blueprint else size_of(latent_size))
     except UnsafeError as error:
         return described.unsafe(source, error)
     if draft_blueprint:
         return _with_draft(found, source, size_of(latent_size))
     return found
+
+
+def _look(source: Source, key: str | None, size: tuple[int, ...] | None) -> Inspection:
+    """Look at a file, with the size of the maps of latents where one is said."""
+    format = formats.of(source)
+    if size is None:
+        return format.look(source, key)
+    if format.sized is None:
+        draft = (
+            ", or ask for a draft that uses it: --draft-blueprint OUT" if format.weights is not None else ""
+        )
+        raise UsageError(
+            f"nothing that is told of {source.name} depends on the size of its latents",
+            hint=f"leave out --latent-size{draft}",
+            about=source.name,
+        )
+    return format.sized(source, size)
 
 
 def _with_draft(found: Inspection, source: Source, size: tuple[int, ...] | None) -> Inspection:

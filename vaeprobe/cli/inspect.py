@@ -62,7 +62,7 @@ def inspect(
     codes, documents = [], []
     for k, model in enumerate(models):
         try:
-            found = look(model, key=key)
+            found = look(model, key=key, latent_size=latent_size)
         except VaeprobeError as error:
             codes.append(error.exit_code)
             documents.append({"model": str(model), **json_document.failure(error)})

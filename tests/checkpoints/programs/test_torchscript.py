@@ -16,12 +16,13 @@ import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import operators, torchscript
+from vaeprobe.cli import run
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.engine.verbs import jacobian
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.files.zips import open_archive
 
-from programs import before_linear, network, scripted, small_script
+from programs import before_linear, network, scripted, small_pt2, small_script
 
 
 def read(data: bytes, **how: Any) -> Parts:
@@ -487,3 +488,31 @@ def test_a_size_that_is_a_whole_row_says_the_number_of_latents() -> None:
     data = scripted(decoder.eval(), torch.zeros(1, 3, 8))
     assert read(data, latent_size=(3, 8)).notes == ()
     assert [note.code for note in read(data, latent_size=(8,)).notes] == ["latents-inferred"]
+
+
+def test_an_inspection_takes_the_size_of_maps_and_lists_tensors_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.ts"
+    decoder = nn.Sequential(nn.Conv1d(3, 4, 3, 1, 1), nn.Tanh())
+    path.write_bytes(scripted(decoder.eval(), torch.zeros(1, 3, 8)))
+    assert run(["inspect", str(path), "--latent-size", "3x8"]) == 0
+    assert "A program of 24 latents" in capsys.readouterr().out
+    found = vaeprobe.inspect(path)
+    assert {t.name: t.shape for t in found.tensors} == {"0.weight": (4, 3, 3), "0.bias": (4,)}
+    (said,) = found.findings
+    assert said.code == "latents-open"
+    assert "to probe it, add --latent-dim D, --latent-size" in (said.hint or "")
+    path.write_bytes(scripted(Conditional(3, "embedding").eval()))
+    assert "takes `label` beside the latents" in vaeprobe.inspect(path).findings[0].message
+
+
+def test_an_inspection_of_what_has_no_open_size_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "m.pt2").write_bytes(small_pt2())
+    with pytest.raises(UsageError, match="depends on the size of its latents") as program:
+        vaeprobe.inspect(tmp_path / "m.pt2", latent_size="4x4")
+    assert program.value.hint == "leave out --latent-size"
+    torch.save(network().state_dict(), tmp_path / "m.pt")
+    with pytest.raises(UsageError, match="depends on the size of its latents") as weights:
+        vaeprobe.inspect(tmp_path / "m.pt", latent_size="4x4")
+    assert "--draft-blueprint" in (weights.value.hint or "")

@@ -36,9 +36,20 @@ def read(request: Request) -> Found:
 
 def look(source: Source, key: str | None) -> Inspection:
     """Say what the program holds."""
-    from vaeprobe.checkpoints.programs import torchscript
+    return sized(source, None)
 
-    return described.of_program(source, "torchscript", torchscript.read(open_archive(source.data)))
+
+def sized(source: Source, size: tuple[int, ...] | None) -> Inspection:
+    """Say what the program holds, of maps of latents of that size; and where nothing says what it takes, its tensors."""
+    from vaeprobe.checkpoints.programs import torchscript
+    from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError
+
+    archive = open_archive(source.data)
+    try:
+        return described.of_program(source, "torchscript", torchscript.read(archive, latent_size=size))
+    except NoFlatRowsError as error:
+        tensors, notes = torchscript.state_of(archive)
+        return described.of_open_program(source, "torchscript", tensors, notes, error)
 
 
 FORMAT = Format(
@@ -46,4 +57,5 @@ FORMAT = Format(
     claims=lambda contents: contents.container == "torchscript",
     read=read,
     look=look,
+    sized=sized,
 )

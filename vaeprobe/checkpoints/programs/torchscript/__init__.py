@@ -12,6 +12,6 @@ Source: torch 2.13, `torch/csrc/jit/serialization/python_print.cpp`, which write
 """
 
 from vaeprobe.checkpoints.programs.torchscript.archive import ENTRY
-from vaeprobe.checkpoints.programs.torchscript.model import read
+from vaeprobe.checkpoints.programs.torchscript.model import read, state_of
 
-__all__ = ["ENTRY", "read"]
+__all__ = ["ENTRY", "read", "state_of"]

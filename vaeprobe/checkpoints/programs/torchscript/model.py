@@ -140,6 +140,19 @@ def read(
     return replace(parts, encoder=encoder) if encoder is not None else parts
 
 
+def state_of(archive: Archive) -> tuple[Mapping[str, Tensor], list[Finding]]:
+    """Return the tensors of a TorchScript archive by name, and what is to be said of them; its code is read and not run.
+
+    Raises:
+        UnsafeError: its code would do more than mathematics on tensors.
+        InputError: it is damaged.
+    """
+    library = Library(archive)
+    library.refuse_harm()
+    _, tensors, notes = objects(archive, library)
+    return {name.removeprefix("."): tensor for name, tensor in tensors.items()}, notes
+
+
 def _inferred(
     script: Script, d: int, row: tuple[int, ...], beyond: int, size: tuple[int, ...] | None
 ) -> Finding:

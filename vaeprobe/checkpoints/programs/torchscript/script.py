@@ -121,6 +121,10 @@ class Script(nn.Module):
             return before, name
         return out, name
 
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors of the module by name."""
+        return {name.removeprefix("."): getattr(self, slot) for name, slot in self.names.items()}
+
     def recorded(self, x: Tensor) -> tuple[list[whole.Call], list[str], dict[str, Tensor]]:
         """Run the program once, and return its operators on tensors, the names of its outputs, and all values by name.
 
