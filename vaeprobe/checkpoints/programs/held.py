@@ -73,10 +73,9 @@ def hold(
             )
         if not dtype.is_floating_point:
             conditions.append(Condition(name, "embedding", (classes or {}).get(name, 0)))
-        elif len(sizes) == 1 and sizes[0] > 1:
-            conditions.append(Condition(name, "onehot", sizes[0]))
         else:
-            conditions.append(Condition(name, "number", value=float(name.lower() in FACTORS)))
+            kind = "onehot" if len(sizes) == 1 and sizes[0] > 1 else "number"
+            conditions.append(condition_of(name, sizes, kind))
     at = held(tuple(conditions), values)
     rows = {
         c.name: HeldInput(inputs[c.name][0], tuple(inputs[c.name][1]), c.value, inputs[c.name][2]) for c in at
@@ -128,4 +127,4 @@ def condition_of(name: str, row: Sequence[int], kind: str) -> Condition:
         case "embedding":
             return Condition(name, "embedding")
         case _:
-            return Condition(name, "number")
+            return Condition(name, "number", value=float(name.lower() in FACTORS))
