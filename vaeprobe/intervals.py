@@ -69,6 +69,7 @@ def student_interval(values: Array, level: float) -> tuple[float, float]:
 
 def mean_interval(
     *samples: Array,
+    seed: int = 0,
     level: float = LEVEL,
     low: float = -math.inf,
     high: float = math.inf,
@@ -81,6 +82,7 @@ def mean_interval(
 
     Args:
         samples: one number per independent draw, each of shape (n,), n at least 2, finite.
+        seed: of no effect: nothing is drawn. Callers give one as to what draws.
         low, high: what the mean cannot pass.
 
     Source: Hall (1992), J. R. Statist. Soc. B 54, 221-228; Welch (1947), Biometrika 34.

@@ -14,7 +14,7 @@ import vaeprobe
 from vaeprobe import Encoder
 from vaeprobe.checkpoints.factory import parse_arguments
 from vaeprobe.checkpoints.whole import from_module, is_whole
-from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.errors import ArchitectureError, ContractError, UsageError
 from vaeprobe.likelihoods import Categorical, LikelihoodSettings
 
 X = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -392,3 +392,96 @@ def test_arguments_as_text() -> None:
     for text in ("1, 2", "a=open('x')", "a=", "**b", "a=1)(b=2"):
         with pytest.raises(UsageError, match="are no arguments"):
             parse_arguments(text)
+
+
+class Waves(nn.Module):
+    """A VAE whose latents are maps of 3 channels along one axis; what decodes is a submodule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Conv1d(1, 4, 4, 4)
+        self.to_mu, self.to_logvar = nn.Conv1d(4, 3, 1), nn.Conv1d(4, 3, 1)
+        self.decoder = nn.Sequential(nn.Conv1d(3, 4, 3, 1, 1), nn.ELU(), nn.ConvTranspose1d(4, 1, 4, 4))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.features(x)
+        return self.to_mu(h), self.to_logvar(h)
+
+
+class ByMethod(Waves):
+    """The same, decoded by a method; what encodes returns means and log-variances in one tensor."""
+
+    def encode(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return torch.cat(super().encode(x), 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.decoder(z)
+
+
+class Sequences(nn.Module):
+    """A VAE whose latents are 6 tokens of 4 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.into, self.out = nn.Linear(5, 8), nn.Linear(4, 5)
+        self.mix = nn.Parameter(torch.randn(6, 6))
+
+    def encode(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.into(x).chunk(2, -1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return torch.tanh(self.out(self.mix @ z))
+
+
+@pytest.mark.parametrize(
+    ("network", "sizes", "row"),
+    [
+        (Waves, ("8", "3x8"), (3, 8)),
+        (ByMethod, ("8", "3x8"), (3, 8)),
+        (Sequences, ("6x4",), (6, 4)),
+    ],
+)
+@pytest.mark.parametrize("part", [None, "its own"])
+def test_maps_of_latents_and_their_encoder_are_found_together(
+    tmp_path: Path, network: type[nn.Module], sizes: tuple[str, ...], row: tuple[int, ...], part: str | None
+) -> None:
+    net = network().eval()
+    torch.save(net.state_dict(), path := tmp_path / "m.pt")
+    name = "decode" if hasattr(net, "decode") else "decoder"
+    decode: Any = getattr(net, name)
+    z = torch.randn(4, *row)
+    d = z[0].numel()
+    for size in sizes:
+        for latent_dim in (None, d):
+            decoder = vaeprobe.load(
+                path, arch=network, latent_size=size, latent_dim=latent_dim, submodule=part and name
+            )
+            assert decoder.latent_shape == row
+            x = decode(z).detach()
+            torch.testing.assert_close(decoder(z.flatten(1)), x)
+            assert decoder.encoder is not None
+            mean = net.encode(x)[0] if network is not ByMethod else Waves.encode(net, x)[0]  # type: ignore[operator, arg-type]
+            torch.testing.assert_close(decoder.encoder(x)[0], mean.detach().flatten(1))
+        assert from_module(net, latent_size=size).latent_shape == row
+
+
+def test_hints_of_maps_of_latents_work_when_they_are_followed(tmp_path: Path) -> None:
+    torch.save(Waves().state_dict(), path := tmp_path / "m.pt")
+    for how in ({}, {"latent_dim": 24}, {"submodule": "decoder"}, {"submodule": "decoder", "latent_dim": 24}):
+        with pytest.raises(ArchitectureError, match="begins with a convolution, and nothing says") as unsaid:
+            vaeprobe.load(path, arch=Waves, **how)  # type: ignore[arg-type]
+        assert unsaid.value.hint == "say it: --latent-size 8 (latent_size=...)"
+    with pytest.raises(UsageError, match="5 x 8 is none of maps of 3 channels along 1 axis") as channels:
+        vaeprobe.load(path, arch=Waves, latent_size="5x8")
+    assert channels.value.hint == "say it without the channels: --latent-size 8"
+    with pytest.raises(UsageError, match="25 latents are no maps of 8"):
+        vaeprobe.load(path, arch=Waves, latent_size="8", latent_dim=25)
+    with pytest.raises(UsageError, match="has 24 latents, not 16"):
+        vaeprobe.load(path, arch=Waves, latent_size="8", latent_dim=16)
+    with pytest.raises(ContractError, match="no part of the network decodes latents: `decode` on maps of 5"):
+        from_module(Sequences(), latent_size="5")
+    with pytest.raises(UsageError, match="does not run on maps of latents of 2: ") as encodes:
+        vaeprobe.load(path, arch=Waves, submodule="encode", latent_size="2")
+    assert "is this the part that decodes?" in (encodes.value.hint or "")

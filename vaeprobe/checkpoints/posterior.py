@@ -39,11 +39,17 @@ class _Posterior(nn.Module):
 
 
 def encoder_of(
-    whole: nn.Module, d: int, shape: tuple[int, ...], y: Tensor, at: Mapping[str, HeldInput] | None = None
+    whole: nn.Module,
+    d: int,
+    shape: tuple[int, ...],
+    y: Tensor,
+    at: Mapping[str, HeldInput] | None = None,
+    row: tuple[int, ...] = (),
 ) -> tuple[Encoder | None, tuple[Finding, ...]]:
     """Return the encoder, where what it returns can be told to be means and variances of d latents.
 
-    Arguments of the decoder that the encoder takes as well are held at the same values.
+    Arguments of the decoder that the encoder takes as well are held at the same values.  Latents that are maps have rows of
+    the shape `row`.
     """
     seen: list[str] = []
     for name, part in named(whole, ENCODES):
@@ -55,7 +61,7 @@ def encoder_of(
                     first, again = encode(x), encode(x)
             except Exception:  # whatever foreign code raises on a shape that is not its own
                 continue
-            found = _reading(whole, first, again, d)
+            found = _reading(whole, first, again, d, row or (d,))
             if found is None:
                 seen.append(f"`{name}` returns {_described(first)}")
                 continue
@@ -104,7 +110,9 @@ def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 PosteriorReading = tuple[Callable[[object], tuple[Tensor, Tensor]], str]
 
 
-def _reading(whole: nn.Module, first: object, again: object, d: int) -> PosteriorReading | None:
+def _reading(
+    whole: nn.Module, first: object, again: object, d: int, row: tuple[int, ...]
+) -> PosteriorReading | None:
     """Return how to read means and log-variances, and the words for it."""
     inner = getattr(first, "latent_dist", first)
     if isinstance(inner, torch.distributions.Distribution) or hasattr(inner, "logvar"):
@@ -123,7 +131,7 @@ def _reading(whole: nn.Module, first: object, again: object, d: int) -> Posterio
         return lambda out: (_fields(out)[mean], scale * _fields(out)[second]), words
     if len(table) == 1:
         (alone,) = table.values()
-        if alone.flatten(1).shape[1] == 2 * d and alone.ndim == 2:
+        if tuple(alone.shape[1:]) == (2 * row[0], *row[1:]):
             words = f"its {2 * d} outputs are {d} means, then {d} log variances"
             return lambda out: _halved(next(iter(_fields(out).values()))), words
         return _heads(whole, alone, d)

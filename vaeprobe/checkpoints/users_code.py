@@ -68,15 +68,16 @@ def _of(built: object, request: Request, settings: Mapping[str, object], how: st
     if request.submodule is None and isinstance(built, nn.Module):
         return _of_network(built, request, how, settings)
     part = factory.pick(built, request.submodule)
-    if isinstance(part, nn.Module) and request.latent_dim is None:
-        return plain.parts_of(
-            part,
-            latent_dim=whole.latents_named(built, settings),
-            architecture=how,
-            latent_size=request.latent_size,
-        )
+    if isinstance(part, nn.Module) and (request.latent_dim is None or request.latent_size is not None):
+        d = request.latent_dim
+        if d is None and request.latent_size is None:  # what is named so counts channels of maps
+            d = whole.latents_named(built, settings)
+        parts = plain.parts_of(part, latent_dim=d, architecture=how, latent_size=request.latent_size)
+        return whole.with_encoder(parts, built)
     if request.latent_dim is None:
         raise UsageError("a callable does not say how many latents it takes", hint="add --latent-dim D")
+    if isinstance(part, nn.Module):
+        return whole.with_encoder(plain.as_it_is(part, request.latent_dim, how), built)
     return Parts(decoder=part, latent_dim=request.latent_dim, architecture=how)
 
 
@@ -154,9 +155,11 @@ def unpickled(request: Request) -> tuple[Found | None, tuple[Finding, ...]]:
         )
         return Found(parts=parts, format="module", notes=notes), notes
     part = factory.pick(loaded.float() if _is_half(loaded) else loaded, request.submodule)
-    d = request.latent_dim or whole.latents_named(loaded)
+    d = request.latent_dim
+    if d is None and request.latent_size is None:  # what is named so counts channels of maps
+        d = whole.latents_named(loaded)
     parts = plain.parts_of(part, latent_dim=d, architecture=how, latent_size=request.latent_size)
-    return Found(parts=parts, format="module", notes=notes), notes
+    return Found(parts=whole.with_encoder(parts, loaded), format="module", notes=notes), notes
 
 
 def _of_network(network: nn.Module, request: Request, how: str, settings: Mapping[str, object]) -> Parts:

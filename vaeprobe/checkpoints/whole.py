@@ -6,6 +6,7 @@ halves.  They are looked for under the names that people give them, and tried ou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,19 +16,29 @@ from torch import nn
 
 from vaeprobe.checkpoints.beside import conditioned, others, zeros
 from vaeprobe.checkpoints.blueprint.condition import held
+from vaeprobe.checkpoints.blueprint.plan import size_of
 from vaeprobe.checkpoints.network.parts import Parts, at_conditions, unchosen
 from vaeprobe.checkpoints.part_names import DECODES, ENCODES, LATENTS, MEANS, named, word_of
-from vaeprobe.checkpoints.plain import latents_of, parts_of, widths
+from vaeprobe.checkpoints.plain import (
+    as_it_is,
+    channels_of,
+    convolution_of,
+    latents_of,
+    no_size,
+    parts_of,
+    row_of,
+    widths,
+)
 from vaeprobe.checkpoints.posterior import encoder_of
 from vaeprobe.checkpoints.scale import learned, with_variance
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.findings import WHOLE_VAE
-from vaeprobe.frozen import frozen, unwrapped
+from vaeprobe.frozen import MethodModule, frozen, unwrapped
 from vaeprobe.outputs import picked
 from vaeprobe.report import Finding
 
-__all__ = ["from_module", "halves", "is_whole", "latents_named", "parts"]
+__all__ = ["from_module", "halves", "is_whole", "latents_named", "parts", "with_encoder"]
 
 
 def is_whole(module: object) -> bool:
@@ -61,7 +72,8 @@ def parts(
 
     Args and errors are those of `halves` and `plain.parts_of`; `settings` of its making may name the number of latents.
     """
-    named = latent_dim or latents_named(module, settings)
+    # beside a size, what is named so may count channels
+    named = latent_dim or (latents_named(module, settings) if latent_size is None else None)
     if part is not None or is_whole(module):
         return halves(
             module,
@@ -70,14 +82,14 @@ def parts(
             architecture=architecture,
             part=part,
             condition=condition,
+            latent_size=latent_size,
         )
     if others(module, condition):
         network = frozen(unwrapped(module))
         assert isinstance(network, nn.Module)
         return _conditional(network, None, named, condition or {}, architecture, input_shape)
     if latent_dim is not None and latent_size is None and latents_of(module)[0] != latent_dim:
-        # its own code knows better how latents enter
-        return Parts(decoder=module, latent_dim=latent_dim, architecture=architecture)
+        return as_it_is(module, latent_dim, architecture)
     return parts_of(module, latent_dim=named, architecture=architecture, latent_size=latent_size)
 
 
@@ -89,6 +101,7 @@ def halves(
     architecture: str = "",
     part: str | None = None,
     condition: Mapping[str, str | float] | None = None,
+    latent_size: tuple[int, ...] | None = None,
 ) -> Parts:
     """Return the decoder of a whole VAE, and its encoder where its posterior can be told.
 
@@ -99,9 +112,11 @@ def halves(
         architecture: how the network was known, in words.
         part: the name of the part that decodes, where it has no usual one.
         condition: what arguments beside the latents are held at, by name.
+        latent_size: size of the maps of latents, with their channels or without them.
 
     Raises:
         UsageError: the number of latents cannot be told, or a condition is no argument.
+        ArchitectureError: the decoder begins with a convolution, and nothing says the size of its maps.
         ContractError: no part takes latents alone, or with arguments that can be held.
     """
     whole = frozen(unwrapped(module))
@@ -112,6 +127,12 @@ def halves(
         decode = getattr(whole, name)
         if others(decode, condition):
             return _conditional(whole, name, latent_dim, condition or {}, architecture, input_shape)
+        if latent_size is not None:
+            row, why = row_of(decode, latent_size, latent_dim, [*_channels(whole), *channels_of(whole)])
+            if row is not None:
+                return _on_maps(whole, name, row, architecture, input_shape)
+            failures.append(f"`{name}` on maps of {' x '.join(map(str, latent_size))}: {why}")
+            continue
         for d in _sizes(whole, decode, latent_dim):
             try:
                 with torch.no_grad():
@@ -130,6 +151,16 @@ def halves(
                 architecture=architecture,
                 notes=(said, *notes),
             )
+    if latent_size is not None and failures:
+        raise ContractError(
+            f"no part of the network decodes latents: {failures[0]}",
+            hint="is the size right? name the part: --submodule PART",
+        )
+    unsized = next((n for n in names if convolution_of(getattr(whole, n)) is not None), None)
+    if unsized is not None:
+        first = convolution_of(getattr(whole, unsized))
+        assert first is not None
+        raise no_size(word_of(unsized, getattr(whole, unsized)), first)
     if not failures:
         raise UsageError(
             "the network does not tell how many latents its decoder takes",
@@ -137,8 +168,50 @@ def halves(
         )
     raise ContractError(
         f"no part of the network decodes latents: {failures[0]}",
-        hint="name it: --submodule PART, --latent-dim D",
+        hint="say what it takes: --latent-dim D, or --latent-size 8x8 of maps; or name the part: --submodule PART",
     )
+
+
+def _on_maps(
+    whole: nn.Module,
+    name: str,
+    row: tuple[int, ...],
+    architecture: str,
+    input_shape: Sequence[int] | None,
+) -> Parts:
+    """Return the part of a whole VAE that decodes maps of latents, as rows, and its encoder."""
+    found = getattr(whole, name)
+    part = found if isinstance(found, nn.Module) else MethodModule(whole, name)
+    decode = nn.Sequential(nn.Unflatten(1, row), part).eval()
+    d = math.prod(row)
+    with torch.no_grad():
+        y = picked(decode(zeros(whole, d)))
+    encoder, notes = encoder_of(whole, d, tuple(input_shape or y.shape[1:]), y, row=row)
+    said = Finding(WHOLE_VAE, f"the network is a whole VAE, of which {word_of(name, found)} is probed")
+    return Parts(
+        decoder=decode,
+        latent_dim=d,
+        latent_shape=row,
+        encoder=encoder,
+        architecture=architecture,
+        notes=(said, *notes),
+    )
+
+
+def with_encoder(parts: Parts, module: object) -> Parts:
+    """Return the decoder that a part of a network is with the encoder that stands beside it, where there is one."""
+    if not isinstance(module, nn.Module) or next(named(module, ENCODES), None) is None:
+        return parts
+    network = frozen(unwrapped(module))
+    assert isinstance(network, nn.Module)
+    d = parts.latent_dim
+    try:
+        with torch.no_grad():
+            y = picked(frozen(parts.decoder)(zeros(network, d)))
+    except Exception:  # the contract of a decoder says what is wrong with it
+        return parts
+    encoder, notes = encoder_of(network, d, tuple(y.shape[1:]), y, row=parts.latent_shape)
+    return parts if encoder is None else replace(parts, encoder=encoder, notes=(*parts.notes, *notes))
 
 
 def _conditional(
@@ -186,6 +259,12 @@ def _conditional(
     )
 
 
+def _channels(whole: nn.Module) -> Iterator[int]:
+    """Yield the number of channels of the means that a head of the encoder gives as maps."""
+    heads = (head for _, head in named(whole, MEANS))
+    yield from (head.out_channels for head in heads if isinstance(head, (nn.Conv1d, nn.Conv2d, nn.Conv3d)))
+
+
 def _means(whole: nn.Module) -> Iterator[int]:
     """Yield the number of means that a head of the encoder gives."""
     yield from (head.out_features for _, head in named(whole, MEANS) if isinstance(head, nn.Linear))
@@ -199,6 +278,7 @@ def from_module(
     input_shape: Sequence[int] | None = None,
     part: str | None = None,
     condition: Mapping[str, str | float] | None = None,
+    latent_size: str | Sequence[int] | None = None,
     **settings: Any,
 ) -> Decoder:
     """Return the decoder of a network in memory, with its encoder where it is a whole VAE.
@@ -210,6 +290,7 @@ def from_module(
         input_shape: shape of one data row, where it is not that of the decoder's output.
         part: the name of the part that decodes, where it has no usual one.
         condition: what arguments that it takes beside latents are held at: {"label": 3}.
+        latent_size: size of the map of latents of a convolutional decoder, "8x8" or (8, 8).
         settings: as for `Decoder`, an encoder of another network among them.
 
     Raises:
@@ -227,6 +308,7 @@ def from_module(
     dtype = settings.get("dtype")
     if dtype is not None:
         module = frozen(module, dtype)  # type: ignore[assignment]
+    size = size_of(latent_size)
     found = parts(
         module,
         latent_dim=latent_dim,
@@ -234,7 +316,10 @@ def from_module(
         architecture="module",
         part=part,
         condition=condition,
+        latent_size=size,
     )
+    if size is not None and not found.latent_shape:
+        raise UsageError("the latents of the network are no map", hint="leave out latent_size=")
     held(found.conditions, condition or {})  # what was asked for and is not there is refused
     found = with_variance(replace(found, likelihood=likelihood), learned(unwrapped(module).state_dict()))
     return Decoder(
@@ -246,6 +331,7 @@ def from_module(
             "encoder": found.encoder,
             "notes": found.notes,
             "sigma2": found.sigma2,
+            "latent_shape": found.latent_shape,
             **settings,
         },
     )
