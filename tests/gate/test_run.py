@@ -207,11 +207,47 @@ def test_what_a_baseline_cannot_answer_is_said() -> None:
         check(policy)
     with pytest.raises(UsageError, match="holds nothing about"):
         check(policy, baseline={"other.pt": record})
-    with pytest.raises(UsageError, match="there are no common latents"):
-        check(policy, baseline={"m.pt": replace(record, latent_dim=4)})
-    alignment = Rule(metric="orthogonality.alignment", side="min", regression=0.1)
-    with pytest.raises(UsageError, match="no paired baseline"):
-        check(replace(policy, rules={alignment.metric: alignment}), baseline={"m.pt": record})
+    for metric in ("orthogonality.alignment", "latents.active", "trace.turning"):
+        with pytest.raises(UsageError, match="is no mean over latents"):
+            rules.rule(metric, {"regression": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("probed", "held", "why"),
+    [
+        (Decoder(lambda z: 0 * z, 3), {}, "no latent moves the output"),
+        (Decoder(lambda z: torch.cat([z, z.relu()], 1)[:, [0, 1, 5]], 3), {}, "rank-deficient at"),
+        (Decoder(lambda z: torch.cat([z, z**2], 1), 4), {}, "has 3 latents, this one 4: there are no common"),
+        (decoder(), {"values": {}}, "the baseline has no values of it"),
+    ],
+)
+def test_a_regression_that_cannot_be_told_costs_no_other_rule(
+    probed: Decoder, held: dict[str, object], why: str
+) -> None:
+    made = regression(0.02)
+    record = Gate(policy=made).record("m.pt", decoder())
+    fewest = Rule(metric="latents.active", side="min", limit=5)
+    policy = replace(made, rules={**made.rules, fewest.metric: fewest})
+    report = check(policy, probed, baseline={"m.pt": replace(record, **held)})
+    paired, active = report.outcomes
+    assert active.status == "fail"
+    assert report.exit_code == 1
+    assert paired.status == "undefined"
+    assert why in paired.message
+    assert ModelReport.from_dict(report.to_dict()).to_dict() == report.to_dict()
+
+
+def test_the_metrics_that_pair_are_those_that_keep_values() -> None:
+    from vaeprobe.probes import PROBES, asks_decoder, question_class
+
+    smooth, found = decoder(), {}
+    for name in ("orthogonality", "factorise", "trace"):
+        found[name] = set(question_class(name)(samples=16).measure(smooth).per_sample())  # type: ignore[call-arg]
+    for name in PROBES:
+        cls = question_class(name)
+        assert {spec.id for spec in cls.METRICS} >= cls.PER_SAMPLE
+        assert found.get(name, cls.PER_SAMPLE) == cls.PER_SAMPLE
+        assert asks_decoder(cls) or not cls.PER_SAMPLE
 
 
 # -- reports ----------------------------------------------------------------------------------------
@@ -429,8 +465,9 @@ def test_the_same_columns_as_the_baseline(angle: float, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="keeps no columns"):
         Gate(policy=policy, baseline=bare).check_decoder("m", coded(turn))
     other = {"m": replace(baseline["m"], kept=replace(kept, outputs=10))}
-    with pytest.raises(UsageError, match="outputs have 10 numbers and this model's 9"):
-        Gate(policy=policy, baseline=other).check_decoder("m", coded(turn))
+    (outcome,) = Gate(policy=policy, baseline=other).check_decoder("m", coded(turn)).outcomes
+    assert outcome.status == "undefined"
+    assert "outputs have 10 numbers and this model's 9" in outcome.message
 
 
 def test_long_columns_are_sketched() -> None:
@@ -463,6 +500,23 @@ def test_a_regression_on_other_data_is_refused(tmp_path: Path) -> None:
     assert found.outcomes[0].status == "pass"
     with pytest.raises(UsageError, match="another method \\(data "):
         Gate(policy=policy, data=second, baseline={"m": record}).check_decoder("m", coded(np.eye(4)))
+
+
+def test_a_model_without_codes_costs_no_other_rule(tmp_path: Path) -> None:
+    rows = str(tmp_path / "x.npy")
+    np.save(rows, np.random.default_rng(0).standard_normal((64, 9)))
+    made = {id: rules.rule(id, value) for id, value in (("compare.mcc", 0.9), ("compare.columns", 0.9))}
+    fewest = Rule(metric="latents.active", side="min", limit=2)
+    policy = Policy(
+        rules={**{id: r for id, r in made.items() if r}, fewest.metric: fewest},
+        data=rows, samples=16, max_samples=32,
+    )  # fmt: skip
+    whole = coded(np.eye(4))
+    record = Gate(policy=policy).record("m.pt", whole)
+    dead = Encoder(lambda x: (0 * x[:, :4], 0 * x[:, :4]), 4, input_shape=(9,))
+    report = check(policy, replace(whole, encoder=dead), baseline={"m.pt": record})
+    assert [o.status for o in report.outcomes] == ["pass", "undefined", "undefined"]
+    assert "tells anything about the data" in report.outcomes[1].message
 
 
 def test_agreement_takes_a_limit_and_no_regression() -> None:

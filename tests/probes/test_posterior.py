@@ -161,6 +161,7 @@ def test_trained_vae_is_aligned_in_the_likelihoods_metric() -> None:
     assert len(heatmap.matrix) == 4
     assert len(chance.draws) == 199
     assert chance.marks["these axes"] < min(chance.draws)
+    assert set(result.per_sample()) == Posterior.PER_SAMPLE
     assert result.per_sample()["elbo.value"] == pytest.approx(result.terms.value().tolist())
 
 

@@ -37,6 +37,10 @@ ACTIVE = 0.05
 BLOCK = 64  # latents that are decoded at a time
 
 
+class NothingToCompareError(UsageError):
+    """Nothing is known of the latents of a model at the data that another's could be compared with."""
+
+
 @dataclass(frozen=True, eq=False)
 class Pair:
     """What two models have in common.
@@ -150,8 +154,8 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
     2020 and Burda et al. 2016); without an encoder, where its column is not far shorter than the longest.
 
     Raises:
-        UsageError: the rows do not fit the model, a latent is a code of classes, no latent is informative, or the columns of
-            one are rounding.
+        UsageError: the rows do not fit the model, or a latent is a code of classes.
+        NothingToCompareError: no latent is informative, the columns of one are rounding, or outputs do not tell latents.
     """
     if reason := why_not(decoder):
         raise UsageError(reason)
@@ -172,18 +176,18 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
         told = (mean.var(0) > INFORMATIVE) & active_latents(J.mT @ J, ACTIVE)
     informative = tuple(told.nonzero().flatten().tolist())
     if not informative:
-        raise UsageError(
+        raise NothingToCompareError(
             f"no latent of `{name_of(decoder)}` tells anything about the data: there is nothing to compare"
         )
     if lost := lost_columns(plain, mean, informative):
-        raise UsageError(
+        raise NothingToCompareError(
             f"{lost.why}, in `{name_of(decoder)}`: there is nothing to compare",
             hint=lost.hint,
         )
     how: Literal["encoder", "nearest decodings"] = "encoder" if decoder.encoder else "nearest decodings"
     names = tuple(decoder.latent_names[i] for i in informative)
     if decoder.encoder is None and (why := _untold(decoder, J[:, :, informative], names)):
-        raise UsageError(why, hint="--data, of models with encoders, compares the codes of those")
+        raise NothingToCompareError(why, hint="--data, of models with encoders, compares the codes of those")
     return Seen(mean[:, informative], informative, names, J[:, :, informative], how)
 
 

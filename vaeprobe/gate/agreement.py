@@ -67,17 +67,19 @@ def kept_of(decoder: Decoder, data: str | None, *, columns: bool) -> Kept:
 def measure(
     decoder: Decoder, record: Record, data: str | None, wanted: Collection[str], *, level: float
 ) -> dict[str, Metric]:
-    """Return how a model agrees with its baseline, by metric id, intervals over resampled rows.
+    """Return how a model agrees with its baseline, by metric id, intervals over resampled rows; undefined, with
+    the reason, where it has nothing to compare.
 
     Args:
         wanted: metric ids; columns are measured where one of them is asked for.
 
     Raises:
-        UsageError: the baseline keeps no codes or columns, those of other data, or of outputs of another size.
+        UsageError: the baseline keeps no codes or columns, or those of other data.
     """
     import numpy as np
     import torch
 
+    from vaeprobe.comparison.numbers import NothingToCompareError
     from vaeprobe.geometry.agreement import code_agreement, column_agreement, correlations, ranks, udr
 
     old, by_columns = record.kept, not COLUMNS.isdisjoint(wanted)
@@ -86,7 +88,10 @@ def measure(
             f"the baseline keeps no {'codes' if old is None else 'columns'} to agree with",
             hint="make it anew with --update-baseline, now that a rule asks for them",
         )
-    new = kept_of(decoder, data, columns=by_columns)
+    try:
+        new = kept_of(decoder, data, columns=by_columns)
+    except NothingToCompareError as error:
+        return {id: Metric.undefined(SPECS[id], error.message) for id in wanted}
     if new.data_sha256 != old.data_sha256 or len(new.codes) != len(old.codes):
         raise UsageError(
             "the baseline was measured on other data, and codes are compared at the same rows",
@@ -102,11 +107,9 @@ def measure(
     ]  # fmt: skip
     if by_columns:
         if new.outputs != old.outputs:
-            raise UsageError(
-                f"the baseline's outputs have {old.outputs} numbers and this model's {new.outputs}: their columns "
-                "cannot be compared",
-                hint="rules on `compare.mcc` compare codes alone",
-            )
+            sizes = f"the baseline's outputs have {old.outputs} numbers and this model's {new.outputs}"
+            why = f"{sizes}: their columns cannot be compared"
+            return {m.id: m for m in out} | {id: Metric.undefined(SPECS[id], why) for id in COLUMNS}
         J, K = (torch.from_numpy(np.array(kept.columns)) for kept in (old, new))
         found = column_agreement(J.mT @ K, J.mT @ J, K.mT @ K, count=ROTATIONS)
         how = f"{how}, sketches of {SKETCH} numbers" if new.outputs > SKETCH else how

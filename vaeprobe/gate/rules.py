@@ -8,7 +8,7 @@ from typing import cast, get_args
 from vaeprobe.errors import UsageError, did_you_mean
 from vaeprobe.gate.policy import AGREEMENT, Rule, RuleLevel, Side, is_verdict, probe_of, ruled, spec_of
 from vaeprobe.gate.toml_values import check_keys, choice, finite, require, table_of, texts
-from vaeprobe.probes import asks_decoder, question_class
+from vaeprobe.probes import question_class
 from vaeprobe.probes.settings import is_number
 from vaeprobe.report import MetricSpec
 
@@ -91,10 +91,12 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
                 f'{where}: "{metric}" is agreement with the baseline itself, and takes a limit',
                 hint=f'for example "{metric}" = 0.95',
             )
-        if not asks_decoder(question_class(probe_of(metric) or "")):
+        cls = question_class(probe_of(metric) or "")
+        if metric not in cls.PER_SAMPLE:
             raise UsageError(
                 f'{where}: "{metric}" is no mean over latents and has no baseline to compare with',
-                hint="give it a limit (max or min) instead of a regression",
+                hint="give it a limit (max or min) instead of a regression"
+                + (f"; {', '.join(sorted(cls.PER_SAMPLE))} have one" if cls.PER_SAMPLE else ""),
             )
         margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
         return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 
 Loader = Callable[[str], "Decoder"]
 
+NOT_IN_BASELINE = (
+    "the baseline has no values of it: its model has latents without one, or no rule asked for it; "
+    "--update-baseline makes it anew"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
@@ -266,11 +271,21 @@ class Gate:
     ) -> tuple[dict[str, Outcome], list[Finding]]:
         import numpy as np
 
-        n = max((len(record.values[id]) for id in rules if id in record.values), default=2)
-        result = self._measure(probe, decoder, n * probe_class(probe).COST, rules, data)
+        if record.latent_dim != decoder.latent_dim:
+            reason = (
+                f"the baseline's model has {record.latent_dim} latents, this one {decoder.latent_dim}: "
+                "there are no common latents to pair on"
+            )
+            return {id: unmeasured(rule, reason) for id, rule in rules.items()}, []
+        out = {id: unmeasured(rule, NOT_IN_BASELINE) for id, rule in rules.items() if id not in record.values}
+        paired = {id: rule for id, rule in rules.items() if id in record.values}
+        if not paired:
+            return out, []
+        n = max(len(record.values[id]) for id in paired)
+        result = self._measure(probe, decoder, n * probe_class(probe).COST, paired, data)
         if limits := _limits_of(result):
             reason = f"a regression is judged on all {n} latents of the baseline, which did not fit into the time given"
-            return {id: unmeasured(rule, reason) for id, rule in rules.items()}, limits
+            return out | {id: unmeasured(rule, reason) for id, rule in paired.items()}, limits
         mine, theirs = self._method(probe, result, data), dict(record.methods.get(probe, {}))
         different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
         if different:
@@ -279,23 +294,16 @@ class Gate:
                 f"the baseline was measured by another method ({changes})",
                 hint="measure the same way, or make the baseline anew with --update-baseline",
             )
-        values, out = result.per_sample(), {}
-        for id, rule in rules.items():
-            if id not in record.values or id not in values:
-                raise UsageError(
-                    f"`{id}` is no mean over latents, or was undefined: it has no paired baseline",
-                    hint="give it a limit (max or min) instead of a regression",
-                )
-            new = np.asarray(values[id], dtype=np.float64)
-            if len(new) != len(record.values[id]):
-                raise UsageError(
-                    f"`{id}` has {len(new)} values and its baseline {len(record.values[id])}: they are not on the same latents",
-                    hint="a latent at which it is undefined leaves one out; give it a limit instead of a regression",
-                )
+        part = _part_of(result)
+        for id, rule in paired.items():
+            old, new = record.values[id], np.asarray(result.per_sample().get(id, ()), dtype=np.float64)
+            if len(new) != len(old):
+                out[id] = replace(unmeasured(rule, _unpaired(result[id], len(old))), part=part)
+                continue
             metric, status, margin = baselines.compare(
-                result[id].spec, rule, record.values[id], new, confidence=self.policy.confidence
+                result[id].spec, rule, old, new, confidence=self.policy.confidence
             )
-            out[id] = Outcome(rule=rule, metric=metric, status=status, bound=margin, part=_part_of(result))
+            out[id] = Outcome(rule=rule, metric=metric, status=status, bound=margin, part=part)
         return out, []
 
     def _record(
@@ -312,13 +320,6 @@ class Gate:
         if record is None:
             raise UsageError(
                 f"the baseline holds nothing about `{model}`", hint="add it with --update-baseline"
-            )
-        paired = any(r.regression is not None for r in rules.values())
-        if paired and record.latent_dim != decoder.latent_dim:
-            raise UsageError(
-                f"the baseline's model has {record.latent_dim} latents, this one {decoder.latent_dim}: "
-                "there are no common latents to pair on",
-                hint="make the baseline anew with --update-baseline",
             )
         if decoder.artifact and record.sha256 and record.sha256 == decoder.artifact.sha256:
             message = "this is the very artifact of the baseline: no regression is possible"
@@ -407,10 +408,16 @@ def metric_at(result: Result, id: str, level: float) -> Metric:
 
 
 def unmeasured(rule: Rule, reason: str) -> Outcome:
-    """Return the outcome of a rule that there was no time for."""
+    """Return the outcome of a rule of which nothing was measured, and why."""
     return Outcome(
         rule=rule, metric=Metric.undefined(spec_of(rule.metric), reason), status="undefined", bound=rule.limit
     )
+
+
+def _unpaired(metric: Metric, wanted: int) -> str:
+    """Return why a metric cannot be paired with the values of a baseline: its own reason where it has one."""
+    counts = f"it is known at {metric.n} latents and its baseline at {wanted}: they are not the same ones"
+    return metric.reason or counts
 
 
 def hold(rule: Rule, metric: Metric) -> Outcome:

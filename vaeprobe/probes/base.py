@@ -89,6 +89,8 @@ class Question(ABC):
     OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset()
     # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads
     SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {}
+    # metrics whose results keep the values behind a mean, where they can: rules compare them with a baseline's, in pairs
+    PER_SAMPLE: ClassVar[frozenset[str]] = frozenset()
     # settings that it does not look at: no options of its command, no keys of a policy
     HIDDEN: ClassVar[frozenset[str]] = frozenset()
 

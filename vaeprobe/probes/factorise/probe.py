@@ -140,6 +140,7 @@ class Factorise(Probe):
         "undetermined",
         "undefined",
     )
+    PER_SAMPLE: ClassVar[frozenset[str]] = frozenset({"factorise.gap"})
     SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {
         "sheets": (0, frozenset({"factorise.sheets", "factorise.true_gap"})),
     }

@@ -243,6 +243,20 @@ class Orthogonality(Probe):
     NAME: ClassVar[str] = "orthogonality"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
     VERDICTS: ClassVar[tuple[str, ...]] = VERDICTS
+    PER_SAMPLE: ClassVar[frozenset[str]] = frozenset(
+        f"orthogonality.{m}"
+        for m in (
+            "mean_abs_cosine",
+            "max_abs_cosine",
+            "ima_contrast",
+            "ima_contrast_null",
+            "mean_field_gap",
+            "effective_rank",
+            "conformality",
+            "distance_to_axes",
+            "mutual_information",
+        )
+    )
     SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {
         "rotations": (
             1,

@@ -177,6 +177,7 @@ class Posterior(EncoderProbe):
     NAME: ClassVar[str] = "posterior"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
     VERDICTS: ClassVar[tuple[str, ...]] = ("aligned", "not aligned", "undecided", "mismatched")
+    PER_SAMPLE: ClassVar[frozenset[str]] = frozenset({"elbo.value", "elbo.objective", "elbo.reconstruction"})
 
     beta: float | None = option(
         None, help="Beta the model was trained at (default: estimated).", min=1e-12, panel="Posterior"
