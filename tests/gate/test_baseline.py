@@ -83,6 +83,7 @@ def record() -> baselines.Record:
         latent_dim=3,
         methods={"orthogonality": {"seed": 0}},
         values={CONTRAST: np.arange(5.0)},
+        loading={"condition": "label=3"},
     )
 
 
@@ -91,7 +92,15 @@ def test_a_baseline_survives_the_file(tmp_path: Path) -> None:
     path.write_text(baselines.text({"m.pt": record()}))
     back = baselines.read(path)["m.pt"]
     assert back.methods == record().methods
+    assert back.loading == record().loading
     np.testing.assert_array_equal(back.values[CONTRAST], record().values[CONTRAST])
+
+
+def test_a_baseline_that_does_not_say_how_models_were_loaded_is_read(tmp_path: Path) -> None:
+    document = json.loads(baselines.text({"m.pt": record()}))
+    del document["models"]["m.pt"]["loading"]
+    (tmp_path / "b.json").write_text(json.dumps(document))
+    assert baselines.read(tmp_path / "b.json")["m.pt"].loading == {}
 
 
 @pytest.mark.parametrize(

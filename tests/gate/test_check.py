@@ -887,6 +887,23 @@ def test_a_policy_says_how_each_model_is_loaded(folder: Path, check: Any) -> Non
     assert held("--condition", "label=0") == ["label = 0 of 3", "label = 0 of 3"]
 
 
+def test_a_baseline_of_another_condition_is_refused(check: Any) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    toml = 'latents = 2\n[condition.label]\nonehot = 3\n[decoder]\nlayers = [{ concat = "label" }, { linear = "fc" }]\n'
+    weights = {"fc.weight": torch.randn(4, 5), "fc.bias": torch.zeros(4)}
+    save_file(weights, "a.safetensors", metadata={"vaeprobe.blueprint": toml})
+    policy(REGRESSION)
+    held = ("a.safetensors", "--baseline", "base.json", "--condition")
+    assert check(*held, "label=1", "--update-baseline").code == 0
+    assert "the very artifact" in check(*held, "label=1").out
+    done = check(*held, "label=2")
+    assert done.code == 2
+    assert "another method (condition label=1 -> label=2)" in " ".join(done.out.split())
+    assert "the very artifact" not in done.out
+
+
 def test_a_check_takes_a_time(check: Any) -> None:
     timed = check("good.npy", "--time", "3600", "--json")
     assert timed.document["settings"]["time"] == 3600

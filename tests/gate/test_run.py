@@ -200,6 +200,49 @@ def test_another_method_is_refused() -> None:
         check(other, baseline={"m.pt": record})
 
 
+@pytest.mark.parametrize(
+    "loading",
+    [
+        {"condition": ["label=3"]},
+        {"output_name": "x_hat"},
+        {"weights": "raw"},
+        {"key": "model"},
+        {"submodule": "decoder"},
+        {"latent_size": "8x8"},
+    ],
+)
+def test_a_model_loaded_otherwise_is_another_method(loading: dict[str, object]) -> None:
+    policy = regression(0.02)
+    ((name, value),) = loading.items()
+    said = value[0] if isinstance(value, list) else value
+    plain = {"m.pt": Gate(policy=policy).record("m.pt", decoder())}
+    with pytest.raises(UsageError, match=rf"another method \({name} None -> {said}\)"):
+        check(policy, baseline=plain, loading=loading)
+    held = {"m.pt": Gate(policy=policy, loading=loading).record("m.pt", decoder())}
+    with pytest.raises(UsageError, match=rf"another method \({name} {said} -> None\)"):
+        check(policy, baseline=held)
+    for way in ({"loading": loading}, {"policy": replace(policy, loading=loading)}):
+        report = check(**{"policy": policy, "baseline": held, **way})  # type: ignore[arg-type]
+        assert (report.exit_code, [f.code for f in report.findings]) == (0, ["same-artifact"])
+
+
+def test_conditions_are_the_same_in_any_order_and_another_network_may_be_compared() -> None:
+    policy, two = regression(0.02), ["b=1", "a=2"]
+    loading = {"condition": two, "device": "cpu", "arch_args": "hidden=8"}
+    held = {"m.pt": Gate(policy=policy, loading=loading).record("m.pt", decoder())}
+    assert held["m.pt"].loading == {"condition": "a=2, b=1", "arch_args": "hidden=8"}
+    report = check(policy, baseline=held, loading={"condition": two[::-1]})
+    assert (report.exit_code, report.findings) == (0, ())  # of the same bytes, and not the same model
+
+
+def test_another_part_of_the_latents_is_another_method() -> None:
+    policy = regression(0.02)
+    held = {"m.pt": Gate(policy=policy).record("m.pt", decoder())}
+    part = replace(policy, settings={"orthogonality": {"part": "some"}})
+    with pytest.raises(UsageError, match=r"another method \(part None -> some\)"):
+        check(part, baseline=held)
+
+
 def test_what_a_baseline_cannot_answer_is_said() -> None:
     policy = regression(0.02)
     record = Gate(policy=policy).record("m.pt", decoder())

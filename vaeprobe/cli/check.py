@@ -167,16 +167,17 @@ def check(
     read = [policy.origin, None if update_baseline else baseline, values["blueprint"], data or policy.data]
     document.ready(files, inputs=[*targets, *(path for path in read if path)])
     if update_baseline:
-        gate = Gate(policy=policy, data=data)
-        return _update(gate, targets, baseline or Path(BASELINE_FILE), loaded, document.progress)
-    gate = Gate(policy=policy, baseline=_needed_baseline(policy, targets, baseline), data=data)
+        gate = Gate(policy=policy, data=data, loading=loaded)
+        return _update(gate, targets, baseline or Path(BASELINE_FILE), document.progress)
+    records = _needed_baseline(policy, targets, baseline)
+    gate = Gate(policy=policy, baseline=records, data=data, loading=loaded)
     digest = journal.digest_of(policy, (baseline, loaded["blueprint"], data), loaded)
     streaming = document.format == "jsonl" and document.place is None
     done: list[ModelReport] = []
     before = carried.found()
     left = None if seconds is None else max(0.0, seconds - before.seconds)
     with within(left), output.progress_bar(document.progress and not streaming):
-        for model in _run(gate, targets, loaded, jobs, fail_fast, resume, digest, left, before):
+        for model in _run(gate, targets, jobs, fail_fast, resume, digest, left, before):
             done.append(model)
             if model.model in before.reports:
                 continue
@@ -260,10 +261,10 @@ def _report_target(text: str) -> tuple[str, Path]:
 # -- running ----------------------------------------------------------------------------------------
 
 
-def _for(policy: Policy, model: str, loaded: dict[str, object]) -> dict[str, Any]:
-    """Return how a model is loaded: as the command line says, else as the policy does."""
-    said = {name: value for name, value in loaded.items() if value not in (None, [], ())}
-    return {**loaded, **policy.loading_for(model), **said}
+def _load(gate: Gate, model: str) -> Decoder:
+    """Return the decoder of a model, loaded as the command line says, else as the policy does."""
+    options: dict[str, Any] = gate.loading_for(model)
+    return loading.load(Path(model), **options)
 
 
 @dataclass(frozen=True)
@@ -292,7 +293,6 @@ class _Turns:
 
 def _check_one(
     gate: Gate,
-    loaded: dict[str, object],
     digest: str,
     turns: _Turns,
     deaths: Mapping[str, ModelReport],
@@ -305,7 +305,7 @@ def _check_one(
 
     def load(path: str) -> Decoder:
         return current().together(
-            lambda: loading.load(Path(path), **_for(gate.policy, model, loaded)),
+            lambda: _load(gate, path),
             by=bytes_of,
         )
 
@@ -318,7 +318,6 @@ def _check_one(
 def _run(
     gate: Gate,
     targets: Sequence[str],
-    loaded: dict[str, object],
     jobs: int,
     fail_fast: bool,
     resume: Path | None,
@@ -336,7 +335,7 @@ def _run(
     several = current().world > 1
     at_once = (current().world if len(fresh) >= current().world else 1) if several else jobs
     turns = _Turns(fresh, at_once, None if time_given is None else time.time() + time_given)
-    one = partial(_check_one, gate, loaded, digest, turns, before.deaths)
+    one = partial(_check_one, gate, digest, turns, before.deaths)
     stream: Iterable[ModelReport]
     if resume is not None and finished:
         goes_on_from(resume)
@@ -461,14 +460,14 @@ def _init(
     return 0
 
 
-def _update(gate: Gate, targets: Sequence[str], path: Path, loaded: dict[str, object], progress: bool) -> int:
+def _update(gate: Gate, targets: Sequence[str], path: Path, progress: bool) -> int:
     """Write the records of the models into a baseline, keeping those of other models."""
     from vaeprobe.progress import track
 
     records = baselines.read(path) if path.is_file() else {}
     with output.progress_bar(progress):
         for target in track(targets, "measuring the baseline"):
-            record = gate.record(target, loading.load(Path(target), **_for(gate.policy, target, loaded)))
+            record = gate.record(target, _load(gate, target))
             records[_relative(Path(target), path.parent)] = record
     text = baselines.text(records)
     current().meet()

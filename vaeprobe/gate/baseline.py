@@ -11,7 +11,7 @@ import binascii
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -33,6 +33,10 @@ KIND = "vaeprobe-baseline"
 METHOD = (
     "seed", "latents", "likelihood", "sigma2", "beta_sigma2", "dispersion", "active_threshold", "dtype", "order",
 )  # fmt: skip
+# options of loading that say what of a file is measured, and those that say which network it holds: a new model may have
+# another network
+LOADED = ("condition", "output_name", "weights", "key", "submodule", "latent_size")
+NETWORK = ("blueprint", "arch", "arch_args")
 FILES = ("latents", "dispersion")
 """Those that may name a file, whose bytes count."""
 
@@ -65,6 +69,7 @@ class Record:
         methods: per probe, what a paired comparison must share; of probes of data a hash of the rows among it.
         values: per metric, the values on the latents that were drawn.
         kept: what agreement is measured by; None where no rule asks for it.
+        loading: options that the model was loaded with, of `LOADED` and `NETWORK`.
     """
 
     sha256: str
@@ -72,6 +77,7 @@ class Record:
     methods: Mapping[str, Mapping[str, object]]
     values: Mapping[str, Array]
     kept: Kept | None = None
+    loading: Mapping[str, object] = field(default_factory=dict)
 
 
 def read(path: Path) -> dict[str, Record]:
@@ -100,6 +106,7 @@ def read(path: Path) -> dict[str, Record]:
                 methods={str(k): dict(v) for k, v in body["methods"].items()},
                 values=values,
                 kept=None if body.get("codes") is None else _kept(body["codes"]),
+                loading=dict(body.get("loading", {})),
             )
     except (
         KeyError,
@@ -171,6 +178,7 @@ def text(records: Mapping[str, Record]) -> str:
         model: {
             "sha256": r.sha256,
             "latent_dim": r.latent_dim,
+            "loading": dict(r.loading),
             "methods": {k: dict(v) for k, v in r.methods.items()},
             "values": {id: _base64(v) for id, v in r.values.items()},
             **({} if r.kept is None else {"codes": _written(r.kept)}),
@@ -183,6 +191,21 @@ def text(records: Mapping[str, Record]) -> str:
 def method_of(settings: Mapping[str, object]) -> dict[str, object]:
     """Return the part of a result's settings that a paired comparison must share."""
     return {key: settings[key] for key in METHOD if key in settings}
+
+
+def check_method(theirs: Mapping[str, object], mine: Mapping[str, object]) -> None:
+    """Refuse a comparison with a baseline that was measured otherwise.
+
+    Raises:
+        UsageError: it was; the message says what differs.
+    """
+    different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
+    if different:
+        changes = ", ".join(f"{k} {theirs.get(k)} -> {mine.get(k)}" for k in different)
+        raise UsageError(
+            f"the baseline was measured by another method ({changes})",
+            hint="measure the same way, or make the baseline anew with --update-baseline",
+        )
 
 
 def compare(

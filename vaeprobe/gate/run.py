@@ -19,6 +19,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from vaeprobe.budget import NO_TIME, about, budget, share_of
+from vaeprobe.checkpoints.architecture import path_beside
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug
 from vaeprobe.findings import (
     NOTHING_CHECKED,
@@ -57,12 +58,14 @@ class Gate:
         policy: the rules.
         baseline: records by model path, or None.
         data: rows for all models, in place of the policy's: a path.
+        loading: options that models are loaded with, by their names in Python, before the policy's.
         today: the day that waivers are judged on.
     """
 
     policy: Policy
     baseline: Mapping[str, baselines.Record] | None = None
     data: str | None = None
+    loading: Mapping[str, object] = field(default_factory=dict)
     today: datetime.date = field(default_factory=datetime.date.today)
 
     def check(self, model: str, load: Loader, *, share: float = 1.0) -> ModelReport:
@@ -172,7 +175,13 @@ class Gate:
             methods=methods,
             values=values,
             kept=kept,
+            loading=self._loaded(model),
         )
+
+    def loading_for(self, model: str) -> dict[str, object]:
+        """Return the options that a model is loaded with, those that are given here before the policy's."""
+        said = {name: value for name, value in self.loading.items() if value not in (None, [], ())}
+        return {**self.loading, **self.policy.loading_for(model), **said}
 
     # -- the parts -----------------------------------------------------------------------------------
 
@@ -183,6 +192,15 @@ class Gate:
         """Return the rows that a probe takes: its own of the policy, if neither is overridden."""
         own = self.policy.settings.get(probe, {}).get("data")
         return own if isinstance(own, str) and self.data is None else data
+
+    def _loaded(self, model: str) -> Json:
+        """Return what a baseline keeps of how a model is loaded: files by their bytes, conditions in one order."""
+        given = {**self.loading_for(model)}
+        if isinstance(conditions := given.get("condition"), (list, tuple)):
+            given["condition"] = ", ".join(sorted(conditions))
+        if isinstance(blueprint := given.get("blueprint") or path_beside(Path(model)), (str, Path)):
+            given["blueprint"] = journal.fingerprint(blueprint) or str(blueprint)
+        return {k: given[k] for k in (*baselines.LOADED, *baselines.NETWORK) if given.get(k)}
 
     def _method(self, probe: str, result: Result, data: str | None) -> Json:
         return _method(result, self._rows(probe, data), self.policy.settings.get(probe, {}))
@@ -286,14 +304,7 @@ class Gate:
         if limits := _limits_of(result):
             reason = f"a regression is judged on all {n} latents of the baseline, which did not fit into the time given"
             return out | {id: unmeasured(rule, reason) for id, rule in paired.items()}, limits
-        mine, theirs = self._method(probe, result, data), dict(record.methods.get(probe, {}))
-        different = sorted(k for k in {*mine, *theirs} if mine.get(k) != theirs.get(k))
-        if different:
-            changes = ", ".join(f"{k} {theirs.get(k)} -> {mine.get(k)}" for k in different)
-            raise UsageError(
-                f"the baseline was measured by another method ({changes})",
-                hint="measure the same way, or make the baseline anew with --update-baseline",
-            )
+        baselines.check_method(record.methods.get(probe, {}), self._method(probe, result, data))
         part = _part_of(result)
         for id, rule in paired.items():
             old, new = record.values[id], np.asarray(result.per_sample().get(id, ()), dtype=np.float64)
@@ -321,7 +332,11 @@ class Gate:
             raise UsageError(
                 f"the baseline holds nothing about `{model}`", hint="add it with --update-baseline"
             )
-        if decoder.artifact and record.sha256 and record.sha256 == decoder.artifact.sha256:
+        mine = self._loaded(model)
+        theirs, ours = ({k: how.get(k) for k in baselines.LOADED} for how in (record.loading, mine))
+        baselines.check_method(theirs, ours)
+        same = record.latent_dim == decoder.latent_dim and mine == record.loading
+        if same and decoder.artifact and record.sha256 and record.sha256 == decoder.artifact.sha256:
             message = "this is the very artifact of the baseline: no regression is possible"
             findings.append(Finding(SAME_ARTIFACT, message))
         return record
@@ -366,6 +381,8 @@ def _method(result: Result, data: str | None, settings: Mapping[str, object]) ->
         path = settings.get(name)
         if isinstance(path, str) and os.path.isfile(path):
             method[f"file of {name}"] = journal.fingerprint(path)
+    if result.settings.get("part", "auto") != "auto":
+        method["part"] = result.settings["part"]
     return method
 
 
