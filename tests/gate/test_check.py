@@ -703,6 +703,32 @@ def test_init_writes_a_policy_that_the_models_pass(check: Any, folder: Path) -> 
     assert check("--config", "sub/mine.toml").code == 0
 
 
+def test_init_writes_how_models_are_loaded(check: Any) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    toml = (
+        'latents = 2\n[condition.label]\nonehot = 3\n[condition."the size"]\nnumber = 1.0\n[decoder]\n'
+        'layers = [{ concat = "label" }, { concat = "the size" }, { linear = "fc" }]\n'
+    )
+    Path("net 1.toml").write_text(toml)
+    save_file({"fc.weight": torch.randn(4, 6), "fc.bias": torch.zeros(4)}, "a.safetensors")
+    Path("vaeprobe.toml").unlink()
+    held = ("--condition", "label=2", "--condition", "the size=1.5", "--latent-dim", "2")
+    done = check("--init", "a.safetensors", "--blueprint", "net 1.toml", "--dtype", "float64", *held)
+    assert done.code == 0, done.err
+    assert re.search(r"\d rules for 1 model;", done.err)
+    # a policy says how models are loaded, but not of which network they are
+    assert "`vaeprobe check --blueprint 'net 1.toml' --dtype float64` holds them" in done.err
+    again = check("--blueprint", "net 1.toml", "--dtype", "float64", "--json")
+    assert again.code == 0
+    (model,) = again.document["models"]
+    assert "label = 2 of 3" in model["artifact"]["architecture"]
+    assert "1.5" in model["artifact"]["architecture"]
+    assert 'condition = { "label" = "2", "the size" = "1.5" }\n' in Path("vaeprobe.toml").read_text()
+    assert "latent-dim = 2\n" in Path("vaeprobe.toml").read_text()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
 @pytest.mark.parametrize(
     "options",

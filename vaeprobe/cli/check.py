@@ -7,6 +7,7 @@ import glob
 import itertools
 import math
 import os
+import shlex
 import sys
 import time
 import tomllib
@@ -445,19 +446,32 @@ def _init(
             )
             for target in track(_targets(models, Policy()), "measuring")
         }
+    keys = {name: name.replace("_", "-") for name in loaded}
+    kept = {keys[n]: v for n, v in loaded.items() if v is not None and keys[n] in policy_file.LOADING}
+    if "condition" in kept:
+        kept["condition"] = options.conditions(kept["condition"])
     text = first_policy.text(
         measured,
         models=[_relative(Path(m), path.parent) for m in models],
         samples=samples,
         data=None if data is None else _relative(Path(data), path.parent),
         baseline=None if baseline is None else _relative(baseline, path.parent),
+        loading=kept,
     )
     rules = policy_file.parse(tomllib.loads(text)).rules
     current().meet()
     output.write_text(path, text)
-    again = "vaeprobe check" + ("" if path.name == policy_file.POLICY_FILE else f" --config {path}")
-    print(f"{len(rules)} rules for {len(measured)} models; `{clean(again)}` holds them", file=sys.stderr)
+    again = ["vaeprobe", "check", *([] if path.name == policy_file.POLICY_FILE else ["--config", str(path)])]
+    # the rest of how they were loaded, which a policy cannot say
+    defaults = {name: default for name, (_, default) in loading.LOADING.items()}
+    again += loading.words({n: v for n, v in loaded.items() if keys[n] not in policy_file.LOADING}, defaults)
+    counts = f"{_counted(len(rules), 'rule')} for {_counted(len(measured), 'model')}"
+    print(f"{counts}; `{clean(shlex.join(again))}` holds them", file=sys.stderr)
     return 0
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _update(gate: Gate, targets: Sequence[str], path: Path, progress: bool) -> int:

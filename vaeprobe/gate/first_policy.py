@@ -42,6 +42,7 @@ def text(
     samples: int,
     data: str | None = None,
     baseline: str | None = None,
+    loading: Mapping[str, object] | None = None,
 ) -> str:
     """Return a policy that these models pass, as TOML.
 
@@ -50,6 +51,7 @@ def text(
         models: paths or globs, as the policy is to name them.
         samples: how many were drawn.
         data, baseline: paths, as the policy is to name them.
+        loading: how they were loaded: values by the policy's keys, a table for `condition`.
     """
     lines = [
         "# written by `vaeprobe check --init` from the models as they are: tighten what matters to you",
@@ -60,6 +62,7 @@ def text(
     ]
     lines += [f"data = {_quoted(data)}"] if data is not None else []
     lines += [f"baseline = {_quoted(baseline)}"] if baseline is not None else []
+    lines += [f"{key} = {_written(value)}" for key, value in (loading or {}).items()]
     rules: list[str] = []
     off: dict[str, list[str]] = {}
     for probe, ids in (PROBES | PROBES_OF_DATA).items():
@@ -116,6 +119,13 @@ def _outward(x: float, *, up: bool) -> float:
         return 0.0
     step = 10.0 ** (math.floor(math.log10(abs(x))) - 1)
     return (math.ceil(x / step) if up else math.floor(x / step)) * step
+
+
+def _written(value: object) -> str:
+    """Return a number, a text or a table of them as TOML writes it."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_quoted(name)} = {_written(v)}' for name, v in value.items())} }}"
+    return str(value) if isinstance(value, int) else _quoted(str(value))
 
 
 def _quoted(text: str) -> str:
