@@ -377,6 +377,24 @@ def test_an_update_keeps_other_models(check: Any) -> None:
     assert set(json.loads(Path("base.json").read_text())["models"]) == {"good.npy", "bad.npy"}
 
 
+def test_an_update_tries_every_model_and_tells_all_that_fail(check: Any, loaded: list[str]) -> None:
+    policy(REGRESSION)
+    Path("damaged.npy").write_bytes(b"\x93NUMPY\x01\x00 and no more")
+    done = check("none.npy", "bad.npy", "damaged.npy", "good.npy", "--update-baseline")
+    assert done.code == 5
+    assert loaded == ["none.npy", "bad.npy", "damaged.npy", "good.npy"]
+    assert "no baseline was written, for 2 of 4 models cannot be measured: `none.npy`: " in done.err
+    assert "; `damaged.npy`: " in done.err
+    assert not Path("vaeprobe-baseline.json").exists()
+    policy(REGRESSION + '"compare.mcc" = 0.9\n')  # which needs data
+    done = check("bad.npy", "none.npy", "--update-baseline")
+    assert done.code == 5, "a damaged file comes before a mistake"
+    assert "`bad.npy`: a rule on agreement with the baseline needs data" in done.err
+    alone = check("none.npy", "--update-baseline")
+    assert alone.code == 5
+    assert "no baseline was written" not in alone.err
+
+
 def test_what_a_baseline_cannot_answer(check: Any) -> None:
     policy(REGRESSION)
     done = check("bad.npy")

@@ -27,12 +27,12 @@ from vaeprobe.budget import within
 from vaeprobe.cli import carried, loading, options, output, streams
 from vaeprobe.cli.output import Document
 from vaeprobe.cli.running import bytes_of
-from vaeprobe.errors import ResourceError, UsageError, did_you_mean
+from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.files import limits
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import journal, policy_file
 from vaeprobe.gate.formats import FORMATS
-from vaeprobe.gate.outcome import GateReport, ModelReport
+from vaeprobe.gate.outcome import GateReport, ModelReport, worst_code
 from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import Gate, failure_of
@@ -475,19 +475,46 @@ def _counted(count: int, what: str) -> str:
 
 
 def _update(gate: Gate, targets: Sequence[str], path: Path, progress: bool) -> int:
-    """Write the records of the models into a baseline, keeping those of other models."""
+    """Write the records of the models into a baseline, keeping those of other models.
+
+    Raises:
+        VaeprobeError: a model cannot be measured; nothing is written then, and all of them are told.
+    """
     from vaeprobe.progress import track
 
     records = baselines.read(path) if path.is_file() else {}
+    failed: dict[str, VaeprobeError] = {}
     with output.progress_bar(progress):
         for target in track(targets, "measuring the baseline"):
-            record = gate.record(target, _load(gate, target))
-            records[_relative(Path(target), path.parent)] = record
+            try:
+                record = gate.record(target, _load(gate, target))
+            except VaeprobeError as error:
+                failed[target] = error
+            else:
+                records[_relative(Path(target), path.parent)] = record
+    if failed:
+        raise _unmeasured(failed, len(targets))
     text = baselines.text(records)
     current().meet()
     writing.write_text(path, text)
     streams.say(f"baseline {clean(path)}: {len(targets)} measured, {len(records)} in all")
     return 0
+
+
+def _unmeasured(failed: Mapping[str, VaeprobeError], count: int) -> VaeprobeError:
+    """Return one error for those of the models of a baseline that cannot be measured: of the kind of the worst."""
+    worst_exit = worst_code(error.exit_code for error in failed.values())
+    worst = next(error for error in failed.values() if error.exit_code == worst_exit)
+    if count == 1:
+        return worst
+    each = "; ".join(
+        f"`{model}`: {error.message}" + (f" ({error.hint})" if error.hint else "")
+        for model, error in failed.items()
+    )
+    return type(worst)(
+        f"no baseline was written, for {len(failed)} of {_counted(count, 'model')} cannot be measured: {each}",
+        hint="mend them, or leave them out",
+    )
 
 
 # -- writing ----------------------------------------------------------------------------------------
