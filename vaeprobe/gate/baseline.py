@@ -35,7 +35,7 @@ METHOD = (
 )  # fmt: skip
 # options of loading that say what of a file is measured, and those that say which network it holds: a new model may have
 # another network
-LOADED = ("condition", "output_name", "weights", "key", "submodule", "latent_size")
+LOADED = ("condition", "output_name", "weights", "key", "submodule", "latent_size", "class_axis")
 NETWORK = ("blueprint", "arch", "arch_args")
 FILES = ("latents", "dispersion")
 """Those that may name a file, whose bytes count."""
