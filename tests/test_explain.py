@@ -12,10 +12,12 @@ import pytest
 from torch.distributed.run import get_args_parser
 
 from vaeprobe import __version__, credit, errors, explain, findings
-from vaeprobe.cli import run
+from vaeprobe.cli import app, run
 from vaeprobe.errors import VaeprobeError
 from vaeprobe.explain import torchrun
 from vaeprobe.findings import FINDINGS
+from vaeprobe.likelihood_names import LIKELIHOODS
+from vaeprobe.probes import PROBES, question_class
 from vaeprobe.report import Finding
 
 PACKAGE = Path(errors.__file__).parent
@@ -198,3 +200,45 @@ def test_its_command_for_one_machine_is_one_that_torchrun_reads() -> None:
     read = get_args_parser().parse_args(line.split()[1:])
     assert read.standalone
     assert read.training_script_args == ["orthogonality", "MODEL"]
+
+
+def test_every_command_says_what_it_is_for_and_where_its_help_is(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (*app.QUESTIONS, *app.COMMANDS):
+        assert run(["explain", name]) == 0
+        page = capsys.readouterr().out
+        assert run([name, "--help"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        first = page.partition("`vaeprobe")[0].split()[2:]
+        assert " ".join(first) in said
+        assert f"`vaeprobe {name} --help`" in page
+        assert max(map(len, page.splitlines())) <= 80
+    assert run(["explain", "factorize"]) == 0
+    assert "factorise.gap" in capsys.readouterr().out
+
+
+def test_every_verdict_has_a_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in PROBES:
+        assert run(["explain", f"{name}.verdict"]) == 0
+        page = capsys.readouterr().out
+        for word, meaning in question_class(name).VERDICTS.items():
+            assert word in page
+            assert "".join(meaning.split()) in "".join(page.split())
+        assert max(map(len, page.splitlines())) <= 80
+
+
+def test_every_likelihood_says_what_it_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["explain", "likelihood"]) == 0
+    listed = capsys.readouterr().out
+    for name in LIKELIHOODS:
+        assert name in listed
+        assert run(["explain", name]) == 0
+        page = capsys.readouterr().out
+        assert page.startswith(f"{name}: a likelihood\n\n  x ")
+        assert "outputs\n" in page
+        assert max(map(len, page.splitlines())) <= 80
+    assert run(["explain", "categorical"]) == 0
+    page = capsys.readouterr().out
+    assert "Outputs have shape (n, K, ...)" in page
+    assert "Parameters: classes: K, at least 2." in page
+    assert run(["explain", "categorial"]) == 2
+    assert "did you mean `categorical`" in capsys.readouterr().err

@@ -73,7 +73,7 @@ class Reach(Probe):
 
     NAME = "reach"
     METRICS = METRICS
-    VERDICTS = ("far", "near")
+    VERDICTS = {"far": "it reaches far", "near": "it does not"}
 
     far: float = option(1.0, help="From where on it is far.", min=0)
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from vaeprobe.errors import ERRORS
 from vaeprobe.findings import FINDINGS
+from vaeprobe.likelihood_names import LIKELIHOODS
 from vaeprobe.probes import PROBES
 from vaeprobe.report import MetricSpec
+
+if TYPE_CHECKING:
+    from vaeprobe.probes.base import Question
 
 
 def codes() -> dict[str, tuple[str, str]]:
@@ -40,6 +49,92 @@ def of_metric(spec: MetricSpec) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def of_command(name: str, help: str) -> str:
+    """Return what a command is for: the first paragraph of its help."""
+    words = help.split("\n\n", 1)[0]
+    return f"vaeprobe {name}\n{_wrap(words)}\n  `vaeprobe {name} --help` lists its options, with examples\n"
+
+
+def of_verdicts(id: str, cls: type[Question]) -> str:
+    """Return what each verdict of a probe means.
+
+    Args:
+        id: what rules call its verdict.
+    """
+    more = sorted(cls.OPEN_VERDICTS & cls.VERDICTS.keys())
+    lines = [
+        f"{id}: the verdicts of `vaeprobe {cls.NAME.replace('_', '-')}`",
+        "",
+        _columns([*cls.VERDICTS.items()]),
+        "",
+    ]
+    lines += (
+        [_wrap(f"More samples may turn {' and '.join(f'`{word}`' for word in more)} into another.")]
+        if more
+        else []
+    )
+    rule = shlex.quote(f"{id}={next(iter(cls.VERDICTS))}")
+    words = _wrap(f"A rule names those that pass: `vaeprobe check MODEL --rule {rule}`.")
+    return "\n".join([*lines, words]) + "\n"
+
+
+def likelihoods() -> str:
+    """Return what a likelihood is asked for, and the list of them."""
+    from vaeprobe.likelihoods import Likelihood, classes
+    from vaeprobe.probes.base import Probe
+    from vaeprobe.probes.settings import option_of
+
+    option = next(option_of(f) for f in fields(Probe) if f.name == "likelihood")
+    rows = [(name, _paragraphs(cls)[0]) for name, cls in classes().items()]
+    what = _paragraphs(Likelihood)
+    parts = [
+        f"likelihood: {what[0]}",
+        f"--likelihood NAME\n{_wrap(option.help)}",
+        _columns(rows),
+        _wrap(what[2]),
+        _wrap("`vaeprobe explain NAME` says more of each."),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def of_likelihood(name: str) -> str:
+    """Return what a likelihood models, what its outputs are, and its parameters."""
+    from vaeprobe.likelihoods import classes
+
+    cls = classes()[name]
+    first, *rest = (words.replace("Attributes:", "Parameters:") for words in _paragraphs(cls))
+    low, high = cls.domain
+    means = (
+        f"Means lie in {'(' if math.isinf(low) else '['}{low:g}, {high:g}{')' if math.isinf(high) else ']'}"
+    )
+    if cls.mean_is_natural:
+        natural = "they are the natural parameters themselves"
+    elif cls.activation:
+        natural = f"`{cls.activation}` makes them of natural parameters"
+    else:
+        natural = "no one layer makes them of natural parameters"
+    parts = [
+        f"{name}: a likelihood",
+        _wrap(first),
+        *map(_wrap, rest),
+        f"outputs\n{_wrap(f'{means}; {natural}.')}",
+    ]
+    if cls.outputs:
+        parts.append(
+            _wrap(f"A network may return them apart, as {' and '.join(f'`{o}`' for o in cls.outputs)}.")
+        )
+    if cls.aliases:
+        parts.append(
+            _wrap(f"In files and in Python it is called {', '.join(f'`{a}`' for a in cls.aliases)} too.")
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _paragraphs(cls: type) -> list[str]:
+    """Return the paragraphs of a class's docstring, each as one line."""
+    return [" ".join(part.split()) for part in inspect.cleandoc(cls.__doc__ or "").split("\n\n")]
+
+
 def of_probe(name: str, specs: Mapping[str, MetricSpec]) -> str:
     """Return what the numbers of a command mean, the first sentence of each."""
     lines = [f"{s.id}: {s.title}\n{_wrap(_sentence(s.meaning))}" for s in specs.values()]
@@ -68,6 +163,9 @@ def index(specs: Mapping[str, MetricSpec]) -> str:
     ]
     topics = [
         f"  {'budget'.ljust(width)}  --time, --resume, --part, and what long runs say first",
+        f"  {'COMMAND'.ljust(width)}  what a command of `vaeprobe --help` is for, and its numbers",
+        f"  {'PROBE.verdict'.ljust(width)}  what the verdicts of {', '.join(PROBES)} mean",
+        f"  {'likelihood'.ljust(width)}  what --likelihood takes: {', '.join(LIKELIHOODS)}",
         f"  {'policy'.ljust(width)}  keys, precedence and exit codes of `vaeprobe check`",
         f"  {'torchrun'.ljust(width)}  several processes or machines; Slurm and Kubernetes",
     ]

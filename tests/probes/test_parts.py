@@ -343,7 +343,7 @@ def test_the_verdict_of_a_part_is_that_of_all_where_nothing_else_can_be(
 
     straight = torch.eye(5, dtype=torch.float64)
     oblique = straight + 0.2
-    assert outcomes(straight, "orthogonality.verdict", ("orthogonal",), Orthogonality.VERDICTS) == [
+    assert outcomes(straight, "orthogonality.verdict", ("orthogonal",), tuple(Orthogonality.VERDICTS)) == [
         "inconclusive",
         "pass",
     ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -14,7 +16,8 @@ def explain(
     name: Annotated[
         str | None,
         typer.Argument(
-            help="A command, metric id, finding code, error code, `budget`, `policy` or `torchrun`; none lists all.",
+            help="A command, metric, verdict (PROBE.verdict), likelihood, finding, error, `budget`, `policy` or `torchrun`; "
+            "none lists all.",
             show_default=False,
         ),
     ] = None,
@@ -27,7 +30,7 @@ def explain(
         ),
     ] = False,
 ) -> None:
-    """What a metric, finding or error code means: formula, source, range, how it misleads, what to do.
+    """What a metric, verdict, finding or error code means: formula, source, range, how it misleads, what to do.
 
     Examples:
         vaeprobe explain
@@ -36,7 +39,10 @@ def explain(
         vaeprobe explain --bibtex > vaeprobe.bib
     """
     from vaeprobe import explain as pages
+    from vaeprobe.cli import app
     from vaeprobe.comparison.metrics import SPECS as COMPARED
+    from vaeprobe.gate.policy import VERDICT
+    from vaeprobe.likelihood_names import LIKELIHOODS
     from vaeprobe.probes import PROBES, metric_specs, question_class
     from vaeprobe.report import specs_by_id
     from vaeprobe.selftest import METRICS as SELFTEST
@@ -59,10 +65,12 @@ def explain(
     if name is None:
         sys.stdout.write(pages.index(specs))
         return
-    topics = {
+    topics: dict[str, Callable[[], str]] = {
         "policy": pages.policy,
         "torchrun": pages.torchrun,
         **dict.fromkeys(pages.BUDGETS, pages.budget),
+        "likelihood": pages.likelihoods,
+        **{likelihood: partial(pages.of_likelihood, likelihood) for likelihood in LIKELIHOODS},
     }
     if name in topics:
         sys.stdout.write(topics[name]())
@@ -72,16 +80,24 @@ def explain(
         "traverse": tuple(TRAVERSED.values()),
     }
     probes = {probe.replace("_", "-"): probe for probe in PROBES}
-    if name in (*probes, *others):
-        own = others[name] if name in others else question_class(probes[name]).METRICS
-        sys.stdout.write(pages.of_probe(name, specs_by_id(own)))
+    commands = (*probes, *app.COMMANDS, *app.ALIASES)
+    if name in commands:
+        command = app.ALIASES.get(name, name)
+        sys.stdout.write(pages.of_command(command, str(app.built(command).help)))
+        if command in (*probes, *others):
+            own = others[command] if command in others else question_class(probes[command]).METRICS
+            sys.stdout.write("\n" + pages.of_probe(command, specs_by_id(own)))
         return
     if name in specs:
         sys.stdout.write(pages.of_metric(specs[name]))
         return
+    verdicts = {f"{probe}.{VERDICT}": probe for probe in PROBES}
+    if name in verdicts:
+        sys.stdout.write(pages.of_verdicts(name, question_class(verdicts[name])))
+        return
     codes = pages.codes()
     if name not in codes:
-        known = [*topics, *probes, *others, *specs, *codes]
+        known = [*topics, *commands, *specs, *verdicts, *codes]
         raise UsageError(
             f"nothing is called `{name}`",
             hint=did_you_mean(name, known) or "`vaeprobe explain` lists everything",

@@ -15,7 +15,11 @@ from vaeprobe.likelihoods.likelihood import Likelihood, LikelihoodSettings, Para
 
 @dataclass(frozen=True)
 class Gaussian(Likelihood):
-    """x ~ N(output, sigma2 I); its parameter is always the mean, and A^2 = 1/sigma2."""
+    """x ~ N(output, sigma2 I); its parameter is always the mean, and A^2 = 1/sigma2.
+
+    Attributes:
+        sigma2: variance of every output.
+    """
 
     name = "gaussian"
     aliases = ("normal", "mse")

@@ -83,8 +83,8 @@ class Question(ABC):
 
     NAME: ClassVar[str]
     METRICS: ClassVar[tuple[MetricSpec, ...]] = ()
-    # the words that its results may have for a verdict; rules name them
-    VERDICTS: ClassVar[tuple[str, ...]] = ()
+    # the words that its results may have for a verdict, and what each means; rules name them
+    VERDICTS: ClassVar[Mapping[str, str]] = {}
     # verdicts that more samples may turn into another
     OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset()
     # setting -> (its cheapest value, the metrics that depend on it): the gate pays only for what a rule reads

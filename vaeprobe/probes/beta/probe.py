@@ -132,13 +132,13 @@ class Beta(EncoderProbe):
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
     # more rows may test it
     OPEN_VERDICTS: ClassVar[frozenset[str]] = frozenset({"untested"})
-    VERDICTS: ClassVar[tuple[str, ...]] = (
-        "consistent",
-        "inconsistent",
-        "untested",
-        "collapsed",
-        "mismatched",
-    )
+    VERDICTS: ClassVar[Mapping[str, str]] = {
+        "consistent": "one beta explains latents, means and rows as far as they were tested",
+        "inconsistent": "they contradict each other, or the estimate is below 0: at the optimum of no beta-ELBO",
+        "untested": "nothing on these rows could contradict the estimate, or the curvature is not known",
+        "collapsed": "all posteriors equal the prior: beta cannot be told",
+        "mismatched": "the encoder's outputs are laid out otherwise, or the codes reconstruct no better than the mean",
+    }
 
     beta: float | None = option(
         None,

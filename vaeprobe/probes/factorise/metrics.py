@@ -7,13 +7,23 @@ from vaeprobe.report import MetricSpec, specs_by_id
 
 PAPER = "Allen (2024), arXiv:2410.22559v1"
 
+VERDICTS = {
+    "linear": "J constant and no jumps",
+    "independent": "C1 (orthogonal columns) and C2 (the length of each depends on its own latent alone)",
+    "dependent": "C1 without C2",
+    "rotated": "C1 after one rotation of the latent space",
+    "curved": "M, curved C2 and twist are 0",
+    "entangled": "none of these",
+    "undetermined": "the latents drawn leave a test open that decides",
+    "undefined": "there is nothing to test: the summary says why",
+}
+
 METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         id="factorise.verdict",
         title="verdict",
-        range="linear, independent, dependent, rotated, curved, entangled, undetermined, undefined",
-        formula="linear: J constant and no jumps; independent: C1 and C2; dependent: C1 without C2; rotated: C1 after one "
-        "rotation of the latent space; curved: M, curved C2 and twist are 0; entangled: none of these; undetermined: the latents drawn leave a test open that decides",
+        range=", ".join(VERDICTS),
+        formula="; ".join(f"{word}: {meaning}" for word, meaning in VERDICTS.items()),
         source=f"{PAPER}, Theorems 1 and 2 and Section 4.1.3; C2 is needed and missing from Theorem 2",
         meaning="What kind of factorisation the density has, exactly, within the margin. Trained decoders are "
         "rarely anything but entangled in this sense: read the effect sizes beside it.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ OF_LENGTHS: dict[str, OfAll] = {
 }
 
 
-def verdicts_of_all(e: Evidence, verdicts: Sequence[str]) -> tuple[str, ...]:
+def verdicts_of_all(e: Evidence, verdicts: Iterable[str]) -> tuple[str, ...]:
     """Return the verdicts that all latents may have where these are some of them: what a part decides against is."""
     against: set[str] = set()
     if not e.undefined and e.gap and e.variation and e.spread:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from vaeprobe.errors import ResourceError
 from vaeprobe.probes.base import Probe, option
 from vaeprobe.probes.factorise import numbers, pictures, words
-from vaeprobe.probes.factorise.metrics import METRICS
+from vaeprobe.probes.factorise.metrics import METRICS, VERDICTS
 from vaeprobe.probes.factorise.numbers import latent_names
 from vaeprobe.report import Json, MetricSpec, Section
 from vaeprobe.result import Measured, Result
@@ -130,16 +130,7 @@ class Factorise(Probe):
 
     NAME: ClassVar[str] = "factorise"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
-    VERDICTS: ClassVar[tuple[str, ...]] = (
-        "linear",
-        "independent",
-        "dependent",
-        "rotated",
-        "curved",
-        "entangled",
-        "undetermined",
-        "undefined",
-    )
+    VERDICTS: ClassVar[Mapping[str, str]] = VERDICTS
     PER_SAMPLE: ClassVar[frozenset[str]] = frozenset({"factorise.gap"})
     SAVINGS: ClassVar[Mapping[str, tuple[object, frozenset[str]]]] = {
         "sheets": (0, frozenset({"factorise.sheets", "factorise.true_gap"})),

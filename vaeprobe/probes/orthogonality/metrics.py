@@ -8,17 +8,17 @@ from vaeprobe.report import Metric, MetricSpec, specs_by_id
 
 PAPER = "Allen (2024), arXiv:2410.22559v1"
 
-VERDICTS = (
-    "orthogonal",
-    "conformal",
-    "rotated",
-    "aligned",
-    "partly rotated",
-    "entangled",
-    "unaligned",
-    "undecided",
-    "undefined",
-)
+VERDICTS = {
+    "orthogonal": "the Jacobian's columns are orthogonal along the latent axes",
+    "conformal": "they are orthogonal in every basis: the axes are not special",
+    "rotated": "they are not orthogonal along the axes, but one rotation of the latent space makes them so",
+    "aligned": "the axes are more orthogonal than chance, not perfectly so",
+    "partly rotated": "the axes are hardly more orthogonal than random ones, those of a rotation are",
+    "entangled": "the axes are hardly more orthogonal than random ones, and no rotation repairs it",
+    "unaligned": "the axes are hardly more orthogonal than random ones; a rotation was not searched for, or J is rank-deficient",
+    "undecided": "samples, rotations or precision leave it open: the summary says which",
+    "undefined": "there are no angles: the summary says why",
+}
 
 METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(

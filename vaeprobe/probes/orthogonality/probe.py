@@ -242,7 +242,7 @@ class Orthogonality(Probe):
 
     NAME: ClassVar[str] = "orthogonality"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
-    VERDICTS: ClassVar[tuple[str, ...]] = VERDICTS
+    VERDICTS: ClassVar[Mapping[str, str]] = VERDICTS
     PER_SAMPLE: ClassVar[frozenset[str]] = frozenset(
         f"orthogonality.{m}"
         for m in (
@@ -433,7 +433,7 @@ class Orthogonality(Probe):
             metrics=metrics,
             verdict=word,
             # the channels of a site are drawn anew at each latent
-            verdict_of_all=None if reading.share_drawn == 1 else VERDICTS,
+            verdict_of_all=None if reading.share_drawn == 1 else tuple(VERDICTS),
             summary=summary + reading.whole.sentence,
             findings=(*decoder.notes, *fits, *words.findings(reading, asked, metrics)),
             settings=self.settings(decoder)

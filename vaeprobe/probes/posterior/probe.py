@@ -176,7 +176,12 @@ class Posterior(EncoderProbe):
 
     NAME: ClassVar[str] = "posterior"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
-    VERDICTS: ClassVar[tuple[str, ...]] = ("aligned", "not aligned", "undecided", "mismatched")
+    VERDICTS: ClassVar[Mapping[str, str]] = {
+        "aligned": "averaged over each posterior, the likelihood's Hessian is diagonal beyond chance",
+        "not aligned": "it is no more diagonal than in a random basis",
+        "undecided": "whether it is diagonal cannot be decided",
+        "mismatched": "the encoder's outputs are probably laid out otherwise: nothing here is to be trusted",
+    }
     PER_SAMPLE: ClassVar[frozenset[str]] = frozenset({"elbo.value", "elbo.objective", "elbo.reconstruction"})
 
     beta: float | None = option(

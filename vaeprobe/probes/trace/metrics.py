@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from vaeprobe.report import MetricSpec, specs_by_id
 
-VERDICTS = (
-    "axis-parallel",
-    "straight",
-    "nearly straight",
-    "curved",
-    "undecided",
-    "undetermined",
-    "undefined",
-)
+VERDICTS = {
+    "axis-parallel": "the seams are straight and run along the latent axes",
+    "straight": "they are straight, and oblique to the axes, or it is open whether they run along them",
+    "nearly straight": "they bend a little",
+    "curved": "they are curved",
+    "undecided": "the starts, or the time given, leave open whether they are straight",
+    "undetermined": "singular values are tied along them: the decoder distinguishes no directions there",
+    "undefined": "no seam could be traced: the summary says why",
+}
 
 SOURCE = "Allen (2024), arXiv:2410.22559v1, Section 4.1.3 and footnote 5"
 

@@ -404,7 +404,7 @@ class Trace(Probe):
         return TraceResult(
             metrics=metrics,
             verdict=verdict,
-            verdict_of_all=None if part is None else VERDICTS,
+            verdict_of_all=None if part is None else tuple(VERDICTS),
             summary=summary,
             findings=(
                 *decoder.notes,

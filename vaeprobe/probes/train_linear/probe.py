@@ -116,7 +116,7 @@ class TrainLinear(Question):
 
     NAME: ClassVar[str] = "train_linear"
     METRICS: ClassVar[tuple[MetricSpec, ...]] = METRICS
-    VERDICTS: ClassVar[tuple[str, ...]] = words.VERDICTS
+    VERDICTS: ClassVar[Mapping[str, str]] = words.VERDICTS
 
     latent_dim: int | Literal["auto"] = option(
         "auto", help="Number of latents, or auto.", metavar="N|auto", panel=MODEL

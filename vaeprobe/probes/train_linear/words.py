@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from vaeprobe.data import Data, NonfiniteRowsError
     from vaeprobe.probes.train_linear.numbers import LinearFit
 
-VERDICTS = (
-    "closed form",
-    "optimum on the axes",
-    "optimum, rotated",
-    "optimum, tied block",
-    "not converged",
-    "collapsed",
-    "EM on the observed values",
-    "EM not converged",
-)
+VERDICTS = {
+    "closed form": "no method was trained beside the closed form",
+    "optimum on the axes": "a method reached the optimum, with its columns along the principal axes",
+    "optimum, rotated": "it reached the optimum in another basis: its objective leaves the rotation free",
+    "optimum, tied block": "it reached the optimum, but for a rotation between eigenvalues that are nearly equal",
+    "not converged": "it ended short of the optimum: a saddle, too few steps, or no time",
+    "collapsed": "no latent is active at the optimum",
+    "EM on the observed values": "values are missing, and EM converged on those that are there",
+    "EM not converged": "values are missing, and EM did not converge",
+}
 
 
 def verdict(fit: LinearFit) -> str:
