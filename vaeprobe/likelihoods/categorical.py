@@ -24,7 +24,7 @@ from vaeprobe.likelihoods.likelihood import (
 class Categorical(Likelihood):
     """x is one of K classes at each position, theta = log p + const, A^2 = diag(p) - p p^T per position.
 
-    Outputs have shape (n, K, ...), or (n, ..., K, ...) where the classes run along another axis, flattened to (n, m).  On logits
+    Outputs have shape (n, K, ...), or (n, ..., K, ...) where the classes run along another axis (--class-axis), flattened to (n, m).  On logits
     C = 1 - 1 p^T centres a tangent and W = p; on probabilities, whose tangents sum to zero over the classes, C = 1 and W = 1/p.
 
     Attributes:
