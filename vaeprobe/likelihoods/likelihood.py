@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
+from vaeprobe.likelihood_names import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +72,7 @@ class Likelihood(ABC):
     @property
     def words(self) -> str:
         """What to call it in a sentence, with its settings."""
-        return self.name.capitalize()
+        return in_words(self.name)
 
     @property
     def free_variance(self) -> float | None:
@@ -114,7 +115,7 @@ class Likelihood(ABC):
         top = "inf)" if self.domain[1] == math.inf else f"{self.domain[1]:g}]"
         return (
             f"the outputs run from {low:.3g} to {high:.3g}: "
-            f"the means of a {self.name.capitalize()} likelihood lie in [{self.domain[0]:g}, {top}"
+            f"the means of a {in_words(self.name)} likelihood lie in [{self.domain[0]:g}, {top}"
         )
 
     # -- data --------------------------------------------------------------------------------------

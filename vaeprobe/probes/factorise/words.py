@@ -22,6 +22,7 @@ from vaeprobe.findings import (
     TIME_LIMIT,
     UNDECIDED,
 )
+from vaeprobe.likelihood_names import in_words
 from vaeprobe.probes.factorise.numbers import latent_names, short
 from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding
@@ -69,7 +70,7 @@ def _summary(e: Evidence, likelihood: str | None, seams: str = "the given axes a
     active, k = len(e.active), len(e.continuous)
     count = "" if active == k else f"{active} of {k} {e.axes} are active. "
     if likelihood is not None:
-        count = f"{count}Measured in the metric of a {likelihood} likelihood. "
+        count = f"{count}Measured in the metric of a {in_words(likelihood)} likelihood. "
     lengths = _lengths(e.spread, _worst(e))
     locally, tail = _locally(e), _over_sheets(e)
     jumps = " It jumps between latents, and what is said holds apart from the jumps." if e.jumps else ""

@@ -26,6 +26,7 @@ from vaeprobe.geometry import gram
 from vaeprobe.geometry.decisions import rule_of_three, unseen
 from vaeprobe.geometry.rotations import rotate
 from vaeprobe.intervals import mean_interval
+from vaeprobe.likelihood_names import in_words
 from vaeprobe.probes.parts import SOME, cost_of_all
 from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric
@@ -102,7 +103,7 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         )
     A, p = number("alignment"), number("alignment_p")
     A_low, A_high = interval("alignment")
-    metric = f" in the {reading.likelihood} metric" if reading.likelihood else ""
+    metric = f" in the {in_words(reading.likelihood)} metric" if reading.likelihood else ""
     more = f" or more ({reading.left_out})" if reading.left_out else ""
     evidence = (
         f"ima contrast {nats(c)}{more}{metric} against {nats(null)} under random rotations of the latent space "
