@@ -351,7 +351,7 @@ def test_a_likelihood_is_one_file_and_what_it_does_not_say_is_unknown(tmp_path: 
     assert "sigma" not in meaning + summary + other  # it has no variance that beta could be told from
     assert reason == "not derived for this likelihood"
     assert "exponential likelihood" in summary
-    assert "Exponential likelihood" in other
+    assert "exponential likelihood" in other
     listed = subprocess.run([sys.executable, "-m", "vaeprobe", "beta", "--help"], capture_output=True, text=True,
                             cwd=tmp_path, env={**os.environ, "COLUMNS": "200"}, check=True)  # fmt: skip
     assert "exponential" in listed.stdout
