@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
-from torch import Tensor
+from torch import Tensor, nn
 
 import vaeprobe
 from vaeprobe.cli import run
@@ -199,6 +199,15 @@ def test_mistakes_are_named() -> None:
         vaeprobe.compare([base, base], data=x, factors=torch.zeros(N))
     with pytest.raises(UsageError, match="no column of this comparison is called `alingment`"):
         vaeprobe.compare([base, base], samples=16, sort="alingment")
+
+
+def test_which_axis_of_logits_was_taken_for_the_classes_is_said() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(D, 30), nn.Unflatten(1, (6, 5)))
+    plain = Decoder(network, D, likelihood="categorical", parameter="natural", dtype=torch.float64)
+    for decoder, warned in ((plain, True), (replace(plain, class_axis=-1), False)):
+        found = vaeprobe.compare([decoder, decoder], samples=16, rotations=9)
+        assert [f.code for f in found.findings if f.code == "class-axis"] == ["class-axis"] * warned
 
 
 def test_what_can_be_no_column_is_refused_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:

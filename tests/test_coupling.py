@@ -288,6 +288,38 @@ def test_what_mixes_rows_in_reverse_mode_alone_is_refused() -> None:
         Decoder(Mean.apply, LATENTS)
 
 
+def deep(gain: float, layers: int) -> nn.Sequential:
+    torch.manual_seed(0)
+    parts: list[nn.Module] = []
+    for k in range(layers):
+        parts += [nn.Linear(32 if k else LATENTS, 32), nn.Tanh()]
+    network = nn.Sequential(*parts, nn.Linear(32, OUTPUTS))
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(gain)
+    return network.eval()
+
+
+class Leaky(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor) -> Tensor:
+        y: Tensor = self.network(z + 1e-3 * z.mean(0))
+        return y
+
+
+@pytest.mark.parametrize(("gain", "layers"), [(3.0, 20), (4.0, 14), (6.0, 10), (1.0, 2)])
+def test_rounding_that_a_network_makes_much_of_is_told_from_rows_that_are_mixed(
+    gain: float, layers: int
+) -> None:
+    network, z = deep(gain, layers), latents(64).float()
+    assert jacobian(Decoder(network, LATENTS), z).shape == (64, OUTPUTS, LATENTS)
+    with pytest.raises(ContractError, match=r"mixes the rows|finite differences"):
+        jacobian(Decoder(Leaky(network), LATENTS), z)
+
+
 BY_THE_BATCH: dict[str, Callable[[nn.Module, nn.Module, Tensor], Tensor]] = {
     "sum": lambda a, b, x: a(x) if x.sum() > 0 else b(x),
     "any": lambda a, b, x: a(x).tanh() if bool((x[:, 0] > 0).any()) else b(x).tanh(),

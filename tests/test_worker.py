@@ -120,7 +120,9 @@ def in_worker(code: str, before: str = "", arguments: Sequence[str] = ()) -> sub
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        ("    os._exit(3)", "3"),
+        ("    return 3", "3"),
+        ("    os._exit(0)", "6 .*made native code end the process (exit 0)"),
+        ("    os._exit(3)", "6 .*made native code end the process (exit 3)"),
         ("    os.kill(os.getpid(), signal.SIGSEGV)", "6 .*crash.*SIGSEGV"),
         (
             "    limits.note_reading('`b.pt`')\n    os.kill(os.getpid(), signal.SIGABRT)",

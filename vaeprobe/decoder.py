@@ -462,7 +462,7 @@ class Decoder:
             if not self.large:
                 z = self._probe_rows(contract.ROWS)
                 y = contract.again(self, z).reshape(-1, *y.shape[1:])
-            contract.check_rows(self, z, y, precision, self.function, alone)
+            contract.check_rows(self, z, y, precision, self.function, alone, self.in_double)
         if self.artifact is not None:
             self._set("artifact", replace(self.artifact, maps=self.shapes))
         mode, why = check_derivatives(

@@ -300,6 +300,17 @@ def test_buffers_whose_numbers_share_memory_are_filled(tmp_path: Path, arch: Cal
         torch.testing.assert_close(decoder(Z), network(Z.float()).to(decoder(Z).dtype))
 
 
+def test_complex_weights_that_are_no_numbers_are_counted(tmp_path: Path) -> None:
+    W = torch.ones(3, 2, dtype=torch.complex64)
+    for value, count in ((1.0, 0), (complex(1, float("nan")), 1), (complex(float("inf"), float("nan")), 2)):
+        W[1, 1] = value
+        (tmp_path / "w.pt").write_bytes(saved({"W": W.mT}))
+        found = vaeprobe.inspect(tmp_path / "w.pt").findings
+        assert [f"has {count} of 6" in f.message for f in found if f.code == "nonfinite-weights"] == [
+            True
+        ] * (count > 0)
+
+
 @pytest.mark.parametrize("dtype", [None, "float64"])
 def test_complex_weights_stay_complex(tmp_path: Path, arch: Callable[[str], str], dtype: str | None) -> None:
     torch.manual_seed(0)

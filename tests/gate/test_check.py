@@ -429,6 +429,8 @@ from vaeprobe.cli import loading, main
 whole = loading.load
 def load(path, **how):
     name, _, number = path.stem.partition("-")
+    if number == "0":
+        os._exit(0)
     if number:
         os.kill(os.getpid(), int(number))
     return whole(path, **how)
@@ -440,7 +442,7 @@ if __name__ == "__main__":
 
 def with_deadly_models(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a check in which `crash-11.npy` ends its process by signal 11."""
-    for name in ("crash-11.npy", "large-9.npy"):
+    for name in ("crash-11.npy", "large-9.npy", "exit-0.npy"):
         np.save(name, GOOD)
     Path("deadly.py").write_text(textwrap.dedent(DEADLY))
     command = [sys.executable, "deadly.py", "check", *map(str, arguments)]
@@ -477,6 +479,29 @@ def test_a_model_that_ends_its_process_costs_no_other_result(mixed: Any, options
     if "--resume" in options:  # what failed is tried again, what stands is not
         again = json.loads(with_deadly_models(*MIXED, "--json", *options).stdout)
         assert again["models"] == models
+
+
+def test_native_code_that_ends_the_process_is_no_pass() -> None:
+    done = with_deadly_models("good.npy", "exit-0.npy", "bad.npy", "--json")
+    assert [m["exit_code"] for m in json.loads(done.stdout)["models"]] == [0, 6, 1]
+    assert "`exit-0.npy` made native code end the process (exit 0)" in done.stdout
+    assert done.returncode == 6
+
+
+@pytest.mark.parametrize("limit", ["no room", "no folder"])
+def test_a_check_goes_on_where_nothing_can_be_carried(folder: Path, limit: str) -> None:
+    np.save("crash-11.npy", GOOD)
+    extra = {
+        "no room": "from vaeprobe.cli import carried\ncarried.os.write = lambda *a: (_ for _ in ()).throw(OSError(28, 'full'))\n",
+        "no folder": "import tempfile\ntempfile.tempdir = '/nowhere'\n",
+    }[limit]
+    Path("deadly.py").write_text(extra + textwrap.dedent(DEADLY))
+    for models, code in ((("good.npy", "bad.npy"), 1), (("good.npy", "crash-11.npy", "bad.npy"), 6)):
+        command = [sys.executable, "deadly.py", "check", *models, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+        assert json.loads(done.stdout)["exit_code"] == code
 
 
 def test_each_line_is_streamed_once_whatever_dies() -> None:
@@ -814,6 +839,32 @@ def test_files_that_settings_name_are_judged_by_what_they_hold(check: Any, loade
     np.save("z.npy", rng.standard_normal((64, 3)))
     check(*arguments)
     assert loaded == ["good.npy", "good.npy"]
+
+
+def test_files_named_as_words_and_links_that_lead_nowhere_are_none(check: Any, folder: Path) -> None:
+    policy(REGRESSION + '[orthogonality]\nlatents = "prior"\n')
+    (folder / "prior").write_bytes(b"1")
+    assert check("bad.npy", "--update-baseline", "--baseline", "base.json").code == 0
+    (folder / "prior").write_bytes(b"2")
+    assert check("bad.npy", "--baseline", "base.json").code == 0
+    (folder / "prior").unlink()
+    (folder / "prior").mkdir()
+    (folder / "prior" / "dangling").symlink_to("nowhere")
+    assert check("bad.npy", "--baseline", "base.json").code == 0
+    done = check(
+        "bad.npy",
+        "--rule",
+        f"{COSINE}=0.5",
+        "--data",
+        "prior",
+        "--config",
+        "vaeprobe.toml",
+        "--baseline",
+        "base.json",
+    )
+    assert done.code != 70
+    policy(POLICY + f'[orthogonality]\nlatents = "{"z" * 5000}"\n')
+    assert check("bad.npy").code in (2, 5)
 
 
 def test_a_baseline_at_other_latents_of_the_same_name_is_another_one(check: Any) -> None:

@@ -6,6 +6,7 @@ so that each inherits it: when the check began, which model it is at, each finis
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
@@ -40,9 +41,12 @@ class Carried:
 
 
 def open_file() -> None:
-    """Carry what is found from now on from each worker to the next; called by their guardian."""
+    """Carry what is found from now on from each worker to the next, where there is a place for it; called by their guardian."""
     global _file
-    _file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    try:
+        _file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+    except OSError:
+        return
     _write({"began": time.monotonic()})
 
 
@@ -65,8 +69,9 @@ def died(error: VaeprobeError) -> bool:
     if "at" not in last:
         return False
     failure = {"code": error.code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-    _write({"death": last["at"], "failure": failure})
-    return True
+    death = {"death": last["at"], "failure": failure}
+    _write(death)
+    return [*_lines()][-1:] == [death]  # else there is no room, and the next one would die of it too
 
 
 def found() -> Carried:
@@ -92,12 +97,16 @@ def _write(line: dict[str, Any]) -> None:
 
 
 def _append(line: str) -> None:
+    """Write a line, if there is room for it: a full disk ends the carrying, not the check."""
     if _file is not None:
-        os.lseek(_file.fileno(), 0, os.SEEK_END)
-        _file.write(line.encode())
+        with contextlib.suppress(OSError):
+            os.lseek(_file.fileno(), 0, os.SEEK_END)
+            os.write(_file.fileno(), line.encode())
 
 
 def _lines() -> Iterator[dict[str, Any]]:
     if _file is not None:
         text = os.pread(_file.fileno(), os.fstat(_file.fileno()).st_size, 0)
-        yield from map(json.loads, text.splitlines())
+        for line in text.splitlines():
+            with contextlib.suppress(ValueError):  # one for which there was no room
+                yield json.loads(line)

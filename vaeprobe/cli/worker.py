@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
+import mmap
 import os
 import re
 import signal
@@ -35,6 +36,9 @@ SAFE_SUFFIXES = {".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".html", ".
 # as pickles begin (those of protocol 0 are text, and begin with what puts something on their stack), or what no text holds
 BINARY = re.compile(rb"\A[\x80(\])}BCFGIJKLMNPSTUVXc]|[\x00-\x08\x0e-\x1f]")
 MOST_FILES = 1_000_000  # of a folder that are counted
+STOPPED = frozenset(streams.EXIT_CODES.values())
+# whether the worker finished what it was to do: native code may end a process with any code
+_done = mmap.mmap(-1, 1)
 PASSED_ON = (signal.SIGINT, signal.SIGTERM) if os.name != "posix" else (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
 )  # fmt: skip
@@ -71,7 +75,7 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
     try:
         while True:
             code = os.waitstatus_to_exitcode(_wait(_worker(command, arguments, before), blocked))
-            ended = code if code >= 0 else _death(-code)
+            ended = code if _done[:] == b"1" or code in STOPPED else _death(code)
             if isinstance(ended, int) or not carried.died(ended):
                 break
         if code in (*streams.EXIT_CODES.values(), *(-number for number in streams.EXIT_CODES)):
@@ -86,6 +90,7 @@ def _worker(command: Callable[[], int], arguments: Sequence[str], signals: set[i
     from vaeprobe.files import limits
 
     guardian = os.getpid()
+    _done[:] = b"\0"
     worker = os.fork()
     if worker == 0:
         os.setpgid(0, 0)  # the terminal's signals come once, from the guardian
@@ -99,7 +104,9 @@ def _worker(command: Callable[[], int], arguments: Sequence[str], signals: set[i
             remote=any(map(_remote, arguments)),
             network=os.environ.get("WORLD_SIZE", "1") != "1",
         )
-        os._exit(_finished(command))
+        code = _finished(command)
+        _done[:] = b"1"
+        os._exit(code)
     with contextlib.suppress(OSError):
         os.setpgid(worker, worker)
     return worker
@@ -139,8 +146,13 @@ def _wait(worker: int, signals: set[signal.Signals]) -> int:
             os.kill(worker, received)
 
 
-def _death(number: int) -> int | VaeprobeError:
-    """Return what a worker's death by a signal means."""
+def _death(code: int) -> int | VaeprobeError:
+    """Return what the end of a worker that did not finish means.
+
+    Args:
+        code: what it ended with: a signal, negative, or what native code gave to `exit`.
+    """
+    number = -code
     if number in PASSED_ON:
         return 128 + number
     from vaeprobe.files import limits
@@ -148,6 +160,8 @@ def _death(number: int) -> int | VaeprobeError:
     name = limits.last_read() or "the file"
     if number == signal.SIGXCPU:
         why = f"took over {limits.LOADING_SECONDS} s of processor time a thread, and {limits.SECONDS_PER_GB} s a GB, to read"
+    elif code >= 0:
+        why = f"made native code end the process (exit {code})"
     elif number == signal.SIGKILL:
         why = "was ended by the system, most likely because it took too much memory"
     else:

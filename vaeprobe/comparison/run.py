@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
@@ -30,8 +30,9 @@ from vaeprobe.geometry.rotations import Alignment
 from vaeprobe.intervals import LEVEL, stream, student_interval
 from vaeprobe.kept import keeping
 from vaeprobe.latents import numbers
+from vaeprobe.likelihoods import by_name
 from vaeprobe.probes import metric_specs, probe_class
-from vaeprobe.probes.base import rows_of
+from vaeprobe.probes.base import class_findings, rows_of
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
 from vaeprobe.processes import current as processes
@@ -166,7 +167,7 @@ def _comparison(
         metrics=metrics,
         verdict=verdict,
         summary=summary,
-        findings=tuple(limits),
+        findings=(*_class_axes(decoders), *limits),
         settings={
             "samples": samples, "rotations": rotations, "seed": seed, "rows": None if at is None else len(at),
             "rows_of": "none" if at is None else "data" if data is not None else "outputs of the models",
@@ -188,6 +189,16 @@ def _comparison(
         NOT_SORTED, message, hint=f"--sort takes {', '.join(c for c in columns if '.' not in c)}"
     )
     return replace(result, sort=None, findings=(*result.findings, missing))
+
+
+def _class_axes(decoders: Sequence[Decoder]) -> Iterator[Finding]:
+    """Yield, once for each shape, along which axis the classes of logits are taken to run where nobody said."""
+    found: dict[str, Finding] = {}
+    for decoder in decoders:
+        if decoder.likelihood is not None and decoder.parameter == "natural":
+            for told in class_findings(decoder, by_name(decoder.likelihood, decoder.output_shape)):
+                found.setdefault(told.message, told)
+    yield from found.values()
 
 
 def _check_column(sort: str, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, finalize
 
@@ -136,8 +136,8 @@ class Reach:
 class Batches:
     """How many rows a batch of a decoder may have that a look at one found not to know of others."""
 
-    def __init__(self, few: int = 2 * ROWS) -> None:
-        self.few, self.most = few, 1
+    def __init__(self, few: int = 2 * ROWS, double: Callable[[], Function | None] | None = None) -> None:
+        self.few, self.most, self.double = few, 1, double
 
     def check(self, f: Function, x: Tensor, y: Tensor) -> None:
         """Look at some rows of outputs y at latents x, where there are more of them than ever.
@@ -147,7 +147,7 @@ class Batches:
         """
         if len(x) > self.most:
             with differentiable_kernels():
-                check_batch(f, x, y, self.few)
+                check_batch(f, x, y, self.few, self.double)
             self.most = len(x)
 
 
@@ -259,7 +259,7 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     """
     known = _choices.setdefault(decoder, {})
     if natural not in known:
-        looked_at = Batches(FIRST if decoder.large else 2 * ROWS)
+        looked_at = Batches(FIRST if decoder.large else 2 * ROWS, partial(decoder.in_double, natural=natural))
         some = slice(FEW_POINTS if decoder.large else TEST_POINTS)
         with full_precision():
             for rows in (slice(1), slice(1, 2), some) if decoder.vast else (some,):

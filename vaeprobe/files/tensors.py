@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vaeprobe.errors import InputError
 from vaeprobe.files.source import quoted
@@ -33,6 +33,7 @@ EXPONENTS = {
     "float8_e5m2": 0x7C,
     "float8_e4m3fn": 0x7F,
 }
+PARTS = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 MOST_AXES = 32
 LARGEST_SIZE = 1 << 48  # of an axis: torch cannot count over 2^63
 
@@ -100,6 +101,12 @@ def nonfinite(spec: TensorSpec) -> int:
     """
     import numpy as np
 
+    if spec.dtype in PARTS:  # pairs of real numbers
+        part = PARTS[spec.dtype]
+        steps = (*(2 * n for n in spec.stride), 1)
+        return nonfinite(
+            replace(spec, dtype=part, shape=(*spec.shape, 2), stride=steps, offset=2 * spec.offset)
+        )
     size = DTYPES[spec.dtype]
     exponent = EXPONENTS.get(spec.dtype)
     if exponent is None or spec.numel == 0 or len(spec.data) < size:

@@ -39,6 +39,8 @@ LOADED = ("condition", "output_name", "weights", "key", "submodule", "latent_siz
 NETWORK = ("blueprint", "arch", "arch_args")
 FILES = ("latents", "dispersion")
 """Those that may name a file, whose bytes count."""
+WORDS = ("prior", "posterior", "posterior-means", "grid")
+"""What `latents` takes that is no file, whatever files there are (`vaeprobe.latents.parse`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from vaeprobe.checkpoints.architecture import path_beside
 from vaeprobe.errors import InputError, UsageError, VaeprobeError
 from vaeprobe.files.source import read_text
 from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.formats import jsonl
 from vaeprobe.gate.outcome import ModelReport
 from vaeprobe.gate.policy import Policy
@@ -116,23 +117,34 @@ def inputs(digest: str, target: str, sha256: str) -> str:
 
 
 def named_files(settings: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield the settings that name a file, a folder or a glob of some, by name."""
+    """Yield the settings that name a file, or, of data, a folder or a glob of some, by name."""
     for name, value in settings.items():
-        if isinstance(value, str) and value and (Path(value).exists() or any(glob.iglob(value))):
+        if isinstance(value, str) and (
+            name == "data" or (os.path.isfile(value) and value not in baselines.WORDS)
+        ):
             yield name, value
 
 
 def fingerprint(path: Path | str | None) -> str:
     """Return the hash of a file's bytes, of the names, sizes and times in a folder or of a glob."""
-    if path is None or Path(path).is_file():
+    if path is None or os.path.isfile(path):
         return _sha256(path)
-    found = sorted(Path(path).rglob("*")) if Path(path).is_dir() else map(Path, sorted(glob.glob(str(path))))
-    return "".join(f"{p} {p.stat().st_size} {p.stat().st_mtime_ns};" for p in found)
+    found = sorted(Path(path).rglob("*")) if os.path.isdir(path) else map(Path, sorted(glob.glob(str(path))))
+    return "".join(map(_looks, found))
+
+
+def _looks(path: Path) -> str:
+    """Return the name, size and time of a file; the name alone of a link that leads nowhere."""
+    try:
+        of_it = path.stat()
+    except OSError:
+        return f"{path};"
+    return f"{path} {of_it.st_size} {of_it.st_mtime_ns};"
 
 
 def _sha256(path: Path | str | None) -> str:
     """Return the hash of a file's bytes; empty where there is none."""
-    if path is None or not Path(path).is_file():
+    if path is None or not os.path.isfile(path):
         return ""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

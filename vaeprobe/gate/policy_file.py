@@ -40,6 +40,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import fnmatch
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,6 +48,7 @@ from typing import cast, get_args
 
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.files.source import read_text
+from vaeprobe.gate.baseline import WORDS
 from vaeprobe.gate.policy import (
     FORMAT,
     Override,
@@ -285,6 +287,6 @@ def _settings(name: str, body: object, origin: str) -> dict[str, object]:
         if isinstance(value, dict) or (isinstance(value, list) and not is_list(hint)):
             raise UsageError(f"{where}: `{key}` takes one value, not {type(value).__name__}")
         check(cls, fields[key], value, f"{where}: `{key}`")
-        beside = Path(origin).parent / value if isinstance(value, str) else None
-        settings[fields[key].name] = str(beside) if beside is not None and beside.is_file() else value
+        beside = str(Path(origin).parent / value) if isinstance(value, str) else ""
+        settings[fields[key].name] = beside if value not in WORDS and os.path.isfile(beside) else value
     return settings

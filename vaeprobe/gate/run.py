@@ -379,7 +379,7 @@ def _method(result: Result, data: str | None, settings: Mapping[str, object]) ->
         method["data"] = agreement.sha256_of(rows_of(data, agreement.MOST_ROWS))
     for name in baselines.FILES:
         path = settings.get(name)
-        if isinstance(path, str) and os.path.isfile(path):
+        if isinstance(path, str) and path not in baselines.WORDS and os.path.isfile(path):
             method[f"file of {name}"] = journal.fingerprint(path)
     if result.settings.get("part", "auto") != "auto":
         method["part"] = result.settings["part"]
