@@ -139,6 +139,23 @@ def test_an_encoder_of_tokens_takes_labels() -> None:
     assert result.metrics["elbo.value"].value is not None
 
 
+class ClassesFirst(Sentences):
+    """Logits (kind, position), as torch's cross-entropy takes them."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        return super().decode(z).mT
+
+
+def test_an_encoder_of_tokens_takes_labels_of_classes_first() -> None:
+    torch.manual_seed(0)
+    network, tokens = ClassesFirst(), torch.randint(5, (40, 6))
+    decoder = from_module(network, 3, likelihood="categorical", parameter="natural", class_axis=1)
+    assert decoder.encoder is not None
+    for found, right in zip(decoder.encoder(tokens), network.encode(tokens), strict=True):
+        torch.testing.assert_close(found, right)
+    assert vaeprobe.posterior(decoder, data=tokens, samples=40).metrics["elbo.value"].value is not None
+
+
 def test_what_is_known_of_an_encoder_that_is_not_read_is_said() -> None:
     with pytest.raises(
         UsageError,

@@ -86,11 +86,11 @@ def encoder_of(
 
 
 def _rows(shape: tuple[int, ...], y: Tensor) -> Iterator[Tensor]:
-    """Yield rows that an encoder of such outputs could take: numbers, and of outputs with a last axis of classes their labels."""
+    """Yield rows that an encoder of such outputs could take: numbers, and labels where their last or first axis is of classes."""
     for sizes in _shapes(shape):
         yield torch.rand(3, *sizes, dtype=y.dtype, device=y.device)
-    if len(shape) > 1:
-        yield torch.zeros(3, *shape[:-1], dtype=torch.long, device=y.device)
+    for sizes in dict.fromkeys((shape[:-1], shape[1:])) if len(shape) > 1 else ():
+        yield torch.zeros(3, *sizes, dtype=torch.long, device=y.device)
 
 
 def _shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
