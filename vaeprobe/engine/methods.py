@@ -11,9 +11,9 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary, finalize, ref
 
 import numpy as np
 import torch
@@ -259,7 +259,7 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
     """
     known = _choices.setdefault(decoder, {})
     if natural not in known:
-        looked_at = Batches(FIRST if decoder.large else 2 * ROWS, partial(decoder.in_double, natural=natural))
+        looked_at = Batches(FIRST if decoder.large else 2 * ROWS, _in_double(decoder, natural))
         some = slice(FEW_POINTS if decoder.large else TEST_POINTS)
         with full_precision():
             for rows in (slice(1), slice(1, 2), some) if decoder.vast else (some,):
@@ -268,6 +268,17 @@ def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
                     break  # else a kink may be at the only latent
         known[natural] = replace(found, batches=looked_at)
     return known[natural]
+
+
+def _in_double(decoder: Decoder, natural: bool) -> Callable[[], Function | None]:
+    """Return what makes the map in float64, which keeps no decoder alive."""
+    known = ref(decoder)
+
+    def double() -> Function | None:
+        alive = known()
+        return None if alive is None else alive.in_double(natural=natural)
+
+    return double
 
 
 def share_choices(decoder: Decoder, other: Decoder) -> None:
