@@ -857,9 +857,10 @@ def test_looking_for_rounding_is_foretold(monkeypatch: pytest.MonkeyPatch) -> No
 def test_work_that_no_memory_holds_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     from vaeprobe.engine import costs
     from vaeprobe.errors import ResourceError
+    from vaeprobe.files import limits
 
     decoder = Decoder(torch.sin, 2, dtype=torch.float64)
-    monkeypatch.setattr(costs, "physical_memory", lambda: 10**9)
+    monkeypatch.setattr(limits, "physical_memory", lambda: 10**9)
 
     def told(bytes: float) -> float | None:
         return costs.foretell_directions(decoder, 1, bytes, "3 latents of 4 columns", at_once=1)

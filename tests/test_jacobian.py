@@ -17,6 +17,7 @@ from vaeprobe.engine.chunks import Size
 from vaeprobe.engine.tangents import push
 from vaeprobe.engine.verbs import gram, jacobian, pullback, pushforward
 from vaeprobe.errors import ResourceError, UsageError
+from vaeprobe.files import limits
 from vaeprobe.geometry.modulation import frozen_lengths
 from vaeprobe.geometry.smoothness import metric_derivatives
 from vaeprobe.likelihoods import Bernoulli, Categorical
@@ -368,16 +369,16 @@ def test_what_this_machine_has_no_memory_for_is_refused_before_the_work(
 ) -> None:
     probed, z = Decoder(mlp(), 4, dtype=torch.float64), draws(5, 4)
     monkeypatch.setattr(methods.Choice, "push", None)
-    monkeypatch.setattr(engine, "physical_memory", lambda: 5 * 30 * 4 * 8 - 1)
+    monkeypatch.setattr(limits, "physical_memory", lambda: 5 * 30 * 4 * 8 - 1)
     with pytest.raises(ResourceError, match="5 Jacobians of 30 x 4 would take") as caught:
         jacobian(probed, z)
     assert "gram" in (caught.value.hint or "")
-    monkeypatch.setattr(engine, "physical_memory", lambda: (5 + 1) * 4 * 4 * 8 - 1)
+    monkeypatch.setattr(limits, "physical_memory", lambda: (5 + 1) * 4 * 4 * 8 - 1)
     with pytest.raises(ResourceError, match="5 matrices of 4 x 4 latents would take") as caught:
         gram(probed, z)
     monkeypatch.undo()
     for verb, least in ((jacobian, 5 * 30 * 4 * 8), (gram, (5 + 1) * 4 * 4 * 8)):
-        monkeypatch.setattr(engine, "physical_memory", lambda least=least: least)
+        monkeypatch.setattr(limits, "physical_memory", lambda least=least: least)
         assert len(verb(probed, z)) == 5  # type: ignore[operator]
 
 

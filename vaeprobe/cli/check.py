@@ -368,7 +368,6 @@ def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> I
     # who cleans up after an interrupted run would say so
     quiet = "ignore:resource_tracker:UserWarning"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
-    # spawned, not forked: torch's threads do not survive a fork
     left = list(targets)
     with contextlib.suppress(BrokenProcessPool):
         for report in _pooled(one, targets, jobs):
@@ -386,6 +385,7 @@ def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> I
 
 
 def _pooled(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> Iterator[ModelReport]:
+    # spawned, not forked: torch's threads do not survive a fork
     pool = ProcessPoolExecutor(
         max_workers=min(jobs, len(targets)), mp_context=get_context("spawn"), initializer=consider
     )

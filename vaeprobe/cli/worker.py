@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import glob
 import itertools
-import mmap
 import os
 import re
 import signal
@@ -19,9 +18,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vaeprobe.cli import streams
 from vaeprobe.errors import ResourceError, VaeprobeError
+
+if TYPE_CHECKING:
+    from mmap import mmap
 
 __all__ = ["OPTION", "needed", "run_in_worker"]
 
@@ -36,9 +39,6 @@ SAFE_SUFFIXES = {".toml", ".json", ".jsonl", ".csv", ".tsv", ".txt", ".html", ".
 # as pickles begin (those of protocol 0 are text, and begin with what puts something on their stack), or what no text holds
 BINARY = re.compile(rb"\A[\x80(\])}BCFGIJKLMNPSTUVXc]|[\x00-\x08\x0e-\x1f]")
 MOST_FILES = 1_000_000  # of a folder that are counted
-STOPPED = frozenset(streams.EXIT_CODES.values())
-# whether the worker finished what it was to do: native code may end a process with any code
-_done = mmap.mmap(-1, 1)
 PASSED_ON = (signal.SIGINT, signal.SIGTERM) if os.name != "posix" else (
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
 )  # fmt: skip
@@ -62,7 +62,9 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
 
     A check goes on in a new worker after a model that ended the last one (see `vaeprobe.cli.carried`).
     """
-    from vaeprobe.cli import carried  # help does not wait for it
+    from mmap import mmap  # help waits for none of these
+
+    from vaeprobe.cli import carried
     from vaeprobe.files import limits
 
     sys.stdout.flush()
@@ -71,26 +73,27 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
     limits.watch_reading()
     if "check" in arguments[:1] and os.environ.get("WORLD_SIZE", "1") == "1":
         carried.open_file()
+    stopped = streams.EXIT_CODES.values()
+    finished = mmap(-1, 1)  # whether a worker did what it was to do: native code may end it with any code
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         while True:
-            code = os.waitstatus_to_exitcode(_wait(_worker(command, arguments, before), blocked))
-            ended = code if _done[:] == b"1" or code in STOPPED else _death(code)
+            code = os.waitstatus_to_exitcode(_wait(_worker(command, arguments, before, finished), blocked))
+            ended = code if finished[0] or code in stopped else _death(code)
             if isinstance(ended, int) or not carried.died(ended):
                 break
-        if code in (*streams.EXIT_CODES.values(), *(-number for number in streams.EXIT_CODES)):
+        if code in stopped or -code in streams.EXIT_CODES:
             streams.ending()  # a second interrupt waits behind the first
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return ended
 
 
-def _worker(command: Callable[[], int], arguments: Sequence[str], signals: set[int]) -> int:
-    """Return the process that runs a command, confined, with these signals blocked."""
+def _worker(command: Callable[[], int], arguments: Sequence[str], signals: set[int], finished: mmap) -> int:
+    """Return the process that runs a command, confined, with these signals blocked; `finished`, of one byte, is set at its end."""
     from vaeprobe.files import limits
 
     guardian = os.getpid()
-    _done[:] = b"\0"
     worker = os.fork()
     if worker == 0:
         os.setpgid(0, 0)  # the terminal's signals come once, from the guardian
@@ -105,7 +108,7 @@ def _worker(command: Callable[[], int], arguments: Sequence[str], signals: set[i
             network=os.environ.get("WORLD_SIZE", "1") != "1",
         )
         code = _finished(command)
-        _done[:] = b"1"
+        finished[0] = 1
         os._exit(code)
     with contextlib.suppress(OSError):
         os.setpgid(worker, worker)

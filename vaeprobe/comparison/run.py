@@ -195,7 +195,7 @@ def _class_axes(decoders: Sequence[Decoder]) -> Iterator[Finding]:
     """Yield, once for each shape, along which axis the classes of logits are taken to run where nobody said."""
     found: dict[str, Finding] = {}
     for decoder in decoders:
-        if decoder.likelihood is not None and decoder.parameter == "natural":
+        if decoder.likelihood is not None:
             for told in class_findings(decoder, by_name(decoder.likelihood, decoder.output_shape)):
                 found.setdefault(told.message, told)
     yield from found.values()

@@ -12,8 +12,7 @@ from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import BUDGET
 from vaeprobe.engine.methods import Reach, choose, windowed
-from vaeprobe.errors import ResourceError
-from vaeprobe.files.limits import physical_memory
+from vaeprobe.files.limits import check_memory
 from vaeprobe.intervals import stream
 from vaeprobe.progress import foretell, foretold
 
@@ -93,10 +92,11 @@ def foretell_directions(
     Raises:
         ResourceError: that is more memory than the machine has, and no time ends the work before.
     """
-    if bytes > physical_memory() and not budget().bounded:
-        raise ResourceError(
-            f"{what} would take {bytes / 1e9:.1f} GB of memory, and this machine has {physical_memory() / 1e9:.1f} GB",
-            hint="fewer --samples; or --part some, which measures some of the columns; or --time, for what fits in it",
+    if not budget().bounded:
+        check_memory(
+            what,
+            bytes,
+            "fewer --samples; or --part some, which measures some of the columns; or --time, for what fits in it",
         )
     if not (foretold() or budget().bounded):
         return None

@@ -48,7 +48,7 @@ from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.tangents import Unsupported
 from vaeprobe.engine.windows import Spread, Windows
 from vaeprobe.errors import ResourceError
-from vaeprobe.files.limits import physical_memory
+from vaeprobe.files.limits import check_memory
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.processes import current
 
@@ -98,7 +98,7 @@ def jacobian(
     check_chunk(chunk)
     x, taken = _latents(decoder, z), columns_of(decoder, len(z), columns, blocks=False)
     width = len(decoder.continuous) if taken is None else taken.shape[-1]
-    _check_memory(
+    check_memory(
         f"{len(x)} Jacobians of {decoder.data_dim} x {width}",
         len(x) * decoder.data_dim * width * x.itemsize,
         "fewer latents at a time, or some of the columns (columns=); gram(f, z) holds Jacobians of a few latents at a time",
@@ -223,24 +223,11 @@ def _check_size(decoder: Decoder, n: int, width: int, blocks: int, itemsize: int
             hint=FEWER_GRAMS,
         )
     # those of a chunk beside all, and the last chunk may be a single one
-    _check_memory(
+    check_memory(
         f"{n * blocks} matrices of {width} x {width} latents",
         bytes_in_all + 8 * blocks * width**2,
         FEWER_GRAMS,
     )
-
-
-def _check_memory(what: str, bytes: int, hint: str) -> None:
-    """Refuse what this machine has no memory for.
-
-    Raises:
-        ResourceError: it has not.
-    """
-    if bytes > physical_memory():
-        raise ResourceError(
-            f"{what} would take {bytes / 1e9:.0f} GB of memory, and this machine has {physical_memory() / 1e9:.0f}",
-            hint=hint,
-        )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from vaeprobe.errors import ResourceError
 
 __all__ = [
     "LOADING_SECONDS",
+    "check_memory",
     "check_output",
     "confine",
     "loading",
@@ -165,6 +166,23 @@ def _taken() -> int:
     with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/self/status") as file:
         return 1024 * int(next(line for line in file if line.startswith("VmData")).split()[1])
     return 0
+
+
+def check_memory(what: str, bytes: float, hint: str) -> None:
+    """Refuse what this machine has no memory for.
+
+    Args:
+        what: it is, as the beginning of a sentence.
+
+    Raises:
+        ResourceError: it has not.
+    """
+    if bytes > physical_memory():
+        there_is = physical_memory() / 1e9
+        raise ResourceError(
+            f"{what} would take {bytes / 1e9:.1f} GB of memory, and this machine has {there_is:.1f} GB",
+            hint=hint,
+        )
 
 
 def physical_memory() -> int:

@@ -203,7 +203,16 @@ class Gate:
         return {k: given[k] for k in (*baselines.LOADED, *baselines.NETWORK) if given.get(k)}
 
     def _method(self, probe: str, result: Result, data: str | None) -> Json:
-        return _method(result, self._rows(probe, data), self.policy.settings.get(probe, {}))
+        """Return the part of a measurement that a paired comparison must share: its settings, the files of these, the rows of its data."""
+        method, rows = baselines.method_of(result.settings), self._rows(probe, data)
+        if rows is not None and "rows" in result.settings:
+            method["data"] = agreement.sha256_of(rows_of(rows, agreement.MOST_ROWS))
+        for name, path in journal.named_files(self.policy.settings.get(probe, {})):
+            if name in baselines.FILES:
+                method[f"file of {name}"] = journal.fingerprint(path)
+        if result.settings.get("part", "auto") != "auto":
+            method["part"] = result.settings["part"]
+        return method
 
     def _measure(
         self, probe: str, decoder: Decoder, samples: int, wanted: Iterable[str], data: str | None = None
@@ -370,20 +379,6 @@ def _ask_for_time() -> None:
     """
     if budget().over:
         raise ResourceError(NO_TIME, hint="give more --time, or go on with --resume FILE")
-
-
-def _method(result: Result, data: str | None, settings: Mapping[str, object]) -> Json:
-    """Return the part of a measurement that a paired comparison must share: its settings, the files of these, the rows of its data."""
-    method = baselines.method_of(result.settings)
-    if data is not None and "rows" in result.settings:
-        method["data"] = agreement.sha256_of(rows_of(data, agreement.MOST_ROWS))
-    for name in baselines.FILES:
-        path = settings.get(name)
-        if isinstance(path, str) and path not in baselines.WORDS and os.path.isfile(path):
-            method[f"file of {name}"] = journal.fingerprint(path)
-    if result.settings.get("part", "auto") != "auto":
-        method["part"] = result.settings["part"]
-    return method
 
 
 def _savings(probe: str, wanted: Iterable[str]) -> dict[str, tuple[object, frozenset[str]]]:

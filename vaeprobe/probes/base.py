@@ -349,11 +349,12 @@ def class_findings(decoder: Decoder, likelihood: Likelihood | None) -> tuple[Fin
 
     shape = tuple(decoder.output_shape)
     several = sum(n > 1 for n in shape) > 1
-    if not isinstance(likelihood, Categorical) or decoder.class_axis is not None or not several:
+    said = decoder.parameter == "mean" or decoder.class_axis is not None
+    if not isinstance(likelihood, Categorical) or said or not several:
         return ()
     places = math.prod(shape) // likelihood.classes
-    said = f"the output, {' x '.join(map(str, shape))}, is read as logits of {likelihood.classes} classes at {places} positions"
-    return (Finding(CLASS_AXIS, said, hint="--class-axis -1 where the classes run along the last axis"),)
+    read = f"the output, {' x '.join(map(str, shape))}, is read as logits of {likelihood.classes} classes at {places} positions"
+    return (Finding(CLASS_AXIS, read, hint="--class-axis -1 where the classes run along the last axis"),)
 
 
 def judge(result: R, limits: Mapping[str, float], specs: Mapping[str, MetricSpec]) -> R:

@@ -147,17 +147,18 @@ class Graph:
         given = list(map(self.argument, inputs))
         if table_of(graph).get("custom_obj_values"):
             raise UnsafeError("the program uses custom objects", hint=HINT_SAVE_ANEW)
-        names, outputs = ([self.argument(o) for o in items(graph, k)] for k in ("inputs", "outputs"))
-        self.regions += 1
-        own = _Names(f"region{self.regions}/", dict(zip(_names_of(names), given, strict=False)))
+        inputs_of_it, outputs = ([self.argument(o) for o in items(graph, k)] for k in ("inputs", "outputs"))
+        names = _names_of(inputs_of_it)
         if len(names) != len(given):
             raise InputError("the program gives a graph within it other inputs than it takes")
         if depth > MOST_NESTED:
             raise InputError(f"the program has graphs within graphs, more than {MOST_NESTED} deep")
+        self.regions += 1
+        own = _Names(f"region{self.regions}/", dict(zip(names, given, strict=True)))
         for step in self.steps(graph, depth):
             yield replace(
                 step,
-                args=own.arguments(step.args),
+                args=tuple(map(own.argument, step.args)),
                 kwargs={k: own.argument(v) for k, v in step.kwargs.items()},
                 outputs=tuple(own.result(o) for o in step.outputs),
             )
@@ -384,9 +385,6 @@ class _Names:
         if isinstance(value, Value):
             return self.given.get(value.name, Value(self.own + value.name))
         return [self.argument(v) for v in value] if isinstance(value, list) else value
-
-    def arguments(self, values: Sequence[object]) -> tuple[object, ...]:
-        return tuple(map(self.argument, values))
 
     def result(self, names: Names) -> Names:
         if isinstance(names, str):
