@@ -176,6 +176,19 @@ def test_the_digest_of_a_file_is_for_those_who_want_all(result: Example, verbose
     assert ("sha256 000000000000" in console.export_text()) == verbose
 
 
+def test_a_reason_that_numbers_share_is_told_once(result: Example) -> None:
+    spec = MetricSpec(id="orthogonality.alignment", title="alignment")
+    rows = tuple((Metric.undefined(spec, why),) for why in ("one reason", "one reason", "another"))
+    console = Console(width=80, record=True, file=io.StringIO(), color_system=None)
+    console.print(terminal.view(replace(result.page(), carried=rows), verbose=False))
+    ends = [
+        line.split("undefined")[-1].strip()
+        for line in console.export_text().splitlines()
+        if "undefined" in line
+    ]
+    assert ends == ["one reason", "as above", "another"]
+
+
 def test_numbers_in_html_have_names_and_reasons_have_room(result: Example) -> None:
     page = html.render(result.page())
     for metric in result.metrics.values():

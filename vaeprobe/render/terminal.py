@@ -134,18 +134,19 @@ def headline(page: Page, digest: bool = False) -> Group:
 
 
 def _carried(rows: Iterable[tuple[Metric, ...]]) -> RenderableType:
-    """Return a line per number that the verdict rests on, with what stands beside it."""
+    """Return a line per number that the verdict rests on, with what stands beside it; a reason is told once."""
     table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
+    told: str | None = None
     for metric, *others in rows:
         beside = [f"{m.spec.beside or m.title} {number(m.value)}" for m in others if m.defined]
         if metric.value is None:
-            table.add_row(
-                clean(metric.title), Text("undefined", "yellow"), "", Text(clean(metric.reason), "dim")
-            )
+            reason = "as above" if metric.reason == told else clean(metric.reason)
+            table.add_row(clean(metric.title), Text("undefined", "yellow"), "", Text(reason, "dim"))
+            told = metric.reason
             continue
         spread = " ".join(part for part in (interval(metric.ci), clean(metric.unit)) if part)
         beside += [clean(metric.remark)] if metric.remark else []
