@@ -150,3 +150,22 @@ def test_a_weight_is_looked_at_once_in_a_pass() -> None:
     with torch.inference_mode():
         inference = torch.ones(2)
     assert kept(inference, "itself", lambda w: w.clone()).sum() == 2
+
+
+@pytest.mark.parametrize("numbers", [8, 7])
+@pytest.mark.parametrize("kind", ["plain", "from the second number", "transposed", "of half precision"])
+def test_a_change_of_any_number_of_a_weight_is_seen(kind: str, numbers: int) -> None:
+    """However it lies in memory: whole words of it are compared where they can be."""
+    weight = {
+        "plain": torch.ones(numbers, 3),
+        "from the second number": torch.ones(3 * numbers + 1)[1:].view(numbers, 3),
+        "transposed": torch.ones(3, numbers).T,
+        "of half precision": torch.ones(numbers, 3, dtype=torch.float16),
+    }[kind]
+    for i in range(weight.numel()):
+        weight.data[i // 3, i % 3] += 1
+        assert kept(weight, "itself", lambda w: w.clone()).sum() == weight.sum()
+    made: list[int] = []
+    for _ in range(2):
+        kept(weight, "made once", lambda w: made.append(1))
+    assert made == [1]

@@ -392,6 +392,9 @@ class Reshaped(Columns):
     def __init__(self, inner: Columns, shape: torch.Size) -> None:
         super().__init__(shape, inner)
 
+    def _rows(self) -> int:
+        return self._made_of[0]._rows() if self._made_of else super()._rows()
+
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
         value, mine = _take(self._made_of[0], block)
         return value.reshape(*value.shape[:2], *self.shape[1:]), mine
