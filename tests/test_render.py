@@ -189,6 +189,19 @@ def test_a_reason_that_numbers_share_is_told_once(result: Example) -> None:
     assert ends == ["one reason", "as above", "another"]
 
 
+@pytest.mark.parametrize("width", [24, 40, 78, 79])
+def test_no_number_is_cut_however_narrow_the_terminal(result: Example, width: int) -> None:
+    spec = MetricSpec(id="orthogonality.alignment", title="alignment with the axes of latents", unit="nats")
+    metric = Metric(spec, 0.123456, ci=(0.100123, 0.150123), reason="p 0.001")
+    console = Console(width=width, record=True, file=io.StringIO(), color_system=None)
+    console.print(terminal.view(replace(result.page(), carried=((metric,), (metric,))), verbose=False))
+    text = console.export_text()
+    assert "…" not in text
+    assert " ".join(text.split()).count("0.1235 [0.1001, 0.1501] nats p 0.001") == 2
+    row = any({"0.1235", "alignment"} <= set(line.split()) for line in text.splitlines())
+    assert row == (width >= 34 + 6 + 21 + 6 + 12)  # as columns, where these and the gaps between them fit
+
+
 def test_numbers_in_html_have_names_and_reasons_have_room(result: Example) -> None:
     page = html.render(result.page())
     for metric in result.metrics.values():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import IO, cast
 
 from rich.console import Console, Group, RenderableType
@@ -80,7 +80,7 @@ def view(page: Page, verbose: bool = False) -> Group:
     whole = verbose or not page.carried
     parts: list[RenderableType] = [headline(page, digest=whole)]
     if page.carried:
-        parts += [Text(), _carried(page.carried)]
+        parts += [Text(), _CarriedView(page.carried)]
     if page.checks:
         parts += [
             Text(),
@@ -133,28 +133,55 @@ def headline(page: Page, digest: bool = False) -> Group:
     return Group(*lines)
 
 
-def _carried(rows: Iterable[tuple[Metric, ...]]) -> RenderableType:
-    """Return a line per number that the verdict rests on, with what stands beside it; a reason is told once."""
-    table = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+class _CarriedView:
+    """A line per number that the verdict rests on, with what stands beside it; a reason is told once.
+
+    Numbers stand in columns where the console is wide enough for them, and else in the text of a paragraph each.
+    """
+
+    GAP = 2
+    BESIDE = 12  # columns that are left to what stands beside, at least
+
+    def __init__(self, rows: Iterable[tuple[Metric, ...]]) -> None:
+        self.lines = list(_carried(rows))
+
+    def __rich_console__(self, target: Console, options: object) -> Iterable[RenderableType]:
+        least = sum(max(part.cell_len for part in parts) for parts in list(zip(*self.lines, strict=True))[:3])
+        if least + 3 * self.GAP + self.BESIDE > target.width:
+            for line in self.lines:
+                title, *others = [part for part in line if part]
+                yield title
+                yield Padding.indent(Text("  ").join(others), self.GAP)
+            return
+        table = RichTable(box=None, pad_edge=False, padding=(0, self.GAP, 0, 0), show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right", no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for line in self.lines:
+            table.add_row(*line)
+        yield table
+
+
+def _carried(rows: Iterable[tuple[Metric, ...]]) -> Iterator[tuple[Text, Text, Text, Text]]:
+    """Return title, number, interval and what stands beside it, of each of the numbers that the verdict rests on."""
     told: str | None = None
     for metric, *others in rows:
-        beside = [f"{m.spec.beside or m.title} {number(m.value)}" for m in others if m.defined]
+        title = Text(clean(metric.title))
         if metric.value is None:
             reason = "as above" if metric.reason == told else clean(metric.reason)
-            table.add_row(clean(metric.title), Text("undefined", "yellow"), "", Text(reason, "dim"))
+            yield title, Text("undefined", "yellow"), Text(), Text(reason, "dim")
             told = metric.reason
             continue
-        spread = " ".join(part for part in (interval(metric.ci), clean(metric.unit)) if part)
+        beside = [f"{m.spec.beside or m.title} {number(m.value)}" for m in others if m.defined]
         beside += [clean(metric.remark)] if metric.remark else []
-        table.add_row(
-            Text(clean(metric.title)), Text(number(measured(metric)), "bold"), Text(spread, "dim"),
+        spread = " ".join(part for part in (interval(metric.ci), clean(metric.unit)) if part)
+        yield (
+            title,
+            Text(number(measured(metric)), "bold"),
+            Text(spread, "dim"),
             Text(clean("; ".join(beside)), "dim"),
-        )  # fmt: skip
-    return table
+        )
 
 
 def _closing(page: Page, verbose: bool) -> Text:
