@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vaeprobe import contract
+from vaeprobe import contract, cpu
 from vaeprobe.autograd import differentiable_kernels, full_precision, keep_large_memory, keep_memory
 from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
@@ -341,7 +341,7 @@ class Decoder:
         return self._once("standardised", lambda: self._in_units_of(learned))
 
     def _in_units_of(self, learned: LearnedPrior) -> Decoder:
-        mean, scale = torch.zeros(self.latent_dim).double(), torch.ones(self.latent_dim).double()
+        mean, scale = cpu.zeros(self.latent_dim).double(), cpu.ones(self.latent_dim).double()
         mean[self.gaussian], scale[self.gaussian] = learned.mean[0], learned.scale[0]
         mean, scale = mean.to(self.device, self.dtype), scale.to(self.device, self.dtype)
         words = "latents are counted from the mean of the learned prior, in its standard deviations"
@@ -413,12 +413,12 @@ class Decoder:
     def _probe_rows(self, n: int) -> Tensor:
         rng = stream(0, "contract")
         if self.near is not None:
-            return self.near.detach().double().cpu()[torch.arange(n) % len(self.near)]
+            return self.near.detach().double().cpu()[cpu.arange(n) % len(self.near)]
         z = torch.from_numpy(rng.standard_normal((n, self.latent_dim)))
         start = 0
         for group in self.prior:
             if group.kind == "onehot":
-                code = torch.arange(n) % group.size
+                code = cpu.arange(n) % group.size
                 z[:, start : start + group.size] = torch.nn.functional.one_hot(code, group.size).double()
             start += group.size
         return z

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.autograd import differentiable_kernels, gradient, jvp
 from vaeprobe.contract import CALLS, RowMap, first_line, mixed, precision_of, word
 from vaeprobe.errors import ContractError, VaeprobeError
@@ -79,7 +80,7 @@ def _calls(z: Tensor, few: int, y: Tensor, free: Sequence[int]) -> list[_Call]:
     for call in range(calls):
         rng, last = stream(call, "adjoint"), call == calls - 1
         rows = _middle(z) if last else z[:few]
-        v = torch.zeros(rows.shape, dtype=torch.float64)
+        v = cpu.zeros(rows.shape, dtype=torch.float64)
         v[:, list(free)] = torch.from_numpy(rng.standard_normal((len(rows), len(free))))
         w = torch.from_numpy(rng.standard_normal((len(rows), y[0].numel())))
         made.append(_Call(rows, v.to(z), w.to(y), z if last else None))

@@ -113,6 +113,8 @@ class Kept:
         """Return a piece that is there."""
         import torch
 
+        from vaeprobe import cpu
+
         file, place = self._places[key]
         found = []
         with open(file, "rb") as stream:
@@ -121,7 +123,7 @@ class Kept:
                 dtype = getattr(torch, name)
                 count = math.prod(shape)
                 content = bytearray(stream.read(count * dtype.itemsize))
-                values = torch.frombuffer(content, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+                values = torch.frombuffer(content, dtype=dtype) if count else cpu.empty(0, dtype=dtype)
                 found.append(values.reshape(shape))
         self.saved += place.seconds
         return tuple(found)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.files.matrices import read_matrix
 from vaeprobe.intervals import stream
@@ -92,7 +93,7 @@ class Posterior(Latents):
                 hint="describe the encoder in the blueprint, or use --latents prior",
             )
         mean, log_variance = decoder.encoder(self.data)
-        rows = torch.arange(n) % len(mean)
+        rows = cpu.arange(n) % len(mean)
         z = mean.double().cpu()[rows]
         if not self.means:
             noise = torch.from_numpy(stream(seed, "posterior").standard_normal(tuple(z.shape)))
@@ -109,7 +110,7 @@ class Posterior(Latents):
 
 def resting(decoder: Decoder) -> Tensor:
     """Return where latents that are not walked stay: one-hot groups at their first code, others at their mean, (latent,)."""
-    z = torch.zeros(decoder.latent_dim, dtype=torch.float64)
+    z = cpu.zeros(decoder.latent_dim, dtype=torch.float64)
     start = 0
     for group in decoder.prior:
         if group.kind == "onehot":
@@ -136,16 +137,16 @@ class Grid(Latents):
         d = len(free)
         side = int(np.floor(n ** (1 / d) + 1e-9))
         if side >= 3 or d == 1:
-            axis = torch.linspace(-self.extent, self.extent, max(side, 2), dtype=torch.float64)
+            axis = cpu.linspace(-self.extent, self.extent, max(side, 2), dtype=torch.float64)
             z = torch.stack([g.flatten() for g in torch.meshgrid([axis] * d, indexing="ij")], dim=1)
         else:
-            axis = torch.linspace(-self.extent, self.extent, max(n // d, 2), dtype=torch.float64)
+            axis = cpu.linspace(-self.extent, self.extent, max(n // d, 2), dtype=torch.float64)
             if 8 * d * len(axis) * d > LARGEST_GRID:
                 raise ResourceError(
                     f"a grid of {d:,} latents takes {8 * d * len(axis) * d / 1e9:.1f} GB",
                     hint="latents of the prior take one row a sample: leave the grid out",
                 )
-            z = torch.zeros(d, len(axis), d, dtype=torch.float64)
+            z = cpu.zeros(d, len(axis), d, dtype=torch.float64)
             z[range(d), :, range(d)] = axis
             z = z.flatten(0, 1)
         full = resting(decoder).repeat(len(z), 1)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.errors import UsageError
 from vaeprobe.intervals import stream
 
@@ -38,11 +39,11 @@ class LearnedPrior:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        mean = torch.as_tensor(self.mean, dtype=torch.float64).detach().cpu()
+        mean = cpu.as_tensor(self.mean, dtype=torch.float64).detach().cpu()
         mean = mean.reshape(1, -1) if mean.ndim < 2 else mean
-        scale = torch.as_tensor(self.scale, dtype=torch.float64).detach().cpu()
-        equal = torch.ones(len(mean)) if self.weights is None else self.weights
-        weights = torch.as_tensor(equal, dtype=torch.float64).detach().cpu().flatten()
+        scale = cpu.as_tensor(self.scale, dtype=torch.float64).detach().cpu()
+        equal = cpu.ones(len(mean)) if self.weights is None else self.weights
+        weights = cpu.as_tensor(equal, dtype=torch.float64).detach().cpu().flatten()
         if mean.ndim != 2 or len(weights) != len(mean):
             raise UsageError(
                 f"a prior has means of shape {tuple(mean.shape)} and {len(weights)} weights",

@@ -178,14 +178,15 @@ def _circles(z: Tensor) -> Tensor:
 def _engine(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterator[Answer]:
     import torch
 
+    from vaeprobe import cpu
     from vaeprobe.engine import gram, jacobian
 
     generator = torch.Generator().manual_seed(0)
     A, B = (
-        torch.randn(m, n, generator=generator, dtype=torch.float64).to(device, dtype)
+        cpu.randn(m, n, generator=generator, dtype=torch.float64).to(device, dtype)
         for m, n in ((6, 3), (5, 6))
     )
-    z = torch.randn(4, 3, generator=generator, dtype=torch.float64).to(device, dtype)
+    z = cpu.randn(4, 3, generator=generator, dtype=torch.float64).to(device, dtype)
 
     def network(z: Tensor) -> Tensor:
         return (z @ A.T).tanh() @ B.T
@@ -202,6 +203,7 @@ def _engine(dtype: torch.dtype, device: torch.device, tolerance: float) -> Itera
 def _orthogonality(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterator[Answer]:
     import torch
 
+    from vaeprobe import cpu
     from vaeprobe.probes.orthogonality import Orthogonality
 
     few = {"samples": 64, "rotations": 99, "seed": 0}
@@ -221,7 +223,7 @@ def _orthogonality(dtype: torch.dtype, device: torch.device, tolerance: float) -
         _number(turned, "orthogonality.ima_contrast_rotated"),
         1e-5,
     )
-    z = torch.randn(64, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    z = cpu.randn(64, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     bent = Orthogonality(samples=64, rotations=99, seed=0, latents=z).measure(
         _decoder(_bent, 2, dtype, device)
     )
@@ -282,9 +284,10 @@ def _factorise(dtype: torch.dtype, device: torch.device, tolerance: float) -> It
 def _trace(dtype: torch.dtype, device: torch.device, tolerance: float) -> Iterator[Answer]:
     import torch
 
+    from vaeprobe import cpu
     from vaeprobe.probes.trace import Trace
 
-    z = torch.tensor([[1.2, 0.3], [0.4, -1.5], [-1.0, -0.9]], dtype=torch.float64)
+    z = cpu.tensor([[1.2, 0.3], [0.4, -1.5], [-1.0, -0.9]], dtype=torch.float64)
     seams = Trace(samples=3, length=1.0, latents=z).measure(_decoder(_stretched, 2, dtype, device))
     yield Answer(
         "trace: sinh along the axes, chord over length",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.checkpoints.plain import widths
 from vaeprobe.checkpoints.programs.held import HeldInput, condition_of, kinds_of
@@ -118,7 +119,7 @@ def conditioned(
 
 def zeros(module: nn.Module, d: int) -> Tensor:
     """Return two latents at 0, shape (2, d), of the precision and on the device of a network."""
-    first = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
+    first = next((p for p in module.parameters() if p.is_floating_point()), cpu.zeros(()))
     return torch.zeros(2, d, dtype=first.dtype, device=first.device)
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, EncoderPlan
 from vaeprobe.checkpoints.blueprint.prior import PriorPlan
 from vaeprobe.checkpoints.network.describe import conditions_of, describe
@@ -109,7 +110,7 @@ def blueprint_of(decoder: Decoder) -> tuple[Blueprint, dict[str, Tensor]]:
     if decoder.dispersion is not None:
         tensors["dispersion"] = decoder.dispersion.to(decoder.dtype)
     if decoder.sigma2 is not None:
-        tensors["log_sigma2"] = torch.tensor(decoder.sigma2, dtype=decoder.dtype).log()
+        tensors["log_sigma2"] = cpu.tensor(decoder.sigma2, dtype=decoder.dtype).log()
     plan, own = _plan_of(decoder)
     return replace(bp, encoder=plan), {**tensors, **own}
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints import filling
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.encoder import Encoder
@@ -143,7 +144,7 @@ def _encoder(decoder: Decoding, latents: int) -> Encoder | None:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = decoder(torch.zeros(1, latents, dtype=weight.dtype))
+            image = decoder(cpu.zeros(1, latents, dtype=weight.dtype))
             mean, _ = encoding(image)
     except (AttributeError, RuntimeError, TypeError, ValueError, IndexError):
         return None  # it returns no posterior, or takes other data than the decoder returns

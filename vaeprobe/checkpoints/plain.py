@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.errors import ArchitectureError, UsageError
 from vaeprobe.findings import RESHAPED_LATENTS
@@ -171,7 +172,7 @@ def row_of(
 
 def runs_on(decode: Callable[..., object], row: tuple[int, ...]) -> str:
     """Return why a network does not run on latents of rows of a shape, "" where it does."""
-    like = next((t for t in tensors_of(decode) if t.is_floating_point()), torch.zeros(()))
+    like = next((t for t in tensors_of(decode) if t.is_floating_point()), cpu.zeros(()))
     try:
         with torch.no_grad():
             y = picked(decode(torch.zeros(ROWS, *row, dtype=like.dtype, device=like.device)))

@@ -89,9 +89,11 @@ def _tensor(spec: TensorSpec, bases: dict[tuple[int, str], Tensor]) -> Tensor:
     """Return a tensor on its storage, which tied tensors share."""
     import torch
 
+    from vaeprobe import cpu
+
     dtype: torch.dtype = getattr(torch, spec.dtype)
     if spec.numel == 0 or len(spec.data) == 0:
-        return torch.empty(spec.shape, dtype=dtype)
+        return cpu.empty(spec.shape, dtype=dtype)
     where = (id(spec.data), spec.dtype)
     if where not in bases:
         whole = len(spec.data) - len(spec.data) % DTYPES[spec.dtype]

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import pause
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.costs import foretell_directions
@@ -216,4 +217,4 @@ def pair(seen: Sequence[Seen], first: int, second: int, *, count: int, seed: int
 
 
 def mean(values: Sequence[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).mean())
+    return float(cpu.tensor(values, dtype=torch.float64).mean())

@@ -9,6 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.comparison.numbers import Pair, Seen
 from vaeprobe.geometry.agreement import best_matched, correlations, ranks, udr
 from vaeprobe.intervals import stream
@@ -65,9 +66,9 @@ def rankings(
     found = []
     if k > 2 and pairs:
         n = len(seen[0].codes)
-        picks = [torch.arange(n), *torch.from_numpy(rng.integers(0, n, (RESAMPLES, n)))]
+        picks = [cpu.arange(n), *torch.from_numpy(rng.integers(0, n, (RESAMPLES, n)))]
         tables = torch.stack([torch.stack(_pairwise(seen, pick)) for pick in picks])  # resamples, 2, k, k
-        others = ~torch.eye(k, dtype=torch.bool)
+        others = ~cpu.eye(k, dtype=torch.bool)
         apart = tables[:, :, others].reshape(len(picks), 2, k, k - 1)
         for name, score in (("udr", _median(apart[:, 0])), ("agreement", apart[:, 1].mean(2))):
             found.append(Ranking(name, tuple(score[0].tolist()), score[1:]))
@@ -81,8 +82,8 @@ def rankings(
             continue
         n = sizes.pop()
         pick = torch.from_numpy(rng.integers(0, n, (RESAMPLES, n)))
-        pick = torch.cat([torch.arange(n)[None], pick])
-        means = [[torch.tensor(c, dtype=torch.float64)[pick].mean(1) for c in columns] for columns in samples]
+        pick = torch.cat([cpu.arange(n)[None], pick])
+        means = [[cpu.tensor(c, dtype=torch.float64)[pick].mean(1) for c in columns] for columns in samples]
         table = torch.stack([m[0] if len(m) == 1 else 1 - m[0] / m[1] for m in means], 1)
         # the criterion itself is the metric, which may rest on more than the values that are resampled
         whole = [
@@ -106,7 +107,7 @@ def _median(scores: Tensor) -> Tensor:
 def _pairwise(seen: Sequence[Seen], pick: Tensor) -> list[Tensor]:
     """Return UDR and MCC of each two models on some rows, each shape (k, k)."""
     k = len(seen)
-    out = [torch.zeros(k, k, dtype=torch.float64) for _ in range(2)]
+    out = [cpu.zeros(k, k, dtype=torch.float64) for _ in range(2)]
     codes = [s.codes[pick] for s in seen]
     orders = [ranks(c) for c in codes]
     for i, j in combinations(range(k), 2):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import NO_TIME, Fit, TimeIsOver, budget, optional, share_of, within
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen, decodings, foretell_seeing, mean, pair, see, why_apart
@@ -139,7 +140,7 @@ def _comparison(
                 if not fit.whole:
                     limits.append(Finding(TIME_LIMIT, fit.words("rows")))
                     # of all models' outputs, of all data
-                    some = torch.linspace(0, len(at) - 1, fit.done).long()
+                    some = cpu.linspace(0, len(at) - 1, fit.done).long()
                     picked, at = picked if data is None else picked[some], at[some]
     except TimeIsOver:
         at, why = None, NO_TIME
@@ -226,7 +227,7 @@ def _rows_in_time(decoders: Sequence[Decoder], at: Tensor, seed: int) -> Fit:
 def _rows(data: object, samples: int, seed: int) -> tuple[Tensor | None, Tensor]:
     """Return the rows of data, None where none are given, and at which of them codes are compared."""
     if data is None:
-        return None, torch.empty(0, dtype=torch.long)
+        return None, cpu.empty(0, dtype=torch.long)
     rows = rows_of(data)
     if rows.ndim < 2 or len(rows) < LEAST:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least {LEAST} rows are needed")
@@ -344,7 +345,7 @@ def _alignment(result: Result) -> Alignment | None:
     draws = result.null if isinstance(result, OrthogonalityResult) else ()
     if not isinstance(value, float) or not all(map(len, (*parts, draws))):
         return None
-    contrast, null, turns = (torch.tensor(x, dtype=torch.float64) for x in (*parts, draws))
+    contrast, null, turns = (cpu.tensor(x, dtype=torch.float64) for x in (*parts, draws))
     return Alignment(value, None, contrast, null, turns)
 
 

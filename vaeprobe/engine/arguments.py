@@ -12,6 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.contract import LaidOutError
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.seen import once_checked
@@ -116,7 +117,7 @@ def _around(z: Tensor, apart: float) -> Tensor:
     """Return `NEAR` latents near some of z, no two the same, that differ by a share of their size."""
     given = z.detach().flatten(1).double().cpu()
     noise = torch.from_numpy(stream(0, "near").standard_normal((NEAR, given.shape[1])))
-    return given[torch.arange(NEAR) % len(given)] * (1 + apart * noise)
+    return given[cpu.arange(NEAR) % len(given)] * (1 + apart * noise)
 
 
 def _is_defined(f: Callable[[Tensor], object], z: Tensor) -> bool:
@@ -255,9 +256,9 @@ def columns_of(decoder: Decoder, n: int, columns: object, *, blocks: bool) -> Te
         return None
     k = len(decoder.continuous)
     try:
-        taken = torch.as_tensor(columns)
+        taken = cpu.as_tensor(columns)
     except (TypeError, ValueError, RuntimeError):
-        taken = torch.empty(())
+        taken = cpu.empty(())
     if not taken.numel():
         taken = taken.long()  # an empty list makes a tensor of floating numbers
     if (

@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.windows import Places
 
@@ -51,7 +51,7 @@ class Units:
     @classmethod
     def of_columns(cls, decoder: Decoder, x: Tensor, columns: Tensor | None) -> Units:
         """Return those of columns, shape (n, d), indices of continuous latents; None for all of them."""
-        free = torch.tensor(decoder.continuous)
+        free = cpu.tensor(decoder.continuous)
         if columns is None:
             return cls(free[:, None].expand(-1, len(x)), x)
         same = columns.stride(0) == 0

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.engine.columns import Block, Columns
 from vaeprobe.engine.windows import Places, Spread, Windows, stacked, total
 
@@ -70,7 +71,7 @@ class Local(Columns):
         )
 
     def times(self, number: float) -> Columns:
-        return self.scaled(torch.tensor(number, dtype=torch.float64))
+        return self.scaled(cpu.tensor(number, dtype=torch.float64))
 
     def plus(self, others: Sequence[Columns]) -> Columns:
         terms = [self, *others]

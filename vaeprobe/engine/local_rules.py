@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe import cpu
 from vaeprobe.engine.columns import Columns
 from vaeprobe.engine.convolutions import laid_out
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords
@@ -126,9 +127,9 @@ def _resized(func: Function, name: str, args: Arguments, kwargs: Keywords, y: Te
     kinds = {"nearest", "linear"}
     for axis, (n, r) in enumerate(zip(wide, times, strict=True)):
         around = [-1 if i == axis else 1 for i in range(len(wide))]
-        ramp = torch.arange(n).double().reshape(around).expand(1, 1, *wide).contiguous()
+        ramp = cpu.arange(n).double().reshape(around).expand(1, 1, *wide).contiguous()
         seen = func(ramp, *args[1:], **given)
-        places = torch.arange(n * r).double().reshape(around)
+        places = cpu.arange(n * r).double().reshape(around)
         expected = {
             "nearest": (places / r).floor(),
             "linear": ((places + 0.5) / r - 0.5).clamp(0, n - 1),
@@ -293,7 +294,7 @@ def _joined(func: Function, name: str, args: Arguments, kwargs: Keywords, y: Ten
 def _permuted(func: Function, name: str, args: Arguments, kwargs: Keywords, y: Tensor) -> Local:
     x, more = _local(args[0]), args[1:]
     sizes = tuple(range(2, 2 + len(x.shape)))  # each axis is known by its length
-    order = [n - 2 for n in func(torch.empty(sizes), *more, **kwargs).shape]
+    order = [n - 2 for n in func(cpu.empty(sizes), *more, **kwargs).shape]
     if order[0] != 0 or sorted(order) != list(range(len(sizes))):
         raise Spread
     shape, axes = tuple(y.shape[1:]), [i - 1 for i in order[1:]]

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.verbs import pullback, pushforward
@@ -211,7 +212,7 @@ def _left_out(decoder: Decoder, z: Tensor, probes: int, seed: int, natural: bool
 
     shared, by_sums = torch.zeros_like(D[..., 0]), torch.zeros_like(D[:, 0, 0])
     for p in range(1, probes):
-        first, second = torch.full((p,), p), torch.arange(p)
+        first, second = cpu.full((p,), p), cpu.arange(p)
         one, other = moved(first, second), moved(second, first)
         shared += (one * other).sum(-1)
         by_sums += (one.sum(1) * other.sum(1)).sum(-1)
@@ -315,8 +316,8 @@ def mean_abs_cosine(
             "a cosine needs two columns", hint="the decoder has one continuous latent" if k < 2 else None
         )
     chosen = np.sort(stream(seed, "columns").permutation(k)[:count])
-    v = torch.zeros(count, len(z), k, dtype=torch.float64)
-    v[torch.arange(count), :, torch.from_numpy(chosen)] = 1.0
+    v = cpu.zeros(count, len(z), k, dtype=torch.float64)
+    v[cpu.arange(count), :, torch.from_numpy(chosen)] = 1.0
     _, J = pushforward(decoder, z, v, natural=natural)
     J = J.double().cpu().transpose(0, 1)
     length = J.norm(dim=-1)
@@ -466,7 +467,7 @@ def _chance_missed(T: Tensor, R: Tensor, level: Tensor, dim: int) -> Tensor:
     lengths, directions = torch.linalg.eigh(R.mT @ R)
     L = directions * lengths.clamp_min(0).sqrt()[:, None]  # R^T R = L L^T
     XL = X @ L
-    inner = torch.linalg.cholesky(XL.mT @ XL + torch.eye(w, dtype=T.dtype))
+    inner = torch.linalg.cholesky(XL.mT @ XL + cpu.eye(w, dtype=T.dtype))
     r = torch.linalg.matrix_norm(torch.linalg.solve_triangular(inner, XL[:, :w].mT, upper=False), 2).square()
     chance = (r * dim / 2) ** (w / 2) / math.gamma(w / 2 + 1)
     return torch.where(above, chance.clamp_max(1), torch.ones_like(level))

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
+
 __all__ = ["recalled", "recalled_each", "recalled_together", "remembered", "remembering"]
 
 Made = TypeVar("Made")
@@ -63,9 +65,9 @@ def recalled(
     n = len(rows[0])
     memory = _memory.get()
     if memory is None:
-        return compute(torch.arange(n))
+        return compute(cpu.arange(n))
     names = _names(key, rows)
-    new = torch.tensor([i for i, name in enumerate(names) if name not in memory], dtype=torch.long)
+    new = cpu.tensor([i for i, name in enumerate(names) if name not in memory], dtype=torch.long)
     fresh = compute(new) if len(new) or not n else ()
     if len(new) < n:
         old = [i for i, name in enumerate(names) if name in memory]
@@ -102,11 +104,11 @@ def recalled_each(
     """Return the same of things other than tensors, which are few: as many as there are rows."""
     memory = _memory.get()
     if memory is None:
-        return list(compute(torch.arange(len(rows))))
+        return list(compute(cpu.arange(len(rows))))
     names = _names(key, [rows])
     new = [i for i, name in enumerate(names) if name not in memory]
     if new:
-        memory |= zip([names[i] for i in new], compute(torch.tensor(new)), strict=True)
+        memory |= zip([names[i] for i in new], compute(cpu.tensor(new)), strict=True)
     return [memory[name] for name in names]
 
 

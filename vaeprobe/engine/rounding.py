@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.contract import precision_of, word
 from vaeprobe.decoder import Decoder
@@ -117,7 +118,7 @@ def lost_columns(
     names = decoder.latent_names if names is None else names
     active = list(active) or list(range(len(names)))
     if columns is None:
-        columns = torch.arange(len(names)).expand(min(len(z), LATENTS), -1)
+        columns = cpu.arange(len(names)).expand(min(len(z), LATENTS), -1)
     pulled = _pulled_back(decoder, z, natural, columns[:, active])
     if pulled.right_by_sums():
         return None
@@ -174,7 +175,7 @@ def column_errors(
         columns: which ones, as indices among the continuous latents, shape (n, k); all by default.
     """
     if columns is None:
-        columns = torch.arange(len(decoder.continuous)).expand(min(len(z), LATENTS), -1)
+        columns = cpu.arange(len(decoder.continuous)).expand(min(len(z), LATENTS), -1)
     return _pulled_back(decoder, z, natural, columns).errors()
 
 
@@ -232,7 +233,7 @@ class _Pulled:
         """Return the relative error of each column, shape (k,), see `column_errors`."""
         forward = torch.empty_like(self.reverse)
         some = max(1, HELD // (len(self.z) * self.decoder.data_dim))
-        for part in torch.split(torch.arange(self.columns.shape[1]), some):
+        for part in torch.split(cpu.arange(self.columns.shape[1]), some):
             v = torch.nn.functional.one_hot(self.columns[:, part].T, len(self.decoder.continuous))
             forward[:, :, part] = self._forward(v.to(torch.float64))
         size = torch.maximum(_rms(forward), _rms(self.reverse))

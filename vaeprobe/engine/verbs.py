@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.arguments import (
@@ -147,7 +148,7 @@ def gram(
     check_chunk(chunk)
     weight, taken = likelihood_of(decoder, likelihood, z), columns_of(decoder, len(z), columns, blocks=True)
     if taken is not None and not taken.numel():
-        return torch.zeros(*taken.shape, taken.shape[-1], dtype=torch.float64)
+        return cpu.zeros(*taken.shape, taken.shape[-1], dtype=torch.float64)
     (G,) = recalled(
         ("gram", decoder, weight, None if taken is None else taken.shape[1:]),
         [z] if taken is None else [z, taken],
@@ -173,7 +174,7 @@ def _gram(
     if columns is not None and columns.ndim == 3:
         blocks = [_gram(decoder, z, likelihood, block, chunk) for block in columns.unbind(1)]
         return torch.stack(blocks, dim=1)
-    out = torch.zeros(len(x), width, width, dtype=torch.float64)
+    out = cpu.zeros(len(x), width, width, dtype=torch.float64)
     units = Units.of_columns(decoder, x, columns)
 
     def work(part: Chunk) -> tuple[Tensor]:
@@ -274,14 +275,14 @@ def _gram_of_windows(
         Spread: a latent reaches all outputs after all.
         Unsupported: tangents cannot be carried.
     """
-    free = torch.tensor(decoder.continuous)
+    free = cpu.tensor(decoder.continuous)
     at = (
         free.expand(len(x), 1, -1)
         if columns is None
         else free[columns.reshape(len(x), -1, columns.shape[-1])]
     )
     blocks, s = at.shape[1:]
-    out = torch.zeros(*at.shape, s, dtype=torch.float64)
+    out = cpu.zeros(*at.shape, s, dtype=torch.float64)
     rows = _at_once(reach, x)
     together = max(1, rows // s)  # blocks
 
@@ -290,7 +291,7 @@ def _gram_of_windows(
         root = weigh.root(y) if weigh.is_diagonal else None
         factor = None if root is None else root.expand(y.shape).reshape(-1, *local.shape)
         latent = at[part.points].flatten(0, 1).numpy()
-        G = torch.zeros(len(latent), s, s, dtype=torch.float64)
+        G = cpu.zeros(len(latent), s, s, dtype=torch.float64)
         point = np.repeat(np.arange(len(y)), blocks)
         for first in range(0, len(latent), together):
             some = slice(first, first + together)

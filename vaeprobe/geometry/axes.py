@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe import cpu
+
 __all__ = ["assignment", "distance_to_axes", "nearest_order"]
 
 # Singular values nearer than this, relative to the larger, count as equal.
@@ -165,7 +167,7 @@ def _untied(s: Tensor, V: Tensor, tie: float) -> Tensor:
     if len(rows) == 0:
         return V
     V = V.clone()
-    block = torch.cat([torch.zeros(len(s), 1, dtype=torch.long), (~joined).long().cumsum(1)], dim=1)[rows]
+    block = torch.cat([cpu.zeros(len(s), 1, dtype=torch.long), (~joined).long().cumsum(1)], dim=1)[rows]
     # weight of an axis in a block: the length of its projection, shared by the block's columns
     same = (block[:, :, None] == block[:, None, :]).to(V.dtype)
     weight = (V[rows].square() @ same).sqrt()

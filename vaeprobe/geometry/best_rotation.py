@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import budget
 from vaeprobe.geometry.axes import nearest_order
 from vaeprobe.geometry.gram import ima_contrast
@@ -86,10 +87,10 @@ def joint_diagonalise(
         raise ValueError("a singular Gram matrix has an infinite contrast in every basis")
     start = float(contrast.mean())
     if k < 2:
-        return RotationFit(torch.eye(k, dtype=G.dtype), 0.0, 0.0, 1, 1, 0, True)
+        return RotationFit(cpu.eye(k, dtype=G.dtype), 0.0, 0.0, 1, 1, 0, True)
     # a scale per latent changes no contrast and evens out the rounding
     G = G / G.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    R = torch.cat([torch.eye(k, dtype=G.dtype)[None], haar(k, restarts, seed).to(G.dtype)])
+    R = torch.cat([cpu.eye(k, dtype=G.dtype)[None], haar(k, restarts, seed).to(G.dtype)])
     ends: list[tuple[Tensor, int, bool]] = []
     with one_thread_below(n * k**3):
         for block in torch.split(R, max(1, 30_000_000 // (n * k * k))):
@@ -123,7 +124,7 @@ def _round_robin(k: int) -> list[tuple[Tensor, Tensor]]:
         pairs = [
             (p, q) for p, q in zip(players[:half], reversed(players[half:]), strict=True) if max(p, q) < k
         ]
-        rounds.append((torch.tensor([min(x) for x in pairs]), torch.tensor([max(x) for x in pairs])))
+        rounds.append((cpu.tensor([min(x) for x in pairs]), cpu.tensor([max(x) for x in pairs])))
         players.insert(1, players.pop())
     return rounds
 
@@ -168,7 +169,7 @@ def _descend(G: Tensor, R: Tensor, steps: int) -> tuple[Tensor, int, bool]:
 
     value, g, d = at(R)
     history: list[Move] = []
-    one = torch.eye(k, dtype=R.dtype)
+    one = cpu.eye(k, dtype=R.dtype)
     for step in range(steps):
         if step and budget().over:
             return R, step, False
@@ -220,7 +221,7 @@ def _congruent(H: Tensor, W: Tensor) -> Tensor:
 
 def _plane_rotations(theta: Tensor, p: Tensor, q: Tensor, k: int) -> Tensor:
     """Return the rotations by theta, (starts, pairs), in the disjoint planes (p, q), shape (starts, k, k)."""
-    W = torch.eye(k, dtype=theta.dtype).repeat(len(theta), 1, 1)
+    W = cpu.eye(k, dtype=theta.dtype).repeat(len(theta), 1, 1)
     cos, sin = torch.cos(theta), torch.sin(theta)
     W[:, p, p], W[:, q, q], W[:, q, p], W[:, p, q] = cos, cos, sin, -sin
     return W

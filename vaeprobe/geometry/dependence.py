@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.intervals import stream
 
 __all__ = ["PairTest", "correlation_test", "distance_correlation_test"]
@@ -75,7 +76,7 @@ def distance_correlation_test(X: Tensor, *, permutations: int = 199, seed: int =
         permuted = flat.gather(1, places.flatten(1))
         return (permuted @ permuted.T).clamp(0, 1).sqrt()
 
-    unchanged = torch.arange(n)[:, None].expand(n, k)
+    unchanged = cpu.arange(n)[:, None].expand(n, k)
     rows = _permuted_columns(unchanged, permutations, seed, "distance correlation")
     return _pair_test(matrix(unchanged), (matrix(r) for r in rows), permutations)
 
@@ -100,9 +101,9 @@ def _permuted_columns(X: Tensor, permutations: int, seed: int, purpose: str) -> 
 
 def _pair_test(matrix: Tensor, null: Iterator[Tensor], permutations: int) -> PairTest:
     k = len(matrix)
-    off = ~torch.eye(k, dtype=torch.bool)
+    off = ~cpu.eye(k, dtype=torch.bool)
     size = torch.where(off, matrix.abs(), 0.0)
-    exceeded = torch.zeros(k, k, dtype=torch.float64)
+    exceeded = cpu.zeros(k, k, dtype=torch.float64)
     for permuted in null:
         exceeded += torch.where(off, permuted.abs(), 0.0).max() >= size
     p = torch.where(off, (1 + exceeded) / (1 + permutations), 1.0)

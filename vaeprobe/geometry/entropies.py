@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.geometry.gram import column_cosines, column_norms
 
 __all__ = ["isometry_defect", "pairs_of", "pairwise_information", "seam_entropies", "shared_information"]
@@ -38,7 +39,7 @@ def pairwise_information(G: Tensor) -> Tensor:
 
 def pairs_of(C: Tensor) -> Tensor:
     """Return the entries i < j of square matrices, (n, k, k), shape (n, k (k - 1) / 2)."""
-    i, j = torch.triu_indices(C.shape[-1], C.shape[-1], 1)
+    i, j = cpu.triu_indices(C.shape[-1], C.shape[-1], 1)
     return C[:, i, j]
 
 

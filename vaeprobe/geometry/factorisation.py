@@ -30,6 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import TimeIsOver, beginning, budget, optional, share_of, timely
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.remembered import recalled_together
@@ -132,7 +133,7 @@ class Evidence:
     rounding: Lost | None = None
     letter: str = "z"
     limited: float | None = None
-    contrast: Tensor = field(default_factory=lambda: torch.zeros(0))
+    contrast: Tensor = field(default_factory=lambda: cpu.zeros(0))
     gap: Decision | None = None
     null: Tensor | None = None
     variation: Decision | None = None
@@ -516,7 +517,7 @@ def _alike(sample: Sample, finite: Tensor) -> str:
 def _is_tied(G: Tensor) -> bool:
     """Return whether G is a multiple of I at every latent, to rounding."""
     scale = G.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    return bool(((G / scale - torch.eye(G.shape[1], dtype=G.dtype)).abs().amax((1, 2)) < 1e-5).all())
+    return bool(((G / scale - cpu.eye(G.shape[1], dtype=G.dtype)).abs().amax((1, 2)) < 1e-5).all())
 
 
 # -- C1 and linearity ---------------------------------------------------------------------------
@@ -564,11 +565,11 @@ def _best_rotation(
     fit = joint_diagonalise(
         G[usable & ~held], restarts=restarts, seed=sample.seed, tolerance=sample.tolerance
     )
-    bases = torch.stack([torch.eye(G.shape[1], dtype=G.dtype), fit.R])
+    bases = torch.stack([cpu.eye(G.shape[1], dtype=G.dtype), fit.R])
     given, rotated = rotated_contrast(G[held], bases, tolerance=sample.tolerance)
     dependent = G[~usable & torch.isfinite(G).flatten(1).all(1)]
     if len(dependent):  # as large a share of these
-        dependent = dependent[torch.arange(0, len(dependent), max(1, int(usable.sum()) // len(rotated)))]
+        dependent = dependent[cpu.arange(0, len(dependent), max(1, int(usable.sum()) // len(rotated)))]
         rotated = torch.cat([rotated, least_contrast(rotate(dependent, fit.R), sample.tolerance)])
     return fit, float(given.mean()), mean_decision(rotated, margin, event=event)
 

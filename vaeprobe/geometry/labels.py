@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
+
 BINS = 20
 # weight of the lasso's penalty, on standardised codes and factors
 PENALTY = 0.02
@@ -45,7 +47,7 @@ def binned(values: Tensor, bins: int = BINS) -> Tensor:
 
 def mutual_information(a: Tensor, b: Tensor) -> Tensor:
     """Return the mutual information of the columns of two tables of whole numbers, in nats, shape (d, k)."""
-    out = torch.zeros(a.shape[1], b.shape[1], dtype=torch.float64)
+    out = cpu.zeros(a.shape[1], b.shape[1], dtype=torch.float64)
     for i, x in enumerate(a.T):
         for j, y in enumerate(b.T):
             width = int(y.max()) + 1
@@ -169,7 +171,7 @@ def _entropy(rows: Tensor) -> Tensor:
     if k == 1:
         return (total[:, 0] <= 0).double()
     share = torch.where(total > 0, rows / total.clamp_min(1e-300), 1.0 / k)
-    return -torch.where(share > 0, share * share.log(), 0.0).sum(1) / torch.log(torch.tensor(k).double())
+    return -torch.where(share > 0, share * share.log(), 0.0).sum(1) / torch.log(cpu.tensor(k).double())
 
 
 def _spread(columns: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import pause
 from vaeprobe.engine import pushforward
 from vaeprobe.engine.costs import DIRECTION
@@ -50,7 +51,7 @@ def nearest_codes(decoder: Decoder, x: Tensor, *, seed: int = 0) -> tuple[Tensor
         ends.append(end)
         far.append(distance)
     best = torch.stack(far).argmin(0)
-    rows = torch.arange(len(x))
+    rows = cpu.arange(len(x))
     return torch.stack(ends)[best, rows], torch.stack(far)[best, rows]
 
 
@@ -61,14 +62,14 @@ def directions_of(rows: int, latents: int) -> float:
 
 def _descend(decoder: Decoder, start: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     n, d = start.shape
-    eye = torch.eye(d, dtype=torch.float64)
+    eye = cpu.eye(d, dtype=torch.float64)
     end, trial = start.clone(), start.clone()
-    distance = torch.full((n,), torch.inf, dtype=torch.float64)
-    damping = torch.full((n,), 1e-3, dtype=torch.float64)
-    G, slope = torch.zeros(n, d, d, dtype=torch.float64), torch.zeros(n, d, dtype=torch.float64)
-    live = torch.arange(n)
+    distance = cpu.full((n,), torch.inf, dtype=torch.float64)
+    damping = cpu.full((n,), 1e-3, dtype=torch.float64)
+    G, slope = cpu.zeros(n, d, d, dtype=torch.float64), cpu.zeros(n, d, dtype=torch.float64)
+    live = cpu.arange(n)
     for _ in range(STEPS):
-        moved = torch.zeros(n, dtype=torch.bool)
+        moved = cpu.zeros(n, dtype=torch.bool)
         for rows in torch.split(live, max(1, HELD // (x.shape[1] * (d + 1)))):
             y, J = pushforward(decoder, trial[rows], eye[:, None].expand(d, len(rows), -1))
             J, r = J.double().cpu(), x[rows] - y.double().cpu()

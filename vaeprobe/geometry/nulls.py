@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 
+from vaeprobe import cpu
 from vaeprobe.intervals import stream
 
 __all__ = ["expected_abs_cosine", "expected_contrast", "expected_isometry_defect"]
@@ -33,7 +34,7 @@ def expected_contrast(k: int, m: int) -> float:
     """
     if m < k:
         raise ValueError(f"{k} columns in {m} dimensions are linearly dependent: the contrast is infinite")
-    halves = (m - torch.arange(k, dtype=torch.float64)) / 2
+    halves = (m - cpu.arange(k, dtype=torch.float64)) / 2
     psi = torch.special.digamma(halves)
     return float(0.5 * (psi[0] - psi).sum()) if k else 0.0
 

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import share_of
 from vaeprobe.engine.dense import bands_of
 from vaeprobe.geometry.gram import column_cosines, column_norms, ima_contrast, singular_tolerance
@@ -108,7 +109,7 @@ def _under_rotations(G: Tensor, contrast: Tensor) -> Callable[[Tensor], Tensor]:
 def _by_pairs(G: Tensor) -> Callable[[Tensor], Tensor]:
     """Return R -> sum_i log sqrt(r_i^T G r_i), shape (count, n): one product of all r_i r_i^T and all G."""
     n, k = G.shape[:2]
-    upper = torch.triu_indices(k, k)
+    upper = cpu.triu_indices(k, k)
     packed = G[:, upper[0], upper[1]].T
     twice = torch.where(upper[0] == upper[1], 1.0, 2.0).to(G.dtype)
 
@@ -146,7 +147,7 @@ def _by_factors(G: Tensor) -> Callable[[Tensor], Tensor]:
         for first in range(0, n, TOGETHER):
             some = slice(first, first + TOGETHER)
             squares = sum(_squared_lengths(band[some], columns[-band.shape[2] :]) for band in bands)
-            logs = torch.as_tensor(squares).clamp_min(_tiny(G)).log_()
+            logs = cpu.as_tensor(squares).clamp_min(_tiny(G)).log_()
             out[:, some] = 0.5 * logs.view(len(logs), len(R), k).sum(2).T
         return out
 

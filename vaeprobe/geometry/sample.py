@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import gram
 from vaeprobe.geometry.gram import (
@@ -74,17 +75,17 @@ class Sample:
         frugal: bool = False,
     ) -> Sample:
         k = len(decoder.continuous)
-        z = torch.zeros(0, decoder.latent_dim, dtype=torch.float64)
-        G = torch.zeros(0, k, k, dtype=torch.float64)
-        none = torch.zeros(k, 0, dtype=torch.float64)
+        z = cpu.zeros(0, decoder.latent_dim, dtype=torch.float64)
+        G = cpu.zeros(0, k, k, dtype=torch.float64)
+        none = cpu.zeros(k, 0, dtype=torch.float64)
         sample = cls(
             decoder, source, likelihood, seed, chunk, z, z, G, none, none.T, G[:, 0], G[:, 0], frugal=frugal
         )
         sample.grow(samples)
         sample.first = len(sample.z)
         active = sample._active(threshold)
-        sample.R = torch.eye(k, dtype=torch.float64)[:, active]
-        sample.frozen = torch.zeros(0, len(active), dtype=torch.float64)
+        sample.R = cpu.eye(k, dtype=torch.float64)[:, active]
+        sample.frozen = cpu.zeros(0, len(active), dtype=torch.float64)
         sample.changes, sample.sizes = sample.changes[:, active], sample.sizes[:, active]
         return sample
 
@@ -97,12 +98,12 @@ class Sample:
         finite = torch.isfinite(self.G).flatten(1).all(1)
         G = self.G[finite]
         if not len(G):
-            return torch.arange(0)
+            return cpu.arange(0)
         active = active_latents(G, threshold)
         norms = column_norms(G)
         silent = (~active & (norms > 0).any(0)).nonzero().flatten()
         if len(silent):
-            E = torch.eye(G.shape[1], dtype=torch.float64)[:, silent]
+            E = cpu.eye(G.shape[1], dtype=torch.float64)[:, silent]
             frozen = self.frozen_along(E, slice(0, None))
             self.silent = dict(zip(silent.tolist(), frozen.T, strict=True))
             change = ((norms[:, silent] - frozen[finite]).nan_to_num().square().mean(0) / 2).sqrt()
@@ -126,7 +127,7 @@ class Sample:
         # the metric alone says first where there is too much of it, and is the cheaper
         compared = 0 if start else FEW_COMPARED if self.frugal else COMPARED
         if compared:
-            unit = torch.eye(len(self.decoder.continuous), dtype=torch.float64)
+            unit = cpu.eye(len(self.decoder.continuous), dtype=torch.float64)
             self.G = self._compare(slice(0, compared), unit)
         if len(z) > compared:
             more = gram(self.decoder, z[compared:], likelihood=self.likelihood, chunk=self.chunk)
@@ -179,7 +180,7 @@ class Sample:
         """Return the ima contrast over the active latents, inf where they are not independent, shape (n,)."""
         G = self.active_metric()
         finite = torch.isfinite(G).flatten(1).all(1)
-        contrast = torch.full((len(G),), torch.inf, dtype=torch.float64)
+        contrast = cpu.full((len(G),), torch.inf, dtype=torch.float64)
         contrast[finite] = ima_contrast(G[finite], tolerance=self.tolerance)
         return contrast
 
@@ -197,7 +198,7 @@ class Sample:
         if start < len(self.z):
             places = self.R.argmax(0).tolist()
             seen = self.silent if start == 0 and len(self.z) == self.first else {}
-            more = torch.empty(len(self.z) - start, len(places), dtype=torch.float64)
+            more = cpu.empty(len(self.z) - start, len(places), dtype=torch.float64)
             for i, place in enumerate(places):
                 if place in seen:
                     more[:, i] = seen[place]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import gram, pushforward, values
 from vaeprobe.geometry.gram import log_det
@@ -41,7 +42,7 @@ HOPE = ((10, 0.02), (4, 0.3), (2, 0.6), (0, 1.0))
 # What may be left of the difference of outputs, as a share of what either Jacobian predicts.
 CLOSE = 1e-2
 # Places between two latents of one output at which the output must differ, irregular so that no period hides it.
-BETWEEN = (torch.arange(1, 17, dtype=torch.float64) * (math.sqrt(5) - 1) / 2) % 1
+BETWEEN = (cpu.arange(1, 17, dtype=torch.float64) * (math.sqrt(5) - 1) / 2) % 1
 # Numbers held at a time.
 NUMBERS = 1 << 23
 # Longest step, in standard deviations of the prior; weight under which a sheet is not looked for.
@@ -91,7 +92,7 @@ def find_sheets(
     """
     natural = decoder.natural_for(likelihood)
     a, m = len(latents), len(z)
-    places = torch.tensor([decoder.continuous.index(i) for i in latents])
+    places = cpu.tensor([decoder.continuous.index(i) for i in latents])
 
     def outputs(w: Tensor) -> Tensor:
         """Return f, float64 on the CPU."""
@@ -127,17 +128,17 @@ def find_sheets(
                 fresh.append(p)
         start, owner = _continued(z, found, sorted(set(fresh)))
 
-    others, count = torch.zeros(m, dtype=torch.float64), torch.tensor([len(f) for f in found])
+    others, count = cpu.zeros(m, dtype=torch.float64), cpu.tensor([len(f) for f in found])
     own_weight = -z[:, latents].square().sum(1) / 2 - log_det(G) / 2
     example = None
     if count.any():
         twins = torch.stack([w for f in found for w in f])
-        owner = torch.repeat_interleave(torch.arange(m), count)
+        owner = torch.repeat_interleave(cpu.arange(m), count)
         weight = -twins[:, latents].square().sum(1) / 2 - log_det(metric(twins)) / 2
         relative = weight - own_weight[owner]
         # where J is singular at the other latent, the sheet has a fold and no density to add
         relative = torch.where(torch.isfinite(relative), relative, -torch.inf)
-        added = torch.zeros(m, dtype=torch.float64).index_add_(0, owner, relative.exp())
+        added = cpu.zeros(m, dtype=torch.float64).index_add_(0, owner, relative.exp())
         others = added.log1p()
         best = int(relative.argmax())
         example = (z[owner[best]], twins[best])
@@ -156,7 +157,7 @@ def _starts(
     flips = z[:, None].repeat(1, 2 * a + 1, 1)
     for k, i in enumerate(latents):
         flips[:, 2 * k, i] = -z[:, i]
-        flips[:, 2 * k + 1, i] = pool[torch.arange(len(z)) % len(pool), i]
+        flips[:, 2 * k + 1, i] = pool[cpu.arange(len(z)) % len(pool), i]
     flips[:, -1, latents] = -z[:, latents]
     starts, owners = [], []
     together = max(1, NUMBERS // (x.shape[1] * (2 * a + 1)))
@@ -177,8 +178,8 @@ def _starts(
             owners.append(p)
             ratio[(w - w[best]).norm(dim=1) < 0.5] = torch.inf
     if not starts:
-        return z[:0], torch.zeros(0, dtype=torch.long)
-    return torch.stack(starts), torch.tensor(owners)
+        return z[:0], cpu.zeros(0, dtype=torch.long)
+    return torch.stack(starts), cpu.tensor(owners)
 
 
 def _apart(w: Tensor, known: Tensor, x: Tensor, tolerance: float, outputs: Outputs) -> bool:
@@ -193,7 +194,7 @@ def _apart(w: Tensor, known: Tensor, x: Tensor, tolerance: float, outputs: Outpu
 
 
 def _moving(width: int, latents: list[int]) -> Tensor:
-    moving = torch.zeros(width, dtype=torch.bool)
+    moving = cpu.zeros(width, dtype=torch.bool)
     moving[latents] = True
     return moving
 
@@ -213,8 +214,8 @@ def _continued(z: Tensor, found: list[list[Tensor]], owners: list[int]) -> tuple
                 whose.append(p)
                 known.append(w)
     if not starts:
-        return z[:0], torch.zeros(0, dtype=torch.long)
-    return torch.stack(starts), torch.tensor(whose)
+        return z[:0], cpu.zeros(0, dtype=torch.long)
+    return torch.stack(starts), cpu.tensor(whose)
 
 
 def _polish(
@@ -230,14 +231,14 @@ def _polish(
 ) -> tuple[Tensor, Tensor]:
     """Follow damped Gauss-Newton steps to f(w) = target; return the ends and which of them arrived elsewhere."""
     n, a = len(start), len(latents)
-    basis = torch.eye(len(decoder.continuous), dtype=torch.float64)
+    basis = cpu.eye(len(decoder.continuous), dtype=torch.float64)
     basis = basis[[decoder.continuous.index(i) for i in latents]]
-    end, residual = start.clone(), torch.full((n,), torch.inf, dtype=torch.float64)
-    damping = torch.full((n,), 1e-3, dtype=torch.float64)
+    end, residual = start.clone(), cpu.full((n,), torch.inf, dtype=torch.float64)
+    damping = cpu.full((n,), 1e-3, dtype=torch.float64)
     trial, first = start.clone(), residual.clone()
-    G = torch.zeros(n, a, a, dtype=torch.float64)
-    slope = torch.zeros(n, a, dtype=torch.float64)
-    live = torch.arange(n)
+    G = cpu.zeros(n, a, a, dtype=torch.float64)
+    slope = cpu.zeros(n, a, dtype=torch.float64)
+    live = cpu.arange(n)
     for step in range(STEPS):
         before = residual.clone()
         rest = target[live] - outputs(trial[live])
@@ -271,7 +272,7 @@ def _polish(
         )[..., 0]
         move = move * (LONGEST / move.norm(dim=1, keepdim=True).clamp_min(LONGEST))
         trial[live] = end[live]
-        trial[live[:, None], torch.tensor(latents)] += move
+        trial[live[:, None], cpu.tensor(latents)] += move
     # where a decoder saturates (blank images) outputs agree to rounding and are not the same: both linear maps must
     # say that the latents are far apart for what is left of the difference
     moved = (end - own)[:, latents]

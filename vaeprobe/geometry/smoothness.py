@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.autograd import jvp
 from vaeprobe.budget import budget, pause
 from vaeprobe.decoder import Decoder
@@ -151,12 +152,12 @@ def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> 
         which segments it changes on, where its derivative is 0 throughout, and where it jumps: (segments,).
     """
     gauss, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(NODES))
-    edges = torch.linspace(0, 1, PARTS + 1, dtype=torch.float64)
+    edges = cpu.linspace(0, 1, PARTS + 1, dtype=torch.float64)
     places = torch.cat([edges, (edges[:-1, None] + (gauss + 1) / (2 * PARTS)).flatten()])
     rounding = 100 * float(torch.finfo(a.dtype).eps)
-    changes, flat, jumps = (torch.zeros(len(a), dtype=torch.bool) for _ in range(3))
-    low = torch.zeros(len(a), dtype=torch.float64)
-    live, length, jumped = torch.arange(len(a)), 1.0, jumps
+    changes, flat, jumps = (cpu.zeros(len(a), dtype=torch.bool) for _ in range(3))
+    low = cpu.zeros(len(a), dtype=torch.float64)
+    live, length, jumped = cpu.arange(len(a)), 1.0, jumps
     for level in track(range(LEVELS), "smoothness"):
         if level:
             budget().ask()
@@ -236,7 +237,7 @@ def _sketch(y: Tensor) -> Tensor:
         return y
     rng = stream(m, "sketch")
     signs, places = (torch.from_numpy(rng.integers(0, top, m)) for top in (2, SKETCH))
-    return torch.zeros(len(y), SKETCH, dtype=y.dtype).index_add_(1, places, y * (2 * signs - 1))
+    return cpu.zeros(len(y), SKETCH, dtype=y.dtype).index_add_(1, places, y * (2 * signs - 1))
 
 
 # -- jumps of the decoder itself ----------------------------------------------------------------
@@ -297,11 +298,11 @@ def discontinuities(decoder: Decoder, a: Tensor, b: Tensor, *, natural: bool = F
 def _jumped(decoder: Decoder, a: Tensor, b: Tensor, natural: bool) -> Tensor:
     """Return 1 for segments on which the decoder jumps, else 0, shape (segments,); nan where one has no finite values."""
     gauss, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(NODES))
-    edges = torch.linspace(0, 1, PARTS + 1, dtype=torch.float64)
+    edges = cpu.linspace(0, 1, PARTS + 1, dtype=torch.float64)
     places = torch.cat([edges, (edges[:-1, None] + (gauss + 1) / (2 * PARTS)).flatten()])
     rounding = 100 * float(torch.finfo(decoder.dtype or torch.float64).eps)
-    low, length = torch.zeros(len(a), dtype=torch.float64), 1.0
-    live = torch.arange(len(a))
+    low, length = cpu.zeros(len(a), dtype=torch.float64), 1.0
+    live = cpu.arange(len(a))
     for level in range(LEVELS + 1):
         t = low[live][:, None] + length * places
         x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
@@ -384,8 +385,8 @@ def _metric_derivatives(
     x = z.to(device=decoder.device, dtype=decoder.dtype)
     rows = Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, k).points
     pairs = [(l, m) for l in range(k) for m in range(l + 1)]
-    G, dG = torch.empty(len(x), k, k, dtype=torch.float64), torch.empty(len(x), k, k, k, dtype=torch.float64)
-    ddG = None if order == 1 else torch.empty(len(x), k, k, k, k, dtype=torch.float64)
+    G, dG = cpu.empty(len(x), k, k, dtype=torch.float64), cpu.empty(len(x), k, k, k, dtype=torch.float64)
+    ddG = None if order == 1 else cpu.empty(len(x), k, k, k, k, dtype=torch.float64)
     at = 0
     with nested_derivatives():
         for block in torch.split(x, rows):

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.geometry.decisions import EVENT, Decision, unseen
 from vaeprobe.geometry.modulation import log_ratio
 from vaeprobe.intervals import LEVEL, percentile_interval, resampled_means, studentised_interval
@@ -125,10 +126,10 @@ def bound_means(values: Array, valid: Array, *, seed: int = 0, level: float = LE
 def gamma_quantile(shape: float, p: float) -> float:
     """Return the p-quantile of the gamma distribution of unit scale, by bisection of the incomplete gamma."""
     low, high = 0.0, shape + 20 * math.sqrt(shape) + 40
-    a = torch.tensor(shape, dtype=torch.float64)
+    a = cpu.tensor(shape, dtype=torch.float64)
     for _ in range(80):
         middle = (low + high) / 2
-        below = float(torch.special.gammainc(a, torch.tensor(middle, dtype=torch.float64))) < p
+        below = float(torch.special.gammainc(a, cpu.tensor(middle, dtype=torch.float64))) < p
         low, high = (middle, high) if below else (low, middle)
     return (low + high) / 2
 

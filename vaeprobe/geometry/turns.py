@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
+
 __all__ = ["Turn"]
 
 
@@ -28,8 +30,8 @@ class Turn:
     def matrix(self) -> Tensor:
         """The rotation of the whole space, shape (latents, latents): 8 bytes times the square of their number."""
         if self.at is None:
-            return torch.kron(self.R, torch.eye(self.latents // len(self.R), dtype=self.R.dtype))
-        out = torch.eye(self.latents, dtype=self.R.dtype)
+            return torch.kron(self.R, cpu.eye(self.latents // len(self.R), dtype=self.R.dtype))
+        out = cpu.eye(self.latents, dtype=self.R.dtype)
         out[self.at[:, None], self.at] = self.R
         return out
 

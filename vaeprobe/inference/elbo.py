@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.inference.moments import PosteriorMoments
 
 __all__ = [
@@ -116,7 +117,7 @@ def mean_gap(moments: PosteriorMoments, beta: float) -> Tensor:
     E_q[G]/beta, less what the Monte-Carlo error of the score adds on average.
     """
     k = moments.latents
-    Lambda = torch.eye(k, dtype=torch.float64) + moments.gram / beta
+    Lambda = cpu.eye(k, dtype=torch.float64) + moments.gram / beta
     inverse = torch.linalg.inv(Lambda)
     u = moments.score / beta - moments.mean
     noise = (inverse.diagonal(dim1=1, dim2=2) * (moments.score_error / beta).square()).sum(1)

@@ -8,6 +8,7 @@ from os import PathLike
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.loading import load
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, OpenSizeError
 from vaeprobe.decoder import Decoder
@@ -54,7 +55,7 @@ def open_encoder(path: str | PathLike[str], decoder: Decoder) -> Encoder:
     k = len(decoder.continuous)
     function = _two_outputs(loaded.function, str(path))
     with torch.no_grad():
-        mean, log_variance = function(torch.zeros(1, loaded.latent_dim, dtype=loaded.dtype))
+        mean, log_variance = function(cpu.zeros(1, loaded.latent_dim, dtype=loaded.dtype or torch.float32))
     if mean.shape != (1, k) or log_variance.shape != (1, k):
         raise UsageError(
             f"`{path}` returns shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}, not twice (1, {k})",

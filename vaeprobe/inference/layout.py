@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.engine.verbs import gram
@@ -49,7 +50,7 @@ def check_data(decoder: Decoder, x: Tensor, likelihood: Likelihood) -> None:
     likelihood.check_rows(x, decoder.output_shape)
     if decoder.parameter == "mean":
         with torch.no_grad():
-            wrong = likelihood.misfit(decoder.flat(torch.zeros(1, decoder.latent_dim)))
+            wrong = likelihood.misfit(decoder.flat(cpu.zeros(1, decoder.latent_dim)))
         if wrong is not None:
             raise UsageError(
                 wrong,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.budget import Fit, in_time
 from vaeprobe.decoder import Decoder
@@ -145,7 +146,7 @@ def with_codes(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -
     Returns:
         shape (n, latent_dim), float64.
     """
-    full = torch.zeros(len(z), decoder.latent_dim, dtype=torch.float64)
+    full = cpu.zeros(len(z), decoder.latent_dim, dtype=torch.float64)
     full[:, decoder.continuous] = z
     starts = list(itertools.accumulate((g.size for g in decoder.prior), initial=0))
     for start, g in zip(starts, decoder.prior, strict=False):
@@ -166,7 +167,7 @@ def with_codes(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -
     )
     value = torch.stack([log_density_and_score(decoder, likelihood, x, place(c))[0] for c in choices])
     best = value.argmax(0)
-    return torch.stack([place(c) for c in choices])[best, torch.arange(len(z))]
+    return torch.stack([place(c) for c in choices])[best, cpu.arange(len(z))]
 
 
 def posterior_moments(
@@ -216,7 +217,7 @@ def posterior_moments(
         return dict(zip(AVERAGES, found, strict=True))
 
     def measure(rows: slice) -> None:
-        blocks = torch.split(torch.arange(len(x))[rows], block)
+        blocks = torch.split(cpu.arange(len(x))[rows], block)
         parts.extend(processes().shared(blocks, averages_of, "averaging over posteriors"))
 
     fit = in_time(len(x), measure)
@@ -238,7 +239,7 @@ def _averages(
     """Return the fields of `PosteriorMoments` that are averages over draws, for a block of rows."""
     n, pairs, k = noise.shape
     base = with_codes(decoder, likelihood, x, mean)
-    step = torch.zeros(n, pairs, decoder.latent_dim, dtype=torch.float64)
+    step = cpu.zeros(n, pairs, decoder.latent_dim, dtype=torch.float64)
     step[:, :, decoder.continuous] = noise * variance.sqrt()[:, None]
     z = torch.stack([base[:, None] + step, base[:, None] - step], dim=1)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
+
 __all__ = ["bhattacharyya", "nearest_overlap", "variance_at"]
 
 
@@ -18,7 +20,7 @@ def bhattacharyya(mean: Tensor, variance: Tensor) -> Tensor:
 
     Source: Bhattacharyya (1943), Bull. Calcutta Math. Soc. 35.
     """
-    distance = torch.zeros(len(mean), len(mean), dtype=mean.dtype)
+    distance = cpu.zeros(len(mean), len(mean), dtype=mean.dtype)
     for m, v in zip(mean.T, variance.T, strict=True):
         between = 0.5 * (v[:, None] + v)
         distance += 0.125 * (m[:, None] - m).square() / between

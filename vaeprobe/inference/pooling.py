@@ -22,9 +22,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.intervals import LEVEL, student_quantile
 
 __all__ = ["PooledEstimate", "Pooled", "pooled_quotient", "pooled_ratio", "ratio"]
@@ -87,7 +87,7 @@ class Pooled:
         by_rows = float(Omega.sum())
         if k == 1:
             return by_rows, max(n - 1, 1), by_rows
-        P = torch.eye(k, dtype=g.dtype) - w[:, None]
+        P = cpu.eye(k, dtype=g.dtype) - w[:, None]
         noise, unit, size = P @ Omega @ P.T, P * w.square() @ P.T, w.square().sum()
         tau2 = (g.square().sum() - noise.trace()) / unit.trace()
         inside = noise + tau2.clamp_min(0) * unit

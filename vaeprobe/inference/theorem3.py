@@ -18,6 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
 from vaeprobe.inference.beta import estimate_beta
@@ -64,7 +65,7 @@ class Trained:
 
 def circles(n: int = 512) -> Tensor:
     """Return points on circles of radius 1 and 0.5, shape (n, 2), float32."""
-    angle = torch.linspace(0, 2 * math.pi, n // 2 + 1)[:-1]
+    angle = cpu.linspace(0, 2 * math.pi, n // 2 + 1)[:-1]
     ring = torch.stack([angle.cos(), angle.sin()], dim=1)
     return torch.cat([ring, 0.5 * ring])
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.progress import track
 
 __all__ = ["TrainedVAE", "train_vae"]
@@ -55,16 +57,17 @@ def train_vae(
     m = x.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = nn.Sequential(nn.Linear(m, width), nn.ReLU(), nn.Linear(width, 2 * latents))
-        decoder = nn.Sequential(nn.Linear(latents, width), nn.ReLU(), nn.Linear(width, m))
+        layer = partial(nn.Linear, device="cpu", dtype=torch.float32)
+        encoder = nn.Sequential(layer(m, width), nn.ReLU(), layer(width, 2 * latents))
+        decoder = nn.Sequential(layer(latents, width), nn.ReLU(), layer(width, m))
     optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=3e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda t: 0.5 * (1 + math.cos(math.pi * t / steps))
     )
     for _ in track(range(steps), description):
-        some = x[torch.randint(len(x), (batch,), generator=generator)]
+        some = x[cpu.randint(len(x), (batch,), generator=generator)]
         mean, log_variance = encoder(some).chunk(2, 1)
-        noise = torch.randn(mean.shape, generator=generator)
+        noise = cpu.randn(mean.shape, generator=generator)
         z = mean + (0.5 * log_variance).exp() * noise
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
         loss = (beta * kl - log_likelihood(some, decoder(z))).mean()

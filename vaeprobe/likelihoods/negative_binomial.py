@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods.likelihood import (
     Likelihood,
@@ -31,7 +32,7 @@ def checked_dispersion(given: LikelihoodSettings, m: int, name: str) -> Tensor:
             f"a {name} likelihood needs the inverse dispersion theta, whose variance is mu + mu^2 / theta",
             hint="--dispersion 2.5, or --dispersion theta.npy with one number per output (scVI: exp of px_r)",
         )
-    theta = torch.as_tensor(given.dispersion, dtype=torch.float64).flatten()
+    theta = cpu.as_tensor(given.dispersion, dtype=torch.float64).flatten()
     if len(theta) not in (1, m):
         raise UsageError(f"there are {len(theta)} inverse dispersions for {m} counts")
     if not bool((torch.isfinite(theta) & (theta > 0)).all()):

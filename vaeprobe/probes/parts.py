@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.engine.limits import LARGEST_GRAM, MOST
 from vaeprobe.engine.methods import choose
 from vaeprobe.errors import ResourceError
@@ -66,7 +67,7 @@ class ColumnBlock:
         """Return the rotation of the whole latent space that turns the block by R, (s, s)."""
         if self.kind == "channels":
             return Turn(R, self.whole)
-        return Turn(R, decoder.latent_dim, torch.tensor(decoder.continuous)[self.columns[0]])
+        return Turn(R, decoder.latent_dim, cpu.tensor(decoder.continuous)[self.columns[0]])
 
 
 def block_of(
@@ -131,7 +132,7 @@ def channels_and_sites(decoder: Decoder) -> tuple[int, int] | None:
 def random_sites(channels: int, sites: int, samples: int, seed: int) -> Tensor:
     """Return the columns of all channels at one random site for each of so many latents, shape (samples, channels)."""
     site = torch.from_numpy(stream(seed, "sites").integers(0, sites, size=samples))
-    return torch.arange(channels) * sites + site[:, None]
+    return cpu.arange(channels) * sites + site[:, None]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import budget
 from vaeprobe.seams.fields import DirectionField, follow
 from vaeprobe.seams.nodes import NODES
@@ -32,7 +33,7 @@ def seam_of(
         events=(),
         coordinates=coordinates,
     )
-    places = seam.at(torch.tensor([mark.t for mark in track.marks], dtype=torch.float64))
+    places = seam.at(cpu.tensor([mark.t for mark in track.marks], dtype=torch.float64))
     marks = [
         Event(
             kind=mark.kind,
@@ -54,7 +55,7 @@ def _with_events(seam: Seam, events: Sequence[Event]) -> Seam:
 
 
 def _rank_at(seam: Seam, t: float) -> int:
-    i = int(torch.searchsorted(seam.t, torch.tensor(t, dtype=torch.float64)).clamp(0, len(seam.t) - 1))
+    i = int(torch.searchsorted(seam.t, cpu.tensor(t, dtype=torch.float64)).clamp(0, len(seam.t) - 1))
     return int(seam.rank[i])
 
 
@@ -82,7 +83,7 @@ def _crossings(seam: Seam, spectrum: Tensor) -> list[Event]:
                 component=seam.component,
                 t=t,
                 until=t,
-                z=seam.at(torch.tensor([t]))[0],
+                z=seam.at(cpu.tensor([t]))[0],
                 ranks=(before, after),
                 value=0.0 if j > i + 1 else min(abs(d0), abs(d1)),
             )
@@ -142,11 +143,11 @@ def _edges(index: int, seam: Seam) -> Iterator[_Edge]:
     for event in seam.events:
         if event.kind == "crossing":
             at = seam.t[clear]
-            j = int(torch.searchsorted(at, torch.tensor(event.t, dtype=torch.float64)).clamp(1, len(at) - 1))
+            j = int(torch.searchsorted(at, cpu.tensor(event.t, dtype=torch.float64)).clamp(1, len(at) - 1))
             low, high = float(at[j - 1]), float(at[j])
             yield _Edge(index, event, low, high, seam.v[clear[j - 1]], event.ranks, False, "t")
         if event.kind == "tied":
-            i, j = (int(torch.searchsorted(seam.t, torch.tensor(t).double())) for t in (event.t, event.until))
+            i, j = (int(torch.searchsorted(seam.t, cpu.tensor(t).double())) for t in (event.t, event.until))
             if i > 0:
                 yield _Edge(index, event, float(seam.t[i - 1]), event.t, seam.v[i - 1], None, False, "t")
             if j + 1 < len(seam.t):
@@ -161,13 +162,13 @@ def refined(seams: Sequence[Seam], field: DirectionField, most: int = 512, round
     edges = [edge for i, seam in enumerate(seams) for edge in _edges(i, seam)][:most]
     if not edges:
         return list(seams)
-    low = torch.tensor([e.low for e in edges], dtype=torch.float64)
-    high = torch.tensor([e.high for e in edges], dtype=torch.float64)
+    low = cpu.tensor([e.low for e in edges], dtype=torch.float64)
+    high = cpu.tensor([e.high for e in edges], dtype=torch.float64)
     last = torch.stack([e.last for e in edges])
-    before = torch.tensor([e.ranks[0] if e.ranks else 0 for e in edges])
-    after = torch.tensor([e.ranks[1] if e.ranks else 0 for e in edges])
-    crossing = torch.tensor([e.ranks is not None for e in edges])
-    was_tied = torch.tensor([e.tied for e in edges])
+    before = cpu.tensor([e.ranks[0] if e.ranks else 0 for e in edges])
+    after = cpu.tensor([e.ranks[1] if e.ranks else 0 for e in edges])
+    crossing = cpu.tensor([e.ranks is not None for e in edges])
+    was_tied = cpu.tensor([e.tied for e in edges])
     gap = torch.full_like(low, torch.inf)
     for done in range(rounds):
         if budget().over:
@@ -196,7 +197,7 @@ def refined(seams: Sequence[Seam], field: DirectionField, most: int = 512, round
             event = replace(event, t=t, until=t, value=float(gap[n]))
         else:
             event = replace(event, t=t) if edge.side == "t" else replace(event, until=t)
-        found[id(edge.event)] = replace(event, z=seams[edge.seam].at(torch.tensor([event.t]))[0])
+        found[id(edge.event)] = replace(event, z=seams[edge.seam].at(cpu.tensor([event.t]))[0])
     for i, seam in enumerate(seams):
         if any(id(event) in found for event in seam.events):
             out[i] = _with_events(seam, [found.get(id(event), event) for event in seam.events])

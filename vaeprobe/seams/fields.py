@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.matrix_free import metric_products
@@ -180,7 +181,7 @@ class DenseField:
         G = gram(self.decoder, z, likelihood=self.likelihood, chunk=self.chunk)
         finite = torch.isfinite(G).flatten(1).all(1)
         if not finite.all():
-            G = torch.where(finite[:, None, None], G, torch.eye(self.k, dtype=G.dtype))
+            G = torch.where(finite[:, None, None], G, cpu.eye(self.k, dtype=G.dtype))
         s, V = singular_frame(G)
         return Frame(s, V, finite)
 
@@ -235,9 +236,9 @@ class IterativeField:
         GB = self.apply(z, B)
         finite = torch.isfinite(GB).flatten(1).all(1)
         GB = torch.where(finite[:, None, None], GB, B)
-        s = torch.empty(len(z), self.width, dtype=torch.float64)
+        s = cpu.empty(len(z), self.width, dtype=torch.float64)
         V, near = torch.empty_like(B[:, :, : self.width]), torch.empty_like(B[:, :, : self.width])
-        left = torch.arange(len(z))
+        left = cpu.arange(len(z))
         for round in range(1, self.rounds + 1):
             if last is not None:
                 budget().ask()

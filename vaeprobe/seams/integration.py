@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import TimeIsOver, optional, unhurried
 from vaeprobe.progress import tell
 from vaeprobe.seams.fields import DirectionField, Directions
@@ -70,19 +71,19 @@ class Integration:
         self.scheme, self.limits, self.tolerance = scheme, limits, tolerance
         P = len(z)
         self.start, self.heading = z.clone(), at.v.clone()
-        self.z, self.at = z.clone(), at.at(torch.arange(P))
-        self.t = torch.zeros(P, dtype=torch.float64)
+        self.z, self.at = z.clone(), at.at(cpu.arange(P))
+        self.t = cpu.zeros(P, dtype=torch.float64)
         self.shortest = (limits.length / 4).clamp_max(scheme.shortest(tolerance))
         self.longest = (limits.length / 4).clamp_max(LONGEST)
         self.h = self.longest.clamp_max(scheme.first)
-        self.grow = torch.ones(P, dtype=torch.bool)
+        self.grow = cpu.ones(P, dtype=torch.bool)
         # `kinks`: a kink lies before this arc length; the stride with which it was met
         self.bracket = torch.full_like(self.t, torch.inf)
         self.stride = self.h.clone()
         self.floor = limits.collapse * at.frame.s[:, 0]
         self.landing: list[Stop | None] = [None] * P
         self.stops: list[Stop | None] = [None] * P
-        self.trials = torch.zeros(P, dtype=torch.long)
+        self.trials = cpu.zeros(P, dtype=torch.long)
         self.marks: list[Mark] = []
         # kinks met in a row, one close after the other
         self.chatter: list[list[float]] = [[] for _ in range(P)]
@@ -91,12 +92,12 @@ class Integration:
     def tracks(self) -> list[Track]:
         """Return the half-seams, each up to where it stops."""
         P = len(self.z)
-        self.recorder.add(torch.arange(P), self.t.clone(), self.z.clone(), self.at.at(torch.arange(P)))
+        self.recorder.add(cpu.arange(P), self.t.clone(), self.z.clone(), self.at.at(cpu.arange(P)))
         self._stop(~self.at.finite, "not finite")
         self._stop(self.at.finite & ~(self.at.s > self.floor), "collapse")
         self._stop(self._radius(self.z) > self.limits.radius, "outside")
         while True:
-            active = torch.tensor([p for p in range(P) if self.stops[p] is None], dtype=torch.long)
+            active = cpu.tensor([p for p in range(P) if self.stops[p] is None], dtype=torch.long)
             tell("tracing seams", P - len(active) + float((self.t / self.limits.length)[active].sum()), P)
             if not len(active):
                 break
@@ -105,7 +106,7 @@ class Integration:
                 with optional() if self.t.any() else unhurried():
                     self._advance(active)
             except TimeIsOver:  # within a step, which is lost: the nodes before it stand
-                self._stop(torch.ones(P, dtype=torch.bool), "time")
+                self._stop(cpu.ones(P, dtype=torch.bool), "time")
         ends = [
             met[0] if stop == "sliding" else np.inf
             for met, stop in zip(self.chatter, self.stops, strict=True)
@@ -139,7 +140,7 @@ class Integration:
             self.stops[int(active[row])] = "collapse" if finite else "not finite"
 
         share, reasons = self._landings(active, trial, h, accepted)
-        landed_now = torch.tensor([r is not None for r in reasons])
+        landed_now = cpu.tensor([r is not None for r in reasons])
         # the landing itself is a shorter step to the same place; one that is already due is taken as it is
         retry = accepted & landed_now & (share < 1 - 1e-12)
         for row in (retry | ~accepted).nonzero().flatten().tolist():
@@ -174,11 +175,11 @@ class Integration:
         """Return the share of each step at which it meets the radius or its own start, and which."""
         share = torch.ones_like(h)
         reasons: list[Stop | None] = [None] * len(h)
-        fresh = accepted & torch.tensor([self.landing[p] is None for p in active.tolist()])
+        fresh = accepted & cpu.tensor([self.landing[p] is None for p in active.tolist()])
         rows = (fresh & (self._radius(trial.z) > self.limits.radius[active])).nonzero().flatten()
         if len(rows):
             radius = self.limits.radius[active[rows]]
-            low, high = torch.zeros(len(rows), dtype=h.dtype), torch.ones(len(rows), dtype=h.dtype)
+            low, high = cpu.zeros(len(rows), dtype=h.dtype), cpu.ones(len(rows), dtype=h.dtype)
             for _ in range(50):
                 middle = (low + high) / 2
                 out = self._along(active, trial, h, rows, middle[:, None]).norm(dim=2)[:, 0] > radius
@@ -211,9 +212,9 @@ class Integration:
         rows = (fresh & near & same & (self.t[active] > 4 * h)).nonzero().flatten()
         if not len(rows):
             return
-        low, high = torch.zeros(len(rows), dtype=h.dtype), torch.ones(len(rows), dtype=h.dtype)
+        low, high = cpu.zeros(len(rows), dtype=h.dtype), cpu.ones(len(rows), dtype=h.dtype)
         for _ in range(12):
-            theta = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, 9, dtype=h.dtype)
+            theta = low[:, None] + (high - low)[:, None] * cpu.linspace(0, 1, 9, dtype=h.dtype)
             best = (self._along(active, trial, h, rows, theta) - home[rows][:, None]).norm(dim=2).argmin(1)
             step = (high - low) / 8
             centre = theta.gather(1, best[:, None])[:, 0]

@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.seams.fields import DenseField, follow
@@ -88,16 +89,16 @@ def loop_defects(
     Raises:
         TimeIsOver: no time is left.
     """
-    free = torch.tensor(decoder.continuous)
+    free = cpu.tensor(decoder.continuous)
     field = DenseField(decoder, likelihood, chunk)
     z0 = z0.double().cpu()
     chosen = list(range(field.k)) if components is None else list(components)
     pairs = tuple(itertools.combinations(chosen, 2))
     frame = field.frame(z0)
-    first = torch.tensor([i for i, _ in pairs], dtype=torch.long)
-    second = torch.tensor([j for _, j in pairs], dtype=torch.long)
+    first = cpu.tensor([i for i, _ in pairs], dtype=torch.long)
+    second = cpu.tensor([j for _, j in pairs], dtype=torch.long)
     n, count = len(z0), len(pairs)
-    rows = torch.arange(n).repeat_interleave(count)
+    rows = cpu.arange(n).repeat_interleave(count)
     i, j = first.repeat(n), second.repeat(n)
     vi, vj = frame.V[rows, :, i], frame.V[rows, :, j]
     base = z0[rows]

@@ -26,6 +26,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.verbs import pushforward
 from vaeprobe.intervals import stream
@@ -67,7 +68,7 @@ def texture(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Texture:
     k = len(decoder.continuous)
     move, w = (torch.from_numpy(rng.standard_normal((len(z), k))) for _ in range(2))
     move = move / move.norm(dim=1, keepdim=True)
-    t = torch.linspace(-SPAN / 2, SPAN / 2, NODES, dtype=torch.float64)
+    t = cpu.linspace(-SPAN / 2, SPAN / 2, NODES, dtype=torch.float64)
     points = z[:, None, :].repeat(1, NODES, 1).double()
     points[:, :, decoder.continuous] += t[None, :, None] * move[:, None, :]
     _, Jw = pushforward(decoder, points.flatten(0, 1), w.repeat_interleave(NODES, 0), natural=natural)

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import TimeIsOver, budget
 from vaeprobe.decoder import Decoder
 from vaeprobe.intervals import stream
@@ -166,7 +167,7 @@ def return_errors(
     budget().ask()
     seams = [s for s in paths if float(s.t[-1]) > 0 and not s.closed]
     if not seams:
-        return torch.zeros(0, dtype=torch.float64)
+        return cpu.zeros(0, dtype=torch.float64)
     chosen = [seams[i] for i in np.unique(np.linspace(0, len(seams) - 1, most).round().astype(int))]
     ends = [max(1, int((seam.t <= REACH).sum()) - 1) for seam in chosen]
     ends = [max(end, int((seam.t <= 0).sum())) for seam, end in zip(chosen, ends, strict=True)]
@@ -191,4 +192,4 @@ def return_errors(
     ]
     if not misses and back.stops["time"]:
         raise TimeIsOver
-    return torch.stack(misses) if misses else torch.zeros(0, dtype=torch.float64)
+    return torch.stack(misses) if misses else cpu.zeros(0, dtype=torch.float64)

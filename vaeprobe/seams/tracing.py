@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Likelihood
@@ -87,7 +88,7 @@ def trace_paths(
     Source: Allen (2024), arXiv:2410.22559v1, Section 4.1.3 and footnote 5.
     """
     z0 = _starts(decoder, z0)
-    coordinates = torch.tensor(decoder.continuous)
+    coordinates = cpu.tensor(decoder.continuous)
     k = len(coordinates)
     chosen = _components(components, k, along is not None)
     _positive(radius=radius, tolerance=tolerance)
@@ -99,7 +100,7 @@ def trace_paths(
     how = SCHEMES[scheme or texture(decoder, z0, natural=natural).scheme]
     if length is None:
         length = 2 * np.pi * radius if k == 2 else LENGTH
-    lengths = torch.as_tensor(length).double().expand(len(z0))
+    lengths = cpu.as_tensor(length).double().expand(len(z0))
     _positive(length=float(lengths.min()))
 
     field: DirectionField
@@ -125,7 +126,7 @@ def trace_paths(
             headings.append(V[n, :, c] if along is None else _unit(along[n].double()))
             rows.append(n)
             labels.append(c)
-    row = torch.tensor(rows)
+    row = cpu.tensor(rows)
     heading = torch.stack(headings)
     signs = {"both": (-1.0, 1.0), "forward": (1.0,), "backward": (-1.0,)}[way]
     aims = [_aimed(frame, sign * heading, row, field) for sign in signs]
@@ -166,7 +167,7 @@ def trace_paths(
 
 
 def _starts(decoder: Decoder, z0: Tensor) -> Tensor:
-    z0 = torch.as_tensor(z0)
+    z0 = cpu.as_tensor(z0)
     if z0.ndim == 1:
         z0 = z0[None]
     if z0.ndim != 2 or z0.shape[1] != decoder.latent_dim or not len(z0):
@@ -221,9 +222,9 @@ def _prior_of(decoder: Decoder) -> LearnedPrior | None:
 def prior_radius(k: int, mass: float = 0.99) -> float:
     """Return the radius of the ball that holds a share of the mass of N(0, I_k)."""
     low, high = 0.0, float(np.sqrt(k)) + 10.0
-    half = torch.tensor(k / 2, dtype=torch.float64)
+    half = cpu.tensor(k / 2, dtype=torch.float64)
     for _ in range(80):
         middle = (low + high) / 2
-        inside = float(torch.special.gammainc(half, torch.tensor(middle**2 / 2, dtype=torch.float64)))
+        inside = float(torch.special.gammainc(half, cpu.tensor(middle**2 / 2, dtype=torch.float64)))
         low, high = (middle, high) if inside < mass else (low, middle)
     return (low + high) / 2

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.seams.fields import Directions
 from vaeprobe.seams.nodes import NODES, Nodes
 
@@ -61,7 +62,7 @@ class Recorder:
         path = torch.cat(self.path)
         whole = [torch.cat(column) for column in zip(*self.rows, strict=True)]
         order = torch.argsort(path, stable=True)
-        order = order[whole[0][order] <= torch.tensor(ends, dtype=torch.float64)[path[order]]]
+        order = order[whole[0][order] <= cpu.tensor(ends, dtype=torch.float64)[path[order]]]
         sizes = torch.bincount(path[order], minlength=len(stops)).tolist()
         columns = [torch.split(column[order], sizes) for column in whole]
         by_path: list[list[Mark]] = [[] for _ in stops]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import TimeIsOver, pause
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine.chunks import Size
@@ -67,12 +68,12 @@ def traverse(decoder: Decoder, seams: Sequence[Seam], *, frames: int = 11, reach
         frames: odd, so that the start is the middle one.
     """
     reach = min(reach, max(max(float(s.t[-1]), -float(s.t[0])) for s in seams))
-    t = torch.linspace(-reach, reach, frames, dtype=torch.float64)
+    t = cpu.linspace(-reach, reach, frames, dtype=torch.float64)
     inside, along_seam, along_axis = [], [], []
     for seam in seams:
         inside.append((t >= seam.t[0] - 1e-9) & (t <= seam.t[-1] + 1e-9))
         along_seam.append(seam.at(t))
-        start = seam.at(torch.zeros(1))
+        start = seam.at(cpu.zeros(1))
         column = int((seam.coordinates == seam.axis).nonzero()[0])
         here = int((seam.t == 0).nonzero()[0])
         sign = 1.0 if float(seam.v[here, column]) >= 0 else -1.0
@@ -158,7 +159,7 @@ def _fine(seam: Seam) -> Tensor:
     if len(seam.t) < 2:
         return seam.z
     count = max(2, int(np.ceil(seam.length / 0.05)))
-    t = torch.cat([seam.t, torch.linspace(float(seam.t[0]), float(seam.t[-1]), count, dtype=torch.float64)])
+    t = torch.cat([seam.t, cpu.linspace(float(seam.t[0]), float(seam.t[-1]), count, dtype=torch.float64)])
     return seam.at(torch.unique(t))
 
 
@@ -205,7 +206,7 @@ def trace_net(
     for family in (0, 1):
         other = main[1 - family]
         low, high = float(other.t[0]), float(other.t[-1])
-        ticks = torch.arange(np.ceil(low / spacing), np.floor(high / spacing) + 1).double() * spacing
+        ticks = cpu.arange(np.ceil(low / spacing), np.floor(high / spacing) + 1).double() * spacing
         ticks = ticks[(ticks != 0) & (ticks > low + 1e-6) & (ticks < high - 1e-6)]
         tangent = other.tangent(ticks)
         starts.append(other.at(ticks))
@@ -223,7 +224,7 @@ def trace_net(
         )
         # the seams nearest to the centre first; one that comes back to where another runs is left out
         for n in np.argsort(np.abs(places), kind="stable").tolist():
-            family, z = owner[n], more[n].at(torch.zeros(1))
+            family, z = owner[n], more[n].at(cpu.zeros(1))
             taken = torch.cat([_fine(seam) for seam in seams[family]])
             if more[n].length > 0 and float((taken - z).norm(dim=1).min()) > 0.6 * spacing:
                 seams[family].append(more[n])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.budget import Fit, in_time
 from vaeprobe.engine import pullback, pushforward
 from vaeprobe.latents import resting
@@ -58,12 +59,12 @@ def axes(decoder: Decoder) -> list[Direction]:
     k = len(decoder.continuous)
     if not decoder.is_map or k != decoder.latent_dim:
         # every axis is a window on one vector: k^2 numbers would be gigabytes where latents are many
-        ones = torch.zeros(2 * k - 1, dtype=torch.float64)
+        ones = cpu.zeros(2 * k - 1, dtype=torch.float64)
         ones[k - 1] = 1
         names = decoder.latent_names
         return [Direction(name, ones[k - 1 - i : 2 * k - 1 - i], i) for i, name in enumerate(names)]
     channels = decoder.latent_shape[0]
-    rows = torch.zeros(channels, channels, k // channels, dtype=torch.float64)
+    rows = cpu.zeros(channels, channels, k // channels, dtype=torch.float64)
     rows[range(channels), range(channels)] = 1
     return [Direction(f"channel {c}", v) for c, v in enumerate(rows.reshape(channels, k))]
 
@@ -86,7 +87,7 @@ def mean_squares(
     """
     single = [d.axis for d in directions if d.axis is not None]
     by_rows = len(single) == len(directions) > decoder.data_dim
-    sums = torch.zeros(len(directions), dtype=torch.float64)
+    sums = cpu.zeros(len(directions), dtype=torch.float64)
 
     def add(part: slice) -> None:
         some = z[part]
@@ -99,7 +100,7 @@ def mean_squares(
 
 def _sums(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -> Tensor:
     """Return |J v|^2 of each direction, summed over latents, shape (directions,)."""
-    out = torch.zeros(len(directions), dtype=torch.float64)
+    out = cpu.zeros(len(directions), dtype=torch.float64)
     block = max(1, HELD // (8 * max(decoder.data_dim, decoder.latent_dim) * len(z)))
     for some in track(list(_blocks(len(directions), block)), "columns"):
         v = torch.stack([d.vector for d in directions[some]])
@@ -110,11 +111,11 @@ def _sums(decoder: Decoder, directions: Sequence[Direction], z: Tensor) -> Tenso
 
 def _sums_by_rows(decoder: Decoder, z: Tensor) -> Tensor:
     """Return |J e_i|^2 of each continuous latent, summed over latents, from the rows of J, of which there are fewer, shape (k,)."""
-    out = torch.zeros(len(decoder.continuous), dtype=torch.float64)
+    out = cpu.zeros(len(decoder.continuous), dtype=torch.float64)
     block = max(1, HELD // (8 * decoder.latent_dim))
     for some in track(list(_blocks(len(z), block)), "rows"):
         for row in range(decoder.data_dim):
-            w = torch.zeros(len(z[some]), decoder.data_dim, dtype=torch.float64)
+            w = cpu.zeros(len(z[some]), decoder.data_dim, dtype=torch.float64)
             w[:, row] = 1
             out += pullback(decoder, z[some], w).double().square().sum(0).cpu()
     return out
@@ -136,11 +137,11 @@ def centre_of(decoder: Decoder, codes: Tensor | None) -> Tensor:
 def coordinates(direction: Direction, codes: Tensor | None, reach: float, frames: int) -> Tensor:
     """Return the coordinates of a strip's frames: from -reach to reach, or over the range of codes, shape (n, k)."""
     if codes is None:
-        return torch.linspace(-reach, reach, frames, dtype=torch.float64)
+        return cpu.linspace(-reach, reach, frames, dtype=torch.float64)
     v = direction.vector
     at = codes.double() @ v / v.dot(v)
     low, high = torch.quantile(at, at.new_tensor([TAIL, 1 - TAIL])).tolist()
-    return torch.linspace(low, high, frames, dtype=torch.float64)
+    return cpu.linspace(low, high, frames, dtype=torch.float64)
 
 
 def strip(

@@ -51,10 +51,11 @@ class PriorPlan:
         """
         import torch
 
+        from vaeprobe import cpu
         from vaeprobe.prior import LearnedPrior
 
         def number(v: Numbers) -> Tensor:
-            found = tensors[v] if isinstance(v, str) else torch.tensor(v, dtype=torch.float64)
+            found = tensors[v] if isinstance(v, str) else cpu.tensor(v, dtype=torch.float64)
             return found.detach().double().cpu()
 
         mean, second = number(self.mean), number(self.second)

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.network import modules
@@ -164,8 +163,7 @@ def _over_channels(
     if not key:
         return cls(None, settings["eps"])
     W, b = _channels(key, "gamma", tensors, shape, otherwise="weight"), tensors.get(f"{key}bias")
-    with torch.device("meta"):
-        module = cls(len(W), settings["eps"], bias=b is not None)
+    module = cls(len(W), settings["eps"], bias=b is not None)
     return tensors.put(module, weight=W, bias=b.flatten() if b is not None else None)
 
 
@@ -184,8 +182,7 @@ def snake(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Mo
     """Return a snake activation, with one frequency a channel and, if the file has it, one amplitude."""
     alpha = _channels(key, "alpha", tensors, shape)
     beta = _channels(key, "beta", tensors, shape) if tensors.get(f"{key}beta") is not None else None
-    with torch.device("meta"):
-        module = modules.Snake(len(alpha), settings["log"], beta=beta is not None)
+    module = modules.Snake(len(alpha), settings["log"], beta=beta is not None)
     return tensors.put(module, alpha=alpha, beta=beta)
 
 

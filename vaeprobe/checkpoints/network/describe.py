@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import KINDS, Condition, Layer
 from vaeprobe.checkpoints.network.modules import Held, Parallel, Residual
 from vaeprobe.errors import BlueprintError
@@ -94,7 +95,7 @@ def _condition(held: Held, prefix: str = "") -> Condition:
     table: Tensor = held.table  # type: ignore[assignment]
     if table.shape == (1, 1):
         return Condition(held.name, "number", value=float(table[0, 0]))
-    if torch.equal(table, torch.eye(len(table)).to(table)):
+    if torch.equal(table, cpu.eye(len(table)).to(table)):
         return Condition(held.name, "onehot", len(table), value=held.row, chosen=True)
     key = f"{prefix}condition.{held.name}"
     return Condition(held.name, "embedding", key=key, value=held.row, chosen=True)

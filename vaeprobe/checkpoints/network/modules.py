@@ -186,8 +186,8 @@ class ChannelRMSNorm(nn.Module):
     def __init__(self, channels: int | None, eps: float, *, bias: bool = False) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = nn.Parameter(torch.empty(channels)) if channels else None
-        self.bias = nn.Parameter(torch.empty(channels)) if channels and bias else None
+        self.weight = nn.Parameter(torch.empty(channels, device="meta")) if channels else None
+        self.bias = nn.Parameter(torch.empty(channels, device="meta")) if channels and bias else None
 
     def centred(self, x: Tensor) -> Tensor:
         """Return what is brought to length one."""
@@ -218,8 +218,8 @@ class Snake(nn.Module):
     def __init__(self, channels: int, log: bool, *, beta: bool = True) -> None:
         super().__init__()
         self.log = log
-        self.alpha = nn.Parameter(torch.empty(channels))
-        self.beta = nn.Parameter(torch.empty(channels)) if beta else None
+        self.alpha = nn.Parameter(torch.empty(channels, device="meta"))
+        self.beta = nn.Parameter(torch.empty(channels, device="meta")) if beta else None
 
     def forward(self, x: Tensor) -> Tensor:
         alpha = _along_channels(self.alpha, x)

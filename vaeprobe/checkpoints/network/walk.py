@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, EncoderPlan, LatentGroups, Layer
 from vaeprobe.checkpoints.network.modules import GaussianEncoder, Held, Parallel, Residual
 from vaeprobe.checkpoints.network.tensors import Misfit, Tensors, shown
@@ -68,9 +69,9 @@ def _held(layer: Layer, tensors: Tensors) -> nn.Module:
     """Return what brings a condition in, at the value that it is held at."""
     c = next(c for c in tensors.conditions if c.name == layer.key)
     if c.kind == "number":
-        return Held(layer.kind, c.name, torch.full((1, 1), c.value, dtype=tensors.dtype), 0)
+        return Held(layer.kind, c.name, cpu.full((1, 1), c.value, dtype=tensors.dtype), 0)
     if c.kind == "onehot":
-        return Held(layer.kind, c.name, torch.eye(c.size, dtype=tensors.dtype), int(c.value))
+        return Held(layer.kind, c.name, cpu.eye(c.size, dtype=tensors.dtype), int(c.value))
     table = tensors.need(f"{c.key}.weight" if f"{c.key}.weight" in tensors.tensors else c.key)
     if table.ndim != 2 or c.value >= len(table):
         raise Misfit(f"condition `{c.name}` has {len(table)} classes, and class {int(c.value)} was asked for")
@@ -127,7 +128,7 @@ def _after(module: nn.Module, shape: Shape, tensors: Tensors) -> Shape:
     dtype = next((p.dtype for p in module.parameters()), torch.float32)
     try:
         with torch.no_grad():
-            after = tuple(module.eval()(torch.empty(0, *shape, dtype=dtype)).shape[1:])
+            after = tuple(module.eval()(cpu.empty(0, *shape, dtype=dtype)).shape[1:])
     except (RuntimeError, ValueError, NotImplementedError, IndexError) as error:
         reason = (str(error).strip().splitlines() or ["does not fit"])[0]
         raise Misfit(f"cannot take an input of shape {shown(shape)}: {reason[:160]}") from None

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, at_conditions, layers_unused, unchosen
 from vaeprobe.checkpoints.weights import spec_of
@@ -307,7 +308,7 @@ def _first(out: object) -> Tensor:
 def example(program: Program, d: int, rows: int) -> Tensor:
     """Return latents to try a program on, shape (rows, d)."""
     dtype = next((b.dtype for b in program.buffers() if b.is_floating_point()), torch.float32)
-    return torch.randn(rows, d, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    return cpu.randn(rows, d, generator=torch.Generator().manual_seed(0), dtype=dtype)
 
 
 def rehearse(program: Program, d: int, what: str) -> Tensor:

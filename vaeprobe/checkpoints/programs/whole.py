@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs.program import SIZES, Program, Step, Value, flat, run_steps
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError
@@ -62,7 +63,7 @@ class Noise:
             return like.fill_(self.fill) if self.operator == "normal_" else torch.full_like(like, self.fill)
         if not isinstance(like, (list, tuple)):
             raise InputError("the program draws noise and does not say how much")
-        return torch.full([int(n) for n in like], self.fill)
+        return cpu.full([int(n) for n in like], self.fill)
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def rows_of(program: Program) -> dict[str, Row]:
     """Return the shape of one row of every value of a program, by running it once."""
     n = program.batch or 3
     dtype = next((b.dtype for b in _floats(program)), torch.float32)
-    x = torch.rand(n, *program.row, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x = cpu.rand(n, *program.row, dtype=dtype, generator=torch.Generator().manual_seed(0))
     values: dict[str, object] = {**program.state(), program.source: x}
     with torch.no_grad():
         run_steps(program.steps, values, x.device)
@@ -302,7 +303,7 @@ class Drawn(nn.Module):
 def posterior(zero: nn.Module, one: nn.Module, two: nn.Module, row: Row, d: int) -> Encoder | None:
     """Return the encoder whose draw is given at noise 0, 1 and 2; None where the draw is not linear in the noise."""
     dtype = next((b.dtype for b in _floats(zero)), torch.float32)
-    x = torch.rand(3, *row, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x = cpu.rand(3, *row, dtype=dtype, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         z, once, twice = (part(x) for part in (zero, one, two))
     step = once - z

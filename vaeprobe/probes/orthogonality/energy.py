@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from vaeprobe import cpu
 from vaeprobe.budget import NO_TIME, budget
 from vaeprobe.engine.matrix_free import MISSED, SingularTriplets, energies, exact_energies, singular_triplets
 from vaeprobe.engine.methods import choose
@@ -185,7 +186,7 @@ def _leading(decoder: Decoder, z: Tensor, count: int, seed: int) -> SingularTrip
 
     def found() -> tuple[Tensor, ...]:
         top = singular_triplets(decoder, z, count, products=PRODUCTS, tolerance=1e-2, seed=seed)
-        return top.s, top.U, top.V, top.residual, top.missed, torch.tensor(top.products)
+        return top.s, top.U, top.V, top.residual, top.missed, cpu.tensor(top.products)
 
     s, U, V, residual, missed, products = recalled_together(("triplets", decoder, count, seed), [z], found)
     return SingularTriplets(s, U, V, residual, missed, int(products))

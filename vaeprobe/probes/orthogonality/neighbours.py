@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from vaeprobe import cpu
 from vaeprobe.budget import NO_TIME, budget, in_time
 from vaeprobe.engine import gram
 from vaeprobe.geometry.gram import column_cosines
@@ -49,7 +50,7 @@ def with_the_next_site(decoder: Decoder, block: ColumnBlock, n: int, seed: int) 
     here = block.columns[:n]
     sites = math.prod(size)
     next_site = next_sites(here[:, 0] % sites, size, seed)
-    return torch.cat([here, torch.arange(here.shape[1]) * sites + next_site[:, None]], dim=1)
+    return torch.cat([here, cpu.arange(here.shape[1]) * sites + next_site[:, None]], dim=1)
 
 
 def cosines_of_the_halves(G: Tensor) -> Tensor:

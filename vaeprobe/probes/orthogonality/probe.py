@@ -479,6 +479,7 @@ class Orthogonality(Probe):
         """
         import torch
 
+        from vaeprobe import cpu
         from vaeprobe.engine import gram
         from vaeprobe.engine.costs import foretell_directions, gram_directions
         from vaeprobe.engine.methods import choose
@@ -535,11 +536,11 @@ class Orthogonality(Probe):
             found.append(pairs.G[:, :width, :width])
 
         def measure(part: slice) -> None:
-            some = torch.arange(rows)[max(part.start, together) : part.stop]
+            some = cpu.arange(rows)[max(part.start, together) : part.stop]
             if not len(some):
                 return
             # draw j of row i is at j rows + i
-            at = (torch.arange(draws)[:, None] * rows + some).flatten()
+            at = (cpu.arange(draws)[:, None] * rows + some).flatten()
             at_columns = None if columns is None else columns[at]
             G = gram(decoder, z[at], likelihood=likelihood, columns=at_columns, chunk=self.chunk)
             found.append(G if draws == 1 else G.reshape(draws, len(some), *G.shape[1:]).mean(0))
@@ -549,7 +550,7 @@ class Orthogonality(Probe):
             fit = in_time(rows, measure, least=FEWEST, row=None if one is None else one * draws * each)
         if not fit.whole:
             limits.append(Finding(TIME_LIMIT, fit.words("latents")))
-        kept = (torch.arange(draws)[:, None] * rows + torch.arange(fit.done)).flatten()
+        kept = (cpu.arange(draws)[:, None] * rows + cpu.arange(fit.done)).flatten()
         return z[kept], found[0] if len(found) == 1 else torch.cat(found), pairs, block, tuple(limits)
 
     def _affordable_part(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.geometry import gram
 from vaeprobe.geometry.axes import TIE, distance_to_axes
 from vaeprobe.geometry.best_rotation import RotationFit, joint_diagonalise
@@ -173,7 +174,7 @@ class Reading:
     @cached_property
     def pairs(self) -> tuple[Tensor, Tensor]:
         """|C_ij| of pairs i < j and whether both columns have a length, each (n, pairs)."""
-        i, j = torch.triu_indices(len(self.active), len(self.active), 1)
+        i, j = cpu.triu_indices(len(self.active), len(self.active), 1)
         lengths = self.cosines.diagonal(dim1=-2, dim2=-1) > 0
         return self.cosines[:, i, j].abs(), lengths[:, i] & lengths[:, j]
 
@@ -198,7 +199,7 @@ class Reading:
         a = len(self.active)
         if self.share_drawn == 1 or a < 3:
             return None
-        each = H.where(~torch.eye(a, dtype=torch.bool), 0.0).sum(1) / (a - 1)
+        each = H.where(~cpu.eye(a, dtype=torch.bool), 0.0).sum(1) / (a - 1)
         return 2 * (a - 1) / (a - 2) * math.sqrt(1 - self.share_drawn) * (each - each.mean())
 
     @cached_property
@@ -222,7 +223,7 @@ class Reading:
     @cached_property
     def mean_norms(self) -> Tensor:
         """Mean column norm of each continuous latent, shape (k,)."""
-        return gram.column_norms(self.G).mean(0) if len(self.G) else torch.zeros(len(self.names))
+        return gram.column_norms(self.G).mean(0) if len(self.G) else cpu.zeros(len(self.names))
 
     @cached_property
     def usable(self) -> Tensor:
@@ -273,7 +274,7 @@ class Reading:
     @cached_property
     def rms_singular_values(self) -> Tensor:
         """Root-mean-square singular values of the active columns, descending; none where undefined."""
-        return self.frame[0].square().mean(0).sqrt() if self.singular is None else torch.zeros(0)
+        return self.frame[0].square().mean(0).sqrt() if self.singular is None else cpu.zeros(0)
 
     @cached_property
     def alignment(self) -> Alignment | None:
@@ -302,7 +303,7 @@ class Reading:
             return None
         channels, sites = self.on_a_map
         at = random_sites(channels, sites, len(self.G), self.seed)
-        G = self.G[torch.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
+        G = self.G[cpu.arange(len(at))[:, None, None], at[:, :, None], at[:, None, :]]
         tolerance = gram.singular_tolerance(channels, self.dtype)
         G = G[torch.isfinite(gram.ima_contrast(G, tolerance=tolerance))]
         return alignment(G, count=self.rotations, seed=self.seed, tolerance=tolerance) if len(G) else None
@@ -317,7 +318,7 @@ class Reading:
             return None
         k = len(self.active)
         rows = max(FEWEST_NULL, int(NULL_BUDGET // (self.rotations * k**3)))
-        Lambda = torch.eye(k, dtype=self.G.dtype) + self.sub[:rows] / self.beta_sigma2
+        Lambda = cpu.eye(k, dtype=self.G.dtype) + self.sub[:rows] / self.beta_sigma2
         if not torch.isfinite(gram.ima_contrast(Lambda)).all():  # columns so long that I is lost beside them
             return None
         return alignment(Lambda, count=self.rotations, least=FEWEST_ROTATIONS, seed=self.seed)
@@ -354,7 +355,7 @@ class Reading:
         """
         if not self.singular or self.no_pairs or self.decoder.data_dim < len(self.active) or self.rank[0] < 2:
             return False
-        i, j = torch.triu_indices(len(self.active), len(self.active), 1)
+        i, j = cpu.triu_indices(len(self.active), len(self.active), 1)
         alike = gram.alike_columns(self.sub, self.tolerance)[:, i, j].any(1)
         found = self.gap_alignment
         return found is not None and found.value is not None and float(alike.double().mean()) < 0.5
@@ -417,10 +418,10 @@ class Reading:
         if isinstance(self.search, str):
             return None
         if self.block is not None:
-            R = torch.eye(len(self.names), dtype=torch.float64)
+            R = cpu.eye(len(self.names), dtype=torch.float64)
             R[self.active[:, None], self.active] = self.search.R
             return self.block.turned_by(R, self.decoder)
-        at = torch.tensor(self.decoder.continuous)[self.active]
+        at = cpu.tensor(self.decoder.continuous)[self.active]
         return Turn(self.search.R, self.decoder.latent_dim, at)
 
     @cached_property
@@ -430,7 +431,7 @@ class Reading:
         cosine = torch.stack([cosine for cosine, _ in self.turned]).mean()
         # the more latents, the less do draws differ, and the dearer is each
         V = haar(a, min(64, max(4, 64 * 64 // a)), self.seed + 1)
-        spread = torch.arange(a, 0, -1, dtype=V.dtype).expand(len(V), a)
+        spread = cpu.arange(a, 0, -1, dtype=V.dtype).expand(len(V), a)
         return float(cosine), float(distance_to_axes(spread, V).mean())
 
     @cached_property
@@ -461,7 +462,7 @@ class Reading:
             return None
         a = len(self.active)
         out: list[list[float | None]] = [[None] * a for _ in range(a)]
-        pairs = zip(*torch.triu_indices(a, a, 1).tolist(), strict=True)
+        pairs = zip(*cpu.triu_indices(a, a, 1).tolist(), strict=True)
         for (i, j), value in zip(pairs, pairwise_information(self.usable).mean(0).tolist(), strict=True):
             out[i][j] = out[j][i] = value
         return tuple(tuple(row) for row in out)

@@ -85,12 +85,13 @@ def hessian_alignment(
     """Return how the averaged Hessian's axes stand against random rotations, and why not where they do not."""
     import torch
 
+    from vaeprobe import cpu
     from vaeprobe.geometry.rotations import alignment
 
     k = int(active.sum())
     if k < 2:
         return None, f"{k} active latent{'' if k == 1 else 's'}: nothing to be off the diagonal"
-    Lambda = torch.eye(k, dtype=torch.float64) + m.gram[:, active][:, :, active] / beta
+    Lambda = cpu.eye(k, dtype=torch.float64) + m.gram[:, active][:, :, active] / beta
     try:
         found = alignment(Lambda, count=rotations, seed=seed)
     except ValueError:

@@ -155,12 +155,13 @@ def _curves(paths: Paths) -> list[Section]:
     import numpy as np
     import torch
 
+    from vaeprobe import cpu
     from vaeprobe.seams.summary import first_start
 
     seams = first_start(paths)[:7]
     if not seams:
         return []
-    t = torch.linspace(
+    t = cpu.linspace(
         min(float(s.t[0]) for s in seams), max(float(s.t[-1]) for s in seams), 64, dtype=torch.float64
     )
     x = [float(v) for v in t]

@@ -591,11 +591,11 @@ class Trace(Probe):
 
     def _centre(self, decoder: Decoder, first: Sequence[Seam]) -> Tensor:
         """Return the origin where both seams exist there, else the first start."""
-        import torch
 
+        from vaeprobe import cpu
         from vaeprobe.seams.fields import DenseField
 
-        start = first[0].at(torch.zeros(1))[0]
+        start = first[0].at(cpu.zeros(1))[0]
         origin = start.clone()
         origin[decoder.continuous] = 0
         frame = DenseField(decoder, self.metric_likelihood(decoder)).frame(origin[None])

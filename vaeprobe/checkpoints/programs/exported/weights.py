@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs.exported.document import at, items, name_of, parsed, table_of, union
 from vaeprobe.errors import InputError, ResourceError, UnsafeError
 from vaeprobe.files.harm import HINT_SAVE_ANEW
@@ -90,7 +91,7 @@ def _tensor(archive: Archive, meta: object, folder: str, key: str) -> Tensor:
             f"tensor {quoted(key)} claims {count:,} numbers, and its {len(raw):,} bytes repeat"
         )
     if not count:
-        return torch.zeros(sizes, dtype=dtype)
+        return cpu.zeros(sizes, dtype=dtype)
     flat = torch.frombuffer(bytearray(raw), dtype=dtype)  # a copy: the file's bytes are read-only
     return flat.as_strided(sizes, strides, offset)
 

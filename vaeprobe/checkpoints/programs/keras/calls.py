@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeAlias
 
-import torch
-
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs.keras.saved import Entry
 from vaeprobe.checkpoints.programs.keras.settings import damaged
 from vaeprobe.checkpoints.programs.program import Value
@@ -159,5 +158,5 @@ def _argument(item: object, tensors: Mapping[Reference, Value]) -> object:
         case {"class_name": "__ellipsis__"}:
             return ...
         case {"class_name": "__numpy__" | "__tensor__", "config": {"value": value}}:
-            return torch.tensor(value)
+            return cpu.tensor(value)
     raise InputError("a call in the Keras model has a constant of a kind that is not supported")

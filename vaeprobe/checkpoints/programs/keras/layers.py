@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs.keras.table import (
     LAYERS,
     Function,
@@ -107,7 +108,7 @@ def _embedding(layer: KerasLayer) -> Function:
 @layer_kind("Rescaling")
 def _rescaling(layer: KerasLayer) -> Function:
     scale, offset = (
-        torch.tensor(layer.config.table.get(k, v), dtype=torch.float64)
+        cpu.tensor(layer.config.table.get(k, v), dtype=torch.float64)
         for k, v in (("scale", 1.0), ("offset", 0.0))
     )
     return lambda x: x * scale.to(x.dtype) + offset.to(x.dtype)

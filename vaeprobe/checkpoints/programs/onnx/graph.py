@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, Condition
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
@@ -184,7 +185,7 @@ def _open_reshapes(program: Program) -> list[Step]:
         shape = step.args[1] if step.operator == "reshape" and len(step.args) > 1 else None
         sizes = shapes[shape.name].tolist() if isinstance(shape, Value) and shape.name in shapes else []
         if isinstance(sizes, list) and sizes[:1] == [program.batch] and -1 not in sizes:
-            steps.append(replace(step, args=(step.args[0], torch.tensor([-1, *sizes[1:]]))))
+            steps.append(replace(step, args=(step.args[0], cpu.tensor([-1, *sizes[1:]]))))
         else:
             steps.append(step)
     return steps

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
 from vaeprobe.checkpoints.programs.onnx import table
 from vaeprobe.checkpoints.programs.onnx.external import external_bytes
@@ -251,7 +252,7 @@ class Model:
                 f"the ONNX tensor {quoted(name)} claims the shape {sizes}, which its {len(raw):,} bytes do not fill"
             )
         if not count:
-            return torch.zeros(sizes, dtype=torch.float32 if dtype in HALF else dtype)
+            return cpu.zeros(sizes, dtype=torch.float32 if dtype in HALF else dtype)
         out = torch.frombuffer(bytearray(raw), dtype=dtype).reshape(sizes)
         return out.float() if dtype in HALF else out
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs.onnx import elementwise, layers, recurrence, resize, shapes, table
 from vaeprobe.checkpoints.programs.onnx.model import MAX_NODES, Model, inner_name
 from vaeprobe.checkpoints.programs.program import Names, Step, Value, run_steps
@@ -90,7 +91,7 @@ class Nodes:
                 return value
             numbers = value if isinstance(value, list) else [value]
             if name in kinds and all(isinstance(n, (int, float)) for n in numbers):
-                return torch.tensor(value, dtype=kinds[name])
+                return cpu.tensor(value, dtype=kinds[name])
         raise InputError("the ONNX model has a constant that is no number")
 
     # -- graphs within graphs --------------------------------------------------------------------
@@ -150,7 +151,7 @@ class Nodes:
                         f"the program loops over {MAX_TURNS:,} times", hint="is this the decoder alone?"
                     )
                 known = {**fixed, **own}
-                known.update(zip(names, [torch.tensor(turn), torch.tensor(True), *state], strict=False))
+                known.update(zip(names, [cpu.tensor(turn), cpu.tensor(True), *state], strict=False))
                 run_steps(steps, known, like.device)
                 go = bool(_tensor(known[wanted[0]]).reshape(-1)[0])
                 state = [known[n] for n in wanted[1 : 1 + carried]]

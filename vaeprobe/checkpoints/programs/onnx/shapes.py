@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs.onnx.table import (
     OPERATORS,
     Node,
@@ -94,12 +95,12 @@ def _top_k(node: Node, x: Tensor, k: Tensor) -> object:
 @operator("Shape")
 def _shape(node: Node, x: Tensor) -> Tensor:
     sizes = [int(n) for n in x.shape]
-    return torch.tensor(sizes[node.get("start", 0) : node.get("end", len(sizes))], dtype=torch.int64)
+    return cpu.tensor(sizes[node.get("start", 0) : node.get("end", len(sizes))], dtype=torch.int64)
 
 
 @operator("Size")
 def _size(node: Node, x: Tensor) -> Tensor:
-    return torch.tensor(x.numel())
+    return cpu.tensor(x.numel())
 
 
 @operator("Reshape")

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.checkpoints.network.parts import Parts
@@ -184,7 +185,7 @@ def _image(script: Script) -> tuple[int, ...]:
     dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
     channels = next((b.shape[1] for b in script.buffers() if b.ndim == 4), 0)
     for side in SIDES if channels else ():
-        x = torch.zeros(2, channels, side, side, dtype=dtype)
+        x = cpu.zeros(2, channels, side, side, dtype=dtype)
         try:
             with torch.no_grad():
                 _, outputs, values = script.recorded(x)
@@ -202,7 +203,7 @@ def _parting(script: Script, data: tuple[int, ...]) -> tuple[Cut, whole.CutKind]
         InputError: it draws numbers, and no value parts it.
     """
     dtype = next((b.dtype for b in script.buffers() if b.is_floating_point()), torch.float32)
-    x = torch.rand(ROWS, *data, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    x = cpu.rand(ROWS, *data, dtype=dtype, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         calls, outputs, values = script.recorded(x)
     rows = {k: tuple(v.shape[1:]) for k, v in values.items() if v.ndim > 1 and len(v) == ROWS}
@@ -333,7 +334,7 @@ def _fewest(script: Script, d: int) -> tuple[int, int]:
 
 def _read(script: Script, d: int) -> int:
     """Return how many of the first latents a program reads, of d that it runs with."""
-    z = torch.randn(2, d, dtype=_dtype(script), generator=torch.Generator().manual_seed(0))
+    z = cpu.randn(2, d, dtype=_dtype(script), generator=torch.Generator().manual_seed(0))
 
     def unread(first: int) -> bool:
         other = z.clone()
@@ -375,7 +376,7 @@ def _row(
         script.row = row
         try:
             with torch.no_grad():
-                script(torch.zeros(batch, d, dtype=dtype))
+                script(cpu.zeros(batch, d, dtype=dtype))
         except (UnsafeError, ResourceError):
             raise
         except InputError as error:
@@ -400,5 +401,5 @@ def _takes_tokens(script: Script, size: tuple[int, ...] | None) -> bool:
 def _small(script: Script, d: int) -> bool:
     """Whether one place of the map of latents makes an output that few images are as small as."""
     with torch.no_grad():
-        y = picked(script(torch.zeros(2, d, dtype=_dtype(script))))
+        y = picked(script(cpu.zeros(2, d, dtype=_dtype(script))))
     return y.ndim == 4 and max(y.shape[2:]) < SMALL

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.held import HeldInput
 from vaeprobe.checkpoints.programs.torchscript.archive import BoundFunction, ConstantTensor, Instance, Library
@@ -163,7 +164,7 @@ class Script(nn.Module):
         """Return the name of the operator that makes the output, if it is sigmoid or exp."""
         dtype = next((b.dtype for b in self.buffers() if b.is_floating_point()), torch.float32)
         with torch.no_grad():
-            return self.run(torch.zeros(2, d, dtype=dtype))[1]
+            return self.run(cpu.zeros(2, d, dtype=dtype))[1]
 
 
 @dataclass

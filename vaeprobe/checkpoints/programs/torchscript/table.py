@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from vaeprobe import cpu
 from vaeprobe.errors import InputError, ResourceError
 
 LONGEST = 1_000_000  # of a list or a text
@@ -104,7 +105,7 @@ READERS: Mapping[str, Callable[..., object]] = {
     "ScalarImplicit": Tensor.item,
 }
 PRIM: Mapping[str, Callable[..., object] | None] = {
-    "NumToTensor": lambda x: x if isinstance(x, torch.SymInt) else torch.tensor(x),
+    "NumToTensor": lambda x: x if isinstance(x, torch.SymInt) else cpu.tensor(x),
     "dtype": lambda x: x.dtype,
     "device": lambda x: x.device,
     "layout": lambda x: x.layout,
