@@ -460,6 +460,12 @@ TIED_EIGENVALUES = FindingSpec(
     "Eigenvalues are equal within their error, so only the block of their directions is identified.",
     "Do not interpret these columns one by one; more rows may separate them.",
 )
+UNSTEADY_COLUMNS = FindingSpec(
+    "unsteady-columns",
+    "note",
+    "Resampled rows turn these columns far, so they do not count as identified.",
+    "Do not interpret these columns one by one; look for rows far from all others, or take more rows.",
+)
 RANDOMIZED = FindingSpec(
     "randomized",
     "note",

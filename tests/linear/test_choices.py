@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,83 @@ def test_blocks_reach_into_the_discarded_directions() -> None:
     assert ident.blocks == ((1, 3),)
     assert ident.alone(np.array([True] * 3)) == 1
     assert identifiability.of_spectrum(found, 3, [True, False, False]).blocks == ()
+
+
+def test_a_block_of_active_columns_reaches_into_collapsed_ones() -> None:
+    found = spectrum.compute(in_memory(rows_with((9.0, 2.0, 1.99, 0.1))), 3)
+    ident = identifiability.of_spectrum(found, 3, [True, True, False])
+    assert ident.blocks == ((1, 2),)
+    assert ident.alone(np.array([True, True, False])) == 1
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(2, 12, 1), (4, 3, 3), (4, 12, 3), (10, 10, 9), (20, 21, 19)])
+def test_columns_of_noise_are_rarely_determined(n: int, m: int, d: int) -> None:
+    # the rows run out of rank: an eigenvalue of 0 is no gap
+    wrong, edge = np.zeros(d), 0
+    for seed in range(200):
+        data = in_memory(np.random.default_rng(seed).normal(size=(n, m)))
+        ident = identifiability.of_spectrum(spectrum.compute(data, d), d, [True] * d)
+        inside = {i for first, last in ident.blocks for i in range(first, last + 1)}
+        wrong += [i not in inside for i in range(d)]
+        edge += d - 1 not in inside
+    assert wrong.max() <= 20  # 10 % of 200; the test's level is 5 %
+    assert edge == 0 or m == d
+
+
+@pytest.mark.parametrize(("n", "blocks"), [(9, ()), (5, ()), (4, ()), (3, ((1, 2),)), (2, ((0, 1),))])
+def test_few_rows_determine_the_columns_of_a_strong_signal(
+    n: int, blocks: tuple[tuple[int, int], ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 40)) + rng.normal(size=(n, 2)) * (1e7, 3e3) @ np.eye(2, 40)
+    d = min(2, n - 1)
+    ident = identifiability.of_spectrum(spectrum.compute(in_memory(X), d), d, [True] * d)
+    assert ident.blocks == blocks
+    assert ident.alone(np.array([True] * d)) == (d if n > 3 else d - 1)
+
+
+def test_the_test_of_equal_neighbours_is_exact_for_few_rows() -> None:
+    for n, values in ((5, (4.0, 4.0)), (8, (1e6, 4.0, 4.0)), (8, (1e6, 4.0, 4.0, 1e-6))):
+        first, p = len(values) > 2, []
+        for seed in range(400):
+            X = np.random.default_rng(seed).normal(size=(n, len(values))) * np.sqrt(values)
+            found = spectrum.compute(in_memory(X), 2 + first)
+            p.append(identifiability.of_spectrum(found, 2 + first, [True] * 3).p_values[int(first)])
+        for level in (0.05, 0.5):
+            share = np.mean(np.array(p) <= level)
+            assert abs(share - level) <= 3.5 * np.sqrt(level * (1 - level) / 400), (n, values, level)
+
+
+def test_noise_with_missing_values_is_not_determined_and_a_signal_is() -> None:
+    X = np.random.default_rng(0).normal(size=(80, 12))
+    X[np.random.default_rng(1).random(X.shape) < 0.1] = np.nan
+    for scale, alone in ((1.0, 0), ([9.0, 5.0] + [1.0] * 10, 2)):
+        found = missing.fit(in_memory(X * scale, nonfinite="keep"), 2).spectrum
+        assert identifiability.of_spectrum(found, 2, [True] * 2).alone(np.array([True] * 2)) == alone
+
+
+def test_the_last_direction_of_few_rows_has_no_angle_of_its_own() -> None:
+    data = in_memory(np.random.default_rng(0).normal(size=(4, 12)) * ([100.0, 10.0] + [1.0] * 10))
+    angles, _ = identifiability.bootstrap_angles(data, spectrum.compute(data, 3), 3)
+    assert angles[2] == np.pi / 2
+    assert angles[0] < 0.5
+
+
+def test_a_column_that_resampled_rows_turn_far_is_not_determined() -> None:
+    # one row far from all others makes an axis of its own, which the test of normal rows takes for certain
+    X = np.random.default_rng(0).normal(size=(200, 4)) * (3.0, 1.0, 1.0, 1.0)
+    X[0, 3] = 60.0
+    data = in_memory(X)
+    found = spectrum.compute(data, 2)
+    by_test = identifiability.of_spectrum(found, 2, [True] * 2)
+    assert by_test.alone(np.array([True] * 2)) == 2
+    angles, _ = identifiability.bootstrap_angles(data, found, 2)
+    both = replace(by_test, angles=angles)
+    assert both.loose == (0, 1)
+    assert both.alone(np.array([True] * 2)) == 0
+    steady = replace(by_test, angles=np.full(2, identifiability.LOOSE))
+    assert steady.loose == ()
+    assert steady.alone(np.array([True] * 2)) == 2
 
 
 def test_bootstrap_angles_match_the_asymptotic_ones() -> None:

@@ -353,3 +353,24 @@ def test_every_run_of_training_has_its_share_of_the_time(monkeypatch: pytest.Mon
 def test_nearly_all_of_the_variance_is_not_called_all_of_it(rest: float, carried: str) -> None:
     X = rows_with((1.0, 0.5, rest, rest), 300)
     assert f"carry {carried} of the variance" in vaeprobe.train_linear(X, latent_dim=2).summary
+
+
+def test_noise_of_few_rows_determines_no_column(tmp_path: Path) -> None:
+    noise, signal = tmp_path / "noise.npy", tmp_path / "signal.npy"
+    X = np.random.default_rng(0).normal(size=(2, 12))
+    np.save(noise, X)
+    settings = ("--latent-dim", 1, "--sigma2", 0.05, "--min-identified", 1)
+    text = run(noise, *settings, "--json", code=1)
+    assert "z0 cannot be told from the discarded directions" in text
+    Y = np.random.default_rng(0).normal(size=(20, 12))
+    np.save(signal, Y * [9, *[1] * 11])
+    run(signal, *settings)
+
+
+def test_columns_that_resampled_rows_turn_are_not_counted(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(200, 4)) * (3.0, 1.0, 1.0, 1.0)
+    X[0, 3] = 60.0
+    counted = TrainLinear(latent_dim=2, bootstrap=200).measure(X)
+    assert counted.identified.value == 0
+    assert "turn z0, z1 by up to" in counted.findings[-1].message
+    assert TrainLinear(latent_dim=2, bootstrap=0).measure(X).identified.value == 2

@@ -1,7 +1,8 @@
 """Which columns the data determine: intervals of eigenvalues, tied blocks, and bootstrap of directions.
 
 A direction is determined only as far as its eigenvalue differs from its neighbours' (Anderson 1963; Allen
-2024, Corollary 1.1): two sample eigenvalues always differ, so the question is whether the population's do.
+2024, Corollary 1.1): two sample eigenvalues always differ, so the question is whether the population's do.  Where
+the rows run out of rank the next eigenvalue is 0 of necessity, which is no evidence of a gap.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MOST_GROUPS = 1000
 GROUP_NUMBERS = 2**22  # numbers of all groups' second moments, at most
 BLOCK = 2048
 MOST_ROWS = 2**17  # that tell how far resampled moments stray
+LOOSE = math.pi / 4  # a column that turns by more may be another one's neighbour rather than its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +41,12 @@ class Identifiability:
 
     Attributes:
         intervals: of the eigenvalues, shape (d, 2).
-        gaps: lambda_i - lambda_{i+1}, shape (d,); None where the next eigenvalue is not known.
+        gaps: lambda_i - lambda_{i+1}, shape (d,).
         gap_intervals: their intervals, shape (d, 2).
-        p_values: of equality of lambda_i and lambda_{i+1}, shape (d,).
+        p_values: of equality of lambda_i and lambda_{i+1}, shape (d,); 0 where there is no other direction.
         blocks: index ranges [first, last] (from 0) of active columns that are told apart only from outside;
-            `last` may be d, which says that the block reaches into the discarded directions.
+            `last` may be the number of active columns, which says that the block reaches into those that are
+            collapsed or discarded.
         angles: bootstrap 95 % quantile of the angle between column i and its resampled self, radians, or None.
         directions: number of leading eigenvectors that the bootstrap let the columns turn into.
     """
@@ -56,48 +59,71 @@ class Identifiability:
     angles: Array | None = None
     directions: int = 0
 
+    @property
+    def loose(self) -> tuple[int, ...]:
+        """Return the columns of no block that resampled rows turn by more than 45 degrees, against what the test says."""
+        if self.angles is None:
+            return ()
+        inside = self._inside
+        return tuple(int(i) for i in np.flatnonzero(self.angles > LOOSE) if int(i) not in inside)
+
     def alone(self, active: NDArray[np.bool_]) -> int:
         """Return the number of active columns that are determined one by one."""
-        inside = {i for first, last in self.blocks for i in range(first, last + 1)}
-        return sum(1 for i in np.flatnonzero(active) if int(i) not in inside)
+        doubtful = self._inside.union(self.loose)
+        return sum(1 for i in np.flatnonzero(active) if int(i) not in doubtful)
+
+    @property
+    def _inside(self) -> frozenset[int]:
+        return frozenset(i for first, last in self.blocks for i in range(first, last + 1))
 
 
 def of_spectrum(
     spectrum: Spectrum, d: int, active: Sequence[bool], *, level: float = LEVEL
 ) -> Identifiability:
-    """Return what the eigenvalues say, for Gaussian rows and n large against m (Anderson 1963).
+    """Return what the eigenvalues say, for Gaussian rows.
 
-    Intervals are `lambda exp(+- z sqrt(2 / n))`; neighbours are compared by the likelihood-ratio test of
-    equality, `n (2 log mean - sum log) ~ chi^2` with 2 degrees of freedom.
+    Intervals are `lambda exp(+- z sqrt(2 / n))`, for n large against m (Anderson 1963).  Neighbours are compared by the
+    likelihood-ratio test of equality, `(4 a b / (a + b)^2)^((k - 1) / 2)`, whose p-value is exact for two columns and k
+    degrees of freedom (Mauchly 1940); i larger eigenvalues leave k = n - 1 - i of them (James 1969).  The last direction
+    that n rows have, the (n - 1)st, has k = 1 and so p = 1.
     """
     n, values = spectrum.n, spectrum.values
     lead = np.zeros(d + 1)
     lead[: min(d + 1, len(values))] = values[: d + 1]
-    if len(values) <= d and spectrum.m > d:
-        lead[d] = spectrum.rest(d) / (spectrum.m - d)
+    if spectrum.m > d and (len(values) <= d or spectrum.solver == "em"):
+        lead[d] = min(_edge(spectrum, d), lead[d - 1])
     z = NormalDist().inv_cdf(0.5 + level / 2)
     spread = math.exp(z * math.sqrt(2 / n))
     intervals = np.stack([lead[:d] / spread, lead[:d] * spread], axis=1)
     gaps = lead[:-1] - lead[1:]
     half = z * math.sqrt(2 / n) * np.hypot(lead[:-1], lead[1:])  # squares may overflow
     a, b = np.maximum(lead[:-1], 1e-300), np.maximum(lead[1:], 1e-300)
-    ratio = n * np.maximum(2 * np.log((a + b) / 2) - np.log(a) - np.log(b), 0.0)
-    p_values = np.exp(-ratio / 2)  # the upper tail of chi^2 with 2 degrees of freedom
-    blocks = tuple(_blocks(p_values, active, 1 - level))
+    ratio = np.maximum(2 * np.log((a + b) / 2) - np.log(a) - np.log(b), 0.0)
+    p_values = np.exp(-ratio * np.maximum(n - 2 - np.arange(d), 0) / 2)
+    p_values[spectrum.m - 1 :] = 0.0  # nothing is left to be equal to
+    q = sum(bool(on) for on in active)
+    blocks = tuple(_blocks(p_values[:q], 1 - level))
     return Identifiability(intervals, gaps, np.stack([gaps - half, gaps + half], axis=1), p_values, blocks)
 
 
-def _blocks(p_values: Array, active: Sequence[bool], alpha: float) -> Iterable[tuple[int, int]]:
-    first = 0
-    d = len(p_values)
-    for i in range(d):
-        joined = p_values[i] > alpha and active[i] and (i + 1 == d or active[i + 1])
-        if not joined:
-            if i > first and active[first]:
+def _edge(spectrum: Spectrum, d: int) -> float:
+    """Return how large the next eigenvalue of n rows may be where only the mean of those after the first d is known.
+
+    It is the upper edge of equal ones (Marchenko and Pastur 1967).
+    """
+    left, more = spectrum.m - d, max(spectrum.n - 1 - d, 1)
+    return spectrum.rest(d) / left * (1 + math.sqrt(left / more)) ** 2
+
+
+def _blocks(p_values: Array, alpha: float) -> Iterable[tuple[int, int]]:
+    first, q = 0, len(p_values)
+    for i in range(q):
+        if p_values[i] <= alpha:
+            if i > first:
                 yield first, i
             first = i + 1
-    if first < d and active[first]:
-        yield first, d
+    if first < q:
+        yield first, q
 
 
 def bootstrap_angles(
@@ -106,7 +132,8 @@ def bootstrap_angles(
     """Return the quantile of each column's angle to its resampled self, shape (d,), and the directions used.
 
     Rows are resampled in up to 1000 interleaved groups (single rows where n <= 1000), inside the span of the
-    d columns and the 16 next eigenvectors.  Of more than `MOST_ROWS` rows some blocks, evenly spread, say how far
+    d columns and the 16 next eigenvectors: a column from the last direction of few rows on has nowhere to turn there,
+    which says nothing, and its angle is a right one.  Of more than `MOST_ROWS` rows some blocks, evenly spread, say how far
     resampled second moments stray, which goes with the root of their number (Bickel, Goetze and van Zwet 1997).
     """
     K = min(spectrum.rank, d + EXTRA, spectrum.vectors.shape[1])
@@ -143,6 +170,8 @@ def _angles(data: Data, spectrum: Spectrum, d: int, K: int, resamples: int, seed
     angles = np.full(d, math.pi / 2)
     known = np.arccos(np.concatenate(found))
     angles[: known.shape[1]] = np.quantile(known, level, axis=0)
+    if spectrum.m > spectrum.n - 1:
+        angles[max(spectrum.n - 2, 0) :] = math.pi / 2
     return angles
 
 

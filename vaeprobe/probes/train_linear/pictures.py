@@ -55,7 +55,10 @@ def _columns(s: Solution, ident: Identifiability) -> Table:
             status = "collapsed"
         elif i in blocks:
             a, b = blocks[i]
-            status = f"only in block z{a} to z{b}"
+            reaches = b >= s.d or not s.active[b]
+            status = "not from the rest" if reaches else f"only in block z{a} to z{b}"
+        elif i in ident.loose:
+            status = "no: it turns"
         else:
             status = "yes"
         angle = None if ident.angles is None else math.degrees(ident.angles[i])

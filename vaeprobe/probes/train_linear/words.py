@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from vaeprobe.findings import (
@@ -14,6 +15,7 @@ from vaeprobe.findings import (
     RANDOMIZED,
     SINGULAR_VALUES,
     TIED_EIGENVALUES,
+    UNSTEADY_COLUMNS,
     FindingSpec,
     Level,
 )
@@ -89,12 +91,22 @@ def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding
         which = f"z{collapsed[0]}" + (f" to z{collapsed[-1]}" if len(collapsed) > 1 else "")
         verb = "collapse" if len(collapsed) > 1 else "collapses"
         note(COLLAPSE, f"{which} {verb}: lambda does not exceed beta sigma^2 = {s.tau:.4g}")
+    q = int(s.active.sum())
     for first, last in ident.blocks:
-        if last >= s.d:
-            message = f"{_span(first, s.d - 1)} cannot be told from the discarded directions by these rows"
+        if last >= q:
+            others = "discarded" if q == s.d else "collapsed" if s.d == s.m else "collapsed and discarded"
+            message = f"{_span(first, q - 1)} cannot be told from the {others} directions by these rows"
         else:
             message = f"{_span(first, last)} are identified only as a block"
         note(TIED_EIGENVALUES, message)
+    if ident.angles is not None and (loose := [i for i in ident.loose if s.active[i]]):
+        which = ", ".join(f"z{i}" for i in loose)
+        widest = math.degrees(max(ident.angles[i] for i in loose))
+        note(
+            UNSTEADY_COLUMNS,
+            f"resampled rows turn {which} by up to {widest:.0f} degrees (95 %), though the test of normal rows tells "
+            "the eigenvalues apart",
+        )
     if spec.solver == "randomized":
         note(
             RANDOMIZED,
