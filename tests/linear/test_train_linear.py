@@ -374,3 +374,18 @@ def test_columns_that_resampled_rows_turn_are_not_counted(tmp_path: Path) -> Non
     assert counted.identified.value == 0
     assert "turn z0, z1 by up to" in counted.findings[-1].message
     assert TrainLinear(latent_dim=2, bootstrap=0).measure(X).identified.value == 2
+
+
+@pytest.mark.parametrize("method", ["em", "elbo", "elbo-full"])
+def test_equal_eigenvalues_pass_no_limit_on_the_axes(tmp_path: Path, method: str) -> None:
+    tied, apart = tmp_path / "tied.npy", tmp_path / "apart.npy"
+    np.save(tied, rows_with((9.0, 9.0, 9.0, 1.0, 1.0, 1.0)))
+    np.save(apart, rows_with((9.0, 6.0, 4.0, 1.0, 1.0, 1.0)))
+    settings = ("--latent-dim", 3, "--method", method, "--max-rotation-distance", 0.001, "--json")
+    document = json.loads(run(tied, *settings, code=3))
+    assert document["verdict"] == "optimum, tied block"
+    assert (
+        "all active columns are one tied block"
+        in document["metrics"]["train_linear.rotation_distance"]["reason"]
+    )
+    run(apart, *settings, "--tolerance", 1e-13, code=0 if method == "elbo" else 1)

@@ -125,9 +125,35 @@ def test_tied_eigenvalues_are_certified_as_a_block(method: TrainingMethod) -> No
     found, s = certified(method, (8.0, 3.0, 3.0, 3.0, 0.5, 0.5), 4, tolerance=1e-13)
     assert found.converged
     assert certificate.tied(s.values) == [slice(0, 1), slice(1, 4)]
+    assert found.blocks == ((1, 3),)
     if method in ("elbo", "det-elbo"):
-        assert found.verdict == "optimum on the axes"
+        assert found.verdict == "optimum, tied block"
+        assert "once the tied block of z1 to z3 is aligned" in found.sentence
         np.testing.assert_allclose(found.cosines, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_tied_block_has_no_axes_to_be_on(method: TrainingMethod) -> None:
+    found, _ = certified(method, (9.0, 9.0, 9.0, 1.0, 1.0, 1.0), 3, tolerance=1e-13)
+    assert found.verdict == "optimum, tied block"
+    assert found.one_block
+    assert found.rotation_distance is None
+    assert "all 3 active columns are one tied block" in found.sentence
+    assert "symmetry" not in found.sentence
+    apart, _ = certified(method, (9.0, 8.0, 7.0, 1.0, 1.0, 1.0), 3, tolerance=1e-13)
+    assert (apart.blocks, apart.one_block) == ((), False)
+    assert apart.rotation_distance is not None
+    assert apart.verdict != "optimum, tied block"
+    alone, _ = certified(method, (9.0, 1.0, 1.0), 1, tolerance=1e-13)
+    assert alone.verdict == "optimum on the axes"
+
+
+@pytest.mark.parametrize("method", ["em", "elbo"])
+def test_a_tie_with_discarded_directions_is_a_tied_block(method: TrainingMethod) -> None:
+    found, _ = certified(method, (9.0, 4.0, 4.0, 1.0, 1.0), 2, tolerance=1e-13, sigma2=1.0)
+    assert found.max_angle is not None
+    assert found.max_angle > 0.1
+    assert found.verdict == "optimum, tied block"
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -33,7 +33,10 @@ class Certificate:
         norm_ratios: learned over true column norm, shape (q,).
         partners: index of the learned column that stands for each true one, shape (q,).
         max_abs_cosine: largest abs cosine between learned columns; None for fewer than two.
-        rotation_distance: ||R - P||_F to the nearest signed permutation P, tied blocks aligned first; None for q = 0.
+        blocks: index ranges [first, last] (from 0) of active columns whose eigenvalues are equal: any rotation among them
+            is as good.
+        rotation_distance: ||R - P||_F to the nearest signed permutation P, tied blocks aligned first; None where no latent
+            is active, or all that are make one block, in which there are no axes to be far from.
         mean_field_gap: nats that a diagonal posterior loses on the learned columns.
         sigma2_ratio: learned over closed-form sigma2.
         kl: KL of each learned latent's marginal posterior, nats, in the order of the true columns, shape (d,).
@@ -45,6 +48,7 @@ class Certificate:
     norm_ratios: Array
     partners: NDArray[np.int64]
     max_abs_cosine: float | None
+    blocks: tuple[tuple[int, int], ...]
     rotation_distance: float | None
     mean_field_gap: float
     sigma2_ratio: float
@@ -63,9 +67,16 @@ class Certificate:
     def verdict(self) -> Verdict:
         if not self.converged:
             return "not converged"
-        if self.rotation_distance is None or self.rotation_distance <= ALIGNED:
-            return "optimum on the axes"
-        return "optimum, tied block" if self.run.method in BREAKS_SYMMETRY else "optimum, rotated"
+        R = self.rotation_distance
+        if R is not None and R > ALIGNED:
+            free = self.run.method not in BREAKS_SYMMETRY and float(self.angles.max()) <= ALIGNED
+            return "optimum, rotated" if free else "optimum, tied block"
+        return "optimum, tied block" if self.blocks else "optimum on the axes"
+
+    @property
+    def one_block(self) -> bool:
+        """Whether all active columns, two or more, make one tied block."""
+        return bool(self.blocks) and self.blocks[0] == (0, len(self.angles) - 1)
 
     @property
     def sentence(self) -> str:
@@ -86,10 +97,22 @@ class Certificate:
             "det-elbo-literal": "Eq. 10 as printed puts in the full-covariance optimum and leaves the rotation free",
             "em": "EM uses the exact posterior and leaves the rotation free",
         }[run.method]
-        where = "no latent is active" if R is None else f"R is {R:.2g} from a signed permutation"
-        if self.verdict == "optimum, tied block":
-            where += ": eigenvalues so close that the objective hardly feels the rotation between them"
-        return f"`{run.method}` reached the optimum (gap {max(run.gap, 0.0):.1e} nats); {cause}; {where}."
+        reached = f"`{run.method}` reached the optimum (gap {max(run.gap, 0.0):.1e} nats)"
+        if self.one_block:
+            last = self.blocks[0][1]
+            return (
+                f"{reached}; all {last + 1} active columns are one tied block: their eigenvalues are equal, "
+                "and nothing determines the axes within."
+            )
+        if R is None:
+            return f"{reached}; {cause}; no latent is active."
+        where = f"R is {R:.2g} from a signed permutation"
+        if R > ALIGNED and self.verdict == "optimum, tied block":
+            where += ": eigenvalues so close to each other, or to beta sigma^2, that the objective hardly feels a rotation"
+        elif self.blocks:
+            which = " and of ".join(f"z{first} to z{last}" for first, last in self.blocks)
+            where += f", once the tied block of {which} is aligned, in which nothing determines the axes"
+        return f"{reached}; {cause}; {where}."
 
 
 def certify(run: Run, solution: Solution, S: Covariance) -> Certificate:
@@ -112,9 +135,11 @@ def certify(run: Run, solution: Solution, S: Covariance) -> Certificate:
 
     lengths = np.sqrt(solution.square_norms[:q])
     R = _aligned((U.T @ W) / lengths[:, None], solution.values[:q])
+    blocks = tuple((b.start, b.stop - 1) for b in tied(solution.values[:q]) if b.stop - b.start > 1)
     partners = assignment(np.abs(R)[None])[0]
     hits = np.abs(R[np.arange(q), partners]) if q else np.zeros(0)
-    distance = float(np.sqrt(max(float(np.square(R).sum()) + q - 2 * float(hits.sum()), 0.0))) if q else None
+    free = q == 0 or blocks == ((0, q - 1),)
+    distance = float(np.sqrt(max(float(np.square(R).sum()) + q - 2 * float(hits.sum()), 0.0)))
 
     unit = W / np.where(norms > 0, norms, 1.0)
     between = np.abs(unit[:, used].T @ unit[:, used])
@@ -131,7 +156,8 @@ def certify(run: Run, solution: Solution, S: Covariance) -> Certificate:
         norm_ratios=norms[partners] / lengths,
         partners=partners,
         max_abs_cosine=float(between.max()) if used.sum() > 1 else None,
-        rotation_distance=distance,
+        blocks=blocks,
+        rotation_distance=None if free else distance,
         mean_field_gap=float(mean_field_gap(G, tau)[0]),
         sigma2_ratio=run.sigma2 / solution.sigma2,
         kl=kl[order],

@@ -167,7 +167,7 @@ METRICS: tuple[MetricSpec, ...] = (
         range="[0, sqrt(2 d)]",
         formula="||R - P||_F, R = (Lambda - beta sigma^2)^(-1/2) U^T W, nearest signed permutation P; the worst method",
         source=f"{TIPPING}, Eq. 7; Rolinek et al. (2019)",
-        meaning="0 when each learned column is one principal axis.",
+        meaning="0 when each learned column is one principal axis; undefined where all active columns are one tied block.",
         misleads="Inside a block of tied eigenvalues any rotation is as good: the block is aligned before measuring.",
         remedy="See max_abs_cosine.",
     ),

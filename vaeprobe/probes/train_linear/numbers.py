@@ -353,6 +353,8 @@ def metrics(fit: LinearFit) -> list[Metric]:
         spec.solver,
         f"{spec.solver} eigenpairs, {'singular values of the rows' if spec.singular else spec.precision}",
     )
+    one_block = any(c.one_block for c in certificates)
+    no_axes = "all active columns are one tied block" if one_block else "every latent collapses"
     observed = None if fit.missing is None else "of the observed values"
     bits = metric("bits_per_dim", -loglik / (s.m * np.log(2.0)))
     if fit.missing is not None:
@@ -372,7 +374,7 @@ def metrics(fit: LinearFit) -> list[Metric]:
         worst("elbo_gap", [max(c.run.gap, 0.0) for c in certificates], ""),
         worst("max_angle", [c.max_angle for c in certificates], "every latent collapses"),
         worst("max_abs_cosine", [c.max_abs_cosine for c in certificates], "fewer than two active columns"),
-        worst("rotation_distance", [c.rotation_distance for c in certificates], "every latent collapses"),
+        worst("rotation_distance", [c.rotation_distance for c in certificates], no_axes),
         worst("mean_field_gap", [c.mean_field_gap for c in certificates], ""),
         metric("spectrum_error", spec.error, how),
     ]
@@ -435,6 +437,7 @@ def _run_details(c: Certificate, gaps: Sequence[float]) -> Json:
         "norm_ratios": c.norm_ratios.tolist(),
         "partners": [f"z{i}" for i in c.partners],
         "max_abs_cosine": c.max_abs_cosine,
+        "blocks": [[f"z{first}", f"z{last}"] for first, last in c.blocks],
         "rotation_distance": c.rotation_distance,
         "mean_field_gap": c.mean_field_gap,
         "kl": c.kl.tolist(),

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 VERDICTS = {
     "closed form": "no method was trained beside the closed form",
-    "optimum on the axes": "a method reached the optimum, with its columns along the principal axes",
+    "optimum on the axes": "a method reached the optimum, with its columns along the principal axes of these rows",
     "optimum, rotated": "it reached the optimum in another basis: its objective leaves the rotation free",
-    "optimum, tied block": "it reached the optimum, but for a rotation between eigenvalues that are nearly equal",
+    "optimum, tied block": "it reached the optimum, but eigenvalues are equal or nearly so, and the axes among them are free",
     "not converged": "it ended short of the optimum: a saddle, too few steps, or no time",
     "collapsed": "no latent is active at the optimum",
     "EM on the observed values": "values are missing, and EM converged on those that are there",
