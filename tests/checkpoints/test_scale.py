@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from vaeprobe import from_module, load
-from vaeprobe.checkpoints.scale import learned, name_of
+from vaeprobe.checkpoints.scale import RECORD_KEY, learned, name_of, recorded
 from vaeprobe.cli.app import app
 from vaeprobe.probes.beta.probe import Beta
 
@@ -157,3 +157,24 @@ def test_which_numbers_are_a_likelihoods_scale(sizes: dict[str, int], name: Any)
 def test_a_number_that_is_no_variance_is_left(value: float) -> None:
     assert learned({"log_sigma": one(value)}) is None
     assert learned({"log_sigma": torch.tensor(3)}) is None
+
+
+@pytest.mark.parametrize(("text", "sigma2"), [
+    ('{"sigma2": 0.5, "beta": 2.0}', 0.5),
+    ('{"sigma2": 3}', 3.0),
+    ('{"sigma2": true}', None),
+    ('{"sigma2": "0.5"}', None),
+    ('{"sigma2": -1.0}', None),
+    ('{"sigma2": 0.0}', None),
+    ('{"sigma2": NaN}', None),
+    ('{"sigma2": Infinity}', None),
+    ('{"sigma2": 1' + "0" * 400 + "}", None),
+    ('{"beta": 2.0}', None),
+    ("[0.5]", None),
+    ("[" * 100_000, None),
+    ("no JSON", None),
+])  # fmt: skip
+def test_what_train_linear_recorded_is_taken_where_it_is_a_variance(text: str, sigma2: float | None) -> None:
+    found = recorded({RECORD_KEY: text})
+    assert (None if found is None else found.sigma2) == sigma2
+    assert recorded({}) is None

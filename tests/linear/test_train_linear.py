@@ -105,6 +105,24 @@ def test_the_saved_model_is_a_decoder_with_its_encoder(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean.numpy(), (X.reshape(400, 6) - model.mean) @ model.E.T, atol=1e-12)
 
 
+@pytest.mark.parametrize(("beta", "sigma2"), [(1.0, 0.4), (4.0, 3.0), (4.0, 0.25), (0.5, 2.0), (1.5, "ml")])
+def test_beta_and_posterior_take_the_noise_variance_that_the_file_says(
+    tmp_path: Path, beta: float, sigma2: float | str
+) -> None:
+    X, path = rows_with((90.0, 60.0, 40.0, 0.4, 0.3, 0.2)), tmp_path / "m.safetensors"
+    result = TrainLinear(latent_dim=3, beta=beta, sigma2=sigma2).measure(X)  # type: ignore[arg-type]
+    result.save(path)
+    told = result.fit.solution.sigma2
+    assert vaeprobe.load(path).sigma2 == told
+    found = vaeprobe.beta(path, data=X, samples=64, pairs=2)
+    assert found["beta.estimate"].value == pytest.approx(beta, rel=1e-6)
+    assert f"Gaussian (sigma^2 = {told:.4g})" in found.summary
+    assert found.settings["sigma2"] == told
+    assert f"at beta = {beta:.4g} " in vaeprobe.posterior(path, data=X, samples=64, rotations=19).summary
+    other = vaeprobe.beta(path, data=X, samples=64, pairs=2, sigma2=2 * told)
+    assert other["beta.estimate"].value == pytest.approx(beta / 2, rel=1e-6)  # what the user says comes first
+
+
 @pytest.mark.parametrize("shape", [(30, 80), (2, 5), (50, 6), (12, 12)])
 def test_shapes_of_data(tmp_path: Path, shape: tuple[int, int]) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=shape))

@@ -86,7 +86,7 @@ def network(request: Request, weights: Weights, told: Mapping[str, object]) -> P
     if hit is None:
         return None
     parts = recognised.parts_of(hit, tensors, size=request.latent_size, condition=request.condition)
-    return scale.with_variance(parts, variance)
+    return scale.with_variance(parts, variance or scale.recorded(weights.metadata))
 
 
 def blueprint_of(request: Request, weights: Weights | None = None) -> Blueprint | None:

@@ -1,16 +1,23 @@
-"""The variance of a Gaussian likelihood that was learned: one number in the file, beside encoder and decoder."""
+"""The variance of a Gaussian likelihood that was learned: one number in the file, beside encoder and decoder.
+
+Files of `vaeprobe train-linear` say it in their metadata.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from vaeprobe.checkpoints.network.parts import Parts
 
-__all__ = ["LearnedVariance", "learned", "name_of", "with_variance"]
+__all__ = ["RECORD_KEY", "LearnedVariance", "learned", "name_of", "recorded", "with_variance"]
+
+RECORD_KEY = "vaeprobe.train_linear"  # of the metadata in which `train-linear` says how it trained
 
 # the last part of a name -> by what its number is multiplied to give log sigma^2
 NAMES = {
@@ -28,7 +35,7 @@ class LearnedVariance:
     """A learned variance.
 
     Attributes:
-        name: of the tensor.
+        name: of the tensor, or of the metadata.
         sigma2: the variance.
         words: how it follows from the file.
     """
@@ -63,6 +70,19 @@ def learned(tensors: Mapping[str, Tensor]) -> LearnedVariance | None:
     sigma2 = math.exp(log_variance)
     factor = "" if times == 1 else f"{times:g} "
     return LearnedVariance(name, sigma2, f"learned sigma^2 = exp({factor}{name}) = {sigma2:.4g}")
+
+
+def recorded(metadata: Mapping[str, str]) -> LearnedVariance | None:
+    """Return the variance that `train-linear` wrote into a file's metadata, if any."""
+    try:
+        record = json.loads(metadata.get(RECORD_KEY, "null"))
+    except (ValueError, RecursionError):
+        return None
+    sigma2: Any = record.get("sigma2") if isinstance(record, dict) else None
+    numeric = isinstance(sigma2, (int, float)) and not isinstance(sigma2, bool)
+    if not numeric or not math.exp(-300) < sigma2 < math.exp(300):  # also NaN
+        return None
+    return LearnedVariance(RECORD_KEY, sigma2, f"sigma^2 = {sigma2:.4g} by train-linear")
 
 
 def with_variance(parts: Parts, variance: LearnedVariance | None) -> Parts:

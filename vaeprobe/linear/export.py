@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from vaeprobe.checkpoints.blueprint import Blueprint
+from vaeprobe.checkpoints.scale import RECORD_KEY
 from vaeprobe.linear.closed_form import LinearModel
 from vaeprobe.writing import write
-
-RECORD_KEY = "vaeprobe.train_linear"
 
 
 def blueprint(model: LinearModel, row_shape: tuple[int, ...]) -> Blueprint:
