@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe import cpu
+from vaeprobe.data.masks import hidden
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.files.matrices import read_matrix
 from vaeprobe.intervals import stream
@@ -243,9 +244,14 @@ def numbers(rows: object, name: str) -> Tensor:
     if isinstance(rows, Tensor) and not rows.is_complex():
         return rows.detach()
     try:
-        array = np.asarray(rows)
+        array, masked = np.asarray(rows), hidden(rows)
     except (ValueError, TypeError) as error:
         raise InputError(f"the {name} are no array: {error}") from None
+    if masked:
+        raise InputError(
+            f"{masked} of {array.size} values of the {name} are masked, which are no numbers",
+            hint="leave their rows out, or put numbers in their place",
+        )
     if array.dtype.kind not in "fiub":
         what = type(rows).__name__ if array.dtype.kind == "O" else array.dtype
         raise InputError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from vaeprobe.data.images import open_folder
+from vaeprobe.data.masks import with_gaps
 from vaeprobe.data.rows import Data, Nonfinite
 from vaeprobe.data.shards import (
     ArrayShard,
@@ -76,7 +77,8 @@ def open_data(
 
 
 def in_memory(array: Array, *, nonfinite: Nonfinite = "refuse") -> Data:
-    """Return an array's rows as data, unscaled."""
+    """Return an array's rows as data, unscaled; what is masked is missing, NaN."""
+    array = with_gaps(array)
     shard = ArrayShard(**rows_of("array", array.shape, array.dtype), array=array)
     return Data((shard,), 1.0, nonfinite)
 

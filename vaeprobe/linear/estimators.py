@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal, Self
 import numpy as np
 
 from vaeprobe.data import in_memory
+from vaeprobe.data.masks import hidden
 from vaeprobe.linear import closed_form, dimension, spectrum
 from vaeprobe.linear.closed_form import LinearModel, Solution
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from vaeprobe.linear.moments import Array
 
 __all__ = ["PPCA", "LinearVAE", "NotFittedError"]
+
+MISSING = ", or fit them as missing values: `vaeprobe.linear.missing.fit(X, n_components)`"
 
 
 class NotFittedError(ValueError, AttributeError):
@@ -94,6 +97,9 @@ class _Estimator:
             self._compare_names(names)
         if hasattr(X, "toarray"):
             raise TypeError("sparse data was passed, but dense data is required: use X.toarray()")
+        instead = f"leave these rows out{MISSING if fitting else ''}"
+        if masked := hidden(X):
+            raise ValueError(f"Input X contains {masked} masked values, which are missing: {instead}")
         A = np.asarray(X)
         if A.dtype.kind == "c":
             raise ValueError("Complex data not supported: only real numbers are")
@@ -119,10 +125,9 @@ class _Estimator:
             )
         A = A.astype(np.float64, copy=False)
         if not np.isfinite(A).all():
-            what = "NaN" if np.isnan(A).any() else "infinity"
-            raise ValueError(
-                f"Input X contains {what}: leave these rows out, or see `vaeprobe.linear.missing`"
-            )
+            if np.isinf(A).any():
+                raise ValueError("Input X contains infinity: leave these rows out")
+            raise ValueError(f"Input X contains NaN: {instead}")
         if fitting:
             self.n_features_in_ = A.shape[1]
         elif A.shape[1] != self.n_features_in_:
@@ -280,6 +285,8 @@ class LinearVAE(_Estimator):
         """Return the decoder's means W z + mean, shape (n, n_features_in_)."""
         if not self.__sklearn_is_fitted__():
             raise _not_fitted(f"this {type(self).__name__} instance is not fitted yet: call `fit` first")
+        if masked := hidden(Z):
+            raise ValueError(f"Input Z contains {masked} masked values: leave these rows out")
         return np.asarray(np.asarray(Z, np.float64) @ self.components_ + self.mean_)
 
     def score_samples(self, X: ArrayLike) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from vaeprobe.budget import budget
 from vaeprobe.data import Data, in_memory
+from vaeprobe.data.masks import with_gaps
 from vaeprobe.data.shards import ArrayShard, RawShard
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.intervals import stream
@@ -98,7 +99,7 @@ class _Rows:
 
     @classmethod
     def of(cls, X: Array | Data, d: int) -> _Rows:
-        data = X if isinstance(X, Data) else in_memory(np.asarray(X), nonfinite="keep")
+        data = X if isinstance(X, Data) else in_memory(with_gaps(X), nonfinite="keep")
         m = data.columns
         raw = all(isinstance(shard, (ArrayShard, RawShard)) for shard in data.shards)
         if isinstance(X, Data) and data.rows * m * data.dtype.itemsize <= (RAW_BYTES if raw else CACHE_BYTES):
@@ -298,7 +299,7 @@ def fit(
     whose (d + 1)^2 second moments take more than `MOMENT_BYTES` in turn, at a pass over the rows each.
 
     Args:
-        X: shape (n, m), NaN where missing; or `Data` that keeps what is not finite.
+        X: shape (n, m), NaN or masked where missing; or `Data` that keeps what is not finite.
         d: number of latents, below m.
         sigma2: noise variance; None learns it.
         steps: most steps.

@@ -15,6 +15,7 @@ import numpy as np
 
 from vaeprobe.budget import Fit, budget, share_of
 from vaeprobe.data import Data, in_memory, open_data
+from vaeprobe.data.masks import with_gaps
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import LATENT_DIM, TIME_LIMIT
 from vaeprobe.linear import closed_form, dimension, identifiability, moments, spectrum
@@ -117,7 +118,7 @@ class LinearFit:
 def rows_of(
     data: object, *, key: str | None, scale: str | float, nonfinite: Literal["keep", "drop", "refuse"]
 ) -> Data:
-    """Return rows of data from a path, a glob, several of them, an array or a tensor.
+    """Return rows of data from a path, a glob, several of them, an array (NaN where masked) or a tensor.
 
     Raises:
         InputError: the data are damaged or not finite.
@@ -125,7 +126,9 @@ def rows_of(
     if isinstance(data, Data):
         return data
     if hasattr(data, "__array__"):
-        array = np.asarray(data)
+        array = with_gaps(data)
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"the data are {array.dtype}, not real numbers", hint="pass an array of numbers")
         exact = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
         return in_memory(exact, nonfinite=nonfinite)
     given = data if isinstance(data, (list, tuple)) else [data]
