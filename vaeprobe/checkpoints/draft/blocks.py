@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from vaeprobe.checkpoints.blueprint import Layer
 
-__all__ = ["LEAVES", "Block", "Recorded", "Shape", "blocks_of", "takes"]
+__all__ = ["LEAVES", "STEPPED", "Block", "Recorded", "Shape", "blocks_of", "takes"]
 
 Shape = tuple[int, ...]
 
 TABLE = re.compile(r"emb[^.]*$|codebook[^.]*$", re.IGNORECASE)
 LEAVES = ("weight", "bias", "running_mean", "running_var")
-RECURRENT = re.compile(r"(weight|bias)_[ih]h_l\d+(_reverse)?")
+RECURRENT = re.compile(r"(weight|bias)_([ih]h|hr)(_l\d+(_reverse)?)?")
 GATES = {3: "gru", 4: "lstm"}
 QUERIES = ("to_q", "query", "q")  # the first of the four maps of an attention, as libraries call it
+# names of maps of attentions that a draft does not follow: of all three maps in one, and of each by itself
+FUSED = re.compile(r"(^|[._])(w?qkv|to_kv|query_key_value|c_attn|[qkv]_proj)$", re.IGNORECASE)
+APART = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+FEED_FORWARD = frozenset(("linear1", "ff", "ffn", "mlp", "feed_forward"))
+STEPPED = ("gru", "lstm", "attention", "unfollowed")
+"""Kinds of layers that work along steps or between places, whose number no tensor tells."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,25 @@ class Block:
 
     name: str
     shapes: Mapping[str, Shape]
+    of_transformer: bool = False
+
+    @property
+    def why(self) -> str:
+        """Return why a draft cannot follow a layer along steps or between places, "" where it can, and of other layers."""
+        carried = self.shapes.get("weight_hh_l0")
+        if "weight_hh" in self.shapes:
+            return "is a cell that code calls step by step, and how often is not recorded"
+        if carried is not None and (
+            "weight_hr_l0" in self.shapes or not carried[1] or carried[0] / carried[1] not in GATES
+        ):
+            return "is recurrent, and neither a GRU nor an LSTM, the two that a blueprint has"
+        if self.of_transformer:
+            return "is the attention of a transformer, and where its norms and sums stand, and its heads, is not recorded"
+        if APART[0] in self.shapes or FUSED.search(self.name):
+            return (
+                "is part of an attention that a draft does not follow: its heads and places are not recorded"
+            )
+        return ""
 
     @property
     def weight(self) -> Shape:
@@ -33,12 +58,14 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """Return linear, conv (either kind), batch_norm, norm, prelu, gru, lstm, attention, or table of an embedding."""
+        """Return linear, conv (either kind), batch_norm, norm, prelu, gru, lstm, attention, table of an embedding, or unfollowed."""
+        if self.why:
+            return "unfollowed"
         if "in_proj_weight" in self.shapes or "queries" in self.shapes:
             return "attention"
         carried = self.shapes.get("weight_hh_l0")
         if carried is not None:
-            return GATES.get(carried[0] // max(carried[1], 1), "recurrent")
+            return GATES[carried[0] // carried[1]]
         if "running_mean" in self.shapes:
             return "batch_norm"
         if len(self.weight) == 2 and "bias" not in self.shapes and TABLE.search(self.name):
@@ -74,7 +101,7 @@ def blocks_of(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
         stem, _, leaf = name.rpartition(".")
         if leaf == "weight_v":
             leaf = "weight"
-        if leaf in LEAVES or RECURRENT.fullmatch(leaf) or leaf in ("in_proj_weight", "in_proj_bias"):
+        if leaf in (*LEAVES, "in_proj_weight", "in_proj_bias", *APART) or RECURRENT.fullmatch(leaf):
             groups.setdefault(stem, {})[leaf] = shape
     groups = dict(_with_attention(groups))
     names = list(groups)
@@ -83,11 +110,30 @@ def blocks_of(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
         names.sort(
             key=lambda name: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)]
         )
+    told = {"weight", "running_mean", "weight_ih_l0", "weight_hh", "in_proj_weight", "queries", APART[0]}
+    beside = _children(groups)
     return [
-        Block(n, groups[n])
+        Block(n, groups[n], of_transformer=_of_transformer(n, groups[n], beside))
         for n in names
-        if {"weight", "running_mean", "weight_ih_l0", "in_proj_weight", "queries"} & set(groups[n])
+        if told & set(groups[n])
     ], alphabetical
+
+
+def _children(names: Iterable[str]) -> dict[str, set[str]]:
+    """Return the first components of all names below each stem of a name."""
+    out: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for i, part in enumerate(parts):
+            out.setdefault(".".join(parts[:i]), set()).add(part)
+    return out
+
+
+def _of_transformer(name: str, shapes: Mapping[str, Shape], beside: Mapping[str, set[str]]) -> bool:
+    """Return whether an attention stands in a layer of a transformer: beside it is the layer's other half."""
+    if not {"in_proj_weight", "queries"} & set(shapes):
+        return False
+    return bool(FEED_FORWARD & beside[name.rpartition(".")[0]])
 
 
 def _with_attention(groups: Mapping[str, dict[str, Shape]]) -> Iterator[tuple[str, dict[str, Shape]]]:
@@ -95,7 +141,7 @@ def _with_attention(groups: Mapping[str, dict[str, Shape]]) -> Iterator[tuple[st
     for name, shapes in groups.items():
         stem, _, last = name.rpartition(".")
         outer, _, before = stem.rpartition(".")
-        if last == "out_proj" and "in_proj_weight" in groups.get(stem, {}):
+        if last == "out_proj" and {"in_proj_weight", APART[0]} & set(groups.get(stem, {})):
             continue
         of = outer if (last, before) == ("0", "to_out") else stem
         query = next((q for q in QUERIES if f"{of}.{q}" in groups), None)
@@ -120,4 +166,6 @@ def _with_attention(groups: Mapping[str, dict[str, Shape]]) -> Iterator[tuple[st
 
 def takes(block: Block) -> int:
     """Return how many numbers or channels a layer takes."""
-    return block.weight[1] if block.kind == "linear" else block.weight[0] if block.weight else 0
+    if block.kind in ("linear", "gru", "lstm"):
+        return block.weight[1]
+    return block.weight[0] if block.weight else 0

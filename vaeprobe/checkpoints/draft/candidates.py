@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from vaeprobe.checkpoints.draft.blocks import Block, takes
+from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, takes
 from vaeprobe.checkpoints.draft.chain import Broken
 from vaeprobe.checkpoints.draft.names import DECODER, ENCODER, OTHER
 from vaeprobe.checkpoints.draft.sequence import chained
@@ -39,7 +39,7 @@ def candidates(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
             continue
     widths = {start: takes(part[0]) for _, start, part in tails}
     for _, start, part in sorted(tails, key=lambda t: (widths[t[1]], t[1])):
-        if part[0].kind == "linear":
+        if part[0].kind in ("linear", *STEPPED):
             yield (
                 part,
                 f"the decoder begins at {quoted(part[0].name)}, the narrowest input of the layers that chain"
@@ -50,7 +50,7 @@ def candidates(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
 
 def _with_first_layer(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
     """Yield the layers with a linear one that the file has later put before the convolution that it begins with."""
-    if not blocks or blocks[0].kind == "linear":
+    if not blocks or blocks[0].kind in ("linear", "gru", "lstm"):
         return
     for block in blocks:
         if block.kind == "linear":

@@ -10,7 +10,7 @@ from vaeprobe.checkpoints.blueprint import KINDS, Layer
 from vaeprobe.checkpoints.draft.blocks import Block, Recorded, Shape
 from vaeprobe.files.source import quoted
 
-__all__ = ["STEPS", "Broken", "Chain", "product"]
+__all__ = ["STEPS", "Broken", "Chain", "Unsaid", "product"]
 
 
 class Broken(Exception):
@@ -21,9 +21,20 @@ class NoSize(Broken):
     """The first layer takes a map, and nothing says its size."""
 
 
+class Unsaid(Broken):
+    """Nothing says along how many steps, or between which places, a layer works; `steps` alone would do where that is so."""
+
+    def __init__(self, message: str, *, steps: bool = False) -> None:
+        super().__init__(message)
+        self.steps = steps
+
+
 @dataclass
 class Chain:
-    """Layers found so far, the shape that comes out of them, and what was assumed on the way."""
+    """Layers found so far, the shape that comes out of them, and what was assumed on the way.
+
+    `stand_in` is a number of steps to go on with where nothing tells any.
+    """
 
     latents: int
     shape: Shape
@@ -33,6 +44,7 @@ class Chain:
     steps: bool = False
     doubled: frozenset[str] = frozenset()
     size: Shape | None = None
+    stand_in: int | None = None
 
     def assume(self, what: str, about: str = "") -> str:
         names = self.assumptions.setdefault(what, [])
@@ -151,8 +163,19 @@ def _recurrent(chain: Chain, block: Block, following: Block | None) -> None:
             steps = after // hidden
             comment = chain.assume(f"its input is the same at each of {steps} steps", block.name)
             chain.layers.append(Layer("repeat", options={"times": steps}, comment=comment))
+        elif numbers == takes and chain.stand_in is not None:
+            steps = chain.stand_in
+            chain.layers.append(Layer("repeat", options={"times": steps}))
+        elif numbers == takes:
+            raise Unsaid(
+                f"the number of steps that {quoted(block.name)} takes is not recorded, nor whether a state is given to it",
+                steps=True,
+            )
         else:
-            raise Broken(f"the number of steps that {quoted(block.name)} takes is not recorded")
+            raise Unsaid(
+                f"{quoted(block.name)} takes steps of {takes} numbers, and what comes before it returns {product(chain.shape)}:"
+                " what it is given is not recorded (is that its first state?)"
+            )
         chain.shape = (steps, takes)
     comment = chain.assume("it begins at a state of zeros", block.name)
     chain.layers.append(Layer(block.kind, block.name, comment=comment))
@@ -160,18 +183,36 @@ def _recurrent(chain: Chain, block: Block, following: Block | None) -> None:
 
 
 def _attention(chain: Chain, block: Block, following: Block | None) -> None:
-    """Append a self-attention between the places of a map, added to its input."""
+    """Append a self-attention between the places of a map or between steps, added to its input."""
     channels = block.shapes.get("queries", block.weight)[1]
-    if len(chain.shape) < 2 or chain.steps or chain.shape[0] != channels or math.prod(chain.shape[1:]) < 2:
-        raise Broken(
-            f"{quoted(block.name)} does not take what comes before it returns, {product(chain.shape)}"
+    numbers = math.prod(chain.shape)
+    attention = Layer("attention", block.name)
+    if chain.layers and len(chain.shape) == 1 and numbers > channels and numbers % channels == 0:
+        steps = numbers // channels
+        shape = [steps, channels]
+        comment = chain.assume(f"{numbers} numbers are {steps} steps of {channels}", block.name)
+        chain.layers.append(Layer("reshape", options={"shape": shape}, comment=comment))
+        chain.shape, chain.steps = (steps, channels), True
+    if chain.steps and len(chain.shape) == 2 and chain.shape[1] == channels:
+        comment = chain.assume("self-attention of one head between steps, added to its input", block.name)
+        swap = Layer("permute", options={"axes": [2, 1]})
+        chain.layers.append(Layer("residual", body=(swap, attention, swap), comment=comment))
+        return
+    if chain.steps or len(chain.shape) < 2 or chain.shape[0] != channels or math.prod(chain.shape[1:]) < 2:
+        raise Unsaid(
+            f"{quoted(block.name)} is an attention over {channels} channels, and what comes before it returns"
+            f" {product(chain.shape)}: the places that it attends between are not recorded"
         )
     comment = chain.assume("self-attention of one head between places, added to its input", block.name)
     norm: tuple[Layer, ...] = ()
     last = chain.layers[-1]
     if last.kind == "group_norm" and (last.key or "").startswith(f"{block.name}."):
         norm = (replace(chain.layers.pop(), comment=""),)
-    chain.layers.append(Layer("residual", body=(*norm, Layer("attention", block.name)), comment=comment))
+    chain.layers.append(Layer("residual", body=(*norm, attention), comment=comment))
+
+
+def _unfollowed(chain: Chain, block: Block, following: Block | None) -> None:
+    raise Unsaid(f"{quoted(block.name)} {block.why}")
 
 
 def _takes_shape(channels: int, shape: Shape, axes: int) -> bool:
@@ -247,6 +288,7 @@ STEPS = {
     "gru": _recurrent,
     "lstm": _recurrent,
     "attention": _attention,
+    "unfollowed": _unfollowed,
 }
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.conditioned import conditioned
-from vaeprobe.checkpoints.draft.blocks import Block, Recorded, Shape, blocks_of
+from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, Recorded, Shape, blocks_of
 from vaeprobe.checkpoints.draft.candidates import candidates
-from vaeprobe.checkpoints.draft.chain import Broken, Chain, NoSize, product
+from vaeprobe.checkpoints.draft.chain import Broken, Chain, NoSize, Unsaid, product
 from vaeprobe.checkpoints.draft.names import BRANCHES, MEANS, of_encoder
-from vaeprobe.checkpoints.draft.remainder import account, keys_of, left_out
-from vaeprobe.checkpoints.draft.sequence import likeliest_chain
+from vaeprobe.checkpoints.draft.remainder import account, keys_of, left_out, nothing_lost
+from vaeprobe.checkpoints.draft.sequence import chained
 from vaeprobe.checkpoints.draft.upsampling import doubling
 from vaeprobe.checkpoints.families import Shaped
 from vaeprobe.errors import ArchitectureError
@@ -40,6 +40,8 @@ IMAGE_CHANNELS = (1, 3, 4)
 WAY_OUT = (
     "write a blueprint by hand (examples: the docstring of vaeprobe.checkpoints.blueprint), or use --arch"
 )
+BY_CODE = "--arch FILE.py:CLASS builds the network with the code that you trained it with"
+STAND_IN = 2  # a number of steps that is shown as missing
 
 
 def draft(
@@ -57,19 +59,20 @@ def draft(
     """
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
     blocks, sorted_names = blocks_of(shapes)
-    if not any(b.kind in ("linear", "conv") for b in blocks):
+    if not any(b.kind in ("linear", "conv", *STEPPED) for b in blocks):
         raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)
-    reasons: list[Broken] = []
+    reasons: list[tuple[Broken, list[Block]]] = []
     recorded = {part.name: part for part in parts}
-    for candidate, why in candidates([b for b in blocks if b.kind not in ("table", "recurrent")]):
+    for candidate, why in candidates([b for b in blocks if b.kind != "table"]):
         try:
-            chain = likeliest_chain(candidate, recorded, size=size)
+            chain = chained(candidate, recorded, size=size)
+            nothing_lost(chain, blocks, by_name=sorted_names)
         except Broken as broken:
-            reasons.append(broken)
+            reasons.append((broken, candidate))
             continue
         told = doubling(chain, candidate, blocks)
         if told is not None:
-            chain = likeliest_chain(candidate, recorded, frozenset(told.names), size)
+            chain = chained(candidate, recorded, frozenset(told.names), size)
             for name in told.names:
                 chain.assume(f"the map is doubled before convolutions, {told.why}", name)
         if sorted_names:
@@ -80,13 +83,41 @@ def draft(
         bp = conditioned(_finished(chain, candidate), shapes)
         left = left_out(bp, chain, shapes)
         return replace(bp, assumptions=(*bp.assumptions, *left, *_whole(bp, chain, blocks)))
-    raise ArchitectureError(
-        f"the tensors do not make a chain of layers: {reasons[0]}"
-        if reasons
-        else "the tensors do not make a chain of layers",
-        hint=f"say it, such as --latent-size 8x8; or {WAY_OUT}"
-        if reasons and isinstance(reasons[0], NoSize)
-        else WAY_OUT,
+    raise _refused(reasons, recorded)
+
+
+def _refused(
+    reasons: Sequence[tuple[Broken, list[Block]]], recorded: Mapping[str, Recorded]
+) -> ArchitectureError:
+    """Return the error for tensors of which no draft can be made: what no tensor tells comes first, and how to say it."""
+    unsaid = [r for r in reasons if isinstance(r[0], Unsaid)]
+    for broken, candidate in sorted(unsaid, key=lambda r: not (isinstance(r[0], Unsaid) and r[0].steps)):
+        told = _with_steps(candidate, recorded) if isinstance(broken, Unsaid) and broken.steps else ""
+        return ArchitectureError(f"no draft can be made: {broken}", hint=told or BY_CODE)
+    if not reasons:
+        return ArchitectureError("the tensors do not make a chain of layers", hint=WAY_OUT)
+    first = reasons[0][0]
+    return ArchitectureError(
+        f"the tensors do not make a chain of layers: {first}",
+        hint=f"say it, such as --latent-size 8x8; or {WAY_OUT}" if isinstance(first, NoSize) else WAY_OUT,
+    )
+
+
+def _with_steps(candidate: Sequence[Block], recorded: Mapping[str, Recorded]) -> str:
+    """Return a blueprint's lines in which the number of steps alone is missing, "" where more is."""
+    try:
+        chain = chained(candidate, recorded, stand_in=STAND_IN)
+    except Broken:
+        return ""
+    open_ = {"times": STAND_IN}
+    layers = ", ".join(
+        "{ repeat = STEPS }" if layer.kind == "repeat" and layer.options == open_ else str(layer)
+        for layer in chain.layers
+    )
+    first = next(layer for layer in chain.layers if layer.kind in STEPPED)
+    return (
+        f"{{ repeat = STEPS }} before {{ {first.kind} = NAME }} says it, in a blueprint (--blueprint FILE) with the number in place of STEPS:"
+        f" `latents = {chain.latents}`, and below `[decoder]` `layers = [{layers}]` (with `last = true` beside its name where its last step alone is taken); or {BY_CODE}"
     )
 
 

@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
-from vaeprobe.checkpoints.draft.blocks import LEAVES, Block, Recorded, Shape
-from vaeprobe.checkpoints.draft.chain import Chain, product
-from vaeprobe.checkpoints.draft.names import ENCODER, MEANS, of_encoder
+from vaeprobe.checkpoints.draft.blocks import LEAVES, STEPPED, Block, Recorded, Shape
+from vaeprobe.checkpoints.draft.chain import Chain, Unsaid, product
+from vaeprobe.checkpoints.draft.names import DECODER, ENCODER, MEANS, OTHER, of_encoder
 from vaeprobe.checkpoints.draft.sequence import ACTIVATIONS
 from vaeprobe.files.source import quoted
 
-__all__ = ["account", "keys_of", "left_out"]
+__all__ = ["account", "keys_of", "left_out", "nothing_lost"]
 
 # tensors of a layer that say nothing of its place: counters, and what a norm of its weight keeps
 BESIDE = frozenset(
@@ -54,6 +54,56 @@ def keys_of(layers: Iterable[Layer], kinds: Sequence[str] = ()) -> Iterator[str]
         yield from keys_of(layer.inner, kinds)
 
 
+def nothing_lost(chain: Chain, blocks: Sequence[Block], *, by_name: bool) -> None:
+    """Refuse a chain that leaves out a layer of the decoder along steps or between places: without it the answer is another's.
+
+    Args:
+        blocks: all layers of the file.
+        by_name: whether the file sorts its names, so that their order tells nothing.
+
+    Raises:
+        Unsaid: it does, or begins with a recurrent layer that something else in the file may feed.
+    """
+    used = set(keys_of(chain.layers))
+    encoders = [
+        i for i, b in enumerate(blocks) if b.name not in used and (of_encoder(b.name) or MEANS.search(b.name))
+    ]
+    start = min(i for i, b in enumerate(blocks) if b.name in used)
+    # what comes before an encoder's last layer, and this before the decoder's first, is the encoder's
+    ended = max((i for i in encoders if i < start), default=-1)
+    others = [
+        b
+        for i, b in enumerate(blocks)
+        if b.name not in used and (by_name or i > ended) and not _of_encoder(b.name)
+    ]
+    for block in others:
+        if block.kind in STEPPED:
+            why = block.why or "does not follow the others, and how it enters is not recorded"
+            raise Unsaid(f"{quoted(block.name)} {why}")
+    first = next(layer for layer in chain.layers if layer.key is not None or layer.inner)
+    if first.kind not in STEPPED:
+        return
+    feeding = next((b for b in others if b.kind in ("linear", "table") and not MEANS.search(b.name)), None)
+    means = next(
+        (b for b in blocks if MEANS.search(b.name) and of_encoder(b.name) and b.kind == "linear"), None
+    )
+    if feeding is not None:
+        raise Unsaid(
+            f"what {quoted(str(first.key))} is given at each step is not recorded: {quoted(feeding.name)} may give it"
+        )
+    if means is not None and means.weight[0] != chain.latents:
+        raise Unsaid(
+            f"{quoted(str(first.key))} takes steps of {chain.latents} numbers, and the encoder gives {means.weight[0]} means:"
+            " what it is given is not recorded"
+        )
+
+
+def _of_encoder(name: str) -> bool:
+    """Return whether a name is an encoder's: not that of an encoder's layer inside a decoder (`decoder.encoder_attn`)."""
+    other, own = OTHER.search(name), DECODER.search(name)
+    return of_encoder(name) and not (own and other and own.start() < other.start())
+
+
 def account(chain: Chain, blocks: Sequence[Block], parts: Sequence[Recorded]) -> None:
     """Say what a pickled module holds without a place, and what the encoder's sizes say otherwise."""
     used = set(keys_of(chain.layers))
@@ -78,6 +128,8 @@ def account(chain: Chain, blocks: Sequence[Block], parts: Sequence[Recorded]) ->
         held = ", ".join(map(str, kinds))
         chain.assume(f"the module holds several activations, {held}, and does not record where each is used")
     first = next((b for b in encoders if b.kind in ("linear", "conv")), None)
+    if any(b.kind in STEPPED for b in encoders):
+        return  # its linear layers take steps
     if first is not None and not any(b.name == first.name for b in encoders if MEANS.search(b.name)):
         takes = first.weight[1]
         size = math.prod(chain.shape) if first.kind == "linear" else chain.shape[0]

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vaeprobe.checkpoints.blueprint import Layer
-from vaeprobe.checkpoints.draft.blocks import Block, Recorded, Shape, takes
+from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, Recorded, Shape, takes
 from vaeprobe.checkpoints.draft.chain import STEPS, Broken, Chain
 from vaeprobe.checkpoints.draft.names import ENCODER
 from vaeprobe.files.source import quoted
 
-__all__ = ["ACTIVATIONS", "chained", "likeliest_chain"]
+__all__ = ["ACTIVATIONS", "chained"]
 
 ACTIVATIONS = frozenset(
     [
@@ -34,41 +34,28 @@ ACTIVATIONS = frozenset(
 HIDDEN = ACTIVATIONS - {"sigmoid", "softplus", "hardtanh"}  # a module that holds a sigmoid ends in it
 
 
-def likeliest_chain(
-    blocks: Sequence[Block],
-    recorded: Mapping[str, Recorded],
-    doubled: frozenset[str] = frozenset(),
-    size: Shape | None = None,
-) -> Chain:
-    """Return the chain of all layers, or, where the shapes do not say how those with steps or places enter, without these."""
-    plain = [b for b in blocks if b.kind not in ("gru", "lstm", "attention")]
-    try:
-        return chained(blocks, recorded, doubled, size)
-    except Broken:
-        if len(plain) == len(blocks):
-            raise
-        return chained(plain, recorded, doubled, size)
-
-
 def chained(
     blocks: Sequence[Block],
     recorded: Mapping[str, Recorded] | None = None,
     doubled: frozenset[str] = frozenset(),
     size: Shape | None = None,
+    stand_in: int | None = None,
 ) -> Chain:
     """Return the layers and their assumptions; what a pickled module records is taken from it.
 
     The map that a convolution takes is doubled before each of those that `doubled` names; latents are a map of `size`,
-    where that is given and the first layer is a convolution.
+    where that is given and the first layer is a convolution; `stand_in` is the number of steps where nothing tells it.
 
     Raises:
         Broken: a layer does not take what the one before it returns.
     """
-    while blocks and blocks[0].kind not in ("linear", "conv"):
+    while blocks and blocks[0].kind not in ("linear", "conv", *STEPPED):
         blocks = blocks[1:]
     if not blocks:
         raise Broken("none has weights")
-    chain = Chain(takes(blocks[0]), (takes(blocks[0]),), recorded or {}, doubled=doubled, size=size)
+    chain = Chain(
+        takes(blocks[0]), (takes(blocks[0]),), recorded or {}, doubled=doubled, size=size, stand_in=stand_in
+    )
     weighted = [i for i, b in enumerate(blocks) if b.kind in ("linear", "conv")]
     convolutions = [b for b in blocks if b.kind == "conv"]
     for i, block in enumerate(blocks):
@@ -77,10 +64,10 @@ def chained(
         if chain.recorded.get(block.name) is not None and chain.recorded[block.name].ordered:
             _take_recorded(chain, block.name, following)
             continue
-        hidden = i < weighted[-1]
+        hidden = i < max(weighted, default=0)
         if (
             hidden
-            and block.kind not in ("prelu", "gru", "lstm", "attention")
+            and block.kind not in ("prelu", *STEPPED)
             and (following is None or following.kind in ("linear", "conv"))
         ):
             _activation(chain, block, following)
