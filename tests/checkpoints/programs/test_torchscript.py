@@ -516,3 +516,98 @@ def test_an_inspection_of_what_has_no_open_size_takes_none(tmp_path: Path) -> No
     with pytest.raises(UsageError, match="depends on the size of its latents") as weights:
         vaeprobe.inspect(tmp_path / "m.pt", latent_size="4x4")
     assert "--draft-blueprint" in (weights.value.hint or "")
+
+
+# -- lists, and what is not supported ------------------------------------------------------------------------
+
+
+class Lists(nn.Module):
+    """Lists of tensors made, joined, cut, turned and taken apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 8)
+        self.last = nn.Linear(8, 6)
+
+    def forward(self, z: Tensor) -> Tensor:
+        h = torch.relu(self.first(z))
+        three = torch.stack([h, h * 2] * 2, 1)[:, :3]
+        parts = list(h.split(2, 1))
+        turned = parts[1:] + parts[:1]
+        turned += [parts[0] * 3]
+        steps: list[Tensor] = []
+        for part in turned[::2]:
+            steps.append(part.tanh())
+        steps.insert(0, steps.pop() + 1)
+        steps.reverse()
+        steps[0] = steps[0] * 5
+        steps.extend(turned[3:])
+        other = steps.copy()
+        other.clear()
+        order = [3, 1, 2]
+        order.sort()
+        named = {"x": h}
+        named["y"] = three.sum(1)
+        for name, value in named.items():
+            if name == "y":
+                h = h + value
+        out: Tensor = self.last(h) * float(order[0] + len(other))
+        return torch.cat([out, torch.cat(steps, 1)], 1)
+
+
+class Unsupported(Lists):
+    """Runs with four latents, and torch.export writes it without `sorted`."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        order = sorted([3, 1, 2])
+        out: Tensor = self.last(torch.relu(self.first(z))) * float(order[2])
+        return out
+
+
+class Listed(Lists):
+    def forward(self, z: Tensor) -> Tensor:
+        steps: list[Tensor] = []
+        for _ in range(3):
+            steps = steps + [self.first(z)] * 2
+        steps = steps[1:]
+        out: Tensor = self.last(torch.cat(steps, 1)[:, 8:16])
+        return out
+
+
+@pytest.mark.parametrize("kind", [Lists, Listed])
+def test_lists_of_tensors(kind: type[nn.Module]) -> None:
+    net = kind().eval()
+    z = torch.randn(5, 4)
+    assert torch.allclose(read(scripted(net)).decoder(z), net(z), atol=1e-6)
+
+
+@pytest.mark.parametrize("latent_dim", [None, 4])
+def test_what_is_not_supported_is_refused_for_that_and_not_for_its_latents(
+    latent_dim: int | None, tmp_path: Path
+) -> None:
+    """And both ways out lead out."""
+    net = Unsupported().eval()
+    (tmp_path / "m.pt").write_bytes(scripted(net))
+    with pytest.raises(InputError, match="uses `sorted`, which is not supported") as caught:
+        vaeprobe.load(tmp_path / "m.pt", latent_dim=latent_dim)
+    assert caught.value.exit_code == 5
+    assert "torch.export.save" in str(caught.value.hint)
+    assert "--arch" in str(caught.value.hint)
+    z = torch.randn(3, 4)
+    torch.export.save(torch.export.export(net, (z,)), tmp_path / "decoder.pt2")
+    torch.testing.assert_close(vaeprobe.load(tmp_path / "decoder.pt2")(z), net(z).detach())
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    decoder = vaeprobe.load(tmp_path / "w.pt", arch=f"{__file__}:Unsupported", latent_dim=4)
+    torch.testing.assert_close(decoder(z), net(z).detach())
+
+
+def test_a_list_taken_apart_at_a_wrong_number_of_latents_is_no_unsupported_program() -> None:
+    class Two(nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            a, b = z.chunk(2, 1)
+            return a * b
+
+    with pytest.raises(BlueprintError, match="takes apart 1 values as if they were 2"):
+        read(scripted(Two()), latent_dim=1)
+    assert read(scripted(Two()), latent_dim=4).latent_dim == 4

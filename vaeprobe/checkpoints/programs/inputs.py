@@ -12,6 +12,10 @@ class OpenSizeError(InputError):
     """The file leaves the number of latents open (exit code 5): a number from outside settles it."""
 
 
+class UnsupportedError(InputError):
+    """A program uses what we do not run, whatever it is given (exit code 5)."""
+
+
 class NoFlatRowsError(InputError):
     """The program does not run on flat rows, and its file does not say which shape it takes (exit code 5)."""
 

@@ -24,6 +24,10 @@ from vaeprobe.report import Finding
 
 ENTRY = "constants.pkl"
 HINT = "save the weights alone, as .safetensors, and describe the network by a blueprint"
+WAY_OUT = (
+    "torch.export writes it in simpler operators: torch.export.save(torch.export.export(decoder.eval(), (z,)), 'decoder.pt2');"
+    " or save its weights alone and build it with --arch FILE.py:CLASS"
+)
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe.checkpoints.programs import operators, whole
+from vaeprobe.checkpoints.programs.inputs import UnsupportedError
 from vaeprobe.checkpoints.programs.program import RUN_ERRORS
 from vaeprobe.checkpoints.programs.torchscript.archive import (
-    HINT,
+    WAY_OUT,
     BoundFunction,
     Instance,
     Library,
     Slot,
 )
 from vaeprobe.checkpoints.programs.torchscript.table import (
+    LISTS,
     LONGEST,
     NUMERIC,
     ON_ANYTHING,
@@ -95,9 +97,9 @@ class Interpreter:
         self.place = -1  # of the last operator
         self.watch: Watch = lambda place, name, args, out: out
 
-    def unsupported(self, what: str) -> InputError:
-        return InputError(
-            f"the TorchScript program uses {quoted(what, limit=80)}, which is not supported", hint=HINT
+    def unsupported(self, what: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"the TorchScript program uses {quoted(what, limit=80)}, which is not supported", hint=WAY_OUT
         )
 
     # -- functions and statements ----------------------------------------------------------------
@@ -176,6 +178,8 @@ class Interpreter:
             case ast.Tuple(elts=parts) if isinstance(value, (tuple, list)) and len(value) == len(parts):
                 for part, item in zip(parts, value, strict=True):
                     self.assign(part, item, names)
+            case ast.Tuple(elts=parts) if isinstance(value, (tuple, list)):
+                raise InputError(f"the program takes apart {len(value)} values as if they were {len(parts)}")
             case _:
                 raise self.unsupported(ast.unparse(target))
 
@@ -272,6 +276,9 @@ class Interpreter:
         if isinstance(value, (list, tuple)):
             self.spend(_extent(value))
             return type(value)(map(self.resolved, value))
+        if isinstance(value, dict):
+            self.spend(_extent(value))
+            return {key: self.resolved(item) for key, item in value.items()}
         return value
 
     def call(self, e: ast.Call, names: Mapping[str, object]) -> object:
@@ -366,15 +373,12 @@ class Interpreter:
         values = [*args, *kwargs.values()]
         if name not in ("append", "len", "__getitem__"):
             self.spend(sum(_extent(a) for a in values if isinstance(a, (*SEQUENCES, dict))))
+        if name in LISTS and any(isinstance(a, (list, tuple, dict)) for a in args[:2]):
+            return self.checked(LISTS[name](*args, **kwargs))
         if name in SCALAR and (name in ON_ANYTHING or not any(isinstance(a, Tensor) for a in leaves(values))):
             if name in NUMERIC and not all(isinstance(a, NUMBERS) for a in values):
                 raise self.unsupported(f"{name} of something that is no number")
-            out = SCALAR[name](*args, **kwargs)
-            if isinstance(out, SEQUENCES) and len(out) > LONGEST:
-                raise ResourceError(f"the program makes a list of {len(out):,} items")
-            if type(out) is int and abs(out) >= 1 << 63:
-                raise InputError("the program computes a whole number beyond 64 bits")
-            return out
+            return self.checked(SCALAR[name](*args, **kwargs))
         if name in READERS and len(args) == 1:
             return READERS[name](args[0])
         function = whole.Noise(name, self.noise) if name in whole.DRAWS else operators.operator(name)
@@ -382,13 +386,34 @@ class Interpreter:
         if "device" in kwargs:
             kwargs["device"] = self.device
         self.foresee(name, function, args, kwargs)
-        out = function(*args, **kwargs)
+        try:
+            out = function(*args, **kwargs)
+        except RuntimeError as error:
+            if str(error).startswith(
+                "Overloaded torch operator invoked from Python failed to match any schema"
+            ):
+                kinds = ", ".join(type(a).__name__ for a in args)
+                raise self.unsupported(f"{name}({kinds})") from None
+            raise
         operators.small(out)
         self.place += 1
         out = self.watch(self.place, name, values, out)
         if name.removesuffix("_") in ("sigmoid", "exp") and isinstance(out, Tensor):
             # keeps `out` alive, so that its id stays its own
             self.last[id(out)] = (name.removesuffix("_"), args[0], out)
+        return out
+
+    def checked(self, out: object) -> object:
+        """Return what an operator on numbers and lists returned, where it is no larger than what we go through.
+
+        Raises:
+            ResourceError: a list is.
+            InputError: a number is none of 64 bits.
+        """
+        if isinstance(out, SEQUENCES) and len(out) > LONGEST:
+            raise ResourceError(f"the program makes a list of {len(out):,} items")
+        if type(out) is int and abs(out) >= 1 << 63:
+            raise InputError("the program computes a whole number beyond 64 bits")
         return out
 
 

@@ -16,7 +16,7 @@ from vaeprobe.checkpoints.blueprint.condition import Condition, held
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.held import HeldInput, condition_of, kinds_of
-from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, latents_of
+from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, UnsupportedError, latents_of
 from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, UNDER_AUTOCAST, parts_of
 from vaeprobe.checkpoints.programs.shapes import FIXED_BATCH
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
@@ -98,7 +98,7 @@ def read(
         if inferred and row == (-1,):
             d, beyond = _fewest(script, d)
         data = row if row != (-1,) else (d,)
-    except (NoFlatRowsError, BlueprintError):
+    except (NoFlatRowsError, BlueprintError, UnsupportedError):
         data = _image(script)
         if not data:
             raise
@@ -262,6 +262,8 @@ def _hold(
                 hint="give a class that it knows, counted from 0",
             )
         return at
+    if script.refused is not None:
+        raise script.refused
     raise NoFlatRowsError(
         f"the program's `forward` takes {words} beside the latents, and does not run on {asked} of these with a class, a"
         f" one-hot vector or a number for each: {quoted(reason or '')}",
@@ -278,6 +280,7 @@ def _latents(
 
     Raises:
         InputError: the program runs with no number of latents that its weights suggest.
+        UnsupportedError: it does not, and uses what is not supported.
         BlueprintError: it does not run with the number asked for.
     """
     weights = [b for b in script.buffers() if b.ndim >= 2]
@@ -292,6 +295,8 @@ def _latents(
         if row is not None:
             return d, row, not asked and row != size  # a size that is the whole row says the number
         reason = reason or why
+    if script.refused is not None:
+        raise script.refused
     if not asked and size is None:  # latents that no weight takes as they are: a spatial broadcast decoder
         others = [
             (d, row) for d in range(1, 65) if d not in suggested and (row := _row(script, d)[0]) is not None
@@ -381,6 +386,8 @@ def _row(
             raise
         except InputError as error:
             reason = reason or error.message
+            if isinstance(error, UnsupportedError):
+                script.refused = script.refused or error
         except (*RUN_ERRORS, MemoryError) as error:
             if out_of_memory(error):
                 raise ResourceError(

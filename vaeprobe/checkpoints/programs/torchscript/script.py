@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vaeprobe import cpu
 from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.held import HeldInput
+from vaeprobe.checkpoints.programs.inputs import UnsupportedError
 from vaeprobe.checkpoints.programs.torchscript.archive import BoundFunction, ConstantTensor, Instance, Library
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET, Interpreter, leaves
 from vaeprobe.checkpoints.weights import realise
@@ -58,6 +59,7 @@ class Script(nn.Module):
         until: which operator's result to return, in place of the output.
         noise: what normal draws give.
         others: what the inputs beside the first are held at, by name.
+        refused: what it was found to use that is not supported.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Script(nn.Module):
         self.until: int | None = None
         self.noise = 0.0
         self.others: dict[str, HeldInput] = {}
+        self.refused: UnsupportedError | None = None
         self.names = {name: f"tensor_{i}" for i, name in enumerate(tensors)}
         for name, tensor in tensors.items():
             self.register_buffer(self.names[name], tensor)

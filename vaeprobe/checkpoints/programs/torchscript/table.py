@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator as python_operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +34,30 @@ def _format(text: str, *values: object) -> str:
 
 def _power(a: float, b: float) -> float:
     return math.pow(a, b)
+
+
+def _joined(a: Sequence[object], b: Sequence[object]) -> object:
+    return a + b  # type: ignore[operator]  # two lists, or two tuples
+
+
+def _extended(items: list[object], more: Sequence[object]) -> object:
+    items.extend(more)
+    return items
+
+
+def _get(items: dict[object, object], key: object, otherwise: object = None) -> object:
+    return items.get(key, otherwise)
+
+
+def _set_item(items: list[object] | dict[object, object], key: Any, item: object) -> object:
+    items[key] = item
+    return items
+
+
+def _sort(items: list[Any], reverse: bool = False) -> None:
+    if any(isinstance(item, Tensor) for item in items):
+        raise InputError("the program sorts a list of tensors")
+    items.sort(reverse=reverse)
 
 
 def _product(a: object, b: object) -> object:
@@ -77,6 +103,24 @@ SCALAR: Mapping[str, Callable[..., object]] = {
     "size": _size, "dim": Tensor.dim,
 }  # fmt: skip
 SEQUENCES = (list, tuple, str, bytes)
+# of a list, a tuple or a dict, whatever is in it: torch's operators of these names take tensors
+LISTS: Mapping[str, Callable[..., object]] = {
+    "add": _joined,
+    "add_": _extended,
+    "mul": _product,
+    "slice": _sliced,
+    "copy": copy.copy,
+    "reverse": lambda items: items.reverse(),
+    "insert": lambda items, place, item: items.insert(place, item),
+    "pop": lambda items, *place: items.pop(*place),
+    "clear": lambda items: items.clear(),
+    "sort": _sort,
+    "_set_item": _set_item,
+    "keys": lambda items: list(items.keys()),
+    "values": lambda items: list(items.values()),
+    "items": lambda items: list(items.items()),
+    "get": _get,
+}
 # of these, those that take numbers alone: on a text "%" formats, and a list has no square root
 NUMERIC = {
     "sub", "div", "floordiv", "remainder", "neg", "pow", "abs", "floor", "ceil", "sqrt", "exp", "log", "round",
