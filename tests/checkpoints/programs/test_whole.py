@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import vaeprobe
 from vaeprobe.checkpoints.conversion import write
 from vaeprobe.checkpoints.programs.whole import Call, cut, partings
-from vaeprobe.errors import InputError
+from vaeprobe.errors import BlueprintError, InputError, UsageError
 
 SHAPES = {False: (20,), True: (1, 8, 8)}
 
@@ -192,6 +192,135 @@ def test_a_conditional_vae_is_cut_and_held_at_its_class(tmp_path: Path) -> None:
     z = torch.randn(5, 3)
     torch.testing.assert_close(decoder(z), net.decoder(z + net.table.weight[2]).detach())
     assert decoder.encoder is not None
+
+
+class CVAE(nn.Module):
+    """A conditional VAE as they are written: encode, reparameterise, decode, each with the class beside what it takes.
+
+    Args:
+        kind: of the condition: "onehot", "embedding" (a table), "class" (made one-hot inside) or "number".
+        draws: whether it draws in eval mode too.
+        chunks: whether one layer gives mean and log-variance.
+    """
+
+    def __init__(self, kind: str, images: bool, draws: bool, chunks: bool) -> None:
+        super().__init__()
+        self.kind: str = kind
+        self.images: bool = images
+        self.draws: bool = draws
+        self.chunks: bool = chunks
+        width = {"onehot": 4, "embedding": 5, "class": 4, "number": 1}[kind]
+        self.table = nn.Embedding(4, 5)
+        self.conv = nn.Conv2d(1, 2, 4, 2, 1)
+        self.hidden = nn.Linear((32 if images else 20) + width, 16)
+        self.mean, self.log_variance, self.both = nn.Linear(16, 3), nn.Linear(16, 3), nn.Linear(16, 6)
+        self.first = nn.Linear(3 + width, 16)
+        self.last = nn.Linear(16, 32 if images else 20)
+        self.up = nn.ConvTranspose2d(2, 1, 4, 2, 1)
+
+    def beside(self, c: Tensor) -> Tensor:
+        if self.kind == "embedding":
+            out: Tensor = self.table(c)
+            return out
+        return nn.functional.one_hot(c, 4).to(torch.float32) if self.kind == "class" else c
+
+    def encode(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        h = torch.relu(self.conv(x)).flatten(1) if self.images else x
+        h = torch.relu(self.hidden(torch.cat([h, self.beside(c)], 1)))
+        if self.chunks:
+            mean, log_variance = self.both(h).chunk(2, 1)
+            return mean, log_variance
+        return self.mean(h), self.log_variance(h)
+
+    def reparameterise(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        if self.training or self.draws:
+            return mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance)
+        return mean
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        h = self.last(torch.relu(self.first(torch.cat([z, self.beside(c)], 1))))
+        return torch.sigmoid(self.up(torch.relu(h).view(-1, 2, 4, 4)) if self.images else h)
+
+    def forward(self, x: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_variance = self.encode(x, c)
+        return self.decode(self.reparameterise(mean, log_variance), c), mean, log_variance
+
+
+def saved(net: nn.Module, given: tuple[Tensor, ...], path: Path, how: str) -> Path:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = (
+            torch.jit.script(net) if how == "scripted" else torch.jit.trace(net, given, check_trace=False)
+        )
+        module.save(str(path))
+    return path
+
+
+CLASS = {
+    "onehot": torch.tensor([0.0, 0, 1, 0]), "embedding": torch.tensor(2), "class": torch.tensor(2), "number": torch.tensor([2.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+@pytest.mark.parametrize("images", [False, True])
+@pytest.mark.parametrize("kind", CLASS)
+@pytest.mark.parametrize(("draws", "chunks"), [(False, False), (False, True), (True, False), (True, True)])
+def test_a_conditional_vae_in_torchscript_is_cut_and_held_with_nothing_but_its_condition(
+    tmp_path: Path, how: str, images: bool, kind: str, draws: bool, chunks: bool
+) -> None:
+    torch.manual_seed(0)
+    net = CVAE(kind, images, draws, chunks).eval()
+    x, c = torch.rand(5, *((1, 8, 8) if images else (20,))), CLASS[kind].expand(5, *CLASS[kind].shape)
+    path = saved(net, (x[:2], c[:2]), tmp_path / "m.pt", how)
+    decoder = vaeprobe.load(path, condition={"c": 2})
+    assert decoder.latent_dim == 3
+    assert decoder.artifact is not None
+    assert "at c = 2" in decoder.artifact.architecture
+    z = torch.randn(5, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(decoder(z), net.decode(z, c), atol=1e-6, rtol=0)
+        mean, log_variance = net.encode(x, c)
+    assert (decoder.encoder is not None) is draws
+    if decoder.encoder is not None:
+        m, v = decoder.encoder(x)
+        torch.testing.assert_close(m, mean, atol=1e-5, rtol=0)
+        torch.testing.assert_close(v, log_variance, atol=1e-4, rtol=0)
+
+
+def test_a_conditional_vae_in_torchscript_says_what_it_does_not_take(tmp_path: Path) -> None:
+    path = saved(CVAE("embedding", False, False, True).eval(), (), tmp_path / "m.pt", "scripted")
+    with pytest.raises(UsageError, match="takes no c = 9"):
+        vaeprobe.load(path, condition={"c": 9})
+    with pytest.raises(UsageError, match="no condition `label`"):
+        vaeprobe.load(path, condition={"label": 1})
+    assert vaeprobe.load(path, latent_dim=3, condition={"c": 1}).latent_dim == 3
+    with pytest.raises(BlueprintError, match="takes 3 latents, not 4"):
+        vaeprobe.load(path, latent_dim=4, condition={"c": 1})
+    assert "condition-held" in {n.code for n in vaeprobe.load(path).notes}
+
+
+class Chunked(nn.Module):
+    """An autoencoder whose latents are one of the two results of an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.both = nn.Linear(20, 16), nn.Linear(16, 6)
+        self.decoder = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 20))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        mean, log_variance = self.both(torch.tanh(self.hidden(x))).chunk(2, 1)
+        return self.decoder(mean), mean, log_variance
+
+
+@pytest.mark.parametrize("how", ["scripted", "traced"])
+def test_latents_that_are_one_result_of_several_are_cut_at(tmp_path: Path, how: str) -> None:
+    net = Chunked().eval()
+    decoder = vaeprobe.load(saved(net, (torch.rand(2, 20),), tmp_path / "m.pt", how))
+    z = torch.randn(5, 3)
+    torch.testing.assert_close(decoder(z), net.decoder(z).detach())
+    assert "whole-vae" in {n.code for n in decoder.notes}
+    write(decoder, tmp_path / "decoder.pt2")
+    torch.testing.assert_close(vaeprobe.load(tmp_path / "decoder.pt2")(z), decoder(z))
 
 
 ROWS = {"x": (9,), "h": (5,), "mu": (2,), "e": (2,), "z": (2,), "g": (5,), "y": (9,)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -44,6 +45,7 @@ SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square imag
 ROWS = 3
 BATCHES = (1, 3, 4, 5, 8, 16, 32, 64)  # rows that files are exported with
 FEW_TRIED = 8  # numbers of latents that these are tried on
+MOST_WEIGHTS = 64  # whose sizes are compared
 MOST = 3  # inputs beside the latents that are tried out together
 SMALL = 16  # pixels: images are rarely smaller
 
@@ -92,15 +94,21 @@ def read(
     bp = blueprint or Blueprint()
     asked = latent_dim or bp.latent_dim
     script, beyond = Script(library, root, tensors), 0
-    at = _hold(script, asked, latent_size, conditions or {})
+    d, inferred = 0, False
+    row: tuple[int, ...] = ()
+    at: tuple[Condition, ...] = ()
     try:
+        at = _hold(script, asked, latent_size, conditions or {})
         d, row, inferred = _latents(script, asked, latent_size)
         if inferred and row == (-1,):
             d, beyond = _fewest(script, d)
         data = row if row != (-1,) else (d,)
     except (NoFlatRowsError, BlueprintError, UnsupportedError):
-        data = _image(script)
+        beside = script.inputs_beside(conditions or {})
+        data, at = _held_whole(script, beside, conditions or {}) if beside else (_image(script), ())
         if not data:
+            if script.refused is not None:
+                raise script.refused from None
             raise
     encoder = None
     try:
@@ -210,9 +218,9 @@ def _parting(script: Script, data: tuple[int, ...]) -> tuple[Cut, whole.CutKind]
     found = whole.cut(calls, "data", outputs, rows) if outputs else None
     if found is None and any(call.draws for call in calls):
         raise whole.not_parted()
-    if found is None or not found[0].isdecimal():
+    if found is None or found[0] == "data":
         return None
-    return Cut(int(found[0]), data, rows[found[0]]), found[1]
+    return Cut.at(found[0], data, rows[found[0]]), found[1]
 
 
 def _posterior(
@@ -221,7 +229,7 @@ def _posterior(
     at = []
     for noise in (0.0, 1.0, 2.0):
         script = Script(library, root, tensors, row=cut.data)
-        script.until, script.noise, script.others = cut.call, noise, decoder.others
+        script.until, script.noise, script.others = cut, noise, decoder.others
         at.append(script)
     return whole.posterior(at[0], at[1], at[2], cut.data, math.prod(cut.row))
 
@@ -269,6 +277,71 @@ def _hold(
         f" one-hot vector or a number for each: {quoted(reason or '')}",
         hint="is the number of latents right? else trace a wrapper that fixes them, or export the decoder as .pt2 or ONNX, which record what they take",
     )
+
+
+def _held_whole(
+    script: Script, names: Sequence[str], values: Mapping[str, str | float]
+) -> tuple[tuple[int, ...], tuple[Condition, ...]]:
+    """Hold the inputs beside the data of a whole VAE, and return the shape of a row of data and what they are held at.
+
+    Neither shape nor kinds are recorded: the first are taken with which data of a shape come out in the same shape, and a
+    draw or an output of means tells the latents. ((), ()) where there are none: a decoder would run with many.
+
+    Raises:
+        UsageError: it takes no such class.
+    """
+    for data in _shapes_of_data(script):
+        takes = [b.shape[1] for b in script.buffers() if b.ndim >= 2]
+        kinds = [list(kinds_of(takes, math.prod(data), values.get(n), _extra(script))) for n in names[:MOST]]
+        for chosen in itertools.product(*kinds):
+            if script.steps > 4 * BUDGET:
+                return (), ()
+            inputs = {n: (dtype, row, kind) for n, (dtype, row, kind) in zip(names, chosen, strict=False)}
+            script.others = {n: HeldInput(dtype, row, 0) for n, (dtype, row, _) in inputs.items()}
+            if not _is_whole(script, data):
+                continue
+            at = held(tuple(condition_of(n, row, kind) for n, (_, row, kind) in inputs.items()), values)
+            script.others = {c.name: replace(script.others[c.name], value=c.value) for c in at}
+            if not _is_whole(script, data):
+                raise UsageError(
+                    f"the program takes no {' and '.join(map(str, at))}",
+                    hint="give a class that it knows, counted from 0",
+                )
+            return data, at
+    script.others = {}
+    return (), ()
+
+
+def _shapes_of_data(script: Script) -> Iterator[tuple[int, ...]]:
+    """Yield what a row of data may be, by the weights: as many numbers as one returns, and images of the usual sides."""
+    weights = [b for b in script.buffers() if b.ndim == 2]
+    yield from ((n,) for n in dict.fromkeys([b.shape[0] for b in reversed(weights)]))
+    convolutions = [b for b in script.buffers() if b.ndim == 4]
+    channels = dict.fromkeys([*(b.shape[1] for b in convolutions[:1]), 1, 3] if convolutions else [])
+    yield from ((c, side, side) for side in SIDES for c in channels)
+
+
+def _extra(script: Script) -> list[int]:
+    """Return how many numbers layers take more than others return, the commonest first: a condition enters both halves."""
+    weights = [b for b in script.buffers() if b.ndim == 2][:MOST_WEIGHTS]
+    differences = Counter(a.shape[1] - b.shape[0] for a in weights for b in weights)
+    return [n for n, times in differences.most_common() if n > 1 and times > 1][:FEW_TRIED]
+
+
+def _is_whole(script: Script, data: tuple[int, ...]) -> bool:
+    """Whether a program is a whole VAE of such data, as it is held: they come back in their shape, from latents that are told."""
+    x = torch.zeros(ROWS, *data, dtype=_dtype(script))
+    try:
+        with torch.no_grad():
+            _, outputs, values = script.recorded(x)
+            if not outputs or outputs[0] not in values or values[outputs[0]].shape != x.shape:
+                return False
+            found = _parting(script, data)
+    except (InputError, *RUN_ERRORS) as error:
+        if isinstance(error, UnsupportedError):
+            script.refused = script.refused or error
+        return False
+    return found is not None and found[1] != "narrowest value"
 
 
 def _latents(

@@ -21,17 +21,35 @@ __all__ = ["Cut", "Script"]
 
 @dataclass(frozen=True)
 class Cut:
-    """Where the decoder of a whole VAE begins: the latents are put in the place of one operator's result.
+    """Where the decoder of a whole VAE begins: the latents are put in the place of one operator's result, or a part of it.
 
     Attributes:
         call: which of the operators, in the order of a run.
+        part: which of its results, None of one that returns one.
         data: shape of one row of what the program takes.
         row: shape of one row of latents.
     """
 
     call: int
+    part: int | None
     data: tuple[int, ...]
     row: tuple[int, ...]
+
+    @classmethod
+    def at(cls, value: str, data: tuple[int, ...], row: tuple[int, ...]) -> Cut:
+        """Return the cut at a value by its name in `Script.recorded`."""
+        call, _, part = value.partition(".")
+        return cls(int(call), int(part) if part else None, data, row)
+
+    def of(self, out: object) -> object:
+        """Return the latents of what the operator returned."""
+        return out[self.part] if self.part is not None and isinstance(out, (tuple, list)) else out
+
+    def put(self, latents: Tensor, out: object) -> object:
+        """Return what the operator returned, with other latents in their place."""
+        if self.part is None or not isinstance(out, (tuple, list)):
+            return latents
+        return type(out)(latents if i == self.part else other for i, other in enumerate(out))
 
 
 @dataclass
@@ -56,7 +74,7 @@ class Script(nn.Module):
 
     Attributes:
         cut: of a whole VAE, where its decoder begins.
-        until: which operator's result to return, in place of the output.
+        until: where to stop, and to return the latents in place of the output.
         noise: what normal draws give.
         others: what the inputs beside the first are held at, by name.
         refused: what it was found to use that is not supported.
@@ -77,7 +95,7 @@ class Script(nn.Module):
         self.without = without
         self.steps = 0  # taken so far, over all calls
         self.cut: Cut | None = None
-        self.until: int | None = None
+        self.until: Cut | None = None
         self.noise = 0.0
         self.others: dict[str, HeldInput] = {}
         self.refused: UnsupportedError | None = None
@@ -105,10 +123,9 @@ class Script(nn.Module):
             x = torch.zeros(z.shape[0], *cut.data, dtype=z.dtype, device=z.device)
 
         def put(place: int, name: str, args: Sequence[object], out: object) -> object:
-            out = latents if cut is not None and place == cut.call else out
-            if place == self.until:
-                raise _Reached(out)
-            return out
+            if self.until is not None and place == self.until.call:
+                raise _Reached(self.until.of(out))
+            return cut.put(latents, out) if cut is not None and place == cut.call else out
 
         call.watch = put
         try:
@@ -136,7 +153,10 @@ class Script(nn.Module):
         """
         call, record = self._call(x.device), _Record(x)
         call.watch = record.add
-        out = call.function(self._forward(), [x], self._beside(x))
+        try:
+            out = call.function(self._forward(), [x], self._beside(x))
+        finally:
+            self.steps += BUDGET - call.left
         outputs = [record.names.get(id(v), "") for v in leaves([out])]
         return record.calls, outputs, record.values
 
