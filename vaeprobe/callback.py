@@ -20,6 +20,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
+from vaeprobe.given import check_given, check_least
 
 if TYPE_CHECKING:
     from vaeprobe.probes.functions import DecoderLike
@@ -72,8 +73,8 @@ class Callback:
         from vaeprobe.gate.policy import is_verdict, probe_of, ruled
         from vaeprobe.probes import asks_decoder, probe_class, question_class
 
-        if every < 1:
-            raise UsageError(f"`every` must be at least 1, not {every}")
+        check_given(Callback.__init__, locals())
+        check_least(1, every=every, samples=samples)
         self.latent_dim, self.every, self.decoder = latent_dim, every, decoder
         self._log = log  # Lightning sets an attribute `log` of its own on every callback
         self.history: dict[int, dict[str, float]] = {}

@@ -13,13 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from vaeprobe import contract, cpu
-from vaeprobe.autograd import differentiable_kernels, full_precision, keep_large_memory, keep_memory
+from vaeprobe.autograd import (
+    device_named,
+    differentiable_kernels,
+    full_precision,
+    keep_large_memory,
+    keep_memory,
+)
 from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
 from vaeprobe.files import limits
 from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
 from vaeprobe.frozen import buffers_of, frozen, tensors_of, whole_of, written_in
+from vaeprobe.given import check_fields, check_least
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, Parameter, class_of
 from vaeprobe.likelihoods.categorical import axis_of_classes
@@ -42,6 +49,10 @@ class Group:
 
     kind: Literal["normal", "onehot", "held", "total"]
     size: int
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_least(1, size=self.size)
 
 
 LARGE = 4_000_000
@@ -139,16 +150,23 @@ class Decoder:
     _made: dict[object, Decoder] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.latent_dim < 1:
-            raise UsageError(f"a decoder needs at least one latent, not {self.latent_dim}")
-        near = self.near
-        if near is not None and (near.ndim != 2 or not len(near) or near.shape[1] != self.latent_dim):
-            raise UsageError(f"`near` are latents of shape (n, {self.latent_dim}), not {tuple(near.shape)}")
         if self.encoder is not None and not isinstance(self.encoder, Encoder):
             raise UsageError(
                 f"the encoder is a {type(self.encoder).__name__}, and its means and variances could be anything",
                 hint=f"Encoder(function, {self.latent_dim}), of a function from data to means and log-variances",
             )
+        check_fields(self)
+        if self.latent_dim < 1:
+            raise UsageError(f"a decoder needs at least one latent, not {self.latent_dim}")
+        limits.check_memory(f"{self.latent_dim} latents", 8 * self.latent_dim, "are there as many?")
+        if self.dtype is not None and not self.dtype.is_floating_point:
+            raise UsageError(
+                f"`dtype` is {contract.word(self.dtype)}, which has no derivatives",
+                hint="torch.float32 or torch.float64",
+            )
+        near = self.near
+        if near is not None and (near.ndim != 2 or not len(near) or near.shape[1] != self.latent_dim):
+            raise UsageError(f"`near` are latents of shape (n, {self.latent_dim}), not {tuple(near.shape)}")
         prior = self.prior or (Group("normal", self.latent_dim),)
         if sum(g.size for g in prior) != self.latent_dim:
             raise UsageError(
@@ -161,7 +179,7 @@ class Decoder:
         if getattr(whole, "training", False):  # which frozen TorchScript has not
             self._note(Finding(TRAINING_MODE, "the module was in training mode: probed in eval mode"))
         contract.check_weights(self.function)
-        self._set("device", torch.device(self.device or _device_of(self.function)))
+        self._set("device", _device(self.device) if self.device else _device_of(self.function))
         self._check_contract()
 
     def _set(self, name: str, value: object) -> None:
@@ -545,6 +563,13 @@ class Decoder:
 
 def _dtype_of(function: object) -> torch.dtype | None:
     return next((t.dtype for t in tensors_of(function) if t.is_floating_point()), None)
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        return torch.device(device)
+    except RuntimeError:  # which lists whatever torch knows
+        return device_named(device)
 
 
 def _device_of(function: object) -> torch.device:

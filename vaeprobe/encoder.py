@@ -12,6 +12,7 @@ from torch import Tensor
 from vaeprobe.autograd import full_precision
 from vaeprobe.contract import first_line
 from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.given import check_fields, check_least
 from vaeprobe.report import Finding
 
 __all__ = ["Encoder"]
@@ -39,6 +40,10 @@ class Encoder:
     device: torch.device | str = "cpu"
     second: str = "log_variance"
     notes: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_least(1, latent_dim=self.latent_dim)
 
     def in_units(self, mean: Tensor, scale: Tensor) -> Encoder:
         """Return the encoder of (z - mean) / scale, shapes (latent_dim,)."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from vaeprobe import cpu
 from vaeprobe.data.masks import hidden
 from vaeprobe.errors import InputError, ResourceError, UsageError
+from vaeprobe.files.limits import check_memory
 from vaeprobe.files.matrices import read_matrix
 from vaeprobe.intervals import stream
 from vaeprobe.processes import current
@@ -57,6 +58,7 @@ class Prior(Latents):
     purpose: str = "latents"
 
     def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
+        check_memory(f"{n} latents", 8 * n * decoder.latent_dim, "fewer latents (--samples)")
         columns = []
         learned, free = decoder.learned, 0
         own = None if learned is None else learned.draw(n, seed=seed, purpose=self.purpose).numpy()

@@ -39,11 +39,11 @@ class LearnedPrior:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        mean = cpu.as_tensor(self.mean, dtype=torch.float64).detach().cpu()
+        mean = _numbers(self.mean, "mean")
         mean = mean.reshape(1, -1) if mean.ndim < 2 else mean
-        scale = cpu.as_tensor(self.scale, dtype=torch.float64).detach().cpu()
+        scale = _numbers(self.scale, "scale")
         equal = cpu.ones(len(mean)) if self.weights is None else self.weights
-        weights = cpu.as_tensor(equal, dtype=torch.float64).detach().cpu().flatten()
+        weights = _numbers(equal, "weights").flatten()
         if mean.ndim != 2 or len(weights) != len(mean):
             raise UsageError(
                 f"a prior has means of shape {tuple(mean.shape)} and {len(weights)} weights",
@@ -126,6 +126,21 @@ class LearnedPrior:
         assert weights is not None
         mean = weights @ self.mean
         return mean, (weights @ (self.scale.square() + (self.mean - mean).square())).sqrt()
+
+
+def _numbers(given: object, name: str) -> Tensor:
+    """Return numbers of a prior in float64 on the CPU.
+
+    Raises:
+        UsageError: they are none.
+    """
+    try:
+        return cpu.as_tensor(given, dtype=torch.float64).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(
+            f"`{name}` of a prior are numbers, and a {type(given).__name__} is given that makes no tensor of them",
+            hint="a tensor, an array or a list of numbers",
+        ) from None
 
 
 class InPriorUnits(nn.Module):

@@ -31,6 +31,7 @@ from vaeprobe.files import limits
 from vaeprobe.files.source import Source, quoted
 from vaeprobe.findings import DRAFT_BLUEPRINT, NONFINITE_WEIGHTS
 from vaeprobe.frozen import cast
+from vaeprobe.given import check_given
 from vaeprobe.report import Artifact, Finding
 
 __all__ = ["load"]
@@ -94,6 +95,7 @@ def load(
         >>> vaeprobe.load(path).latent_dim
         2
     """
+    check_given(load, locals())
     if arch is None and arch_args:
         raise UsageError("there is no network to give arguments to", hint="--arch names it (arch=...)")
     # what is wrong with these is no fault of the file, which may take long to read

@@ -12,6 +12,7 @@ from vaeprobe.errors import UnsafeError, UsageError
 from vaeprobe.files import limits
 from vaeprobe.files.source import Source
 from vaeprobe.findings import DRAFT_BLUEPRINT
+from vaeprobe.given import check_given
 from vaeprobe.report import Finding
 
 __all__ = ["inspect"]
@@ -37,6 +38,7 @@ def inspect(
         UsageError: there is no entry `key`, nothing to draft a blueprint from, or nothing that depends on `latent_size`.
         ResourceError: it claims more memory than makes sense.
     """
+    check_given(inspect, locals())
     source = folders.read(path)
     limits.note_reading(source.name)
     try:

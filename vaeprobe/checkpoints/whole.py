@@ -6,9 +6,10 @@ halves.  They are looked for under the names that people give them, and tried ou
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -32,9 +33,10 @@ from vaeprobe.checkpoints.plain import (
 from vaeprobe.checkpoints.posterior import encoder_of
 from vaeprobe.checkpoints.scale import learned, with_variance
 from vaeprobe.decoder import Decoder
-from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.errors import ContractError, UsageError, did_you_mean
 from vaeprobe.findings import WHOLE_VAE
 from vaeprobe.frozen import MethodModule, frozen, unwrapped
+from vaeprobe.given import check_given, check_keywords
 from vaeprobe.outputs import picked
 from vaeprobe.report import Finding
 
@@ -121,6 +123,12 @@ def halves(
     """
     whole = frozen(unwrapped(module))
     assert isinstance(whole, nn.Module)
+    if part is not None and not callable(getattr(whole, part, None)):
+        known = [*dict(whole.named_children()), *(n for n in vars(type(whole)) if not n.startswith("_"))]
+        raise UsageError(
+            f"the network has no part `{part}` that could decode",
+            hint=did_you_mean(part, known) or f"its parts are {', '.join(known)}",
+        )
     names = [part] if part is not None else [name for name, _ in named(whole, DECODES)]
     failures: list[str] = []
     for name in names:
@@ -305,7 +313,11 @@ def from_module(
         >>> from_module(VAE()).latent_dim
         2
     """
+    check_given(from_module, locals())
+    known = [f.name for f in fields(Decoder) if f.init and f.name not in ("function", "latent_dim")]
+    check_keywords("from_module", settings, [*inspect.signature(from_module).parameters][1:-1] + known)
     dtype = settings.get("dtype")
+    check_given(Decoder, {"dtype": dtype})
     if dtype is not None:
         module = frozen(module, dtype)  # type: ignore[assignment]
     size = size_of(latent_size)

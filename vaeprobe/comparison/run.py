@@ -28,6 +28,7 @@ from vaeprobe.findings import NOT_SORTED, TIME_LIMIT
 from vaeprobe.geometry.agreement import code_agreement, interval_of
 from vaeprobe.geometry.labels import dci, mig, trees_dci
 from vaeprobe.geometry.rotations import Alignment
+from vaeprobe.given import check_given, check_least
 from vaeprobe.intervals import LEVEL, stream, student_interval
 from vaeprobe.kept import keeping
 from vaeprobe.latents import numbers
@@ -82,7 +83,10 @@ def compare(
 
     Source: Allen (2024), arXiv:2410.22559v1, Corollary 2.1 (identifiability of the factors).
     """
-    if isinstance(models, (str, PathLike)) or len(models) < 2:
+    check_given(compare, locals() | {"models": []})
+    check_least(0, seed=seed)
+    check_least(1, samples=samples, rotations=rotations)
+    if isinstance(models, (str, PathLike)) or not isinstance(models, Sequence) or len(models) < 2:
         raise UsageError("a comparison takes at least two models", hint="compare([first, second])")
     if factors is not None and data is None:
         raise UsageError("factors belong to rows of data", hint="add --data: the rows that they describe")

@@ -50,6 +50,7 @@ from vaeprobe.engine.tangents import Unsupported
 from vaeprobe.engine.windows import Spread, Windows
 from vaeprobe.errors import ResourceError
 from vaeprobe.files.limits import check_memory
+from vaeprobe.given import check_given
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.processes import current
 
@@ -96,6 +97,7 @@ def jacobian(
                  [2., 0.]]], dtype=torch.float64)
     """
     decoder, z = decoder_and_rows(f, z)
+    check_given(jacobian, {"natural": natural})
     check_chunk(chunk)
     x, taken = _latents(decoder, z), columns_of(decoder, len(z), columns, blocks=False)
     width = len(decoder.continuous) if taken is None else taken.shape[-1]
@@ -365,6 +367,7 @@ def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple
         (2.0, 1.0)
     """
     decoder, z = decoder_and_rows(f, z)
+    check_given(pushforward, {"natural": natural})
     given, several = directions_of(decoder, len(z), v)
     along = _on_all_latents(decoder, given)
     y, Jv = _pushed(decoder, _latents(decoder, z), Given(along), natural, description="J v")
@@ -496,6 +499,7 @@ def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
         tensor([[2., 1.]], dtype=torch.float64)
     """
     decoder, z = decoder_and_rows(f, z)
+    check_given(pullback, {"natural": natural})
     g, x = function_of(decoder, natural), _latents(decoder, z)
     covectors, several = covectors_of(decoder, len(z), w)
     free = decoder.continuous

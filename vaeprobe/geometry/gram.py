@@ -136,7 +136,7 @@ def mean_field_gap(G: Tensor, beta_sigma2: float = 1.0) -> Tensor:
     Source: Allen (2024), arXiv:2410.22559v1, Eqs. 5-9.
     """
     k = G.shape[-1]
-    Lambda = torch.eye(k, dtype=G.dtype, device=G.device) + G / beta_sigma2
+    Lambda = torch.eye(k, dtype=G.dtype, device=G.device) + G / float(beta_sigma2)
     scale = Lambda.diagonal(dim1=-2, dim2=-1).rsqrt()
     correlation = scale[:, :, None] * Lambda * scale[:, None, :]
     L, info = torch.linalg.cholesky_ex(correlation)

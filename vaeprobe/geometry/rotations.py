@@ -17,6 +17,7 @@ from torch import Tensor
 from vaeprobe import cpu
 from vaeprobe.budget import share_of
 from vaeprobe.engine.dense import bands_of
+from vaeprobe.files.limits import check_memory
 from vaeprobe.geometry.gram import column_cosines, column_norms, ima_contrast, singular_tolerance
 from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import mean_interval, stream
@@ -39,6 +40,9 @@ def haar(k: int, count: int, seed: int = 0) -> Tensor:
 
 def _haar(k: int, count: int, seed: int, at_once: int) -> Iterator[Tensor]:
     """Yield the same, so many at a time."""
+    check_memory(
+        f"{min(at_once, count)} rotations of {k} latents", 8 * min(at_once, count) * k**2, "fewer of them"
+    )
     of = stream(seed, f"haar/{k}")
     for first in range(0, max(1, count), max(1, at_once)):
         draw = torch.from_numpy(of.standard_normal((min(at_once, count - first), k, k)))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
+from vaeprobe.given import check_fields
 from vaeprobe.likelihoods.likelihood import (
     Likelihood,
     LikelihoodSettings,
@@ -43,6 +44,7 @@ class Categorical(Likelihood):
     inner: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.classes < 2:
             raise UsageError(
                 f"a categorical likelihood needs two classes or more, not {self.classes}",

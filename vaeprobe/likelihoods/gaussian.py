@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
+from vaeprobe.given import check_fields
 from vaeprobe.likelihoods.likelihood import Likelihood, LikelihoodSettings, Parameter
 
 
@@ -28,6 +29,7 @@ class Gaussian(Likelihood):
     sigma2: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (self.sigma2 > 0 and math.isfinite(self.sigma2)):
             raise UsageError(f"a Gaussian likelihood needs a positive variance, not {self.sigma2}")
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaeprobe import cpu
 from vaeprobe.errors import UsageError
+from vaeprobe.given import check_fields
 from vaeprobe.likelihoods.likelihood import (
     Likelihood,
     LikelihoodSettings,
@@ -76,6 +77,9 @@ class NegativeBinomial(Likelihood):
     domain = (0.0, math.inf)
     no_edges = "not derived for counts with a zero mean"
     theta: Tensor
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @classmethod
     def of(cls, shape: Sequence[int], given: LikelihoodSettings) -> NegativeBinomial:

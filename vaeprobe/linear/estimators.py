@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 import sys
 from importlib import import_module
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -229,7 +230,7 @@ class LinearVAE(_Estimator):
         data = in_memory(rows)
         pairs = wanted if isinstance(wanted, int) else min(n, m)
         found = spectrum.compute(data, pairs, solver=self.solver, seed=self._seed)
-        fixed = None if self.sigma2 == "ml" else float(self.sigma2)
+        fixed = None if self.sigma2 == "ml" else _number("sigma2", self.sigma2, " or 'ml'")
         if isinstance(wanted, int):
             d = wanted
         elif isinstance(wanted, float):
@@ -243,7 +244,7 @@ class LinearVAE(_Estimator):
 
     @property
     def _beta(self) -> float:
-        return self.beta
+        return _number("beta", self.beta)
 
     @property
     def _seed(self) -> int:
@@ -251,7 +252,11 @@ class LinearVAE(_Estimator):
         if self.random_state is None:
             return 0
         if isinstance(self.random_state, (int, np.integer)):
+            if self.random_state < 0:
+                raise ValueError(f"random_state={self.random_state!r} must be at least 0")
             return int(self.random_state)
+        if not hasattr(self.random_state, "randint"):
+            raise TypeError(f"random_state is {self.random_state!r}: a whole number, a RandomState or None")
         return int(self.random_state.randint(2**31))
 
     def _set(self, s: Solution, total: float, n: int) -> None:
@@ -354,6 +359,17 @@ class PPCA(LinearVAE):
     @property
     def _beta(self) -> float:
         return 1.0
+
+
+def _number(name: str, given: object, others: str = "") -> float:
+    """Return a parameter as a number.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if isinstance(given, (bool, np.bool_)) or not isinstance(given, Real):
+        raise TypeError(f"{name} is {given!r}: a number{others}")
+    return float(given)
 
 
 def _components(given: object, m: int) -> int | float | Literal["auto"] | None:

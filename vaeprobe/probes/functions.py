@@ -123,6 +123,11 @@ def _ready(question: Question, inputs: Iterable[object]) -> None:
 
 
 def _answered(question: Question, subject: object, limits: Mapping[str, float] | None) -> Result:
+    if limits is not None and not isinstance(limits, Mapping):
+        raise UsageError(
+            f"`limits` are numbers by the id of their metric, not a {type(limits).__name__}",
+            hint='such as {"orthogonality.alignment": 0.5}',
+        )
     result = judge(question.measure(subject), limits or {}, specs_by_id(question.METRICS))
     outputs, writers = question.outputs(), result.files()
     for name in outputs.keys() & writers.keys():  # a finding says why one cannot be drawn

@@ -13,6 +13,7 @@ from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
 from vaeprobe.gate.rules import rule_of_text
 from vaeprobe.gate.run import hold, hold_verdict
+from vaeprobe.given import check_given
 from vaeprobe.kept import keeping
 from vaeprobe.probes import PROBES, asks_decoder, probe_class, question_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
@@ -88,6 +89,7 @@ def survey(
         UnsafeError, InputError: the data are refused, or cannot be read.
         VaeprobeError: whatever loading raises.
     """
+    check_given(survey, locals() | {"rules": [rules] if isinstance(rules, str) else rules})
     decoder = as_decoder(decoder, latent_dim)
     if not decoder.continuous:
         raise UsageError("all latents of this decoder are one-hot codes, which have no derivative")

@@ -17,6 +17,7 @@ from vaeprobe.engine.rounding import directions_of as looking_at
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.geometry.gram import ACTIVE_THRESHOLD
+from vaeprobe.given import check_given, check_least
 from vaeprobe.kept import keeping
 from vaeprobe.latents import Prior
 from vaeprobe.likelihoods import class_of
@@ -95,15 +96,16 @@ def traverse(
         >>> [(s.name, round(s.norm, 2)) for s in found.strips]
         [('z1', 2.0), ('z0', 1.0)]
     """
-    for name, value, least in (("frames", frames, 2), ("most", most, 1), ("samples", samples, 1)):
-        if value < least:
-            raise UsageError(f"`{name}` must be at least {least}, not {value}")
+    check_given(traverse, locals())
+    check_least(2, frames=frames)
+    check_least(1, most=most, samples=samples)
+    check_least(0, seed=seed)
     if not 0 < reach < float("inf"):
         raise UsageError(f"`reach` must be a positive number, not {reach}")
     decoder = as_decoder(decoder, latent_dim).standardised()
     with within(time), keeping(resume):
         return _traversal(
-            decoder, data=data, reach=reach, frames=frames, most=most, rotate=rotate, image_shape=image_shape,
+            decoder, data=data, reach=float(reach), frames=frames, most=most, rotate=rotate, image_shape=image_shape,
             show=show, samples=samples, seed=seed,
         )  # fmt: skip
 

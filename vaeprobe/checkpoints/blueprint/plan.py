@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -185,7 +185,10 @@ def size_of(size: str | Sequence[int] | None) -> tuple[int, ...] | None:
     """
     if size is None:
         return None
-    parts = size.lower().split("x") if isinstance(size, str) else [str(n) for n in size]
+    if isinstance(size, str):
+        parts = size.lower().split("x")
+    else:
+        parts = [str(n) for n in size] if isinstance(size, Iterable) else []
     if not 1 <= len(parts) <= 3 or not all(p.isdecimal() and 0 < int(p) < 1 << 16 for p in parts):
         raise UsageError(f"{quoted(str(size))} is no size of a map", hint="write it as 8x8")
     return tuple(map(int, parts))
