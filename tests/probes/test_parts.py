@@ -27,8 +27,10 @@ from vaeprobe.geometry.rotations import alignment, rotate
 from vaeprobe.latents import Grid, Prior
 from vaeprobe.likelihoods import Bernoulli
 from vaeprobe.probes import parts
+from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
 from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, as_asked, block_of, holdable
+from vaeprobe.probes.trace import Trace
 
 from maps import b1, haar
 
@@ -374,7 +376,7 @@ def test_auto_takes_the_whole_where_it_is_small() -> None:
 
     def flat(k: int) -> Any:
         return SimpleNamespace(
-            latent_shape=None, latent_dim=k, continuous=range(k), latent_names=["z"] * k, data_dim=9999
+            latent_shape=(), latent_dim=k, continuous=range(k), latent_names=["z"] * k, data_dim=9999
         )
 
     kinds = {"channels": "channels", "latents": "some"}
@@ -391,7 +393,24 @@ def test_auto_takes_the_whole_where_it_is_small() -> None:
     assert chosen(flat(512)) == "all"
     assert chosen(flat(513)) == "some"
     assert chosen(flat(64), "some") == "all"
-    assert chosen(flat(300), "channels") == "all", "latents without space"
+    assert chosen(space(8, 1, 1), "channels") == "all", "they are those of the only site"
+
+
+def test_channels_of_latents_that_have_none_are_refused() -> None:
+    flat = Decoder(nn.Linear(6, 9), 6)
+    single = conv(1)
+    held = conv().holding_all_but(range(8))
+    for of, words in (
+        (flat, "the 6 latents are flat, and have no channels"),
+        (single, "the latents are a map of one channel, 2 x 4"),
+        (held, "16 latents are held, and the others are no whole channels"),
+    ):
+        for probe in (Orthogonality, Factorise, Trace):
+            with pytest.raises(UsageError, match=words) as caught:
+                probe(part="channels", samples=4).measure(of)
+            assert caught.value.hint == "leave --part out, or take --part some: random latents"
+        for part in ("auto", "some"):
+            assert block_of(of, part, 3, 0) is None, "what the hint says is taken"
 
 
 def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from vaeprobe import cpu
 from vaeprobe.engine.limits import LARGEST_GRAM, MOST
 from vaeprobe.engine.methods import choose
-from vaeprobe.errors import ResourceError
+from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.geometry.turns import Turn
 from vaeprobe.intervals import stream
 
@@ -83,6 +83,7 @@ def block_of(
     Raises:
         ResourceError: there are more than `MOST` latents, or too many for so few outputs that "auto" finds no part
             that stands for all.
+        UsageError: channels are asked for of latents that have none.
     """
     k = len(decoder.continuous)
     if k > MOST:
@@ -106,6 +107,8 @@ def block_of(
                 hint="is a matrix transposed? A decoder's is outputs x latents, scikit-learn's components_ is the"
                 " transpose of that; --part some measures a part nonetheless",
             )
+    if part == "channels" and not space:
+        _check_single_site(decoder)
     if part == "channels" and space:
         channels = space[0]
         columns = random_sites(*space, samples, seed)
@@ -127,6 +130,27 @@ def channels_and_sites(decoder: Decoder) -> tuple[int, int] | None:
     if shape is None or len(shape) < 2 or k != decoder.latent_dim or not k > shape[0] > 1:
         return None
     return shape[0], k // shape[0]
+
+
+def _check_single_site(decoder: Decoder) -> None:
+    """Refuse latents without channels at several sites, unless they are the channels of a single one.
+
+    Raises:
+        UsageError: they are not.
+    """
+    shape, k = decoder.latent_shape, len(decoder.continuous)
+    if len(shape) < 2:
+        what = f"the {k} latents are flat, and have no channels"
+    elif k != decoder.latent_dim:
+        what = f"{decoder.latent_dim - k} latents are held, and the others are no whole channels"
+    elif shape[0] == 1:
+        what = f"the latents are a map of one channel, {' x '.join(map(str, shape[1:]))}"
+    else:
+        return
+    raise UsageError(
+        f"{what}: there is no part of them to take",
+        hint="leave --part out, or take --part some: random latents",
+    )
 
 
 def random_sites(channels: int, sites: int, samples: int, seed: int) -> Tensor:
