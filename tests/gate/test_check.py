@@ -867,6 +867,30 @@ def test_files_named_as_words_and_links_that_lead_nowhere_are_none(check: Any, f
     assert check("bad.npy").code in (2, 5)
 
 
+@pytest.mark.parametrize(
+    ("setting", "other"),
+    [
+        ("seed = 0", "seed = 1"),
+        ('latents = "prior"', 'latents = "grid"'),
+        ("sigma2 = 1.0", "sigma2 = 2.0"),
+        ("beta-sigma2 = 1", "beta-sigma2 = 2"),
+        ("active-threshold = 0.05", "active-threshold = 0.1"),
+        ('part = "auto"', None),
+        ("rotations = 1000", None),
+    ],
+)
+def test_a_setting_that_says_its_default_is_the_default(check: Any, setting: str, other: str | None) -> None:
+    policy(REGRESSION)
+    assert check("bad.npy", "--update-baseline", "--baseline", "base.json").code == 0
+    policy(f"{REGRESSION}[orthogonality]\n{setting}\n")
+    assert check("bad.npy", "--baseline", "base.json").code == 0
+    assert check("bad.npy", "--baseline", "base.json", "--dtype", "float64").code == 0
+    if other is not None:
+        policy(f"{REGRESSION}[orthogonality]\n{other}\n")
+        done = check("bad.npy", "--baseline", "base.json")
+        assert (done.code, "by another method" in done.out) == (2, True)
+
+
 def test_a_baseline_at_other_latents_of_the_same_name_is_another_one(check: Any) -> None:
     rng = np.random.default_rng(0)
     np.save("z.npy", rng.standard_normal((64, 3)))

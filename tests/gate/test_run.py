@@ -226,6 +226,16 @@ def test_a_model_loaded_otherwise_is_another_method(loading: dict[str, object]) 
         assert (report.exit_code, [f.code for f in report.findings]) == (0, ["same-artifact"])
 
 
+def test_the_default_of_loading_is_the_same_said_or_left_out() -> None:
+    policy, said = regression(0.02), {"weights": "ema"}
+    plain = Gate(policy=policy).record("m.pt", decoder())
+    older = replace(plain, loading=said)  # as earlier versions kept it
+    for record in (plain, older, Gate(policy=policy, loading=said).record("m.pt", decoder())):
+        for loading in (said, {}):
+            report = check(policy, baseline={"m.pt": record}, loading=loading)
+            assert (report.exit_code, [f.code for f in report.findings]) == (0, ["same-artifact"])
+
+
 def test_conditions_are_the_same_in_any_order_and_another_network_may_be_compared() -> None:
     policy, two = regression(0.02), ["b=1", "a=2"]
     loading = {"condition": two, "device": "cpu", "arch_args": "hidden=8"}

@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -37,6 +37,8 @@ METHOD = (
 # another network
 LOADED = ("condition", "output_name", "weights", "key", "submodule", "latent_size", "class_axis")
 NETWORK = ("blueprint", "arch", "arch_args")
+DEFAULTS = {"weights": "ema"}
+"""What it is the same to say of loading as to leave it out."""
 FILES = ("latents", "dispersion")
 """Those that may name a file, whose bytes count."""
 WORDS = ("prior", "posterior", "posterior-means", "grid")
@@ -188,6 +190,11 @@ def text(records: Mapping[str, Record]) -> str:
         for model, r in sorted(records.items())
     }
     return json.dumps({"kind": KIND, "schema_version": SCHEMA_VERSION, "models": models}, indent=1) + "\n"
+
+
+def said(loading: Mapping[str, object], names: Iterable[str]) -> dict[str, object]:
+    """Return the options of loading by their names, without those that say no more than leaving them out does."""
+    return {k: loading[k] for k in names if loading.get(k) and loading[k] != DEFAULTS.get(k)}
 
 
 def method_of(settings: Mapping[str, object]) -> dict[str, object]:

@@ -200,7 +200,7 @@ class Gate:
             given["condition"] = ", ".join(sorted(conditions))
         if isinstance(blueprint := given.get("blueprint") or path_beside(Path(model)), (str, Path)):
             given["blueprint"] = journal.fingerprint(blueprint) or str(blueprint)
-        return {k: given[k] for k in (*baselines.LOADED, *baselines.NETWORK) if given.get(k)}
+        return baselines.said(given, (*baselines.LOADED, *baselines.NETWORK))
 
     def _method(self, probe: str, result: Result, data: str | None) -> Json:
         """Return the part of a measurement that a paired comparison must share: its settings, the files of these, the rows of its data."""
@@ -342,9 +342,9 @@ class Gate:
                 f"the baseline holds nothing about `{model}`", hint="add it with --update-baseline"
             )
         mine = self._loaded(model)
-        theirs, ours = ({k: how.get(k) for k in baselines.LOADED} for how in (record.loading, mine))
-        baselines.check_method(theirs, ours)
-        same = record.latent_dim == decoder.latent_dim and mine == record.loading
+        theirs = baselines.said(record.loading, record.loading)
+        baselines.check_method(*(baselines.said(how, baselines.LOADED) for how in (theirs, mine)))
+        same = record.latent_dim == decoder.latent_dim and mine == theirs
         if same and decoder.artifact and record.sha256 and record.sha256 == decoder.artifact.sha256:
             message = "this is the very artifact of the baseline: no regression is possible"
             findings.append(Finding(SAME_ARTIFACT, message))
