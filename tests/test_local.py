@@ -319,6 +319,20 @@ def test_blocks_of_whole_columns_are_the_same() -> None:
     assert torch.equal(blocks[:, 1], gram(decoder, z, columns=columns[:, 1]))
 
 
+def test_windows_that_fail_are_tried_once_for_all_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder, tried = Decoder(convolutional(12), 432), []
+
+    def spread(*_: object) -> Any:
+        tried.append(1)
+        raise Spread
+
+    z, columns = torch.randn(2, 432).double(), torch.randint(432, (2, 3, 4))
+    expected = gram(decoder, z, columns=columns)
+    monkeypatch.setattr(verbs, "_gram_of_windows", spread)
+    torch.testing.assert_close(gram(decoder, z, columns=columns), expected)
+    assert len(tried) == 1
+
+
 def whole_jacobians(f: Function, z: Tensor) -> Tensor:
     """Return the Jacobians of plain forward mode, shape (n, data, latent)."""
     J: Tensor = torch.func.vmap(torch.func.jacfwd(lambda x: f(x[None])[0].flatten()))(z)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import engine
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.errors import ResourceError
@@ -133,6 +135,36 @@ def test_directions_that_move_the_output_by_turns_are_no_rank() -> None:
         f"The output depends on {said}, not on all 20 latents; along these directions: undefined"
     )
     assert [f.code for f in result.findings] == ["low-rank", "factorise-undefined"]
+
+
+def test_no_latent_is_measured_twice_for_what_the_output_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two units of seven are awake at one latent in fifteen: eight latents do not see them all."""
+    W = torch.from_numpy(stream(1, "units").standard_normal((K, 7)))
+    bias = torch.tensor([0.0] * 5 + [-1.5 * float(W.norm(dim=0).mean())] * 2).double()
+    decoder = Decoder(lambda z: torch.relu(z @ W.to(z.dtype) + bias), K, dtype=torch.float64)
+    asked: list[int] = []
+
+    def counted(of: Decoder, z: Tensor, **settings: Any) -> Tensor:
+        if of is decoder:
+            asked.append(len(z))
+        return gram(of, z, **settings)
+
+    monkeypatch.setattr(engine, "gram", counted)
+    Factorise()._seen(decoder, Prior(), None)
+    assert asked == [8, 24]
+
+
+def test_a_decoder_is_asked_once_what_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = stream(1, "wide")
+    V, W = (torch.from_numpy(rng.standard_normal(shape)) for shape in ((K, K), (K, 6)))
+    decoder = Decoder(lambda z: torch.tanh(z @ V.to(z.dtype)) @ W.to(z.dtype), K, dtype=torch.float64)
+    asked: list[object] = []
+    seen = Factorise._seen
+    monkeypatch.setattr(Factorise, "_seen", lambda *args: asked.append(args[1]) or seen(*args))
+    monkeypatch.setattr(probe, "MANY", 10)
+    result = Factorise(samples=32, max_samples=32, sheets=0, permutations=19).measure(decoder)
+    assert result.verdict == "undefined"
+    assert len(asked) == 1
 
 
 def test_the_basis_spans_what_metrics_see() -> None:

@@ -174,8 +174,23 @@ def _gram(
         except (Spread, Unsupported):  # control flow led elsewhere than at the test latents
             pass
     if columns is not None and columns.ndim == 3:
-        blocks = [_gram(decoder, z, likelihood, block, chunk) for block in columns.unbind(1)]
+        blocks = [_gram_of_columns(decoder, x, weigh, block, choice, chunk) for block in columns.unbind(1)]
         return torch.stack(blocks, dim=1)
+    return _gram_of_columns(decoder, x, weigh, columns, choice, chunk)
+
+
+def _gram_of_columns(
+    decoder: Decoder,
+    x: Tensor,
+    weigh: _Weight,
+    columns: Tensor | None,
+    choice: Choice,
+    chunk: int | None,
+) -> Tensor:
+    """Return Gram matrices of whole columns, of indices of shape (n, s); None for all."""
+    natural = decoder.natural_for(weigh.likelihood)
+    g = function_of(decoder, natural)
+    width = len(decoder.continuous) if columns is None else columns.shape[-1]
     out = cpu.zeros(len(x), width, width, dtype=torch.float64)
     units = Units.of_columns(decoder, x, columns)
 
@@ -200,7 +215,7 @@ def _gram(
             some,
         )
 
-    weights = 0 if likelihood is None else OF_METRIC * decoder.data_dim
+    weights = 0 if weigh.likelihood is None else OF_METRIC * decoder.data_dim
     size = choice.size_for_gram(x.itemsize, width, chunk, weights)
     shared = Sweep(work, put, made_of, whole=True).over(len(x), width, size)
     return current().summed(out) if shared else out

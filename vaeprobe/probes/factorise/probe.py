@@ -195,7 +195,8 @@ class Factorise(Probe):
         findings = [*notes, *self.likelihood_findings(decoder, few)]
 
         k = len(decoder.continuous)
-        if part is None and (k > MOST_WHOLE or k > MANY > decoder.data_dim):
+        looked = part is None and (k > MOST_WHOLE or k > MANY > decoder.data_dim)
+        if looked:
             part = self._seen(decoder, source, likelihood)
             if part is None and k > MOST_WHOLE:
                 raise ResourceError(
@@ -235,7 +236,7 @@ class Factorise(Probe):
 
         evidence = gathered(decoder)
         named = k <= NAMED and (evidence.alike or decoder.data_dim < k)
-        if evidence.undefined and evidence.rounding is None and part is None and not named:
+        if evidence.undefined and evidence.rounding is None and part is None and not (named or looked):
             part = self._seen(decoder, source, likelihood)
             if part is not None:
                 evidence = gathered(part.decoder)
@@ -263,6 +264,8 @@ class Factorise(Probe):
 
     def _seen(self, decoder: Decoder, source: Latents, likelihood: Likelihood | None) -> Part | None:
         """Return the decoder of all the directions that the output depends on, None where that is no smaller space."""
+        import torch
+
         from vaeprobe.engine import gram
         from vaeprobe.geometry.gram import ranks, singular_frame, singular_tolerance
         from vaeprobe.geometry.row_space import depends_on, restricted, row_space, sketched_row_space
@@ -274,11 +277,13 @@ class Factorise(Probe):
             return None
         z = Prior(purpose="row space").draw(decoder, ASKED_AT, seed=self.seed)
         tolerance, at = singular_tolerance(k, decoder.dtype or z.dtype), SEEN_AT
+        G = z.new_zeros(0, k, k)
         while True:
             if k > MOST_WHOLE:
                 B = sketched_row_space(decoder, z[:at], tolerance, self.seed)
             else:
-                G = gram(decoder, z[:at], likelihood=likelihood, chunk=self.chunk)
+                more = gram(decoder, z[len(G) : at], likelihood=likelihood, chunk=self.chunk)
+                G = torch.cat([G, more])
                 B = row_space(G, tolerance) if G.isfinite().all() and G.any() else None
             if B is None:
                 return None
