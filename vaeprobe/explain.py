@@ -27,8 +27,8 @@ def codes() -> dict[str, tuple[str, str]]:
     return errors | {code: (spec.meaning, spec.remedy) for code, spec in FINDINGS.items()}
 
 
-def _wrap(text: str, indent: str = "  ", hang: str = "  ") -> str:
-    return textwrap.fill(" ".join(text.split()), width=79, initial_indent=indent, subsequent_indent=hang)
+def _wrap(text: str, hang: str = "  ") -> str:
+    return textwrap.fill(" ".join(text.split()), width=79, initial_indent="  ", subsequent_indent=hang)
 
 
 def of_metric(spec: MetricSpec) -> str:

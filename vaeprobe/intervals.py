@@ -199,8 +199,8 @@ def _log_binomials(n: int) -> Array:
     return np.concatenate([[0.0], np.log((n + 1 - k) / k).cumsum()])
 
 
-def resampled_means(values: Array, *, seed: int = 0, resamples: int = RESAMPLES) -> Array:
-    """Return bootstrap means of several columns, resampled by rows together, shape (resamples, columns).
+def resampled_means(values: Array, *, seed: int = 0) -> Array:
+    """Return bootstrap means of several columns, resampled by rows together, shape (RESAMPLES, columns).
 
     Statistics that are functions of several means (ratios, variances, maxima) follow from them.
 
@@ -209,7 +209,7 @@ def resampled_means(values: Array, *, seed: int = 0, resamples: int = RESAMPLES)
     """
     values = np.asarray(values, dtype=np.float64)
     n = len(values)
-    return np.concatenate([counts @ values / n for counts in _resampled(n, seed, resamples)])
+    return np.concatenate([counts @ values / n for counts in _resampled(n, seed, RESAMPLES)])
 
 
 def _resampled(n: int, seed: int, resamples: int) -> Iterator[Array]:

@@ -112,7 +112,7 @@ def column_agreement(cross: Tensor, G: Tensor, H: Tensor, *, count: int = 199, s
     return _against_rotations(lambda R: cosines(R).mean(0), drawn, H.shape[1], count, seed)
 
 
-def sketched(J: Tensor, size: int, *, seed: int = 0) -> Tensor:
+def sketched(J: Tensor, size: int) -> Tensor:
     """Return columns of few numbers whose inner products are those of long ones, but for an error of |a||b| / sqrt(size).
 
     Each output is added, with a random sign, to one of `size` numbers; columns that are short enough stay as they are.
@@ -128,7 +128,7 @@ def sketched(J: Tensor, size: int, *, seed: int = 0) -> Tensor:
     n, m, k = J.shape
     if m <= size:
         return J
-    rng, out = stream(seed, "sketch"), J.new_zeros(n, size, k)
+    rng, out = stream(0, "sketch"), J.new_zeros(n, size, k)
     for row, kept in zip(J, out, strict=True):  # anew for each row, so that errors cancel in the mean
         places = torch.from_numpy(rng.integers(0, size, m))
         signs = torch.from_numpy(rng.choice([-1.0, 1.0], m)).to(J)

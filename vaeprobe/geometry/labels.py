@@ -58,7 +58,7 @@ def mutual_information(a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
-def mig(codes: Tensor, factors: Tensor, bins: int = BINS) -> float:
+def mig(codes: Tensor, factors: Tensor) -> float:
     """Return the mutual information gap: how much more the best latent tells of a factor than the second, over its entropy.
 
     Args:
@@ -67,10 +67,10 @@ def mig(codes: Tensor, factors: Tensor, bins: int = BINS) -> float:
 
     Source: Chen et al. (2018), arXiv:1802.04942, Eq. 6; codes in 20 equally wide bins as Locatello et al. (2019) do.
     """
-    known = binned(factors, bins)
+    known = binned(factors)
     known = known[:, known.amax(0) > 0]
     entropy = torch.stack([mutual_information(v[:, None], v[:, None])[0, 0] for v in known.T])
-    found = mutual_information(binned(codes, bins), known)
+    found = mutual_information(binned(codes), known)
     ordered = found.sort(0, descending=True).values
     second = ordered[1] if len(ordered) > 1 else torch.zeros_like(entropy)
     return float(((ordered[0] - second) / entropy).mean())

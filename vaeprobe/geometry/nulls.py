@@ -39,7 +39,7 @@ def expected_contrast(k: int, m: int) -> float:
     return float(0.5 * (psi[0] - psi).sum()) if k else 0.0
 
 
-def expected_isometry_defect(k: int, m: int, *, draws: int | None = None) -> float:
+def expected_isometry_defect(k: int, m: int) -> float:
     """Return the isometry defect of m x k Jacobians with independent Gaussian entries, to some 1e-3.
 
     1 - (E sum_i s_i)^2 / (k^2 m): E sum_i s_i^2 = k m exactly, and the sum of singular values is averaged over draws of
@@ -53,7 +53,7 @@ def expected_isometry_defect(k: int, m: int, *, draws: int | None = None) -> flo
         raise ValueError(f"{k} columns in {m} dimensions are linearly dependent")
     if k == 1:
         return 1 - 2 * math.exp(2 * (math.lgamma((m + 1) / 2) - math.lgamma(m / 2))) / m
-    draws = max(8, min(200, 200 * 32 // k)) if draws is None else draws
+    draws = max(8, min(200, 200 * 32 // k))
     rng = stream(0, "isometry of Gaussian columns")
     R = torch.from_numpy(rng.standard_normal((draws, k, k))).triu(1)
     freedom = m - np.arange(k)

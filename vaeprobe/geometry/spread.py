@@ -81,7 +81,7 @@ class MeanBounds:
     jointly_low: Array
 
 
-def bound_means(values: Array, valid: Array, *, seed: int = 0, level: float = LEVEL) -> MeanBounds:
+def bound_means(values: Array, valid: Array, *, seed: int = 0) -> MeanBounds:
     """Return confidence bounds of the means over rows of nonnegative values.
 
     Args:
@@ -89,7 +89,7 @@ def bound_means(values: Array, valid: Array, *, seed: int = 0, level: float = LE
         valid: 1 where a value counts, shape (n, a).
     """
     n, a = values.shape
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     columns = np.concatenate([valid, values, values**2], axis=1)
 
     def moments(means: Array) -> tuple[Array, Array]:

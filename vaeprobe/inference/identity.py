@@ -74,7 +74,7 @@ def mean_terms(moments: PosteriorMoments) -> tuple[Tensor, Tensor]:
     return w * e * moments.score, w * e.square()
 
 
-def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor, *, level: float = LEVEL) -> PooledEstimate:
+def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor) -> PooledEstimate:
     """Return by what share of beta the noise of the log-variances from row to row shifts the pooled ratio.
 
     0 at the optimum of an amortised encoder, however much its rows differ from their own optima.
@@ -92,18 +92,16 @@ def row_shift(top: Tensor, bottom: Tensor, log_variance: Tensor, *, level: float
     slope = -2 * scale * term.sum(0) - scale * (bottom * centred).sum(0)
     moves = (term - value * bottom + slope * residual / bottom.sum(0)) / whole
     # the shift is one of these latents: milder ones have more of it, at the same noise
-    return Pooled(float(value), moves, bottom.sum(0) / whole, positive=False).of_rows(level)
+    return Pooled(float(value), moves, bottom.sum(0) / whole, positive=False).of_rows()
 
 
-def ratio_per_latent(
-    top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
-) -> list[PooledEstimate]:
+def ratio_per_latent(top: Tensor, bottom: Tensor, *, seed: int = 0) -> list[PooledEstimate]:
     """Return sum_x top / sum_x bottom of each latent, with intervals from resampled rows."""
-    counts = _row_counts(len(top), resamples, seed)
+    counts = _row_counts(len(top), RESAMPLES, seed)
     values = (counts @ top) / (counts @ bottom)
     whole = top.sum(0) / bottom.sum(0)
     return [
-        PooledEstimate(float(v), percentile_interval(column.numpy(), level=level))
+        PooledEstimate(float(v), percentile_interval(column.numpy()))
         for v, column in zip(whole, values.T, strict=True)
     ]
 
@@ -149,12 +147,8 @@ def agreement(
     return Evenness(float(spread(whole, 1)), percentile_interval(spread(drawn, 2).numpy(), level=level))
 
 
-def absolute_share(
-    top: Tensor, bottom: Tensor, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
-) -> PooledEstimate:
+def absolute_share(top: Tensor, bottom: Tensor, *, seed: int = 0) -> PooledEstimate:
     """Return sum_i |sum_x top| / sum bottom with an interval from resampled rows, shapes (n, k)."""
-    counts = _row_counts(len(top), resamples, seed)
+    counts = _row_counts(len(top), RESAMPLES, seed)
     values = (counts @ top).abs().sum(1) / (counts @ bottom).sum(1)
-    return PooledEstimate(
-        float(top.sum(0).abs().sum() / bottom.sum()), percentile_interval(values.numpy(), level=level)
-    )
+    return PooledEstimate(float(top.sum(0).abs().sum() / bottom.sum()), percentile_interval(values.numpy()))

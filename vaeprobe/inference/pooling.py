@@ -59,9 +59,9 @@ class Pooled:
         """By what each row moves the value, shape (n,); the sum is 0."""
         return self.influence.sum(1)
 
-    def of_rows(self, level: float = LEVEL) -> PooledEstimate:
+    def of_rows(self) -> PooledEstimate:
         """Return the value with its interval for these latents, over rows alone."""
-        return Pooled(self.value, self.by_row[:, None], self.weight[:1], self.positive).estimate(level)
+        return Pooled(self.value, self.by_row[:, None], self.weight[:1], self.positive).estimate()
 
     def estimate(self, level: float = LEVEL) -> PooledEstimate:
         """Return the value with its interval over rows and latents."""
@@ -113,11 +113,9 @@ def pooled_ratio(top: Tensor, bottom: Tensor, *, level: float = LEVEL) -> Pooled
     return ratio(top, bottom).estimate(level)
 
 
-def pooled_quotient(
-    first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], *, level: float = LEVEL
-) -> PooledEstimate:
+def pooled_quotient(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> PooledEstimate:
     """Return one pooled ratio over another, (top, bottom) each as for `pooled_ratio`, of the same rows and latents."""
     a, b = ratio(*first), ratio(*second)
     value = a.value / b.value if b.value else math.nan
     moves = (a.influence - value * b.influence) / b.value if b.value else a.influence * math.nan
-    return Pooled(value, moves, (a.weight + b.weight) / 2).estimate(level)
+    return Pooled(value, moves, (a.weight + b.weight) / 2).estimate()

@@ -241,15 +241,14 @@ def log_likelihoods(X: Array, mean: Array, W: Array, sigma2: float) -> Array:
     return np.asarray(-0.5 * (m * LOG_2PI + log_det + square))
 
 
-def beta_elbo(spectrum: Spectrum, model: LinearModel, beta: float, covariance: Array | None = None) -> float:
+def beta_elbo(spectrum: Spectrum, model: LinearModel, beta: float) -> float:
     """Return the beta-ELBO per row, in nats, of any linear VAE with a diagonal posterior.
 
     Args:
         spectrum: a complete one, of the rows that count.
-        covariance: posterior covariance, shape (d, d), instead of the model's diagonal one.
     """
     W, E, s = model.W, model.E, model.sigma2
-    Sigma = np.diag(model.variance) if covariance is None else covariance
+    Sigma = np.diag(model.variance)
     SE = spectrum.product(E.T)
     ESE = E @ SE
     residual = spectrum.total - 2 * float((W * SE).sum()) + float(((W.T @ W) * (ESE + Sigma)).sum())

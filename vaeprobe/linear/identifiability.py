@@ -77,9 +77,7 @@ class Identifiability:
         return frozenset(i for first, last in self.blocks for i in range(first, last + 1))
 
 
-def of_spectrum(
-    spectrum: Spectrum, d: int, active: Sequence[bool], *, level: float = LEVEL
-) -> Identifiability:
+def of_spectrum(spectrum: Spectrum, d: int, active: Sequence[bool]) -> Identifiability:
     """Return what the eigenvalues say, for Gaussian rows.
 
     Intervals are `lambda exp(+- z sqrt(2 / n))`, for n large against m (Anderson 1963).  Neighbours are compared by the
@@ -92,7 +90,7 @@ def of_spectrum(
     lead[: min(d + 1, len(values))] = values[: d + 1]
     if spectrum.m > d and (len(values) <= d or spectrum.solver == "em"):
         lead[d] = min(_edge(spectrum, d), lead[d - 1])
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     spread = math.exp(z * math.sqrt(2 / n))
     intervals = np.stack([lead[:d] / spread, lead[:d] * spread], axis=1)
     gaps = lead[:-1] - lead[1:]
@@ -102,7 +100,7 @@ def of_spectrum(
     p_values = np.exp(-ratio * np.maximum(n - 2 - np.arange(d), 0) / 2)
     p_values[spectrum.m - 1 :] = 0.0  # nothing is left to be equal to
     q = sum(bool(on) for on in active)
-    blocks = tuple(_blocks(p_values[:q], 1 - level))
+    blocks = tuple(_blocks(p_values[:q], 1 - LEVEL))
     return Identifiability(intervals, gaps, np.stack([gaps - half, gaps + half], axis=1), p_values, blocks)
 
 
@@ -127,7 +125,7 @@ def _blocks(p_values: Array, alpha: float) -> Iterable[tuple[int, int]]:
 
 
 def bootstrap_angles(
-    data: Data, spectrum: Spectrum, d: int, *, resamples: int = 200, seed: int = 0, level: float = LEVEL
+    data: Data, spectrum: Spectrum, d: int, *, resamples: int = 200, seed: int = 0
 ) -> tuple[Array, int]:
     """Return the quantile of each column's angle to its resampled self, shape (d,), and the directions used.
 
@@ -140,13 +138,13 @@ def bootstrap_angles(
     leading = spectrum.values[:K], spectrum.vectors[:, :K], spectrum.mean, spectrum.n
 
     def made_of() -> tuple[object, ...]:
-        return "bootstrap", data.identity(), leading, d, resamples, seed, level
+        return "bootstrap", data.identity(), leading, d, resamples, seed, LEVEL
 
-    (angles,) = kept_arrays(made_of, lambda: (_angles(data, spectrum, d, K, resamples, seed, level),))
+    (angles,) = kept_arrays(made_of, lambda: (_angles(data, spectrum, d, K, resamples, seed),))
     return angles, K
 
 
-def _angles(data: Data, spectrum: Spectrum, d: int, K: int, resamples: int, seed: int, level: float) -> Array:
+def _angles(data: Data, spectrum: Spectrum, d: int, K: int, resamples: int, seed: int) -> Array:
     groups = max(min(spectrum.n, MOST_GROUPS, GROUP_NUMBERS // (K * K)), 2)
     outer, sums, counts = _groups(data, spectrum, K, groups)
     flat = outer.reshape(groups, -1)

@@ -142,9 +142,9 @@ def by_component(paths: Paths) -> list[ComponentSummary]:
     return out
 
 
-def random_axis_overlap(k: int, draws: int = 4096) -> float:
+def random_axis_overlap(k: int) -> float:
     """Return E max_a |v . e_a| for v uniform on the sphere of R^k: the overlap of a random straight seam."""
-    v = stream(0, "axis overlap").standard_normal((draws, k))
+    v = stream(0, "axis overlap").standard_normal((4096, k))
     return float((np.abs(v).max(1) / np.linalg.norm(v, axis=1)).mean()) if k > 1 else 1.0
 
 

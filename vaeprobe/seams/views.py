@@ -24,6 +24,7 @@ from vaeprobe.seams.tracing import trace_paths
 __all__ = ["Net", "Walk", "decode", "trace_net", "traverse"]
 
 BLOCK = 256
+SPACING = 0.5  # arc length between neighbouring seams of a net
 
 
 def decode(decoder: Decoder, z: Tensor) -> NDArray[np.float64]:
@@ -167,7 +168,6 @@ def trace_net(
     decoder: Decoder,
     centre: Tensor,
     *,
-    spacing: float = 0.5,
     radius: float | None = None,
     tolerance: float | None = None,
     likelihood: Likelihood | None = None,
@@ -180,7 +180,6 @@ def trace_net(
 
     Args:
         centre: latent, shape (latent,).
-        spacing: latent arc length between neighbouring seams.
 
     Raises:
         UsageError: the decoder has another number of continuous latents, or no seams at the centre.
@@ -206,7 +205,7 @@ def trace_net(
     for family in (0, 1):
         other = main[1 - family]
         low, high = float(other.t[0]), float(other.t[-1])
-        ticks = cpu.arange(np.ceil(low / spacing), np.floor(high / spacing) + 1).double() * spacing
+        ticks = cpu.arange(np.ceil(low / SPACING), np.floor(high / SPACING) + 1).double() * SPACING
         ticks = ticks[(ticks != 0) & (ticks > low + 1e-6) & (ticks < high - 1e-6)]
         tangent = other.tangent(ticks)
         starts.append(other.at(ticks))
@@ -226,7 +225,7 @@ def trace_net(
         for n in np.argsort(np.abs(places), kind="stable").tolist():
             family, z = owner[n], more[n].at(cpu.zeros(1))
             taken = torch.cat([_fine(seam) for seam in seams[family]])
-            if more[n].length > 0 and float((taken - z).norm(dim=1).min()) > 0.6 * spacing:
+            if more[n].length > 0 and float((taken - z).norm(dim=1).min()) > 0.6 * SPACING:
                 seams[family].append(more[n])
     families = (tuple(seams[0]), tuple(seams[1]))
     outputs = [tuple(decode(decoder, _fine(seam)) for seam in family) for family in families]

@@ -107,8 +107,8 @@ def _real(default: float | None) -> Option:
     return Option(number, default, "a number")
 
 
-def _count(default: int | None, low: int = 1) -> Option:
-    return Option(whole(low), default, "a positive whole number" if low else "a whole number")
+def _count(default: int | None) -> Option:
+    return Option(whole(1), default, "a positive whole number")
 
 
 _STRIDE = Option(_sizes(1), 1, "a positive whole number, or one per axis", _per_axis)

@@ -173,7 +173,7 @@ def _at(clues: f.Clues, config: Mapping[str, object], prefix: str, ldm: bool) ->
         encoder_scope=(f"{prefix}encoder.", f"{prefix}quant_conv."),
         assumed=tuple(_assumed(clues, config, names, (z, h, w), side)),
         recipe=_recipe(codebook),
-        warnings=tuple(_warnings(config, own, z, codebook)),
+        warnings=tuple(_warnings(config, own, codebook)),
     )
 
 
@@ -270,7 +270,7 @@ def _assumed(
         yield f"the map of latents is {c} x {h} x {w}, which makes images of {side * h} x {side * w}"
 
 
-def _warnings(config: Mapping[str, object], own: f.Shapes, latents: int, codebook: bool) -> Iterator[str]:
+def _warnings(config: Mapping[str, object], own: f.Shapes, codebook: bool) -> Iterator[str]:
     if codebook:
         name = "quantize.embedding.weight" if "quantize.embedding.weight" in own else "quantize.embed.weight"
         yield (

@@ -56,13 +56,13 @@ def _results(model: ModelReport) -> list[Json]:
     if model.failure is not None:
         return [_result(f"vaeprobe.{model.failure.code}", "error", "fail", model.failure.message, model)]
     return [
-        _result(o.rule.metric, _level(o, model), KIND[o.status], o.message, model, o)
+        _result(o.rule.metric, _level(o), KIND[o.status], o.message, model, o)
         for o in model.outcomes
         if o.status != "pass"
     ]
 
 
-def _level(outcome: Outcome, model: ModelReport) -> str:
+def _level(outcome: Outcome) -> str:
     # SARIF allows a level other than "none" only for results of kind "fail"
     if outcome.status != "fail":
         return "none"

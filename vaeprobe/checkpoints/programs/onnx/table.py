@@ -190,9 +190,9 @@ def scalar(x: Tensor | float) -> float:
     return float(x.detach().reshape(-1)[0]) if isinstance(x, Tensor) else float(x)
 
 
-def axes_of(node: Node, given: Tensor | None, default: Sequence[int] = ()) -> list[int]:
+def axes_of(node: Node, given: Tensor | None) -> list[int]:
     """Return axes, which newer opsets give as an input and older ones as an attribute."""
-    return ints(given) if given is not None else node.ints("axes", default)
+    return ints(given) if given is not None else node.ints("axes")
 
 
 def column(v: Tensor, x: Tensor) -> Tensor:
