@@ -406,3 +406,50 @@ def test_a_result_whose_files_cannot_be_written_any_more_is_not_lost(
 def test_a_limit_of_an_option_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", "x.pt", "--time", "0.5"]) == 2
     assert "`--time` must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "begins"), [
+    (["orthogonality", LINEAR, "-n", "16", "-q"], "vaeprobe orthogonality"),
+    (["orthogonality", LINEAR, "-n", "16", "--json"], "{"),
+    (["traverse", LINEAR, "-n", "8", "-q"], "vaeprobe traverse"),
+    (["report", LINEAR, "-n", "16", "-q"], "<!doctype html>"),
+    (["compare", LINEAR, ROTATED, "-n", "16", "-q"], "vaeprobe compare"),
+    (["compare", LINEAR, ROTATED, "-n", "16", "--format", "csv"], "model,"),
+    (["inspect", LINEAR, "-q"], "vaeprobe inspect"),
+    (["check", LINEAR, "--rule", "orthogonality.alignment=0.1", "--json"], "{"),
+])  # fmt: skip
+def test_a_document_goes_to_stdout_where_its_file_is_a_dash(
+    command: list[str],
+    begins: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run([*command, "-o", "-"]) == 0
+    assert capsys.readouterr().out.startswith(begins)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [
+    ["train-linear", str(SAMPLES / "digits.npy"), "-o", "-"],
+    ["train-linear", str(SAMPLES / "digits.npy"), "--plot", "-"],
+    ["convert", LINEAR, "-o", "-"],
+    ["demo", "theorem3", "-o", "-"],
+    ["orthogonality", LINEAR, "--save-rotation", "-"],
+    ["orthogonality", LINEAR, "--resume", "-"],
+    ["trace", LINEAR, "--images", "-"],
+    ["inspect", LINEAR, "--draft-blueprint", "-"],
+    ["check", LINEAR, "--rule", "orthogonality.alignment=0.1", "--report", "junit=-"],
+    ["check", LINEAR, "--update-baseline", "--baseline", "-"],
+])  # fmt: skip
+def test_no_other_file_is_a_dash(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert " name " in err.partition("hint:")[2]
+    assert list(tmp_path.iterdir()) == []

@@ -21,6 +21,7 @@ from vaeprobe.errors import UsageError
 
 __all__ = ["check_suffix", "discard", "ready", "withheld", "write", "write_text"]
 
+STDOUT = Path("-")  # what a command line calls stdout, to which a document goes and no other file
 # files that are being written: whoever ends the process in the midst of it removes them
 _unfinished: set[str] = set()
 _withheld: ContextVar[bool] = ContextVar("vaeprobe_withheld", default=False)
@@ -52,6 +53,8 @@ def ready(outputs: Iterable[str | PathLike[str]], inputs: Iterable[str | PathLik
     seen: set[str] = set()
     for output in outputs:
         path = Path(output)
+        if path == STDOUT:
+            raise UsageError("`-` names no file, and only the document goes to stdout", hint="name a file")
         try:
             through = _is_written_through(path)
             for source in read:
@@ -83,6 +86,11 @@ def check_suffix(path: str | PathLike[str], suffixes: Sequence[str], name: str) 
         UsageError: it has another.
     """
     given = Path(path)
+    if given == STDOUT:
+        raise UsageError(
+            f"{name} writes {' or '.join(suffixes)} files, which do not go to stdout",
+            hint=f"name a file, such as `out{suffixes[0]}`",
+        )
     if given.suffix.lower() not in ("", *suffixes):
         raise UsageError(
             f"{name} writes {' or '.join(suffixes)} files, not `{given.suffix}`",

@@ -136,7 +136,9 @@ FormatOption = Annotated[
 ]
 OutputFile = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Write the document to a file instead.", rich_help_panel=OUTPUT),
+    typer.Option(
+        "--output", "-o", help="Write the document to a file instead; - is stdout.", rich_help_panel=OUTPUT
+    ),
 ]
 Quiet = Annotated[
     bool,

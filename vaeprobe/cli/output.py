@@ -145,7 +145,7 @@ class Document:
 
     @classmethod
     def asked(cls, values: Mapping[str, Any], known: Mapping[str, Renderer] = RENDERERS) -> Document:
-        """Return what the options of `options.DOCUMENT` ask for.
+        """Return what the options of `options.DOCUMENT` ask for; `-o -` is stdout.
 
         Args:
             values: the command's, by name; those that it does not take have their defaults.
@@ -155,6 +155,7 @@ class Document:
             UsageError: two formats are asked for, or a suffix is of none.
         """
         place = values.get("output")
+        place = None if place == writing.STDOUT else place
         return cls(
             format=options.chosen_format(values.get("format"), values.get("json", False), place, known),
             place=place,
