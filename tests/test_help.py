@@ -228,3 +228,11 @@ def test_every_command_that_loads_a_decoder_takes_all_that_says_how(name: str) -
         {"--device"} if name == "convert" else set()
     )
     assert wanted <= set(options([name]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_suffix_of_a_file_that_is_no_document_says_nothing_of_its_format(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = " ".join(page(capsys, name, "--help").split())
+    assert ("by -o's suffix" in text) == ("Write the document to a file" in text)

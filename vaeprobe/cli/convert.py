@@ -14,7 +14,9 @@ from vaeprobe.errors import UsageError
 
 
 # its one file is the model, and it computes on a processor
-@options.taking(loading.LOADING, options.DOCUMENT, without=("device", "output", "verbose", "no_progress"))
+@options.taking(
+    loading.LOADING, options.document(without=("output", "verbose", "no_progress")), without=("device",)
+)
 def convert(
     model: Annotated[Path, typer.Argument(help="Checkpoint to convert.", show_default=False)],
     *,

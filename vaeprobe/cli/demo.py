@@ -12,7 +12,7 @@ from vaeprobe.cli.output import Document, progress_bar
 from vaeprobe.errors import UsageError
 
 
-@options.taking(options.DOCUMENT, without=("output", "verbose"))  # its one file is the figure
+@options.taking(options.document(without=("output", "verbose")))  # its one file is the figure
 def demo(
     name: Annotated[
         Literal["theorem3"],

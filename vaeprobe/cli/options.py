@@ -134,6 +134,10 @@ FormatOption = Annotated[
         "--format", help="The document on stdout (default: text, or by -o's suffix).", rich_help_panel=OUTPUT
     ),
 ]
+FormatAlone = Annotated[
+    Format | None,
+    typer.Option("--format", help="The document on stdout (default: text).", rich_help_panel=OUTPUT),
+]
 OutputFile = Annotated[
     Path | None,
     typer.Option(
@@ -161,6 +165,12 @@ DOCUMENT: dict[str, tuple[object, object]] = {
     "no_progress": (NoProgress, False),
     "color": (ColorOption, "auto"),
 }
+
+
+def document(without: Collection[str] = ()) -> dict[str, tuple[object, object]]:
+    """Return the options of `DOCUMENT` but some; where its -o is another file's, its suffix says nothing of the format."""
+    rows = {name: row for name, row in DOCUMENT.items() if name not in without}
+    return rows if "output" in rows else {**rows, "format": (FormatAlone, None)}
 
 
 def parameter(name: str, annotation: object, default: object) -> inspect.Parameter:

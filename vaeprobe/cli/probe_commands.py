@@ -36,7 +36,7 @@ def probe_command(name: str) -> Callable[..., int]:
     tables = [loading.LOADING] if asks_decoder(cls) else []
     own = dataclasses.fields(cls)
     taken = {flag for f in own for flag in option_of(f).names}
-    document = {name: row for name, row in options.DOCUMENT.items() if f"--{name}" not in taken}
+    document = options.document(without={name for name in options.DOCUMENT if f"--{name}" in taken})
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             *subject,
