@@ -244,6 +244,37 @@ def test_why_models_have_no_outputs_in_common_is_told() -> None:
     assert why_apart([small, small]) == ""
 
 
+def first_outputs(outputs: int) -> Decoder:
+    """Return a decoder without an encoder."""
+    whole = model(haar(D, 1, seed=3)[0])
+    return Decoder(lambda z: whole(z).reshape(len(z), -1)[:, :outputs], D, dtype=torch.float64)
+
+
+def test_data_are_asked_for_where_they_can_be_given() -> None:
+    whole, short = model(haar(D, 1, seed=3)[0]), first_outputs(D)
+    x = whole(codes()).reshape(N, -1)
+    image = replace(
+        first_outputs(M), function=lambda z: whole(z).reshape(len(z), 1, M)
+    )  # as many numbers, in another form
+    seen_by = replace(short, encoder=whole.encoder)
+    for first, second in ((first_outputs(M), image), (first_outputs(M), seen_by), (whole, seen_by)):
+        assert why_apart([first, second]).endswith("agreement needs data (--data)")
+        assert (
+            vaeprobe.compare([first, second], data=x, samples=32, rotations=9)["compare.mcc"].value
+            is not None
+        )
+
+
+def test_data_that_fit_no_two_models_are_neither_asked_for_nor_taken() -> None:
+    whole, short = first_outputs(M), first_outputs(D)
+    told = vaeprobe.compare([whole, short], samples=16, rotations=9)
+    assert told.verdict == "side by side"
+    assert f"no data fit all models, which take rows of {D} and {M} numbers" in told.summary
+    with pytest.raises(UsageError, match="without an encoder") as caught:
+        vaeprobe.compare([whole, short], data=whole(codes()), samples=16, rotations=9)
+    assert caught.value.hint == "give rows of that shape, or leave --data out"
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     import jsonschema
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from vaeprobe.errors import InputError
+from vaeprobe.linear import missing
 from vaeprobe.linear.estimators import PPCA, LinearVAE, NotFittedError
 
 from linear_rows import LAMBDA, rows_with
@@ -31,6 +32,7 @@ def test_the_estimators_need_no_scikit_learn() -> None:
 import sys
 sys.modules["sklearn"] = None
 import numpy as np
+from vaeprobe.linear import missing
 from vaeprobe.linear.estimators import PPCA
 X = np.random.default_rng(0).normal(size=(50, 4))
 model = PPCA(2).fit(X)
@@ -102,3 +104,23 @@ def test_settings_and_unfitted_use() -> None:
         model.set_params(gamma=1)
     with pytest.raises((NotFittedError, ValueError), match="not fitted"):
         model.sample()
+
+
+def test_hints_of_refused_values_work_on_them() -> None:
+    X = rows_with(LAMBDA)
+    gap, infinite = X.copy(), X.copy()
+    gap[0, 0], infinite[0, 0] = np.nan, np.inf
+    with pytest.raises(ValueError, match=r"contains infinity: leave these rows out$"):
+        PPCA(2).fit(infinite)
+    both = infinite.copy()
+    both[1, 1] = np.nan
+    with pytest.raises(ValueError, match="contains infinity"):
+        PPCA(2).fit(both)
+    with pytest.raises(
+        ValueError, match=r"contains NaN: .*`vaeprobe\.linear\.missing\.fit\(X, n_components\)`$"
+    ):
+        PPCA(2).fit(gap)
+    assert missing.fit(gap, 2).converged
+    fitted = PPCA(2).fit(X)
+    with pytest.raises(ValueError, match=r"contains NaN: leave these rows out$"):
+        fitted.transform(gap)  # nothing is fitted there

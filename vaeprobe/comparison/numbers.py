@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -110,7 +111,10 @@ def decodings(decoders: Sequence[Decoder], n: int, seed: int) -> Tensor | None:
 def why_apart(decoders: Sequence[Decoder]) -> str:
     """Return why there are no outputs to compare the models at, where `decodings` finds none."""
     if len({d.output_shape for d in decoders}) > 1:
-        return "the models' outputs do not fit together: agreement needs data (--data)"
+        apart = "the models' outputs do not fit together"
+        if len(rows := _row_sizes(decoders)) > 1:
+            return f"{apart}, and no data fit all models, which take rows of {' and '.join(map(str, rows))} numbers"
+        return f"{apart}: agreement needs data (--data)"
     for decoder in decoders:
         if why := why_not(decoder):
             return why
@@ -120,6 +124,17 @@ def why_apart(decoders: Sequence[Decoder]) -> str:
                 "agreement needs data (--data)"
             )
     return ""
+
+
+def _row_sizes(decoders: Sequence[Decoder]) -> list[int]:
+    """Return how many numbers the rows of data have at which models are looked at: one size, or no data fit all of them."""
+    sizes = set()
+    for decoder in decoders:
+        if decoder.encoder is None:
+            sizes.add(decoder.data_dim)
+        elif decoder.encoder.input_shape is not None:
+            sizes.add(math.prod(decoder.encoder.input_shape))
+    return sorted(sizes)
 
 
 def why_not(decoder: Decoder) -> str:
@@ -171,6 +186,7 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
             raise UsageError(
                 f"the data rows have shape {tuple(rows.shape[1:])}, and `{name_of(decoder)}` gives "
                 f"{tuple(decoder.output_shape)}: without an encoder, codes are those of the nearest outputs",
+                hint="give rows of that shape, or leave --data out",
             )
         mean, _ = nearest.nearest_codes(plain, rows.flatten(1), seed=seed)
         J = jacobian(plain, mean.to(decoder.dtype)).detach().cpu().double()
