@@ -407,3 +407,20 @@ def test_equal_eigenvalues_pass_no_limit_on_the_axes(tmp_path: Path, method: str
         in document["metrics"]["train_linear.rotation_distance"]["reason"]
     )
     run(apart, *settings, "--tolerance", 1e-13, code=0 if method == "elbo" else 1)
+
+
+def test_every_method_is_told_and_the_gap_is_somebodys(file: Path) -> None:
+    found = TrainLinear(latent_dim=3, methods=("all",)).measure(file)
+    assert "`elbo` and `det-elbo` reached the optimum on the axes; " in found.summary
+    assert "`elbo-full`, `det-elbo-literal` and `em` reached the optimum, rotated" in found.summary
+    gaps = {c.run.method: max(c.run.gap, 0.0) for c in found.fit.certificates}
+    last = max(gaps, key=gaps.__getitem__)
+    assert f"(the largest gap is that of `{last}`, {gaps[last]:.1e} nats)" in found.summary
+    assert found.elbo_gap.value == gaps[last]
+    assert found.elbo_gap.method == f"{last}, the worst of 5"
+    short = TrainLinear(latent_dim=3, methods=("all",), steps=20).measure(file)
+    for c in short.fit.certificates:
+        assert (c.sentence in short.summary) != c.converged
+    two = TrainLinear(latent_dim=3, methods=("elbo", "em")).measure(file)
+    assert all(c.sentence in two.summary for c in two.fit.certificates)
+    assert TrainLinear(latent_dim=3, methods=("elbo",)).measure(file).elbo_gap.method is None

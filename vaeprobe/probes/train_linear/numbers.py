@@ -345,12 +345,13 @@ def metrics(fit: LinearFit) -> list[Metric]:
         return Metric(SPECS[PREFIX + name], value, n=spec.n, method=method)
 
     def worst(name: str, values: list[float | None], reason: str) -> Metric:
-        known = [v for v in values if v is not None]
+        known = [(v, c.run.method) for v, c in zip(values, certificates, strict=True) if v is not None]
         if not certificates:
             reason = "not trained (--method elbo)"
         if not known:
             return Metric.undefined(SPECS[PREFIX + name], reason, n=spec.n)
-        return metric(name, max(known), "worst of the methods' best runs" if len(certificates) > 1 else None)
+        most, method = max(known)
+        return metric(name, most, f"{method}, the worst of {len(known)}" if len(known) > 1 else None)
 
     how = {"em": "EM on the observed values"}.get(
         spec.solver,

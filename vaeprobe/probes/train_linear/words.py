@@ -22,8 +22,13 @@ from vaeprobe.findings import (
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from vaeprobe.data import Data, NonfiniteRowsError
+    from vaeprobe.linear.certificate import Certificate
     from vaeprobe.probes.train_linear.numbers import LinearFit
+
+FEW_METHODS = 2  # of which each is told in full
 
 VERDICTS = {
     "closed form": "no method was trained beside the closed form",
@@ -55,7 +60,29 @@ def summary(fit: LinearFit) -> str:
     carried = "over 99.9%" if 0.9995 <= share < 1 - 1e-9 else f"{share:.1%}"
     text = f"{active} of {s.d} latents are active and the {s.d} directions carry {carried} of the variance"
     text += f"; these {spec.n} rows determine {alone} of the {active} columns one by one." if active else "."
-    return " ".join([text, *(c.sentence for c in fit.certificates[:2])])
+    return " ".join([text, *trained(fit.certificates)])
+
+
+def trained(certificates: Sequence[Certificate]) -> list[str]:
+    """Return what became of the methods, each in a sentence of its own where they are few or it ended short."""
+    if len(certificates) <= FEW_METHODS:
+        return [c.sentence for c in certificates]
+    there = [c for c in certificates if c.converged]
+    ends = [
+        f"{_and([f'`{c.run.method}`' for c in there if c.verdict == end])} reached the {end}"
+        for end in dict.fromkeys(c.verdict for c in there)
+    ]
+    told = []
+    if there:
+        last = max(there, key=lambda c: c.run.gap)
+        told = [
+            f"{'; '.join(ends)} (the largest gap is that of `{last.run.method}`, {max(last.run.gap, 0.0):.1e} nats)."
+        ]
+    return told + [c.sentence for c in certificates if not c.converged]
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding]:
