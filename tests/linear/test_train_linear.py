@@ -16,7 +16,7 @@ from ports import free_ports
 import vaeprobe
 from vaeprobe.budget import budget, within
 from vaeprobe.data import in_memory
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.errors import InputError, MissingExtraError, UsageError
 from vaeprobe.linear import closed_form, spectrum
 from vaeprobe.probes.train_linear import METRICS, LinearResult, TrainLinear, numbers
 from vaeprobe.render import json_document, terminal
@@ -178,9 +178,24 @@ def test_restarts_keep_the_best(file: Path) -> None:
     assert result.fit.certificates[0].run.gap == min(result.fit.gaps["elbo"])
 
 
+@pytest.mark.parametrize("name", ["/dev/full", "/dev/stdout", "picture"])
+def test_what_cannot_be_drawn_is_refused_before_the_work(
+    tmp_path: Path, file: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = run(file, "--latent-dim", 2, "--plot", name, code=2)
+    assert f"error: the name `{name}` says no picture format\nhint: name a file that ends in .png" in text
+    monkeypatch.setattr(numbers, "chosen_methods", None)  # no work is begun
+    with pytest.raises(UsageError, match="says no picture format"):
+        TrainLinear(plot=Path(name)).measure(file)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError, match="--plot needs matplotlib"):
+        TrainLinear(plot=Path("x.png")).measure(file)
+
+
 def test_plots(tmp_path: Path, file: Path) -> None:
     result: LinearResult = TrainLinear(latent_dim=3, methods=("em",)).measure(file)
-    with pytest.raises(UsageError, match="no picture format"):
+    with pytest.raises(UsageError, match="says no picture format"):
         result.plot(tmp_path / "x.txt")
     pytest.importorskip("matplotlib")
     result.plot(tmp_path / "x.svg")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vaeprobe.errors import MissingExtraError, UsageError
 from vaeprobe.report import Bars, Curves, Section, Svg, Table, Value
@@ -213,6 +213,28 @@ def _images(solution: Solution, row_shape: tuple[int, ...]) -> Svg | None:
     )
 
 
+def ready(path: Path) -> tuple[Any, Any]:
+    """Return what a picture is drawn with, before any work.
+
+    Returns:
+        Matplotlib's figure and its canvas.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        UsageError: the suffix names no picture format.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"the name `{path}` says no picture format",
+            hint=f"name a file that ends in {' or '.join(SUFFIXES)}",
+        )
+    try:
+        figure = import_module("matplotlib.figure").Figure
+        return figure, import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
+    except ImportError:
+        raise MissingExtraError("--plot needs matplotlib", hint="pip install 'vaeprobe[plot]'") from None
+
+
 def draw(fit: LinearFit, path: Path) -> None:
     """Write the picture of a fit.
 
@@ -224,15 +246,7 @@ def draw(fit: LinearFit, path: Path) -> None:
 
     from vaeprobe.pictures import signed_image
 
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(
-            f"`{path.suffix}` is no picture format", hint=f"end the name in {', '.join(SUFFIXES)}"
-        )
-    try:
-        Figure = import_module("matplotlib.figure").Figure
-        FigureCanvas = import_module("matplotlib.backends.backend_agg").FigureCanvasAgg
-    except ImportError:
-        raise MissingExtraError("--plot needs matplotlib", hint="pip install 'vaeprobe[plot]'") from None
+    Figure, FigureCanvas = ready(path)
 
     solution, certificates = fit.solution, fit.certificates
     shape = tuple(k for k in fit.row_shape if k != 1)

@@ -214,6 +214,8 @@ class TrainLinear(Question):
         from vaeprobe.linear.certificate import certify
         from vaeprobe.probes.train_linear import numbers
 
+        if self.plot is not None:
+            pictures.ready(Path(self.plot))
         methods = numbers.chosen_methods(self.methods, em=self.beta == 1 or self.fixed is not None)
         self._refuse(methods, processes)
         rows: Data = processes.together(lambda: self._rows(data), by=lambda rows: rows.fingerprint)
