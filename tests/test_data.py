@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import vaeprobe
 from vaeprobe.data import NonfiniteRowsError, in_memory, open_data
 from vaeprobe.errors import InputError, MissingExtraError, ResourceError, UnsafeError, UsageError
 
@@ -506,3 +508,30 @@ def test_one_row_of_many_tells_files_apart(tmp_path: Path) -> None:
         np.save(path, rows)
         prints.add(open_data([str(path)]).fingerprint)
     assert len(prints) == 5
+
+
+def test_a_key_is_refused_where_there_is_nothing_to_choose(tmp_path: Path) -> None:
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "x.csv").write_text("1,2\n3,4\n5,7\n")
+    torch.save(torch.from_numpy(X), tmp_path / "x.pt")
+    for name in ("x.npy", "x.csv", "x.pt"):
+        assert open_data(tmp_path / name).rows > 2
+        with pytest.raises(
+            UsageError, match="holds one array, which has no name, and so no array `q`"
+        ) as caught:
+            open_data(tmp_path / name, key="q")
+        assert caught.value.hint == "leave out --key"
+    with pytest.raises(UsageError, match="an array, which has no entry `q`"):
+        vaeprobe.train_linear(X, key="q")
+    np.savez(tmp_path / "x.npz", q=X, r=X + 1)
+    np.testing.assert_array_equal(open_data(tmp_path / "x.npz", key="q").read(), X)
+
+
+@pytest.mark.parametrize("name", ["linear.npy", "digits_conv.pt2"])
+def test_a_key_of_a_model_without_entries_is_refused(name: str) -> None:
+    path = Path(__file__).parents[1] / "sample_models" / name
+    for door in (vaeprobe.load, vaeprobe.inspect):
+        with pytest.raises(UsageError, match="and so no entry `q`"):
+            door(path, key="q")
+        door(path)

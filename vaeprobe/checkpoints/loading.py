@@ -123,7 +123,9 @@ def load(
                 maker = arch if callable(arch) else factory.find(arch)
                 found = users_code.by_factory(request, maker, formats.of)
             else:
-                found = formats.of(source).read(request)
+                format = formats.of(source)
+                format.refuse_key(request.key, source.name)
+                found = format.read(request)
         return _decoder(found, request, precision, place, class_axis)
 
 

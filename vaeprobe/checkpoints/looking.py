@@ -54,6 +54,7 @@ def inspect(
 def _look(source: Source, key: str | None, size: tuple[int, ...] | None) -> Inspection:
     """Look at a file, with the size of the maps of latents where one is said."""
     format = formats.of(source)
+    format.refuse_key(key, source.name)
     if size is None:
         return format.look(source, key)
     if format.sized is None:

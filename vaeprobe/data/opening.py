@@ -104,11 +104,13 @@ def _expand(spec: Spec) -> list[str]:
 
 def _open(path: str, key: str | None) -> Shard:
     if os.path.isdir(path):
+        _refuse_key(path, key)
         return open_folder(path)
     window = open_window(path)
     format = known(window, window.name)
     match format:
         case "npy":
+            _refuse_key(path, key)
             return _open_npy(path, window)
         case "npz":
             return _open_npz(path, window, key)
@@ -124,6 +126,7 @@ def _open(path: str, key: str | None) -> Shard:
                 raise InputError(
                     f"{quoted(path)} is no {suffix} file: it starts with {window[:8]!r}", hint=FORMATS
                 )
+            _refuse_key(path, key)
             return open_text(path)
     refuse_foreign(path, window[:16])
     what = {"keras": "a Keras model", "onnx": "an ONNX model"}.get(format, "a program")
@@ -164,6 +167,8 @@ def _open_torch(path: str, container: Container, key: str | None) -> Shard:
     if isinstance(node, Mapping):
         tensors = {str(k): v for k, v in node.items() if isinstance(k, (str, int)) and file.is_tensor(v)}
         node = tensors[_choose(path, tensors, key)]
+    elif file.is_tensor(node):
+        _refuse_key(path, key)
     if not file.is_tensor(node):
         raise InputError(
             f"{source.name} holds no dense tensor", hint="save the bare tensor: torch.save(tensor, path)"
@@ -172,6 +177,15 @@ def _open_torch(path: str, container: Container, key: str | None) -> Shard:
 
 
 # -- small parts -----------------------------------------------------------------------------------
+
+
+def _refuse_key(path: str, key: str | None) -> None:
+    """Refuse a key of a file that holds one array, which has no name."""
+    if key is not None:
+        raise UsageError(
+            f"{quoted(path)} holds one array, which has no name, and so no array {quoted(key)}",
+            hint="leave out --key",
+        )
 
 
 def _choose(path: str, names: Iterable[str], key: str | None) -> str:

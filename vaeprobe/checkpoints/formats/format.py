@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from vaeprobe.errors import UsageError
 from vaeprobe.files.sniff import Container
-from vaeprobe.files.source import Bytes, Source
+from vaeprobe.files.source import Bytes, Source, quoted
 from vaeprobe.files.zips import directory, is_zip
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Format:
             or hold weights alone.
         weights: the tensors by name and what holds them, for the user's own network; None where a format has no bare weights.
         settings: the hyper-parameters that a file says beside its weights.
+        keyed: whether a file has entries by name, of which a key chooses one.
     """
 
     name: str
@@ -64,3 +66,13 @@ class Format:
     sized: Callable[[Source, tuple[int, ...]], Inspection] | None = None
     weights: Callable[[Request], tuple[Weights, str]] | None = None
     settings: Callable[[Source], Mapping[str, object]] | None = None
+    keyed: bool = True
+
+    def refuse_key(self, key: str | None, name: str) -> None:
+        """Refuse a key of a file, `name`, that has no entries."""
+        if key is not None and not self.keyed:
+            raise UsageError(
+                f"{name} holds one thing, which has no name, and so no entry {quoted(key)}",
+                hint="leave out --key",
+                about=name,
+            )

@@ -38,4 +38,5 @@ FORMAT = Format(
     claims=lambda contents: contents.container == "npy",
     read=read,
     look=look,
+    keyed=False,
 )

@@ -44,4 +44,5 @@ FORMAT = Format(
     claims=lambda contents: contents.container == "onnx",
     read=read,
     look=look,
+    keyed=False,
 )

@@ -44,4 +44,5 @@ FORMAT = Format(
     claims=lambda contents: contents.container == "pt2",
     read=read,
     look=look,
+    keyed=False,
 )

@@ -58,4 +58,5 @@ FORMAT = Format(
     read=read,
     look=look,
     sized=sized,
+    keyed=False,
 )

@@ -126,6 +126,8 @@ def rows_of(
     if isinstance(data, Data):
         return data
     if hasattr(data, "__array__"):
+        if key is not None:
+            raise UsageError(f"the data are an array, which has no entry `{key}`", hint="leave out `key`")
         array = with_gaps(data)
         if array.dtype.kind not in "fiub":
             raise InputError(f"the data are {array.dtype}, not real numbers", hint="pass an array of numbers")
