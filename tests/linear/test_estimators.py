@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 
-from vaeprobe.errors import InputError
+from vaeprobe.errors import InputError, UsageError
 from vaeprobe.linear import missing
 from vaeprobe.linear.estimators import PPCA, LinearVAE, NotFittedError
 
@@ -124,3 +124,58 @@ def test_hints_of_refused_values_work_on_them() -> None:
     fitted = PPCA(2).fit(X)
     with pytest.raises(ValueError, match=r"contains NaN: leave these rows out$"):
         fitted.transform(gap)  # nothing is fitted there
+
+
+@pytest.mark.parametrize(("model", "what"), [
+    (LinearVAE(1, beta="a"), "beta is 'a': a number above 0$"),
+    (LinearVAE(1, beta=None), "beta is None"),
+    (LinearVAE(1, beta=True), "beta is True"),
+    (LinearVAE(1, sigma2="a"), "sigma2 is 'a': a number above 0 or 'ml'$"),
+    (PPCA(1, sigma2=None), "sigma2 is None"),
+    (PPCA(1, random_state="a"), "random_state is 'a'"),
+])  # fmt: skip
+def test_settings_that_are_no_numbers_are_refused_in_words(model: PPCA, what: str) -> None:
+    with pytest.raises(TypeError, match=what):
+        model.fit(rows_with(LAMBDA))
+
+
+@pytest.mark.parametrize(
+    "setting", [{"beta": -1.0}, {"beta": float("nan")}, {"sigma2": 0.0}, {"solver": "b"}]
+)
+def test_settings_out_of_range_are_refused_in_words(setting: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match=r"must be positive|no solver is called"):
+        LinearVAE(1, **setting).fit(rows_with(LAMBDA))  # type: ignore[arg-type]
+
+
+def test_numbers_of_other_types_are_numbers() -> None:
+    X = rows_with(LAMBDA)
+    expected = LinearVAE(2, beta=2.0, sigma2=0.5).fit(X).elbo_
+    other = LinearVAE(2, beta=np.array(2), sigma2=np.float32(0.5), random_state=np.int64(3))  # type: ignore[arg-type]
+    assert other.fit(X).elbo_ == expected
+    assert LinearVAE(2, beta=2.0, sigma2=0.5).fit(X.astype(object)).elbo_ == expected
+
+
+@pytest.mark.parametrize("X", [
+    np.array([["1", "2"], ["3", "4"], ["5", "7"]]),
+    np.array([[b"1", b"2"], [b"3", b"4"], [b"5", b"7"]]),
+    np.array([["1", 2.0], [3.0, 4.0], [5.0, 7.0]], dtype=object),
+    np.array([[1, 2], [3, 4], [5, 7]], dtype="timedelta64[s]"),
+])  # fmt: skip
+def test_text_and_times_are_no_numbers(X: np.ndarray) -> None:
+    with pytest.raises(
+        ValueError, match=r"X holds .*, not numbers: convert it first, as by X\.astype\(float\)$"
+    ):
+        PPCA(1).fit(X)
+    PPCA(1).fit(X.astype(float))
+    with pytest.raises(ValueError, match=r"Z holds .*, not numbers"):
+        PPCA(2, sigma2=0.1).fit(X.astype(float)).inverse_transform(X)
+
+
+def test_latents_of_another_width_are_refused_in_words() -> None:
+    X = rows_with(LAMBDA)
+    model = PPCA(2).fit(X)
+    for wrong in (np.zeros((4, 3)), np.zeros(3), np.zeros(()), np.zeros((1, 4, 2))):
+        with pytest.raises(ValueError, match=r"but PPCA has 2 components: pass an array of shape \(n, 2\)"):
+            model.inverse_transform(wrong)
+    assert model.inverse_transform(np.zeros((4, 2))).shape == (4, X.shape[1])
+    np.testing.assert_array_equal(model.inverse_transform([0, 0]), model.mean_)

@@ -15,8 +15,7 @@ from __future__ import annotations
 import inspect
 import sys
 from importlib import import_module
-from numbers import Real
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -101,16 +100,7 @@ class _Estimator:
         instead = f"leave these rows out{MISSING if fitting else ''}"
         if masked := hidden(X):
             raise ValueError(f"Input X contains {masked} masked values, which are missing: {instead}")
-        A = np.asarray(X)
-        if A.dtype.kind == "c":
-            raise ValueError("Complex data not supported: only real numbers are")
-        if A.dtype.kind not in "fiub":
-            try:
-                A = A.astype(np.float64)
-            except TypeError as error:
-                raise TypeError(f"X holds what is no number: {error}") from None
-            except ValueError as error:
-                raise ValueError(f"X holds what is no number: {error}") from None
+        A = _numbers(X, "X")
         if A.ndim != 2:
             raise ValueError(
                 f"Expected 2D array, got {A.ndim}D array instead. Reshape your data: X.reshape(-1, 1) for a single "
@@ -214,7 +204,8 @@ class LinearVAE(_Estimator):
         """Find the optimum for rows X, shape (n, m).
 
         Raises:
-            ValueError: X is no matrix of finite numbers, or has too few rows or columns.
+            ValueError: X is no matrix of finite numbers, or has too few rows or columns; a setting is out of range.
+            TypeError: X or a setting holds what is no number.
         """
         rows = self._checked(X, fitting=True)
         n, m = rows.shape
@@ -222,15 +213,17 @@ class LinearVAE(_Estimator):
             raise ValueError(
                 f"Found array with 1 sample(s) (shape={rows.shape}): a covariance needs at least 2 samples"
             )
-        if m == 1 and self.sigma2 == "ml":
+        learned = isinstance(self.sigma2, str) and self.sigma2 == "ml"
+        if m == 1 and learned:
             raise ValueError(
                 "Found array with 1 feature(s) while a minimum of 2 is required: nothing is left over for sigma2"
             )
         wanted = _components(self.n_components, m)
+        fixed = None if learned else _real(self.sigma2, "sigma2", "or 'ml'")
+        beta = self._beta
         data = in_memory(rows)
         pairs = wanted if isinstance(wanted, int) else min(n, m)
         found = spectrum.compute(data, pairs, solver=self.solver, seed=self._seed)
-        fixed = None if self.sigma2 == "ml" else _number("sigma2", self.sigma2, " or 'ml'")
         if isinstance(wanted, int):
             d = wanted
         elif isinstance(wanted, float):
@@ -239,12 +232,12 @@ class LinearVAE(_Estimator):
             d = dimension.choose(found, data, seed=self._seed).dimension
         else:
             d = _most(found, m) if fixed is None else min(n, m)
-        self._set(closed_form.solve(found, d, beta=self._beta, sigma2=fixed), found.total, n)
+        self._set(closed_form.solve(found, d, beta=beta, sigma2=fixed), found.total, n)
         return self
 
     @property
     def _beta(self) -> float:
-        return _number("beta", self.beta)
+        return _real(self.beta, "beta")
 
     @property
     def _seed(self) -> int:
@@ -256,7 +249,9 @@ class LinearVAE(_Estimator):
                 raise ValueError(f"random_state={self.random_state!r} must be at least 0")
             return int(self.random_state)
         if not hasattr(self.random_state, "randint"):
-            raise TypeError(f"random_state is {self.random_state!r}: a whole number, a RandomState or None")
+            raise TypeError(
+                f"random_state is {self.random_state!r}: a whole number, a numpy RandomState or None"
+            )
         return int(self.random_state.randint(2**31))
 
     def _set(self, s: Solution, total: float, n: int) -> None:
@@ -292,7 +287,12 @@ class LinearVAE(_Estimator):
             raise _not_fitted(f"this {type(self).__name__} instance is not fitted yet: call `fit` first")
         if masked := hidden(Z):
             raise ValueError(f"Input Z contains {masked} masked values: leave these rows out")
-        return np.asarray(np.asarray(Z, np.float64) @ self.components_ + self.mean_)
+        A, d = _numbers(Z, "Z"), self.n_components_
+        if A.ndim not in (1, 2) or A.shape[-1] != d:
+            raise ValueError(
+                f"Z has shape {A.shape}, but {type(self).__name__} has {d} components: pass an array of shape (n, {d})"
+            )
+        return np.asarray(A.astype(np.float64, copy=False) @ self.components_ + self.mean_)
 
     def score_samples(self, X: ArrayLike) -> Array:
         """Return the log-likelihood of each row, nats, shape (n,)."""
@@ -361,15 +361,40 @@ class PPCA(LinearVAE):
         return 1.0
 
 
-def _number(name: str, given: object, others: str = "") -> float:
-    """Return a parameter as a number.
+def _numbers(given: object, name: str) -> NDArray[Any]:
+    """Return an array of real numbers.
+
+    Raises:
+        ValueError: it holds complex numbers, text or dates.
+        TypeError: it holds what is no number at all.
+    """
+    A = np.asarray(given)
+    if A.dtype.kind == "c":
+        raise ValueError("Complex data not supported: only real numbers are")
+    if A.dtype.kind in "fiub":
+        return A
+    try:
+        found = A.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} holds what is no number: {error}") from None
+    if A.dtype.kind != "O" or any(isinstance(value, (str, bytes)) for value in A.flat):
+        what = "text" if A.dtype.kind in "OUSTV" else f"values of {A.dtype}"
+        raise ValueError(f"{name} holds {what}, not numbers: convert it first, as by {name}.astype(float)")
+    return np.asarray(found)
+
+
+def _real(given: object, name: str, more: str = "") -> float:
+    """Return a setting that is a number.
 
     Raises:
         TypeError: it is none.
     """
-    if isinstance(given, (bool, np.bool_)) or not isinstance(given, Real):
-        raise TypeError(f"{name} is {given!r}: a number{others}")
-    return float(given)
+    try:
+        if not isinstance(given, (str, bytes, bool, np.bool_)):
+            return float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(f"{name} is {given!r}: a number above 0 {more}".rstrip())
 
 
 def _components(given: object, m: int) -> int | float | Literal["auto"] | None:

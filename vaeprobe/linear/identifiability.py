@@ -167,7 +167,7 @@ def _angles(data: Data, spectrum: Spectrum, d: int, K: int, resamples: int, seed
         found.append(np.minimum(np.abs(np.diagonal(V, axis1=1, axis2=2))[:, :d], 1.0))
     angles = np.full(d, math.pi / 2)
     known = np.arccos(np.concatenate(found))
-    angles[: known.shape[1]] = np.quantile(known, level, axis=0)
+    angles[: known.shape[1]] = np.quantile(known, LEVEL, axis=0)
     if spectrum.m > spectrum.n - 1:
         angles[max(spectrum.n - 2, 0) :] = math.pi / 2
     return angles
