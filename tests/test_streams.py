@@ -63,7 +63,23 @@ def test_stand_ins_of_a_drawing_are_one_column_wide() -> None:
     for sign in "█▉▊▋▌▍▎▏▁▂▃▄▅▆▇░▒▓▀▄│┤├┼─━╭╮╰╯" + "".join(map(chr, range(0x2800, 0x2900))):
         assert len(ascii_art(sign)) == 1, sign
         assert ascii_art(sign).isascii()
-    assert [ascii_art(c) for c in "β²Δé≤語"] == ["beta", "^2", "Delta", "e", "<=", "?"]
+    assert [ascii_art(c) for c in "β²é≤語"] == [r"\u03b2", "^2", r"\xe9", "<=", r"\u8a9e"]
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [
+    ("ascii", r"\xe9\u03b2\u8a9e\u0301.npy"),
+    ("latin-1", "é" r"\u03b2\u8a9e\u0301.npy"),
+    ("utf-8", "éβ語\u0301.npy"),
+])  # fmt: skip
+def test_no_file_is_called_by_another_name(encoding: str, shown: str, tmp_path: Path) -> None:
+    path = tmp_path / "éβ語\u0301.npy"
+    path.write_bytes(Path(LINEAR).read_bytes())
+    there = f'cd "{tmp_path}" && {PROBE}'
+    done = shell(there.replace(LINEAR, f'"{path.name}"') + " -q", PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.decode(encoding).splitlines()[0].endswith(shown)
+    done = shell(there.replace(LINEAR, f'"missing {path.name}"'), PYTHONIOENCODING=encoding)
+    assert f"missing {shown}" in done.stderr.decode(encoding)
 
 
 @pytest.mark.parametrize("extra", ["", "--json"])

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-import unicodedata
 from collections.abc import Callable, Iterator
 from threading import Lock, Thread
 from types import FrameType
@@ -166,17 +165,17 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
 
 
 def ascii_art(sign: str) -> str:
-    """Return ASCII that stands for a character: of one column where it is part of a drawing."""
+    """Return ASCII that stands for a character: of one column where it is part of a drawing, an escape of any other.
+
+    A letter is never another one: it may be part of a file's name.
+    """
     if sign in STAND_INS:
         return STAND_INS[sign]
     dots = ord(sign) - BRAILLE
     if 0 <= dots < 256:
         upper, lower = bool(dots & _UPPER_DOTS), bool(dots & ~_UPPER_DOTS)
         return " '.:"[upper + 2 * lower]
-    words = unicodedata.name(sign, "").split()
-    if words[:1] == ["GREEK"] and words[2:3] == ["LETTER"]:
-        return words[3].lower() if words[1] == "SMALL" else words[3].capitalize()
-    return unicodedata.normalize("NFKD", sign).encode("ascii", "ignore").decode() or "?"
+    return sign.encode("ascii", "backslashreplace").decode()
 
 
 # -- signals ----------------------------------------------------------------------------------------
