@@ -242,3 +242,8 @@ def test_every_likelihood_says_what_it_models(capsys: pytest.CaptureFixture[str]
     assert "Parameters: classes: K, at least 2." in page
     assert run(["explain", "categorial"]) == 2
     assert "did you mean `categorical`" in capsys.readouterr().err
+
+
+def test_what_several_processes_refuse_is_told() -> None:
+    text = " ".join(torchrun().split())
+    assert "refuses --missing em and --batch-size, which run in one process" in text

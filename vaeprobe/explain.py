@@ -220,12 +220,13 @@ The processes of every probe share chunks of latents and rows, or the directions
 at each where there are few latents; so do those of `report` and `traverse`;
 `check` and `compare` give each process models of its own where there are
 enough; `train-linear` gives each its share of the rows, but for solvers that
-take all rows in memory, which each runs by itself. A command without --resume
-runs in the first process alone. Draws are the same and chunks too, so that the
-numbers are those of one process; with --time the first one's clock decides for
-all. The first process writes documents and files. Every process loads the
-model: give all of them the same files. With --device cuda or auto each takes
-the GPU of its local rank; sums go over NCCL with --device cuda, else over gloo.
+take all rows in memory, which each runs by itself, and refuses --missing em and
+--batch-size, which run in one process. A command without --resume runs in the
+first process alone. Draws are the same and chunks too, so that the numbers are
+those of one process; with --time the first one's clock decides for all. The
+first process writes documents and files. Every process loads the model: give
+all of them the same files. With --device cuda or auto each takes the GPU of its
+local rank; sums go over NCCL with --device cuda, else over gloo.
 
 All processes end together, with one exit code: that of the first that failed.
 What it says is said once, after `process 1 of 2 failed:` where the others did
