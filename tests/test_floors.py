@@ -30,7 +30,7 @@ FLOORS = [
         "prior",
         "published",
     },
-    {"render", "likelihoods", "files", "outputs"},
+    {"render", "likelihoods", "files", "outputs", "tokens"},
     {"result", "data", "contract", "derivatives"},
     {"decoder", "encoder", "latents"},
     {"checkpoints", "engine"},

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vaeprobe.autograd import full_precision
 from vaeprobe.contract import first_line
 from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.frozen import whole_of
 from vaeprobe.given import check_fields, check_least
 from vaeprobe.report import Finding
+from vaeprobe.tokens import are_one_hot, check_tokens, other_form, unknown_tokens
 
 __all__ = ["Encoder"]
+
+OUT_OF_RANGE = (
+    "index out of range"  # what torch says of a table that is asked for a row that it does not have
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +34,7 @@ class Encoder:
         latent_dim: number of (continuous) latents.
         input_shape: shape of one data row, where known; rows of another shape with as many numbers are
             reshaped.
-        dtype: type of the data it takes.
+        dtype: type of the data it takes; a type of whole numbers (`torch.long`) for tokens.
         second: what its second output was before it was made a log-variance (`vaeprobe.inference.readings`).
         notes: what the loader wants the reader to know.
     """
@@ -58,30 +65,58 @@ class Encoder:
         """Return the posterior means and log-variances, each of shape (n, latent_dim).
 
         Raises:
-            UsageError: the rows of `x` do not have the encoder's shape.
+            UsageError: the rows of `x` do not have the encoder's shape, or are no tokens that it knows.
             ContractError: the encoder does not return two (n, latent_dim) tensors.
         """
-        x = x.to(device=self.device, dtype=self.dtype)
+        tokens = not (self.dtype.is_floating_point or self.dtype.is_complex)
         if self.input_shape is not None:
             if x[0].numel() != math.prod(self.input_shape):
-                raise UsageError(
+                raise other_form(x, self.input_shape, tokens=tokens) or UsageError(
                     f"the data rows have shape {tuple(x.shape[1:])}, the encoder takes {self.input_shape}",
                     hint="resize or pad the images to the shape the model was trained on",
                 )
             x = x.reshape(len(x), *self.input_shape)
+        if tokens:
+            check_tokens(x)
+        x = x.to(device=self.device, dtype=self.dtype)
         with torch.no_grad():
             try:
                 mean, log_variance = self._both(x)
+            except IndexError as error:
+                if tokens and first_line(error).startswith(OUT_OF_RANGE):
+                    raise unknown_tokens(x, self._vocabulary()) from None
+                raise self._cannot_take(x, error) from error
             except RuntimeError as error:
-                raise UsageError(
-                    f"the encoder cannot take data of shape {tuple(x.shape)}: {first_line(error)}"
-                ) from error
+                raise self._cannot_take(x, error) from error
         want = (len(x), self.latent_dim)
         if tuple(mean.shape) != want or tuple(log_variance.shape) != want:
             raise ContractError(
                 f"the encoder returns shapes {tuple(mean.shape)} and {tuple(log_variance.shape)}, not twice {want}"
             )
         return mean, log_variance
+
+    def _vocabulary(self) -> int | None:
+        """Return how many tokens the network knows, where one table of it says so."""
+        module = whole_of(self.function)
+        tables = (
+            {m.num_embeddings for m in module.modules() if isinstance(m, nn.Embedding)} if module else set()
+        )
+        return tables.pop() if len(tables) == 1 else None
+
+    def _cannot_take(self, x: Tensor, error: Exception) -> UsageError:
+        reason = first_line(error)
+        if not self.dtype.is_floating_point and x.ndim > 2 and are_one_hot(x, -1):
+            return UsageError(
+                f"the encoder takes tokens, whole numbers, and the data rows are one-hot, of shape {tuple(x.shape[1:])}",
+                hint="give their classes: x.argmax(-1)",
+            )
+        looks_up = self.dtype.is_floating_point and re.search(r"'indices' to have.*(Long|Int)", reason)
+        return UsageError(
+            f"the encoder cannot take data of shape {tuple(x.shape)}: {reason}",
+            hint="it takes tokens: vaeprobe.Encoder(..., dtype=torch.long) gives it whole numbers"
+            if looks_up
+            else None,
+        )
 
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the function returns, if it is two tensors."""

@@ -14,7 +14,8 @@ import vaeprobe
 from vaeprobe import Encoder
 from vaeprobe.checkpoints.factory import parse_arguments
 from vaeprobe.checkpoints.whole import from_module, is_whole
-from vaeprobe.errors import ArchitectureError, ContractError, UsageError
+from vaeprobe.errors import ArchitectureError, ContractError, InputError, UsageError
+from vaeprobe.inference.encoders import open_encoder
 from vaeprobe.likelihoods import Categorical, LikelihoodSettings
 
 X = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -154,6 +155,135 @@ def test_an_encoder_of_tokens_takes_labels_of_classes_first() -> None:
     for found, right in zip(decoder.encoder(tokens), network.encode(tokens), strict=True):
         torch.testing.assert_close(found, right)
     assert vaeprobe.posterior(decoder, data=tokens, samples=40).metrics["elbo.value"].value is not None
+
+
+class OneHots(nn.Module):
+    """Its encoder takes one-hot rows, of positions or of kinds first."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.shape, self.heads, self.up = shape, nn.Linear(30, 6), nn.Linear(3, 30)
+
+    def encode(self, x: Tensor) -> Any:
+        assert x.is_floating_point()
+        assert x.shape[1:] == self.shape
+        return self.heads(x.flatten(1)).chunk(2, 1)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return self.up(z).view(-1, *self.shape)
+
+
+TOKENS = torch.randint(5, (40, 6), generator=torch.Generator().manual_seed(0))
+ONE_HOT = torch.nn.functional.one_hot(TOKENS, 5).float()
+
+
+def mended(error: UsageError, x: Any) -> Any:
+    """Return what the expression of a hint makes of data."""
+    return eval(str(error.hint).partition(": ")[2].partition(", or")[0], {"torch": torch, "x": x})
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize(
+    ("network", "given"),
+    [
+        (Sentences(), ONE_HOT),
+        (Sentences(), ONE_HOT.flatten(1)),
+        (ClassesFirst(), ONE_HOT.mT),
+        (ClassesFirst(), ONE_HOT.mT.flatten(1)),
+    ],
+)
+def test_one_hot_rows_for_an_encoder_of_tokens(network: Sentences, given: Tensor, array: bool) -> None:
+    """It says what it takes, what was given, and the expression that mends it, which does."""
+    axis = 1 if isinstance(network, ClassesFirst) else -1
+    decoder = from_module(network, 3, likelihood="categorical", parameter="natural", class_axis=axis)
+    data = given.numpy() if array else given
+    with pytest.raises(
+        UsageError, match=r"takes tokens, whole numbers of shape .*, and the data rows are one-hot"
+    ) as e:
+        vaeprobe.posterior(decoder, data=data, samples=20)
+    assert torch.equal(torch.as_tensor(mended(e.value, data)), TOKENS)
+    assert vaeprobe.posterior(decoder, data=mended(e.value, data), samples=20).metrics["elbo.value"].value
+
+
+@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize("shape", [(6, 5), (5, 6), (30,)])
+def test_tokens_for_an_encoder_of_one_hot_rows(shape: tuple[int, ...], array: bool) -> None:
+    network = OneHots(shape)
+    encoder = vaeprobe.Encoder(network.encode, 3, input_shape=shape)
+    with pytest.raises(
+        UsageError, match=r"takes one-hot rows of shape .* data rows are tokens, of shape .6,"
+    ) as e:
+        encoder(TOKENS)
+    right = ONE_HOT.mT if shape == (5, 6) else ONE_HOT.reshape(40, *shape)
+    assert torch.equal(mended(e.value, TOKENS.numpy() if array else TOKENS), right)
+    assert torch.equal(encoder(mended(e.value, TOKENS))[0], network.encode(right)[0])
+    with pytest.raises(UsageError, match="their largest is 5, and 5 classes count from 0 to 4"):
+        encoder(torch.full((2, 6), 5))
+    with pytest.raises(UsageError, match="the data rows have shape"):
+        encoder(TOKENS + 0.5)
+
+
+def test_what_is_no_token_is_refused() -> None:
+    encoder = from_module(
+        Sentences(), 3, likelihood="categorical", parameter="natural", class_axis=-1
+    ).encoder
+    assert encoder is not None
+    right = encoder(TOKENS)
+    assert torch.equal(encoder(TOKENS.double())[0], right[0])  # whole numbers of another type
+    assert encoder(torch.full((2, 6), 4))[0].shape == (2, 3)
+    with pytest.raises(UsageError, match=r"the data hold fractions, such as 0\.5"):
+        encoder(torch.full((2, 6), 0.5))
+    with pytest.raises(UsageError, match="they run from 5 to 5, and it knows 5, from 0 to 4"):
+        encoder(torch.full((2, 6), 5))
+    with pytest.raises(UsageError, match="whole numbers from 0, and the data hold -1"):
+        encoder(torch.full((2, 6), -1))
+
+
+def test_an_encoder_of_tokens_that_was_made_by_hand() -> None:
+    network = Sentences()
+    with pytest.raises(UsageError, match="cannot take data of shape") as caught:
+        vaeprobe.Encoder(network.encode, 3)(TOKENS)
+    assert "dtype=torch.long" in str(caught.value.hint)
+    encoder = vaeprobe.Encoder(network.encode, 3, dtype=torch.long)
+    assert torch.equal(encoder(TOKENS)[0], network.encode(TOKENS)[0])
+    with pytest.raises(
+        UsageError, match="takes tokens, whole numbers, and the data rows are one-hot"
+    ) as one_hot:
+        encoder(ONE_HOT)
+    assert torch.equal(mended(one_hot.value, ONE_HOT), TOKENS)
+
+
+class OfOneHot(Sentences):
+    def forward(self, x: Tensor) -> Any:
+        return self.heads((x @ self.table.weight).flatten(1)).chunk(2, 1)
+
+
+def test_an_exported_program_of_whole_numbers_alone_says_so(tmp_path: Path) -> None:
+    """And what it asks for is an encoder."""
+
+    class Encodes(Sentences):
+        def forward(self, x: Tensor) -> Any:
+            return self.encode(x)
+
+    network = Encodes()
+    torch.export.save(torch.export.export(network, (TOKENS[:2],)), tmp_path / "tokens.pt2")
+    with pytest.raises(
+        InputError, match=r"takes whole numbers alone .*, as an encoder of tokens does"
+    ) as caught:
+        vaeprobe.load(tmp_path / "tokens.pt2")
+    assert "`x @ table.weight`" in str(caught.value.hint)
+    assert "vaeprobe.Encoder(encode, D, dtype=torch.long)" in str(caught.value.hint)
+    wrapper = OfOneHot()
+    wrapper.load_state_dict(network.state_dict())
+    batch = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    torch.export.save(
+        torch.export.export(wrapper, (ONE_HOT[:2],), dynamic_shapes=batch), tmp_path / "enc.pt2"
+    )
+    decoder = vaeprobe.Decoder(
+        network.decode, 3, likelihood="categorical", parameter="natural", class_axis=-1
+    )
+    found = open_encoder(tmp_path / "enc.pt2", decoder)
+    torch.testing.assert_close(found(ONE_HOT)[0], network.encode(TOKENS)[0].detach())
 
 
 def test_what_is_known_of_an_encoder_that_is_not_read_is_said() -> None:

@@ -280,6 +280,12 @@ class Graph:
         if len(real) == 1 or len(named) == 1:
             return named[0] if len(named) == 1 else real[0]
         shown = ", ".join(map(quoted, inputs))
+        if inputs and not real:
+            raise InputError(
+                f"the program takes whole numbers alone ({shown}), as an encoder of tokens does, and latents are real numbers",
+                hint="export what decodes latents; an encoder of tokens with `x @ table.weight` of one-hot rows x in the place of `table(x)`,"
+                " or in Python give it as encoder=vaeprobe.Encoder(encode, D, dtype=torch.long)",
+            )
         raise InputError(
             f"the program takes {len(inputs)} inputs{f' ({shown})' if inputs else ''}, and which is the latents it does not say",
             hint="export a wrapper that fixes the others, or call the input of the latents `z`",
