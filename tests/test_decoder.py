@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.ao import quantization
+from torch.utils.checkpoint import checkpoint
 
 import vaeprobe
 from vaeprobe.decoder import Decoder, Group
@@ -619,3 +622,89 @@ def test_a_decoder_and_a_result_are_one_line_each() -> None:
     assert "\n" not in repr(result)
     nothing = vaeprobe.factorise(Decoder(nn.Linear(1, 3), 1), samples=4)
     assert repr(nothing).startswith("<FactoriseResult 'undefined': factorise.gap=undefined, ")
+
+
+# -- what training puts into a network --------------------------------------------------------------------------
+
+
+class Anew(nn.Module):
+    """Computes its first layers anew in the backward pass."""
+
+    def __init__(self, *, reentrant: bool, last: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = nn.Sequential(nn.Linear(3, 8), nn.Tanh()), nn.Linear(8, 8)
+        self.reentrant, self.last = reentrant, last
+
+    def forward(self, z: Tensor) -> Tensor:
+        def half(part: nn.Module, x: Tensor) -> Tensor:
+            out: Tensor = checkpoint(part, x, use_reentrant=self.reentrant)
+            return out
+
+        h = self.first(z) if self.last else half(self.first, z)
+        return half(self.second, h) if self.last else self.second(h)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:None of the inputs have requires_grad:UserWarning"
+)  # where nothing is differentiated
+@pytest.mark.parametrize("last", [False, True])
+def test_reentrant_checkpointing_is_refused_and_the_other_way_works(last: bool) -> None:
+    with pytest.raises(ContractError, match="in the reentrant way") as caught:
+        Decoder(Anew(reentrant=True, last=last).eval(), 3)
+    assert "use_reentrant=False" in str(caught.value.hint)
+    decoder = Decoder(Anew(reentrant=False, last=last).eval(), 3)
+    plain = Anew(reentrant=False, last=last).eval()
+    z = torch.randn(4, 3)
+    right = torch.func.vmap(torch.func.jacrev(lambda row: plain.second(plain.first(row))))(z)
+    assert torch.allclose(jacobian(decoder, z), right, atol=1e-5)
+
+
+def quantised_in_training(*, fused: bool, observes: bool = False) -> nn.Module:
+    """A decoder after quantisation-aware training, whose layers round what they take and give."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5)).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kind = quantization.FusedMovingAvgObsFakeQuantize if fused else quantization.FakeQuantize
+        own = quantization.QConfig(
+            activation=kind.with_args(
+                observer=quantization.MovingAverageMinMaxObserver, quant_min=0, quant_max=255
+            ),
+            weight=kind.with_args(
+                observer=quantization.MovingAverageMinMaxObserver,
+                quant_min=-128,
+                quant_max=127,
+                dtype=torch.qint8,
+            ),
+        )
+        net.qconfig = own
+        net = quantization.prepare_qat(net)
+    for _ in range(5):
+        net(torch.randn(32, 3))
+    if not observes:
+        net.apply(quantization.disable_observer)
+    return net.eval()
+
+
+@pytest.mark.parametrize("observes", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_fake_quantisation_is_refused_and_a_decoder_without_it_is_probed(fused: bool, observes: bool) -> None:
+    network = quantised_in_training(fused=fused, observes=observes)
+    with pytest.raises(ContractError, match="fake quantisation, of quantisation-aware training") as caught:
+        Decoder(network, 3)
+    assert "network.apply(torch.ao.quantization.disable_fake_quant)" in str(caught.value.hint)
+    network.apply(torch.ao.quantization.disable_fake_quant)
+    z = torch.randn(4, 3)
+    J = jacobian(Decoder(network, 3), z)
+    plain = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5))
+    plain.load_state_dict(network.state_dict(), strict=False)
+    assert torch.allclose(J, torch.func.vmap(torch.func.jacrev(plain))(z), atol=1e-5)
+
+
+def test_a_function_that_fakes_quantisation_is_refused() -> None:
+    W = torch.randn(3, 5)
+    with pytest.raises(ContractError, match="fake quantisation"):
+        Decoder(
+            lambda z: torch.fake_quantize_per_tensor_affine((z.float() @ W).tanh(), 0.01, 0, -128, 127), 3
+        )

@@ -71,18 +71,28 @@ class NotFiniteError(ContractError):
 
 
 class _Coarsest(Watching):
-    """Notes the coarsest floating type that any operation returns, and how many numbers all of them do."""
+    """Notes the coarsest floating type that any operation returns, how many numbers all do, and whether one rounds as for training."""
 
     def __init__(self) -> None:
         super().__init__()
         self.dtype: torch.dtype = torch.float64
         self.numbers = 0
+        self.rounds = False
 
     def saw(self, func: Any, args: Any, out: object) -> None:
+        self.rounds = self.rounds or _fakes_quantisation(func, args)
         for value in out if isinstance(out, (tuple, list)) else (out,):
             if isinstance(value, Tensor) and value.is_floating_point():
                 self.dtype = min(self.dtype, value.dtype, key=lambda dtype: dtype.itemsize)
                 self.numbers += value.numel()
+
+
+def _fakes_quantisation(func: Any, args: Any) -> bool:
+    """Return whether an operation rounds as a quantised network would, whose derivative torch gives as if it did not."""
+    name = str(getattr(func, "__name__", ""))
+    if "moving_avg_obs_f" in name:  # observes, and rounds where its third argument says so
+        return len(args) > 2 and bool(args[2])
+    return "fake_quantize" in name
 
 
 def precision_of(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
@@ -101,11 +111,21 @@ def precision_of(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int]:
 
 
 def watched(f: RowMap, z: Tensor, y: Tensor) -> tuple[torch.dtype, int, object]:
-    """Return what `precision_of` does, and what the function gives meanwhile: None where it fails under watch."""
+    """Return what `precision_of` does, and what the function gives meanwhile: None where it fails under watch.
+
+    Raises:
+        ContractError: it fakes quantisation.
+    """
     watch, found = _Coarsest(), None
     # whatever foreign code raises, of this number of rows among it
     with contextlib.suppress(Exception), watch:
         found = f(z)
+    if watch.rounds:
+        raise ContractError(
+            "the decoder rounds as its quantised form would (fake quantisation, of quantisation-aware training), and rounding has no"
+            " derivative",
+            hint="switch that off: network.apply(torch.ao.quantization.disable_fake_quant); or probe it as it was before prepare_qat",
+        )
     coarsest = min(watch.dtype, y.dtype, z.dtype, key=lambda dtype: dtype.itemsize)
     return coarsest, max(watch.numbers, y.numel()) // len(z), found
 

@@ -190,6 +190,12 @@ def _without_derivative(failure: Exception, y: Tensor) -> ContractError:
         failure: what it failed with.
         y: outputs at some latents.
     """
+    if "use_reentrant" in str(failure):
+        return ContractError(
+            "the decoder is not differentiable by itself: it computes parts of it anew in the backward pass, in the reentrant way"
+            " (torch.utils.checkpoint), which is made for .backward() alone",
+            hint="checkpoint(..., use_reentrant=False) there, or no checkpoint in eval mode: it changes no number",
+        )
     if "does not require grad" not in str(failure):
         return ContractError(
             f"the decoder is not differentiable: {first_line(failure)}",
