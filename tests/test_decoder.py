@@ -14,6 +14,7 @@ from torch.ao import quantization
 from torch.utils.checkpoint import checkpoint
 
 import vaeprobe
+from vaeprobe import contract
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.encoder import Encoder
 from vaeprobe.engine import gram, jacobian
@@ -708,3 +709,70 @@ def test_a_function_that_fakes_quantisation_is_refused() -> None:
         Decoder(
             lambda z: torch.fake_quantize_per_tensor_affine((z.float() @ W).tanh(), 0.01, 0, -128, 127), 3
         )
+
+
+# -- batches of one, and of one size alone ----------------------------------------------------------------------
+
+
+class Last(nn.Module):
+    """A hidden layer of 16, and what is made of it in the end."""
+
+    def __init__(self, end: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.end = nn.Linear(4, 16), end
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.end(z, torch.tanh(self.layer(z)))
+
+
+SQUEEZED: list[tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = [
+    (lambda z, h: h.view(-1, 1, 4, 4).squeeze(), lambda z, h: h.view(-1, 1, 4, 4).squeeze(1)),
+    (lambda z, h: h[:, :1].squeeze(), lambda z, h: h[:, :1].squeeze(1)),
+    (lambda z, h: h.squeeze(), lambda z, h: h.reshape(len(z), -1)),
+    (lambda z, h: h.squeeze(0), lambda z, h: h),
+    (
+        lambda z, h: h.view(-1, 1, 16).squeeze().softmax(1),
+        lambda z, h: h.view(-1, 1, 16).squeeze(1).softmax(1),
+    ),
+    # of as many numbers, and others: taken for rows that are mixed
+    (
+        lambda z, h: h.view(-1, 1, 4, 4).squeeze().sum(1).reshape(len(z), -1),
+        lambda z, h: h.view(-1, 1, 4, 4).squeeze(1).sum(1).reshape(len(z), -1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "right"), SQUEEZED)
+def test_a_batch_of_one_that_is_squeezed_away_is_said(
+    wrong: Callable[[Tensor, Tensor], Tensor], right: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    with pytest.raises(ContractError, match="squeezes a batch of one away") as caught:
+        Decoder(Last(wrong).eval(), 4)
+    assert ".squeeze(1)" in str(caught.value.hint)
+    assert "y.reshape(len(z), ...)" in str(caught.value.hint)
+    assert Decoder(Last(right).eval(), 4).latent_dim == 4
+
+
+def test_rows_that_are_mixed_are_not_called_squeezed() -> None:
+    """Though something is squeezed, axes of length 1 that are none of the batch."""
+    scale = torch.randn(1, 16)
+    with pytest.raises(ContractError, match="mixes the rows"):
+        Decoder(Last(lambda z, h: (h * scale.squeeze() - h.mean(0)).view(-1, 1, 16).squeeze(1)).eval(), 4)
+    assert Decoder(Last(lambda z, h: h * scale.squeeze()).eval(), 4).output_shape == (16,)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 64, 128])
+@pytest.mark.parametrize("opaque", [False, True])
+def test_a_batch_size_fixed_inside_is_said_in_the_same_words(batch: int, opaque: bool) -> None:
+    network = Last(lambda z, h: h.view(batch, 1, 4, 4)).eval()
+    with pytest.raises(
+        ContractError, match=f"runs with {batch} rows? of latents at a time, and not with"
+    ) as caught:
+        Decoder((lambda z: network(z.float())) if opaque else network, 4)
+    assert caught.value.hint == contract.FIXED_BATCH
+    assert "z.shape[0]" in contract.FIXED_BATCH
+    assert Decoder(Last(lambda z, h: h.view(z.shape[0], 1, 4, 4)).eval(), 4).output_shape == (1, 4, 4)
+    with pytest.raises(ContractError, match="cannot be called") as other:
+        Decoder(network, 5)
+    assert "is the latent dimension really 5?" in str(other.value.hint)

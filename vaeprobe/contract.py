@@ -22,8 +22,10 @@ from vaeprobe.files.limits import more_than_there_is, with_more_memory
 from vaeprobe.frozen import whole_of
 
 __all__ = [
+    "BATCHES",
     "CALLS",
     "FIRST",
+    "FIXED_BATCH",
     "LaidOutError",
     "ROWS",
     "NotFiniteError",
@@ -36,10 +38,12 @@ __all__ = [
     "check_rows",
     "check_weights",
     "first_line",
+    "fixed_batch",
     "mixed",
     "mixing",
     "not_callable",
     "precision_of",
+    "squeezed_away",
     "watched",
     "word",
 ]
@@ -57,6 +61,14 @@ ROWS, FIRST = 4, 2
 CANCELLED = 16
 # share of the outputs that these may be, where they are told to be rounding
 DIGITS_LEFT = 1e-4
+
+
+# rows that networks are written or exported for, where they fix it
+BATCHES = (1, 3, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128)
+FIXED_BATCH = (
+    "where a batch size is fixed inside, as by view(64, ...), write z.shape[0] in its place (and export a program again, as .pt2 or"
+    " traced with one that stays open)"
+)
 
 
 class LaidOutError(ContractError):
@@ -168,8 +180,25 @@ def check_weights(function: object) -> None:
             )
 
 
-def not_callable(function: object, z: Tensor, error: BaseException) -> ContractError:
-    """Return the error for a function that fails on latents, and why it likely does."""
+def fixed_batch(f: RowMap, z: Tensor) -> int:
+    """Return the number of rows that a function takes, and returns, where it does not take those of z; 0 where none was found."""
+    for n in BATCHES:
+        with contextlib.suppress(Exception), torch.no_grad():  # whatever foreign code raises
+            if len(f(z[torch.arange(n) % len(z)])) == n:
+                return n
+    return 0
+
+
+def rows_at_a_time(n: int, others: int, reason: str = "") -> ContractError:
+    """Return the error for a function that takes so many rows, and not so many others."""
+    return ContractError(
+        f"the decoder runs with {n} row{'s' * (n > 1)} of latents at a time, and not with {others}{reason and ': '}{reason}",
+        hint=FIXED_BATCH,
+    )
+
+
+def not_callable(function: object, z: Tensor, error: BaseException, f: RowMap | None = None) -> ContractError:
+    """Return the error for a function that fails on latents, and why it likely does; `f` calls it, on other numbers of them."""
     if out_of_memory(error):
         raise ResourceError(
             f"the decoder takes, for latents of shape {tuple(z.shape)}, {more_than_there_is()}",
@@ -200,6 +229,8 @@ def not_callable(function: object, z: Tensor, error: BaseException) -> ContractE
         reason,
         re.IGNORECASE,
     ):
+        if n := fixed_batch(f, z) if f is not None else 0:
+            return rows_at_a_time(n, len(z), reason)
         return ContractError(message, hint=f"is the latent dimension really {z.shape[1]}? (--latent-dim)")
     return ContractError(message, hint=f"does it run by itself, on torch.randn{tuple(z.shape)}?")
 
@@ -356,8 +387,7 @@ def one_a_latent(y: Tensor, latents: int) -> Tensor:
     if y.ndim == 0 or len(y) != latents:
         raise ContractError(
             f"the decoder maps {latents} latent{'s' * (latents > 1)} to an output of shape {tuple(y.shape)}",
-            hint="the first axis of the output must be the batch: as many outputs as latents, however many these are (a program that was "
-            "traced with a batch fixed inside is to be exported again, with z.shape[0] where that number stands)",
+            hint=f"the first axis of the output must be the batch: as many outputs as latents, however many these are; {FIXED_BATCH}",
         )
     return y
 
@@ -448,7 +478,7 @@ def _refuse(
             f" {gap:.1g}, as the rounding of the numbers on the way to them, up to {largest:.1g}, does",
             hint=f"do they cancel, so that no latent moves the output?{wider}",
         )
-    raise mixed(hint)
+    raise squeezed_away() if _squeezes_its_batch(f, z) else mixed(hint)
 
 
 def _apart_in_double(f: RowMap | None, z: Tensor, some: Tensor) -> bool:
@@ -504,10 +534,54 @@ def again(f: RowMap, z: Tensor) -> Tensor:
     except Exception as error:  # whatever foreign code raises
         if out_of_memory(error):
             raise
+        if len(z) != FIRST and _takes(f, z[:FIRST]):
+            raise rows_at_a_time(FIRST, len(z), first_line(error)) from error
         raise ContractError(
             f"the decoder was called once, and fails when it is called again: {first_line(error)}",
             hint="does a call change it? write what stands under torch.compile or torch.cond in plain Python",
         ) from error
+
+
+def _takes(f: RowMap, z: Tensor) -> bool:
+    try:
+        return len(f(z)) == len(z)
+    except Exception:  # whatever foreign code raises
+        return False
+
+
+class _Squeezes(Watching):
+    """Notes the shapes of what is squeezed, before and after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[torch.Size, torch.Size]] = []
+
+    def saw(self, func: Any, args: Any, out: object) -> None:
+        name = str(getattr(func, "__name__", ""))
+        if name.startswith("squeeze") and isinstance(out, Tensor):
+            self.shapes.append((args[0].shape, out.shape))
+
+
+def _squeezes_its_batch(f: RowMap, z: Tensor) -> bool:
+    """Return whether a function squeezes away an axis that is as long as the batch, where that is one."""
+    noted = []
+    for rows in (z[:1], z[:1].expand(2, -1)):
+        watch = _Squeezes()
+        with contextlib.suppress(Exception), torch.no_grad(), watch:  # whatever foreign code raises
+            f(rows)
+        noted.append(watch.shapes)
+    return any(
+        len(out) < len(out_of_two) and (1, 2) in zip(given, given_of_two, strict=False)
+        for (given, out), (given_of_two, out_of_two) in zip(*noted, strict=False)
+    )
+
+
+def squeezed_away() -> ContractError:
+    """Return the error for a function that loses a batch of one on the way."""
+    return ContractError(
+        "the decoder squeezes a batch of one away: `.squeeze()` drops every axis of length 1, that of the batch as well",
+        hint="say which axis is meant: .squeeze(1) for axis 1, or y.reshape(len(z), ...) in its place; a program is to be exported again",
+    )
 
 
 def _alone(f: RowMap, z: Tensor, y: Tensor, function: object, known: object = None) -> Tensor:
@@ -521,16 +595,19 @@ def _alone(f: RowMap, z: Tensor, y: Tensor, function: object, known: object = No
     except VaeprobeError:
         raise
     except Exception as error:  # whatever foreign code raises, an assertion on the size of the batch among it
+        if _squeezes_its_batch(f, z):
+            raise squeezed_away() from error
         raise ContractError(
             f"the decoder does not take a batch of one: {first_line(error)}",
             hint=_statistics(function)
             or (
-                "batch normalisation left in training mode"
+                "batch normalisation left in training mode does this"
                 if _in_training(function)
-                else "a fixed batch size"
-            )
-            + " does this",
+                else FIXED_BATCH
+            ),
         ) from error
+    if alone.shape[:1] != (1,) and _squeezes_its_batch(f, z):
+        raise squeezed_away()
     alone = one_a_latent(alone, 1).reshape(1, *y.shape[1:])
     if not torch.isfinite(alone).all():
         raise NotFiniteError(

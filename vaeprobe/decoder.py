@@ -523,7 +523,8 @@ class Decoder:
             except Exception as error:
                 if (cast, dtype) != attempts[-1]:
                     continue
-                raise contract.not_callable(original, z, error) from error
+                rows = lambda few, trial=trial: picked(trial(self._taken(few)), self.output)  # noqa: E731
+                raise contract.not_callable(original, z, error, rows) from error
             # counters, running means: those of the original stay as they are
             apart = written_in(original, trial)
             self._set("function", frozen(original, cast, apart=apart))

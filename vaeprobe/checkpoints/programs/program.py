@@ -17,6 +17,7 @@ from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.checkpoints.network.parts import Parts, assumptions_of, at_conditions, layers_unused, unchosen
 from vaeprobe.checkpoints.weights import spec_of
+from vaeprobe.contract import squeezed_away
 from vaeprobe.decoder import Group
 from vaeprobe.errors import InputError, ResourceError, UsageError, out_of_memory
 from vaeprobe.files.limits import more_than_there_is, with_more_memory
@@ -24,6 +25,7 @@ from vaeprobe.files.source import quoted
 from vaeprobe.files.tensors import nonfinite_finding
 from vaeprobe.findings import CAST_UP, FIXED_BATCH
 from vaeprobe.likelihoods import activations
+from vaeprobe.outputs import picked
 from vaeprobe.prior import LearnedPrior
 from vaeprobe.report import Finding
 
@@ -164,6 +166,8 @@ class Program(nn.Module):
             missing = self.batch - len(block)
             full = torch.cat([block, block[-1:].expand(missing, *block.shape[1:])]) if missing else block
             blocks.append(self.run(full))
+        if self.batch == 1 and picked(blocks[0]).shape[:1] != (1,):
+            raise squeezed_away()
         return _joined(blocks, lambda outs: torch.cat(outs)[: len(x)])
 
     def run(self, x: Tensor, check: Callable[[object], None] | None = None) -> object:

@@ -7,16 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from vaeprobe.contract import FIXED_BATCH
 from vaeprobe.errors import InputError
 
-__all__ = ["FIXED_BATCH", "with_shapes"]
+__all__ = ["with_shapes"]
 
 RECURRENT = {"lstm": 4, "gru": 3}
 """Gates of each."""
-FIXED_BATCH = (
-    "a batch was fixed inside when it was exported: export it again with z.shape[0] where that number stands, as .pt2 or traced "
-    "with one that stays open"
-)
 
 
 def _of_weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:

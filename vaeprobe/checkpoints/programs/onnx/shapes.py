@@ -129,7 +129,7 @@ def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
     gone = {a % x.ndim for a in given}
     if any(x.shape[a] != 1 for a in gone):
         raise InputError("the program drops an axis that is longer than 1")
-    return x.reshape([n for i, n in enumerate(x.shape) if i not in gone])
+    return x.squeeze(tuple(sorted(gone)))
 
 
 @operator("Unsqueeze")

@@ -19,10 +19,10 @@ from vaeprobe.checkpoints.programs import whole
 from vaeprobe.checkpoints.programs.held import HeldInput, condition_of, kinds_of
 from vaeprobe.checkpoints.programs.inputs import NoFlatRowsError, UnsupportedError, latents_of
 from vaeprobe.checkpoints.programs.program import LINKS, RUN_ERRORS, UNDER_AUTOCAST, parts_of
-from vaeprobe.checkpoints.programs.shapes import FIXED_BATCH
 from vaeprobe.checkpoints.programs.torchscript.archive import Instance, Library, objects
 from vaeprobe.checkpoints.programs.torchscript.interpreter import BUDGET
 from vaeprobe.checkpoints.programs.torchscript.script import Cut, Script
+from vaeprobe.contract import BATCHES, FIXED_BATCH
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import (
     InputError,
@@ -43,8 +43,7 @@ from vaeprobe.report import Finding
 
 SIDES = (28, 32, 64, 16, 8, 96, 128, 48, 24, 40, 80, 224, 256)  # of square images, the commonest first
 ROWS = 3
-BATCHES = (1, 3, 4, 5, 8, 16, 32, 64)  # rows that files are exported with
-FEW_TRIED = 8  # numbers of latents that these are tried on
+FEW_TRIED = 8  # numbers of latents that batch sizes are tried on
 MOST_WEIGHTS = 64  # whose sizes are compared
 MOST = 3  # inputs beside the latents that are tried out together
 SMALL = 16  # pixels: images are rarely smaller
@@ -396,7 +395,16 @@ def _fixed_batch(
     script: Script, tried: Sequence[int], size: tuple[int, ...] | None, batches: Sequence[int]
 ) -> int:
     """Return the number of rows that a program runs with where it does not run with two, 0 where none was found."""
-    return next((n for n in batches for d in tried if _row(script, d, size, n)[0] is not None), 0)
+    return next((n for n in batches for d in tried if _returns_rows(script, d, size, n)), 0)
+
+
+def _returns_rows(script: Script, d: int, size: tuple[int, ...] | None, batch: int) -> bool:
+    """Whether a program runs with so many rows, and returns as many."""
+    if _row(script, d, size, batch)[0] is None:
+        return False
+    with torch.no_grad():
+        y = picked(script(torch.zeros(batch, d, dtype=_dtype(script))))
+    return y.shape[:1] == (batch,)
 
 
 def _fewest(script: Script, d: int) -> tuple[int, int]:
