@@ -503,6 +503,27 @@ def test_what_feeds_a_first_recurrent_layer_is_asked_for() -> None:
         draft(tensors)
 
 
+@pytest.mark.parametrize(
+    "command", [["inspect", "--draft-blueprint", "out.toml"], ["orthogonality", "--blueprint", "draft"]]
+)
+@pytest.mark.parametrize(("part", "way"), [(nn.GRU(8, 8), "{ repeat = STEPS }"), (nn.RNN(8, 8), "--arch")])
+def test_every_command_that_drafts_says_the_way_out(
+    command: list[str],
+    part: nn.Module,
+    way: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(
+        state(**{"decoder.fc": nn.Linear(3, 8), "decoder.rnn": part, "decoder.out": nn.Linear(8, 5)}), "m.pt"
+    )
+    assert run([command[0], "m.pt", *command[1:]]) == 5
+    assert way in capsys.readouterr().err.partition("hint: ")[2]
+    assert not Path("out.toml").exists()
+
+
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("last", [True, False])
 def test_the_steps_that_a_draft_asks_for_are_said_in_a_blueprint(
@@ -519,8 +540,8 @@ def test_the_steps_that_a_draft_asks_for_are_said_in_a_blueprint(
     latents, table, layers = re.findall(r"`([^`]*)`", hint)[:3]
     assert "`last = true`" in hint
     layers = layers.replace("STEPS", "5").replace('"decoder.rnn"', '"decoder.rnn", last = true') if last else layers.replace("STEPS", "5")  # fmt: skip
-    (tmp_path / "said.toml").write_text(f"{latents}\n{table}\n{layers}\n")
-    decoder = vaeprobe.load(path, blueprint=tmp_path / "said.toml")
+    (tmp_path / "model.toml").write_text(f"{latents}\n{table}\n{layers}\n")
+    decoder = vaeprobe.load(path)
     z = torch.randn(4, 3)
     h = rnn(fc(z)[:, None].expand(-1, 5, -1))[0]
     torch.testing.assert_close(decoder(z), out(h[:, -1] if last else h).detach())

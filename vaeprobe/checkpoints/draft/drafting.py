@@ -40,7 +40,7 @@ IMAGE_CHANNELS = (1, 3, 4)
 WAY_OUT = (
     "write a blueprint by hand (examples: the docstring of vaeprobe.checkpoints.blueprint), or use --arch"
 )
-BY_CODE = "--arch FILE.py:CLASS builds the network with the code that you trained it with"
+BY_CODE = "`vaeprobe orthogonality MODEL --arch FILE.py:CLASS`, as every command, builds the network with the code that you trained it with"
 STAND_IN = 2  # a number of steps that is shown as missing
 
 
@@ -116,8 +116,9 @@ def _with_steps(candidate: Sequence[Block], recorded: Mapping[str, Recorded]) ->
     )
     first = next(layer for layer in chain.layers if layer.kind in STEPPED)
     return (
-        f"{{ repeat = STEPS }} before {{ {first.kind} = NAME }} says it, in a blueprint (--blueprint FILE) with the number in place of STEPS:"
-        f" `latents = {chain.latents}`, and below `[decoder]` `layers = [{layers}]` (with `last = true` beside its name where its last step alone is taken); or {BY_CODE}"
+        f"{{ repeat = STEPS }} before {{ {first.kind} = NAME }} says it: write a blueprint beside the file (model.toml for model.pt) with the number"
+        f" in place of STEPS, `latents = {chain.latents}` and below `[decoder]` `layers = [{layers}]`, with `last = true` beside"
+        f" its name where its last step alone is taken; or {BY_CODE}"
     )
 
 
