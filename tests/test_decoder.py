@@ -776,3 +776,18 @@ def test_a_batch_size_fixed_inside_is_said_in_the_same_words(batch: int, opaque:
     with pytest.raises(ContractError, match="cannot be called") as other:
         Decoder(network, 5)
     assert "is the latent dimension really 5?" in str(other.value.hint)
+
+
+def test_what_takes_long_to_fail_is_not_asked_for_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fails(z: Tensor) -> Tensor:
+        asked.append(len(z))
+        raise RuntimeError("a shape that is wrong")
+
+    monkeypatch.setattr(contract, "PATIENCE", -1.0)
+    assert contract.fixed_batch(fails, torch.zeros(2, 3)) == 0
+    assert asked == []
+    monkeypatch.setattr(contract, "PATIENCE", 60.0)
+    assert contract.fixed_batch(fails, torch.zeros(2, 3)) == 0
+    assert asked == list(contract.BATCHES)

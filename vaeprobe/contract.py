@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import math
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,7 @@ DIGITS_LEFT = 1e-4
 
 # rows that networks are written or exported for, where they fix it
 BATCHES = (1, 3, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100, 128)
+PATIENCE = 2.0  # seconds of trying them
 FIXED_BATCH = (
     "where a batch size is fixed inside, as by view(64, ...), write z.shape[0] in its place (and export a program again, as .pt2 or"
     " traced with one that stays open)"
@@ -181,8 +183,14 @@ def check_weights(function: object) -> None:
 
 
 def fixed_batch(f: RowMap, z: Tensor) -> int:
-    """Return the number of rows that a function takes, and returns, where it does not take those of z; 0 where none was found."""
+    """Return the number of rows that a function takes, and returns, where it does not take those of z; 0 where none was found.
+
+    One that takes long to fail is not asked for many rows, which take as much more memory.
+    """
+    start = time.monotonic()
     for n in BATCHES:
+        if time.monotonic() - start > PATIENCE:
+            break
         with contextlib.suppress(Exception), torch.no_grad():  # whatever foreign code raises
             if len(f(z[torch.arange(n) % len(z)])) == n:
                 return n
