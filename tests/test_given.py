@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import nn
 import vaeprobe
 from vaeprobe import engine
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError
+from vaeprobe.given import check_given
 
 WRONG: dict[str, object] = {
     "text": "x",
@@ -184,3 +185,12 @@ def test_numbers_of_latents_beyond_all_memory_are_refused() -> None:
     ):
         with pytest.raises(ResourceError, match="would take"):
             call()
+
+
+def test_what_counts_and_what_is_true_need_not_be_of_pythons_own_kind() -> None:
+    def function(whole: bool, columns: Sequence[int]) -> None: ...
+
+    check_given(function, {"whole": np.bool_(True), "columns": range(3)})
+    for wrong in ({"whole": 1}, {"columns": b"ab"}, {"columns": range(3), "whole": "yes"}):
+        with pytest.raises(UsageError):
+            check_given(function, wrong)

@@ -126,6 +126,8 @@ def _fits(value: object, hint: object) -> bool:
         return _is_number(value)
     if hint is int:
         return isinstance(value, Integral) and not isinstance(value, bool)
+    if hint is bool:
+        return type(value).__name__ in ("bool", "bool_")  # numpy's own, too
     if origin in LISTS:
         return _list_fits(value, parts, open=origin is collections.abc.Iterable)
     if origin is collections.abc.Callable:
@@ -142,11 +144,11 @@ def _is_number(value: object) -> bool:
 
 
 def _list_fits(value: object, parts: tuple[object, ...], *, open: bool) -> bool:
-    if isinstance(value, str) or not isinstance(value, collections.abc.Iterable):
+    if isinstance(value, (str, bytes)) or not isinstance(value, collections.abc.Iterable):
         return False
     if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
         value = value.tolist()
-    if not isinstance(value, (list, tuple)):
+    if not isinstance(value, collections.abc.Sequence):
         return open and not hasattr(value, "ndim")  # to look at what an iterator yields would use it up
     if len(parts) == 2 and parts[1] is not ...:
         return len(value) == len(parts) and all(map(_fits, value, parts))
