@@ -174,24 +174,11 @@ def check(
     gate = Gate(policy=policy, baseline=records, data=data, loading=loaded)
     digest = journal.digest_of(policy, (baseline, loaded["blueprint"], data), loaded)
     streaming = document.format == "jsonl" and document.place is None
-    done: list[ModelReport] = []
-    before = carried.found()
-    left = None if seconds is None else max(0.0, seconds - before.seconds)
-    with within(left), output.progress_bar(document.progress and not streaming):
-        for model in _run(gate, targets, jobs, fail_fast, resume, digest, left, before):
-            done.append(model)
-            if model.model in before.reports:
-                continue
-            if streaming:
-                from vaeprobe.gate.formats import jsonl
-
-                sys.stdout.write(jsonl.model_line(model))
-                sys.stdout.flush()
-            carried.keep(model)
+    with output.progress_bar(document.progress and not streaming):
+        done = _checked(gate, targets, jobs, fail_fast, resume, digest, seconds, streaming=streaming)
     current().meet()
-    order = {target: k for k, target in enumerate(targets)}
     finished = GateReport(
-        models=tuple(sorted(done, key=lambda m: order[m.model])),
+        models=done,
         policy=policy.origin,
         policy_digest=digest,
         baseline=None if baseline is None else str(baseline),
@@ -290,6 +277,36 @@ class _Turns:
     def share(self, model: str) -> float:
         """Return which part of the time that is left a model may take."""
         return 1 / math.ceil((len(self.models) - self.models.index(model)) / self.at_once)
+
+
+def _checked(
+    gate: Gate,
+    targets: Sequence[str],
+    jobs: int,
+    fail_fast: bool,
+    resume: Path | None,
+    digest: str,
+    seconds: float | None,
+    *,
+    streaming: bool,
+) -> tuple[ModelReport, ...]:
+    """Return the reports of models in their order; each is written as it is done, where they are streamed."""
+    done: list[ModelReport] = []
+    before = carried.found()
+    left = None if seconds is None else max(0.0, seconds - before.seconds)
+    with within(left):
+        for model in _run(gate, targets, jobs, fail_fast, resume, digest, left, before):
+            done.append(model)
+            if model.model in before.reports:
+                continue
+            if streaming:
+                from vaeprobe.gate.formats import jsonl
+
+                sys.stdout.write(jsonl.model_line(model))
+                sys.stdout.flush()
+            carried.keep(model)
+    order = {target: k for k, target in enumerate(targets)}
+    return tuple(sorted(done, key=lambda m: order[m.model]))
 
 
 def _check_one(

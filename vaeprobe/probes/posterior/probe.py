@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vaeprobe.probes.base import option
 from vaeprobe.probes.posterior import pictures, words
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from vaeprobe.decoder import Decoder
     from vaeprobe.geometry.rotations import Alignment
+    from vaeprobe.inference.beta import BetaEstimate
     from vaeprobe.inference.elbo import ElboTerms
     from vaeprobe.inference.moments import PosteriorMoments
 
@@ -157,6 +158,37 @@ WITHOUT_DERIVATIVES = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class _Beta:
+    """The beta that posteriors are held against.
+
+    Attributes:
+        beta: its value.
+        how: where it is from.
+        moves: where it was estimated, how far each of n rows moves it, times n, shape (n,).
+    """
+
+    beta: float
+    how: Literal["given", "estimated", "assumed"]
+    moves: Tensor | None = None
+
+    @classmethod
+    def of(cls, given: float | None, estimate: BetaEstimate | None) -> _Beta:
+        if given is not None:
+            return cls(given, "given")
+        if estimate is None or not estimate.clear:
+            return cls(1.0, "assumed")
+        return cls(estimate.stein.value, "estimated", len(estimate.by_row) * estimate.by_row)
+
+    def __call__(self, values: Callable[[float], Tensor]) -> Tensor:
+        """Return values at beta, shape (n, ...), their spread that of their mean at a beta read off these very rows."""
+        if self.moves is None:
+            return values(self.beta)
+        step = 1e-4 * self.beta
+        slope = (values(self.beta + step).mean(0) - values(self.beta - step).mean(0)) / (2 * step)
+        return values(self.beta) + (self.moves[:, None] if slope.ndim else self.moves) * slope
+
+
 @dataclass(frozen=True, kw_only=True)
 class Posterior(EncoderProbe):
     """Hold the encoder's posteriors against the likelihood's Hessian, and the ELBO against its expansion.
@@ -211,36 +243,19 @@ class Posterior(EncoderProbe):
         from vaeprobe.inference.identity import ratio_per_latent
 
         evidence = self.evidence(decoder)
-        m, estimate = evidence.moments, evidence.estimate
+        m = evidence.moments
         findings = list(evidence.findings)
         active = active_by_all_rules(m).precision
-        by_row: Tensor | None = None
-        if self.beta is not None:
-            beta = self.beta
-        elif estimate is not None and estimate.clear:
-            beta, by_row = estimate.stein.value, estimate.by_row
-        else:
-            beta = 1.0
-            findings += [] if evidence.rounding else [words.beta_unknown(evidence)]
-
-        given = self.beta is not None
-        how = "given" if given else "assumed" if by_row is None else "estimated"
-
-        def at_beta(values: Callable[[float], Tensor]) -> Tensor:
-            """Return values at beta, shape (n, ...), their spread that of their mean at a beta read off these very rows."""
-            if by_row is None:
-                return values(beta)
-            step = 1e-4 * beta
-            slope = (values(beta + step).mean(0) - values(beta - step).mean(0)) / (2 * step)
-            moved = len(by_row) * by_row
-            return values(beta) + (moved[:, None] if slope.ndim else moved) * slope
-
+        at_beta = _Beta.of(self.beta, evidence.estimate)
+        beta, how = at_beta.beta, at_beta.how
+        if how == "assumed" and not evidence.rounding:
+            findings.append(words.beta_unknown(evidence))
         terms = elbo_terms(m)
         ratio = at_beta(lambda b: m.variance * (1 + m.curvature / b))
         intervals = ratio_per_latent(ratio, torch.ones_like(ratio), seed=self.seed)
         chosen = (m, active, beta, self.rotations, self.seed)
         alignment, why_not = hessian_alignment(*chosen)
-        by_beta = 0.0 if by_row is None else len(by_row) * by_row * alignment_over_beta(*chosen)
+        by_beta = 0.0 if at_beta.moves is None else at_beta.moves * alignment_over_beta(*chosen)
         kl, gap = kl_per_latent(m.mean, m.variance), mean_gap(m, beta)
         encoder = self.chosen_encoder(decoder)
         decoder = decoder.at_totals()
@@ -283,7 +298,7 @@ class Posterior(EncoderProbe):
                 None,
                 without(metrics, evidence.rounding.why, metrics.keys() - WITHOUT_DERIVATIVES),
             )
-        findings += words.findings(evidence, metrics, beta, given=given)
+        findings += words.findings(evidence, metrics, beta, given=how == "given")
         return PosteriorResult(
             metrics=metrics,
             verdict=words.verdict(evidence, alignment),
@@ -292,7 +307,7 @@ class Posterior(EncoderProbe):
             settings={**self.settings(decoder), **evidence.settings()},
             artifact=decoder.artifact,
             beta=beta,
-            beta_estimated=not given,
+            beta_estimated=how != "given",
             moments=m,
             latent_names=evidence.names,
             terms=terms,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
     from vaeprobe.likelihoods import Likelihood
     from vaeprobe.pictures import ImageShape
+    from vaeprobe.probes.parts import Part
     from vaeprobe.seams import LoopDefects, Paths, Seam
     from vaeprobe.seams.schemes import SchemeName
     from vaeprobe.seams.summary import ComponentSummary
@@ -315,35 +316,21 @@ class Trace(Probe):
             return self._measure(decoder)
 
     def _measure(self, decoder: Decoder) -> TraceResult:
-        from vaeprobe.engine.costs import foretell_directions
-        from vaeprobe.engine.rounding import bytes_of
-        from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, of_part, part_of
-        from vaeprobe.probes.rounded import looking_of, rounded, rounding_at
+        from vaeprobe.probes.parts import of_part
+        from vaeprobe.probes.rounded import rounded, rounding_at
         from vaeprobe.probes.trace import numbers, words
         from vaeprobe.seams.summary import by_component, first_start, random_axis_overlap, return_errors
         from vaeprobe.seams.tracing import LARGE
-        from vaeprobe.seams.views import trace_net, traverse
+        from vaeprobe.seams.views import traverse
 
         decoder = decoder.standardised()
         if decoder.learned is not None:  # a mixture: no units make it N(0, I)
             densities = "log_prior is that of the mixture, and log_factor the mixture's along each seam: it is no product of these"
             decoder = replace(decoder, notes=(*decoder.notes, Finding(LEARNED_PRIOR, densities)))
-        settings, starts = self.settings(decoder), self.samples
-        part = part_of(decoder, self.part, self.seed, whole=MOST_WHOLE)
-        if part is not None:
-            decoder = part.decoder
-            if self.part == "auto":
-                starts = min(
-                    starts, max(1, affordable(decoder, len(decoder.continuous), starts * NODES) // NODES)
-                )
+        settings = self.settings(decoder)
+        part, starts, fewer = self._extent(decoder)
+        decoder = decoder if part is None else part.decoder
         k = len(decoder.continuous)
-        fewer: tuple[Finding, ...] = ()
-        if part is None and self.part == "auto" and k > SOME and self.row is None:
-            fits = min(starts, max(1, affordable(decoder, k, starts * NODES) // NODES))
-            if fits < starts:
-                message = f"seams of {k} latents were traced from {fits} of {starts} starts"
-                fewer = (Finding(FEWER_LATENTS, message, hint="--part all traces from all of them"),)
-                starts = fits
         if self.svg is not None and k != 2:
             raise UsageError(
                 f"a net of seams needs two latents, this decoder has {k}",
@@ -353,16 +340,7 @@ class Trace(Probe):
         decoder = decoder.under(self.likelihood)
         z0 = self._starts(decoder, starts)
         few = part is not None and self.part == "auto"
-        looked_at, looking = (looking_of(decoder, len(z0)), bytes_of(decoder)) if k <= LARGE else (0.0, 0)
-        one = foretell_directions(
-            decoder,
-            len(z0) * NODES * (k + 1) + looked_at,
-            looking,
-            f"{len(z0)} start{'s' * (len(z0) > 1)} among {k} latents, {NODES} steps each",
-            at_once=2 * k * len(z0),
-            # a start, once to choose components and once more, and a step of each of them both ways
-            least=(2 + 2 * self._most(k, few)) * (k + 1) + looked_at,
-        )
+        one = self._foretold(decoder, len(z0), few)
         likelihood = self.metric_likelihood(decoder)
         lost = rounding_at(decoder, z0, likelihood) if k <= LARGE else None
         chosen, skipped = self._components(decoder, z0, few)
@@ -376,18 +354,7 @@ class Trace(Probe):
         misses = timely(lambda: return_errors(decoder, paths, likelihood=likelihood, chunk=self.chunk))
         first = first_start(paths)
         frames = self.frames + 1 - self.frames % 2
-        net = None
-        if k == 2 and first:
-            net = timely(
-                lambda: trace_net(
-                    decoder,
-                    self._centre(decoder, first),
-                    radius=self.radius,
-                    tolerance=max(paths.tolerance, 1e-5),
-                    likelihood=likelihood,
-                    chunk=self.chunk,
-                )
-            )
+        net = timely(lambda: self._net(decoder, first, paths, likelihood)) if k == 2 and first else None
         metrics = numbers.trace_metrics(paths, loops, misses, lost)
         if part is not None:
             metrics = {id: of_part(m, numbers.OF_ALL) for id, m in metrics.items()}
@@ -425,6 +392,60 @@ class Trace(Probe):
             image=image,
             random_overlap=random_axis_overlap(k),
             wanted=wanted if first else wanted - {"images", "svg"},
+        )
+
+    def _extent(self, decoder: Decoder) -> tuple[Part | None, int, tuple[Finding, ...]]:
+        """Return the part of the latents to trace in, from how many starts, and what to say where these are fewer than asked for."""
+        from vaeprobe.probes.parts import MOST_WHOLE, SOME, affordable, part_of
+
+        starts = self.samples
+
+        def fitting(of: Decoder) -> int:
+            return min(starts, max(1, affordable(of, len(of.continuous), starts * NODES) // NODES))
+
+        part, k = part_of(decoder, self.part, self.seed, whole=MOST_WHOLE), len(decoder.continuous)
+        if self.part != "auto":
+            return part, starts, ()
+        if part is not None:
+            return part, fitting(part.decoder), ()
+        fits = fitting(decoder) if k > SOME and self.row is None else starts
+        if fits == starts:
+            return None, starts, ()
+        message = f"seams of {k} latents were traced from {fits} of {starts} starts"
+        return None, fits, (Finding(FEWER_LATENTS, message, hint="--part all traces from all of them"),)
+
+    def _foretold(self, decoder: Decoder, starts: int, few: bool) -> float | None:
+        """Tell what tracing from so many starts takes, and return the seconds of a direction, where they are known."""
+        from vaeprobe.engine.costs import foretell_directions
+        from vaeprobe.engine.rounding import bytes_of
+        from vaeprobe.probes.rounded import looking_of
+        from vaeprobe.seams.tracing import LARGE
+
+        k = len(decoder.continuous)
+        looked_at, looking = (looking_of(decoder, starts), bytes_of(decoder)) if k <= LARGE else (0.0, 0)
+        return foretell_directions(
+            decoder,
+            starts * NODES * (k + 1) + looked_at,
+            looking,
+            f"{starts} start{'s' * (starts > 1)} among {k} latents, {NODES} steps each",
+            at_once=2 * k * starts,
+            # a start, once to choose components and once more, and a step of each of them both ways
+            least=(2 + 2 * self._most(k, few)) * (k + 1) + looked_at,
+        )
+
+    def _net(
+        self, decoder: Decoder, first: Sequence[Seam], paths: Paths, likelihood: Likelihood | None
+    ) -> Net:
+        """Return the net of the seams of two latents."""
+        from vaeprobe.seams.views import trace_net
+
+        return trace_net(
+            decoder,
+            self._centre(decoder, first),
+            radius=self.radius,
+            tolerance=max(paths.tolerance, 1e-5),
+            likelihood=likelihood,
+            chunk=self.chunk,
         )
 
     def _paths(
