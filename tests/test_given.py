@@ -123,7 +123,11 @@ def test_the_message_names_the_argument_and_what_it_takes() -> None:
     assert said(lambda: D(f, 3, class_axis="x")) == "`class_axis` takes a whole number or None, not `'x'`"
     assert said(lambda: D(f, "3")) == "`latent_dim` takes a whole number, not `'3'`"
     assert said(lambda: D(f, True)) == "`latent_dim` takes a whole number, not `True`"
-    assert said(lambda: D(f, 3, near=[[0.0] * 3])) == "`near` takes a Tensor or None, not `[[0.0, 0.0, 0.0]]`"
+    assert said(lambda: D(f, 3, near=[[0.0] * 3])) == (
+        "`near` takes a Tensor or None, not `[[0.0, 0.0, 0.0]]`\n"
+        "hint: torch.as_tensor(...) makes one of an array or a list"
+    )
+    assert D(f, 3, near=torch.as_tensor([[0.1] * 3, [0.2] * 3])).latent_dim == 3
     assert (
         said(lambda: D(f, 3, learned=network())) == "`learned` takes a LearnedPrior or None, not a Sequential"
     )

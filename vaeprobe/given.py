@@ -82,8 +82,16 @@ def _check(hints: Mapping[str, object], given: Mapping[str, object]) -> None:
     for name, hint in hints.items():
         if name in given and not _fits(given[name], hint):
             value = given[name]
-            hinted = did_you_mean(value, _choices(hint)) if isinstance(value, str) else None
-            raise UsageError(f"`{name}` takes {_words(hint)}, not {_shown(value)}", hint=hinted)
+            raise UsageError(f"`{name}` takes {_words(hint)}, not {_shown(value)}", hint=_mended(value, hint))
+
+
+def _mended(value: object, hint: object) -> str | None:
+    """Return how to give a value rightly, where that is known."""
+    if isinstance(value, str):
+        return did_you_mean(value, _choices(hint))
+    kinds = [getattr(part, "__name__", "") for part in _alternatives(hint)]
+    made = isinstance(value, (list, tuple)) or hasattr(value, "__array__")
+    return "torch.as_tensor(...) makes one of an array or a list" if made and "Tensor" in kinds else None
 
 
 @cache
