@@ -463,6 +463,43 @@ def test_an_attention_between_steps_that_the_layer_before_tells(encoder: str) ->
     assert Blueprint.from_toml(bp.to_toml()).layers == bp.layers
 
 
+@pytest.mark.parametrize("encoder", ["none", "recurrent", "attention"])
+@pytest.mark.parametrize("prefix", ["decoder.", ""])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_file_that_sorts_its_names_leaves_a_recurrent_layer_one_place(
+    first: bool, prefix: str, encoder: str
+) -> None:
+    """`fc`, `out`, `rnn` is not the order of computation."""
+    fc = nn.Identity() if first else nn.Linear(3, 6)
+    rnn, out = nn.GRU(3 if first else 6, 4, batch_first=True), nn.Linear(20, 7)
+    tensors = state(**ENCODERS[encoder], **{f"{prefix}fc": fc, f"{prefix}rnn": rnn, f"{prefix}out": out})
+    tensors = dict(sorted(tensors.items()))
+    bp = draft(tensors)
+    z = torch.randn(4, 3)
+    right = out(rnn(fc(z)[:, None].expand(-1, 5, -1))[0].flatten(1))
+    assert torch.allclose(assemble(bp, tensors).decoder(z), right, atol=1e-6)  # type: ignore[arg-type]
+    place = "comes first" if first else f"follows `{prefix}fc`"
+    assert any(f"`{prefix}rnn` {place}, the one place that its sizes fit" in a for a in bp.assumptions)
+
+
+def test_a_recurrent_layer_that_fits_in_two_places_of_a_sorted_file_is_not_moved() -> None:
+    parts = {"decoder.a": nn.Linear(6, 6), "decoder.b": nn.Linear(6, 6), "decoder.c": nn.Linear(30, 7), "decoder.rnn": nn.GRU(6, 6)}  # fmt: skip
+    with pytest.raises(ArchitectureError):
+        draft(dict(sorted(state(**parts).items())))
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_later_layer_that_takes_all_steps_tells_them(first: bool) -> None:
+    fc = nn.Identity() if first else nn.Linear(3, 6)
+    rnn, each, out = nn.GRU(3 if first else 6, 4, batch_first=True), nn.Linear(4, 6), nn.Linear(30, 7)
+    tensors = state(**{"decoder.fc": fc, "decoder.rnn": rnn, "decoder.each": each, "decoder.out": out})
+    bp = draft(tensors)
+    z = torch.randn(4, 3)
+    h = torch.relu(each(rnn(fc(z)[:, None].expand(-1, 5, -1))[0]))
+    assert torch.allclose(assemble(bp, tensors).decoder(z), out(h.flatten(1)), atol=1e-6)  # type: ignore[arg-type]
+    assert "its input is the same at each of 5 steps (`decoder.rnn`)" in bp.assumptions
+
+
 UNSAID = {
     "plain recurrence": (nn.RNN(8, 8), "neither a GRU nor an LSTM"),
     "projected": (nn.LSTM(8, 8, proj_size=7), "neither a GRU nor an LSTM"),

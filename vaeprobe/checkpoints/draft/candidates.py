@@ -7,14 +7,44 @@ from collections.abc import Iterator, Sequence
 from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, takes
 from vaeprobe.checkpoints.draft.chain import Broken
 from vaeprobe.checkpoints.draft.names import DECODER, ENCODER, OTHER
-from vaeprobe.checkpoints.draft.sequence import chained
+from vaeprobe.checkpoints.draft.sequence import MOST, chained, chains
 from vaeprobe.files.source import quoted
 
 __all__ = ["candidates"]
 
 
-def candidates(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
-    """Yield lists of layers that could be the decoder, the likeliest first, and why these."""
+def candidates(blocks: Sequence[Block], *, by_name: bool = False) -> Iterator[tuple[list[Block], str]]:
+    """Yield lists of layers that could be the decoder, the likeliest first, and why these.
+
+    Args:
+        blocks: the layers of a file, in its order.
+        by_name: whether the file sorts its names, so that a recurrent layer may stand elsewhere than in their order.
+    """
+    for part, why in _in_order(blocks):
+        yield part, why
+        if by_name:
+            yield from _with_recurrent_moved(part, why)
+    if by_name:
+        yield from _with_recurrent_moved([b for b in blocks if not ENCODER.search(b.name)], "")
+
+
+def _with_recurrent_moved(blocks: Sequence[Block], why: str) -> Iterator[tuple[list[Block], str]]:
+    """Yield the layers with their recurrent one in the only other place that its sizes leave it."""
+    moved = [b for b in blocks if b.kind in ("gru", "lstm")]
+    if len(moved) != 1 or len(blocks) > MOST:
+        return
+    others = [b for b in blocks if b is not moved[0]]
+    orders = [[*others[:i], *moved, *others[i:]] for i in range(len(others) + 1)]
+    fitting = [order for order in orders if chains(order)]
+    if len(fitting) == 1 and fitting[0] != list(blocks):
+        before = others[fitting[0].index(moved[0]) - 1 :][:1] if fitting[0][0] is not moved[0] else []
+        place = f"follows {quoted(before[0].name)}" if before else "comes first"
+        words = f"{quoted(moved[0].name)} {place}, the one place that its sizes fit"
+        yield fitting[0], f"{why}; {words}" if why else words
+
+
+def _in_order(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
+    """Yield lists of layers that could be the decoder, in the order of the file."""
     named = [b for b in blocks if DECODER.search(b.name) and not ENCODER.search(b.name)]
     if named:
         after = list(blocks).index(named[-1]) + 1

@@ -10,7 +10,10 @@ from vaeprobe.checkpoints.blueprint import KINDS, Layer
 from vaeprobe.checkpoints.draft.blocks import Block, Recorded, Shape
 from vaeprobe.files.source import quoted
 
-__all__ = ["STEPS", "Broken", "Chain", "Unsaid", "product"]
+__all__ = ["STAND_IN", "STEPS", "Broken", "Chain", "Unsaid", "hidden_of", "product"]
+
+
+STAND_IN = 2  # a number of steps to go on with where nothing tells any
 
 
 class Broken(Exception):
@@ -147,10 +150,16 @@ def _conv(chain: Chain, block: Block, following: Block | None) -> None:
     chain.shape = (b if transposed else a, *sides)
 
 
+def hidden_of(block: Block) -> int:
+    """Return how many numbers a recurrent layer returns at each step, 0 of another layer."""
+    carried = block.shapes.get("weight_hh_l0", (0, 0))[1]
+    return carried * (2 if "weight_ih_l0_reverse" in block.shapes else 1)
+
+
 def _recurrent(chain: Chain, block: Block, following: Block | None) -> None:
     """Append a GRU or LSTM, where the sizes of what comes before or after it tell the number of steps."""
     takes = block.weight[1]
-    hidden = block.shapes["weight_hh_l0"][1] * (2 if "weight_ih_l0_reverse" in block.shapes else 1)
+    hidden = hidden_of(block)
     numbers = math.prod(chain.shape)
     if not (chain.steps and chain.shape[-1] == takes):
         after = following.weight[1] if following is not None and following.kind == "linear" else 0
@@ -165,7 +174,8 @@ def _recurrent(chain: Chain, block: Block, following: Block | None) -> None:
             chain.layers.append(Layer("repeat", options={"times": steps}, comment=comment))
         elif numbers == takes and chain.stand_in is not None:
             steps = chain.stand_in
-            chain.layers.append(Layer("repeat", options={"times": steps}))
+            comment = chain.assume(f"its input is the same at each of {steps} steps", block.name)
+            chain.layers.append(Layer("repeat", options={"times": steps}, comment=comment))
         elif numbers == takes:
             raise Unsaid(
                 f"the number of steps that {quoted(block.name)} takes is not recorded, nor whether a state is given to it",

@@ -9,10 +9,10 @@ from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.conditioned import conditioned
 from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, Recorded, Shape, blocks_of
 from vaeprobe.checkpoints.draft.candidates import candidates
-from vaeprobe.checkpoints.draft.chain import Broken, Chain, NoSize, Unsaid, product
+from vaeprobe.checkpoints.draft.chain import STAND_IN, Broken, Chain, NoSize, Unsaid, product
 from vaeprobe.checkpoints.draft.names import BRANCHES, MEANS, of_encoder
 from vaeprobe.checkpoints.draft.remainder import account, keys_of, left_out, nothing_lost
-from vaeprobe.checkpoints.draft.sequence import chained
+from vaeprobe.checkpoints.draft.sequence import chained, likeliest_chain
 from vaeprobe.checkpoints.draft.upsampling import doubling
 from vaeprobe.checkpoints.families import Shaped
 from vaeprobe.errors import ArchitectureError
@@ -41,7 +41,6 @@ WAY_OUT = (
     "write a blueprint by hand (examples: the docstring of vaeprobe.checkpoints.blueprint), or use --arch"
 )
 BY_CODE = "`vaeprobe orthogonality MODEL --arch FILE.py:CLASS`, as every command, builds the network with the code that you trained it with"
-STAND_IN = 2  # a number of steps that is shown as missing
 
 
 def draft(
@@ -62,17 +61,20 @@ def draft(
     if not any(b.kind in ("linear", "conv", *STEPPED) for b in blocks):
         raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)
     reasons: list[tuple[Broken, list[Block]]] = []
+    by_name = list(shapes) == sorted(
+        shapes
+    )  # of two layers, too: torch's own order has weights before biases
     recorded = {part.name: part for part in parts}
-    for candidate, why in candidates([b for b in blocks if b.kind != "table"]):
+    for candidate, why in candidates([b for b in blocks if b.kind != "table"], by_name=by_name):
         try:
-            chain = chained(candidate, recorded, size=size)
-            nothing_lost(chain, blocks, by_name=sorted_names)
+            chain = likeliest_chain(candidate, recorded, size=size)
+            nothing_lost(chain, blocks, by_name=by_name)
         except Broken as broken:
             reasons.append((broken, candidate))
             continue
         told = doubling(chain, candidate, blocks)
         if told is not None:
-            chain = chained(candidate, recorded, frozenset(told.names), size)
+            chain = likeliest_chain(candidate, recorded, frozenset(told.names), size)
             for name in told.names:
                 chain.assume(f"the map is doubled before convolutions, {told.why}", name)
         if sorted_names:

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from vaeprobe.checkpoints.blueprint import Layer
 from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, Recorded, Shape, takes
-from vaeprobe.checkpoints.draft.chain import STEPS, Broken, Chain
+from vaeprobe.checkpoints.draft.chain import STAND_IN, STEPS, Broken, Chain, Unsaid, hidden_of
 from vaeprobe.checkpoints.draft.names import ENCODER
 from vaeprobe.files.source import quoted
 
-__all__ = ["ACTIVATIONS", "chained"]
+__all__ = ["ACTIVATIONS", "MOST", "chained", "chains", "likeliest_chain"]
+
+MOST = 32  # layers among which orders and numbers of steps are tried out
 
 ACTIVATIONS = frozenset(
     [
@@ -32,6 +34,50 @@ ACTIVATIONS = frozenset(
     ]
 )
 HIDDEN = ACTIVATIONS - {"sigmoid", "softplus", "hardtanh"}  # a module that holds a sigmoid ends in it
+
+
+def likeliest_chain(
+    blocks: Sequence[Block],
+    recorded: Mapping[str, Recorded],
+    doubled: frozenset[str] = frozenset(),
+    size: Shape | None = None,
+) -> Chain:
+    """Return the chain of layers, a recurrent one's steps told by the layer beside it, or by a later one that takes them all.
+
+    Raises:
+        Broken: they do not chain, or nothing tells how many steps there are.
+    """
+    try:
+        return chained(blocks, recorded, doubled, size)
+    except Unsaid as unsaid:
+        steps = [n for n in _steps_among(blocks) if _chains(blocks, n) and not _chains(blocks, n + 1)]
+        if not unsaid.steps or len(steps) != 1:
+            raise
+        return chained(blocks, recorded, doubled, size, steps[0])
+
+
+def chains(blocks: Sequence[Block]) -> bool:
+    """Return whether layers chain, for some number of steps where nothing tells it."""
+    return any(_chains(blocks, n) for n in (STAND_IN, *_steps_among(blocks)))
+
+
+def _steps_among(blocks: Sequence[Block]) -> list[int]:
+    """Return the numbers of steps at which some linear layer would take all that are given to it."""
+    if len(blocks) > MOST:
+        return []
+    widths = {b.weight[1] for b in blocks if b.kind == "linear"}
+    each = {
+        width for b in blocks if b.kind in ("gru", "lstm", "linear") for width in (hidden_of(b), b.weight[0])
+    }
+    return sorted({w // n for w in widths for n in each if n and w % n == 0 and w > n})[:MOST]
+
+
+def _chains(blocks: Sequence[Block], steps: int) -> bool:
+    try:
+        chained(blocks, stand_in=steps)
+    except Broken:
+        return False
+    return True
 
 
 def chained(
