@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from vaeprobe.checkpoints.blueprint import Layer
 
@@ -56,7 +57,7 @@ class Block:
         first = self.shapes.get("weight") or self.shapes.get("running_mean")
         return first or self.shapes.get("weight_ih_l0") or self.shapes.get("in_proj_weight") or ()
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """Return linear, conv (either kind), batch_norm, norm, prelu, gru, lstm, attention, table of an embedding, or unfollowed."""
         if self.why:
