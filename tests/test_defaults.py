@@ -176,7 +176,7 @@ def test_no_tensor_is_made_on_a_default_device() -> None:
     makers = {f.__name__ for f in _device_constructors() if not f.__name__.endswith("_like")}
     found = [
         f"{file}:{call.lineno}"
-        for file in Path("vaeprobe").rglob("*.py")
+        for file in Path(vaeprobe.__file__).parent.rglob("*.py")
         if file.name != "cpu.py"
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(call, ast.Call)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vaeprobe import cpu
 from vaeprobe.autograd import Watching
 from vaeprobe.errors import ContractError, ResourceError, VaeprobeError, out_of_memory
 from vaeprobe.files.limits import more_than_there_is, with_more_memory
@@ -192,7 +193,7 @@ def fixed_batch(f: RowMap, z: Tensor) -> int:
         if time.monotonic() - start > PATIENCE:
             break
         with contextlib.suppress(Exception), torch.no_grad():  # whatever foreign code raises
-            if len(f(z[torch.arange(n) % len(z)])) == n:
+            if len(f(z[cpu.arange(n) % len(z)])) == n:
                 return n
     return 0
 

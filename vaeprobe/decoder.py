@@ -20,6 +20,7 @@ from vaeprobe.autograd import (
     keep_large_memory,
     keep_memory,
 )
+from vaeprobe.budget import budget
 from vaeprobe.derivatives import Differentiation, check_derivatives
 from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
@@ -56,6 +57,11 @@ class Group:
 
 
 LARGE = 4_000_000
+# latents that checks of what few of them meet take, and numbers that they decode to at once: a branch that 1 in 10 takes is
+# met by 1 - 0.9^20 = 88 % of such checks
+MORE, AT_ONCE = 20, 32_000_000
+# the part of the time that is left, where it is limited, up to which one such check is worth a decoding of these
+IN_TIME = 0.01
 """Numbers that a network computes for one output beyond which it is checked at few latents: a tenth of a second of a core."""
 VAST = 1 << 25
 """The same from which on latents are taken one at a time: a decoding takes about a second, and tensors over 32 MB."""
@@ -109,6 +115,7 @@ class Decoder:
         differentiation: "forward", or "reverse" where forward mode is not to be had.
         returns: names of the outputs, where the function returns several.
         numbers: how many numbers the network's operations return for one latent, as far as they can be seen.
+        seconds: how long it took to return them, about.
 
     Raises:
         ContractError: the function breaks the contract.
@@ -147,6 +154,7 @@ class Decoder:
     differentiation: Differentiation = field(init=False, default="forward")
     returns: tuple[str, ...] = field(init=False, default=())
     numbers: int = field(init=False, default=0)
+    seconds: float = field(init=False, default=0.0, compare=False)
     _made: dict[object, Decoder] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -237,6 +245,13 @@ class Decoder:
         if likelihood is None or likelihood.mean_is_natural:
             return False
         return self.has_natural and self.likelihood in (None, likelihood.name)
+
+    def more_rows(self) -> Tensor | None:
+        """Return latents for checks that see what few of them meet; None where that costs too much, or a part of the time set."""
+        n = min(MORE, AT_ONCE // max(1, self.numbers))
+        if self.large or n <= contract.ROWS or n * self.seconds > IN_TIME * budget().left:
+            return None
+        return self._probe_rows(n).to(device=self.device, dtype=self.dtype)
 
     def parameter_of(self, natural: bool) -> Parameter:
         """Return what an output is to a likelihood: of the natural parameter's map, or as the decoder gives it."""
@@ -471,11 +486,12 @@ class Decoder:
             last = z[-1:].to(device=self.device, dtype=self.dtype)
             start = time.monotonic()
             precision, numbers, alone = contract.watched(self, last, y[-1:])
-            seconds = DECODINGS * (time.monotonic() - start)
+            self._set("seconds", time.monotonic() - start)
             self._set("numbers", numbers)
             keep_memory()
             if self.vast:
                 keep_large_memory()
+                seconds = DECODINGS * self.seconds
                 foretell(f"checks of {self.name}", seconds, numbers * precision.itemsize, least=seconds)
             if not self.large:
                 z = self._probe_rows(contract.ROWS)
@@ -492,6 +508,7 @@ class Decoder:
             precision,
             self.in_double,
             contract.mixing(self.function),
+            self.more_rows(),
         )
         if mode != "forward" and self.large:  # its modes may differ since it changes from call to call
             with torch.no_grad(), differentiable_kernels():

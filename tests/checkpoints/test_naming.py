@@ -117,7 +117,7 @@ def test_sets_of_weights_in_one_state_dict_and_in_entries_of_their_own(tmp_path:
         torch.testing.assert_close(outputs(tmp_path / "both.pt", content), second)
         torch.testing.assert_close(outputs(tmp_path / "both.pt", content, weights="raw"), first)
         assert "two-sets-of-weights" in [n.code for n in vaeprobe.load(tmp_path / "both.pt").notes]
-    with pytest.raises(UsageError, match="no weights `rew`"):
+    with pytest.raises(UsageError, match=r"`weights` takes `ema`, `raw` or None, not `.rew.`"):
         outputs(tmp_path / "both.pt", files[0], weights="rew")
 
 

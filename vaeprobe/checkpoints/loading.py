@@ -109,7 +109,7 @@ def load(
         key=key,
         submodule=submodule,
         latent_dim=latent_dim,
-        weights=_set(weights),
+        weights=weights,
         arch_args=_arguments(arch_args),
         output=output,
         latent_size=size_of(latent_size),
@@ -156,15 +156,6 @@ def _naming(source: Source, *, whole: bool = True) -> Iterator[None]:
             hint="is it damaged? if other tools read it, please report it",
             about=source.name,
         ) from error
-
-
-def _set(weights: str | None) -> naming.Set | None:
-    if weights is not None and weights not in ("ema", "raw"):
-        raise UsageError(
-            f"there are no weights {quoted(str(weights))}",
-            hint=did_you_mean(str(weights), ("ema", "raw")) or "ema or raw",
-        )
-    return "ema" if weights == "ema" else "raw" if weights == "raw" else None
 
 
 def _arguments(given: str | Mapping[str, object] | None) -> Mapping[str, object]:

@@ -392,8 +392,11 @@ class Reshaped(Columns):
     def __init__(self, inner: Columns, shape: torch.Size) -> None:
         super().__init__(shape, inner)
 
-    def _rows(self) -> int:
-        return self._made_of[0]._rows() if self._made_of else super()._rows()
+    def gram(self, factor: Tensor | None = None) -> Tensor:
+        if not self._made_of:
+            return super().gram(factor)
+        (inner,) = self._made_of  # which knows best how many points to take at a time
+        return inner.gram(None if factor is None else factor.reshape(len(factor), *inner.shape[1:]))
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
         value, mine = _take(self._made_of[0], block)

@@ -28,7 +28,8 @@ from vaeprobe.engine.convolutions import LaidOut
 from vaeprobe.engine.local import LocalMap
 from vaeprobe.engine.tangents import Unsupported, located, push
 from vaeprobe.engine.windows import Places, Spread
-from vaeprobe.errors import ContractError
+from vaeprobe.errors import ContractError, out_of_memory
+from vaeprobe.frozen import tensors_of
 from vaeprobe.intervals import stream
 from vaeprobe.kept import signature
 from vaeprobe.progress import counted
@@ -49,6 +50,7 @@ Method: TypeAlias = Callable[[Function, Tensor, Tensor], tuple[Tensor, Columns]]
 
 TEST_POINTS = 7  # a number that no layer has as its width by accident
 FEW_POINTS = 3  # of a large decoder; odd, so that most of them is a majority
+FEW_APART = 0.1  # of the latents, at which methods may differ where kinks are met and float64 cannot be had
 UNSTEADY = 1e-2  # relative change of J v under the rounding of latents, beyond which nothing can be told
 SITES = 16  # columns whose derivatives are held to be zero outside of their windows
 WORTH = 0.8  # of the work of a whole column, up to which windows of columns pay for their bookkeeping
@@ -169,6 +171,7 @@ class Choice:
             compute only that.
         spread: why it is not, in short.
         batches: whose rows were looked at.
+        state: of the weights then (see `_state_of`).
     """
 
     method: Method
@@ -183,6 +186,7 @@ class Choice:
     batches: Batches = field(default_factory=Batches, compare=False)
     at_once: int = 0
     held: int = 0
+    state: tuple[object, ...] = field(default=(), compare=False)
 
     def size_for_gram(self, itemsize: int, directions: int, chunk: int | None, weights: int = 0) -> Size:
         """Return how many latents and directions to take at a time for Gram matrices.
@@ -223,13 +227,29 @@ class Choice:
         return y
 
     def push(self, f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
-        """Return f(x) and J v."""
-        try:
-            y, columns = self.method(f, x, v)
-        except Unsupported:  # control flow led elsewhere than at the test latents
-            y, columns = self.plain(f, x, v)
+        """Return f(x) and J v.
+
+        Raises:
+            ContractError: `f` cannot be differentiated at these latents, where its control flow leads elsewhere than at the
+                test latents.
+        """
+        y, columns = self._pushed(f, x, v)
         self.batches.check(f, x, y)
         return y, columns
+
+    def _pushed(self, f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
+        failure: Exception | None = None
+        for method in dict.fromkeys((self.method, self.plain, mapped, reversed_twice, row_by_row)):
+            try:
+                y, columns = method(f, x, v)
+                if method in (self.method, self.plain) or _is_adjoint(f, x, v, columns.value()):
+                    return y, columns
+            except (Unsupported, RuntimeError, NotImplementedError) as error:
+                if out_of_memory(error):
+                    raise
+                failure = failure or error
+        _plain(f, x)  # raises what it raises of plain latents
+        raise ContractError("the decoder cannot be differentiated at some of these latents") from failure
 
     def locate(self, f: Function, x: Tensor) -> tuple[Tensor, LocalMap]:
         """Return f(x) and its derivative for any columns, see `windowed`."""
@@ -252,22 +272,32 @@ _choices: WeakKeyDictionary[Decoder, dict[bool, Choice]] = WeakKeyDictionary()
 
 
 def choose(decoder: Decoder, *, natural: bool = False) -> Choice:
-    """Return the fastest method that is right at a few latents; decided once per decoder.
+    """Return the fastest method that is right at some latents; decided once per decoder, and again where it was trained since: a
+    gate that was shut then may be open.
 
     Raises:
         ContractError: no method differentiates the decoder.
     """
-    known = _choices.setdefault(decoder, {})
-    if natural not in known:
+    known, state = _choices.setdefault(decoder, {}), _state_of(decoder)
+    if natural not in known or known[natural].state != state:
         looked_at = Batches(FIRST if decoder.large else 2 * ROWS, _in_double(decoder, natural))
         some = slice(FEW_POINTS if decoder.large else TEST_POINTS)
         with full_precision():
             for rows in (slice(1), slice(1, 2), some) if decoder.vast else (some,):
-                found = _compared(decoder, natural, rows)
+                found = _compared(decoder, natural, rows, anew=natural in known)
                 if found.method is carried and found.spread != DISAGREE:
                     break  # else a kink may be at the only latent
-        known[natural] = replace(found, batches=looked_at)
+        known[natural] = replace(found, batches=looked_at, state=state)
     return known[natural]
+
+
+def _state_of(decoder: Decoder) -> tuple[object, ...]:
+    """Return what changes with the parameters, as far as torch knows: their versions and places."""
+    return tuple(
+        (t._version, t.data_ptr())
+        for t in tensors_of(decoder.function)
+        if isinstance(t, nn.Parameter) and not t.is_inference()
+    )
 
 
 def _in_double(decoder: Decoder, natural: bool) -> Callable[[], Function | None]:
@@ -291,7 +321,8 @@ def function_of(decoder: Decoder, natural: bool) -> Function:
     return decoder.natural_flat if natural else decoder.flat
 
 
-def _compared(decoder: Decoder, natural: bool, rows: slice) -> Choice:
+def _compared(decoder: Decoder, natural: bool, rows: slice, *, anew: bool = False) -> Choice:
+    """Return the fastest method that is right at some latents; `anew` where the door looked at other weights."""
     f = function_of(decoder, natural)
     if decoder.vast:
         f = counted(f, "ways to differentiate compared", 6)
@@ -311,7 +342,7 @@ def _compared(decoder: Decoder, natural: bool, rows: slice) -> Choice:
     if local is not None:
         v[1] = 0
         v[1].scatter_(1, torch.from_numpy(latent[:points]).to(x.device)[:, None], 1.0)
-    reference, found = _first_working(plain, f, x, v, 1 if decoder.large else points)
+    reference, found = _first_working(plain, f, x, v, 1 if decoder.large else points, anew)
     truth = _Truth(found, lambda moved: reference(f, moved, v[:1])[1].value()[0], x)
     candidates: list[Method] = [carried]
     if decoder.differentiation == "forward" and points > 1:  # a kink at one alone is no reason for the slower
@@ -325,13 +356,57 @@ def _compared(decoder: Decoder, natural: bool, rows: slice) -> Choice:
             found = _watched(method, f, x, v)
         except Exception:  # whatever a foreign function raises on an argument of a strange type
             continue
-        if found.t.shape == truth.found.t.shape and truth.agrees(found.y, found.t, found.G):
+        if (
+            found.t.shape == truth.found.t.shape
+            and truth.agrees(found.y, found.t, found.G)
+            and _agree_at_each(decoder, natural, method, reference, x, v[0], truth.apart(found.t))
+        ):
             choice = found.choice(method, reference)
             if method is not carried:
                 return choice
             choice = replace(choice, laid_out=_agrees_laid_out(f, x, truth.found.y), spread=spread)
             return choice if local is None else _with_reach(choice, f, x, *local, latent, truth)
     return _watched(reference, f, x, v).choice(reference, reference)
+
+
+def _agree_at_each(
+    decoder: Decoder, natural: bool, method: Method, reference: Method, x: Tensor, v: Tensor, apart: Tensor
+) -> bool:
+    """Whether two methods agree at every latent, of more of them where that costs little: in float64 where that can be had,
+    for kinks are rarely met there, and else at most.
+
+    Args:
+        x, v: the test latents and a direction at each.
+        apart: at which of them they differ.
+    """
+    if decoder.vast:
+        return True
+    more = decoder.more_rows()
+    if more is not None:
+        x, v = more, torch.zeros_like(more)
+        free = decoder.continuous
+        v[:, free] = torch.from_numpy(
+            stream(0, "directions elsewhere").standard_normal((len(x), len(free)))
+        ).to(v)
+        apart = _apart(function_of(decoder, natural), x, v, method, reference)
+    if apart.any() and x.dtype != torch.float64:
+        try:
+            wide = decoder.in_double(natural=natural)
+            if wide is not None:
+                return not _apart(wide, x[apart].double(), v[apart].double(), method, reference).any()
+        except Exception:  # whatever a foreign function raises on another type
+            pass
+        return int(apart.sum()) <= FEW_APART * len(x)
+    return not apart.any()
+
+
+def _apart(f: Function, x: Tensor, v: Tensor, method: Method, reference: Method) -> Tensor:
+    """Return at which latents two methods give another J v; nowhere, where one fails."""
+    try:
+        found, right = (one(f, x, v[None])[1].value()[0] for one in (method, reference))
+    except Exception:  # whatever a foreign function raises: `Choice.push` finds another way
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    return (_distance(found, right) > _tolerance(x.dtype)) & right.isfinite().flatten(1).all(1)
 
 
 def _located(f: Function, x: Tensor) -> tuple[tuple[Tensor, LocalMap] | None, str]:
@@ -404,15 +479,20 @@ def _zero_elsewhere(f: Function, x: Tensor, local: LocalMap, latent: Places) -> 
 
 
 def _first_working(
-    methods: list[Method], f: Function, x: Tensor, v: Tensor, most: int
+    methods: list[Method], f: Function, x: Tensor, v: Tensor, most: int, anew: bool
 ) -> tuple[Method, _Found]:
-    """Return the first method that works, and what it finds, so many latents at a time."""
+    """Return the first method that works, and what it finds, so many latents at a time.
+
+    Args:
+        anew: whether forward mode has not been held against reverse mode yet.
+    """
     failure: Exception | None = None
     for method in methods:
         try:
             parts = zip(torch.split(x, most), torch.split(v, most, dim=1), strict=True)
             found = _Found.together([_Found.of(*method(f, *part)) for part in parts])
-            if method is not reversed_twice or _is_adjoint(f, x, v, found.t):
+            unsure = method is reversed_twice or (anew and method is repeated)
+            if not unsure or _is_adjoint(f, x, v, found.t):
                 return method, found
         except (RuntimeError, NotImplementedError) as error:
             failure = error
@@ -426,7 +506,11 @@ def _is_adjoint(f: Function, x: Tensor, v: Tensor, moved: Tensor) -> bool:
         leaf = x.detach().clone().requires_grad_(True)
         pulled = gradient(f(leaf), leaf, w)
     forward, backward = (moved * w).double().sum(-1), (pulled * v).double().sum(-1)
-    return bool(_distance(forward.T, backward.T).median() <= _tolerance(moved.dtype))
+    errors = _distance(forward.T, backward.T)
+    # in float64 kinks are rarely met
+    return bool(
+        (errors.max() if moved.dtype == torch.float64 else errors.median()) <= _tolerance(moved.dtype)
+    )
 
 
 def _tolerance(dtype: torch.dtype) -> float:
@@ -473,6 +557,11 @@ class _Truth:
         if max(values) > tolerance:
             return False
         return tangents <= tolerance or (tangents <= UNSTEADY and tangents <= 4 * self.unsteady)
+
+    def apart(self, t: Tensor) -> Tensor:
+        """Return at which latents tangents are others, shape (n,)."""
+        errors = _distance(t.transpose(0, 1), self.found.t[-len(t) :].transpose(0, 1))
+        return errors > _tolerance(t.dtype)
 
     @cached_property
     def unsteady(self) -> float:

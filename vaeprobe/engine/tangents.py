@@ -47,6 +47,7 @@ from vaeprobe.engine.nested import Tree, leaves_of, mapped, tensors_in
 from vaeprobe.engine.norms import group_norm, layer_norm
 from vaeprobe.engine.upsampling import Doubled
 from vaeprobe.engine.windows import Spread
+from vaeprobe.errors import VaeprobeError, out_of_memory
 
 __all__ = ["Dual", "Unsupported", "located", "push"]
 
@@ -85,6 +86,17 @@ class Dual(Tensor):
             except (AttributeError, IndexError, KeyError, TypeError) as error:  # a call that no rule expects
                 raise Unsupported(f"`{plain_name(func)}` is called in a way that is not followed") from error
 
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls,
+        func: Function,
+        types: Iterable[type],
+        args: Sequence[object] = (),
+        kwargs: Keywords | None = None,
+    ) -> object:
+        """Refuse what comes from below the functions of Python: `vmap`, `grad`, TorchScript, which know no tangents."""
+        raise Unsupported(f"`{plain_name(func)}` is called from where tangents cannot be followed")
+
 
 def push(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
     """Return f(x) and the tangents J v.
@@ -97,8 +109,7 @@ def push(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, C
     Raises:
         Unsupported: `f` does something to its argument that tangents cannot follow.
     """
-    with torch.no_grad():
-        out = f(_dual(x.detach(), Known(v)))
+    out = _carried(f, x, Known(v))
     if not isinstance(out, Dual):
         raise Unsupported(f"the output is a {type(out).__name__} without tangents")
     return out.primal, _columns_of(out)
@@ -116,11 +127,27 @@ def located(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, LocalMap]
         Unsupported: as for `push`.
     """
     root = latents(x)
-    with torch.no_grad():
-        out = f(_dual(x.detach(), root))
+    out = _carried(f, x, root)
     if not isinstance(out, Dual):
         raise Unsupported(f"the output is a {type(out).__name__} without tangents")
     return out.primal, LocalMap(x, root, _columns_of(out))
+
+
+def _carried(f: Callable[[Tensor], Tensor], x: Tensor, columns: Columns) -> object:
+    """Return f of latents that carry tangents.
+
+    Raises:
+        Unsupported: it raises what it may not raise of a plain tensor: TorchScript's own error, say.
+    """
+    try:
+        with torch.no_grad():
+            return f(_dual(x.detach(), columns))
+    except (Unsupported, Spread, VaeprobeError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise Unsupported(f"the decoder fails on tangents: {error}") from error
 
 
 def _dual(primal: Tensor, columns: Columns) -> Dual:

@@ -329,7 +329,7 @@ def _extra(script: Script) -> list[int]:
 
 def _is_whole(script: Script, data: tuple[int, ...]) -> bool:
     """Whether a program is a whole VAE of such data, as it is held: they come back in their shape, from latents that are told."""
-    x = torch.zeros(ROWS, *data, dtype=_dtype(script))
+    x = cpu.zeros(ROWS, *data, dtype=_dtype(script))
     try:
         with torch.no_grad():
             _, outputs, values = script.recorded(x)
@@ -403,7 +403,7 @@ def _returns_rows(script: Script, d: int, size: tuple[int, ...] | None, batch: i
     if _row(script, d, size, batch)[0] is None:
         return False
     with torch.no_grad():
-        y = picked(script(torch.zeros(batch, d, dtype=_dtype(script))))
+        y = picked(script(cpu.zeros(batch, d, dtype=_dtype(script))))
     return y.shape[:1] == (batch,)
 
 
