@@ -26,9 +26,10 @@ from vaeprobe.cli.output import document
 from vaeprobe.cli.running import going_on, not_kept
 from vaeprobe.data import Data, open_data
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram, jacobian, methods, pullback, pushforward
+from vaeprobe.engine import chunks, gram, jacobian, methods, pullback, pushforward
 from vaeprobe.engine.methods import choose
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.geometry.smoothness import metric_derivatives, smoothness
 from vaeprobe.kept import keeping, signature
 from vaeprobe.likelihoods import by_name
 from vaeprobe.linear import moments
@@ -175,6 +176,44 @@ def test_an_interrupted_run_ends_with_the_numbers_of_a_whole_one(probe: Any, tmp
     }
     assert {id: m.ci for id, m in found.metrics.items()} == {id: m.ci for id, m in whole.metrics.items()}
     assert found.settings == whole.settings
+
+
+def second_derivatives(decoder: Decoder) -> Any:
+    return torch.cat([part.flatten() for part in metric_derivatives(decoder, latents(6), [0, 1, 2])])  # type: ignore[union-attr]
+
+
+def slopes(decoder: Decoder) -> Any:
+    a, b, u = latents(60).chunk(3)
+    return smoothness(decoder, a, b, u)
+
+
+@pytest.mark.parametrize("stage", [second_derivatives, slopes])
+def test_a_stage_that_is_interrupted_does_not_measure_again_what_it_kept(
+    stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunks, "BUDGET", 24 * 8 * 9)
+    f, path = Bent(), tmp_path / "run.kept"
+    decoder = Decoder(f, 3)
+    stage(decoder)  # and chooses a method
+    f.calls = 0
+    whole = stage(decoder)
+    took, done = f.calls, 0
+    assert took > 12
+    for part in (3, 2):  # a third of all, and half of what is left
+        f.calls, f.until = 0, (took - done) // part
+        with keeping(path), pytest.raises(KeyboardInterrupt):
+            stage(decoder)
+        done += f.calls - 1
+    f.calls, f.until = 0, float("inf")
+    with keeping(path):
+        found = stage(decoder)
+    assert f.calls <= took - done + 12  # the few that look which way is right, and the piece that was cut off
+    assert f.calls < 0.6 * took
+    assert torch.equal(found, whole) if isinstance(whole, Tensor) else found == whole
+    f.calls = 0
+    with keeping(path):
+        stage(decoder)
+    assert f.calls <= 6  # those that look which way is right
 
 
 def test_more_samples_begin_with_those_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.engine import chunks, gram, jacobian, pullback, pushforward
 from vaeprobe.engine.matrix_free import energies, singular_triplets
 from vaeprobe.errors import VaeprobeError
+from vaeprobe.geometry.smoothness import _Look, _nested, metric_derivatives
 from vaeprobe.likelihoods import by_name
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
@@ -49,6 +50,8 @@ def found(decoder, likelihood):
     yield jacobian(decoder, z)
     yield from pushforward(decoder, z, v)
     yield pullback(decoder, z, w)
+    yield from metric_derivatives(decoder, z, list(range(9)), likelihood=likelihood)
+    yield from _Look(_nested(decoder.flat, 1), 2, ("slopes",)).at(*(z.repeat(5, 1) * s for s in (1, 2, 3)))
     e = energies(decoder, z, probes=5)
     yield from (e.off, e.total, singular_triplets(decoder, z, 2).s)
     for probe in (Orthogonality(samples=2, rotations=9, restarts=0), Trace(samples=1, components="0", length=0.3)):

@@ -7,7 +7,7 @@ misses the jumps of J at them, and on a piecewise linear one it is 0 throughout.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from vaeprobe import cpu
 from vaeprobe.autograd import jvp
-from vaeprobe.budget import budget, pause
+from vaeprobe.budget import budget
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.chunks import Size
+from vaeprobe.engine.chunks import Chunk, Size, Sweep
 from vaeprobe.engine.jets import nested_derivatives, second_derivative
 from vaeprobe.engine.methods import choose
 from vaeprobe.engine.remembered import recalled, recalled_together
@@ -27,6 +27,7 @@ from vaeprobe.engine.tangents import Unsupported
 from vaeprobe.engine.verbs import pushforward, values
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood
+from vaeprobe.processes import current as processes
 from vaeprobe.progress import track
 
 __all__ = ["Smoothness", "departures", "discontinuities", "metric_derivatives", "smoothness"]
@@ -105,16 +106,16 @@ def smoothness(
     few = slice(0, FIRST)
 
     def followed() -> tuple[Tensor, ...]:
-        derive = _nested(f, order)
+        derive = plain = _nested(f, order)
         if order == 1:
-            derive = _checked(
-                _carried(f, derive), derive, (a[few] + b[few]) / 2, direction[few], (b - a)[few]
-            )
-        rows = Size.fitting(choose(decoder, natural=natural).widest, a.itemsize, 3).points
+            derive = _checked(_carried(f, plain), plain, (a[few] + b[few]) / 2, direction[few], (b - a)[few])
+        choice = choose(decoder, natural=natural)
+        rows = Size.fitting(choice.widest, a.itemsize, 3).points
+        look = _Look(derive, rows, ("slopes", choice.known_by, natural, order, derive is plain))
         # on a network with kinks a few segments say it, and the others are spared
-        seen = _follow(derive, rows, a[few], b[few], direction[few])
+        seen = _follow(look, a[few], b[few], direction[few])
         if len(a) > FIRST and not (seen[0].all() and seen[2].all()):
-            rest = _follow(derive, rows, a[FIRST:], b[FIRST:], direction[FIRST:])
+            rest = _follow(look, a[FIRST:], b[FIRST:], direction[FIRST:])
             return tuple(torch.cat(pair) for pair in zip(seen, rest, strict=True))
         return seen
 
@@ -142,11 +143,46 @@ def _jumps(name: str, share: float) -> str:
     )
 
 
-def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Look for jumps of a derivative along u, on the segments from a to b, all at once.
+@dataclass(frozen=True)
+class _Look:
+    """Derivatives along u and their slopes at many latents, of wide outputs a sketch.
 
-    Args:
+    Attributes:
+        derive: gives them at some.
         rows: latents at a time.
+        known_by: what it depends on beside latents and directions (see `vaeprobe.kept`).
+    """
+
+    derive: Derivatives
+    rows: int
+    known_by: tuple[object, ...]
+
+    def at(self, x: Tensor, u: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both at latents x, float64 on the CPU."""
+        found: tuple[Tensor, Tensor] | None = None
+
+        def work(part: Chunk) -> tuple[Tensor, ...]:
+            some = part.points
+            return tuple(_sketch(w.double().cpu()) for w in self.derive(x[some], u[some], along[some]))
+
+        def put(part: Chunk, g: Tensor, dg: Tensor) -> None:
+            nonlocal found
+            if found is None:
+                found = g.new_zeros(len(x), g.shape[1]), g.new_zeros(len(x), g.shape[1])
+            found[0][part.points], found[1][part.points] = g, dg
+
+        def made_of(part: Chunk) -> Iterable[object]:
+            return *self.known_by, x[part.points], u[part.points], along[part.points]
+
+        if processes().world > 1:  # what has no derivative fails in all of them alike
+            self.derive(x[:1], u[:1], along[:1])
+        shared = Sweep(work, put, made_of, description="slopes").over(len(x), 1, Size(self.rows, 1))
+        assert found is not None
+        return (processes().summed(found[0]), processes().summed(found[1])) if shared else found
+
+
+def _follow(look: _Look, a: Tensor, b: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Look for jumps of a derivative along u, on the segments from a to b, all at once.
 
     Returns:
         which segments it changes on, where its derivative is 0 throughout, and where it jumps: (segments,).
@@ -164,12 +200,7 @@ def _follow(derive: Derivatives, rows: int, a: Tensor, b: Tensor, u: Tensor) -> 
         t = (low[live][:, None] + length * places).to(device=a.device, dtype=a.dtype)
         x = a[live][:, None] + t[:, :, None] * (b - a)[live][:, None]
         u_, along = (w[live].repeat_interleave(len(places), 0) for w in (u, b - a))
-        parts = zip(*(torch.split(w, rows) for w in (x.flatten(0, 1), u_, along)), strict=True)
-        found = []
-        for part in parts:
-            pause()
-            found.append([_sketch(w.double().cpu()) for w in derive(*part)])
-        g, dg = (torch.cat(w).reshape(len(live), len(places), -1) for w in zip(*found, strict=True))
+        g, dg = (w.reshape(len(live), len(places), -1) for w in look.at(x.flatten(0, 1), u_, along))
         change = g[:, 1 : PARTS + 1] - g[:, :PARTS]
         slopes = dg[:, PARTS + 1 :].reshape(len(live), PARTS, NODES, -1)
         integral = torch.einsum("k,spkm->spm", weights, slopes) * length / (2 * PARTS)
@@ -382,24 +413,41 @@ def _metric_derivatives(
         WJ = likelihood.lowered(J, y, decoder.parameter_of(natural))
         return torch.einsum("anm,bnm->nab", WJ, J)
 
-    x = z.to(device=decoder.device, dtype=decoder.dtype)
-    rows = Size.fitting(choose(decoder, natural=natural).widest, x.itemsize, k).points
-    pairs = [(l, m) for l in range(k) for m in range(l + 1)]
-    G, dG = cpu.empty(len(x), k, k, dtype=torch.float64), cpu.empty(len(x), k, k, k, dtype=torch.float64)
-    ddG = None if order == 1 else cpu.empty(len(x), k, k, k, k, dtype=torch.float64)
-    at = 0
-    with nested_derivatives():
-        for block in torch.split(x, rows):
-            some, directions = slice(at, at + len(block)), [e.expand_as(block) for e in basis]
-            at += len(block)
-            pause()
-            G[some] = metric(block).cpu()
-            for l, e in enumerate(directions):
-                pause()
-                dG[some, l] = _along(metric, e)(block).cpu()
-            for l, m in track(pairs, "second derivatives of the metric") if ddG is not None else ():
-                pause()
+    x, choice = z.to(device=decoder.device, dtype=decoder.dtype), choose(decoder, natural=natural)
+    pairs = [] if order == 1 else [(l, m) for l in range(k) for m in range(l + 1)]
+    along = [(), *((l,) for l in range(k)), *pairs]  # that the metric is differentiated along
+    G, dG = cpu.zeros(len(x), k, k, dtype=torch.float64), cpu.zeros(len(x), k, k, k, dtype=torch.float64)
+    ddG = cpu.zeros(len(x), k, k, k, k, dtype=torch.float64) if pairs else None
+
+    def derivative(block: Tensor, directions: tuple[int, ...]) -> Tensor:
+        g: Map = metric
+        for l in directions:
+            g = _along(g, basis[l].expand_as(block))
+        with nested_derivatives():
+            return g(block).cpu()
+
+    def work(part: Chunk) -> tuple[Tensor]:
+        return (derivative(x[part.points], along[part.directions[0].start]),)
+
+    def put(part: Chunk, found: Tensor) -> None:
+        match along[part.directions[0].start]:
+            case ():
+                G[part.points] = found
+            case (l,):
+                dG[part.points, l] = found
+            case (l, m):
                 assert ddG is not None
-                second = _along(_along(metric, directions[l]), directions[m])(block).cpu()
-                ddG[some, l, m] = ddG[some, m, l] = second
-    return (G, dG) if ddG is None else (G, dG, ddG)
+                ddG[part.points, l, m] = ddG[part.points, m, l] = found
+
+    def made_of(part: Chunk) -> Iterable[object]:
+        weight = likelihood, likelihood and likelihood.name, decoder.parameter_of(natural)
+        directions = along[part.directions[0].start]
+        return "metric derivatives", choice.known_by, natural, weight, latents, directions, x[part.points]
+
+    if processes().world > 1:  # what has no derivative fails in all of them alike
+        derivative(x[:1], along[-1])
+    size = Size(Size.fitting(choice.widest, x.itemsize, k).points, 1)
+    name = "second derivatives of the metric" if pairs else "derivatives of the metric"
+    shared = Sweep(work, put, made_of, description=name).over(len(x), len(along), size)
+    found = (G, dG) if ddG is None else (G, dG, ddG)
+    return tuple(processes().summed(part) for part in found) if shared else found
