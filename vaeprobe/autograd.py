@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.errors import UsageError, did_you_mean
+from vaeprobe.foreign import marked, raised_by_others, uncompiled
 
 __all__ = [
     "Watching",
@@ -336,7 +337,12 @@ def gradient(
     The same as `torch.autograd.grad(y, leaf, w)`, which would import a computer algebra system for half a second.
     """
     value = (y if w is None else y * w).sum()
-    (found,) = torch.autograd.grad(value, leaf, create_graph=create_graph, retain_graph=retain_graph)
+    try:
+        (found,) = torch.autograd.grad(value, leaf, create_graph=create_graph, retain_graph=retain_graph)
+    except Exception as error:
+        if raised_by_others(error):  # in a backward pass of their own
+            marked(error, "decoder")
+        raise
     return found
 
 
@@ -391,7 +397,8 @@ def differentiable_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(False)
         backward = _InstanceNorms() if torch.is_grad_enabled() else nullcontext()
         try:
-            with sdpa_kernel(SDPBackend.MATH), full_precision(), backward:
+            # a backward pass may call a part of the network anew
+            with sdpa_kernel(SDPBackend.MATH), full_precision(), uncompiled(), backward:
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -21,6 +21,7 @@ from vaeprobe import cpu
 from vaeprobe.autograd import Watching
 from vaeprobe.errors import ContractError, ResourceError, VaeprobeError, out_of_memory
 from vaeprobe.files.limits import more_than_there_is, with_more_memory
+from vaeprobe.foreign import in_words
 from vaeprobe.frozen import whole_of
 
 __all__ = [
@@ -543,8 +544,11 @@ def again(f: RowMap, z: Tensor) -> Tensor:
     except Exception as error:  # whatever foreign code raises
         if out_of_memory(error):
             raise
-        if len(z) != FIRST and _takes(f, z[:FIRST]):
+        taken = [] if len(z) == FIRST else [_takes(f, pair) for pair in torch.split(z, FIRST)]
+        if taken and all(taken):
             raise rows_at_a_time(FIRST, len(z), first_line(error)) from error
+        if any(taken) and (ours := in_words(error)) is not None:  # it is the latents, not their number
+            raise ours from error
         raise ContractError(
             f"the decoder was called once, and fails when it is called again: {first_line(error)}",
             hint="does a call change it? write what stands under torch.compile or torch.cond in plain Python",

@@ -26,6 +26,7 @@ from vaeprobe.encoder import Encoder
 from vaeprobe.errors import ContractError, UsageError, VaeprobeError
 from vaeprobe.files import limits
 from vaeprobe.findings import CAST_UP, LEARNED_PRIOR, LOW_PRECISION, REVERSE_MODE, TRAINING_MODE
+from vaeprobe.foreign import foreign, said, uncompiled
 from vaeprobe.frozen import buffers_of, frozen, tensors_of, whole_of, written_in
 from vaeprobe.given import check_fields, check_least
 from vaeprobe.intervals import stream
@@ -188,7 +189,8 @@ class Decoder:
             self._note(Finding(TRAINING_MODE, "the module was in training mode: probed in eval mode"))
         contract.check_weights(self.function)
         self._set("device", _device(self.device) if self.device else _device_of(self.function))
-        self._check_contract()
+        with said(), uncompiled():
+            self._check_contract()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -206,8 +208,9 @@ class Decoder:
 
     def __call__(self, z: Tensor) -> Tensor:
         """Return the outputs, shape (n, *output_shape), of latents of shape (n, latent_dim), whatever autocast is on."""
-        with full_precision():
-            return picked(self.function(self._taken(z)), self.output)
+        with full_precision(), foreign("decoder"):
+            out = self.function(self._taken(z))
+        return picked(out, self.output)
 
     def flat(self, z: Tensor) -> Tensor:
         """Return the outputs as rows, shape (n, data_dim)."""
@@ -223,8 +226,9 @@ class Decoder:
             return self.flat(z)
         if self.natural is None:
             raise UsageError("the natural parameter of this decoder is not known")
-        with full_precision():
-            return picked(self.natural(self._taken(z)), self.output).reshape(len(z), -1)
+        with full_precision(), foreign("decoder"):
+            out = self.natural(self._taken(z))
+        return picked(out, self.output).reshape(len(z), -1)
 
     def _taken(self, z: Tensor) -> Tensor:
         """Return latents as the function takes them: a copy, for it may write to its argument, at some latents alone, too."""
@@ -576,7 +580,13 @@ class Decoder:
         if given is None or whole_of(given) is None:
             return None
         function = frozen(given, torch.float64)
-        return lambda z: picked(function(z.clone()), self.output).reshape(len(z), -1)
+
+        def wide(z: Tensor) -> Tensor:
+            with foreign("decoder"):
+                out = function(z.clone())
+            return picked(out, self.output).reshape(len(z), -1)
+
+        return wide
 
 
 def _dtype_of(function: object) -> torch.dtype | None:

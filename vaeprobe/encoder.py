@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vaeprobe.autograd import full_precision
 from vaeprobe.contract import first_line
 from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.foreign import foreign
 from vaeprobe.frozen import whole_of
 from vaeprobe.given import check_fields, check_least
 from vaeprobe.report import Finding
@@ -120,7 +121,7 @@ class Encoder:
 
     def _both(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the function returns, if it is two tensors."""
-        with full_precision():
+        with full_precision(), foreign("encoder"):
             out: object = self.function(x)
         if isinstance(out, (tuple, list)) and len(out) == 2 and all(isinstance(part, Tensor) for part in out):
             return out[0], out[1]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from vaeprobe.board import GRACE, Board, Watch, board_of, prefix
 from vaeprobe.errors import ERRORS, InputError, ResourceError, UsageError, VaeprobeError, bug, out_of_memory
+from vaeprobe.foreign import in_words
 from vaeprobe.progress import track
 
 if TYPE_CHECKING:
@@ -180,7 +181,8 @@ class Processes:
 def _told(error: Exception) -> tuple[str, str, str | None]:
     """Return what other processes are told of an error: its code, message and hint."""
     if not isinstance(error, VaeprobeError):
-        error = ResourceError("out of memory", hint="fewer processes") if out_of_memory(error) else bug(error)
+        lacking = ResourceError("out of memory", hint="fewer processes") if out_of_memory(error) else None
+        error = lacking or in_words(error) or bug(error)
     return error.code, error.message, error.hint
 
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from vaeprobe.cli import streams, worker
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug, out_of_memory
+from vaeprobe.foreign import in_words
 from vaeprobe.heard import heard
 from vaeprobe.processors import consider
 
@@ -118,6 +119,8 @@ def _as_ours(error: Exception) -> VaeprobeError | None:
     """Return an exception of the parser, or of a full disk, as one of ours; None for a bug."""
     if isinstance(error, VaeprobeError):
         return error
+    if (ours := in_words(error)) is not None:
+        return ours
     if isinstance(error, OSError) and error.errno in FULL:
         return UsageError(f"cannot write: {(error.strerror or '').lower()}", hint="free some space")
     if out_of_memory(error):

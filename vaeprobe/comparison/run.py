@@ -25,6 +25,7 @@ from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
 from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
 from vaeprobe.findings import NOT_SORTED, TIME_LIMIT
+from vaeprobe.foreign import said
 from vaeprobe.geometry.agreement import code_agreement, interval_of
 from vaeprobe.geometry.labels import dci, mig, trees_dci
 from vaeprobe.geometry.rotations import Alignment
@@ -91,7 +92,7 @@ def compare(
     if factors is not None and data is None:
         raise UsageError("factors belong to rows of data", hint="add --data: the rows that they describe")
     decoders = [as_decoder(model) for model in models]
-    with within(time), keeping(resume):
+    with within(time), keeping(resume), said():
         return _comparison(
             decoders, data=data, factors=factors, sort=sort, samples=samples, rotations=rotations, seed=seed
         )

@@ -50,6 +50,7 @@ from vaeprobe.engine.tangents import Unsupported
 from vaeprobe.engine.windows import Spread, Windows
 from vaeprobe.errors import ResourceError
 from vaeprobe.files.limits import check_memory
+from vaeprobe.foreign import said_of
 from vaeprobe.given import check_given
 from vaeprobe.likelihoods import Likelihood, Parameter
 from vaeprobe.processes import current
@@ -65,6 +66,7 @@ HELD = 128 << 20
 FEWER_GRAMS = "fewer latents (--samples), some of the columns (columns=), or random probes (vaeprobe.engine.matrix_free)"
 
 
+@said_of
 def jacobian(
     f: Map,
     z: Tensor,
@@ -111,6 +113,7 @@ def jacobian(
     return J.permute(1, 2, 0)
 
 
+@said_of
 def gram(
     f: Map,
     z: Tensor,
@@ -334,6 +337,7 @@ def _gram_of_windows(
     return out[:, 0] if columns is None or columns.ndim == 2 else out
 
 
+@said_of
 def values(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Tensor:
     """Return f(z), shape (n, data), in the decoder's dtype: as fast as the primal of a verb, and rounded as that is."""
     g, x = function_of(decoder, natural), _latents(decoder, z)
@@ -356,6 +360,7 @@ def values(decoder: Decoder, z: Tensor, *, natural: bool = False) -> Tensor:
     return current().summed(y) if shared else y
 
 
+@said_of
 def pushforward(f: Map, z: Tensor, v: Tensor, *, natural: bool = False) -> tuple[Tensor, Tensor]:
     """Return f(z), shape (n, data), and J v for directions v over the continuous latents, without a graph.
 
@@ -491,6 +496,7 @@ def _size_in_windows(
     return Size(max(1, min(points, held // count)), min(held, count))
 
 
+@said_of
 def pullback(f: Map, z: Tensor, w: Tensor, *, natural: bool = False) -> Tensor:
     """Return J^T w over the continuous latents, without a graph.
 

@@ -29,6 +29,7 @@ from vaeprobe.findings import (
     TIME_LIMIT,
     WAIVER_EXPIRED,
 )
+from vaeprobe.foreign import in_words
 from vaeprobe.gate import agreement, journal
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate.outcome import Failure, ModelReport, Outcome
@@ -99,7 +100,7 @@ class Gate:
             # one model that meets a bug of ours must not cost the reports of the others
             if os.environ.get("VAEPROBE_DEBUG") or processes().world > 1:
                 raise
-            return ModelReport(model=model, failure=failure_of(bug(error)))
+            return ModelReport(model=model, failure=failure_of(in_words(error) or bug(error)))
 
     def check_decoder(self, model: str, decoder: Decoder) -> ModelReport:
         """Return what the policy says of a loaded decoder.

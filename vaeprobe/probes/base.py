@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 from vaeprobe.budget import within
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import CLASS_AXIS, SATURATED
+from vaeprobe.foreign import said
 from vaeprobe.kept import SUFFIX, Kept, keeping
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.settings import Option, check, option_of
@@ -129,8 +130,8 @@ class Question(ABC):
 
     @contextmanager
     def bounds(self) -> Iterator[Kept | None]:
-        """Bound a run by its time, and keep what is measured in it where a file for that is named."""
-        with within(self.time), keeping(self.resume) as kept:
+        """Bound a run by its time, keep what is measured in it where a file for that is named, and say what a network raises."""
+        with within(self.time), keeping(self.resume) as kept, said():
             yield kept
 
     # each question narrows what it is asked of, so that this says nothing

@@ -9,6 +9,7 @@ from pathlib import Path
 from vaeprobe.budget import NO_TIME, budget, share_of, within
 from vaeprobe.engine.remembered import remembered
 from vaeprobe.errors import InputError, UnsafeError, UsageError, VaeprobeError
+from vaeprobe.foreign import said
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
 from vaeprobe.gate.rules import rule_of_text
@@ -110,7 +111,7 @@ def survey(
     first: VaeprobeError | None = None
     strips: Traversal | None = None
     # probes share the latents of a seed, and what was measured at them
-    with within(time), keeping(resume), remembered():
+    with within(time), keeping(resume), remembered(), said():
         names = [*_probes(), *(_probes(of_data=True) if data is not None else ())]
         for left, name in zip(range(len(names) + 1, 1, -1), track(names, "probes"), strict=True):
             if results and budget().over:

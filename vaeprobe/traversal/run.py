@@ -16,6 +16,7 @@ from vaeprobe.engine.rounding import bytes_of, lost_columns
 from vaeprobe.engine.rounding import directions_of as looking_at
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import TIME_LIMIT
+from vaeprobe.foreign import said
 from vaeprobe.geometry.gram import ACTIVE_THRESHOLD
 from vaeprobe.given import check_given, check_least
 from vaeprobe.kept import keeping
@@ -103,7 +104,7 @@ def traverse(
     if not 0 < reach < float("inf"):
         raise UsageError(f"`reach` must be a positive number, not {reach}")
     decoder = as_decoder(decoder, latent_dim).standardised()
-    with within(time), keeping(resume):
+    with within(time), keeping(resume), said():
         return _traversal(
             decoder, data=data, reach=float(reach), frames=frames, most=most, rotate=rotate, image_shape=image_shape,
             show=show, samples=samples, seed=seed,
