@@ -26,6 +26,7 @@ FLOORS = [
         "intervals",
         "autograd",
         "cpu",
+        "foreign",
         "frozen",
         "given",
         "recipe",

@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from vaeprobe import cpu
 from vaeprobe.budget import budget
 from vaeprobe.contract import FIRST
 from vaeprobe.decoder import Decoder
@@ -39,7 +40,7 @@ def pace(decoder: Decoder, at_once: int) -> float:
     for rows in sorted({min(rows, most) for rows in ROWS}):
         if found and rows * min(found) > LONG:
             break
-        z = known[torch.arange(rows) % len(known)]
+        z = known[cpu.arange(rows) % len(known)]
         start = time.monotonic()
         with torch.no_grad():
             decoder.flat(z)
