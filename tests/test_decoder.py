@@ -775,7 +775,7 @@ def test_a_batch_size_fixed_inside_is_said_in_the_same_words(batch: int, opaque:
     assert Decoder(Last(lambda z, h: h.view(z.shape[0], 1, 4, 4)).eval(), 4).output_shape == (1, 4, 4)
     with pytest.raises(ContractError, match="cannot be called") as other:
         Decoder(network, 5)
-    assert "is the latent dimension really 5?" in str(other.value.hint)
+    assert "is the latent dimension really 5? (--latent-dim, in Python latent_dim=)" in str(other.value.hint)
 
 
 def test_what_takes_long_to_fail_is_not_asked_for_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:

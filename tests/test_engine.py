@@ -139,6 +139,7 @@ def test_no_directions_give_no_columns_and_the_outputs() -> None:
 Z = torch.zeros(4, 2)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
 @pytest.mark.parametrize(
     ("call", "says", "hint"),
     [
@@ -149,6 +150,21 @@ Z = torch.zeros(4, 2)
         (lambda: gram(Decoder(bend, 2), Z[0]), r"takes \(n, 2\)", r"z\[None\]"),
         (lambda: gram(bend, Z.long()), "int64", "z.float"),
         (lambda: gram(bend, Z.to_sparse()), "a sparse tensor", "to_dense"),
+        (
+            lambda: gram(bend, torch.nested.nested_tensor(list(Z))),
+            "latents are a nested tensor",
+            "torch.stack",
+        ),
+        (
+            lambda: gram(bend, torch.nested.nested_tensor(list(Z), layout=torch.jagged)),
+            "latents are a nested tensor",
+            "torch.stack",
+        ),
+        (
+            lambda: pullback(bend, Z, torch.nested.nested_tensor(list(Z))),
+            "covectors are a nested tensor",
+            "torch.stack",
+        ),
         (lambda: gram(bend, Z.to("meta")), "meta device", "real device"),
         (
             lambda: torch.func.vmap(lambda z: gram(bend, z[None]))(Z),

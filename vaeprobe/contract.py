@@ -241,7 +241,10 @@ def not_callable(function: object, z: Tensor, error: BaseException, f: RowMap | 
     ):
         if n := fixed_batch(f, z) if f is not None else 0:
             return rows_at_a_time(n, len(z), reason)
-        return ContractError(message, hint=f"is the latent dimension really {z.shape[1]}? (--latent-dim)")
+        return ContractError(
+            message,
+            hint=f"is the latent dimension really {z.shape[1]}? (--latent-dim, in Python latent_dim=)",
+        )
     return ContractError(message, hint=f"does it run by itself, on torch.randn{tuple(z.shape)}?")
 
 

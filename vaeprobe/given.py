@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from vaeprobe.errors import UsageError, did_you_mean
 
-__all__ = ["check_fields", "check_given", "check_keywords", "check_least"]
+__all__ = ["check_dense", "check_fields", "check_given", "check_keywords", "check_least"]
 
 LISTS = (tuple, list, collections.abc.Sequence, collections.abc.Iterable)
 SINGLE: dict[Any, str] = {
@@ -211,3 +211,28 @@ def _shown(value: object) -> str:
 
 def _article(name: str) -> str:
     return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
+
+
+def check_dense(rows: object, what: str) -> None:
+    """Refuse tensors that hold no numbers, or not row by row; anything else passes.
+
+    Args:
+        what: they are, as "the latents".
+
+    Raises:
+        UsageError: they are on the meta device, nested or sparse.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(rows, torch.Tensor):
+        return
+    if rows.device.type == "meta":
+        raise UsageError(
+            f"{what} are on the meta device, which holds no numbers", hint="make them on a real device"
+        )
+    if rows.is_nested:
+        raise UsageError(
+            f"{what} are a nested tensor, and a dense one is needed",
+            hint="torch.stack(t.unbind()) makes one of rows that are equally long",
+        )
+    if rows.layout != torch.strided:
+        raise UsageError(f"{what} are a sparse tensor, and a dense one is needed", hint="t.to_dense()")

@@ -24,6 +24,7 @@ from vaeprobe.data.masks import hidden
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.files.limits import check_memory
 from vaeprobe.files.matrices import read_matrix
+from vaeprobe.given import check_dense
 from vaeprobe.intervals import stream
 from vaeprobe.processes import current
 
@@ -242,7 +243,9 @@ def numbers(rows: object, name: str) -> Tensor:
 
     Raises:
         InputError: they are something else.
+        UsageError: they are a tensor that is not dense.
     """
+    check_dense(rows, f"the {name}")
     if isinstance(rows, Tensor) and not rows.is_complex():
         return rows.detach()
     try:

@@ -19,6 +19,7 @@ from vaeprobe.engine.seen import once_checked
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.findings import OUTPUT_CHOSEN, WHOLE_VAE
 from vaeprobe.frozen import frozen
+from vaeprobe.given import check_dense
 from vaeprobe.intervals import stream
 from vaeprobe.likelihoods import Likelihood, LikelihoodSettings, by_name
 
@@ -109,7 +110,7 @@ def _checked(f: Callable[[Tensor], object], z: Tensor) -> Decoder:
     for note in decoder.notes:
         if note.spec in (OUTPUT_CHOSEN, WHOLE_VAE) and note.level == "warning":
             remedy = f"return one tensor, or give vaeprobe.Decoder(f, {decoder.latent_dim}, output=...)"
-            warnings.warn(f"{note.message}; {remedy}", stacklevel=4)
+            warnings.warn(f"{note.message}; {remedy}", stacklevel=5)
     return decoder
 
 
@@ -192,12 +193,7 @@ def _check_tensor(z: object, what: str) -> None:
             if isinstance(z, (str, os.PathLike))
             else "torch.as_tensor(...) makes one of an array or a list",
         )
-    if z.device.type == "meta":
-        raise UsageError(
-            f"{what} are on the meta device, which holds no numbers", hint="make them on a real device"
-        )
-    if z.layout != torch.strided:
-        raise UsageError(f"{what} are a sparse tensor, which these verbs do not take", hint="z.to_dense()")
+    check_dense(z, what)
     if torch._C._functorch.is_functorch_wrapped_tensor(z):
         raise UsageError(
             f"{what} are inside a transform of torch.func, and vaeprobe.engine is not to be transformed",

@@ -26,6 +26,7 @@ from vaeprobe.budget import within
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import CLASS_AXIS, SATURATED
 from vaeprobe.foreign import said
+from vaeprobe.given import check_dense
 from vaeprobe.kept import SUFFIX, Kept, keeping
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.settings import Option, check, option_of
@@ -160,6 +161,7 @@ def rows_of(data: object, limit: int | None = None) -> Tensor:
     from vaeprobe.latents import numbers
     from vaeprobe.processes import current
 
+    check_dense(data, "the data")
     if isinstance(data, torch.Tensor):
         return data
     paths = paths_of(data)

@@ -18,6 +18,7 @@ from vaeprobe.data import Data, in_memory, open_data
 from vaeprobe.data.masks import with_gaps
 from vaeprobe.errors import InputError, UsageError, did_you_mean
 from vaeprobe.findings import LATENT_DIM, TIME_LIMIT
+from vaeprobe.given import check_dense
 from vaeprobe.linear import closed_form, dimension, identifiability, moments, spectrum
 from vaeprobe.linear.certificate import Certificate
 from vaeprobe.linear.closed_form import LinearModel, Solution
@@ -128,6 +129,7 @@ def rows_of(
     if hasattr(data, "__array__"):
         if key is not None:
             raise UsageError(f"the data are an array, which has no entry `{key}`", hint="leave out `key`")
+        check_dense(data, "the data")
         array = with_gaps(data)
         if array.dtype.kind not in "fiub":
             raise InputError(f"the data are {array.dtype}, not real numbers", hint="pass an array of numbers")
