@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from vaeprobe import cpu
-from vaeprobe.budget import pause
 from vaeprobe.engine import pushforward
 from vaeprobe.engine.costs import DIRECTION
+from vaeprobe.engine.verbs import values
 from vaeprobe.latents import Prior
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ def nearest_codes(decoder: Decoder, x: Tensor, *, seed: int = 0) -> tuple[Tensor
     """
     x = x.double()
     z = Prior("nearest").draw(decoder, DRAWN, seed=seed).double().cpu()
-    outputs = []
-    with torch.no_grad():
-        for part in torch.split(z, 256):
-            pause()
-            outputs.append(decoder.flat(part.to(decoder.dtype)).double().cpu())
-    y = torch.cat(outputs)
+    y = values(decoder, z).double().cpu()
     near = torch.cdist(x, y).topk(STARTS, dim=1, largest=False).indices
     ends, far = [], []
     for k in range(STARTS):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,8 @@ from vaeprobe.autograd import differentiable_kernels, gradient
 from vaeprobe.budget import Fit, in_time
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
+from vaeprobe.engine.chunks import Chunk, Size, Sweep
+from vaeprobe.engine.methods import choose, function_of
 from vaeprobe.engine.remembered import recalled
 from vaeprobe.engine.verbs import gram
 from vaeprobe.intervals import stream
@@ -127,13 +130,31 @@ def _log_density_and_score(
     decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor
 ) -> tuple[Tensor, Tensor]:
     natural = decoder.natural_for(likelihood)
-    parameter = decoder.parameter_of(natural)
-    leaf = z.to(device=decoder.device, dtype=decoder.dtype).detach().requires_grad_(True)
-    with torch.enable_grad(), differentiable_kernels():
-        y = (decoder.natural_flat(leaf) if natural else decoder.flat(leaf)).double()
-        value = likelihood.log_density(x.flatten(1).to(y), y, parameter)
-        slope = gradient(value, leaf)
-    return value.detach().cpu(), slope[:, decoder.continuous].double().cpu()
+    parameter, choice = decoder.parameter_of(natural), choose(decoder, natural=natural)
+    f, free = function_of(decoder, natural), decoder.continuous
+    w = z.detach().to(device=decoder.device, dtype=decoder.dtype)
+    values = cpu.zeros(len(z), dtype=torch.float64)
+    slopes = cpu.zeros(len(z), len(free), dtype=torch.float64)
+
+    def work(part: Chunk) -> tuple[Tensor, Tensor]:
+        leaf = w[part.points].clone().requires_grad_(True)
+        with torch.enable_grad(), differentiable_kernels():
+            y = f(leaf).double()
+            value = likelihood.log_density(x[part.points].flatten(1).to(y), y, parameter)
+            slope = gradient(value, leaf)
+        return value.detach().cpu(), slope[:, free].double().cpu()
+
+    def put(part: Chunk, value: Tensor, slope: Tensor) -> None:
+        values[part.points], slopes[part.points] = value, slope
+
+    def made_of(part: Chunk) -> Iterable[object]:
+        weight = likelihood, likelihood.name, parameter
+        return "log density", choice.known_by, natural, weight, free, x[part.points], w[part.points]
+
+    size = Size(Size.fitting(choice.widest, w.itemsize, 2).points, 1)
+    if Sweep(work, put, made_of, description="log densities").over(len(w), 1, size):
+        return processes().summed(values), processes().summed(slopes)
+    return values, slopes
 
 
 def with_codes(decoder: Decoder, likelihood: Likelihood, x: Tensor, z: Tensor) -> Tensor:

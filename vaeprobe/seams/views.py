@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vaeprobe import cpu
-from vaeprobe.budget import TimeIsOver, pause
+from vaeprobe.budget import TimeIsOver
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine.chunks import Size
-from vaeprobe.engine.methods import choose
+from vaeprobe.engine.verbs import values
 from vaeprobe.errors import UsageError
 from vaeprobe.likelihoods import Likelihood
 from vaeprobe.pictures import Panel, Polyline, net_svg
@@ -23,19 +22,12 @@ from vaeprobe.seams.tracing import trace_paths
 
 __all__ = ["Net", "Walk", "decode", "trace_net", "traverse"]
 
-BLOCK = 256
 SPACING = 0.5  # arc length between neighbouring seams of a net
 
 
 def decode(decoder: Decoder, z: Tensor) -> NDArray[np.float64]:
     """Return the decoder's outputs as rows, shape (n, data)."""
-    rows = Size.fitting(choose(decoder).widest, z.itemsize, 1).points
-    found = []
-    with torch.no_grad():
-        for block in torch.split(z, min(BLOCK, rows)):
-            pause()
-            found.append(decoder.flat(block).double().cpu())
-    return torch.cat(found).numpy()
+    return values(decoder, z).double().cpu().numpy()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
