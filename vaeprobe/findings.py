@@ -528,9 +528,10 @@ PART_OF_JACOBIAN = FindingSpec(
     "note",
     "There are too many columns for all of them: the channels at one random site per latent, or some random latents, "
     "were measured, exactly. Rotating that part alone (the channels alike at every site) leaves the prior as it is, so "
-    "the p-value holds. Of some random latents only the mean |cos| stands for all, with an interval that holds which were drawn; "
-    "other numbers are the part's own, and a limit that others of the latents may break is undecided: a few columns that are "
-    "alike among thousands are hardly ever drawn. Of pairs outside of the part speak the energy off the diagonal, of all columns, and "
+    "the p-value holds. Of some random latents the mean |cos| stands for all, with an interval that holds which were drawn; "
+    "all other numbers are the part's own, and so is the verdict: a limit that others of the latents may break is undecided. "
+    "Channels of other sites may be more alike than those of one, and a few columns that are alike among thousands are hardly "
+    "ever drawn. Of pairs outside of the part speak the energy off the diagonal, of all columns, and "
     "the cosines with the next site, where latents have space.",
     "--part all measures every column, and --part channels or some as many latents as --samples says.",
 )

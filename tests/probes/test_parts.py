@@ -31,6 +31,7 @@ from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality, OrthogonalityResult
 from vaeprobe.probes.parts import FEWEST, SOME, WORK, affordable, as_asked, block_of, holdable
 from vaeprobe.probes.trace import Trace
+from vaeprobe.render import html, markdown
 
 from maps import b1, haar
 
@@ -287,11 +288,60 @@ def test_limits_that_a_part_cannot_tell_are_undecided() -> None:
     assert '"orthogonality.alignment" =' not in written, "no model could pass it"
     for name in ("off_diagonal", "participation"):
         assert bad[f"orthogonality.{name}"].of_all == "known", "of all columns"
-    # the channels of a site are drawn anew at each latent, which the interval over latents holds
-    channels = measure(conv(), part="channels", samples=4, rotations=1, restarts=0, probes=0)
-    of_J = {"condition_number": "at least", "effective_rank": "open", "smallest_gap": "open"}
-    told = {id: m.of_all for id, m in channels.metrics.items() if m.of_all != "known"}
-    assert told == {f"orthogonality.{name}": of_all for name, of_all in of_J.items()}
+
+
+def test_limits_on_channels_of_one_site_are_not_decided_for_all_of_the_map() -> None:
+    """Channels of a site are orthogonal in this basis, and columns of sites that touch are not."""
+    from vaeprobe.gate.policy import Policy, Rule
+    from vaeprobe.gate.run import Gate
+    from vaeprobe.probes.base import judge
+
+    probed = bent_map(torch.eye(4, dtype=torch.float64))
+    part, whole = measure(probed, part="channels", samples=16), measure(probed, part="all", samples=16)
+    largest = number(part, "max_abs_cosine"), number(whole, "max_abs_cosine")
+    assert largest[0] < 0.1 < 0.2 < largest[1]
+
+    def statuses(**limits: float) -> dict[str, str]:
+        ids = {name: "latents.active" if name == "active" else f"orthogonality.{name}" for name in limits}
+        wanted = {ids[name]: limit for name, limit in limits.items()}
+        checks = judge(part, wanted, {}).checks
+        rules = {
+            id: Rule(metric=id, side="min" if id == "latents.active" else "max", limit=limit)
+            for id, limit in wanted.items()
+        }
+        settings = {"orthogonality": {"part": "channels"}}
+        gate = Gate(policy=Policy(rules=rules, samples=16, max_samples=16, settings=settings))
+        found = {o.metric.id: o.status for o in gate.check_decoder("m", probed).outcomes}
+        assert found == {c.metric.id: c.status for c in checks}
+        return {name: found[id] for name, id in ids.items()}
+
+    # each could still be broken, or kept, by the channels of another site
+    for limits in ({"max_abs_cosine": 0.2, "ima_contrast": 9.0, "active": 5}, {"mean_abs_cosine": 0.5}):
+        assert set(statuses(**limits).values()) == {"inconclusive"}
+    assert statuses(active=4, off_diagonal=0.99) == dict.fromkeys(("active", "off_diagonal"), "pass")
+    turned = bent_map(haar(4, 1))
+    found = judge(measure(turned, part="channels", samples=16), {"orthogonality.max_abs_cosine": 0.05}, {})
+    assert [c.status for c in found.checks] == ["fail"], "that of all is no smaller"
+    told = {id: m.of_all for id, m in found.metrics.items() if m.defined}
+    known = {id for id, of_all in told.items() if of_all == "known"}
+    assert known == {
+        "latents.dim",
+        *(f"orthogonality.{n}" for n in ("off_diagonal", "off_diagonal_null", "participation")),
+        *(f"orthogonality.{n}" for n in ("mean_abs_cosine_gaussian", "mutual_information_gaussian")),
+        "orthogonality.neighbour_cosine",
+    }
+    assert {id for id, of_all in told.items() if of_all == "at least"} == {
+        "latents.active",
+        *(f"orthogonality.{n}" for n in ("max_abs_cosine", "ima_contrast", "ima_contrast_held_out")),
+        *(f"orthogonality.{n}" for n in ("mean_field_gap", "condition_number")),
+    }
+    for shown in (str(part), markdown.render(part.page()), html.render(part.page())):
+        assert f"{part.verdict} (of the part that was measured)" in " ".join(
+            re.sub(r"[*]|<[^>]*>|verdict", " ", shown).split()
+        )
+        assert "≥ 4" in shown
+    assert "(of the part" not in str(whole)
+    assert set(part.to_dict()["verdict_of_all"]) == set(Orthogonality.VERDICTS)
 
 
 def test_what_describes_a_part_is_not_said_of_all() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
-from vaeprobe.render.text import inert, interval, measured, number
+from vaeprobe.render.text import inert, interval, measured, number, verdict_words
 from vaeprobe.report import Bars, Curves, Heatmap, Histogram, Metric, Page, Section, Svg, Table, Value
 
 STYLE = """
@@ -57,7 +57,7 @@ def fragment(page: Page) -> str:
             bound = "≤" if check.side == "max" else "≥"
             parts.append(
                 f'<tr><td class="{check.status}">{check.status}</td><td>{escape(check.metric.id)}</td>'
-                f'<td class="n">{escape(number(check.metric.value))}</td><td>{bound} {number(check.limit)}</td></tr>'
+                f'<td class="n">{escape(number(measured(check.metric)))}</td><td>{bound} {number(check.limit)}</td></tr>'
             )
         parts.append("</table>")
     if page.findings:
@@ -83,7 +83,7 @@ def _headline(page: Page) -> str:
         facts = [a.path, a.maps, a.format, a.architecture, f"sha256 {a.sha256[:12]}" if a.sha256 else ""]
         lines.append(f'<div class="dim">{" · ".join(escape(f) for f in facts if f)}</div>')
     if page.verdict:
-        lines.append(f'<div class="verdict">{escape(page.verdict)}</div>')
+        lines.append(f'<div class="verdict">{escape(verdict_words(page))}</div>')
     if page.summary:
         lines.append(f'<p class="summary">{escape(page.summary)}</p>')
     return "\n".join(lines)

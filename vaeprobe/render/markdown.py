@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vaeprobe.render.text import clean, inert, interval, measured, number
+from vaeprobe.render.text import clean, inert, interval, measured, number, verdict_words
 from vaeprobe.report import Bars, Heatmap, Histogram, Page, Table, Value
 
 STATUS_MARK = {
@@ -37,12 +37,12 @@ def render(page: Page) -> str:
     if page.artifact and page.artifact.maps:
         parts.append(escape(page.artifact.maps))
     if page.verdict:
-        parts.append(f"**{escape(page.verdict)}**")
+        parts.append(f"**{escape(verdict_words(page))}**")
     if page.summary:
         parts.append(escape(page.summary))
     if page.checks:
         checks: list[list[Value]] = [
-            [STATUS_MARK[c.status], c.metric.id, c.metric.value, f"{c.side} {number(c.limit)}"]
+            [STATUS_MARK[c.status], c.metric.id, measured(c.metric), f"{c.side} {number(c.limit)}"]
             for c in page.checks
         ]
         parts.append("## Checks\n\n" + grid(["", "metric", "value", "limit"], checks))

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vaeprobe.findings import DRAFT_BLUEPRINT
 from vaeprobe.render.drawings import draw, grid
-from vaeprobe.render.text import clean, inert, interval, measured, number
+from vaeprobe.render.text import clean, inert, interval, measured, number, verdict_words
 from vaeprobe.report import (
     Check,
     Finding,
@@ -126,7 +126,7 @@ def headline(page: Page, digest: bool = False) -> Group:
             if any(f.spec is DRAFT_BLUEPRINT for f in page.findings)
             else ""
         )
-        guess += "" if page.verdict_of_all is None else " (of the part that was measured)"
+        guess += clean(verdict_words(page)).removeprefix(clean(page.verdict))
         lines.append(Text.assemble("verdict ", (clean(page.verdict), "bold"), guess))
     if page.summary:
         lines.append(Text(clean(page.summary)))

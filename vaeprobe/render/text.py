@@ -7,7 +7,8 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vaeprobe.report import Metric, Value
+    from vaeprobe.report import Metric, Page, Value
+    from vaeprobe.result import Result
 
 MISSING = "–"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -66,6 +67,11 @@ def measured(metric: Metric) -> Value:
     """Return a metric's value, as text after a sign where the true one may be larger, or smaller."""
     bound = BOUNDS.get(metric.of_all)
     return bound + number(metric.value) if bound else metric.value
+
+
+def verdict_words(of: Page | Result) -> str:
+    """Return a verdict, and whether it is that of a part of the latents alone."""
+    return of.verdict + ("" if of.verdict_of_all is None else " (of the part that was measured)")
 
 
 def interval(ci: tuple[float, float] | None) -> str:

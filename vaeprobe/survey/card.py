@@ -10,7 +10,7 @@ import torch
 from vaeprobe._version import __version__
 from vaeprobe.pictures import ImageShape
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
-from vaeprobe.render.text import clean, inert, interval, measured, number
+from vaeprobe.render.text import clean, inert, interval, measured, number, verdict_words
 from vaeprobe.report import Metric, Value
 from vaeprobe.survey.content import Content
 
@@ -39,7 +39,7 @@ def model_index(survey: Content, name: str | None = None) -> str:
         lines += [f"    - type: {metric.id}", f"      value: {number_of(metric)}"]
         lines += [f"      name: {_text(metric.title)}"]
     for probe, result in survey.results.items():
-        lines += [f"    - type: {probe}.verdict", f"      value: {_text(result.verdict)}"]
+        lines += [f"    - type: {probe}.verdict", f"      value: {_text(verdict_words(result))}"]
         lines += [f"      name: {_text(f'verdict of {probe}')}"]
     lines += ["    source:", f"      name: vaeprobe {__version__}", f"      url: {SOURCE}"]
     return "\n".join(lines) + "\n"
@@ -49,7 +49,7 @@ def card(survey: Content, name: str | None = None) -> str:
     """Return a section for a model card: metadata, verdicts, the numbers beside their nulls, how to repeat it."""
     a = survey.artifact
     verdicts: list[list[Value]] = [
-        [probe, result.verdict, result.summary] for probe, result in survey.results.items()
+        [probe, verdict_words(result), result.summary] for probe, result in survey.results.items()
     ]
     rows: list[list[Value]] = []
     for result in survey.results.values():

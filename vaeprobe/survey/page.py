@@ -15,7 +15,7 @@ from vaeprobe.gate.outcome import Outcome
 from vaeprobe.pictures import png
 from vaeprobe.probes import question_class
 from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
-from vaeprobe.render.text import inert, interval, measured, number
+from vaeprobe.render.text import inert, interval, measured, number, verdict_words
 from vaeprobe.report import Bars, Curves, Finding, Heatmap, Histogram, Metric, Section, Svg, Table, Value
 from vaeprobe.result import Result
 from vaeprobe.survey.content import Content
@@ -159,7 +159,7 @@ def _head(survey: Content, name: str) -> str:
         if probe in survey.results:
             found = survey.results[probe]
             lines.append(
-                f'<div class="verdict {tone(found.verdict)}"><strong>{escape(probe)}: {escape(found.verdict)}</strong>'
+                f'<div class="verdict {tone(found.verdict)}"><strong>{escape(probe)}: {escape(verdict_words(found))}</strong>'
                 f"<p>{_prose(found.summary)}</p></div>"
             )
     cards = "".join(_card(metric, beside) for metric, *beside in survey.carried()[:3])
@@ -277,7 +277,7 @@ def _probe(name: str, result: Result) -> str:
     title = TITLES.get(name) or str(question_class(name).__doc__).partition("\n")[0]
     return (
         f'<section><h2>{escape(title)}</h2><p><strong class="{tone(result.verdict)}">'
-        f"{escape(result.verdict)}.</strong> {_prose(result.summary)}</p>"
+        f"{escape(verdict_words(result))}.</strong> {_prose(result.summary)}</p>"
         + _table(f"{name}: numbers", ("", "value", "95 % interval", "unit"), rows)
         + f'<details><summary>What these numbers mean</summary><dl class="dim">{meanings}</dl></details>'
         + "".join(_figure(s) for s in pictures)

@@ -20,6 +20,7 @@ from vaeprobe.probes import PROBES, asks_decoder, probe_class, question_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.with_encoder import EncoderProbe
 from vaeprobe.progress import track
+from vaeprobe.render.text import verdict_words
 from vaeprobe.report import Finding, Metric
 from vaeprobe.result import Result
 from vaeprobe.survey.card import card, model_index
@@ -152,7 +153,7 @@ def survey(
             findings.setdefault((found.code, found.message), found)
     return Survey(
         metrics=metrics,
-        verdict="; ".join(f"{name}: {result.verdict}" for name, result in results.items()),
+        verdict="; ".join(f"{name}: {verdict_words(result)}" for name, result in results.items()),
         findings=tuple(findings.values()),
         settings={"samples": samples, "seed": seed, "starts": STARTS},
         artifact=decoder.artifact,

@@ -43,8 +43,11 @@ OF_ALL: dict[str, OfAll] = {
     "orthogonality.mean_abs_cosine_gaussian": "known",
     "orthogonality.mutual_information_gaussian": "known",
 }
-# What of a part says least of all where it is one of equals, as the channels of a site are of all sites.
-OF_J = frozenset(f"orthogonality.{name}" for name in ("condition_number", "effective_rank", "smallest_gap"))
+# The channels of a site are no random part: what two of them share is nothing that others on the map share as well.
+OF_ALL_SITES: dict[str, OfAll] = OF_ALL | {
+    "orthogonality.mean_abs_cosine": "open",
+    "orthogonality.mutual_information": "open",
+}
 
 # What numbers say of all latents where J is rank-deficient at some: there the contrast is larger than is known, or
 # infinite, along the axes and along random ones by the same log det G, and the alignment divides by the latter.  What a
@@ -118,9 +121,8 @@ def metrics_of(reading: Reading) -> list[Metric]:
         found = [_of_full_rank(m, reading.left_out, zero) for m in found]
     if reading.block is None:
         return found
-    # channels of a site are drawn anew at each latent
-    some = OF_J if reading.block.kind == "channels" else {m.id for m in found}
-    return [of_part(m, OF_ALL) if m.id in some else m for m in found]
+    known = OF_ALL_SITES if reading.block.kind == "channels" else OF_ALL
+    return [of_part(m, known) for m in found]
 
 
 def _of_full_rank(metric: Metric, left_out: str, zero: bool) -> Metric:

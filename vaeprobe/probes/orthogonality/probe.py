@@ -224,8 +224,8 @@ class Orthogonality(Probe):
         save_rotation: write the best rotation R* to this .npy file.
         active_threshold: share of the largest mean column norm above which a latent is active.
         part: which columns of the Jacobian: all; the channels at one random site of each latent, where latents have
-            space; some 64 random latents (a limit on what they do not tell of all is undecided); auto takes all of
-            up to 128 latents with space and up to 512 without, and as many samples of a part as take about a minute;
+            space; some 64 random latents; a limit on what these do not tell of all is undecided; auto takes all of up
+            to 128 latents with space and up to 512 without, and as many samples of a part as take about a minute;
             samples of more than 180 columns are fewer as well, for their matrices are held at once.
         probes: random products with J and J^T at each of some latents, for the energy of all columns off the
             diagonal, where only a part of the columns is measured; 0 for none, 2 at least, and no columns of
@@ -432,8 +432,7 @@ class Orthogonality(Probe):
         return OrthogonalityResult(
             metrics=metrics,
             verdict=word,
-            # the channels of a site are drawn anew at each latent
-            verdict_of_all=None if reading.share_drawn == 1 else tuple(VERDICTS),
+            verdict_of_all=None if reading.block is None else tuple(VERDICTS),
             summary=summary + reading.whole.sentence,
             findings=(*decoder.notes, *fits, *words.findings(reading, asked, metrics)),
             settings=self.settings(decoder)
