@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 import vaeprobe
+from vaeprobe.budget import within
 from vaeprobe.cli import run
 from vaeprobe.comparison.numbers import SEARCHED, pair, see, why_apart
 from vaeprobe.comparison.ranking import Ranking
@@ -34,6 +36,7 @@ from vaeprobe.geometry.agreement import (
 from vaeprobe.geometry.labels import binned, dci, lasso, mig, mutual_information, scores, trees_dci
 from vaeprobe.geometry.nearest import nearest_codes
 from vaeprobe.geometry.rotations import haar
+from vaeprobe.render import html, markdown
 
 BETAS = Path(__file__).parents[1] / "sample_models" / "betas"
 D, M, N = 4, 12, 64
@@ -464,8 +467,6 @@ def test_a_sweep_is_told_by_names() -> None:
 
 
 def test_a_sweep_sorted_as_csv(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    import csv
-
     models = [str(BETAS / f"bernoulli_beta{b}.safetensors") for b in (4, 1, 8)]
     rows = ["--data", str(BETAS / "bernoulli.npy"), "--samples", "32", "--rotations", "9", "-q"]
     path = tmp_path / "t.csv"
@@ -643,3 +644,107 @@ def test_published_models_share_their_axes_in_part(models: Path, other: str) -> 
     # latent space and data space match the same latents
     same = set(found.codes.pairs) & set(found.columns.pairs)
     assert len(same) >= 0.7 * len(found.codes.pairs)
+
+
+# -- parts of the latents -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three latents at random are measured of more than four."""
+    from vaeprobe.probes import parts
+
+    monkeypatch.setattr(parts, "SOME", 3)
+    monkeypatch.setattr(parts, "WHOLE", 4)
+    monkeypatch.setattr("vaeprobe.probes.factorise.probe.WHOLE", 4)
+
+
+def wide(latents: int, seed: int = 0) -> Decoder:
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(latents, 16), nn.Tanh(), nn.Linear(16, 12)).double()
+    return Decoder(network.eval(), latents, dtype=torch.float64)
+
+
+def codes_of(found: vaeprobe.Comparison) -> dict[str, str]:
+    return {f.code: f.level for f in found.findings}
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_numbers_of_different_parts_are_not_set_against_each_other() -> None:
+    found = vaeprobe.compare([wide(6), wide(4)], samples=16, rotations=9, sort="alignment")
+    assert (found.rankings, found.changes) == ((), {})
+    assert codes_of(found) == {"different-parts": "warning", "not-sorted": "warning"}
+    apart, unsorted = found.findings
+    assert "orthogonality of 3 random latents, of 6 (A) and all latents (B); factorise of 3" in apart.message
+    assert apart.hint is not None
+    assert apart.hint.startswith("`vaeprobe orthogonality MODEL --part all`")
+    assert "those of different parts of the latents" in unsorted.message
+    assert "alignment" not in (unsorted.hint or "alignment")
+    marked = "(of the part that was measured)"
+    first, second = (results["orthogonality"] for results in found.results)
+    table = found._side_by_side()
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["orthogonality: verdict"][:2] == [f"{first.verdict} {marked}", second.verdict]
+    assert rows["orthogonality: measured"][:2] == ["3 random latents, of 6", "all latents"]
+    assert rows["active latents"][:2] == ["≥ 3", 4]
+    published = found._published()
+    assert [row[0] for row in published.rows if str(row[0]).startswith(">")] == ["> B"]
+    assert published.note.endswith("A measured in part, with no place among them")
+    for shown in (str(found), markdown.render(found.page()), html.render(found.page())):
+        text = " ".join(shown.split())
+        assert "≥ 3" in text
+        assert "3 random latents, of 6" in text
+        assert "Which to keep" not in text
+    assert marked in markdown.render(found.page())
+    told = found.to_dict()["details"]["results"]
+    assert told[0]["orthogonality"]["part"] == "3 random latents, of 6"
+    assert len(told[0]["factorise"]["verdict_of_all"]) > 1
+    assert "part" not in told[1]["orthogonality"]
+    line, other = csv.DictReader(found.csv().splitlines())
+    assert (line["orthogonality.part"], other["orthogonality.part"]) == ("3 random latents, of 6", "")
+    assert (line["latents.active.of_all"], other["latents.active.of_all"]) == ("at least", "known")
+    assert (line["latents.active"], other["latents.active"]) == ("3", "4")
+    assert float(line["orthogonality.alignment"]) == first["orthogonality.alignment"].value
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_models_of_the_same_part_are_ranked_by_it_and_that_is_said() -> None:
+    found = vaeprobe.compare([wide(6), wide(6, 1)], samples=16, rotations=9, sort="alignment")
+    assert [(r.criterion, r.part) for r in found.rankings] == [("alignment", "3 random latents, of 6")]
+    assert found._ranking().rows[0][0] == "alignment with the axes (of the part that was measured)"
+    assert found.to_dict()["details"]["rankings"][0]["part"] == "3 random latents, of 6"
+    assert "orthogonality.alignment" in found.changes
+    assert codes_of(found) == {"part-of-jacobian": "note", "part-of-latents": "note"}
+    assert not [row for row in found._published().rows if str(row[0]).startswith(">")]
+    whole = vaeprobe.compare([wide(4), wide(4, 1)], samples=16, rotations=9)
+    assert [(r.criterion, r.part) for r in whole.rankings] == [("alignment", "")]
+    assert codes_of(whole) == {}
+    assert "≥" not in str(whole)
+    assert ".part," not in whole.csv()
+    three = vaeprobe.compare([wide(4), wide(4, 1), wide(6)], samples=16, rotations=9)
+    assert [r.criterion for r in three.rankings] == ["udr", "agreement"]
+    assert ["≥ 3" in row for row in three._models().rows] == [False, False, True]
+
+
+@pytest.mark.parametrize("lasts", [(True, False), (False, True), (True, True)])
+def test_limited_time_takes_the_same_part_of_the_same_latents(
+    lasts: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock says another thing of each of two equal files."""
+    from vaeprobe.probes import parts
+    from vaeprobe.probes.orthogonality import Orthogonality
+
+    monkeypatch.setattr(parts, "SOME", 3)
+    probe = Orthogonality(samples=16)
+    with within(1e-9):
+        assert not probe.affords_all(wide(6))
+        assert probe.affords_all(wide(3)), "there is no part of so few"
+    with within(3600):
+        assert probe.affords_all(wide(6))
+    answers = iter(lasts)
+    monkeypatch.setattr(Orthogonality, "affords_all", lambda *_: next(answers))
+    found = vaeprobe.compare([wide(6), wide(6)], samples=16, rotations=9, time=60)
+    part = "" if all(lasts) else "3 random latents, of 6"
+    assert [results["orthogonality"].part for results in found.results] == [part, part]
+    assert found.changes["orthogonality.ima_contrast"] == (0.0, (0.0, 0.0))
+    assert ("time-limit" in codes_of(found)) == (not all(lasts))

@@ -520,7 +520,8 @@ TIME_LIMIT = FindingSpec(
 NOT_SORTED = FindingSpec(
     "not-sorted",
     "warning",
-    "No model has a number in the column that they were to be sorted by: they stand in the order in which they were given.",
+    "No model has a number in the column that they were to be sorted by, or the numbers are those of different parts of the "
+    "latents: the models stand in the order in which they were given.",
     "Sort by a column that the table has; some need --data, --factors or three models.",
 )
 PART_OF_JACOBIAN = FindingSpec(
@@ -543,6 +544,14 @@ PART_OF_LATENTS = FindingSpec(
     "about the density along the part. What fails there (columns that are not orthogonal, a length that other latents "
     "change) fails for the whole decoder; what holds there is not said of other latents, and limits on it are undecided.",
     "--part all measures along every latent, at the cost of as many columns; another --seed draws another part.",
+)
+DIFFERENT_PARTS = FindingSpec(
+    "different-parts",
+    "warning",
+    "Models were measured along different parts of their latents: some of them at random, the channels of a site, or all. "
+    "Contrasts, counts and largest cosines of a part are least values of those of all, and an alignment is that of the axes "
+    "that were measured alone. Such numbers are shown with what they are of; they rank no model, and have no difference.",
+    "Compare models of as many latents, or measure each by itself with --part all, which takes time and memory.",
 )
 LOW_RANK = FindingSpec(
     "low-rank",

@@ -46,6 +46,7 @@ class Result:
         findings: what deserves attention.
         settings: the probe's settings, JSON-able: seed, samples, likelihood, method, dtype, ...
         artifact: the file, or None for a decoder made in Python.
+        part: which latents it is of, "" where it is of all.
         checks: limits that were asked for.
         verdict_of_all: the verdicts that all latents may have, where `verdict` is that of a random part of them; None where
             it is that of all.
@@ -63,6 +64,7 @@ class Result:
     findings: tuple[Finding, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
     artifact: Artifact | None = None
+    part: str = ""
     checks: tuple[Check, ...] = ()
     verdict_of_all: tuple[str, ...] | None = None
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vaeprobe import cpu
 from vaeprobe.comparison.numbers import Pair, Seen
+from vaeprobe.comparison.parts import comparable
 from vaeprobe.geometry.agreement import best_matched, correlations, ranks, udr
 from vaeprobe.intervals import stream
 from vaeprobe.result import Result
@@ -33,11 +34,13 @@ class Ranking:
         criterion: a key of `CRITERIA`.
         values: of each model; more is better.
         draws: the same on resampled rows or latents, the same ones for all models, shape (resamples, models).
+        part: which latents it is of, the same ones of each model; "" where it is of all.
     """
 
     criterion: str
     values: tuple[float, ...]
     draws: Tensor
+    part: str = ""
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -61,7 +64,10 @@ class Ranking:
 def rankings(
     results: Sequence[Mapping[str, Result]], seen: Sequence[Seen], pairs: Sequence[Pair], *, seed: int
 ) -> tuple[Ranking, ...]:
-    """Return the models by every criterion that tells them apart: UDR and agreement need three of them."""
+    """Return the models by every criterion that tells them apart: UDR and agreement need three of them.
+
+    What was measured along different parts of the latents is no criterion.
+    """
     rng, k = stream(seed, "ranking"), len(results)
     found = []
     if k > 2 and pairs:
@@ -78,7 +84,8 @@ def rankings(
     ):
         samples = [[_column(r, probe, id) for id in ids] for r in results]
         sizes = {len(c) for columns in samples for c in columns}
-        if len(sizes) != 1 or 0 in sizes:
+        metric = "elbo.value" if name == "elbo" else "orthogonality.alignment"
+        if len(sizes) != 1 or 0 in sizes or not comparable(measured := [r[probe] for r in results], metric):
             continue
         n = sizes.pop()
         pick = torch.from_numpy(rng.integers(0, n, (RESAMPLES, n)))
@@ -86,12 +93,10 @@ def rankings(
         means = [[cpu.tensor(c, dtype=torch.float64)[pick].mean(1) for c in columns] for columns in samples]
         table = torch.stack([m[0] if len(m) == 1 else 1 - m[0] / m[1] for m in means], 1)
         # the criterion itself is the metric, which may rest on more than the values that are resampled
-        whole = [
-            r[probe].metrics["elbo.value" if name == "elbo" else "orthogonality.alignment"].value
-            for r in results
-        ]
+        whole = [r.metrics[metric].value for r in measured]
         if all(isinstance(v, float) for v in whole):
-            found.append(Ranking(name, tuple(float(v) for v in whole if isinstance(v, float)), table[1:]))
+            values = tuple(float(v) for v in whole if isinstance(v, float))
+            found.append(Ranking(name, values, table[1:], measured[0].part))
     return tuple(found)
 
 

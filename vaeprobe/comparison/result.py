@@ -11,10 +11,11 @@ from typing import ClassVar
 
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen
+from vaeprobe.comparison.parts import ALL, comparable, letters_of
 from vaeprobe.comparison.ranking import CRITERIA, RESAMPLES, Ranking
 from vaeprobe.comparison.sweep import Sweep
 from vaeprobe.published import FACTS
-from vaeprobe.render.text import number
+from vaeprobe.render.text import BOUNDS, measured, number, verdict_words
 from vaeprobe.report import Curves, Heatmap, Histogram, Json, Metric, Section, Table, Value
 from vaeprobe.result import Measured, Result
 
@@ -45,9 +46,11 @@ def _three_digits(value: Value) -> Value:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def _letters(n: int) -> list[str]:
-    """Return short names of models: A, B, ..., and numbers where letters do not reach."""
-    return [chr(ord("A") + k) for k in range(n)] if n <= 26 else [str(k) for k in range(n)]
+def _part_of(result: Result) -> Json:
+    """Return which latents a result is of and what it leaves open of all, where it is not of all."""
+    if result.verdict_of_all is None:
+        return {}
+    return {"part": result.part, "verdict_of_all": list(result.verdict_of_all)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +119,7 @@ class Comparison(Result):
         return tuple(out)
 
     def _published(self) -> Table:
-        """Return the models among published ones, the most aligned first."""
+        """Return the models among published ones, which are measured whole, the most aligned first."""
         found: list[tuple[float, list[Value]]] = [
             (
                 f.alignment,
@@ -128,10 +131,15 @@ class Comparison(Result):
             "latents.active",
             *(f"orthogonality.{m}" for m in ("ima_contrast", "ima_contrast_null", "alignment")),
         ]
-        for k, letter in enumerate(_letters(len(self.models))):
+        left_out = []
+        for k, letter in enumerate(letters_of(len(self.models))):
             values: list[Value] = [_three_digits(self._value(k, id)) for id in ids]
-            if isinstance(values[-1], float):
-                found.append((values[-1], [f"> {letter}", *values]))
+            if not isinstance(values[-1], float):
+                continue
+            if "orthogonality" in self.results[k] and self.results[k]["orthogonality"].part:
+                left_out.append(letter)
+                continue
+            found.append((values[-1], [f"> {letter}", *(self._cell(k, id) for id in ids)]))
         rows: list[Sequence[Value]] = [row for _, row in sorted(found, key=lambda pair: -pair[0])]
         columns = ["model", "active", "contrast", "random axes", "alignment"]
         return Table(
@@ -139,7 +147,8 @@ class Comparison(Result):
             columns=columns,
             rows=rows,
             note="by alignment; the others as vaeprobe measured them with its default settings, from github.com/"
-            + ", ".join(dict.fromkeys(f.source for f in FACTS)),
+            + ", ".join(dict.fromkeys(f.source for f in FACTS))
+            + (f"; {', '.join(left_out)} measured in part, with no place among them" if left_out else ""),
         )
 
     # -- one row per model -----------------------------------------------------------------------------
@@ -168,6 +177,18 @@ class Comparison(Result):
         metric = self._metric(k, id)
         return metric.value if metric is not None and isinstance(metric.value, (int, float)) else None
 
+    def _cell(self, k: int, id: str) -> Value:
+        """Return what a table shows of a number: three digits, after a sign where that of all may be larger, or smaller."""
+        value, metric = self._value(k, id), self._metric(k, id)
+        bound = "" if metric is None or metric.value != value else BOUNDS.get(metric.of_all, "")
+        return bound + number(value, 3) if bound else _three_digits(value)
+
+    def comparable(self, column: str) -> bool:
+        """Whether a column says the same of every model: of all its latents, or of the same part of them."""
+        id = SHORT.get(column, column)
+        found = [next((r for r in model.values() if id in r.metrics), None) for model in self.results]
+        return comparable([r for r in found if r is not None], id)
+
     def _metric(self, k: int, id: str) -> Metric | None:
         return next((r.metrics[id] for r in self.results[k].values() if id in r.metrics), None)
 
@@ -187,14 +208,18 @@ class Comparison(Result):
         return (*ordered, *(k for k in range(len(values)) if k not in ordered))
 
     def _models(self) -> Table:
-        columns, letters = self.by_column(), _letters(len(self.models))
+        columns, letters = self.by_column(), letters_of(len(self.models))
         shown = [
             name
             for name in (self.sweep.name if self.sweep else "", *SHORT, "udr", "agreement")
             if name in columns
         ]
         rows: list[list[Value]] = [
-            [letters[k], *(_three_digits(columns[name][k]) for name in shown)] for k in self.order()
+            [
+                letters[k],
+                *(self._cell(k, SHORT[n]) if n in SHORT else _three_digits(columns[n][k]) for n in shown),
+            ]
+            for k in self.order()
         ]
         return Table(title="Models", columns=["", *shown], rows=rows, note=self._legend())
 
@@ -203,21 +228,24 @@ class Comparison(Result):
         out, columns = io.StringIO(), self.by_column()
         shown = [name for name in columns if "." in name or name not in SHORT]
         writer = csv.writer(out, lineterminator="\n")
-        head = ["model", *(f"{p}.verdict" for p in self.results[0])]
+        in_part = [p for p in self.results[0] if any(p in r and r[p].part for r in self.results)]
+        head = ["model", *(f"{p}.verdict" for p in self.results[0]), *(f"{p}.part" for p in in_part)]
         for name in shown:
             head += [name, f"{name}.low", f"{name}.high"] if self._has_interval(name) else [name]
+            head += [f"{name}.of_all"] if self._has_bound(name) else []
         writer.writerow(head)
         for k in self.order():
-            row: list[Value] = [
-                self.models[k],
-                *(self.results[k][p].verdict for p in self.results[0] if p in self.results[k]),
-            ]
-            row += [""] * (1 + len(self.results[0]) - len(row))
+            probes = self.results[k]
+            row: list[Value] = [self.models[k]]
+            row += [probes[p].verdict if p in probes else "" for p in self.results[0]]
+            row += [probes[p].part if p in probes else "" for p in in_part]
             for name in shown:
                 row.append("" if (v := columns[name][k]) is None else v)
+                metric = self._metric(k, name)
                 if self._has_interval(name):
-                    metric = self._metric(k, name)
                     row += list(metric.ci) if metric is not None and metric.ci else ["", ""]
+                if self._has_bound(name):
+                    row.append("" if metric is None or v is None else metric.of_all)
             # a name that a spreadsheet would take for a formula is none
             writer.writerow([f"'{c}" if isinstance(c, str) and c.startswith(FORMULA) else c for c in row])
         return out.getvalue()
@@ -225,13 +253,18 @@ class Comparison(Result):
     def _has_interval(self, id: str) -> bool:
         return any((m := self._metric(k, id)) is not None and m.ci for k in range(len(self.models)))
 
+    def _has_bound(self, id: str) -> bool:
+        return any(
+            (m := self._metric(k, id)) is not None and m.of_all != "known" for k in range(len(self.models))
+        )
+
     def _legend(self) -> str:
         """Return which model is which; the folder that all lie in is said once."""
         folder = (
             path.commonpath([path.dirname(m) or "." for m in self.models]) if self._all_relative() else ""
         )
         names = [m.removeprefix(f"{folder}/") if folder else m for m in self.models]
-        said = "; ".join(f"{a}: {name}" for a, name in zip(_letters(len(names)), names, strict=True))
+        said = "; ".join(f"{a}: {name}" for a, name in zip(letters_of(len(names)), names, strict=True))
         return f"{said}; in {folder}" if folder else said
 
     def _all_relative(self) -> bool:
@@ -242,15 +275,14 @@ class Comparison(Result):
     def _side_by_side(self) -> Table:
         rows: list[list[Value]] = []
         for probe in self.results[0]:
-            rows.append(
-                [f"{probe}: verdict", *(r[probe].verdict if probe in r else None for r in self.results)]
-            )
+            found = [r.get(probe) for r in self.results]
+            rows.append([f"{probe}: verdict", *(None if r is None else verdict_words(r) for r in found)])
+            if any(r is not None and r.part for r in found):
+                rows.append([f"{probe}: measured", *(None if r is None else r.part or ALL for r in found)])
             for metric, *_ in self.results[0][probe].carried():
                 cells: list[Value] = [
-                    r[probe].metrics[metric.id].value
-                    if probe in r and metric.id in r[probe].metrics
-                    else None
-                    for r in self.results
+                    measured(r.metrics[metric.id]) if r is not None and metric.id in r.metrics else None
+                    for r in found
                 ]
                 rows.append([metric.title, *cells, *self._change(metric.id)])
         for id in self.labelled[0] if self.labelled else ():
@@ -258,7 +290,7 @@ class Comparison(Result):
         rows = [row for k, row in enumerate(rows) if row not in rows[:k]]
         for row in rows:
             row += [""] * (1 + len(self.models) + bool(self.changes) - len(row))
-        heads = ["", *_letters(len(self.models)), *(["B - A, 95 %"] if self.changes else [])]
+        heads = ["", *letters_of(len(self.models)), *(["B - A, 95 %"] if self.changes else [])]
         note = self._legend() + (
             "; differences are paired on the same latents and rows" if self.changes else ""
         )
@@ -311,12 +343,12 @@ class Comparison(Result):
         for pair in self.pairs:
             value = pair.codes.value if what == "codes" or pair.columns is None else pair.columns.value
             cells[pair.first][pair.second] = cells[pair.second][pair.first] = value
-        letters = _letters(len(self.models))
+        letters = letters_of(len(self.models))
         return Heatmap(title=title, matrix=cells, row_labels=letters, column_labels=letters, diagonal=False)
 
     def _ranking(self) -> Table:
         """Return the best model by each criterion, how sure that is, and the others."""
-        letters, rows = _letters(len(self.models)), []
+        letters, rows = letters_of(len(self.models)), []
         by_chance = ""
         if self.verdict == UNSHARED and any(r.criterion in ("udr", "agreement") for r in self.rankings):
             by_chance = "; the models share no axes beyond chance, and UDR and MCC rank little then"
@@ -324,7 +356,8 @@ class Comparison(Result):
             first, order = ranking.first(), ranking.order
             said = [f"{letters[k]} {number(ranking.values[k], 3)}" for k in order]
             low, high = ranking.places()[order[0]]
-            row: list[Value] = [CRITERIA[ranking.criterion], said[0], f"{first[order[0]]:.0%}"]
+            of_part = " (of the part that was measured)" if ranking.part else ""
+            row: list[Value] = [CRITERIA[ranking.criterion] + of_part, said[0], f"{first[order[0]]:.0%}"]
             rows.append([*row, f"{low}" if low == high else f"{low} - {high}", ", ".join(said[1:])])
         return Table(
             title="Which to keep, without labels",
@@ -338,7 +371,7 @@ class Comparison(Result):
         columns, order = self.by_column(), sweep.order
         ys: dict[str, list[float | None]] = {}
         for name in DRAWN:
-            if name in columns:
+            if name in columns and self.comparable(name):
                 ys[name] = [
                     float(v) if isinstance(v := columns[name][k], (int, float)) else None for k in order
                 ]
@@ -349,7 +382,7 @@ class Comparison(Result):
         return {
             "models": list(self.models),
             "results": [
-                {name: {"verdict": r.verdict, "metrics": {id: m.to_dict() for id, m in r.metrics.items()}} for name, r in model.items()}
+                {name: {"verdict": r.verdict, **_part_of(r), "metrics": {id: m.to_dict() for id, m in r.metrics.items()}} for name, r in model.items()}
                 for model in self.results
             ],
             "changes": {id: {"value": value, "ci": list(ci)} for id, (value, ci) in self.changes.items()},
@@ -357,7 +390,7 @@ class Comparison(Result):
             "sweep": None if self.sweep is None else {"name": self.sweep.name, "values": list(self.sweep.values)},
             "rankings": [
                 {"criterion": r.criterion, "values": list(r.values), "order": list(r.order), "first": r.first(),
-                 "places": [list(p) for p in r.places()]}
+                 "places": [list(p) for p in r.places()], **({"part": r.part} if r.part else {})}
                 for r in self.rankings
             ],
             "pairs": [

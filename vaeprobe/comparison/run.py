@@ -17,8 +17,10 @@ from torch import Tensor
 
 from vaeprobe import cpu
 from vaeprobe.budget import NO_TIME, Fit, TimeIsOver, budget, optional, share_of, within
+from vaeprobe.comparison import parts
 from vaeprobe.comparison.metrics import SPECS
 from vaeprobe.comparison.numbers import Pair, Seen, decodings, foretell_seeing, mean, pair, see, why_apart
+from vaeprobe.comparison.parts import same_part, shortened_alike
 from vaeprobe.comparison.ranking import CRITERIA, rankings
 from vaeprobe.comparison.result import SHORT, UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
@@ -38,12 +40,15 @@ from vaeprobe.probes import metric_specs, probe_class
 from vaeprobe.probes.base import class_findings, rows_of
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.orthogonality.probe import OrthogonalityResult
+from vaeprobe.probes.parts import shortened
 from vaeprobe.processes import current as processes
 from vaeprobe.progress import track
 from vaeprobe.report import Finding, Metric, metric_map
 from vaeprobe.result import Result
 
 PROBES = ("orthogonality", "factorise")
+# of what is left of a model's time, each takes one part of so many
+SHARES = (3, 2)
 # matched codes that correlate this well are called the same
 SAME = 0.9
 SIGNIFICANT = 0.05
@@ -117,12 +122,14 @@ def _comparison(
 
     # each model has its share of the time, the last one's is for what they have in common
     shares = iter(range(len(decoders) + 1, 1, -1))
+    short = shortened_alike(decoders, 1 / SHARES[0] / (len(decoders) + 1), samples=samples, seed=seed)
 
-    def measure(decoder: Decoder) -> dict[str, Result]:
+    def measure(asked: tuple[Decoder, bool | None]) -> dict[str, Result]:
+        decoder, some = asked
         found: dict[str, Result] = {}
-        with share_of(1 / next(shares)):
-            for parts, name in zip((3, 2), PROBES, strict=True):
-                with share_of(1 / parts):
+        with share_of(1 / next(shares)), shortened(some):
+            for share, name in zip(SHARES, PROBES, strict=True):
+                with share_of(1 / share):
                     found[name] = probe_class(name)(samples=samples, seed=seed).measure(decoder)
             if data is not None and decoder.encoder is not None:
                 with suppress(VaeprobeError):  # no likelihood, say: the model is compared without an ELBO
@@ -130,7 +137,7 @@ def _comparison(
                     found["posterior"] = probe.measure(decoder)
         return found
 
-    measured = processes().spread(decoders, measure, "measuring")
+    measured = processes().spread(list(zip(decoders, short, strict=True)), measure, "measuring")
     limits: list[Finding] = []
     seen: list[Seen] = []
     pairs: list[Pair] = []
@@ -173,7 +180,7 @@ def _comparison(
         metrics=metrics,
         verdict=verdict,
         summary=summary,
-        findings=(*_class_axes(decoders), *limits),
+        findings=(*_class_axes(decoders), *parts.findings(measured, short), *limits),
         settings={
             "samples": samples, "rotations": rotations, "seed": seed, "rows": None if at is None else len(at),
             "rows_of": "none" if at is None else "data" if data is not None else "outputs of the models",
@@ -188,9 +195,12 @@ def _comparison(
         sort=sort,
         changes=_changes(decoders, measured),
     )  # fmt: skip
-    if sort is None or sort in (columns := result.by_column()):
+    columns = [column for column in result.by_column() if result.comparable(column)]
+    if sort is None or sort in columns:
         return result
     message = f"no model has a number under `{sort}`, by which they were to be sorted"
+    if not result.comparable(sort):
+        message = f"the numbers under `{sort}` are those of different parts of the latents: models are not sorted by them"
     missing = Finding(
         NOT_SORTED, message, hint=f"--sort takes {', '.join(c for c in columns if '.' not in c)}"
     )
@@ -329,12 +339,14 @@ def _changes(
     out = {}
     same_latents = decoders[0].latent_dim == decoders[1].latent_dim
     for name in (*(PROBES if same_latents else ()), "posterior"):
+        if not same_part([r[name] for r in results if name in r]):
+            continue
         old, new = (r[name].per_sample() if name in r else {} for r in results)
         for id in (id for id in old if id in new):  # in one order, run after run
             if len(old[id]) == len(new[id]) > 1:
                 change = np.asarray(new[id], dtype=np.float64) - np.asarray(old[id], dtype=np.float64)
                 out[id] = (float(change.mean()), student_interval(change, LEVEL))
-    if same_latents:
+    if same_latents and same_part([r["orthogonality"] for r in results if "orthogonality" in r]):
         old_one, new_one = (_alignment(r["orthogonality"]) if "orthogonality" in r else None for r in results)
         if old_one and new_one and len(old_one.contrast) == len(new_one.contrast):
             found = old_one.change(new_one)

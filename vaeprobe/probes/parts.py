@@ -63,11 +63,21 @@ class ColumnBlock:
     whole: int
     how: str = ""
 
+    @property
+    def among(self) -> str:
+        """Which they are, and of how many latents."""
+        return among(self.words, self.whole)
+
     def turned_by(self, R: Tensor, decoder: Decoder) -> Turn:
         """Return the rotation of the whole latent space that turns the block by R, (s, s)."""
         if self.kind == "channels":
             return Turn(R, self.whole)
         return Turn(R, decoder.latent_dim, cpu.tensor(decoder.continuous)[self.columns[0]])
+
+
+def among(words: str, whole: int) -> str:
+    """Return which latents were measured, of how many: what tells two parts apart."""
+    return f"{words}, of {whole}"
 
 
 def block_of(
@@ -176,6 +186,11 @@ class Part:
     seen: bool = False
 
     @property
+    def among(self) -> str:
+        """Which they are, and of how many; "" where the output depends on no others."""
+        return "" if self.seen else among(self.words, self.whole)
+
+    @property
     def start(self) -> str:
         """How a sentence about it begins."""
         if self.seen:
@@ -222,6 +237,24 @@ def as_asked() -> Iterator[None]:
         yield
     finally:
         _as_asked.reset(token)
+
+
+_shortened: ContextVar[bool | None] = ContextVar("shortened", default=None)
+
+
+@contextmanager
+def shortened(some: bool | None) -> Iterator[None]:
+    """Within it, whether limited time lasts for some columns only is settled; None leaves it to the clock."""
+    token = _shortened.set(some)
+    try:
+        yield
+    finally:
+        _shortened.reset(token)
+
+
+def is_shortened() -> bool | None:
+    """Return whether limited time lasts for some columns only, None where the clock is to say."""
+    return _shortened.get()
 
 
 def affordable(decoder: Decoder, columns: int, samples: int, *, grams: int = 0) -> int:

@@ -251,6 +251,7 @@ class Factorise(Probe):
             verdict_of_all=None
             if part is None or part.seen
             else numbers.verdicts_of_all(evidence, self.VERDICTS),
+            part="" if part is None else part.among,
             summary=words.summary(evidence, likelihood.name if likelihood else None, part),
             findings=(*findings, *words.findings(evidence, part, cost), *words.limits(evidence)),
             settings={

@@ -433,6 +433,7 @@ class Orthogonality(Probe):
             metrics=metrics,
             verdict=word,
             verdict_of_all=None if reading.block is None else tuple(VERDICTS),
+            part="" if reading.block is None else reading.block.among,
             summary=summary + reading.whole.sentence,
             findings=(*decoder.notes, *fits, *words.findings(reading, asked, metrics)),
             settings=self.settings(decoder)
@@ -552,15 +553,27 @@ class Orthogonality(Probe):
         kept = (cpu.arange(draws)[:, None] * rows + cpu.arange(fit.done)).flatten()
         return z[kept], found[0] if len(found) == 1 else torch.cat(found), pairs, block, tuple(limits)
 
+    def affords_all(self, decoder: Decoder) -> bool:
+        """Whether the time given lasts for the columns of all latents, where they are not too many anyway."""
+        from vaeprobe.probes.parts import block_of
+
+        if not decoder.continuous or not budget().bounded:
+            return True
+        decoder, source = decoder.standardised().under(self.likelihood), self.source()
+        points = self._available(decoder, source)
+        if block_of(decoder, self.part, points, self.seed) is not None:
+            return True
+        return self._affordable_part(decoder, source, points, []) is None
+
     def _affordable_part(
         self, decoder: Decoder, source: Latents, points: int, limits: list[Finding]
     ) -> ColumnBlock | None:
         """Return some random latents where the time does not last for all columns at a few points, else None."""
         from vaeprobe.engine import gram
-        from vaeprobe.probes.parts import block_of
+        from vaeprobe.probes.parts import block_of, is_shortened
 
         block = block_of(decoder, "some", points, self.seed)
-        if block is None:
+        if block is None or is_shortened() is False:
             return None
         z = source.draw(decoder, 2, seed=self.seed)
         few = block.columns[: len(z), :8]
@@ -568,7 +581,7 @@ class Orthogonality(Probe):
         start = time.monotonic()
         gram(decoder, z, columns=few, chunk=self.chunk)
         one = (time.monotonic() - start) * block.whole / few.numel()
-        if budget().affords(2 * FEW_POINTS * one):
+        if is_shortened() is None and budget().affords(2 * FEW_POINTS * one):
             return None
         limits.append(
             Finding(

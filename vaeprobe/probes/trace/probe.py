@@ -372,6 +372,7 @@ class Trace(Probe):
             metrics=metrics,
             verdict=verdict,
             verdict_of_all=None if part is None else tuple(VERDICTS),
+            part="" if part is None else part.among,
             summary=summary,
             findings=(
                 *decoder.notes,
