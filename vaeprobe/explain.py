@@ -323,7 +323,9 @@ the outcomes that are finished, in a FILE.jsonl.
 --part says along which latents `orthogonality`, `factorise` and `trace` measure
 a decoder of hundreds of them: `channels` those of one site of a map, `some`
 random ones, `all` every one; `auto` takes a part where all would take long, and
-says which.
+says which. The verdict of a part is marked, a limit on what it leaves open of
+all latents is undecided (exit 3), and `compare` sets no numbers of different
+parts against each other.
 
 `vaeprobe explain torchrun`: several processes or machines share a run.
 """
