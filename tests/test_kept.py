@@ -30,6 +30,7 @@ from vaeprobe.engine import chunks, gram, jacobian, methods, pullback, pushforwa
 from vaeprobe.engine.methods import choose
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.geometry.smoothness import metric_derivatives, smoothness
+from vaeprobe.inference.moments import log_density_and_score
 from vaeprobe.kept import keeping, signature
 from vaeprobe.likelihoods import by_name
 from vaeprobe.linear import moments
@@ -37,6 +38,7 @@ from vaeprobe.probes.factorise import Factorise
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
 from vaeprobe.probes.train_linear import TrainLinear
+from vaeprobe.seams.views import decode
 
 SAMPLE = Path(__file__).parent.parent / "sample_models" / "digits_conv.safetensors"
 
@@ -187,7 +189,17 @@ def slopes(decoder: Decoder) -> Any:
     return smoothness(decoder, a, b, u)
 
 
-@pytest.mark.parametrize("stage", [second_derivatives, slopes])
+def densities(decoder: Decoder) -> Any:
+    x = torch.linspace(-1, 1, 60 * 12).reshape(60, 12).double()
+    found = log_density_and_score(decoder, by_name("gaussian", (12,)), x, latents(60))
+    return torch.cat([part.flatten() for part in found])
+
+
+def outputs(decoder: Decoder) -> Any:
+    return torch.from_numpy(decode(decoder, latents(180)))
+
+
+@pytest.mark.parametrize("stage", [second_derivatives, slopes, densities, outputs])
 def test_a_stage_that_is_interrupted_does_not_measure_again_what_it_kept(
     stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

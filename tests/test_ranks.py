@@ -26,6 +26,7 @@ from vaeprobe.engine import chunks, gram, jacobian, pullback, pushforward
 from vaeprobe.engine.matrix_free import energies, singular_triplets
 from vaeprobe.errors import VaeprobeError
 from vaeprobe.geometry.smoothness import _Look, _nested, metric_derivatives
+from vaeprobe.inference.moments import log_density_and_score
 from vaeprobe.likelihoods import by_name
 from vaeprobe.probes.orthogonality import Orthogonality
 from vaeprobe.probes.trace import Trace
@@ -52,6 +53,7 @@ def found(decoder, likelihood):
     yield pullback(decoder, z, w)
     yield from metric_derivatives(decoder, z, list(range(9)), likelihood=likelihood)
     yield from _Look(_nested(decoder.flat, 1), 2, ("slopes",)).at(*(z.repeat(5, 1) * s for s in (1, 2, 3)))
+    yield from log_density_and_score(decoder, likelihood, torch.rand(5, 30).round(), z.repeat(5, 1))
     e = energies(decoder, z, probes=5)
     yield from (e.off, e.total, singular_triplets(decoder, z, 2).s)
     for probe in (Orthogonality(samples=2, rotations=9, restarts=0), Trace(samples=1, components="0", length=0.3)):
