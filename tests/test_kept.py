@@ -29,6 +29,11 @@ from vaeprobe.decoder import Decoder
 from vaeprobe.engine import chunks, gram, jacobian, methods, pullback, pushforward
 from vaeprobe.engine.methods import choose
 from vaeprobe.errors import InputError, UsageError
+from vaeprobe.geometry import best_rotation as best_rotations
+from vaeprobe.geometry import rotations
+from vaeprobe.geometry.best_rotation import joint_diagonalise
+from vaeprobe.geometry.gram import ima_contrast
+from vaeprobe.geometry.rotations import null_contrasts
 from vaeprobe.geometry.smoothness import metric_derivatives, smoothness
 from vaeprobe.inference.moments import log_density_and_score
 from vaeprobe.kept import keeping, signature
@@ -226,6 +231,55 @@ def test_a_stage_that_is_interrupted_does_not_measure_again_what_it_kept(
     with keeping(path):
         stage(decoder)
     assert f.calls <= 6  # those that look which way is right
+
+
+def grams(n: int, k: int) -> Tensor:
+    J = torch.randn(n, k + 3, k, generator=torch.Generator().manual_seed(0)).double()
+    return J.mT @ J
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "find"),
+    [
+        (best_rotations, "_descend", lambda: joint_diagonalise(grams(20, 4), restarts=3).R),
+        (
+            rotations,
+            "_under_rotations",
+            lambda: torch.cat(null_contrasts(grams(20, 4), ima_contrast(grams(20, 4)), count=30)),
+        ),
+    ],
+    ids=["best rotation", "random rotations"],
+)
+def test_a_search_goes_on_from_the_starts_that_are_kept(
+    module: Any, name: str, find: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotations, "AT_ONCE", 10 * 20 * 4**3)
+    whole, path, plain = find(), tmp_path / "run.kept", getattr(module, name)
+    calls, until = [0], [float("inf")]
+
+    def counted(f: Any) -> Any:
+        def called(*args: Any) -> Any:
+            calls[0] += 1
+            if calls[0] > until[0]:
+                raise KeyboardInterrupt
+            return f(*args)
+
+        return called
+
+    of_rotations = lambda *args: counted(plain(*args))  # noqa: E731
+    monkeypatch.setattr(module, name, of_rotations if name == "_under_rotations" else counted(plain))
+    assert torch.equal(find(), whole)
+    took, calls[0], until[0] = calls[0], 0, 2
+    assert took >= 3
+    with keeping(path), pytest.raises(KeyboardInterrupt):
+        find()
+    calls[0], until[0] = 0, float("inf")
+    with keeping(path):
+        assert torch.equal(find(), whole)
+    assert calls[0] == took - 2
+    with keeping(path):
+        assert torch.equal(find(), whole)
+    assert calls[0] == took - 2
 
 
 def test_more_samples_begin_with_those_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from vaeprobe.geometry.axes import nearest_order
 from vaeprobe.geometry.gram import ima_contrast
 from vaeprobe.geometry.rotations import haar, rotated_contrast
 from vaeprobe.geometry.threads import one_thread_below
+from vaeprobe.kept import kept, signature
 from vaeprobe.progress import tell
 
 __all__ = ["RotationFit", "joint_diagonalise"]
@@ -92,12 +94,25 @@ def joint_diagonalise(
     G = G / G.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
     R = torch.cat([cpu.eye(k, dtype=G.dtype)[None], haar(k, restarts, seed).to(G.dtype)])
     ends: list[tuple[Tensor, int, bool]] = []
+    known_by = cache(lambda: signature((G, steps)))
+
+    def descended(swept: Tensor) -> tuple[Tensor, int, bool]:
+        if budget().bounded:  # it may end early, which is not to be kept
+            return _descend(G, swept, steps)
+
+        def work() -> tuple[Tensor, Tensor]:
+            end, taken, converged = _descend(G, swept, steps)
+            return end, cpu.tensor([taken, converged], dtype=torch.float64)
+
+        end, how = kept(lambda: ("best rotation", known_by(), swept), work, together=False)
+        return end, int(how[0]), bool(how[1])
+
     with one_thread_below(n * k**3):
         for block in torch.split(R, max(1, 30_000_000 // (n * k * k))):
             if ends and budget().over:
                 break
             for swept in _jacobi(G, block) if k <= SWEPT else block:
-                ends.append(_descend(G, swept, steps))
+                ends.append(descended(swept))
                 tell("best rotation", len(ends), len(R))
     contrasts = rotated_contrast(G, torch.stack([end for end, _, _ in ends]), tolerance=tolerance).mean(1)
     # the identity's own descent wins ties, so that an optimal basis stays where it is

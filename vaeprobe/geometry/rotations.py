@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from vaeprobe.files.limits import check_memory
 from vaeprobe.geometry.gram import column_cosines, column_norms, ima_contrast, singular_tolerance
 from vaeprobe.geometry.threads import one_thread_below
 from vaeprobe.intervals import mean_interval, stream
+from vaeprobe.kept import kept, signature
 from vaeprobe.progress import tell
 
 __all__ = ["Alignment", "alignment", "haar", "null_contrasts", "rotate", "rotated_contrast"]
@@ -86,10 +88,15 @@ def null_contrasts(
         shapes (n,) and (K,).
     """
     k, total, means, drawn = G.shape[-1], torch.zeros_like(contrast), [], 0
-    under = _under_rotations(G, contrast)
+    under, known_by = _under_rotations(G, contrast), cache(lambda: signature((G, contrast)))
+
+    def measured(block: Tensor) -> Tensor:
+        made_of = lambda: ("random rotations", known_by(), block)  # noqa: E731
+        return kept(made_of, lambda: (under(block),), together=False)[0]
+
     with one_thread_below(len(G) * k**3), share_of(1 / 2) as share:
         for block in _haar(k, count, seed, max(1, AT_ONCE // (len(G) * k**3 + 1))):
-            c = under(block)
+            c = measured(block)
             total += c.sum(0)
             means.append(c.mean(1))
             drawn += len(block)
