@@ -439,3 +439,18 @@ def test_every_method_is_told_and_the_gap_is_somebodys(file: Path) -> None:
     two = TrainLinear(latent_dim=3, methods=("elbo", "em")).measure(file)
     assert all(c.sentence in two.summary for c in two.fit.certificates)
     assert TrainLinear(latent_dim=3, methods=("elbo",)).measure(file).elbo_gap.method is None
+
+
+@pytest.mark.parametrize(
+    ("sigma2", "words"),
+    [
+        (
+            0.1,
+            "The latent is active and its direction carries 99.5% of the variance; these 40 rows determine it.",
+        ),
+        (9.0, "The latent is not active and its direction carries 99.5% of the variance."),
+    ],
+)
+def test_one_latent_is_spoken_of_as_one(sigma2: float, words: str) -> None:
+    rows = np.random.default_rng(0).standard_normal((40, 3)) * [1.5, 0.1, 0.1]
+    assert vaeprobe.train_linear(rows, latent_dim=1, sigma2=sigma2).summary == words

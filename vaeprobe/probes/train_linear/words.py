@@ -58,8 +58,16 @@ def summary(fit: LinearFit) -> str:
     share = min(float(s.values.sum()) / spec.total, 1.0)
     alone = ident.alone(s.active)
     carried = "over 99.9%" if 0.9995 <= share < 1 - 1e-9 else f"{share:.1%}"
-    text = f"{active} of {s.d} latents are active and the {s.d} directions carry {carried} of the variance"
-    text += f"; these {spec.n} rows determine {alone} of the {active} columns one by one." if active else "."
+    if s.d == 1:
+        text = f"The latent is {'active' if active else 'not active'} and its direction carries {carried} of the variance"
+        text += f"; these {spec.n} rows {'determine' if alone else 'do not determine'} it." if active else "."
+    else:
+        text = (
+            f"{active} of {s.d} latents are active and the {s.d} directions carry {carried} of the variance"
+        )
+        text += (
+            f"; these {spec.n} rows determine {alone} of the {active} columns one by one." if active else "."
+        )
     return " ".join([text, *trained(fit.certificates)])
 
 
