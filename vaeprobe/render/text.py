@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from vaeprobe.report import Metric, Page, Value
-    from vaeprobe.result import Result
+    from vaeprobe.report import Metric, Value
 
 MISSING = "–"
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -69,7 +68,17 @@ def measured(metric: Metric) -> Value:
     return bound + number(metric.value) if bound else metric.value
 
 
-def verdict_words(of: Page | Result) -> str:
+class Judged(Protocol):
+    """A page or a result: its verdict, and what that says of all latents, None where nothing."""
+
+    @property
+    def verdict(self) -> str: ...
+
+    @property
+    def verdict_of_all(self) -> object: ...
+
+
+def verdict_words(of: Judged) -> str:
     """Return a verdict, and whether it is that of a part of the latents alone."""
     return of.verdict + ("" if of.verdict_of_all is None else " (of the part that was measured)")
 
