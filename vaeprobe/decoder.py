@@ -58,14 +58,14 @@ class Group:
 
 
 LARGE = 4_000_000
+"""Numbers that a network computes for one output beyond which it is checked at few latents: a tenth of a second of a core."""
+VAST = 1 << 25
+"""The same from which on latents are taken one at a time: a decoding takes about a second, and tensors over 32 MB."""
 # latents that checks of what few of them meet take, and numbers that they decode to at once: a branch that 1 in 10 takes is
 # met by 1 - 0.9^20 = 88 % of such checks
 MORE, AT_ONCE = 20, 32_000_000
 # the part of the time that is left, where it is limited, up to which one such check is worth a decoding of these
 IN_TIME = 0.01
-"""Numbers that a network computes for one output beyond which it is checked at few latents: a tenth of a second of a core."""
-VAST = 1 << 25
-"""The same from which on latents are taken one at a time: a decoding takes about a second, and tensors over 32 MB."""
 DECODINGS = 33
 """What the checks of a vast decoder take after the first two calls, with those that choose how to differentiate it, in decodings."""
 

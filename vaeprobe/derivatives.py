@@ -22,7 +22,7 @@ from vaeprobe.contract import CALLS, RowMap, first_line, mixed, precision_of, wo
 from vaeprobe.errors import ContractError, VaeprobeError
 from vaeprobe.intervals import stream
 
-__all__ = ["LOST", "SCALE", "Differentiation", "check_derivatives"]
+__all__ = ["FEW_APART", "LOST", "SCALE", "Differentiation", "check_derivatives"]
 
 Differentiation = Literal["forward", "reverse"]
 
@@ -44,7 +44,7 @@ ROUNDINGS = 16
 # the part of the outputs that may move otherwise than their derivatives say: some meet a step
 STRAYING = 0.25
 
-# the part of the latents at which the modes may differ in less than float64 where that cannot be had: some meet a kink
+# the part of the latents at which two ways may differ in less than float64 where that cannot be had: some meet a kink
 FEW_APART = 0.1
 
 # what covectors are scaled by, so that products with them round otherwise: no power of two

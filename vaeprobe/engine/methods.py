@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, gradient, jvp, over_directions
 from vaeprobe.contract import FIRST, ROWS, check_batch
 from vaeprobe.decoder import Decoder
+from vaeprobe.derivatives import FEW_APART
 from vaeprobe.engine.chunks import BUDGET, Size
 from vaeprobe.engine.columns import FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
@@ -50,7 +51,6 @@ Method: TypeAlias = Callable[[Function, Tensor, Tensor], tuple[Tensor, Columns]]
 
 TEST_POINTS = 7  # a number that no layer has as its width by accident
 FEW_POINTS = 3  # of a large decoder; odd, so that most of them is a majority
-FEW_APART = 0.1  # of the latents, at which methods may differ where kinks are met and float64 cannot be had
 UNSTEADY = 1e-2  # relative change of J v under the rounding of latents, beyond which nothing can be told
 SITES = 16  # columns whose derivatives are held to be zero outside of their windows
 WORTH = 0.8  # of the work of a whole column, up to which windows of columns pay for their bookkeeping
