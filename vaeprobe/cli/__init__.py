@@ -34,7 +34,9 @@ def main() -> NoReturn:
     def command() -> int:
         streams.end_promptly()
         consider()
-        return run(arguments)
+        code = run(arguments)
+        streams.ending()  # all is said, and torch takes a while to leave; a user's own code may have more to do
+        return code
 
     if len(arguments) == len(sys.argv) - 1 and worker.needed(arguments):
         ended = worker.run_in_worker(command, arguments)
@@ -45,9 +47,7 @@ def main() -> NoReturn:
                 output.error(ended, arguments)
             ended = ended.exit_code
         sys.exit(ended)
-    code = command()
-    streams.ending()  # all is said, and torch takes a while to leave; a user's own code may have more to do
-    sys.exit(code)
+    sys.exit(command())
 
 
 def run(arguments: Sequence[str]) -> int:

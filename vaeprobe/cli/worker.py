@@ -82,8 +82,7 @@ def run_in_worker(command: Callable[[], int], arguments: Sequence[str]) -> int |
             ended = code if finished[0] or code in stopped else _death(code)
             if isinstance(ended, int) or not carried.died(ended):
                 break
-        if code in stopped or -code in streams.EXIT_CODES:
-            streams.ending()  # a second interrupt waits behind the first
+        streams.ending()  # what waits now came too late, or behind a first one
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return ended
