@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from vaeprobe.autograd import differentiable_kernels
-from vaeprobe.engine import convolutions, dense
+from vaeprobe.autograd import Watching, differentiable_kernels
+from vaeprobe.engine import convolutions, dense, gram
 from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput, in_blocks
 from vaeprobe.engine.dense import BANDED, by_root, dense_gram, root_bands
-from vaeprobe.engine.tangents import Unsupported, push
+from vaeprobe.engine.tangents import Unsupported, push, push_alone
 from vaeprobe.engine.upsampling import Upsampling, of_doubled
 
 Function = Callable[[Tensor], Tensor]
@@ -334,6 +335,99 @@ def test_a_last_linear_layer_is_not_computed_for_gram_matrices() -> None:
     G = columns.gram()
     assert columns._pending
     assert torch.allclose(G, dense_gram(columns.value(), None), rtol=1e-12)
+
+
+class Products(Watching):
+    """The sizes of the products of matrices that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def saw(self, func: Any, args: Any, out: object) -> None:
+        if func._opname in ("mm", "addmm") and isinstance(out, Tensor):
+            self.shapes.append(tuple(out.shape))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_last_linear_output_is_not_computed_where_nobody_needs_it(bias: bool) -> None:
+    network = nn.Sequential(nn.Linear(D, 4), nn.Tanh(), nn.Linear(4, 50, bias), nn.Unflatten(1, (2, 25)))
+    x, v = torch.randn(7, D), torch.randn(2, 7, D)
+    with Products() as alone:
+        found = push_alone(lambda z: network(z).reshape(7, -1), x, v)
+    with Products() as both:
+        y, columns = push(network, x, v)
+    assert (7, 50) not in alone.shapes
+    assert both.shapes.count((7, 50)) == 1
+    assert torch.equal(y, network(x))
+    assert torch.equal(found.value(), columns.value().flatten(2))
+
+
+WEIGHT = torch.linspace(-1, 1, 6 * D, dtype=torch.float64).reshape(6, D).exp()
+
+
+def of_a_view(z: Tensor) -> Tensor:
+    seen = F.linear(z, WEIGHT).view(-1, 2, 3)
+    return seen.sin() * seen
+
+
+def of_its_view_and_itself(z: Tensor) -> Tensor:
+    y = F.linear(z, WEIGHT)
+    seen = y.view(-1, 2, 3)
+    return y.sin() + seen.flatten(1)
+
+
+def in_place_on_a_view(z: Tensor) -> Tensor:
+    return F.linear(z, WEIGHT).view(-1, 2, 3).mul_(2).sin_()
+
+
+def copied(z: Tensor) -> Tensor:
+    return F.linear(z, WEIGHT).view(-1, 2, 3).mT.reshape(-1, 6).sin()
+
+
+def twice(z: Tensor) -> Tensor:
+    return F.linear(F.linear(z, WEIGHT), WEIGHT.mT, torch.ones(D, dtype=z.dtype)).sin()
+
+
+@pytest.mark.parametrize("f", [of_a_view, of_its_view_and_itself, in_place_on_a_view, copied, twice])
+def test_outputs_of_linear_layers_are_there_where_they_are_needed(f: Function) -> None:
+    compare(f, lambda z: z)
+
+
+def input_written_to(z: Tensor) -> Tensor:
+    h = z * 2
+    y = F.linear(h, WEIGHT)
+    h.mul_(3)
+    return y
+
+
+def output_written_to_after_a_view(z: Tensor) -> Tensor:
+    y = F.linear(z, WEIGHT)
+    seen = y.view(-1, 2, 3)
+    y.mul_(2)
+    return seen
+
+
+def weight_written_to(z: Tensor) -> Tensor:
+    weight = WEIGHT.clone()
+    y = F.linear(z, weight)
+    weight.zero_()
+    return y.sin()
+
+
+@pytest.mark.parametrize("f", [input_written_to, output_written_to_after_a_view, weight_written_to])
+def test_outputs_that_can_no_longer_be_computed_are_refused(f: Function) -> None:
+    z = torch.randn(2, D, dtype=torch.float64)
+    with pytest.raises(Unsupported):
+        push(f, z, torch.randn(1, 2, D, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("f", [of_a_view, twice, input_written_to, output_written_to_after_a_view])
+def test_gram_matrices_are_the_same_with_outputs_and_without(f: Function) -> None:
+    z = torch.randn(40, D, dtype=torch.float64)
+    J = torch.func.vmap(torch.func.jacfwd(lambda z: f(z[None])[0].flatten()))(z)
+    for _ in range(2):  # the first looks at as many rows of outputs
+        assert torch.allclose(gram(f, z), J.mT @ J, rtol=1e-12)
 
 
 @pytest.mark.parametrize(("width", "bands"), [(4, 1), (BANDED - 1, 1), (BANDED, 4), (BANDED + 5, 4)])

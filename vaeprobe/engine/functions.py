@@ -15,6 +15,7 @@ __all__ = [
     "LINEAR_PER_SAMPLE",
     "MULTILINEAR",
     "RESHAPES",
+    "SIZES",
     "Arguments",
     "Function",
     "Keywords",
@@ -35,6 +36,11 @@ def _names(text: str) -> frozenset[str]:
 
 # the same numbers in the same order, in another shape
 RESHAPES = _names("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel _unsafe_view")
+# what is asked of a tensor whatever its numbers are
+SIZES = _names("""
+    shape size dim ndim ndimension numel nelement len stride is_contiguous dtype device layout requires_grad
+    is_floating_point is_complex is_cpu is_cuda itemsize element_size nbytes
+""")
 # linear in all their tensors together
 LINEAR = _names("""
     permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint expand expand_as broadcast_to

@@ -7,6 +7,7 @@ fastest that agrees with the plainest at a few latents is chosen, once per decod
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from vaeprobe.engine.chunks import BUDGET, Size
 from vaeprobe.engine.columns import FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
 from vaeprobe.engine.local import LocalMap
-from vaeprobe.engine.tangents import Unsupported, located, push
+from vaeprobe.engine.tangents import Unsupported, located, push, push_alone
 from vaeprobe.engine.windows import Places, Spread
 from vaeprobe.errors import ContractError, out_of_memory
 from vaeprobe.frozen import tensors_of
@@ -236,6 +237,17 @@ class Choice:
         y, columns = self._pushed(f, x, v)
         self.batches.check(f, x, y)
         return y, columns
+
+    def columns(self, f: Function, x: Tensor, v: Tensor) -> Columns:
+        """Return J v, as `push` does, without the outputs where nobody needs them.
+
+        Raises:
+            ContractError: as for `push`.
+        """
+        if self.method is carried and len(x) <= self.batches.most:
+            with contextlib.suppress(Unsupported), torch.no_grad(), differentiable_kernels():
+                return push_alone(f, x, v)
+        return self.push(f, x, v)[1]
 
     def _pushed(self, f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Columns]:
         failure: Exception | None = None
@@ -691,7 +703,8 @@ class _Watch(Watching):
             if tangents := self._are_tangents(out.shape):
                 in_memory = out.untyped_storage().nbytes() // out.itemsize  # a view may overlap itself
                 self.numel = max(self.numel, min(out.numel(), in_memory) // self.rows)
-            if not getattr(func, "is_view", False):
+            # what is written to the memory of a primal is seen when it is
+            if not getattr(func, "is_view", False) and (tangents or func._opname != "new_empty"):
                 if not (tangents or out.numel() % self.points):  # latents may be on any axis
                     self.held += out.numel() // self.points
                 self._keep(out.numel() // self.points)

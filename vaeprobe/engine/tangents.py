@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.autograd import jvp, over_directions
@@ -35,6 +35,7 @@ from vaeprobe.engine.functions import (
     LINEAR_PER_SAMPLE,
     MULTILINEAR,
     RESHAPES,
+    SIZES,
     Arguments,
     Function,
     Keywords,
@@ -49,26 +50,65 @@ from vaeprobe.engine.upsampling import Doubled
 from vaeprobe.engine.windows import Spread
 from vaeprobe.errors import VaeprobeError, out_of_memory
 
-__all__ = ["Dual", "Unsupported", "located", "push"]
+__all__ = ["Dual", "Unsupported", "located", "push", "push_alone"]
 
 
 class Unsupported(Exception):
     """Tangents cannot be carried through this call."""
 
 
+class Later:
+    """What a linear layer writes to the memory of its outputs once somebody asks for these numbers.
+
+    Nobody does of the last layer's where Gram matrices follow from its weight alone.
+    """
+
+    def __init__(self, memory: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        self._memory = memory.data  # whose version stays: nobody has read it
+        self._made_of: tuple[Tensor, Tensor, Tensor | None] | None = (x, weight, bias)
+        self._versions = x._version, weight._version, None if bias is None else bias._version
+
+    def write(self) -> None:
+        """Write the numbers, once.
+
+        Raises:
+            Unsupported: what they are made of was written to meanwhile.
+        """
+        if self._made_of is None:
+            return
+        x, weight, bias = self._made_of
+        if self._versions != (x._version, weight._version, None if bias is None else bias._version):
+            raise Unsupported("what a linear layer took was written to before its output was needed")
+        if bias is None:
+            torch.mm(x, weight.mT, out=self._memory)
+        else:
+            torch.addmm(bias, x, weight.mT, out=self._memory)
+        self._made_of = None
+
+
 class Dual(Tensor):
     """A tensor that carries tangents; made by `push` alone.
 
     Attributes:
-        primal: the plain tensor, in the same memory.
+        memory: the plain tensor, in the same memory.
+        later: what is to be written to it before anybody reads it.
         columns: its tangents.
         version: the primal's version counter when the tangents were taken: a later one means that somebody
             wrote to the memory behind our back.
     """
 
-    primal: Tensor
+    memory: Tensor
+    later: Later | None
     columns: Columns
     version: int
+
+    @property
+    def primal(self) -> Tensor:
+        """The plain tensor, in the same memory."""
+        if self.later is not None:
+            self.later.write()
+            self.later = None
+        return self.memory
 
     @classmethod
     def __torch_function__(
@@ -110,9 +150,12 @@ def push(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> tuple[Tensor, C
         Unsupported: `f` does something to its argument that tangents cannot follow.
     """
     out = _carried(f, x, Known(v))
-    if not isinstance(out, Dual):
-        raise Unsupported(f"the output is a {type(out).__name__} without tangents")
     return out.primal, _columns_of(out)
+
+
+def push_alone(f: Callable[[Tensor], Tensor], x: Tensor, v: Tensor) -> Columns:
+    """Return the tangents J v, as `push` does, and leave outputs that nothing needs uncomputed."""
+    return _columns_of(_carried(f, x, Known(v)))
 
 
 def located(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, LocalMap]:
@@ -128,37 +171,38 @@ def located(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, LocalMap]
     """
     root = latents(x)
     out = _carried(f, x, root)
-    if not isinstance(out, Dual):
-        raise Unsupported(f"the output is a {type(out).__name__} without tangents")
     return out.primal, LocalMap(x, root, _columns_of(out))
 
 
-def _carried(f: Callable[[Tensor], Tensor], x: Tensor, columns: Columns) -> object:
+def _carried(f: Callable[[Tensor], Tensor], x: Tensor, columns: Columns) -> Dual:
     """Return f of latents that carry tangents.
 
     Raises:
-        Unsupported: it raises what it may not raise of a plain tensor: TorchScript's own error, say.
+        Unsupported: its output carries none, or it raises what it may not raise of a plain tensor: TorchScript's own error, say.
     """
     try:
         with torch.no_grad():
-            return f(_dual(x.detach(), columns))
+            out = f(_dual(x.detach(), columns))
     except (Unsupported, Spread, VaeprobeError):
         raise
     except Exception as error:
         if out_of_memory(error):
             raise
         raise Unsupported(f"the decoder fails on tangents: {error}") from error
+    if not isinstance(out, Dual):
+        raise Unsupported(f"the output is a {type(out).__name__} without tangents")
+    return out
 
 
-def _dual(primal: Tensor, columns: Columns) -> Dual:
+def _dual(primal: Tensor, columns: Columns, later: Later | None = None) -> Dual:
     primal = primal.detach()
     out: Dual = primal.as_subclass(Dual)
-    out.primal, out.columns, out.version = primal, columns, primal._version
+    out.memory, out.later, out.columns, out.version = primal, later, columns, primal._version
     return out
 
 
 def _columns_of(x: Dual) -> Columns:
-    if x.primal._version != x.version:
+    if x.memory._version != x.version:
         raise Unsupported("a tensor was written to through another one that shares its memory")
     return x.columns
 
@@ -173,6 +217,13 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         raise Unsupported("TorchScript takes plain tensors only")
     if writes(func):
         return _written(func, args, kwargs)
+    x = args[0] if args else None
+    if isinstance(x, Dual) and name in SIZES:
+        return func(x.memory, *args[1:], **kwargs)
+    if isinstance(x, Dual) and name in RESHAPES:
+        return _reshaped(func, name, x, *_plain((args[1:], kwargs))[1])
+    if isinstance(x, Dual) and name == "linear" and _are_rows(x, *args[1:], **kwargs):
+        return _linear_layer(x, *args[1:], **kwargs)
     duals, (plain_args, plain_kwargs) = _plain((args, kwargs))
     if name in FIRST_ALONE and args:
         if not isinstance(args[0], Dual):
@@ -182,15 +233,6 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         return _elementwise(func, name, args, kwargs, duals)
     if name in ADDITIONS:
         return _addition(name, args, kwargs, func(*plain_args, **plain_kwargs))
-    if name in RESHAPES and args:
-        # `reshape` for `view`: our own memory layout must not fail where the user's would not
-        y = (
-            plain_args[0].reshape(plain_args[1:] or plain_kwargs["shape"])
-            if name in ("view", "_unsafe_view") and not _is_dtype(args, kwargs)
-            else func(*plain_args, **plain_kwargs)
-        )
-        return args[0] if y is plain_args[0] else _dual(y, _columns_of(args[0]).reshaped(y.shape))
-    x = args[0] if args else None
     local = any(isinstance(dual.columns, Local) for dual in duals)
     if isinstance(x, Dual) and len(duals) == 1 and not local:
         if name in CONVOLUTIONS:
@@ -230,6 +272,43 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     if name in MULTILINEAR:
         return _multilinear(func, args, kwargs, duals, y)
     return _differentiated(func, args, kwargs, duals, y)
+
+
+def _reshaped(func: Function, name: str, x: Dual, args: Arguments, kwargs: Keywords) -> Dual:
+    """The same numbers in another shape, which need not be known yet."""
+
+    def reshaped(t: Tensor) -> Tensor:
+        # `reshape` for `view`: our own memory layout must not fail where the user's would not
+        if name in ("view", "_unsafe_view") and not _is_dtype(args, kwargs):
+            return t.reshape(args or kwargs["shape"])
+        out: Tensor = func(t, *args, **kwargs)
+        return out
+
+    y = reshaped(x.memory)
+    if x.later is not None and y.untyped_storage().data_ptr() != x.memory.untyped_storage().data_ptr():
+        y = reshaped(x.primal)  # a copy, of what is written now
+    return x if y is x.memory else _dual(y, _columns_of(x).reshaped(y.shape), x.later)
+
+
+def _are_rows(x: Dual, weight: object, bias: object = None) -> bool:
+    """Whether a linear layer is a product of plain matrices of one type on rows, and nothing else."""
+    given = [x.memory, weight] if bias is None else [x.memory, weight, bias]
+    tensors = [t for t in given if isinstance(t, Tensor) and type(t) in (Tensor, nn.Parameter)]
+    return (
+        len(tensors) == len(given)
+        and [t.ndim for t in tensors] == [2, 2, 1][: len(tensors)]
+        and [t.shape[-1] for t in tensors]
+        == [tensors[1].shape[1]] * 2 + [len(tensors[1])] * (bias is not None)
+        and len({(t.dtype, t.device) for t in tensors}) == 1
+        and not isinstance(x.columns, Local)
+        and not torch.is_autocast_enabled(x.memory.device.type)
+    )
+
+
+def _linear_layer(x: Dual, weight: Tensor, bias: Tensor | None = None) -> Dual:
+    y = x.memory.new_empty(len(x.memory), len(weight))
+    later = Later(y, x.primal, weight.detach(), None if bias is None else bias.detach())
+    return _dual(y, LinearOutput(_columns_of(x), weight, y.shape), later)
 
 
 def _is_dtype(args: Arguments, kwargs: Keywords) -> bool:

@@ -198,6 +198,8 @@ def _gram_of_columns(
     units = Units.of_columns(decoder, x, columns)
 
     def work(part: Chunk) -> tuple[Tensor]:
+        if len(part.directions) == 1 and weigh.likelihood is None:
+            return (choice.columns(g, x[part.points], units.dense(slice(None), part.points)).gram(),)
         if len(part.directions) == 1:
             return (weigh.gram(*choice.push(g, x[part.points], units.dense(slice(None), part.points))),)
         at, turn = part.points, part.directions[0].stop
