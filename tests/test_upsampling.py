@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vaeprobe.autograd import differentiable_kernels
+from vaeprobe.decoder import Decoder
 from vaeprobe.engine import by_pixel, upsampling
 from vaeprobe.engine.columns import in_blocks
 from vaeprobe.engine.tangents import push
-from vaeprobe.engine.upsampling import four_at_a_time, upsampled
-from vaeprobe.engine.verbs import gram, jacobian
+from vaeprobe.engine.upsampling import four_at_a_time, together, upsampled, upsampled_by_pixel
+from vaeprobe.engine.verbs import gram, jacobian, values
 
 
 @pytest.mark.parametrize("out", [1, 2, 5])
@@ -198,3 +201,110 @@ def test_a_map_that_is_not_finite_does_not_reach_others(out: int) -> None:
     found = carried_gram(network, z)
     bad = ~found.isfinite().all(-1).all(-1)
     assert bad.tolist() == [False, True, False, True, True, False]
+
+
+@pytest.mark.parametrize("out", [1, 2, 5, 18])
+@pytest.mark.parametrize("bias", [False, True])
+def test_outputs_pixel_by_pixel_are_those_of_the_transposed_convolution(out: int, bias: bool) -> None:
+    torch.manual_seed(out)
+    layer = nn.ConvTranspose2d(6, out, 4, 2, 1, bias=bias).requires_grad_(False)
+    x = torch.randn(17, 6, 3, 5) * torch.tensor([1, 1e4, 1, 1e-4] * 4 + [1]).view(17, 1, 1, 1)
+    parameters = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
+    found = upsampled_by_pixel(x, *parameters)
+    assert by_pixel.is_by_pixel(found) == (out > 1)
+    for one, alone in zip(found, x, strict=True):
+        expected = layer.double()(alone[None].double())[0].float()
+        torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    x[4] = torch.nan
+    again = upsampled_by_pixel(x, *parameters)
+    assert again[4].isnan().all()
+    torch.testing.assert_close(again[5:], found[5:])
+
+
+@pytest.mark.parametrize(
+    ("n", "out", "dtype", "at_once"),
+    [
+        (16, 32, torch.float32, True),
+        (15, 32, torch.float32, False),
+        (16, 5, torch.float32, True),
+        (16, 4, torch.float32, False),
+        (16, 1, torch.float32, True),
+        (16, 32, torch.float64, False),
+        (16, 129, torch.float32, False),
+    ],
+)
+def test_many_outputs_of_few_channels_are_taken_pixel_by_pixel(
+    n: int, out: int, dtype: torch.dtype, at_once: bool
+) -> None:
+    x, weight = torch.zeros(n, 32, 4, 4, dtype=dtype), torch.zeros(32, out, 4, 4, dtype=dtype)
+    assert together(x, weight) == (at_once and by_pixel.by_onednn())
+
+
+def through_a_view(h: Tensor) -> Tensor:
+    h[:, 1:3].mul_(2)
+    return h
+
+
+def through_another_shape(h: Tensor) -> Tensor:
+    h.view(len(h), h.shape[1], -1).mul_(2)
+    return h
+
+
+def of_what_was_before(h: Tensor) -> Tensor:
+    """A view that is taken before what it is of is written to."""
+    seen = h.flatten(2)
+    h = torch.relu_(h)
+    return h + seen.view_as(h)
+
+
+NORM = nn.BatchNorm2d(18).eval().requires_grad_(False)
+NORM.running_mean.copy_(torch.linspace(-1, 1, 18))  # type: ignore[union-attr]
+NORM.running_var.copy_(torch.linspace(0.1, 2, 18))  # type: ignore[union-attr]
+NORM.bias.copy_(torch.linspace(2, -1, 18))
+BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "relu in place": torch.relu_,
+    "sum in place": lambda h: h.add_(1).tanh(),
+    "batch norm": lambda h: F.batch_norm(
+        h, NORM.running_mean.to(h), NORM.running_var.to(h), NORM.weight.to(h), NORM.bias.to(h)
+    ),
+    "batch norm, no weight": lambda h: F.batch_norm(h, NORM.running_mean.to(h), NORM.running_var.to(h)),
+    "group norm": lambda h: F.silu(F.group_norm(h, 3)),
+    "instance norm": F.instance_norm,
+    "gelu": F.gelu,
+    "product": lambda h: h * h.sigmoid(),
+    "skip": lambda h: h + h.relu(),
+    "a view": lambda h: h[:, 1:3].sin(),
+    "pixels": lambda h: h.flatten(2).cumsum(2).view_as(h),
+    "axes": lambda h: h.permute(0, 2, 3, 1).contiguous().tanh().permute(0, 3, 1, 2),
+    "joined": lambda h: torch.cat([h, h.exp().clamp(max=2)], 1),
+    "resized": lambda h: F.interpolate(h, scale_factor=2),
+    "mean": lambda h: h - h.mean((2, 3), keepdim=True),
+    "through a view": through_a_view,
+    "through another shape": through_another_shape,
+    "of what was before": of_what_was_before,
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_follows_on_maps_pixel_by_pixel_is_the_same(name: str) -> None:
+    torch.manual_seed(3)
+    between = BETWEEN[name]
+    first, second = nn.Linear(3, 4 * 9), nn.ConvTranspose2d(4, 18, 4, 2, 1)
+    channels = between(torch.zeros(1, 18, 6, 6)).shape[1]
+    last = nn.ConvTranspose2d(channels, 1, 4, 2, 1)
+    for layer in (first, second, last):
+        layer.requires_grad_(False)
+
+    def network(z: Tensor) -> Tensor:
+        return last(between(second(first(z).tanh().view(-1, 4, 3, 3)))).sigmoid()  # type: ignore[no-any-return]
+
+    z = torch.randn(40, 3)
+    decoder = Decoder(network, 3)
+    y, J, G = values(decoder, z), jacobian(decoder, z), gram(decoder, z)
+    for layer in (first, second, last):
+        layer.double()
+    right = torch.func.vmap(torch.func.jacfwd(lambda x: network(x[None])[0].flatten()))(z.double())
+    torch.testing.assert_close(y.double(), network(z.double()).flatten(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(J.double(), right, rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(G, right.mT @ right, rtol=1e-3, atol=1e-4)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vaeprobe.engine.dense import by_onednn
 
-__all__ = ["BLOCK", "doubled", "doubled_places", "laid_by_pixel", "small", "times"]
+__all__ = ["BLOCK", "MAPS", "doubled", "doubled_places", "is_by_pixel", "laid_by_pixel", "small", "times"]
 
 BLOCK = 16 << 20
 """Bytes of the widest tangents of a block of them: rows of a product are the maps (measured: with 32 channels .9 of the time of 4 MB
@@ -31,6 +31,10 @@ SMALL = 64 * 64
 """Channels in times channels out up to which this is faster than a map at a time (measured, maps of 4 x 4, 8 x 8 and 16 x 16 pixels:
 1.9, 1.6 and 1.25 times with 32, 1.4, 1.15 and 1.1 times with 64; limited to AVX2, with 64, 1.6, 1.1 and .8 times)."""
 
+MAPS = 16
+"""Maps from which this is no slower (measured, maps of 4 x 4 to 32 x 32 pixels, 16 to 64 channels: with 16 maps .5 to 1 times the
+time, with 256 .2 to .9; with 7 up to 1.4)."""
+
 
 def small(weight: Tensor) -> bool:
     """Whether this is faster for a transposed convolution by a weight (in, out, 4, 4)."""
@@ -41,6 +45,14 @@ def small(weight: Tensor) -> bool:
 def laid_by_pixel(t: Tensor) -> Tensor:
     """Return maps of tangents, shape (d, n, c, h, w), pixel by pixel, shape (h, w, d, n, c)."""
     return t.permute(3, 4, 0, 1, 2).contiguous()
+
+
+def is_by_pixel(t: Tensor) -> bool:
+    """Whether maps, shape (n, c, h, w), lie in memory as (h, w, n, c)."""
+    if t.ndim != 4 or t.shape[0] == 1:
+        return False
+    n, c, _, w = t.shape
+    return t.stride() == (c, 1, w * n * c, n * c)
 
 
 def doubled(x: Tensor, weight: Tensor) -> Tensor:

@@ -10,16 +10,29 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.autograd import as_one
+from vaeprobe.engine.by_pixel import is_by_pixel
 from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
+from vaeprobe.engine.factors import normalised
 from vaeprobe.engine.few import few, given, summed
 from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
-from vaeprobe.engine.upsampling import FEW, Doubled, Upsampling, of_doubled, upsampled
+from vaeprobe.engine.upsampling import (
+    FEW,
+    Doubled,
+    Upsampling,
+    of_doubled,
+    together,
+    upsampled,
+    upsampled_by_pixel,
+)
 from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter, filtered, pays
 
 __all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
 
 CONVOLUTION = torch.ops.aten.convolution.default
+
+MADE_ANEW = frozenset({"batch_norm", "group_norm", "instance_norm", "gelu"})
+"""Functions that torch is slow at on maps pixel by pixel, and that give no view of them."""
 
 
 class LaidOut(TorchFunctionMode):
@@ -37,6 +50,9 @@ class LaidOut(TorchFunctionMode):
             name = plain_name(func)
             if name in CONVOLUTIONS:
                 return convolution(func, name, args, kwargs)
+            if name in MADE_ANEW and is_by_pixel(args[0]):
+                y = normalised(args[0], args[1:], kwargs) if name == "batch_norm" else None
+                return func(laid_out(args[0]), *args[1:], **kwargs) if y is None else y
             if name == "view" and len(args) > 1 and not isinstance(args[1], torch.dtype):
                 func = Tensor.reshape  # our layout must not fail where the network's own would not
         return func(*args, **kwargs)
@@ -84,6 +100,9 @@ def convolved(
 
 def _value(func: Function, args: Arguments, kwargs: Keywords, kind: Filter | None) -> Tensor:
     x, weight, bias = args[0], _weight(args, kwargs), _bias(args, kwargs)
+    if kind is DOUBLING and together(x, weight):
+        settings = (x, weight, bias, 2, 1, 1, True)
+        return as_one(CONVOLUTION, settings, lambda: upsampled_by_pixel(x, weight, bias))
     if kind is DOUBLING and weight.shape[1] <= FEW:
         return upsampled(x, weight, bias)
     if kind is KEEPING and few(x, weight):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vaeprobe.engine.functions import Arguments, Keywords
 
-__all__ = ["FACTORS"]
+__all__ = ["FACTORS", "normalised"]
 
 
 Rule: TypeAlias = Callable[[Tensor], Tensor]
@@ -55,17 +55,39 @@ def _silu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
 
 
 def _batch_norm(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
+    found = _rate_and_shift(x, args, kwargs)
+    if found is None:
+        return None
+    rate, _ = found
+    return lambda y: rate
+
+
+def normalised(x: Tensor, args: Arguments, kwargs: Keywords) -> Tensor | None:
+    """Return the batch normalisation of x in the layout of x, which torch's own puts channels first; None where it trains."""
+    found = _rate_and_shift(x, args, kwargs)
+    if found is None:
+        return None
+    rate, shift = found
+    return torch.addcmul(shift, x, rate)
+
+
+def _rate_and_shift(x: Tensor, args: Arguments, kwargs: Keywords) -> tuple[Tensor, Tensor] | None:
+    """Return by what batch normalisation multiplies x and what it adds then, shape (1, channels, 1, ...)."""
     names: tuple[str, ...] = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
     if len(args) == 8 or "cudnn_enabled" in kwargs:  # torch's own operation, as programs call it
         names = ("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
     settings = {**dict(zip(names, args, strict=False)), **kwargs}
-    variance, weight = settings.get("running_var"), settings.get("weight")
-    if settings.get("training") or variance is None:
+    mean, variance, weight, bias = (
+        None if settings.get(name) is None else settings[name].detach()
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    if settings.get("training") or variance is None or mean is None:
         return None
     rate = (variance + settings.get("eps", 1e-5)).rsqrt()
     rate = rate if weight is None else rate * weight
-    rate = rate.detach().to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
-    return lambda y: rate
+    shift = -mean * rate if bias is None else torch.addcmul(bias, mean, rate, value=-1)
+    around = [1] * (x.ndim - 2)
+    return rate.to(x.dtype).reshape(1, -1, *around), shift.to(x.dtype).reshape(1, -1, *around)
 
 
 FACTORS: dict[str, Callable[[Tensor, Arguments, Keywords], Rule | None]] = {

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 __all__ = [
     "ADDITIONS",
+    "ANY_LAYOUT",
     "CONVOLUTIONS",
     "ELEMENTWISE",
     "FIRST_ALONE",
@@ -77,6 +78,11 @@ ELEMENTWISE = _names("""
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout feature_dropout
 """)
 ADDITIONS = _names("add sub subtract radd rsub")
+# as fast on maps pixel by pixel (see `vaeprobe.engine.by_pixel`), and give others laid out so
+ANY_LAYOUT = _names("""
+    relu relu6 leaky_relu elu selu silu sigmoid tanh hardtanh hardswish softplus clamp batch_norm group_norm
+    conv_transpose2d
+""")
 
 
 def plain_name(func: Any) -> str:

@@ -24,6 +24,7 @@ from vaeprobe.autograd import Watching, differentiable_kernels, full_precision, 
 from vaeprobe.contract import FIRST, ROWS, check_batch
 from vaeprobe.decoder import Decoder
 from vaeprobe.derivatives import FEW_APART
+from vaeprobe.engine.by_pixel import MAPS
 from vaeprobe.engine.chunks import BUDGET, Size
 from vaeprobe.engine.columns import FEW_ROWS, Columns, Known, in_blocks
 from vaeprobe.engine.convolutions import LaidOut
@@ -376,7 +377,9 @@ def _compared(decoder: Decoder, natural: bool, rows: slice, *, anew: bool = Fals
             choice = found.choice(method, reference)
             if method is not carried:
                 return choice
-            choice = replace(choice, laid_out=_agrees_laid_out(f, x, truth.found.y), spread=spread)
+            times = 1 if decoder.large else -(-MAPS // points)
+            laid_out = _agrees_laid_out(f, x.repeat(times, 1), truth.found.y.repeat(times, 1))
+            choice = replace(choice, laid_out=laid_out, spread=spread)
             return choice if local is None else _with_reach(choice, f, x, *local, latent, truth)
     return _watched(reference, f, x, v).choice(reference, reference)
 
@@ -588,6 +591,7 @@ def _most(errors: Tensor) -> float:
 
 
 def _agrees_laid_out(f: Function, x: Tensor, y: Tensor) -> bool:
+    """Whether outputs are the same with the layout of tangents, at so many latents that they are laid out as those of many."""
     try:
         found = _laid_out(f, x)
     except Exception:  # whatever a foreign function makes of another layout

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vaeprobe.autograd import jvp, over_directions
+from vaeprobe.engine.by_pixel import is_by_pixel
 from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput
-from vaeprobe.engine.convolutions import convolution, convolved
-from vaeprobe.engine.factors import FACTORS
+from vaeprobe.engine.convolutions import convolution, convolved, laid_out
+from vaeprobe.engine.factors import FACTORS, normalised
 from vaeprobe.engine.functions import (
     ADDITIONS,
+    ANY_LAYOUT,
     CONVOLUTIONS,
     ELEMENTWISE,
     FIRST_ALONE,
@@ -220,6 +222,8 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     x = args[0] if args else None
     if isinstance(x, Dual) and name in SIZES:
         return func(x.memory, *args[1:], **kwargs)
+    if name not in ANY_LAYOUT:
+        _settle((args, kwargs))
     if isinstance(x, Dual) and name in RESHAPES:
         return _reshaped(func, name, x, *_plain((args[1:], kwargs))[1])
     if isinstance(x, Dual) and name == "linear" and _are_rows(x, *args[1:], **kwargs):
@@ -315,6 +319,15 @@ def _is_dtype(args: Arguments, kwargs: Keywords) -> bool:
     return "dtype" in kwargs or any(isinstance(a, torch.dtype) for a in args)
 
 
+def _settle(tree: Tree) -> None:
+    """Lay maps out that lie pixel by pixel, as torch's own functions like them: nobody has a view of their memory yet."""
+    for leaf in leaves_of(tree):
+        if isinstance(leaf, Dual) and is_by_pixel(leaf.memory):
+            memory = laid_out(leaf.memory)
+            if leaf.memory._version == leaf.version:
+                leaf.memory, leaf.version = memory, memory._version
+
+
 def _plain(tree: Tree) -> tuple[list[Dual], Tree]:
     """Return the distinct duals in nested arguments, and the arguments with the plain tensors in their places."""
     duals: dict[int, Dual] = {}
@@ -367,7 +380,8 @@ def _by_rule(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Du
     rule = FACTORS[name](primal, args[1:], kwargs)
     if rule is None:
         return None
-    y: Tensor = func(primal, *args[1:], **kwargs)
+    y = normalised(primal, args[1:], kwargs) if name == "batch_norm" and is_by_pixel(primal) else None
+    y = func(primal, *args[1:], **kwargs) if y is None else y
     # of windows all derivatives are kept: where kinks lie takes a quarter of the memory of numbers
     result = columns.scaled(y > 0 if name == "relu" and isinstance(columns, Local) else rule(y))
     return _overwritten(x, y, result) if y is primal or primal._version != x.version else _dual(y, result)
