@@ -216,6 +216,20 @@ def test_dead_components_are_left_out_and_told() -> None:
     assert asked.verdict == "axis-parallel"
 
 
+def test_of_two_latents_one_that_does_nothing_leaves_the_seams_of_the_other(tmp_path: Path) -> None:
+    svg = tmp_path / "net.svg"
+    result = trace(maps.f_dead(2, 3), svg=svg)
+    assert (result.verdict, result.net) == ("axis-parallel", None)
+    (told,) = (finding for finding in result.findings if finding.code == "trace-no-picture")
+    assert "net of seams" in told.message
+    assert "collapse" in told.message
+    assert "svg" not in result.files()
+    assert not any(f.code == "trace-no-picture" for f in trace(maps.f_dead(2, 3)).findings)
+    both = trace(maps.b1(2), svg=svg)
+    assert both.net is not None
+    assert "svg" in both.files()
+
+
 def test_a_dead_decoder_is_undefined_with_its_reason() -> None:
     result = trace(maps.f_dead(2, 3, dead=(0, 1)), images=None)
     metric = result["trace.straightness"]

@@ -189,8 +189,9 @@ def trace_net(
     if min(seam.length for seam in main) == 0:
         if first.stops["time"]:
             raise TimeIsOver
+        short = min(main, key=lambda seam: seam.length)
         raise UsageError(
-            f"the seams through {[round(float(c), 3) for c in centre]} have no length: {main[1].stop[1]}",
+            f"a seam through {[round(float(c), 3) for c in centre]} has no length: {short.stop[1]}",
             hint="start elsewhere: --latents FILE",
         )
     starts, headings, owner, places = [], [], [], []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from vaeprobe.budget import Fit, about, budget, in_time, share_of, timely
 from vaeprobe.errors import UsageError
-from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT
+from vaeprobe.findings import FEWER_LATENTS, LEARNED_PRIOR, TIME_LIMIT, TRACE_NO_PICTURE
 from vaeprobe.probes.base import Probe, class_findings, option
 from vaeprobe.probes.trace import pictures
 from vaeprobe.probes.trace.metrics import METRICS, VERDICTS
@@ -355,6 +355,8 @@ class Trace(Probe):
         first = first_start(paths)
         frames = self.frames + 1 - self.frames % 2
         net = timely(lambda: self._net(decoder, first, paths, likelihood)) if k == 2 and first else None
+        no_net = net if isinstance(net, str) else ""
+        net = None if isinstance(net, str) else net
         metrics = numbers.trace_metrics(paths, loops, misses, lost)
         if part is not None:
             metrics = {id: of_part(m, numbers.OF_ALL) for id, m in metrics.items()}
@@ -364,6 +366,9 @@ class Trace(Probe):
         verdict, summary = words.verdict(metrics, paths, source, axes, part)
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
         walk = timely(lambda: traverse(decoder, first[:COMPONENTS], frames=frames)) if first else None
+        if no_net and "svg" in wanted:
+            wanted -= {"svg"}
+            limits = (*limits, Finding(TRACE_NO_PICTURE, f"no net of seams was drawn: {no_net}"))
         for file, what, drawn in (("svg", "net of seams", net), ("images", "traversal", walk)):
             if first and drawn is None and file in wanted:
                 wanted -= {file}
@@ -436,18 +441,21 @@ class Trace(Probe):
 
     def _net(
         self, decoder: Decoder, first: Sequence[Seam], paths: Paths, likelihood: Likelihood | None
-    ) -> Net:
-        """Return the net of the seams of two latents."""
+    ) -> Net | str:
+        """Return the net of the seams of two latents, or why there is none: one that does nothing has no seam."""
         from vaeprobe.seams.views import trace_net
 
-        return trace_net(
-            decoder,
-            self._centre(decoder, first),
-            radius=self.radius,
-            tolerance=max(paths.tolerance, 1e-5),
-            likelihood=likelihood,
-            chunk=self.chunk,
-        )
+        try:
+            return trace_net(
+                decoder,
+                self._centre(decoder, first),
+                radius=self.radius,
+                tolerance=max(paths.tolerance, 1e-5),
+                likelihood=likelihood,
+                chunk=self.chunk,
+            )
+        except UsageError as error:
+            return error.message
 
     def _paths(
         self,
