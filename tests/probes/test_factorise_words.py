@@ -136,3 +136,25 @@ def test_above_64_latents_no_sheets_are_looked_for() -> None:
     result = Factorise(samples=80, max_samples=80, permutations=19).measure(maps.decoder(maps.a(65)))
     assert not result["factorise.sheets"].defined
     assert result.evidence.sheets is None
+
+
+@pytest.mark.parametrize(
+    ("cross", "told"),
+    [
+        (0.0, ""),
+        (0.004, ""),
+        (0.006, "the length of z0 by a factor 1.01 (rms), z1 most of all"),
+        (0.0351, "the length of z0 by a factor 1.04 (rms), z1 most of all"),
+        (1.0, "the length of z0 by a factor 2.7 (rms), z1 most of all"),
+    ],
+)
+def test_a_column_is_said_to_be_changed_by_others_alone_and_by_more_than_a_trifle(
+    cross: float, told: str
+) -> None:
+    pairs = torch.tensor([[0.5, cross], [0.0, 0.5]], dtype=torch.float64)
+    seen = evidence(cross=cross)
+    assert seen.spread is not None
+    spread = replace(seen.spread, largest=Decision(cross, (cross, 2.0), 0.0141, 256))  # not known to be 0
+    said = summary(replace(seen, spread=spread, pairs=pairs), None)
+    assert ("others change" in said) == bool(told)
+    assert told in said

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 NEARLY, PARTLY = 0.35, 0.75
 # Own share above which column lengths are called mostly, or partly, a latent's own.
 MOSTLY_OWN, PARTLY_OWN = 0.75, 0.35
+# Factor of a column's length under which what other latents change is not worth a clause.
+TRIFLING = 1.005
 
 
 def summary(e: Evidence, likelihood: str | None, part: Part | None = None) -> str:
@@ -212,15 +214,18 @@ def _lengths(spread: Spread, worst: str = "") -> str:
 
 
 def _worst(e: Evidence) -> str:
-    """Return which column other latents change most, and which of them does, as the end of a bracket."""
+    """Return which column other latents change most, and which of them does, as the end of a bracket; "" for a trifle."""
     if e.spread is None or e.pairs is None:
         return ""
     i = max(range(len(e.active)), key=e.spread.cross.__getitem__)
     row = e.pairs[i].clone()
     row[i] = 0
-    changed, by = (f"{e.letter}{e.continuous[e.active[at]]}" for at in (i, int(row.argmax())))
     factor = math.exp(e.spread.cross[i])
-    return f"; others change the length of {changed} by a factor {factor:.2g} (rms), {by} most of all"
+    if factor < TRIFLING or not row.any():
+        return ""
+    changed, by = (f"{e.letter}{e.continuous[e.active[at]]}" for at in (i, int(row.argmax())))
+    size = f"{factor:.3g}" if factor < 1.1 else f"{factor:.2g}"
+    return f"; others change the length of {changed} by a factor {size} (rms), {by} most of all"
 
 
 def findings(e: Evidence, part: Part | None = None, cost: str = "") -> list[Finding]:
