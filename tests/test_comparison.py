@@ -154,6 +154,23 @@ def test_verdicts() -> None:
     assert "(p = " in turned.summary
 
 
+def test_a_model_that_lost_latents_has_not_the_same_ones() -> None:
+    W = torch.from_numpy(np.linalg.qr(np.random.default_rng(2).standard_normal((M, D)))[0])
+    x = codes() @ W.mT
+    whole, permuted, fewer = (
+        Decoder(lambda z, A=A: z @ A.mT, A.shape[1], dtype=torch.float64)
+        for A in (W, W[:, [*range(1, D), 0]], W[:, :2])
+    )
+    assert vaeprobe.compare([whole, permuted], data=x, samples=32).verdict == "same latents"
+    found = vaeprobe.compare([whole, fewer], data=x, samples=32)
+    assert found.mcc.value == pytest.approx(1)
+    assert found.verdict == "related axes"
+    assert f"as far as the smaller goes, for {D} and 2 latents are informative" in found.summary
+    three = vaeprobe.compare([whole, permuted, fewer], data=x, samples=32)
+    assert three.verdict == "related axes"
+    assert f"smallest goes, for 2 to {D} latents" in three.summary
+
+
 def test_the_change_is_paired() -> None:
     base = model(torch.eye(D, dtype=torch.float64))
     found = vaeprobe.compare([base, base], samples=32)

@@ -12,7 +12,7 @@ METRICS = (
         range="[0, 1]",
         formula="mean over matched latents of |corr(mean_A,i(x), mean_B,j(x))|, the best one-to-one matching",
         source="Hyvarinen and Morioka (2016), arXiv:1605.06336",
-        meaning="1 where each informative latent of one model is one of the other, up to order, sign and scale.",
+        meaning="1 where each informative latent of the model that has fewer is one of the other, up to order, sign and scale.",
         misleads="Few latents match well by chance: read it beside its rotation null. Bent latents lose correlation.",
     ),
     MetricSpec(

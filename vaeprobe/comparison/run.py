@@ -394,7 +394,14 @@ def _words(
     if _by_chance(together, n) > SIGNIFICANT:
         return UNSHARED, f"{who} do not share their axes: {said}"
     if mcc >= SAME and together == n:
-        return "same latents", f"{who} have the same latents, up to order and sign: {said}"
+        counts = [len(s.informative) for s in seen]
+        if len(set(counts)) == 1:
+            return "same latents", f"{who} have the same latents, up to order and sign: {said}"
+        many = f"{counts[0]} and {counts[1]}" if len(counts) == 2 else f"{min(counts)} to {max(counts)}"
+        fewest = (
+            f"as far as the {'smaller' if n == 1 else 'smallest'} goes, for {many} latents are informative"
+        )
+        return "related axes", f"{who} have the same latents, up to order and sign, {fewest}: {said}"
     return "related axes", f"{who} share their axes in part: {said}"
 
 
