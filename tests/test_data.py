@@ -535,3 +535,50 @@ def test_a_key_of_a_model_without_entries_is_refused(name: str) -> None:
         with pytest.raises(UsageError, match="and so no entry `q`"):
             door(path, key="q")
         door(path)
+
+
+def test_hints_name_options_of_commands_that_have_them_alone(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    np.savez(tmp_path / "x.npz", q=rows, r=rows[:, 0])
+    with pytest.raises(UsageError) as caught:
+        vaeprobe.train_linear(tmp_path / "x.npz")
+    assert "key" in (caught.value.hint or "")
+    assert vaeprobe.train_linear(tmp_path / "x.npz", key="q", latent_dim=1).verdict
+    encoder = vaeprobe.Encoder(lambda x: (x[:, :1], 0 * x[:, :1]), 1)
+    decoder = vaeprobe.Decoder(lambda z: torch.cat([z, z, z], 1), 1, likelihood="gaussian", encoder=encoder)
+    with pytest.raises(UsageError) as caught:
+        vaeprobe.beta(decoder, data=tmp_path / "x.npz")
+    assert caught.value.hint == "save the rows in a file of their own, one of: q, r"
+    assert vaeprobe.beta(decoder, data=save(tmp_path / "q.npy", rows)).verdict
+
+    save(tmp_path / "a.npy", rows)
+    save(tmp_path / "b.npy", np.zeros((3, 3), "u1"))
+    both = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    with pytest.raises(InputError) as refused:
+        vaeprobe.beta(decoder, data=both)
+    assert refused.value.hint == "store all of them alike"
+    with pytest.raises(InputError) as refused:
+        vaeprobe.train_linear(both)
+    assert "scale" in (refused.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("shape", "wanted", "hint"),
+    [
+        ((3, 40), (3,), "transposed, x.T, the rows have 3 numbers"),
+        ((4, 40), (3,), "the columns that the model was trained on"),
+        ((3, 5, 8), (3,), "resize or pad the images"),
+        ((3, 40), (1, 1, 3), "resize or pad the images"),
+    ],
+)
+def test_rows_of_another_size_are_told_what_fits(
+    shape: tuple[int, ...], wanted: tuple[int, ...], hint: str
+) -> None:
+    encoder = vaeprobe.Encoder(lambda x: (x.flatten(1)[:, :1],) * 2, 1, input_shape=wanted)
+    decoder = vaeprobe.Decoder(lambda z: z.repeat(1, 3).view(-1, *wanted), 1, likelihood="gaussian")
+    with pytest.raises(UsageError) as caught:
+        vaeprobe.beta(decoder, data=np.ones(shape), encoder=encoder)
+    assert hint in (caught.value.hint or "")
+    with pytest.raises(UsageError) as caught:
+        encoder(torch.ones(shape))
+    assert hint in (caught.value.hint or "")

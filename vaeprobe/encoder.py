@@ -15,7 +15,7 @@ from vaeprobe.contract import first_line
 from vaeprobe.errors import ContractError, UsageError
 from vaeprobe.foreign import foreign
 from vaeprobe.frozen import whole_of
-from vaeprobe.given import check_fields, check_least
+from vaeprobe.given import check_fields, check_least, size_hint
 from vaeprobe.report import Finding
 from vaeprobe.tokens import are_one_hot, check_tokens, other_form, unknown_tokens
 
@@ -74,7 +74,7 @@ class Encoder:
             if x[0].numel() != math.prod(self.input_shape):
                 raise other_form(x, self.input_shape, tokens=tokens) or UsageError(
                     f"the data rows have shape {tuple(x.shape[1:])}, the encoder takes {self.input_shape}",
-                    hint="resize or pad the images to the shape the model was trained on",
+                    hint=size_hint(x.shape, self.input_shape),
                 )
             x = x.reshape(len(x), *self.input_shape)
         if tokens:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from vaeprobe.errors import UsageError, did_you_mean
 
-__all__ = ["check_dense", "check_fields", "check_given", "check_keywords", "check_least"]
+__all__ = ["check_dense", "check_fields", "check_given", "check_keywords", "check_least", "size_hint"]
 
 LISTS = (tuple, list, collections.abc.Sequence, collections.abc.Iterable)
 SINGLE: dict[Any, str] = {
@@ -236,3 +236,17 @@ def check_dense(rows: object, what: str) -> None:
         )
     if rows.layout != torch.strided:
         raise UsageError(f"{what} are a sparse tensor, and a dense one is needed", hint="t.to_dense()")
+
+
+def size_hint(given: Sequence[int], wanted: Sequence[int]) -> str:
+    """Return what to do about data whose rows do not have the size that a model takes.
+
+    Args:
+        given: shape of the data, (n, ...).
+        wanted: shape of a row.
+    """
+    if len(given) > 2 or len(wanted) > 1:
+        return "resize or pad the images to the shape the model was trained on"
+    if given[0] == math.prod(wanted):
+        return f"one row per sample: transposed, x.T, the rows have {given[0]} numbers"
+    return "give the columns that the model was trained on, in their order"

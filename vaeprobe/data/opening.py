@@ -46,7 +46,12 @@ FORMATS = "data comes as .npy, .npz, .safetensors, .pt or delimited text"
 
 
 def open_data(
-    spec: Spec, *, key: str | None = None, scale: str | float = "auto", nonfinite: Nonfinite = "refuse"
+    spec: Spec,
+    *,
+    key: str | None = None,
+    scale: str | float = "auto",
+    nonfinite: Nonfinite = "refuse",
+    asked: bool = False,
 ) -> Data:
     """Return the rows that a path, a glob or several of either name; nothing is read but headers.
 
@@ -57,6 +62,7 @@ def open_data(
         key: which array of a file that holds several.
         scale: "auto" (uint8 divided by 255, everything else as stored), "none", or a factor such as 0.1 or "1/255".
         nonfinite: what to do about rows with NaN or infinity: "refuse", "drop", "keep".
+        asked: whether it is for users to say `key` and `scale`, so that hints name these options.
 
     Raises:
         InputError: a file is missing, damaged, holds no real numbers, or the files' rows differ in shape.
@@ -65,13 +71,13 @@ def open_data(
             to be read without Pillow.
         ResourceError: an archive expands to far more than its size.
     """
-    shards = tuple(_open(path, key) for path in _expand(spec))
+    shards = tuple(_open(path, key, asked) for path in _expand(spec))
     for shard in shards:
         if shard.row_shape != shards[0].row_shape:
             raise InputError(
                 f"`{shard.path}` has rows of shape {shard.row_shape}, `{shards[0].path}` of {shards[0].row_shape}"
             )
-    factor, notes = _scaling(scale, shards)
+    factor, notes = _scaling(scale, shards, asked)
     own = tuple(note for shard in shards for note in shard.notes)
     return Data(shards, factor, nonfinite, own + notes)
 
@@ -102,7 +108,7 @@ def _expand(spec: Spec) -> list[str]:
     return paths
 
 
-def _open(path: str, key: str | None) -> Shard:
+def _open(path: str, key: str | None, asked: bool) -> Shard:
     if os.path.isdir(path):
         _refuse_key(path, key)
         return open_folder(path)
@@ -113,11 +119,11 @@ def _open(path: str, key: str | None) -> Shard:
             _refuse_key(path, key)
             return _open_npy(path, window)
         case "npz":
-            return _open_npz(path, window, key)
+            return _open_npz(path, window, key, asked)
         case "safetensors":
-            return _open_safetensors(path, window, key)
+            return _open_safetensors(path, window, key, asked)
         case "torch zip" | "torch legacy" | "pickle":
-            return _open_torch(path, format, key)
+            return _open_torch(path, format, key, asked)
         case None:
             refuse_text(window, window.name, rows=FORMATS)
             refuse_foreign(path, window[:16])
@@ -139,22 +145,22 @@ def _open_npy(path: str, window: Window) -> Shard:
     return RawShard(**common, offset=found.start, fortran=found.fortran, notes=notes)
 
 
-def _open_npz(path: str, window: Window, key: str | None) -> Shard:
+def _open_npz(path: str, window: Window, key: str | None, asked: bool) -> Shard:
     members = npy.members(window, quoted(path))
-    name = _choose(path, members, key)
+    name = _choose(path, members, key, asked)
     found, notes = member_layout(path, members[name], f"array {quoted(name)} of {quoted(path)}")
     common = rows_of(path, found.shape, found.dtype)
     return MemberShard(**common, member=members[name], start=found.start, fortran=found.fortran, notes=notes)
 
 
-def _open_safetensors(path: str, window: Window, key: str | None) -> Shard:
+def _open_safetensors(path: str, window: Window, key: str | None, asked: bool) -> Shard:
     layouts, _ = safetensors.layout(window)
-    found = layouts[_choose(path, layouts, key)]
+    found = layouts[_choose(path, layouts, key, asked)]
     common = rows_of(path, found.shape, numpy_type(found.dtype, path))
     return RawShard(**common, offset=found.begin, bfloat16=found.dtype == "bfloat16")
 
 
-def _open_torch(path: str, container: Container, key: str | None) -> Shard:
+def _open_torch(path: str, container: Container, key: str | None, asked: bool) -> Shard:
     source = read_source(path)
     file = torch_pickles.read(source.data, source.name, container)  # type: ignore[arg-type]
     unknown = foreign(file.globals)
@@ -166,7 +172,7 @@ def _open_torch(path: str, container: Container, key: str | None) -> Shard:
     node: Node = file.root
     if isinstance(node, Mapping):
         tensors = {str(k): v for k, v in node.items() if isinstance(k, (str, int)) and file.is_tensor(v)}
-        node = tensors[_choose(path, tensors, key)]
+        node = tensors[_choose(path, tensors, key, asked)]
     elif file.is_tensor(node):
         _refuse_key(path, key)
     if not file.is_tensor(node):
@@ -188,7 +194,7 @@ def _refuse_key(path: str, key: str | None) -> None:
         )
 
 
-def _choose(path: str, names: Iterable[str], key: str | None) -> str:
+def _choose(path: str, names: Iterable[str], key: str | None, asked: bool) -> str:
     names = list(names)
     if key is not None:
         if key in names:
@@ -205,24 +211,22 @@ def _choose(path: str, names: Iterable[str], key: str | None) -> str:
             f"{quoted(path)} is a sparse matrix of scipy, which is not read",
             hint='save it whole: `np.save("x.npy", matrix.toarray())`',
         )
-    raise UsageError(
-        f"{quoted(path)} holds {len(names)} arrays", hint=f"choose one with --key: {_listing(names)}"
-    )
+    how = "choose one with --key" if asked else "save the rows in a file of their own, one of"
+    raise UsageError(f"{quoted(path)} holds {len(names)} arrays", hint=f"{how}: {_listing(names)}")
 
 
 def _listing(names: Sequence[str]) -> str:
     return ", ".join(map(printable, names[:8])) + (", ..." if len(names) > 8 else "")
 
 
-def _scaling(scale: str | float, shards: Sequence[Shard]) -> tuple[float, tuple[Finding, ...]]:
+def _scaling(scale: str | float, shards: Sequence[Shard], asked: bool) -> tuple[float, tuple[Finding, ...]]:
     if scale == "auto":
         pixels = [s.stored == np.uint8 for s in shards]
         if not any(pixels):
             return 1.0, ()
         if not all(pixels):
-            raise InputError(
-                "some files hold uint8 and some do not", hint="say how to scale with --scale none or a factor"
-            )
+            hint = "say how to scale with --scale none or a factor" if asked else "store all of them alike"
+            raise InputError("some files hold uint8 and some do not", hint=hint)
         message = "uint8 values were divided by 255 (--scale none keeps them)"
         return 1 / 255, (Finding(SCALED, message),)
     if scale == "none":

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe.errors import UsageError
+from vaeprobe.given import size_hint
 from vaeprobe.likelihood_names import in_words
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class Likelihood(ABC):
         if x[0].numel() != math.prod(shape):
             raise UsageError(
                 f"the data rows have shape {tuple(x.shape[1:])}, the decoder's output {tuple(shape)}",
-                hint="resize or pad the images to the shape the model was trained on",
+                hint=size_hint(x.shape, shape),
             )
 
     def rows(self, x: Tensor, m: int) -> Tensor:

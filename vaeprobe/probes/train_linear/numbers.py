@@ -142,7 +142,7 @@ def rows_of(
             f"the data are {type(data).__name__}, neither rows of numbers nor paths",
             hint="pass an array or a tensor, or the path of a file",
         )
-    return open_data(paths, key=key, scale=scale, nonfinite=nonfinite)
+    return open_data(paths, key=key, scale=scale, nonfinite=nonfinite, asked=True)
 
 
 def many(rows: Data) -> bool:
