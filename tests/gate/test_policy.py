@@ -283,3 +283,49 @@ def test_how_models_are_loaded(tmp_path: Path) -> None:
 def test_what_a_policy_cannot_say_of_loading(tmp_path: Path, table: str, line: str, why: str) -> None:
     with pytest.raises(UsageError, match=re.escape(why)):
         read(tmp_path, f"{table}\n{line}\n")
+
+
+def test_a_rule_bounds_both_sides_where_neither_is_better(tmp_path: Path) -> None:
+    policy = read(tmp_path, '[check.rules]\n"beta.estimate" = { min = 0.9, max = 1.1, level = "warning" }')
+    found = policy.rules["beta.estimate"]
+    assert found.limits == (("max", 1.1), ("min", 0.9))
+    assert (found.describe(), found.level) == ("from 0.9 to 1.1", "warning")
+    for body, words in (
+        (f'"{COSINE}" = {{ min = 0, max = 1 }}', "exactly one of"),
+        ('"beta.estimate" = { min = 1.1, max = 0.9 }', "nothing is at least 1.1 and at most 0.9"),
+        ('"beta.estimate" = { min = 1, max = 2, regression = 1 }', "exactly one of"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            read(tmp_path, f"[check.rules]\n{body}")
+
+
+def test_no_rule_of_the_command_line_is_dropped() -> None:
+    texts = ["beta.estimate<=1.1", f"{COSINE}=0.2", "beta.estimate>=0.9"]
+    found = rules.rules_of_texts(texts)
+    assert list(found) == ["beta.estimate", COSINE]
+    assert found["beta.estimate"].describe() == "from 0.9 to 1.1"
+    for last in (f"{COSINE}=0.3", "beta.estimate<=3", "beta.estimate>=0.9"):
+        with pytest.raises(UsageError, match="two rules on") as caught:
+            rules.rules_of_texts([*texts, last])
+        assert caught.value.hint == "leave one of them out"
+    with pytest.raises(UsageError, match="verdict, linear and independent"):
+        rules.rules_of_texts(["factorise.verdict=linear", "factorise.verdict=independent"])
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        ("orthogonality.alignment = 0.5", '"orthogonality.alignment" = ...'),
+        ("latents.active.kl = { min = 3 }", '"latents.active.kl" = ...'),
+        ("latents.active = { min = 3 }", '"latents.active" = ...'),
+        ('"orthogonality.alignment" = "0.5"', "without quotes: 0.5"),
+        ('"orthogonality.alignment" = "half"', '"orthogonality.alignment" = 0.5'),
+        ('"beta.estimate" = true', '"beta.estimate" = { max = 0.5 }'),
+    ],
+)
+def test_what_toml_makes_of_a_rule_is_told_as_it_is_to_be_written(
+    tmp_path: Path, body: str, hint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        read(tmp_path, f"[check.rules]\n{body}")
+    assert hint in (caught.value.hint or "")

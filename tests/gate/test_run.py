@@ -15,7 +15,7 @@ from vaeprobe.encoder import Encoder
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import rules
-from vaeprobe.gate.outcome import ModelReport, worst_code
+from vaeprobe.gate.outcome import ModelReport, Outcome, worst_code
 from vaeprobe.gate.policy import Override, Policy, Rule, Waiver, spec_of
 from vaeprobe.gate.run import Gate, hold, hold_verdict, worst_of
 from vaeprobe.geometry.agreement import sketched
@@ -399,6 +399,42 @@ def test_a_limit_bounds_the_worst_latent() -> None:
     assert hold(Rule(metric=spec.id, side="max", limit=9.0), part).status == "inconclusive"
     assert worst_of(metric, "max").reason == "the largest of 3 latents"
     assert not worst_of(Metric(spec, []), "max").defined
+
+
+@pytest.mark.parametrize(
+    ("value", "ci", "of_all", "status", "bound"),
+    [
+        (1.0, (0.95, 1.05), "known", "pass", 1.1),
+        (1.0, (0.85, 1.05), "known", "inconclusive", 0.9),
+        (1.0, (0.95, 1.15), "known", "inconclusive", 1.1),
+        (0.8, (0.75, 0.85), "known", "fail", 0.9),
+        (1.2, (1.15, 1.25), "known", "fail", 1.1),
+        (1.2, (1.15, 1.25), "at least", "fail", 1.1),
+        (1.0, (0.95, 1.05), "at least", "inconclusive", 1.1),
+        (None, None, "known", "undefined", 1.1),
+    ],
+)
+def test_a_rule_that_bounds_both_sides_is_held_by_the_worse(
+    value: float | None, ci: tuple[float, float] | None, of_all: str, status: str, bound: float
+) -> None:
+    spec = spec_of("beta.estimate")
+    rule = Rule(metric=spec.id, side="max", limit=1.1, floor=0.9)
+    why = None if value is not None else "collapsed"
+    metric = Metric(spec, value, ci=ci, n=8, reason=why, of_all=of_all)  # type: ignore[arg-type]
+    outcome = hold(rule, metric)
+    assert (outcome.status, outcome.bound) == (status, bound)
+    assert outcome.left_open == (status == "inconclusive" and of_all != "known")
+    assert "rule: from 0.9 to 1.1" in outcome.message
+    assert Outcome.from_dict(outcome.to_dict()).rule == rule
+
+
+def test_both_sides_of_a_number_per_latent_bound_all_of_them() -> None:
+    spec = spec_of("kl.per_latent")
+    metric = Metric(spec, [0.5, 2.0, 1.0], n=8)
+    for floor, limit, status in ((0.5, 2.0, "pass"), (0.6, 2.0, "fail"), (0.5, 1.9, "fail")):
+        rule = Rule(metric=spec.id, side="max", limit=limit, floor=floor)
+        assert hold(rule, metric).status == status
+    assert "the smallest of 3" in hold(Rule(metric=spec.id, side="max", limit=3, floor=0.6), metric).message
 
 
 def test_data_reach_the_probes_that_take_them(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from vaeprobe.gate import journal, policy_file
 from vaeprobe.gate.formats import FORMATS
 from vaeprobe.gate.outcome import GateReport, ModelReport, worst_code
 from vaeprobe.gate.policy import Override, Policy
-from vaeprobe.gate.rules import rule_of_text
+from vaeprobe.gate.rules import rules_of_texts
 from vaeprobe.gate.run import Gate, failure_of
 from vaeprobe.kept import goes_on_from, own_file
 from vaeprobe.processes import current
@@ -205,8 +205,8 @@ def _policy(config: Path | None, rules: Sequence[str], *, needed: bool) -> Polic
             f'{policy_file.POLICY_FILE}: "orthogonality.mean_abs_cosine" = 0.2',
         )
     policy = policy_file.read(path) if path is not None else Policy(origin="command line")
-    made = {found.metric: found for found in map(rule_of_text, rules)}
-    return replace(policy, overrides=[*policy.overrides, Override(models="*", rules=made)])
+    own = Override(models="*", rules=rules_of_texts(rules))
+    return replace(policy, overrides=[*policy.overrides, own])
 
 
 MOST_MODELS = 10_000

@@ -59,12 +59,8 @@ class Outcome:
     @property
     def left_open(self) -> bool:
         """Whether it is inconclusive by what was not measured, of which no more samples tell."""
-        rule = self.rule
-        return (
-            rule.side is not None
-            and rule.limit is not None
-            and Check(metric=self.metric, side=rule.side, limit=rule.limit).left_open
-        )
+        checks = [Check(metric=self.metric, side=side, limit=limit) for side, limit in self.rule.limits]
+        return any(check.left_open for check in checks)
 
     @property
     def message(self) -> str:

@@ -40,6 +40,7 @@ class Rule:
         metric: metric id, or the name of a probe with `.verdict`.
         side: the side the limit bounds; None for verdicts.
         limit: the bound, or None for a rule that only compares with the baseline.
+        floor: the lower bound of a rule that bounds both sides, whose `side` is max.
         regression: how much worse than the baseline the metric may be, in its own unit.
         relative: whether `regression` is a fraction of the baseline instead.
         verdicts: the verdicts that pass.
@@ -49,6 +50,7 @@ class Rule:
     metric: str
     side: Side | None = None
     limit: float | None = None
+    floor: float | None = None
     regression: float | None = None
     relative: bool = False
     verdicts: tuple[str, ...] = ()
@@ -59,12 +61,21 @@ class Rule:
         """Whether it cannot be held without a baseline."""
         return self.regression is not None or self.metric in AGREEMENT
 
+    @property
+    def limits(self) -> tuple[tuple[Side, float], ...]:
+        """Return the sides that are bounded, each with its bound."""
+        if self.side is None or self.limit is None:
+            return ()
+        return ((self.side, self.limit), *((("min", self.floor),) if self.floor is not None else ()))
+
     def describe(self) -> str:
         """Return the rule in a few words."""
         if self.metric == FORMAT:
             return "an accepted format"
         if self.verdicts:
             return " or ".join(self.verdicts)
+        if self.floor is not None:
+            return f"from {self.floor:g} to {self.limit:g}"
         if self.limit is not None:
             return f"{'at most' if self.side == 'max' else 'at least'} {self.limit:g}"
         size = f"{100 * (self.regression or 0):g} %" if self.relative else f"{self.regression:g}"

@@ -91,7 +91,8 @@ KEYS = {
     "formats": ("any", "formats that artifacts must have, e.g. safetensors, pt2"),
     "rules": (
         "none",
-        'metric = LIMIT, { max = X }, { min = X }, { regression = X or "3 %" }; verdict = WORD or a list',
+        'metric = LIMIT, { max = X }, { min = X }, both where neither side is better, { regression = X or "3 %" }; verdict = WORD '
+        "or a list",
     ),
     "overrides": (
         "none",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterable
 from typing import cast, get_args
 
 from vaeprobe.errors import UsageError, did_you_mean
@@ -12,7 +14,7 @@ from vaeprobe.probes import question_class
 from vaeprobe.probes.settings import is_number
 from vaeprobe.report import MetricSpec
 
-__all__ = ["COMMAND_LINE", "LISTED", "rule", "rule_of_text", "rules_of"]
+__all__ = ["COMMAND_LINE", "LISTED", "rule", "rule_of_text", "rules_of", "rules_of_texts"]
 
 RULE_KEYS = ("max", "min", "limit", "regression", "is", "level")
 
@@ -48,6 +50,30 @@ def rule_of_text(text: str) -> Rule:
     return made
 
 
+def rules_of_texts(texts: Iterable[str]) -> dict[str, Rule]:
+    """Return the rules that `--rule` names, by metric: an upper and a lower limit of one metric are one rule.
+
+    Raises:
+        UsageError: one is no rule, or two are of one side of a metric.
+    """
+    out: dict[str, Rule] = {}
+    for made in map(rule_of_text, texts):
+        known = out.get(made.metric)
+        if known is None:
+            out[made.metric] = made
+            continue
+        limits = dict((*known.limits, *made.limits))
+        if known.floor is not None or len(limits) < 2:
+            raise UsageError(
+                f"{COMMAND_LINE}: two rules on {made.metric}, {known.describe()} and {made.describe()}",
+                hint="leave one of them out",
+            )
+        both = rule(made.metric, dict(limits), COMMAND_LINE)
+        assert both is not None
+        out[made.metric] = both
+    return out
+
+
 def _verdicts(metric: str, text: str) -> list[str]:
     """Return the words between commas; a verdict that has a comma of its own is one word."""
     for word in question_class(probe_of(metric) or "").VERDICTS:
@@ -64,13 +90,20 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
     if metric not in (known := ruled()):
         raise UsageError(
             f"{where}: no metric is called `{metric}`",
-            hint=did_you_mean(metric, known) or LISTED,
+            hint=_unquoted(metric, body, known) or did_you_mean(metric, known) or LISTED,
         )
     if body is False:
         return None
     if is_verdict(metric):
         return _verdict_rule(metric, body, f'{where}: "{metric}"')
     spec = spec_of(metric)
+    if not is_number(body) and not isinstance(body, dict):
+        raise UsageError(
+            f'{where}: "{metric}" takes a number or a table, not {_kind(body)}',
+            hint=f"without quotes: {body}"
+            if _says_number(body)
+            else f'for example "{metric}" = {_example(spec)}',
+        )
     table = table_of(body, f'{where}: "{metric}"') if not is_number(body) else {"limit": body}
     check_keys(table, RULE_KEYS, f'{where}: "{metric}"')
     if "is" in table:
@@ -79,10 +112,13 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
             hint=f"rules on verdicts: {', '.join(id for id in known if is_verdict(id))}",
         )
     sides = [k for k in ("max", "min", "limit") if k in table]
-    if len(sides) + ("regression" in table) != 1:
+    both = sides == ["max", "min"] and spec.better is None and "regression" not in table
+    if len(sides) + ("regression" in table) != 1 and not both:
         raise UsageError(
             f'{where}: "{metric}" needs exactly one of max, min, limit and regression',
-            hint=f'for example "{metric}" = {{ {_side(spec, where)} = 0.2 }}' if spec.better else None,
+            hint=f'for example "{metric}" = {{ {_side(spec, where)} = 0.2 }}'
+            if spec.better
+            else "or both max and min",
         )
     level = cast("RuleLevel", choice(table.get("level", "error"), get_args(RuleLevel), where))
     if "regression" in table:
@@ -101,6 +137,11 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
         margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
         return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)
     limit = finite(table[sides[0]], f'{where}: "{metric}"')
+    if both:
+        floor = finite(table["min"], f'{where}: "{metric}"')
+        if floor > limit:
+            raise UsageError(f'{where}: "{metric}": nothing is at least {floor:g} and at most {limit:g}')
+        return Rule(metric=metric, side="max", limit=limit, floor=floor, level=level)
     side: Side = _side(spec, where) if sides[0] == "limit" else "max" if sides[0] == "max" else "min"
     if spec.better and side != _side(spec, where):
         right = _side(spec, where)
@@ -112,6 +153,34 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
             else f"write {{ {right} = {limit:g} }}, or just {limit:g}",
         )
     return Rule(metric=metric, side=side, limit=limit, level=level)
+
+
+def _unquoted(metric: str, body: object, known: Iterable[str]) -> str:
+    """Return what to write where TOML took the dots of a metric's name for tables, "" where it did not."""
+    path = metric
+    while isinstance(body, dict):
+        deeper = [
+            k for k in body if any(id == f"{path}.{k}" or id.startswith(f"{path}.{k}.") for id in known)
+        ]
+        if not deeper:
+            break
+        path, body = f"{path}.{deeper[0]}", body[deeper[0]]
+    return f'names of metrics stand in quotes: "{path}" = ...' if path in known else ""
+
+
+def _kind(body: object) -> str:
+    return {str: "a text", bool: "true", list: "a list"}.get(type(body), type(body).__name__)
+
+
+def _says_number(body: object) -> bool:
+    try:
+        return isinstance(body, str) and math.isfinite(float(body))
+    except ValueError:
+        return False
+
+
+def _example(spec: MetricSpec) -> str:
+    return "0.5" if spec.better else "{ max = 0.5 }"
 
 
 def _verdict_rule(metric: str, body: object, where: str) -> Rule:

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
 Loader = Callable[[str], "Decoder"]
 
+# of a rule that bounds both sides, the side that says most against the model first
+WORST_STATUS: tuple[Status, ...] = ("fail", "undefined", "inconclusive", "pass")
 NOT_IN_BASELINE = (
     "the baseline has no values of it: its model has latents without one, or no rule asked for it; "
     "--update-baseline makes it anew"
@@ -434,17 +436,22 @@ def _unpaired(metric: Metric, wanted: int) -> str:
 
 
 def hold(rule: Rule, metric: Metric) -> Outcome:
-    """Return the outcome of a limit rule."""
+    """Return the outcome of a limit rule: of the worse side, where it bounds both."""
+    if not rule.limits:
+        raise ValueError("a regression rule is held against a baseline, a verdict by `hold_verdict`")
+    sides = [_hold_side(rule, metric, side, limit) for side, limit in rule.limits]
+    return min(sides, key=lambda outcome: WORST_STATUS.index(outcome.status))
+
+
+def _hold_side(rule: Rule, metric: Metric, side: Side, limit: float) -> Outcome:
     from vaeprobe.report import Check
 
-    if rule.limit is None or rule.side is None:
-        raise ValueError("a regression rule is held against a baseline, a verdict by `hold_verdict`")
     if isinstance(metric.value, list):
-        metric = worst_of(metric, rule.side)
+        metric = worst_of(metric, side)
     if isinstance(metric.value, bool) or not isinstance(metric.value, (int, float, type(None))):
         raise UsageError(f"`{metric.id}` is no number and takes no limit", hint="choose another metric")
-    status: Status = Check(metric=metric, side=rule.side, limit=rule.limit).status
-    return Outcome(rule=rule, metric=metric, status=status, bound=rule.limit)
+    status: Status = Check(metric=metric, side=side, limit=limit).status
+    return Outcome(rule=rule, metric=metric, status=status, bound=limit)
 
 
 def hold_verdict(rule: Rule, result: Result, still_open: Iterable[str]) -> Outcome:

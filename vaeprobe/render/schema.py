@@ -119,6 +119,7 @@ def document() -> Json:
                     "side": {"enum": ["max", "min", None]},
                     "verdicts": {"type": "array", "items": TEXT},
                     "limit": {"type": ["number", "null"]},
+                    "floor": {"type": ["number", "null"]},
                     "regression": {"type": ["number", "null"], "minimum": 0},
                     "relative": {"type": "boolean"},
                     "level": {"enum": ["error", "warning"]},

@@ -12,7 +12,7 @@ from vaeprobe.errors import InputError, UnsafeError, UsageError, VaeprobeError
 from vaeprobe.foreign import said
 from vaeprobe.gate.outcome import Outcome
 from vaeprobe.gate.policy import Rule, probe_of, spec_of
-from vaeprobe.gate.rules import rule_of_text
+from vaeprobe.gate.rules import rules_of_texts
 from vaeprobe.gate.run import hold, hold_verdict
 from vaeprobe.given import check_given
 from vaeprobe.kept import keeping
@@ -100,7 +100,7 @@ def survey(
             "data need the encoder, and this decoder comes without one",
             hint="leave --data out: orthogonality, factorise and trace need the decoder alone",
         )
-    wanted = [rule_of_text(text) for text in ([rules] if isinstance(rules, str) else rules)]
+    wanted = list(rules_of_texts([rules] if isinstance(rules, str) else rules).values())
     for rule in wanted:
         if rule.needs_baseline:
             raise UsageError(
