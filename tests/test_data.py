@@ -582,3 +582,53 @@ def test_rows_of_another_size_are_told_what_fits(
     with pytest.raises(UsageError) as caught:
         encoder(torch.ones(shape))
     assert hint in (caught.value.hint or "")
+
+
+def of_one_latent() -> vaeprobe.Decoder:
+    """A decoder of one latent whose encoder returns the first column."""
+    encoder = vaeprobe.Encoder(lambda x: (x[:, :1], 0 * x[:, :1] - 1), 1, dtype=torch.float64)
+    return vaeprobe.Decoder(
+        lambda z: torch.cat([z, 2 * z, z], 1), 1, likelihood="gaussian", encoder=encoder, dtype=torch.float64
+    )
+
+
+OF_DATA = {
+    "beta": lambda x: vaeprobe.beta(of_one_latent(), data=x, samples=200),
+    "posterior": lambda x: vaeprobe.posterior(of_one_latent(), data=x, samples=200),
+    "orthogonality": lambda x: vaeprobe.orthogonality(
+        of_one_latent(), data=x, latents="posterior-means", samples=200
+    ),
+    "factorise": lambda x: vaeprobe.factorise(of_one_latent(), data=x, latents="posterior", samples=200),
+    "trace": lambda x: vaeprobe.trace(of_one_latent(), data=x, row=150, length=0.1),
+    "compare": lambda x: vaeprobe.compare([of_one_latent()] * 2, data=x, samples=200),
+    "traverse": lambda x: vaeprobe.traverse(of_one_latent(), data=x),
+}
+
+
+@pytest.mark.parametrize("command", OF_DATA)
+def test_rows_in_memory_are_refused_as_those_of_files_are(command: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 1)) * [1, 2, 1]
+    for given in (rows, torch.from_numpy(rows).requires_grad_(True)):
+        assert OF_DATA[command](given).metrics
+    for wrong in (np.nan, np.inf):
+        rows[150, 0] = wrong  # beyond the rows that are looked at first
+        for given in (rows, torch.from_numpy(rows)):
+            with pytest.raises(NonfiniteRowsError, match=r"1 of 200 rows.*: 150\)"):
+                OF_DATA[command](given)
+    for large in (1e160, 1e308):  # a number, and its square is none
+        rows[150, 0] = large
+        with pytest.raises(InputError, match=r"no numbers below 1e\+100") as caught:
+            OF_DATA[command](rows)
+        assert "scaled" in (caught.value.hint or "")
+    with pytest.raises(InputError, match="complex"):
+        OF_DATA[command](torch.from_numpy(rows).to(torch.complex64))
+
+
+@pytest.mark.parametrize("command", ["beta", "posterior"])
+def test_a_likelihood_that_is_no_number_is_said(command: str) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 1)) * [1, 2, 1]
+    rows[150, 2] = 1e30
+    assert OF_DATA[command](rows).metrics
+    rows[150, 2] = 1e160  # of a column that the encoder does not see
+    with pytest.raises(InputError, match="the likelihood of 1 of 200 data rows is no number below"):
+        OF_DATA[command](rows)

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from vaeprobe.autograd import full_precision
 from vaeprobe.contract import first_line
-from vaeprobe.errors import ContractError, UsageError
+from vaeprobe.errors import ContractError, InputError, UsageError
 from vaeprobe.foreign import foreign
 from vaeprobe.frozen import whole_of
 from vaeprobe.given import check_fields, check_least, size_hint
 from vaeprobe.report import Finding
 from vaeprobe.tokens import are_one_hot, check_tokens, other_form, unknown_tokens
 
-__all__ = ["Encoder"]
+__all__ = ["Encoder", "check_codes"]
+
+LARGEST_CODE = 1e100
 
 OUT_OF_RANGE = (
     "index out of range"  # what torch says of a table that is asked for a row that it does not have
@@ -145,3 +147,16 @@ def _called(out: object) -> str:
     if isinstance(out, (tuple, list)):
         return f"{type(out).__name__} of {', '.join(type(part).__name__ for part in out) or 'nothing'}"
     return type(out).__name__
+
+
+def check_codes(codes: Tensor) -> None:
+    """Refuse an encoder's means or draws, shape (n, latent), that are no numbers, or too large to be squared.
+
+    Raises:
+        InputError: some are.
+    """
+    if not bool((codes.abs() < LARGEST_CODE).all()):
+        raise InputError(
+            f"the encoder gives codes of the data that are no numbers below {LARGEST_CODE:.0e}",
+            hint="are the data scaled as they were in training?",
+        )

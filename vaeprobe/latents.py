@@ -21,6 +21,7 @@ from torch import Tensor
 
 from vaeprobe import cpu
 from vaeprobe.data.masks import hidden
+from vaeprobe.encoder import check_codes
 from vaeprobe.errors import InputError, ResourceError, UsageError
 from vaeprobe.files.limits import check_memory
 from vaeprobe.files.matrices import read_matrix
@@ -102,6 +103,7 @@ class Posterior(Latents):
         if not self.means:
             noise = torch.from_numpy(stream(seed, "posterior").standard_normal(tuple(z.shape)))
             z = z + noise * (0.5 * log_variance.double().cpu()[rows]).exp()
+        check_codes(z)
         if z.shape[1] == decoder.latent_dim:
             return z
         full = Prior("posterior codes").draw(decoder, n, seed=seed)
@@ -246,7 +248,11 @@ def numbers(rows: object, name: str) -> Tensor:
         UsageError: they are a tensor that is not dense.
     """
     check_dense(rows, f"the {name}")
-    if isinstance(rows, Tensor) and not rows.is_complex():
+    if isinstance(rows, Tensor):
+        if rows.is_complex():
+            raise InputError(
+                f"the {name} are complex numbers, not real ones", hint="t.abs(), or torch.view_as_real(t)"
+            )
         return rows.detach()
     try:
         array, masked = np.asarray(rows), hidden(rows)

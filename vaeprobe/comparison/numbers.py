@@ -13,6 +13,7 @@ from torch import Tensor
 from vaeprobe import cpu
 from vaeprobe.budget import pause
 from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import check_codes
 from vaeprobe.engine.costs import foretell_directions
 from vaeprobe.engine.rounding import bytes_of, directions_of, lost_columns
 from vaeprobe.engine.verbs import jacobian
@@ -178,6 +179,7 @@ def see(decoder: Decoder, rows: Tensor, *, seed: int = 0) -> Seen:
     plain = meaned(decoder)
     if decoder.encoder is not None:
         mean, log_variance = (t.detach().cpu().double() for t in decoder.encoder(rows))
+        check_codes(mean)
         kl = (mean.square() + log_variance.exp() - 1 - log_variance).mean(0) / 2
         told = (mean.var(0) > INFORMATIVE) & (kl > INFORMATIVE)
         J = jacobian(plain, mean.to(decoder.dtype)).detach().cpu().double()

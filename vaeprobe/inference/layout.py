@@ -167,7 +167,7 @@ def how_to_say(reading: LayoutReading) -> str:
     parts = [f'output = "{reading.order}"'] if reading.order else []
     if reading.second != "log_variance":
         parts.append(f'second = "{reading.second}"')
-    return f"say {' and '.join(parts)} in the blueprint's [encoder]"
+    return f"say {' and '.join(parts)} in the blueprint's [encoder], or let a function of your own return (mean, log variance)"
 
 
 def _side(gap: float) -> str:

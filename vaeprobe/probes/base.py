@@ -154,19 +154,26 @@ def paths_of(data: object) -> list[str | Path] | None:
 
 
 def rows_of(data: object, limit: int | None = None) -> Tensor:
-    """Return rows of data, shape (rows, ...), as probes take them: a tensor, an array, or files, of which `limit` are read."""
+    """Return rows of data, shape (rows, ...), as probes take them: a tensor, an array, or files, of which `limit` are read.
+
+    Raises:
+        InputError: they are no numbers, or rows hold NaN or infinity.
+        UsageError: they are a tensor that is not dense.
+    """
     import torch
 
-    from vaeprobe.data import open_data
+    from vaeprobe.data import in_memory, open_data
     from vaeprobe.latents import numbers
     from vaeprobe.processes import current
 
     check_dense(data, "the data")
-    if isinstance(data, torch.Tensor):
-        return data
-    paths = paths_of(data)
+    paths = None if isinstance(data, torch.Tensor) else paths_of(data)
     if paths is None:
-        return numbers(data, "data")
+        held = numbers(data, "data")
+        if held.is_floating_point() and held.ndim > 1 and not bool(torch.isfinite(held).all()):
+            values = held.detach().cpu().double().numpy()
+            in_memory(values).refuse(values)
+        return held
     rows = current().together(lambda: open_data(paths), by=lambda data: data.fingerprint)
     return torch.from_numpy(rows.read(limit))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from vaeprobe.budget import budget
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import InputError, UsageError
 from vaeprobe.findings import ENCODER_READ, NO_BETTER_THAN_CHANCE, OTHER_LAYOUT, TIME_LIMIT
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.base import Probe, class_findings, option, paths_of, rows_of
@@ -204,7 +204,10 @@ class EncoderProbe(Probe):
         likelihood = self.chosen_likelihood(decoder)
         rows, source, scaling = self._rows("auto" if likelihood.pixels else "none")
         if rows.ndim < 2 or len(rows) < 2:
-            raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
+            raise UsageError(
+                f"the data have shape {tuple(rows.shape)}: at least two rows are needed",
+                hint="one row per sample: x[:, None] for one column" if rows.ndim == 1 else None,
+            )
         check_data(decoder, rows, likelihood)
         if math.prod(encoder.input_shape or ()) == decoder.data_dim:
             rows = likelihood.rows(rows, decoder.data_dim)
@@ -216,6 +219,7 @@ class EncoderProbe(Probe):
         moments = posterior_moments(
             decoder, encoder, x, likelihood, pairs=self.pairs, gram_pairs=2, seed=self.seed, chunk=self.chunk
         )
+        _check_moments(moments)
         if moments.fit and not moments.fit.whole:
             findings = (*findings, Finding(TIME_LIMIT, moments.fit.words("rows")))
             x = x[: moments.fit.done]
@@ -323,6 +327,26 @@ class EncoderProbe(Probe):
             level=LEVEL,
             n=len(values),
             method=f"{method}, Student's t corrected for skewness",
+        )
+
+
+def _check_moments(m: PosteriorMoments) -> None:
+    """Refuse moments that are no numbers, or too large to be squared.
+
+    Raises:
+        InputError: those of some rows are.
+    """
+    import torch
+
+    from vaeprobe.encoder import LARGEST_CODE, check_codes
+
+    check_codes(m.mean)
+    of_row = torch.cat([m.log_density[:, None], m.score, m.curvature, m.gauss_newton, m.variance], 1)
+    broken = int((~(of_row.abs() < LARGEST_CODE)).any(1).sum())
+    if broken:
+        raise InputError(
+            f"the likelihood of {broken} of {m.rows} data rows is no number below {LARGEST_CODE:.0e} at the encoder's codes",
+            hint="are the data scaled as they were in training?",
         )
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from vaeprobe.budget import Fit, budget, share_of, spared, within
 from vaeprobe.decoder import Decoder
+from vaeprobe.encoder import check_codes
 from vaeprobe.engine.costs import foretell_directions
 from vaeprobe.engine.rounding import bytes_of, lost_columns
 from vaeprobe.engine.rounding import directions_of as looking_at
-from vaeprobe.errors import InputError, UsageError
+from vaeprobe.errors import UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.foreign import said
 from vaeprobe.geometry.gram import ACTIVE_THRESHOLD
@@ -49,7 +50,6 @@ LEAST = 64
 # vectors of so many outputs are drawn as bars; so many samples in a row or two are a waveform
 BARS, WAVE = 32, 2048
 # rows of data that are encoded
-LARGEST_CODE = 1e100
 MOST_ROWS = 4096
 
 
@@ -250,11 +250,7 @@ def _codes(decoder: Decoder, data: object) -> Tensor:
         raise UsageError(f"the data have shape {tuple(rows.shape)}: at least two rows are needed")
     mean, _ = decoder.encoder(rows)
     codes = mean.double().cpu()
-    if not bool((codes.abs() < LARGEST_CODE).all()):
-        raise InputError(
-            f"the encoder gives codes of the data that are no numbers below {LARGEST_CODE:.0e}",
-            hint="are the data scaled as they were in training?",
-        )
+    check_codes(codes)
     return codes
 
 
