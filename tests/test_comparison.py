@@ -23,7 +23,7 @@ from vaeprobe.comparison.ranking import Ranking
 from vaeprobe.comparison.sweep import Sweep, sweep_of
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import InputError, UsageError
 from vaeprobe.geometry.agreement import (
     code_agreement,
     column_agreement,
@@ -765,3 +765,15 @@ def test_limited_time_takes_the_same_part_of_the_same_latents(
     assert [results["orthogonality"].part for results in found.results] == [part, part]
     assert found.changes["orthogonality.ima_contrast"] == (0.0, (0.0, 0.0))
     assert ("time-limit" in codes_of(found)) == (not all(lasts))
+
+
+def test_factors_that_are_no_numbers_are_refused() -> None:
+    base = model(torch.eye(D, dtype=torch.float64))
+    z = codes()
+    x = base(z).detach()
+    assert vaeprobe.compare([base, base], data=x, factors=z, samples=32).metrics["labels.mcc"].defined
+    for wrong in (float("nan"), float("inf")):
+        z = codes()
+        z[3, 1] = z[5, 0] = wrong
+        with pytest.raises(InputError, match=r"2 of \d+ rows of the factors hold NaN"):
+            vaeprobe.compare([base, base], data=x, factors=z, samples=32)

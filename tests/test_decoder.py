@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -791,3 +793,28 @@ def test_what_takes_long_to_fail_is_not_asked_for_many_rows(monkeypatch: pytest.
     monkeypatch.setattr(contract, "PATIENCE", 60.0)
     assert contract.fixed_batch(fails, torch.zeros(2, 3)) == 0
     assert asked == list(contract.BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "hint"),
+    [
+        (np.eye(3), "ndarray", "numpy.save"),
+        (torch.eye(3), "Tensor", "numpy.save"),
+        ({"weight": torch.eye(3)}, "dict", "path of their file"),
+        (np.ones(3), "ndarray", None),
+        (3, "int", None),
+        (None, "None", None),
+    ],
+)
+@pytest.mark.parametrize("latent_dim", [None, 3])
+def test_what_is_no_decoder_is_said(
+    given: object, kind: str, hint: str | None, latent_dim: int | None
+) -> None:
+    with pytest.raises(UsageError, match=rf"Decoder, not {kind}\b") as caught:
+        vaeprobe.orthogonality(given, latent_dim=latent_dim)  # type: ignore[arg-type]
+    assert (caught.value.hint is None) if hint is None else hint in (caught.value.hint or "")
+
+
+def test_the_hint_of_a_matrix_leads_to_a_decoder(tmp_path: Path) -> None:
+    np.save(tmp_path / "decoder.npy", np.diag([1.0, 2.0, 3.0]))
+    assert vaeprobe.orthogonality(tmp_path / "decoder.npy", samples=8)["latents.active"].value == 3

@@ -25,7 +25,7 @@ from vaeprobe.comparison.ranking import CRITERIA, rankings
 from vaeprobe.comparison.result import SHORT, UNSHARED, Comparison
 from vaeprobe.comparison.sweep import sweep_of
 from vaeprobe.decoder import Decoder
-from vaeprobe.errors import UsageError, VaeprobeError, did_you_mean
+from vaeprobe.errors import InputError, UsageError, VaeprobeError, did_you_mean
 from vaeprobe.findings import NOT_SORTED, TIME_LIMIT
 from vaeprobe.foreign import said
 from vaeprobe.geometry.agreement import code_agreement, interval_of
@@ -253,6 +253,7 @@ def _factors(given: object, rows: int) -> Tensor:
     """Return known factors, shape (rows, factors), float64.
 
     Raises:
+        InputError: some hold no number.
         UsageError: they do not belong to the rows, or none of them varies.
     """
     if isinstance(given, (str, PathLike)):
@@ -267,6 +268,12 @@ def _factors(given: object, rows: int) -> Tensor:
         raise UsageError(
             f"the factors have shape {tuple(found.shape)}, and the data {rows} rows",
             hint="one row of factors per row of data, in the same order",
+        )
+    broken = int((~torch.isfinite(table)).any(1).sum())
+    if broken:
+        raise InputError(
+            f"{broken} of {rows} rows of the factors hold NaN or infinity",
+            hint="leave those rows out of the factors and of the data",
         )
     if not bool((table.amax(0) > table.amin(0)).any()):
         raise UsageError("none of the factors varies over the rows")

@@ -35,7 +35,7 @@ def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
     """Return a `Decoder` from a decoder, a network, a callable with its latent dimension, or a path.
 
     Raises:
-        UsageError: a callable comes without its latent dimension, or a network that does not tell it.
+        UsageError: it is none of these; a callable comes without its latent dimension, or a network that does not tell it.
         VaeprobeError: whatever loading or the decoder's contract raises.
     """
     if isinstance(decoder, Decoder):
@@ -50,12 +50,27 @@ def as_decoder(decoder: DecoderLike, latent_dim: int | None = None) -> Decoder:
         from vaeprobe.checkpoints.whole import from_module
 
         return from_module(decoder, latent_dim)
+    if not callable(decoder):
+        raise _no_decoder(decoder)
     if latent_dim is None:
         raise UsageError(
             "a callable does not say how many latents it takes",
             hint="pass latent_dim=..., or a vaeprobe.Decoder",
         )
     return Decoder(decoder, latent_dim)
+
+
+def _no_decoder(given: object) -> UsageError:
+    """Return what to say of what was given for a decoder and is none."""
+    hint = None
+    if getattr(given, "ndim", None) == 2:
+        hint = 'numpy.save("decoder.npy", matrix) makes a file, outputs x latents, that is read as a linear decoder'
+    elif isinstance(given, Mapping):
+        hint = "weights alone are no network: give the path of their file"
+    kind = "None" if given is None else type(given).__name__
+    return UsageError(
+        f"a decoder is a path, a network, a function or a vaeprobe.Decoder, not {kind}", hint=hint
+    )
 
 
 def probe_function(cls: type[Question]) -> Callable[..., Result]:
