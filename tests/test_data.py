@@ -632,3 +632,25 @@ def test_a_likelihood_that_is_no_number_is_said(command: str) -> None:
     rows[150, 2] = 1e160  # of a column that the encoder does not see
     with pytest.raises(InputError, match="the likelihood of 1 of 200 data rows is no number below"):
         OF_DATA[command](rows)
+
+
+def test_how_an_encoder_is_read_otherwise_is_said_for_functions_too() -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 1)) * [1, 2, 1]
+    decoder = of_one_latent()
+    for second, refused in ((torch.log, False), (torch.sqrt, True)):
+        encoder = vaeprobe.Encoder(
+            lambda x, second=second: (
+                x @ torch.tensor([[1.0], [2], [1]]).double() / 7,
+                second(0 * x[:, :1] + 1 / 7),
+            ),
+            1,
+            dtype=torch.float64,
+        )
+        if not refused:
+            assert vaeprobe.beta(decoder, data=rows, encoder=encoder, sigma2=0.1).verdict
+            continue
+        with pytest.raises(InputError, match="laid out otherwise") as caught:
+            vaeprobe.beta(decoder, data=rows, encoder=encoder, sigma2=0.1)
+        assert "blueprint's [encoder], or let a function of your own return (mean, log" in (
+            caught.value.hint or ""
+        )
