@@ -16,6 +16,8 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
 
     Sums over pixels first and over the channels of a group then, so that either layout is read as it lies.  The
     variance is that of the centred numbers: torch's kernel for channels last takes it as a difference of squares.
+    Its backward pass is the same map and three times as fast alone, but in blocks that the cache holds, a direction at a
+    time, the decoder of latent diffusion took a tenth longer by it (measured).
     """
     settings = {**dict(zip(("input", "num_groups", "weight", "bias", "eps"), args, strict=False)), **kwargs}
     groups, c, eps = int(settings["num_groups"]), primal.shape[1], settings.get("eps", 1e-5)
