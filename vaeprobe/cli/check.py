@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import itertools
-import math
 import os
 import shlex
 import sys
-import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
 from vaeprobe import writing
-from vaeprobe.budget import within
-from vaeprobe.cli import carried, loading, options, output, streams
+from vaeprobe.cli import loading, options, output, streams
+from vaeprobe.cli.checking import Checking, load
 from vaeprobe.cli.output import Document
-from vaeprobe.cli.running import bytes_of
 from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, did_you_mean
-from vaeprobe.files import limits
 from vaeprobe.gate import baseline as baselines
 from vaeprobe.gate import journal, policy_file
 from vaeprobe.gate.formats import FORMATS
-from vaeprobe.gate.outcome import GateReport, ModelReport, worst_code
+from vaeprobe.gate.outcome import GateReport, worst_code
 from vaeprobe.gate.policy import Override, Policy
 from vaeprobe.gate.rules import rules_of_texts
-from vaeprobe.gate.run import Gate, failure_of
-from vaeprobe.kept import goes_on_from, own_file
+from vaeprobe.gate.run import Gate
 from vaeprobe.processes import current
-from vaeprobe.processors import consider
 from vaeprobe.render.text import clean
 
 if TYPE_CHECKING:
-    from vaeprobe.decoder import Decoder
-
     GateFormat: TypeAlias = str
 else:
     GateFormat = Literal[tuple(FORMATS)]
@@ -175,7 +162,8 @@ def check(
     digest = journal.digest_of(policy, (baseline, loaded["blueprint"], data), loaded)
     streaming = document.format == "jsonl" and document.place is None
     with output.progress_bar(document.progress and not streaming):
-        done = _checked(gate, targets, jobs, fail_fast, resume, digest, seconds, streaming=streaming)
+        checking = Checking(gate, targets, digest, jobs, fail_fast, resume, seconds)
+        done = checking.reports(streaming=streaming)
     current().meet()
     finished = GateReport(
         models=done,
@@ -246,171 +234,7 @@ def _report_target(text: str) -> tuple[str, Path]:
     return format, Path(path)
 
 
-# -- running ----------------------------------------------------------------------------------------
-
-
-def _load(gate: Gate, model: str) -> Decoder:
-    """Return the decoder of a model, loaded as the command line says, else as the policy does."""
-    options: dict[str, Any] = gate.loading_for(model)
-    return loading.load(Path(model), **options)
-
-
-@dataclass(frozen=True)
-class _Turns:
-    """Whose turn it is: what one model saves of its share of the time, the next ones have.
-
-    Attributes:
-        models: in turn.
-        at_once: how many of them.
-        end: of the run, on the clock of the day, which worker processes share.
-    """
-
-    models: Sequence[str]
-    at_once: int
-    end: float | None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds that are left."""
-        return None if self.end is None else max(0.0, self.end - time.time())
-
-    def share(self, model: str) -> float:
-        """Return which part of the time that is left a model may take."""
-        return 1 / math.ceil((len(self.models) - self.models.index(model)) / self.at_once)
-
-
-def _checked(
-    gate: Gate,
-    targets: Sequence[str],
-    jobs: int,
-    fail_fast: bool,
-    resume: Path | None,
-    digest: str,
-    seconds: float | None,
-    *,
-    streaming: bool,
-) -> tuple[ModelReport, ...]:
-    """Return the reports of models in their order; each is written as it is done, where they are streamed."""
-    done: list[ModelReport] = []
-    before = carried.found()
-    left = None if seconds is None else max(0.0, seconds - before.seconds)
-    with within(left):
-        for model in _run(gate, targets, jobs, fail_fast, resume, digest, left, before):
-            done.append(model)
-            if model.model in before.reports:
-                continue
-            if streaming:
-                from vaeprobe.gate.formats import jsonl
-
-                sys.stdout.write(jsonl.model_line(model))
-                sys.stdout.flush()
-            carried.keep(model)
-    order = {target: k for k, target in enumerate(targets)}
-    return tuple(sorted(done, key=lambda m: order[m.model]))
-
-
-def _check_one(
-    gate: Gate,
-    digest: str,
-    turns: _Turns,
-    deaths: Mapping[str, ModelReport],
-    model: str,
-) -> ModelReport:
-    if model in deaths:
-        return deaths[model]
-    carried.begin(model)
-    limits.note_reading(f"`{clean(model)}`")
-
-    def load(path: str) -> Decoder:
-        return current().together(
-            lambda: _load(gate, path),
-            by=bytes_of,
-        )
-
-    with within(turns.left):
-        report = gate.check(model, load, share=turns.share(model))
-    sha256 = report.artifact.sha256 if report.artifact else ""
-    return replace(report, inputs_sha256=journal.inputs(digest, model, sha256))
-
-
-def _run(
-    gate: Gate,
-    targets: Sequence[str],
-    jobs: int,
-    fail_fast: bool,
-    resume: Path | None,
-    digest: str,
-    time_given: float | None,
-    before: carried.Carried,
-) -> Iterator[ModelReport]:
-    """Yield reports as they finish; finished ones are kept in, and taken from, the resume file and worker processes before this one."""
-    from vaeprobe.progress import track
-
-    kept = {} if resume is None else journal.read(resume)
-    finished = {t: kept[t] for t in targets if t in kept and journal.stands(kept[t], digest)}
-    finished |= before.reports
-    fresh = [target for target in targets if target not in finished]
-    several = current().world > 1
-    at_once = (current().world if len(fresh) >= current().world else 1) if several else jobs
-    turns = _Turns(fresh, at_once, None if time_given is None else time.time() + time_given)
-    one = partial(_check_one, gate, digest, turns, before.deaths)
-    stream: Iterable[ModelReport]
-    if resume is not None and finished:
-        goes_on_from(resume)
-
-    def keep(report: ModelReport) -> None:
-        if resume is not None:
-            journal.append(own_file(resume), report)
-            goes_on_from(resume)
-
-    def written(target: str) -> ModelReport:  # as soon as it is finished, by the process that did it
-        report = one(target)
-        keep(report)
-        return report
-
-    if several:
-        stream = current().spread(fresh, written, "checking models")
-    else:
-        stream = map(one, fresh) if jobs == 1 or len(fresh) < 2 else _parallel(one, fresh, jobs)
-    reports = itertools.chain(finished.values(), stream)
-    for report in track(reports, "checking models", len(targets)):
-        if report.model not in finished and not several:
-            keep(report)
-        yield report
-        if fail_fast and report.exit_code != 0:
-            return
-
-
-def _parallel(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> Iterator[ModelReport]:
-    # who cleans up after an interrupted run would say so
-    quiet = "ignore:resource_tracker:UserWarning"
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), quiet)))
-    left = list(targets)
-    with contextlib.suppress(BrokenProcessPool):
-        for report in _pooled(one, targets, jobs):
-            left.remove(report.model)
-            yield report
-    for target in left:  # one of them ended its process, and all others with it
-        try:
-            yield from _pooled(one, [target], 1)
-        except BrokenProcessPool:
-            died = ResourceError(
-                "the process that checked it was killed: for want of memory, or the file made native code crash",
-                hint=f"`vaeprobe check {clean(target)}` with the same rules says which",
-            )
-            yield ModelReport(model=target, failure=failure_of(died))
-
-
-def _pooled(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> Iterator[ModelReport]:
-    # spawned, not forked: torch's threads do not survive a fork
-    pool = ProcessPoolExecutor(
-        max_workers=min(jobs, len(targets)), mp_context=get_context("spawn"), initializer=consider
-    )
-    try:
-        for future in as_completed([pool.submit(one, target) for target in targets]):
-            yield future.result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+# -- baselines --------------------------------------------------------------------------------------
 
 
 def _baseline(path: Path) -> dict[str, baselines.Record]:
@@ -504,7 +328,7 @@ def _update(gate: Gate, targets: Sequence[str], path: Path, progress: bool) -> i
     with output.progress_bar(progress):
         for target in track(targets, "measuring the baseline"):
             try:
-                record = gate.record(target, _load(gate, target))
+                record = gate.record(target, load(gate, target))
             except VaeprobeError as error:
                 failed[target] = error
             else:
