@@ -389,7 +389,14 @@ def twice(z: Tensor) -> Tensor:
     return F.linear(F.linear(z, WEIGHT), WEIGHT.mT, torch.ones(D, dtype=z.dtype)).sin()
 
 
-@pytest.mark.parametrize("f", [of_a_view, of_its_view_and_itself, in_place_on_a_view, copied, twice])
+def of_shapes_together(z: Tensor) -> Tensor:
+    y = F.linear(z, WEIGHT)
+    return y.view((-1, 2, 3)).view([len(z), 6]).view(y.shape).view(size=(-1, 3, 2)).sin()
+
+
+@pytest.mark.parametrize(
+    "f", [of_a_view, of_its_view_and_itself, in_place_on_a_view, copied, twice, of_shapes_together]
+)
 def test_outputs_of_linear_layers_are_there_where_they_are_needed(f: Function) -> None:
     compare(f, lambda z: z)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -16,7 +17,7 @@ from vaeprobe.engine import by_pixel, upsampling
 from vaeprobe.engine.columns import in_blocks
 from vaeprobe.engine.tangents import push
 from vaeprobe.engine.upsampling import four_at_a_time, together, upsampled, upsampled_by_pixel
-from vaeprobe.engine.verbs import gram, jacobian, values
+from vaeprobe.engine.verbs import gram, jacobian, pushforward, values
 
 
 @pytest.mark.parametrize("out", [1, 2, 5])
@@ -306,5 +307,59 @@ def test_what_follows_on_maps_pixel_by_pixel_is_the_same(name: str) -> None:
         layer.double()
     right = torch.func.vmap(torch.func.jacfwd(lambda x: network(x[None])[0].flatten()))(z.double())
     torch.testing.assert_close(y.double(), network(z.double()).flatten(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(J.double(), right, rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(G, right.mT @ right, rtol=1e-3, atol=1e-4)
+
+
+def by_where_they_lie(h: Tensor) -> Tensor:
+    _, c, height, width = h.shape
+    return h.as_strided(h.shape, (c * height * width, height * width, width, 1)).sin()
+
+
+def by_where_it_says_they_lie(h: Tensor) -> Tensor:
+    return h.as_strided(h.shape, h.stride()).sin()
+
+
+def flat(h: Tensor) -> Tensor:
+    seen = h.view(len(h), -1)
+    seen.mul_(2)
+    return (seen + (h > 4).flatten(1)).view_as(h)
+
+
+def relu_of_flat(h: Tensor) -> Tensor:
+    seen = h.flatten(1)
+    F.relu(h, True)
+    return (seen + h.detach().sign().flatten(1) * (seen.detach() < 0)).view_as(h)
+
+
+class Ending(nn.Module):
+    """A doubling convolution and what follows on its maps: a module, whose numbers in float64 explain what rounding does."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor], out: int) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.first, self.second = nn.Linear(3, 4 * 9), nn.ConvTranspose2d(4, out, 4, 2, 1)
+        self.between = between
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.between(self.second(self.first(z).view((-1, 4, 3, 3))))
+
+
+@pytest.mark.parametrize("between", [by_where_they_lie, by_where_it_says_they_lie, flat, relu_of_flat])
+@pytest.mark.parametrize("out", [12, 18])
+@pytest.mark.parametrize("n", [15, 16])
+def test_where_numbers_lie_in_memory_is_as_in_the_network_itself(
+    between: Callable[[Tensor], Tensor], out: int, n: int
+) -> None:
+    """At few latents all of it may be as the network has it, and what differs may be at few numbers of few latents."""
+    network = Ending(between, out).requires_grad_(False)
+    z = torch.randn(n, 3) * torch.linspace(0, 8, n)[:, None]
+    decoder = Decoder(network, 3)
+    y, J, G = values(decoder, z), jacobian(decoder, z), gram(decoder, z)
+    along, _ = pushforward(decoder, z, z)
+    exact, z = copy.deepcopy(network).double(), z.double()
+    right = torch.func.vmap(torch.func.jacfwd(lambda x: exact(x[None])[0].flatten()))(z)
+    torch.testing.assert_close(y.double(), exact(z).flatten(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(along.double(), exact(z).flatten(1), rtol=0, atol=1e-5)
     torch.testing.assert_close(J.double(), right, rtol=1e-3, atol=2e-5)
     torch.testing.assert_close(G, right.mT @ right, rtol=1e-3, atol=1e-4)

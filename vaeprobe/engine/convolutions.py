@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -15,7 +16,15 @@ from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.factors import normalised
 from vaeprobe.engine.few import few, given, summed
-from vaeprobe.engine.functions import CONVOLUTIONS, Arguments, Function, Keywords, plain_name
+from vaeprobe.engine.functions import (
+    CONVOLUTIONS,
+    OF_MEMORY,
+    RESHAPES,
+    Arguments,
+    Function,
+    Keywords,
+    plain_name,
+)
 from vaeprobe.engine.upsampling import (
     FEW,
     Doubled,
@@ -27,7 +36,7 @@ from vaeprobe.engine.upsampling import (
 )
 from vaeprobe.engine.winograd import DOUBLING, KEEPING, Filter, filtered, pays
 
-__all__ = ["LaidOut", "convolution", "convolved", "laid_out"]
+__all__ = ["LaidOut", "are_channels_last", "convolution", "convolved", "laid_out"]
 
 CONVOLUTION = torch.ops.aten.convolution.default
 
@@ -36,7 +45,16 @@ MADE_ANEW = frozenset({"batch_norm", "group_norm", "instance_norm", "gelu"})
 
 
 class LaidOut(TorchFunctionMode):
-    """Within it, convolutions of plain tensors are as fast as those of tensors that carry tangents."""
+    """Within it, convolutions of plain tensors are as fast as those of tensors that carry tangents.
+
+    Attributes:
+        sure: whether nothing was done so far whose numbers depend on how they lie in memory.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sure = True
+        self._copied: set[StorageWeakRef] = set()
 
     def __torch_function__(
         self,
@@ -53,9 +71,35 @@ class LaidOut(TorchFunctionMode):
             if name in MADE_ANEW and is_by_pixel(args[0]):
                 y = normalised(args[0], args[1:], kwargs) if name == "batch_norm" else None
                 return func(laid_out(args[0]), *args[1:], **kwargs) if y is None else y
-            if name == "view" and len(args) > 1 and not isinstance(args[1], torch.dtype):
-                func = Tensor.reshape  # our layout must not fail where the network's own would not
+            if name in RESHAPES:
+                return self._reshaped(func, name, args, kwargs)
+            if name in OF_MEMORY or (self._copied and kwargs.get("out") is not None):
+                self.sure = False
+            if self._copied and _memory(args[0]) in self._copied:
+                return self._of_copy(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _of_copy(self, func: Function, args: Arguments, kwargs: Keywords) -> object:
+        """Return what a function gives, and note whether it wrote to what is a copy here and a view elsewhere."""
+        x = args[0]
+        before = None if x.is_inference() else x._version
+        y = func(*args, **kwargs)
+        self.sure = self.sure and before is not None and x._version == before
+        return y
+
+    def _reshaped(self, func: Function, name: str, args: Arguments, kwargs: Keywords) -> object:
+        """Return the same numbers in another shape, and note of what the network's own layout would have given a view."""
+        x = args[0]
+        if name == "view" and len(args) > 1 and not isinstance(args[1], torch.dtype):
+            func = Tensor.reshape  # our layout must not fail where the network's own would not
+        y = func(*args, **kwargs)
+        if (is_by_pixel(x) or are_channels_last(x)) and _memory(x) != _memory(y):
+            self._copied |= {_memory(x), _memory(y)}
+        return y
+
+
+def _memory(x: Tensor) -> StorageWeakRef:
+    return StorageWeakRef(x.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def convolution(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Tensor:
@@ -123,6 +167,11 @@ def _doubled_by_pixel(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 def laid_out(x: Tensor) -> Tensor:
     """Return a tensor with channels last, which makes transposed convolutions up to twice as fast on CPUs."""
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
+
+
+def are_channels_last(x: Tensor) -> bool:
+    """Whether maps lie in memory with channels last, and not as networks have them."""
+    return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 
 def _summed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -15,6 +15,7 @@ __all__ = [
     "LINEAR",
     "LINEAR_PER_SAMPLE",
     "MULTILINEAR",
+    "OF_MEMORY",
     "RESHAPES",
     "SIZES",
     "Arguments",
@@ -42,6 +43,8 @@ SIZES = _names("""
     shape size dim ndim ndimension numel nelement len stride is_contiguous dtype device layout requires_grad
     is_floating_point is_complex is_cpu is_cuda itemsize element_size nbytes
 """)
+# what is as the numbers lie in memory
+OF_MEMORY = _names("as_strided as_strided_scatter set resize resize_as storage untyped_storage")
 # linear in all their tensors together
 LINEAR = _names("""
     permute transpose swapaxes swapdims movedim moveaxis t T mT H mH adjoint expand expand_as broadcast_to

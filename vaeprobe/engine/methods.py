@@ -277,8 +277,9 @@ def _plain(f: Function, x: Tensor) -> Tensor:
 
 
 def _laid_out(f: Function, x: Tensor) -> Tensor:
-    with LaidOut():
-        return _plain(f, x)
+    with LaidOut() as layout:
+        y = _plain(f, x)
+    return y if layout.sure else _plain(f, x)
 
 
 _choices: WeakKeyDictionary[Decoder, dict[bool, Choice]] = WeakKeyDictionary()

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from vaeprobe.autograd import jvp, over_directions
 from vaeprobe.engine.by_pixel import is_by_pixel
 from vaeprobe.engine.columns import Columns, Deferred, Known, LinearOutput
-from vaeprobe.engine.convolutions import convolution, convolved, laid_out
+from vaeprobe.engine.convolutions import are_channels_last, convolution, convolved, laid_out
 from vaeprobe.engine.factors import FACTORS, normalised
 from vaeprobe.engine.functions import (
     ADDITIONS,
@@ -36,6 +36,7 @@ from vaeprobe.engine.functions import (
     LINEAR,
     LINEAR_PER_SAMPLE,
     MULTILINEAR,
+    OF_MEMORY,
     RESHAPES,
     SIZES,
     Arguments,
@@ -97,16 +98,20 @@ class Dual(Tensor):
         columns: its tangents.
         version: the primal's version counter when the tangents were taken: a later one means that somebody
             wrote to the memory behind our back.
+        copies: memory that holds the same numbers where the user's own layout would have one for both, with its version.
     """
 
     memory: Tensor
     later: Later | None
     columns: Columns
     version: int
+    copies: tuple[tuple[Tensor, int], ...]
 
     @property
     def primal(self) -> Tensor:
         """The plain tensor, in the same memory."""
+        if any(copy._version != version for copy, version in self.copies):
+            raise Unsupported("a tensor was written to through a view that lies in other memory here")
         if self.later is not None:
             self.later.write()
             self.later = None
@@ -199,7 +204,7 @@ def _carried(f: Callable[[Tensor], Tensor], x: Tensor, columns: Columns) -> Dual
 def _dual(primal: Tensor, columns: Columns, later: Later | None = None) -> Dual:
     primal = primal.detach()
     out: Dual = primal.as_subclass(Dual)
-    out.memory, out.later, out.columns, out.version = primal, later, columns, primal._version
+    out.memory, out.later, out.columns, out.version, out.copies = primal, later, columns, primal._version, ()
     return out
 
 
@@ -215,6 +220,8 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
         return leaves_of(_propagate(torch.unbind, args, kwargs))
     if name == "setitem" or kwargs.get("out") is not None or (writes(func) and not isinstance(args[0], Dual)):
         raise Unsupported(f"`{name}` writes into a tensor without tangents")
+    if name in OF_MEMORY:
+        raise Unsupported(f"`{name}` asks how numbers lie in memory, which here is not as elsewhere")
     if isinstance(func, torch.jit.ScriptFunction | torch._C.ScriptMethod):
         raise Unsupported("TorchScript takes plain tensors only")
     if writes(func):
@@ -223,7 +230,7 @@ def _propagate(func: Function, args: Arguments, kwargs: Keywords) -> object:
     if isinstance(x, Dual) and name in SIZES:
         return func(x.memory, *args[1:], **kwargs)
     if name not in ANY_LAYOUT:
-        _settle((args, kwargs))
+        _settle((args, kwargs), Tensor.contiguous if name in RESHAPES else laid_out)
     if isinstance(x, Dual) and name in RESHAPES:
         return _reshaped(func, name, x, *_plain((args[1:], kwargs))[1])
     if isinstance(x, Dual) and name == "linear" and _are_rows(x, *args[1:], **kwargs):
@@ -284,14 +291,21 @@ def _reshaped(func: Function, name: str, x: Dual, args: Arguments, kwargs: Keywo
     def reshaped(t: Tensor) -> Tensor:
         # `reshape` for `view`: our own memory layout must not fail where the user's would not
         if name in ("view", "_unsafe_view") and not _is_dtype(args, kwargs):
-            return t.reshape(args or kwargs["shape"])
+            return t.reshape(*(args or kwargs.values()))
         out: Tensor = func(t, *args, **kwargs)
         return out
 
     y = reshaped(x.memory)
-    if x.later is not None and y.untyped_storage().data_ptr() != x.memory.untyped_storage().data_ptr():
+    copied = y.untyped_storage().data_ptr() != x.memory.untyped_storage().data_ptr()
+    if x.later is not None and copied:
         y = reshaped(x.primal)  # a copy, of what is written now
-    return x if y is x.memory else _dual(y, _columns_of(x).reshaped(y.shape), x.later)
+    if y is x.memory:
+        return x
+    out = _dual(y, _columns_of(x).reshaped(y.shape), x.later)
+    out.copies = x.copies
+    if copied and are_channels_last(x.memory):
+        out.copies, x.copies = (*x.copies, (x.memory, x.version)), (*x.copies, (out.memory, out.version))
+    return out
 
 
 def _are_rows(x: Dual, weight: object, bias: object = None) -> bool:
@@ -319,7 +333,7 @@ def _is_dtype(args: Arguments, kwargs: Keywords) -> bool:
     return "dtype" in kwargs or any(isinstance(a, torch.dtype) for a in args)
 
 
-def _settle(tree: Tree) -> None:
+def _settle(tree: Tree, laid_out: Callable[[Tensor], Tensor]) -> None:
     """Lay maps out that lie pixel by pixel, as torch's own functions like them: nobody has a view of their memory yet."""
     for leaf in leaves_of(tree):
         if isinstance(leaf, Dual) and is_by_pixel(leaf.memory):
