@@ -323,7 +323,7 @@ def by_where_it_says_they_lie(h: Tensor) -> Tensor:
 def flat(h: Tensor) -> Tensor:
     seen = h.view(len(h), -1)
     seen.mul_(2)
-    return (seen + (h > 4).flatten(1)).view_as(h)
+    return (seen + (h > 1).flatten(1)).view_as(h)
 
 
 def relu_of_flat(h: Tensor) -> Tensor:
@@ -342,7 +342,7 @@ class Ending(nn.Module):
         self.between = between
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.between(self.second(self.first(z).view((-1, 4, 3, 3))))
+        return self.between(self.second(self.first(z).view(-1, 4, 3, 3)))
 
 
 @pytest.mark.parametrize("between", [by_where_they_lie, by_where_it_says_they_lie, flat, relu_of_flat])
