@@ -15,6 +15,7 @@ from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import by_pixel, upsampling
 from vaeprobe.engine.columns import in_blocks
+from vaeprobe.engine.methods import choose
 from vaeprobe.engine.tangents import push
 from vaeprobe.engine.upsampling import four_at_a_time, together, upsampled, upsampled_by_pixel
 from vaeprobe.engine.verbs import gram, jacobian, pushforward, values
@@ -357,6 +358,7 @@ def test_where_numbers_lie_in_memory_is_as_in_the_network_itself(
     decoder = Decoder(network, 3)
     y, J, G = values(decoder, z), jacobian(decoder, z), gram(decoder, z)
     along, _ = pushforward(decoder, z, z)
+    assert not choose(decoder).laid_out
     exact, z = copy.deepcopy(network).double(), z.double()
     right = torch.func.vmap(torch.func.jacfwd(lambda x: exact(x[None])[0].flatten()))(z)
     torch.testing.assert_close(y.double(), exact(z).flatten(1), rtol=0, atol=1e-5)
