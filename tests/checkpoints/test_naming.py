@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import vaeprobe
+from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.naming import chosen_set, folded, joined, plain
-from vaeprobe.errors import ArchitectureError, UsageError
+from vaeprobe.errors import ArchitectureError, BlueprintError, UsageError
 
 NAMES = ("encoder.0.weight", "decoder.0.weight", "decoder.0.bias", "decoder.2.weight")
 
@@ -160,6 +163,121 @@ def test_weight_norm_goes_in_every_direction(tmp_path: Path, file: str, network:
             parameter.add_(1)
     decoder = vaeprobe.load(tmp_path / "w.pt", arch=lambda: built)
     torch.testing.assert_close(decoder(Z), source(Z).detach())
+
+
+def convolutions(normed: Callable[[nn.Module], nn.Module]) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Unflatten(1, (4, 1, 1)), normed(nn.ConvTranspose2d(4, 3, 3)), nn.Conv2d(3, 2, 2))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dim", [None, 0, 1, 2, 3])
+def test_weight_norm_along_any_axis_and_along_none(tmp_path: Path, dim: int | None) -> None:
+    """A single length of the whole weight is a tensor without axes, beside which torch's kernel reads beyond its memory."""
+    for norm in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
+        source = convolutions(lambda layer, norm=norm: norm(layer, dim=dim))
+        for network in (convolutions(lambda layer: layer), source):
+            torch.save(source.state_dict(), tmp_path / "w.pt")
+            right = source(Z).detach()
+            torch.testing.assert_close(
+                vaeprobe.load(tmp_path / "w.pt", arch=lambda net=network: net)(Z), right
+            )
+            plain = convolutions(lambda layer: layer)
+            torch.save(plain.state_dict(), tmp_path / "w.pt")
+            again = convolutions(lambda layer, norm=norm: norm(layer, dim=dim))
+            right = plain(Z).detach()
+            torch.testing.assert_close(vaeprobe.load(tmp_path / "w.pt", arch=lambda net=again: net)(Z), right)
+        blueprint = Blueprint.from_toml(
+            'latents = 4\n[decoder]\nlayers = [{ reshape = [4, 1, 1] }, { conv_transpose = "1" }, { conv = "2" }]'
+        )
+        torch.save(source.state_dict(), tmp_path / "w.pt")
+        found = vaeprobe.load(tmp_path / "w.pt", blueprint=blueprint)
+        torch.testing.assert_close(found(Z), source(Z).detach())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 8), (8, 4), (8,), (1,)])
+def test_lengths_that_are_not_the_direction_s_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """torch's own kernel reads eight numbers whatever the lengths are."""
+    state = {"0.weight_v": torch.ones(8, 4), "0.weight_g": torch.ones(shape), "0.bias": torch.ones(8)}
+    torch.save(state, tmp_path / "w.pt")
+    for given in ("draft", Blueprint.from_toml('latents = 4\n[decoder]\nlayers = [{ linear = "0" }]')):
+        with pytest.raises(ArchitectureError, match="do not fit each other"):
+            vaeprobe.load(tmp_path / "w.pt", blueprint=given)
+
+
+def test_whole_numbers_are_no_direction(tmp_path: Path) -> None:
+    state = {"0.weight_v": torch.ones(8, 4, dtype=torch.int8), "0.weight_g": torch.ones(8, 1)}
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(ArchitectureError, match="int8, and weights must be real"):
+        vaeprobe.load(tmp_path / "w.pt", blueprint="draft")
+
+
+def test_half_precision_is_cast_up_before_the_lengths_are_taken() -> None:
+    v, g = torch.randn(8, 4).half(), torch.rand(8, 1).half()
+    assert torch.equal(joined(v, g), joined(v.float(), g.float()))
+    eighth = v.to(torch.float8_e4m3fn)
+    assert torch.equal(joined(eighth, g), joined(eighth.float(), g.float()))
+
+
+@pytest.mark.parametrize("norm", ["spectral_norm", "parametrized spectral_norm", "prune"])
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_draft_is_made_of_weights_that_training_split(tmp_path: Path, norm: str) -> None:
+    torch.manual_seed(0)
+    split: Callable[[nn.Module], object] = {
+        "spectral_norm": nn.utils.spectral_norm,
+        "parametrized spectral_norm": nn.utils.parametrizations.spectral_norm,
+        "prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    }[norm]
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 6))
+    for layer in (network[0], network[2]):
+        split(layer)
+    if norm == "prune":
+        prune.random_unstructured(network[2], "bias", 3)
+    network(Z)
+    network.eval()
+    torch.save({f"decoder.{k}": t for k, t in network.state_dict().items()}, tmp_path / "w.pt")
+    decoder = vaeprobe.load(tmp_path / "w.pt", blueprint="draft")
+    torch.testing.assert_close(decoder(Z), network(Z).detach())
+    assert not any("left out" in note.message for note in decoder.notes)
+    layers = 'layers = [{ linear = "0" }, "relu", { linear = "2" }, "relu", { linear = "4" }]'
+    said = Blueprint.from_toml(f'latents = 4\n[decoder]\nprefix = "decoder."\n{layers}')
+    torch.testing.assert_close(vaeprobe.load(tmp_path / "w.pt", blueprint=said)(Z), network(Z).detach())
+
+
+def test_what_pruning_split_fits_the_network_that_was_not_pruned(tmp_path: Path) -> None:
+    source = net("plain")
+    prune.l1_unstructured(source[0], "weight", 0.5)
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    decoder = vaeprobe.load(tmp_path / "w.pt", arch=lambda: net("plain"))
+    torch.testing.assert_close(decoder(Z), source(Z).detach())
+
+
+def test_another_parametrization_is_named_and_not_left_out(tmp_path: Path) -> None:
+    source = net("plain")
+    nn.utils.parametrizations.orthogonal(source[0])
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    blueprint = Blueprint.from_toml('[decoder]\nlayers = [{ linear = "0" }, "tanh", { linear = "2" }]')
+    for given in ("draft", blueprint):
+        with pytest.raises(ArchitectureError, match="by a parametrization") as refused:
+            vaeprobe.load(tmp_path / "w.pt", blueprint=given)
+        assert "remove_parametrizations(layer, 'weight')" in str(refused.value.hint)
+    nn.utils.parametrize.remove_parametrizations(source[0], "weight")
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    torch.testing.assert_close(vaeprobe.load(tmp_path / "w.pt", blueprint=blueprint)(Z), source(Z).detach())
+
+
+def test_a_prefix_that_the_file_goes_on_with_is_said(tmp_path: Path) -> None:
+    state = {
+        **nn.Linear(4, 8).state_dict(prefix="model.encoder.0."),
+        **nn.Linear(4, 8).state_dict(prefix="model.decoder.0."),
+    }
+    torch.save(state, tmp_path / "w.pt")
+    text = '[decoder]\nprefix = "decoder."\nlayers = [{ linear = "0" }]'
+    with pytest.raises(BlueprintError, match="asks for the tensor") as refused:
+        vaeprobe.load(tmp_path / "w.pt", blueprint=Blueprint.from_toml(text))
+    assert refused.value.hint == "it holds `model.decoder.0.weight`: begin the prefix with `model.`"
+    said = Blueprint.from_toml(text.replace('"decoder."', '"model.decoder."'))
+    assert vaeprobe.load(tmp_path / "w.pt", blueprint=said).latent_dim == 4
 
 
 def test_the_network_s_own_load_hooks_run(tmp_path: Path) -> None:

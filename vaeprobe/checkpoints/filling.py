@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from vaeprobe.checkpoints.naming import SPLIT, bare, folded, joined
+from vaeprobe.checkpoints.naming import PRUNED, SPLIT, bare, folded, joined, lengths
 from vaeprobe.errors import ArchitectureError, did_you_mean
 from vaeprobe.files.source import quoted
 from vaeprobe.findings import UNUSED_TENSORS
@@ -99,15 +99,14 @@ def as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
             else:
                 if f"{stem}weight" in tensors:
                     v, g = out.pop(f"{stem}weight"), wanted[f"{stem}{g_name}"]
-                    axes = [k for k in range(v.ndim) if g.ndim == v.ndim and g.shape[k] == 1]
-                    length = v.square().sum(dim=axes, keepdim=True).sqrt()  # `norm` takes one or two axes
-                    out[name], out[f"{stem}{g_name}"] = v, length.reshape(g.shape)
+                    out[name], out[f"{stem}{g_name}"] = v, lengths(v, g).reshape(g.shape)
     for name in wanted:
         if name not in out and name in plain:
             stem = name.removesuffix("weight")
-            out = {
-                k: t for k, t in out.items() if not any(k in (f"{stem}{v}", f"{stem}{g}") for v, g in SPLIT)
+            halves = {f"{stem}{half}" for pair in SPLIT for half in pair} | {
+                f"{name}{half}" for half in PRUNED
             }
+            out = {k: t for k, t in out.items() if k not in halves}
             out[name] = plain[name]
     return out
 

@@ -11,14 +11,29 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
-from vaeprobe.errors import UsageError
+from vaeprobe.errors import ArchitectureError, UsageError
 from vaeprobe.findings import TWO_SETS_OF_WEIGHTS
 from vaeprobe.report import Finding
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["AVERAGE", "Set", "bare", "chosen_set", "folded", "for_matching", "joined", "plain", "two_sets"]
+__all__ = [
+    "AVERAGE",
+    "PRUNED",
+    "SPLIT",
+    "UNPARAMETRIZED",
+    "Set",
+    "bare",
+    "chosen_set",
+    "folded",
+    "for_matching",
+    "joined",
+    "lengths",
+    "plain",
+    "two_sets",
+    "unknown_parametrization",
+]
 
 T = TypeVar("T")
 Set: TypeAlias = Literal["ema", "raw"]
@@ -147,43 +162,117 @@ def _by_prefix(table: Mapping[str, str]) -> Averages | None:
     return None
 
 
-# -- weight normalisation ---------------------------------------------------------------------------
+# -- weight normalisation and pruning ---------------------------------------------------------------
 
 # what a weight is split into: its direction v and its length g, in the old form and as a parametrization
 SPLIT = (
     ("weight_v", "weight_g"),
     ("parametrizations.weight.original1", "parametrizations.weight.original0"),
 )
+PRUNED = ("_orig", "_mask")
+PARAMETRIZED = re.compile(r"(^|.*\.)parametrizations\.(\w+)\.(original\d*|0\._[uv])")
+UNPARAMETRIZED = "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
 
 
-def folded(tensors: Mapping[str, T], join: Callable[[T, T], T]) -> dict[str, T]:
-    """Return tensors with those that weight normalisation split made one; `join` takes v and g."""
+def unknown_parametrization(names: Iterable[str], layer: str | None = None) -> str | None:
+    """Return the first name of what a tensor (of a layer, if given) is computed from, neither by weight nor spectral normalisation."""
+    names = set(names) if layer is None else {n for n in names if n.startswith(f"{layer}parametrizations.")}
+    for name in sorted(names):
+        found = PARAMETRIZED.fullmatch(name)
+        if found is None:
+            continue
+        stem = f"{found[1]}parametrizations.{found[2]}."
+        of_weight_norm = {f"{stem}original0", f"{stem}original1"} <= names
+        of_spectral_norm = {f"{stem}original", f"{stem}0._u", f"{stem}0._v"} <= names
+        chained = any(n.startswith(f"{stem}1.") for n in names)
+        if found[2] != "weight" or chained or not (of_weight_norm or of_spectral_norm):
+            return name
+    return None
+
+
+def folded(
+    tensors: Mapping[str, T],
+    join: Callable[[T, T], T],
+    mask: Callable[[T, T], T] = lambda whole, mask: whole * mask,  # type: ignore[operator]
+) -> dict[str, T]:
+    """Return tensors with those that weight normalisation or pruning split made one.
+
+    Args:
+        tensors: by name.
+        join: takes v and g.
+        mask: takes a tensor as it was before it was pruned, and which of its numbers are left.
+    """
+    tensors = _unpruned(tensors, mask)
     split = {
         name.removesuffix(v): (f"{name.removesuffix(v)}{v}", f"{name.removesuffix(v)}{g}")
         for v, g in SPLIT
         for name in tensors
         if (name == v or name.endswith(f".{v}")) and f"{name.removesuffix(v)}{g}" in tensors
     }
-    lengths = {g for _, g in split.values()}
+    of_lengths = {g for _, g in split.values()}
     out: dict[str, T] = {}
     for name, tensor in tensors.items():
         stem = next((s for s, (v, _) in split.items() if name in (v, f"{s}weight")), None)
         if stem is None:
-            if name not in lengths:
+            if name not in of_lengths:
                 out[name] = tensor
         elif name == split[stem][0]:  # where it stood: the order of a file tells the order of layers
             out[f"{stem}weight"] = join(tensor, tensors[split[stem][1]])
     return out
 
 
+def _unpruned(tensors: Mapping[str, T], mask: Callable[[T, T], T]) -> dict[str, T]:
+    """Return tensors under the names that they had before `torch.nn.utils.prune` split them."""
+    whole, left = PRUNED
+    plain = {n: n.removesuffix(whole) for n in tensors if n.endswith(whole)}
+    plain = {n: name for n, name in plain.items() if f"{name}{left}" in tensors and name not in tensors}
+    masks = {f"{name}{left}" for name in plain.values()}
+    return {
+        plain.get(n, n): mask(tensor, tensors[f"{plain[n]}{left}"]) if n in plain else tensor
+        for n, tensor in tensors.items()
+        if n not in masks
+    }
+
+
 def for_matching(shaped: Mapping[str, T], which: Set | None = None) -> dict[str, T]:
     """Return what a family is recognised by: one set, plain names, of split weights the direction, which has the shape."""
     names = chosen_set(shaped, which).names
-    return folded({name: shaped[own] for name, own in names.items()}, lambda v, g: v)
+    return folded(
+        {name: shaped[own] for name, own in names.items()}, lambda v, g: v, lambda whole, mask: whole
+    )
 
 
 def joined(v: Tensor, g: Tensor) -> Tensor:
-    """Return the weight of direction v and length g, on the axis that keeps its own length."""
-    import torch
+    """Return the weight of direction v and length g.
 
-    return torch._weight_norm(v, g, next((k for k, n in enumerate(g.shape) if n > 1), 0))
+    Not by torch's own kernel, which checks no shapes and reads beyond its memory.
+
+    Raises:
+        ArchitectureError: the two do not belong together.
+    """
+    v, g = (t.float() if t.is_floating_point() and t.element_size() < 4 else t for t in (v, g))
+    return v * (g / lengths(v, g))
+
+
+def lengths(v: Tensor, g: Tensor) -> Tensor:
+    """Return the lengths of a direction, along the axes that g does not have: all, where it is one number.
+
+    Raises:
+        ArchitectureError: g is no tensor of lengths of it.
+    """
+    for t in (v, g):
+        if not t.is_floating_point():
+            raise ArchitectureError(
+                f"a weight that weight normalisation split is {str(t.dtype).removeprefix('torch.')}, and weights must be real numbers",
+                hint="quantised and complex weights are not supported: save the model in float32",
+            )
+    along = [k for k in range(v.ndim) if g.shape == (1,) * k + (v.shape[k],) + (1,) * (v.ndim - 1 - k)]
+    if g.ndim and not along:
+        raise ArchitectureError(
+            "a weight that weight normalisation split has a direction and lengths that do not fit each other:"
+            f" {tuple(v.shape)} and {tuple(g.shape)}",
+            hint=f"save the model after {UNPARAMETRIZED} or torch.nn.utils.remove_weight_norm(layer)",
+        )
+    axes = [k for k in range(v.ndim) if not g.ndim or k != along[0]]
+    # `norm` takes one or two axes, and `sum` takes none of them for all
+    return v.square().sum(dim=axes, keepdim=True).sqrt() if axes else v.abs()

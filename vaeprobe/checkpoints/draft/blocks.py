@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from vaeprobe.checkpoints.blueprint import Layer
 
-__all__ = ["LEAVES", "STEPPED", "Block", "Recorded", "Shape", "blocks_of", "takes"]
+__all__ = ["LEAVES", "STEPPED", "Block", "Recorded", "Shape", "blocks_of", "plain_layer", "takes"]
 
 Shape = tuple[int, ...]
 
 TABLE = re.compile(r"emb[^.]*$|codebook[^.]*$", re.IGNORECASE)
+PARAMETRIZED = ".parametrizations.weight"
 LEAVES = ("weight", "bias", "running_mean", "running_var")
 RECURRENT = re.compile(r"(weight|bias)_([ih]h|hr)(_l\d+(_reverse)?)?")
 GATES = {3: "gru", 4: "lstm"}
@@ -99,9 +100,7 @@ def blocks_of(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
     """Return the layers in the order of the file, and whether the file sorts its names."""
     groups: dict[str, dict[str, Shape]] = {}
     for name, shape in shapes.items():
-        stem, _, leaf = name.rpartition(".")
-        if leaf == "weight_v":
-            leaf = "weight"
+        stem, leaf = plain_layer(name, shapes)
         if leaf in (*LEAVES, "in_proj_weight", "in_proj_bias", *APART) or RECURRENT.fullmatch(leaf):
             groups.setdefault(stem, {})[leaf] = shape
     groups = dict(_with_attention(groups))
@@ -118,6 +117,17 @@ def blocks_of(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
         for n in names
         if told & set(groups[n])
     ], alphabetical
+
+
+def plain_layer(name: str, names: Container[str]) -> tuple[str, str]:
+    """Return the layer of a tensor and what it is there; of a weight that training split, the half that has its shape."""
+    stem, _, leaf = name.rpartition(".")
+    layer = stem.removesuffix(f"{PARAMETRIZED}.0").removesuffix(PARAMETRIZED)
+    if layer == stem:
+        whole = leaf == "weight_orig" or (leaf == "weight_v" and f"{stem}.weight_g".lstrip(".") in names)
+        return stem, "weight" if whole else leaf
+    of_spectral = leaf == "original" and f"{stem}.0._u" in names
+    return (layer, "weight") if of_spectral or leaf == "original1" else (layer, leaf)
 
 
 def _children(names: Iterable[str]) -> dict[str, set[str]]:

@@ -15,6 +15,7 @@ from vaeprobe.checkpoints.draft.remainder import account, keys_of, left_out, not
 from vaeprobe.checkpoints.draft.sequence import chained, likeliest_chain
 from vaeprobe.checkpoints.draft.upsampling import doubling
 from vaeprobe.checkpoints.families import Shaped
+from vaeprobe.checkpoints.naming import UNPARAMETRIZED, unknown_parametrization
 from vaeprobe.errors import ArchitectureError
 from vaeprobe.files.source import quoted
 
@@ -57,6 +58,12 @@ def draft(
         ArchitectureError: their layers do not follow one another in any order tried.
     """
     shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    made = unknown_parametrization(name for name in shapes if not of_encoder(name))
+    if made is not None:
+        raise ArchitectureError(
+            f"no draft can be made: a layer's tensors are computed from {quoted(made)} by a parametrization, and the file does not say how",
+            hint=f"save the model after {UNPARAMETRIZED}; or {BY_CODE}",
+        )
     blocks, sorted_names = blocks_of(shapes)
     if not any(b.kind in ("linear", "conv", *STEPPED) for b in blocks):
         raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
-from vaeprobe.checkpoints.draft.blocks import LEAVES, STEPPED, Block, Recorded, Shape
+from vaeprobe.checkpoints.draft.blocks import LEAVES, STEPPED, Block, Recorded, Shape, plain_layer
 from vaeprobe.checkpoints.draft.chain import Chain, Unsaid, product
 from vaeprobe.checkpoints.draft.names import DECODER, ENCODER, MEANS, OTHER, of_encoder
 from vaeprobe.checkpoints.draft.sequence import ACTIVATIONS
@@ -16,7 +16,7 @@ __all__ = ["account", "keys_of", "left_out", "nothing_lost"]
 
 # tensors of a layer that say nothing of its place: counters, and what a norm of its weight keeps
 BESIDE = frozenset(
-    ["num_batches_tracked", "weight_g", "weight_v", "weight_orig", "weight_u", "original0", "original1"]
+    ["num_batches_tracked", "weight_g", "weight_v", "weight_u", "weight_mask", "original0", "_u", "_v"]
 )
 
 
@@ -28,8 +28,7 @@ def left_out(bp: Blueprint, chain: Chain, shapes: Mapping[str, Shape]) -> Iterat
     others: list[str] = []
     single: list[str] = []
     for name in shapes:
-        stem, _, leaf = name.rpartition(".")
-        stem = stem.removesuffix(".parametrizations.weight")
+        stem, leaf = plain_layer(name, shapes)
         if (stem in used and (leaf in LEAVES or leaf in BESIDE)) or name.startswith(whole):
             continue
         layer = leaf in LEAVES or leaf in BESIDE

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.checkpoints.blueprint.condition import Condition
+from vaeprobe.checkpoints.naming import PRUNED, UNPARAMETRIZED, joined, unknown_parametrization
 from vaeprobe.errors import ArchitectureError, BlueprintError, did_you_mean
 
 __all__ = ["Misfit", "Tensors", "Uninitialised", "shown"]
@@ -52,7 +53,7 @@ class Tensors:
     def get(self, name: str) -> Tensor | None:
         tensor = self.tensors.get(name)
         if tensor is None:
-            return None
+            return self._pruned(name)
         self.used.add(name)
         if not tensor.is_floating_point():
             raise ArchitectureError(
@@ -61,17 +62,38 @@ class Tensors:
             )
         return tensor
 
+    def _pruned(self, name: str) -> Tensor | None:
+        """Return a tensor that `torch.nn.utils.prune` split into what it was and what is left of it."""
+        whole, left = (f"{name}{half}" for half in PRUNED)
+        if left not in self.tensors:
+            return None
+        tensor, mask = self.get(whole), self.get(left)
+        return None if tensor is None or mask is None else tensor * mask
+
     def need(self, name: str) -> Tensor:
         tensor = self.get(name)
         if tensor is None:
+            self._known(name)
             tail = name.rpartition(".")[0].rpartition(".")[2]
             others = sorted(self.tensors, key=lambda k: tail not in k)
+            longer = next((k for k in others if k.endswith(f".{name}")), "")
             raise BlueprintError(
                 f"`{self.origin}` asks for the tensor `{name}`, which the file does not hold",
-                hint=did_you_mean(name, others)
+                hint=(longer and f"it holds `{longer}`: begin the prefix with `{longer.removesuffix(name)}`")
+                or did_you_mean(name, others)
                 or f"it holds {len(others)} tensors: {', '.join(f'`{k}`' for k in others[:4])}{', ...' if len(others) > 4 else ''}",
             )
         return tensor
+
+    def _known(self, name: str) -> None:
+        """Refuse a layer whose tensors are computed from others in a way that no name tells."""
+        layer = name.removesuffix(name.rpartition(".")[2])
+        made = unknown_parametrization(self.tensors, layer)
+        if made is not None:
+            raise ArchitectureError(
+                f"the tensor `{name}` is computed from `{made}` by a parametrization, and the file does not say how",
+                hint=f"save the model after {UNPARAMETRIZED}, or use --arch",
+            )
 
     def weight(self, key: str, *, outputs: int = 0) -> Tensor:
         """Return `key.weight`, folding in weight or spectral normalisation; `outputs` is the axis of the outputs."""
@@ -82,8 +104,7 @@ class Tensors:
                 self.get(f"{key}parametrizations.weight.original1"),
             )
         if v is not None and g is not None:
-            lone = next((i for i, n in enumerate(g.shape) if n > 1), 0)  # the axis that keeps its own length
-            return torch._weight_norm(v, g, lone)
+            return joined(v, g)
         raw, left, right = (self.get(f"{key}weight_{part}") for part in ("orig", "u", "v"))
         if raw is None:
             raw, left, right = (
