@@ -188,7 +188,8 @@ def _decoder(
             about=source.name,
         )
     held(parts.conditions, request.condition)  # what was asked for and is not there is refused
-    if request.latent_size is not None and not parts.latent_shape and math.prod(request.latent_size) > 1:
+    size = None if found.size_taken else request.latent_size
+    if size is not None and not parts.latent_shape and math.prod(size) > 1:
         raise UsageError(
             f"the latents of {source.name} are no map", hint="leave out --latent-size", about=source.name
         )
@@ -201,7 +202,7 @@ def _decoder(
         architecture=parts.architecture + _drafted(notes),
         details={**found.details, **({"recipe": parts.recipe.to_dict()} if parts.recipe else {})},
     )
-    shape, size = parts.latent_shape[1:], request.latent_size
+    shape = parts.latent_shape[1:]
     if parts.latent_shape == size:  # tokens, of so many numbers
         shape = size
     # of a video a size may leave out the frames, which its family knows

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from vaeprobe.checkpoints import described, folders, formats, naming
 from vaeprobe.checkpoints.blueprint.plan import size_of
 from vaeprobe.checkpoints.inspection import Inspection
-from vaeprobe.errors import UnsafeError, UsageError
+from vaeprobe.errors import UnsafeError, UsageError, VaeprobeError
 from vaeprobe.files import limits
 from vaeprobe.files.source import Source
 from vaeprobe.findings import DRAFT_BLUEPRINT
@@ -39,16 +39,18 @@ def inspect(
         ResourceError: it claims more memory than makes sense.
     """
     check_given(inspect, locals())
+    size = size_of(latent_size)
     source = folders.read(path)
     limits.note_reading(source.name)
     try:
         with limits.loading(source.size):
-            found = _look(source, key, None if draft_blueprint else size_of(latent_size))
+            found = _look(source, key, None if draft_blueprint else size)
+        return _with_draft(found, source, size) if draft_blueprint else found
     except UnsafeError as error:
         return described.unsafe(source, error)
-    if draft_blueprint:
-        return _with_draft(found, source, size_of(latent_size))
-    return found
+    except VaeprobeError as error:
+        error.within(source.name)
+        raise
 
 
 def _look(source: Source, key: str | None, size: tuple[int, ...] | None) -> Inspection:
@@ -57,7 +59,8 @@ def _look(source: Source, key: str | None, size: tuple[int, ...] | None) -> Insp
     format.refuse_key(key, source.name)
     if size is None:
         return format.look(source, key)
-    if format.sized is None:
+    found = None if format.sized is None else format.sized(source, size)
+    if found is None:
         draft = (
             ", or ask for a draft that uses it: --draft-blueprint OUT" if format.weights is not None else ""
         )
@@ -66,7 +69,7 @@ def _look(source: Source, key: str | None, size: tuple[int, ...] | None) -> Insp
             hint=f"leave out --latent-size{draft}",
             about=source.name,
         )
-    return format.sized(source, size)
+    return found
 
 
 def _with_draft(found: Inspection, source: Source, size: tuple[int, ...] | None) -> Inspection:

@@ -43,10 +43,12 @@ class Found:
         format: as reports name it.
         notes: beyond those in `parts`.
         output_taken: whether the output that was asked for is the only one left.
+        size_taken: whether the size of maps of latents that was asked for is known to be theirs.
     """
 
     parts: Parts
     format: str
     notes: tuple[Finding, ...] = ()
     output_taken: bool = False
+    size_taken: bool = False
     details: Mapping[str, object] = field(default_factory=dict)

@@ -43,8 +43,9 @@ def open_encoder(path: str | PathLike[str], decoder: Decoder) -> Encoder:
             f"`{path}` is a program that does not take flat rows, and its file does not say what shape it takes",
             hint="export it to .pt2 with torch.export, which records the shape",
         ) from None
-    except OpenSizeError:  # it takes what the decoder returns
-        loaded = load(path, latent_dim=decoder.data_dim)
+    except OpenSizeError as error:  # it takes what the decoder returns
+        row = decoder(cpu.zeros(1, decoder.latent_dim, dtype=decoder.dtype or torch.float32)).shape[1:]
+        loaded = load(path, latent_size=row) if error.of_map else load(path, latent_dim=decoder.data_dim)
     if loaded.encoder is not None:
         return loaded.encoder
     if loaded.latent_dim != decoder.data_dim:

@@ -53,7 +53,7 @@ class Format:
         read: returns what a file holds; raises the errors of `vaeprobe.load`.
         look: returns what a file holds (of it, the entry of a key) for `inspect`, if it can without torch.
         sized: looks at a file that does not record the size of the maps of latents, which is given; None where files record it
-            or hold weights alone.
+            or hold weights alone.  It returns None for a file that records it.
         weights: the tensors by name and what holds them, for the user's own network; None where a format has no bare weights.
         settings: the hyper-parameters that a file says beside its weights.
         keyed: whether a file has entries by name, of which a key chooses one.
@@ -63,7 +63,7 @@ class Format:
     claims: Callable[[Contents], bool]
     read: Callable[[Request], Found]
     look: Callable[[Source, str | None], Inspection]
-    sized: Callable[[Source, tuple[int, ...]], Inspection] | None = None
+    sized: Callable[[Source, tuple[int, ...]], Inspection | None] | None = None
     weights: Callable[[Request], tuple[Weights, str]] | None = None
     settings: Callable[[Source], Mapping[str, object]] | None = None
     keyed: bool = True

@@ -28,8 +28,9 @@ def read(request: Request) -> Found:
         latent_dim=request.latent_dim,
         part=request.submodule or request.key,
         conditions=request.condition,
+        latent_size=request.latent_size,
     )
-    return Found(parts=parts, format="keras")
+    return Found(parts=parts, format="keras", size_taken=request.latent_size is not None)
 
 
 def _contents(source: Source) -> Archive | bytes:
@@ -38,11 +39,30 @@ def _contents(source: Source) -> Archive | bytes:
 
 def look(source: Source, key: str | None) -> Inspection:
     """Say what the program holds."""
+    from vaeprobe.checkpoints.programs.inputs import OpenSizeError
+
+    try:
+        return _look(source, key, None)
+    except OpenSizeError as error:
+        return described.of_open_program(source, _kind(source), error.state, (), error)
+
+
+def sized(source: Source, size: tuple[int, ...]) -> Inspection | None:
+    """Say what the program holds, of maps of latents of that size, where it leaves it open."""
+    from vaeprobe.checkpoints.programs.inputs import where_open
+
+    return where_open(lambda size: _look(source, None, size), size)
+
+
+def _look(source: Source, key: str | None, size: tuple[int, ...] | None) -> Inspection:
     from vaeprobe.checkpoints.programs.keras import graph
 
-    return described.of_program(
-        source, "keras" if is_zip(source.data) else "hdf5", graph.read(_contents(source), part=key)
-    )
+    parts = graph.read(_contents(source), part=key, latent_size=size)
+    return described.of_program(source, _kind(source), parts)
+
+
+def _kind(source: Source) -> str:
+    return "keras" if is_zip(source.data) else "hdf5"
 
 
 FORMAT = Format(
@@ -50,4 +70,5 @@ FORMAT = Format(
     claims=lambda contents: contents.container in ("keras", "hdf5"),
     read=read,
     look=look,
+    sized=sized,
 )

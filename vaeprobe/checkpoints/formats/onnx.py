@@ -28,15 +28,33 @@ def read(request: Request) -> Found:
         latent_dim=request.latent_dim,
         output=request.output,
         conditions=request.condition,
+        latent_size=request.latent_size,
     )
     return Found(parts=parts, format="onnx", output_taken=True)
 
 
 def look(source: Source, key: str | None) -> Inspection:
     """Say what the program holds."""
+    from vaeprobe.checkpoints.programs.inputs import OpenSizeError
+
+    try:
+        return _look(source, None)
+    except OpenSizeError as error:
+        return described.of_open_program(source, "onnx", error.state, (), error)
+
+
+def sized(source: Source, size: tuple[int, ...]) -> Inspection | None:
+    """Say what the program holds, of maps of latents of that size, where its graph leaves it open."""
+    from vaeprobe.checkpoints.programs.inputs import where_open
+
+    return where_open(lambda size: _look(source, size), size)
+
+
+def _look(source: Source, size: tuple[int, ...] | None) -> Inspection:
     from vaeprobe.checkpoints.programs.onnx import graph
 
-    return described.of_program(source, "onnx", graph.read(source.data, source.path.parent))
+    parts = graph.read(source.data, source.path.parent, latent_size=size)
+    return described.of_program(source, "onnx", parts)
 
 
 FORMAT = Format(
@@ -44,5 +62,6 @@ FORMAT = Format(
     claims=lambda contents: contents.container == "onnx",
     read=read,
     look=look,
+    sized=sized,
     keyed=False,
 )

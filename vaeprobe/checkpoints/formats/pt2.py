@@ -28,15 +28,32 @@ def read(request: Request) -> Found:
         blueprint=bare_weights.blueprint_of(request),
         latent_dim=request.latent_dim,
         conditions=request.condition,
+        latent_size=request.latent_size,
     )
     return Found(parts=parts, format="pt2")
 
 
 def look(source: Source, key: str | None) -> Inspection:
     """Say what the program holds."""
+    from vaeprobe.checkpoints.programs.inputs import OpenSizeError
+
+    try:
+        return _look(source, None)
+    except OpenSizeError as error:
+        return described.of_open_program(source, "pt2", error.state, (), error)
+
+
+def sized(source: Source, size: tuple[int, ...]) -> Inspection | None:
+    """Say what the program holds, of maps of latents of that size, where it leaves it open."""
+    from vaeprobe.checkpoints.programs.inputs import where_open
+
+    return where_open(lambda size: _look(source, size), size)
+
+
+def _look(source: Source, size: tuple[int, ...] | None) -> Inspection:
     from vaeprobe.checkpoints.programs import exported
 
-    return described.of_program(source, "pt2", exported.read(open_archive(source.data)))
+    return described.of_program(source, "pt2", exported.read(open_archive(source.data), latent_size=size))
 
 
 FORMAT = Format(
@@ -44,5 +61,6 @@ FORMAT = Format(
     claims=lambda contents: contents.container == "pt2",
     read=read,
     look=look,
+    sized=sized,
     keyed=False,
 )

@@ -22,7 +22,7 @@ from vaeprobe.checkpoints.programs.exported.document import (
 )
 from vaeprobe.checkpoints.programs.exported.weights import DTYPES, inputs_of
 from vaeprobe.checkpoints.programs.held import hold
-from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
+from vaeprobe.checkpoints.programs.inputs import latents_of, row_of, with_state
 from vaeprobe.checkpoints.programs.program import (
     RUN_ERRORS,
     UNDER_AUTOCAST,
@@ -57,11 +57,23 @@ MOST_NESTED = 32
 LATENTS = ("z", "latent", "latents", "noise", "latent_sample", "code")
 
 
-class Graph:
-    """The JSON of a program, checked while it is read."""
+OPEN = "the program leaves the number of latents open"
 
-    def __init__(self, archive: Archive) -> None:
+
+class Graph:
+    """The JSON of a program, checked while it is read.
+
+    Args:
+        archive: a checked zip archive.
+        asked: number of latents, where somebody said it.
+        size: of the map of latents, likewise.
+    """
+
+    def __init__(
+        self, archive: Archive, asked: int | None = None, size: tuple[int, ...] | None = None
+    ) -> None:
         self.archive = archive
+        self.asked, self.size = asked, size
         self.notes: list[Finding] = []
         self.conditions: tuple[Condition, ...] = ()
         self.regions = 0
@@ -125,7 +137,8 @@ class Graph:
             raise InputError(
                 "the program does not return tensors", hint="a decoder returns its reconstruction first"
             )
-        row, batch, batched = self.input_shape()
+        with with_state(lambda: state):
+            row, batch, batched = self.input_shape()
         return Program(state, steps, self.input, kept[0] if len(kept) == 1 else kept, row, batch, batched)
 
     def steps(self, graph: object, depth: int = 0) -> Iterator[Step]:
@@ -326,18 +339,13 @@ class Graph:
             raise InputError("the program's input has no shape that a latent could have")
         batched = len(sizes) > 1
         rest = sizes[1:] if batched else sizes
-        if any(n is None for n in rest):
-            rest = [-1]
-        return tuple(n for n in rest if n is not None), (sizes[0] or 0) if batched else 0, batched
+        row = (-1,) if rest == [None] else row_of(rest, self.asked, self.size, OPEN)
+        return row, (sizes[0] or 0) if batched else 0, batched
 
     def latent_dim(self, asked: int | None) -> int:
         row, _, _ = self.input_shape()
         if -1 in row:
-            if asked is None:
-                raise OpenSizeError(
-                    "the program leaves the number of latents open", hint="add --latent-dim D"
-                )
-            return asked
+            return row_of([None], asked, None, OPEN)[0]
         return latents_of(row, asked)
 
     def rehearse(self, program: Program, d: int) -> None:

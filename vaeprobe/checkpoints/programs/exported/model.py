@@ -8,7 +8,7 @@ from dataclasses import replace
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.exported.graph import Graph
-from vaeprobe.checkpoints.programs.inputs import latents_of
+from vaeprobe.checkpoints.programs.inputs import latents_of, with_state
 from vaeprobe.checkpoints.programs.program import parts_of
 from vaeprobe.checkpoints.programs.whole import halves
 from vaeprobe.files.harm import bare_parts, refuse_parts
@@ -35,6 +35,7 @@ def read(
     blueprint: Blueprint | None = None,
     latent_dim: int | None = None,
     conditions: Mapping[str, str | float] | None = None,
+    latent_size: tuple[int, ...] | None = None,
 ) -> Parts:
     """Return the decoder that a .pt2 archive holds; nothing of it is executed before all of it is checked.
 
@@ -43,6 +44,7 @@ def read(
         blueprint: latents, likelihood and parameter, without layers; by default the one in the archive.
         latent_dim: number of latents, where the graph leaves it open.
         conditions: values at which inputs besides the latents are held, by name; whole numbers choose a class.
+        latent_size: size of the map of latents, where the graph leaves it open.
 
     Raises:
         UnsafeError: it holds pickles, source code, compiled code, custom operators, or operators that are not known to be harmless.
@@ -52,7 +54,7 @@ def read(
     """
     bp = blueprint or blueprint_of(archive) or Blueprint()
     refuse_parts("pt2", bare_parts(archive))
-    graph = Graph(archive)
+    graph = Graph(archive, latent_dim, latent_size)
     program = graph.program(conditions)
     row: tuple[int, ...] = ()
     whole = halves(program, graph.rows(program.batched))
@@ -60,7 +62,8 @@ def read(
         program, row = whole.decoder, whole.row
         d = latents_of(row, latent_dim)
     else:
-        d = graph.latent_dim(latent_dim)
+        with with_state(program.state):
+            d = graph.latent_dim(latent_dim)
         row = program.row if -1 not in program.row else ()
     if bp.latent_dim not in (None, d):
         raise BlueprintError(

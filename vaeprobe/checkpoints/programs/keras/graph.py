@@ -11,7 +11,7 @@ from torch import Tensor
 from vaeprobe.checkpoints.blueprint import Blueprint, Condition
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
-from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
+from vaeprobe.checkpoints.programs.inputs import latents_of, row_of, with_state
 from vaeprobe.checkpoints.programs.keras import convolutions, layers, recurrence
 from vaeprobe.checkpoints.programs.keras.calls import (
     HINT,
@@ -28,7 +28,7 @@ from vaeprobe.checkpoints.programs.keras.settings import Settings, damaged, tabl
 from vaeprobe.checkpoints.programs.keras.table import IDENTITIES, LAYERS, KerasLayer, activation_of
 from vaeprobe.checkpoints.programs.program import Program, Step, Value, parts_of, rehearse
 from vaeprobe.checkpoints.programs.whole import halves, rows_of
-from vaeprobe.errors import InputError, VaeprobeError
+from vaeprobe.errors import InputError, UsageError, VaeprobeError
 from vaeprobe.files.source import quoted
 from vaeprobe.files.zips import Archive
 from vaeprobe.findings import LOOKS_LIKE_ENCODER
@@ -48,6 +48,7 @@ def read(
     latent_dim: int | None = None,
     part: str | None = None,
     conditions: Mapping[str, str | float] | None = None,
+    latent_size: tuple[int, ...] | None = None,
 ) -> Parts:
     """Return the decoder that a Keras file holds.
 
@@ -57,6 +58,7 @@ def read(
         latent_dim: number of latents, where the model leaves it open.
         part: name of the model within the model that decodes.
         conditions: values at which inputs besides the latents are held, by name.
+        latent_size: size of the map of latents, where the model leaves it open.
 
     Raises:
         MissingExtraError: h5py is not installed.
@@ -80,7 +82,8 @@ def read(
             f"the configuration of the Keras model is damaged: {quoted(str(error))}",
             hint="fetch the file again",
         ) from error  # a configuration can be wrong in more ways than can be asked for one by one
-    row = builder.row(asked)
+    with with_state(lambda: builder.state):
+        row = builder.row(asked, latent_size)
     d = latents_of(row, asked, "model")
     held, at = builder.held(conditions or {})
     steps = [*held, *builder.steps]
@@ -301,16 +304,17 @@ class _Builder:
 
     # -- inputs ------------------------------------------------------------------------------------
 
-    def row(self, asked: int | None) -> tuple[int, ...]:
+    def row(self, asked: int | None, size: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return the shape of one row of latents."""
-        shape = self.inputs[0][1]
-        if shape == (None,) and asked is not None:
-            return (asked,)
-        if not shape or any(type(n) is not int or n < 1 for n in shape):
-            raise OpenSizeError(
-                "the Keras model leaves the number of its latents open", hint="add --latent-dim D"
+        shape = self.inputs[0][1] or (None,)
+        row = [n if type(n) is int and n > 0 else None for n in shape]
+        found = row_of(row, asked, size, "the Keras model leaves the number of its latents open")
+        if size is not None and None not in row and size not in (found, found[:-1], found[-len(size) :]):
+            raise UsageError(
+                f"the Keras model takes latents of {' x '.join(map(str, found))}, not of {' x '.join(map(str, size))}",
+                hint="leave out --latent-size",
             )
-        return tuple(n for n in shape if n is not None)
+        return found
 
     def held(self, values: Mapping[str, str | float]) -> tuple[list[Step], tuple[Condition, ...]]:
         """Return steps that make the inputs besides the latents, and what they are held at."""

@@ -20,6 +20,7 @@ from vaeprobe import cpu
 from vaeprobe.checkpoints.blueprint import Blueprint, BlueprintError, Condition
 from vaeprobe.checkpoints.network.parts import Parts
 from vaeprobe.checkpoints.programs.held import hold
+from vaeprobe.checkpoints.programs.inputs import with_state
 from vaeprobe.checkpoints.programs.onnx.model import Input, Model, inner_name
 from vaeprobe.checkpoints.programs.onnx.nodes import Constant, Nodes
 from vaeprobe.checkpoints.programs.onnx.whole import ModelHalves, bottleneck, halves
@@ -55,6 +56,7 @@ def read(
     latent_dim: int | None = None,
     output: int | str | None = None,
     conditions: Mapping[str, str | float] | None = None,
+    latent_size: tuple[int, ...] | None = None,
 ) -> Parts:
     """Return the decoder that an ONNX model holds.
 
@@ -65,6 +67,7 @@ def read(
         latent_dim: number of latents, where the graph leaves it open.
         output: the value to take as output: an output of the graph by its place, or any value in it by its name.
         conditions: values at which inputs besides the latents are held, by name; whole numbers choose a class.
+        latent_size: size of the map of latents, where the graph leaves it open.
 
     Raises:
         MissingExtraError: the package `onnx` is not installed.
@@ -81,7 +84,8 @@ def read(
     if whole is not None:
         model = whole.decoder
     latent, others = model.choose_input()
-    row, batch, batched = model.row(asked)
+    with with_state(model.state):
+        row, batch, batched = model.row(asked, latent_size)
     d = math.prod(row)
     if bp.latent_dim not in (None, d):
         raise BlueprintError(

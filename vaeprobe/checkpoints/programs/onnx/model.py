@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe import cpu
-from vaeprobe.checkpoints.programs.inputs import OpenSizeError, latents_of
+from vaeprobe.checkpoints.programs.inputs import latents_of, row_of
 from vaeprobe.checkpoints.programs.onnx import table
 from vaeprobe.checkpoints.programs.onnx.external import external_bytes
 from vaeprobe.errors import InputError, MissingExtraError, ResourceError, UsageError, did_you_mean
@@ -285,11 +285,14 @@ class Model:
     def latent(self) -> str:
         return inner_name(self.choose_input()[0].name)
 
-    def row(self, asked: int | None) -> tuple[tuple[int, ...], int, bool]:
+    def row(
+        self, asked: int | None, size: tuple[int, ...] | None = None
+    ) -> tuple[tuple[int, ...], int, bool]:
         """Return the shape of one row of latents, the fixed batch or 0, and whether there is a batch axis.
 
         Args:
             asked: number of latents, where somebody said it.
+            size: of the map of latents, likewise.
         """
         latent, _ = self.choose_input()
         sizes = latent.sizes
@@ -299,28 +302,28 @@ class Model:
             )
         batched = len(sizes) > 1
         rest = sizes[1:] if batched else sizes
-        if any(n is None for n in rest):
-            d = asked or next(self.widths(latent.name), None)
-            if d is None or len(rest) > 1:
-                raise OpenSizeError(
-                    f"the ONNX model leaves the shape of its input {quoted(latent.name)} open",
-                    hint="add --latent-dim D",
-                )
-            rest = (d,)
-        row = tuple(n for n in rest if n is not None)
+        told = next(self.widths(latent.name, len(rest)), None)
+        if len(rest) > 1 and rest[0] is None:
+            rest = (told, *rest[1:])
+        d = asked or (told if len(rest) == 1 else None)
+        said = f"the ONNX model leaves the shape of its input {quoted(latent.name)} open"
+        row = row_of(rest, d, size, said)
         latents_of(row, asked, "model")
         return row, (sizes[0] or 0) if batched else 0, batched
 
-    def widths(self, name: str) -> Iterator[int]:
-        """Yield the lengths that a vector must have for the layers that take it."""
+    def widths(self, name: str, axes: int) -> Iterator[int]:
+        """Yield the lengths that a vector, or the channels that a map, must have for the layers that take it."""
         for node in self.proto.graph.node:
-            if node.op_type not in ("Gemm", "MatMul") or len(node.input) < 2:
+            if len(node.input) < 2 or node.input[0] != name or node.input[1] not in self.stored:
                 continue
-            if node.input[0] == name and node.input[1] in self.stored:
-                dims = self.stored[node.input[1]].dims
-                transposed = any(a.name == "transB" and a.i for a in node.attribute)
-                if len(dims) == 2:
-                    yield int(dims[1] if transposed else dims[0])
+            dims = self.stored[node.input[1]].dims
+            attributes = {a.name: a.i for a in node.attribute}
+            if node.op_type in ("Gemm", "MatMul") and len(dims) == 2 and axes == 1:
+                yield int(dims[1] if attributes.get("transB") else dims[0])
+            elif node.op_type == "Conv" and len(dims) == axes + 1 and axes > 1:
+                yield int(dims[1] * attributes.get("group", 1))
+            elif node.op_type == "ConvTranspose" and len(dims) == axes + 1 and axes > 1:
+                yield int(dims[0])
 
 
 def _is_count(x: Tensor) -> bool:
