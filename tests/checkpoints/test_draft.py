@@ -387,6 +387,21 @@ def test_what_a_module_holds_without_a_place_is_said(tmp_path: Path) -> None:
     assert next(layer for layer in bp.layers if layer.key == "a").options == {}
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_order_of_another_part_tells_nothing_of_the_decoder_s_end(tmp_path: Path, inside: bool) -> None:
+    """An encoder in a Sequential is recorded; whether `forward` ends the decoder in a sigmoid is not."""
+    module = Loose()
+    module.encoder = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 4))
+    if inside:
+        module.fc, module.a, module.b = (nn.Identity() for _ in range(3))  # type: ignore[assignment]
+        module.decoder = nn.Sequential(nn.Linear(4, 256), nn.Unflatten(1, (16, 4, 4)), nn.Conv2d(16, 1, 1))
+    torch.save(module, tmp_path / "m.pt")
+    bp = vaeprobe.inspect(tmp_path / "m.pt", draft_blueprint=True).draft
+    assert bp is not None
+    assert any("the output ends in a sigmoid" in a for a in bp.assumptions) is not inside
+    assert (bp.layers[-1].kind == "sigmoid") is not inside
+
+
 # -- steps and places ---------------------------------------------------------------------------------------
 
 

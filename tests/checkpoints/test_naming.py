@@ -403,3 +403,39 @@ def test_a_refusal_says_which_of_two_sets_it_is_about(tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="does not say") as caught:
         vaeprobe.load(tmp_path / "two.pt", weights="raw")
     assert "raw ones were taken" in caught.value.message
+
+
+class Wrapper(nn.Module):
+    """What a user writes around a trained network, to decode by it: the file knows nothing of `inner`."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.part = nn.ModuleDict({"inner": inner})
+
+    def forward(self, z: Tensor) -> Tensor:
+        out: Tensor = self.part["inner"](z)
+        return out
+
+
+@pytest.mark.parametrize("file", ["plain", "old", "new"])
+@pytest.mark.parametrize("network", ["plain", "old", "new"])
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_a_wrapper_around_what_was_trained_takes_its_weights(
+    tmp_path: Path, file: str, network: str, prefix: str
+) -> None:
+    source = net(file)
+    state = {**source.state_dict(prefix=prefix), "loss.logvar": torch.zeros(1)}
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    built = Wrapper(net(network))
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(1)
+    decoder = vaeprobe.load(tmp_path / "w.pt", arch=lambda: built)
+    torch.testing.assert_close(decoder(Z), source(Z).detach())
+    assert "`loss.logvar`" in next(n.message for n in decoder.notes if n.code == "unused-tensors")
+
+
+def test_a_wrapper_of_another_network_says_what_it_wants(tmp_path: Path) -> None:
+    torch.save(nn.Linear(4, 3).state_dict(prefix="decoder."), tmp_path / "w.pt")
+    with pytest.raises(ArchitectureError, match=r"wants the tensor `part.inner.0.weight` of shape 8x4"):
+        vaeprobe.load(tmp_path / "w.pt", arch=lambda: Wrapper(net("plain")))

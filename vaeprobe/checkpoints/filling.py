@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -21,7 +21,8 @@ DECODES = re.compile(r"(^|[._])(dec|decoder|generator|gen|netG|G)\.", re.IGNOREC
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...]:
     """Load weights into a module by its own `load_state_dict`, every one of its tensors; return notes on leftovers.
 
-    The file's names may have a common prefix before the module's (`module.`, `decoder.`), and weight normalisation may
+    The file's names may have a common prefix before the module's (`module.`, `decoder.`), the module's one before the
+    file's (of a wrapper around what was trained), and weight normalisation may
     be in another form than the module's, or in one of the two only.
 
     Raises:
@@ -34,9 +35,11 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...
         tensors = {bare(k): t for k, t in tensors.items()}
     else:
         own = {name: name for name in module.state_dict()}
+    outer = _outer([k for k, name in own.items() if name in wanted], tensors)
+    own = {k.removeprefix(outer): name for k, name in own.items()}
     prefix = _prefix({k: wanted[name] for k, name in own.items() if name in wanted}, tensors)
     below = {
-        own.get(k.removeprefix(prefix), k.removeprefix(prefix)): t
+        own.get(k.removeprefix(prefix), f"{outer}{k.removeprefix(prefix)}"): t
         for k, t in tensors.items()
         if k.startswith(prefix)
     }
@@ -49,7 +52,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[Finding, ...
             f"the network wants the tensor {quoted(prefix + missing[0])}, which the file does not hold"
         )
     inside = {k for k in tensors if k.startswith(prefix)}
-    left = [*(f"{prefix}{k}" for k in surplus), *(k for k in tensors if k not in inside)]
+    left = [*(f"{prefix}{k.removeprefix(outer)}" for k in surplus), *(k for k in tensors if k not in inside)]
     left = [k for k in left if not k.endswith("num_batches_tracked")]
     if not left:
         return ()
@@ -109,6 +112,18 @@ def as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
             out = {k: t for k, t in out.items() if k not in halves}
             out[name] = plain[name]
     return out
+
+
+def _outer(wanted: Sequence[str], tensors: Mapping[str, Tensor]) -> str:
+    """Return what a wrapper puts before all names of the network, under which the file has none of them; "" for none."""
+    ends = {".".join(parts[i:]) for parts in (name.split(".") for name in tensors) for i in range(len(parts))}
+    if not wanted or any(name in ends for name in wanted):
+        return ""
+    parts = wanted[0].split(".")
+    prefixes = [".".join(parts[: i + 1]) + "." for i in range(len(parts) - 1)]
+    common = [p for p in prefixes if all(name.startswith(p) for name in wanted)]
+    found = {p: sum(name.removeprefix(p) in ends for name in wanted) for p in common}
+    return max(found, key=lambda p: found[p]) if any(found.values()) else ""
 
 
 def _prefix(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> str:

@@ -307,6 +307,31 @@ def test_a_deeper_kl_model_without_quant_convolutions_or_attention(tmp_path: Pat
     assert same(decoder(z), decoded(model, z.reshape(2, 16, 4, 4)))
 
 
+TINY = {
+    "encoder_block_out_channels": [8, 8], "num_encoder_blocks": [1, 1],
+    "decoder_block_out_channels": [8, 8], "num_decoder_blocks": [1, 1],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("AutoencoderKL", {**KL, "act_fn": "gelu"}),
+        ("AutoencoderTiny", {**TINY, "act_fn": "gelu"}),
+        ("AutoencoderTiny", {**TINY, "upsample_fn": "bilinear"}),
+    ],
+)
+def test_what_our_own_layers_lack_is_built_by_the_library(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = made(name, settings, tmp_path / "model")
+    decoder = vaeprobe.load(tmp_path / "model")
+    assert decoder.artifact is not None
+    assert "preset" not in decoder.artifact.architecture
+    z = torch.randn(2, decoder.latent_dim)
+    assert same(decoder(z), decoded(model, z.reshape(2, 4, 4, 4)))
+
+
 def test_half_precision_pipeline_and_shards(tmp_path: Path) -> None:
     model = made("AutoencoderKL", KL, tmp_path / "pipe" / "vae", half=True)
     (tmp_path / "pipe" / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')

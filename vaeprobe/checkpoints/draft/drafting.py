@@ -143,8 +143,9 @@ def _whole(bp: Blueprint, chain: Chain, blocks: Sequence[Block]) -> Iterator[str
 
 def _finished(chain: Chain, blocks: Sequence[Block]) -> Blueprint:
     d = chain.latents
-    last = chain.layers[-1].kind
-    known = last in ENDS and any(part.ordered for part in chain.recorded.values())
+    last = chain.recorded.get(list(keys_of(chain.layers))[-1])
+    # what follows in the Sequential of the last layer with tensors has been taken
+    known = chain.layers[-1].kind in ENDS and last is not None and last.ordered
     image = not known and (len(chain.shape) > 1 or chain.shape[0] in (784, 1024, 3072, 4096, 12288))
     if image and (len(chain.shape) == 1 or chain.shape[0] in IMAGE_CHANNELS):
         comment = chain.assume("the output ends in a sigmoid; it could be logits, or end in tanh or nothing")

@@ -155,6 +155,8 @@ def _at(clues: f.Clues, config: Mapping[str, object], prefix: str, ldm: bool) ->
     mine = {k: v for k, v in own.items() if k.startswith(("decoder.", "post_quant_conv."))}
     if f.solve(mine, names.layers) is None:
         return None
+    if f.for_library(config, {"act_fn": ("silu", "swish")}):
+        return None
     _agree(config, widths, latents, channels, names)
     codebook = "quantize.embedding.weight" in own or "quantize.embed.weight" in own
     ends = own.get("quant_conv.weight", own.get("encoder.conv_out.weight"))

@@ -102,6 +102,18 @@ class Recognised:
         return name.startswith(tuple(stems)) or name in beside
 
 
+def for_library(config: Mapping[str, object], own: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a config of diffusers asks for what the library can build and the layers here cannot.
+
+    Args:
+        config: what `config.json` says.
+        own: the words that the layers here know, by setting.
+    """
+    said = config.get("_class_name")
+    asked = ((config[key], words) for key, words in own.items() if key in config)
+    return isinstance(said, str) and any(isinstance(v, str) and v not in words for v, words in asked)
+
+
 @dataclass(frozen=True)
 class Family:
     """A family of decoders.

@@ -21,6 +21,8 @@ def recognise(clues: f.Clues) -> f.Recognised | None:
     config = clues.table("config.json")
     if config.get("_class_name") not in (None, "AutoencoderTiny"):
         return None
+    if f.for_library(config, {"act_fn": ("relu",), "upsample_fn": ("nearest",)}):
+        return None
     for prefix in f.prefixes(clues.shapes, "decoder.layers.2.conv.0.weight"):
         found = _at(clues, config, f"{prefix}decoder.layers.", 0)
         if found is not None:
