@@ -387,6 +387,62 @@ def test_what_a_module_holds_without_a_place_is_said(tmp_path: Path) -> None:
     assert next(layer for layer in bp.layers if layer.key == "a").options == {}
 
 
+class Sorted(nn.Module):
+    """Layers called after their kind: safetensors sorts them by name, the counters of norms before all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bn0 = nn.Linear(4, 64), nn.BatchNorm1d(64)
+        self.deconv1, self.bn1 = nn.ConvTranspose2d(16, 12, 4, 2, 1), nn.BatchNorm2d(12)
+        self.deconv2, self.bn2 = nn.ConvTranspose2d(12, 12, 4, 2, 1), nn.BatchNorm2d(12)
+        self.out = nn.Conv2d(12, 1, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = torch.relu(self.bn0(self.fc(z))).view(-1, 16, 2, 2)
+        x = torch.relu(self.bn1(self.deconv1(x)))
+        return torch.sigmoid(self.out(torch.relu(self.bn2(self.deconv2(x)))))
+
+
+@pytest.mark.parametrize("prefix", ["", "decoder."])
+def test_norms_that_a_file_sorts_before_other_layers_find_their_place(tmp_path: Path, prefix: str) -> None:
+    torch.manual_seed(0)
+    module = Sorted()
+    with torch.no_grad():
+        for norm in (module.bn0, module.bn1, module.bn2):
+            for t in (norm.weight, norm.bias, norm.running_mean):
+                assert t is not None
+                t.normal_()
+    z = torch.randn(3, 4)
+    tensors = {f"{prefix}{k}": t for k, t in module.state_dict().items()}
+    counters_first = dict(sorted(tensors.items(), key=lambda item: ("tracked" not in item[0], item[0])))
+    for file in (counters_first, tensors):
+        torch.save(file, tmp_path / "w.pt")
+        decoder = vaeprobe.load(tmp_path / "w.pt", blueprint="draft")
+        torch.testing.assert_close(decoder(z), module.eval()(z).detach())
+        assert not any("left out" in note.message for note in decoder.notes)
+    assert any(
+        "`bn1` follows `deconv1`" in n or f"`{prefix}bn1` follows" in n
+        for n in draft(counters_first).assumptions
+    )
+
+
+def test_dense_layers_and_norms_of_one_size_are_told_by_their_numbers() -> None:
+    layers = {"l1": nn.Linear(4, 8), "l2": nn.Linear(8, 8), "l3": nn.Linear(8, 6)}
+    norms = {f"bn{k}": nn.BatchNorm1d(8) for k in (1, 2)}
+    tensors = dict(sorted(state(**layers, **norms).items()))
+    assert keys(draft(tensors)) == ["l1", "bn1", "l2", "bn2", "l3"]
+    others = dict(sorted(state(**layers, first_bn=nn.BatchNorm1d(8)).items()))
+    said = draft(others).assumptions
+    assert "left out since they do not follow the others: `first_bn`" in said
+
+
+def test_a_last_part_follows_a_decoder_whose_first_layer_the_file_has_later() -> None:
+    body = nn.Sequential(nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.BatchNorm2d(8))
+    end = nn.Sequential(nn.Conv2d(8, 3, 3, padding=1))
+    tensors = dict(sorted(state(decoder=body, decoder_input=nn.Linear(4, 64), final_layer=end).items()))
+    assert keys(draft(tensors)) == ["decoder_input", "decoder.0", "decoder.1", "final_layer.0"]
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_the_order_of_another_part_tells_nothing_of_the_decoder_s_end(tmp_path: Path, inside: bool) -> None:
     """An encoder in a Sequential is recorded; whether `forward` ends the decoder in a sigmoid is not."""

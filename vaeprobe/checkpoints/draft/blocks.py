@@ -9,7 +9,7 @@ from functools import cached_property
 
 from vaeprobe.checkpoints.blueprint import Layer
 
-__all__ = ["LEAVES", "STEPPED", "Block", "Recorded", "Shape", "blocks_of", "plain_layer", "takes"]
+__all__ = ["LEAVES", "STEPPED", "Block", "Recorded", "Shape", "blocks_of", "by_name", "plain_layer", "takes"]
 
 Shape = tuple[int, ...]
 
@@ -105,7 +105,7 @@ def blocks_of(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
             groups.setdefault(stem, {})[leaf] = shape
     groups = dict(_with_attention(groups))
     names = list(groups)
-    alphabetical = len(names) > 2 and list(shapes) == sorted(shapes)
+    alphabetical = len(names) > 2 and by_name(shapes)
     if alphabetical:
         names.sort(
             key=lambda name: [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in re.split(r"(\d+)", name)]
@@ -117,6 +117,12 @@ def blocks_of(shapes: Mapping[str, Shape]) -> tuple[list[Block], bool]:
         for n in names
         if told & set(groups[n])
     ], alphabetical
+
+
+def by_name(names: Iterable[str]) -> bool:
+    """Return whether tensors are sorted by name; safetensors puts whole numbers, the counters of norms, before the others."""
+    told = [name for name in names if not name.endswith("num_batches_tracked")]
+    return told == sorted(told)
 
 
 def plain_layer(name: str, names: Container[str]) -> tuple[str, str]:

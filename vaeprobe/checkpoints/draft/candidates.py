@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, takes
@@ -12,6 +13,8 @@ from vaeprobe.files.source import quoted
 
 __all__ = ["candidates"]
 
+NORMS = ("batch_norm", "norm")
+
 
 def candidates(blocks: Sequence[Block], *, by_name: bool = False) -> Iterator[tuple[list[Block], str]]:
     """Yield lists of layers that could be the decoder, the likeliest first, and why these.
@@ -21,9 +24,12 @@ def candidates(blocks: Sequence[Block], *, by_name: bool = False) -> Iterator[tu
         by_name: whether the file sorts its names, so that a recurrent layer may stand elsewhere than in their order.
     """
     for part, why in _in_order(blocks):
+        if by_name and part and part[0].kind in NORMS:  # a chain begins behind it, without it
+            yield from _with_norms_moved(part, why)
         yield part, why
         if by_name:
             yield from _with_recurrent_moved(part, why)
+            yield from _with_norms_moved(part, why)
     if by_name:
         yield from _with_recurrent_moved([b for b in blocks if not ENCODER.search(b.name)], "")
 
@@ -43,6 +49,32 @@ def _with_recurrent_moved(blocks: Sequence[Block], why: str) -> Iterator[tuple[l
         yield fitting[0], f"{why}; {words}" if why else words
 
 
+def _with_norms_moved(blocks: Sequence[Block], why: str) -> Iterator[tuple[list[Block], str]]:
+    """Yield the layers with each norm behind another, where its sizes, and its number among these, leave one place."""
+    norms = [b for b in blocks if b.kind in NORMS]
+    order = [b for b in blocks if b.kind not in NORMS]
+    if not norms or len(blocks) > MOST:
+        return
+    told = []
+    for norm in norms:
+        orders = [[*order[:i], norm, *order[i:]] for i in range(1, len(order) + 1)]
+        fitting = [tried for tried in orders if chains(tried)]
+        if len(fitting) > 1:
+            fitting = [o for o in fitting if _numbers(o[o.index(norm) - 1]) == _numbers(norm)]
+        if len(fitting) != 1:
+            return
+        order = fitting[0]
+        told.append(f"{quoted(norm.name)} follows {quoted(order[order.index(norm) - 1].name)}")
+    if order != list(blocks):
+        words = f"{' and '.join(told)}, by {'its size and number' if len(told) == 1 else 'their sizes and numbers'}"
+        yield order, f"{why}; {words}" if why else words
+
+
+def _numbers(block: Block) -> list[str]:
+    """Return the numbers in the name of a layer."""
+    return re.findall(r"\d+", block.name)
+
+
 def _in_order(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
     """Yield lists of layers that could be the decoder, in the order of the file."""
     named = [b for b in blocks if DECODER.search(b.name) and not ENCODER.search(b.name)]
@@ -53,7 +85,9 @@ def _in_order(blocks: Sequence[Block]) -> Iterator[tuple[list[Block], str]]:
         # an output layer may be called after the mean that it gives: one layer, that takes what the others return
         ends += [[b] for b in blocks[after:] if ENCODER.search(b.name) and not OTHER.search(b.name)]
         for end in ends:
-            yield [*named, *end], f"{quoted(end[0].name)} and what follows it are the decoder's last layers"
+            words = f"{quoted(end[0].name)} and what follows it are the decoder's last layers"
+            yield [*named, *end], words
+            yield from ((part, f"{words}; {why}") for part, why in _with_first_layer([*named, *end]))
         yield from _with_first_layer(named)
         yield named, ""
     rest = [b for b in blocks if not ENCODER.search(b.name)]

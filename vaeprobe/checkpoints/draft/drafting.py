@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vaeprobe.checkpoints.blueprint import Blueprint, Layer
 from vaeprobe.checkpoints.conditioned import conditioned
-from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, Recorded, Shape, blocks_of
+from vaeprobe.checkpoints.draft.blocks import STEPPED, Block, Recorded, Shape, blocks_of, by_name
 from vaeprobe.checkpoints.draft.candidates import candidates
 from vaeprobe.checkpoints.draft.chain import STAND_IN, Broken, Chain, NoSize, Unsaid, product
 from vaeprobe.checkpoints.draft.names import BRANCHES, MEANS, of_encoder
@@ -68,14 +68,12 @@ def draft(
     if not any(b.kind in ("linear", "conv", *STEPPED) for b in blocks):
         raise ArchitectureError("there are no weights of layers to draft a blueprint from", hint=WAY_OUT)
     reasons: list[tuple[Broken, list[Block]]] = []
-    by_name = list(shapes) == sorted(
-        shapes
-    )  # of two layers, too: torch's own order has weights before biases
+    is_sorted = by_name(shapes)  # of two layers, too: torch's own order has weights before biases
     recorded = {part.name: part for part in parts}
-    for candidate, why in candidates([b for b in blocks if b.kind != "table"], by_name=by_name):
+    for candidate, why in candidates([b for b in blocks if b.kind != "table"], by_name=is_sorted):
         try:
             chain = likeliest_chain(candidate, recorded, size=size)
-            nothing_lost(chain, blocks, by_name=by_name)
+            nothing_lost(chain, blocks, by_name=is_sorted)
         except Broken as broken:
             reasons.append((broken, candidate))
             continue

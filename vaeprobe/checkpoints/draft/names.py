@@ -6,7 +6,9 @@ import re
 
 __all__ = ["BRANCHES", "DECODER", "ENCODER", "MEANS", "OTHER", "of_encoder"]
 
-DECODER = re.compile(r"dec|gen|net_?g\b|^g\b|to_im|to_feat|from_latent|from_z|upsampl|p_x", re.IGNORECASE)
+DECODER = re.compile(
+    r"dec(?!onv)|gen|net_?g\b|^g\b|to_im|to_feat|from_latent|from_z|upsampl|p_x", re.IGNORECASE
+)
 ENCODER = re.compile(
     r"enc|disc|critic|classif|(^|[._])(mu|mean|lv|log_?var|log_?sigma|logstd|sigma|var|q_z|fc_mu|fc_var|fc_mean)($|[._])|_mu\b|im\w*_to_",
     re.IGNORECASE,

@@ -33,7 +33,7 @@ def left_out(bp: Blueprint, chain: Chain, shapes: Mapping[str, Shape]) -> Iterat
             continue
         layer = leaf in LEAVES or leaf in BESIDE
         what = stem if layer and stem else name
-        group = encoders if of_encoder(name) else others if layer else single
+        group = encoders if of_encoder(what) else others if layer else single
         if what not in group:
             group.append(what)
     for words, names in (
