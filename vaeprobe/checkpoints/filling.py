@@ -120,6 +120,7 @@ def _outer(wanted: Sequence[str], tensors: Mapping[str, Tensor]) -> str:
     if not wanted or any(name in ends for name in wanted):
         return ""
     parts = wanted[0].split(".")
+    ends = {name for name in ends if "." in name} | set(tensors)  # `weight` alone tells no layer
     prefixes = [".".join(parts[: i + 1]) + "." for i in range(len(parts) - 1)]
     common = [p for p in prefixes if all(name.startswith(p) for name in wanted)]
     found = {p: sum(name.removeprefix(p) in ends for name in wanted) for p in common}
