@@ -74,6 +74,14 @@ def test_the_size_of_a_map_is_asked_for_and_taken(
     assert "A program of 60 latents" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("make", [onnx_file, pt2_file])
+def test_what_was_taken_of_a_size_is_converted(make: Any, tmp_path: Path) -> None:
+    path, out = make(maps(), tmp_path), tmp_path / "out.pt2"
+    assert run(["convert", str(path), "--latent-size", "3x5", "-o", str(out), "-q"]) == 0
+    z = torch.randn(5, 60, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(vaeprobe.load(out)(z), vaeprobe.load(path, latent_size="3x5")(z))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_the_size_of_a_map_of_keras_stands_before_its_channels(tmp_path: Path) -> None:
     os.environ["KERAS_BACKEND"] = "torch"

@@ -176,7 +176,8 @@ def charge(shape: Iterable[int]) -> None:
     Raises:
         ResourceError: it is absurdly large.
     """
-    sizes = tuple(int(n) for n in shape)
+    # while a program is traced a size is no number yet: it may be bounded, not converted
+    sizes = tuple(n if isinstance(n, torch.SymInt) else int(n) for n in shape)
     if math.prod(max(n, 1) for n in sizes) > LARGEST:
         raise ResourceError(
             f"the program makes a tensor of shape {sizes}, more than {LARGEST:,} numbers",
