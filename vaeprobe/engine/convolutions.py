@@ -127,8 +127,9 @@ def convolved(
             return as_one(
                 CONVOLUTION, (t, weight, None, 1, 1, 1, kind is DOUBLING), lambda: filtered(t, weight, kind)
             )
-        if kind is DOUBLING and together(t, weight):
-            return _doubled_by_pixel(t, weight)
+        found = _doubled(t, weight) if kind is DOUBLING else None
+        if found is not None:
+            return found
         out: Tensor = (
             func(laid_out(t), weight, None, *args[3:], **kwargs)
             if len(args) > 2
@@ -136,32 +137,30 @@ def convolved(
         )
         return out
 
-    def doubled(t: Tensor) -> Tensor:
-        return _doubled_by_pixel(t, weight) if together(t, weight) else upsampled(t, weight)
-
     if primal.ndim == weight.ndim - 1:  # a single sample, without the batch axis
         return y, Known(on_every_point(along, columns.value().unsqueeze(1)).squeeze(1))
     if kind is DOUBLING:
-        layer = along if weight.shape[1] > FEW else doubled
-        return y, Upsampling(columns, weight, y.shape, layer)
+        return y, Upsampling(columns, weight, y.shape, along)
     return y, Deferred(columns, y.shape, along)
 
 
 def _value(func: Function, args: Arguments, kwargs: Keywords, kind: Filter | None) -> Tensor:
     x, weight, bias = args[0], _weight(args, kwargs), _bias(args, kwargs)
-    if kind is DOUBLING and together(x, weight):
-        return _doubled_by_pixel(x, weight, bias)
-    if kind is DOUBLING and weight.shape[1] <= FEW:
-        return upsampled(x, weight, bias)
+    found = _doubled(x, weight, bias) if kind is DOUBLING else None
+    if found is not None:
+        return found
     if kind is KEEPING and few(x, weight):
         return _summed(x, weight, bias)
     out: Tensor = func(laid_out(x), *args[1:], **kwargs)
     return out
 
 
-def _doubled_by_pixel(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    settings = (x, weight, bias, 2, 1, 1, True)
-    return as_one(CONVOLUTION, settings, lambda: upsampled_by_pixel(x, weight, bias))
+def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
+    """Return a transposed convolution that doubles the sides by the faster of our ways; None where torch's is faster than both."""
+    if together(x, weight):
+        settings = (x, weight, bias, 2, 1, 1, True)
+        return as_one(CONVOLUTION, settings, lambda: upsampled_by_pixel(x, weight, bias))
+    return upsampled(x, weight, bias) if weight.shape[1] <= FEW else None
 
 
 def laid_out(x: Tensor) -> Tensor:

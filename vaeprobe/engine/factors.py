@@ -56,19 +56,13 @@ def _silu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
 
 def _batch_norm(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:
     found = _rate_and_shift(x, args, kwargs)
-    if found is None:
-        return None
-    rate, _ = found
-    return lambda y: rate
+    return None if found is None else lambda y: found[0]
 
 
 def normalised(x: Tensor, args: Arguments, kwargs: Keywords) -> Tensor | None:
     """Return the batch normalisation of x in the layout of x, which torch's own puts channels first; None where it trains."""
     found = _rate_and_shift(x, args, kwargs)
-    if found is None:
-        return None
-    rate, shift = found
-    return torch.addcmul(shift, x, rate)
+    return None if found is None else torch.addcmul(found[1], x, found[0])
 
 
 def _rate_and_shift(x: Tensor, args: Arguments, kwargs: Keywords) -> tuple[Tensor, Tensor] | None:

@@ -69,7 +69,7 @@ class Later:
     def __init__(self, memory: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         self._memory = memory.data  # whose version stays: nobody has read it
         self._made_of: tuple[Tensor, Tensor, Tensor | None] | None = (x, weight, bias)
-        self._versions = x._version, weight._version, None if bias is None else bias._version
+        self._versions = _versions(x, weight, bias)
 
     def write(self) -> None:
         """Write the numbers, once.
@@ -80,13 +80,17 @@ class Later:
         if self._made_of is None:
             return
         x, weight, bias = self._made_of
-        if self._versions != (x._version, weight._version, None if bias is None else bias._version):
+        if self._versions != _versions(x, weight, bias):
             raise Unsupported("what a linear layer took was written to before its output was needed")
         if bias is None:
             torch.mm(x, weight.mT, out=self._memory)
         else:
             torch.addmm(bias, x, weight.mT, out=self._memory)
         self._made_of = None
+
+
+def _versions(*tensors: Tensor | None) -> list[int]:
+    return [t._version for t in tensors if t is not None]
 
 
 class Dual(Tensor):

@@ -134,7 +134,7 @@ def upsampled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     n, _, h, w = x.shape
     out = weight.shape[1]
     places = four_at_a_time(x, weight).view(n, 2, 2, out, h + 1, w + 1).permute(0, 4, 5, 1, 2, 3)
-    y = x.new_empty(n, out, h, 2, w, 2).copy_(in_order(places, h, w)).view(n, out, 2 * h, 2 * w)
+    y = _pixels(places)
     return y if bias is None else y.add_(bias[:, None, None])
 
 
@@ -152,8 +152,7 @@ def upsampled_by_pixel(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     maps = laid_by_pixel(x[None])
     if weight.shape[1] == 1:
         four = summed_by_pixel(maps, kept(weight, "taps", taps)).view(2, 2, 1, h + 1, w + 1, n)
-        places = in_order(four.permute(5, 3, 4, 0, 1, 2), h, w)
-        y = x.new_empty(n, 1, h, 2, w, 2).copy_(places).view(n, 1, 2 * h, 2 * w)
+        y = _pixels(four.permute(5, 3, 4, 0, 1, 2))
     else:
         y = doubled(maps, weight)[:, :, 0].permute(2, 3, 0, 1)
     return y if bias is None else y.add_(bias.detach()[:, None, None])
@@ -190,6 +189,12 @@ def in_order(four: Tensor, h: int, w: int) -> Tensor:
     sample, row, column, even_row, even_column, channel = four.stride()
     strides = (sample, channel, row, row + even_row, column, column + even_column)
     return four.as_strided((n, c, h, 2, w, 2), strides, four.storage_offset())
+
+
+def _pixels(four: Tensor) -> Tensor:
+    """Return places, see `in_order`, as maps (n, c, 2h, 2w)."""
+    n, c, h, w = len(four), four.shape[5], four.shape[1] - 1, four.shape[2] - 1
+    return four.new_empty(n, c, h, 2, w, 2).copy_(in_order(four, h, w)).view(n, c, 2 * h, 2 * w)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -198,10 +198,11 @@ def _gram_of_columns(
     units = Units.of_columns(decoder, x, columns)
 
     def work(part: Chunk) -> tuple[Tensor]:
-        if len(part.directions) == 1 and weigh.likelihood is None:
-            return (choice.columns(g, x[part.points], units.dense(slice(None), part.points)).gram(),)
         if len(part.directions) == 1:
-            return (weigh.gram(*choice.push(g, x[part.points], units.dense(slice(None), part.points))),)
+            of = g, x[part.points], units.dense(slice(None), part.points)
+            return (
+                choice.columns(*of).gram() if weigh.likelihood is None else weigh.gram(*choice.push(*of)),
+            )
         at, turn = part.points, part.directions[0].stop
         size = Size(at.stop - at.start, turn)
         y, J = _pushed(decoder, x[at], units.at_points(at), natural, size=size)
