@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from vaeprobe.checkpoints import architecture, families, folders, naming, said, selection
@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
     from vaeprobe.checkpoints.network.parts import Parts
 
-__all__ = ["artifact", "of_arrays", "of_open_program", "of_program", "of_tensors", "unsafe"]
+__all__ = [
+    "artifact",
+    "of_arrays",
+    "of_open_program",
+    "of_program",
+    "of_sized_program",
+    "of_tensors",
+    "unsafe",
+]
 
 
 def of_tensors(
@@ -145,6 +153,22 @@ def of_open_program(
         tensors=_told(state),
         artifact=artifact(source, format, "self-contained"),
     )
+
+
+def of_sized_program(
+    source: Source, format: str, look: Callable[[tuple[int, ...] | None], Inspection]
+) -> Inspection:
+    """Return what is to be said of a program, or what of its latents its file leaves open.
+
+    Args:
+        look: takes the size of a map of latents, and raises an `OpenSizeError` where there is none and it is open.
+    """
+    from vaeprobe.checkpoints.programs.inputs import OpenSizeError
+
+    try:
+        return look(None)
+    except OpenSizeError as error:
+        return of_open_program(source, format, error.state, (), error)
 
 
 def _told(state: Mapping[str, Any]) -> tuple[TensorInfo, ...]:

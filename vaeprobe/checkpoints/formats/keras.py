@@ -39,12 +39,7 @@ def _contents(source: Source) -> Archive | bytes:
 
 def look(source: Source, key: str | None) -> Inspection:
     """Say what the program holds."""
-    from vaeprobe.checkpoints.programs.inputs import OpenSizeError
-
-    try:
-        return _look(source, key, None)
-    except OpenSizeError as error:
-        return described.of_open_program(source, _kind(source), error.state, (), error)
+    return described.of_sized_program(source, _kind(source), lambda size: _look(source, key, size))
 
 
 def sized(source: Source, size: tuple[int, ...]) -> Inspection | None:

@@ -35,12 +35,7 @@ def read(request: Request) -> Found:
 
 def look(source: Source, key: str | None) -> Inspection:
     """Say what the program holds."""
-    from vaeprobe.checkpoints.programs.inputs import OpenSizeError
-
-    try:
-        return _look(source, None)
-    except OpenSizeError as error:
-        return described.of_open_program(source, "pt2", error.state, (), error)
+    return described.of_sized_program(source, "pt2", lambda size: _look(source, size))
 
 
 def sized(source: Source, size: tuple[int, ...]) -> Inspection | None:
