@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import by_pixel, upsampling
+from vaeprobe.engine import by_pixel, convolutions, upsampling
 from vaeprobe.engine.columns import in_blocks
 from vaeprobe.engine.methods import choose
 from vaeprobe.engine.tangents import push
@@ -286,6 +286,32 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
     "through another shape": through_another_shape,
     "of what was before": of_what_was_before,
 }
+
+
+@pytest.mark.parametrize(("channels", "does"), [(16, True), (17, False)])
+def test_maps_doubled_and_convolved_are_taken_pixel_by_pixel_where_they_are_narrow(
+    channels: int, does: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(3, channels * 16), nn.Unflatten(1, (channels, 4, 4)), nn.Tanh(), nn.Upsample(scale_factor=2),
+        nn.Conv2d(channels, channels, 3, padding=1), nn.Tanh(), nn.Flatten(),
+    ).requires_grad_(False)  # fmt: skip
+    decoder, z, v = Decoder(network, 3), torch.randn(8, 3), torch.randn(4, 8, 3)
+    seen: list[int] = []
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        seen.append(len(x))
+        return upsampled_by_pixel(x, weight, bias)
+
+    monkeypatch.setattr(convolutions, "upsampled_by_pixel", counted)
+    moved = pushforward(decoder, z, v)[1]
+    network.double()
+    J = torch.func.vmap(torch.func.jacfwd(lambda x: network(x[None])[0]))(z.double())
+    torch.testing.assert_close(
+        moved, torch.einsum("nmd,knd->knm", J, v.double()).float(), rtol=1e-4, atol=1e-5
+    )
+    assert bool(seen) is does
 
 
 @pytest.mark.parametrize("name", BETWEEN)

@@ -13,7 +13,18 @@ from torch import Tensor
 
 from vaeprobe.engine.dense import by_onednn
 
-__all__ = ["BLOCK", "MAPS", "doubled", "doubled_places", "is_by_pixel", "laid_by_pixel", "small", "times"]
+__all__ = [
+    "BLOCK",
+    "MAPS",
+    "SMALL",
+    "SMALL_OF_DOUBLED",
+    "doubled",
+    "doubled_places",
+    "is_by_pixel",
+    "laid_by_pixel",
+    "small",
+    "times",
+]
 
 BLOCK = 16 << 20
 """Bytes of the widest tangents of a block of them: rows of a product are the maps (measured: with 32 channels .9 of the time of 4 MB
@@ -30,6 +41,10 @@ but they lose columns within 3e-4 of each other; parts of places of all maps, in
 SMALL = 64 * 64
 """Channels in times channels out up to which this is faster than a map at a time (measured, maps of 4 x 4, 8 x 8 and 16 x 16 pixels:
 1.9, 1.6 and 1.25 times with 32, 1.4, 1.15 and 1.1 times with 64; limited to AVX2, with 64, 1.6, 1.1 and .8 times)."""
+
+SMALL_OF_DOUBLED = 16 * 16
+"""The same where the map was doubled first and convolved then: normalisations and skip connections come next, which have to lay
+maps out one by one again (measured, with and without them: with 16 channels .5 to 1 times the time, with 32 1 to 1.15, with 64 1.02 to 1.1)."""
 
 MAPS = 16
 """Maps from which this is no slower (measured, maps of 4 x 4 to 32 x 32 pixels, 16 to 64 channels: with 16 maps .5 to 1 times the

@@ -339,9 +339,12 @@ class _Sum(Columns):
         super().__init__(shape, *terms)
 
     def _compute(self, block: Block) -> tuple[Tensor, bool]:
-        values = [term.at(block) for term in self._made_of]
-        out = values[0] + values[1]
-        for value in values[2:]:
+        (first, mine), (second, also), *rest = [_take(term, block) for term in self._made_of]
+        if first.dtype != second.dtype or not (mine or also):
+            out = first + second
+        else:  # where a term lies already: memory of its own takes as long again
+            out = first.add_(second) if mine else second.add_(first)
+        for value, _ in rest:
             out += value
         return out, True
 

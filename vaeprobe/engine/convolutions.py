@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.autograd import as_one
-from vaeprobe.engine.by_pixel import is_by_pixel
+from vaeprobe.engine.by_pixel import SMALL, SMALL_OF_DOUBLED, is_by_pixel
 from vaeprobe.engine.columns import Columns, Deferred, Known
 from vaeprobe.engine.dense import kept, on_every_point
 from vaeprobe.engine.factors import normalised
@@ -111,14 +111,14 @@ def convolved(
     func: Function, name: str, columns: Columns, args: Arguments, kwargs: Keywords
 ) -> tuple[Tensor, Columns]:
     """Return the value of a convolution of plain tensors, and its tangents."""
-    kind = _kind(name, args, kwargs)
+    kind, most = _kind(name, args, kwargs), SMALL
     if isinstance(columns, Doubled) and kind is KEEPING:
         # the same as a transposed convolution of the map before it was doubled, in four ninths of the products
         weight = kept(_weight(args, kwargs), "of doubled", of_doubled)
-        func, kind, columns = F.conv_transpose2d, DOUBLING, columns.source
+        func, kind, most, columns = F.conv_transpose2d, DOUBLING, SMALL_OF_DOUBLED, columns.source
         args, kwargs = (args[0][:, :, ::2, ::2], weight, _bias(args, kwargs), 2, 1), {}
     primal, weight = args[0], _weight(args, kwargs)
-    y = _value(func, args, kwargs, kind)
+    y = _value(func, args, kwargs, kind, most)
 
     def along(t: Tensor) -> Tensor:
         if kind is KEEPING and few(t, weight):
@@ -127,7 +127,7 @@ def convolved(
             return as_one(
                 CONVOLUTION, (t, weight, None, 1, 1, 1, kind is DOUBLING), lambda: filtered(t, weight, kind)
             )
-        found = _doubled(t, weight) if kind is DOUBLING else None
+        found = _doubled(t, weight, most=most) if kind is DOUBLING else None
         if found is not None:
             return found
         out: Tensor = (
@@ -144,9 +144,11 @@ def convolved(
     return y, Deferred(columns, y.shape, along)
 
 
-def _value(func: Function, args: Arguments, kwargs: Keywords, kind: Filter | None) -> Tensor:
+def _value(
+    func: Function, args: Arguments, kwargs: Keywords, kind: Filter | None, most: int = SMALL
+) -> Tensor:
     x, weight, bias = args[0], _weight(args, kwargs), _bias(args, kwargs)
-    found = _doubled(x, weight, bias) if kind is DOUBLING else None
+    found = _doubled(x, weight, bias, most=most) if kind is DOUBLING else None
     if found is not None:
         return found
     if kind is KEEPING and few(x, weight):
@@ -155,9 +157,13 @@ def _value(func: Function, args: Arguments, kwargs: Keywords, kind: Filter | Non
     return out
 
 
-def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor | None:
-    """Return a transposed convolution that doubles the sides by the faster of our ways; None where torch's is faster than both."""
-    if together(x, weight):
+def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, most: int = SMALL) -> Tensor | None:
+    """Return a transposed convolution that doubles the sides by the faster of our ways; None where torch's is faster than both.
+
+    Args:
+        most: channels in times channels out up to which maps go pixel by pixel.
+    """
+    if weight.shape[0] * weight.shape[1] <= most and together(x, weight):
         settings = (x, weight, bias, 2, 1, 1, True)
         return as_one(CONVOLUTION, settings, lambda: upsampled_by_pixel(x, weight, bias))
     return upsampled(x, weight, bias) if weight.shape[1] <= FEW else None
@@ -178,7 +184,7 @@ def _summed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     gives = kept(weight, "given", given)
 
     def make() -> Tensor:
-        y = laid_out(summed(x, gives, 3)[:, :, : x.shape[2], : x.shape[3]])
+        y = summed(x, gives, 3).contiguous()
         return y if bias is None else y.add_(bias.detach()[:, None, None])
 
     return as_one(CONVOLUTION, (x, weight, bias, 1, 1, 1, False), make)

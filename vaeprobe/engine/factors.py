@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -24,7 +25,12 @@ def _bare(args: Arguments, kwargs: Keywords) -> bool:
 
 def _one(y: Tensor) -> Tensor:
     """Return 1 in the shape of y, without memory: what torch's reverse pass makes of it is the derivative, in one pass."""
-    return y.new_ones(()).expand_as(y)
+    return _one_of(y.dtype, y.device).expand_as(y)
+
+
+@lru_cache(maxsize=16)
+def _one_of(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.ones((), dtype=dtype, device=device)
 
 
 def _relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:

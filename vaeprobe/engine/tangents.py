@@ -206,7 +206,7 @@ def _carried(f: Callable[[Tensor], Tensor], x: Tensor, columns: Columns) -> Dual
 
 
 def _dual(primal: Tensor, columns: Columns, later: Later | None = None) -> Dual:
-    primal = primal.detach()
+    primal = primal.detach() if primal.requires_grad else primal
     out: Dual = primal.as_subclass(Dual)
     out.memory, out.later, out.columns, out.version, out.copies = primal, later, columns, primal._version, ()
     return out
