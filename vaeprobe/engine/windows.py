@@ -120,7 +120,7 @@ class Windows:
             _boxes(out, self.size).index_put_(at, self.values.to(out.dtype), accumulate=True)
             return
         for values, corner, *row in zip(self.values, self.corner, direction, self.point, strict=True):
-            out[(*row, *self._box(corner, [0] * len(self.shape)))] += values
+            out[(*row, *self._box(corner, [0] * len(self.shape)))].add_(values)
 
     def gram(self, factor: Tensor | None) -> Tensor:
         """Return sum_x factor(x)^2 t_i(x) t_j(x), shape (rows, rows), float64, of rows of one latent.
