@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vaeprobe import decoder as decoders
 from vaeprobe.autograd import differentiable_kernels
 from vaeprobe.decoder import Decoder
-from vaeprobe.engine import gram, jacobian, methods
+from vaeprobe.engine import factors, gram, jacobian, methods, norms
 from vaeprobe.engine.methods import carried, choose, reversed_twice
 from vaeprobe.engine.verbs import values
 from vaeprobe.likelihoods import Gaussian
@@ -66,6 +66,18 @@ def test_work_is_the_same_for_any_number_of_test_latents(monkeypatch: pytest.Mon
     assert works[1] == pytest.approx(works[0], rel=0.1)
     wide = choose(Decoder(convolutional(64), 6)).work
     assert wide > 1.5 * works[0]
+
+
+def test_work_is_the_same_whatever_was_made_of_the_weights_before() -> None:
+    maps = nn.Unflatten(1, (16, 5, 3))
+    network = nn.Sequential(
+        nn.Linear(3, 240), maps, nn.GroupNorm(2, 16), nn.SiLU(), nn.Conv2d(16, 2, 3, padding=1),
+        nn.ConvTranspose2d(2, 1, 4, 2, 1), nn.Upsample(scale_factor=2), nn.Conv2d(1, 1, 3, padding=1), nn.Flatten(), nn.Linear(240, 999),
+    )  # fmt: skip
+    norms._of_groups.cache_clear()
+    factors._one_of.cache_clear()
+    first, again = choose(Decoder(network, 3)), choose(Decoder(network, 3))
+    assert (first.work, first.held, first.at_once) == (again.work, again.held, again.at_once)
 
 
 def test_a_vast_decoder_is_checked_in_few_decodings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "keep_large_memory",
     "keep_memory",
     "over_directions",
+    "unwatched",
     "without_compiler",
 ]
 
@@ -206,19 +207,26 @@ def _answer_for(reference: Any) -> None:
 _watching: ContextVar[tuple[Watching, ...]] = ContextVar("watching", default=())
 
 
-def as_one(func: Any, args: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
-    """Return what `make` returns, which whoever watches sees as that operation of torch's, not as those it is made by."""
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Within it, whoever watches (see `Watching`) sees nothing: what is made once and kept is no part of what a call takes."""
     watchers = _watching.get()
     token = _watching.set(())
     for watcher in watchers:
         watcher.blind = True
     try:
-        out = make()
+        yield
     finally:
         for watcher in watchers:
             watcher.blind = False
         _watching.reset(token)
-    for watcher in watchers:
+
+
+def as_one(func: Any, args: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
+    """Return what `make` returns, which whoever watches sees as that operation of torch's, not as those it is made by."""
+    with unwatched():
+        out = make()
+    for watcher in _watching.get():
         watcher.saw(func, args, out)
     return out
 

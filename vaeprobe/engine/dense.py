@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from vaeprobe.autograd import unwatched
+
 __all__ = [
     "bands_of",
     "by_onednn",
@@ -113,7 +115,8 @@ def kept(weight: Tensor, name: str, make: Callable[[Tensor], Made]) -> Made:
         made = _kept.setdefault(weight, {})
         found = made.get(name)
         if found is None or not ((now is not None and found.seen == now) or _same(found.of, weight)):
-            found = made[name] = _Made(weight.detach().clone(), make(weight.detach()))
+            with unwatched():
+                found = made[name] = _Made(weight.detach().clone(), make(weight.detach()))
         found.seen = now
         result: Made = found.result
         return result

@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from vaeprobe.autograd import unwatched
 from vaeprobe.engine.functions import Arguments, Keywords
 
 __all__ = ["FACTORS", "normalised"]
@@ -30,7 +31,8 @@ def _one(y: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _one_of(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.ones((), dtype=dtype, device=device)
+    with unwatched():
+        return torch.ones((), dtype=dtype, device=device)
 
 
 def _relu(x: Tensor, args: Arguments, kwargs: Keywords) -> Rule | None:

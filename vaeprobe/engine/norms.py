@@ -7,6 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from vaeprobe.autograd import unwatched
 from vaeprobe.engine.columns import Changed, Columns, Known, Scaled
 from vaeprobe.engine.functions import Arguments, Function, Keywords
 
@@ -60,8 +61,9 @@ def _of_groups(
     A number that Python gives torch makes an operation on few numbers half as long again.
     """
     each = c // groups
-    group_of = torch.arange(groups, device=device).repeat_interleave(each)
-    return 1 / (pixels * each), group_of, torch.tensor(eps, dtype=dtype, device=device)
+    with unwatched():
+        group_of = torch.arange(groups, device=device).repeat_interleave(each)
+        return 1 / (pixels * each), group_of, torch.tensor(eps, dtype=dtype, device=device)
 
 
 def layer_norm(
