@@ -245,6 +245,16 @@ def test_written_derivatives_hold_on_both_sides_of_0_and_in_place(name: str) -> 
     compare(around_0, lift)
 
 
+@pytest.mark.parametrize("switched_off", [nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), torch.positive])
+def test_what_gives_its_argument_itself_is_one_tensor_to_write_to(switched_off: Function) -> None:
+    def written(h: Tensor) -> Tensor:
+        same = (switched_off.eval() if isinstance(switched_off, nn.Module) else switched_off)(h)
+        same += h.sin()
+        return same.sin() + h  # as `h` is now
+
+    compare(written, lift)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("f", [F.relu, lambda h: F.leaky_relu(h, 0.25)], ids=["relu", "leaky"])
 def test_derivatives_at_a_kink_and_where_nothing_is_a_number_are_those_of_torch(

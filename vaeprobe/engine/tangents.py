@@ -378,6 +378,8 @@ def _elementwise(func: Function, name: str, args: Arguments, kwargs: Keywords, d
         shape = np.broadcast_shapes(*[tuple(t.shape) for t in tensors_in((args, kwargs))])
         leaves = [leaf.expand(shape) for leaf in leaves]
     y, moved, factors = _factors(func, args, kwargs, duals, leaves)
+    if not factors:
+        return duals[0]
     if len(leaves) == 1 and y.shape != leaves[0].shape:
         y, moved, factors = _factors(func, args, kwargs, duals, [leaves[0].expand(y.shape)])
     if not y.is_floating_point():
@@ -408,13 +410,17 @@ def _by_rule(func: Function, name: str, args: Arguments, kwargs: Keywords) -> Du
 def _factors(
     func: Function, args: Arguments, kwargs: Keywords, duals: list[Dual], leaves: list[Tensor]
 ) -> tuple[Tensor, bool, Sequence[Tensor | None]]:
-    """Return an element-wise function's value, whether it wrote to its argument, and its partial derivatives."""
+    """Return an element-wise function's value, whether it wrote to its argument, and its partial derivatives: none where it gave
+    the argument itself, as dropout does that is switched off.
+    """
     with torch.enable_grad():
         leaves = [leaf.detach().requires_grad_(True) for leaf in leaves]
         # the function may write to its argument, and must not write to a leaf
         copies = [leaf.clone() for leaf in leaves]
         call_args, call_kwargs = _substituted((args, kwargs), duals, copies)
         y: Tensor = func(*call_args, **call_kwargs)
+        if y is copies[0] and not y._version:
+            return y, False, ()
         if y.is_complex():
             raise Unsupported("complex numbers")
         factors: Sequence[Tensor | None] = [None] * len(leaves)
