@@ -59,6 +59,13 @@ def test_the_examples_are_five() -> None:
     assert len(EXAMPLES) == 5
 
 
+def test_the_page_names_every_layer_and_every_setting() -> None:
+    page = " ".join((module.__doc__ or "").split())
+    for name, kind in KINDS.items():
+        assert f"`{name}`" in page
+        assert all(f"`{option}`" in page for option in kind.options), name
+
+
 def test_no_metadata_is_no_blueprint() -> None:
     assert Blueprint.from_metadata({"format": "pt"}) is None
 
@@ -234,6 +241,20 @@ def test_layers_without_weights(layer: str, expected: Any) -> None:
     bp = Blueprint.from_toml(f'[decoder]\nlayers = [{{ linear = "W" }}, {layer}]')
     z = torch.randn(6, 3)
     assert torch.allclose(assemble(bp, {"W.weight": W}).decoder(z), expected(z @ W.T))
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("pad", [False, True])
+def test_pooling_at_the_edges(ceil: bool, pad: bool) -> None:
+    x, words = torch.randn(2, 25), {False: "false", True: "true"}
+    means = f"{{ avg_pool = 2, padding = 1, ceil_mode = {words[ceil]}, count_include_pad = {words[pad]} }}"
+    for layer, expected in (
+        (means, nn.AvgPool2d(2, padding=1, ceil_mode=ceil, count_include_pad=pad)),
+        (f"{{ max_pool = 2, ceil_mode = {words[ceil]} }}", nn.MaxPool2d(2, ceil_mode=ceil)),
+    ):
+        bp = Blueprint.from_toml(f"[decoder]\nlayers = [{{ reshape = [1, 5, 5] }}, {layer}]")
+        assert Blueprint.from_toml(bp.to_toml()) == bp
+        assert torch.equal(assemble(bp, {}).decoder(x), expected(x.view(2, 1, 5, 5)))
 
 
 def test_pooling() -> None:
@@ -470,7 +491,7 @@ def test_describe_refuses_what_a_blueprint_cannot_say() -> None:
 
 def test_describe_refuses_settings_that_a_blueprint_cannot_say() -> None:
     with pytest.raises(BlueprintError, match="no layer for `Upsample` with these settings"):
-        describe(nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest-exact")))
+        describe(nn.Sequential(nn.Upsample(scale_factor=2, mode="area")))
 
 
 def test_reading_blueprints_presets_and_drafts_imports_no_torch() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import vaeprobe
 from vaeprobe.checkpoints.blueprint import KINDS, Blueprint, BlueprintError
 from vaeprobe.checkpoints.conversion import blueprint_of, write
 from vaeprobe.checkpoints.network.assemble import assemble
@@ -150,6 +151,17 @@ def test_snake(log: bool, both: bool) -> None:
     held_to(network, expected, 6)
 
 
+def along(x: Tensor, axis: int) -> Tensor:
+    """Return what a softmax makes of the numbers along an axis, by its definition."""
+    return x.exp() / x.exp().sum(axis, keepdim=True)
+
+
+def normal(x: Tensor) -> Tensor:
+    """Return the last axis at mean 0 and, but for an eps of 0.1, variance 1."""
+    x = x - x.mean(-1, keepdim=True)
+    return x / (x.square().mean(-1, keepdim=True) + 0.1).sqrt()
+
+
 @pytest.mark.parametrize(
     ("layer", "d", "expected"),
     [
@@ -163,6 +175,16 @@ def test_snake(log: bool, both: bool) -> None:
         ("{ reshape = [1, 2, 2] }, { resize = [4, 2] }", 4, lambda z: z.reshape(-1, 1, 2, 2)[:, :, [0, 0, 1, 1]]),
         ("{ reshape = [1, 2, 2] }, { resize = 3, mode = \"bilinear\", align_corners = true }", 4,
          lambda z: F.interpolate(z.reshape(-1, 1, 2, 2), 3, mode="bilinear", align_corners=True)),
+        ("{ reshape = [1, 2, 2] }, { resize = 3, mode = \"nearest-exact\" }", 4, lambda z: z.reshape(-1, 1, 2, 2)[..., [0, 1, 1], :][..., [0, 1, 1]]),
+        ("{ reshape = [1, 2, 2] }, { resize = 3 }", 4, lambda z: z.reshape(-1, 1, 2, 2)[..., [0, 0, 1], :][..., [0, 0, 1]]),
+        ("{ reshape = [2, 3] }, { softmax = true, axis = 2 }", 6, lambda z: along(z.reshape(-1, 2, 3), 2)),
+        ("{ reshape = [2, 3] }, { softmax = true, axis = -2 }", 6, lambda z: along(z.reshape(-1, 2, 3), 1)),
+        ("{ reshape = [2, 3] }, \"softmax\"", 6, lambda z: along(z.reshape(-1, 2, 3), 1)),
+        ("{ softplus = 2, threshold = 0.5 }", 4, lambda z: torch.where(2 * z > 0.5, z, (2 * z).exp().log1p() / 2)),
+        ("{ hardtanh = true, min = -0.25, max = 0.75 }", 4, lambda z: z.clamp(-0.25, 0.75)),
+        ("{ elu = true, alpha = 0.5 }", 4, lambda z: torch.where(z > 0, z, 0.5 * z.expm1())),
+        ("{ reshape = [2, 3] }, { instance_norm = true, eps = 0.1 }", 6, lambda z: normal(z.reshape(-1, 2, 3))),
+        ("{ reshape = [4, 2] }, { group_norm = true, groups = 2, eps = 0.1 }", 8, lambda z: normal(z.reshape(-1, 2, 4)).reshape(-1, 4, 2)),
     ],
 )  # fmt: skip
 def test_layers_without_weights(layer: str, d: int, expected: Any) -> None:
@@ -171,6 +193,75 @@ def test_layers_without_weights(layer: str, d: int, expected: Any) -> None:
         held_to(built(layer, {}, f"latents = {d}"), lambda z: expected(torch.sigmoid(z)), d)
     else:
         held_to(built(layer, {}, f"latents = {d}"), expected, d)
+
+
+@pytest.mark.parametrize("module", [nn.Softmax(2), nn.Softmax(-1), nn.Softmax(1), nn.Softplus(2.0, 0.5), nn.Hardtanh(0, 1), nn.InstanceNorm1d(2), nn.GroupNorm(2, 4, affine=False), nn.Upsample(scale_factor=2, mode="nearest-exact")])  # fmt: skip
+def test_settings_of_modules_are_kept(module: nn.Module) -> None:
+    net = nn.Sequential(nn.Unflatten(1, (4, 3) if isinstance(module, nn.GroupNorm) else (2, 6)), module)
+    bp, tensors = blueprint_of(Decoder(net, 12, dtype=torch.float64))
+    again, z = assemble(Blueprint.from_toml(bp.to_toml()), tensors).decoder, rows(3, 12)
+    assert torch.equal(again(z), net(z))
+
+
+@pytest.mark.parametrize("axis", [1, 2, -1, -2])
+def test_a_softmax_has_the_axes_of_its_input(axis: int) -> None:
+    layers = f"{{ reshape = [2, 3] }}, {{ softmax = true, axis = {axis} }}"
+    y = built(layers, {}, "latents = 6").decoder(rows(3, 6))
+    assert torch.allclose(y.sum(axis if axis > 0 else axis + 3), torch.ones(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("axis", [3, -3])
+def test_a_softmax_along_no_axis_of_its_input_says_which_there_are(axis: int) -> None:
+    with pytest.raises(BlueprintError) as caught:
+        built(f"{{ reshape = [2, 3] }}, {{ softmax = true, axis = {axis} }}", {}, "latents = 6")
+    assert f"there is no axis {axis} in an input of shape (2, 3)" in caught.value.message
+    assert "from 1, the channels, to 2, or from -1, the last, to -2" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("axis", ["0", "true", "1.0", '"last"'])
+def test_an_axis_is_no_batch_and_no_word(axis: str) -> None:
+    with pytest.raises(BlueprintError, match="`axis` must be an axis after the batch: 1 for channels"):
+        Blueprint.from_toml(f"[decoder]\nlayers = [{{ softmax = true, axis = {axis} }}]")
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_classes_along_the_axis_of_the_softmax_have_their_logits(axis: int) -> None:
+    """The metric of a categorical likelihood on logits and on probabilities is one: J' (diag p - p p') J."""
+    layers = f"{{ reshape = [2, 3] }}, {{ softmax = true, axis = {axis} }}"
+    network = built(layers, {}, 'latents = 6\nlikelihood = "categorical"')
+    decoder = Decoder(
+        network.decoder, 6, dtype=torch.float64, natural=network.natural, likelihood="categorical"
+    )
+    assert decoder.class_axis == axis
+    z = rows(4, 6)
+    result = vaeprobe.orthogonality(decoder, latents=z, likelihood="categorical", rotations=9)
+    p, number = along(z.reshape(-1, 2, 3), axis).flatten(1), torch.arange(6)
+    other = number % 3 if axis == 1 else number // 3  # the position that a number belongs to
+    G = torch.diag_embed(p) - p[:, :, None] * p[:, None, :] * (other[:, None] == other)
+    n = G.diagonal(dim1=1, dim2=2).sqrt()
+    C = (G / n[:, :, None] / n[:, None, :]).abs()
+    off = C.sum((1, 2)) - 6
+    assert float(off.mean() / 30) == pytest.approx(result["orthogonality.mean_abs_cosine"].value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ('{ reshape = [1, 2, 2] }, { upsample = 2, align_corners = true }', 'mode "nearest" has no corners to align'),
+        ("{ hardtanh = true, min = 1 }", "nothing is between a `min` of 1 and a `max` of 1"),
+        ("{ instance_norm = true }", "takes channels of two places or more, and its input has shape (4,)"),
+        ("{ reshape = [4, 1] }, { instance_norm = true }", "takes channels of two places or more"),
+        ('{ reshape = [2, 2, 1, 1, 1] }, { batch_norm = "a" }', "takes channels, and up to three more axes"),
+        ('{ batch_norm = "b" }', "`b.weight` of shape () takes 1 channels"),
+        ("{ group_norm = true, groups = 3 }", "4 channels do not make 3 groups"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_fit_say_why(layers: str, message: str) -> None:
+    tensors = {f"a.{name}": torch.ones(2) for name in ("running_mean", "running_var")}
+    tensors |= {f"b.{name}": torch.tensor(1.0) for name in ("weight", "running_mean", "running_var")}
+    with pytest.raises(BlueprintError) as caught:
+        built(layers, tensors, "latents = 4")
+    assert message in caught.value.message
 
 
 # -- what a decoder is held at ------------------------------------------------------------------------------

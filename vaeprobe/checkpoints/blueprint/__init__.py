@@ -80,7 +80,22 @@ what `skip` makes of it, to what its layers return; `parallel` gives one input t
 
 More layers, for other networks than these: `rms_norm`, `channel_norm` (over the channels at each place), `snake`, `attention` (self-attention
 over places, `heads`), `gru` and `lstm` (over the first axis), `log1p`, `l2_normalise`, `permute`, `repeat`, `repeat_channels`, `pad`,
-`resize`.  `layer_norm`, `rms_norm` and `channel_norm` may stand without tensors.
+`resize`.  Every norm but `batch_norm` may stand without tensors: `{ instance_norm = true }`.
+
+Settings stand beside a layer's name, `{ conv = "a", stride = 2 }`, `{ softmax = true, axis = -1 }`; a layer with one that matters most
+takes it as its value, `{ elu = 0.5 }`.  Those that are left out are what torch takes:
+
+- `conv`: `stride`, `padding` (a number, one per axis, "same"), `dilation`, `groups`, `padding_mode` (zeros, reflect, replicate,
+  circular); `conv_transpose`: `stride`, `padding`, `output_padding`, `dilation`, `groups`;
+- norms: `eps` (1e-5); `group_norm`: `groups`; `layer_norm` without tensors: `axes`, how many of the last it runs over (1);
+- `leaky_relu`: `slope` (0.01); `elu`, `celu`: `alpha` (1); `gelu`: `approximate` ("none" or "tanh"); `softplus`: `beta` (1) and
+  `threshold` (20); `hardtanh`: `min` and `max` (-1, 1); `sine`: `frequency` (1); `softmax`: `axis`, which counts from 1, the channels
+  (its default), or from -1, the last; `snake`: `log` (true: the file holds logarithms);
+- `upsample`: `factor`, `resize`: `size`, both with `mode` (nearest, nearest-exact, linear, bilinear, bicubic, trilinear) and
+  `align_corners` (false); `pixel_shuffle`: `factor`; `pad`: `amount`, `mode` (as `padding_mode`);
+- `avg_pool`, `max_pool`: `kernel`, `stride` (0: the kernel's), `padding`, `ceil_mode` (false); `avg_pool`: `count_include_pad` (true);
+- `reshape`: `shape`, `permute`: `axes`, `slice`, `clamp`: `range`, `scale`: `factor`, `shift`: `amount`, `repeat`, `repeat_channels`:
+  `times`, `dropout`: `rate`; `attention`: `heads` (1); `gru`, `lstm`: `last` (false: every step is returned); `parallel`: `join`.
 
 A decoder that takes more than its latents says what it is held at, and where that enters: `concat` after the channels, `add`, `multiply`.
 

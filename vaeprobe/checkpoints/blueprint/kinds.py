@@ -107,6 +107,10 @@ def _real(default: float | None) -> Option:
     return Option(number, default, "a number")
 
 
+def _positive(default: float) -> Option:
+    return Option(lambda v: number(v) and v > 0, default, "a positive number")
+
+
 def _count(default: int | None) -> Option:
     return Option(whole(1), default, "a positive whole number")
 
@@ -126,9 +130,16 @@ _SHAPE = Option(
     "a list of positive whole numbers",
 )
 _MODE = Option(
-    _either("nearest", "bilinear", "linear", "bicubic", "trilinear"), "nearest", "nearest, bilinear, ..."
+    _either("nearest", "nearest-exact", "bilinear", "linear", "bicubic", "trilinear"),
+    "nearest",
+    "nearest, nearest-exact, linear, bilinear, bicubic or trilinear",
 )
 _CORNERS = Option(_flag, False, "true or false", bool)
+_AXIS = Option(
+    lambda v: isinstance(v, int) and not isinstance(v, bool) and v != 0 and abs(v) < 1 << 31,
+    1,
+    "an axis after the batch: 1 for channels, -1 for the last",
+)
 
 
 def _axes_of_padding(v: object) -> bool:
@@ -246,6 +257,7 @@ _POOL = {
     "kernel": Option(_sizes(1), None, "a positive whole number, or one per axis"),
     "stride": Option(_sizes(0), 0, "a whole number"),
     "padding": _EXTRA,
+    "ceil_mode": Option(_flag, False, "true or false"),
 }
 _AXES = {"axes": Option(whole(1), 1, "a positive whole number", _length), "eps": _EPS}
 JOINS = ("concat", "stack", "add", "multiply")
@@ -257,8 +269,8 @@ KINDS: Mapping[str, Kind] = {
     "conv": Kind("key", _CONV, modules=_in_dimensions("Conv"), build=_late("conv")),
     "conv_transpose": Kind("key", _CONV_TRANSPOSE, modules=_in_dimensions("ConvTranspose"), build=_late("conv_transpose")),
     "batch_norm": Kind("key", {"eps": _EPS}, modules=_in_dimensions("BatchNorm"), only={"running_mean": _there}, build=_late("batch_norm")),
-    "instance_norm": Kind("key", {"eps": _EPS}, modules=_in_dimensions("InstanceNorm"), only={"affine": bool}, build=_late("instance_norm")),
-    "group_norm": Kind("key", {"groups": _count(None), "eps": _EPS}, modules=("GroupNorm",), attributes={"groups": "num_groups"}, only={"affine": bool}, build=_late("group_norm")),
+    "instance_norm": Kind("key?", {"eps": _EPS}, modules=_in_dimensions("InstanceNorm"), build=_late("instance_norm")),
+    "group_norm": Kind("key?", {"groups": _count(None), "eps": _EPS}, modules=("GroupNorm",), attributes={"groups": "num_groups"}, build=_late("group_norm")),
     "layer_norm": Kind("key?", _AXES, modules=("LayerNorm",), attributes={"axes": "normalized_shape"}, build=_late("layer_norm")),
     "rms_norm": Kind("key?", {"eps": _EPS}, modules=("ChannelRMSNorm",), build=_late("rms_norm")),
     "channel_norm": Kind("key?", {"eps": _EPS}, modules=("ChannelNorm",), build=_late("channel_norm")),
@@ -285,12 +297,12 @@ KINDS: Mapping[str, Kind] = {
     "mish": Kind(modules=("Mish",)),
     "tanh": Kind(modules=("Tanh",)),
     "sigmoid": Kind(modules=("Sigmoid",)),
-    "softplus": Kind("beta", {"beta": Option(lambda v: number(v) and v > 0, 1.0, "a positive number")}, modules=("Softplus",), fixed={"threshold": 20}),
+    "softplus": Kind("beta", {"beta": _positive(1.0), "threshold": _positive(20.0)}, modules=("Softplus",)),
     "exp": Kind(modules=("Exp",)),
     "log1p": Kind(modules=("Log1p",)),
     "sine": Kind("frequency", {"frequency": _real(1.0)}, modules=("Sine",)),
-    "softmax": Kind(modules=("Softmax",), fixed={"dim": 1}),
-    "hardtanh": Kind(modules=("Hardtanh",), fixed={"min_val": -1.0, "max_val": 1.0}),
+    "softmax": Kind(options={"axis": _AXIS}, modules=("Softmax",), attributes={"axis": "dim"}, build=_late("softmax")),
+    "hardtanh": Kind(options={"min": _real(-1.0), "max": _real(1.0)}, modules=("Hardtanh",), attributes={"min": "min_val", "max": "max_val"}, build=_late("hardtanh")),
     "identity": Kind(modules=("Identity",)),
     "scale": Kind("factor", {"factor": _real(None)}, modules=("Scale",)),
     "shift": Kind("amount", {"amount": _real(None)}, modules=("Shift",)),
@@ -308,7 +320,7 @@ KINDS: Mapping[str, Kind] = {
     "upsample": Kind("factor", {"factor": Option(_sizes(1), None, "a positive whole number, or one per axis", _factor), "mode": _MODE, "align_corners": _CORNERS}, modules=("Upsample",), attributes={"factor": "scale_factor"}, only={"size": _absent, "recompute_scale_factor": not_}, build=_late("upsample")),
     "resize": Kind("size", {"size": Option(_sizes(1), None, "a positive whole number, or one per axis"), "mode": _MODE, "align_corners": _CORNERS}, modules=("Upsample",), only={"size": _there}, build=_late("resize")),
     "pixel_shuffle": Kind("factor", {"factor": _count(None)}, modules=("PixelShuffle",), attributes={"factor": "upscale_factor"}),
-    "avg_pool": Kind("kernel", _POOL, build=_late("avg_pool")),
+    "avg_pool": Kind("kernel", {**_POOL, "count_include_pad": Option(_flag, True, "true or false")}, build=_late("avg_pool")),
     "max_pool": Kind("kernel", _POOL, build=_late("max_pool")),
 }  # fmt: skip
 

@@ -311,7 +311,8 @@ class _Reader:
         main = given.pop(name)
         own = kind.main or ""
         nested = {"layers": ("skip", "prefix"), "branches": ("prefix",)}.get(own, ())
-        self.known(given, (*(o for o in kind.options if o != kind.main), *nested), f"{place} (`{name}`)")
+        beside = [o for o in kind.options if o != kind.main or main is True]
+        self.known(given, (*beside, *nested), f"{place} (`{name}`)")
         if kind.main == "key?" and main is True:
             return Layer(name, options=self.options(kind, given, place))
         if kind.weighted or kind.main == "condition":
@@ -329,7 +330,7 @@ class _Reader:
             )
         if kind.main == "branches":
             return self.parallel(main, given, place)
-        if own and not (main is True and kind.options[own].default is not None):
+        if own and not (main is True and (own in given or kind.options[own].default is not None)):
             given = {own: main, **given}
         elif main is not True:
             raise self.fail(f"{place}: `{name}` takes no value", f'write "{name}"')

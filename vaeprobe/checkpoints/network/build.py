@@ -101,32 +101,40 @@ def group_norm(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> 
     return _norm("group_norm", settings, key, tensors, shape)
 
 
+_CHANNEL_NORMS: Mapping[tuple[str, int], Any] = {
+    ("batch_norm", 1): nn.BatchNorm1d, ("batch_norm", 2): nn.BatchNorm2d, ("batch_norm", 3): nn.BatchNorm3d,
+    ("instance_norm", 1): nn.InstanceNorm1d, ("instance_norm", 2): nn.InstanceNorm2d, ("instance_norm", 3): nn.InstanceNorm3d,
+}  # fmt: skip
+
+
 def _norm(kind_name: str, settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
+    """Return a normalisation of channels; instances and groups may go without tensors, where `key` is empty."""
     W, b = tensors.get(f"{key}weight"), tensors.get(f"{key}bias")
     tracked = kind_name == "batch_norm"
     mean = tensors.need(f"{key}running_mean") if tracked else tensors.get(f"{key}running_mean")
     variance = tensors.need(f"{key}running_var") if tracked or mean is not None else None
-    known = W if W is not None else mean if mean is not None else tensors.need(f"{key}weight")
-    if known.ndim != 1 or known.shape[0] != shape[0]:
+    known = W if W is not None else mean
+    if known is None and key:
+        known = tensors.need(f"{key}weight")
+    if known is not None and (known.ndim != 1 or known.shape[0] != shape[0]):
         raise Misfit(
-            f"`{key}weight` of shape {shown(known.shape)} takes {known.shape[0]} channels, and its input has shape {shown(shape)}"
+            f"`{key}weight` of shape {shown(known.shape)} takes {known.numel()} channels, and its input has shape {shown(shape)}"
         )
     kind: dict[str, Any] = {
         "eps": settings["eps"],
         "affine": W is not None,
         "device": "meta",
-        "dtype": known.dtype,
+        "dtype": tensors.dtype if known is None else known.dtype,
     }
     if kind_name == "group_norm":
         if shape[0] % settings["groups"]:
             raise Misfit(f"{shape[0]} channels do not make {settings['groups']} groups")
         return tensors.put(nn.GroupNorm(settings["groups"], shape[0], **kind), weight=W, bias=b)
-    rank = max(len(shape) - 1, 1)
-    table: Mapping[tuple[str, int], Any] = {
-        ("batch_norm", 1): nn.BatchNorm1d, ("batch_norm", 2): nn.BatchNorm2d, ("batch_norm", 3): nn.BatchNorm3d,
-        ("instance_norm", 1): nn.InstanceNorm1d, ("instance_norm", 2): nn.InstanceNorm2d, ("instance_norm", 3): nn.InstanceNorm3d,
-    }  # fmt: skip
-    module = table[kind_name, rank](shape[0], track_running_stats=mean is not None, **kind)
+    rank = max(len(shape) - 1, int(tracked))
+    if rank not in (1, 2, 3) or (not tracked and math.prod(shape[1:]) == 1):
+        few = "channels, and up to three more axes" if tracked else "channels of two places or more"
+        raise Misfit(f"takes {few}, and its input has shape {shown(shape)}")
+    module = _CHANNEL_NORMS[kind_name, rank](shape[0], track_running_stats=mean is not None, **kind)
     if mean is not None:
         module.num_batches_tracked = (
             None  # counts training steps, says nothing in eval mode, and not every file has it
@@ -262,6 +270,25 @@ def prelu(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Mo
     return tensors.put(nn.PReLU(W.shape[0], device="meta", dtype=W.dtype), weight=W)
 
 
+def hardtanh(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
+    """Return what cuts its input off at two values."""
+    low, high = settings["min"], settings["max"]
+    if low >= high:
+        raise Misfit(f"nothing is between a `min` of {low:g} and a `max` of {high:g}")
+    return nn.Hardtanh(low, high)
+
+
+def softmax(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
+    """Return a softmax over one axis of a row."""
+    axis, last = settings["axis"], len(shape)
+    if not -last <= axis <= last:
+        raise Misfit(
+            f"there is no axis {axis} in an input of shape {shown(shape)}",
+            hint=f"axes count from 1, the channels, to {last}, or from -1, the last, to -{last}",
+        )
+    return nn.Softmax(axis)
+
+
 def reshape(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
     """Return what makes a map of rows."""
     wanted = tuple(settings["shape"])
@@ -275,7 +302,8 @@ def reshape(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.
 
 def avg_pool(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
     """Return the mean over windows."""
-    return _pool((nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d), settings, shape)
+    classes = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+    return _pool(classes, settings, shape, count_include_pad=settings["count_include_pad"])
 
 
 def max_pool(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
@@ -283,32 +311,47 @@ def max_pool(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn
     return _pool((nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d), settings, shape)
 
 
-def _pool(classes: tuple[Callable[..., nn.Module], ...], settings: Settings, shape: Shape) -> nn.Module:
+def _pool(
+    classes: tuple[Callable[..., nn.Module], ...], settings: Settings, shape: Shape, **more: object
+) -> nn.Module:
     if len(shape) - 1 not in (1, 2, 3):
         raise Misfit(f"takes channels and one to three more axes, and its input has shape {shown(shape)}")
     return classes[len(shape) - 2](
         _axes(settings["kernel"]),
         stride=_axes(settings["stride"]) or None,
         padding=_axes(settings["padding"]),
+        ceil_mode=settings["ceil_mode"],
+        **more,
     )
 
 
 def resize(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
     """Return an upsampling to a size."""
-    corners = None if settings["mode"] == "nearest" else settings["align_corners"]
-    return nn.Upsample(size=_axes(settings["size"]), mode=settings["mode"], align_corners=corners)
+    return nn.Upsample(size=_axes(settings["size"]), mode=settings["mode"], align_corners=_corners(settings))
 
 
 def upsample(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
     """Return an upsampling by a factor."""
-    mode = settings["mode"]
     return nn.Upsample(
         scale_factor=tuple(map(float, settings["factor"]))
         if isinstance(settings["factor"], list)
         else float(settings["factor"]),
-        mode=mode,
-        align_corners=None if mode == "nearest" else settings["align_corners"],
+        mode=settings["mode"],
+        align_corners=_corners(settings),
     )
+
+
+def _corners(settings: Settings) -> bool | None:
+    """Return whether corners are aligned, None where a mode knows none."""
+    corners: bool = settings["align_corners"]
+    if not settings["mode"].startswith("nearest"):
+        return corners
+    if corners:
+        raise Misfit(
+            f'mode "{settings["mode"]}" has no corners to align',
+            hint='take `align_corners` out, or say another mode, such as mode = "bilinear"',
+        )
+    return None
 
 
 def part(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:

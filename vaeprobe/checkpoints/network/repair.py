@@ -54,7 +54,8 @@ def _changes(bp: Blueprint, tensors: Mapping[str, Tensor], misfit: Misfit) -> It
 
     if at < len(layers):
         layer, W = layers[at], weight(layers[at])
-        if not in_encoder and W is not None and not any(earlier.key for earlier in layers[:at]):
+        known = W is not None and W.ndim > (layer.kind == "linear")
+        if not in_encoder and W is not None and known and not any(earlier.key for earlier in layers[:at]):
             n = W.shape[1] if layer.kind == "linear" else W.shape[0]
             yield f"write latents = {n}, not {bp.latent_dim}", replace(bp, latents=(("normal", int(n)),))
         yield 'put "flatten" before it', rebuilt([*layers[:at], Layer("flatten"), *layers[at:]])
