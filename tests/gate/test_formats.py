@@ -10,6 +10,7 @@ import datetime
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
@@ -113,6 +114,20 @@ def test_nothing_invisible_is_written(format: str, report: GateReport) -> None:
     written = renderer(format)(report)
     assert not INVISIBLE.search(written)
     assert written.encode("utf-8").endswith(b"\n") or (format, report.models) == ("github", ())
+
+
+def test_a_limit_and_a_regression_of_one_metric_are_told_apart() -> None:
+    """By dashboards that drop what has the name or the fingerprint of another; one alone keeps its metric's name."""
+    limit, regression = outcome("fail"), outcome("fail")
+    regression = replace(regression, rule=Rule(metric=COSINE, side="max", regression=0.1))
+    two, one = of(model("m.npy", limit, regression)), of(model("m.npy", regression))
+    for report, names in ((two, [COSINE, f"{COSINE} (regression)"]), (one, [COSINE])):
+        cases = ET.fromstring(renderer("junit")(report)).findall(".//testcase")
+        assert [case.get("name") for case in cases] == names
+        results = json.loads(renderer("sarif")(report))["runs"][0]["results"]
+        assert {r["ruleId"] for r in results} == {COSINE}
+        assert [r["partialFingerprints"]["vaeprobe/v1"] for r in results] == [f"{n}:m.npy" for n in names]
+        assert len({issue["fingerprint"] for issue in json.loads(renderer("gitlab")(report))}) == len(names)
 
 
 # -- JSON -------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from vaeprobe.errors import InputError, UsageError
 from vaeprobe.gate import policy_file as policies
 from vaeprobe.gate import rules, toml_values
 from vaeprobe.gate.outcome import WORST_FIRST
-from vaeprobe.gate.policy import Policy, spec_of
+from vaeprobe.gate.policy import Policy, Rule, spec_of
 from vaeprobe.probes import PROBES, probe_class, question_class
 
 COSINE = "orthogonality.mean_abs_cosine"
@@ -83,7 +83,13 @@ def test_a_whole_policy(tmp_path: Path) -> None:
         ),
         (f'[check.rules]\n"{COSINE}" = {{ min = 0.2 }}', "better when lower", "max = 0.2"),
         (f'[check.rules]\n"{COSINE}" = {{ }}', "exactly one of", "max = 0.2"),
-        (f'[check.rules]\n"{COSINE}" = {{ max = 1, regression = 2 }}', "exactly one of", ""),
+        (f'[check.rules]\n"{COSINE}" = {{ max = 1, limit = 2, regression = 2 }}', "exactly one of", ""),
+        (f'[check.rules]\n"{COSINE}" = {{ min = 1, regression = 2 }}', "better when lower", "max = 1"),
+        (
+            '[check.rules]\n"orthogonality.alignment" = { min = 0.5, regression = 0.1 }',
+            "no mean over latents",
+            "instead",
+        ),
         (f'[check.rules]\n"{COSINE}" = {{ regression = -1 }}', "never negative", "direction"),
         (f'[check.rules]\n"{COSINE}" = {{ regression = "x %" }}', "no percentage", "3 %"),
         ('[check.rules]\n"latents.dim" = 3', "no better direction", "max = ..."),
@@ -283,6 +289,20 @@ def test_how_models_are_loaded(tmp_path: Path) -> None:
 def test_what_a_policy_cannot_say_of_loading(tmp_path: Path, table: str, line: str, why: str) -> None:
     with pytest.raises(UsageError, match=re.escape(why)):
         read(tmp_path, f"{table}\n{line}\n")
+
+
+@pytest.mark.parametrize("key", ["max", "limit"])
+def test_a_rule_has_a_limit_and_a_regression(tmp_path: Path, key: str) -> None:
+    policy = read(
+        tmp_path, f'[check.rules]\n"{COSINE}" = {{ {key} = 0.2, regression = "3 %", level = "warning" }}'
+    )
+    found = policy.rules[COSINE]
+    limit, regression = found.parts
+    assert limit == Rule(metric=COSINE, side="max", limit=0.2, level="warning")
+    assert regression == Rule(metric=COSINE, side="max", regression=0.03, relative=True, level="warning")
+    assert found.describe() == "at most 0.2, and no more than 3 % worse than the baseline"
+    assert (limit.needs_baseline, regression.needs_baseline, found.needs_baseline) == (False, True, True)
+    assert (limit.parts, regression.parts) == ((limit,), (regression,))
 
 
 def test_a_rule_bounds_both_sides_where_neither_is_better(tmp_path: Path) -> None:

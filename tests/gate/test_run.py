@@ -184,6 +184,31 @@ def test_a_small_regression_is_seen_only_by_pairing() -> None:
     assert better.exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("bound", "margin", "limited", "compared"),
+    [(0.9, 0.1, "pass", "pass"), (0.9, 0.02, "pass", "fail"), (0.001, 0.1, "fail", "pass"), (0.001, 0.02, "fail", "fail")],
+)  # fmt: skip
+def test_a_limit_and_a_regression_of_one_metric_are_decided_each_for_itself(
+    bound: float, margin: float, limited: str, compared: str
+) -> None:
+    """As two policies of one of them each decide: the contrast rises by about 4 %."""
+    both = Rule(metric=CONTRAST, side="max", limit=bound, regression=margin, relative=True)
+    policy, cosine = replace(regression(margin), rules={CONTRAST: both}), limit(COSINE, 0.9).rules
+    policy = replace(policy, rules=policy.rules | cosine)
+    record = {"m.pt": Gate(policy=policy).record("m.pt", decoder(0.3))}
+    report = check(policy, decoder(0.306, "b" * 64), baseline=record)
+    first, second, third = report.outcomes
+    assert (first.status, second.status, third.rule.metric) == (limited, compared, COSINE)
+    assert report.exit_code == int("fail" in (limited, compared))
+    for alone, outcome in zip(both.parts, (first, second), strict=True):
+        (found,) = check(
+            replace(policy, rules={CONTRAST: alone}), decoder(0.306, "b" * 64), baseline=record
+        ).outcomes
+        assert found == outcome
+    assert [report.name_of(o) for o in report.outcomes] == [CONTRAST, f"{CONTRAST} (regression)", COSINE]
+    assert ModelReport.from_dict(report.to_dict()).to_dict() == report.to_dict()
+
+
 def test_the_same_artifact_is_said() -> None:
     policy = regression(0.0)
     record = Gate(policy=policy).record("m.pt", decoder())

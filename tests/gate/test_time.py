@@ -93,6 +93,14 @@ def test_a_model_whose_loading_takes_all_the_time_is_not_checked(clock: Clock) -
     assert report.exit_code == 6
 
 
+def test_no_time_leaves_both_a_limit_and_a_regression_undefined(clock: Clock) -> None:
+    rule = Rule(metric=COSINE, side="max", limit=0.9, regression=0.03)
+    gate = Gate(policy=Policy(rules={COSINE: rule}))
+    with budget.within(0.0):
+        found, _ = gate._decide("orthogonality", gate.policy.rules, clock.decoder, None, None)
+    assert [(o.status, o.rule) for o in found] == [("undefined", part) for part in rule.parts]
+
+
 def test_a_regression_is_judged_on_all_latents_or_not_at_all(clock: Clock) -> None:
     rule = Rule(metric=COSINE, side="max", regression=0.03)
     policy = Policy(

@@ -186,6 +186,12 @@ class ModelReport:
         # within one model a failed rule is the news, not that another one is open
         return 1 if 1 in codes else max(codes)
 
+    def name_of(self, outcome: Outcome) -> str:
+        """Return what tells an outcome from the others of this model: its metric, and that it is the regression of two."""
+        metric = outcome.rule.metric
+        two = sum(other.rule.metric == metric for other in self.outcomes) > 1
+        return f"{metric} (regression)" if two and outcome.rule.regression is not None else metric
+
     def to_dict(self) -> Json:
         return {
             "model": self.model,

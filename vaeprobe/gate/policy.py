@@ -8,7 +8,7 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -34,7 +34,7 @@ VERDICT = "verdict"  # the last part of the name that rules give to a probe's ve
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One limit of one metric, or the verdicts of a probe that pass.
+    """What is asked of one metric: a limit, a regression, or both; or the verdicts of a probe that pass.
 
     Attributes:
         metric: metric id, or the name of a probe with `.verdict`.
@@ -62,6 +62,13 @@ class Rule:
         return self.regression is not None or self.metric in AGREEMENT
 
     @property
+    def parts(self) -> tuple[Rule, ...]:
+        """Return the rules that it is, of which each is decided for itself: a limit beside a regression makes two."""
+        if self.limit is None or self.regression is None:
+            return (self,)
+        return replace(self, regression=None, relative=False), replace(self, limit=None, floor=None)
+
+    @property
     def limits(self) -> tuple[tuple[Side, float], ...]:
         """Return the sides that are bounded, each with its bound."""
         if self.side is None or self.limit is None:
@@ -74,6 +81,8 @@ class Rule:
             return "an accepted format"
         if self.verdicts:
             return " or ".join(self.verdicts)
+        if len(self.parts) > 1:
+            return ", and ".join(part.describe() for part in self.parts)
         if self.floor is not None:
             return f"from {self.floor:g} to {self.limit:g}"
         if self.limit is not None:

@@ -12,6 +12,7 @@ baseline = "vaeprobe-baseline.json"
 "orthogonality.mean_abs_cosine" = { max = 0.2 }
 "orthogonality.alignment" = 0.5                        # the metric knows its direction: at least 0.5
 "orthogonality.ima_contrast" = { regression = "3 %" }  # against the baseline; 0.05 would be nats
+"orthogonality.mean_field_gap" = { max = 0.5, regression = "3 %" }  # both, each with its own outcome
 "factorise.verdict" = ["linear", "independent"]        # verdicts that pass
 "compare.mcc" = 0.95                                   # the same latents as the baseline's; needs data
 
@@ -91,7 +92,7 @@ KEYS = {
     "formats": ("any", "formats that artifacts must have, e.g. safetensors, pt2"),
     "rules": (
         "none",
-        'metric = LIMIT, { max = X }, { min = X }, both where neither side is better, { regression = X or "3 %" }; verdict = WORD '
+        'metric = LIMIT, { max = X }, { min = X }, both where neither side is better, { regression = X or "3 %" }, beside a limit too; verdict = WORD '
         "or a list",
     ),
     "overrides": (

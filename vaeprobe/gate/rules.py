@@ -113,14 +113,16 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
         )
     sides = [k for k in ("max", "min", "limit") if k in table]
     both = sides == ["max", "min"] and spec.better is None and "regression" not in table
-    if len(sides) + ("regression" in table) != 1 and not both:
+    if len(sides) != 1 and not both and (sides or "regression" not in table):
         raise UsageError(
-            f'{where}: "{metric}" needs exactly one of max, min, limit and regression',
+            f'{where}: "{metric}" needs exactly one of max, min and limit, a regression, or one of each',
             hint=f'for example "{metric}" = {{ {_side(spec, where)} = 0.2 }}'
             if spec.better
             else "or both max and min",
         )
     level = cast("RuleLevel", choice(table.get("level", "error"), get_args(RuleLevel), where))
+    margin: float | None = None
+    relative = False
     if "regression" in table:
         if metric in AGREEMENT:
             raise UsageError(
@@ -135,14 +137,16 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
                 + (f"; {', '.join(sorted(cls.PER_SAMPLE))} have one" if cls.PER_SAMPLE else ""),
             )
         margin, relative = _margin(table["regression"], f'{where}: "{metric}"')
-        return Rule(metric=metric, side=_side(spec, where), regression=margin, relative=relative, level=level)
+        if not sides:
+            side = _side(spec, where)
+            return Rule(metric=metric, side=side, regression=margin, relative=relative, level=level)
     limit = finite(table[sides[0]], f'{where}: "{metric}"')
     if both:
         floor = finite(table["min"], f'{where}: "{metric}"')
         if floor > limit:
             raise UsageError(f'{where}: "{metric}": nothing is at least {floor:g} and at most {limit:g}')
         return Rule(metric=metric, side="max", limit=limit, floor=floor, level=level)
-    side: Side = _side(spec, where) if sides[0] == "limit" else "max" if sides[0] == "max" else "min"
+    side = _side(spec, where) if sides[0] == "limit" else "max" if sides[0] == "max" else "min"
     if spec.better and side != _side(spec, where):
         right = _side(spec, where)
         sign = "<=" if right == "max" else ">="
@@ -152,7 +156,7 @@ def rule(metric: str, body: object, where: str = "rule") -> Rule | None:
             if where == COMMAND_LINE
             else f"write {{ {right} = {limit:g} }}, or just {limit:g}",
         )
-    return Rule(metric=metric, side=side, limit=limit, level=level)
+    return Rule(metric=metric, side=side, limit=limit, regression=margin, relative=relative, level=level)
 
 
 def _unquoted(metric: str, body: object, known: Iterable[str]) -> str:

@@ -246,17 +246,18 @@ class Gate:
         """Return the outcomes of a probe's rules, and what to say of the time that they were given."""
         if budget().over:
             limit = Finding(TIME_LIMIT, f"{probe}: {NO_TIME}")
-            return [unmeasured(rule, NO_TIME) for rule in rules.values()], [limit]
+            return [unmeasured(part, NO_TIME) for rule in rules.values() for part in rule.parts], [limit]
         limited: list[Finding] = []
-        paired = {id: r for id, r in rules.items() if r.regression is not None}
-        limits = {id: r for id, r in rules.items() if id not in paired}
+        parts = [part for rule in rules.values() for part in rule.parts]
+        paired = {part.metric: part for part in parts if part.regression is not None}
+        limits = {part.metric: part for part in parts if part.regression is None}
+        pairs: dict[str, Outcome] = {}
         decided: dict[str, Outcome] = {}
         if paired and record is not None:
             pairs, limited = self._pair(probe, paired, decoder, record, data)
-            decided |= pairs
         n, looks = self.policy.samples, looks_of(self.policy.samples, self.policy.max_samples)
         level = 1 - (1 - self.policy.confidence) / looks
-        while len(decided) < len(rules):
+        while len(decided) < len(limits):
             start = time.monotonic()
             result = self._measure(probe, decoder, n, limits.keys() - decided.keys(), data)
             twice = 2 * (time.monotonic() - start)
@@ -289,7 +290,7 @@ class Gate:
                 words = f"{n} of at most {self.policy.max_samples} samples fitted into the time given; twice as many"
                 limited.append(Finding(TIME_LIMIT, f"{probe}: {words} would take {about(twice)}"))
             n = min(2 * n, self.policy.max_samples)
-        return [decided[id] for id in rules], limited
+        return [found[id] for id in rules for found in (decided, pairs) if id in found], limited
 
     def _pair(
         self,

@@ -26,7 +26,7 @@ def render(report: GateReport) -> str:
                 if outcome.status == "fail" and outcome.rule.level == "error"
                 else "minor"
             )
-            issues.append(_issue(model.model, outcome.rule.metric, outcome.message, severity))
+            issues.append(_issue(model.model, model.name_of(outcome), outcome.message, severity))
     return json.dumps(issues, indent=2) + "\n"
 
 

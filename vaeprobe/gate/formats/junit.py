@@ -39,7 +39,7 @@ def _suite(model: ModelReport) -> ET.Element:
 
 def _add(suite: ET.Element, model: ModelReport, outcome: Outcome) -> str:
     """Add a case and return which count it belongs to."""
-    case = ET.SubElement(suite, "testcase", classname=clean(model.model), name=outcome.rule.metric)
+    case = ET.SubElement(suite, "testcase", classname=clean(model.model), name=model.name_of(outcome))
     message = clean(outcome.message)
     if outcome.status == "pass":
         return "tests"

@@ -80,7 +80,7 @@ def _result(
         "message": {"text": clean(message)},
         # a model has no lines, and dashboards want one
         "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}],
-        "partialFingerprints": {"vaeprobe/v1": f"{rule}:{uri}"},
+        "partialFingerprints": {"vaeprobe/v1": f"{model.name_of(outcome) if outcome else rule}:{uri}"},
     }
     if outcome is not None and outcome.waiver is not None:
         out["suppressions"] = [{"kind": "external", "justification": clean(outcome.waiver.reason)}]
