@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 
 from vaeprobe.decoder import Decoder
 from vaeprobe.encoder import Encoder
@@ -556,6 +557,51 @@ def test_agreement_needs_the_baselines_data(tmp_path: Path) -> None:
     assert back.kept.columns is None
     (outcome,) = Gate(policy=policy, data=first, baseline={"m": back}).check_decoder("m", decoder).outcomes
     assert (outcome.status, outcome.metric.value) == ("pass", pytest.approx(1))
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (1, 0), (2, 0), (0, 1), (0, 2)])
+def test_a_latent_that_a_model_lost_agrees_with_none_of_the_baselines(
+    lost: int, gained: int, tmp_path: Path
+) -> None:
+    """A lost latent counts as its code would that became a constant: as nothing, of the baseline's 4 or fewer."""
+    rows = str(tmp_path / "x.npy")
+    np.save(rows, np.random.default_rng(0).standard_normal((300, 9)).astype(np.float32))
+    ids = ("compare.mcc", "compare.columns", "compare.mcc_p", "compare.udr")
+    made = {id: rules.rule(id, {"max" if id.endswith("_p") else "min": 0.99}) for id in ids}
+    policy = Policy(rules={k: r for k, r in made.items() if r}, samples=8, max_samples=8, data=rows)
+
+    def keeping(k: int) -> Decoder:
+        whole = coded(np.eye(4))
+        assert whole.encoder is not None
+        encoded = whole.encoder
+
+        def of_few(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            mean, log_variance = encoded(x)
+            alive = torch.arange(4) < k
+            return mean * alive, log_variance * alive  # N(0, 1) at every row
+
+        return replace(whole, encoder=Encoder(of_few, 4, input_shape=(9,)))
+
+    before, now = 4 - gained, 4 - lost
+    old = Gate(policy=policy).record("m", keeping(before))
+    mcc, columns, p_value, udr = (
+        Gate(policy=policy, baseline={"m": old}).check_decoder("m", keeping(now)).outcomes
+    )
+    for outcome in (mcc, columns):
+        assert outcome.metric.value == pytest.approx(min(1.0, now / before), abs=1e-6)
+        assert outcome.status == ("fail" if lost else "pass")
+    assert p_value.status == "pass"
+    counts = f"{before} latents of the baseline are informative, and {now} of this model"
+    for outcome in (mcc, columns, p_value, udr):
+        assert (counts in outcome.message) == (lost != gained)
+    ends = "those that are lost count 0" if lost else "those that are new do not count"
+    assert (ends in mcc.message) == (lost != gained)
+    codes = [np.array(r.kept.codes) for r in (old, Gate(policy=policy).record("m", keeping(now))) if r.kept]
+    a, b = (np.pad(c, ((0, 0), (0, 4 - c.shape[1]))) for c in codes)  # constant codes in place of none
+    with np.errstate(invalid="ignore"):
+        C = np.nan_to_num(np.abs(np.corrcoef(a.T, b.T)[:4, 4:]))
+    i, j = linear_sum_assignment(-C)
+    assert C[i, j].sum() / before == pytest.approx(mcc.metric.value, abs=1e-6)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.3])

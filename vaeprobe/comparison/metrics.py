@@ -12,7 +12,8 @@ METRICS = (
         range="[0, 1]",
         formula="mean over matched latents of |corr(mean_A,i(x), mean_B,j(x))|, the best one-to-one matching",
         source="Hyvarinen and Morioka (2016), arXiv:1605.06336",
-        meaning="1 where each informative latent of the model that has fewer is one of the other, up to order, sign and scale.",
+        meaning="1 where each informative latent of the model that has fewer is one of the other, up to order, sign and scale. "
+        "Against a baseline, where each of the baseline's is one of the model: one that is lost counts 0.",
         misleads="Few latents match well by chance: read it beside its rotation null. Bent latents lose correlation.",
     ),
     MetricSpec(
@@ -31,7 +32,7 @@ METRICS = (
         range="[0, 1]",
         formula="mean over data and matched latents of |cos(J_A e_i, J_B e_j)| at each model's code of x",
         source="Allen (2024), arXiv:2410.22559v1, Corollary 2.1",
-        meaning="1 where matched latents do the same to the data.",
+        meaning="1 where matched latents do the same to the data. Against a baseline, one that is lost counts 0.",
         misleads="Decoders that reconstruct differently have other tangents: see the tangent overlap.",
     ),
     MetricSpec(

@@ -70,6 +70,9 @@ def measure(
     """Return how a model agrees with its baseline, by metric id, intervals over resampled rows; undefined, with
     the reason, where it has nothing to compare.
 
+    The baseline is what is asked for: means of matched latents are over its informative ones, of which each that this
+    model lost counts 0.
+
     Args:
         wanted: metric ids; columns are measured where one of them is asked for.
 
@@ -101,10 +104,10 @@ def measure(
     a, b = (torch.from_numpy(np.array(kept.codes)) for kept in (old, new))
     found, score = code_agreement(a, b, count=ROTATIONS), udr(correlations(ranks(a), ranks(b)))
     out = [
-        Metric(SPECS["compare.mcc"], min(found.value, 1.0), ci=found.interval(level), level=level, n=n, method=how),
+        _of_baseline("compare.mcc", found, level, n, how),
         _p_value("compare.mcc_p", found, level, n, how),
-        Metric(SPECS["compare.udr"], score, n=n, method=how),
-    ]  # fmt: skip
+        Metric(SPECS["compare.udr"], score, n=n, method=how, reason=_counts(found)),
+    ]
     if by_columns:
         if new.outputs != old.outputs:
             sizes = f"the baseline's outputs have {old.outputs} numbers and this model's {new.outputs}"
@@ -113,16 +116,34 @@ def measure(
         J, K = (torch.from_numpy(np.array(kept.columns)) for kept in (old, new))
         found = column_agreement(J.mT @ K, J.mT @ J, K.mT @ K, count=ROTATIONS)
         how = f"{how}, sketches of {SKETCH} numbers" if new.outputs > SKETCH else how
-        ci = found.interval(level)
         out += [
-            Metric(SPECS["compare.columns"], min(found.value, 1.0), ci=ci, level=level, n=len(J), method=how),
+            _of_baseline("compare.columns", found, level, len(J), how),
             _p_value("compare.columns_p", found, level, len(J), how),
         ]
     return {metric.id: metric for metric in out}
+
+
+def _of_baseline(id: str, found: Agreement, level: float, n: int, how: str) -> Metric:
+    """Return the mean agreement of the baseline's latents: one that is lost agrees with none, as a constant code would."""
+    old, new = found.matrix.shape
+    kept, (low, high) = min(1.0, new / old), found.interval(level)
+    why = (
+        _counts(found)
+        and f"{_counts(found)}: those that are {'lost count 0' if new < old else 'new do not count'}"
+    )
+    return Metric(
+        SPECS[id], kept * min(found.value, 1.0), ci=(kept * low, kept * high), level=level, n=n, method=how, reason=why
+    )  # fmt: skip
+
+
+def _counts(found: Agreement) -> str | None:
+    """Return that there are not as many informative latents as there were, in words; None where there are."""
+    old, new = found.matrix.shape
+    return None if old == new else f"{old} latents of the baseline are informative, and {new} of this model"
 
 
 def _p_value(id: str, found: Agreement, level: float, n: int, how: str) -> Metric:
     from vaeprobe.intervals import p_value_interval
 
     ci = p_value_interval(found.p_value, len(found.null), level=level)
-    return Metric(SPECS[id], found.p_value, ci=ci, level=level, n=n, method=how)
+    return Metric(SPECS[id], found.p_value, ci=ci, level=level, n=n, method=how, reason=_counts(found))
