@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 import vaeprobe
 from vaeprobe.checkpoints.blueprint import Blueprint
 from vaeprobe.checkpoints.naming import chosen_set, folded, joined, plain
+from vaeprobe.checkpoints.network.assemble import assemble
 from vaeprobe.errors import ArchitectureError, BlueprintError, UsageError
 
 NAMES = ("encoder.0.weight", "decoder.0.weight", "decoder.0.bias", "decoder.2.weight")
@@ -217,6 +218,79 @@ def test_half_precision_is_cast_up_before_the_lengths_are_taken() -> None:
     assert torch.equal(joined(v, g), joined(v.float(), g.float()))
     eighth = v.to(torch.float8_e4m3fn)
     assert torch.equal(joined(eighth, g), joined(eighth.float(), g.float()))
+
+
+@pytest.mark.parametrize("mask", [(8, 4), (8,), (4,), (8, 1), (1,), (), (4, 8)])
+def test_a_mask_has_the_shape_of_what_it_prunes(tmp_path: Path, mask: tuple[int, ...]) -> None:
+    """One that torch would have stretched as well as one that it would not."""
+    state = {"0.weight_orig": torch.ones(8, 4), "0.weight_mask": torch.zeros(mask), "0.bias": torch.ones(8)}
+    torch.save(state, tmp_path / "w.pt")
+    said = Blueprint.from_toml('latents = 4\n[decoder]\nlayers = [{ linear = "0" }]')
+    for given in (
+        {"blueprint": "draft"},
+        {"blueprint": said},
+        {"arch": lambda: nn.Sequential(nn.Linear(4, 8))},
+    ):
+        if mask == (8, 4):
+            torch.testing.assert_close(vaeprobe.load(tmp_path / "w.pt", **given)(Z), torch.ones(len(Z), 8))
+            continue
+        with pytest.raises(
+            ArchitectureError, match=r"`0\.weight` was pruned, and its mask does not fit"
+        ) as refused:
+            vaeprobe.load(tmp_path / "w.pt", **given)
+        assert f"`0.weight_orig` has shape (8, 4), `0.weight_mask` has shape {mask}" in refused.value.message
+        assert "prune.remove(layer, 'weight')" in str(refused.value.hint)
+
+
+SPECTRAL = (("weight_orig", "weight_u", "weight_v"), ("parametrizations.weight.original", "parametrizations.weight.0._u", "parametrizations.weight.0._v"))  # fmt: skip
+
+
+@pytest.mark.parametrize("names", SPECTRAL)
+@pytest.mark.parametrize(
+    ("u", "v"),
+    [((8,), (4,)), ((4,), (8,)), ((8,), (4, 1)), ((8,), (4, 4)), ((), (4,)), ((8,), (5,)), ((1,), (4,))],
+)
+def test_vectors_of_a_spectral_norm_have_the_sizes_of_the_weight(
+    tmp_path: Path, names: tuple[str, str, str], u: tuple[int, ...], v: tuple[int, ...]
+) -> None:
+    parts = (torch.ones(8, 4), torch.ones(u) / 8**0.5, torch.ones(v) / 4**0.5)
+    state = {f"0.{name}": t for name, t in zip(names, parts, strict=True)} | {"0.bias": torch.ones(8)}
+    torch.save(state, tmp_path / "w.pt")
+    said = Blueprint.from_toml('latents = 4\n[decoder]\nlayers = [{ linear = "0" }]')
+    for given in ("draft", said):
+        if (u, v) == ((8,), (4,)):
+            norm = torch.linalg.matrix_norm(parts[0].double(), 2).float()
+            found = vaeprobe.load(tmp_path / "w.pt", blueprint=given)(Z)
+            torch.testing.assert_close(found, Z.float() @ parts[0].T / norm + 1)
+            continue
+        with pytest.raises(
+            ArchitectureError, match="does not fit the vectors of its spectral norm"
+        ) as refused:
+            vaeprobe.load(tmp_path / "w.pt", blueprint=given)
+        assert "`0.weight` of shape (8, 4)" in refused.value.message
+        assert "remove_spectral_norm(layer)" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("layer", ["conv", "conv_transpose"])
+def test_vectors_of_a_spectral_norm_tell_which_way_a_convolution_goes(layer: str) -> None:
+    made = nn.Conv2d(4, 6, 3) if layer == "conv" else nn.ConvTranspose2d(4, 6, 3)
+    state = nn.utils.parametrizations.spectral_norm(made).eval().state_dict()
+    other = {"conv": "conv_transpose", "conv_transpose": "conv"}[layer]
+    text = 'latents = {d}\n[decoder]\nlayers = [{{ reshape = [{c}, 3, 3] }}, {{ {kind} = "" }}]'
+    assemble(Blueprint.from_toml(text.format(d=36, c=4, kind=layer)), state)
+    with pytest.raises(BlueprintError, match="layer 2 of the decoder") as refused:
+        assemble(Blueprint.from_toml(text.format(d=54, c=6, kind=other)), state)
+    assert refused.value.hint == f"is it a {layer}?"
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_a_spectral_norm_is_taken_in_the_widest_of_its_types(kind: torch.dtype) -> None:
+    W, u, v = torch.randn(8, 4).to(kind), torch.randn(8), torch.randn(4)
+    state = {"weight_orig": W, "weight_u": u, "weight_v": v}
+    found = assemble(Blueprint.from_toml('latents = 4\n[decoder]\nlayers = [{ linear = "" }]'), state).decoder
+    wide = torch.promote_types(kind, torch.float32)
+    W, u, v = W.to(wide), u.to(wide), v.to(wide)
+    torch.testing.assert_close(found(torch.eye(4, dtype=wide)).T, W / (u @ W @ v))
 
 
 @pytest.mark.parametrize("norm", ["spectral_norm", "parametrized spectral_norm", "prune"])

@@ -30,6 +30,7 @@ __all__ = [
     "for_matching",
     "joined",
     "lengths",
+    "masked",
     "plain",
     "two_sets",
     "unknown_parametrization",
@@ -193,16 +194,17 @@ def unknown_parametrization(names: Iterable[str], layer: str | None = None) -> s
 def folded(
     tensors: Mapping[str, T],
     join: Callable[[T, T], T],
-    mask: Callable[[T, T], T] = lambda whole, mask: whole * mask,  # type: ignore[operator]
+    mask: Callable[[T, T, str], T] | None = None,
 ) -> dict[str, T]:
     """Return tensors with those that weight normalisation or pruning split made one.
 
     Args:
         tensors: by name.
         join: takes v and g.
-        mask: takes a tensor as it was before it was pruned, and which of its numbers are left.
+        mask: takes a tensor as it was before it was pruned, which of its numbers are left, and its name; `masked` by
+            default.
     """
-    tensors = _unpruned(tensors, mask)
+    tensors = _unpruned(tensors, mask or masked)  # type: ignore[arg-type]
     split = {
         name.removesuffix(v): (f"{name.removesuffix(v)}{v}", f"{name.removesuffix(v)}{g}")
         for v, g in SPLIT
@@ -221,14 +223,14 @@ def folded(
     return out
 
 
-def _unpruned(tensors: Mapping[str, T], mask: Callable[[T, T], T]) -> dict[str, T]:
+def _unpruned(tensors: Mapping[str, T], mask: Callable[[T, T, str], T]) -> dict[str, T]:
     """Return tensors under the names that they had before `torch.nn.utils.prune` split them."""
     whole, left = PRUNED
     plain = {n: n.removesuffix(whole) for n in tensors if n.endswith(whole)}
     plain = {n: name for n, name in plain.items() if f"{name}{left}" in tensors and name not in tensors}
     masks = {f"{name}{left}" for name in plain.values()}
     return {
-        plain.get(n, n): mask(tensor, tensors[f"{plain[n]}{left}"]) if n in plain else tensor
+        plain.get(n, n): mask(tensor, tensors[f"{plain[n]}{left}"], plain[n]) if n in plain else tensor
         for n, tensor in tensors.items()
         if n not in masks
     }
@@ -238,8 +240,26 @@ def for_matching(shaped: Mapping[str, T], which: Set | None = None) -> dict[str,
     """Return what a family is recognised by: one set, plain names, of split weights the direction, which has the shape."""
     names = chosen_set(shaped, which).names
     return folded(
-        {name: shaped[own] for name, own in names.items()}, lambda v, g: v, lambda whole, mask: whole
+        {name: shaped[own] for name, own in names.items()}, lambda v, g: v, lambda whole, mask, name: whole
     )
+
+
+def masked(whole: Tensor, mask: Tensor, name: str) -> Tensor:
+    """Return what pruning left of a tensor.
+
+    Raises:
+        ArchitectureError: its mask has another shape.
+    """
+    if whole.shape != mask.shape:
+        first, second = (
+            f"`{name}{half}` has shape {tuple(t.shape)}"
+            for half, t in zip(PRUNED, (whole, mask), strict=True)
+        )
+        raise ArchitectureError(
+            f"the tensor `{name}` was pruned, and its mask does not fit it: {first}, {second}",
+            hint=f"save the model after torch.nn.utils.prune.remove(layer, '{name.rpartition('.')[2]}')",
+        )
+    return whole * mask
 
 
 def joined(v: Tensor, g: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.checkpoints.blueprint.condition import Condition
-from vaeprobe.checkpoints.naming import PRUNED, UNPARAMETRIZED, joined, unknown_parametrization
+from vaeprobe.checkpoints.naming import PRUNED, UNPARAMETRIZED, joined, masked, unknown_parametrization
 from vaeprobe.errors import ArchitectureError, BlueprintError, did_you_mean
 
 __all__ = ["Misfit", "Tensors", "Uninitialised", "shown"]
@@ -68,7 +68,7 @@ class Tensors:
         if left not in self.tensors:
             return None
         tensor, mask = self.get(whole), self.get(left)
-        return None if tensor is None or mask is None else tensor * mask
+        return None if tensor is None or mask is None else masked(tensor, mask, name)
 
     def need(self, name: str) -> Tensor:
         tensor = self.get(name)
@@ -111,7 +111,7 @@ class Tensors:
                 self.get(f"{key}parametrizations.weight.{part}") for part in ("original", "0._u", "0._v")
             )
         if raw is not None and left is not None and right is not None:
-            return raw / (left @ (raw.transpose(0, outputs).flatten(1) @ right))
+            return _of_norm_one(raw, left, right, f"{key}weight", outputs)
         return self.need(f"{key}weight")
 
     def put(self, module: nn.Module, **tensors: Tensor | None) -> nn.Module:
@@ -123,6 +123,34 @@ class Tensors:
             shapes = ", ".join(f"{k} {shown(t.shape)}" for k, t in state.items())
             raise Misfit(f"its tensors do not fit one another: {shapes}") from None
         return module
+
+
+def _of_norm_one(raw: Tensor, left: Tensor, right: Tensor, name: str, outputs: int) -> Tensor:
+    """Return a weight over its spectral norm, which the vectors of a power iteration tell; `outputs` as for `weight`.
+
+    Raises:
+        Misfit: the vectors are those of a layer whose outputs have the other axis.
+        ArchitectureError: they are no vectors of this weight.
+    """
+
+    def fits(axis: int) -> bool:
+        n = raw.shape[axis]
+        return n > 0 and left.shape == (n,) and right.shape == (raw.numel() // n,)
+
+    if raw.ndim >= 2 and fits(outputs):
+        wide = reduce(torch.promote_types, (t.dtype for t in (raw, left, right)), torch.float32)
+        raw, left, right = raw.to(wide), left.to(wide), right.to(wide)
+        return raw / (left @ (raw.transpose(0, outputs).flatten(1) @ right))
+    message = (
+        f"the weight `{name}` of shape {shown(raw.shape)} does not fit the vectors of its spectral normalisation, of shapes "
+        f"{shown(left.shape)} and {shown(right.shape)}"
+    )
+    if raw.ndim >= 3 and fits(1 - outputs):
+        raise Misfit(message, hint=f"is it a {'conv' if outputs else 'conv_transpose'}?")
+    raise ArchitectureError(
+        message,
+        hint=f"save the model after {UNPARAMETRIZED} or torch.nn.utils.remove_spectral_norm(layer)",
+    )
 
 
 class Uninitialised(TorchFunctionMode):
