@@ -441,6 +441,7 @@ def test_a_net_for_which_no_time_is_left_is_not_drawn(clock: Clock, tmp_path: Pa
     assert found.net is None
     assert "svg" not in found.files()
     assert "no net of seams was drawn: the time given was over" in [f.message for f in found.findings]
+    assert found.unwritten() == {"svg": "no net of seams was drawn: the time given was over"}
 
 
 # -- a minute, by a clock of its own ------------------------------------------------------------------

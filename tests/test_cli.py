@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -212,6 +213,33 @@ def test_an_unwritable_output_is_a_usage_error(capsys: pytest.CaptureFixture[str
 def test_quiet_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["orthogonality", LINEAR, "--samples", "16", "--quiet"]) == 0
     assert len(capsys.readouterr().out.splitlines()) <= 8
+
+
+@pytest.mark.parametrize("document", [[], ["-q"], ["-q", "-o", "page.txt"], ["--json"]])
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ([[1, 0], [0, 2], [1, -1]], ""),
+        ([[1, 0], [0, 0], [1, 0]], "no net of seams was drawn: a seam through "),
+        ([[0, 0], [0, 0], [0, 0]], "no seam has any length"),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_is_said_however_quiet(
+    columns: list[list[float]], why: str, document: list[str], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    np.save("m.npy", np.array(columns, dtype=np.float64))
+    wanted = ["--svg", "n.svg", "--save", "p.npz", "--no-progress"]
+    assert run(["trace", "m.npy", "--samples", "1", *wanted, *document]) == 0
+    err = capsys.readouterr().err.splitlines()
+    told = [line for line in err if line.startswith("warning: `n.svg` was not written: ")]
+    assert len(told) == bool(why)
+    assert all(why in line for line in told)
+    assert Path("n.svg").exists() == (not why)
+    assert Path("p.npz").exists()
+    if "-q" in document:
+        assert err == told
 
 
 @pytest.mark.parametrize("columns", ["40", "80", "200"])

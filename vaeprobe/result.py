@@ -112,6 +112,10 @@ class Result:
         """Return a writer for each file that the probe was asked to save, by the name of its option."""
         return {}
 
+    def unwritten(self) -> Mapping[str, str]:
+        """Return why a file that the probe was asked to save is none of `files`, by the name of its option."""
+        return {}
+
     def page(self) -> Page:
         """Return what renderers show."""
         return Page(

@@ -224,10 +224,12 @@ def test_of_two_latents_one_that_does_nothing_leaves_the_seams_of_the_other(tmp_
     assert "net of seams" in told.message
     assert "collapse" in told.message
     assert "svg" not in result.files()
+    assert result.unwritten() == {"svg": told.message}
     assert not any(f.code == "trace-no-picture" for f in trace(maps.f_dead(2, 3)).findings)
     both = trace(maps.b1(2), svg=svg)
     assert both.net is not None
     assert "svg" in both.files()
+    assert not both.unwritten()
 
 
 def test_a_dead_decoder_is_undefined_with_its_reason() -> None:

@@ -17,6 +17,7 @@ from vaeprobe.budget import about, budget
 from vaeprobe.cli import options, streams
 from vaeprobe.cli.refusals import fitting
 from vaeprobe.errors import UsageError, VaeprobeError
+from vaeprobe.files.source import quoted
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.progress import listening
 from vaeprobe.render import RENDERERS, Renderer
@@ -65,13 +66,18 @@ def emit(
     computed is not lost.
 
     Args:
-        files: where to write each file that `result.files()` offers, by name.
+        files: where to write each file that was asked for, by name; why one cannot be is said on stderr, with `quiet` too,
+            for nothing else would.
 
     Raises:
         NotWrittenError: a file could not be written.
     """
     writers, failed = result.files(), list[UsageError]()
     for name, path in (files or {}).items():
+        if name not in writers:
+            if why := result.unwritten().get(name):
+                streams.say(f"warning: {quoted(str(path))} was not written: {why}")
+            continue
         try:
             writers[name](path)
             wrote(path, quiet)

@@ -6,7 +6,6 @@ import dataclasses
 import glob
 import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -19,7 +18,6 @@ from vaeprobe.probes.base import Probe, Question, judge
 from vaeprobe.probes.settings import option_of
 from vaeprobe.processes import current
 from vaeprobe.report import MetricSpec, specs_by_id
-from vaeprobe.result import Result
 
 Q = TypeVar("Q", bound=Question)
 
@@ -62,7 +60,7 @@ def _of_decoder(cls: type[Probe]) -> Callable[..., int]:
             decoder = run.loaded(lambda: loading.load(model, **loading.chosen(values)))
             result = run.told(probe.measure(decoder))
             result = judge(result, _wanted(cls, values), specs_by_id(cls.METRICS))
-        return document.emit(result, _files(probe, result))
+        return document.emit(result, probe.outputs())
 
     return command
 
@@ -80,7 +78,7 @@ def _of_data(cls: type[Question]) -> Callable[..., int]:
             result = judge(question.measure(data), _wanted(cls, values), specs_by_id(cls.METRICS))
             current().meet()
             not_kept(kept)
-        return document.emit(result, _files(question, result))
+        return document.emit(result, question.outputs())
 
     return command
 
@@ -100,11 +98,6 @@ def _wanted(cls: type[Question], values: Mapping[str, object]) -> dict[str, floa
     """Return the limits that the command line gives, by metric id."""
     given = {spec.id: values[name] for name, spec in _limits(cls).items()}
     return {id: limit for id, limit in given.items() if isinstance(limit, float)}
-
-
-def _files(question: Question, result: Result) -> dict[str, Path]:
-    """Return the files that are asked for and can be written; a finding says why one cannot."""
-    return {name: path for name, path in question.outputs().items() if name in result.files()}
 
 
 def _python_name(flag: str) -> str:

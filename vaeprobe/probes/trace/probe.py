@@ -93,6 +93,7 @@ class TraceResult(Result):
     image: ImageShape | None = None
     random_overlap: float = 0.0
     wanted: frozenset[str] = field(default=frozenset(), repr=False)
+    undrawn: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def strip(self) -> NDArray[np.uint8]:
         """Return the traversal as pixels (height, width, 3): seams on the left, axes on the right.
@@ -154,6 +155,9 @@ class TraceResult(Result):
     def files(self) -> Mapping[str, Callable[[Path], None]]:
         writers = {"save": self.save_paths, "images": self.save_images, "svg": self.save_svg}
         return {name: writer for name, writer in writers.items() if name in self.wanted}
+
+    def unwritten(self) -> Mapping[str, str]:
+        return self.undrawn
 
     def sections(self) -> tuple[Section, ...]:
         return pictures.sections(
@@ -366,13 +370,16 @@ class Trace(Probe):
         verdict, summary = words.verdict(metrics, paths, source, axes, part)
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
         walk = timely(lambda: traverse(decoder, first[:COMPONENTS], frames=frames)) if first else None
-        if no_net and "svg" in wanted:
-            wanted -= {"svg"}
-            limits = (*limits, Finding(TRACE_NO_PICTURE, f"no net of seams was drawn: {no_net}"))
+        undrawn: dict[str, str] = {} if first else dict.fromkeys(wanted - {"save"}, words.NO_SEAM)
         for file, what, drawn in (("svg", "net of seams", net), ("images", "traversal", walk)):
             if first and drawn is None and file in wanted:
-                wanted -= {file}
-                limits = (*limits, Finding(TIME_LIMIT, f"no {what} was drawn: the time given was over"))
+                spec, why = (
+                    (TRACE_NO_PICTURE, no_net)
+                    if file == "svg" and no_net
+                    else (TIME_LIMIT, "the time given was over")
+                )
+                undrawn[file] = f"no {what} was drawn: {why}"
+                limits = (*limits, Finding(spec, undrawn[file]))
         return TraceResult(
             metrics=metrics,
             verdict=verdict,
@@ -397,7 +404,8 @@ class Trace(Probe):
             traversal=walk,
             image=image,
             random_overlap=random_axis_overlap(k),
-            wanted=wanted if first else wanted - {"images", "svg"},
+            wanted=wanted - undrawn.keys(),
+            undrawn=undrawn,
         )
 
     def _extent(self, decoder: Decoder) -> tuple[Part | None, int, tuple[Finding, ...]]:

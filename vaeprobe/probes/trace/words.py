@@ -33,6 +33,8 @@ PARALLEL = 0.99
 # The share of length with tied singular values above which paths say nothing.
 TIED = 0.5
 
+NO_SEAM = "no seam has any length"  # why nothing is drawn
+
 
 def verdict(
     metrics: Mapping[str, Metric],
@@ -176,5 +178,5 @@ def findings(
             )
         )
     if not first and wanted & {"images", "svg"}:
-        found.append(Finding(TRACE_NO_PICTURE, "no picture was written: no seam has any length"))
+        found.append(Finding(TRACE_NO_PICTURE, f"no picture was written: {NO_SEAM}"))
     return tuple(found)
