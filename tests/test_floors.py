@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import vaeprobe
+
 PACKAGE = Path(__file__).parents[1] / "vaeprobe"
 # from the ground up; a module may import its own floor and those below
 FLOORS = [
@@ -40,7 +42,7 @@ FLOORS = [
     {"geometry", "seams", "linear", "inference", "pictures"},
     {"probes", "api"},
     {"gate", "explain", "callback", "selftest", "comparison", "traversal"},
-    {"survey"},
+    {"overview"},
     {"cli", "pytest_plugin", "__main__", "__init__"},
 ]
 # files that import each other, to be taken apart; nothing may join them
@@ -176,6 +178,11 @@ def test_only_the_top_rooms_know_the_terminal(path: Path) -> None:
     mine, known = dotted(path).split(".")[0], libraries(path)
     assert "typer" not in known or mine == "cli"
     assert "rich" not in known or mine in ("cli", "render") or dotted(path) == "gate.formats.text"
+
+
+def test_no_module_hides_a_public_function() -> None:
+    """Python puts a submodule that is imported in the place of what the package has under its name."""
+    assert {dotted(path).split(".")[0] for path in FILES} & set(vaeprobe.__all__) == {"engine"}
 
 
 @pytest.mark.parametrize(

@@ -569,7 +569,7 @@ def test_what_is_kept_has_one_suffix_everywhere(name: str, tmp_path: Path) -> No
 def test_an_interrupted_report_comparison_or_traversal_ends_with_the_document_of_a_whole_one(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules["vaeprobe.survey.run"]  # of whose name the package has a function
+    module = sys.modules["vaeprobe.overview.run"]
     monkeypatch.setattr(module, "_probes", lambda of_data=False: ["orthogonality"])
     f, path = Bent(), tmp_path / "run.kept"
     decoder, command = Decoder(f, 3), COMMANDS[name]

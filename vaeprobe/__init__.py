@@ -34,8 +34,8 @@ if TYPE_CHECKING:
         ZeroInflatedNegativeBinomial,
     )
     from vaeprobe.linear.estimators import PPCA, LinearVAE
+    from vaeprobe.overview.run import survey
     from vaeprobe.prior import LearnedPrior
-    from vaeprobe.survey.run import survey
     from vaeprobe.traversal.run import traverse
 
 __all__ = [
@@ -74,7 +74,7 @@ _HOME = {
     "Callback": "vaeprobe.callback",
     "compare": "vaeprobe.comparison.run",
     "traverse": "vaeprobe.traversal.run",
-    "survey": "vaeprobe.survey.run",
+    "survey": "vaeprobe.overview.run",
 }
 
 

@@ -15,7 +15,7 @@ from vaeprobe.render import RENDERERS, Renderer
 # what the documents of a report are written by; the Markdown is a section for a model card
 KNOWN = {
     **{name: RENDERERS[name] for name in ("html", "json", "markdown")},
-    "model-index": Renderer("vaeprobe.survey.card", (".yaml", ".yml")),
+    "model-index": Renderer("vaeprobe.overview.card", (".yaml", ".yml")),
 }
 ReportFormat = Literal["html", "json", "md", "markdown", "model-index"]
 
@@ -69,7 +69,7 @@ def report(
     document.ready([values["resume"]], inputs=loading.inputs(model, {**values, "data": data}))
     with running(document, values) as work:
         decoder = work.loaded(lambda: loading.load(model, **loading.chosen(values)))
-        from vaeprobe.survey.run import survey
+        from vaeprobe.overview.run import survey
 
         own = {"data": data, "name": name, "samples": samples, "seed": seed, "rule": rule}
         defaults = {"samples": 256, "seed": 0, **{flag: row[1] for flag, row in loading.LOADING.items()}}

@@ -22,9 +22,9 @@ from vaeprobe.cli import run
 from vaeprobe.errors import UsageError
 from vaeprobe.findings import TIME_LIMIT
 from vaeprobe.latents import Prior
+from vaeprobe.overview.card import number_of
+from vaeprobe.overview.page import BAD, FAIR, GOOD, tone
 from vaeprobe.report import Artifact, Finding, Metric, MetricSpec
-from vaeprobe.survey.card import number_of
-from vaeprobe.survey.page import BAD, FAIR, GOOD, tone
 
 MODELS = Path(__file__).parents[1] / "sample_models"
 MODEL, DATA = MODELS / "digits_mlp.safetensors", MODELS / "digits.npy"
@@ -276,7 +276,7 @@ def test_rules_stand_at_the_top_and_decide_the_exit_code(tmp_path: Path) -> None
 def test_rules_that_a_report_cannot_judge_are_refused_before_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(import_module("vaeprobe.survey.run"), "track", None)
+    monkeypatch.setattr(import_module("vaeprobe.overview.run"), "track", None)
     with pytest.raises(UsageError, match="compares with a baseline, and a report has none"):
         survey(Decoder(lambda z: z, 2), samples=32, rules=["compare.mcc=0.95"])
 
@@ -309,7 +309,7 @@ def test_a_page_that_cannot_be_written_goes_to_stdout(capsys: pytest.CaptureFixt
 
 
 def test_strips_that_time_left_out_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("vaeprobe.survey.run")
+    module = import_module("vaeprobe.overview.run")
     said = Finding(TIME_LIMIT, "1 of 2 strips fitted into the time given")
     plain = module.traverse
     monkeypatch.setattr(module, "traverse", lambda *a, **k: replace(plain(*a, **k), findings=(said,)))

@@ -8,11 +8,11 @@ from pathlib import PurePath
 import torch
 
 from vaeprobe._version import __version__
+from vaeprobe.overview.content import Content
 from vaeprobe.pictures import ImageShape
 from vaeprobe.render.markdown import STATUS_MARK, escape, grid
 from vaeprobe.render.text import clean, inert, interval, measured, number, verdict_words
 from vaeprobe.report import Metric, Value
-from vaeprobe.survey.content import Content
 
 SOURCE = "https://arxiv.org/abs/2410.22559"
 TASK = ("unconditional-image-generation", "other")  # of images, and of all else

@@ -12,13 +12,13 @@ import torch
 
 from vaeprobe._version import __version__
 from vaeprobe.gate.outcome import Outcome
+from vaeprobe.overview.content import Content
 from vaeprobe.pictures import png
 from vaeprobe.probes import question_class
 from vaeprobe.render.charts import PLOT_STYLE, bars_svg, curves_svg, escape, heatmap_svg, histogram_svg
 from vaeprobe.render.text import inert, interval, measured, number, verdict_words
 from vaeprobe.report import Bars, Curves, Finding, Heatmap, Histogram, Metric, Section, Svg, Table, Value
 from vaeprobe.result import Result
-from vaeprobe.survey.content import Content
 from vaeprobe.traversal.pictures import row_pictures, span_of
 
 if TYPE_CHECKING:

@@ -16,6 +16,9 @@ from vaeprobe.gate.rules import rules_of_texts
 from vaeprobe.gate.run import hold, hold_verdict
 from vaeprobe.given import check_given
 from vaeprobe.kept import keeping
+from vaeprobe.overview.card import card, model_index
+from vaeprobe.overview.content import Content
+from vaeprobe.overview.page import page
 from vaeprobe.probes import PROBES, asks_decoder, probe_class, question_class
 from vaeprobe.probes.functions import DecoderLike, as_decoder
 from vaeprobe.probes.with_encoder import EncoderProbe
@@ -23,9 +26,6 @@ from vaeprobe.progress import track
 from vaeprobe.render.text import verdict_words
 from vaeprobe.report import Finding, Metric
 from vaeprobe.result import Result
-from vaeprobe.survey.card import card, model_index
-from vaeprobe.survey.content import Content
-from vaeprobe.survey.page import page
 from vaeprobe.traversal.result import Traversal
 from vaeprobe.traversal.run import traverse
 from vaeprobe.writing import write_text
