@@ -245,6 +245,21 @@ def test_written_derivatives_hold_on_both_sides_of_0_and_in_place(name: str) -> 
     compare(around_0, lift)
 
 
+@pytest.mark.parametrize("sides", [(3, 5), (4, 4), (7, 7), (28, 28)])
+@pytest.mark.parametrize("size", [1.0, 100.3, 1e4])
+def test_groups_of_the_same_numbers_are_normalised_as_by_torch(size: float, sides: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = (size * torch.rand(64, 1, 1, 1)).expand(64, 2, *sides).contiguous()
+    v = torch.randn(1, 64, 2, *sides)
+
+    def f(x: Tensor) -> Tensor:
+        return F.group_norm(x, 1)
+
+    y, tangents = push(f, x, v)
+    assert y.abs().max() < 1e-6  # torch's are 0
+    assert relative(tangents.value(), reference(f, x.double(), v.double())) < 1e-6
+
+
 @pytest.mark.parametrize("switched_off", [nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout(), torch.positive])
 def test_what_gives_its_argument_itself_is_one_tensor_to_write_to(switched_off: Function) -> None:
     def written(h: Tensor) -> Tensor:

@@ -36,7 +36,10 @@ def group_norm(columns: Columns, primal: Tensor, args: Arguments, kwargs: Keywor
         None if parameter is None else parameter.detach().view(-1, *ones)
         for parameter in (settings.get("weight"), settings.get("bias"))
     )
-    hat = torch.sub(primal, sums(primal), alpha=share)
+    # where numbers are nearly the same, all that is left are the mean's rounding, taken off again, and that of `alpha=`, which is
+    # another at the end of a row
+    hat = primal - sums(primal).mul_(share)
+    hat.sub_(sums(hat), alpha=share)
     rate = torch.add(eps, sums(hat.square()), alpha=share).rsqrt_()
     hat.mul_(rate)
 
