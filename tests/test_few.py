@@ -29,6 +29,14 @@ def test_the_convolution_is_the_same(
         assert torch.allclose(found, right, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize(("n", "out"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_what_was_summed_holds_no_more_memory_than_its_numbers(n: int, out: int) -> None:
+    x, w = torch.randn(n, 16, 5, 3), torch.randn(out, 16, 3, 3)
+    found = summed(x, given(w), 3)
+    assert found.is_contiguous()
+    assert found.untyped_storage().nbytes() == 4 * found.numel()
+
+
 @pytest.mark.parametrize(
     ("out", "c", "does"),
     [

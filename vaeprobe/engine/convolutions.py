@@ -184,7 +184,7 @@ def _summed(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     gives = kept(weight, "given", given)
 
     def make() -> Tensor:
-        y = summed(x, gives, 3).contiguous()
+        y = summed(x, gives, 3)
         return y if bias is None else y.add_(bias.detach()[:, None, None])
 
     return as_one(CONVOLUTION, (x, weight, bias, 1, 1, 1, False), make)

@@ -55,7 +55,8 @@ def summed(x: Tensor, gives: Tensor, k: int) -> Tensor:
         (to_row, from_row), (to_column, from_column) = _shifted(1 - tap // 3), _shifted(1 - tap % 3)
         if tap != 4:
             y[:, :, to_row, to_column].add_(part[:, :, from_row, from_column])
-    return y.transpose(0, 1)
+    # always a copy, for a view would hold all nine products
+    return y.transpose(0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def _shifted(by: int) -> tuple[slice, slice]:
