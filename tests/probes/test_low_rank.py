@@ -21,6 +21,7 @@ from vaeprobe.intervals import stream
 from vaeprobe.latents import Prior
 from vaeprobe.probes.factorise import Factorise, probe
 from vaeprobe.probes.factorise.probe import ASKED_AT, SEEN_AT
+from vaeprobe.report import Artifact
 
 import maps
 
@@ -57,10 +58,14 @@ def test_where_latents_are_too_many_the_row_space_is_found_without_their_metric(
 ) -> None:
     monkeypatch.setattr(probe, "MOST_WHOLE", K - 1)
     map, factorise = maps.b1(3), Factorise(part="all", samples=128, sheets=8, permutations=19)
-    result = factorise.measure(through(map, onto(3)))
+    decoder = replace(through(map, onto(3)), artifact=Artifact(path="decoder.pt"))
+    result = factorise.measure(decoder)
     assert result.verdict in ("independent", "rotated"), result.summary
     assert "3 directions alone (J has rank 3)" in result.summary
     assert result.latents == ["u0", "u1", "u2"]
+    # what was asked about is told, not what was measured in its stead
+    assert result.artifact == decoder.artifact
+    assert result["latents.dim"].value == K
     with pytest.raises(ResourceError, match="the most that are measured whole") as refused:
         factorise.measure(Decoder(maps.a(K).f, K, dtype=torch.float64))
     assert "--part some" in str(refused.value.hint)

@@ -190,7 +190,7 @@ class Factorise(Probe):
             fits = affordable(decoder, 3 * len(decoder.continuous), most)
             frugal = fits < samples
             samples, most = min(samples, fits), max(fits, 2) if frugal else most
-        likelihood = self.metric_likelihood(decoder)
+        whole, likelihood = decoder, self.metric_likelihood(decoder)
         few = source.draw(decoder, min(samples, 64), seed=self.seed)
         findings = [*notes, *self.likelihood_findings(decoder, few)]
 
@@ -242,7 +242,7 @@ class Factorise(Probe):
                 evidence = gathered(part.decoder)
         if part is not None and part.seen:
             evidence = replace(evidence, letter="u")
-        metrics = numbers.metrics(decoder, evidence, part.words if part else "")
+        metrics = numbers.metrics(whole, evidence, part.words if part else "")
         if part is not None and not part.seen:
             metrics = {id: of_part(m, numbers.OF_ALL) for id, m in metrics.items()}
         return FactoriseResult(
@@ -259,7 +259,7 @@ class Factorise(Probe):
                 "drawn": evidence.drawn,
                 "metric": "euclidean" if likelihood is None else likelihood.name,
             },
-            artifact=decoder.artifact,
+            artifact=whole.artifact,
             evidence=evidence,
         )
 
