@@ -18,11 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import vaeprobe
+from vaeprobe.budget import within
 from vaeprobe.decoder import Decoder, Group
 from vaeprobe.encoder import Encoder
 from vaeprobe.engine.verbs import gram
 from vaeprobe.errors import UsageError
 from vaeprobe.latents import Given, Posterior, Prior
+from vaeprobe.probes import parts
 from vaeprobe.probes.base import judge
 from vaeprobe.probes.orthogonality import METRICS, Orthogonality, OrthogonalityResult
 from vaeprobe.probes.orthogonality.reading import Reading
@@ -222,7 +225,7 @@ def verdict_of(*, c: float = 1.0, A: tuple[float, float, float] = (0.5, 0.4, 0.6
         Metric(SPECS["orthogonality.alignment_p"], p),
     ]
     reading = SimpleNamespace(
-        left_out=None, isotropic=True,
+        left_out=None, isotropic=True, more="more --samples",
         active=range(a), names=["z"] * a, singular=None, rotations=rotations, repair=repair,
         search="too many" if repair is None else None, likelihood=None, kind="latents", block=None,
         low_rank=False,
@@ -987,6 +990,50 @@ def test_the_contrast_is_defined_where_half_of_the_latents_have_one(lost: int, d
     G = torch.eye(3, dtype=torch.float64).repeat(6, 1, 1)
     G[:lost] = 1.0
     assert (reading_of(G).singular is None) is defined
+
+
+@pytest.mark.parametrize("line", [-0.2, -9.0])
+def test_a_rank_that_is_lost_at_some_latents_is_not_said_of_all(line: float) -> None:
+    """Columns that are orthonormal up to a line, and beyond it dependent: contrast 0 here, infinite there."""
+    w = torch.tensor([1.0, 0.5, 0.3, 0.2], dtype=torch.float64)
+    w = w / w.norm()
+
+    def f(z: Tensor) -> Tensor:
+        dependent = (z[:, :1] > line).to(z)
+        along = (z @ w.to(z))[:, None] * w.to(z)
+        return torch.cat([z - dependent * along, 0 * z], dim=1)
+
+    result = measure(Decoder(f, 4, dtype=torch.float64), samples=64)
+    lost = int((Prior().draw(Decoder(f, 4), 64, seed=0)[:, 0] > line).sum())
+    at, there = ("", "") if lost == 64 else (f" at {lost} of 64 latents", " there")
+    assert 32 < lost <= 64
+    assert f", so that{at} the columns of 4 active latents cannot all be orthogonal" in result.summary
+    assert f" nats at least{there}; " in result.summary
+
+
+def test_what_would_decide_an_open_verdict_is_what_brings_more_latents(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    samples = Path(__file__).parents[2] / "sample_models"
+    decoder, digits = vaeprobe.load(samples / "digits_conv.safetensors"), np.load(samples / "digits.npy")
+    z = Prior().draw(decoder, 2)
+
+    def said(samples: int, **more: Any) -> str:
+        result = measure(decoder, samples=samples, **more)
+        assert result.verdict == "undecided", result.summary
+        return result.summary
+
+    assert "; more --samples would decide it." in said(2)
+    assert "; more --samples would decide it." in said(2, latents=z)
+    assert "; more rows of latents would decide it." in said(3, latents=z)
+    assert "; more rows of --data would decide it." in said(3, data=digits[4:6], latents="posterior-means")
+    with within(0.0):
+        assert "; more --time would decide it." in said(3)
+        assert "; more --samples would decide it." in said(2)
+    monkeypatch.setattr(parts, "affordable", lambda *args, **more: 2)
+    monkeypatch.setattr(parts, "SOME", 5)
+    assert "; --part all would decide it." in said(3)
+    assert "; more --samples would decide it." in said(2)
 
 
 def test_conformal_needs_the_whole_interval_of_the_null_to_be_small() -> None:

@@ -694,6 +694,35 @@ def test_trace_takes_a_part_of_a_large_map_at_fewer_starts(monkeypatch: pytest.M
     assert len(whole.paths[0].coordinates) == 24
 
 
+def test_what_would_decide_open_seams_is_what_brings_more_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vaeprobe.probes import parts
+    from vaeprobe.probes.trace import words
+
+    said: list[str] = []
+
+    def verdict(*args: Any, **more: Any) -> tuple[str, str]:
+        said.append(args[5])
+        return "undecided", ""
+
+    monkeypatch.setattr(words, "verdict", verdict)
+
+    def told(of: Decoder, samples: int = 2, **more: Any) -> str:
+        Trace(length=0.05, samples=samples, components="0", **more).measure(of)
+        return said[-1]
+
+    assert told(conv()) == "more --starts"
+    assert told(conv(), latents=torch.zeros(2, 24)) == "more --starts"
+    assert told(conv(), samples=3, latents=torch.zeros(2, 24)) == "more rows of latents"
+    monkeypatch.setattr(parts, "WHOLE_IN_SPACE", 8)
+    monkeypatch.setattr(parts, "WORK", 1.0)
+    assert told(conv()) == "--part channels"
+    assert told(conv(), part="channels") == told(conv(), samples=1) == "more --starts"
+    assert told(mlp(SOME + 1)) == "--part all"
+    assert told(mlp(SOME)) == "more --starts"
+    with within(1e-3):
+        assert told(conv()) == told(mlp(3)) == "more --time"
+
+
 # -- the whole of G by random products ---
 
 

@@ -118,7 +118,13 @@ def verdict_of(stops: dict[str, int] | None = None, **given: tuple[float, float,
         for name, (middle, low, high) in (usual | given).items()
     }
     paths = SimpleNamespace(starts=range(4), stops=Counter(stops), share=0.25)
-    return verdict(numbers, paths, "")  # type: ignore[arg-type]
+    return verdict(numbers, paths, "", more="more rows")  # type: ignore[arg-type]
+
+
+def test_an_open_verdict_says_what_would_decide_it() -> None:
+    open_ = {"straightness": (0.9, 0.4, 1.0)}
+    assert verdict_of({"length": 8}, **open_)[1].endswith("; more rows would decide it.")
+    assert verdict_of({"length": 5, "time": 3}, **open_)[1].endswith("; more --time would decide it.")
 
 
 @pytest.mark.parametrize(

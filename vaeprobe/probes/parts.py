@@ -178,12 +178,14 @@ class Part:
         words: which they are.
         whole: continuous latents in all.
         seen: whether it is all that the output depends on, in other axes.
+        kind: "channels", else "latents".
     """
 
     decoder: Decoder
     words: str
     whole: int
     seen: bool = False
+    kind: str = "latents"
 
     @property
     def among(self) -> str:
@@ -211,7 +213,7 @@ def part_of(decoder: Decoder, part: Which, seed: int, whole: int | None = None) 
         size = decoder.latent_shape[1:]
         site = ", ".join(str(int(n)) for n in np.unravel_index(columns[0], size))
         words = f"the {len(columns)} channels at site ({site}) of {' x '.join(map(str, size))}"
-    return Part(decoder.holding_all_but(columns), words, block.whole)
+    return Part(decoder.holding_all_but(columns), words, block.whole, kind=block.kind)
 
 
 def of_part(metric: Metric, known: Mapping[str, OfAll]) -> Metric:

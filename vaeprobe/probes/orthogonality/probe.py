@@ -370,8 +370,10 @@ class Orthogonality(Probe):
                 block=block,
                 rounding=rounding,
             )
+            asked = self._available(decoder, source)
             reading.wider = self._wider(decoder, z, reading)
-            return self._read(decoder, reading, fits, beside, self._available(decoder, source))
+            reading.more = self._more(source, reading, asked)
+            return self._read(decoder, reading, fits, beside, asked)
 
     def _rounding(
         self, decoder: Decoder, z: Tensor, G: Tensor, block: ColumnBlock | None, likelihood: Likelihood | None
@@ -455,6 +457,18 @@ class Orthogonality(Probe):
             save_rotation=self.save_rotation is not None,
             values=reading.per_sample,
         )
+
+    def _more(self, source: Latents, reading: Reading, asked: int) -> str:
+        """Return what would bring more latents than were measured of those asked for."""
+        from vaeprobe.latents import Given, Posterior
+        from vaeprobe.probes.orthogonality.words import MORE_TIME
+
+        if reading.samples < asked:
+            kind = "all" if reading.block is None else "channels" if reading.kind == "channels" else "some"
+            return MORE_TIME if budget().bounded else f"--part {kind}"
+        if asked < self.samples and isinstance(source, (Given, Posterior)):
+            return "more rows of --data" if isinstance(source, Posterior) else "more rows of latents"
+        return reading.more
 
     def _available(self, decoder: Decoder, source: Latents) -> int:
         """Return how many different latents, or posteriors, the source has of those asked for."""

@@ -79,9 +79,11 @@ class Reading:
         no_pairs: why there are no pairs of columns, or None.
         singular: why the contrast is undefined, or None.
         wider: what float64 finds of the rank, None where it was not asked.
+        more: what would bring latents besides these.
     """
 
     wider: Wider | None = None
+    more: str = "more --samples"
 
     def __init__(
         self,

@@ -60,6 +60,8 @@ MISSED = 0.1
 LARGEST_CONDITION = 1e3
 # Latents within this factor of the line between active and inactive are pointed out.
 BORDER = 1.25
+# What brings more latents where the time given was over before all were measured.
+MORE_TIME = "more --time"
 # The p-value of axes that half of all random ones are as orthogonal as.
 EVEN = 0.5
 
@@ -114,7 +116,7 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         if reading.isotropic and rule_of_three(n) > MISSED and c_high + unseen(n) > 2 * small:
             return "undecided", (
                 f"The Jacobian's columns are orthogonal along the axes of {among} at the {n} latents drawn: {evidence}. So few "
-                f"may miss up to {rule_of_three(n):.0%} of all latents, where they are not; more --samples would decide it."
+                f"may miss up to {rule_of_three(n):.0%} of all latents, where they are not; {reading.more} would decide it."
             )
         return "orthogonal", f"The Jacobian's columns are orthogonal along the axes of {among}: {evidence}."
     repair = reading.repair
@@ -142,8 +144,8 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         )
     if p <= SIGNIFICANT and A_high >= ALIGNED:
         return "undecided", (
-            f"It is open by how much the axes of {among} are more orthogonal than chance: {evidence}; more --samples "
-            f"would decide it.{tail}"
+            f"It is open by how much the axes of {among} are more orthogonal than chance: {evidence}; "
+            f"{reading.more} would decide it.{tail}"
         )
     if p > SIGNIFICANT and p * (reading.rotations + 1) < 1.5:
         return "undecided", (
@@ -152,8 +154,8 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         )
     if repair and repair.share[1] >= REPAIRED and repair.left_ci[0] <= small:
         return "undecided", (
-            f"The given axes of {among} are {_beside_chance(p)}: {evidence}. Whether a rotation repairs it is open; more "
-            f"--samples would decide it.{tail}"
+            f"The given axes of {among} are {_beside_chance(p)}: {evidence}. Whether a rotation repairs it is open; "
+            f"{reading.more} would decide it.{tail}"
         )
     word = "entangled" if searched else "unaligned"
     return word, f"The axes of {among} are {_beside_chance(p)}: {evidence}.{tail}"
@@ -210,9 +212,11 @@ def _low_rank(
         f"mean-field gap {nats(float(reading.gap_alignment.contrast.mean()))} ({reading.noise}) against "
         f"{nats(float(reading.gap_alignment.draws.mean()))} under random rotations (alignment {A:.2f}, p = {p:.2g})"
     )
+    lost, n = int((~reading.regular).sum()), len(reading.G)
+    at, there = ("", "") if lost == n else (f" at {lost} of {n} latents", " there")
     start = (
-        f"J has {reading.rank_words}, so that the columns of {a} active {reading.kind} cannot all be orthogonal, and their "
-        f"contrast is {reading.least_contrast:.2g} nats at least"
+        f"J has {reading.rank_words}, so that{at} the columns of {a} active {reading.kind} cannot all be orthogonal, and "
+        f"their contrast is {reading.least_contrast:.2g} nats at least{there}"
     )
     tail, row = "", reading.row_space
     if row is not None:
@@ -229,7 +233,7 @@ def _low_rank(
         return "aligned", f"{start}; the axes come nearer than chance: {evidence}.{tail}"
     if p <= SIGNIFICANT and A_high >= ALIGNED:
         return "undecided", (
-            f"{start}; by how much the axes come nearer than chance is open: {evidence}; more --samples would decide it.{tail}"
+            f"{start}; by how much the axes come nearer than chance is open: {evidence}; {reading.more} would decide it.{tail}"
         )
     return (
         "unaligned",
@@ -303,7 +307,8 @@ def findings(reading: Reading, asked_samples: int, metrics: Mapping[str, Metric]
             Finding(
                 FEWER_LATENTS,
                 f"{len(reading.names)} columns each were measured at {reading.samples} of {asked_samples} latents",
-                hint="--part all measures them at all latents that --samples asks for",
+                hint="--part all measures them at all latents that --samples asks for"
+                + (", with more --time" if reading.more == MORE_TIME else ""),
             )
         )
     if reading.overflowed:

@@ -351,6 +351,7 @@ class Trace(Probe):
         paths, limits = self._paths(decoder, z0[:1] if lost else z0, chosen, likelihood, one)
         if lost is not None:  # directions of rounding lead nowhere
             paths = replace(paths, seams=())
+        more = self._more(len(z0), len(paths.starts), starts, part)
         z0 = paths.starts
         loops = None
         if lost is None and k >= 3 and len(chosen) >= 2 and paths.method == "dense":
@@ -367,7 +368,7 @@ class Trace(Probe):
         names = dict(zip(decoder.continuous, decoder.latent_names, strict=True))
         axes = list(dict.fromkeys(names[seam.axis] for seam in first))
         source = self.source().describe() if self.row is None else ""
-        verdict, summary = words.verdict(metrics, paths, source, axes, part)
+        verdict, summary = words.verdict(metrics, paths, source, axes, part, more)
         wanted = frozenset(name for name in ("save", "images", "svg") if getattr(self, name) is not None)
         walk = timely(lambda: traverse(decoder, first[:COMPONENTS], frames=frames)) if first else None
         undrawn: dict[str, str] = {} if first else dict.fromkeys(wanted - {"save"}, words.NO_SEAM)
@@ -427,6 +428,18 @@ class Trace(Probe):
             return None, starts, ()
         message = f"seams of {k} latents were traced from {fits} of {starts} starts"
         return None, fits, (Finding(FEWER_LATENTS, message, hint="--part all traces from all of them"),)
+
+    def _more(self, drawn: int, traced: int, starts: int, part: Part | None) -> str:
+        """Return what would bring more starts than were traced of those drawn, of `starts` at most."""
+        if self.row is not None:
+            return "another --row"
+        if traced < drawn or (starts < self.samples and budget().bounded):
+            return "more --time"
+        if drawn < starts:
+            return "more rows of latents"
+        if starts < self.samples:
+            return "--part " + ("all" if part is None else "channels" if part.kind == "channels" else "some")
+        return "more --starts"
 
     def _foretold(self, decoder: Decoder, starts: int, few: bool) -> float | None:
         """Tell what tracing from so many starts takes, and return the seconds of a direction, where they are known."""

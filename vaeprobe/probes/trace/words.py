@@ -42,14 +42,16 @@ def verdict(
     source: str,
     axes: Sequence[str] = (),
     part: Part | None = None,
+    more: str = "more --starts",
 ) -> tuple[str, str]:
     """Return the verdict and the sentence that carries it.
 
     Args:
         axes: the names of the latents that seams run along.
+        more: what would bring more starts.
         part: among which latents they were traced, None for all.
     """
-    word, sentence = _verdict(metrics, paths, source, axes)
+    word, sentence = _verdict(metrics, paths, source, axes, more)
     if part is None:
         return word, sentence
     sentence = f"{sentence[0].lower()}{sentence[1:]}"
@@ -57,7 +59,7 @@ def verdict(
 
 
 def _verdict(
-    metrics: Mapping[str, Metric], paths: Paths, source: str, axes: Sequence[str]
+    metrics: Mapping[str, Metric], paths: Paths, source: str, axes: Sequence[str], more: str
 ) -> tuple[str, str]:
     straight, axis = metrics["trace.straightness"], metrics["trace.axis_overlap"]
     tied = metrics["trace.tied"].value
@@ -99,7 +101,7 @@ def _verdict(
     if high < CURVED:
         return "curved", f"The seams {where} are curved: {sentence}."
     return "undecided", (
-        f"It is open whether the seams are straight: those {where} have {sentence}; more --starts would decide it."
+        f"It is open whether the seams are straight: those {where} have {sentence}; {more} would decide it."
     )
 
 
