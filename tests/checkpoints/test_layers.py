@@ -264,6 +264,16 @@ def test_settings_that_do_not_fit_say_why(layers: str, message: str) -> None:
     assert message in caught.value.message
 
 
+def test_instances_of_one_place_have_the_moments_of_the_file() -> None:
+    mean, variance = rows(4), rows(4).square() + 0.1
+    network = built(
+        '{ reshape = [4, 1] }, { instance_norm = "a" }, { flatten = true }',
+        {"a.running_mean": mean, "a.running_var": variance},
+        "latents = 4",
+    )
+    held_to(network, lambda z: (z - mean) / (variance + 1e-5).sqrt(), 4)
+
+
 # -- what a decoder is held at ------------------------------------------------------------------------------
 
 LABEL = "latents = 2\n[condition.label]\nonehot = 3\n"

@@ -131,7 +131,7 @@ def _norm(kind_name: str, settings: Settings, key: str, tensors: Tensors, shape:
             raise Misfit(f"{shape[0]} channels do not make {settings['groups']} groups")
         return tensors.put(nn.GroupNorm(settings["groups"], shape[0], **kind), weight=W, bias=b)
     rank = max(len(shape) - 1, int(tracked))
-    if rank not in (1, 2, 3) or (not tracked and math.prod(shape[1:]) == 1):
+    if rank not in (1, 2, 3) or (mean is None and math.prod(shape[1:]) == 1):
         few = "channels, and up to three more axes" if tracked else "channels of two places or more"
         raise Misfit(f"takes {few}, and its input has shape {shown(shape)}")
     module = _CHANNEL_NORMS[kind_name, rank](shape[0], track_running_stats=mean is not None, **kind)
