@@ -153,17 +153,17 @@ def test_data_without_an_encoder_are_refused() -> None:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
+def chromium(tmp_path: Path) -> list[str]:
+    """Return the command of a browser without a window, with a profile of its own."""
+    assert CHROMIUM is not None
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    return [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", profile]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_nothing_scrolls_sideways(page: Path, tmp_path: Path, width: int) -> None:
-    assert CHROMIUM is not None
-    common = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
+    common = chromium(tmp_path)
     picture = tmp_path / "page.png"
     shot = [*common, f"--screenshot={picture}", f"--window-size={width},2000", page.as_uri()]
     subprocess.run(shot, capture_output=True, check=True, timeout=180)
@@ -179,17 +179,10 @@ def test_nothing_scrolls_sideways(page: Path, tmp_path: Path, width: int) -> Non
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 @pytest.mark.parametrize("dark", [False, True])
 def test_all_text_stands_out_from_what_is_behind_it(page: Path, tmp_path: Path, dark: bool) -> None:
-    assert CHROMIUM is not None
     text = page.read_text(encoding="utf-8").replace("<details>", "<details open>")
     if dark:
         text = text.replace("@media (prefers-color-scheme: dark)", "@media all")
-    common = [
-        CHROMIUM,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
+    common = chromium(tmp_path)
     measured = in_a_frame(text, common, tmp_path, 1280)
     assert measured["texts"] > 100
     assert measured["faint"] == [], "WCAG 2.2 AA asks for 4.5 to 1"

@@ -51,9 +51,9 @@ MAPS = 16
 time, with 256 .2 to .9; with 7 up to 1.4)."""
 
 
-def small(weight: Tensor) -> bool:
-    """Whether this is faster for a transposed convolution by a weight (in, out, 4, 4)."""
-    few = weight.dtype == torch.float32 and weight.shape[0] * weight.shape[1] <= SMALL
+def small(weight: Tensor, most: int = SMALL) -> bool:
+    """Whether this is faster for a transposed convolution by a weight (in, out, 4, 4), of so many channels in times out at most."""
+    few = weight.dtype == torch.float32 and weight.shape[0] * weight.shape[1] <= most
     return few and weight.is_cpu and by_onednn()
 
 

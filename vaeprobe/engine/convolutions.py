@@ -163,7 +163,7 @@ def _doubled(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, most: int
     Args:
         most: channels in times channels out up to which maps go pixel by pixel.
     """
-    if weight.shape[0] * weight.shape[1] <= most and together(x, weight):
+    if together(x, weight, most):
         settings = (x, weight, bias, 2, 1, 1, True)
         return as_one(CONVOLUTION, settings, lambda: upsampled_by_pixel(x, weight, bias))
     return upsampled(x, weight, bias) if weight.shape[1] <= FEW else None

@@ -8,8 +8,9 @@ from torch import Tensor
 __all__ = ["few", "given", "summed", "summed_by_pixel"]
 
 FEW, MANY = 4, 4
-"""Channels out of a 3 x 3 convolution up to which, and for each of which so many in, twice as many at least, this is faster:
-1 to 1.3 times with three or four of 16, 1.3 to 2 times of 32, 2 to 3.5 times with one (measured, maps of 16 to 512 pixels)."""
+"""Channels out of a 3 x 3 convolution up to which, and for each of which so many in, twice as many at least, this is as fast or
+faster: .8 to 1.4 times with three or four of 12 to 16, 1.5 to 2 times of 32 and more, 1 to 3.7 times with one (measured, maps of 8 x 8 to
+128 x 128 pixels; the slower ones are the smallest)."""
 CACHE = 8 << 20
 """Bytes of maps and products at a time (measured: of 1 to 16 MB the fastest or nearly so; one map in strips of rows, which fit, takes longer)."""
 
@@ -44,11 +45,9 @@ def summed(x: Tensor, gives: Tensor, k: int) -> Tensor:
     products = torch.mm(gives, x.permute(0, 2, 3, 1).reshape(-1, c).mT).view(
         k**2, len(gives) // k**2, n, h, w
     )
-    # in place by name: after `y[...] += part` Python copies the sum onto itself
     if k == 2:
         y = x.new_zeros(products.shape[1], n, h + 1, w + 1)
-        for tap, part in enumerate(products):
-            y[:, :, 1 - tap // 2 :, 1 - tap % 2 :][:, :, :h, :w].add_(part)
+        _add_taps(products.permute(0, 3, 4, 1, 2), y.permute(2, 3, 0, 1))
         return y.transpose(0, 1)
     y = products[4]
     for tap, part in enumerate(products):
@@ -75,6 +74,13 @@ def summed_by_pixel(x: Tensor, gives: Tensor) -> Tensor:
     h, w, d, n, c = x.shape
     products = torch.mm(gives, x.view(-1, c).mT).view(4, -1, h, w, d, n)
     y = x.new_zeros(products.shape[1], h + 1, w + 1, d, n)
-    for tap, part in enumerate(products):
-        y[:, 1 - tap // 2 :, 1 - tap % 2 :][:, :h, :w].add_(part)
+    _add_taps(products.movedim(1, -1), y.movedim(0, -1))
     return y
+
+
+def _add_taps(products: Tensor, y: Tensor) -> None:
+    """Add what pixels give by each of two by two taps, shape (4, h, w, ...), to the places around them, shape (h + 1, w + 1, ...)."""
+    h, w = products.shape[1:3]
+    for tap, part in enumerate(products):
+        # by name: after `y[...] += part` Python copies the sum onto itself
+        y[1 - tap // 2 :, 1 - tap % 2 :][:h, :w].add_(part)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.by_pixel import BLOCK, MAPS, doubled, doubled_places, laid_by_pixel, small, times
+from vaeprobe.engine.by_pixel import BLOCK, MAPS, SMALL, doubled, doubled_places, laid_by_pixel, small, times
 from vaeprobe.engine.columns import Block, Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
 from vaeprobe.engine.few import given, summed, summed_by_pixel
@@ -138,11 +138,11 @@ def upsampled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y if bias is None else y.add_(bias[:, None, None])
 
 
-def together(x: Tensor, weight: Tensor) -> bool:
+def together(x: Tensor, weight: Tensor, most: int = SMALL) -> bool:
     """Whether that is faster pixel by pixel (see `vaeprobe.engine.by_pixel`)."""
     out = weight.shape[1]
     many = len(x) >= MAPS and (out == 1 or out > NARROW)
-    return many and x.dtype == weight.dtype and x.is_cpu and small(weight)
+    return many and x.dtype == weight.dtype and x.is_cpu and small(weight, most)
 
 
 @torch.no_grad()
