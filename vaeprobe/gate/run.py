@@ -290,7 +290,7 @@ class Gate:
                 words = f"{n} of at most {self.policy.max_samples} samples fitted into the time given; twice as many"
                 limited.append(Finding(TIME_LIMIT, f"{probe}: {words} would take {about(twice)}"))
             n = min(2 * n, self.policy.max_samples)
-        return [found[id] for id in rules for found in (decided, pairs) if id in found], limited
+        return [(decided if part.regression is None else pairs)[part.metric] for part in parts], limited
 
     def _pair(
         self,
