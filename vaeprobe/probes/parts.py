@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 Which: TypeAlias = Literal["auto", "all", "channels", "some"]
 
+# What brings more latents where the time given was over before all were measured.
+MORE_TIME = "more --time"
+
 # Latents up to which the whole of G is measured: where they have space, and where they have none.
 WHOLE_IN_SPACE, WHOLE = 128, 512
 # Columns of a random part: as many as the best rotation is searched for.
@@ -41,6 +44,11 @@ FEWEST = 32
 MOST_WHOLE = math.isqrt(LARGEST_GRAM // 8)
 # Bytes of the Gram matrices of a default run; nulls and rotations read off them take about ten times as much.
 STACK = 1 << 26
+
+
+def named_part(kind: str | None) -> str:
+    """Return the option that measures a part at all latents asked for: all (None), "channels", or what else was taken."""
+    return "--part " + ("all" if kind is None else "channels" if kind == "channels" else "some")
 
 
 @dataclass(frozen=True)

@@ -461,11 +461,11 @@ class Orthogonality(Probe):
     def _more(self, source: Latents, reading: Reading, asked: int) -> str:
         """Return what would bring more latents than were measured of those asked for."""
         from vaeprobe.latents import Given, Posterior
-        from vaeprobe.probes.orthogonality.words import MORE_TIME
+        from vaeprobe.probes.parts import MORE_TIME, named_part
 
         if reading.samples < asked:
-            kind = "all" if reading.block is None else "channels" if reading.kind == "channels" else "some"
-            return MORE_TIME if budget().bounded else f"--part {kind}"
+            kind = None if reading.block is None else reading.kind
+            return MORE_TIME if budget().bounded else named_part(kind)
         if asked < self.samples and isinstance(source, (Given, Posterior)):
             return "more rows of --data" if isinstance(source, Posterior) else "more rows of latents"
         return reading.more

@@ -27,7 +27,7 @@ from vaeprobe.geometry.decisions import rule_of_three, unseen
 from vaeprobe.geometry.rotations import rotate
 from vaeprobe.intervals import mean_interval
 from vaeprobe.likelihood_names import in_words
-from vaeprobe.probes.parts import SOME, cost_of_all
+from vaeprobe.probes.parts import MORE_TIME, SOME, cost_of_all
 from vaeprobe.probes.rounded import rounded
 from vaeprobe.report import Finding, Metric
 
@@ -60,8 +60,6 @@ MISSED = 0.1
 LARGEST_CONDITION = 1e3
 # Latents within this factor of the line between active and inactive are pointed out.
 BORDER = 1.25
-# What brings more latents where the time given was over before all were measured.
-MORE_TIME = "more --time"
 # The p-value of axes that half of all random ones are as orthogonal as.
 EVEN = 0.5
 
@@ -308,7 +306,7 @@ def findings(reading: Reading, asked_samples: int, metrics: Mapping[str, Metric]
                 FEWER_LATENTS,
                 f"{len(reading.names)} columns each were measured at {reading.samples} of {asked_samples} latents",
                 hint="--part all measures them at all latents that --samples asks for"
-                + (", with more --time" if reading.more == MORE_TIME else ""),
+                + (f", with {MORE_TIME}" if reading.more == MORE_TIME else ""),
             )
         )
     if reading.overflowed:

@@ -431,14 +431,16 @@ class Trace(Probe):
 
     def _more(self, drawn: int, traced: int, starts: int, part: Part | None) -> str:
         """Return what would bring more starts than were traced of those drawn, of `starts` at most."""
+        from vaeprobe.probes.parts import MORE_TIME, named_part
+
         if self.row is not None:
             return "another --row"
         if traced < drawn or (starts < self.samples and budget().bounded):
-            return "more --time"
+            return MORE_TIME
         if drawn < starts:
             return "more rows of latents"
         if starts < self.samples:
-            return "--part " + ("all" if part is None else "channels" if part.kind == "channels" else "some")
+            return named_part(None if part is None else part.kind)
         return "more --starts"
 
     def _foretold(self, decoder: Decoder, starts: int, few: bool) -> float | None:
