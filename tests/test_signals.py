@@ -219,6 +219,49 @@ __main__.main()
 """
 
 
+# a signal that comes where what it raises is taken for something else
+TAKEN = """
+import signal, sys
+from vaeprobe import cli
+from vaeprobe.cli import app, streams
+from vaeprobe.errors import InputError
+
+class Field:
+    def __set_name__(self, owner, name):
+        signal.raise_signal(int(sys.argv[1]))
+
+def taken_for_an_error(**_):
+    try:
+        type("Tensors", (), {"used": Field()})  # a RuntimeError in Python 3.11
+    except BaseException as error:
+        raise InputError("`model.pt` cannot be read", hint="is it damaged?") from error
+
+def taken_for_an_answer(**_):
+    try:
+        signal.raise_signal(int(sys.argv[1]))
+    except BaseException:
+        return 5
+
+streams.end_promptly()
+app.app = globals()[sys.argv[2]]
+sys.exit(cli.run(["explain"]))
+"""
+
+
+@pytest.mark.parametrize("sent", CODES)
+@pytest.mark.parametrize("taken", ["taken_for_an_error", "taken_for_an_answer"])
+def test_what_a_signal_raises_ends_the_run_whatever_it_is_taken_for(taken: str, sent: signal.Signals) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TAKEN, str(int(sent)), taken],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),
+    )
+    said = "vaeprobe: stopped; no partial output was written\n"
+    assert (done.returncode, done.stdout, done.stderr) == (CODES[sent], "", said)
+
+
 @pytest.mark.parametrize("model", ["digits_conv.pt", "digits_conv.safetensors"])
 def test_a_signal_after_the_last_word_changes_nothing(model: str) -> None:
     """Of a command that runs in a worker, and of one that does not."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -92,9 +91,12 @@ def _called(arguments: Sequence[str]) -> int:
     """Return the exit code of a command after the last of its output was written."""
     from vaeprobe.cli.app import app
 
-    returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
-    if returned == streams.EXIT_CODES[signal.SIGINT]:  # Typer takes an interrupt for an answer
-        raise KeyboardInterrupt
+    try:
+        returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
+    except Exception:
+        streams.heed()
+        raise
+    streams.heed()  # Typer takes an interrupt for an answer
     sys.stdout.flush()
     with contextlib.suppress(OSError):
         sys.stderr.flush()

@@ -24,6 +24,8 @@ if hasattr(signal, "SIGHUP"):  # the terminal is gone
 GRACE = 0.5
 # what is said last of a run that several processes share
 _shared: Callable[[int], int] | None = None
+# the exit code of the first signal
+_told: int | None = None
 # held by the thread that ends this process: the main one, or that which reads signals
 _end = Lock()
 # what takes a drawing off the terminal that is there now
@@ -189,6 +191,10 @@ def end_promptly() -> None:
     """
 
     def terminated(signum: int, frame: FrameType | None) -> NoReturn:
+        global _told
+        _told = _told or EXIT_CODES[signal.Signals(signum)]
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
         raise Terminated(EXIT_CODES[signal.Signals(signum)])
 
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
@@ -200,7 +206,7 @@ def end_promptly() -> None:
     for number in EXIT_CODES:
         # nohup, or a shell that starts it in the background, has the others ignored
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else terminated)
+            signal.signal(number, terminated)
     if os.name != "posix":
         return
     reading, writing_ = os.pipe()
@@ -222,6 +228,19 @@ def drawn(remove: Callable[[], None]) -> Iterator[None]:
 def interrupt() -> None:
     """End this process as SIGTERM does, from any thread."""
     signal.raise_signal(signal.SIGTERM)
+
+
+def heed() -> None:
+    """End a run that a signal has told to, though nothing says so any more.
+
+    What a signal raises may come to light as another error: Python 3.11 makes a RuntimeError of it where a class is being
+    made, and a library may answer whatever fails by an error of its own, or by going on.
+
+    Raises:
+        Terminated: a signal came.
+    """
+    if _told is not None:
+        raise Terminated(_told)
 
 
 def ending() -> None:
