@@ -179,7 +179,7 @@ def test_a_map_pixel_by_pixel_is_doubled_as_alone(
     found = by_pixel.doubled(x, layer.weight)
     assert found.is_contiguous()
     torch.testing.assert_close(found.permute(2, 3, 4, 0, 1), expected)
-    places = by_pixel.doubled_places(x, upsampling.patch_kernels(layer.weight))
+    places = by_pixel.doubled_places(x, by_pixel.one_tap(upsampling.patch_kernels(layer.weight)))
     assert places.is_contiguous()
     torch.testing.assert_close(
         places.permute(2, 3, 4, 0, 1).flatten(0, 1), four_at_a_time(t.flatten(0, 1), layer.weight)
@@ -206,12 +206,18 @@ def test_a_map_that_is_not_finite_does_not_reach_others(out: int) -> None:
 
 
 @pytest.mark.parametrize("out", [1, 2, 5, 18])
-@pytest.mark.parametrize("bias", [False, True])
-def test_outputs_pixel_by_pixel_are_those_of_the_transposed_convolution(out: int, bias: bool) -> None:
+@pytest.mark.parametrize("bias", [None, "whole", "one number", "every other"])
+def test_outputs_pixel_by_pixel_are_those_of_the_transposed_convolution(out: int, bias: str | None) -> None:
     torch.manual_seed(out)
-    layer = nn.ConvTranspose2d(6, out, 4, 2, 1, bias=bias).requires_grad_(False)
+    layer = nn.ConvTranspose2d(6, out, 4, 2, 1, bias=bias is not None).requires_grad_(False)
     x = torch.randn(17, 6, 3, 5) * torch.tensor([1, 1e4, 1, 1e-4] * 4 + [1]).view(17, 1, 1, 1)
-    parameters = layer.weight.clone(), None if layer.bias is None else layer.bias.clone()
+    added = None if layer.bias is None else layer.bias.clone()
+    if bias == "one number":
+        layer.bias.fill_(0.7)
+        added = torch.tensor(0.7).expand(out)
+    elif bias == "every other":
+        added = torch.stack([layer.bias, torch.full((out,), 9.0)], 1)[:, 0]
+    parameters = layer.weight.clone(), added
     found = upsampled_by_pixel(x, *parameters)
     assert by_pixel.is_by_pixel(found) == (out > 1)
     for one, alone in zip(found, x, strict=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vaeprobe.engine.dense import by_onednn
+from vaeprobe.engine.dense import by_onednn, kept
 
 __all__ = [
     "BLOCK",
@@ -22,6 +22,7 @@ __all__ = [
     "doubled_places",
     "is_by_pixel",
     "laid_by_pixel",
+    "one_tap",
     "small",
     "times",
 ]
@@ -70,18 +71,19 @@ def is_by_pixel(t: Tensor) -> bool:
     return t.stride() == (c, 1, w * n * c, n * c)
 
 
-def doubled(x: Tensor, weight: Tensor) -> Tensor:
+def doubled(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a transposed convolution of kernel 4, stride 2 and padding 1 of maps pixel by pixel.
 
     Args:
         x: shape (h, w, d, n, in).
         weight: shape (in, out, 4, 4).
+        bias: shape (out,).
 
     Returns:
         shape (2h, 2w, d, n, out).
     """
     y: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(
-        _volume(x), _one_tap(weight.detach()), None, [1, 1, 0], [0, 0, 0], [2, 2, 1], [1, 1, 1], 1, "none", [], ""
+        _volume(x), kept(weight, "one tap", one_tap), bias, [1, 1, 0], [0, 0, 0], [2, 2, 1], [1, 1, 1], 1, "none", [], ""
     )  # fmt: skip
     return _pixels(y, x)
 
@@ -90,10 +92,10 @@ def doubled_places(x: Tensor, patches: Tensor) -> Tensor:
     """Return the same with 2 x 2 pixels at each place, shape (h + 1, w + 1, d, n, 2 x 2 x out).
 
     Args:
-        patches: that convolution as one of 2 x 2, shape (2 x 2 x out, in, 2, 2).
+        patches: that convolution as one of 2 x 2, shape (2 x 2 x out, in, 2, 2, 1), see `one_tap`.
     """
     y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        _volume(x), _one_tap(patches), None, [1, 1, 0], [1, 1, 1], [1, 1, 1], 1, "none", [], ""
+        _volume(x), patches, None, [1, 1, 0], [1, 1, 1], [1, 1, 1], 1, "none", [], ""
     )
     return _pixels(y, x)
 
@@ -109,8 +111,8 @@ def _volume(x: Tensor) -> Tensor:
     return x.flatten(2, 3)[None].permute(0, 4, 1, 2, 3)
 
 
-def _one_tap(weight: Tensor) -> Tensor:
-    """Return a weight for volumes, laid out as these are down to the strides of sides of one: torch goes by those for what it gives."""
+def one_tap(weight: Tensor) -> Tensor:
+    """Return a weight of maps for volumes of them, laid out as these are down to the strides of sides of one: torch goes by those for what it gives."""
     return weight[..., None].clone(memory_format=torch.channels_last_3d)
 
 

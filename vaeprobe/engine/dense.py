@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -200,12 +201,16 @@ def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
     step = max(1, GRAM_BYTES // max(1, 8 * math.prod(t.shape[1:])))
     # one buffer for all, which stays in the cache
     room = t.new_empty(min(step, n), *t.shape[1:], dtype=torch.float64)
-    for start in range(0, n, step):
-        points = slice(start, start + step)
-        part = room[: min(step, n - start)].copy_(t[points])
-        if factor is not None:
-            # in its own type: products of two types take three times as long
-            part *= (factor if len(factor) == 1 else factor[points]).double()
-        flat = part.flatten(2)
-        torch.bmm(flat, flat.mT, out=out[points])
+    rows = room.flatten(2)
+    if factor is None:
+        factors: Iterable[Tensor | None] = repeat(None)
+    else:
+        # in the type of the buffer: products of two types take three times as long
+        factors = repeat(factor.double()) if len(factor) == 1 else (f.double() for f in factor.split(step))
+    for some, by, found in zip(t.split(step), factors, out.split(step), strict=False):
+        part, flat = (room, rows) if len(some) == len(room) else (room[: len(some)], rows[: len(some)])
+        part.copy_(some)
+        if by is not None:
+            part.mul_(by)
+        torch.bmm(flat, flat.mT, out=found)
     return out

@@ -82,5 +82,6 @@ def _add_taps(products: Tensor, y: Tensor) -> None:
     """Add what pixels give by each of two by two taps, shape (4, h, w, ...), to the places around them, shape (h + 1, w + 1, ...)."""
     h, w = products.shape[1:3]
     for tap, part in enumerate(products):
+        row, column = 1 - tap // 2, 1 - tap % 2
         # by name: after `y[...] += part` Python copies the sum onto itself
-        y[1 - tap // 2 :, 1 - tap % 2 :][:h, :w].add_(part)
+        y[row : row + h, column : column + w].add_(part)

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vaeprobe.engine.by_pixel import BLOCK, MAPS, SMALL, doubled, doubled_places, laid_by_pixel, small, times
+from vaeprobe.engine.by_pixel import (
+    BLOCK,
+    MAPS,
+    SMALL,
+    doubled,
+    doubled_places,
+    laid_by_pixel,
+    one_tap,
+    small,
+    times,
+)
 from vaeprobe.engine.columns import Block, Columns, Deferred, OfWeight
 from vaeprobe.engine.dense import dense_gram, kept, on_every_point
 from vaeprobe.engine.few import given, summed, summed_by_pixel
@@ -77,7 +87,8 @@ class Upsampling(OfWeight):
             return on_every_point(lambda t: four_at_a_time(t, weight), inner.at(block))
         if weight.shape[1] == 1:
             return summed_by_pixel(x, kept(weight, "taps", taps)).permute(3, 4, 0, 1, 2)
-        return doubled_places(x, kept(weight, "patches", patch_kernels)).permute(2, 3, 4, 0, 1)
+        patches = kept(weight, "patches by pixel", lambda w: one_tap(patch_kernels(w)))
+        return doubled_places(x, patches).permute(2, 3, 4, 0, 1)
 
     @property
     def _small(self) -> bool:
@@ -150,12 +161,13 @@ def upsampled_by_pixel(x: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     """Return that transposed convolution of x, shape (n, in, h, w), which lies in memory pixel by pixel but where it is one channel."""
     n, _, h, w = x.shape
     maps = laid_by_pixel(x[None])
-    if weight.shape[1] == 1:
-        four = summed_by_pixel(maps, kept(weight, "taps", taps)).view(2, 2, 1, h + 1, w + 1, n)
-        y = _pixels(four.permute(5, 3, 4, 0, 1, 2))
-    else:
-        y = doubled(maps, weight)[:, :, 0].permute(2, 3, 0, 1)
-    return y if bias is None else y.add_(bias.detach()[:, None, None])
+    if bias is not None:
+        bias = bias.detach().to(x.dtype).contiguous()  # torch's library reads it as it lies in memory
+    if weight.shape[1] > 1:
+        return doubled(maps, weight, bias)[:, :, 0].permute(2, 3, 0, 1)
+    four = summed_by_pixel(maps, kept(weight, "taps", taps)).view(2, 2, 1, h + 1, w + 1, n)
+    y = _pixels(four.permute(5, 3, 4, 0, 1, 2))
+    return y if bias is None else y.add_(bias[:, None, None])
 
 
 @torch.no_grad()

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cache
+from threading import Thread
 from typing import TypeVar
 
 import torch
@@ -25,29 +26,51 @@ Made = TypeVar("Made")
 def on_workers(work: Callable[[Piece], Made], pieces: Sequence[Piece]) -> list[Made]:
     """Return what `work`, which needs no gradients, makes of each piece, in their order.
 
-    As many pieces at a time as torch may use threads; what is made of a piece does not depend on how many that are.  The
-    threads have ended when this returns or raises: then no piece is begun any more.
+    As many pieces at a time as torch may use threads, of which this thread is one; what is made of a piece does not depend
+    on how many that are.  The others have ended when this returns or raises: then no piece is begun any more.
 
     Raises:
-        Exception: what `work` raised on the first piece, in their order, on which it did.
+        Exception: what `work` raised on the first piece, in their order, on which it did; an interrupt comes before all.
     """
     threads = torch.get_num_threads()
     count = min(threads, len(pieces))
     if count <= 1:
         return [work(piece) for piece in pieces]
+    waiting = deque(enumerate(pieces))
+    made: dict[int, Made] = {}
+    failed: dict[int, BaseException] = {}
 
-    def alone(piece: Piece) -> Made:
+    def in_turn() -> None:
+        torch.set_num_threads(threads // count)
         with torch.no_grad():  # each thread has a mode of its own
-            return work(piece)
+            while waiting:
+                try:
+                    place, piece = waiting.popleft()
+                except IndexError:  # another one was faster
+                    return
+                try:
+                    made[place] = work(piece)
+                except BaseException as error:
+                    failed[place] = error
+                    waiting.clear()
 
     _end_waiting()
-    pool = ThreadPoolExecutor(count, "vaeprobe", torch.set_num_threads, (threads // count,))
+    others = [
+        Thread(target=copy_context().run, args=(in_turn,), name=f"vaeprobe_{i}") for i in range(1, count)
+    ]
     try:
-        found = [pool.submit(copy_context().run, alone, piece) for piece in pieces]
-        return [one.result() for one in found]
+        for other in others:
+            other.start()
+        in_turn()
     finally:
-        pool.shutdown(cancel_futures=True)
+        waiting.clear()
+        for other in others:
+            if other.ident is not None:  # it was started
+                other.join()
         torch.set_num_threads(threads)  # that of products of matrices is one for all threads
+    if failed:
+        raise failed[min(failed, key=lambda place: (isinstance(failed[place], Exception), place))]
+    return [made[place] for place in range(len(pieces))]
 
 
 def _end_waiting() -> None:
