@@ -206,8 +206,10 @@ def dense_gram(t: Tensor, factor: Tensor | None) -> Tensor:
         factors: Iterable[Tensor | None] = repeat(None)
     else:
         # in the type of the buffer: products of two types take three times as long
-        factors = repeat(factor.double()) if len(factor) == 1 else (f.double() for f in factor.split(step))
-    for some, by, found in zip(t.split(step), factors, out.split(step), strict=False):
+        factors = (
+            repeat(factor.double()) if len(factor) == 1 else (f.double() for f in torch.split(factor, step))
+        )
+    for some, by, found in zip(torch.split(t, step), factors, torch.split(out, step), strict=False):
         part, flat = (room, rows) if len(some) == len(room) else (room[: len(some)], rows[: len(some)])
         part.copy_(some)
         if by is not None:
