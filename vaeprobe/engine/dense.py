@@ -30,7 +30,7 @@ __all__ = [
     "root_bands",
 ]
 
-GRAM_BYTES = 1 << 20
+GRAM_BYTES = 3 << 20
 """Float64 tangents held at a time while Gram matrices are formed: what fits in a core's share of the cache."""
 
 WORD = 8
