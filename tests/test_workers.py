@@ -5,7 +5,10 @@ from __future__ import annotations
 import gc
 import signal
 import threading
+import time
+import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 import torch
@@ -129,3 +132,69 @@ def test_an_interrupt_ends_the_work() -> None:
     finally:
         signal.signal(signal.SIGINT, handler)
     assert len(begun) < 40
+
+
+def test_an_interrupt_of_the_thread_that_waits_lets_the_others_end_first() -> None:
+    torch.set_num_threads(2)
+    ended = threading.Event()
+
+    def work(piece: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            return
+        time.sleep(0.1)  # the main thread has nothing left to do
+        for _ in range(2):  # the second one finds it waiting again
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            time.sleep(0.1)
+        ended.set()
+
+    gc.collect()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        both = threading.Barrier(2, timeout=30)
+        with pytest.raises(KeyboardInterrupt):
+            on_workers(lambda piece: (both.wait(), work(piece)), range(2))
+        assert ended.is_set()
+        assert torch.get_num_threads() == 2
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@pytest.mark.parametrize("granted", [0, 1])
+def test_fewer_threads_work_where_the_system_has_no_more(
+    granted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(4)
+    start, left = threading.Thread.start, list(range(granted))
+
+    def limited(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    assert on_workers(lambda piece: piece**2, range(7)) == [piece**2 for piece in range(7)]
+    assert torch.get_num_threads() == 4
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_that_was_caught_leaves_nothing_in_memory(threads: int) -> None:
+    torch.set_num_threads(threads)
+    made: list[weakref.ref[Tensor]] = []
+
+    def work(piece: int) -> Tensor:
+        t = torch.zeros(9)
+        made.append(weakref.ref(t))
+        if piece >= 3:
+            raise MemoryError
+        return t
+
+    gc.collect()
+    gc.disable()  # which would run too late for whoever tries again with less
+    try:
+        with suppress(MemoryError):
+            on_workers(work, range(9))
+        assert len(made) >= 4
+        assert not any(t() is not None for t in made)
+    finally:
+        gc.enable()

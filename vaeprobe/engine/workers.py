@@ -15,9 +15,10 @@ import ctypes
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
-from threading import Thread
+from threading import Event, Thread
 from typing import TypeVar
 
 import torch
@@ -31,8 +32,9 @@ Made = TypeVar("Made")
 def on_workers(work: Callable[[Piece], Made], pieces: Sequence[Piece]) -> list[Made]:
     """Return what `work`, which needs no gradients, makes of each piece, in their order.
 
-    As many pieces at a time as torch may use threads, of which this thread is one; what is made of a piece does not depend
-    on how many that are.  The others have ended when this returns or raises: then no piece is begun any more.
+    As many pieces at a time as torch may use threads, of which this thread is one, or as many as the system has threads for;
+    what is made of a piece does not depend on how many that are.  The others have ended when this returns or raises: then no
+    piece is begun any more.
 
     Raises:
         Exception: what `work` raised on the first piece, in their order, on which it did; an interrupt comes before all.
@@ -60,22 +62,56 @@ def on_workers(work: Callable[[Piece], Made], pieces: Sequence[Piece]) -> list[M
                     waiting.clear()
 
     _end_waiting()
-    others = [
-        Thread(target=copy_context().run, args=(in_turn,), name=f"vaeprobe_{i}") for i in range(1, count)
-    ]
+    others = [_Other(in_turn, f"vaeprobe_{i}") for i in range(1, count)]
     try:
-        for other in others:
-            other.start()
+        with suppress(RuntimeError):  # the system has no more of them
+            for other in others:
+                other.start()
         in_turn()
     finally:
         waiting.clear()
-        for other in others:
-            if other.ident is not None:  # it was started
-                other.join()
-        torch.set_num_threads(threads)  # that of products of matrices is one for all threads
+        try:
+            _await(others)
+        finally:
+            torch.set_num_threads(threads)  # that of products of matrices is one for all threads
     if failed:
-        raise failed[min(failed, key=lambda place: (isinstance(failed[place], Exception), place))]
+        error = failed[min(failed, key=lambda place: (isinstance(failed[place], Exception), place))]
+        failed.clear()
+        try:
+            raise error
+        finally:
+            del error  # it holds this frame: what was made would stay in memory until garbage is collected
     return [made[place] for place in range(len(pieces))]
+
+
+class _Other(Thread):
+    """A thread beside the calling one, with the context variables of that.
+
+    Attributes:
+        over: set once its work has ended: Python 3.11 takes a thread for ended whose `join` was interrupted.
+    """
+
+    def __init__(self, work: Callable[[], None], name: str) -> None:
+        super().__init__(target=copy_context().run, args=(work,), name=name)
+        self.over = Event()
+
+    def run(self) -> None:
+        try:
+            super().run()
+        finally:
+            self.over.set()
+
+
+def _await(others: Sequence[_Other]) -> None:
+    """Wait until all have ended that were started, and only then let an interrupt through."""
+    try:
+        for other in others:
+            if other.ident is not None:
+                other.over.wait()
+                other.join()
+    except BaseException:
+        _await(others)
+        raise
 
 
 def _end_waiting() -> None:
