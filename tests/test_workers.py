@@ -13,6 +13,7 @@ from contextlib import suppress
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vaeprobe.engine.columns import Columns, in_blocks
 from vaeprobe.engine.tangents import push
@@ -136,9 +137,10 @@ def test_an_interrupt_ends_the_work() -> None:
 
 def test_an_interrupt_of_the_thread_that_waits_lets_the_others_end_first() -> None:
     torch.set_num_threads(2)
-    ended = threading.Event()
+    ended, both = threading.Event(), threading.Barrier(2, timeout=30)
 
     def work(piece: int) -> None:
+        both.wait()
         if threading.current_thread() is threading.main_thread():
             return
         time.sleep(0.1)  # the main thread has nothing left to do
@@ -150,9 +152,8 @@ def test_an_interrupt_of_the_thread_that_waits_lets_the_others_end_first() -> No
     gc.collect()
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        both = threading.Barrier(2, timeout=30)
         with pytest.raises(KeyboardInterrupt):
-            on_workers(lambda piece: (both.wait(), work(piece)), range(2))
+            on_workers(work, range(2))
         assert ended.is_set()
         assert torch.get_num_threads() == 2
     finally:
@@ -175,6 +176,36 @@ def test_fewer_threads_work_where_the_system_has_no_more(
     monkeypatch.setattr(threading.Thread, "start", limited)
     assert on_workers(lambda piece: piece**2, range(7)) == [piece**2 for piece in range(7)]
     assert torch.get_num_threads() == 4
+
+
+def test_a_thread_that_begins_after_all_has_ended_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one does whose start was interrupted."""
+    torch.set_num_threads(2)
+    late: list[threading.Thread] = []
+
+    def interrupted(thread: threading.Thread) -> None:
+        late.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    begun: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        on_workers(begun.append, range(3))
+    late[0].run()
+    assert not begun
+    assert torch.get_num_threads() == 2
+
+
+def test_a_mode_sees_all_pieces_whatever_the_number_of_threads() -> None:
+    columns = tangents(12, torch.float64)[1]
+    counted = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        with in_blocks(12), FlopCounterMode(display=False) as counter:
+            G = columns.gram()
+        counted.append((counter.get_total_flops(), G.sum()))
+    assert counted[0] == counted[1]
+    assert counted[0][0] > 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
-from threading import Event, Thread
+from threading import Lock, Thread
 from typing import TypeVar
 
 import torch
@@ -34,7 +34,7 @@ def on_workers(work: Callable[[Piece], Made], pieces: Sequence[Piece]) -> list[M
 
     As many pieces at a time as torch may use threads, of which this thread is one, or as many as the system has threads for;
     what is made of a piece does not depend on how many that are.  The others have ended when this returns or raises: then no
-    piece is begun any more.
+    piece is begun any more.  Under a mode that looks at torch's operations, which holds in this thread alone, it works alone.
 
     Raises:
         Exception: what `work` raised on the first piece, in their order, on which it did; an interrupt comes before all.
@@ -48,6 +48,8 @@ def on_workers(work: Callable[[Piece], Made], pieces: Sequence[Piece]) -> list[M
     failed: dict[int, BaseException] = {}
 
     def in_turn() -> None:
+        if not waiting:  # all is done, and the number of threads is that from before
+            return
         torch.set_num_threads(threads // count)
         with torch.no_grad():  # each thread has a mode of its own
             while waiting:
@@ -62,7 +64,8 @@ def on_workers(work: Callable[[Piece], Made], pieces: Sequence[Piece]) -> list[M
                     waiting.clear()
 
     _end_waiting()
-    others = [_Other(in_turn, f"vaeprobe_{i}") for i in range(1, count)]
+    watched = torch._C._len_torch_dispatch_stack() > 0
+    others = [_Other(in_turn, f"vaeprobe_{i}") for i in range(1, 1 if watched else count)]
     try:
         with suppress(RuntimeError):  # the system has no more of them
             for other in others:
@@ -88,26 +91,26 @@ class _Other(Thread):
     """A thread beside the calling one, with the context variables of that.
 
     Attributes:
-        over: set once its work has ended: Python 3.11 takes a thread for ended whose `join` was interrupted.
+        busy: held while it works.
     """
 
     def __init__(self, work: Callable[[], None], name: str) -> None:
         super().__init__(target=copy_context().run, args=(work,), name=name)
-        self.over = Event()
+        self.busy = Lock()
 
     def run(self) -> None:
-        try:
+        with self.busy:
             super().run()
-        finally:
-            self.over.set()
 
 
 def _await(others: Sequence[_Other]) -> None:
-    """Wait until all have ended that were started, and only then let an interrupt through."""
+    """Wait until all have ended, and only then let an interrupt through."""
     try:
         for other in others:
-            if other.ident is not None:
-                other.over.wait()
+            with other.busy:  # Python 3.11 takes a thread for ended whose `join` was interrupted
+                pass
+        for other in others:
+            if other.is_alive():
                 other.join()
     except BaseException:
         _await(others)
