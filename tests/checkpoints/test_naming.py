@@ -202,22 +202,24 @@ def test_lengths_that_are_not_the_direction_s_are_refused(tmp_path: Path, shape:
     state = {"0.weight_v": torch.ones(8, 4), "0.weight_g": torch.ones(shape), "0.bias": torch.ones(8)}
     torch.save(state, tmp_path / "w.pt")
     for given in ("draft", Blueprint.from_toml('latents = 4\n[decoder]\nlayers = [{ linear = "0" }]')):
-        with pytest.raises(ArchitectureError, match="do not fit each other"):
+        with pytest.raises(ArchitectureError, match="do not fit each other") as refused:
             vaeprobe.load(tmp_path / "w.pt", blueprint=given)
+        assert f"`0.weight_v` has shape (8, 4), `0.weight_g` has shape {shape}" in refused.value.message
 
 
 def test_whole_numbers_are_no_direction(tmp_path: Path) -> None:
     state = {"0.weight_v": torch.ones(8, 4, dtype=torch.int8), "0.weight_g": torch.ones(8, 1)}
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(ArchitectureError, match="int8, and weights must be real"):
+    with pytest.raises(ArchitectureError, match=r"`0.weight_v`, of .*, is int8, and weights must be real"):
         vaeprobe.load(tmp_path / "w.pt", blueprint="draft")
 
 
 def test_half_precision_is_cast_up_before_the_lengths_are_taken() -> None:
     v, g = torch.randn(8, 4).half(), torch.rand(8, 1).half()
-    assert torch.equal(joined(v, g), joined(v.float(), g.float()))
+    names = "weight_v", "weight_g"
+    assert torch.equal(joined(v, g, names), joined(v.float(), g.float(), names))
     eighth = v.to(torch.float8_e4m3fn)
-    assert torch.equal(joined(eighth, g), joined(eighth.float(), g.float()))
+    assert torch.equal(joined(eighth, g, names), joined(eighth.float(), g.float(), names))
 
 
 @pytest.mark.parametrize("mask", [(8, 4), (8,), (4,), (8, 1), (1,), (), (4, 8)])

@@ -102,7 +102,8 @@ def as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
             else:
                 if f"{stem}weight" in tensors:
                     v, g = out.pop(f"{stem}weight"), wanted[f"{stem}{g_name}"]
-                    out[name], out[f"{stem}{g_name}"] = v, lengths(v, g).reshape(g.shape)
+                    both = name, f"{stem}{g_name}"
+                    out[both[0]], out[both[1]] = v, lengths(v, g, both).reshape(g.shape)
     for name in wanted:
         if name not in out and name in plain:
             stem = name.removesuffix("weight")

@@ -193,14 +193,14 @@ def unknown_parametrization(names: Iterable[str], layer: str | None = None) -> s
 
 def folded(
     tensors: Mapping[str, T],
-    join: Callable[[T, T], T],
+    join: Callable[[T, T, tuple[str, str]], T],
     mask: Callable[[T, T, str], T] | None = None,
 ) -> dict[str, T]:
     """Return tensors with those that weight normalisation or pruning split made one.
 
     Args:
         tensors: by name.
-        join: takes v and g.
+        join: takes v and g, and their names.
         mask: takes a tensor as it was before it was pruned, which of its numbers are left, and its name; `masked` by
             default.
     """
@@ -219,7 +219,7 @@ def folded(
             if name not in of_lengths:
                 out[name] = tensor
         elif name == split[stem][0]:  # where it stood: the order of a file tells the order of layers
-            out[f"{stem}weight"] = join(tensor, tensors[split[stem][1]])
+            out[f"{stem}weight"] = join(tensor, tensors[split[stem][1]], split[stem])
     return out
 
 
@@ -240,7 +240,9 @@ def for_matching(shaped: Mapping[str, T], which: Set | None = None) -> dict[str,
     """Return what a family is recognised by: one set, plain names, of split weights the direction, which has the shape."""
     names = chosen_set(shaped, which).names
     return folded(
-        {name: shaped[own] for name, own in names.items()}, lambda v, g: v, lambda whole, mask, name: whole
+        {name: shaped[own] for name, own in names.items()},
+        lambda v, g, both: v,
+        lambda whole, mask, name: whole,
     )
 
 
@@ -262,8 +264,8 @@ def masked(whole: Tensor, mask: Tensor, name: str) -> Tensor:
     return whole * mask
 
 
-def joined(v: Tensor, g: Tensor) -> Tensor:
-    """Return the weight of direction v and length g.
+def joined(v: Tensor, g: Tensor, names: tuple[str, str]) -> Tensor:
+    """Return the weight of direction v and length g, which the file calls by these names.
 
     Not by torch's own kernel, which checks no shapes and reads beyond its memory.
 
@@ -271,26 +273,29 @@ def joined(v: Tensor, g: Tensor) -> Tensor:
         ArchitectureError: the two do not belong together.
     """
     v, g = (t.float() if t.is_floating_point() and t.element_size() < 4 else t for t in (v, g))
-    return v * (g / lengths(v, g))
+    return v * (g / lengths(v, g, names))
 
 
-def lengths(v: Tensor, g: Tensor) -> Tensor:
+def lengths(v: Tensor, g: Tensor, names: tuple[str, str]) -> Tensor:
     """Return the lengths of a direction, along the axes that g does not have: all, where it is one number.
+
+    Args:
+        names: what the two are called.
 
     Raises:
         ArchitectureError: g is no tensor of lengths of it.
     """
-    for t in (v, g):
+    for name, t in zip(names, (v, g), strict=True):
         if not t.is_floating_point():
             raise ArchitectureError(
-                f"a weight that weight normalisation split is {str(t.dtype).removeprefix('torch.')}, and weights must be real numbers",
+                f"the tensor `{name}`, of a weight that weight normalisation split, is {str(t.dtype).removeprefix('torch.')}, and weights must be real numbers",
                 hint="quantised and complex weights are not supported: save the model in float32",
             )
     along = [k for k in range(v.ndim) if g.shape == (1,) * k + (v.shape[k],) + (1,) * (v.ndim - 1 - k)]
     if g.ndim and not along:
         raise ArchitectureError(
-            "a weight that weight normalisation split has a direction and lengths that do not fit each other:"
-            f" {tuple(v.shape)} and {tuple(g.shape)}",
+            "the direction and the lengths of a weight that weight normalisation split do not fit each other: "
+            + ", ".join(f"`{n}` has shape {tuple(t.shape)}" for n, t in zip(names, (v, g), strict=True)),
             hint=f"save the model after {UNPARAMETRIZED} or torch.nn.utils.remove_weight_norm(layer)",
         )
     axes = [k for k in range(v.ndim) if not g.ndim or k != along[0]]

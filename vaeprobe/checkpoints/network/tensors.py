@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from vaeprobe.checkpoints.blueprint.condition import Condition
-from vaeprobe.checkpoints.naming import PRUNED, UNPARAMETRIZED, joined, masked, unknown_parametrization
+from vaeprobe.checkpoints.naming import PRUNED, SPLIT, UNPARAMETRIZED, joined, masked, unknown_parametrization
 from vaeprobe.errors import ArchitectureError, BlueprintError, did_you_mean
 
 __all__ = ["Misfit", "Tensors", "Uninitialised", "shown"]
@@ -97,14 +97,11 @@ class Tensors:
 
     def weight(self, key: str, *, outputs: int = 0) -> Tensor:
         """Return `key.weight`, folding in weight or spectral normalisation; `outputs` is the axis of the outputs."""
-        v, g = self.get(f"{key}weight_v"), self.get(f"{key}weight_g")
-        if v is None:
-            g, v = (
-                self.get(f"{key}parametrizations.weight.original0"),
-                self.get(f"{key}parametrizations.weight.original1"),
-            )
-        if v is not None and g is not None:
-            return joined(v, g)
+        for halves in SPLIT:
+            names = f"{key}{halves[0]}", f"{key}{halves[1]}"
+            v, g = map(self.get, names)
+            if v is not None and g is not None:
+                return joined(v, g, names)
         raw, left, right = (self.get(f"{key}weight_{part}") for part in ("orig", "u", "v"))
         if raw is None:
             raw, left, right = (
