@@ -301,6 +301,22 @@ def test_an_error_in_one_process_ends_both_with_its_message(tmp_path: Path) -> N
     assert own == ""
 
 
+def test_what_several_processes_refuse_is_not_advised_to_them(tmp_path: Path) -> None:
+    """Each takes all rows by a solver that holds them, and meets the row that is not whole by itself."""
+    X = rows_with(LAMBDA)
+    X[-1, 0] = np.nan
+    np.save(tmp_path / "x.npy", X)
+    command = ["-m", "vaeprobe", "train-linear", str(tmp_path / "x.npy"), "--latent-dim", "3", "--solver"]
+    found = together([[*command, "dual"]] * 2)
+    assert [code for code, _, _ in found] == [5, 5]
+    hint = "hint: leave them out with --drop-nonfinite, or --missing em --latent-dim N, without torchrun, estimates missing values"
+    assert hint in "".join(err for _, _, err in found).splitlines()
+    assert [code for code, _, _ in together([[*command, "dual", "--drop-nonfinite"]] * 2)] == [0, 0]
+    refused = together([[*command, "auto", "--missing", "em"]] * 2)
+    assert "hint: start it without torchrun" in "".join(err for _, _, err in refused)
+    assert vaeprobe.train_linear(tmp_path / "x.npy", latent_dim=3, missing="em").exit_code in (0, 3)
+
+
 def test_a_dead_process_ends_the_run_with_a_clear_error(file: Path) -> None:
     command = ["-m", "vaeprobe", "train-linear", str(file), "--latent-dim", "3", "--timeout", "20"]
     dies = "import os\nfrom vaeprobe.processes import joined\nwith joined(): os._exit(9)"
@@ -312,6 +328,38 @@ def test_a_dead_process_ends_the_run_with_a_clear_error(file: Path) -> None:
 
 
 # -- in Python -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scale", "said", "factor"),
+    [
+        (
+            "auto",
+            "uint8 values were divided by 255 (--scale none, in Python scale='none', keeps them)",
+            1 / 255,
+        ),
+        ("none", None, 1.0),
+        (0.1, "values were multiplied by 0.1", 0.1),
+    ],
+)
+def test_pixels_in_memory_are_scaled_as_those_of_files_and_it_is_said(
+    tmp_path: Path, scale: str | float, said: str | None, factor: float
+) -> None:
+    import torch
+
+    import vaeprobe
+
+    X = (rows_with(LAMBDA) * 20 + 100).clip(0, 255).astype(np.uint8)
+    np.save(tmp_path / "x.npy", X)
+    variance = np.cov(X.astype(float) * factor, rowvar=False, bias=True).trace()
+    for data in (X, torch.from_numpy(X), tmp_path / "x.npy"):
+        found = vaeprobe.train_linear(data, latent_dim=3, scale=scale)
+        assert [f.message for f in found.findings if f.code == "scaled"] == [said] * (said is not None)
+        assert found.fit.spectrum.values.sum() == pytest.approx(variance, rel=1e-5)
+    as_numbers = vaeprobe.train_linear(X.astype(float), latent_dim=3)
+    assert "scaled" not in [f.code for f in as_numbers.findings], "numbers of other types are as they are"
+    with pytest.raises(UsageError, match="no scale"):
+        vaeprobe.train_linear(X, latent_dim=3, scale="pixels")
 
 
 def test_arrays_tensors_and_files_are_fitted_alike_and_held_against_limits(tmp_path: Path) -> None:

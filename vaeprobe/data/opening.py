@@ -82,11 +82,16 @@ def open_data(
     return Data(shards, factor, nonfinite, own + notes)
 
 
-def in_memory(array: Array, *, nonfinite: Nonfinite = "refuse") -> Data:
-    """Return an array's rows as data, unscaled; what is masked is missing, NaN."""
+def in_memory(array: Array, *, scale: str | float = "none", nonfinite: Nonfinite = "refuse") -> Data:
+    """Return an array's rows as data, as they are or scaled as those of files; what is masked is missing, NaN.
+
+    Raises:
+        UsageError: `scale` is no scale.
+    """
     array = with_gaps(array)
     shard = ArrayShard(**rows_of("array", array.shape, array.dtype), array=array)
-    return Data((shard,), 1.0, nonfinite)
+    factor, notes = _scaling(scale, (shard,), True)
+    return Data((shard,), factor, nonfinite, notes)
 
 
 # -- opening ---------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def _scaling(scale: str | float, shards: Sequence[Shard], asked: bool) -> tuple[
         if not all(pixels):
             hint = "say how to scale with --scale none or a factor" if asked else "store all of them alike"
             raise InputError("some files hold uint8 and some do not", hint=hint)
-        message = "uint8 values were divided by 255 (--scale none keeps them)"
+        message = "uint8 values were divided by 255 (--scale none, in Python scale='none', keeps them)"
         return 1 / 255, (Finding(SCALED, message),)
     if scale == "none":
         return 1.0, ()

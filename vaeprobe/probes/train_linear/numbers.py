@@ -119,10 +119,11 @@ class LinearFit:
 def rows_of(
     data: object, *, key: str | None, scale: str | float, nonfinite: Literal["keep", "drop", "refuse"]
 ) -> Data:
-    """Return rows of data from a path, a glob, several of them, an array (NaN where masked) or a tensor.
+    """Return rows of data from a path, a glob, several of them, an array (NaN where masked) or a tensor, scaled alike.
 
     Raises:
         InputError: the data are damaged or not finite.
+        UsageError: `scale` is no scale, or `key` is none of the data.
     """
     if isinstance(data, Data):
         return data
@@ -133,8 +134,9 @@ def rows_of(
         array = with_gaps(data)
         if array.dtype.kind not in "fiub":
             raise InputError(f"the data are {array.dtype}, not real numbers", hint="pass an array of numbers")
-        exact = array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)
-        return in_memory(exact, nonfinite=nonfinite)
+        # pixels are converted as those of files are
+        kept = array.dtype in (np.float32, np.float64, np.uint8)
+        return in_memory(array if kept else array.astype(np.float64), scale=scale, nonfinite=nonfinite)
     given = data if isinstance(data, (list, tuple)) else [data]
     paths = [path for path in given if isinstance(path, (str, Path))]
     if not paths or len(paths) != len(given):

@@ -221,7 +221,7 @@ class TrainLinear(Question):
         rows: Data = processes.together(lambda: self._rows(data), by=lambda rows: rows.fingerprint)
         read, limits = self._in_time(rows, processes)
         own, sharing = spectrum.shared(read, self.solver, processes)
-        fitted, spec = self._spectrum(own, sharing)
+        fitted, spec = self._spectrum(own, sharing, processes)
         limits = (*limits, *self._cut_short(read, spec, fitted, processes))
         choice, d, chosen = None, self.latent_dim, None
         if d == "auto":
@@ -330,8 +330,14 @@ class TrainLinear(Question):
             incomplete = "keep"
         return rows_of(data, key=self.key, scale=self.scale, nonfinite=incomplete)
 
-    def _spectrum(self, own: Data, processes: Processes) -> tuple[MissingFit | None, Spectrum]:
-        """Return the eigenpairs of the covariance, and the fit that they come from where values are missing."""
+    def _spectrum(
+        self, own: Data, sharing: Processes, processes: Processes
+    ) -> tuple[MissingFit | None, Spectrum]:
+        """Return the eigenpairs of the covariance, and the fit that they come from where values are missing.
+
+        Args:
+            sharing: the processes that share the rows, of all that run.
+        """
         from vaeprobe.data import NonfiniteRowsError
         from vaeprobe.linear import dimension, missing, spectrum
         from vaeprobe.probes.train_linear.numbers import RANDOMIZED_PAIRS
@@ -344,10 +350,10 @@ class TrainLinear(Question):
         folds = dimension.FOLDS if self.latent_dim == "auto" and self.fixed is None else 1
         try:
             found = spectrum.compute(
-                own, wanted, solver=self.solver, seed=self.seed, folds=folds, processes=processes
+                own, wanted, solver=self.solver, seed=self.seed, folds=folds, processes=sharing
             )
         except NonfiniteRowsError as error:
-            raise NonfiniteRowsError(error.message, hint=words.instead(error)) from None
+            raise NonfiniteRowsError(error.message, hint=words.instead(error, processes.world)) from None
         return None, found
 
     def _solution(self, spec: Spectrum, d: int, fitted: MissingFit | None) -> Solution:

@@ -165,9 +165,10 @@ def findings(fit: LinearFit, rows: Data, chosen: Finding | None) -> list[Finding
     return out
 
 
-def instead(error: NonfiniteRowsError) -> str:
-    """Return what can be done about rows that hold NaN or infinity: what leaves two rows or more."""
-    estimate = "--missing em --latent-dim N estimates missing values"
+def instead(error: NonfiniteRowsError, processes: int) -> str:
+    """Return what can be done about rows that hold NaN or infinity: what leaves two rows or more, in so many processes."""
+    alone = ", without torchrun," if processes > 1 else ""
+    estimate = f"--missing em --latent-dim N{alone} estimates missing values"
     if error.valued < 2:
         return "all other rows hold nothing else: is it the right file or array?"
     if error.left < 2:
