@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -186,3 +188,24 @@ def test_print_shows_the_page(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     STUB.write_text(stub(), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["submodule", "samples"])
+def test_hints_name_what_python_takes_beside_the_option(name: str) -> None:
+    """An error is raised in Python as well as on the command line, where alone there are options."""
+    asked = 0
+    for path in Path(vaeprobe.__file__).parent.rglob("*.py"):
+        if path.parent.name == "cli":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            called = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            if not (called.endswith("Error") or called == "check_memory"):
+                continue
+            texts = (n.value for n in ast.walk(node) if isinstance(n, ast.Constant))
+            words = " ".join(text for text in texts if isinstance(text, str))
+            if re.search(rf"--{name}\b", words):
+                asked += 1
+                assert f"{name}=" in words, f"{path.name}: {words}"
+    assert asked

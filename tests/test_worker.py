@@ -264,7 +264,7 @@ def test_a_decoder_that_meets_the_limit_is_told_whose_it_is(monkeypatch: pytest.
         with pytest.raises(ResourceError) as caught:
             not_callable(None, torch.zeros(2, 3), MemoryError())
         said.append((caught.value.message, caught.value.hint))
-    else_ = "free some memory, or probe a smaller decoder (--submodule)"
+    else_ = "free some memory, or probe a smaller decoder (--submodule, in Python submodule=)"
     assert said == [
         ("the decoder takes, for latents of shape (2, 3), more memory than there is", else_),
         (

@@ -212,7 +212,9 @@ def not_callable(function: object, z: Tensor, error: BaseException, f: RowMap | 
     if out_of_memory(error):
         raise ResourceError(
             f"the decoder takes, for latents of shape {tuple(z.shape)}, {more_than_there_is()}",
-            hint=with_more_memory("free some memory, or probe a smaller decoder (--submodule)"),
+            hint=with_more_memory(
+                "free some memory, or probe a smaller decoder (--submodule, in Python submodule=)"
+            ),
         ) from None
     message = f"the decoder cannot be called on latents of shape {tuple(z.shape)}: {first_line(error)}"
     needed = _needed(function)

@@ -481,7 +481,7 @@ class Decoder:
             if not y.is_floating_point():
                 raise ContractError(
                     f"the decoder's output is {contract.word(y.dtype)}, which has no derivative",
-                    hint="probe the real numbers before it (--submodule, or a wrapper with --arch)",
+                    hint="probe the real numbers before it: --submodule, or a wrapper with --arch (in Python, submodule= or arch=)",
                 )
             limits.check_output(y[0].nbytes)
             contract.check_finite(y)

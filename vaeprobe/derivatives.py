@@ -147,7 +147,7 @@ def check_derivatives(
                     "the derivatives of the decoder do not match finite differences, in both modes alike",
                     hint="is a part of it detached or under torch.no_grad(), or does it pass gradients straight through a"
                     " rounding, as a VQ-VAE does? probe the network without that, or what comes after the quantiser"
-                    " (--submodule)"
+                    " (--submodule, in Python submodule=)"
                     + (
                         "; in float32 a function that rounds finer than to 1/3000 looks like that, too: one that takes float64,"
                         " or an nn.Module, is held against finer differences"

@@ -60,7 +60,9 @@ class Prior(Latents):
     purpose: str = "latents"
 
     def draw(self, decoder: Decoder, n: int, *, seed: int = 0) -> Tensor:
-        check_memory(f"{n} latents", 8 * n * decoder.latent_dim, "fewer latents (--samples)")
+        check_memory(
+            f"{n} latents", 8 * n * decoder.latent_dim, "fewer latents (--samples, in Python samples=)"
+        )
         columns = []
         learned, free = decoder.learned, 0
         own = None if learned is None else learned.draw(n, seed=seed, purpose=self.purpose).numpy()

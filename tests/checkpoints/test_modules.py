@@ -130,7 +130,10 @@ def test_a_foreign_class_is_refused_by_name_with_ways_on(foreign: Any) -> None:
         UnsafeError, match=r"would import `somebodys_models\.VAE` and `somebodys_models\.Block`"
     ) as error:
         vaeprobe.load(path)
-    assert "`--submodule decoder` takes, without `encoder`, `tail` beside it" in (error.value.hint or "")
+    assert (
+        "`--submodule decoder` (in Python, submodule='decoder') takes, without `encoder`, `tail` beside it"
+        in (error.value.hint or "")
+    )
     assert "--arch" in (error.value.hint or "")
 
 

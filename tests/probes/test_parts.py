@@ -909,13 +909,33 @@ def test_no_part_stands_for_all_latents_of_a_map_to_few_outputs() -> None:
         ResourceError, match=f"{SOME - 1} outputs cannot hold {SOME} independent columns"
     ) as refused:
         block_of(few, "auto", 4, 0)
-    assert "--part some" in str(refused.value.hint)
+    assert str(refused.value.hint).startswith(
+        "--part some (in Python, part='some') measures 64 random latents"
+    )
     for some in (block_of(few, "some", 4, 0), block_of(enough, "auto", 4, 0)):
         assert some is not None
         assert len(some.names) == SOME
     fewer = block_of(Decoder(lambda z: z[:, : SOME - 1], many - 1), "auto", 4, 0)
     assert fewer is not None
     assert len(fewer.names) == SOME
+
+
+def test_what_is_advised_where_no_part_stands_for_all_answers() -> None:
+    """Few outputs see few directions: `factorise` asks along them, and a part of as many columns as it takes is undefined."""
+    many = int((LARGEST_GRAM / 8) ** 0.5) + 1
+    W = torch.from_numpy(np.random.default_rng(0).normal(size=(many, 3))) / many**0.5
+    few = Decoder(lambda z: torch.tanh(z @ W.to(z.dtype)), many, dtype=torch.float64)
+    asked = Factorise(samples=32, max_samples=32, sheets=0, permutations=19)
+    with pytest.raises(ResourceError) as refused:
+        asked.measure(few)
+    assert str(refused.value.hint).startswith("--part all (in Python, part='all') measures all directions")
+    assert "some" not in str(refused.value.hint)
+    assert "3 directions alone" in dataclasses.replace(asked, part="all").measure(few).summary
+    assert dataclasses.replace(asked, part="some").measure(few).verdict == "undefined"
+    with pytest.raises(ResourceError) as refused:
+        Orthogonality(samples=32).measure(few)
+    assert "`vaeprobe factorise MODEL --part all`" in str(refused.value.hint)
+    assert Orthogonality(samples=32, part="some").measure(few).metrics
 
 
 def test_seams_of_many_latents_start_where_there_is_time_for_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def rebuild(file: TorchFile, module: PickledModule, name: str) -> tuple[nn.Modul
 
 def _way_out(module: PickledModule, strangers: Mapping[str, Global]) -> str:
     """Say which parts can be had without foreign code, and what to do for the whole."""
-    whole = "--arch package.module:CLASS or --blueprint FILE says what the whole network is"
+    whole = "--arch package.module:CLASS or --blueprint FILE (in Python, arch=, blueprint=) says what the whole network is"
     inside = dict(submodules(module))
     alone = len([name for name in inside if "." not in name]) == 1
     parts = [
@@ -91,7 +91,10 @@ def _way_out(module: PickledModule, strangers: Mapping[str, Global]) -> str:
     parent = parts[0].rpartition(".")[0]
     beside = [f"`{n}`" for n in inside if n.rpartition(".")[0] == parent and n != parts[0]]
     without = f", without {', '.join(beside[:6])}{', ...' * (len(beside) > 6)} beside it" if beside else ""
-    return f"no code of it is needed for the part that `--submodule {parts[0]}` takes{without}; {whole}"
+    return (
+        f"no code of it is needed for the part that `--submodule {parts[0]}` (in Python, submodule={parts[0]!r}) takes{without};"
+        f" {whole}"
+    )
 
 
 class _Builder:

@@ -72,7 +72,7 @@ def parts_of(
     if d is None and latent_dim is None and latent_size is not None:
         raise UsageError(
             f"the network does not run on maps of latents of {' x '.join(map(str, latent_size))}: {why}",
-            hint="is the size right, and is this the part that decodes? (--submodule)",
+            hint="is the size right, and is this the part that decodes? (--submodule, in Python submodule=)",
         )
     if d is None and latent_dim is None:
         raise UsageError(

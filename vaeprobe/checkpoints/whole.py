@@ -162,7 +162,7 @@ def halves(
     if latent_size is not None and failures:
         raise ContractError(
             f"no part of the network decodes latents: {failures[0]}",
-            hint="is the size right? name the part: --submodule PART",
+            hint="is the size right? name the part: --submodule PART (in Python, submodule=)",
         )
     unsized = next((n for n in names if convolution_of(getattr(whole, n)) is not None), None)
     if unsized is not None:
@@ -176,7 +176,8 @@ def halves(
         )
     raise ContractError(
         f"no part of the network decodes latents: {failures[0]}",
-        hint="say what it takes: --latent-dim D, or --latent-size 8x8 of maps; or name the part: --submodule PART",
+        hint="say what it takes: --latent-dim D, or --latent-size 8x8 of maps (in Python, latent_dim=, latent_size=); or name the part:"
+        " --submodule PART (in Python, submodule=)",
     )
 
 

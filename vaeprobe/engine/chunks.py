@@ -148,7 +148,9 @@ class Sweep:
                 if smaller is None:
                     raise ResourceError(
                         "not enough memory for one direction at one latent",
-                        hint=with_more_memory("free some memory, or probe a smaller decoder (--submodule)"),
+                        hint=with_more_memory(
+                            "free some memory, or probe a smaller decoder (--submodule, in Python submodule=)"
+                        ),
                     ) from error
                 size = smaller
                 continue

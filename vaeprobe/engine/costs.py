@@ -99,7 +99,8 @@ def foretell_directions(
         check_memory(
             what,
             bytes,
-            "fewer --samples; or --part some, which measures some of the columns; or --time, for what fits in it",
+            "fewer --samples (in Python, samples=); or --part some (part=), which measures some of the columns; or --time (time=),"
+            " for what fits in it",
         )
     if not (foretold() or budget().bounded):
         return None

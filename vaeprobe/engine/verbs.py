@@ -63,7 +63,7 @@ OF_METRIC = 5 * 8
 WINDOWS = 16 << 20
 # Bytes of windows of columns that are held before they are put to their places in whole outputs.
 HELD = 128 << 20
-FEWER_GRAMS = "fewer latents (--samples), some of the columns (columns=), or random probes (vaeprobe.engine.matrix_free)"
+FEWER_GRAMS = "fewer latents (--samples, in Python samples=), some of the columns (columns=), or random probes (vaeprobe.engine.matrix_free)"
 
 
 @said_of

@@ -45,6 +45,13 @@ MOST_WHOLE = math.isqrt(LARGEST_GRAM // 8)
 # Bytes of the Gram matrices of a default run; nulls and rotations read off them take about ten times as much.
 STACK = 1 << 26
 
+# What answers where no part of the latents stands for all: `factorise` asks along what few outputs see, others of some latents.
+BY_ALL = "--part all (in Python, part='all') measures all directions that the output depends on, if few"
+BY_SOME = (
+    f"--part some (in Python, part='some') measures {SOME} random latents; `vaeprobe factorise MODEL --part all`"
+    " measures all directions that the output depends on, if few"
+)
+
 
 def named_part(kind: str | None) -> str:
     """Return the option that measures a part at all latents asked for: all (None), "channels", or what else was taken."""
@@ -89,7 +96,7 @@ def among(words: str, whole: int) -> str:
 
 
 def block_of(
-    decoder: Decoder, part: Which, samples: int, seed: int, whole: int | None = None
+    decoder: Decoder, part: Which, samples: int, seed: int, whole: int | None = None, way: str = BY_SOME
 ) -> ColumnBlock | None:
     """Return the part of the columns to measure at each of so many latents, None for all of them.
 
@@ -97,6 +104,7 @@ def block_of(
 
     Args:
         whole: latents without space up to which "auto" takes all; `WHOLE` by default.
+        way: what answers nonetheless where no part stands for all.
 
     Raises:
         ResourceError: there are more than `MOST` latents, or too many for so few outputs that "auto" finds no part
@@ -122,8 +130,8 @@ def block_of(
             raise ResourceError(
                 f"{decoder.data_dim} outputs cannot hold {SOME} independent columns, so no part of the {k:,} latents"
                 f" stands for all of them, and one Gram matrix of all takes {8 * k * k / 1e9:.1f} GB",
-                hint="is a matrix transposed? A decoder's is outputs x latents, scikit-learn's components_ is the"
-                " transpose of that; --part some measures a part nonetheless",
+                hint=f"{way}; or is a matrix transposed? A decoder's is outputs x latents, scikit-learn's components_ is"
+                " the transpose of that",
             )
     if part == "channels" and not space:
         _check_single_site(decoder)
@@ -210,9 +218,11 @@ class Part:
         return f"Of {self.whole} latents, along {self.words}, given the others"
 
 
-def part_of(decoder: Decoder, part: Which, seed: int, whole: int | None = None) -> Part | None:
+def part_of(
+    decoder: Decoder, part: Which, seed: int, whole: int | None = None, way: str = BY_SOME
+) -> Part | None:
     """Return a part of the latents that stays the same for a whole run, None for all of them."""
-    block = block_of(decoder, part, 1, seed, whole)
+    block = block_of(decoder, part, 1, seed, whole, way)
     if block is None:
         return None
     columns = block.columns[0].tolist()

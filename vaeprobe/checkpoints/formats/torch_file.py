@@ -178,7 +178,8 @@ def _look_at_module(
     finding = Finding(
         FOREIGN_CLASSES,
         f"running it as it is needs the code of {named(strangers)}, which vaeprobe takes from no file",
-        hint="--submodule takes a part made of torch's layers; --blueprint or --arch say what the whole is",
+        hint="--submodule takes a part made of torch's layers; --blueprint or --arch say what the whole is (in Python,"
+        " submodule=, blueprint=, arch=)",
     )
     return Inspection(
         **{**vars(out), "findings": (*out.findings, finding), "verdict": "module of foreign classes"}

@@ -171,12 +171,12 @@ class Factorise(Probe):
         from vaeprobe.engine.rounding import directions_of as looking_at
         from vaeprobe.geometry.factorisation import FEWEST, directions_of, gather
         from vaeprobe.geometry.row_space import MOST_SKETCHED
-        from vaeprobe.probes.parts import SOME, affordable, cost_of_all, of_part, part_of
+        from vaeprobe.probes.parts import BY_ALL, SOME, affordable, cost_of_all, of_part, part_of
 
         decoder = decoder.standardised(of="factorise").under(self.likelihood)
         source = self.source()
         settings, notes = self.settings(decoder), decoder.notes
-        part = part_of(decoder, self.part, self.seed, whole=WHOLE)
+        part = part_of(decoder, self.part, self.seed, whole=WHOLE, way=BY_ALL)
         samples, most, sheets = self.samples, max(self.samples, self.max_samples), self.sheets
         frugal = part is not None
         cost = cost_of_all(decoder, samples, 3) if part is not None else ""
@@ -202,7 +202,10 @@ class Factorise(Probe):
                 raise ResourceError(
                     f"the decoder has {len(decoder.continuous):,} latents, {MOST_WHOLE:,} are the most that are measured "
                     f"whole, and no {MOST_SKETCHED} directions or fewer are all that its output depends on",
-                    hint=f"--part some measures along {SOME} random latents, the others given",
+                    # as many columns in fewer outputs depend on each other
+                    hint=f"--part some (in Python, part='some') measures along {SOME} random latents, the others given"
+                    if decoder.data_dim >= SOME
+                    else f"`vaeprobe orthogonality MODEL --part some` measures {SOME} random latents",
                 )
             decoder = decoder if part is None else part.decoder
 

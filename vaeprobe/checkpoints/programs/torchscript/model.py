@@ -387,7 +387,8 @@ def _latents(
         )
     raise NoFlatRowsError(
         f"the program cannot be run on latents: {quoted(reason or 'it has no weights')}",
-        hint="add --latent-dim D, --latent-size 4x4 of maps (2x4x4 of films, 6x8 of 6 tokens of 8 numbers), or --submodule NAME",
+        hint="add --latent-dim D, --latent-size 4x4 of maps (2x4x4 of films, 6x8 of 6 tokens of 8 numbers), or --submodule NAME"
+        " (in Python, latent_dim=, latent_size=, submodule=)",
     )
 
 
