@@ -172,8 +172,10 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        words in text for words in ("can't allocate memory", "not enough memory", "out of memory")
+    # all that oneDNN says where it has no room for the code of an operation; of one that it does not know it says more
+    return isinstance(error, RuntimeError) and (
+        text.strip() == "could not create a primitive"
+        or any(words in text for words in ("can't allocate memory", "not enough memory", "out of memory"))
     )
 
 
