@@ -191,10 +191,11 @@ BUSY = """
 import atexit, threading, time
 from vaeprobe import cli
 from vaeprobe.cli import streams
+from vaeprobe.stopping import Terminated
 
 def interrupted(arguments):
     threading.Thread(target=streams.end, args=(143,)).start()
-    raise streams.Terminated(143)
+    raise Terminated(143)
 
 say = streams.say
 streams.say = lambda line: (say(line), time.sleep(0.2))
@@ -260,6 +261,96 @@ def test_what_a_signal_raises_ends_the_run_whatever_it_is_taken_for(taken: str, 
     )
     said = "vaeprobe: stopped; no partial output was written\n"
     assert (done.returncode, done.stdout, done.stderr) == (CODES[sent], "", said)
+
+
+# a signal that comes before a command begins, while its error is told, as it ends, and once more as it ends by the first
+AT_THE_EDGES = """
+import signal, sys
+from vaeprobe import __main__, cli
+from vaeprobe.cli import app, output, streams
+
+def interrupted(*_, **__):
+    signal.raise_signal(sent)
+
+ending, streams.GRACE = streams.ending, 60
+sent, where = int(sys.argv[1]), sys.argv[2]
+if where == "before":
+    cli.consider = interrupted
+elif where == "telling":
+    output.error = interrupted
+elif where == "ending":
+    streams.ending = lambda: (interrupted(), ending())
+else:
+    app.app = interrupted
+    streams.ending = lambda: (interrupted(), ending())
+sys.argv = ["vaeprobe", *sys.argv[3:]]
+__main__.main()
+"""
+
+
+@pytest.mark.parametrize("model", [PICKLE, SAMPLES / "digits_conv.safetensors"], ids=["worker", "alone"])
+@pytest.mark.parametrize("where", ["before", "telling", "ending", "twice"])
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_the_edges_of_a_command_ends_it_in_a_line(
+    sent: signal.Signals, where: str, model: Path
+) -> None:
+    words = ["inspect", str(model), *(["--key", "no.such"] if where == "telling" else [])]
+    done = subprocess.run(
+        [sys.executable, "-c", AT_THE_EDGES, str(int(sent)), where, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: signal.signal(sent, signal.SIG_DFL),
+    )
+    assert (done.returncode, done.stderr) == (
+        CODES[sent],
+        "vaeprobe: stopped; no partial output was written\n",
+    )
+    assert bool(done.stdout) == (where == "ending")  # all was said by then
+
+
+# a signal that is lost, in a destructor or in a generator that nobody asks any more, on a machine too busy for the thread
+LOST = """
+import signal, sys
+from pathlib import Path
+from vaeprobe import writing
+from vaeprobe.cli import app, run, streams
+
+class Held:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+def lost(**_):
+    held = Held()
+    del held
+    print("goes on", file=sys.stderr)
+    match sys.argv[1]:
+        case "file":
+            writing.write_text("out.html", "page")
+        case "stream":
+            writing.write_text("/dev/stdout", "page")
+        case "stdout":
+            print("page")
+        case "error":
+            raise ValueError("of what the signal left half done")
+    return 0
+
+streams.prepare()
+streams.end_promptly()
+streams.GRACE = 60
+app.app = lost
+sys.exit(run(["explain"]))
+"""
+
+
+@pytest.mark.parametrize("to", ["file", "stream", "stdout", "error", "nothing"])
+def test_a_run_that_lost_a_signal_writes_nothing_any_more(to: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LOST, to], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    said = "goes on\nvaeprobe: stopped; no partial output was written\n"
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", said)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("model", ["digits_conv.pt", "digits_conv.safetensors"])

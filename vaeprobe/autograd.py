@@ -138,8 +138,8 @@ def jvp(f: Callable[..., Any], primals: tuple[Tensor, ...], tangents: tuple[Tens
 def over_directions(f: Callable[..., Any], *directions: Tensor) -> Any:
     """Return what f makes of directions in their first axis: `torch.func.vmap`, without its advice to torch's own authors."""
     functorch: Any = torch._C._functorch
-    functorch._set_vmap_fallback_warning_enabled(False)
     try:
+        functorch._set_vmap_fallback_warning_enabled(False)
         return torch.func.vmap(f)(*directions)
     finally:
         functorch._set_vmap_fallback_warning_enabled(True)
@@ -154,8 +154,8 @@ def _rules_left_out() -> Iterator[None]:
         yield
         return
     nothing = ModuleType(RULES)
-    setattr(package, name, nothing)
     try:
+        setattr(package, name, nothing)
         yield
     finally:
         if getattr(package, name, None) is nothing:
@@ -212,9 +212,9 @@ def unwatched() -> Iterator[None]:
     """Within it, whoever watches (see `Watching`) sees nothing: what is made once and kept is no part of what a call takes."""
     watchers = _watching.get()
     token = _watching.set(())
-    for watcher in watchers:
-        watcher.blind = True
     try:
+        for watcher in watchers:
+            watcher.blind = True
         yield
     finally:
         for watcher in watchers:
@@ -322,8 +322,8 @@ def without_compiler() -> Iterator[None]:
 
     stand_in = ModuleType(name)
     vars(stand_in).update(disable=disable, __getattr__=other)
-    sys.modules[name] = stand_in
     try:
+        sys.modules[name] = stand_in
         yield
     finally:
         if sys.modules.get(name) is stand_in:
@@ -402,9 +402,9 @@ def differentiable_kernels() -> Iterator[None]:
     _answer_without_thought()
     with _turns:
         fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
         backward = _InstanceNorms() if torch.is_grad_enabled() else nullcontext()
         try:
+            torch.backends.mha.set_fastpath_enabled(False)
             # a backward pass may call a part of the network anew
             with sdpa_kernel(SDPBackend.MATH), full_precision(), uncompiled(), backward:
                 yield

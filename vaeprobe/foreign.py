@@ -105,7 +105,7 @@ def said_of(function: Callable[P, T]) -> Callable[P, T]:
 # -- uncompiled -----------------------------------------------------------------------------------
 
 _lock = threading.Lock()
-_inside = 0
+_inside: set[object] = set()  # a token of each block that is being run
 _stance = ExitStack()
 
 
@@ -120,28 +120,27 @@ def uncompiled() -> Iterator[None]:
     if not hasattr(sys.modules.get(COMPILER), "set_stance"):
         yield
         return
-    _enter()
+    token = object()
     try:
+        _enter(token)
         yield
     finally:
-        _leave()
+        _leave(token)
 
 
-def _enter() -> None:
+def _enter(token: object) -> None:
     """Switch the compiler off, for all threads, where none has yet."""
     import torch
 
-    global _inside
     with _lock:
-        if not _inside:
+        _inside.add(token)
+        if len(_inside) == 1:
             with suppress(RuntimeError):  # torch compiles what calls us, and lets nobody switch meanwhile
                 _stance.enter_context(torch.compiler.set_stance("force_eager"))
-        _inside += 1
 
 
-def _leave() -> None:
-    global _inside
+def _leave(token: object) -> None:
     with _lock:
-        _inside -= 1
+        _inside.discard(token)
         if not _inside:
             _stance.close()

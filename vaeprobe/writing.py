@@ -18,6 +18,7 @@ from os import PathLike
 from pathlib import Path
 
 from vaeprobe.errors import UsageError
+from vaeprobe.stopping import heed
 
 __all__ = ["check_suffix", "discard", "ready", "withheld", "write", "write_text"]
 
@@ -196,6 +197,7 @@ def _write_beside(real: Path, writer: Callable[[Path], object]) -> None:
         mode = stat.S_IMODE(os.stat(real if real.exists() else name).st_mode)
         writer(Path(name))
         os.chmod(name, mode)  # some writers put a private file in place of ours
+        heed()
         os.replace(name, real)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -206,6 +208,7 @@ def _write_through(path: Path, writer: Callable[[Path], object]) -> None:
     with tempfile.TemporaryDirectory(prefix="vaeprobe-") as folder:
         place = Path(folder, f"file{path.suffix}")
         writer(place)
+        heed()
         replaced = path.is_file() and not _is_a_stream(path)  # a file in a folder that takes no new ones
         flags = os.O_WRONLY | (os.O_TRUNC if replaced else os.O_APPEND)
         with open(place, "rb") as source, os.fdopen(os.open(path, flags), "wb") as target:

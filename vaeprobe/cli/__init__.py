@@ -17,6 +17,7 @@ from vaeprobe.errors import ResourceError, UsageError, VaeprobeError, bug, out_o
 from vaeprobe.foreign import in_words
 from vaeprobe.heard import heard
 from vaeprobe.processors import consider
+from vaeprobe.stopping import Terminated, heed
 
 FULL = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 
@@ -37,16 +38,19 @@ def main() -> NoReturn:
         streams.ending()  # all is said, and torch takes a while to leave; a user's own code may have more to do
         return code
 
+    def ended() -> int:
+        return _interruptible(command)
+
     if len(arguments) == len(sys.argv) - 1 and worker.needed(arguments):
-        ended = worker.run_in_worker(command, arguments)
-        if isinstance(ended, VaeprobeError):
+        code = worker.run_in_worker(ended, arguments)
+        if isinstance(code, VaeprobeError):
             from vaeprobe.cli import output, sharing
 
-            if sharing.obituary(ended):
-                output.error(ended, arguments)
-            ended = ended.exit_code
-        sys.exit(ended)
-    sys.exit(command())
+            if sharing.obituary(code):
+                output.error(code, arguments)
+            code = code.exit_code
+        sys.exit(code)
+    sys.exit(ended())
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -91,12 +95,8 @@ def _called(arguments: Sequence[str]) -> int:
     """Return the exit code of a command after the last of its output was written."""
     from vaeprobe.cli.app import app
 
-    try:
-        returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
-    except Exception:
-        streams.heed()
-        raise
-    streams.heed()  # Typer takes an interrupt for an answer
+    returned = app(args=list(arguments), prog_name="vaeprobe", standalone_mode=False)
+    heed()  # Typer takes an interrupt for an answer
     sys.stdout.flush()
     with contextlib.suppress(OSError):
         sys.stderr.flush()
@@ -105,16 +105,27 @@ def _called(arguments: Sequence[str]) -> int:
 
 def _concluded(work: Callable[[], int], failed: Callable[[VaeprobeError], int]) -> int:
     """Return the exit code of work, whichever way it ends."""
+
+    def tried() -> int:
+        try:
+            return work()
+        except Exception as error:
+            heed()  # of what is no error at all nothing is told
+            ours = _as_ours(error)
+            if ours is None and os.environ.get("VAEPROBE_DEBUG"):
+                raise
+            return failed(ours or bug(error))
+
+    return _interruptible(tried)
+
+
+def _interruptible(work: Callable[[], int]) -> int:
+    """Return the exit code of work, or end this process where a signal interrupts it."""
     try:
         return work()
-    except (KeyboardInterrupt, streams.Terminated) as stop:
+    except (KeyboardInterrupt, Terminated) as stop:
         streams.ending()
-        streams.end(stop.exit_code if isinstance(stop, streams.Terminated) else 130)
-    except Exception as error:
-        ours = _as_ours(error)
-        if ours is None and os.environ.get("VAEPROBE_DEBUG"):
-            raise
-        return failed(ours or bug(error))
+        streams.end(stop.exit_code if isinstance(stop, Terminated) else 130)
 
 
 def _as_ours(error: Exception) -> VaeprobeError | None:

@@ -17,6 +17,7 @@ from vaeprobe.board import ALIKE, GRACE, STOPPED, Board, End, from_outside
 from vaeprobe.cli import streams
 from vaeprobe.errors import VaeprobeError
 from vaeprobe.processes import joined, place
+from vaeprobe.stopping import Terminated
 
 
 class Shared:
@@ -68,7 +69,7 @@ class Shared:
             return
         try:
             speaks = self.board.take_the_floor(0.0 if stopped else ALIKE + GRACE)
-        except (KeyboardInterrupt, streams.Terminated):  # it ends already: nobody need wait for it
+        except (KeyboardInterrupt, Terminated):  # it ends already: nobody need wait for it
             speaks = self.board.take_the_floor()
         if speaks:
             out, err = self._streams

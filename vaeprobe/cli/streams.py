@@ -16,6 +16,7 @@ from typing import IO, Any, NoReturn, TextIO, cast
 
 from vaeprobe.errors import UsageError
 from vaeprobe.heard import heard
+from vaeprobe.stopping import Terminated, heed, tell
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if hasattr(signal, "SIGHUP"):  # the terminal is gone
@@ -24,24 +25,10 @@ if hasattr(signal, "SIGHUP"):  # the terminal is gone
 GRACE = 0.5
 # what is said last of a run that several processes share
 _shared: Callable[[int], int] | None = None
-# the exit code of the first signal
-_told: int | None = None
 # held by the thread that ends this process: the main one, or that which reads signals
 _end = Lock()
 # what takes a drawing off the terminal that is there now
 _drawn: list[Callable[[], None]] = []
-
-
-class Terminated(BaseException):
-    """A signal other than an interrupt ends the run; cleanup handlers run.
-
-    Args:
-        exit_code: what the run ends with.
-    """
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(exit_code)
-        self.exit_code = exit_code
 
 
 def prepare() -> None:
@@ -75,6 +62,7 @@ class Stdout:
 
     def write(self, text: str) -> int:
         if text != "":  # parsers try a stream with nothing, and swallow what is wrong with it
+            heed()
             self._try("write", text)
         return len(text)
 
@@ -190,12 +178,11 @@ def end_promptly() -> None:
     the signal at once.  It ends an interrupt, too, that Python lost inside a destructor.
     """
 
-    def terminated(signum: int, frame: FrameType | None) -> NoReturn:
-        global _told
-        _told = _told or EXIT_CODES[signal.Signals(signum)]
-        if signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise Terminated(EXIT_CODES[signal.Signals(signum)])
+    def terminated(signum: int, frame: FrameType | None) -> None:
+        code = EXIT_CODES[signal.Signals(signum)]
+        if not tell(code) and os.name == "posix":
+            return  # it ends already, by the thread below at the latest: a second one would disturb who cleans up
+        raise KeyboardInterrupt if signum == signal.SIGINT else Terminated(code)
 
     def lost(unraisable: sys.UnraisableHookArgs) -> None:
         # the thread below ends the run
@@ -228,19 +215,6 @@ def drawn(remove: Callable[[], None]) -> Iterator[None]:
 def interrupt() -> None:
     """End this process as SIGTERM does, from any thread."""
     signal.raise_signal(signal.SIGTERM)
-
-
-def heed() -> None:
-    """End a run that a signal has told to, though nothing says so any more.
-
-    What a signal raises may come to light as another error: Python 3.11 makes a RuntimeError of it where a class is being
-    made, and a library may answer whatever fails by an error of its own, or by going on.
-
-    Raises:
-        Terminated: a signal came.
-    """
-    if _told is not None:
-        raise Terminated(_told)
 
 
 def ending() -> None:

@@ -22,8 +22,8 @@ def one_thread_below(work: float) -> Iterator[None]:
     if work >= WORTH_SHARING or threads == 1:
         yield
         return
-    torch.set_num_threads(1)
     try:
+        torch.set_num_threads(1)
         yield
     finally:
         torch.set_num_threads(threads)
