@@ -368,6 +368,23 @@ def test_an_interrupted_command_ends_at_once_and_leaves_what_it_keeps(name: str,
     list(sweep(name, 3, tmp_path))
 
 
+def test_an_interrupt_from_the_terminal_is_told_once_by_a_check_of_several_models_at_a_time(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, "check", str(PROGRAM), "--jobs=2", "--no-sandbox")
+    until = time.monotonic() + 60
+    while (
+        len(run.alive()) < 4 and time.monotonic() < until
+    ):  # itself, who tracks resources, and two that import
+        time.sleep(0.02)
+    time.sleep(0.2)
+    os.killpg(run.process.pid, signal.SIGINT)
+    code, out, err = run.ended(timeout=60)
+    said = [line for line in err.splitlines() if "GB of memory" not in line]
+    assert (code, out, len(said)) == (130, "", 1), err
+    assert said[0].startswith("vaeprobe: stopped")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_can_be_interrupted_at_any_time(name: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -195,7 +196,25 @@ def _pooled(one: partial[ModelReport], targets: Sequence[str], jobs: int) -> Ite
         max_workers=min(jobs, len(targets)), mp_context=get_context("spawn"), initializer=consider
     )
     try:
-        for future in as_completed([pool.submit(one, target) for target in targets]):
+        with _deaf_from_birth():
+            futures = [pool.submit(one, target) for target in targets]
+        for future in as_completed(futures):
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _deaf_from_birth() -> Iterator[None]:
+    """Have the processes that are started inside the block hear no interrupt from the terminal: who ends the run ends them.
+
+    Each would end with a traceback, also before it has run anything of ours.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
