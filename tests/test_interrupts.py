@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from importlib import import_module
 from types import FrameType, ModuleType
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 
-from vaeprobe import autograd, foreign
+from vaeprobe import autograd, budget, foreign, progress, writing
+from vaeprobe.engine import columns, dense, remembered
 from vaeprobe.geometry import threads
+from vaeprobe.probes import parts, with_encoder
 
 BLOCKS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "one_thread_below": lambda: threads.one_thread_below(1),
@@ -21,8 +24,25 @@ BLOCKS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "differentiable_kernels": autograd.differentiable_kernels,
     "rules_left_out": autograd._rules_left_out,
     "without_compiler": autograd.without_compiler,
+    "within": lambda: budget.within(30),
+    "unhurried": budget.unhurried,
+    "optional": budget.optional,
+    "in_blocks": lambda: columns.in_blocks(3),
+    "one_pass": dense.one_pass,
+    "remembered": remembered.remembered,
+    "listening": lambda: progress.listening(print),
+    "as_asked": parts.as_asked,
+    "shortened": lambda: parts.shortened(True),
+    "rows_as_drawn": with_encoder.rows_as_drawn,
+    "withheld": writing.withheld,
 }
-FILES = {module.__file__ for module in (autograd, foreign, threads)}
+FILES = {
+    module.__file__
+    for module in (
+        autograd, budget, columns, dense, foreign, parts, progress, remembered, threads,
+        with_encoder, writing,
+    )
+}  # fmt: skip
 PACKAGE, _, RULES = autograd.RULES.rpartition(".")
 
 
@@ -48,6 +68,7 @@ class Switches:
             "compiler off": self.off,
             "compiler": sys.modules.get("torch._dynamo"),
             "rules": hasattr(import_module(PACKAGE), RULES),
+            "variables": {variable.name: value for variable, value in copy_context().items()},
         }
 
 
@@ -62,7 +83,8 @@ def switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Switches]:
     monkeypatch.delattr(f"{PACKAGE}.{RULES}", raising=False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    yield made
+    with budget.within(60):  # another time than without an end
+        yield made
     torch.set_num_threads(before)
 
 
@@ -106,4 +128,4 @@ def test_an_interrupt_on_the_way_into_a_block_leaves_all_as_it_was(name: str, sw
     while interrupted(BLOCKS[name](), line):
         assert switches.state() == before, line
         line += 1
-    assert line > 3
+    assert line > 2

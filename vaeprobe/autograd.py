@@ -211,15 +211,15 @@ _watching: ContextVar[tuple[Watching, ...]] = ContextVar("watching", default=())
 def unwatched() -> Iterator[None]:
     """Within it, whoever watches (see `Watching`) sees nothing: what is made once and kept is no part of what a call takes."""
     watchers = _watching.get()
-    token = _watching.set(())
     try:
+        _watching.set(())
         for watcher in watchers:
             watcher.blind = True
         yield
     finally:
         for watcher in watchers:
             watcher.blind = False
-        _watching.reset(token)
+        _watching.set(watchers)
 
 
 def as_one(func: Any, args: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:

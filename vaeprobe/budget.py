@@ -100,21 +100,22 @@ def within(seconds: float | None) -> Iterator[Budget]:
     """Give what happens inside the block so many seconds, and no more than is left outside; None leaves it as it is."""
     outer = budget()
     inner = outer if seconds is None else Budget(seconds, time.monotonic() + seconds)
-    token = _current.set(inner if inner.deadline < outer.deadline else outer)
     try:
+        _current.set(inner if inner.deadline < outer.deadline else outer)
         yield budget()
     finally:
-        _current.reset(token)
+        _current.set(outer)
 
 
 @contextmanager
 def unhurried() -> Iterator[None]:
     """Let what happens inside take the time that it takes: without it there is no answer."""
-    token = _current.set(UNBOUNDED)
+    before = _current.get()
     try:
+        _current.set(UNBOUNDED)
         yield
     finally:
-        _current.reset(token)
+        _current.set(before)
 
 
 @contextmanager
@@ -143,11 +144,12 @@ def optional() -> Iterator[None]:
     """
     budget().ask()
     # processes that share the work must not stop one without the others
-    token = _optional.set(budget().bounded and processes().world == 1)
+    before = _optional.get()
     try:
+        _optional.set(budget().bounded and processes().world == 1)
         yield
     finally:
-        _optional.reset(token)
+        _optional.set(before)
 
 
 def pause() -> None:

@@ -224,13 +224,14 @@ def keeping(path: Path | str | None) -> Iterator[Kept | None]:
         yield outer
         return
     store = processes().together(lambda: Kept(path))
-    token, before = _current.set(store), place
-    place = path
+    before = place
     try:
+        _current.set(store)
+        place = path
         yield store
         place = before  # an interrupted run says where it was kept
     finally:
-        _current.reset(token)
+        _current.set(outer)
         store.close()
 
 
@@ -257,11 +258,11 @@ def kept(
     if all(processes().gathered(there)) if together else there:
         return store.take(key)
     start = time.monotonic()
-    token = _current.set(store if parts else None)
     try:
+        _current.set(store if parts else None)
         found = work()
     finally:
-        _current.reset(token)
+        _current.set(store)
     store.add(key, found, time.monotonic() - start)
     return found
 

@@ -199,11 +199,12 @@ def current() -> Processes:
 @contextmanager
 def apart() -> Iterator[None]:
     """Share nothing inside the block: each process does work of its own there."""
-    token = _current.set(ALONE)
+    before = _current.get()
     try:
+        _current.set(ALONE)
         yield
     finally:
-        _current.reset(token)
+        _current.set(before)
 
 
 def place() -> tuple[int, int]:
@@ -296,11 +297,12 @@ def joined(
         raise _unanswered(f"not all {world} processes of this run came together at {where}", error) from None
     finally:
         clock.cancel()
-    token = _current.set(Processes(rank, world, device, board, watch))
+    before = _current.get()
     try:
+        _current.set(Processes(rank, world, device, board, watch))
         yield current()
     finally:
-        _current.reset(token)
+        _current.set(before)
         board.over.set()
         if watch is not None:
             watch.join(GRACE)  # the interpreter ends badly while a thread is in a call of torch

@@ -24,12 +24,14 @@ _foreteller: ContextVar[Foreteller | None] = ContextVar("vaeprobe_foreteller", d
 @contextmanager
 def listening(listener: Listener, foreteller: Foreteller | None = None) -> Iterator[None]:
     """Send progress to `listener` inside the block, and estimates of what is to come to `foreteller`."""
-    token, other = _listener.set(listener), _foreteller.set(foreteller)
+    before, other = _listener.get(), _foreteller.get()
     try:
+        _listener.set(listener)
+        _foreteller.set(foreteller)
         yield
     finally:
-        _listener.reset(token)
-        _foreteller.reset(other)
+        _listener.set(before)
+        _foreteller.set(other)
 
 
 def foretold() -> bool:

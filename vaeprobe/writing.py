@@ -31,11 +31,12 @@ _withheld: ContextVar[bool] = ContextVar("vaeprobe_withheld", default=False)
 @contextmanager
 def withheld() -> Iterator[None]:
     """Write no file inside the block: another process of the run writes the same."""
-    token = _withheld.set(True)
+    before = _withheld.get()
     try:
+        _withheld.set(True)
         yield
     finally:
-        _withheld.reset(token)
+        _withheld.set(before)
 
 
 def ready(outputs: Iterable[str | PathLike[str]], inputs: Iterable[str | PathLike[str]] = ()) -> None:

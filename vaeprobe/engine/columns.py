@@ -56,11 +56,12 @@ _rows: ContextVar[int | None] = ContextVar("rows", default=None)
 @contextmanager
 def in_blocks(rows: int) -> Iterator[None]:
     """Take so many directions and points at a time, within it, instead of as many as are fast."""
-    token = _rows.set(rows)
+    before = _rows.get()
     try:
+        _rows.set(rows)
         yield
     finally:
-        _rows.reset(token)
+        _rows.set(before)
 
 
 @dataclass(frozen=True)

@@ -97,11 +97,12 @@ _pass: ContextVar[object] = ContextVar("pass", default=None)
 @contextmanager
 def one_pass() -> Iterator[None]:
     """Within it, look at the numbers of a weight once, and again where torch knows of a change: nobody trains meanwhile."""
-    token = _pass.set(object())
+    before = _pass.get()
     try:
+        _pass.set(object())
         yield
     finally:
-        _pass.reset(token)
+        _pass.set(before)
 
 
 @torch.no_grad()

@@ -38,11 +38,12 @@ def remembered() -> Iterator[None]:
 
     What is kept is bounded, and forgotten at the end.
     """
-    token = _memory.set(_Memory())
+    before = _memory.get()
     try:
+        _memory.set(_Memory())
         yield
     finally:
-        _memory.reset(token)
+        _memory.set(before)
 
 
 def remembering() -> bool:

@@ -252,11 +252,12 @@ _as_asked: ContextVar[bool] = ContextVar("as_asked", default=False)
 @contextmanager
 def as_asked() -> Iterator[None]:
     """Within it, probes take all the samples that they are asked for: whoever asks has reasons."""
-    token = _as_asked.set(True)
+    before = _as_asked.get()
     try:
+        _as_asked.set(True)
         yield
     finally:
-        _as_asked.reset(token)
+        _as_asked.set(before)
 
 
 _shortened: ContextVar[bool | None] = ContextVar("shortened", default=None)
@@ -265,11 +266,12 @@ _shortened: ContextVar[bool | None] = ContextVar("shortened", default=None)
 @contextmanager
 def shortened(some: bool | None) -> Iterator[None]:
     """Within it, whether limited time lasts for some columns only is settled; None leaves it to the clock."""
-    token = _shortened.set(some)
+    before = _shortened.get()
     try:
+        _shortened.set(some)
         yield
     finally:
-        _shortened.reset(token)
+        _shortened.set(before)
 
 
 def is_shortened() -> bool | None:

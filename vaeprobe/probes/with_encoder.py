@@ -37,11 +37,12 @@ _as_drawn: ContextVar[bool] = ContextVar("as_drawn", default=False)
 @contextmanager
 def rows_as_drawn() -> Iterator[None]:
     """Within it, rows of data are taken in the order in which they are drawn: a larger sample begins with a smaller one."""
-    token = _as_drawn.set(True)
+    before = _as_drawn.get()
     try:
+        _as_drawn.set(True)
         yield
     finally:
-        _as_drawn.reset(token)
+        _as_drawn.set(before)
 
 
 KL_PER_LATENT = MetricSpec(
