@@ -6,7 +6,6 @@ import gc
 import signal
 import threading
 import time
-import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -229,3 +228,31 @@ def test_an_error_that_was_caught_leaves_nothing_in_memory(threads: int) -> None
         assert not any(t() is not None for t in made)
     finally:
         gc.enable()
+
+
+def test_an_interrupt_while_others_are_waited_for_leaves_no_thread_behind_and_all_of_them_to_torch() -> None:
+    torch.set_num_threads(2)
+    ended = []
+
+    def work(piece: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            time.sleep(0.05)  # the other has one meanwhile
+            return
+        for _ in range(3):
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        ended.append(piece)
+
+    def until_the_other_has_one() -> None:
+        while True:
+            on_workers(work, range(2))
+
+    gc.collect()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            until_the_other_has_one()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert len(ended) == 1
+    assert torch.get_num_threads() == 2
