@@ -6,6 +6,7 @@ import gc
 import signal
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 
