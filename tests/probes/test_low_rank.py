@@ -14,6 +14,7 @@ from vaeprobe import engine
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import gram
 from vaeprobe.errors import ResourceError
+from vaeprobe.geometry import row_space as row_space_module
 from vaeprobe.geometry.gram import singular_tolerance
 from vaeprobe.geometry.rotations import haar
 from vaeprobe.geometry.row_space import depends_on, restricted, row_space, sketched_row_space
@@ -21,6 +22,7 @@ from vaeprobe.intervals import stream
 from vaeprobe.latents import Prior
 from vaeprobe.probes.factorise import Factorise, probe
 from vaeprobe.probes.factorise.probe import ASKED_AT, SEEN_AT
+from vaeprobe.progress import listening
 from vaeprobe.report import Artifact
 
 import maps
@@ -247,3 +249,49 @@ def test_a_linear_decoder_of_few_dimensions_has_seams_that_are_not_said_to_be_th
     assert result.verdict == "linear"
     assert "these are its seams" in result.summary
     assert "given axes" not in result.summary
+
+
+def test_a_sketch_is_orthonormal_and_spans_what_its_singular_vectors_span() -> None:
+    """Through lengths over six orders, against the decomposition of all its numbers."""
+    B = haar(900, 1, 3)[0][:5].mT
+    lengths = torch.logspace(0, -3, 5, dtype=torch.float64)
+    decoder = Decoder(lambda z: (z @ B.to(z.dtype)) * lengths.to(z.dtype), 900, dtype=torch.float64)
+    z = torch.zeros(3, 900, dtype=torch.float64)
+    found = sketched_row_space(decoder, z, 1e-12, 0)
+    assert found is not None
+    assert found.shape == (900, 5)
+    torch.testing.assert_close(found.mT @ found, torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-10)
+    torch.testing.assert_close(found @ found.mT, B @ B.mT, rtol=0, atol=1e-10)
+    shorter = sketched_row_space(decoder, z, 1e-4, 0)
+    assert shorter is not None
+    assert shorter.shape[1] < 5, "a direction within the tolerance is rounding"
+
+
+def test_what_a_sketch_takes_is_said_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    B = haar(700, 1, 3)[0][:3]
+    map = maps.b1(3)
+    decoder = Decoder(lambda z: map.f(z @ B.mT.to(z.dtype)), 700, dtype=torch.float64)
+    told: list[tuple[str, float, float, float]] = []
+    sketch = row_space_module.sketched_row_space
+
+    def sketched(*args: Any) -> Tensor | None:
+        assert len(told) == 1, "before"
+        return sketch(*args)
+
+    asked = Factorise(samples=16, max_samples=16, sheets=0, permutations=19, part="all")
+    monkeypatch.setattr(row_space_module, "sketched_row_space", sketched)
+    monkeypatch.setattr(row_space_module, "pace", lambda decoder, points: 2.0)
+    monkeypatch.setattr(probe, "MOST_WHOLE", 600)
+    with listening(lambda *_: None, lambda *found: told.append(found)):
+        asked.measure(decoder)
+    what, seconds, size, least = told[0]
+    assert what == "the directions that the output depends on, of 700"
+    passes = 8 * 65 + 2 * 256 / 1.3
+    assert 2 * passes < seconds < 2 * passes + 60
+    assert least == seconds, "there is no answer without it"
+    assert size >= 8 * 512 * 700
+    told.clear()
+    monkeypatch.setattr(row_space_module, "sketched_row_space", sketch)
+    monkeypatch.setattr(row_space_module, "pace", lambda *_: pytest.fail("nobody asked"))
+    asked.measure(decoder)
+    assert not told

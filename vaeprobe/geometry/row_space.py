@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor, nn
 
+from vaeprobe.budget import budget
 from vaeprobe.contract import ROUNDING
 from vaeprobe.decoder import Decoder
 from vaeprobe.engine import pullback
+from vaeprobe.engine.costs import DIRECTION, pace
 from vaeprobe.intervals import stream
+from vaeprobe.progress import foretell, foretold
 
-__all__ = ["MOST_SKETCHED", "depends_on", "restricted", "row_space", "sketched_row_space"]
+__all__ = ["MOST_SKETCHED", "depends_on", "foretell_sketch", "restricted", "row_space", "sketched_row_space"]
 
 TINY = 1e-300
 COVECTORS = 64
@@ -18,6 +23,12 @@ COVECTORS = 64
 MOST_SKETCHED = 384
 """Directions that a sketch of 8 latents finds at most: three quarters of its covectors, of which the smallest singular value is
 some 1/8 of the largest for equal lengths, not 0."""
+PIECE = 16
+"""A sketch is foretold from a triangle of one of so many pieces of it."""
+DIRECTIONS = 2.5
+"""A sketch's time in that of its triangle, all that is made of it (measured: 2.4)."""
+COPIES = 4
+"""Copies of a sketch that are held at once."""
 
 
 def row_space(G: Tensor, tolerance: float) -> Tensor | None:
@@ -50,9 +61,34 @@ def sketched_row_space(decoder: Decoder, z: Tensor, tolerance: float, seed: int)
     w = torch.from_numpy(stream(seed, "sketch").standard_normal((COVECTORS, len(z), decoder.data_dim)))
     rows = pullback(decoder, z, w).double()
     rows = rows / rows.flatten(2).square().sum((0, 2)).sqrt().clamp_min(TINY)[:, None]
-    _, sizes, directions = torch.linalg.svd(rows.flatten(0, 1), full_matrices=False)
+    A = rows.flatten(0, 1).mT
+    # A = Q R has the singular values of R and the left vectors A v / s: the many rows of Q are never made
+    _, sizes, turned = torch.linalg.svd(torch.linalg.qr(A, mode="r")[1], full_matrices=False)
     seen = int((sizes.square() > tolerance * sizes[0] ** 2).sum())
-    return directions[:seen].mT if 2 <= seen < rows.shape[-1] and seen <= MOST_SKETCHED else None
+    if not (2 <= seen < len(A) and seen <= MOST_SKETCHED):
+        return None
+    spanning: Tensor = A @ turned[:seen].mT / sizes[:seen]
+    return spanning
+
+
+def foretell_sketch(decoder: Decoder, points: int, asked: int) -> None:
+    """Say how long it will take to sketch the row space and to ask whether outputs depend on it, to whoever listens.
+
+    Args:
+        points: latents of the sketch.
+        asked: latents at which outputs are asked.
+    """
+    if not (foretold() or budget().bounded):
+        return
+    width, k = COVECTORS * points, decoder.latent_dim
+    some = torch.from_numpy(stream(0, "pace of sketches").standard_normal((max(width, k // PIECE), width)))
+    start = time.monotonic()
+    torch.linalg.qr(some, mode="r")
+    triangle = (time.monotonic() - start) * k / len(some)
+    directions = points * (1 + COVECTORS) + 2 * asked / DIRECTION
+    seconds = DIRECTIONS * triangle + directions * pace(decoder, points)
+    # there is no answer without it
+    foretell(f"the directions that the output depends on, of {k:,}", seconds, COPIES * 8 * width * k, seconds)
 
 
 class Spanned(nn.Module):

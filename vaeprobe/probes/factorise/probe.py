@@ -272,7 +272,13 @@ class Factorise(Probe):
 
         from vaeprobe.engine import gram
         from vaeprobe.geometry.gram import ranks, singular_frame, singular_tolerance
-        from vaeprobe.geometry.row_space import depends_on, restricted, row_space, sketched_row_space
+        from vaeprobe.geometry.row_space import (
+            depends_on,
+            foretell_sketch,
+            restricted,
+            row_space,
+            sketched_row_space,
+        )
         from vaeprobe.latents import Prior
         from vaeprobe.probes.parts import Part
 
@@ -284,6 +290,7 @@ class Factorise(Probe):
         G = z.new_zeros(0, k, k)
         while True:
             if k > MOST_WHOLE:
+                foretell_sketch(decoder, at, len(z))
                 B = sketched_row_space(decoder, z[:at], tolerance, self.seed)
             else:
                 more = gram(decoder, z[len(G) : at], likelihood=likelihood, chunk=self.chunk)
