@@ -379,7 +379,7 @@ def test_latents_are_not_ranked_by_rounding_nor_by_nothing() -> None:
     still = vaeprobe.traverse(
         Decoder(linear(torch.zeros(4, 2).double(), torch.ones(4).double()), 2), samples=8
     )
-    assert still.summary == "No latent moves the output at 8 latents of the prior."
+    assert still.summary == "No latent moves the output at 8 samples of the prior."
     assert still["traverse.norm"].value == [0, 0]
     assert not still["traverse.share"].defined
 

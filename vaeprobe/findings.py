@@ -527,14 +527,14 @@ NOT_SORTED = FindingSpec(
 PART_OF_JACOBIAN = FindingSpec(
     "part-of-jacobian",
     "note",
-    "There are too many columns for all of them: the channels at one random site per latent, or some random latents, "
+    "There are too many columns for all of them: the channels at one random site per sample, or some random latents, "
     "were measured, exactly. Rotating that part alone (the channels alike at every site) leaves the prior as it is, so "
     "the p-value holds. Of some random latents the mean |cos| stands for all, with an interval that holds which were drawn; "
     "all other numbers are the part's own, and so is the verdict: a limit that others of the latents may break is undecided. "
     "Channels of other sites may be more alike than those of one, and a few columns that are alike among thousands are hardly "
     "ever drawn. Of pairs outside of the part speak the energy off the diagonal, of all columns, and "
     "the cosines with the next site, where latents have space.",
-    "--part all measures every column, and --part channels or some as many latents as --samples says.",
+    "--part all measures every column, and --part channels or some takes as many samples as --samples says.",
 )
 PART_OF_LATENTS = FindingSpec(
     "part-of-latents",
@@ -568,7 +568,7 @@ LATENTS_ON_A_MAP = FindingSpec(
     "Latents lie on a map, and random rotations of all of them mix its sites. Columns of sites that are far apart hardly overlap "
     "whatever basis the channels have, so that axes come nearer to orthogonal than such rotations for that alone. Whether the "
     "channels' axes are special is asked by rotations of the channels alone, the same at every site.",
-    "--part channels measures the channels at a random site of each latent, against rotations of these alone.",
+    "--part channels measures the channels at a random site of each sample, against rotations of these alone.",
 )
 FEWER_LATENTS = FindingSpec(
     "fewer-latents",

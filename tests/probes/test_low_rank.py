@@ -198,6 +198,8 @@ def test_a_part_of_a_narrow_decoder_is_told_how_to_ask_for_all_it_depends_on() -
     asked = Factorise(samples=32, max_samples=32, sheets=0, permutations=19, part="some")
     part = asked.measure(narrow)
     assert part.verdict == "undefined"
+    assert "the 64 active latents are linearly dependent" in part.summary
+    assert "at 32 of 32 draws" in part.summary, "latents are what z has, draws what is made of them"
     assert "--part all" in [f.hint or "" for f in part.findings][-1]
     assert "3 directions alone" in replace(asked, part="all").measure(narrow).summary
 

@@ -1005,7 +1005,7 @@ def test_a_rank_that_is_lost_at_some_latents_is_not_said_of_all(line: float) -> 
 
     result = measure(Decoder(f, 4, dtype=torch.float64), samples=64)
     lost = int((Prior().draw(Decoder(f, 4), 64, seed=0)[:, 0] > line).sum())
-    at, there = ("", "") if lost == 64 else (f" at {lost} of 64 latents", " there")
+    at, there = ("", "") if lost == 64 else (f" at {lost} of 64 samples", " there")
     assert 32 < lost <= 64
     assert f", so that{at} the columns of 4 active latents cannot all be orthogonal" in result.summary
     assert f" nats at least{there}; " in result.summary

@@ -482,7 +482,7 @@ def test_a_default_run_takes_as_many_latents_as_a_minute_allows(monkeypatch: pyt
     result = measure(conv(), samples=50)
     assert result["orthogonality.ima_contrast"].n == FEWEST
     (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
-    assert "32 of 50 latents" in note.message
+    assert "32 of 50 samples" in note.message
     assert measure(conv(), samples=50, part="channels")["orthogonality.ima_contrast"].n == 50
 
 
@@ -505,7 +505,7 @@ def test_many_columns_at_as_many_latents_as_a_minute_allows(monkeypatch: pytest.
         notes = [f.message for f in result.findings if f.code == "fewer-latents"]
         return result["orthogonality.ima_contrast"].n, notes
 
-    assert samples(SOME + 1) == (FEWEST, [f"{SOME + 1} columns each were measured at {FEWEST} of 40 latents"])
+    assert samples(SOME + 1) == (FEWEST, [f"{SOME + 1} columns each were measured at {FEWEST} of 40 samples"])
     assert samples(SOME) == (40, [])
     assert samples(SOME + 1, part="all") == (40, [])
     with parts.as_asked():
@@ -888,12 +888,12 @@ def test_sources_with_fewer_latents_than_samples_are_measured_once_at_each(
         n = result["orthogonality.ima_contrast"].n
         words = " ".join(f.message for f in result.findings if f.code == "part-of-jacobian")
         assert "of 50" not in words
-        assert n == most or f"{n} of {most} latents" in words
+        assert n == most or f"{n} of {most} samples" in words
     monkeypatch.setattr(parts, "WORK", 1.0)
     result = measure(probed, samples=50, latents="posterior", data=rows, posterior_draws=2, part="auto")
     if part == "auto":
         (note,) = [f for f in result.findings if f.code == "part-of-jacobian"]
-        assert note.message.endswith(f"and {FEWEST} of 36 latents")
+        assert note.message.endswith(f"at {FEWEST} of 36 samples")
 
 
 def test_more_latents_than_any_decoder_has_are_a_limit() -> None:

@@ -500,7 +500,7 @@ def _deficient(sample: Sample, usable: int, finite: Tensor) -> str:
     overflowed = int((~finite).sum())
     return (
         f"the columns of the {active} active latents are linearly dependent to {sample.tolerance**0.5:.0e} at "
-        f"{drawn - overflowed - usable} of {drawn} latents"
+        f"{drawn - overflowed - usable} of {drawn} draws"
         + (f", not finite at {overflowed}" if overflowed else "")
     )
 

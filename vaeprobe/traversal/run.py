@@ -195,7 +195,7 @@ def _traversal(
         metrics = [Metric.undefined(m.spec, lost.why, n=m.n) for m in metrics]
         summary = f"Which of {len(ways)} {what} moves the output is not known: {lost.why}."
     elif not squares.any():
-        why = f"no latent moves the output at {fit.done} latents of the prior"
+        why = f"no latent moves the output at {fit.done} samples of the prior"
         metrics[1] = Metric.undefined(metrics[1].spec, why, n=fit.done)
         summary = f"{why[0].upper()}{why[1:]}."
     return Traversal(

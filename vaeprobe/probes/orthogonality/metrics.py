@@ -100,7 +100,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "averaged Jacobian. The verdict says orthogonal where the root-mean-square cosine that it implies is "
         "under 0.05, the alignment is at least 0.8, and it is at most half of that of random columns (or 0.001 "
         "nats), each by the end of its interval.",
-        misleads="It grows with the number of active latents and is infinite where J loses rank. Such latents are counted "
+        misleads="It grows with the number of active latents and is infinite where J loses rank. Samples where it does are counted "
         "in a finding: they count as the least that the rounding leaves, or are left out where a column has length zero, "
         "so that the number is what the contrast is at least. It sees angles only, not whether norms depend on other latents (C2).",
         remedy="Compare it with its null and with c at the best rotation before calling it large.",

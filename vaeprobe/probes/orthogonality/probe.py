@@ -600,7 +600,7 @@ class Orthogonality(Probe):
         limits.append(
             Finding(
                 TIME_LIMIT,
-                f"all {block.whole} columns at all {points} latents would take {about(one * points)}: those of "
+                f"all {block.whole} columns at all {points} samples would take {about(one * points)}: those of "
                 f"{block.words} were measured",
             )
         )

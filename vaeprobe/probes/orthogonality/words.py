@@ -113,7 +113,7 @@ def verdict(metrics: Mapping[str, Metric], reading: Reading) -> tuple[str, str]:
         n = metrics["orthogonality.ima_contrast"].n or 1
         if reading.isotropic and rule_of_three(n) > MISSED and c_high + unseen(n) > 2 * small:
             return "undecided", (
-                f"The Jacobian's columns are orthogonal along the axes of {among} at the {n} latents drawn: {evidence}. So few "
+                f"The Jacobian's columns are orthogonal along the axes of {among} at the {n} samples: {evidence}. So few "
                 f"may miss up to {rule_of_three(n):.0%} of all latents, where they are not; {reading.more} would decide it."
             )
         return "orthogonal", f"The Jacobian's columns are orthogonal along the axes of {among}: {evidence}."
@@ -211,7 +211,7 @@ def _low_rank(
         f"{nats(float(reading.gap_alignment.draws.mean()))} under random rotations (alignment {A:.2f}, p = {p:.2g})"
     )
     lost, n = int((~reading.regular).sum()), len(reading.G)
-    at, there = ("", "") if lost == n else (f" at {lost} of {n} latents", " there")
+    at, there = ("", "") if lost == n else (f" at {lost} of {n} samples", " there")
     start = (
         f"J has {reading.rank_words}, so that{at} the columns of {a} active {reading.kind} cannot all be orthogonal, and "
         f"their contrast is {reading.least_contrast:.2g} nats at least{there}"
@@ -289,7 +289,7 @@ def findings(reading: Reading, asked_samples: int, metrics: Mapping[str, Metric]
         found.append(rounded(reading.rounding))
     if reading.block is not None:
         asked = (
-            "" if reading.samples == asked_samples else f", and {reading.samples} of {asked_samples} latents"
+            "" if reading.samples == asked_samples else f", at {reading.samples} of {asked_samples} samples"
         )
         how = f", {reading.block.how}" if reading.block.how else ""
         found.append(
@@ -297,15 +297,15 @@ def findings(reading: Reading, asked_samples: int, metrics: Mapping[str, Metric]
                 PART_OF_JACOBIAN,
                 f"of {reading.block.whole} columns, those of {reading.block.words} were measured{how}{asked}",
                 hint=f"--part all measures every column {cost_of_all(reading.decoder, asked_samples)}, --part "
-                f"{'channels' if reading.kind == 'channels' else 'some'} all latents that --samples asks for",
+                f"{'channels' if reading.kind == 'channels' else 'some'} takes all samples that were asked for",
             )
         )
     elif reading.samples < asked_samples and len(reading.names) > SOME:
         found.append(
             Finding(
                 FEWER_LATENTS,
-                f"{len(reading.names)} columns each were measured at {reading.samples} of {asked_samples} latents",
-                hint="--part all measures them at all latents that --samples asks for"
+                f"{len(reading.names)} columns each were measured at {reading.samples} of {asked_samples} samples",
+                hint="--part all measures them at all samples that were asked for"
                 + (f", with {MORE_TIME}" if reading.more == MORE_TIME else ""),
             )
         )
