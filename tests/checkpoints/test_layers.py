@@ -180,8 +180,13 @@ def normal(x: Tensor) -> Tensor:
         ("{ reshape = [2, 3] }, { softmax = true, axis = 2 }", 6, lambda z: along(z.reshape(-1, 2, 3), 2)),
         ("{ reshape = [2, 3] }, { softmax = true, axis = -2 }", 6, lambda z: along(z.reshape(-1, 2, 3), 1)),
         ("{ reshape = [2, 3] }, \"softmax\"", 6, lambda z: along(z.reshape(-1, 2, 3), 1)),
+        ("{ reshape = [2, 3] }, { log_softmax = true, axis = -1 }", 6, lambda z: along(z.reshape(-1, 2, 3), 2).log()),
+        ("{ reshape = [2, 3] }, \"log_softmax\"", 6, lambda z: along(z.reshape(-1, 2, 3), 1).log()),
         ("{ softplus = 2, threshold = 0.5 }", 4, lambda z: torch.where(2 * z > 0.5, z, (2 * z).exp().log1p() / 2)),
         ("{ hardtanh = true, min = -0.25, max = 0.75 }", 4, lambda z: z.clamp(-0.25, 0.75)),
+        ("{ scale = 9 }, \"relu6\"", 4, lambda z: (9 * z).clamp(0, 6)),
+        ("{ scale = 4 }, \"hardswish\"", 4, lambda z: 4 * z * (4 * z + 3).clamp(0, 6) / 6),
+        ("\"softsign\"", 4, lambda z: z / (1 + z.abs())),
         ("{ elu = true, alpha = 0.5 }", 4, lambda z: torch.where(z > 0, z, 0.5 * z.expm1())),
         ("{ reshape = [2, 3] }, { instance_norm = true, eps = 0.1 }", 6, lambda z: normal(z.reshape(-1, 2, 3))),
         ("{ reshape = [4, 2] }, { group_norm = true, groups = 2, eps = 0.1 }", 8, lambda z: normal(z.reshape(-1, 2, 4)).reshape(-1, 4, 2)),
@@ -195,7 +200,7 @@ def test_layers_without_weights(layer: str, d: int, expected: Any) -> None:
         held_to(built(layer, {}, f"latents = {d}"), expected, d)
 
 
-@pytest.mark.parametrize("module", [nn.Softmax(2), nn.Softmax(-1), nn.Softmax(1), nn.Softplus(2.0, 0.5), nn.Hardtanh(0, 1), nn.InstanceNorm1d(2), nn.GroupNorm(2, 4, affine=False), nn.Upsample(scale_factor=2, mode="nearest-exact")])  # fmt: skip
+@pytest.mark.parametrize("module", [nn.Softmax(2), nn.Softmax(-1), nn.Softmax(1), nn.LogSoftmax(2), nn.LogSoftmax(-1), nn.Softplus(2.0, 0.5), nn.Hardtanh(0, 1), nn.ReLU6(), nn.Hardswish(), nn.Softsign(), nn.InstanceNorm1d(2), nn.GroupNorm(2, 4, affine=False), nn.Upsample(scale_factor=2, mode="nearest-exact")])  # fmt: skip
 def test_settings_of_modules_are_kept(module: nn.Module) -> None:
     net = nn.Sequential(nn.Unflatten(1, (4, 3) if isinstance(module, nn.GroupNorm) else (2, 6)), module)
     bp, tensors = blueprint_of(Decoder(net, 12, dtype=torch.float64))

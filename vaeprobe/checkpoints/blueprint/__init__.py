@@ -73,9 +73,9 @@ log_variance = [{ linear = "enc.log_variance" }]     # or log_sd, variance, sd
 
 Layers with weights, named by the common part of their tensors' names: `linear`, `conv`, `conv_transpose` (1, 2 or 3
 dimensions, as the weight has), `batch_norm`, `instance_norm`, `group_norm`, `layer_norm`, `prelu`.  Weight and spectral
-normalisation are folded in.  Without weights: `relu`, `leaky_relu`, `elu`, `celu`, `selu`, `gelu`, `silu`, `mish`, `tanh`, `sigmoid`,
-`softplus`, `exp`, `sine`, `softmax`, `hardtanh`, `identity`, `reshape`, `flatten`, `upsample`, `pixel_shuffle`, `avg_pool`, `max_pool`,
-`scale`, `shift`, `clamp`, `slice`, `dropout` (which does nothing once training is over).  `residual` adds its input, or
+normalisation are folded in.  Without weights: `relu`, `relu6`, `leaky_relu`, `elu`, `celu`, `selu`, `gelu`, `silu`, `mish`,
+`hardswish`, `softsign`, `tanh`, `sigmoid`, `softplus`, `exp`, `sine`, `softmax`, `log_softmax`, `hardtanh`, `identity`, `reshape`,
+`flatten`, `upsample`, `pixel_shuffle`, `avg_pool`, `max_pool`, `scale`, `shift`, `clamp`, `slice`, `dropout` (which does nothing once training is over).  `residual` adds its input, or
 what `skip` makes of it, to what its layers return; `parallel` gives one input to several lists of layers.
 
 More layers, for other networks than these: `rms_norm`, `channel_norm` (over the channels at each place), `snake`, `attention` (self-attention
@@ -89,7 +89,7 @@ takes it as its value, `{ elu = 0.5 }`.  Those that are left out are what torch 
   circular); `conv_transpose`: `stride`, `padding`, `output_padding`, `dilation`, `groups`;
 - norms: `eps` (1e-5); `group_norm`: `groups`; `layer_norm` without tensors: `axes`, how many of the last it runs over (1);
 - `leaky_relu`: `slope` (0.01); `elu`, `celu`: `alpha` (1); `gelu`: `approximate` ("none" or "tanh"); `softplus`: `beta` (1) and
-  `threshold` (20); `hardtanh`: `min` and `max` (-1, 1); `sine`: `frequency` (1); `softmax`: `axis`, which counts from 1, the channels
+  `threshold` (20); `hardtanh`: `min` and `max` (-1, 1); `sine`: `frequency` (1); `softmax`, `log_softmax`: `axis`, which counts from 1, the channels
   (its default), or from -1, the last; `snake`: `log` (true: the file holds logarithms);
 - `upsample`: `factor`, `resize`: `size`, both with `mode` (nearest, nearest-exact, linear, bilinear, bicubic, trilinear) and
   `align_corners` (false); `pixel_shuffle`: `factor`; `pad`: `amount`, `mode` (as `padding_mode`);

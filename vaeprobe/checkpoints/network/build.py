@@ -280,13 +280,23 @@ def hardtanh(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn
 
 def softmax(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
     """Return a softmax over one axis of a row."""
+    return nn.Softmax(_axis(settings, shape))
+
+
+def log_softmax(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
+    """Return the logarithm of a softmax over one axis of a row."""
+    return nn.LogSoftmax(_axis(settings, shape))
+
+
+def _axis(settings: Settings, shape: Shape) -> int:
+    """Return which axis of a row a layer runs over."""
     axis, last = settings["axis"], len(shape)
     if not -last <= axis <= last:
         raise Misfit(
             f"there is no axis {axis} in an input of shape {shown(shape)}",
             hint=f"axes count from 1, the channels, to {last}, or from -1, the last, to -{last}",
         )
-    return nn.Softmax(axis)
+    return int(axis)
 
 
 def reshape(settings: Settings, key: str, tensors: Tensors, shape: Shape) -> nn.Module:
