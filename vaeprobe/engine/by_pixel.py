@@ -104,7 +104,9 @@ def times(x: Tensor, factor: Tensor) -> Tensor:
     """Return maps pixel by pixel, which are written to, times a factor of shape broadcastable to (n, c, h, w)."""
     h, w, _, _, c = x.shape
     factor = factor.expand(len(factor) if factor.ndim == 4 else 1, c, h, w)
-    return x.mul_(factor.permute(2, 3, 0, 1).contiguous()[:, :, None])
+    factor = factor.permute(2, 3, 0, 1)
+    # some maps of many that lie pixel by pixel are read as they lie
+    return x.mul_((factor if factor.stride()[2:] == (c, 1) else factor.contiguous())[:, :, None])
 
 
 def _volume(x: Tensor) -> Tensor:
