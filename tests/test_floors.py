@@ -16,7 +16,17 @@ import vaeprobe
 PACKAGE = Path(__file__).parents[1] / "vaeprobe"
 # from the ground up; a module may import its own floor and those below
 FLOORS = [
-    {"_version", "credit", "errors", "findings", "writing", "likelihood_names", "heard", "stopping"},
+    {
+        "_version",
+        "credit",
+        "errors",
+        "findings",
+        "writing",
+        "likelihood_names",
+        "heard",
+        "stopping",
+        "scoped",
+    },
     {
         "report",
         "progress",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from vaeprobe import autograd, budget, foreign, progress, writing
+from vaeprobe import autograd, budget, foreign, progress, scoped, writing
 from vaeprobe.engine import columns, dense, remembered
 from vaeprobe.geometry import threads
 from vaeprobe.probes import parts, with_encoder
@@ -39,7 +39,7 @@ BLOCKS: dict[str, Callable[[], AbstractContextManager[object]]] = {
 FILES = {
     module.__file__
     for module in (
-        autograd, budget, columns, dense, foreign, parts, progress, remembered, threads,
+        autograd, budget, columns, dense, foreign, parts, progress, remembered, scoped, threads,
         with_encoder, writing,
     )
 }  # fmt: skip

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vaeprobe.errors import UsageError, did_you_mean
 from vaeprobe.foreign import marked, raised_by_others, uncompiled
+from vaeprobe.scoped import scoped
 
 __all__ = [
     "Watching",
@@ -212,14 +213,13 @@ def unwatched() -> Iterator[None]:
     """Within it, whoever watches (see `Watching`) sees nothing: what is made once and kept is no part of what a call takes."""
     watchers = _watching.get()
     try:
-        _watching.set(())
         for watcher in watchers:
             watcher.blind = True
-        yield
+        with scoped(_watching, ()):
+            yield
     finally:
         for watcher in watchers:
             watcher.blind = False
-        _watching.set(watchers)
 
 
 def as_one(func: Any, args: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:

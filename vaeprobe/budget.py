@@ -30,6 +30,7 @@ from typing import TypeVar
 
 from vaeprobe.kept import saved
 from vaeprobe.processes import current as processes
+from vaeprobe.scoped import scoped
 
 T = TypeVar("T")
 
@@ -100,22 +101,15 @@ def within(seconds: float | None) -> Iterator[Budget]:
     """Give what happens inside the block so many seconds, and no more than is left outside; None leaves it as it is."""
     outer = budget()
     inner = outer if seconds is None else Budget(seconds, time.monotonic() + seconds)
-    try:
-        _current.set(inner if inner.deadline < outer.deadline else outer)
+    with scoped(_current, inner if inner.deadline < outer.deadline else outer):
         yield budget()
-    finally:
-        _current.set(outer)
 
 
 @contextmanager
 def unhurried() -> Iterator[None]:
     """Let what happens inside take the time that it takes: without it there is no answer."""
-    before = _current.get()
-    try:
-        _current.set(UNBOUNDED)
+    with scoped(_current, UNBOUNDED):
         yield
-    finally:
-        _current.set(before)
 
 
 @contextmanager
@@ -144,12 +138,8 @@ def optional() -> Iterator[None]:
     """
     budget().ask()
     # processes that share the work must not stop one without the others
-    before = _optional.get()
-    try:
-        _optional.set(budget().bounded and processes().world == 1)
+    with scoped(_optional, budget().bounded and processes().world == 1):
         yield
-    finally:
-        _optional.set(before)
 
 
 def pause() -> None:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from vaeprobe._version import __version__
 from vaeprobe.errors import InputError, UsageError
 from vaeprobe.processes import current as processes
+from vaeprobe.scoped import scoped
 from vaeprobe.writing import check_suffix
 
 if TYPE_CHECKING:
@@ -226,12 +227,11 @@ def keeping(path: Path | str | None) -> Iterator[Kept | None]:
     store = processes().together(lambda: Kept(path))
     before = place
     try:
-        _current.set(store)
-        place = path
-        yield store
-        place = before  # an interrupted run says where it was kept
+        with scoped(_current, store):
+            place = path
+            yield store
+            place = before  # an interrupted run says where it was kept
     finally:
-        _current.set(outer)
         store.close()
 
 
@@ -258,11 +258,8 @@ def kept(
     if all(processes().gathered(there)) if together else there:
         return store.take(key)
     start = time.monotonic()
-    try:
-        _current.set(store if parts else None)
+    with scoped(_current, store if parts else None):
         found = work()
-    finally:
-        _current.set(store)
     store.add(key, found, time.monotonic() - start)
     return found
 

@@ -20,6 +20,7 @@ from vaeprobe.board import GRACE, Board, Watch, board_of, prefix
 from vaeprobe.errors import ERRORS, InputError, ResourceError, UsageError, VaeprobeError, bug, out_of_memory
 from vaeprobe.foreign import in_words
 from vaeprobe.progress import track
+from vaeprobe.scoped import scoped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,12 +200,8 @@ def current() -> Processes:
 @contextmanager
 def apart() -> Iterator[None]:
     """Share nothing inside the block: each process does work of its own there."""
-    before = _current.get()
-    try:
-        _current.set(ALONE)
+    with scoped(_current, ALONE):
         yield
-    finally:
-        _current.set(before)
 
 
 def place() -> tuple[int, int]:
@@ -297,12 +294,10 @@ def joined(
         raise _unanswered(f"not all {world} processes of this run came together at {where}", error) from None
     finally:
         clock.cancel()
-    before = _current.get()
     try:
-        _current.set(Processes(rank, world, device, board, watch))
-        yield current()
+        with scoped(_current, Processes(rank, world, device, board, watch)):
+            yield current()
     finally:
-        _current.set(before)
         board.over.set()
         if watch is not None:
             watch.join(GRACE)  # the interpreter ends badly while a thread is in a call of torch

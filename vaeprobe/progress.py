@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
+from vaeprobe.scoped import scoped
+
 S = TypeVar("S")
 T = TypeVar("T")
 
@@ -24,14 +26,8 @@ _foreteller: ContextVar[Foreteller | None] = ContextVar("vaeprobe_foreteller", d
 @contextmanager
 def listening(listener: Listener, foreteller: Foreteller | None = None) -> Iterator[None]:
     """Send progress to `listener` inside the block, and estimates of what is to come to `foreteller`."""
-    before, other = _listener.get(), _foreteller.get()
-    try:
-        _listener.set(listener)
-        _foreteller.set(foreteller)
+    with scoped(_listener, listener), scoped(_foreteller, foreteller):
         yield
-    finally:
-        _listener.set(before)
-        _foreteller.set(other)
 
 
 def foretold() -> bool:

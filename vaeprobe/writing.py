@@ -18,6 +18,7 @@ from os import PathLike
 from pathlib import Path
 
 from vaeprobe.errors import UsageError
+from vaeprobe.scoped import scoped
 from vaeprobe.stopping import heed
 
 __all__ = ["check_suffix", "discard", "ready", "withheld", "write", "write_text"]
@@ -31,12 +32,8 @@ _withheld: ContextVar[bool] = ContextVar("vaeprobe_withheld", default=False)
 @contextmanager
 def withheld() -> Iterator[None]:
     """Write no file inside the block: another process of the run writes the same."""
-    before = _withheld.get()
-    try:
-        _withheld.set(True)
+    with scoped(_withheld, True):
         yield
-    finally:
-        _withheld.set(before)
 
 
 def ready(outputs: Iterable[str | PathLike[str]], inputs: Iterable[str | PathLike[str]] = ()) -> None:

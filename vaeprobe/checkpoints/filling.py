@@ -101,9 +101,9 @@ def as_normalised(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -
                     break
             else:
                 if f"{stem}weight" in tensors:
-                    v, g = out.pop(f"{stem}weight"), wanted[f"{stem}{g_name}"]
-                    both = name, f"{stem}{g_name}"
-                    out[both[0]], out[both[1]] = v, lengths(v, g, both).reshape(g.shape)
+                    of_lengths = f"{stem}{g_name}"
+                    v, g = out.pop(f"{stem}weight"), wanted[of_lengths]
+                    out[name], out[of_lengths] = v, lengths(v, g, (name, of_lengths)).reshape(g.shape)
     for name in wanted:
         if name not in out and name in plain:
             stem = name.removesuffix("weight")

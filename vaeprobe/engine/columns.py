@@ -26,6 +26,7 @@ from torch import Tensor
 
 from vaeprobe.engine.dense import by_root, dense_gram, linear, on_every_point, root_bands
 from vaeprobe.engine.workers import on_workers
+from vaeprobe.scoped import scoped
 
 __all__ = [
     "Block",
@@ -56,12 +57,8 @@ _rows: ContextVar[int | None] = ContextVar("rows", default=None)
 @contextmanager
 def in_blocks(rows: int) -> Iterator[None]:
     """Take so many directions and points at a time, within it, instead of as many as are fast."""
-    before = _rows.get()
-    try:
-        _rows.set(rows)
+    with scoped(_rows, rows):
         yield
-    finally:
-        _rows.set(before)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from vaeprobe.autograd import unwatched
+from vaeprobe.scoped import scoped
 
 __all__ = [
     "bands_of",
@@ -97,12 +98,8 @@ _pass: ContextVar[object] = ContextVar("pass", default=None)
 @contextmanager
 def one_pass() -> Iterator[None]:
     """Within it, look at the numbers of a weight once, and again where torch knows of a change: nobody trains meanwhile."""
-    before = _pass.get()
-    try:
-        _pass.set(object())
+    with scoped(_pass, object()):
         yield
-    finally:
-        _pass.set(before)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vaeprobe import cpu
+from vaeprobe.scoped import scoped
 
 __all__ = ["recalled", "recalled_each", "recalled_together", "remembered", "remembering"]
 
@@ -38,12 +39,8 @@ def remembered() -> Iterator[None]:
 
     What is kept is bounded, and forgotten at the end.
     """
-    before = _memory.get()
-    try:
-        _memory.set(_Memory())
+    with scoped(_memory, _Memory()):
         yield
-    finally:
-        _memory.set(before)
 
 
 def remembering() -> bool:

@@ -23,6 +23,7 @@ from vaeprobe.engine.methods import choose
 from vaeprobe.errors import ResourceError, UsageError
 from vaeprobe.geometry.turns import Turn
 from vaeprobe.intervals import stream
+from vaeprobe.scoped import scoped
 
 if TYPE_CHECKING:
     from vaeprobe.decoder import Decoder
@@ -252,12 +253,8 @@ _as_asked: ContextVar[bool] = ContextVar("as_asked", default=False)
 @contextmanager
 def as_asked() -> Iterator[None]:
     """Within it, probes take all the samples that they are asked for: whoever asks has reasons."""
-    before = _as_asked.get()
-    try:
-        _as_asked.set(True)
+    with scoped(_as_asked, True):
         yield
-    finally:
-        _as_asked.set(before)
 
 
 _shortened: ContextVar[bool | None] = ContextVar("shortened", default=None)
@@ -266,12 +263,8 @@ _shortened: ContextVar[bool | None] = ContextVar("shortened", default=None)
 @contextmanager
 def shortened(some: bool | None) -> Iterator[None]:
     """Within it, whether limited time lasts for some columns only is settled; None leaves it to the clock."""
-    before = _shortened.get()
-    try:
-        _shortened.set(some)
+    with scoped(_shortened, some):
         yield
-    finally:
-        _shortened.set(before)
 
 
 def is_shortened() -> bool | None:

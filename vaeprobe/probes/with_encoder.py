@@ -16,6 +16,7 @@ from vaeprobe.findings import ENCODER_READ, NO_BETTER_THAN_CHANCE, OTHER_LAYOUT,
 from vaeprobe.likelihood_names import LikelihoodName
 from vaeprobe.probes.base import Probe, class_findings, option, paths_of, rows_of
 from vaeprobe.report import Finding, Metric, MetricSpec
+from vaeprobe.scoped import scoped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,12 +38,8 @@ _as_drawn: ContextVar[bool] = ContextVar("as_drawn", default=False)
 @contextmanager
 def rows_as_drawn() -> Iterator[None]:
     """Within it, rows of data are taken in the order in which they are drawn: a larger sample begins with a smaller one."""
-    before = _as_drawn.get()
-    try:
-        _as_drawn.set(True)
+    with scoped(_as_drawn, True):
         yield
-    finally:
-        _as_drawn.set(before)
 
 
 KL_PER_LATENT = MetricSpec(
